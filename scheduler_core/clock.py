@@ -1,0 +1,111 @@
+"""The only place that reads time or sleeps. Everything else is given a :class:`Clock`; tests drive one by hand.
+
+A node's clock runs on the machine's monotonic clock and is set by Redis's ``TIME``, so that nodes whose wall clocks
+are wrong, or are stepped while they run, still agree on when a job is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Time as the core sees it."""
+
+    def now_ms(self) -> int:
+        """UTC epoch milliseconds, rounded down. Never runs backwards."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that is never set; for durations."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``."""
+        ...
+
+
+class SystemClock:
+    """The machine's wall clock, for programs that have no Redis to ask (``cronpost cron``)."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class RedisClock:
+    """The monotonic clock plus an offset that is learned from Redis's ``TIME``.
+
+    Each sample is (``TIME`` as Redis answered it) minus (the monotonic clock when the answer arrived). An answer takes
+    time to arrive, so a sample is too small by part of a round trip, never too large: the clock may lag by that,
+    never lead, and nothing fires early. The largest of the last few samples is the best; taking only the last few
+    lets the offset follow drift in both directions.
+
+    A sample that differs from the offset by more than ``jump_ms`` is believed only when ``agreeing`` samples in a row
+    say the same within ``jump_ms``; one odd answer changes nothing. After Redis's clock went back, :meth:`now_ms`
+    stands still until the jump is believed and then follows; what has fired does not fire again, because each job
+    stores its position.
+    """
+
+    WINDOW = 8
+
+    def __init__(self, *, jump_ms: float = 1000.0, agreeing: int = 3) -> None:
+        self._jump_ms = jump_ms
+        self._agreeing = agreeing
+        self._samples: deque[float] = deque(maxlen=self.WINDOW)
+        self._suspects: list[float] = []
+        self._offset_ms: float | None = None
+        self._floor_ms = 0
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a first sample was taken."""
+        return self._offset_ms is not None
+
+    def sample(self, redis_time_ms: float, *, received_at: float) -> None:
+        """Take in one answer of ``TIME``, in epoch milliseconds; ``received_at`` is :meth:`monotonic` on arrival."""
+        offset = redis_time_ms - received_at * 1000.0
+        if self._offset_ms is None or abs(offset - self._offset_ms) <= self._jump_ms:
+            self._suspects.clear()
+            self._accept(offset)
+            return
+        if self._suspects and abs(offset - self._suspects[-1]) > self._jump_ms:
+            self._suspects.clear()
+        self._suspects.append(offset)
+        if len(self._suspects) >= self._agreeing:
+            self._samples.clear()
+            self._floor_ms = 0
+            for suspect in self._suspects:
+                self._accept(suspect)
+            self._suspects.clear()
+
+    def _accept(self, offset: float) -> None:
+        self._samples.append(offset)
+        self._offset_ms = max(self._samples)
+
+    def now_ms(self) -> int:
+        if self._offset_ms is None:
+            raise RuntimeError("the clock was read before its first sample")
+        now = int(time.monotonic() * 1000.0 + self._offset_ms)
+        if now < self._floor_ms:
+            return self._floor_ms
+        self._floor_ms = now
+        return now
+
+    def wall_offset_ms(self) -> float:
+        """How far this machine's wall clock is ahead of Redis's, in milliseconds. A metric; nothing depends on it."""
+        return time.time() * 1000.0 - self.now_ms()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

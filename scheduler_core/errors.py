@@ -1,0 +1,106 @@
+"""Every error that Cronpost raises on purpose.
+
+    CronpostError
+    ├── InvalidInput            what the caller sent cannot be accepted; names the field
+    ├── ConfigError             a setting is unknown or has a bad value
+    ├── JobNotFound
+    ├── RunConflict             the job has a run that is not settled
+    ├── StoreError
+    │   ├── StoreUnavailable    passing: down, loading, failing over, out of memory; try again
+    │   └── StoreRefused        lasting: wrong password, no permission, wrong type, wrong settings
+    ├── EmbeddedRedisError      the embedded redis-server cannot be started
+    │   └── DataDirectoryInUse  another server holds the data directory
+    └── CorruptDocument         a stored document cannot be read
+
+Each class has a stable ``code``. There is no HTTP status here: the API maps codes to statuses in one place.
+How a target answered is never an error but a value: see :class:`scheduler_core.outcome.Outcome`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CronpostError(Exception):
+    """The root of all errors raised on purpose."""
+
+    code: ClassVar[str] = "error"
+
+
+class InvalidInput(CronpostError):
+    """What the caller sent cannot be accepted.
+
+    ``field`` is the name of the field at fault as the client knows it, or None when the whole body is meant.
+    """
+
+    code = "invalid_input"
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+
+class ConfigError(CronpostError):
+    """A setting is unknown or has a bad value; the message names it and says what was expected."""
+
+    code = "bad_setting"
+
+
+class JobNotFound(CronpostError):
+    """No job is stored under this id."""
+
+    code = "job_not_found"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job with id {job_id!r}")
+        self.job_id = job_id
+
+
+class RunConflict(CronpostError):
+    """The job has a run that is not settled, so that another cannot be started now."""
+
+    code = "run_not_settled"
+
+
+class StoreError(CronpostError):
+    """Redis did not do what it was asked to."""
+
+    code = "store_error"
+
+
+class StoreUnavailable(StoreError):
+    """A passing fault: trying again later can help.
+
+    ``effect_unknown``: no answer came, so the command may have been carried out; else it was not.
+    """
+
+    code = "store_unavailable"
+
+    def __init__(self, detail: str, *, effect_unknown: bool = False) -> None:
+        super().__init__(detail)
+        self.effect_unknown = effect_unknown
+
+
+class StoreRefused(StoreError):
+    """A lasting fault: a person has to change something."""
+
+    code = "store_refused"
+
+
+class EmbeddedRedisError(CronpostError):
+    """The embedded redis-server cannot be started; the message says what to do."""
+
+    code = "embedded_redis"
+
+
+class DataDirectoryInUse(EmbeddedRedisError):
+    """Another Cronpost server holds the data directory."""
+
+    code = "data_directory_in_use"
+
+
+class CorruptDocument(CronpostError):
+    """A stored document cannot be read; the job it belongs to is set aside, the others run on."""
+
+    code = "corrupt_document"

@@ -1,0 +1,63 @@
+"""What a node and an API process count. No metric is labelled by job: a million jobs are not a million series."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """All metrics of one process, on a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.lateness = Histogram(
+            "cronpost_lateness_seconds",
+            "From a run's fire time to the start of its first attempt.",
+            buckets=LATENESS_BUCKETS,
+            registry=r,
+        )
+        self.duration = Histogram(
+            "cronpost_attempt_duration_seconds",
+            "From the name lookup of an attempt to the last byte read.",
+            buckets=DURATION_BUCKETS,
+            registry=r,
+        )
+        self.attempts = Counter(
+            "cronpost_attempts_total", "Attempts ended, by outcome and status class.", ["outcome", "status"], registry=r
+        )
+        self.runs = Counter(
+            "cronpost_runs_total", "Runs settled, by final state and reason.", ["state", "reason"], registry=r
+        )
+        self.misses = Counter(
+            "cronpost_miss_ranges_total", "Recorded ranges of fire times that became no run.", ["reason"], registry=r
+        )
+        self.retries = Counter("cronpost_retries_total", "Attempts that are tried again.", registry=r)
+        self.reaped = Counter("cronpost_runs_reaped_total", "Runs taken back from dead nodes.", registry=r)
+        self.refused = Counter(
+            "cronpost_settles_refused_total", "Late results refused because the run had a newer owner.", registry=r
+        )
+        self.quarantined = Counter("cronpost_jobs_quarantined_total", "Jobs set aside.", registry=r)
+        self.store_faults = Counter(
+            "cronpost_store_faults_total", "Commands that Redis did not carry out.", ["fault"], registry=r
+        )
+        self.service_faults = Counter(
+            "cronpost_service_faults_total", "Unexpected errors in a background service.", ["service"], registry=r
+        )
+        self.in_flight = Gauge("cronpost_in_flight", "Attempts open now.", registry=r)
+        self.unsettled = Gauge("cronpost_unsettled", "Attempts ended whose result Redis has not taken yet.", registry=r)
+        self.due = Gauge(
+            "cronpost_due_jobs", "Jobs that are due and not claimed: the backlog of all nodes.", registry=r
+        )
+        self.jobs = Gauge("cronpost_jobs", "Jobs stored.", registry=r)
+        self.claimed = Gauge("cronpost_claimed_jobs", "Jobs held by a node.", registry=r)
+        self.nodes = Gauge("cronpost_nodes", "Nodes that beat lately.", registry=r)
+        self.clock_offset = Gauge(
+            "cronpost_clock_offset_seconds", "How far this machine's wall clock is ahead of Redis's.", registry=r
+        )
+        self.requests = Counter(
+            "cronpost_http_requests_total", "Requests to the API.", ["method", "status"], registry=r
+        )

@@ -1,0 +1,80 @@
+"""Ranges of fire times that became no run.
+
+Each costs a few evaluations of the trigger, however many fire times lie in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scheduler_core.job import Downtime
+from scheduler_core.run import Miss, MissReason
+from scheduler_core.trigger import Trigger
+
+
+def miss_through(
+    trigger: Trigger, first_ms: int | None, until_ms: int, reason: MissReason, *, now_ms: int
+) -> tuple[Miss, ...]:
+    """The miss of all fire times from ``first_ms`` (itself a fire time) to ``until_ms``; empty if there are none."""
+    if first_ms is None or first_ms > until_ms:
+        return ()
+    last = trigger.last_in(first_ms - 1, until_ms)
+    if last is None:
+        return ()
+    return (Miss(reason=reason, first_ms=first_ms, last_ms=last, recorded_at_ms=now_ms),)
+
+
+def last_outside(trigger: Trigger, first_ms: int, last_ms: int, downtimes: Sequence[Downtime]) -> int | None:
+    """The latest fire time in [first, last] at which a node was alive; it is late, not missed."""
+    for downtime in reversed(downtimes):
+        if downtime.covers(last_ms):
+            earlier = trigger.last_in(first_ms - 1, downtime.after_ms)
+            if earlier is None:
+                return None
+            last_ms = earlier
+    return last_ms
+
+
+def misses_around(
+    trigger: Trigger,
+    first_ms: int,
+    last_ms: int,
+    chosen_ms: int | None,
+    reason: MissReason,
+    downtimes: Sequence[Downtime],
+    *,
+    now_ms: int,
+) -> tuple[Miss, ...]:
+    """All fire times in [first, last] but the chosen one, as ranges: those of each downtime apart from the others."""
+    if first_ms == last_ms == chosen_ms:
+        return ()
+    ranges: list[Miss] = []
+    cuts = [(d.after_ms, d.until_ms - 1) for d in downtimes if d.until_ms > first_ms and d.after_ms < last_ms]
+    position = first_ms - 1
+    for after, until in [*cuts, (last_ms, last_ms)]:
+        spans = (
+            (position, min(after, last_ms), reason),
+            (max(after, position), min(until, last_ms), MissReason.DOWNTIME),
+        )
+        for start, end, why in spans:
+            ranges.extend(_misses_in(trigger, start, end, chosen_ms, why, now_ms))
+        position = max(position, until)
+    return tuple(ranges)
+
+
+def _misses_in(
+    trigger: Trigger, after_ms: int, until_ms: int, chosen_ms: int | None, reason: MissReason, now_ms: int
+) -> list[Miss]:
+    """The misses of the fire times in (after, until], around the one that became a run."""
+    if chosen_ms is not None and after_ms < chosen_ms <= until_ms:
+        return [
+            *_misses_in(trigger, after_ms, chosen_ms - 1, None, reason, now_ms),
+            *_misses_in(trigger, chosen_ms, until_ms, None, reason, now_ms),
+        ]
+    if after_ms >= until_ms:
+        return []
+    first = trigger.next_after(after_ms)
+    if first is None or first > until_ms:
+        return []
+    last = trigger.last_in(after_ms, until_ms)
+    return [Miss(reason=reason, first_ms=first, last_ms=first if last is None else last, recorded_at_ms=now_ms)]

@@ -1,0 +1,166 @@
+"""Runs, attempts and misses: what happened to each fire time.
+
+A fire time of a job becomes a run, or lies in a miss. Both are entries of the job's history, in the order in which
+they were settled; together they are the account of the job.
+"""
+
+from __future__ import annotations
+
+import secrets
+from enum import StrEnum
+
+import msgspec
+
+from scheduler_core.outcome import OutcomeKind
+
+ATTEMPTS_KEPT = 10
+"""How many attempts a run's record keeps: the first, and the latest ones. ``Run.attempt`` counts them all."""
+
+
+class Reason(StrEnum):
+    """Why a run exists."""
+
+    SCHEDULED = "scheduled"
+    MANUAL = "manual"
+    RECOVERY = "recovery"
+
+
+class RunState(StrEnum):
+    """Where a run stands. ``open`` and ``retrying`` are not settled, all others are final."""
+
+    OPEN = "open"
+    RETRYING = "retrying"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CONFLICT = "conflict"
+    SUPERSEDED = "superseded"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+class MissReason(StrEnum):
+    """Why fire times became no run."""
+
+    OVERLAP = "overlap"
+    """They passed while the previous run was not settled."""
+    COALESCED = "coalesced"
+    """They passed while all nodes were busy; one late run stands for them."""
+    DOWNTIME = "downtime"
+    """They passed while no node was alive."""
+    PAUSED = "paused"
+    REPLACED = "replaced"
+    """They were due, but not fired yet, when the job's trigger was changed."""
+    QUARANTINED = "quarantined"
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """One HTTP request of a run, ended."""
+
+    number: int
+    fence: int
+    started_at_ms: int
+    latency_ms: float
+    outcome: OutcomeKind
+    status: int | None = None
+    message: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k"):
+    """One fire of one job."""
+
+    id: str = msgspec.field(name="i")
+    fire_time_ms: int = msgspec.field(name="f")
+    reason: Reason = msgspec.field(default=Reason.SCHEDULED, name="w")
+    state: RunState = msgspec.field(default=RunState.OPEN, name="s")
+    job_version: int = msgspec.field(default=1, name="v")
+    """The version of the definition that the run started with, and ends with."""
+    started_at_ms: int | None = msgspec.field(default=None, name="b")
+    """When its first attempt started."""
+    ended_at_ms: int | None = msgspec.field(default=None, name="e")
+    attempt: int = msgspec.field(default=0, name="n")
+    """How many attempts have ended."""
+    failures: int = msgspec.field(default=0, name="x")
+    """How many of them ended in a way that is retried with growing delays (conflicts do not count)."""
+    attempts: tuple[Attempt, ...] = msgspec.field(default=(), name="a")
+    retry_at_ms: int | None = msgspec.field(default=None, name="t")
+    """When the next attempt is due; None unless ``state`` is ``retrying``."""
+    conflict: bool = msgspec.field(default=False, name="c")
+    """Whether the last answer was 409, so that the run is tried again until the runner takes it."""
+    in_flight: bool = msgspec.field(default=False, name="l")
+    """Stored only when something changed the job while a node worked this run; else the lease says it."""
+    detached: bool = msgspec.field(default=False, name="d")
+    """The job was changed, paused or deleted since the run started: what comes of it is recorded, never retried."""
+    payload: bytes | None = msgspec.field(default=None, name="p")
+    """A payload of the run's own; None: the job's."""
+    message: str = msgspec.field(default="", name="m")
+    """Why it ended as it did, for people."""
+    excerpt: str = msgspec.field(default="", name="o")
+    """The first bytes of the last answer's body, kept when the run did not succeed."""
+
+    @property
+    def is_settled(self) -> bool:
+        return self.state not in (RunState.OPEN, RunState.RETRYING)
+
+    @property
+    def lateness_ms(self) -> int | None:
+        """From the fire time to the start of the first attempt."""
+        return None if self.started_at_ms is None else self.started_at_ms - self.fire_time_ms
+
+    @property
+    def last_status(self) -> int | None:
+        """The HTTP status of the last attempt, if it was answered."""
+        return self.attempts[-1].status if self.attempts else None
+
+
+class Miss(msgspec.Struct, frozen=True, omit_defaults=True, tag="m", tag_field="k"):
+    """A range of fire times that became no run. Both bounds are fire times, and both are in the range."""
+
+    reason: MissReason = msgspec.field(name="w")
+    first_ms: int = msgspec.field(name="f")
+    last_ms: int = msgspec.field(name="t")
+    recorded_at_ms: int = msgspec.field(name="r")
+
+
+Record = Run | Miss
+"""An entry of a job's history."""
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+
+
+def _base32(number: int) -> str:
+    """The low 50 bits of ``number`` as 10 digits of Crockford's base 32, which sort as the numbers do."""
+    return (
+        _PAIRS[number >> 40 & 1023]
+        + _PAIRS[number >> 30 & 1023]
+        + _PAIRS[number >> 20 & 1023]
+        + _PAIRS[number >> 10 & 1023]
+        + _PAIRS[number & 1023]
+    )
+
+
+def run_id(at_ms: int, store_id: str, fence: int) -> str:
+    """The id of a run that was first claimed at ``at_ms`` with ``fence``.
+
+    26 characters that sort by time, shaped like a ULID. ``store_id`` (6 characters, drawn once per store) and the
+    fence (never given twice by a store) make it unique. It is a pure function, so a node that takes over a claim
+    arrives at the same id.
+    """
+    return _base32(at_ms) + store_id + _base32(fence)
+
+
+def random_run_id(at_ms: int) -> str:
+    """The id of a run that was asked for at ``at_ms`` and has not been claimed yet."""
+    return _base32(at_ms) + "".join(secrets.choice(_ALPHABET) for _ in range(16))
+
+
+def random_store_id() -> str:
+    """Six characters that tell this store's runs from another's."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(6))
+
+
+def keep_attempts(attempts: tuple[Attempt, ...], attempt: Attempt) -> tuple[Attempt, ...]:
+    """``attempts`` with one more, of which the first and the latest are kept."""
+    if len(attempts) < ATTEMPTS_KEPT:
+        return (*attempts, attempt)
+    return (attempts[0], *attempts[-(ATTEMPTS_KEPT - 2) :], attempt)

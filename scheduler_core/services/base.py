@@ -1,0 +1,73 @@
+"""The life of a background service: started once, stopped once, never ended by an error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from scheduler_core.clock import Clock
+from scheduler_core.errors import StoreError
+from scheduler_core.events import SERVICE_FAILED, STORE_BACK, STORE_LOST, get_logger
+from scheduler_core.metrics import Metrics
+
+log = get_logger(__name__)
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+"""Seconds between two tries while a service fails; doubling from the first to the longest."""
+
+
+class Service:
+    """Runs :meth:`run_once` again and again. Subclasses wait inside it for what they wait for."""
+
+    name = "service"
+
+    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+        self.clock = clock
+        self.metrics = metrics
+        self.fault: str | None = None
+        """Why the service cannot do its work now; None while it can."""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin. Call once."""
+        self._task = asyncio.create_task(self._loop(), name=f"cronpost {self.name}")
+
+    async def stop(self) -> None:
+        """Cancel the loop and wait until it has ended."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def run_once(self) -> None:
+        """One round. Whatever it raises is logged, and the next round follows after a pause."""
+        raise NotImplementedError
+
+    async def _loop(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self.run_once()
+            except StoreError as error:
+                self._store_failed(error)
+            except Exception as error:
+                # The one place that takes any error: a service that ends would stop all jobs because of one.
+                self.fault = f"{self.name}: {type(error).__name__}: {error}"
+                self.metrics.service_faults.labels(self.name).inc()
+                log.exception(SERVICE_FAILED, service=self.name)
+            else:
+                if self.fault is not None:
+                    log.info(STORE_BACK, service=self.name)
+                self.fault = None
+                pause = FIRST_PAUSE
+                continue
+            await self.clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _store_failed(self, error: StoreError) -> None:
+        self.metrics.store_faults.labels(error.code).inc()
+        if self.fault is None:
+            log.warning(STORE_LOST, service=self.name, fault=error.code, detail=str(error))
+        self.fault = f"{self.name}: {error}"

@@ -1,0 +1,44 @@
+"""Takes back what dead nodes held."""
+
+from __future__ import annotations
+
+from scheduler_core.clock import Clock
+from scheduler_core.events import RUN_REAPED, get_logger
+from scheduler_core.metrics import Metrics
+from scheduler_core.node import Node
+from scheduler_core.services.base import Service
+from scheduler_core.services.claim import Claimer
+from scheduler_core.store.redis_store import RedisStore
+
+log = get_logger(__name__)
+
+PERIOD_SECONDS = 1.0
+SHOWN = 20
+
+
+class Reaper(Service):
+    """Looks once a second. What it gives back is claimed like any due job, by whichever node comes first."""
+
+    name = "reap"
+
+    def __init__(self, node: Node, store: RedisStore, claimer: Claimer, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(clock, metrics)
+        self._node = node
+        self._store = store
+        self._claimer = claimer
+
+    async def reap(self, *, void_all: bool = False) -> int:
+        """Give back the jobs of dead nodes, or, with ``void_all``, of every node; how many."""
+        reaped = await self._store.reap(
+            now_ms=self.clock.now_ms(), dead_after_ms=self._node.dead_after_ms, void_all=void_all
+        )
+        if reaped:
+            self.metrics.reaped.inc(len(reaped))
+            log.warning(RUN_REAPED, count=len(reaped), jobs=reaped[:SHOWN], detail="their nodes no longer beat")
+            self._claimer.wake()
+        return len(reaped)
+
+    async def run_once(self) -> None:
+        if self._node.may_reap:
+            await self.reap()
+        await self.clock.sleep(PERIOD_SECONDS)

@@ -1,0 +1,214 @@
+"""Records what came of each attempt. Results that arrive while a batch is on its way to Redis make the next batch.
+
+Nothing is dropped: what Redis cannot take is kept and tried again, and the node claims nothing new meanwhile. The lease
+of a kept result lives as long as the node's heartbeat does; should another node take the run over, the fence tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from scheduler_core.backoff import RetryPolicy
+from scheduler_core.clock import Clock
+from scheduler_core.errors import StoreRefused
+from scheduler_core.events import (
+    FIRES_MISSED,
+    JOB_QUARANTINED,
+    RUN_HANDED_BACK,
+    RUN_RETRYING,
+    RUN_SETTLED,
+    SETTLE_REFUSED,
+    get_logger,
+)
+from scheduler_core.metrics import Metrics
+from scheduler_core.plan.claim import Work, quarantine_unreadable
+from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
+from scheduler_core.run import Miss, Run
+from scheduler_core.services.base import Service
+from scheduler_core.store.redis_store import ClaimedJob, RedisStore, Settled, Settlement
+from scheduler_core.transition import Transition
+
+log = get_logger(__name__)
+
+BATCH = 256
+
+
+class Unsettled(msgspec.Struct):
+    """Something to settle, until Redis has taken it."""
+
+    claimed: ClaimedJob
+    transition: Transition | None
+    """None: hand the job back unfinished."""
+    settlement: Settlement
+    work: Work | None = None
+    ended: Ended | None = None
+
+
+class Settler(Service):
+    """Settles in batches, in the order in which attempts end."""
+
+    name = "settle"
+
+    def __init__(self, store: RedisStore, policy: RetryPolicy, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(clock, metrics)
+        self._store = store
+        self._policy = policy
+        self._queue: list[Unsettled] = []
+        self._batch: list[Unsettled] = []
+        self._arrived = asyncio.Event()
+        self._singly = False
+        self.woken: Callable[[int], None] = lambda wake_ms: None
+        """Told the next wake-up of each settled job; the engine puts the claimer's ``wake_at`` here."""
+        metrics.unsettled.set_function(lambda: len(self._queue) + len(self._batch))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether Redis did not take the last batch."""
+        return self.fault is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything is settled."""
+        return not self._queue and not self._batch
+
+    def put(self, claimed: ClaimedJob, work: Work, ended: Ended) -> None:
+        """An attempt has ended."""
+        self.metrics.duration.observe(ended.outcome.latency_ms / 1000)
+        status = f"{ended.outcome.status // 100}xx" if ended.outcome.status else ""
+        self.metrics.attempts.labels(ended.outcome.kind.value, status).inc()
+        if work.run.attempt == 0:
+            self.metrics.lateness.observe(max(0, ended.started_at_ms - work.run.fire_time_ms) / 1000)
+        try:
+            transition = plan_settle(work, ended, self._policy)
+        except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
+            transition = self._quarantine(claimed, error)
+        self._put(claimed, transition, work, ended)
+
+    def put_transition(self, claimed: ClaimedJob, transition: Transition) -> None:
+        """A claimed job needed no attempt."""
+        self._put(claimed, transition)
+
+    def hand_back(self, claimed: ClaimedJob) -> None:
+        """A claimed job is not finished here; another claim goes on with the same run."""
+        self._put(claimed, None)
+
+    async def flush(self, seconds: float) -> bool:
+        """Wait until everything is settled, at most ``seconds``; whether it is."""
+        deadline = self.clock.monotonic() + seconds
+        while not self.is_idle and self.clock.monotonic() < deadline:
+            await self.clock.sleep(0.005)
+        return self.is_idle
+
+    async def run_once(self) -> None:
+        if not self._batch:
+            if not self._queue:
+                self._arrived.clear()
+                await self._arrived.wait()
+            self._batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+        size = 1 if self._singly else len(self._batch)
+        part = self._batch[:size]
+        try:
+            answers = await self._store.settle([one.settlement for one in part])
+        except StoreRefused:
+            # One job's keys may be unusable: settled one by one, it holds up no other. What was applied before the
+            # script failed answers «done» the second time.
+            if self._singly:
+                self._batch = [*self._batch[1:], self._batch[0]]
+            self._singly = True
+            raise
+        self._batch = self._batch[size:]
+        if not self._batch:
+            self._singly = False
+        for one, answer in zip(part, answers, strict=True):
+            self._answered(one, answer)
+
+    def _put(
+        self, claimed: ClaimedJob, transition: Transition | None, work: Work | None = None, ended: Ended | None = None
+    ) -> None:
+        self._queue.append(Unsettled(claimed, transition, Settlement.of(claimed, transition), work, ended))
+        self._arrived.set()
+
+    def _answered(self, one: Unsettled, answer: Settled) -> None:
+        if answer.result == "changed" and answer.stored is not None:
+            self._plan_again(one, answer.stored)
+        elif answer.result == "stale":
+            self.metrics.refused.inc()
+            log.warning(SETTLE_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
+        else:
+            self._report(one)
+
+    def _plan_again(self, one: Unsettled, stored: ClaimedJob) -> None:
+        """The job was changed while this node held it: plan from what is stored now."""
+        claimed = msgspec.structs.replace(stored, lease=one.claimed.lease)
+        if stored.fault is not None:
+            transition = quarantine_unreadable(stored.state, stored.fault)
+        elif one.work is None or one.ended is None:
+            transition = Transition(stored.state, remove=stored.state is None)
+        else:
+            try:
+                transition = plan_settle_changed(stored.job, stored.state, one.work.run, one.ended, self._policy)
+            except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
+                transition = self._quarantine(claimed, error)
+        self._put(claimed, transition, one.work, one.ended)
+
+    def _quarantine(self, claimed: ClaimedJob, error: Exception) -> Transition:
+        reason = f"it cannot be planned: {type(error).__name__}: {error}"
+        self.metrics.quarantined.inc()
+        log.error(JOB_QUARANTINED, job_id=claimed.id, detail=reason)
+        return quarantine_unreadable(claimed.state, reason)
+
+    def _report(self, one: Unsettled) -> None:
+        """Count and log what Redis has taken; tell the claimer when the job is due again."""
+        if one.transition is None:
+            log.info(RUN_HANDED_BACK, job_id=one.claimed.id, fence=one.claimed.lease.fence)
+            return
+        for record in one.transition.records:
+            report_record(self.metrics, one.claimed.id, record)
+        state = one.transition.state
+        if one.work is not None and state is not None and state.open is not None:
+            self.metrics.retries.inc()
+            self._log_retry(one.claimed.id, state.open)
+        wake_ms = one.transition.wake_ms
+        if wake_ms is not None:
+            self.woken(wake_ms)
+
+    def _log_retry(self, job_id: str, run: Run) -> None:
+        log.info(
+            RUN_RETRYING,
+            job_id=job_id,
+            run_id=run.id,
+            attempt=run.attempt,
+            status=run.last_status,
+            outcome=run.attempts[-1].outcome.value if run.attempts else None,
+            detail=run.attempts[-1].message if run.attempts else "",
+            retry_at_ms=run.retry_at_ms,
+        )
+
+
+def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
+    """Count and log one entry of a job's history."""
+    if isinstance(record, Miss):
+        metrics.misses.labels(record.reason.value).inc()
+        log.info(
+            FIRES_MISSED, job_id=job_id, reason=record.reason.value, first_ms=record.first_ms, last_ms=record.last_ms
+        )
+        return
+    metrics.runs.labels(record.state.value, record.reason.value).inc()
+    last = record.attempts[-1] if record.attempts else None
+    log.info(
+        RUN_SETTLED,
+        job_id=job_id,
+        run_id=record.id,
+        state=record.state.value,
+        reason=record.reason.value,
+        fire_time_ms=record.fire_time_ms,
+        lateness_ms=record.lateness_ms,
+        attempt=record.attempt,
+        outcome=None if last is None else last.outcome.value,
+        status=record.last_status,
+        latency_ms=None if last is None else last.latency_ms,
+        detail=record.message or (last.message if last else ""),
+    )

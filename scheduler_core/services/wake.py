@@ -1,0 +1,27 @@
+"""Hears of wake-ups that clients set and that come before all others."""
+
+from __future__ import annotations
+
+from scheduler_core.clock import Clock
+from scheduler_core.errors import StoreUnavailable
+from scheduler_core.metrics import Metrics
+from scheduler_core.services.base import Service
+from scheduler_core.services.claim import Claimer
+from scheduler_core.store.redis_store import RedisStore
+
+
+class WakeListener(Service):
+    """Subscribed for as long as Redis is there. What it misses meanwhile costs at most the cap of the loop's sleep."""
+
+    name = "wake"
+
+    def __init__(self, store: RedisStore, claimer: Claimer, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(clock, metrics)
+        self._store = store
+        self._claimer = claimer
+
+    async def run_once(self) -> None:
+        async for wake_ms in self._store.wake_ups():
+            self.fault = None
+            self._claimer.wake_at(wake_ms)
+        raise StoreUnavailable("the subscription ended")

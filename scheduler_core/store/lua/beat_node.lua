@@ -1,0 +1,62 @@
+-- Say that a node is alive, and notice when none was.
+--
+-- Guarantee: a time in which no node beat is written once, by the beat that ends it and before any claim that follows
+-- (a claim needs a fresh beat). The first write frees memory, so that a full Redis still takes a beat.
+--
+-- KEYS
+--   1 nodes  sorted set, node id by last beat
+--   2 meta   hash
+-- ARGV
+--   1 node        node id
+--   2 now         epoch ms
+--   3 starting    '1' on the node's first beat
+--   4 sole        '1' if it is certain that no other node lives (the embedded Redis was just started)
+--   5 start gap   ms without a beat that a starting node takes for downtime while others may still live
+--   6 lived gap   ms without a beat that a node which lived on takes for downtime
+--   7 forget      ms without a beat after which a node's entry is dropped
+--   8 store id    to set if the store has none yet
+--   9 keep        how many downtimes are kept; older ones are merged into one
+-- Returns
+--   {downtime count, downtimes as 'after:until,after:until,...', number of nodes, store id}
+-- Cost: O(nodes).
+
+local nodes, meta = KEYS[1], KEYS[2]
+local node, now, starting, sole = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4] == '1'
+local start_gap, lived_gap, forget = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local store_id, keep = ARGV[8], tonumber(ARGV[9])
+
+redis.call('ZREM', nodes, node)
+local others = redis.call('ZCARD', nodes)
+redis.call('ZADD', nodes, string.format('%.0f', now), node)
+redis.call('ZREMRANGEBYSCORE', nodes, '-inf', string.format('%.0f', now - forget))
+redis.call('HSETNX', meta, 'store_id', store_id)
+
+local last = tonumber(redis.call('HGET', meta, 'last_beat') or '')
+local written = redis.call('HGET', meta, 'downtimes') or ''
+local count = redis.call('HGET', meta, 'downtime_count') or '0'
+if last and last < now then
+  local gap = now - last
+  local down
+  if starting then
+    down = sole or others == 0 or gap > start_gap
+  else
+    down = gap > lived_gap
+  end
+  if down then
+    local windows = {}
+    for window in string.gmatch(written, '[^,]+') do windows[#windows + 1] = window end
+    windows[#windows + 1] = string.format('%.0f:%.0f', last, now)
+    if #windows > keep then
+      -- Too many to keep apart: the two oldest become one, and what lies between them counts as downtime too.
+      local first, second = table.remove(windows, 1), table.remove(windows, 1)
+      table.insert(windows, 1, string.match(first, '^(.-):') .. ':' .. string.match(second, ':(.*)$'))
+    end
+    written = table.concat(windows, ',')
+    redis.call('HSET', meta, 'downtimes', written)
+    count = redis.call('HINCRBY', meta, 'downtime_count', 1)
+  end
+end
+if not last or last < now then
+  redis.call('HSET', meta, 'last_beat', string.format('%.0f', now))
+end
+return {tostring(count), written, redis.call('ZCARD', nodes), redis.call('HGET', meta, 'store_id')}

@@ -1,0 +1,90 @@
+-- Take up to `limit` due jobs and give each a lease with a new fence.
+--
+-- Guarantee: a job is in the claimed part of the due set from here until it is settled, handed back or reaped, so no
+-- two nodes hold it. A node whose heartbeat is over gets nothing: others may be reaping its leases.
+--
+-- KEYS
+--   1 due     sorted set, job id by wake-up
+--   2 jobs    hash, job id to definition
+--   3 states  hash, job id to state
+--   4 leases  hash, job id to lease
+--   5 meta    hash, fence counter and downtimes
+--   6 nodes   sorted set, node id by last beat
+-- ARGV
+--   1 now             epoch ms
+--   2 limit           count, at most 1000
+--   3 node            node id
+--   4 token           names this call, so that a claim whose reply was lost can be found again
+--   5 recent          ms; with a backlog, half of the batch goes to what became due in this time
+--   6 dead_after      ms without a beat after which a node counts as dead
+--   7 downtime count  as the node knows it
+-- Returns
+--   {'beat'} if the node must beat first, else
+--   {'ok', next wake-up or '', downtime count, downtimes or false, row, row, ...}
+--   where row = {id, definition or false, state or false, lease}
+-- Cost: O(limit × log(jobs)); seven commands for the whole batch.
+
+local due, jobs, states, leases, meta, nodes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local now, limit, node, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local recent, dead_after, known_downtimes = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local CLAIMED = 1e15
+
+local beat = redis.call('ZSCORE', nodes, node)
+if not beat or tonumber(beat) < now - dead_after then
+  return {'beat'}
+end
+
+local found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+if #found == 2 * limit and limit > 1 and tonumber(found[2]) < now - recent then
+  -- A backlog of old wake-ups fills the batch: leave half of it to what became due just now.
+  local half = math.floor(limit / 2)
+  local fresh = redis.call('ZRANGEBYSCORE', due, now - recent, now, 'WITHSCORES', 'LIMIT', 0, half)
+  local batch, taken = {}, {}
+  for i = 1, #fresh do batch[i] = fresh[i] end
+  for i = 1, #fresh, 2 do taken[fresh[i]] = true end
+  for i = 1, #found, 2 do
+    if #batch >= 2 * limit then break end
+    if not taken[found[i]] then
+      batch[#batch + 1] = found[i]
+      batch[#batch + 1] = found[i + 1]
+    end
+  end
+  found = batch
+end
+
+local count = #found / 2
+local reply = {'ok', '', redis.call('HGET', meta, 'downtime_count') or '0', false}
+if reply[3] ~= known_downtimes then
+  reply[4] = redis.call('HGET', meta, 'downtimes') or ''
+end
+
+if count > 0 then
+  local ids = {}
+  for i = 1, count do ids[i] = found[2 * i - 1] end
+  local definitions = redis.call('HMGET', jobs, unpack(ids))
+  local positions = redis.call('HMGET', states, unpack(ids))
+  local held = redis.call('HMGET', leases, unpack(ids))
+  local fence = redis.call('HINCRBY', meta, 'fence', count) - count
+  local lease_rows, due_rows = {}, {}
+  for i = 1, count do
+    fence = fence + 1
+    -- A lease without a holder was handed back or reaped: the run goes on with the facts of its first claim.
+    local first_fence, first_claimed, losses = fence, string.format('%.0f', now), '0'
+    if held[i] then
+      local a, b, c = string.match(held[i], '^%S+ %S+ (%S+) (%S+) (%S+)')
+      if a then first_fence, first_claimed, losses = a, b, c end
+    end
+    local lease = string.format('%.0f', fence) .. ' ' .. node .. ' '
+      .. (type(first_fence) == 'number' and string.format('%.0f', first_fence) or first_fence) .. ' '
+      .. first_claimed .. ' ' .. losses .. ' ' .. found[2 * i] .. ' ' .. token
+    lease_rows[2 * i - 1], lease_rows[2 * i] = ids[i], lease
+    due_rows[2 * i - 1], due_rows[2 * i] = string.format('%.0f', CLAIMED + now), ids[i]
+    reply[4 + i] = {ids[i], definitions[i], positions[i], lease}
+  end
+  redis.call('HSET', leases, unpack(lease_rows))
+  redis.call('ZADD', due, unpack(due_rows))
+end
+
+local head = redis.call('ZRANGEBYSCORE', due, '-inf', '(' .. string.format('%.0f', CLAIMED), 'WITHSCORES', 'LIMIT', 0, 1)
+if head[2] then reply[2] = head[2] end
+return reply

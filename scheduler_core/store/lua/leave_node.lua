@@ -1,0 +1,23 @@
+-- A node stops in good order: its entry goes, and its last beat is now.
+--
+-- Guarantee: what falls after this beat, while no other node lives, is downtime to the next start.
+--
+-- KEYS
+--   1 nodes  sorted set, node id by last beat
+--   2 meta   hash
+-- ARGV
+--   1 node  node id
+--   2 now   epoch ms
+-- Returns
+--   number of nodes left
+-- Cost: O(log(nodes)).
+
+local nodes, meta = KEYS[1], KEYS[2]
+local node, now = ARGV[1], tonumber(ARGV[2])
+
+redis.call('ZREM', nodes, node)
+local last = tonumber(redis.call('HGET', meta, 'last_beat') or '0')
+if last < now then
+  redis.call('HSET', meta, 'last_beat', string.format('%.0f', now))
+end
+return redis.call('ZCARD', nodes)

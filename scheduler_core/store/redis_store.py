@@ -1,0 +1,426 @@
+"""The store on Redis: one method per transition, each one script or one round trip.
+
+Raises StoreUnavailable or StoreRefused (see :mod:`scheduler_core.store.faults`), never an exception of redis-py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ReadOnlyError
+
+from scheduler_core.errors import CorruptDocument
+from scheduler_core.job import Downtime, Job, JobState, Lease, Snapshot
+from scheduler_core.run import Record
+from scheduler_core.store import keys as scores
+from scheduler_core.store.codec import (
+    TAG_BYTES,
+    decode_downtimes,
+    decode_job,
+    decode_lease,
+    decode_record,
+    decode_state,
+    encode_job,
+    encode_record,
+    encode_state,
+)
+from scheduler_core.store.faults import translated_faults
+from scheduler_core.store.keys import Keys
+from scheduler_core.store.scripts import Arg, load_script
+from scheduler_core.transition import Transition
+
+DOWNTIMES_KEPT = 64
+"""How many downtimes are kept apart. A job that was not claimed through so many is judged by their sum."""
+CLAIM_LIMIT = 1000
+"""The most jobs that one claim takes; Lua's stack bounds it."""
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How much history a job keeps."""
+
+    entries: int = 100
+    after_ms: int = 7 * 86_400_000
+
+
+class ClaimedJob(msgspec.Struct, frozen=True):
+    """A job that a claim took, as it is stored. ``fault`` says what cannot be read."""
+
+    id: str
+    job: Job | None
+    state: JobState | None
+    lease: Lease
+    tag: bytes
+    fault: str | None = None
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The answer to a claim."""
+
+    jobs: list[ClaimedJob]
+    next_wake_ms: int | None
+    """The earliest wake-up among the jobs that nobody holds."""
+    downtimes: tuple[Downtime, ...] | None
+    """Set when they are others than the caller knows."""
+    downtime_count: int
+    must_beat: bool = False
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """One claimed job to settle. It is encoded once: sent again, it carries the same tag, by which Redis knows it."""
+
+    job_id: str
+    fence: int
+    expected_tag: bytes
+    step: tuple[Arg, ...]
+
+    @classmethod
+    def of(cls, claimed: ClaimedJob, transition: Transition | None) -> Settlement:
+        """``transition`` None hands the job back unfinished."""
+        return cls(claimed.id, claimed.lease.fence, claimed.tag, _step(transition))
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The answer to a settlement: ``ok``, ``done``, ``stale`` or ``changed``, with what is stored in the last case."""
+
+    result: str
+    stored: ClaimedJob | None = None
+
+
+class StoredJob(msgspec.Struct, frozen=True):
+    """A job as read for a change, with what the change is checked against."""
+
+    snapshot: Snapshot
+    tag: bytes
+    lease_row: bytes
+    downtimes: tuple[Downtime, ...]
+    store_id: str
+    fault: str | None = None
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """The answer to a heartbeat."""
+
+    downtime_count: int
+    downtimes: tuple[Downtime, ...]
+    nodes: int
+    store_id: str
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Sizes for metrics and readiness."""
+
+    jobs: int
+    due: int
+    claimed: int
+    nodes: int
+
+
+def connect(url: str, *, timeout_seconds: float = 3.0, connections: int = 64) -> Redis:
+    """A client of ``url`` (redis://, rediss:// or unix://).
+
+    It never repeats a command by itself: a claim whose reply was lost would then claim twice.
+    """
+    return Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        max_connections=connections,
+    )
+
+
+class RedisStore:
+    """Jobs, their leases and their history, on one shard of Redis."""
+
+    def __init__(self, client: Redis, *, keys: Keys | None = None, retention: Retention | None = None) -> None:
+        self._client = client
+        self._keys = keys or Keys()
+        self._retention = retention or Retention()
+        self._claim = load_script("claim_jobs")
+        self._recover = load_script("recover_claims")
+        self._settle = load_script("settle_runs")
+        self._change = load_script("change_job")
+        self._beat = load_script("beat_node")
+        self._leave = load_script("leave_node")
+        self._reap = load_script("reap_leases")
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def time_ms(self) -> float:
+        """Redis's clock, in epoch milliseconds."""
+        with translated_faults():
+            seconds, micros = await self._client.time()
+        return float(seconds) * 1000.0 + float(micros) / 1000.0
+
+    # ---- what the loop does -------------------------------------------------------------------------------------
+
+    async def claim(
+        self, *, now_ms: int, limit: int, node: str, token: str, recent_ms: int, dead_after_ms: int, downtime_count: int
+    ) -> Claim:
+        """Take up to ``limit`` due jobs. After StoreUnavailable with ``effect_unknown``, ask :meth:`recover`."""
+        k = self._keys
+        answer = await self._run(
+            self._claim,
+            (k.due, k.jobs, k.states, k.leases, k.meta, k.nodes),
+            (now_ms, min(limit, CLAIM_LIMIT), node, token, recent_ms, dead_after_ms, downtime_count),
+        )
+        if answer[0] == b"beat":
+            return Claim([], None, None, downtime_count, must_beat=True)
+        return Claim(
+            jobs=[_claimed(*row) for row in answer[4:]],
+            next_wake_ms=int(float(answer[1])) if answer[1] else None,
+            downtimes=None if answer[3] is None else decode_downtimes(answer[3]),
+            downtime_count=int(answer[2]),
+        )
+
+    async def recover(self, *, node: str, token: str) -> list[ClaimedJob]:
+        """The jobs that the claim named ``token`` took and that are still this node's."""
+        k = self._keys
+        rows = await self._run(self._recover, (k.leases, k.jobs, k.states), (node, token))
+        return [_claimed(*row) for row in rows]
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
+        """Settle a batch. One answer per settlement; running the same batch again is harmless."""
+        k = self._keys
+        names = [k.due, k.jobs, k.states, k.leases, k.ids]
+        args: list[Arg] = [self._retention.entries, self._retention.after_ms]
+        for one in settlements:
+            names.append(k.history(one.job_id))
+            args += (one.job_id, one.fence, one.expected_tag)
+            args += one.step
+        answers = await self._run(self._settle, names, args)
+        return [_settled(one, answer) for one, answer in zip(settlements, answers, strict=True)]
+
+    async def beat(
+        self,
+        *,
+        node: str,
+        now_ms: int,
+        starting: bool,
+        sole: bool,
+        start_gap_ms: int,
+        lived_gap_ms: int,
+        forget_ms: int,
+        store_id: str,
+    ) -> Beat:
+        """Say that ``node`` is alive. ``store_id`` becomes the store's if it has none."""
+        answer = await self._run(
+            self._beat,
+            (self._keys.nodes, self._keys.meta),
+            (
+                node,
+                now_ms,
+                int(starting),
+                int(sole),
+                start_gap_ms,
+                lived_gap_ms,
+                forget_ms,
+                store_id,
+                DOWNTIMES_KEPT,
+            ),
+        )
+        return Beat(int(answer[0]), decode_downtimes(answer[1]), int(answer[2]), answer[3].decode())
+
+    async def leave(self, *, node: str, now_ms: int) -> int:
+        """Take the node's entry out; the number of nodes left."""
+        return int(await self._run(self._leave, (self._keys.nodes, self._keys.meta), (node, now_ms)))
+
+    async def reap(self, *, now_ms: int, dead_after_ms: int, void_all: bool = False, page: int = 500) -> list[str]:
+        """Give back the jobs of dead nodes (or, with ``void_all``, of all); their ids."""
+        k = self._keys
+        reaped: list[str] = []
+        offset = 0
+        while True:
+            answer = await self._run(
+                self._reap, (k.due, k.leases, k.nodes), (now_ms, dead_after_ms, int(void_all), offset, page)
+            )
+            reaped += [job_id.decode() for job_id in answer[2:]]
+            offset += int(answer[1])
+            if int(answer[0]) < page:
+                return reaped
+
+    async def wake_ups(self) -> AsyncIterator[int]:
+        """Wake-ups that come before all others, as clients set them. Ends with StoreUnavailable when Redis goes.
+
+        A lost message costs at most the cap of the loop's sleep.
+        """
+        with translated_faults():
+            async with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
+                await pubsub.subscribe(self._keys.wake)
+                async for message in pubsub.listen():
+                    yield int(float(message["data"]))
+
+    # ---- what clients do ----------------------------------------------------------------------------------------
+
+    async def read(self, job_id: str) -> StoredJob:
+        """The job as it is stored now, all of one moment."""
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.hget(k.jobs, job_id)
+                pipe.hget(k.states, job_id)
+                pipe.hget(k.leases, job_id)
+                pipe.hmget(k.meta, "downtimes", "store_id")
+                definition, state, lease, (downtimes, store_id) = await pipe.execute()
+        return _stored(definition, state, lease, downtimes, store_id)
+
+    async def change(self, job_id: str, stored: StoredJob, transition: Transition) -> bool:
+        """Apply a client's change, unless the job is no longer what ``stored`` says; whether it was applied."""
+        k = self._keys
+        operation, state, wake, _, *records = _step(transition)
+        answer = await self._run(
+            self._change,
+            (k.due, k.jobs, k.states, k.leases, k.ids, k.history(job_id)),
+            (
+                job_id,
+                stored.tag,
+                stored.lease_row,
+                b"" if transition.job is None else encode_job(transition.job),
+                operation,
+                state,
+                wake,
+                self._retention.entries,
+                self._retention.after_ms,
+                k.wake,
+                *records,
+            ),
+        )
+        return bool(answer == b"ok")
+
+    async def page_ids(self, *, after: str, prefix: str, limit: int) -> list[str]:
+        """Up to ``limit`` job ids that start with ``prefix`` and come after ``after``, in the order of their bytes."""
+        low = b"(" + after.encode() if after > prefix else b"[" + prefix.encode()
+        high = b"(" + prefix.encode() + b"\xff" if prefix else b"+"
+        if not after and not prefix:
+            low = b"-"
+        with translated_faults():
+            found: list[Any] = await self._client.zrange(self._keys.ids, low, high, bylex=True, offset=0, num=limit)
+        return [job_id.decode() for job_id in found]
+
+    async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
+        """The jobs with these ids; each as of its own moment."""
+        if not job_ids:
+            return []
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.hmget(k.jobs, job_ids)
+                pipe.hmget(k.states, job_ids)
+                pipe.hmget(k.leases, job_ids)
+                pipe.hmget(k.meta, "downtimes", "store_id")
+                definitions, states, leases, (downtimes, store_id) = await pipe.execute()
+        return [_stored(*rows, downtimes, store_id) for rows in zip(definitions, states, leases, strict=True)]
+
+    async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
+        """Settled runs and misses of a job, newest first. Entries that cannot be read are left out."""
+        with translated_faults():
+            rows: list[Any] = await self._client.lrange(self._keys.history(job_id), -(skip + limit), -(skip + 1))
+        records: list[Record] = []
+        for row in reversed(rows):
+            try:
+                records.append(decode_record(row))
+            except CorruptDocument:
+                continue
+        return records
+
+    async def counts(self, *, now_ms: int) -> Counts:
+        """How many jobs there are, are due and unclaimed, are claimed; and how many nodes beat lately."""
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zcard(k.ids)
+                pipe.zcount(k.due, "-inf", now_ms)
+                pipe.zcount(k.due, scores.CLAIMED, scores.IDLE - 1)
+                pipe.zcount(k.nodes, now_ms - 10_000, "+inf")
+                jobs, due, claimed, nodes = await pipe.execute()
+        return Counts(jobs, due, claimed, nodes)
+
+    async def server_info(self) -> Mapping[str, Any]:
+        """Redis's INFO, with ``maxmemory_policy`` and ``appendonly`` where the server tells them."""
+        with translated_faults():
+            info: dict[str, Any] = dict(await self._client.info("everything"))
+        return info
+
+    async def _run(self, script: Any, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        try:
+            with translated_faults():
+                return await script.run(self._client, keys, args)
+        except Exception as error:
+            if isinstance(error.__cause__, ReadOnlyError):
+                # A failover made this server a replica. New connections find the new master.
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
+
+
+def score(state: JobState) -> int:
+    """The job's score in the due set."""
+    if state.quarantine is not None:
+        return scores.QUARANTINED
+    wake = Transition(state).wake_ms
+    if wake is not None:
+        return wake
+    return scores.PAUSED if state.paused_at_ms is not None else scores.IDLE
+
+
+def _step(transition: Transition | None) -> tuple[Arg, ...]:
+    """Operation, state, wake-up, number of records, records: what the scripts take."""
+    if transition is None:
+        return ("return", b"", 0, 0)
+    records = [encode_record(record) for record in transition.records]
+    state = b"" if transition.state is None else encode_state(transition.state)
+    wake = 0 if transition.state is None else score(transition.state)
+    operation = "remove" if transition.remove else "save" if state else "release"
+    return (operation, state, wake, len(records), *records)
+
+
+def _claimed(raw_id: bytes, definition: bytes | None, state: bytes | None, lease: bytes) -> ClaimedJob:
+    job, position, fault = _decode(definition, state)
+    tag = b"" if state is None else state[:TAG_BYTES]
+    return ClaimedJob(raw_id.decode(), job, position, decode_lease(lease), tag, fault)
+
+
+def _settled(settlement: Settlement, answer: Any) -> Settled:
+    if isinstance(answer, bytes):
+        return Settled(answer.decode())
+    definition, state = answer
+    job, position, fault = _decode(definition, state)
+    tag = b"" if state is None else state[:TAG_BYTES]
+    lease = Lease(settlement.fence, "", settlement.fence, 0)
+    return Settled("changed", ClaimedJob(settlement.job_id, job, position, lease, tag, fault))
+
+
+def _stored(
+    definition: bytes | None, state: bytes | None, lease: bytes | None, downtimes: bytes | None, store_id: bytes | None
+) -> StoredJob:
+    job, position, fault = _decode(definition, state)
+    return StoredJob(
+        Snapshot(job, position, None if lease is None else decode_lease(lease)),
+        b"" if state is None else state[:TAG_BYTES],
+        lease or b"",
+        decode_downtimes(downtimes or b""),
+        (store_id or b"").decode(),
+        fault,
+    )
+
+
+def _decode(definition: bytes | None, state: bytes | None) -> tuple[Job | None, JobState | None, str | None]:
+    job: Job | None = None
+    position: JobState | None = None
+    fault: str | None = None
+    try:
+        job = None if definition is None else decode_job(definition)
+    except CorruptDocument as error:
+        fault = str(error)
+    try:
+        position = None if state is None else decode_state(state)
+    except CorruptDocument as error:
+        fault = str(error)
+    return job, position, fault

@@ -1,0 +1,35 @@
+"""Loads the Lua scripts and runs them by hash, with the text as the answer to a flushed script cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+Arg = str | bytes | int | float
+
+
+class Script(msgspec.Struct, frozen=True):
+    """One script: its file's name, text and SHA-1."""
+
+    name: str
+    text: str
+    sha: str
+
+    async def run(self, client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        """Run it once. A flushed cache costs one more round trip; the script then has not run before."""
+        try:
+            return await client.evalsha(self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await client.eval(self.text, len(keys), *keys, *args)
+
+
+def load_script(name: str) -> Script:
+    """The script in ``lua/<name>.lua``."""
+    text = files("scheduler_core.store").joinpath("lua", f"{name}.lua").read_text("utf-8")
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

@@ -1,0 +1,53 @@
+"""One atomic step of a job, and when it wakes next. Plans make transitions, the store applies them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from scheduler_core.job import Job, JobState
+from scheduler_core.run import Record
+
+
+class Transition(msgspec.Struct, frozen=True):
+    """One atomic step of a job."""
+
+    state: JobState | None
+    """The new state. None with ``remove`` unset: nothing is stored under this id, and nothing will be."""
+    records: tuple[Record, ...] = ()
+    """What to append to the job's history, oldest first."""
+    job: Job | None = None
+    """A new definition to store; None leaves the stored one."""
+    remove: bool = False
+    """The job goes: definition, state and due entry. Its history stays until it is trimmed."""
+
+    @property
+    def wake_ms(self) -> int | None:
+        return None if self.state is None else next_wake_ms(self.state)
+
+
+def next_wake_ms(state: JobState) -> int | None:
+    """When the job next needs attention, or None when only a client can wake it.
+
+    The earliest of the trigger's next fire time, the retry of an open run and the pending runs. A run that waits for a
+    busy runner (409) keeps the trigger out; one that waits for a failing runner is superseded by the next fire time.
+    """
+    if state.quarantine is not None:
+        return None
+    trigger_ms = None if state.paused_at_ms is not None else state.next_fire_ms
+    if state.open is not None:
+        if state.open.conflict:
+            return state.open.retry_at_ms
+        return _earliest(state.open.retry_at_ms, trigger_ms)
+    pending_ms = min((entry.not_before_ms for entry in state.pending), default=None)
+    return _earliest(trigger_ms, pending_ms)
+
+
+def _earliest(a: int | None, b: int | None) -> int | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return min(a, b)
+
+
+def is_finished(state: JobState) -> bool:
+    """Whether nothing can ever come of this job again: its trigger is exhausted and nothing waits."""
+    return state.next_fire_ms is None and state.open is None and not state.pending and not state.is_held
