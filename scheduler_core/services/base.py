@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from scheduler_core.clock import Clock
 from scheduler_core.errors import StoreError
@@ -15,6 +14,8 @@ log = get_logger(__name__)
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 """Seconds between two tries while a service fails; doubling from the first to the longest."""
+
+CANCEL_AGAIN_SECONDS = 1.0
 
 
 class Service:
@@ -34,11 +35,11 @@ class Service:
         self._task = asyncio.create_task(self._loop(), name=f"cronpost {self.name}")
 
     async def stop(self) -> None:
-        """Cancel the loop and wait until it has ended."""
+        """Cancel the loop and wait until it has ended, however often a library swallows the cancellation."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=CANCEL_AGAIN_SECONDS)
             self._task = None
 
     async def run_once(self) -> None:

@@ -86,7 +86,7 @@ class Claimer(Service):
             found = await self._store.recover(node=self._node.id, token=self._lost_token)
             self._lost_token = None
             if found:
-                return Claim(found, None, None, self._node.downtime_count)
+                return Claim(found, self.clock.now_ms(), None, self._node.downtime_count)
         token = str(next(self._tokens))
         try:
             claim = await self._store.claim(
@@ -113,6 +113,7 @@ class Claimer(Service):
     async def give_back_lost(self) -> None:
         """When the node stops: hand back what a claim took whose reply never came."""
         if self._lost_token is not None:
+            await self._store.carried_through()
             for claimed in await self._store.recover(node=self._node.id, token=self._lost_token):
                 self._settler.hand_back(claimed)
             self._lost_token = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_core.clock import Clock
+from scheduler_core.clock import RedisClock
 from scheduler_core.events import RUN_REAPED, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
@@ -21,11 +21,14 @@ class Reaper(Service):
 
     name = "reap"
 
-    def __init__(self, node: Node, store: RedisStore, claimer: Claimer, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, node: Node, store: RedisStore, claimer: Claimer, clock: RedisClock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._node = node
         self._store = store
         self._claimer = claimer
+        self._redis_clock = clock
+        self._jumps = clock.jumps
+        self._jumped_at: float | None = None
 
     async def reap(self, *, void_all: bool = False) -> int:
         """Give back the jobs of dead nodes, or, with ``void_all``, of every node; how many."""
@@ -39,6 +42,21 @@ class Reaper(Service):
         return len(reaped)
 
     async def run_once(self) -> None:
-        if self._node.may_reap:
+        if self._node.may_reap and self._beats_can_be_judged():
             await self.reap()
         await self.clock.sleep(PERIOD_SECONDS)
+
+    def _beats_can_be_judged(self) -> bool:
+        """Whether the beats of other nodes were written by the clock that this node reads.
+
+        When Redis's clock jumps, the nodes believe it one after the other. Each is given as long as it takes to be dead
+        to beat by the new time; else the first would take back what the others are working on.
+        """
+        if self._redis_clock.jumps != self._jumps:
+            self._jumps = self._redis_clock.jumps
+            self._jumped_at = self.clock.monotonic()
+        if self._redis_clock.in_doubt:
+            return False
+        if self._jumped_at is None:
+            return True
+        return self.clock.monotonic() - self._jumped_at >= self._node.settings.dead_after_seconds

@@ -146,7 +146,8 @@ class Settler(Service):
         if stored.fault is not None:
             transition = quarantine_unreadable(stored.state, stored.fault)
         elif one.work is None or one.ended is None:
-            transition = Transition(stored.state, remove=stored.state is None)
+            self.hand_back(claimed)  # there was nothing to deliver; the next claim plans from what is stored then
+            return
         else:
             try:
                 transition = plan_settle_changed(stored.job, stored.state, one.work.run, one.ended, self._policy)

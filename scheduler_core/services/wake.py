@@ -23,5 +23,8 @@ class WakeListener(Service):
     async def run_once(self) -> None:
         async for wake_ms in self._store.wake_ups():
             self.fault = None
-            self._claimer.wake_at(wake_ms)
+            if wake_ms is None:
+                self._claimer.wake()  # it may have missed some while it was not subscribed
+            else:
+                self._claimer.wake_at(wake_ms)
         raise StoreUnavailable("the subscription ended")

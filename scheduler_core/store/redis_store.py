@@ -10,14 +10,13 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError
 
-from scheduler_core.errors import CorruptDocument
+from scheduler_core.errors import CorruptDocument, StoreUnavailable
 from scheduler_core.job import Downtime, Job, JobState, Lease, Snapshot
 from scheduler_core.run import Record
 from scheduler_core.store import keys as scores
+from scheduler_core.store.client import carried_through, connect
 from scheduler_core.store.codec import (
     TAG_BYTES,
     decode_downtimes,
@@ -34,8 +33,24 @@ from scheduler_core.store.keys import Keys
 from scheduler_core.store.scripts import Arg, load_script
 from scheduler_core.transition import Transition
 
+__all__ = [
+    "Beat",
+    "Claim",
+    "ClaimedJob",
+    "Counts",
+    "RedisStore",
+    "Retention",
+    "Settled",
+    "Settlement",
+    "StoredJob",
+    "connect",
+    "score",
+]
+
 DOWNTIMES_KEPT = 64
 """How many downtimes are kept apart. A job that was not claimed through so many is judged by their sum."""
+SIGN_OF_LIFE_SECONDS = 5.0
+"""How long the connection for wake-ups may be silent before Redis is asked whether it is there, and then to answer."""
 CLAIM_LIMIT = 1000
 """The most jobs that one claim takes; Lua's stack bounds it."""
 
@@ -120,21 +135,6 @@ class Counts(msgspec.Struct, frozen=True):
     nodes: int
 
 
-def connect(url: str, *, timeout_seconds: float = 3.0, connections: int = 64) -> Redis:
-    """A client of ``url`` (redis://, rediss:// or unix://).
-
-    It never repeats a command by itself: a claim whose reply was lost would then claim twice.
-    """
-    return Redis.from_url(
-        url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        max_connections=connections,
-    )
-
-
 class RedisStore:
     """Jobs, their leases and their history, on one shard of Redis."""
 
@@ -151,8 +151,13 @@ class RedisStore:
         self._reap = load_script("reap_leases")
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, after commands whose callers were cancelled have ended."""
+        await carried_through()
         await self._client.aclose()
+
+    async def carried_through(self) -> None:
+        """Wait until commands whose callers were cancelled have ended; what they did can then be looked up."""
+        await carried_through()
 
     async def time_ms(self) -> float:
         """Redis's clock, in epoch milliseconds."""
@@ -247,16 +252,30 @@ class RedisStore:
             if int(answer[0]) < page:
                 return reaped
 
-    async def wake_ups(self) -> AsyncIterator[int]:
-        """Wake-ups that come before all others, as clients set them. Ends with StoreUnavailable when Redis goes.
+    async def wake_ups(self) -> AsyncIterator[int | None]:
+        """Wake-ups that come before all others, as clients set them. Raises StoreUnavailable when Redis goes.
 
-        A lost message costs at most the cap of the loop's sleep.
+        The first item, None, says that the subscription stands; what was set before it was not heard. A lost message
+        costs at most the cap of the loop's sleep. A silent Redis is asked for a sign of life, since a connection that
+        was cut without a word looks like one on which nothing happens.
         """
         with translated_faults():
-            async with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
+            async with self._client.pubsub() as pubsub:
                 await pubsub.subscribe(self._keys.wake)
-                async for message in pubsub.listen():
-                    yield int(float(message["data"]))
+                asked = False
+                while True:
+                    message = await pubsub.get_message(timeout=SIGN_OF_LIFE_SECONDS)
+                    if message is None:
+                        if asked:
+                            raise StoreUnavailable("Redis does not answer on the connection for wake-ups")
+                        await pubsub.ping()
+                        asked = True
+                        continue
+                    asked = False
+                    if message["type"] == "subscribe":
+                        yield None
+                    elif message["type"] == "message":
+                        yield int(float(message["data"]))
 
     # ---- what clients do ----------------------------------------------------------------------------------------
 

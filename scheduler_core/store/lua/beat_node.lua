@@ -56,7 +56,8 @@ if last and last < now then
     count = redis.call('HINCRBY', meta, 'downtime_count', 1)
   end
 end
-if not last or last < now then
+-- A last beat that lies far ahead was written before Redis's clock was set back; left there, it would hide downtimes.
+if not last or last < now or last > now + lived_gap then
   redis.call('HSET', meta, 'last_beat', string.format('%.0f', now))
 end
 return {tostring(count), written, redis.call('ZCARD', nodes), redis.call('HGET', meta, 'store_id')}

@@ -24,7 +24,7 @@
 --   11... records     to append to the history
 -- Returns
 --   'ok', or 'changed' if the job is not what the caller planned from
--- Cost: O(log(jobs)); four to nine commands.
+-- Cost: O(log(jobs)); four to ten commands.
 
 local due, jobs, states, leases, ids, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, expected_tag, expected_lease, definition, operation = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -35,6 +35,9 @@ local lease = redis.call('HGET', leases, id) or ''
 if (stored and string.sub(stored, 1, 8) or '') ~= expected_tag or lease ~= expected_lease then
   return 'changed'
 end
+
+-- Raises before anything is written if the key of the history holds something else.
+if #ARGV > 10 then redis.call('LLEN', log) end
 
 if operation == 'remove' then
   redis.call('HDEL', jobs, id)

@@ -1,5 +1,7 @@
 -- Give back the jobs of nodes that died, and claimed jobs that lost their lease.
 --
+-- A beat that lies ahead by more than `dead_after` was written before Redis's clock was set back: no sign of life.
+--
 -- Guarantee: a job whose node beats is left alone. A job given back keeps the facts of its first claim, so that the next
 -- node delivers the same run under a higher fence.
 --
@@ -27,27 +29,27 @@ local reply, alive = {#claimed, 0}, {}
 for _, id in ipairs(claimed) do
   local lease = redis.call('HGET', leases, id)
   local given_back = false
-  if not lease then
+  local fence, node, first_fence, first_claimed, losses, score, token
+  if lease then
+    fence, node, first_fence, first_claimed, losses, score, token =
+      string.match(lease, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+  end
+  if node and alive[node] == nil then
+    local beat = redis.call('ZSCORE', nodes, node)
+    alive[node] = not all and beat ~= false
+      and tonumber(beat) >= now - dead_after and tonumber(beat) <= now + dead_after
+  end
+  if not node then
+    -- No lease, or none that can be read. HDEL comes first in both cases: a full Redis lets a script go on after it.
+    redis.call('HDEL', leases, id)
     redis.call('ZADD', due, string.format('%.0f', now), id)
     given_back = true
-  else
-    local fence, node, first_fence, first_claimed, losses, score, token =
-      string.match(lease, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
-    if node and alive[node] == nil then
-      local beat = redis.call('ZSCORE', nodes, node)
-      alive[node] = not all and beat ~= false and tonumber(beat) >= now - dead_after
-    end
-    if not node then
-      redis.call('HDEL', leases, id)
-      redis.call('ZADD', due, string.format('%.0f', now), id)
-      given_back = true
-    elseif not alive[node] then
-      redis.call('HDEL', leases, id)
-      redis.call('HSET', leases, id, table.concat(
-        {fence, '-', first_fence, first_claimed, string.format('%.0f', tonumber(losses) + 1), score, token}, ' '))
-      redis.call('ZADD', due, score, id)
-      given_back = true
-    end
+  elseif not alive[node] then
+    redis.call('HDEL', leases, id)
+    redis.call('HSET', leases, id, table.concat(
+      {fence, '-', first_fence, first_claimed, string.format('%.0f', tonumber(losses) + 1), score, token}, ' '))
+    redis.call('ZADD', due, score, id)
+    given_back = true
   end
   if given_back then reply[#reply + 1] = id else reply[2] = reply[2] + 1 end
 end

@@ -42,7 +42,15 @@ while at <= #ARGV do
   local tag = stored and string.sub(stored, 1, 8) or ''
   local reply
   if not lease or string.match(lease, '^%S+') ~= fence or string.match(lease, '^%S+ (%S+)') == '-' then
-    reply = (state ~= '' and tag == string.sub(state, 1, 8)) and 'done' or 'stale'
+    local done
+    if operation == 'return' then
+      done = lease and string.match(lease, '^(%S+) %-') == fence
+    elseif operation == 'remove' or state == '' then
+      done = not lease and not stored
+    else
+      done = state ~= '' and tag == string.sub(state, 1, 8)
+    end
+    reply = done and 'done' or 'stale'
   elseif operation == 'return' then
     local rest = string.match(lease, '^%S+ %S+ (.*)$')
     redis.call('HDEL', leases, id)
