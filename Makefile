@@ -1,0 +1,88 @@
+# What you do with this project. Needs make and Python 3.11 or newer; everything else goes into .venv.
+
+VENV ?= .venv
+# How the tests are run: two processes, each with its own redis-server. One process: make test TEST_ARGS=
+TEST_ARGS ?= -n 2 --dist loadgroup
+BENCH_ARGS ?=
+UV_VERSION = 0.13.8
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
+LOCKS = requirements.lock requirements-build.lock requirements-dev.lock
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint type fmt bench lock install clean
+.DELETE_ON_ERROR:
+
+help: ## This list
+	@echo "Cronpost: cron for HTTP"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.runtime ## Server, embedded Redis, a demo runner and a job; shows each fire until Ctrl-C
+	@exec $(BIN)/cronpost demo
+
+test: $(VENV)/.development ## All tests; some of them: make test TEST_ARGS="tests/unit -k cron"
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.development ## Style and likely mistakes (ruff)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+type: $(VENV)/.development ## Types (mypy, strict)
+	$(BIN)/mypy
+
+fmt: $(VENV)/.development ## Format, and mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.development ## Benchmarks; some minutes on an otherwise idle machine
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+install: $(VENV)/.development ## All of .venv, without running anything
+
+lock: $(VENV)/.python ## Pin the dependencies anew after a change in pyproject.toml; newer ones: LOCK_ARGS=--upgrade
+	$(PIP) install --quiet uv==$(UV_VERSION)
+	$(COMPILE) --group build -o requirements-build.lock
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) pyproject.toml --all-extras --group build \
+		-c requirements.lock -c requirements-build.lock -o requirements-dev.lock
+
+clean: ## Remove .venv, caches and build results; never data
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A Python that will do. 3.12 and 3.11 come first because a redis-server can be installed for them with pip.
+$(VENV)/.python:
+	@set -e; \
+	if $(BIN)/python -c 'import pip' 2>/dev/null; then touch $@; exit 0; fi; \
+	found=; \
+	for python in $(PYTHON) python3.12 python3.11 python3 python3.13 python3.14; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "Cronpost needs Python 3.11 or newer; python3 is $$(python3 --version 2>&1 | grep . || echo missing)." >&2; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+		exit 1; \
+	fi; \
+	if ! $$found -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$$found cannot make a virtual environment: venv or ensurepip is missing." >&2; \
+		echo "On Debian and Ubuntu: apt install python3-venv" >&2; \
+		exit 1; \
+	fi; \
+	echo "==> $(VENV) with $$($$found --version)"; \
+	$$found -m venv --clear $(VENV); \
+	touch $@
+
+$(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml | $(VENV)/.python
+	@echo "==> installing what Cronpost needs (once)"
+	$(PIP) install --progress-bar off --require-hashes -r requirements.lock -r requirements-build.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.development: requirements-dev.lock $(VENV)/.runtime
+	@echo "==> installing what its development needs (once)"
+	$(PIP) install --progress-bar off --require-hashes -r requirements-dev.lock
+	@touch $@

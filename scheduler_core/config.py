@@ -1,0 +1,394 @@
+"""Settings: read once at start, checked as a whole, never changed while the process lives.
+
+What there is to set is declared here; :mod:`scheduler_core.config_reader` reads it.
+
+A setting is a field of one of the sections below: its type, bounds, default and meaning stand there and nowhere else.
+The field ``data_dir`` is the environment variable ``CRONPOST_DATA_DIR``, the same name in a ``.env`` file, and the
+command-line option ``--data-dir``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Meta
+
+from scheduler_core.errors import ConfigError
+
+ENV_PREFIX = "CRONPOST_"
+MASK = "***"
+MIN_API_KEY_LENGTH = 16
+HEARTBEATS_PER_LEASE = 3
+"""A node may miss two beats in a row (a slow Redis, a busy machine) before the others take it for dead."""
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+SECRET = Meta(extra={"secret": True})
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A group of settings that one part of the program takes. Its repr hides secrets."""
+
+    name: ClassVar[str]
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={shown_value(name, getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({fields})"
+
+
+class ApiSettings(Section, frozen=True, kw_only=True):
+    """Where the API listens and whom it serves."""
+
+    name: ClassVar[str] = "api"
+
+    host: Annotated[
+        str,
+        Meta(description="Address to listen on. Other than loopback needs API keys."),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Meta(ge=0, le=65_535, description="Port to listen on; 0 lets the system choose."),
+    ] = 8000
+    api_keys: Annotated[
+        tuple[str, ...],
+        SECRET,
+        Meta(
+            description="Bearer keys that clients must send, comma-separated, at least 16 characters each. "
+            "Better in the environment than on the command line, where every user of the machine can read it."
+        ),
+    ] = ()
+    allow_no_authentication: Annotated[
+        bool,
+        Meta(
+            description="yes: serve an address other than loopback without any authentication; whoever reaches the "
+            "port can make this server send requests."
+        ),
+    ] = False
+    max_body_bytes: Annotated[
+        int,
+        Meta(ge=1024, le=1 << 30, description="Largest request body that is read; a larger one is refused unread."),
+    ] = 1 << 20
+
+
+class StoreSettings(Section, frozen=True, kw_only=True):
+    """Where the state lives."""
+
+    name: ClassVar[str] = "store"
+
+    redis_url: Annotated[
+        str | None,
+        SECRET,
+        Meta(
+            description="redis://, rediss:// or unix:// address of a Redis that nodes share. "
+            "Not set: a redis-server of our own in the data directory."
+        ),
+    ] = None
+    data_dir: Annotated[
+        Path,
+        Meta(description="Directory of the embedded redis-server; not used with a redis_url."),
+    ] = Path("cronpost-data")
+    key_prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{1,32}\Z",
+            description="What every key in Redis starts with; stores with different prefixes can share one Redis.",
+        ),
+    ] = "cronpost"
+    redis_timeout_seconds: Annotated[
+        Seconds,
+        Meta(description="How long one command may take before Redis counts as away."),
+    ] = 5.0
+
+
+class EngineSettings(Section, frozen=True, kw_only=True):
+    """How a node fires jobs."""
+
+    name: ClassVar[str] = "engine"
+
+    attempt_timeout_seconds: Annotated[
+        Seconds,
+        Meta(description="Total deadline of one attempt, from name lookup to the last byte; a job can set its own."),
+    ] = 30.0
+    max_in_flight: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="Attempts that one node has open at once, at most."),
+    ] = 1000
+    heartbeat_seconds: Annotated[
+        Seconds,
+        Meta(description="How often a node tells the others that it lives."),
+    ] = 1.0
+    dead_after_seconds: Annotated[
+        Seconds,
+        Meta(description="A node silent for so long is dead; its open runs go to the others. At least 3 heartbeats."),
+    ] = 5.0
+    drain_grace_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="How long a stopping node waits for open attempts; what is left is handed back.",
+        ),
+    ] = 10.0
+    downtime_after_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="Nodes that live, but could not reach Redis for longer than this, treat the gap as downtime "
+            "(recovery applies); a shorter gap makes fires late. At least dead_after_seconds."
+        ),
+    ] = 10.0
+    retry_max_delay_seconds: Annotated[
+        Seconds,
+        Meta(description="Longest delay between two attempts of a run; delays double up to it."),
+    ] = 60.0
+    retry_after_max_seconds: Annotated[
+        Seconds,
+        Meta(description="Longest Retry-After of a target that is honoured; a longer one counts as this."),
+    ] = 3600.0
+    retry_for_max_seconds: Annotated[
+        Seconds,
+        Meta(description="A run is retried for so long at most, even if its job's next fire time is later."),
+    ] = 86_400.0
+    read_limit_bytes: Annotated[
+        int,
+        Meta(ge=1, le=1 << 30, description="Bytes of a target's answer that are read before the connection is closed."),
+    ] = 1 << 20
+    keep_bytes: Annotated[
+        int,
+        Meta(ge=0, le=1 << 20, description="Bytes of a target's answer that are kept in the history."),
+    ] = 10_240
+    history_per_job: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="Ended runs kept per job; older ones are trimmed."),
+    ] = 100
+    history_retention_days: Annotated[
+        float,
+        Meta(gt=0, le=3650, description="Days that ended runs are kept at most."),
+    ] = 7.0
+
+
+class LaneSettings(Section, frozen=True, kw_only=True):
+    """One-off tasks: what a store starts with. Later changes go through the API and hold for all nodes."""
+
+    name: ClassVar[str] = "lane"
+
+    base_interval_ms: Annotated[
+        int,
+        Meta(ge=1, le=86_400_000, description="Pause between two batches of one-off tasks, from end to start."),
+    ] = 1000
+    http_callback_timeout_ms: Annotated[
+        int,
+        Meta(ge=1, le=86_400_000, description="Deadline of one call of a one-off task."),
+    ] = 5000
+    select_size: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="One-off tasks in a batch, at most."),
+    ] = 200
+    max_retries: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000, description="Retries after which a one-off task that fails is stale."),
+    ] = 5
+
+
+class LogSettings(Section, frozen=True, kw_only=True):
+    """What is logged, and how."""
+
+    name: ClassVar[str] = "log"
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="Least level that is logged."),
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "console", "json"],
+        Meta(description="console for people, json for machines; auto: console on a terminal, else json."),
+    ] = "auto"
+
+
+_SECTIONS: tuple[type[Section], ...] = (ApiSettings, StoreSettings, EngineSettings, LaneSettings, LogSettings)
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the table of settings, for command-line options, ``cronpost config`` and the documentation."""
+
+    name: str
+    """The field's name, for example ``redis_url``."""
+    section: str
+    kind: str
+    """What a value looks like, in words."""
+    default: Any
+    meaning: str
+    secret: bool
+    convert_to: Any
+
+    @property
+    def env(self) -> str:
+        """The environment variable."""
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The command-line spellings; the second is the plain name of the setting."""
+        return tuple(dict.fromkeys(("--" + self.name.replace("_", "-"), "--" + self.name)))
+
+
+class SettingRow(msgspec.Struct, frozen=True):
+    """One line of ``cronpost config``; secrets are masked."""
+
+    setting: Setting
+    value: str
+    default: str
+    source: str
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, and where each came from (``default``, ``.env``, an environment variable or an option)."""
+
+    api: ApiSettings = ApiSettings()
+    store: StoreSettings = StoreSettings()
+    engine: EngineSettings = EngineSettings()
+    lane: LaneSettings = LaneSettings()
+    log: LogSettings = LogSettings()
+    sources: Mapping[str, str] = types.MappingProxyType({})
+
+    def rows(self) -> list[SettingRow]:
+        """Every setting with its value, default and source, in the order of the table."""
+        return [
+            SettingRow(
+                setting=setting,
+                value=shown_value(setting.name, getattr(getattr(self, setting.section), setting.name)),
+                default=shown_value(setting.name, setting.default),
+                source=self.sources.get(setting.name, "default"),
+            )
+            for setting in SETTINGS
+        ]
+
+
+def check_settings(settings: Settings) -> None:
+    """Check the rules that bind several settings together; raises :class:`ConfigError`."""
+    api, engine = settings.api, settings.engine
+    if not is_loopback(api.host) and not api.api_keys and not api.allow_no_authentication:
+        raise ConfigError(
+            f"CRONPOST_HOST={api.host} can be reached from other machines, and no API key is set. Set "
+            "CRONPOST_API_KEYS (python3 -c 'import secrets; print(secrets.token_urlsafe(32))' makes one), or, if "
+            "something in front of Cronpost checks who may call it, set CRONPOST_ALLOW_NO_AUTHENTICATION=yes"
+        )
+    if engine.heartbeat_seconds * HEARTBEATS_PER_LEASE > engine.dead_after_seconds:
+        raise ConfigError(
+            f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g} is less than {HEARTBEATS_PER_LEASE} times "
+            f"CRONPOST_HEARTBEAT_SECONDS={engine.heartbeat_seconds:g}: one late beat would make a living node look dead"
+        )
+    if engine.downtime_after_seconds < engine.dead_after_seconds:
+        raise ConfigError(
+            f"CRONPOST_DOWNTIME_AFTER_SECONDS={engine.downtime_after_seconds:g} is less than "
+            f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g}: "
+            "a pause that is too short for a node to be dead would count as downtime"
+        )
+    if engine.keep_bytes > engine.read_limit_bytes:
+        raise ConfigError(
+            f"CRONPOST_KEEP_BYTES={engine.keep_bytes} is more than "
+            f"CRONPOST_READ_LIMIT_BYTES={engine.read_limit_bytes}: what is not read cannot be kept"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to ``host``. A name other than localhost counts as reachable."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password hidden, also one in the query; for people to read, not to connect with."""
+    try:
+        parts = urlsplit(url)
+        netloc = parts.netloc
+        if parts.password is not None:
+            user, _, address = netloc.rpartition("@")
+            netloc = f"{user.partition(':')[0]}:{MASK}@{address}"
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        query = urlencode([(k, MASK if "pass" in k.lower() else v) for k, v in pairs], safe="*/", quote_via=quote)
+        return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    except ValueError:
+        return MASK
+
+
+def shown_value(name: str, value: Any) -> str:
+    """The value of the setting ``name`` as it may be shown: secrets are masked."""
+    if value is None or value == ():
+        return "(not set)"
+    if name == "redis_url":
+        return mask_url(value)
+    if BY_NAME[name].secret:
+        return ",".join(MASK for _ in value) if isinstance(value, tuple) else MASK
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _make_table() -> tuple[Setting, ...]:
+    table: list[Setting] = []
+    for section in _SECTIONS:
+        hints = typing.get_type_hints(section, include_extras=True)
+        for field in msgspec.structs.fields(section):
+            plain, metas = unwrap(hints[field.name])
+            table.append(
+                Setting(
+                    name=field.name,
+                    section=section.name,
+                    kind=_kind(field.name, plain, metas),
+                    default=field.default,
+                    meaning=next(meta.description for meta in reversed(metas) if meta.description),
+                    secret=any((meta.extra or {}).get("secret", False) for meta in metas),
+                    convert_to=hints[field.name],
+                )
+            )
+    return tuple(table)
+
+
+def unwrap(hint: Any) -> tuple[Any, list[Meta]]:
+    """The plain type and the constraints of an annotation; ``X | None`` counts as X."""
+    metas: list[Meta] = []
+    while typing.get_origin(hint) is Annotated:
+        metas = [meta for meta in hint.__metadata__ if isinstance(meta, Meta)] + metas
+        hint = hint.__origin__
+    if typing.get_origin(hint) in {typing.Union, types.UnionType}:
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return hint, metas
+
+
+def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
+    if plain is bool:
+        return "yes or no"
+    if plain in {int, float}:
+        bounds = [
+            f"{words} {bound}"
+            for meta in metas
+            for words, bound in (("at least", meta.ge), ("more than", meta.gt), ("at most", meta.le))
+            if bound is not None
+        ]
+        return f"{'a whole number' if plain is int else 'a number'}, {' and '.join(bounds)}"
+    if typing.get_origin(plain) is Literal:
+        return "one of " + ", ".join(typing.get_args(plain))
+    return {
+        "host": "an IP address or a host name",
+        "api_keys": f"keys of at least {MIN_API_KEY_LENGTH} printable ASCII characters, separated by commas",
+        "redis_url": "redis://[user:password@]host[:port][/db], rediss:// likewise, or unix:///path/to/socket",
+        "data_dir": "a directory",
+        "key_prefix": "1 to 32 letters, digits, '_', '-' or '.'",
+    }[name]
+
+
+SETTINGS: tuple[Setting, ...] = _make_table()
+"""The table of all settings, in the order in which they are shown."""
+BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}

@@ -1,0 +1,238 @@
+"""Reads the settings: command-line options win over the environment, that over ``.env``, that over the defaults.
+
+An empty value means "not set", as in ``CRONPOST_REDIS_URL=`` of a compose file; above all, an empty
+``CRONPOST_API_KEYS`` never means "no authentication".
+
+A mistyped name must not run a server with settings that nobody chose, so an unknown ``CRONPOST_`` name stops the
+start. The exceptions are the variables that Kubernetes injects for every service whose name starts with cronpost.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import math
+import os
+import re
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from scheduler_core.config import (
+    BY_NAME,
+    ENV_PREFIX,
+    MIN_API_KEY_LENGTH,
+    SETTINGS,
+    ApiSettings,
+    EngineSettings,
+    LaneSettings,
+    LogSettings,
+    Setting,
+    Settings,
+    StoreSettings,
+    check_settings,
+    unwrap,
+)
+from scheduler_core.errors import ConfigError
+
+_KUBERNETES_NAME = re.compile(
+    r"CRONPOST(_[A-Z0-9_]+)?"
+    r"(_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_KUBERNETES_PORT_NAME = re.compile(r"CRONPOST(_[A-Z0-9_]+)?_PORT")
+_KUBERNETES_PORT_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+def load_settings(
+    *,
+    options: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    dotenv: Path | None = Path(".env"),
+) -> Settings:
+    """Read and check all settings.
+
+    ``options`` maps names (``redis_url``) to the text given on the command line; ``environ`` defaults to the
+    process's environment; ``dotenv`` is read if it exists, None reads no file.
+
+    Raises :class:`ConfigError` on an unknown name, a bad value, or settings that do not fit together. The message
+    names the setting, where it was set and what was expected, and never holds the value of a secret.
+    """
+    given: dict[str, tuple[str, str]] = {}
+    if dotenv is not None:
+        _take(given, _read_dotenv(dotenv), source=f"{dotenv}")
+    _take(given, os.environ if environ is None else environ, source=None)
+    for name, text in (options or {}).items():
+        if name not in BY_NAME:
+            raise ConfigError(f"--{name} is not a setting{_nearest(name, [s.name for s in SETTINGS])}")
+        if text.strip():
+            given[name] = (text.strip(), BY_NAME[name].options[0])
+
+    values: dict[str, dict[str, Any]] = {setting.section: {} for setting in SETTINGS}
+    for name, (text, source) in given.items():
+        setting = BY_NAME[name]
+        values[setting.section][name] = _convert(setting, text, source)
+    settings = Settings(
+        api=ApiSettings(**values["api"]),
+        store=StoreSettings(**values["store"]),
+        engine=EngineSettings(**values["engine"]),
+        lane=LaneSettings(**values["lane"]),
+        log=LogSettings(**values["log"]),
+        sources=types.MappingProxyType({name: source for name, (_, source) in given.items()}),
+    )
+    check_settings(settings)
+    return settings
+
+
+def _take(given: dict[str, tuple[str, str]], variables: Mapping[str, str], *, source: str | None) -> None:
+    """Add what ``variables`` set to ``given`` (name -> text and source); other programs' variables are left alone."""
+    for variable, text in variables.items():
+        if not variable.startswith(ENV_PREFIX) or _is_kubernetes(variable, text):
+            continue
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if name not in BY_NAME or variable != variable.upper():
+            where = f" (in {source})" if source else ""
+            raise ConfigError(f"{variable} is not a setting{where}{_nearest(variable, [s.env for s in SETTINGS])}")
+        if text.strip():
+            given[name] = (text.strip(), source or variable)
+
+
+def _is_kubernetes(variable: str, text: str) -> bool:
+    """Whether Kubernetes set the variable, for a service of the name cronpost or cronpost-something."""
+    if _KUBERNETES_NAME.fullmatch(variable):
+        return True
+    return bool(_KUBERNETES_PORT_NAME.fullmatch(variable) and _KUBERNETES_PORT_VALUE.match(text))
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.upper() if known[0].isupper() else name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else "; cronpost config lists all settings"
+
+
+def _convert(setting: Setting, text: str, source: str) -> Any:
+    """``text`` as the setting's type. The error shows the text, unless the setting is a secret."""
+    try:
+        value = _PARSERS.get(setting.name, _parse_plain)(setting, text)
+    except (ValueError, msgspec.ValidationError) as error:
+        shown = "" if setting.secret else f"={text[:100]}"
+        reason = f" ({error})" if setting.name in _PARSERS else ""
+        name = setting.options[0] if source.startswith("--") else setting.env
+        where = "" if source in {setting.env, name} else f" in {source}"
+        raise ConfigError(f"{name}{shown}{where}: expected {setting.kind}{reason}") from None
+    return value
+
+
+def _parse_plain(setting: Setting, text: str) -> Any:
+    plain, _ = unwrap(setting.convert_to)
+    if plain is bool:
+        if text.lower() in _TRUE:
+            return True
+        if text.lower() in _FALSE:
+            return False
+        raise ValueError("neither yes nor no")
+    value = msgspec.convert(text, setting.convert_to, strict=False)
+    if isinstance(value, float) and not math.isfinite(value):  # "nan" passes every bound
+        raise ValueError("not a finite number")
+    return value
+
+
+def _parse_host(_: Setting, text: str) -> str:
+    host = text.removeprefix("[").removesuffix("]")
+    if re.search(r"[\s/@?#\\]", host) or (":" in host and not _is_ip(host)):
+        raise ValueError("the port goes into CRONPOST_PORT, and there is no scheme" if ":" in host else "not a host")
+    return host
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_api_keys(_: Setting, text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(","))
+    for number, key in enumerate(keys, 1):
+        if len(key) < MIN_API_KEY_LENGTH:
+            raise ValueError(f"key {number} has {len(key)} characters")
+        if not all("!" <= character <= "~" for character in key):
+            raise ValueError(f"key {number} has a character that a header cannot carry")
+    return tuple(dict.fromkeys(keys))
+
+
+def _parse_redis_url(_: Setting, text: str) -> str:
+    # None of these messages may hold a part of the URL: any part can be the password of a URL that is badly quoted.
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("bad port; a '/', '#' or '@' in the password must be percent-encoded") from None
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("it starts with another scheme or none")
+    if parts.fragment:
+        raise ValueError("a '#' must be percent-encoded")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ValueError("the path of the socket is missing")
+        return text
+    if not parts.hostname:
+        raise ValueError("the host is missing")
+    if port == 0:
+        raise ValueError("the port is 0")
+    if parts.path not in {"", "/"} and not parts.path.removeprefix("/").isdecimal():
+        raise ValueError("the path is the number of the database")
+    return text
+
+
+_PARSERS: dict[str, Callable[[Setting, str], Any]] = {
+    "host": _parse_host,
+    "api_keys": _parse_api_keys,
+    "redis_url": _parse_redis_url,
+    "data_dir": lambda _, text: Path(text).expanduser(),
+}
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    """The variables of a ``.env`` file, or none if there is no such file.
+
+    Lines are ``NAME=value``, also with ``export`` in front; ``#`` starts a comment at the start of a line or after a
+    blank. A value in single quotes is taken as it is; in double quotes ``\\"`` and ``\\\\`` stand for the second sign.
+    Nothing is expanded: a password may hold a dollar sign.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    variables: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _DOTENV_LINE.fullmatch(line)
+        if match is None:
+            # The line is not shown: it may hold a secret.
+            raise ConfigError(f'{path}, line {number}: expected NAME=value, NAME="value" or a comment')
+        if match["double"] is not None:
+            value = re.sub(r'\\(["\\])', r"\1", match["double"])
+        else:
+            value = match["single"] if match["single"] is not None else match["bare"]
+        variables[match["name"]] = value
+    return variables
+
+
+_DOTENV_LINE = re.compile(
+    r"""
+    \s* (?:export\s+)? (?P<name>[A-Za-z_][A-Za-z0-9_]*) \s*=
+    (?: \s* '(?P<single>[^']*)' | \s* "(?P<double>(?:[^"\\]|\\.)*)" | (?!\s*['"]) (?P<bare>.*?) )
+    \s* (?:(?<=\s)\#.*)?
+    """,
+    re.VERBOSE,
+)

