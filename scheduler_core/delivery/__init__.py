@@ -1,1 +1,1 @@
-"""Delivery: one attempt, one request, one outcome. The only importer of httpx and aiohttp."""
+"""Delivery: one attempt, one request, one outcome. The only importer of httpx, httptools and aiohappyeyeballs."""

@@ -1,0 +1,359 @@
+"""One HTTP/1.1 connection: write a request, read one answer, be ready for the next.
+
+Framing is read by llhttp (through httptools), which is strict where leniency invites smuggling. What this file adds is
+what a sender of at-least-once requests must know and libraries hide: whether a single byte of an answer has arrived,
+and that bytes which nobody asked for (a server's 408 on an idle connection) never become the answer to the next
+request.
+
+All that a target can send is bounded: the head in bytes and lines, interim (1xx) answers together with it, the
+body by flow control (reading stops while nobody takes what has arrived), chunk framing and trailers by a ratio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import ssl
+from collections.abc import Callable
+from typing import Final, cast
+
+import httptools
+import httpx
+
+HEAD_LIMIT_BYTES: Final = 64 * 1024
+"""How long status line and headers, with all interim answers before them, may be."""
+
+HEAD_LIMIT_LINES: Final = 256
+
+BUFFER_LIMIT_BYTES: Final = 64 * 1024
+"""How much body may lie here before reading stops until it is taken."""
+
+WRITE_PIECE_BYTES: Final = 64 * 1024
+"""A longer request is written in pieces, so that an early answer (413) is seen before the target's reset."""
+
+FRAMING_RATIO: Final = 8
+"""Chunks of one byte cost six times their content. More than this is not framing but an attack."""
+
+FIRST_FINAL_STATUS: Final = 200
+SWITCHING_PROTOCOLS: Final = 101
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connection. One exchange at a time: :meth:`send`, :meth:`read` until b"", and again."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._poll = select.poll()
+        self._parser: httptools.HttpResponseParser | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._fault: httpx.TransportError | None = None
+        self._closed = False
+        self._closed_waiter: asyncio.Future[None] | None = None
+        self._write_paused = False
+        self._read_paused = False
+        self._began = False
+        self._early = b""
+        """What arrived before the first exchange began."""
+        self._loss: Exception | None = None
+        self._spoiled = False
+        """The exchange went so that the connection cannot be used for another."""
+        self.on_idle_loss: Callable[[Connection], None] | None = None
+        """Told when the connection is lost between exchanges."""
+        self._reset("")
+
+    def _reset(self, method: str) -> None:
+        self._is_head_request = method == "HEAD"
+        self._interim = False
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._ends_with_connection = True
+        self._head_done = False
+        self._complete = False
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self.received = 0
+        """How many bytes have arrived in this exchange."""
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        """Of the final answer, as sent."""
+
+    # What the pool and the transport call.
+
+    @property
+    def usable(self) -> bool:
+        """Whether another exchange can begin.
+
+        Asks the kernel too: what has arrived there since the last turn of the event loop, a farewell or an answer
+        that nobody asked for, must be seen before the next request is written and not after.
+        """
+        return (
+            self._parser is None
+            and not self._spoiled
+            and not self._closed
+            and not self._is_closing()
+            and not self._poll.poll(0)
+        )
+
+    def _is_closing(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
+    async def send(self, method: str, head: bytes, body: bytes) -> None:
+        """Write a request and return when the head of the final answer is here, in ``status`` and ``headers``.
+
+        Raises httpx.ReadError if the connection is lost first, httpx.RemoteProtocolError if the answer is not HTTP.
+        """
+        assert self._transport is not None
+        self._reset(method)
+        self._parser = httptools.HttpResponseParser(self)
+        if not self._began:
+            self._began = True
+            self._take_early_answer()
+        if self._complete or self._fault is not None:
+            self._spoiled = True  # nothing was sent
+        elif len(body) <= WRITE_PIECE_BYTES:
+            self._transport.write(head + body)
+        else:
+            await self._write_in_pieces(head, body)
+        while not self._head_done:
+            if self._fault is not None:
+                raise self._fault
+            await self._wait()
+
+    def _take_early_answer(self) -> None:
+        """A target that answers before it was asked (503, too many connections) means the request at hand."""
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
+        if self._closed:
+            self._end_by_loss(self._loss)
+
+    async def _write_in_pieces(self, head: bytes, body: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(head)
+        view = memoryview(body)
+        for start in range(0, len(body), WRITE_PIECE_BYTES):
+            while self._write_paused and self._fault is None and not self._head_done:
+                await self._wait()
+            if self._fault is not None or self._head_done:
+                self._spoiled = True  # the rest of the request is never sent
+                return
+            self._transport.write(view[start : start + WRITE_PIECE_BYTES])
+
+    async def read(self) -> bytes:
+        """Return the next bytes of the body, as many as there are; b"" at its end. Raises as :meth:`send` does."""
+        while not self._chunks:
+            if self._complete:
+                return b""
+            if self._fault is not None:
+                raise self._fault
+            await self._wait()
+        chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks = []
+        self._buffered = 0
+        self._resume_reading()
+        return chunk
+
+    def _resume_reading(self) -> None:
+        if self._read_paused and self._transport is not None and not self._is_closing():
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    def finish(self) -> bool:
+        """End the exchange. Returns whether the connection can be used again; if not, it is closed."""
+        reusable = (
+            self._complete
+            and not self._spoiled
+            and not self._chunks
+            and not self._read_paused
+            and not self._write_paused
+            and not self._closed
+            and not self._is_closing()
+        )
+        self._parser = None
+        if not reusable:
+            self.abort()
+        return reusable
+
+    def abort(self) -> None:
+        """Close the connection at once, whatever is under way."""
+        self._spoiled = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Return when the socket is closed, which is a moment after :meth:`abort`."""
+        if not self._closed and self._transport is not None:
+            self._closed_waiter = asyncio.get_running_loop().create_future()
+            await self._closed_waiter
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, fault: httpx.TransportError) -> None:
+        if self._fault is None and not self._complete:
+            self._fault = fault
+        self.abort()
+        self._wake()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not subclasses of asyncio's
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None and not self._began and len(self._early) <= HEAD_LIMIT_BYTES:
+            self._early += data
+            return
+        if parser is None:
+            # Nobody asked: a 408 before an idle connection is closed, or the tail of a broken answer.
+            self.abort()
+            return
+        if not self.received and not data.startswith(b"HTTP/"[: len(data)]):
+            self.received = len(data)
+            self._fail(httpx.RemoteProtocolError("the answer is not HTTP"))
+            return
+        self.received += len(data)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._spoiled = True
+        except httptools.HttpParserError as error:
+            if not self._complete:
+                self._fail(httpx.RemoteProtocolError(f"the answer is not valid HTTP: {error}"))
+                return
+            self._spoiled = True  # the answer is whole; what follows it was not asked for
+        if not self._head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT_BYTES:
+                self._fail(_head_too_long())
+        elif not self._complete and self.received > 2 * HEAD_LIMIT_BYTES + FRAMING_RATIO * self._body_bytes:
+            self._fail(httpx.RemoteProtocolError("the answer has more framing than content"))
+        else:
+            self._wake()
+
+    def eof_received(self) -> None:
+        """Let the transport close itself; :meth:`connection_lost` follows."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        if self._closed_waiter is not None and not self._closed_waiter.done():
+            self._closed_waiter.set_result(None)
+        self._loss = exc
+        if self._parser is not None:
+            self._end_by_loss(exc)
+        elif self.on_idle_loss is not None:
+            self.on_idle_loss(self)
+
+    def _end_by_loss(self, exc: Exception | None) -> None:
+        if self._fault is None and not self._complete:
+            if self._head_done and self._ends_with_connection and exc is None:
+                self._complete = True
+            elif exc is not None:
+                self._fault = httpx.ReadError(f"the connection failed: {_reason(exc)}")
+            elif self.received:
+                self._fault = httpx.ReadError("the target closed the connection before the answer was complete")
+            else:
+                self._fault = httpx.ReadError("the target closed the connection without an answer")
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self._wake()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._spoiled = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_done:
+            return  # a trailer, or an answer too many
+        self.headers.append((name, value))
+        if len(self.headers) > HEAD_LIMIT_LINES or self.received > HEAD_LIMIT_BYTES:
+            # One read can hold more than a head, so the bytes are counted by line here.
+            length = sum(len(key) + len(text) + 4 for key, text in self.headers)
+            if len(self.headers) > HEAD_LIMIT_LINES or length > HEAD_LIMIT_BYTES:
+                fault = _head_too_long()
+                self._fail(fault)
+                raise fault
+        lower = name.lower()
+        if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
+            self._ends_with_connection = False
+
+    def on_headers_complete(self) -> None:
+        if self._head_done:
+            return
+        parser = self._parser
+        assert parser is not None
+        status: int = parser.get_status_code()
+        if status < 100 or not parser.get_http_version().startswith("1."):
+            fault = httpx.RemoteProtocolError("the answer is not HTTP/1.0 or HTTP/1.1")
+            self._fail(fault)
+            raise fault
+        if status < FIRST_FINAL_STATUS and status != SWITCHING_PROTOCOLS:
+            self._interim = True
+            self._ends_with_connection = True
+            self.headers = []
+            return
+        self.status = status
+        self._head_done = True
+        if status == SWITCHING_PROTOCOLS:
+            self._spoiled = True
+            self._complete = True
+        elif self._is_head_request:
+            self._complete = True
+            self._spoiled = not parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        if self._complete:
+            self._spoiled = True
+            return
+        if not data:
+            return
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._body_bytes += len(data)
+        if self._buffered >= BUFFER_LIMIT_BYTES and not self._read_paused and not self._is_closing():
+            assert self._transport is not None
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+            return
+        if not self._complete:
+            self._complete = True
+            assert self._parser is not None
+            if not self._parser.should_keep_alive():
+                self._spoiled = True
+
+
+def _reason(error: Exception) -> str:
+    """Words for why a connection was lost, without anything that came over it."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or 'unknown reason'}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return type(error).__name__
+
+
+def _head_too_long() -> httpx.RemoteProtocolError:
+    return httpx.RemoteProtocolError(
+        f"the head of the answer is longer than {HEAD_LIMIT_BYTES // 1024} KiB or {HEAD_LIMIT_LINES} lines"
+    )

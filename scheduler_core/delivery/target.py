@@ -1,0 +1,148 @@
+"""What a user may ask for in a target: its URL and its headers.
+
+Checked once, when a job or a target is stored, so that a fire never fails on something that could have been refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Final
+
+import httpx
+
+from scheduler_core.errors import InvalidInput
+
+METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+MAX_URL_CHARACTERS: Final = 2048
+MAX_HOST_CHARACTERS: Final = 253
+MAX_PORT: Final = 65535
+MAX_HEADERS: Final = 32
+MAX_HEADER_BYTES: Final = 8192
+"""Names and values of all headers together."""
+
+_DENIED_HEADERS: Final = {
+    "host": "it comes from the URL",
+    "content-length": "it comes from the body",
+    "transfer-encoding": "Cronpost frames the request",
+    "connection": "Cronpost owns the connection",
+    "keep-alive": "Cronpost owns the connection",
+    "te": "Cronpost owns the connection",
+    "trailer": "Cronpost frames the request",
+    "upgrade": "Cronpost owns the connection",
+    "http2-settings": "Cronpost owns the connection",
+    "expect": "Cronpost does not wait before it sends the body",
+    "accept-encoding": "answers are never decompressed",
+    "idempotency-key": "it carries the id of the run",
+}
+_DENIED_PREFIXES: Final = {
+    "proxy-": "it is meant for a proxy",
+    "cronpost-": "Cronpost sets these itself",
+    "webhook-": "it is kept for signatures",
+}
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2
+_VALUE: Final = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?\Z")
+_AUTHORITY_END: Final = re.compile(r"[/?#]")
+_LABEL: Final = re.compile(r"[0-9a-z_](?:[0-9a-z_-]{0,61}[0-9a-z_])?\Z")
+_NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
+
+
+def check_url(url: str, *, field: str = "endpoint") -> str:
+    """Return ``url`` unchanged if it can be delivered to; raise InvalidInput for ``field`` otherwise.
+
+    Absolute http or https, a host, a port from 1 to 65535, no user and password, no fragment, no whitespace or
+    control characters, at most 2048 characters. A host may be a name (also an international one), an IPv4 address
+    in its usual form or an IPv6 address in brackets.
+
+    The text is returned as it came, because it is shown to users and compared with the next upsert; delivery reads it
+    with the same parser (httpx's), so that check and use cannot differ.
+    """
+    if len(url) > MAX_URL_CHARACTERS:
+        raise InvalidInput(f"the URL is longer than {MAX_URL_CHARACTERS} characters", field=field)
+    if any(character == "\\" or unicodedata.category(character)[0] in "CZ" for character in url):
+        raise InvalidInput("the URL holds whitespace, a control character or a backslash", field=field)
+    try:
+        parsed = httpx.URL(url)
+        host = parsed.raw_host.decode("ascii")
+        port = parsed.port
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        raise InvalidInput("not a URL", field=field) from None
+    if parsed.scheme not in ("http", "https"):
+        raise InvalidInput("the URL must start with http:// or https://", field=field)
+    if not host:
+        raise InvalidInput("the URL has no host", field=field)
+    if "@" in _AUTHORITY_END.split(url.partition("//")[2], maxsplit=1)[0]:
+        raise InvalidInput("the URL must not hold a user or password; use an Authorization header", field=field)
+    if "#" in url:
+        raise InvalidInput("the URL must not have a fragment", field=field)
+    if port is not None and not 1 <= port <= MAX_PORT:
+        raise InvalidInput(f"the port must be from 1 to {MAX_PORT}", field=field)
+    _check_host(host, field)
+    return url
+
+
+def _check_host(host: str, field: str) -> None:
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise InvalidInput("the host is not an IPv6 address", field=field) from None
+        if "%" in host:
+            raise InvalidInput("an IPv6 address with a zone cannot be used", field=field)
+        return
+    name = host.removesuffix(".")
+    labels = name.split(".")
+    if len(name) > MAX_HOST_CHARACTERS or not all(_LABEL.match(label) for label in labels):
+        raise InvalidInput("the host is not a host name", field=field)
+    # "127.1", "2130706433" and "0x7f000001" are addresses to some programs and names to others.
+    if _NUMBER.match(labels[-1]):
+        try:
+            ipaddress.IPv4Address(name)
+        except ValueError:
+            raise InvalidInput("the host is not an IPv4 address in its usual form", field=field) from None
+
+
+def refused_header(name: str) -> str | None:
+    """Return why a user may not set the header ``name`` (in any case), or None if they may."""
+    if not _TOKEN.match(name):
+        return "not a header name"
+    lower = name.lower()
+    if (reason := _DENIED_HEADERS.get(lower)) is not None:
+        return reason
+    for prefix, reason in _DENIED_PREFIXES.items():
+        if lower.startswith(prefix):
+            return reason
+    return None
+
+
+def check_headers(headers: Mapping[str, str], *, field: str = "headers") -> tuple[tuple[str, str], ...]:
+    """Return ``headers`` as pairs, in their order, if a user may set them; raise InvalidInput for ``field`` otherwise.
+
+    Names are tokens and none of those that Cronpost sets itself; values are visible ASCII with inner spaces and tabs,
+    as RFC 9110 section 5.5 has them without its obsolete parts. At most 32 headers and 8 KiB in all. The message
+    names the header, never its value, which may be a secret.
+    """
+    if len(headers) > MAX_HEADERS:
+        raise InvalidInput(f"more than {MAX_HEADERS} headers", field=field)
+    size = 0
+    seen: set[str] = set()
+    for name, value in headers.items():
+        reason = refused_header(name)
+        if reason is not None:
+            raise InvalidInput(f"the header {name[:64]!r} cannot be set: {reason}", field=field)
+        if name.lower() in seen:
+            raise InvalidInput(f"the header {name[:64]!r} is given twice", field=field)
+        seen.add(name.lower())
+        if not _VALUE.match(value):
+            raise InvalidInput(
+                f"the value of the header {name[:64]!r} is not visible ASCII, or begins or ends with a space",
+                field=field,
+            )
+        size += len(name) + len(value)
+    if size > MAX_HEADER_BYTES:
+        raise InvalidInput(f"the headers are longer than {MAX_HEADER_BYTES} bytes", field=field)
+    return tuple(headers.items())

@@ -1,0 +1,228 @@
+"""httpx's transport interface on a connection pool that survives cancellation.
+
+httpx's own pool (httpcore) stops working after some thousand requests were cancelled by a deadline, and costs over
+2 ms of CPU a request; see docs/decisions/0003-http-transport.md for what was measured and why this exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from typing import Final
+
+import httpx
+
+from scheduler_core.delivery.connect import Connector, Origin, Resolver
+from scheduler_core.delivery.connection import Connection
+from scheduler_core.delivery.guard import AddressGuard
+
+KEEPALIVE_SECONDS: Final = 4.0
+"""How long an idle connection is used again. Below the 5 s after which uvicorn, Node and Apache close theirs, so that
+a request rarely meets a connection that is just being closed."""
+
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+"""RFC 9110, 9.2.2."""
+
+
+class PooledTransport(httpx.AsyncBaseTransport):
+    """Sends requests over pooled HTTP/1.1 connections, at most ``max_connections`` at a time.
+
+    * The request is sent as it is: Host and Content-Length must be among its headers, as httpx has them. No proxies,
+      no cookies, no redirects, no decompression, nothing from the environment.
+    * Cancelling a request closes its connection and gives its place back. No other request is touched.
+    * A request that failed on a used connection before one byte of an answer came is sent once more, on a new
+      connection: the target most likely closed it while it was idle. Only if a repetition is allowed: an idempotent
+      method, or an ``Idempotency-Key`` (the rule of Go's client). On a new connection nothing is ever sent twice.
+    * Open connections, idle ones included, are at most ``max_connections``.
+
+    Raises httpx's transport errors and, from connecting, the subclasses in :mod:`scheduler_core.delivery.connect`.
+    """
+
+    def __init__(
+        self,
+        *,
+        guard: AddressGuard,
+        max_connections: int,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
+        ssl_context: ssl.SSLContext | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self._connector = Connector(guard=guard, resolver=resolver, ssl_context=ssl_context)
+        self._places = asyncio.Semaphore(max_connections)
+        self._max_connections = max_connections
+        self._keepalive = keepalive_seconds
+        self._busy: set[Connection] = set()
+        self._idle: dict[Connection, tuple[Origin, float]] = {}
+        """Idle connections with the time at which they became idle, the longest idle first."""
+        self._idle_by_origin: dict[Origin, dict[Connection, None]] = {}
+        self._connecting = 0
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._closed:
+            raise RuntimeError("the transport is closed")
+        origin = origin_of(request.url)
+        head = _head(request)
+        stream = request.stream
+        if isinstance(stream, httpx.ByteStream):
+            body = b"".join(stream)
+        else:
+            body = await request.aread()
+        await self._places.acquire()
+        try:
+            connection = await self._exchange(origin, request, head, body)
+        except BaseException:
+            self._places.release()
+            raise
+        answer = _Answer(self, origin, connection)
+        return httpx.Response(connection.status, headers=connection.headers, stream=answer, request=request)
+
+    async def _exchange(self, origin: Origin, request: httpx.Request, head: bytes, body: bytes) -> Connection:
+        """Send on an idle connection or else a new one; return it with the answer's head read."""
+        connection = self._take_idle(origin)
+        if connection is not None:
+            try:
+                await self._send(connection, request.method, head, body)
+            except httpx.ReadError:
+                if connection.received or not _is_repeatable(request):
+                    raise
+            else:
+                return connection
+        connection = await self._open(origin)
+        await self._send(connection, request.method, head, body)
+        return connection
+
+    async def _send(self, connection: Connection, method: str, head: bytes, body: bytes) -> None:
+        try:
+            await connection.send(method, head, body)
+        except BaseException:
+            # Also when the answer has just become complete: nobody is left who would give the connection back.
+            self._busy.discard(connection)
+            connection.abort()
+            raise
+
+    async def _open(self, origin: Origin) -> Connection:
+        while self._idle and len(self._busy) + self._connecting + len(self._idle) >= self._max_connections:
+            oldest = next(iter(self._idle))
+            self._forget(oldest)
+            oldest.abort()
+        self._connecting += 1
+        try:
+            connection = await self._connector.connect(origin, Connection)
+        finally:
+            self._connecting -= 1
+        connection.on_idle_loss = self._forget
+        self._busy.add(connection)
+        return connection
+
+    def _take_idle(self, origin: Origin) -> Connection | None:
+        """The connection that was used last: it is the least likely to have been closed by the target."""
+        oldest_usable = asyncio.get_running_loop().time() - self._keepalive
+        while candidates := self._idle_by_origin.get(origin):
+            connection = next(reversed(candidates))
+            _, idle_since = self._idle[connection]
+            self._forget(connection)
+            if connection.usable and idle_since >= oldest_usable:
+                self._busy.add(connection)
+                return connection
+            connection.abort()
+        return None
+
+    def _forget(self, connection: Connection) -> None:
+        entry = self._idle.pop(connection, None)
+        if entry is not None:
+            candidates = self._idle_by_origin[entry[0]]
+            del candidates[connection]
+            if not candidates:
+                del self._idle_by_origin[entry[0]]
+
+    def _give_back(self, origin: Origin, connection: Connection) -> None:
+        self._busy.discard(connection)
+        if connection.finish() and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._idle[connection] = (origin, loop.time())
+            self._idle_by_origin.setdefault(origin, {})[connection] = None
+            if self._sweep is None:
+                self._sweep = loop.call_later(self._keepalive, self._close_expired)
+        else:
+            connection.abort()
+        self._places.release()
+
+    def _close_expired(self) -> None:
+        self._sweep = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._idle:
+            connection, (_, idle_since) = next(iter(self._idle.items()))
+            if idle_since + self._keepalive > now:
+                self._sweep = loop.call_at(idle_since + self._keepalive, self._close_expired)
+                return
+            self._forget(connection)
+            connection.abort()
+
+    async def aclose(self) -> None:
+        """Close idle and open connections. Requests under way fail with httpx.ReadError."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        open_connections = [*self._idle, *self._busy]
+        for connection in open_connections:
+            self._forget(connection)
+            connection.abort()
+        await self._connector.aclose()
+        for connection in open_connections:
+            await connection.wait_closed()
+
+
+class _Answer(httpx.AsyncByteStream):
+    """The body of an answer, as sent. Closing it before the end closes the connection."""
+
+    def __init__(self, transport: PooledTransport, origin: Origin, connection: Connection) -> None:
+        self._transport: PooledTransport | None = transport
+        self._origin = origin
+        self._connection = connection
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self._connection.read()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport._give_back(self._origin, self._connection)
+
+
+def origin_of(url: httpx.URL) -> Origin:
+    """Where a request for ``url`` connects to."""
+    scheme = url.scheme
+    if scheme not in ("http", "https"):
+        raise httpx.UnsupportedProtocol("the URL must start with http:// or https://")
+    tls = scheme == "https"
+    return Origin(tls, url.raw_host.decode("ascii"), url.port or (443 if tls else 80))
+
+
+def _head(request: httpx.Request) -> bytes:
+    """The bytes of the request up to its body."""
+    headers = request.headers.raw
+    lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
+    lines += [b"%s: %s\r\n" % header for header in headers]
+    lines.append(b"\r\n")
+    head = b"".join(lines)
+    # Names and values were checked when the job was stored. Should one have slipped through, it must not become a
+    # second request.
+    expected = len(headers) + 2
+    if head.count(b"\n") != expected or head.count(b"\r") != expected or b"\0" in head:
+        raise httpx.LocalProtocolError("a header holds a line break or a NUL")
+    return head
+
+
+def _is_repeatable(request: httpx.Request) -> bool:
+    return request.method in IDEMPOTENT or "idempotency-key" in request.headers

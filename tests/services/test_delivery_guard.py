@@ -1,0 +1,103 @@
+"""The guard is asked about the address that is connected to, whatever a name resolved to before."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from scheduler_core.delivery.base import OutcomeKind
+from scheduler_core.delivery.connect import AddressInfo
+from scheduler_core.delivery.guard import AddressGuard
+from tests.support.delivery import addresses, deliverer, request
+from tests.support.runners import Runner, redirect
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "100.100.100.200", "0.0.0.0"],
+)
+async def test_a_refused_literal_address_is_blocked(host: str) -> None:
+    async with deliverer() as http:
+        outcome = await http.deliver(request(f"http://{host}/latest/meta-data?token=secret"))
+    assert outcome.kind is OutcomeKind.BLOCKED
+    assert "refused" in outcome.message
+    assert "secret" not in outcome.message
+
+
+@pytest.mark.parametrize("host", ["2852039166", "0xa9fea9fe", "169.16689662"])
+async def test_another_spelling_of_a_refused_address_is_blocked(host: str) -> None:
+    async with deliverer() as http:
+        assert (await http.deliver(request(f"http://{host}/"))).kind is OutcomeKind.BLOCKED
+
+
+async def test_a_name_for_a_refused_address_is_blocked() -> None:
+    async with deliverer(lookup=lambda *_, **__: addresses("169.254.169.254", "fe80::1")) as http:
+        outcome = await http.deliver(request("http://metadata.test/"))
+    assert outcome.kind is OutcomeKind.BLOCKED
+    assert outcome.message == "the address 169.254.169.254 is refused: link-local"
+
+
+async def test_a_name_with_one_refused_address_is_reached_at_the_other() -> None:
+    async with (
+        Runner() as runner,
+        deliverer(lookup=lambda *_, **__: addresses("169.254.169.254", "::", "127.0.0.1")) as http,
+    ):
+        outcome = await http.deliver(request(runner.url(host="mixed.test")))
+    assert outcome.status == 200
+    assert runner.received[0].header("Host") == f"mixed.test:{runner.port}"
+
+
+async def test_a_name_whose_first_address_is_dead_is_reached_at_the_next() -> None:
+    async with Runner() as runner, deliverer(lookup=lambda *_, **__: addresses("127.0.0.9", "127.0.0.1")) as http:
+        assert (await http.deliver(request(runner.url(host="two.test")))).status == 200
+
+
+async def test_a_name_that_turns_to_a_refused_address_is_blocked_from_then_on() -> None:
+    answers = itertools.chain([addresses("127.0.0.1")], itertools.repeat(addresses("169.254.169.254")))
+
+    def rebinding(*_: object, **__: object) -> list[AddressInfo]:
+        return list(next(answers))
+
+    async with (
+        Runner() as runner,
+        deliverer(lookup=rebinding, lookup_ttl_seconds=0, transport_options={"keepalive_seconds": -1.0}) as http,
+    ):
+        assert (await http.deliver(request(runner.url(host="rebinding.test")))).status == 200
+        assert (await http.deliver(request(runner.url(host="rebinding.test")))).kind is OutcomeKind.BLOCKED
+    assert len(runner.received) == 1
+
+
+async def test_a_remembered_lookup_is_asked_about_too() -> None:
+    """The guard stands behind the memory of lookups, not before it."""
+    asked: list[str] = []
+
+    class Watching(AddressGuard):
+        def check(self, address: str) -> str | None:
+            asked.append(address)
+            return super().check(address)
+
+    async with (
+        Runner() as runner,
+        deliverer(
+            guard=Watching(),
+            lookup=lambda *_, **__: addresses("127.0.0.1"),
+            transport_options={"keepalive_seconds": -1.0},
+        ) as http,
+    ):
+        await http.deliver(request(runner.url(host="a.test")))
+        await http.deliver(request(runner.url(host="a.test")))
+    assert asked == ["127.0.0.1", "127.0.0.1"]
+
+
+async def test_a_rule_of_the_operator_is_applied() -> None:
+    async with Runner() as runner, deliverer(guard=AddressGuard(deny=["127.0.0.0/8"])) as http:
+        outcome = await http.deliver(request(runner.url()))
+    assert outcome.kind is OutcomeKind.BLOCKED
+    assert runner.connections == 0
+
+
+async def test_a_redirect_to_a_refused_address_goes_nowhere() -> None:
+    async with Runner(redirect(307, "http://169.254.169.254/")) as runner, deliverer() as http:
+        outcome = await http.deliver(request(runner.url()))
+    assert (outcome.kind, outcome.status) == (OutcomeKind.RESPONSE, 307)

@@ -1,0 +1,243 @@
+"""Connections: used again, never twice for one answer, given back after cancellation, bounded in number."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from scheduler_core.delivery.base import Outcome, OutcomeKind
+from tests.support.delivery import deliverer, open_descriptors, request
+from tests.support.runners import (
+    Action,
+    CloseConnection,
+    Exchange,
+    Runner,
+    answer,
+    answer_then_speak_unasked,
+    gated,
+    hang,
+    head,
+    raw,
+    reset_now,
+)
+
+
+async def until_pool_is_empty(runner: Runner) -> None:
+    await runner.wait_until(lambda runner: runner.open_connections == 0)
+
+
+async def until_descriptors(most: int) -> None:
+    """Return when at most ``most`` descriptors are open. Nothing signals a close, so it is looked at again."""
+    async with asyncio.timeout(10):
+        while open_descriptors() > most:  # noqa: ASYNC110 - the operating system sets no event
+            await asyncio.sleep(0.01)
+
+
+async def test_one_connection_serves_requests_that_follow_each_other() -> None:
+    async with Runner() as runner, deliverer() as http:
+        for _ in range(10):
+            assert (await http.deliver(request(runner.url()))).status == 200
+    assert (runner.connections, len(runner.received)) == (1, 10)
+
+
+async def test_runners_do_not_share_connections() -> None:
+    async with Runner() as one, Runner() as other, deliverer() as http:
+        for _ in range(3):
+            await http.deliver(request(one.url()))
+            await http.deliver(request(other.url()))
+    assert (one.connections, other.connections) == (1, 1)
+    assert (len(one.received), len(other.received)) == (3, 3)
+
+
+async def test_an_idle_connection_is_closed_after_a_while() -> None:
+    async with Runner() as runner, deliverer(transport_options={"keepalive_seconds": 0.05}) as http:
+        await http.deliver(request(runner.url()))
+        await until_pool_is_empty(runner)
+        await http.deliver(request(runner.url()))
+    assert runner.connections == 2
+
+
+async def test_a_connection_that_the_runner_closed_while_idle_is_not_used_again() -> None:
+    async with Runner(raw(head(headers=[("Content-Length", "0")]), close=True)) as runner, deliverer() as http:
+        await http.deliver(request(runner.url()))
+        await until_pool_is_empty(runner)
+        assert (await http.deliver(request(runner.url()))).status == 200
+    assert len(runner.received) == 2
+
+
+async def _close(exchange: Exchange) -> None:
+    raise CloseConnection
+
+
+async def _reset(exchange: Exchange) -> None:
+    reset_now(exchange.writer)
+    raise CloseConnection
+
+
+@pytest.mark.parametrize("goodbye", [_close, _reset])
+@pytest.mark.parametrize(("method", "headers"), [("POST", {"Idempotency-Key": "run-1"}), ("GET", {})])
+async def test_a_used_connection_that_ends_without_a_byte_of_answer_is_replaced_once(
+    goodbye: Action, method: str, headers: dict[str, str]
+) -> None:
+    """What a runner does that closes an idle connection at the moment at which the next request is sent."""
+    async with Runner(answer(), goodbye, answer(202)) as runner, deliverer() as http:
+        await http.deliver(request(runner.url()))
+        outcome = await http.deliver(request(runner.url(), method=method, headers=headers))
+    assert outcome.status == 202
+    assert [received.connection for received in runner.received] == [1, 1, 2]
+    assert runner.received[1].body == runner.received[2].body
+
+
+async def test_the_replacement_of_a_used_connection_is_not_replaced_again() -> None:
+    async with Runner(answer(), _close, _close, answer()) as runner, deliverer() as http:
+        await http.deliver(request(runner.url()))
+        outcome = await http.deliver(request(runner.url()))
+    assert outcome.kind is OutcomeKind.CONNECTION
+    assert len(runner.received) == 3
+
+
+async def test_every_idle_connection_may_be_stale_and_still_one_replacement_does() -> None:
+    gate = asyncio.Event()
+    script = [gated(gate, answer())] * 5
+    async with Runner(*script, _close, answer(202)) as runner, deliverer() as http:
+        tasks = [asyncio.create_task(http.deliver(request(runner.url()))) for _ in range(5)]
+        await runner.wait_until(lambda runner: len(runner.received) == 5)
+        gate.set()
+        await asyncio.gather(*tasks)
+        assert (await http.deliver(request(runner.url()))).status == 202
+    assert runner.received[-1].connection == 6
+
+
+async def test_a_post_that_may_not_be_repeated_is_not() -> None:
+    async with Runner(answer(), _close) as runner, deliverer() as http:
+        await http.deliver(request(runner.url()))
+        outcome = await http.deliver(request(runner.url(), headers={"Content-Type": "text/plain"}))
+    assert outcome.kind is OutcomeKind.CONNECTION
+    assert len(runner.received) == 2
+
+
+@pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"])
+async def test_a_request_is_not_repeated_once_a_byte_of_an_answer_came(begun: bytes) -> None:
+    async with Runner(answer(), raw(begun, close=True)) as runner, deliverer() as http:
+        await http.deliver(request(runner.url()))
+        outcome = await http.deliver(request(runner.url()))
+    assert outcome.kind is OutcomeKind.CONNECTION
+    assert len(runner.received) == 2
+
+
+async def test_the_replacement_has_only_the_time_that_is_left() -> None:
+    async def late_close(exchange: Exchange) -> None:
+        await asyncio.sleep(0.1)
+        raise CloseConnection
+
+    async with Runner(answer(), late_close, hang()) as runner, deliverer() as http:
+        await http.deliver(request(runner.url()))
+        outcome = await http.deliver(request(runner.url(), timeout_ms=200))
+    assert outcome.kind is OutcomeKind.TIMEOUT
+    assert 199 <= outcome.latency_ms < 2000
+
+
+@pytest.mark.parametrize("close", [False, True])
+async def test_an_answer_that_nobody_asked_for_is_not_the_next_requests(close: bool) -> None:
+    """Some servers send a 408 before they close an idle connection."""
+    unasked = head(408, [("Content-Length", "0")])
+    async with Runner(answer_then_speak_unasked(unasked, close=close)) as runner, deliverer() as http:
+        assert (await http.deliver(request(runner.url()))).status == 200
+        await until_pool_is_empty(runner)
+        assert (await http.deliver(request(runner.url()))).status == 200
+    assert len(runner.received) == 2
+
+
+@pytest.mark.parametrize("extra", [b"x", head(500, [("Content-Length", "0")]), b"\r\n\r\nHTTP/1.1"])
+async def test_bytes_behind_an_answer_end_its_connection(extra: bytes) -> None:
+    async with Runner(raw(head(headers=[("Content-Length", "2")]) + b"ok" + extra)) as runner, deliverer() as http:
+        first = await http.deliver(request(runner.url()))
+        assert (first.status, first.body) == (200, b"ok")
+        assert (await http.deliver(request(runner.url()))).status == 200
+    assert [received.connection for received in runner.received] == [1, 2]
+
+
+async def test_a_cancelled_request_closes_its_connection_and_no_other() -> None:
+    gate = asyncio.Event()
+    async with Runner(hang(), gated(gate, answer(202))) as runner, deliverer() as http:
+        doomed = asyncio.create_task(http.deliver(request(runner.url())))
+        await runner.wait_until(lambda runner: len(runner.received) == 1)
+        other = asyncio.create_task(http.deliver(request(runner.url())))
+        await runner.wait_until(lambda runner: len(runner.received) == 2)
+        doomed.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await doomed
+        await runner.wait_until(lambda runner: runner.open_connections == 1)
+        gate.set()
+        assert (await other).status == 202
+
+
+async def test_open_connections_never_exceed_the_limit_idle_ones_included() -> None:
+    most = 0
+
+    async def count(exchange: Exchange) -> None:
+        nonlocal most
+        most = max(most, one.open_connections + other.open_connections)
+        await answer()(exchange)
+
+    one, other = Runner(otherwise=count), Runner(otherwise=count)
+    async with one, other, deliverer(max_connections=5) as http:
+        for runner in (one, other, one, other):
+            outcomes = await asyncio.gather(*(http.deliver(request(runner.url())) for _ in range(20)))
+            assert {outcome.status for outcome in outcomes} == {200}
+        await one.wait_until(lambda _: one.open_connections + other.open_connections <= 5)
+    # The server may learn a moment later than the client that a connection was closed.
+    assert most <= 10
+
+
+@pytest.mark.parametrize("how", ["deadline", "cancel"])
+async def test_thousands_of_abandoned_requests_leave_nothing_behind(how: str) -> None:
+    """What leaves httpcore's pool unusable: deadlines of 0 to 20 ms, here on fewer connections than requests."""
+    choose = random.Random(7)
+    slow = [answer(delay=0.01), answer(), hang(), answer(200, b"x" * 50_000, delay=0.005)]
+
+    async def unsteady(exchange: Exchange) -> None:
+        await choose.choice(slow)(exchange)
+
+    async with Runner(otherwise=unsteady) as runner, Runner() as healthy, deliverer(max_connections=20) as http:
+        assert (await http.deliver(request(healthy.url()))).status == 200
+        before = open_descriptors()
+
+        async def fire() -> Outcome | None:
+            milliseconds = choose.randrange(21)
+            if how == "deadline":
+                return await http.deliver(request(runner.url(), timeout_ms=milliseconds))
+            try:
+                async with asyncio.timeout(milliseconds / 1000):
+                    return await http.deliver(request(runner.url()))
+            except TimeoutError:
+                return None
+
+        for _ in range(30):
+            outcomes = await asyncio.gather(*(fire() for _ in range(100)))
+            kinds = {outcome.kind for outcome in outcomes if outcome is not None}
+            assert kinds <= {OutcomeKind.RESPONSE, OutcomeKind.TIMEOUT}
+        results = await asyncio.gather(*(http.deliver(request(healthy.url())) for _ in range(40)))
+        assert {result.status for result in results} == {200}
+        # Only the healthy runner's connections are left: what was abandoned is closed, on both sides.
+        await until_pool_is_empty(runner)
+        await until_descriptors(before + 2 * 20)
+
+
+async def test_an_abandoned_tls_handshake_leaves_nothing_behind() -> None:
+    async def read_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            pass
+        raise CloseConnection
+
+    async with Runner(on_connect=read_on) as runner, deliverer(max_connections=5) as http:
+        url = runner.url().replace("http:", "https:")
+        await http.deliver(request(url, timeout_ms=500))
+        before = open_descriptors()
+        for _ in range(5):
+            outcomes = await asyncio.gather(*(http.deliver(request(url, timeout_ms=30)) for _ in range(10)))
+            assert {outcome.kind for outcome in outcomes} == {OutcomeKind.TIMEOUT}
+        await until_pool_is_empty(runner)
+        await until_descriptors(before)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler_core.delivery.guard import AddressGuard, embedded_v4
+
+METADATA = "169.254.169.254"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "127.8.8.8", "::1", "10.0.0.1", "172.16.3.4", "192.168.1.1", "fd12::1", "8.8.8.8", "2606:4700::1"],
+)
+def test_loopback_private_and_public_addresses_are_allowed(address: str) -> None:
+    assert AddressGuard().check(address) is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        METADATA,
+        "169.254.0.1",
+        "fe80::1",
+        "fe80::1%eth0",
+        "febf::1",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "224.0.0.1",
+        "239.255.255.255",
+        "ff02::1",
+        "255.255.255.255",
+        "240.0.0.1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "::",
+    ],
+)
+def test_an_address_at_which_no_runner_lives_is_refused(address: str) -> None:
+    assert AddressGuard().check(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "::ffff:169.254.169.254",
+        "::ffff:a9fe:a9fe",
+        "::ffff:0:169.254.169.254",
+        "64:ff9b::169.254.169.254",
+        "64:ff9b:1:a9fe:a9:fe00::",
+        "64:ff9b:1:0:a9:fea9:fe00:0",
+        "64:ff9b:1::169.254.169.254",
+        "2002:a9fe:a9fe::",
+        "2002:a9fe:a9fe::1",
+        "2001:0:a9fe:a9fe::",
+        "2001:0:808:808:0:0:5601:5601",
+        "::169.254.169.254",
+        "fd00::5efe:169.254.169.254",
+        "2001:db8::200:5efe:169.254.169.254",
+        "::ffff:0.0.0.0",
+        "::ffff:224.0.0.1",
+        "64:ff9b::6464:64c8",
+    ],
+)
+def test_an_ipv6_disguise_of_a_refused_address_is_refused(address: str) -> None:
+    assert AddressGuard().check(address)
+
+
+@pytest.mark.parametrize("address", ["::ffff:127.0.0.1", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"])
+def test_an_ipv6_form_of_an_allowed_address_is_allowed(address: str) -> None:
+    assert AddressGuard().check(address) is None
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "127.1", "0x7f000001", "2130706433", "1.2.3.4.5", "%eth0"])
+def test_what_is_not_an_address_is_refused(address: str) -> None:
+    assert AddressGuard().check(address) == "not an address"
+
+
+def test_the_reason_for_a_disguise_names_the_address_inside() -> None:
+    assert AddressGuard().check("::ffff:169.254.169.254") == "leads to 169.254.169.254: link-local"
+
+
+def test_a_denied_network_adds_to_the_defaults() -> None:
+    guard = AddressGuard(deny=["127.0.0.0/8"])
+    assert guard.check("127.0.0.1")
+    assert guard.check("::ffff:127.0.0.1")
+    assert guard.check(METADATA)
+    assert guard.check("10.0.0.1") is None
+
+
+def test_an_allowed_network_wins_over_a_refused_one() -> None:
+    guard = AddressGuard(allow=["169.254.10.0/24"], deny=["169.254.10.0/30"])
+    assert guard.check("169.254.10.1") is None
+    assert guard.check("::ffff:169.254.10.1") is None
+    assert guard.check(METADATA)
+
+
+def test_a_network_that_is_none_is_an_error_at_the_start() -> None:
+    with pytest.raises(ValueError, match=r"10\.0\.0\.1/8"):
+        AddressGuard(deny=["10.0.0.1/8"])
+
+
+def test_loopback_is_not_taken_for_an_embedded_address() -> None:
+    assert embedded_v4(ipaddress.IPv6Address("::1")) == ()
+
+
+@given(st.ip_addresses(v=4))
+def test_mapping_an_ipv4_address_never_changes_whether_it_is_refused(address: ipaddress.IPv4Address) -> None:
+    guard = AddressGuard()
+    assert (guard.check(str(address)) is None) == (guard.check(f"::ffff:{address}") is None)
+
+
+@given(st.ip_addresses(v=4))
+def test_teredo_hides_no_refused_client(client: ipaddress.IPv4Address) -> None:
+    guard = AddressGuard()
+    inverted = ipaddress.IPv4Address(~int(client) & 0xFFFFFFFF)
+    address = ipaddress.IPv6Address(int(ipaddress.IPv6Address("2001:0:808:808::")) | int(inverted))
+    assert (guard.check(str(address)) is None) == (guard.check(str(client)) is None)
+
+
+@given(st.text(max_size=60))
+def test_any_text_gets_an_answer(text: str) -> None:
+    result = AddressGuard().check(text)
+    assert result is None or isinstance(result, str)
