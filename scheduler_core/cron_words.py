@@ -1,0 +1,164 @@
+"""A cron expression in English, for ``cronpost cron "EXPR"``.
+
+The words say what fires, not what the author may have meant: ``*/7`` in the minutes is not "every 7 minutes" but
+"every 7th minute from 0 to 56 of the hour", since the last step is shorter. Where there is no short way to say it,
+every field is spelled out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from scheduler_core.cron_fields import CronFields, Field, read_expression
+
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+_WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
+
+_MOST_TIMES = 6
+"""As many times of day are listed one by one; more are described."""
+
+
+def describe(expression: str) -> str:
+    """What an expression means, such as ``at 03:30:00 on weekdays (Monday to Friday)``.
+
+    Raises :class:`~scheduler_core.errors.InvalidInput` for what cannot be read. Times are those of the job's zone.
+    """
+    fields = read_expression(expression)
+    words = [_time_words(fields), _day_words(fields)]
+    if not fields.month.full:
+        words.append("in " + _spans(fields.month.values, lambda month: _MONTHS[month - 1]))
+    if not fields.year.full:
+        words.append("in the " + _counted("year", fields.year.values))
+    return " ".join(word for word in words if word)
+
+
+def _time_words(fields: CronFields) -> str:
+    second, minute, hour = fields.second, fields.minute, fields.hour
+    times = [
+        f"{h:02}:{m:02}:{s:02}"
+        for h in hour.values[: _MOST_TIMES + 1]
+        for m in minute.values[: _MOST_TIMES + 1]
+        for s in second.values[: _MOST_TIMES + 1]
+    ]
+    if len(times) <= _MOST_TIMES:
+        every_day = " every day" if _is_every_day(fields) else ""
+        return "at " + _joined(times) + every_day
+    return _within_hour(second, minute, hour)
+
+
+def _within_hour(second: Field, minute: Field, hour: Field) -> str:
+    hours_words = "" if hour.full else " during " + _hours(hour)
+    if minute.full:
+        return _within_minute(second) + hours_words
+    if len(second.values) == 1:
+        at_second = f" at second {second.values[0]}" if second.values[0] else ""
+        if (step := _even_step(minute, 60)) is not None:
+            return f"every {step} minutes{at_second}{hours_words}"
+        if len(minute.values) == 1:
+            return _hourly(minute.values[0], second.values[0], hour)
+        listed = "at " + _of(minute.values, "minute", "the hour")
+        return listed + (f", second {second.values[0]}" if second.values[0] else "") + hours_words
+    inner = "every second" if second.full else _within_minute(second)
+    return f"{inner} during {_counted('minute', minute.values)} of the hour{hours_words}"
+
+
+def _within_minute(second: Field) -> str:
+    if second.full:
+        return "every second"
+    if (step := _even_step(second, 60)) is not None:
+        return f"every {step} seconds"
+    if second.values == (0,):
+        return "every minute"
+    return "at " + _of(second.values, "second", "every minute")
+
+
+def _hourly(minute: int, second: int, hour: Field) -> str:
+    at = f"minute {minute}" + (f", second {second}" if second else "")
+    if hour.full:
+        return "every hour" if minute == second == 0 else f"every hour at {at}"
+    if (step := _even_step(hour, 24)) is not None:
+        return f"every {step} hours" + ("" if minute == second == 0 else f" at {at}")
+    return f"at {at} of {_hours(hour)}"
+
+
+def _hours(hour: Field) -> str:
+    return _counted("hour", hour.values)
+
+
+def _day_words(fields: CronFields) -> str:
+    if _is_every_day(fields):
+        return ""
+    weekdays = fields.day_of_week.values
+    if fields.day_of_month.full and not fields.either_day:
+        if weekdays == (1, 2, 3, 4, 5):
+            return "on weekdays (Monday to Friday)"
+        if weekdays == (0, 6):
+            return "on weekends (Saturday and Sunday)"
+        return "on " + _weekday_list(weekdays, "s")
+    dates = f"on {_counted('day', fields.day_of_month.values)} of the month"
+    if fields.day_of_week.full:
+        return dates
+    if fields.either_day:
+        return f"{dates} and also on {_weekday_list(weekdays, 's')}"
+    return f"{dates} if it is a {_weekday_list(weekdays, '', 'or')}"
+
+
+def _is_every_day(fields: CronFields) -> bool:
+    every_date, every_weekday = fields.day_of_month.full, fields.day_of_week.full
+    return (every_date or every_weekday) if fields.either_day else (every_date and every_weekday)
+
+
+def _weekday_list(values: Sequence[int], plural: str, last: str = "and") -> str:
+    # The week is told from Monday on.
+    return _joined([_WEEKDAYS[value % 7] + plural for value in sorted(value or 7 for value in values)], last)
+
+
+def _even_step(field: Field, size: int) -> int | None:
+    """n if the field is every n-th value from 0 and the cycle closes evenly, so that "every n" is true at all times."""
+    if len(field.values) < 2 or field.values[0] != 0:
+        return None
+    step = field.values[1]
+    return step if size % step == 0 and field.values == tuple(range(0, size, step)) and step > 1 else None
+
+
+def _of(values: Sequence[int], unit: str, whole: str) -> str:
+    return f"{_counted(unit, values)} of {whole}"
+
+
+def _counted(unit: str, values: Sequence[int]) -> str:
+    if len(values) == 1:
+        return f"{unit} {values[0]}"
+    step = values[1] - values[0]
+    if step > 1 and len(values) > _MOST_TIMES and tuple(values) == tuple(range(values[0], values[-1] + 1, step)):
+        return f"every {_ordinal(step)} {unit} from {values[0]} to {values[-1]}"
+    return f"{unit}s {_spans(values, str)}"
+
+
+def _spans(values: Sequence[int], name: Callable[[int], str]) -> str:
+    """``1, 2, 3, 7`` as "1 to 3 and 7"; two neighbours stay two."""
+    runs: list[tuple[int, int]] = []
+    for value in values:
+        if runs and runs[-1][1] == value - 1:
+            runs[-1] = (runs[-1][0], value)
+        else:
+            runs.append((value, value))
+    words: list[str] = []
+    for first, last in runs:
+        if last - first < 2:
+            words.extend(name(value) for value in range(first, last + 1))
+        else:
+            words.append(f"{name(first)} to {name(last)}")
+    return _joined(words)
+
+
+def _joined(words: Iterable[str], last: str = "and") -> str:
+    *others, final = words
+    return f"{', '.join(others)} {last} {final}" if others else final
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

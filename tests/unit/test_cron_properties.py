@@ -1,0 +1,287 @@
+"""What holds for every expression and every zone."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+from zoneinfo import TZPATH, ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler_core import cron
+from scheduler_core.cron import CronTrigger, parse_cron
+from scheduler_core.errors import InvalidInput
+from scheduler_core.zone import DAY, Zone, load_zone, zone_names
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+END_OF_2099 = 4_102_444_800_000
+
+EXPRESSIONS = [
+    f"{second} {minute} {hour} {day}"
+    for second in ("0", "*", "59", "*/20")
+    for minute in ("*", "0", "30", "*/7", "0,59", "10-50/20")
+    for hour in ("*", "0", "1-3", "*/2", "23", "2")
+    for day in (
+        "* * *",
+        "29 2 *",
+        "31 * *",
+        "* * mon-fri",
+        "1,15 * fri",
+        "*/2 * sat",
+        "13 6-9 */3",
+        "1 1 * 2030-2060/7",
+    )
+]
+ZONES = sorted(zone_names())
+
+
+# Strictly increasing, and both questions about one series.
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    expression=st.sampled_from(EXPRESSIONS),
+    zone=st.sampled_from(ZONES),
+    after=st.integers(0, END_OF_2099 - 1),
+)
+def test_fire_times_are_whole_seconds_and_strictly_increasing(expression: str, zone: str, after: int) -> None:
+    trigger = parse_cron(expression, zone)
+    at = after
+    for _ in range(10):
+        following = trigger.next_after(at)
+        if following is None:
+            return
+        assert following > at
+        assert following % 1000 == 0
+        # Nothing in between: the answer is the same from just before it.
+        assert trigger.next_after(following - 1) == following
+        assert parse_cron(expression, zone).next_after((at + following) // 2) == following
+        at = following
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    expression=st.sampled_from(EXPRESSIONS),
+    zone=st.sampled_from(ZONES),
+    after=st.integers(0, END_OF_2099 - 1),
+    data=st.data(),
+)
+def test_last_in_is_the_last_that_next_after_reaches(
+    expression: str, zone: str, after: int, data: st.DataObject
+) -> None:
+    walker = parse_cron(expression, zone)
+    series: list[int] = []
+    at = walker.next_after(after)
+    while at is not None and len(series) < 12:
+        series.append(at)
+        at = walker.next_after(at)
+    limit = series[-1] if series else END_OF_2099
+    until = data.draw(
+        st.integers(after, limit) | st.sampled_from([t + d for t in series for d in (-1, 0, 1)] or [after])
+    )
+    until = min(until, limit)
+    expected = max((t for t in series if t <= until), default=None)
+    assert parse_cron(expression, zone).last_in(after, until) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    expression=st.sampled_from(EXPRESSIONS),
+    zone=st.sampled_from(ZONES),
+    until=st.integers(0, END_OF_2099 + DAY * 1000),
+)
+def test_after_the_last_of_a_long_time_the_next_one_lies_beyond_it(expression: str, zone: str, until: int) -> None:
+    trigger = parse_cron(expression, zone)
+    last = trigger.last_in(-1, until)
+    if last is None:
+        following = trigger.next_after(-1)
+        assert following is None or following > until
+        return
+    assert last <= until
+    following = parse_cron(expression, zone).next_after(last)
+    assert following is None or following > until
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    expression=st.sampled_from(EXPRESSIONS),
+    zone=st.sampled_from(["UTC", "America/New_York", "Australia/Lord_Howe"]),
+    base=st.integers(0, END_OF_2099 - 1),
+    questions=st.lists(st.tuples(st.integers(-5000, 5000), st.integers(-1, 90_000)), min_size=2, max_size=12),
+)
+def test_what_was_asked_before_does_not_change_an_answer(
+    expression: str, zone: str, base: int, questions: list[tuple[int, int]]
+) -> None:
+    shared = parse_cron(expression, zone)
+    for shift, length in questions:
+        after = base + shift
+        assert shared.next_after(after) == parse_cron(expression, zone).next_after(after)
+        assert shared.last_in(after, after + length) == parse_cron(expression, zone).last_in(after, after + length)
+
+
+# Constant effort.
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Africa/Casablanca"])
+@pytest.mark.parametrize("expression", [*EXPRESSIONS[::37], "* * * * * *", "0 0 29 2 */7", "30 2 * * *"])
+def test_a_century_of_backlog_is_not_walked(expression: str, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = asked = 0
+    segment, ask = Zone.segment, cron._CalendarDays._ask
+
+    def count_segment(self: Zone, instant: int) -> object:
+        nonlocal looked_up
+        looked_up += 1
+        return segment(self, instant)
+
+    def count_ask(self: object, day: int, *, backwards: bool) -> int | None:
+        nonlocal asked
+        asked += 1
+        return ask(self, day, backwards=backwards)  # type: ignore[arg-type]
+
+    trigger = parse_cron(expression, zone)
+    monkeypatch.setattr(Zone, "segment", count_segment)
+    monkeypatch.setattr(cron._CalendarDays, "_ask", count_ask)
+    for until in range(END_OF_2099 // 2, END_OF_2099, END_OF_2099 // 40):
+        looked_up = asked = 0
+        trigger.last_in(0, until)
+        trigger.next_after(until)
+        assert looked_up <= 40
+        assert asked <= 40
+
+
+def test_an_answer_that_does_not_lie_ahead_is_an_error_and_no_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    trigger = parse_cron("* * * * *")
+    monkeypatch.setattr(CronTrigger, "_next_elapsed", lambda self, after: after)
+    with pytest.raises(RuntimeError, match="does not come after"):
+        trigger.next_after(1_000_000)
+
+
+# Every zone.
+
+
+class Change(NamedTuple):
+    instant: int
+    before: int
+    after: int
+
+
+@cache
+def changes(zone: str) -> tuple[Change, ...]:
+    """All changes of offset from 1970 on that the zone's file lists (RFC 8536), read without zoneinfo."""
+    found = next((path for root in TZPATH if (path := Path(root) / zone).is_file()), None)
+    content = found.read_bytes() if found else resources.files("tzdata").joinpath("zoneinfo", zone).read_bytes()
+    header = struct.Struct(">4sc15x6l")
+
+    def sizes(at: int) -> tuple[int, int, int, int, int, int]:
+        _, _, utc, standard, leaps, times, types, letters = header.unpack_from(content, at)
+        return utc, standard, leaps, times, types, letters
+
+    utc, standard, leaps, times, types, letters = sizes(0)
+    at = header.size + times * 5 + types * 6 + letters + leaps * 8 + standard + utc
+    _, _, _, times, types, _ = sizes(at)
+    at += header.size
+    instants = struct.unpack_from(f">{times}q", content, at)
+    kinds = struct.unpack_from(f">{times}B", content, at + times * 8)
+    offsets = [struct.unpack_from(">l", content, at + times * 9 + 6 * n)[0] for n in range(types)]
+    after = [offsets[kind] for kind in kinds]
+    before = [offsets[0], *after]
+    return tuple(
+        Change(*change)
+        for change in zip(instants, before, after, strict=False)
+        if change[0] > 0 and change[1] != change[2]
+    )
+
+
+def distinct_zones() -> Iterator[str]:
+    """One name for each set of changes: many names are links."""
+    seen: set[object] = set()
+    for zone in ZONES:
+        key = changes(zone) or ZoneInfo(zone).utcoffset(datetime(2000, 1, 1, tzinfo=UTC))
+        if key not in seen:
+            seen.add(key)
+            yield zone
+
+
+def test_the_offset_table_has_every_change_of_every_zone_to_the_second() -> None:
+    for zone in distinct_zones():
+        table = load_zone(zone)
+        for change in changes(zone):
+            segment = table.segment(change.instant)
+            assert segment.offset == change.after, (zone, change)
+            assert segment.start == change.instant, (zone, change)
+            assert table.segment(change.instant - 1).offset == change.before, (zone, change)
+
+
+def test_between_listed_changes_the_offset_table_has_none() -> None:
+    for zone in list(distinct_zones())[::6]:
+        table = load_zone(zone)
+        listed = {change.instant for change in changes(zone)}
+        at, end = 0, max(listed, default=0)
+        offset = table.segment(0).offset
+        while at < end:
+            segment = table.segment(at)
+            assert segment.offset == offset or segment.start in listed, (zone, segment)
+            offset, at = segment.offset, segment.end
+
+
+def test_no_zone_changes_twice_within_the_distance_at_which_offsets_are_sampled() -> None:
+    from scheduler_core.zone import _SAMPLE
+
+    for zone in distinct_zones():
+        instants = [change.instant for change in changes(zone)]
+        assert all(later - earlier > _SAMPLE for earlier, later in pairwise(instants)), zone
+
+
+@pytest.mark.parametrize("time_of_day", ["30 2", "0 0", "15 23", "0 3"])
+def test_a_fixed_daily_job_fires_once_for_each_local_date_in_every_zone(time_of_day: str) -> None:
+    """Around changes of the clocks: the newest five of each zone, and every tenth."""
+    minute, hour = map(int, time_of_day.split())
+    nominal = timedelta(hours=hour, minutes=minute)
+    for zone in distinct_zones():
+        info = ZoneInfo(zone)
+        trigger = parse_cron(f"{time_of_day} * * *", zone)
+        all_changes = changes(zone)
+        for change in {*all_changes[-5:], *all_changes[::10]}:
+            if change.after - change.before > 3 * 3600:
+                continue  # a lost day: see test_cron_vectors
+            first_date = (EPOCH + timedelta(seconds=change.instant) - timedelta(days=2)).date()
+            dates = [first_date + timedelta(days=n) for n in range(5)]
+            # From just before the first date's time; no change is so near to it.
+            begin = datetime.combine(dates[0], datetime.min.time(), info) + nominal - timedelta(minutes=1)
+            found: list[date] = []
+            at = int(begin.timestamp()) * 1000
+            for _ in dates:
+                following = trigger.next_after(at)
+                assert following is not None
+                at = following
+                local = (EPOCH + timedelta(milliseconds=at)).astimezone(info)
+                if (local.hour, local.minute, local.second) == (hour, minute, 0):
+                    assert local.fold == 0, (zone, local)
+                    found.append(local.date())
+                    continue
+                # Else it is the first instant after a gap, and belongs to the date on which the gap began.
+                assert at == change.instant * 1000, (zone, local)
+                assert change.after > change.before, (zone, local)
+                found.append((EPOCH + timedelta(seconds=change.instant + change.before)).date())
+            assert found == dates, (zone, change)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=40) | st.text(alphabet="0123456789*/-,@ LW#?RHmonja\t\n", max_size=40))
+def test_any_text_is_read_or_refused_and_nothing_else(text: str) -> None:
+    try:
+        trigger = parse_cron(text)
+    except InvalidInput as error:
+        refused_for = error.field
+    else:
+        refused_for = "cron"
+        assert trigger.next_after(0) is not None
+    assert refused_for == "cron"

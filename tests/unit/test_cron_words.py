@@ -1,0 +1,80 @@
+"""Expressions in English: short where that is true, spelled out where it is not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler_core.cron_words import describe
+from scheduler_core.errors import InvalidInput
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("* * * * * *", "every second"),
+        ("*/10 * * * * * *", "every 10 seconds"),
+        ("* * * * *", "every minute"),
+        ("*/5 * * * *", "every 5 minutes"),
+        ("30 */5 * * * *", "every 5 minutes at second 30"),
+        ("0 * * * *", "every hour"),
+        ("30 * * * *", "every hour at minute 30"),
+        ("0 */2 * * *", "every 2 hours"),
+        ("30 3 * * 1-5", "at 03:30:00 on weekdays (Monday to Friday)"),
+        ("30 3 * * *", "at 03:30:00 every day"),
+        ("@daily", "at 00:00:00 every day"),
+        ("@weekly", "at 00:00:00 on Sundays"),
+        ("@monthly", "at 00:00:00 on day 1 of the month"),
+        ("@yearly", "at 00:00:00 on day 1 of the month in January"),
+        ("0 12 * * sat,sun", "at 12:00:00 on weekends (Saturday and Sunday)"),
+        ("0 12 * * mon,wed,7", "at 12:00:00 on Mondays, Wednesdays and Sundays"),
+        ("0 9,17 * * *", "at 09:00:00 and 17:00:00 every day"),
+        ("*/5 9-17 * * mon-fri", "every 5 minutes during hours 9 to 17 on weekdays (Monday to Friday)"),
+        # Written for "once a day", but it is not.
+        ("* 0 * * *", "every minute during hour 0"),
+        # Steps that do not close the circle are not "every n".
+        ("*/7 * * * *", "at every 7th minute from 0 to 56 of the hour"),
+        ("*/50 * * * * *", "at seconds 0 and 50 of every minute"),
+        ("*/90 * * * *", "every hour"),
+        # Both days restricted: either; one with a star: both.
+        ("0 0 1,15 * mon", "at 00:00:00 on days 1 and 15 of the month and also on Mondays"),
+        ("0 0 */10 * mon,tue", "at 00:00:00 on days 1, 11, 21 and 31 of the month if it is a Monday or Tuesday"),
+        ("0 0 1-31 * mon", "at 00:00:00 every day"),
+        ("0 12 * 6-8,12 0", "at 12:00:00 on Sundays in June to August and December"),
+        ("0 0 0 1 1 * 2030", "at 00:00:00 on day 1 of the month in January in the year 2030"),
+        ("* 5-7 9 * * *", "every second during minutes 5 to 7 of the hour during hour 9"),
+    ],
+)
+def test_an_expression_is_told_in_words(expression: str, words: str) -> None:
+    assert describe(expression) == words
+
+
+def test_what_cannot_be_read_cannot_be_told() -> None:
+    with pytest.raises(InvalidInput):
+        describe("61 * * * *")
+
+
+fields = [
+    st.sampled_from(["*", "0", "59", "*/5", "*/7", "1,2,3", "5-30", "3-50/11"]),
+    st.sampled_from(["*", "0", "59", "*/5", "*/7", "1,2,3", "5-30", "3-50/11"]),
+    st.sampled_from(["*", "0", "23", "*/2", "*/5", "1-5,9", "3-20/4"]),
+    st.sampled_from(["*", "1", "31", "*/2", "1-15", "1-31"]),
+    st.sampled_from(["*", "1", "2-5", "*/3"]),
+    st.sampled_from(["*", "0", "1-5", "*/2", "0-7"]),
+    st.sampled_from(["*", "2030", "2030-2040/2"]),
+]
+
+
+@given(parts=st.tuples(*fields))
+def test_every_restricted_field_leaves_a_trace_in_the_words(parts: tuple[str, ...]) -> None:
+    words = describe(" ".join(parts))
+    assert words == words.strip()
+    assert "  " not in words
+    if parts[4] != "*":
+        assert " in " in words
+    if parts[6] != "*":
+        assert "2030" in words
+    either = not (parts[3].startswith("*") or parts[5].startswith("*"))
+    if parts[5] in ("0", "1-5", "*/2") and not (either and parts[3] == "1-31"):
+        assert "day" in words.replace("every day", "").replace("on day", "")
