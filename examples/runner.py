@@ -1,0 +1,66 @@
+"""A job runner in one file: takes what Cronpost sends, does it once, and says when it is busy.
+
+    python3 examples/runner.py
+    cronpost jobs put --file examples/job.json
+
+It shows the three answers that matter to Cronpost. 202: taken. 409: the previous run of this job is still going on
+here; come back later. And 202 again for a run that it has seen: a run can be delivered twice, and every delivery of a
+run carries the same ``Idempotency-Key``. A real runner would keep the keys where a restart does not lose them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+PORT = 8080
+WORK_SECONDS = 4.0
+KEYS_KEPT = 1000
+
+lock = threading.Lock()
+seen: dict[str, None] = {}
+busy: set[str] = set()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request of Cronpost."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        payload = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+        job, key = self.headers["Cronpost-Job-Id"] or "-", self.headers["Idempotency-Key"] or "-"
+        with lock:
+            if key in seen:
+                status, word = 202, "seen before"
+            elif job in busy:
+                status, word = 409, "busy"
+            else:
+                status, word = 202, "started"
+                seen[key] = None
+                while len(seen) > KEYS_KEPT:
+                    del seen[next(iter(seen))]
+                busy.add(job)
+                threading.Thread(target=work, args=(job, payload), daemon=True).start()
+        fire_time, attempt = self.headers["Cronpost-Fire-Time"], self.headers["Cronpost-Attempt"]
+        print(f"{fire_time}  {job}  attempt {attempt}  {status} {word}", flush=True)
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """The line above says more."""
+
+
+def work(job: str, payload: object) -> None:
+    """What the job is for."""
+    time.sleep(WORK_SECONDS)
+    print(f"{' ' * 22}{job}  done: {payload!r}", flush=True)
+    with lock:
+        busy.discard(job)
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer(("localhost", PORT), Handler).serve_forever()

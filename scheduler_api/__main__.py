@@ -1,0 +1,7 @@
+"""``python -m scheduler_api`` is ``cronpost``."""
+
+from __future__ import annotations
+
+from scheduler_api.cli import main
+
+main(prog_name="cronpost")

@@ -1,0 +1,112 @@
+"""Reading requests and writing answers: the small things that every endpoint needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlencode
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from scheduler_api.context import context_of
+from scheduler_api.problem import ApiError
+from scheduler_core.errors import InvalidInput
+
+_encoder = msgspec.json.Encoder()
+
+MAX_PAGE = 1000
+DEFAULT_PAGE = 100
+
+
+def json_answer(body: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
+    """``body`` as JSON. A ``msgspec.Raw`` in it is written as it is."""
+    return Response(_encoder.encode(body), status, media_type="application/json", headers=dict(headers or {}))
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, at most as long as the settings allow; raises ApiError 413 as soon as it is longer, and 415 for a
+    compressed one (a megabyte of it may be a gigabyte)."""
+    limit = context_of(request).settings.max_body_bytes
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"identity", ""}:
+        raise ApiError(
+            415,
+            "a body with a Content-Encoding is not read; send it uncompressed",
+            code="encoding_not_supported",
+            headers={"Accept-Encoding": "identity", "Connection": "close"},
+        )
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > limit:
+        raise too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise ApiError(400, "the connection ended before the body did", code="body_incomplete") from None
+    return b"".join(chunks)
+
+
+def too_large(limit: int) -> ApiError:
+    """What follows of the body is never read, so the connection cannot be used again."""
+    return ApiError(
+        413, f"the body is longer than {limit} bytes", code="body_too_large", headers={"Connection": "close"}
+    )
+
+
+def decoded(encoded: str, *, field: str) -> str:
+    """A percent-encoded path segment as text; raises InvalidInput if it is not UTF-8."""
+    try:
+        return unquote_to_bytes(encoded).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput("not UTF-8 after percent-decoding", field=field) from None
+
+
+def path_id(request: Request) -> str:
+    """The job id in the path. The routes match the path as it was sent, so that an id may hold an encoded slash."""
+    return decoded(request.path_params["job_id"], field="id")
+
+
+def query(request: Request, *known: str) -> dict[str, str]:
+    """The query parameters, each at most once and all of them ``known``; raises InvalidInput."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            raise InvalidInput(f"unknown query parameter {name[:100]!r}; known: {', '.join(known)}", field=name[:100])
+        if name in found:
+            raise InvalidInput(f"the query parameter {name!r} is given twice", field=name)
+        # Percent-encoded bytes that are no UTF-8 arrive here as replacement characters: no name or id is meant so.
+        if "\ufffd" in value:
+            raise InvalidInput("not UTF-8 after percent-decoding", field=name)
+        found[name] = value
+    return found
+
+
+def whole(params: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    """A whole number in the query, within bounds; raises InvalidInput."""
+    text = params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and low <= int(text) <= high):
+        raise InvalidInput(f"{name} must be a whole number from {low} to {high}", field=name)
+    return int(text)
+
+
+def yes_or_no(params: Mapping[str, str], name: str) -> bool:
+    """``true`` or ``false`` in the query, false if absent; raises InvalidInput."""
+    text = params.get(name, "false")
+    if text not in {"true", "false"}:
+        raise InvalidInput(f"{name} must be true or false", field=name)
+    return text == "true"
+
+
+def next_link(request: Request, params: Mapping[str, str], **changed: str) -> dict[str, str]:
+    """A ``Link`` header (RFC 8288) to the next page: the same path and query, but for what is ``changed``."""
+    path = request.scope["path"]
+    return {"Link": f'<{path}?{urlencode({**params, **changed})}>; rel="next"'}

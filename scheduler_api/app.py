@@ -1,0 +1,61 @@
+"""The API as one ASGI application."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from scheduler_api import cron_next, health, jobs, openapi, runs
+from scheduler_api.context import Context
+from scheduler_api.middleware import Answered, Counted, Guarded, RawPath, SameOrigin
+from scheduler_api.problem import ApiError
+
+OPEN_PATHS = ("/health", "/ready")
+"""For the probes of an orchestrator, which carry no key. What ``/ready`` answers names no job, address or secret."""
+
+ROUTES: list[BaseRoute] = [
+    *jobs.ROUTES,
+    *runs.ROUTES,
+    *cron_next.ROUTES,
+    *health.ROUTES,
+    *openapi.ROUTES,
+]
+
+
+def create_app(context: Context) -> ASGIApp:
+    """The API. It starts and stops nothing: the caller owns what is in ``context``."""
+    app: ASGIApp = RawPath(_Routes(ROUTES))
+    settings = context.settings
+    app = Guarded(app, settings.api_keys, OPEN_PATHS)
+    app = SameOrigin(app, any_name=bool(settings.api_keys) or settings.allow_no_authentication)
+    return Counted(Answered(app), context)
+
+
+class _Routes(Router):
+    """A router that raises where Starlette's answers in plain text."""
+
+    def __init__(self, routes: list[BaseRoute]) -> None:
+        super().__init__(routes, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # makes a route raise for a method that it does not have
+        try:
+            await super().__call__(scope, receive, send)
+        except HTTPException as error:
+            if error.status_code != 405:
+                raise
+            # The route that raised knows only its own methods.
+            allowed = ", ".join(sorted(self._methods_at(scope["path"])))
+            detail = f"{scope['method']} does nothing at this path; there are {allowed}"
+            raise ApiError(405, detail, code="method_not_allowed", headers={"Allow": allowed}) from None
+
+    def _methods_at(self, path: str) -> set[str]:
+        methods: set[str] = set()
+        for route in self.routes:
+            if isinstance(route, Route) and route.path_regex.match(path):
+                methods |= route.methods or set()
+        return methods
+
+    async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise ApiError(404, "there is nothing at this path; GET /openapi.json lists what there is", code="no_such_path")

@@ -1,0 +1,214 @@
+"""``cronpost demo``: a server, a runner, a job, and a line for every fire.
+
+Everything is real but the runner, which answers 202 to whatever it is sent. The lines are written where the attempts
+are made: what they show is what the server measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote
+
+import click
+from msgspec.structs import replace
+
+from scheduler_api.process import Process
+from scheduler_api.server import PortInUseError, listen, url_of
+from scheduler_core.clock import RedisClock
+from scheduler_core.config import Settings
+from scheduler_core.delivery.base import Deliverer, Outcome, Request
+from scheduler_core.errors import StoreError
+from scheduler_core.job import Job
+from scheduler_core.services.jobs import JobService
+from scheduler_core.trigger import CronSpec
+
+JOB_ID = "job-scheduler-unique-id"
+CRON = "*/10 * * * * * *"
+PAYLOAD = '{"id": "1", "queue": "test-queue", "timeout": 30, "persist_data": true, "payload": "say my name"}'
+RUNNER_PORT = 8080
+RUNNER_PATH = "/enqueue"
+MAX_REQUEST_BYTES = 1 << 20
+TRY_SECONDS = 0.2
+
+
+def run_demo(settings: Settings) -> None:
+    """Run the demo until a signal ends it. Always on a Redis of its own, so that it never touches real jobs."""
+    store = replace(settings.store, redis_url=None, data_dir=demo_directory(settings))
+    Demo(replace(settings, store=store)).run()
+
+
+def demo_directory(settings: Settings) -> Path:
+    """Below the data directory, so that a real server can work beside."""
+    return settings.store.data_dir / "demo"
+
+
+class Demo:
+    """The parts of the demo: the process, the runner and the screen."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._runner = Runner()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self) -> None:
+        """Blocks until Ctrl-C. Where the API's port is taken, any other free one will do."""
+        try:
+            self._start(self._settings)
+        except PortInUseError:
+            taken = self._settings.api.port
+            click.echo(f"Port {taken} is in use, so the API listens on another one.")
+            self._start(replace(self._settings, api=replace(self._settings.api, port=0)))
+
+    def _start(self, settings: Settings) -> None:
+        Process(settings, on_started=self._started, wrap_deliverer=Watched).run()
+        click.echo("Stopped. The job and its history are kept: the next start goes on with them.")
+
+    def _started(self, process: Process) -> None:
+        self._tasks.add(asyncio.create_task(self._set_up(process), name="demo"))
+
+    async def _set_up(self, process: Process) -> None:
+        runner_url = await self._runner.start()
+        assert process.context is not None
+        assert process.url is not None
+        job = Job(JOB_ID, runner_url, CronSpec(CRON), PAYLOAD.encode(), retry_already_running=3, recovery_check=True)
+        await _upsert(process.context.jobs, job, process)
+        click.echo(introduction(process, runner_url))
+
+
+async def _upsert(jobs: JobService, job: Job, process: Process) -> None:
+    while True:
+        with contextlib.suppress(StoreError):
+            if not process.faults():
+                await jobs.upsert(job)
+                return
+        assert process.context is not None
+        await process.context.clock.sleep(TRY_SECONDS)
+
+
+def introduction(process: Process, runner_url: str) -> str:
+    """What runs where, and what to try."""
+    assert process.embedded is not None
+    version = ".".join(str(number) for number in process.embedded.version or ())
+    key = process.settings.api.api_keys[:1]
+    auth = " -H 'Authorization: Bearer <your key>'" if key else ""
+    job_url = f"{process.url}/jobs/{JOB_ID}"
+    every_second = f'{{"id": "mine", "endpoint": "{runner_url}", "cron": "* * * * * *", "payload": {{"n": 1}}}}'
+    rows = [
+        ("", ""),
+        ("API", f"{process.url}"),
+        ("Runner", f"{runner_url}   answers 202 to everything"),
+        ("Redis", f"{version}, embedded, in {_short(process.embedded.directory)}"),
+        ("Job", f"{JOB_ID}   {CRON}   every 10 seconds"),
+        ("", ""),
+        ("Try, in another terminal:", ""),
+        ("", ""),
+        ("  See it", f"curl -s{auth} {job_url}"),
+        ("  Run it now", f"curl -s{auth} -X POST {job_url}/run"),
+        ("  History", f"curl -s{auth} '{job_url}/runs?limit=3'"),
+        ("  Every second", f"curl -s{auth} {process.url}/ -d '{every_second}'"),
+        ("  Remove it", f"curl -s{auth} -X DELETE '{process.url}/?job_id=mine'"),
+        ("", ""),
+        ("Ctrl-C stops the demo.", ""),
+        ("", ""),
+    ]
+    return "\n".join(f"{name:<15} {text}".rstrip() if text else name for name, text in rows) + "\n" + heading()
+
+
+def _short(path: Path) -> str:
+    with contextlib.suppress(ValueError):
+        return f"./{path.relative_to(Path.cwd())}"
+    return str(path)
+
+
+COLUMNS = (("FIRE TIME", 13), ("JOB", 28), ("ATTEMPT", 8), ("LATE", 9), ("ANSWER", 22), ("TOOK", 9))
+
+
+def heading() -> str:
+    """The heads of the columns that :func:`fire_line` fills."""
+    return click.style("".join(name.ljust(width) for name, width in COLUMNS).rstrip(), bold=True)
+
+
+def fire_line(request: Request, outcome: Outcome, *, late_ms: int) -> str:
+    """One attempt as a line."""
+    headers = dict(request.headers)
+    job_id = "".join(c if c.isprintable() else "?" for c in unquote(headers["Cronpost-Job-Id"]))
+    fire_time = datetime.fromisoformat(headers["Cronpost-Fire-Time"]).astimezone(UTC)
+    answer = f"{outcome.status}" if outcome.status is not None else outcome.kind.value
+    reason = headers["Cronpost-Reason"]
+    if reason != "scheduled":
+        answer += f" ({reason})"
+    good = outcome.status is not None and outcome.status < 300
+    cells = (
+        f"{fire_time:%H:%M:%S}Z",
+        job_id if len(job_id) < 28 else job_id[:24] + "...",
+        headers["Cronpost-Attempt"],
+        f"{late_ms} ms",
+        click.style(answer, fg="green" if good else "red"),
+        f"{outcome.latency_ms:.1f} ms",
+    )
+    return "".join(_pad(cell, width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)).rstrip()
+
+
+def _pad(cell: str, width: int) -> str:
+    return cell + " " * max(1, width - len(click.unstyle(cell)))
+
+
+class Watched(Deliverer):
+    """A deliverer that writes a line for each attempt."""
+
+    def __init__(self, inner: Deliverer, clock: RedisClock) -> None:
+        self._inner = inner
+        self._clock = clock
+
+    async def deliver(self, request: Request) -> Outcome:
+        """Make the attempt, then tell of it."""
+        fire_time = datetime.fromisoformat(dict(request.headers)["Cronpost-Fire-Time"])
+        late_ms = self._clock.now_ms() - round(fire_time.timestamp() * 1000)
+        outcome = await self._inner.deliver(request)
+        click.echo(fire_line(request, outcome, late_ms=late_ms))
+        return outcome
+
+    async def aclose(self) -> None:
+        """Close the deliverer behind."""
+        await self._inner.aclose()
+
+
+class Runner:
+    """A job runner that does nothing: reads each request whole and answers 202."""
+
+    def __init__(self) -> None:
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> str:
+        """Listen on the port that the example job names, or on another one if it is taken; the URL."""
+        try:
+            sockets = listen("127.0.0.1", RUNNER_PORT)
+        except PortInUseError:
+            sockets = listen("127.0.0.1", 0)
+            click.echo(f"Port {RUNNER_PORT} is in use, so the runner listens on another one.")
+        self._servers = [await asyncio.start_server(self._serve, sock=sock) for sock in sockets]
+        return url_of(sockets, "localhost") + RUNNER_PATH
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = _content_length(head.split(b"\r\n")[1:])
+                if length > MAX_REQUEST_BYTES:
+                    break
+                await reader.readexactly(length)
+                writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+        writer.close()
+
+
+def _content_length(lines: Sequence[bytes]) -> int:
+    for line in lines:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length":
+            return int(value)
+    return 0

@@ -1,0 +1,144 @@
+"""``POST /``, ``DELETE /`` and ``/jobs``: jobs and what can be done with them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, path_id, query, read_body, whole
+from scheduler_api.context import Context, context_of
+from scheduler_api.views import next_fire_times, show_job
+from scheduler_api.wire import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object, run_request_of
+from scheduler_core.errors import InvalidInput
+from scheduler_core.job import Job
+
+STATUSES = ("active", "running", "retrying", "paused", "quarantined")
+
+
+async def upsert(request: Request) -> Response:
+    """``POST /``: store the job in the body under its id."""
+    query(request)
+    fields = read_object(await read_body(request), JOB_FIELDS, ignored=IGNORED_FIELDS)
+    return await _store(context_of(request), job_of(fields))
+
+
+async def put(request: Request) -> Response:
+    """``PUT /jobs/{id}``: the same, with the id in the path."""
+    query(request)
+    job_id = path_id(request)
+    fields = read_object(await read_body(request), JOB_FIELDS, ignored=IGNORED_FIELDS)
+    return await _store(context_of(request), job_of(fields, path_id=job_id))
+
+
+async def _store(context: Context, job: Job) -> Response:
+    async with context.turn(job.id) as jobs:
+        view, changed = await jobs.upsert(job)
+    times = next_fire_times(job, view.state, 1)
+    body: dict[str, Any] = {
+        "id": job.id,
+        "changed": changed,
+        "version": None if view.job is None else view.job.version,
+        "next_fire_time": times[0] if times else None,
+    }
+    return json_answer(body, 202)
+
+
+async def delete_by_query(request: Request) -> Response:
+    """``DELETE /?job_id=``."""
+    params = query(request, "job_id")
+    if "job_id" not in params:
+        raise InvalidInput("the query parameter job_id is missing", field="job_id")
+    return await _delete(context_of(request), params["job_id"])
+
+
+async def delete(request: Request) -> Response:
+    """``DELETE /jobs/{id}``."""
+    query(request)
+    return await _delete(context_of(request), path_id(request))
+
+
+async def _delete(context: Context, job_id: str) -> Response:
+    async with context.turn(job_id) as jobs:
+        await jobs.delete(job_id)
+    return json_answer({"id": job_id, "deleted": True})
+
+
+async def get(request: Request) -> Response:
+    """``GET /jobs/{id}``."""
+    query(request)
+    async with context_of(request).turn() as jobs:
+        view = await jobs.get(path_id(request))
+    return json_answer(show_job(view))
+
+
+async def list_jobs(request: Request) -> Response:
+    """``GET /jobs?status=&prefix=&cursor=&limit=``, in the order of the ids' bytes.
+
+    A page of a filtered list looks at a bounded number of jobs: it may be short or empty and still have a next one.
+    """
+    params = query(request, "status", "prefix", "cursor", "limit")
+    status = params.get("status")
+    if status is not None and status not in STATUSES:
+        raise InvalidInput(f"status must be one of {', '.join(STATUSES)}", field="status")
+    limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
+    cursor = _read_cursor(params["cursor"]) if "cursor" in params else ""
+    async with context_of(request).turn() as jobs:
+        page = await jobs.page(cursor=cursor, prefix=params.get("prefix", ""), status=status, limit=limit)
+    following = None if page.cursor is None else _write_cursor(page.cursor)
+    headers = None if following is None else next_link(request, params, cursor=following)
+    return json_answer({"jobs": [show_job(view) for view in page.jobs], "next": following}, headers=headers)
+
+
+def _write_cursor(job_id: str) -> str:
+    return base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        raise InvalidInput("not a cursor of this list; begin without one", field="cursor") from None
+
+
+async def pause(request: Request) -> Response:
+    """``POST /jobs/{id}/pause``: hold the trigger."""
+    query(request)
+    job_id = path_id(request)
+    async with context_of(request).turn(job_id) as jobs:
+        return json_answer(show_job(await jobs.pause(job_id)))
+
+
+async def resume(request: Request) -> Response:
+    """``POST /jobs/{id}/resume``: let it go on; nothing is caught up."""
+    query(request)
+    job_id = path_id(request)
+    async with context_of(request).turn(job_id) as jobs:
+        return json_answer(show_job(await jobs.resume(job_id)))
+
+
+async def run(request: Request) -> Response:
+    """``POST /jobs/{id}/run``: start a run now, besides the trigger's."""
+    query(request)
+    job_id = path_id(request)
+    force, payload = run_request_of(await read_body(request))
+    async with context_of(request).turn(job_id) as jobs:
+        run_id = await jobs.run_now(job_id, force=force, payload=payload)
+    return json_answer({"run_id": run_id}, 202)
+
+
+ROUTES = [
+    Route("/", upsert, methods=["POST"]),
+    Route("/", delete_by_query, methods=["DELETE"]),
+    Route("/jobs", list_jobs, methods=["GET"]),
+    Route("/jobs/{job_id}", get, methods=["GET"]),
+    Route("/jobs/{job_id}", put, methods=["PUT"]),
+    Route("/jobs/{job_id}", delete, methods=["DELETE"]),
+    Route("/jobs/{job_id}/pause", pause, methods=["POST"]),
+    Route("/jobs/{job_id}/resume", resume, methods=["POST"]),
+    Route("/jobs/{job_id}/run", run, methods=["POST"]),
+]

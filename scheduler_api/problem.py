@@ -1,0 +1,70 @@
+"""Errors as ``application/problem+json`` (RFC 9457), and the one place where an error of the core gets a status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from scheduler_core.errors import (
+    CorruptDocument,
+    CronpostError,
+    InvalidInput,
+    JobNotFound,
+    RunConflict,
+    StoreRefused,
+    StoreUnavailable,
+)
+
+RETRY_AFTER_SECONDS = 1
+"""What a client is told to wait when Redis has a passing fault. The usual ones (restart, failover, loading) last
+seconds; a longer one costs a client one cheap request a second."""
+
+STATUSES: Mapping[type[CronpostError], int] = {
+    InvalidInput: 400,
+    JobNotFound: 404,
+    RunConflict: 409,
+    StoreUnavailable: 429,
+    StoreRefused: 422,
+    CorruptDocument: 500,
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error of HTTP itself (no such path, body too large), not of the core."""
+
+    def __init__(self, status: int, detail: str, *, code: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.code = code
+        self.headers = dict(headers or {})
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    code: str,
+    field: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem document. ``code`` is stable and for programs, ``detail`` is for people."""
+    body: dict[str, Any] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
+    if field is not None:
+        body["field"] = field
+    return Response(
+        msgspec.json.encode(body), status, media_type="application/problem+json", headers=dict(headers or {})
+    )
+
+
+def problem_of(error: CronpostError) -> Response:
+    """The answer to an error of the core."""
+    status = next((STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES), 500)
+    if isinstance(error, InvalidInput):
+        return problem(status, error.detail, code=error.code, field=error.field)
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 429 else None
+    return problem(status, str(error), code=error.code, headers=headers)

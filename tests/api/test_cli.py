@@ -1,0 +1,232 @@
+"""The command line, in the test's own process; the server that ``cronpost jobs`` talks to is real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from scheduler_api import cli
+from scheduler_api.app import create_app
+from scheduler_api.context import Context
+from scheduler_api.server import ApiServer, listen, url_of
+from scheduler_core.clock import RedisClock
+from scheduler_core.config import SETTINGS, ApiSettings
+from scheduler_core.metrics import Metrics
+from scheduler_core.store.redis_store import RedisStore, connect
+from scheduler_core.version import __version__
+from tests.api.conftest import EXAMPLE
+
+KEY = "a-key-of-the-tests-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env, and nothing to leave behind
+
+
+def run(*args: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(cli.main, args, input=stdin, env=env, prog_name="cronpost")
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout.strip() == f"cronpost, version {__version__}"
+
+
+def test_help_names_every_command() -> None:
+    shown = run("--help").stdout
+    for command in ("serve", "api", "node", "config", "cron", "jobs", "demo"):
+        assert f"\n  {command} " in shown
+
+
+@pytest.mark.parametrize("command", ["serve", "api", "node", "demo", "config"])
+def test_every_setting_of_a_command_is_an_option(command: str) -> None:
+    shown = run(command, "--help").stdout
+    for setting in SETTINGS:
+        assert (setting.options[0] in shown) == (command != "node" or setting.section != "api"), setting.name
+
+
+def test_an_option_may_be_spelled_as_the_setting() -> None:
+    shown = json.loads(run("config", "--json", "--max_in_flight", "7", "--allow-no-authentication").stdout)
+    by_name = {row["name"]: row for row in shown}
+    assert by_name["CRONPOST_MAX_IN_FLIGHT"]["value"] == "7"
+    assert by_name["CRONPOST_MAX_IN_FLIGHT"]["source"] == "--max-in-flight"
+    assert by_name["CRONPOST_ALLOW_NO_AUTHENTICATION"]["value"] == "yes"
+
+
+def test_config_shows_every_setting_and_no_secret() -> None:
+    shown = run("config", env={"CRONPOST_API_KEYS": KEY, "CRONPOST_REDIS_URL": "redis://:hunter2@host"}).stdout
+    for setting in SETTINGS:
+        assert setting.env in shown
+        assert setting.meaning.split(".")[0].split()[-1] in shown
+    assert KEY not in shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "words"),
+    [
+        (["serve"], {"CRONPOST_PROT": "1"}, "did you mean CRONPOST_PORT"),
+        (["serve"], {"CRONPOST_PORT": "high"}, "CRONPOST_PORT=high"),
+        (["serve", "--port", "99999"], {}, "--port"),
+        (["serve", "--host", "0.0.0.0"], {}, "CRONPOST_API_KEYS"),
+        (["api"], {}, "CRONPOST_REDIS_URL"),
+        (["node"], {}, "CRONPOST_REDIS_URL"),
+        (["cron", "* * *"], {}, "3 fields"),
+        (["cron", "@daily", "--tz", "Mars"], {}, "Mars"),
+        (["cron", "0 0 30 2 *"], {}, "never"),
+        (["cron", "@daily", "--start", "soon"], {}, "RFC 3339"),
+        (["jobs", "list"], {"CRONPOST_PROT": "1"}, "did you mean CRONPOST_PORT"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args: list[str], env: dict[str, str], words: str) -> None:
+    result = run(*args, env=env)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("cronpost: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert words in result.stderr
+
+
+def test_cron_explains_and_lists_fire_times_in_the_zone_and_in_utc() -> None:
+    result = run("cron", "30 3 * * mon-fri", "--tz", "Europe/Berlin", "-n", "2", "--start", "2030-03-29T12:00:00Z")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert "03:30" in lines[0]
+    assert "Monday to Friday" in lines[0]
+    assert lines[2:] == [
+        "Mon 2030-04-01 03:30:00 +0200   2030-04-01 01:30:00Z",
+        "Tue 2030-04-02 03:30:00 +0200   2030-04-02 01:30:00Z",
+    ]
+
+
+def test_cron_says_when_there_is_no_further_fire_time() -> None:
+    result = run("cron", "0 0 0 1 1 * 2040", "--start", "2030-01-01T00:00:00Z")
+    assert result.stdout.splitlines()[-2:] == ["2040-01-01 00:00:00Z", "and never again"]
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[str]:
+    """A server with a key, in a thread of its own: the client is a blocking one."""
+    sockets = listen("127.0.0.1", 0)
+    loop = asyncio.new_event_loop()
+    stop: list[ApiServer] = []
+
+    async def serve() -> None:
+        store = RedisStore(connect(redis_url))
+        context = Context(settings=ApiSettings(api_keys=(KEY,)), store=store, clock=RedisClock(), metrics=Metrics())
+        stop.append(ApiServer(create_app(context)))
+        await stop[0].serve(sockets)
+        await store.aclose()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    yield url_of(sockets, "127.0.0.1")
+    loop.call_soon_threadsafe(stop[0].stop)
+    thread.join()
+    loop.close()
+
+
+def jobs(server: str, *args: str, stdin: bytes | None = None) -> Result:
+    return run("jobs", *args, "--server", server, "--api-key", KEY, stdin=stdin)
+
+
+def test_a_job_is_put_listed_shown_paused_resumed_run_and_deleted(server: str) -> None:
+    put = ["put", "a/b", "--endpoint", "http://localhost:1/", "--cron", "@daily", "--payload", '{"n": 1.0}']
+    result = jobs(server, *put, "--timezone", "Europe/Paris", "--retry-already-running", "3", "--recovery-check")
+    assert result.exit_code == 0, result.stderr
+    assert "a/b stored (version 1), next fire " in result.stdout
+    assert (
+        "unchanged"
+        in jobs(server, *put, "--timezone", "Europe/Paris", "--retry-already-running", "3", "--recovery-check").stdout
+    )
+    listed = jobs(server, "list").stdout.splitlines()
+    assert listed[0].split() == ["ID", "STATUS", "CRON", "ZONE", "NEXT", "FIRE", "LAST", "RUN"]
+    assert listed[1].split()[:4] == ["a/b", "active", "@daily", "Europe/Paris"]
+    shown = jobs(server, "get", "a/b").stdout
+    assert "retry_already_running  3" in shown
+    assert '"payload":{"n": 1.0}' in jobs(server, "get", "a/b", "--json").stdout
+    assert "paused" in jobs(server, "pause", "a/b").stdout
+    assert jobs(server, "list", "--status", "paused").stdout.splitlines()[1].startswith("a/b")
+    assert "next fire " in jobs(server, "resume", "a/b").stdout
+    assert "asked for" in jobs(server, "run", "a/b").stdout
+    again = jobs(server, "run", "a/b")
+    assert again.exit_code == 1
+    assert "[409]" in again.stderr
+    assert jobs(server, "run", "a/b", "--force", "--payload", "[1]").exit_code == 0
+    assert jobs(server, "runs", "a/b").stdout == "none\n"
+    assert "deleted" in jobs(server, "delete", "a/b").stdout
+    gone = jobs(server, "get", "a/b")
+    assert gone.exit_code == 1
+    assert "[404]" in gone.stderr
+    assert jobs(server, "list").stdout == "none\n"
+
+
+def test_a_job_can_be_put_from_a_file_and_from_standard_input(server: str, tmp_path: Path) -> None:
+    body = json.dumps(EXAMPLE).encode()
+    (tmp_path / "job.json").write_bytes(body)
+    assert "stored" in jobs(server, "put", "--file", "job.json").stdout
+    assert "unchanged" in jobs(server, "put", "--file", "-", stdin=body).stdout
+
+
+def test_a_payload_can_be_read_from_a_file(server: str, tmp_path: Path) -> None:
+    (tmp_path / "payload.json").write_text('{"big": 12345678901234567890, "f": 1.10}\n')
+    put = ("put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "@payload.json")
+    assert jobs(server, *put).exit_code == 0
+    assert '{"big": 12345678901234567890, "f": 1.10}' in jobs(server, "get", "a", "--json").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["put", "a"], "--endpoint"),
+        (["put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "{"], "not JSON"),
+        (["put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "text"], "quotes"),
+        (["put", "a", "--cron", "@daily", "--file", "job.json"], "either"),
+    ],
+)
+def test_wrong_usage_says_what_is_needed(server: str, args: list[str], words: str) -> None:
+    result = jobs(server, *args)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_what_the_server_refuses_is_told_with_the_field(server: str) -> None:
+    result = jobs(server, "put", "a", "--endpoint", "http://h/", "--cron", "61 * * * *")
+    assert result.exit_code == 1
+    assert "(field cron)" in result.stderr
+    assert "[400]" in result.stderr
+
+
+def test_without_the_key_it_says_how_to_give_one(server: str) -> None:
+    result = run("jobs", "list", "--server", server)
+    assert result.exit_code == 1
+    assert "--api-key" in result.stderr
+
+
+def test_a_key_of_the_settings_goes_only_to_the_server_of_the_settings(server: str) -> None:
+    port = server.rpartition(":")[2]
+    env = {"CRONPOST_API_KEYS": KEY, "CRONPOST_PORT": port}
+    assert run("jobs", "list", env=env).exit_code == 0
+    assert run("jobs", "list", "--server", server, env=env).exit_code == 1
+
+
+def test_no_server_is_one_line_with_what_to_do() -> None:
+    sockets = listen("127.0.0.1", 0)
+    url = url_of(sockets, "127.0.0.1")
+    sockets[0].close()
+    result = run("jobs", "list", "--server", url)
+    assert result.exit_code == 1
+    assert "cronpost serve" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_long_lists_are_read_page_by_page(server: str) -> None:
+    for number in range(12):
+        jobs(server, "put", f"j{number:02}", "--endpoint", "http://h/", "--cron", "@daily")
+    lines = jobs(server, "list", "--limit", "7", "--prefix", "j").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [f"j{number:02}" for number in range(7)]

@@ -1,0 +1,213 @@
+"""Real processes: start, readiness, stop, and what they say when they cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from scheduler_core.embedded import EmbeddedRedis
+from tests.api.conftest import job
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 40
+
+
+class Cronpost:
+    """One ``cronpost`` process; its output goes to files."""
+
+    def __init__(self, directory: Path, *args: str) -> None:
+        self.out, self.err = directory / f"{args[0]}.out", directory / f"{args[0]}.err"
+        env = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
+        env["PYTHONPATH"] = str(ROOT)
+        env["PYTHONUNBUFFERED"] = "1"
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "scheduler_api", *args], cwd=directory, env=env, stdout=out, stderr=err
+            )
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.err.read_text().splitlines() if line.startswith("{")]
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            if found := condition():
+                return found
+            assert self.process.poll() is None, self.err.read_text() + self.out.read_text()
+            time.sleep(0.02)
+        raise AssertionError(f"waited too long; {self.err.read_text()}")
+
+    def event(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.until(lambda: next((e for e in self.events() if e["event"] == name), None))
+        return found
+
+    def url(self) -> str:
+        return str(self.event("api started")["address"])
+
+    def ready(self, url: str) -> Any:
+        return self.until(lambda: httpx.get(f"{url}/ready").status_code == 200)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(SECONDS)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Cronpost]]:
+    started: list[Cronpost] = []
+
+    def start(*args: str) -> Cronpost:
+        started.append(Cronpost(tmp_path, *args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_keeps_its_jobs_over_a_restart_and_ends_well(start: Callable[..., Cronpost], number: int) -> None:
+    first = start("serve", "--port", "0")
+    url = first.url()
+    first.ready(url)
+    assert httpx.post(url, json=job(cron="@yearly")).status_code == 202
+    assert first.end(number) == 0
+    assert [event["event"] for event in first.events()][-4:] == [
+        "api stopped",
+        "node draining",
+        "node stopped",
+        "embedded redis stopped",
+    ]
+    second = start("serve", "--port", "0")
+    url = second.url()
+    second.ready(url)
+    assert httpx.get(f"{url}/jobs").json()["jobs"][0]["cron"] == "@yearly"
+    assert second.end() == 0
+
+
+def test_a_second_server_on_one_data_directory_says_so_and_stops(start: Callable[..., Cronpost]) -> None:
+    first = start("serve", "--port", "0")
+    first.ready(first.url())
+    second = start("serve", "--port", "0", "--log-level", "error")
+    assert second.process.wait(SECONDS) == 1
+    (line,) = second.err.read_text().splitlines()
+    assert line.startswith("cronpost: another Cronpost server")
+    assert str(first.process.pid) in line
+    assert first.end() == 0
+
+
+def test_a_port_in_use_is_one_line_and_starts_no_redis(start: Callable[..., Cronpost], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start("serve", "--port", str(port))
+        assert process.process.wait(SECONDS) == 2
+    (line,) = process.err.read_text().splitlines()
+    assert f"port {port} on 127.0.0.1 is in use" in line
+    assert not (tmp_path / "cronpost-data").exists()
+
+
+def test_api_and_node_apart_fire_a_job_together(start: Callable[..., Cronpost], redis_url: str) -> None:
+    api = start("api", "--port", "0", "--redis-url", redis_url)
+    node = start("node", "--redis-url", redis_url)
+    url = api.url()
+    api.ready(url)
+    node.event("node started")
+    httpx.post(url, json=job(id="a", cron="* * * * * *", endpoint="http://127.0.0.1:9/")).raise_for_status()
+    api.until(lambda: httpx.get(f"{url}/jobs/a/runs").json()["runs"])
+    assert node.end() == 0
+    assert api.end() == 0
+
+
+def test_without_redis_the_process_lives_says_why_and_begins_when_it_comes(
+    start: Callable[..., Cronpost], tmp_path: Path
+) -> None:
+    server = EmbeddedRedis(tmp_path / "shared")
+    process = start("serve", "--port", "0", "--redis-url", f"unix://{tmp_path}/shared/redis/redis.sock")
+    url = process.url()
+    assert httpx.get(f"{url}/health").status_code == 200
+    ready = httpx.get(f"{url}/ready")
+    assert ready.status_code == 503
+    assert ready.json()["reasons"]
+    assert httpx.post(url, json=job()).status_code == 429
+    with server:
+        process.ready(url)
+        assert httpx.post(url, json=job()).status_code == 202
+        process.event("node started")
+        assert process.end() == 0
+
+
+def test_a_redis_that_may_drop_jobs_stops_the_start_with_the_remedy(
+    start: Callable[..., Cronpost], redis_url: str
+) -> None:
+    with Redis.from_url(redis_url) as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            process = start("serve", "--port", "0", "--redis-url", redis_url)
+            assert process.process.wait(SECONDS) == 2
+        finally:
+            redis.config_set("maxmemory-policy", "noeviction")
+    line = process.err.read_text().splitlines()[-1]
+    assert line.startswith("cronpost: ")
+    assert "CONFIG SET maxmemory-policy noeviction" in line
+    assert "Traceback" not in process.err.read_text()
+
+
+def test_the_embedded_redis_is_started_again_when_it_dies(start: Callable[..., Cronpost]) -> None:
+    process = start("serve", "--port", "0")
+    url = process.url()
+    process.ready(url)
+    httpx.post(url, json=job(id="a", cron="@yearly")).raise_for_status()
+    os.kill(process.event("embedded redis started")["pid"], signal.SIGKILL)
+    process.until(lambda: len([e for e in process.events() if e["event"] == "embedded redis started"]) == 2)
+    process.ready(url)
+    assert httpx.get(f"{url}/jobs/a").json()["cron"] == "@yearly"
+    assert process.end() == 0
+
+
+def test_a_second_signal_ends_a_process_that_drains(start: Callable[..., Cronpost]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = start("serve", "--port", "0", "--drain-grace-seconds", "3600")
+        url = process.url()
+        process.ready(url)
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        httpx.post(url, json=job(id="a", cron="* * * * * *", endpoint=endpoint)).raise_for_status()
+        process.until(lambda: httpx.get(f"{url}/jobs/a").json()["status"] == "running")
+        process.process.send_signal(signal.SIGTERM)
+        process.event("node draining")
+        assert process.end() == 130
+
+
+def test_the_demo_shows_fires_and_ends_well(start: Callable[..., Cronpost]) -> None:
+    demo = start("demo", "--port", "0")
+    demo.until(lambda: " 202 " in demo.out.read_text())
+    assert demo.end(signal.SIGINT) == 0
+    shown = demo.out.read_text()
+    assert "http://127.0.0.1:" in shown
+    assert "FIRE TIME" in shown
+    assert "job-scheduler-unique-id" in shown
+    assert shown.splitlines()[-1].startswith("Stopped.")
+    assert demo.err.read_text() == ""
+
+
+def test_the_demo_takes_other_ports_when_its_own_are_in_use(start: Callable[..., Cronpost]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        demo = start("demo", "--port", str(port))
+        demo.until(lambda: "Ctrl-C" in demo.out.read_text())
+        assert f"Port {port} is in use" in demo.out.read_text()
+        assert f"http://127.0.0.1:{port}/" not in demo.out.read_text()
+        assert demo.end(signal.SIGINT) == 0

@@ -1,0 +1,71 @@
+"""What is found wrong with a Redis, from its INFO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scheduler_core.store.check import check_server
+from scheduler_core.store.redis_store import RedisStore
+
+GOOD: dict[str, Any] = {
+    "redis_version": "7.2.4",
+    "maxmemory_policy": "noeviction",
+    "aof_enabled": 1,
+    "role": "master",
+    "cluster_enabled": 0,
+}
+
+
+def test_a_good_server_has_no_findings() -> None:
+    assert check_server(GOOD) == []
+
+
+def test_what_a_server_does_not_tell_is_not_judged() -> None:
+    assert check_server({}) == []
+    assert check_server({"redis_version": "unknown"}) == []
+
+
+@pytest.mark.parametrize("version", ["6.2.0", "6.2.14", "7.0.15", "8.2.1", "255.255.255", "10.0"])
+def test_a_version_from_6_2_on_will_do(version: str) -> None:
+    assert check_server({**GOOD, "redis_version": version}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("redis_version", "6.0.16", "6.2"),
+        ("redis_version", "5.0", "upgrade"),
+        ("maxmemory_policy", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
+        ("maxmemory_policy", "allkeys-random", "delete jobs"),
+        ("cluster_enabled", 1, "Cluster"),
+    ],
+)
+def test_what_would_lose_jobs_is_fatal_and_names_the_remedy(name: str, value: Any, words: str) -> None:
+    (finding,) = check_server({**GOOD, name: value})
+    assert finding.fatal
+    assert words in finding.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("maxmemory_policy", "volatile-ttl", "noeviction"),
+        ("aof_enabled", 0, "appendonly yes"),
+        ("role", "slave", "replica"),
+    ],
+)
+def test_what_weakens_a_promise_is_a_warning(name: str, value: Any, words: str) -> None:
+    (finding,) = check_server({**GOOD, name: value})
+    assert not finding.fatal
+    assert words in finding.text
+
+
+def test_fatal_findings_come_first() -> None:
+    findings = check_server({**GOOD, "aof_enabled": 0, "maxmemory_policy": "allkeys-lfu"})
+    assert [finding.fatal for finding in findings] == [True, False]
+
+
+async def test_the_embedded_redis_is_a_good_one(store: RedisStore) -> None:
+    assert check_server(await store.server_info()) == []

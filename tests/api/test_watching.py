@@ -1,0 +1,150 @@
+"""``/health``, ``/ready``, ``/metrics``, ``/cron/next`` and ``/openapi.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from scheduler_api.app import ROUTES
+from scheduler_api.context import Context
+from scheduler_api.wire import JOB_FIELDS
+from scheduler_core.config import ApiSettings
+from scheduler_core.metrics import Metrics
+from tests.api.conftest import EXAMPLE, client_of, job
+
+
+async def test_health_says_what_clients_rely_on(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/health")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "healthy", "scheduler_running": True}
+
+
+async def test_ready_tells_every_reason_why_it_is_not(context: Context) -> None:
+    not_ready = Context(
+        settings=ApiSettings(),
+        store=context.store,
+        clock=context.clock,
+        metrics=Metrics(),
+        faults=lambda: ["claim: one reason", "settle: another"],
+    )
+    async with client_of(not_ready) as client:
+        answer = await client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "reasons": ["claim: one reason", "settle: another"]}
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return sample.value
+    raise AssertionError(f"{name} {labels} is not among the metrics")
+
+
+async def test_metrics_are_prometheus_text_with_the_sizes_as_they_are_now(client: httpx.AsyncClient) -> None:
+    for number in range(3):
+        await client.post("/", json=job(id=str(number), cron="@yearly"))
+    await client.post("/", json=job(id=""))
+    answer = await client.get("/metrics", headers={"Accept": "text/plain;version=0.0.4"})
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert value(answer.text, "cronpost_jobs") == 3
+    assert value(answer.text, "cronpost_due_jobs") == 0
+    assert value(answer.text, "cronpost_http_requests_total", method="POST", status="202") == 3
+    assert value(answer.text, "cronpost_http_requests_total", method="POST", status="400") == 1
+
+
+async def test_metrics_are_openmetrics_if_asked_for(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+async def test_an_invented_method_makes_no_time_series_of_its_own(client: httpx.AsyncClient) -> None:
+    await client.request("BREW", "/")
+    text = (await client.get("/metrics")).text
+    assert "BREW" not in text
+    assert value(text, "cronpost_http_requests_total", method="OTHER", status="405") == 1
+
+
+async def test_cron_next_answers_instants_after_the_start(client: httpx.AsyncClient) -> None:
+    params: dict[str, Any] = {"expr": "*/10 * * * * * *", "start": "2030-01-01T00:00:00Z", "n": 3}
+    answer = await client.get("/cron/next", params=params)
+    assert answer.json() == {"next": ["2030-01-01T00:00:10Z", "2030-01-01T00:00:20Z", "2030-01-01T00:00:30Z"]}
+
+
+async def test_cron_next_counts_in_the_zone_and_answers_in_utc(client: httpx.AsyncClient) -> None:
+    params: dict[str, Any] = {"expr": "30 3 * * *", "tz": "Europe/Berlin", "start": "2030-07-01T00:00:00+02:00", "n": 1}
+    assert (await client.get("/cron/next", params=params)).json() == {"next": ["2030-07-01T01:30:00Z"]}
+    by_hand = "/cron/next?expr=30+3+*+*+*&tz=Europe/Berlin&start=2030-07-01T00:00:00+02:00&n=1"
+    assert (await client.get(by_hand)).json() == {"next": ["2030-07-01T01:30:00Z"]}
+
+
+async def test_cron_next_answers_fewer_when_there_are_no_more(client: httpx.AsyncClient) -> None:
+    params: dict[str, Any] = {"expr": "0 0 0 1 1 * 2040-2041", "start": "2030-01-01T00:00:00Z"}
+    answer = await client.get("/cron/next", params=params)
+    assert answer.json() == {"next": ["2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z"]}
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("", "expr"),
+        ("expr=", "expr"),
+        ("expr=nonsense", "expr"),
+        ("expr=0+0+30+2+*", "expr"),
+        ("expr=0+0+0+1+1+*+2001", "expr"),
+        ("expr=@daily&tz=Mars", "tz"),
+        ("expr=@daily&n=0", "n"),
+        ("expr=@daily&n=101", "n"),
+        ("expr=@daily&start=yesterday", "start"),
+        ("expr=@daily&start=2030-01-01", "start"),
+        ("expr=@daily&start=2030-01-01T00:00:00", "start"),
+        ("expr=@daily&start=9999-12-31T23:59:59Z", "start"),
+        ("expr=@daily&start=0001-01-01T00:00:00%2B14:00", "start"),
+        ("expr=@daily&zone=UTC", "zone"),
+    ],
+)
+async def test_cron_next_refuses_what_an_upsert_would(client: httpx.AsyncClient, query: str, field: str) -> None:
+    answer = await client.get(f"/cron/next?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["field"] == field
+
+
+async def test_the_description_has_every_route_and_no_other(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    described = {
+        (path, method.upper())
+        for path, operations in document["paths"].items()
+        for method in operations
+        if method != "parameters"
+    }
+    served = {(route.path, method) for route in ROUTES for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]
+    assert described == served
+    assert "security" not in document
+
+
+async def test_the_description_has_every_field_of_a_job(client: httpx.AsyncClient) -> None:
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    assert set(schemas["JobBody"]["properties"]) == {*JOB_FIELDS, "last_run"}
+    await client.post("/", json=EXAMPLE)
+    assert set(schemas["Job"]["properties"]) == set((await client.get(f"/jobs/{EXAMPLE['id']}")).json())
+
+
+async def test_every_reference_in_the_description_leads_somewhere(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            return (
+                [node["$ref"]] if "$ref" in node else [found for value in node.values() for found in references(value)]
+            )
+        return [found for value in node for found in references(value)] if isinstance(node, list) else []
+
+    assert references(document)
+    for reference in references(document):
+        node = document
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
