@@ -50,9 +50,9 @@ class RedisClock:
     lets the offset follow drift in both directions.
 
     A sample that differs from the offset by more than ``jump_ms`` is believed only when ``agreeing`` samples in a row
-    say the same within ``jump_ms``; one odd answer changes nothing. After Redis's clock went back, :meth:`now_ms`
-    stands still until the jump is believed and then follows; what has fired does not fire again, because each job
-    stores its position.
+    say the same within ``jump_ms``; one odd answer changes nothing. Until a jump is believed, :meth:`now_ms` goes on
+    as before and never runs back; then it follows. What has fired does not fire again, because each job stores its
+    position.
     """
 
     WINDOW = 8
@@ -64,6 +64,13 @@ class RedisClock:
         self._suspects: list[float] = []
         self._offset_ms: float | None = None
         self._floor_ms = 0
+        self.jumps = 0
+        """How many jumps were believed."""
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the last sample spoke of a jump that is not believed yet."""
+        return bool(self._suspects)
 
     @property
     def is_set(self) -> bool:
@@ -83,6 +90,7 @@ class RedisClock:
         if len(self._suspects) >= self._agreeing:
             self._samples.clear()
             self._floor_ms = 0
+            self.jumps += 1
             for suspect in self._suspects:
                 self._accept(suspect)
             self._suspects.clear()

@@ -16,7 +16,7 @@ from scheduler_core.job import Downtime, Job, JobState, Pending, Snapshot
 from scheduler_core.plan.claim import Work, end_run, plan_claim
 from scheduler_core.plan.misses import miss_through
 from scheduler_core.run import MissReason, Record, RunState
-from scheduler_core.transition import Transition
+from scheduler_core.transition import Transition, is_finished
 from scheduler_core.trigger import compile_trigger
 
 PENDING_LIMIT = 100
@@ -74,16 +74,22 @@ def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime]
 def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
     """Let the trigger go on, and revive a quarantined job. None: it is not held.
 
-    The fire times that were held are one miss; nothing is caught up.
+    The fire times that were held are one miss; nothing is caught up. A job whose trigger ran out meanwhile goes.
     """
     job, state = snapshot.job, snapshot.state
     if job is None or state is None or not state.is_held:
         return None
+    # A run that was claimed while the trigger was held was asked for by someone or waited for its retry: neither
+    # downtimes nor the store's id have a part in it.
+    state, records = _write_in_flight(job, state, snapshot, (), "")
     reason = MissReason.PAUSED if state.paused_at_ms is not None else MissReason.QUARANTINED
     state, misses = _skip_due(job, state, reason, now_ms=now_ms)
     if state.next_fire_ms is None:
         state = replace(state, next_fire_ms=compile_trigger(job.trigger).next_after(now_ms))
-    return Transition(replace(state, paused_at_ms=None, quarantine=None), misses)
+    state = replace(state, paused_at_ms=None, quarantine=None)
+    if is_finished(state):
+        return Transition(None, (*records, *misses), remove=True)
+    return Transition(state, (*records, *misses))
 
 
 def plan_run_now(

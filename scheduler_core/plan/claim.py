@@ -43,8 +43,12 @@ def plan_claim(
     if state.quarantine is not None:
         return Transition(state)
     if state.open is not None and state.open.in_flight:
-        return _take_over(job, state, state.open, now_ms=now_ms)
-    decided = _decide(job, state, lease, downtimes=downtimes, store_id=store_id)
+        decided = _take_over(job, state, state.open, now_ms=now_ms)
+    else:
+        # A downtime that ended later began with the death of the node that had claimed the run. To whoever takes it
+        # over it is no reason to decide otherwise: the run may have been delivered already.
+        known = [downtime for downtime in downtimes if downtime.until_ms <= now_ms]
+        decided = _decide(job, state, lease, downtimes=known, store_id=store_id)
     if isinstance(decided, Work) and lease.losses >= QUARANTINE_AFTER_LOSSES:
         return _quarantine(decided, lease.losses, now_ms=now_ms)
     return decided
@@ -126,10 +130,12 @@ def _take_over(job: Job, state: JobState, run: Run, *, now_ms: int) -> Work | Tr
     """The node that worked this run is gone, and the job was changed while it did."""
     if not run.detached:
         return Work(job, replace(run, in_flight=False), replace(state, open=None))
-    state, ended = end_run(
+    after, ended = end_run(
         state, run, RunState.LOST, now_ms=now_ms, message="its node died, and the job was changed meanwhile"
     )
-    return _rest(state, (ended,))
+    if now_ms < job.created_at_ms:
+        after = replace(after, last=state.last)  # a run of an earlier job under this id
+    return _rest(after, (ended,))
 
 
 def _quarantine(work: Work, losses: int, *, now_ms: int) -> Transition:

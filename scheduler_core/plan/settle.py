@@ -83,6 +83,9 @@ def plan_settle_changed(
         _, records = _settle_detached(base, run, ended, policy)
         return Transition(None, records, remove=True)
     after, settled = _settle(job, base, run, ended, policy)
+    if ended.started_at_ms < job.created_at_ms:
+        # A run of an earlier job under this id: it is recorded, but it is not what the new job last did.
+        after = replace(after, last=base.last, last_success_ms=base.last_success_ms)
     return Transition(after, settled, remove=is_finished(after))
 
 

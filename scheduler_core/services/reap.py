@@ -42,7 +42,7 @@ class Reaper(Service):
         return len(reaped)
 
     async def run_once(self) -> None:
-        if self._node.may_reap and self._beats_can_be_judged():
+        if self._beats_can_be_judged() and self._node.may_reap:
             await self.reap()
         await self.clock.sleep(PERIOD_SECONDS)
 

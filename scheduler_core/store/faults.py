@@ -42,7 +42,9 @@ LASTING = (
 def translate(error: Exception) -> StoreUnavailable | StoreRefused:
     """The fault that ``error`` is. ``effect_unknown`` says whether the command may have been carried out."""
     text = str(error)
-    if isinstance(error, LASTING) or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+    # redis-py wraps what happens while it connects in a ConnectionError, a refused password too.
+    refused = isinstance(error, LASTING) or isinstance(error.__cause__ or error.__context__, LASTING)
+    if refused or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
         return StoreRefused(f"Redis refuses this client: {text}")
     if "OOM" in text:
         return StoreUnavailable(f"Redis is out of memory: {text}")

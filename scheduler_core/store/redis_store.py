@@ -5,7 +5,7 @@ Raises StoreUnavailable or StoreRefused (see :mod:`scheduler_core.store.faults`)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -149,6 +149,7 @@ class RedisStore:
         self._beat = load_script("beat_node")
         self._leave = load_script("leave_node")
         self._reap = load_script("reap_leases")
+        self._read = load_script("read_jobs")
 
     async def aclose(self) -> None:
         """Close all connections, after commands whose callers were cancelled have ended."""
@@ -252,7 +253,7 @@ class RedisStore:
             if int(answer[0]) < page:
                 return reaped
 
-    async def wake_ups(self) -> AsyncIterator[int | None]:
+    async def wake_ups(self) -> AsyncGenerator[int | None, None]:
         """Wake-ups that come before all others, as clients set them. Raises StoreUnavailable when Redis goes.
 
         The first item, None, says that the subscription stands; what was set before it was not heard. A lost message
@@ -281,15 +282,7 @@ class RedisStore:
 
     async def read(self, job_id: str) -> StoredJob:
         """The job as it is stored now, all of one moment."""
-        k = self._keys
-        with translated_faults():
-            async with self._client.pipeline(transaction=True) as pipe:
-                pipe.hget(k.jobs, job_id)
-                pipe.hget(k.states, job_id)
-                pipe.hget(k.leases, job_id)
-                pipe.hmget(k.meta, "downtimes", "store_id")
-                definition, state, lease, (downtimes, store_id) = await pipe.execute()
-        return _stored(definition, state, lease, downtimes, store_id)
+        return (await self.read_many([job_id]))[0]
 
     async def change(self, job_id: str, stored: StoredJob, transition: Transition) -> bool:
         """Apply a client's change, unless the job is no longer what ``stored`` says; whether it was applied."""
@@ -325,18 +318,12 @@ class RedisStore:
         return [job_id.decode() for job_id in found]
 
     async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
-        """The jobs with these ids; each as of its own moment."""
+        """The jobs with these ids, at most 1000, all of one moment."""
         if not job_ids:
             return []
         k = self._keys
-        with translated_faults():
-            async with self._client.pipeline(transaction=True) as pipe:
-                pipe.hmget(k.jobs, job_ids)
-                pipe.hmget(k.states, job_ids)
-                pipe.hmget(k.leases, job_ids)
-                pipe.hmget(k.meta, "downtimes", "store_id")
-                definitions, states, leases, (downtimes, store_id) = await pipe.execute()
-        return [_stored(*rows, downtimes, store_id) for rows in zip(definitions, states, leases, strict=True)]
+        downtimes, store_id, *rows = await self._run(self._read, (k.jobs, k.states, k.leases, k.meta), job_ids)
+        return [_stored(row[0], row[1], row[2], downtimes, store_id) for row in rows]
 
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
         """Settled runs and misses of a job, newest first. Entries that cannot be read are left out."""

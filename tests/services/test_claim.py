@@ -1,0 +1,286 @@
+"""The claimer: when it looks, when it does not, and what wakes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.config import EngineSettings
+from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.errors import RunConflict, StoreUnavailable
+from scheduler_core.metrics import Metrics
+from scheduler_core.plan.claim import plan_claim
+from scheduler_core.services import claim as claim_module
+from scheduler_core.services.jobs import JobService
+from scheduler_core.services.wake import WakeListener
+from scheduler_core.store.redis_store import Claim, RedisStore, connect
+from tests.support.factories import answered, at, make_job, make_state
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.redis_proxy import RedisProxy
+from tests.support.stores import KEYS, opened, put, until
+
+
+class Bench:
+    """A node whose claims are counted."""
+
+    def __init__(self, store: RedisStore, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store = store
+        self.redis = redis
+        self.clock = ManualClock()
+        self.node = SteppedNode(store, self.clock, settings=EngineSettings(max_in_flight=2))
+        self.jobs = JobService(store, self.clock, Metrics())
+        self.claims: list[Claim] = []
+        claim = RedisStore.claim
+
+        async def counted(store: RedisStore, **options: object) -> Claim:
+            found = await claim(store, **options)  # type: ignore[arg-type]
+            self.claims.append(found)
+            return found
+
+        monkeypatch.setattr(RedisStore, "claim", counted)
+
+    async def put(self, *names: str, seconds: float = 0) -> None:
+        for name in names:
+            await put(self.redis, make_job(name), make_state(seconds))
+
+    async def asleep(self) -> None:
+        await until(lambda: self.node.claimer._sleeping_until_ms is not None)
+
+
+@pytest.fixture
+async def bench(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(claim_module, "LONGEST_SLEEP", 3_600.0)  # so that what ends a sleep is not its cap
+    async with opened(redis_url) as (store, redis):
+        bench = Bench(store, redis, monkeypatch)
+        await bench.node.start()
+        yield bench
+        await bench.node.claimer.stop()
+        await bench.node.crash()
+
+
+async def test_a_full_node_claims_nothing_until_an_attempt_ends(bench: Bench) -> None:
+    await bench.put("a", "b", "c")
+    bench.node.claimer.start()
+    await bench.asleep()
+    assert len(bench.node.deliverer.open) == 2
+    assert [len(claim.jobs) for claim in bench.claims] == [2]
+    await bench.node.answer(answered(200))
+    await until(lambda: len(bench.node.deliverer.seen) == 3)
+    assert [len(claim.jobs) for claim in bench.claims] == [2, 1]
+
+
+async def test_a_node_whose_results_redis_does_not_take_claims_nothing(bench: Bench) -> None:
+    await bench.put("a")
+    bench.node.settler.fault = "settle: away"
+    bench.node.claimer.start()
+    await bench.asleep()
+    assert bench.claims == []
+    bench.node.settler.fault = None
+    bench.node.claimer.wake()
+    await until(lambda: len(bench.node.deliverer.open) == 1)
+
+
+async def test_it_sleeps_until_the_next_wake_up_and_an_earlier_one_wakes_it(bench: Bench) -> None:
+    await bench.put("a", seconds=50)
+    bench.node.claimer.start()
+    await bench.asleep()
+    assert bench.node.claimer._sleeping_until_ms == at(50)
+    bench.node.claimer.wake_at(at(60))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(bench.claims) == 1, "a later one does not"
+    await bench.put("b", seconds=20)
+    bench.node.claimer.wake_at(at(20))
+    await until(lambda: len(bench.claims) == 2)
+    await bench.asleep()
+    assert bench.node.claimer._sleeping_until_ms == at(20)
+
+
+async def test_it_claims_when_the_wake_up_has_come(bench: Bench) -> None:
+    await bench.put("a", seconds=10)
+    bench.clock.advance(9_950)
+    await bench.node.beat()
+    bench.node.claimer.start()
+    await bench.asleep()
+    bench.clock.advance(50)
+    await until(lambda: len(bench.node.deliverer.open) == 1)
+
+
+async def test_a_wake_up_during_a_claim_is_not_lost(bench: Bench) -> None:
+    bench.node.claimer.start()
+    await bench.asleep()
+    bench.node.claimer.wake()
+    while len(bench.claims) < 2:
+        bench.node.claimer.wake_at(at(5))
+        await asyncio.sleep(0)
+    await until(lambda: len(bench.claims) >= 3)
+
+
+async def test_an_upsert_elsewhere_wakes_a_sleeping_node(bench: Bench) -> None:
+    listener = WakeListener(bench.store, bench.node.claimer, bench.clock, Metrics())
+    bench.node.claimer.start()
+    listener.start()
+
+    async def subscribed() -> bool:
+        return bool((await bench.redis.pubsub_numsub(KEYS.wake))[0][1])
+
+    await until(subscribed)
+    await bench.asleep()
+    before = len(bench.claims)
+    await bench.jobs.upsert(make_job("a"))
+    await until(lambda: len(bench.claims) > before and bench.claims[-1].next_wake_ms == at(10))
+    await listener.stop()
+
+
+async def test_the_listener_is_well_again_as_soon_as_it_is_subscribed(bench: Bench) -> None:
+    listener = WakeListener(bench.store, bench.node.claimer, bench.clock, Metrics())
+    listener.fault = "wake: away"
+    listener.start()
+    await until(lambda: listener.fault is None)
+    assert bench.node.claimer._woken.is_set()
+    await listener.stop()
+
+
+async def test_a_claim_whose_reply_is_lost_is_worked_once_and_at_once(
+    redis_server: EmbeddedRedis, bench: Bench, tmp_path: Path
+) -> None:
+    await bench.put("a", "b", "c")
+    async with RedisProxy(redis_server.socket_path, tmp_path) as proxy:
+        behind = RedisStore(connect(proxy.url))
+        bench.node.claimer._store = behind
+        await behind.claim(
+            now_ms=0, limit=0, node="x", token="x", recent_ms=1, dead_after_ms=1, downtime_count=0
+        )  # loads the script
+        proxy.lose_reply_to(b"EVALSHA")
+        with pytest.raises(StoreUnavailable):
+            await bench.node.claimer.run_once()
+        assert bench.node.deliverer.open == []
+        await bench.node.claimer.run_once()
+        await asyncio.sleep(0)
+        assert len(bench.node.deliverer.open) == 2
+        assert await bench.redis.hget(KEYS.meta, "fence") == b"2"
+        await behind.aclose()
+
+
+async def test_a_claim_that_was_cancelled_is_handed_back_when_the_node_stops(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.put("a")
+    claim, taken = RedisStore.claim, asyncio.Event()
+
+    async def hanging(store: RedisStore, **options: object) -> Claim:
+        await claim(store, **options)  # type: ignore[arg-type]
+        taken.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "claim", hanging)
+        bench.node.claimer.start()
+        await taken.wait()
+        await bench.node.claimer.stop()
+    await bench.node.claimer.give_back_lost()
+    await bench.node.settle()
+    stored = await bench.store.read("a")
+    assert stored.snapshot.lease is not None
+    assert stored.snapshot.lease.node == "-"
+    assert await bench.redis.zscore(KEYS.due, "a") == at(0)
+
+
+async def test_a_node_whose_lease_is_over_sends_nothing_and_hands_the_job_back(bench: Bench) -> None:
+    await bench.put("a")
+    claim = await bench.node.claimer._claim(1)
+    bench.clock.advance(6_000)
+    bench.node.claimer._start(claim.jobs[0])
+    await until(lambda: not bench.node.node.in_flight)
+    assert bench.node.deliverer.seen == []
+    await bench.node.settle()
+    assert await bench.redis.zscore(KEYS.due, "a") == at(0)
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "value"),
+    [(KEYS.jobs, "bad", b"\x93junk"), (KEYS.states, "bad", b"x"), (KEYS.jobs, "bad", None), (KEYS.states, "bad", None)],
+)
+async def test_a_job_that_cannot_be_read_is_set_aside_while_others_run(
+    bench: Bench, key: str, field: str, value: bytes | None
+) -> None:
+    await bench.put("bad", "good")
+    if value is None:
+        await bench.redis.hdel(key, field)
+    else:
+        await bench.redis.hset(key, field, value)
+    await bench.node.claim(2)
+    assert [entry.job_id for entry in bench.node.deliverer.open] == ["good"]
+    await bench.node.settle()
+    stored = await bench.store.read("bad")
+    assert stored.snapshot.state is not None
+    assert stored.snapshot.state.quarantine is not None
+    assert ("read" in stored.snapshot.state.quarantine) or ("gone" in stored.snapshot.state.quarantine)
+    assert stored.snapshot.lease is None
+    bench.clock.advance(60_000)
+    await bench.node.beat()
+    assert await bench.node.claim(1) == 0, "it is not claimed again and again"
+
+    if key == KEYS.states:
+        view = await bench.jobs.resume("bad")
+    else:
+        if value is not None:
+            with pytest.raises(RunConflict):
+                await bench.jobs.resume("bad")
+        view, changed = await bench.jobs.upsert(make_job("bad"))
+        assert changed
+    assert view.status == "active"
+    assert (await bench.jobs.get("bad")).state.next_fire_ms == at(70)
+
+
+async def test_a_job_that_cannot_be_planned_is_set_aside_while_others_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.put("bad", "good")
+    plan = plan_claim
+
+    def failing(job: object, *arguments: object, **options: object) -> object:
+        if getattr(job, "id", "") == "bad":
+            raise ZeroDivisionError("a fault of ours")
+        return plan(job, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(claim_module, "plan_claim", failing)
+    await bench.node.claim(2)
+    assert [entry.job_id for entry in bench.node.deliverer.open] == ["good"]
+    await bench.node.settle()
+    view = await bench.jobs.get("bad")
+    assert view.status == "quarantined"
+    assert "a fault of ours" in (view.state.quarantine or "")
+    assert (await bench.jobs.resume("bad")).status == "active"
+
+
+async def test_a_claim_that_arrives_after_it_was_looked_for_in_vain_is_handed_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.put("a")
+    claim, sent = RedisStore.claim, dict[str, object]()
+
+    async def delayed(_: RedisStore, **options: object) -> Claim:
+        sent.update(options)
+        raise StoreUnavailable("no answer", effect_unknown=True)
+
+    claimer = bench.node.claimer
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "claim", delayed)
+        with pytest.raises(StoreUnavailable):
+            await claimer._claim(1)
+    await bench.redis.zadd(KEYS.due, {"a": at(99)})
+    assert (await claimer._claim(1)).jobs == []
+    await bench.redis.zadd(KEYS.due, {"a": at(0)})
+    assert len((await claim(bench.store, **sent)).jobs) == 1  # type: ignore[arg-type]
+    bench.clock.advance(1_000)
+    await claimer._look_for_late_claims()
+    await bench.node.settle()
+    assert await bench.node.claim(1) == 1
+    assert len(bench.node.deliverer.open) == 1

@@ -1,0 +1,146 @@
+"""A whole node: it starts, fires, drains and hands back. With Redis's own clock, so a wait here is a real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.clock import RedisClock
+from scheduler_core.config import EngineSettings
+from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.engine import Engine
+from scheduler_core.metrics import Metrics
+from scheduler_core.run import Run, RunState
+from scheduler_core.services.heartbeat import set_clock
+from scheduler_core.services.jobs import JobService
+from scheduler_core.store.redis_store import RedisStore, connect
+from tests.support.factories import answered, make_job
+from tests.support.nodes import ScriptedDeliverer
+from tests.support.stores import KEYS, opened, until
+
+
+class Bench:
+    """Engines on one store."""
+
+    def __init__(self, store: RedisStore, redis: Redis) -> None:
+        self.store = store
+        self.redis = redis
+        self.clock = RedisClock()
+        self.jobs = JobService(store, self.clock, Metrics())
+        self.engines: list[Engine] = []
+
+    async def start(self, *, sole: bool = False, grace: float = 10.0) -> tuple[Engine, ScriptedDeliverer]:
+        deliverer = ScriptedDeliverer()
+        clock = RedisClock()
+        engine = Engine(EngineSettings(drain_grace_seconds=grace), self.store, deliverer, clock, Metrics(), sole=sole)
+        self.engines.append(engine)
+        engine.start()
+        await engine.started()
+        await set_clock(self.store, self.clock)
+        return engine, deliverer
+
+    async def ask_for(self, name: str) -> str:
+        await self.jobs.upsert(make_job(name, trigger=make_job().trigger))
+        return await self.jobs.run_now(name, force=True)
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    async with opened(redis_url) as (store, redis):
+        bench = Bench(store, redis)
+        yield bench
+        for engine in bench.engines:
+            for service in engine._services:
+                await service.stop()
+            for task in list(engine.node.in_flight):
+                task.cancel()
+
+
+async def test_a_job_that_is_asked_for_runs_and_is_recorded(bench: Bench) -> None:
+    engine, deliverer = await bench.start()
+    assert engine.faults() == []
+    run_id = await bench.ask_for("a")
+    await until(lambda: bool(deliverer.open))
+    assert deliverer.open[0].run_id == run_id
+    deliverer.open[0].answer.set_result(answered(200))
+
+    async def recorded() -> bool:
+        return any(isinstance(one, Run) and one.id == run_id for one in await bench.store.history("a"))
+
+    await until(recorded)
+    await engine.stop()
+    assert deliverer.closed
+
+
+async def test_a_stopping_node_lets_open_requests_end(bench: Bench) -> None:
+    engine, deliverer = await bench.start()
+    run_id = await bench.ask_for("a")
+    await until(lambda: bool(deliverer.open))
+    stopping = asyncio.ensure_future(engine.stop())
+    await until(lambda: engine._claimer._task is None)
+    assert not stopping.done()
+    deliverer.open[0].answer.set_result(answered(200))
+    await stopping
+    runs = {one.id: one.state for one in await bench.store.history("a") if isinstance(one, Run)}
+    assert runs[run_id] is RunState.SUCCEEDED
+    assert await bench.redis.exists(KEYS.leases, KEYS.nodes) == 0
+
+
+async def test_what_does_not_end_in_the_grace_time_is_handed_back_and_goes_on_elsewhere(bench: Bench) -> None:
+    first, deliverer = await bench.start(grace=0.05)
+    run_id = await bench.ask_for("a")
+    await until(lambda: bool(deliverer.open))
+    await first.stop()
+    assert deliverer.open == []
+    assert await bench.redis.exists(KEYS.nodes) == 0
+    _, successor = await bench.start()
+    await until(lambda: bool(successor.open))
+    assert successor.open[0].run_id == run_id
+    assert int(successor.open[0].header("Cronpost-Fence")) > int(deliverer.seen[0].header("Cronpost-Fence"))
+
+
+async def test_a_sole_node_takes_over_at_once_what_was_open_when_the_last_one_was_killed(bench: Bench) -> None:
+    killed, deliverer = await bench.start()
+    run_id = await bench.ask_for("a")
+    await until(lambda: bool(deliverer.open))
+    for service in killed._services:
+        await service.stop()
+    _, successor = await bench.start(sole=True)
+    await until(lambda: bool(successor.open), seconds=4)
+    assert successor.open[0].run_id == run_id
+
+
+async def test_a_node_waits_for_its_redis_and_says_so(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path)
+    await asyncio.to_thread(server.start)
+    url = server.url
+    await asyncio.to_thread(server.stop)
+    store, deliverer = RedisStore(connect(url)), ScriptedDeliverer()
+    engine = Engine(EngineSettings(), store, deliverer, RedisClock(), Metrics())
+    assert engine.faults()
+    engine.start()
+    await until(lambda: "Redis did not answer" in engine.faults()[0])
+    await asyncio.to_thread(server.start)
+    await engine.started()
+    assert engine.faults() == []
+    await asyncio.to_thread(server.stop)
+    await until(lambda: bool(engine.faults()))
+    await asyncio.to_thread(server.start)
+    await until(lambda: engine.faults() == [])
+    await engine.stop()
+    await store.aclose()
+    await asyncio.to_thread(server.stop)
+
+
+async def test_a_node_that_is_stopped_before_it_started_ends(tmp_path: Path) -> None:
+    store, deliverer = RedisStore(connect(f"unix://{tmp_path}/nobody.sock")), ScriptedDeliverer()
+    engine = Engine(EngineSettings(), store, deliverer, RedisClock(), Metrics())
+    engine.start()
+    await until(lambda: "Redis did not answer" in engine.faults()[0])
+    await engine.stop()
+    assert deliverer.closed
+    await store.aclose()

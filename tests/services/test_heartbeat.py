@@ -1,0 +1,109 @@
+"""The heartbeat: what a node learns from it, and for how long it may trust its leases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import pairwise
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.clock import RedisClock
+from scheduler_core.config import EngineSettings
+from scheduler_core.job import Downtime
+from scheduler_core.node import Node
+from scheduler_core.services.heartbeat import set_clock
+from scheduler_core.store.redis_store import RedisStore
+from tests.support.factories import at
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.stores import KEYS, opened, until
+
+
+@pytest.fixture
+async def both(redis_url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
+    async with opened(redis_url) as both:
+        yield both
+
+
+async def test_the_first_beat_names_the_store_and_all_nodes_learn_it(both: tuple[RedisStore, Redis]) -> None:
+    clock = ManualClock()
+    one, other = SteppedNode(both[0], clock), SteppedNode(both[0], clock)
+    proposed = one.node.store_id
+    assert not one.node.lease_holds
+    await one.start()
+    await other.start()
+    assert one.node.store_id == other.node.store_id == proposed
+    assert one.node.lease_holds
+
+
+async def test_a_lease_lasts_from_before_the_beat_was_sent(both: tuple[RedisStore, Redis]) -> None:
+    clock = ManualClock()
+    node = SteppedNode(both[0], clock)
+    await node.start()
+    seen = []
+    for step in (4_999, 1):
+        clock.advance(step)
+        seen.append(node.node.lease_holds)
+    await node.beat()
+    assert [*seen, node.node.lease_holds] == [True, False, True]
+
+
+def test_a_node_may_reap_only_after_it_has_beaten_without_a_gap_for_as_long_as_it_takes_to_be_dead() -> None:
+    clock = ManualClock()
+    node = Node(EngineSettings(), clock)
+    seen = []
+    for second in range(8):
+        node.beat_taken(clock.monotonic())
+        seen.append(node.may_reap)
+        clock.advance(1_000 if second != 6 else 6_000)
+    assert seen == [False] * 5 + [True] * 2 + [False]
+
+
+async def test_downtimes_reach_every_node_with_its_beat(both: tuple[RedisStore, Redis]) -> None:
+    clock = ManualClock()
+    node = SteppedNode(both[0], clock)
+    await node.start()
+    clock.advance(30_000)
+    await node.beat()
+    assert node.node.downtimes == (Downtime(at(0), at(30)),)
+    assert node.node.downtime_count == 1
+
+
+async def test_beats_keep_their_period_however_long_redis_takes(
+    both: tuple[RedisStore, Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    node = SteppedNode(both[0], clock)
+    await node.start()
+    beats: list[float] = []
+    beat = RedisStore.beat
+
+    async def slow(store: RedisStore, **options: object) -> object:
+        beats.append(clock.mono)
+        clock.advance(300)
+        return await beat(store, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RedisStore, "beat", slow)
+    node.heartbeat.start()
+
+    def beaten() -> bool:
+        if clock.sleeping:
+            clock.advance(10)
+        return len(beats) == 4
+
+    await until(beaten)
+    await node.heartbeat.stop()
+    gaps = [round(later - earlier, 3) for earlier, later in pairwise(beats)]
+    assert all(1.0 <= gap <= 1.02 for gap in gaps), gaps
+
+
+async def test_the_clock_is_set_by_redis_and_does_not_lead_it(both: tuple[RedisStore, Redis]) -> None:
+    clock = RedisClock()
+    for _ in range(20):
+        await set_clock(both[0], clock)
+        now = clock.now_ms()
+        assert now <= await both[0].time_ms()
+    await asyncio.sleep(0)
+    assert await both[1].exists(KEYS.nodes) == 0

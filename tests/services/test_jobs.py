@@ -1,0 +1,130 @@
+"""What clients do with jobs, on a real store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.errors import InvalidInput, JobNotFound, RunConflict, StoreUnavailable
+from scheduler_core.metrics import Metrics
+from scheduler_core.services.jobs import JobService
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.trigger import CronSpec
+from tests.support.factories import at, make_job
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.stores import KEYS, dump, opened
+
+
+class Bench:
+    """A service and a clock."""
+
+    def __init__(self, store: RedisStore, redis: Redis) -> None:
+        self.store = store
+        self.redis = redis
+        self.clock = ManualClock()
+        self.jobs = JobService(store, self.clock, Metrics())
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    async with opened(redis_url) as (store, redis):
+        yield Bench(store, redis)
+
+
+async def test_an_identical_upsert_writes_nothing(bench: Bench) -> None:
+    view, changed = await bench.jobs.upsert(make_job("a"))
+    assert changed
+    before = await dump(bench.redis)
+    bench.clock.advance(5_000)
+    again, changed = await bench.jobs.upsert(make_job("a"))
+    assert not changed
+    assert await dump(bench.redis) == before
+    assert (again.job, again.state) == (view.job, view.state)
+
+
+async def test_a_trigger_that_never_fires_again_is_refused_and_the_stored_job_stays(bench: Bench) -> None:
+    await bench.jobs.upsert(make_job("a"))
+    before = await dump(bench.redis)
+    with pytest.raises(InvalidInput):
+        await bench.jobs.upsert(make_job("a", trigger=CronSpec("0 0 0 1 1 * 2001")))
+    assert await dump(bench.redis) == before
+
+
+async def test_what_is_not_there_is_not_found(bench: Bench) -> None:
+    for operation in (bench.jobs.get, bench.jobs.delete, bench.jobs.pause, bench.jobs.resume, bench.jobs.run_now):
+        with pytest.raises(JobNotFound):
+            await operation("nobody")
+    assert await dump(bench.redis) == {}
+
+
+async def test_many_changes_at_once_end_as_one_of_them(bench: Bench) -> None:
+    await asyncio.gather(*(bench.jobs.upsert(make_job("a", payload=b"%d" % number)) for number in range(20)))
+    view = await bench.jobs.get("a")
+    assert view.job is not None
+    assert view.job.version == 20
+    assert await bench.redis.zcard(KEYS.due) == await bench.redis.hlen(KEYS.jobs) == 1
+
+
+async def test_a_change_that_never_gets_through_is_a_passing_fault(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(RedisStore, "change", never)
+    with pytest.raises(StoreUnavailable):
+        await bench.jobs.upsert(make_job("a"))
+
+
+async def test_the_status_of_a_job_in_one_word(bench: Bench) -> None:
+    node = SteppedNode(bench.store, bench.clock)
+    await node.start()
+    await bench.jobs.upsert(make_job("a"))
+    assert (await bench.jobs.get("a")).status == "active"
+    await bench.jobs.run_now("a")
+    await node.claim()
+    assert (await bench.jobs.get("a")).status == "running"
+    with pytest.raises(RunConflict):
+        await bench.jobs.run_now("a")
+    await bench.jobs.pause("a")
+    assert (await bench.jobs.get("a")).status == "running"
+    await node.leave()
+    assert (await bench.jobs.get("a")).status != "running"
+
+
+async def test_a_list_goes_on_where_the_last_page_ended_and_filters_by_prefix_and_status(bench: Bench) -> None:
+    for name in ("a1", "a2", "a3", "b1", "b2"):
+        await bench.jobs.upsert(make_job(name))
+    await bench.jobs.pause("a2")
+    await bench.jobs.pause("b1")
+    found, cursor, pages = [], "", 0
+    while True:
+        page = await bench.jobs.page(cursor=cursor, limit=2)
+        found += [view.id for view in page.jobs]
+        pages += 1
+        if page.cursor is None:
+            break
+        cursor = page.cursor
+    assert found == ["a1", "a2", "a3", "b1", "b2"]
+    assert pages == 3
+    paused = await bench.jobs.page(status="paused")
+    assert [view.id for view in paused.jobs] == ["a2", "b1"]
+    assert [view.id for view in (await bench.jobs.page(prefix="a", status="active")).jobs] == ["a1", "a3"]
+
+
+async def test_a_job_is_seen_and_deleted_though_redis_is_full(bench: Bench) -> None:
+    for name in ("a", "b"):
+        await bench.jobs.upsert(make_job(name))
+    await bench.redis.config_set("maxmemory", 1)
+    assert (await bench.jobs.get("a")).status == "active"
+    assert len((await bench.jobs.page()).jobs) == 2
+    await bench.jobs.delete("a")
+    with pytest.raises(JobNotFound):
+        await bench.jobs.get("a")
+    with pytest.raises(StoreUnavailable):
+        await bench.jobs.upsert(make_job("b", payload=b"2"))
+    assert (await bench.jobs.get("b")).state.next_fire_ms == at(10)

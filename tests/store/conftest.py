@@ -1,0 +1,28 @@
+"""Fixtures for tests of the store: a store on a real, empty Redis, and a client to look behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.store.redis_store import RedisStore, Retention, connect
+from tests.support.stores import check_keys, dump
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of its own, so that the test sees what the store does and not what it remembers."""
+    client = Redis.from_url(redis_url)
+    yield client
+    await client.config_set("maxmemory", 0)
+    check_keys(await dump(client))
+    await client.aclose()
+
+
+@pytest.fixture
+async def store(redis: Redis, redis_url: str) -> AsyncIterator[RedisStore]:
+    store = RedisStore(connect(redis_url), retention=Retention(entries=5, after_ms=60_000))
+    yield store
+    await store.aclose()

@@ -1,0 +1,244 @@
+"""What the store does when Redis cannot, will not or does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis
+
+from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.errors import StoreRefused, StoreUnavailable
+from scheduler_core.job import JobState
+from scheduler_core.run import Miss, MissReason
+from scheduler_core.store import redis_store
+from scheduler_core.store.faults import translate
+from scheduler_core.store.redis_store import RedisStore, Settlement, connect
+from scheduler_core.transition import Transition
+from tests.support.factories import at, make_job, make_run, make_state
+from tests.support.redis_proxy import RedisProxy
+from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, claim, dump, put
+
+MISS = Miss(MissReason.OVERLAP, at(0), at(10), at(12))
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis that a test may break."""
+    with EmbeddedRedis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def own_store(own_server: EmbeddedRedis) -> AsyncIterator[RedisStore]:
+    store = RedisStore(connect(own_server.url, timeout_seconds=0.5))
+    yield store
+    await store.aclose()
+
+
+async def seeded(store: RedisStore, redis: Redis) -> None:
+    await beat(store)
+    for name in ("claimed", "due", "idle"):
+        await put(redis, make_job(name), make_state(0))
+
+
+async def test_a_flushed_script_cache_costs_nothing_but_a_round_trip(store: RedisStore, redis: Redis) -> None:
+    await seeded(store, redis)
+    for _ in range(2):
+        await redis.script_flush()
+        (job,) = (await claim(store, limit=1)).jobs
+        await redis.script_flush()
+        assert (await store.settle([Settlement.of(job, Transition(make_state(10)))]))[0].result == "ok"
+
+
+async def test_a_full_redis_takes_no_new_work_but_hears_how_the_old_ended(store: RedisStore, redis: Redis) -> None:
+    await seeded(store, redis)
+    first, second = (await claim(store, limit=2)).jobs
+    left = ({"claimed", "due", "idle"} - {first.id, second.id}).pop()
+    await redis.config_set("maxmemory", 1)
+    full = await dump(redis)
+
+    with pytest.raises(StoreUnavailable) as refused:
+        await claim(store)
+    assert not refused.value.effect_unknown
+    nothing = await store.read("new")
+    with pytest.raises(StoreUnavailable) as refused:
+        await store.change("new", nothing, Transition(make_state(10), job=make_job("new")))
+    assert not refused.value.effect_unknown
+    assert await dump(redis) == full
+
+    await beat(store, now_ms=at(1))
+    assert (await dump(redis))[KEYS.nodes] == {b"node": at(1)}
+    moved_on = Transition(make_state(10), (MISS, make_run(0)))
+    assert (await store.settle([Settlement.of(first, moved_on)]))[0].result == "ok"
+    assert len(await store.history(first.id)) == 2
+    assert (await store.settle([Settlement.of(second, None)]))[0].result == "ok"
+    stored = await store.read(left)
+    assert await store.change(left, stored, Transition(JobState(deleted=True), (MISS,), remove=True))
+    assert (await store.read(left)).snapshot.job is None
+    await store.leave(node="node", now_ms=at(2))
+
+
+async def test_a_full_redis_lets_dead_nodes_be_reaped(store: RedisStore, redis: Redis) -> None:
+    await seeded(store, redis)
+    await claim(store)
+    await redis.hdel(KEYS.leases, "claimed")
+    await redis.config_set("maxmemory", 1)
+    assert sorted(await store.reap(now_ms=at(60), dead_after_ms=DEAD_AFTER_MS)) == ["claimed", "due", "idle"]
+
+
+async def test_a_replica_is_a_passing_fault_and_the_next_connection_looks_anew(
+    own_server: EmbeddedRedis, own_store: RedisStore
+) -> None:
+    client: Any = Redis.from_url(own_server.url)
+    await seeded(own_store, client)
+    await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(StoreUnavailable) as refused:
+        await claim(own_store)
+    assert not refused.value.effect_unknown
+    await client.execute_command("REPLICAOF", "NO", "ONE")
+    assert len((await claim(own_store)).jobs) == 3
+    await client.aclose()
+
+
+async def test_a_wrong_password_is_a_lasting_fault(own_server: EmbeddedRedis, own_store: RedisStore) -> None:
+    client: Any = Redis.from_url(own_server.url)
+    await client.config_set("requirepass", "secret")
+    for attempt in (claim(own_store), own_store.read("job"), own_store.time_ms(), beat(own_store)):
+        with pytest.raises(StoreRefused):
+            await attempt
+    with pytest.raises(StoreRefused):
+        await anext(own_store.wake_ups())
+    await client.config_set("requirepass", "")
+    await client.aclose()
+
+
+async def test_a_redis_that_is_away_is_a_passing_fault_with_unknown_effect(
+    own_server: EmbeddedRedis, own_store: RedisStore
+) -> None:
+    await beat(own_store)
+    await asyncio.to_thread(own_server.stop)
+    with pytest.raises(StoreUnavailable) as refused:
+        await claim(own_store)
+    assert refused.value.effect_unknown
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (redis_errors.BusyLoadingError("LOADING Redis is loading the dataset in memory"), StoreUnavailable),
+        (redis_errors.ResponseError("MISCONF Redis is configured to save RDB snapshots"), StoreUnavailable),
+        (redis_errors.ResponseError("NOREPLICAS Not enough good replicas to write."), StoreUnavailable),
+        (redis_errors.ResponseError("BUSY Redis is busy running a script."), StoreUnavailable),
+        (redis_errors.ResponseError("Error running script: @user_script:3: -MISCONF Errors"), StoreUnavailable),
+        (redis_errors.MaxConnectionsError("Too many connections"), StoreUnavailable),
+        (redis_errors.NoPermissionError("this user has no permissions"), StoreRefused),
+        (redis_errors.AuthenticationError("invalid username-password pair"), StoreRefused),
+        (redis_errors.ResponseError("WRONGTYPE Operation against a key"), StoreRefused),
+    ],
+)
+def test_faults_are_passing_or_lasting_and_their_effect_is_known(
+    error: Exception, fault: type[StoreUnavailable | StoreRefused]
+) -> None:
+    found = translate(error)
+    assert type(found) is fault
+    assert not getattr(found, "effect_unknown", False)
+
+
+@pytest.mark.parametrize("error", [redis_errors.ConnectionError("reset"), redis_errors.TimeoutError(""), OSError(104)])
+def test_where_no_answer_came_the_effect_is_unknown(error: Exception) -> None:
+    found = translate(error)
+    assert isinstance(found, StoreUnavailable)
+    assert found.effect_unknown
+
+
+async def test_a_claim_whose_reply_is_lost_is_carried_out_once_and_found_again(
+    redis_server: EmbeddedRedis, redis: Redis, store: RedisStore, tmp_path: Path
+) -> None:
+    await seeded(store, redis)
+    async with RedisProxy(redis_server.socket_path, tmp_path) as proxy:
+        behind = RedisStore(connect(proxy.url))
+        await claim(behind, limit=0)  # loads the script
+        proxy.lose_reply_to(b"lost-token")
+        with pytest.raises(StoreUnavailable) as lost:
+            await claim(behind, limit=2, token="lost-token")
+        assert lost.value.effect_unknown
+        assert proxy.lost == 1
+        found = await behind.recover(node="node", token="lost-token")
+        leases = (await dump(redis))[KEYS.leases]
+        assert {job.id.encode() for job in found} == set(leases)
+        assert len(found) == 2
+        assert await redis.hget(KEYS.meta, "fence") == b"2", "the claim ran once"
+
+        await behind.settle([])  # loads the script
+        proxy.lose_reply_to(found[0].id.encode())
+        settlement = Settlement.of(found[0], Transition(make_state(10), (MISS,)))
+        with pytest.raises(StoreUnavailable):
+            await behind.settle([settlement])
+        assert (await behind.settle([settlement]))[0].result == "done"
+        assert await behind.history(found[0].id) == [MISS]
+        await behind.aclose()
+
+
+# ---- wake-ups ---------------------------------------------------------------------------------------------------
+
+
+async def test_wake_ups_come_for_changes_that_come_before_all_others(store: RedisStore, redis: Redis) -> None:
+    async with aclosing(store.wake_ups()) as wake_ups:
+        assert await anext(wake_ups) is None
+        for name, seconds in (("first", 50), ("later", 60), ("earlier", 40)):
+            await store.change(name, await store.read(name), Transition(make_state(seconds), job=make_job(name)))
+        assert await anext(wake_ups) == at(50)
+        assert await anext(wake_ups) == at(40)
+
+
+async def test_the_subscription_outlives_a_silence_longer_than_the_socket_timeout(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "SIGN_OF_LIFE_SECONDS", 0.15)
+    store = RedisStore(connect(redis_url, timeout_seconds=0.1))
+    async with aclosing(store.wake_ups()) as wake_ups:
+        assert await anext(wake_ups) is None
+        waiting = asyncio.ensure_future(anext(wake_ups))
+        # Three signs of life were asked for and given.
+        before = (await redis.info("commandstats")).get("cmdstat_ping", {"calls": 0})["calls"]
+        while (await redis.info("commandstats")).get("cmdstat_ping", {"calls": 0})["calls"] < before + 3:
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+        await redis.publish(KEYS.wake, "123")
+        assert await waiting == 123
+    await store.aclose()
+
+
+async def test_a_redis_that_gives_no_sign_of_life_ends_the_subscription(
+    own_server: EmbeddedRedis, own_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "SIGN_OF_LIFE_SECONDS", 0.1)
+    client: Any = Redis.from_url(own_server.url)
+    async with aclosing(own_store.wake_ups()) as wake_ups:
+        assert await anext(wake_ups) is None
+        await client.client_pause(2_000)
+        with pytest.raises(StoreUnavailable):
+            await anext(wake_ups)
+    await client.execute_command("CLIENT", "UNPAUSE")
+    await client.aclose()
+
+
+async def test_a_restart_of_redis_ends_the_subscription_and_the_next_one_stands(
+    own_server: EmbeddedRedis, own_store: RedisStore
+) -> None:
+    async with aclosing(own_store.wake_ups()) as wake_ups:
+        assert await anext(wake_ups) is None
+        await asyncio.to_thread(own_server.stop)
+        with pytest.raises(StoreUnavailable):
+            await anext(wake_ups)
+    await asyncio.to_thread(own_server.start)
+    async with aclosing(own_store.wake_ups()) as wake_ups:
+        assert await anext(wake_ups) is None
+        await own_store.change("job", await own_store.read("job"), Transition(make_state(5), job=make_job("job")))
+        assert await anext(wake_ups) == at(5)

@@ -1,0 +1,73 @@
+"""Jobs, states, leases and outcomes for tests, with defaults that say nothing special."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scheduler_core.job import Job, JobState, Lease, Pending
+from scheduler_core.outcome import Outcome, OutcomeKind
+from scheduler_core.plan.settle import Ended
+from scheduler_core.run import Run, RunState
+from scheduler_core.trigger import CronSpec
+from tests.support.manual_clock import START_MS
+
+STORE_ID = "STORE1"
+SECOND = 1_000
+EVERY_10_SECONDS = CronSpec("*/10 * * * * *")
+
+
+def at(seconds: float) -> int:
+    """The instant ``seconds`` after the start of the test's time, which is a fire time of most triggers here."""
+    return START_MS + round(seconds * SECOND)
+
+
+def make_job(job_id: str = "job", **fields: Any) -> Job:
+    defaults: dict[str, Any] = {"url": "http://runner.test/", "trigger": EVERY_10_SECONDS, "payload": b'{"a": 1}'}
+    return Job(id=job_id, **(defaults | {"created_at_ms": at(-100), "updated_at_ms": at(-100)} | fields))
+
+
+def make_state(next_fire: float | None = 0, **fields: Any) -> JobState:
+    """A state whose next fire time is ``next_fire`` seconds after the start."""
+    return JobState(next_fire_ms=None if next_fire is None else at(next_fire), **fields)
+
+
+def make_lease(first_claimed: float = 0, *, fence: int = 7, losses: int = 0, node: str = "node") -> Lease:
+    return Lease(fence, node, 7, at(first_claimed), losses)
+
+
+def make_run(fire_time: float = 0, **fields: Any) -> Run:
+    values: dict[str, Any] = {"id": "RUN", "fire_time_ms": at(fire_time)}
+    return Run(**(values | fields))
+
+
+def retrying(fire_time: float, retry_at: float, *, conflict: bool = False, **fields: Any) -> Run:
+    """A run that waits for its next attempt."""
+    return make_run(
+        fire_time,
+        **({"state": RunState.RETRYING, "attempt": 1, "started_at_ms": at(fire_time)} | fields),
+        retry_at_ms=at(retry_at),
+        conflict=conflict,
+    )
+
+
+def pending(run_id: str, not_before: float, payload: bytes | None = None) -> Pending:
+    return Pending(run_id, at(not_before), payload)
+
+
+def answered(status: int, **headers: str) -> Outcome:
+    """The runner answered; keyword arguments are headers, with ``_`` for ``-``."""
+    pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Outcome(OutcomeKind.RESPONSE, 12.0, status=status, headers=pairs, body=b"the answer")
+
+
+def failed(kind: OutcomeKind = OutcomeKind.TIMEOUT) -> Outcome:
+    return Outcome(kind, 12.0, message="why")
+
+
+def ended(outcome: Outcome, started: float, until: float, *, jitter: float = 0.0, fence: int = 7) -> Ended:
+    return Ended(outcome, fence, at(started), at(until), jitter)
+
+
+def seconds(instant_ms: int | None) -> float | None:
+    """The inverse of :func:`at`."""
+    return None if instant_ms is None else (instant_ms - START_MS) / SECOND

@@ -1,0 +1,63 @@
+"""A clock that moves when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+
+from scheduler_core.clock import RedisClock
+
+START_MS = 1_798_761_000_000
+"""2026-12-31T23:50:00Z: ten minutes before a year ends, so that a trigger of that year runs out."""
+
+
+class ManualClock(RedisClock):
+    """Stands still until :meth:`advance`. Redis's time is ignored; a sleep ends when the clock has moved on.
+
+    ``now`` and ``mono`` move together, unless a test steps one of them.
+    """
+
+    def __init__(self, now: int = START_MS) -> None:
+        super().__init__()
+        self.now = now
+        self.mono = 1_000.0
+        self.doubt = False
+        self.sleeping: list[tuple[float, asyncio.Event]] = []
+
+    @property
+    def is_set(self) -> bool:
+        return True
+
+    @property
+    def in_doubt(self) -> bool:
+        return self.doubt
+
+    def sample(self, redis_time_ms: float, *, received_at: float) -> None:
+        pass
+
+    def now_ms(self) -> int:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.mono
+
+    def wall_offset_ms(self) -> float:
+        return 0.0
+
+    def advance(self, ms: int) -> None:
+        """Let time pass and wake those whose sleep is over."""
+        self.now += ms
+        self.mono += ms / 1000
+        for until, event in self.sleeping:
+            if until <= self.mono:
+                event.set()
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        entry = (self.mono + seconds, asyncio.Event())
+        self.sleeping.append(entry)
+        try:
+            await entry[1].wait()
+        finally:
+            self.sleeping.remove(entry)

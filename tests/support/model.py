@@ -1,0 +1,74 @@
+"""The account of a job, kept independently of the planner: which fire times there were, and what became of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from scheduler_core.job import JobState
+from scheduler_core.run import Miss, Reason, Record, Run
+from scheduler_core.trigger import TriggerSpec, compile_trigger
+
+
+class Segment(msgspec.Struct):
+    """A time in which one job had one trigger: after ``after_ms``, and up to ``until_ms`` when that was the end."""
+
+    trigger: TriggerSpec
+    after_ms: int
+    until_ms: int | None = None
+
+    def fire_times(self, before_ms: int | None) -> list[int]:
+        """Those that are to be accounted for: all up to the end, or before the job's position if it lives."""
+        trigger = compile_trigger(self.trigger)
+        found: list[int] = []
+        instant = trigger.next_after(self.after_ms)
+        while instant is not None:
+            if self.until_ms is not None:
+                if instant > self.until_ms:
+                    break
+            elif before_ms is not None and instant >= before_ms:
+                break
+            found.append(instant)
+            instant = trigger.next_after(instant)
+        return found
+
+
+def check_account(
+    segments: Sequence[Segment], records: Iterable[Record], open_run: Run | None, position: JobState
+) -> None:
+    """Assert promise 1: each fire time is one run or lies in one miss, and nothing else is recorded."""
+    expected: list[int] = []
+    for segment in segments:
+        times = segment.fire_times(position.next_fire_ms)
+        assert len(times) == len(set(times))
+        expected += times
+    wanted = Counter(expected)
+    assert not wanted or max(wanted.values()) == 1
+
+    found: Counter[int] = Counter()
+    how: dict[int, list[object]] = {}
+    every = sorted(wanted)
+    runs = [record for record in records if isinstance(record, Run)]
+    if open_run is not None:
+        runs.append(open_run)
+    run_ids = Counter(run.id for run in runs)
+    assert not run_ids or max(run_ids.values()) == 1, f"recorded twice: {run_ids.most_common(3)}"
+    for run in runs:
+        if run.reason is not Reason.MANUAL:
+            found[run.fire_time_ms] += 1
+            how.setdefault(run.fire_time_ms, []).append((run.id, run.state))
+    for record in records:
+        if isinstance(record, Miss):
+            assert record.first_ms in wanted, f"{record} begins with what is no fire time"
+            assert record.last_ms in wanted, f"{record} ends with what is no fire time"
+            for instant in every:
+                if record.first_ms <= instant <= record.last_ms:
+                    found[instant] += 1
+                    how.setdefault(instant, []).append(record)
+    lost = [instant for instant in every if not found[instant]]
+    assert not lost, f"neither run nor miss: {lost[:5]}"
+    doubled = {instant: how[instant] for instant, count in found.items() if count > 1}
+    assert not doubled, f"accounted for twice: {doubled}"
+    assert not set(found) - set(wanted), f"runs of what is no fire time: {sorted(set(found) - set(wanted))[:5]}"

@@ -1,0 +1,127 @@
+"""Nodes that are stepped one operation at a time: the services of a node, on a clock and a deliverer of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from scheduler_core.backoff import RetryPolicy
+from scheduler_core.config import EngineSettings
+from scheduler_core.metrics import Metrics
+from scheduler_core.node import Node
+from scheduler_core.outcome import Outcome, Request
+from scheduler_core.services.claim import Claimer
+from scheduler_core.services.deliver import Courier
+from scheduler_core.services.heartbeat import Heartbeat
+from scheduler_core.services.reap import Reaper
+from scheduler_core.services.settle import Settler
+from scheduler_core.store.redis_store import RedisStore
+from tests.support.manual_clock import ManualClock
+
+
+class OpenRequest(msgspec.Struct, eq=False):
+    """A request that waits for the test to answer it."""
+
+    request: Request
+    answer: asyncio.Future[Outcome]
+
+    def header(self, name: str) -> str:
+        return dict(self.request.headers)[name]
+
+    @property
+    def job_id(self) -> str:
+        return self.header("Cronpost-Job-Id")
+
+    @property
+    def run_id(self) -> str:
+        return self.header("Idempotency-Key")
+
+
+class ScriptedDeliverer:
+    """Holds each request open until the test answers it."""
+
+    def __init__(self) -> None:
+        self.open: list[OpenRequest] = []
+        self.seen: list[OpenRequest] = []
+        self.arrived = asyncio.Event()
+        self.closed = False
+
+    async def deliver(self, request: Request) -> Outcome:
+        entry = OpenRequest(request, asyncio.get_running_loop().create_future())
+        self.open.append(entry)
+        self.seen.append(entry)
+        self.arrived.set()
+        try:
+            return await entry.answer
+        finally:
+            self.open.remove(entry)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class SteppedNode:
+    """The services of one node, none of them started: the test calls what they would do."""
+
+    def __init__(
+        self,
+        store: RedisStore,
+        clock: ManualClock,
+        metrics: Metrics | None = None,
+        settings: EngineSettings | None = None,
+    ) -> None:
+        metrics = metrics or Metrics()
+        self.store = store
+        self.clock = clock
+        self.node = Node(settings or EngineSettings(), clock)
+        self.deliverer = ScriptedDeliverer()
+        self.settler = Settler(store, RetryPolicy(), clock, metrics)
+        self.courier = Courier(self.node, self.deliverer, self.settler, clock, metrics)
+        self.claimer = Claimer(self.node, store, self.courier, self.settler, clock, metrics)
+        self.settler.woken = self.claimer.wake_at
+        self.heartbeat = Heartbeat(self.node, store, clock, metrics)
+        self.reaper = Reaper(self.node, store, self.claimer, clock, metrics)
+        self.frozen = False
+
+    async def start(self, *, sole: bool = False) -> None:
+        await self.heartbeat.beat(starting=True, sole=sole)
+
+    async def beat(self) -> None:
+        await self.heartbeat.beat()
+
+    async def claim(self, limit: int = 10) -> int:
+        """Claim once and let the requests begin; how many jobs came."""
+        claim = await self.claimer._claim(limit)
+        for claimed in claim.jobs:
+            self.claimer._start(claimed)
+        await asyncio.sleep(0)
+        return len(claim.jobs)
+
+    async def answer(self, outcome: Outcome, index: int = 0) -> OpenRequest:
+        """Answer one of the open requests and let the attempt end."""
+        entry = self.deliverer.open[index]
+        entry.answer.set_result(outcome)
+        for _ in range(5):  # the deliverer returns, the attempt ends, its task is taken off the list
+            await asyncio.sleep(0)
+        assert entry not in self.deliverer.open
+        return entry
+
+    async def settle(self) -> None:
+        """Tell Redis all that ended."""
+        while not self.settler.is_idle:
+            await self.settler.run_once()
+
+    async def crash(self) -> None:
+        """End as after a kill: nothing more is said to anyone."""
+        tasks = list(self.node.in_flight)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """End in good order, as the engine does."""
+        await self.crash()
+        await self.claimer.give_back_lost()
+        await self.settle()
+        await self.store.leave(node=self.node.id, now_ms=self.clock.now_ms())

@@ -1,0 +1,113 @@
+"""The whole content of a Redis, and whether each key is one that Cronpost knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+
+from scheduler_core.job import Job, JobState
+from scheduler_core.store.codec import encode_job, encode_state
+from scheduler_core.store.keys import Keys
+from scheduler_core.store.redis_store import Claim, RedisStore, Retention, connect, score
+from tests.support.manual_clock import START_MS
+
+KEYS = Keys()
+DEAD_AFTER_MS = 5_000
+
+
+async def dump(client: Redis) -> dict[str, Any]:
+    """Every key and its value, without the history's lifetimes."""
+    redis: Any = client  # its answers are typed as text or bytes
+    content: dict[str, Any] = {}
+    for raw in sorted(await redis.keys("*")):
+        key = raw.decode()
+        kind = (await redis.type(key)).decode()
+        if kind == "hash":
+            content[key] = await redis.hgetall(key)
+        elif kind == "zset":
+            content[key] = dict(await redis.zrange(key, 0, -1, withscores=True))
+        elif kind == "list":
+            content[key] = await redis.lrange(key, 0, -1)
+        else:
+            content[key] = kind
+    return content
+
+
+def check_keys(content: dict[str, Any]) -> None:
+    """Assert that every key is one of :class:`Keys`."""
+    known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.meta}
+    strays = [key for key in content if key not in known and not key.startswith(KEYS.history(""))]
+    assert not strays, f"keys that nobody knows: {strays}"
+
+
+async def put(client: Redis, job: Job, state: JobState) -> bytes:
+    """Store a job as if it had been upserted; its state as stored."""
+    stored = encode_state(state)
+    await client.hset(KEYS.jobs, job.id, encode_job(job))
+    await client.hset(KEYS.states, job.id, stored)
+    await client.zadd(KEYS.due, {job.id: score(state)})
+    await client.zadd(KEYS.ids, {job.id: 0})
+    return stored
+
+
+async def beat(store: RedisStore, node: str = "node", now_ms: int = START_MS, *, starting: bool = False) -> None:
+    await store.beat(
+        node=node,
+        now_ms=now_ms,
+        starting=starting,
+        sole=False,
+        start_gap_ms=2_000,
+        lived_gap_ms=10_000,
+        forget_ms=3_600_000,
+        store_id="STORE1",
+    )
+
+
+async def claim(
+    store: RedisStore,
+    *,
+    node: str = "node",
+    now_ms: int = START_MS,
+    limit: int = 10,
+    token: str = "t1",
+    downtime_count: int = 0,
+) -> Claim:
+    return await store.claim(
+        now_ms=now_ms,
+        limit=limit,
+        node=node,
+        token=token,
+        recent_ms=10_000,
+        dead_after_ms=DEAD_AFTER_MS,
+        downtime_count=downtime_count,
+    )
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
+    """A store, and a client to look behind it; at the end each key must be a known one."""
+    client = Redis.from_url(url)
+    store = RedisStore(connect(url), retention=Retention(entries=1_000))
+    try:
+        yield store, client
+        await client.config_set("maxmemory", 0)
+        check_keys(await dump(client))
+    finally:
+        await store.aclose()
+        await client.aclose()
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20.0) -> None:
+    """Wait until ``condition`` holds; a test that waits for too long fails."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if not isinstance(found, bool):
+                found = await found
+            if found:
+                return
+            await asyncio.sleep(0.002)
