@@ -10,7 +10,7 @@ from scheduler_core.clock import RedisClock
 from scheduler_core.config import EngineSettings
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.errors import StoreError
-from scheduler_core.events import NODE_DRAINING, NODE_STARTED, NODE_STOPPED, STORE_LOST, get_logger
+from scheduler_core.events import NODE_DRAINING, NODE_STARTED, NODE_STOPPED, SERVICE_FAILED, STORE_LOST, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.claim import Claimer
@@ -121,6 +121,9 @@ class Engine:
                 if self._start_fault != str(error):
                     log.warning(STORE_LOST, service="start", fault=error.code, detail=str(error))
                 self._start_fault = str(error)
+            except Exception as error:
+                self._start_fault = f"the node cannot start: {type(error).__name__}: {error}"
+                log.exception(SERVICE_FAILED, service="start")
             await self._clock.sleep(pause)
             pause = min(2 * pause, LONGEST_TRY_SECONDS)
         if self._sole:

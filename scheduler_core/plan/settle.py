@@ -8,13 +8,13 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy, parse_retry_after, retry_delay_ms
-from scheduler_core.job import Job, JobState
+from scheduler_core.job import Downtime, Job, JobState
 from scheduler_core.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.claim import Work, end_run
-from scheduler_core.plan.misses import miss_through
+from scheduler_core.plan.misses import misses_around
 from scheduler_core.run import Attempt, MissReason, Record, Run, RunState, keep_attempts
 from scheduler_core.transition import Transition, is_finished
-from scheduler_core.trigger import compile_trigger
+from scheduler_core.trigger import Trigger, compile_trigger
 
 EXCERPT_BYTES = 512
 """How much of an unsuccessful answer's body a run's record keeps."""
@@ -39,6 +39,8 @@ class Ended(msgspec.Struct, frozen=True):
     ended_at_ms: int
     jitter: float = 0.0
     """A random number in [0, 1) for the delay of a retry."""
+    downtimes: tuple[Downtime, ...] = ()
+    """The times without a living node, oldest first: one may lie in the life of a run that was taken over."""
 
 
 def judge(outcome: Outcome, policy: RetryPolicy) -> Verdict:
@@ -141,7 +143,9 @@ def _account_passed(
     """Account for the fire times that passed while the run was not settled.
 
     A job with ``retry_already_running`` is owed one run for the latest fire time that passed while the request was
-    open; it stays due. All others are misses. While the trigger is held, nothing is accounted: resume will.
+    open; so is one with ``recovery_check`` if any of them fell into a downtime (the node of this run died, and it was
+    taken over). That fire time stays due. All others are misses. While the trigger is held, nothing is accounted:
+    resume will.
     """
     due_ms = state.next_fire_ms
     if state.is_held or due_ms is None or due_ms > ended.ended_at_ms:
@@ -151,10 +155,21 @@ def _account_passed(
     if latest is None:
         return state, records
     owed = job.retry_already_running is not None and not (waited and latest <= ended.started_at_ms)
-    missed_until = latest - 1 if owed else latest
-    misses = miss_through(trigger, due_ms, missed_until, MissReason.OVERLAP, now_ms=ended.ended_at_ms)
+    if job.recovery_check and not owed:
+        owed = any(_fires_within(trigger, due_ms, downtime) for downtime in ended.downtimes)
+    chosen = latest if owed else None
+    misses = misses_around(
+        trigger, due_ms, latest, chosen, MissReason.OVERLAP, ended.downtimes, now_ms=ended.ended_at_ms
+    )
     next_fire = latest if owed else trigger.next_after(latest)
     return replace(state, next_fire_ms=next_fire), (*records, *misses)
+
+
+def _fires_within(trigger: Trigger, due_ms: int, downtime: Downtime) -> bool:
+    """Whether a fire time from ``due_ms`` on, itself one, fell into the downtime."""
+    if downtime.until_ms <= due_ms:
+        return False
+    return trigger.last_in(max(due_ms - 1, downtime.after_ms), downtime.until_ms - 1) is not None
 
 
 def _wait(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:

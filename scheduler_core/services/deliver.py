@@ -54,7 +54,14 @@ class Courier:
             raise
         except Exception as error:  # noqa: BLE001 - a task that ends without a result would hold its lease for ever
             outcome = Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
-        ended = Ended(outcome, claimed.lease.fence, started_at_ms, self._clock.now_ms(), random.random())
+        ended = Ended(
+            outcome,
+            claimed.lease.fence,
+            started_at_ms,
+            self._clock.now_ms(),
+            jitter=random.random(),
+            downtimes=self._node.downtimes,
+        )
         self._settler.put(claimed, work, ended)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scheduler_core.clock import RedisClock
-from scheduler_core.events import NODE_HELD_UP, get_logger
+from scheduler_core.events import CLOCK_JUMPED, NODE_HELD_UP, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.base import Service
@@ -37,7 +37,10 @@ class Heartbeat(Service):
     async def beat(self, *, starting: bool = False, sole: bool = False) -> None:
         """Beat once. ``starting``: the node's first; ``sole``: no other node can live."""
         settings = self._node.settings
+        jumps = self._redis_clock.jumps
         await set_clock(self._store, self._redis_clock)
+        if self._redis_clock.jumps != jumps:
+            log.warning(CLOCK_JUMPED, node=self._node.id, detail="Redis's clock was set; the node follows it")
         sent_at = self.clock.monotonic()
         beat = await self._store.beat(
             node=self._node.id,

@@ -74,8 +74,10 @@ class JobService:
         """
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
-            old = stored.snapshot.job
-            if old is None or old.trigger != job.trigger:
+            old, state = stored.snapshot.job, stored.snapshot.state
+            if old is None or old.trigger != job.trigger or state is None or state.next_fire_ms is None:
+                if stored.fault is None and old is not None and old.same_definition(job):
+                    return None  # its last run is not settled yet; nothing changes
                 check_fires_again(compile_trigger(job.trigger), now_ms)
             snapshot = stored.snapshot
             if stored.fault is not None:
@@ -149,7 +151,10 @@ class JobService:
         return _view(job_id, stored)
 
     async def page(self, *, cursor: str = "", prefix: str = "", status: str | None = None, limit: int = 100) -> Page:
-        """Jobs in the order of their ids, from after ``cursor``; those that start with ``prefix`` and have ``status``."""
+        """Jobs in the order of their ids, from after ``cursor``: those that start with ``prefix`` and have ``status``.
+
+        A page with a ``status`` looks at a bounded number of jobs, so it may be short and still not be the last.
+        """
         found: list[JobView] = []
         examined = 0
         while len(found) < limit and examined < PAGE_EXAMINES:
@@ -204,9 +209,7 @@ class JobService:
 
 
 def _exists(stored: StoredJob) -> bool:
-    if stored.fault is not None:
-        return True
-    return stored.snapshot.job is not None
+    return stored.fault is not None or stored.snapshot.job is not None
 
 
 def _view(job_id: str, stored: StoredJob) -> JobView:

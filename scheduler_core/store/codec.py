@@ -55,9 +55,15 @@ def decode_record(stored: bytes) -> Record:
 
 
 def decode_lease(stored: bytes) -> Lease:
-    """A lease row: fence, node, first fence, first claim, losses, the due set's score, the claim's token."""
-    fence, node, first_fence, first_claimed, losses, _score, _token = stored.decode("ascii").split(" ")
-    return Lease(int(fence), node, int(first_fence), int(first_claimed), int(losses))
+    """A lease row: fence, node, first fence, first claim, losses, the due set's score, the claim's token.
+
+    Raises CorruptDocument.
+    """
+    try:
+        fence, node, first_fence, first_claimed, losses, _score, _token = stored.decode("ascii").split(" ")
+        return Lease(int(fence), node, int(first_fence), int(first_claimed), int(losses))
+    except ValueError as error:
+        raise CorruptDocument(f"its lease cannot be read: {error}") from error
 
 
 def decode_downtimes(stored: bytes) -> tuple[Downtime, ...]:

@@ -407,8 +407,15 @@ def _stored(
     definition: bytes | None, state: bytes | None, lease: bytes | None, downtimes: bytes | None, store_id: bytes | None
 ) -> StoredJob:
     job, position, fault = _decode(definition, state)
+    if fault is None and (job is None) != (position is None) and not (position is not None and position.deleted):
+        fault = f"its {'definition' if job is None else 'state'} is gone"
+    held: Lease | None = None
+    try:
+        held = None if lease is None else decode_lease(lease)
+    except CorruptDocument as error:
+        fault = str(error)
     return StoredJob(
-        Snapshot(job, position, None if lease is None else decode_lease(lease)),
+        Snapshot(job, position, held),
         b"" if state is None else state[:TAG_BYTES],
         lease or b"",
         decode_downtimes(downtimes or b""),

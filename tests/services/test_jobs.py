@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_core.errors import InvalidInput, JobNotFound, RunConflict, StoreUnavailable
 from scheduler_core.metrics import Metrics
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.transition import Transition
 from scheduler_core.trigger import CronSpec
 from tests.support.factories import at, make_job
 from tests.support.manual_clock import ManualClock
@@ -128,3 +130,48 @@ async def test_a_job_is_seen_and_deleted_though_redis_is_full(bench: Bench) -> N
     with pytest.raises(StoreUnavailable):
         await bench.jobs.upsert(make_job("b", payload=b"2"))
     assert (await bench.jobs.get("b")).state.next_fire_ms == at(10)
+
+
+@pytest.mark.parametrize("half", ["jobs", "states", "leases"])
+async def test_a_job_of_which_half_is_gone_or_broken_is_seen_as_quarantined_and_can_be_replaced(
+    bench: Bench, half: str
+) -> None:
+    await bench.jobs.upsert(make_job("a"))
+    if half == "leases":
+        await bench.redis.hset(KEYS.leases, "a", "not a lease")
+    else:
+        await bench.redis.hdel(getattr(KEYS, half), "a")
+    view = await bench.jobs.get("a")
+    assert view.status == "quarantined"
+    assert view.fault is not None
+    page = await bench.jobs.page()
+    assert [(job.id, job.status) for job in page.jobs] == [("a", "quarantined")]
+    with pytest.raises(RunConflict):
+        await bench.jobs.pause("a")
+    if half != "leases":
+        view, changed = await bench.jobs.upsert(make_job("a"))
+        assert (view.status, changed) == ("active", True)
+
+
+@pytest.mark.parametrize("half", ["jobs", "states"])
+async def test_a_job_of_which_half_is_gone_can_be_deleted(bench: Bench, half: str) -> None:
+    await bench.jobs.upsert(make_job("a"))
+    await bench.redis.hdel(getattr(KEYS, half), "a")
+    await bench.jobs.delete("a")
+    assert await dump(bench.redis) == {}
+
+
+async def test_a_change_that_keeps_an_exhausted_trigger_is_refused(bench: Bench) -> None:
+    job = make_job("a", trigger=CronSpec("0 0 0 1 1 * 2030"))
+    await bench.jobs.upsert(job)
+    stored = await bench.store.read("a")
+    assert stored.snapshot.state is not None
+    exhausted = replace(stored.snapshot.state, next_fire_ms=None, paused_at_ms=at(0))
+    assert await bench.store.change("a", stored, Transition(exhausted))
+    _, changed = await bench.jobs.upsert(job)
+    assert not changed
+    before = await dump(bench.redis)
+    bench.clock.advance(10 * 365 * 86_400_000)
+    with pytest.raises(InvalidInput):
+        await bench.jobs.upsert(replace(job, payload=b"2"))
+    assert await dump(bench.redis) == before

@@ -60,7 +60,7 @@ class Exchange:
         await self.writer.drain()
 
 
-class CloseConnection(Exception):  # noqa: N818 - a way out of the loop, not an error
+class CloseConnection(Exception):
     """Raised by an action: no further request is read from this connection."""
 
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
-from scheduler_core.job import Job, JobState, LastRun
+from scheduler_core.job import Downtime, Job, JobState, LastRun
 from scheduler_core.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Verdict, judge, plan_settle, plan_settle_changed
@@ -364,3 +364,23 @@ def test_a_run_that_is_not_in_the_state_is_recorded_and_changes_nothing_else() -
 )
 def test_a_job_wakes_for_the_earliest_of_what_can_happen_to_it(state: JobState, wake: float | None) -> None:
     assert seconds(next_wake_ms(state)) == wake
+
+
+def after_a_downtime(job: Job) -> Transition:
+    """The run of second 0 was in flight when its node died at 1; taken over at 45.5, it succeeds."""
+    work = Work(job, make_run(0), make_state(10))
+    end = replace(ended(answered(200), 45.5, 45.6), downtimes=(Downtime(at(1), at(45)),))
+    return plan_settle(work, end, POLICY)
+
+
+def test_fire_times_in_a_downtime_that_a_run_lived_through_are_downtime_and_not_overlap() -> None:
+    planned = after_a_downtime(make_job())
+    assert summary(planned) == ["succeeded", ("downtime", 10, 40)]
+    assert state_of(planned).next_fire_ms == at(50)
+
+
+def test_a_run_that_lived_through_a_downtime_is_followed_by_the_recovery_run() -> None:
+    planned = after_a_downtime(make_job(recovery_check=True))
+    assert summary(planned) == ["succeeded", ("downtime", 10, 30)]
+    assert state_of(planned).next_fire_ms == at(40)
+    assert planned.wake_ms == at(40)
