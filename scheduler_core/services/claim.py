@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from dataclasses import dataclass
 
 from scheduler_core.clock import Clock
 from scheduler_core.errors import StoreUnavailable
@@ -30,19 +29,6 @@ BATCH = 128
 """Jobs per claim: enough to pay the round trip for many, few enough that the first of a herd starts at once."""
 RECENT_MS = 10_000
 """With a backlog, half of each batch goes to what became due in this time."""
-LOOK_AGAIN_SECONDS = 1.0
-LONGEST_LOOK_SECONDS = 512.0
-"""A claim that was given up is looked for after the first time, then after twice as long, up to the longest: networks
-deliver late, but not for ever."""
-
-
-@dataclass
-class LateClaim:
-    """A claim whose reply was lost and that had not been carried out when it was looked for. It still may be."""
-
-    token: str
-    look_at: float
-    pause: float = LOOK_AGAIN_SECONDS
 
 
 class Claimer(Service):
@@ -59,8 +45,7 @@ class Claimer(Service):
         self._courier = courier
         self._settler = settler
         self._tokens = itertools.count(1)
-        self._lost_token: str | None = None
-        self._late: list[LateClaim] = []
+        self._lost_token: int | None = None
         self._woken = asyncio.Event()
         self._sleeping_until_ms: int | None = None
         self._starved = False
@@ -86,7 +71,6 @@ class Claimer(Service):
         if self._starved or self._settler.is_behind:
             await self._sleep(None)
             return
-        await self._look_for_late_claims()
         limit = min(free, BATCH)
         claim = await self._claim(limit)
         for claimed in claim.jobs:
@@ -100,11 +84,10 @@ class Claimer(Service):
         """One claim. If the reply of an earlier one was lost, what that one took is looked up first."""
         if self._lost_token is not None:
             found = await self._store.recover(node=self._node.id, token=self._lost_token)
-            lost, self._lost_token = self._lost_token, None
+            self._lost_token = None
             if found:
                 return Claim(found, self.clock.now_ms(), None, self._node.downtime_count)
-            self._late.append(LateClaim(lost, self.clock.monotonic() + LOOK_AGAIN_SECONDS))
-        token = str(next(self._tokens))
+        token = next(self._tokens)
         try:
             claim = await self._store.claim(
                 now_ms=self.clock.now_ms(),
@@ -127,26 +110,9 @@ class Claimer(Service):
             self._node.downtime_count = claim.downtime_count
         return claim
 
-    async def _look_for_late_claims(self) -> None:
-        """Hand back what a claim took that arrived after this node had looked for it in vain.
-
-        Nobody else would: the lease is in the name of a node that lives.
-        """
-        for late in list(self._late):
-            if self.clock.monotonic() < late.look_at:
-                continue
-            found = await self._store.recover(node=self._node.id, token=late.token)
-            for claimed in found:
-                self._settler.hand_back(claimed)
-            late.pause *= 2
-            late.look_at = self.clock.monotonic() + late.pause
-            if found or late.pause > LONGEST_LOOK_SECONDS:
-                self._late.remove(late)
-
     async def give_back_lost(self) -> None:
         """When the node stops: hand back what a claim took whose reply never came."""
         if self._lost_token is not None:
-            await self._store.carried_through()
             for claimed in await self._store.recover(node=self._node.id, token=self._lost_token):
                 self._settler.hand_back(claimed)
             self._lost_token = None

@@ -57,6 +57,11 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.root}:nodes"
 
     @property
+    def claims(self) -> str:
+        """Hash: node id to number of its latest claim."""
+        return f"{self.root}:claims"
+
+    @property
     def meta(self) -> str:
         """Hash: fence counter, store id, schema, last beat, downtimes."""
         return f"{self.root}:meta"

@@ -156,10 +156,6 @@ class RedisStore:
         await carried_through()
         await self._client.aclose()
 
-    async def carried_through(self) -> None:
-        """Wait until commands whose callers were cancelled have ended; what they did can then be looked up."""
-        await carried_through()
-
     async def time_ms(self) -> float:
         """Redis's clock, in epoch milliseconds."""
         with translated_faults():
@@ -169,17 +165,22 @@ class RedisStore:
     # ---- what the loop does -------------------------------------------------------------------------------------
 
     async def claim(
-        self, *, now_ms: int, limit: int, node: str, token: str, recent_ms: int, dead_after_ms: int, downtime_count: int
+        self, *, now_ms: int, limit: int, node: str, token: int, recent_ms: int, dead_after_ms: int, downtime_count: int
     ) -> Claim:
-        """Take up to ``limit`` due jobs. After StoreUnavailable with ``effect_unknown``, ask :meth:`recover`."""
+        """Take up to ``limit`` due jobs. ``token`` numbers the claims of this node, from 1.
+
+        After StoreUnavailable with ``effect_unknown``, ask :meth:`recover`.
+        """
         k = self._keys
         answer = await self._run(
             self._claim,
-            (k.due, k.jobs, k.states, k.leases, k.meta, k.nodes),
+            (k.due, k.jobs, k.states, k.leases, k.meta, k.nodes, k.claims),
             (now_ms, min(limit, CLAIM_LIMIT), node, token, recent_ms, dead_after_ms, downtime_count),
         )
         if answer[0] == b"beat":
             return Claim([], None, None, downtime_count, must_beat=True)
+        if answer[0] == b"void":
+            return Claim([], now_ms, None, downtime_count)
         return Claim(
             jobs=[_claimed(*row) for row in answer[4:]],
             next_wake_ms=int(float(answer[1])) if answer[1] else None,
@@ -187,10 +188,13 @@ class RedisStore:
             downtime_count=int(answer[2]),
         )
 
-    async def recover(self, *, node: str, token: str) -> list[ClaimedJob]:
-        """The jobs that the claim named ``token`` took and that are still this node's."""
+    async def recover(self, *, node: str, token: int) -> list[ClaimedJob]:
+        """The jobs that the claim with the number ``token`` took and that are still this node's.
+
+        Should that claim arrive only after this, it takes nothing.
+        """
         k = self._keys
-        rows = await self._run(self._recover, (k.leases, k.jobs, k.states), (node, token))
+        rows = await self._run(self._recover, (k.leases, k.jobs, k.states, k.claims), (node, token))
         return [_claimed(*row) for row in rows]
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
@@ -220,7 +224,7 @@ class RedisStore:
         """Say that ``node`` is alive. ``store_id`` becomes the store's if it has none."""
         answer = await self._run(
             self._beat,
-            (self._keys.nodes, self._keys.meta),
+            (self._keys.nodes, self._keys.meta, self._keys.claims),
             (
                 node,
                 now_ms,
@@ -237,7 +241,7 @@ class RedisStore:
 
     async def leave(self, *, node: str, now_ms: int) -> int:
         """Take the node's entry out; the number of nodes left."""
-        return int(await self._run(self._leave, (self._keys.nodes, self._keys.meta), (node, now_ms)))
+        return int(await self._run(self._leave, (self._keys.nodes, self._keys.meta, self._keys.claims), (node, now_ms)))
 
     async def reap(self, *, now_ms: int, dead_after_ms: int, void_all: bool = False, page: int = 500) -> list[str]:
         """Give back the jobs of dead nodes (or, with ``void_all``, of all); their ids."""

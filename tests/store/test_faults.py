@@ -164,12 +164,12 @@ async def test_a_claim_whose_reply_is_lost_is_carried_out_once_and_found_again(
     async with RedisProxy(redis_server.socket_path, tmp_path) as proxy:
         behind = RedisStore(connect(proxy.url))
         await claim(behind, limit=0)  # loads the script
-        proxy.lose_reply_to(b"lost-token")
+        proxy.lose_reply_to(b"987654321")
         with pytest.raises(StoreUnavailable) as lost:
-            await claim(behind, limit=2, token="lost-token")
+            await claim(behind, limit=2, token=987654321)
         assert lost.value.effect_unknown
         assert proxy.lost == 1
-        found = await behind.recover(node="node", token="lost-token")
+        found = await behind.recover(node="node", token=987654321)
         leases = (await dump(redis))[KEYS.leases]
         assert {job.id.encode() for job in found} == set(leases)
         assert len(found) == 2

@@ -79,7 +79,7 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(sto
     await put(redis, make_job(), make_state(0))
     await beat(store)
     found = (await claim(store)).jobs
-    await store.recover(node="node", token="t1")
+    await store.recover(node="node", token=1)
     await store.settle([Settlement.of(found[0], Transition(make_state(10)))])
     await store.reap(now_ms=0, dead_after_ms=1)
     stored = await store.read("job")

@@ -32,7 +32,7 @@ async def seed(redis: Redis, store: RedisStore) -> None:
 
 async def one_claimed(store: RedisStore, redis: Redis, **options: Any) -> ClaimedJob:
     await seed(redis, store)
-    jobs = (await claim(store, **options)).jobs
+    jobs = (await claim(store, token=1, **options)).jobs
     assert len(jobs) == 1
     return jobs[0]
 
@@ -60,10 +60,11 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 async def test_a_claim_gives_due_jobs_a_lease_and_touches_nothing_else(store: RedisStore, redis: Redis) -> None:
     await seed(redis, store)
     before = await dump(redis)
-    found = await claim(store, now_ms=at(1))
+    found = await claim(store, token=1, now_ms=at(1))
     assert changes(before, await dump(redis)) == {
         KEYS.due: {"due": CLAIMED + at(1)},
-        KEYS.leases: {"due": f"1 node 1 {at(1)} 0 {at(0)} t1".encode()},
+        KEYS.claims: {"node": b"1"},
+        KEYS.leases: {"due": f"1 node 1 {at(1)} 0 {at(0)} 1".encode()},
         KEYS.meta: {"fence": b"1"},
     }
     assert found.next_wake_ms == at(30)
@@ -243,7 +244,7 @@ async def test_a_job_that_is_handed_back_is_due_again_with_the_facts_of_its_firs
     content = await dump(redis)
     assert content[KEYS.due][b"due"] == at(0)
     assert decode_lease(content[KEYS.leases][b"due"]) == Lease(1, "-", 1, at(1), 0)
-    (again,) = (await claim(store, now_ms=at(4), token="t2")).jobs
+    (again,) = (await claim(store, now_ms=at(4), token=None)).jobs
     assert again.lease == Lease(2, "node", 1, at(1), 0)
     assert (again.job, again.state) == (job.job, job.state)
 
@@ -322,7 +323,7 @@ async def test_a_delete_leaves_nothing_but_history_or_while_claimed_a_tombstone(
     assert set(content[KEYS.due]) == {b"paused", b"due"}
     assert set(content[KEYS.states]) == {b"paused", b"due"}
     assert set(content[KEYS.leases]) == {b"due"}
-    (job,) = await store.recover(node="node", token="t1")
+    (job,) = await store.recover(node="node", token=1)
     (answer,) = await store.settle([Settlement.of(job, Transition(None, remove=True))])
     assert answer.result == "ok"
     assert set((await dump(redis))[KEYS.due]) == {b"paused"}
@@ -484,7 +485,7 @@ async def test_only_jobs_of_the_dead_are_taken_back(store: RedisStore, redis: Re
     assert reaped == ["due"]
     assert changes(before, await dump(redis)) == {
         KEYS.due: {"due": at(0)},
-        KEYS.leases: {"due": f"1 - 1 {at(1)} 1 {at(0)} t1".encode()},
+        KEYS.leases: {"due": f"1 - 1 {at(1)} 1 {at(0)} 1".encode()},
     }
     assert await store.reap(now_ms=at(100), dead_after_ms=DEAD_AFTER_MS) == []
 
@@ -531,17 +532,17 @@ async def test_recover_returns_exactly_what_one_claim_of_this_node_took(store: R
     await beat(store, OTHER)
     for number in range(6):
         await put(redis, make_job(f"job{number}"), make_state(0))
-    wanted = (await claim(store, limit=2, token="lost")).jobs
-    await claim(store, limit=2, token="next")
-    await claim(store, node=OTHER, limit=2, token="lost")
+    wanted = (await claim(store, limit=2, token=1)).jobs
+    await claim(store, limit=2, token=2)
+    await claim(store, node=OTHER, limit=2, token=1)
     before = await dump(redis)
-    found = await store.recover(node="node", token="lost")
+    found = await store.recover(node="node", token=1)
     assert sorted(found, key=lambda job: job.id) == wanted
     assert await dump(redis) == before
     await store.settle([Settlement.of(wanted[0], Transition(make_state(10)))])
     await redis.zrem(KEYS.nodes, "node")
     await store.reap(now_ms=at(1), dead_after_ms=DEAD_AFTER_MS)
-    assert await store.recover(node="node", token="lost") == []
+    assert await store.recover(node="node", token=1) == []
 
 
 # ---- lists ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -39,7 +40,7 @@ async def dump(client: Redis) -> dict[str, Any]:
 
 def check_keys(content: dict[str, Any]) -> None:
     """Assert that every key is one of :class:`Keys`."""
-    known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.meta}
+    known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.claims, KEYS.meta}
     strays = [key for key in content if key not in known and not key.startswith(KEYS.history(""))]
     assert not strays, f"keys that nobody knows: {strays}"
 
@@ -67,20 +68,24 @@ async def beat(store: RedisStore, node: str = "node", now_ms: int = START_MS, *,
     )
 
 
+_tokens = itertools.count(1_000)
+"""Above every number that a test gives by itself."""
+
+
 async def claim(
     store: RedisStore,
     *,
     node: str = "node",
     now_ms: int = START_MS,
     limit: int = 10,
-    token: str = "t1",
+    token: int | None = None,
     downtime_count: int = 0,
 ) -> Claim:
     return await store.claim(
         now_ms=now_ms,
         limit=limit,
         node=node,
-        token=token,
+        token=next(_tokens) if token is None else token,
         recent_ms=10_000,
         dead_after_ms=DEAD_AFTER_MS,
         downtime_count=downtime_count,

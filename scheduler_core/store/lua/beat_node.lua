@@ -6,6 +6,7 @@
 -- KEYS
 --   1 nodes  sorted set, node id by last beat
 --   2 meta   hash
+--   3 claims hash, node id to number of its latest claim
 -- ARGV
 --   1 node        node id
 --   2 now         epoch ms
@@ -20,7 +21,7 @@
 --   {downtime count, downtimes as 'after:until,after:until,...', number of nodes, store id}
 -- Cost: O(nodes).
 
-local nodes, meta = KEYS[1], KEYS[2]
+local nodes, meta, claims = KEYS[1], KEYS[2], KEYS[3]
 local node, now, starting, sole = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4] == '1'
 local start_gap, lived_gap, forget = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local store_id, keep = ARGV[8], tonumber(ARGV[9])
@@ -28,7 +29,10 @@ local store_id, keep = ARGV[8], tonumber(ARGV[9])
 redis.call('ZREM', nodes, node)
 local others = redis.call('ZCARD', nodes)
 redis.call('ZADD', nodes, string.format('%.0f', now), node)
-redis.call('ZREMRANGEBYSCORE', nodes, '-inf', string.format('%.0f', now - forget))
+for _, old in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', string.format('%.0f', now - forget))) do
+  redis.call('ZREM', nodes, old)
+  redis.call('HDEL', claims, old)
+end
 redis.call('HSETNX', meta, 'store_id', store_id)
 
 local last = tonumber(redis.call('HGET', meta, 'last_beat') or '')

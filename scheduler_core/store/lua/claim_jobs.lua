@@ -1,7 +1,8 @@
 -- Take up to `limit` due jobs and give each a lease with a new fence.
 --
 -- Guarantee: a job is in the claimed part of the due set from here until it is settled, handed back or reaped, so no
--- two nodes hold it. A node whose heartbeat is over gets nothing: others may be reaping its leases.
+-- two nodes hold it. A node whose heartbeat is over gets nothing: others may be reaping its leases. A call that arrives
+-- after its node has looked for what it took (recover_claims) takes nothing.
 --
 -- KEYS
 --   1 due     sorted set, job id by wake-up
@@ -10,21 +11,22 @@
 --   4 leases  hash, job id to lease
 --   5 meta    hash, fence counter and downtimes
 --   6 nodes   sorted set, node id by last beat
+--   7 claims  hash, node id to number of its latest claim
 -- ARGV
 --   1 now             epoch ms
 --   2 limit           count, at most 1000
 --   3 node            node id
---   4 token           names this call, so that a claim whose reply was lost can be found again
+--   4 token           number of this call, larger than that of every earlier one of this node
 --   5 recent          ms; with a backlog, half of the batch goes to what became due in this time
 --   6 dead_after      ms without a beat after which a node counts as dead
 --   7 downtime count  as the node knows it
 -- Returns
---   {'beat'} if the node must beat first, else
+--   {'beat'} if the node must beat first, {'void'} if a later call of this node was here before, else
 --   {'ok', next wake-up or '', downtime count, downtimes or false, row, row, ...}
 --   where row = {id, definition or false, state or false, lease}
 -- Cost: O(limit × log(jobs)); seven commands for the whole batch.
 
-local due, jobs, states, leases, meta, nodes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local due, jobs, states, leases, meta, nodes, claims = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local now, limit, node, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local recent, dead_after, known_downtimes = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local CLAIMED = 1e15
@@ -32,6 +34,9 @@ local CLAIMED = 1e15
 local beat = redis.call('ZSCORE', nodes, node)
 if not beat or tonumber(beat) < now - dead_after then
   return {'beat'}
+end
+if tonumber(token) <= tonumber(redis.call('HGET', claims, node) or '0') then
+  return {'void'}
 end
 
 local found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
@@ -81,6 +86,7 @@ if count > 0 then
     due_rows[2 * i - 1], due_rows[2 * i] = string.format('%.0f', CLAIMED + now), ids[i]
     reply[4 + i] = {ids[i], definitions[i], positions[i], lease}
   end
+  redis.call('HSET', claims, node, token)
   redis.call('HSET', leases, unpack(lease_rows))
   redis.call('ZADD', due, unpack(due_rows))
 end

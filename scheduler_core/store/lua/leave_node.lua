@@ -5,6 +5,7 @@
 -- KEYS
 --   1 nodes  sorted set, node id by last beat
 --   2 meta   hash
+--   3 claims hash, node id to number of its latest claim
 -- ARGV
 --   1 node  node id
 --   2 now   epoch ms
@@ -12,10 +13,11 @@
 --   number of nodes left
 -- Cost: O(log(nodes)).
 
-local nodes, meta = KEYS[1], KEYS[2]
+local nodes, meta, claims = KEYS[1], KEYS[2], KEYS[3]
 local node, now = ARGV[1], tonumber(ARGV[2])
 
 redis.call('ZREM', nodes, node)
+redis.call('HDEL', claims, node)
 local last = tonumber(redis.call('HGET', meta, 'last_beat') or '0')
 if last < now then
   redis.call('HSET', meta, 'last_beat', string.format('%.0f', now))
