@@ -12,13 +12,15 @@ way. Everything goes to standard error; standard output belongs to what a comman
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import logging
 import re
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 from urllib.parse import urlsplit, urlunsplit
 
@@ -248,6 +250,30 @@ def _escaped(match: re.Match[str]) -> str:
     return ascii(match[0])[1:-1]
 
 
+@contextlib.contextmanager
+def lines_together() -> Iterator[None]:
+    """Write the lines that this thread logs inside with one system call at the end: a batch of settles logs many."""
+    if _held.lines is not None:
+        yield
+        return
+    held = _held.lines = {}
+    try:
+        yield
+    finally:
+        _held.lines = None
+        for out, lines in held.items():
+            out.msg("\n".join(lines))
+
+
+class _Held(threading.local):
+    """Lines that are to be written together, by output."""
+
+    lines: dict[_Output, list[str]] | None = None
+
+
+_held = _Held()
+
+
 class _Output:
     """Writes finished lines. A line that cannot be written is lost: logging must not stop what is logged."""
 
@@ -262,6 +288,9 @@ class _Output:
             return False
 
     def msg(self, line: str) -> None:
+        if _held.lines is not None:
+            _held.lines.setdefault(self, []).append(line)
+            return
         stream = self._stream or sys.stderr
         try:
             stream.write(line + "\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import traceback
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from importlib import metadata
 from typing import Final, NamedTuple
@@ -17,9 +18,9 @@ import httpx
 
 from scheduler_core.clock import Clock
 from scheduler_core.delivery.base import Outcome, OutcomeKind, Request
-from scheduler_core.delivery.connect import AddressRefused, LookupFailed, TlsFailed
+from scheduler_core.delivery.connect import AddressRefused, LookupFailed, Origin, TlsFailed
 from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.delivery.transport import PooledTransport
+from scheduler_core.delivery.transport import IDEMPOTENT, PooledTransport, head_of, origin_of
 
 KEPT_HEADERS: Final = 64
 KEPT_HEADER_BYTES: Final = 8192
@@ -93,37 +94,58 @@ class HttpDeliverer:
             return self._failed(OutcomeKind.INTERNAL, started, _where(error))
 
     async def _attempt(self, request: Request, started: float) -> Outcome:
-        response = await self._transport.handle_async_request(self._http_request(request))
+        target, headers = _target(request.url), self._headers(request)
+        if isinstance(self._transport, PooledTransport):
+            answer = await self._transport.exchange(
+                target.origin,
+                request.method,
+                head_of(request.method, target.url.raw_path, headers),
+                request.body,
+                repeatable=request.method in IDEMPOTENT or any(name == b"Idempotency-Key" for name, _ in headers),
+            )
+            try:
+                return await self._read(answer.status, answer.headers, answer.read, started)
+            finally:
+                answer.close()
+        response = await self._transport.handle_async_request(
+            httpx.Request(request.method, target.url, headers=headers, stream=httpx.ByteStream(request.body))
+        )
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)
+        chunks = aiter(stream)
+        try:
+            return await self._read(response.status_code, response.headers.raw, lambda: anext(chunks, b""), started)
+        finally:
+            await stream.aclose()
+
+    async def _read(
+        self, status: int, headers: list[tuple[bytes, bytes]], read: Callable[[], Awaitable[bytes]], started: float
+    ) -> Outcome:
+        """Read the body through ``read``, which gives b"" at its end, up to the limit."""
         body = b""
         length = 0
         truncated = False
-        try:
-            async for chunk in stream:
-                if len(body) < self._keep:
-                    body += chunk[: self._keep - len(body)]
-                length += len(chunk)
-                if length > self._read_limit:
-                    length = self._read_limit
-                    body = body[: self._read_limit]
-                    truncated = True
-                    break
-        finally:
-            await stream.aclose()
+        while chunk := await read():
+            if len(body) < self._keep:
+                body += chunk[: self._keep - len(body)]
+            length += len(chunk)
+            if length > self._read_limit:
+                length = self._read_limit
+                body = body[: self._read_limit]
+                truncated = True
+                break
         return Outcome(
             kind=OutcomeKind.RESPONSE,
             latency_ms=(self._clock.monotonic() - started) * 1000.0,
-            status=response.status_code,
-            headers=_kept_headers(response.headers.raw),
+            status=status,
+            headers=_kept_headers(headers),
             body=body,
             body_bytes=length,
             truncated=truncated,
         )
 
-    def _http_request(self, request: Request) -> httpx.Request:
-        target = _target(request.url)
-        headers: list[tuple[bytes, bytes]] = [(b"Host", target.host)]
+    def _headers(self, request: Request) -> list[tuple[bytes, bytes]]:
+        headers: list[tuple[bytes, bytes]] = [(b"Host", _target(request.url).host)]
         has_user_agent = False
         for name, value in request.headers:
             lower = name.lower()
@@ -139,7 +161,7 @@ class HttpDeliverer:
             headers.append((b"Content-Length", b"%d" % len(request.body)))
         if not _METHOD.match(request.method):
             raise ValueError("not a method")
-        return httpx.Request(request.method, target.url, headers=headers, stream=httpx.ByteStream(request.body))
+        return headers
 
     def _failed(self, kind: OutcomeKind, started: float, message: str) -> Outcome:
         return Outcome(
@@ -157,13 +179,14 @@ class _Target(NamedTuple):
     url: httpx.URL
     host: bytes
     """The value of the Host header."""
+    origin: Origin
 
 
 @lru_cache(maxsize=URL_CACHE_SIZE)
 def _target(url: str) -> _Target:
     """Parsing a URL costs as much as the rest of the request, and the same few thousand come again and again."""
     parsed = httpx.URL(url)
-    return _Target(parsed, parsed.netloc)
+    return _Target(parsed, parsed.netloc, origin_of(parsed))
 
 
 def _kept_headers(raw: list[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import httpx
@@ -61,37 +61,47 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        stream = request.stream
+        body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await request.aread()
+        headers = request.headers.raw
+        answer = await self.exchange(
+            origin_of(request.url),
+            request.method,
+            head_of(request.method, request.url.raw_path, headers),
+            body,
+            repeatable=request.method in IDEMPOTENT or "idempotency-key" in request.headers,
+        )
+        return httpx.Response(answer.status, headers=answer.headers, stream=answer, request=request)
+
+    async def exchange(self, origin: Origin, method: str, head: bytes, body: bytes, *, repeatable: bool) -> Answer:
+        """Send a request that is written already, and return when the head of its answer is here.
+
+        What :meth:`handle_async_request` does, without httpx's objects, which cost as much as the rest of a request.
+        The caller closes the answer.
+        """
         if self._closed:
             raise RuntimeError("the transport is closed")
-        origin = origin_of(request.url)
-        head = _head(request)
-        stream = request.stream
-        if isinstance(stream, httpx.ByteStream):
-            body = b"".join(stream)
-        else:
-            body = await request.aread()
         await self._places.acquire()
         try:
-            connection = await self._exchange(origin, request, head, body)
+            connection = await self._exchange(origin, method, head, body, repeatable=repeatable)
         except BaseException:
             self._places.release()
             raise
-        answer = _Answer(self, origin, connection)
-        return httpx.Response(connection.status, headers=connection.headers, stream=answer, request=request)
+        return Answer(self, origin, connection)
 
-    async def _exchange(self, origin: Origin, request: httpx.Request, head: bytes, body: bytes) -> Connection:
+    async def _exchange(self, origin: Origin, method: str, head: bytes, body: bytes, *, repeatable: bool) -> Connection:
         """Send on an idle connection or else a new one; return it with the answer's head read."""
         connection = self._take_idle(origin)
         if connection is not None:
             try:
-                await self._send(connection, request.method, head, body)
+                await self._send(connection, method, head, body)
             except httpx.ReadError:
-                if connection.received or not _is_repeatable(request):
+                if connection.received or not repeatable:
                     raise
             else:
                 return connection
         connection = await self._open(origin)
-        await self._send(connection, request.method, head, body)
+        await self._send(connection, method, head, body)
         return connection
 
     async def _send(self, connection: Connection, method: str, head: bytes, body: bytes) -> None:
@@ -177,13 +187,19 @@ class PooledTransport(httpx.AsyncBaseTransport):
             await connection.wait_closed()
 
 
-class _Answer(httpx.AsyncByteStream):
-    """The body of an answer, as sent. Closing it before the end closes the connection."""
+class Answer(httpx.AsyncByteStream):
+    """An answer whose head is here; iterating gives its body, as sent. Closing it early closes the connection."""
 
     def __init__(self, transport: PooledTransport, origin: Origin, connection: Connection) -> None:
+        self.status = connection.status
+        self.headers = connection.headers
         self._transport: PooledTransport | None = transport
         self._origin = origin
         self._connection = connection
+
+    async def read(self) -> bytes:
+        """The next bytes of the body; b"" at its end."""
+        return await self._connection.read()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -194,10 +210,14 @@ class _Answer(httpx.AsyncByteStream):
             raise StopAsyncIteration
         return chunk
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
+        """Give the connection back, or close it if there is more to come."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport._give_back(self._origin, self._connection)
+
+    async def aclose(self) -> None:
+        self.close()
 
 
 def origin_of(url: httpx.URL) -> Origin:
@@ -209,10 +229,9 @@ def origin_of(url: httpx.URL) -> Origin:
     return Origin(tls, url.raw_host.decode("ascii"), url.port or (443 if tls else 80))
 
 
-def _head(request: httpx.Request) -> bytes:
-    """The bytes of the request up to its body."""
-    headers = request.headers.raw
-    lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
+def head_of(method: str, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of a request up to its body. Raises httpx.LocalProtocolError for a line break or NUL in a header."""
+    lines = [b"%s %s HTTP/1.1\r\n" % (method.encode("ascii"), path)]
     lines += [b"%s: %s\r\n" % header for header in headers]
     lines.append(b"\r\n")
     head = b"".join(lines)
@@ -222,7 +241,3 @@ def _head(request: httpx.Request) -> bytes:
     if head.count(b"\n") != expected or head.count(b"\r") != expected or b"\0" in head:
         raise httpx.LocalProtocolError("a header holds a line break or a NUL")
     return head
-
-
-def _is_repeatable(request: httpx.Request) -> bool:
-    return request.method in IDEMPOTENT or "idempotency-key" in request.headers

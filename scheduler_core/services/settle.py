@@ -22,6 +22,7 @@ from scheduler_core.events import (
     RUN_SETTLED,
     SETTLE_REFUSED,
     get_logger,
+    lines_together,
 )
 from scheduler_core.metrics import Metrics
 from scheduler_core.plan.claim import Work, quarantine_unreadable
@@ -122,8 +123,9 @@ class Settler(Service):
         self._batch = self._batch[size:]
         if not self._batch:
             self._singly = False
-        for one, answer in zip(part, answers, strict=True):
-            self._answered(one, answer)
+        with lines_together():
+            for one, answer in zip(part, answers, strict=True):
+                self._answered(one, answer)
 
     def _put(
         self, claimed: ClaimedJob, transition: Transition | None, work: Work | None = None, ended: Ended | None = None

@@ -144,3 +144,45 @@ def test_the_format_auto_is_json_where_there_is_no_terminal(stream: io.StringIO)
     configure(stream, log_format="auto")
     events.get_logger("here").info("x")
     assert logged(stream)[0]["event"] == "x"
+
+
+class CountedWrites(io.StringIO):
+    """Remembers each write by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return super().write(text)
+
+
+@pytest.mark.usefixtures("stream")  # which puts the configuration back
+def test_lines_logged_together_are_written_at_once_and_in_order() -> None:
+    counted = CountedWrites()
+    configure(counted)
+    log = events.get_logger("here")
+    with events.lines_together():
+        log.info("one")
+        with events.lines_together():
+            log.info("two")
+        assert counted.writes == []
+    log.info("three")
+    found = [[json.loads(line)["event"] for line in text.splitlines()] for text in counted.writes]
+    assert found == [["one", "two"], ["three"]]
+
+
+@pytest.mark.usefixtures("stream")
+def test_lines_logged_before_an_error_are_written_all_the_same() -> None:
+    counted = CountedWrites()
+    configure(counted)
+
+    def failing() -> None:
+        with events.lines_together():
+            events.get_logger("here").info("one")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert len(counted.writes) == 1
