@@ -1,0 +1,303 @@
+"""The judge of the system tests: what Cronpost promises, held against what a runner received and what was recorded.
+
+The runner's log says what really happened: which requests arrived, when, with which ids, and when they ended. The
+account of each job (its definition, its recorded runs and misses) says what Cronpost claims to have happened. Neither
+is trusted alone; :func:`violations` names every place where they break a promise or contradict each other:
+
+* every fire time is a run or lies in a miss range, exactly once, and nothing else is accounted for;
+* no request arrives before its fire time;
+* no two requests of a job are open at the same time. The one excuse is a :class:`Disturbance` that lasted longer than
+  a lease, and then their fences have to differ;
+* all requests of a run carry one id and one fire time, and a fire time has one id;
+* fences rise strictly from request to request;
+* a run that was answered 2xx is not sent again, unless a disturbance lies between the two;
+* after a delete was acknowledged, at most the one run that had been claimed arrives, once;
+* every request belongs to a recorded run, and every recorded answer was given.
+
+All instants are epoch milliseconds. Redis's clock is the machine's, unless a test sets it apart: ``ahead_ms`` then says
+how far it was ahead when a request arrived.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from scheduler_core.outcome import OutcomeKind
+from scheduler_core.run import Miss, Reason, Run
+from scheduler_core.trigger import CronSpec, compile_trigger
+
+EARLY_TOLERANCE_MS = 2.0
+"""The runner's clock and Redis's are read by different programs; each rounds."""
+BY_TRIGGER = (Reason.SCHEDULED, Reason.RECOVERY)
+SHOWN = 40
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One request as the runner saw it."""
+
+    job_id: str
+    run_id: str
+    fire_time_ms: int
+    attempt: int
+    fence: int
+    reason: str
+    arrived_ms: float
+    ended_ms: float | None
+    """When the answer was sent, or the client had gone; None while it is open."""
+    status: int | None
+    """The answer; None: it was not (or not yet) answered."""
+    ahead_ms: float = 0.0
+
+    @property
+    def arrived_by_redis_ms(self) -> float:
+        """When it arrived, by the clock that fire times are measured with."""
+        return self.arrived_ms + self.ahead_ms
+
+    def __str__(self) -> str:
+        end = "open" if self.ended_ms is None else f"{self.ended_ms:.0f}"
+        return (
+            f"request of {self.run_id} (fire {self.fire_time_ms}, attempt {self.attempt}, fence {self.fence}, "
+            f"{self.reason}, {self.arrived_ms:.0f} to {end}, answered {self.status})"
+        )
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """A fault that was injected: a node frozen, killed or cut off, from ``began_ms`` to ``ended_ms``.
+
+    For a kill, ``ended_ms`` is None: the node never comes back.
+    """
+
+    began_ms: float
+    ended_ms: float | None
+
+    def excuses_overlap(self, first: Delivery, second: Delivery, lease_ms: float) -> bool:
+        """Whether ``first`` may still have been open when ``second`` arrived because of this fault."""
+        end = second.arrived_ms if self.ended_ms is None else self.ended_ms
+        lasted = min(end, second.arrived_ms) - max(self.began_ms, first.arrived_ms - lease_ms)
+        return lasted >= lease_ms and first.fence != second.fence
+
+    def touches(self, start_ms: float, end_ms: float) -> bool:
+        return self.began_ms <= end_ms and (self.ended_ms is None or self.ended_ms >= start_ms)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What Cronpost has recorded of a job, and what the client did with it."""
+
+    job_id: str
+    cron: str
+    asked_at_ms: float
+    """When the upsert was sent: no fire time up to here may be accounted for."""
+    acked_at_ms: float
+    """When it was acknowledged: from here on every fire time has to be."""
+    runs: Sequence[Run] = ()
+    misses: Sequence[Miss] = ()
+    open_run: Run | None = None
+    deleted_at_ms: float | None = None
+    """When a delete was acknowledged."""
+    delete_asked_at_ms: float | None = None
+    timezone: str = "UTC"
+
+    @property
+    def all_runs(self) -> list[Run]:
+        return [*self.runs, *([self.open_run] if self.open_run is not None else [])]
+
+
+@dataclass
+class _Story:
+    """One job: its account and its requests in the order of their arrival."""
+
+    account: Account
+    deliveries: list[Delivery] = field(default_factory=list)
+
+
+def violations(
+    accounts: Iterable[Account],
+    deliveries: Iterable[Delivery],
+    *,
+    until_ms: float,
+    lease_ms: float,
+    disturbances: Sequence[Disturbance] = (),
+) -> list[str]:
+    """Every broken promise, in words; empty if all were kept.
+
+    Fire times up to ``until_ms`` have to be accounted for; what came later may still be on its way. ``lease_ms`` is
+    how long a node may be silent before others take its runs.
+    """
+    stories = {account.job_id: _Story(account) for account in accounts}
+    found: list[str] = []
+    for delivery in sorted(deliveries, key=lambda delivery: delivery.arrived_ms):
+        story = stories.get(delivery.job_id)
+        if story is None:
+            found.append(f"unknown job {delivery.job_id!r}: {delivery}")
+        else:
+            story.deliveries.append(delivery)
+    for story in stories.values():
+        problems = [
+            *_unaccounted(story.account, until_ms),
+            *_early(story.deliveries),
+            *_overlaps(story.deliveries, lease_ms, disturbances),
+            *_mixed_ids(story),
+            *_falling_fences(story.deliveries),
+            *_repeated(story.deliveries, disturbances),
+            *_after_delete(story),
+            *_unrecorded(story, until_ms),
+            *_unseen(story),
+        ]
+        found += [f"{story.account.job_id}: {problem}" for problem in problems]
+    return found
+
+
+def assert_promises(
+    accounts: Iterable[Account],
+    deliveries: Iterable[Delivery],
+    *,
+    until_ms: float,
+    lease_ms: float,
+    disturbances: Sequence[Disturbance] = (),
+) -> None:
+    """Raises AssertionError with every broken promise."""
+    found = violations(accounts, deliveries, until_ms=until_ms, lease_ms=lease_ms, disturbances=disturbances)
+    more = [f"... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    assert not found, "\n".join(["promises broken:", *found[:SHOWN], *more])
+
+
+def _unaccounted(account: Account, until_ms: float) -> Iterator[str]:
+    trigger = compile_trigger(CronSpec(account.cron, account.timezone))
+    end = until_ms if account.delete_asked_at_ms is None else min(until_ms, account.delete_asked_at_ms)
+    last_possible = account.deleted_at_ms
+    ways: dict[int, list[str]] = defaultdict(list)
+    for run in account.all_runs:
+        if run.reason in BY_TRIGGER:
+            ways[run.fire_time_ms].append(f"run {run.id} ({run.state.value})")
+    ranges = sorted(account.misses, key=lambda miss: miss.first_ms)
+    for miss in ranges:
+        if trigger.last_in(miss.first_ms - 1, miss.first_ms) is None:
+            yield f"the miss range {miss} does not begin with a fire time"
+        if trigger.last_in(miss.last_ms - 1, miss.last_ms) is None:
+            yield f"the miss range {miss} does not end with a fire time"
+        if miss.first_ms <= account.asked_at_ms:
+            yield f"the miss range {miss} begins before the job existed"
+        if last_possible is not None and miss.last_ms > last_possible:
+            yield f"the miss range {miss} ends after the job was deleted"
+    for earlier, later in pairwise(ranges):
+        if later.first_ms <= earlier.last_ms:
+            yield f"accounted for twice, by two miss ranges: {earlier} and {later}"
+
+    for fire_time, runs in sorted(ways.items()):
+        if len(runs) > 1:
+            yield f"fire time {fire_time} is accounted for {len(runs)} times: {', '.join(runs)}"
+        if trigger.last_in(fire_time - 1, fire_time) is None:
+            yield f"{runs[0]} stands for {fire_time}, which is no fire time"
+        if fire_time <= account.asked_at_ms:
+            yield f"{runs[0]} stands for {fire_time}, before the job existed"
+        if last_possible is not None and fire_time > last_possible:
+            yield f"{runs[0]} stands for {fire_time}, after the job was deleted"
+        for miss in ranges:
+            if miss.first_ms <= fire_time <= miss.last_ms:
+                yield f"fire time {fire_time} is accounted for twice: {runs[0]} and {miss}"
+
+    # Walks from gap to gap, so that a range of a year costs no more than one of a second.
+    at = int(account.acked_at_ms)
+    while (fire_time_or_none := trigger.next_after(at)) is not None and fire_time_or_none <= end:
+        fire_time = fire_time_or_none
+        covering = next((miss for miss in ranges if miss.first_ms <= fire_time <= miss.last_ms), None)
+        if covering is None and fire_time not in ways:
+            yield f"fire time {fire_time} is not accounted for: no run, no miss"
+        at = fire_time if covering is None else covering.last_ms
+
+
+def _early(deliveries: Sequence[Delivery]) -> Iterator[str]:
+    for delivery in deliveries:
+        early_by = delivery.fire_time_ms - delivery.arrived_by_redis_ms
+        if early_by > EARLY_TOLERANCE_MS:
+            yield f"early by {early_by:.1f} ms: {delivery}"
+
+
+def _overlaps(deliveries: Sequence[Delivery], lease_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
+    still_open: list[Delivery] = []
+    for delivery in deliveries:
+        still_open = [one for one in still_open if one.ended_ms is None or one.ended_ms > delivery.arrived_ms]
+        for earlier in still_open:
+            if not any(fault.excuses_overlap(earlier, delivery, lease_ms) for fault in disturbances):
+                yield f"two requests at once: {earlier} and {delivery}"
+        still_open.append(delivery)
+
+
+def _mixed_ids(story: _Story) -> Iterator[str]:
+    fire_times: dict[str, int] = {}
+    ids: dict[int, str] = {}
+    known = [(run.id, run.fire_time_ms, run.reason in BY_TRIGGER) for run in story.account.all_runs]
+    known += [(one.run_id, one.fire_time_ms, one.reason in BY_TRIGGER) for one in story.deliveries]
+    for run_id, fire_time, by_trigger in known:
+        if fire_times.setdefault(run_id, fire_time) != fire_time:
+            yield f"run {run_id} has two fire times: {fire_times[run_id]} and {fire_time}"
+        if by_trigger and ids.setdefault(fire_time, run_id) != run_id:
+            yield f"fire time {fire_time} has two run ids: {ids[fire_time]} and {run_id}"
+    attempts: dict[str, int] = {}
+    for delivery in story.deliveries:
+        before = attempts.get(delivery.run_id, 1)
+        if not before <= delivery.attempt:
+            yield f"attempts run backwards, from {before}: {delivery}"
+        attempts[delivery.run_id] = delivery.attempt
+    seen: set[str] = set()
+    for run in story.account.all_runs:
+        if run.id in seen:
+            yield f"run {run.id} is recorded twice"
+        seen.add(run.id)
+
+
+def _falling_fences(deliveries: Sequence[Delivery]) -> Iterator[str]:
+    for earlier, later in pairwise(deliveries):
+        if later.fence <= earlier.fence:
+            yield f"the fence does not rise: {earlier}, then {later}"
+
+
+def _repeated(deliveries: Sequence[Delivery], disturbances: Sequence[Disturbance]) -> Iterator[str]:
+    done: dict[str, Delivery] = {}
+    for delivery in deliveries:
+        earlier = done.get(delivery.run_id)
+        if earlier is not None and not any(
+            fault.touches(earlier.arrived_ms, delivery.arrived_ms) for fault in disturbances
+        ):
+            yield f"sent again after it had succeeded: {earlier}, then {delivery}"
+        if delivery.status is not None and 200 <= delivery.status < 300:
+            done[delivery.run_id] = delivery
+
+
+def _after_delete(story: _Story) -> Iterator[str]:
+    deleted_at = story.account.deleted_at_ms
+    if deleted_at is None:
+        return
+    late = [one for one in story.deliveries if one.arrived_by_redis_ms > deleted_at]
+    for delivery in late:
+        if delivery.fire_time_ms > deleted_at:
+            yield f"fired after the job was deleted: {delivery}"
+    for delivery in late[1:]:
+        yield f"a second request after the job was deleted: {delivery}"
+
+
+def _unrecorded(story: _Story, until_ms: float) -> Iterator[str]:
+    recorded = {run.id for run in story.account.all_runs}
+    for delivery in story.deliveries:
+        settled = delivery.ended_ms is not None and delivery.fire_time_ms <= until_ms
+        if settled and delivery.run_id not in recorded:
+            yield f"the runner received what is recorded nowhere: {delivery}"
+
+
+def _unseen(story: _Story) -> Iterator[str]:
+    answers: dict[tuple[str, int], Delivery] = {(one.run_id, one.fence): one for one in story.deliveries}
+    for run in story.account.all_runs:
+        for attempt in run.attempts:
+            if attempt.outcome is not OutcomeKind.RESPONSE:
+                continue
+            delivery = answers.get((run.id, attempt.fence))
+            if delivery is None:
+                yield f"run {run.id} records an answer that the runner never gave: {attempt}"
+            elif delivery.status != attempt.status:
+                yield f"run {run.id} records {attempt.status}, and the answer was: {delivery}"

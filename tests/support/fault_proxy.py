@@ -1,0 +1,330 @@
+"""A proxy in front of Redis that breaks it on purpose: one command, one reply, one connection at a time, or all.
+
+    async with FaultProxy(upstream) as proxy:
+        fault = proxy.on(script("claim_jobs"), lose="reply", if_reply=took_jobs)
+        ...a node works through proxy.url...
+        await fault.struck()
+
+It understands the protocol well enough to tell commands and replies apart and which belong together. Connections that
+subscribe are passed through as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from scheduler_core.store.scripts import load_script
+
+Command = Sequence[bytes]
+IsCommand = Callable[[Command], bool]
+IsReply = Callable[[Any], bool]
+CHUNK = 65_536
+SUBSCRIBES = (b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE")
+
+
+def named(*names: str) -> IsCommand:
+    """Commands with one of these names."""
+    wanted = {name.upper().encode() for name in names}
+    return lambda command: command[0].upper() in wanted
+
+
+def script(name: str) -> IsCommand:
+    """Calls of one of the scripts of the store, by hash or by text."""
+    loaded = load_script(name)
+    keys = (loaded.sha.encode(), loaded.text.encode())
+    return lambda command: command[0].upper() in {b"EVALSHA", b"EVAL"} and command[1] in keys
+
+
+def argument(command: Command, number: int) -> bytes:
+    """An argument of a script's call, counted from 1 as in its header."""
+    return command[2 + int(command[2]) + number]
+
+
+def took_jobs(reply: Any) -> bool:
+    """Whether the reply to a claim carries jobs."""
+    return isinstance(reply, list) and len(reply) > 4
+
+
+@dataclass
+class Fault:
+    """What happens to the next matching command.
+
+    ``lose``: ``request`` (the connection ends and Redis never hears of it) or ``reply`` (Redis carries it out, and
+    the connection ends before the answer). ``hold``: ``request`` or ``reply`` waits until :meth:`release`; what is
+    held is let go even if its sender has left meanwhile, as a slow network would.
+    """
+
+    command: IsCommand
+    lose: Literal["request", "reply"] | None = None
+    hold: Literal["request", "reply"] | None = None
+    if_reply: IsReply | None = None
+    times: int = 1
+    strikes: int = 0
+    passed_on: bool = False
+    """Whether what was held has gone its way."""
+    _struck: asyncio.Event = field(default_factory=asyncio.Event)
+    _released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def struck(self, seconds: float = 20.0) -> None:
+        """Wait until it has hit once."""
+        async with asyncio.timeout(seconds):
+            await self._struck.wait()
+
+    def release(self) -> None:
+        """Let go of what is held, and of all that matches later."""
+        self.times = 0
+        self._released.set()
+
+    @property
+    def spent(self) -> bool:
+        return self.strikes >= self.times
+
+    def strike(self) -> None:
+        self.strikes += 1
+        self._struck.set()
+
+    async def released(self) -> None:
+        await self._released.wait()
+
+
+class Incomplete(Exception):
+    """The buffer ends within a value."""
+
+
+class FaultProxy:
+    """Listens on a loopback port; ``upstream`` is the unix socket of a Redis."""
+
+    def __init__(self, upstream: Path, *, credentials: str = "") -> None:
+        self.time_offset_seconds = 0
+        """What is added to every reply of ``TIME``: Redis's clock as its clients see it."""
+        self.delay_seconds = 0.0
+        """How long each reply is kept."""
+        self.seen: list[tuple[float, Command]] = []
+        """Every command, with its arrival on the monotonic clock."""
+        self._upstream = upstream
+        self._credentials = credentials
+        self._faults: list[Fault] = []
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._links: set[_Link] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+
+    async def __aenter__(self) -> Self:
+        await self.accept()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open.set()
+        for fault in self._faults:
+            fault.release()
+        await self.refuse()
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self._credentials}127.0.0.1:{self._port}/0"
+
+    def on(
+        self,
+        command: IsCommand,
+        *,
+        lose: Literal["request", "reply"] | None = None,
+        hold: Literal["request", "reply"] | None = None,
+        if_reply: IsReply | None = None,
+        times: int = 1,
+    ) -> Fault:
+        """Strike the next ``times`` commands that match (and, for replies, whose reply does)."""
+        fault = Fault(command, lose, hold, if_reply, times)
+        self._faults.append(fault)
+        return fault
+
+    async def accept(self) -> None:
+        """Take connections, on the same port as ever."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, backlog=256)
+            self._port = self._server.sockets[0].getsockname()[1]
+
+    async def refuse(self) -> None:
+        """End all connections and take no new ones."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        links = list(self._links)
+        for link in links:
+            link.end()
+        await asyncio.gather(*(link.ended.wait() for link in links))
+
+    def black_hole(self) -> None:
+        """Go silent: connections stay, new ones are taken, and nothing passes in either direction."""
+        self._open.clear()
+
+    def heal(self) -> None:
+        """End the silence. What was sent meanwhile arrives now, as after a partition."""
+        self._open.set()
+
+    def fault_of(self, command: Command, stage: Literal["request", "reply"], reply: Any = None) -> Fault | None:
+        """The fault that strikes here, if there is one."""
+        for fault in self._faults:
+            if fault.spent or stage not in {fault.lose, fault.hold} or not fault.command(command):
+                continue
+            if stage == "reply" and isinstance(reply, bytes) and reply.startswith(b"-NOSCRIPT"):
+                continue  # the script has not run; it is sent again with its text
+            if stage == "request" or fault.if_reply is None or fault.if_reply(reply):
+                fault.strike()
+                return fault
+        return None
+
+    async def passable(self) -> None:
+        await self._open.wait()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = _Link(self, reader, writer)
+        self._links.add(link)
+        try:
+            await link.run(self._upstream)
+        finally:
+            self._links.discard(link)
+            link.ended.set()
+
+
+class _Link:
+    """One client's connection, and ours to Redis on its behalf."""
+
+    def __init__(self, proxy: FaultProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.ended = asyncio.Event()
+        self._proxy = proxy
+        self._client = (reader, writer)
+        self._waiting: deque[Command] = deque()
+        self._raw = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._client[1].transport.abort()
+
+    async def run(self, upstream: Path) -> None:
+        try:
+            redis = await asyncio.open_unix_connection(str(upstream))
+        except OSError:
+            self._client[1].transport.abort()
+            return
+        self._tasks = [
+            asyncio.create_task(self._forward(redis[1])),
+            asyncio.create_task(self._backward(redis[0])),
+        ]
+        try:
+            # When the client has gone, what it sent still goes its way; when Redis has, there is nothing left to do.
+            await self._tasks[1]
+        except asyncio.CancelledError:
+            pass
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            redis[1].close()
+            self._client[1].close()
+
+    async def _forward(self, redis: asyncio.StreamWriter) -> None:
+        """Commands, from the client to Redis."""
+        buffer = b""
+        with suppress(ConnectionError):
+            while chunk := await self._client[0].read(CHUNK):
+                buffer += chunk
+                while buffer:
+                    try:
+                        command, end = parse(buffer)
+                    except Incomplete:
+                        break
+                    self._proxy.seen.append((time.monotonic(), command))
+                    await self._proxy.passable()
+                    fault = self._proxy.fault_of(command, "request")
+                    if fault is not None and fault.lose is not None:
+                        self.end()
+                        return
+                    if fault is not None:
+                        await fault.released()
+                    self._raw = self._raw or command[0].upper() in SUBSCRIBES
+                    self._waiting.append(command)
+                    redis.write(buffer[:end])
+                    buffer = buffer[end:]
+                    if fault is not None:
+                        fault.passed_on = True
+                await redis.drain()
+        with suppress(OSError, RuntimeError):
+            redis.write_eof()
+
+    async def _backward(self, redis: asyncio.StreamReader) -> None:
+        """Replies, from Redis to the client."""
+        buffer = b""
+        with suppress(ConnectionError):
+            while chunk := await redis.read(CHUNK):
+                buffer += chunk
+                if self._raw:
+                    await self._send(buffer)
+                    buffer = b""
+                    continue
+                while buffer:
+                    try:
+                        reply, end = parse(buffer)
+                    except Incomplete:
+                        break
+                    raw, buffer = buffer[:end], buffer[end:]
+                    command = self._waiting.popleft()
+                    fault = self._proxy.fault_of(command, "reply", reply)
+                    if fault is not None and fault.lose is not None:
+                        self.end()
+                        return
+                    if fault is not None:
+                        await fault.released()
+                    if command[0].upper() == b"TIME" and isinstance(reply, list) and self._proxy.time_offset_seconds:
+                        seconds = b"%d" % (int(reply[0]) + self._proxy.time_offset_seconds)
+                        raw = raw.replace(reply[0], seconds, 1)
+                    await self._send(raw)
+
+    async def _send(self, raw: bytes) -> None:
+        await self._proxy.passable()
+        if self._proxy.delay_seconds:
+            await asyncio.sleep(self._proxy.delay_seconds)
+        with suppress(ConnectionError):
+            self._client[1].write(raw)
+            await self._client[1].drain()
+
+
+def parse(buffer: bytes, at: int = 0) -> tuple[Any, int]:
+    """The value of the Redis protocol (version 2) that begins at ``at``, and where the next begins.
+
+    Errors and status replies are bytes with their sign. Raises :class:`Incomplete`.
+    """
+    line_end = buffer.find(b"\r\n", at)
+    if line_end < 0:
+        raise Incomplete
+    sign, rest, after = buffer[at : at + 1], buffer[at + 1 : line_end], line_end + 2
+    if sign == b"$":
+        length = int(rest)
+        if length < 0:
+            return None, after
+        if len(buffer) < after + length + 2:
+            raise Incomplete
+        return buffer[after : after + length], after + length + 2
+    if sign == b"*":
+        if int(rest) < 0:
+            return None, after
+        values = []
+        for _ in range(int(rest)):
+            value, after = parse(buffer, after)
+            values.append(value)
+        return values, after
+    if sign == b":":
+        return int(rest), after
+    return sign + rest, after

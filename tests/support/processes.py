@@ -1,0 +1,348 @@
+"""Real processes for the system tests: Cronpost servers and nodes, and a redis-server of the test's own.
+
+Each is a child of the test, in a session of its own, and ends with it: :meth:`Workshop.close` kills what is left, by
+process id. Nothing here waits for a fixed time; what a test waits for is a condition with a generous deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from scheduler_core.embedded import find_server
+from scheduler_core.events import API_STARTED, NODE_STARTED
+from tests.support.recorder import WAIT_SECONDS
+
+ROOT = Path(__file__).parents[2]
+FAST: dict[str, object] = {
+    "heartbeat_seconds": 0.3,
+    "dead_after_seconds": 1.5,
+    "downtime_after_seconds": 4,
+    "drain_grace_seconds": 2,
+    "redis_timeout_seconds": 0.8,
+    "attempt_timeout_seconds": 20,
+    "history_per_job": 1000,
+    "log_format": "json",
+}
+"""Settings that make bad days short. What a setting means does not change with its size."""
+LEASE_MS = 900.0
+"""The shortest silence of a node after which others may take its runs: a lease runs from the last beat, which may be
+two periods old when a fault begins."""
+
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_the_test() -> None:
+    """Runs in the child, before its program: should the tests be killed, Linux kills it too."""
+    _libc.prctl(1, signal.SIGKILL)
+
+
+RUN = "from scheduler_api.cli import main; main()"
+
+
+async def eventually(
+    condition: Callable[[], object | Awaitable[object]], *, seconds: float = WAIT_SECONDS, what: str = ""
+) -> None:
+    """Wait until ``condition()`` is true; asked every 20 ms, fails after ``seconds``."""
+    end = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if isinstance(result, Awaitable):
+            result = await result
+        if result:
+            return
+        assert time.monotonic() < end, f"it did not come to that in {seconds:g} s{': ' if what else ''}{what}"
+        await asyncio.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs, or is frozen; one that only waits to be buried does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def processes_under(directory: Path) -> Iterator[int]:
+    """The processes whose working directory lies in ``directory``."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").readlink().is_relative_to(directory):
+                yield int(entry.name)
+
+
+class Child:
+    """A child process whose lines on standard error are kept."""
+
+    def __init__(self, command: list[str], *, directory: Path, environment: dict[str, str] | None = None) -> None:
+        self._errors = (directory / f"errors-{time.monotonic_ns()}.log").open("w+b")
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
+            stderr=self._errors,
+            cwd=directory,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_die_with_the_test,  # noqa: PLW1509 - the test has no other thread when it starts a child
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def lives(self) -> bool:
+        return self.process.poll() is None
+
+    def output(self) -> str:
+        """All that it has written."""
+        return Path(self._errors.name).read_text("utf-8", "replace")
+
+    def signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.lives:
+            os.kill(self.pid, number)
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """kill -9; returns when it is gone."""
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+    async def ended(self, *, seconds: float = WAIT_SECONDS) -> int:
+        """Wait for its end; its exit code."""
+        await eventually(lambda: not self.lives, seconds=seconds, what=f"process {self.pid} should have ended")
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    def bury(self) -> None:
+        """Kill what is left of it, and close what belongs to it."""
+        if self.lives:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.process.wait()
+        self._errors.close()
+
+
+class Cronpost(Child):
+    """One ``cronpost`` process: ``serve``, ``api`` or ``node``."""
+
+    def __init__(self, kind: str, *, directory: Path, settings: dict[str, object], prelude: str = "") -> None:
+        """``prelude`` is Python that runs in the process before Cronpost does."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
+        environment["PYTHONPATH"] = str(ROOT)
+        chosen = {**FAST, **({} if kind == "node" else {"port": 0}), **settings}
+        environment |= {f"CRONPOST_{name.upper()}": str(value) for name, value in chosen.items()}
+        program = f"{prelude}\n{RUN}"
+        super().__init__([sys.executable, "-c", program, kind], directory=directory, environment=environment)
+        self.kind = kind
+        self._client: httpx.AsyncClient | None = None
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """The log events so far, or those with this name."""
+        found = []
+        for line in self.output().splitlines():
+            with contextlib.suppress(msgspec.DecodeError):
+                event = msgspec.json.decode(line)
+                if isinstance(event, dict) and name in {None, event.get("event")}:
+                    found.append(event)
+        return found
+
+    async def logged(self, name: str, *, count: int = 1, seconds: float = WAIT_SECONDS) -> list[dict[str, Any]]:
+        """Wait for events with this name in its log."""
+
+        def there() -> bool:
+            if len(self.events(name)) >= count:
+                return True
+            assert self.lives, f"the process has ended with {self.process.returncode}:\n{self.output()}"
+            return False
+
+        await eventually(there, seconds=seconds, what=f"no {name!r} in the log of process {self.pid}")
+        return self.events(name)
+
+    async def started(self) -> None:
+        """Wait until it does its work: the node fires, the API answers."""
+        if self.kind != "api":
+            await self.logged(NODE_STARTED)
+        if self.kind != "node":
+            await self.ready()
+
+    async def api(self) -> httpx.AsyncClient:
+        """A client of its API; waits until it listens."""
+        if self._client is None:
+            address = (await self.logged(API_STARTED))[0]["address"]
+            self._client = httpx.AsyncClient(base_url=address, trust_env=False, timeout=WAIT_SECONDS)
+        return self._client
+
+    async def ready(self) -> None:
+        """Wait until /ready says so."""
+
+        async def says_so() -> bool:
+            return (await self.readiness())[0]
+
+        await eventually(says_so, what="the server is not ready")
+
+    async def readiness(self) -> tuple[bool, str]:
+        """What /ready says now, and why."""
+        answer = await (await self.api()).get("/ready")
+        assert answer.status_code in {200, 503}
+        return answer.status_code == 200, " | ".join(answer.json()["reasons"])
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """A number from /metrics: the sum over all series with these labels."""
+        answer = await (await self.api()).get("/metrics", headers={"Accept": "text/plain"})
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        lines = [line for line in answer.text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(one in line for one in wanted))
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+
+class RedisServer:
+    """A redis-server on a unix socket, with an append-only file, that can be killed and started again."""
+
+    def __init__(self, directory: Path, *, password: str | None = None) -> None:
+        self.directory = directory
+        self.socket = directory / "redis.sock"
+        self.password = password
+        self._child: Child | None = None
+        self._client: Redis | None = None
+
+    @property
+    def url(self) -> str:
+        credentials = "" if self.password is None else f":{quote(self.password)}@"
+        return f"unix://{credentials}{self.socket}"
+
+    @property
+    def child(self) -> Child:
+        assert self._child is not None, "this Redis was not started"
+        return self._child
+
+    @property
+    def client(self) -> Redis:
+        """For the test's own questions and faults."""
+        if self._client is None:
+            self._client = Redis.from_url(self.url, socket_timeout=WAIT_SECONDS)
+        return self._client
+
+    async def start(self, **config: object) -> None:
+        """Start, or start again on what is there; returns when it has loaded its data."""
+        self.spawn(**config)
+        await eventually(self.answers, what="the redis-server does not answer")
+
+    def spawn(self, **config: object) -> None:
+        """Start without waiting."""
+        settings: dict[str, object] = {
+            "port": 0,
+            "unixsocket": self.socket,
+            "dir": self.directory,
+            "appendonly": "yes",
+            # With «everysec» a write may be answered before it is in the file: while a sync is under way, Redis puts
+            # it off. These tests judge what Cronpost does with what Redis has kept.
+            "appendfsync": "always",
+            "save": "",
+            **({} if self.password is None else {"requirepass": self.password}),
+            **config,
+        }
+        command = [str(find_server()[0])]
+        for name, value in settings.items():
+            command += [f"--{name.replace('_', '-')}", str(value)]
+        if self._child is not None:
+            self._child.bury()
+        self._child = Child(command, directory=self.directory)
+
+    async def answers(self) -> bool:
+        assert self.child.lives, f"the redis-server has ended:\n{self.child.output()}"
+        try:
+            return bool(await self.client.ping())
+        except (RedisError, OSError):
+            return False
+
+    async def command(self, *words: str | bytes | int) -> Any:
+        return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    async def set_config(self, name: str, value: object) -> None:
+        await self.client.config_set(name, str(value))
+
+    async def kill(self) -> None:
+        """kill -9."""
+        await self.child.kill()
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+
+class Workshop:
+    """What one test has started, in a directory with a short name (a unix socket's path has 107 bytes at most)."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="cronpost-"))
+        self._cronposts: list[Cronpost] = []
+        self._redis: list[RedisServer] = []
+
+    def cronpost(self, kind: str, *, prelude: str = "", **settings: object) -> Cronpost:
+        """Start a Cronpost process; wait for it with :meth:`Cronpost.started`."""
+        process = Cronpost(kind, directory=self.directory, settings=settings, prelude=prelude)
+        self._cronposts.append(process)
+        return process
+
+    def redis(self, *, password: str | None = None) -> RedisServer:
+        """A redis-server of this test, not started yet."""
+        directory = self.directory / f"redis{len(self._redis)}"
+        directory.mkdir()
+        server = RedisServer(directory, password=password)
+        self._redis.append(server)
+        return server
+
+    def logs(self) -> str:
+        """What all processes wrote, but for the runs that went well: for the report of a failed test."""
+        lines = []
+        for one in self._cronposts:
+            lines.append(f"--- {one.kind} {one.pid}")
+            lines += [line for line in one.output().splitlines() if '"state":"succeeded"' not in line]
+        return "\n".join(lines)
+
+    async def close(self) -> None:
+        """End everything; nothing is left running, and nothing on disk."""
+        for cronpost in self._cronposts:
+            await cronpost.close()
+            cronpost.bury()
+        for redis in self._redis:
+            await redis.close()
+            if redis._child is not None:
+                redis._child.bury()
+        for pid in processes_under(self.directory):  # the embedded redis-server of a killed server
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,30 @@
+"""The fixture of the system tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tests.system.world import World
+
+
+@pytest.fixture
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        world = await World.make(stack)
+        yield world
+        report = getattr(request.node, "report_of_call", None)
+        if report is not None and report.failed:
+            print(world.workshop.logs())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Lets the fixture know whether its test failed, so that the processes' logs are shown then."""
+    report = yield
+    if report.when == "call":
+        item.report_of_call = report  # type: ignore[attr-defined]
+    return report

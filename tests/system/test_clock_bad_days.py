@@ -1,0 +1,104 @@
+"""Clocks that are wrong or stepped: Redis's, by an hour forward and back, and a node's own, which counts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from scheduler_core.run import MissReason
+from tests.support.processes import Cronpost, eventually
+from tests.system.world import World
+
+HOUR_SECONDS = 3600
+JOBS = ("a", "b")
+
+WRONG_WALL_CLOCK = """
+import time
+_time, _time_ns = time.time, time.time_ns
+time.time = lambda: _time() + {offset}
+time.time_ns = lambda: _time_ns() + {offset} * 1_000_000_000
+"""
+
+
+async def step(world: World, seconds: int, server: Cronpost | None = None) -> None:
+    """Set Redis's clock, as all that ask it through the proxy see it, and wait until the server goes by it.
+
+    A node believes a step when several answers agree. Until then it goes by its old time, and is judged by it.
+    """
+    world.proxy.time_offset_seconds += seconds
+    ahead_seconds = world.proxy.time_offset_seconds
+    if seconds > 0:
+        world.recorder.redis_ahead_ms = ahead_seconds * 1000
+
+    async def believed() -> bool:
+        # The metric is how far the machine's wall clock, which stays as it is, is ahead of Redis's.
+        assert server is not None
+        return abs(await server.metric("cronpost_clock_offset_seconds") + ahead_seconds) < 5
+
+    if server is not None:
+        await eventually(believed, what=f"its clock should follow to {ahead_seconds:+} s")
+    world.recorder.redis_ahead_ms = ahead_seconds * 1000
+
+
+async def test_redis_clock_steps_an_hour_forward(world: World) -> None:
+    server = await world.start(through_proxy=True)
+    await world.put_many(server, *JOBS)
+    await world.recorder.until_requests(1, *JOBS)
+    until_step = len(world.recorder.received)
+    await step(world, HOUR_SECONDS, server)
+    await world.recorder.until_requests(2, *JOBS)
+    after_step = world.recorder.received[until_step:]
+    accounts = await world.check()
+    for account in accounts:
+        skipped = [miss for miss in account.misses if miss.last_ms - miss.first_ms > 3_000_000]
+        assert len(skipped) == 1, "the hour is one range, in one record"
+        assert len([one for one in after_step if one.job_id == account.job_id]) < 20, "no burst"
+    assert await server.metric("cronpost_runs_reaped_total") == 0
+
+
+async def test_redis_clock_steps_an_hour_back(world: World) -> None:
+    """What has fired does not fire again: the jobs wait until the hour has passed a second time."""
+    await step(world, HOUR_SECONDS)
+    server = await world.start(through_proxy=True)
+    await world.put_many(server, *JOBS)
+    await world.recorder.until_requests(1, *JOBS)
+    await step(world, -HOUR_SECONDS, server)
+    fired = len(world.recorder.received)
+    await world.put(server, "new")  # a job of the new time fires in it
+    await world.recorder.until_requests(3, "new")
+    late = [one for one in world.recorder.received[fired:] if one.job_id != "new"]
+    assert not late, "its fire times lie ahead"
+    assert (await server.readiness()) == (True, "")
+    await step(world, HOUR_SECONDS, server)  # the old positions come up again, each fire time once
+    await world.recorder.until_requests(1, *JOBS)
+    ids = [one.run_id for one in world.recorder.received]
+    assert len(set(ids)) == len(ids)
+    await world.check()
+
+
+async def test_one_odd_answer_of_redis_clock_changes_nothing(world: World) -> None:
+    server = await world.start(through_proxy=True)
+    await world.put_many(server, *JOBS)
+    await world.recorder.until_requests(1, *JOBS)
+    world.proxy.time_offset_seconds = HOUR_SECONDS
+    asked = sum(1 for _, command in world.proxy.seen if command[0].upper() == b"TIME")
+    await eventually(lambda: sum(1 for _, command in world.proxy.seen if command[0].upper() == b"TIME") > asked)
+    world.proxy.time_offset_seconds = 0
+    await world.recorder.until_requests(1, *JOBS)
+    for account in await world.check():
+        assert all(miss.reason is not MissReason.DOWNTIME for miss in account.misses)
+        assert all(miss.last_ms - miss.first_ms < 60_000 for miss in account.misses)
+
+
+async def test_the_wall_clocks_of_nodes_do_not_count(world: World) -> None:
+    await world.redis.start()
+    ahead, behind = await asyncio.gather(
+        *(world.start(prelude=WRONG_WALL_CLOCK.format(offset=offset)) for offset in (HOUR_SECONDS, -HOUR_SECONDS))
+    )
+    await world.put(ahead, "a")
+    await world.put(behind, "b")
+    await world.recorder.until_requests(2, *JOBS)
+    assert abs(await ahead.metric("cronpost_clock_offset_seconds") - HOUR_SECONDS) < 5
+    assert abs(await behind.metric("cronpost_clock_offset_seconds") + HOUR_SECONDS) < 5
+    ahead.terminate()
+    await world.recorder.until_requests(1, *JOBS)
+    await world.check()

@@ -1,0 +1,313 @@
+"""A node is killed, frozen or stopped at the worst moment. Another takes over, or the next start does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+from scheduler_core.embedded import EmbeddedRedis, ask
+from scheduler_core.events import NODE_HELD_UP, NODE_STOPPED, SETTLE_REFUSED
+from scheduler_core.run import RunState
+from tests.support.fault_proxy import argument, script, took_jobs
+from tests.support.processes import FAST, Cronpost, eventually, is_alive, processes_under
+from tests.support.recorder import Answer, Hold
+from tests.system.world import World
+
+TAKEN_OVER_SECONDS = 7.0
+"""What is promised for nodes on a shared Redis. With the short lease of these tests it takes some three seconds."""
+
+
+async def two_nodes(world: World) -> tuple[Cronpost, Cronpost]:
+    """A node that works through the proxy and will have a bad day, and a server that will not."""
+    await world.redis.start()
+    survivor, victim = await asyncio.gather(world.start("serve"), world.start("node", through_proxy=True))
+    return survivor, victim
+
+
+def soon() -> str:
+    """A cron expression for one fire time, half a second to one and a half from now, and none for a minute after."""
+    return f"{int(time.time() + 1.5) % 60} * * * * *"
+
+
+async def held(world: World, job_id: str) -> Hold:
+    """Wait until a request of this job is open, and keep it so."""
+    hold = world.recorder.hold(job_id)
+    await world.recorder.until(lambda: hold.taken)
+    return hold
+
+
+class TestKilledOnASharedRedis:
+    """The survivor is frozen until the victim has what it is to die with, so that it is always the victim who claims.
+    Thawed, it has to look around for as long as a lease before it takes anything."""
+
+    async def test_before_its_claim_reaches_redis(self, world: World) -> None:
+        survivor, victim = await two_nodes(world)
+        world.proxy.on(script("claim_jobs"), lose="request", times=1_000_000)
+        await world.put_many(survivor, "a", "b")
+        await world.recorder.until_requests(1, "a", "b")
+        await victim.kill()
+        await world.recorder.until_requests(1, "a", "b")
+        await world.check()
+
+    async def test_with_its_claim_still_on_the_way(self, world: World) -> None:
+        """Redis carries out what a dead node asked for: nobody works on that, until the lease is over."""
+        survivor, victim = await two_nodes(world)
+        await world.put(survivor, "a", soon())
+        survivor.freeze()
+        claim = world.proxy.on(
+            lambda command: script("claim_jobs")(command) and int(argument(command, 1)) >= self._due(world),
+            hold="request",
+        )
+        await claim.struck()
+        await victim.kill()
+        claim.release()
+        await eventually(lambda: claim.passed_on)
+        survivor.thaw()
+        await world.recorder.until_requests(1, "a", seconds=TAKEN_OVER_SECONDS)
+        (account,) = await world.check()
+        (run,) = account.runs
+        assert run.attempts[0].fence > 1, "the dead node's claim came first"
+
+    async def test_after_its_claim_and_before_its_request(self, world: World) -> None:
+        survivor, victim = await two_nodes(world)
+        await world.put(survivor, "a", soon())
+        survivor.freeze()
+        claim = world.proxy.on(script("claim_jobs"), hold="reply", if_reply=took_jobs)
+        await claim.struck()
+        await victim.kill()
+        survivor.thaw()
+        await world.recorder.until_requests(1, "a", seconds=TAKEN_OVER_SECONDS)
+        (account,) = await world.check()
+        (run,) = account.runs
+        assert run.state is RunState.SUCCEEDED
+        assert run.attempts[0].fence > 1
+
+    async def test_while_one_request_is_open_and_another_run_is_settled(self, world: World) -> None:
+        survivor, victim = await two_nodes(world)
+        await world.put_many(survivor, "open", "settled", cron=soon())
+        survivor.freeze()
+        settle = world.proxy.on(script("settle_runs"), hold="reply")
+        hold = await held(world, "open")
+        await settle.struck()
+        await victim.kill()
+        survivor.thaw()
+        await world.recorder.until_requests(1, "open", seconds=TAKEN_OVER_SECONDS)
+        first, second = world.recorder.of("open")
+        assert first is hold.received
+        assert first.client_gone
+        assert second.run_id == first.run_id
+        assert second.fire_time_ms == first.fire_time_ms
+        assert second.fence > first.fence
+        accounts = {account.job_id: account for account in await world.check()}
+        assert [run.id for run in accounts["open"].runs] == [first.run_id]
+        assert len(world.recorder.of("settled")) == 1, "it was settled, and must not be sent again"
+
+    async def test_after_the_answer_and_before_its_settle(self, world: World) -> None:
+        """The one case in which a run that succeeded is sent again: nobody was told. It carries the same id."""
+        survivor, victim = await two_nodes(world)
+        await world.put(survivor, "a", soon())
+        survivor.freeze()
+        settle = world.proxy.on(script("settle_runs"), lose="request", times=1_000_000)
+        await settle.struck()
+        killed_at = world.now_ms()
+        await victim.kill()
+        world.disturbed(killed_at - 1000)
+        survivor.thaw()
+        await world.recorder.until(lambda: len(world.recorder.of("a")) == 2, seconds=TAKEN_OVER_SECONDS)
+        first, second = world.recorder.of("a")
+        assert second.run_id == first.run_id
+        assert second.fence > first.fence
+        (account,) = await world.check()
+        assert [run.id for run in account.runs] == [first.run_id]
+
+    @staticmethod
+    def _due(world: World) -> int:
+        """The fire time of the only job."""
+        (put,) = world.puts.values()
+        second = int(put.cron.split()[0])
+        at = int(put.acked_at_ms // 1000)
+        while at % 60 != second:
+            at += 1
+        return at * 1000
+
+
+class TestKilledWithItsEmbeddedRedis:
+    async def test_jobs_survive_and_open_runs_are_sent_again_at_once(self, world: World) -> None:
+        data = world.workshop.directory / "data"
+        server = await world.start("serve", redis_url="", data_dir=data)
+        redis = next(pid for pid in processes_under(data) if pid != server.pid)
+        await world.put(server, "open", soon())
+        await world.put(server, "second")
+        hold = world.recorder.hold("open")
+        await world.recorder.until(lambda: hold.taken)
+        world.disturbed(world.now_ms() - 500)  # a run whose settle was on its way is sent again
+        await server.kill()
+        await eventually(lambda: not is_alive(redis), what="the redis-server should end with its server")
+
+        again = world.workshop.cronpost("serve", data_dir=data)
+        await again.started()
+        started = time.monotonic()
+        await world.recorder.until(lambda: len(world.recorder.of("open")) == 2)
+        assert time.monotonic() - started < 1.0, "promised: within a second of the restart"
+        first, second = world.recorder.of("open")
+        assert second.run_id == first.run_id
+        assert second.fence > first.fence
+        await world.recorder.until_requests(1, "second")
+        await world.check(embedded=EmbeddedRedis(data))
+
+    async def test_a_second_server_on_its_data_directory_says_so_and_stops(self, world: World) -> None:
+        data = world.workshop.directory / "data"
+        server = await world.start("serve", redis_url="", data_dir=data)
+        await world.put(server, "a")
+        second = world.workshop.cronpost("serve", data_dir=data)
+        assert await second.ended() == 1
+        assert str(data) in second.output()
+        assert str(server.pid) in second.output(), "it should name the process that holds the directory"
+        assert "Traceback" not in second.output()
+        await world.recorder.until_requests(2, "a")
+        await world.check(embedded=EmbeddedRedis(data))
+
+    async def test_its_redis_alone_is_killed(self, world: World) -> None:
+        data = world.workshop.directory / "data"
+        server = await world.start("serve", redis_url="", data_dir=data)
+        # As Cronpost starts it, a kill of Redis alone may cost the last second of what it had answered.
+        assert ask(EmbeddedRedis(data).socket_path, "CONFIG", "SET", "appendfsync", "always") == "+OK"
+        await world.put_many(server, "a", "b")
+        await world.recorder.until_requests(1, "a", "b")
+        redis = next(pid for pid in processes_under(data) if pid != server.pid)
+        os.kill(redis, signal.SIGKILL)
+        await eventually(lambda: not is_alive(redis))
+        await server.ready()
+        await world.recorder.until_requests(2, "a", "b")
+        await world.check(embedded=EmbeddedRedis(data))
+
+
+class TestFrozen:
+    async def test_longer_than_its_lease_its_late_result_is_refused(self, world: World) -> None:
+        await world.redis.start()
+        victim, survivor = await asyncio.gather(world.start("serve"), world.start("node"))
+        survivor.freeze()  # so that the victim is the one to claim
+        await world.put(victim, "a", soon())
+        hold = await held(world, "a")
+        victim.freeze()
+        frozen_at = world.now_ms()
+        taken_over = world.recorder.hold("a")
+        survivor.thaw()
+        await world.recorder.until(lambda: taken_over.taken, seconds=TAKEN_OVER_SECONDS)
+        hold.release(500)  # waits in the frozen node's socket
+        await world.recorder.until(lambda: hold.received.ended_ms is not None)
+        victim.thaw()
+        world.disturbed(frozen_at, world.now_ms())
+        await victim.logged(SETTLE_REFUSED)  # nothing but the fence tells: the run is still open
+        taken_over.release(200)
+        await world.recorder.until(lambda: taken_over.received.ended_ms is not None)
+        assert await victim.metric("cronpost_settles_refused_total") == 1
+        assert victim.events(NODE_HELD_UP)
+        first, second = world.recorder.of("a")
+        assert (first.run_id, first.fire_time_ms) == (second.run_id, second.fire_time_ms)
+        assert second.fence > first.fence
+        (account,) = await world.check()
+        (run,) = account.runs
+        assert run.state is RunState.SUCCEEDED, "the late 500 must not count"
+        assert [attempt.fence for attempt in run.attempts] == [second.fence]
+        await victim.ready()
+
+    async def test_for_less_than_its_lease_nothing_is_taken_from_it(self, world: World) -> None:
+        victim = await world.start("serve", heartbeat_seconds=1, dead_after_seconds=5, downtime_after_seconds=6)
+        survivor = await world.start("node", heartbeat_seconds=1, dead_after_seconds=5, downtime_after_seconds=6)
+        survivor.freeze()
+        await world.put(victim, "a", soon())
+        hold = await held(world, "a")
+        victim.freeze()
+        frozen = time.monotonic()
+        survivor.thaw()
+        await eventually(lambda: time.monotonic() - frozen > 1.5)
+        victim.thaw()
+        hold.release()
+        await world.check(lease_ms=3000)
+        assert len(world.recorder.of("a")) == 1
+        assert await victim.metric("cronpost_settles_refused_total") == 0
+
+    async def test_a_node_that_is_cut_off_from_redis_loses_its_runs_to_another(self, world: World) -> None:
+        survivor, victim = await two_nodes(world)
+        await world.put(survivor, "a", soon())
+        survivor.freeze()
+        hold = await held(world, "a")
+        world.proxy.black_hole()
+        cut_off_at = world.now_ms()
+        survivor.thaw()
+        await world.recorder.until(lambda: len(world.recorder.of("a")) == 2, seconds=TAKEN_OVER_SECONDS)
+        hold.release(500)
+        await world.recorder.until(lambda: all(one.ended_ms is not None for one in world.recorder.of("a")))
+        world.disturbed(cut_off_at, world.now_ms())
+        world.proxy.heal()
+        await victim.logged(SETTLE_REFUSED)
+        (account,) = await world.check()
+        (run,) = account.runs
+        assert run.state is RunState.SUCCEEDED
+
+
+class TestStopped:
+    async def test_sigterm_drains_and_hands_back_the_rest(self, world: World) -> None:
+        stopping = await world.start("serve", drain_grace_seconds=1)
+        await world.put_many(stopping, "quick", "slow", cron=soon())
+        world.recorder.script("quick", Answer(200, after_seconds=0.6))
+        hold = world.recorder.hold("slow")
+        await world.recorder.until(lambda: hold.taken and bool(world.recorder.of("quick")))
+        other = await world.start("node")
+        stopping.terminate()
+        assert await stopping.ended() == 0
+        (stopped,) = stopping.events(NODE_STOPPED)
+        assert stopped["handed_back"] == 1
+        assert stopped["settled"] is True
+        await world.recorder.until(lambda: len(world.recorder.of("slow")) == 2)
+        first, second = world.recorder.of("slow")
+        assert first.client_gone
+        assert second.run_id == first.run_id
+        assert second.fence > first.fence
+        assert not other.events("run reaped"), "it was handed back, not found by the reaper"
+        await world.check()
+        assert [one.status for one in world.recorder.of("quick")] == [200], "it ended within the grace time"
+
+    async def test_sigterm_with_nothing_open_ends_at_once(self, world: World) -> None:
+        server = await world.start("serve", drain_grace_seconds=60)
+        await world.put(server, "a")
+        await world.recorder.until_requests(1, "a")
+        server.terminate()
+        assert await server.ended() == 0
+        assert server.events(NODE_STOPPED)
+
+    async def test_a_second_signal_ends_it_at_once(self, world: World) -> None:
+        server = await world.start("serve", drain_grace_seconds=600)
+        await world.put(server, "a", soon())
+        hold = world.recorder.hold("a")
+        await world.recorder.until(lambda: hold.taken)
+        server.terminate()
+        await server.logged("node draining")
+        server.signal(signal.SIGINT)
+        assert await server.ended() == 130
+        await world.recorder.until(lambda: hold.received.client_gone)
+        assert not server.events(NODE_STOPPED)
+
+    async def test_what_is_open_is_settled_when_redis_goes_away_during_the_drain_and_comes_back(
+        self, world: World
+    ) -> None:
+        server = await world.start("serve", drain_grace_seconds=20)
+        await world.put(server, "a", soon())
+        hold = world.recorder.hold("a")
+        await world.recorder.until(lambda: hold.taken)
+        await world.redis.kill()
+        server.terminate()
+        await server.logged("node draining")
+        hold.release()
+        await world.redis.start()
+        assert await server.ended() == 0
+        await world.check()
+        assert len(world.recorder.of("a")) == 1
+
+
+def test_the_settings_of_these_tests_keep_the_order_of_the_defaults() -> None:
+    beat, dead, down = (float(str(FAST[f"{name}_seconds"])) for name in ("heartbeat", "dead_after", "downtime_after"))
+    assert 3 * beat <= dead <= down

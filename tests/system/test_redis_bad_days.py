@@ -1,0 +1,259 @@
+"""Redis is away, full, read-only, locked, slow or forgetful while jobs fire. All fire times are accounted for after."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import pytest
+
+from scheduler_core.events import STORE_LOST
+from scheduler_core.run import MissReason, Reason
+from tests.support.fault_proxy import Command, argument, script, took_jobs
+from tests.support.processes import Cronpost, eventually
+from tests.system.world import World
+
+JOBS = ("a", "b", "c")
+
+
+async def not_ready(server: Cronpost, why: str) -> None:
+    """Wait until /ready says that it is not, with ``why`` among the reasons. The process lives all the same."""
+
+    async def says_why() -> bool:
+        ready, reasons = await server.readiness()
+        return not ready and why in reasons
+
+    await eventually(says_why, what=f"/ready should tell of {why!r}")
+    assert (await (await server.api()).get("/health")).status_code == 200
+
+
+async def firing(world: World, server: Cronpost) -> None:
+    """Wait until the server is ready, and all jobs fire."""
+    await server.ready()
+    await world.recorder.until_requests(1, *JOBS)
+
+
+@pytest.fixture
+async def server(world: World) -> AsyncIterator[Cronpost]:
+    """A server on a Redis of its own, and three jobs that fire every second."""
+    server = await world.start()
+    await world.put_many(server, *JOBS)
+    await firing(world, server)
+    yield server
+    await firing(world, server)
+    await world.check()
+    assert server.lives
+
+
+async def test_redis_is_killed_and_comes_back(world: World, server: Cronpost) -> None:
+    await world.redis.kill()
+    await not_ready(server, "did not answer")
+    await world.redis.start()
+
+
+async def test_redis_is_killed_while_a_request_is_open(world: World, server: Cronpost) -> None:
+    hold = world.recorder.hold("a")
+    await world.recorder.until(lambda: hold.taken)
+    await world.redis.kill()
+    await not_ready(server, "did not answer")
+    hold.release()
+    await world.recorder.until(lambda: hold.received.ended_ms is not None)
+    began = time.time() * 1000
+    await world.redis.start()
+    await firing(world, server)
+    assert [one.run_id for one in world.recorder.of("a")].count(hold.received.run_id) == 1, (
+        f"the kept result should have been settled after {began:.0f}"
+    )
+
+
+async def test_a_fire_time_in_a_long_outage_is_downtime_and_recovery_follows(world: World) -> None:
+    server = await world.start(downtime_after_seconds=1.5)
+    second = int(time.time() + 1.5) % 60
+    cron = f"{second} * * * * *"
+    await world.put(server, "recovered", cron, recovery_check=True)
+    await world.put(server, "skipped", cron)
+    await world.redis.kill()
+    await eventually(lambda: int(time.time()) % 60 == (second + 1) % 60)
+    assert not world.recorder.received
+    await world.redis.start()
+    await world.recorder.until_requests(1, "recovered")
+    recovered, skipped = await world.check()
+    assert [run.reason for run in recovered.all_runs] == [Reason.RECOVERY]
+    assert not recovered.misses
+    assert not skipped.all_runs
+    assert [miss.reason for miss in skipped.misses] == [MissReason.DOWNTIME]
+
+
+async def test_redis_is_loading(world: World, server: Cronpost) -> None:
+    # While it loads, Redis looks at its clients once in two megabytes.
+    for number in range(30):
+        await world.redis.client.set(f"ballast:{number}", os.urandom(1 << 20))
+    await world.redis.command("BGREWRITEAOF")  # a snapshot at the head of the file: loading it can be slowed down
+
+    async def rewritten() -> bool:
+        info = await world.redis.client.info("persistence")
+        return not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]
+
+    await eventually(rewritten)
+    await world.redis.kill()
+    world.redis.spawn(key_load_delay=50_000)
+    await not_ready(server, "loading")
+    answer = await (await server.api()).post(
+        "/", json={"id": "new", "endpoint": world.recorder.url, "cron": "@hourly", "payload": 1}
+    )
+    assert answer.status_code == 429
+    assert answer.headers["Retry-After"]
+    await eventually(world.redis.answers)
+
+
+async def test_redis_is_out_of_memory(world: World, server: Cronpost) -> None:
+    hold = world.recorder.hold("a")
+    await world.recorder.until(lambda: hold.taken)
+    await world.redis.set_config("maxmemory", 1)
+    await not_ready(server, "out of memory")
+    hold.release()
+    answer = await (await server.api()).post(
+        "/", json={"id": "new", "endpoint": world.recorder.url, "cron": "@hourly", "payload": 1}
+    )
+    assert answer.status_code == 429
+    assert answer.headers["Retry-After"]
+    assert (await (await server.api()).get("/jobs/new")).status_code == 404
+    await world.redis.set_config("maxmemory", 0)
+
+
+async def test_redis_becomes_a_replica_and_a_master_again(world: World, server: Cronpost) -> None:
+    await world.redis.command("REPLICAOF", "127.0.0.1", "1")
+    await not_ready(server, "READONLY")
+    await world.redis.command("REPLICAOF", "NO", "ONE")
+
+
+async def test_the_password_of_redis_is_changed_while_the_server_runs(world: World, server: Cronpost) -> None:
+    await world.redis.client.ping()  # this connection stays, and stays trusted
+    await world.redis.set_config("requirepass", "another")
+    await world.redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await not_ready(server, "Authentication required")
+    answer = await (await server.api()).delete("/", params={"job_id": "a"})
+    assert answer.status_code == 422
+    await world.redis.set_config("requirepass", "")
+
+
+async def test_a_wrong_password_at_the_start_leaves_the_process_up_until_it_is_right(world: World) -> None:
+    world.redis.password = "right"
+    await world.redis.start()
+    server = world.workshop.cronpost("serve", redis_url=world.redis.url.replace("right", "wrong"))
+    await not_ready(server, "refuses")
+    assert "wrong" not in server.output().replace("wrong number", "").replace("WRONGPASS", "")
+    answer = await (await server.api()).post(
+        "/", json={"id": "a", "endpoint": world.recorder.url, "cron": "@hourly", "payload": 1}
+    )
+    assert answer.status_code == 422
+    await world.redis.set_config("requirepass", "wrong")
+    await server.started()
+    await world.put_many(server, *JOBS)
+    await world.recorder.until_requests(1, *JOBS)
+    await world.redis.set_config("requirepass", "right")
+    await world.check()
+
+
+async def test_no_redis_at_the_start_leaves_the_process_up_until_there_is_one(world: World) -> None:
+    server = world.workshop.cronpost("serve", redis_url=world.redis.url)
+    await not_ready(server, "did not answer")
+    answer = await (await server.api()).post(
+        "/", json={"id": "a", "endpoint": world.recorder.url, "cron": "@hourly", "payload": 1}
+    )
+    assert answer.status_code == 429
+    await world.redis.start()
+    await server.started()
+    await world.put_many(server, *JOBS)
+    await world.recorder.until_requests(1, *JOBS)
+    await world.check()
+
+
+async def test_the_script_cache_is_flushed_again_and_again(world: World, server: Cronpost) -> None:
+    async def flush() -> None:
+        while True:
+            await world.redis.command("SCRIPT", "FLUSH")
+            await asyncio.sleep(0.005)
+
+    flushing = asyncio.create_task(flush())
+    await world.recorder.until_requests(2, *JOBS)
+    flushing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await flushing
+    assert (await world.redis.client.info("stats"))["total_error_replies"] > 0, "no call met an empty cache"
+    assert not server.events(STORE_LOST), "an empty cache is no fault"
+
+
+async def test_redis_freezes_for_longer_than_its_clients_wait(world: World, server: Cronpost) -> None:
+    world.redis.child.freeze()
+    await not_ready(server, "did not answer")
+    world.redis.child.thaw()
+
+
+async def behind_the_proxy(world: World) -> Cronpost:
+    server = await world.start(through_proxy=True)
+    await world.put_many(server, *JOBS)
+    await firing(world, server)
+    return server
+
+
+@pytest.mark.parametrize("lose", ["request", "reply"])
+async def test_calls_or_their_replies_are_lost(world: World, lose: Literal["request", "reply"]) -> None:
+    """A claim that was carried out is found again by its token, a settle is known by its tag: sent again, neither
+    fires nor records anything twice. No disturbance is told to the judge: nothing here excuses a second request."""
+    server = await behind_the_proxy(world)
+    for name in ("claim_jobs", "settle_runs", "beat_node"):
+        took = took_jobs if name == "claim_jobs" and lose == "reply" else None
+        fault = world.proxy.on(script(name), lose=lose, if_reply=took, times=2)
+        await eventually(lambda fault=fault: fault.spent, what=f"two calls of {name}")  # type: ignore[misc]
+    await firing(world, server)
+    await world.check()
+    assert await server.metric("cronpost_settles_refused_total") == 0
+
+
+async def test_a_claim_that_arrives_after_it_was_given_up_strands_no_job(world: World) -> None:
+    """The network may deliver a command after its sender has stopped waiting, here even after the node has looked in
+    vain for what it took. Nobody but this node can find these jobs then: it lives, so nobody reaps them."""
+    server = await world.start(through_proxy=True)
+    due = int(time.time() + 1.5)
+
+    def claims_the_jobs(command: Command) -> bool:
+        return script("claim_jobs")(command) and int(argument(command, 1)) >= due * 1000
+
+    late = world.proxy.on(claims_the_jobs, hold="request")
+    await world.put_many(server, *JOBS, cron=f"{due % 60},{(due + 3) % 60} * * * * *")
+    await late.struck()
+    following = world.proxy.on(claims_the_jobs, hold="request")
+    await following.struck()
+    assert any(script("recover_claims")(command) for _, command in world.proxy.seen)
+    late.release()
+    await eventually(lambda: late.passed_on)
+    following.release()
+    await firing(world, server)
+    await world.check()
+
+
+async def test_the_connection_to_redis_is_a_black_hole_and_then_refused(world: World) -> None:
+    server = await behind_the_proxy(world)
+    world.proxy.black_hole()
+    await not_ready(server, "did not answer")
+    world.proxy.heal()
+    await firing(world, server)
+    await world.proxy.refuse()
+    await not_ready(server, "did not answer")
+    await world.proxy.accept()
+    await firing(world, server)
+    await world.check()
+
+
+async def test_redis_answers_slowly(world: World) -> None:
+    server = await behind_the_proxy(world)
+    world.proxy.delay_seconds = 0.2
+    await world.recorder.until_requests(2, *JOBS)
+    world.proxy.delay_seconds = 0.0
+    await firing(world, server)
+    await world.check()

@@ -1,0 +1,153 @@
+"""What a system test works with: a runner, a Redis, Cronpost processes, and the judge over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.run import Miss, Run
+from scheduler_core.store.redis_store import RedisStore, StoredJob, connect
+from tests.support.checker import Account, Disturbance, assert_promises
+from tests.support.fault_proxy import FaultProxy
+from tests.support.processes import LEASE_MS, Cronpost, RedisServer, Workshop, eventually
+from tests.support.recorder import Recorder
+
+EVERY_SECOND = "* * * * * *"
+
+
+@dataclass
+class Put:
+    """What a test asked for."""
+
+    cron: str
+    asked_at_ms: float
+    acked_at_ms: float
+    delete_asked_at_ms: float | None = None
+    deleted_at_ms: float | None = None
+
+
+@dataclass
+class World:
+    """One test's Cronpost, from the runner to Redis. ``check`` is the judge."""
+
+    workshop: Workshop
+    recorder: Recorder
+    redis: RedisServer
+    proxy: FaultProxy
+    puts: dict[str, Put] = field(default_factory=dict)
+    disturbances: list[Disturbance] = field(default_factory=list)
+
+    @classmethod
+    async def make(cls, stack: AsyncExitStack) -> Self:
+        workshop = Workshop()
+        stack.push_async_callback(workshop.close)
+        recorder = await stack.enter_async_context(Recorder())
+        redis = workshop.redis()
+        proxy = await stack.enter_async_context(FaultProxy(redis.socket))
+        return cls(workshop, recorder, redis, proxy)
+
+    def now_ms(self) -> float:
+        """Redis's clock."""
+        return time.time() * 1000 + self.recorder.redis_ahead_ms
+
+    async def start(self, kind: str = "serve", *, through_proxy: bool = False, **settings: Any) -> Cronpost:
+        """Start a process on the test's Redis, which is started if it was not; wait until it works."""
+        if self.redis._child is None:
+            await self.redis.start()
+        settings.setdefault("redis_url", self.proxy.url if through_proxy else self.redis.url)
+        process = self.workshop.cronpost(kind, **settings)
+        await process.started()
+        return process
+
+    async def put(self, server: Cronpost, job_id: str, cron: str = EVERY_SECOND, **fields: Any) -> None:
+        """Upsert a job by ``POST /``."""
+        asked = self.now_ms()
+        body = {"id": job_id, "endpoint": self.recorder.url, "cron": cron, "payload": {"job": job_id}, **fields}
+        answer = await (await server.api()).post("/", json=body)
+        assert answer.status_code == 202, answer.text
+        self.puts[job_id] = Put(cron, asked, self.now_ms())
+
+    async def put_many(self, server: Cronpost, *job_ids: str, cron: str = EVERY_SECOND, **fields: Any) -> None:
+        await asyncio.gather(*(self.put(server, job_id, cron, **fields) for job_id in job_ids))
+
+    async def delete(self, server: Cronpost, job_id: str) -> None:
+        self.puts[job_id].delete_asked_at_ms = self.now_ms()
+        answer = await (await server.api()).delete("/", params={"job_id": job_id})
+        assert answer.status_code == 200, answer.text
+        self.puts[job_id].deleted_at_ms = self.now_ms()
+
+    async def view(self, server: Cronpost, job_id: str) -> dict[str, Any]:
+        """A job as ``GET /jobs/{id}`` shows it."""
+        answer = await (await server.api()).get(f"/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        view: dict[str, Any] = answer.json()
+        return view
+
+    def disturbed(self, began_ms: float, ended_ms: float | None = None) -> None:
+        """Tell the judge of a fault that can excuse two requests of one run."""
+        self.disturbances.append(Disturbance(began_ms, ended_ms))
+
+    async def check_of(self, *job_ids: str) -> list[Account]:
+        """The same, for some of the jobs only."""
+        return await self.check(only=job_ids)
+
+    async def check(
+        self, *, only: Sequence[str] = (), embedded: EmbeddedRedis | None = None, lease_ms: float = LEASE_MS
+    ) -> list[Account]:
+        """Hold what happened up to now against the promises; the accounts that were judged."""
+        # Of a job that fires every second, a run is always under way or about to be.
+        margin_ms = 1000 if any(put.cron == EVERY_SECOND for put in self.puts.values()) else 0
+        until_ms = self.now_ms() - margin_ms
+        judged = {job_id: put for job_id, put in self.puts.items() if job_id in only or not only}
+        client = connect(self.redis.url if embedded is None else embedded.url)
+        store = RedisStore(client)
+        try:
+            for job_id, put in judged.items():
+                if put.deleted_at_ms is None:
+                    await self._accounted_up_to(store, job_id, until_ms)
+            accounts = [await self._account(store, job_id) for job_id in judged]
+        finally:
+            await store.aclose()
+        assert_promises(
+            accounts,
+            [one for one in self.recorder.deliveries() if one.job_id in judged or not only],
+            until_ms=until_ms,
+            lease_ms=lease_ms,
+            disturbances=self.disturbances,
+        )
+        return accounts
+
+    async def _accounted_up_to(self, store: RedisStore, job_id: str, until_ms: float) -> None:
+        """Wait until the job's position has passed ``until_ms``: what was fired until then is settled, or waits for
+        its retry."""
+
+        async def passed() -> bool:
+            stored: StoredJob = await store.read(job_id)
+            state = stored.snapshot.state
+            assert state is not None, f"{job_id}: {stored.fault or 'its state is gone'}"
+            if state.open is not None and state.open.in_flight:
+                return False
+            return state.is_held or state.next_fire_ms is None or state.next_fire_ms > until_ms
+
+        await eventually(passed, what=f"{job_id} is not accounted for up to {until_ms:.0f}")
+
+    async def _account(self, store: RedisStore, job_id: str) -> Account:
+        put = self.puts[job_id]
+        state = (await store.read(job_id)).snapshot.state
+        records = await store.history(job_id, limit=100_000)
+        return Account(
+            job_id,
+            put.cron,
+            put.asked_at_ms,
+            put.acked_at_ms,
+            runs=[one for one in records if isinstance(one, Run)],
+            misses=[one for one in records if isinstance(one, Miss)],
+            open_run=None if state is None else state.open,
+            deleted_at_ms=put.deleted_at_ms,
+            delete_asked_at_ms=put.delete_asked_at_ms,
+        )
