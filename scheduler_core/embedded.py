@@ -318,8 +318,8 @@ class EmbeddedRedis:
             # At most one second of acknowledged writes is lost when the machine loses power, none when Cronpost or
             # Redis is killed: the written data is then in the kernel's hands.
             "appendfsync": "everysec",
-            # Rewritten, the file is a snapshot and loads six times as fast as the commands that led there (100,000 jobs:
-            # 0.3 s instead of 1.9 s). Redis's own 64 MB would leave a store of that size as commands.
+            # Rewritten, the file is a snapshot, and loads six times as fast as the commands that led there (100,000
+            # jobs: 0.3 s instead of 1.9 s). Redis's own 64 MB would leave a store of that size as commands.
             "auto-aof-rewrite-min-size": "8mb",
             # A kill or a power loss may leave half a command at the end of the file. It was never acknowledged.
             "aof-load-truncated": "yes",
