@@ -89,14 +89,16 @@ class Settlement(msgspec.Struct, frozen=True):
     """One claimed job to settle. It is encoded once: sent again, it carries the same tag, by which Redis knows it."""
 
     job_id: str
-    fence: int
+    holder: str
+    """Fence and node of the lease under which the job is settled."""
     expected_tag: bytes
     step: tuple[Arg, ...]
 
     @classmethod
     def of(cls, claimed: ClaimedJob, transition: Transition | None) -> Settlement:
         """``transition`` None hands the job back unfinished."""
-        return cls(claimed.id, claimed.lease.fence, claimed.tag, _step(transition))
+        holder = f"{claimed.lease.fence} {claimed.lease.node}"
+        return cls(claimed.id, holder, claimed.tag, _step(transition))
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -204,7 +206,7 @@ class RedisStore:
         args: list[Arg] = [self._retention.entries, self._retention.after_ms]
         for one in settlements:
             names.append(k.history(one.job_id))
-            args += (one.job_id, one.fence, one.expected_tag)
+            args += (one.job_id, one.holder, one.expected_tag)
             args += one.step
         answers = await self._run(self._settle, names, args)
         return [_settled(one, answer) for one, answer in zip(settlements, answers, strict=True)]
@@ -403,7 +405,8 @@ def _settled(settlement: Settlement, answer: Any) -> Settled:
     definition, state = answer
     job, position, fault = _decode(definition, state)
     tag = b"" if state is None else state[:TAG_BYTES]
-    lease = Lease(settlement.fence, "", settlement.fence, 0)
+    fence, node = settlement.holder.split(" ")
+    lease = Lease(int(fence), node, int(fence), 0)
     return Settled("changed", ClaimedJob(settlement.job_id, job, position, lease, tag, fault))
 
 

@@ -218,6 +218,23 @@ async def test_a_fence_that_has_passed_to_another_is_refused(
     assert await dump(redis) == owned
 
 
+async def test_a_fence_that_a_redis_gave_twice_does_not_let_another_node_settle(
+    store: RedisStore, redis: Redis
+) -> None:
+    """A crash can cost Redis its last writes, the fence counter's among them."""
+    late = await one_claimed(store, redis)
+    settlement = Settlement.of(late, Transition(make_state(10), (MISS,)))
+    await redis.hdel(KEYS.leases, "due")
+    await redis.zadd(KEYS.due, {"due": at(0)})
+    await redis.hset(KEYS.meta, "fence", 0)
+    await beat(store, OTHER)
+    (again,) = (await claim(store, node=OTHER)).jobs
+    assert again.lease.fence == late.lease.fence
+    owned = await dump(redis)
+    assert (await store.settle([settlement]))[0].result == "stale"
+    assert await dump(redis) == owned
+
+
 async def test_a_job_that_was_changed_meanwhile_is_answered_with_what_is_stored(
     store: RedisStore, redis: Redis
 ) -> None:
@@ -265,7 +282,9 @@ async def test_a_batch_is_settled_job_by_job(store: RedisStore, redis: Redis) ->
     a, b, c = (await claim(store)).jobs
     stored = await store.read("b")
     assert await store.change("b", stored, Transition(make_state(50)))
-    stale = Settlement(c.id, c.lease.fence + 9, c.tag, Settlement.of(c, Transition(make_state(1))).step)
+    stale = Settlement(
+        c.id, f"{c.lease.fence + 9} {c.lease.node}", c.tag, Settlement.of(c, Transition(make_state(1))).step
+    )
     moved_on = Transition(make_state(10), (MISS,))
     answers = await store.settle([Settlement.of(a, moved_on), Settlement.of(b, moved_on), stale])
     assert [answer.result for answer in answers] == ["ok", "changed", "stale"]

@@ -1,6 +1,6 @@
 -- Settle a batch of claimed jobs: record what happened, set the next wake-up, release the lease. One step per job.
 --
--- Guarantee: a job is changed only if the caller's fence is the one that its lease carries, and only if its state is the
+-- Guarantee: a job is changed only if fence and node are those that its lease carries, and only if its state is the
 -- one that the caller planned from. Both are checked and acted upon in this one step, so no fire time is lost or doubled
 -- in between. Running the same settle twice changes nothing the second time. The first write frees memory (HDEL), after
 -- which Redis lets a script finish, so that a full Redis can still be told how a run ended.
@@ -16,7 +16,7 @@
 --   1 history   entries kept per job
 --   2 retention ms after the last entry at which a job's history is dropped
 --   then for each job of the batch:
---     id, fence, expected tag (8 bytes; empty: none stored), operation, state (tag first), wake-up, n, n records
+--     id, fence and node, expected tag (8 bytes; empty: none stored), operation, state (tag first), wake-up, n, n records
 --   operation: 'save'    store the state
 --              'remove'  the job is finished or was deleted: remove it
 --              'release' leave the state as it is
@@ -32,7 +32,7 @@ local history, retention = tonumber(ARGV[1]), ARGV[2]
 local replies = {}
 local at, key = 3, 6
 while at <= #ARGV do
-  local id, fence, expected, operation = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local id, holder, expected, operation = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local state, wake, n = ARGV[at + 4], ARGV[at + 5], tonumber(ARGV[at + 6])
   local records = at + 7
   at = records + n
@@ -41,10 +41,11 @@ while at <= #ARGV do
   local stored = redis.call('HGET', states, id)
   local tag = stored and string.sub(stored, 1, 8) or ''
   local reply
-  if not lease or string.match(lease, '^%S+') ~= fence or string.match(lease, '^%S+ (%S+)') == '-' then
+  -- The node as well: a Redis that lost its last writes in a crash gives their fences again.
+  if not lease or string.match(lease, '^%S+ %S+') ~= holder then
     local done
     if operation == 'return' then
-      done = lease and string.match(lease, '^(%S+) %-') == fence
+      done = lease and string.match(lease, '^(%S+) %-') == string.match(holder, '^%S+')
     elseif operation == 'remove' or state == '' then
       done = not lease and not stored
     else
@@ -54,7 +55,7 @@ while at <= #ARGV do
   elseif operation == 'return' then
     local rest = string.match(lease, '^%S+ %S+ (.*)$')
     redis.call('HDEL', leases, id)
-    redis.call('HSET', leases, id, fence .. ' - ' .. rest)
+    redis.call('HSET', leases, id, string.match(holder, '^%S+') .. ' - ' .. rest)
     redis.call('ZADD', due, string.match(lease, '^%S+ %S+ %S+ %S+ %S+ (%S+)'), id)
     reply = 'ok'
   elseif tag ~= expected then
