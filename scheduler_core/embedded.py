@@ -136,6 +136,7 @@ class EmbeddedRedis:
                     self.program, self.version = find_server()
                     self._start_child()
                 except BaseException:
+                    self._remove_socket()
                     self._release_server_lock()
                     raise
             except OSError as error:
@@ -260,8 +261,12 @@ class EmbeddedRedis:
             link.unlink(missing_ok=True)
 
     def _prepare_socket(self) -> None:
+        link = self.directory / "redis.sock"
+        if self._socket_path != link and self._recorded_socket() == self._socket_path:
+            self._socket_path.unlink(missing_ok=True)  # a restart: our clients know this path
+            return
         self._remove_socket()
-        self._socket_path = self.directory / "redis.sock"
+        self._socket_path = link
         if len(os.fsencode(self._socket_path)) > MAX_SOCKET_PATH_BYTES:
             short = Path(tempfile.mkdtemp(prefix="cronpost-")) / "redis.sock"
             self._socket_path.symlink_to(short)
@@ -286,7 +291,6 @@ class EmbeddedRedis:
             self._wait_until_ready(child)
         except BaseException:
             child.end(STOP_SECONDS)
-            self._remove_socket()
             raise
         self._child = child
         self._warn_of_cut_tail(log_from)

@@ -234,6 +234,17 @@ def test_when_it_dies_while_we_run_it_is_noticed_and_started_again_with_its_data
         EmbeddedRedis(server.data_dir).start()
 
 
+def test_with_a_long_path_it_is_started_again_where_its_clients_look_for_it(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / ("d" * 120)) as server:
+        url = server.url
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        assert server.wait_until_dead(10)
+        assert server.ensure_running() is True
+        assert server.url == url
+        assert ask(server.socket_path, "PING") == "+PONG"
+
+
 def test_it_is_not_started_again_after_a_stop(server: EmbeddedRedis) -> None:
     server.start()
     server.stop()

@@ -17,6 +17,9 @@ from scheduler_core.config import LogSettings
 def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     before = root.level, root.handlers[:]
+    for name in ("uvicorn.access", "uvicorn.error"):  # a server that ran in this process has silenced them
+        logging.getLogger(name).propagate = True
+        logging.getLogger(name).setLevel(logging.NOTSET)
     configuration = structlog.get_config()
     yield io.StringIO()
     structlog.configure(**configuration)
