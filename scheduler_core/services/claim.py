@@ -48,6 +48,8 @@ class Claimer(Service):
         self._lost_token: int | None = None
         self._woken = asyncio.Event()
         self._sleeping_until_ms: int | None = None
+        self._heard_ms: int | None = None
+        """The earliest wake-up told while it was not asleep; what a claim under way answers may not know of it."""
         self._starved = False
         node.slot_freed = self._slot_freed
 
@@ -57,7 +59,9 @@ class Claimer(Service):
 
     def wake_at(self, wake_ms: int) -> None:
         """A job becomes due at ``wake_ms``; wake up then if not earlier."""
-        if self._sleeping_until_ms is None or wake_ms < self._sleeping_until_ms:
+        if self._sleeping_until_ms is None:
+            self._heard_ms = wake_ms if self._heard_ms is None else min(self._heard_ms, wake_ms)
+        elif wake_ms < self._sleeping_until_ms:
             self._woken.set()
 
     def _slot_freed(self) -> None:
@@ -66,6 +70,7 @@ class Claimer(Service):
 
     async def run_once(self) -> None:
         self._woken.clear()
+        self._heard_ms = None
         free = self._node.settings.max_in_flight - len(self._node.in_flight)
         self._starved = free <= 0
         if self._starved or self._settler.is_behind:
@@ -154,8 +159,9 @@ class Claimer(Service):
     async def _sleep(self, next_wake_ms: int | None) -> None:
         """Sleep until ``next_wake_ms``, until woken, or for the longest sleep, whichever comes first."""
         seconds = LONGEST_SLEEP
-        if next_wake_ms is not None:
-            seconds = min(seconds, (next_wake_ms - self.clock.now_ms()) / 1000)
+        for wake_ms in (next_wake_ms, self._heard_ms):
+            if wake_ms is not None:
+                seconds = min(seconds, (wake_ms - self.clock.now_ms()) / 1000)
         self._sleeping_until_ms = self.clock.now_ms() + int(seconds * 1000)
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
