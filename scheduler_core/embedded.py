@@ -326,6 +326,7 @@ class EmbeddedRedis:
             # Rewritten, the file is a snapshot, and loads six times as fast as the commands that led there (100,000
             # jobs: 0.3 s instead of 1.9 s). Redis's own 64 MB would leave a store of that size as commands.
             "auto-aof-rewrite-min-size": "8mb",
+            "auto-aof-rewrite-percentage": "50",
             # A kill or a power loss may leave half a command at the end of the file. It was never acknowledged.
             "aof-load-truncated": "yes",
             "save": "",

@@ -1,0 +1,221 @@
+"""A client that asks as fast as it may: for the sink's capacity, for upserts, and for runs at random instants.
+
+A process of its own, so that it can have a core of its own: ``python -m benchmarks.load '{"kind": ...}'``; the fields
+are those of :class:`Load`. It prints a :class:`Loaded` as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import cast
+
+import msgspec
+import uvloop
+
+PAYLOAD_BYTES = 120
+YEARLY = "0 0 0 1 1 *"
+"""A fire time that no measurement meets, unless it is made at midnight on New Year's Eve."""
+
+
+class Load(msgspec.Struct, kw_only=True):
+    """What to ask, of whom, and how long."""
+
+    kind: str
+    """``post``: plain POSTs; ``upsert``: jobs that do not exist yet; ``run``: runs of jobs that exist."""
+    port: int
+    endpoint: str = ""
+    cron: str = YEARLY
+    prefix: str = "j"
+    first: int = 0
+    count: int = 1 << 40
+    """How many requests at most. For ``run``: how many jobs there are."""
+    seconds: float = 600.0
+    connections: int = 16
+    depth: int = 1
+    """Requests that a connection has open at once."""
+    rate: float = 0.0
+    """Requests per second at random instants (a Poisson process); 0: as fast as answers come."""
+
+
+class Loaded(msgspec.Struct, kw_only=True):
+    """What came of it."""
+
+    answered: int
+    seconds: float
+    failed: int = 0
+    """Answers that were not 2xx."""
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    max_ms: float = 0.0
+    example_of_failure: str = ""
+
+    @property
+    def per_second(self) -> float:
+        return self.answered / self.seconds if self.seconds else 0.0
+
+
+def payload_of(number: int) -> bytes:
+    """A JSON object of 120 bytes."""
+    start = b'{"id": "%d", "queue": "bench", "fill": "' % number
+    return start + b"x" * (PAYLOAD_BYTES - len(start) - 2) + b'"}'
+
+
+def job_id(prefix: str, number: int) -> str:
+    """The id of the ``number``-th job that a scenario makes."""
+    return f"{prefix}{number:06d}"
+
+
+class _Connection(asyncio.Protocol):
+    """Keeps ``depth`` requests open until there are no more, or sends when it is told to."""
+
+    def __init__(self, client: _Client) -> None:
+        self.client = client
+        self.transport: asyncio.Transport | None = None
+        self.sent: deque[float] = deque()
+        self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def send(self, requests: list[bytes]) -> None:
+        assert self.transport is not None
+        now = time.perf_counter()
+        self.sent.extend(now for _ in requests)
+        self.transport.write(b"".join(requests))
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        answered = 0
+        while (head_end := self._data.find(b"\r\n\r\n")) >= 0:
+            at = self._data.find(b"ontent-", 0, head_end)
+            while at >= 0 and self._data[at + 7 : at + 14].lower() != b"length:":
+                at = self._data.find(b"ontent-", at + 1, head_end)
+            end = head_end + 4
+            if at >= 0:
+                end += int(self._data[at + 14 : self._data.index(b"\r", at)])
+            if len(self._data) < end:
+                break
+            self.client.answered(time.perf_counter() - self.sent.popleft(), self._data[:end])
+            self._data = self._data[end:]
+            answered += 1
+        if answered:
+            self.client.free(self, answered)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.client.done.set()
+
+
+class _Client:
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.done = asyncio.Event()
+        self.taken: list[float] = []
+        self.failed = 0
+        self.example = ""
+        self._requests = _requests_of(load)
+        self._open = 0
+        self._all_sent = False
+        self._idle: deque[_Connection] = deque()
+        self._deadline = 0.0
+
+    def answered(self, seconds: float, answer: bytes) -> None:
+        self.taken.append(seconds)
+        if answer[9:10] != b"2":
+            self.failed += 1
+            self.example = self.example or answer[:600].decode(errors="replace")
+
+    def free(self, connection: _Connection, count: int) -> None:
+        self._open -= count
+        if self.load.rate:
+            self._idle.append(connection)
+            if self._all_sent and self._open == 0:
+                self.done.set()
+            return
+        self._feed(connection, count)
+
+    def _feed(self, connection: _Connection, count: int) -> None:
+        if time.perf_counter() < self._deadline and (batch := list(itertools.islice(self._requests, count))):
+            self._open += len(batch)
+            connection.send(batch)
+        elif self._open == 0:
+            self.done.set()
+
+    async def run(self) -> Loaded:
+        loop = asyncio.get_running_loop()
+        connections = [
+            (await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self.load.port))[1]
+            for _ in range(self.load.connections)
+        ]
+        started = time.perf_counter()
+        self._deadline = started + self.load.seconds
+        if self.load.rate:
+            await self._send_at_random_instants(connections)
+        else:
+            for connection in connections:
+                self._feed(connection, self.load.depth)
+            await self.done.wait()
+        seconds = time.perf_counter() - started
+        taken = sorted(self.taken)
+        ms = [1000 * taken[min(len(taken) - 1, int(len(taken) * q))] for q in (0.5, 0.99, 1.0)] if taken else [0.0] * 3
+        return Loaded(
+            answered=len(taken),
+            seconds=seconds,
+            failed=self.failed,
+            p50_ms=ms[0],
+            p99_ms=ms[1],
+            max_ms=ms[2],
+            example_of_failure=self.example,
+        )
+
+    async def _send_at_random_instants(self, connections: list[_Connection]) -> None:
+        self._idle.extend(connections)
+        at = time.perf_counter()
+        while at < self._deadline:
+            at += random.expovariate(self.load.rate)
+            await asyncio.sleep(max(0.0, at - time.perf_counter()))
+            if self._idle:  # else the server is behind; what is not asked for cannot be late
+                self._open += 1
+                self._idle.popleft().send([next(self._requests)])
+        self._all_sent = True
+        if self._open:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.done.wait(), 5.0)
+
+
+def _requests_of(load: Load) -> Iterator[bytes]:
+    host = f"Host: 127.0.0.1:{load.port}\r\n".encode()
+    if load.kind == "post":
+        body = payload_of(1)
+        # As many headers as a scheduler sends.
+        head = b"POST /job HTTP/1.1\r\n%bContent-Type: application/json\r\nIdempotency-Key: %b\r\n" % (host, b"0" * 26)
+        head += b"Cronpost-Job-Id: j000001\r\nCronpost-Fire-Time: 2026-01-01T00:00:00Z\r\nCronpost-Attempt: 1\r\n"
+        request = head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        yield from itertools.repeat(request)
+    elif load.kind == "upsert":
+        for number in range(load.first, load.first + load.count):
+            body = b'{"id": "%b", "endpoint": "%b", "cron": "%b", "payload": %b}' % (
+                job_id(load.prefix, number).encode(),
+                load.endpoint.encode(),
+                load.cron.encode(),
+                payload_of(number),
+            )
+            yield b"POST / HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (host, len(body), body)
+    else:
+        for number in itertools.cycle(range(load.first, load.first + load.count)):
+            path = b"/jobs/%b/run" % job_id(load.prefix, number).encode()
+            yield b"POST %b HTTP/1.1\r\n%bContent-Length: 0\r\n\r\n" % (path, host)
+
+
+async def _run(load: Load) -> Loaded:
+    return await _Client(load).run()
+
+
+if __name__ == "__main__":
+    print(msgspec.json.encode(uvloop.run(_run(msgspec.json.decode(sys.argv[1], type=Load)))).decode())

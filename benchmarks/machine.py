@@ -1,0 +1,204 @@
+"""The machine: cores, processes on them, what they use, and what else is going on. Linux only (``/proc``)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+PACKAGES = (
+    "uvloop",
+    "redis",
+    "hiredis",
+    "msgspec",
+    "httptools",
+    "httpx",
+    "aiohttp",
+    "apscheduler",
+    "starlette",
+    "uvicorn",
+)
+END_SECONDS = 20.0
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What processes have used so far."""
+
+    cpu_seconds: float
+    rss_bytes: int
+
+
+_CORES = sorted(os.sched_getaffinity(0))
+SYSTEM_CORE = _CORES[0]
+"""For the system under test and its Redis."""
+OTHER_CORE = _CORES[-1]
+"""For the sink, the load and this program; the same if there is only one."""
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Processes that are started inside run on ``core``, and so do their children."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def start_module(
+    core: int,
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    stderr: IO[bytes] | int | None = None,
+    stdout: IO[bytes] | int = subprocess.PIPE,
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m module arguments`` on ``core``."""
+    root = Path(__file__).parent.parent
+    # Settings of the person who measures must not change what is measured.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
+    with pinned(core):
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=root,
+            env={**inherited, **(environment or {})},
+        )
+
+
+def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
+    """Send the signal and wait; what does not end by then is killed."""
+    if process.poll() is None:
+        process.send_signal(number)
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def usage_of(pids: Iterable[int]) -> Usage:
+    """Processor time to the nanosecond where the kernel tells it, and resident memory."""
+    cpu, rss = 0.0, 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            cpu += _cpu_seconds(pid)
+            rss += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return Usage(cpu, rss)
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+    except (OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children_of(pid: int, name: str) -> list[int]:
+    """The running children of ``pid`` whose program is called ``name``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                head, _, tail = (entry / "stat").read_text().rpartition(")")
+                if int(tail.split()[1]) == pid and head.partition("(")[2] == name:
+                    found.append(int(entry.name))
+    return found
+
+
+def work_ms() -> float:
+    """Processor time of a fixed piece of Python work on the system's core, right now: the least of five.
+
+    A virtual core is not always equally fast: its neighbours share caches, execution units and clock. Where this number
+    doubles, processor time per fire does too, and so does lateness.
+    """
+
+    def work() -> float:
+        began = time.thread_time()
+        total = 0
+        for number in range(100_000):
+            total += number * number
+        return time.thread_time() - began
+
+    with pinned(SYSTEM_CORE):
+        return 1000 * min(work() for _ in range(5))
+
+
+def busy_seconds(core: int) -> float:
+    """How long ``core`` was not idle since the machine started, whoever used it."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *numbers = line.split()
+        if name == f"cpu{core}":
+            ticks = [int(number) for number in numbers[:8]]
+            return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def code_digest() -> str:
+    """Names what is measured: it changes with every file of the two packages."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for package in ("scheduler_core", "scheduler_api"):
+        for path in sorted((root / package).rglob("*")):
+            if path.suffix in {".py", ".lua"}:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def facts(redis_version: str = "") -> dict[str, Any]:
+    """What the numbers depend on."""
+    model = "unknown"
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return {
+        "processor": model,
+        "cores": len(_CORES),
+        "system_core": SYSTEM_CORE,
+        "other_core": OTHER_CORE,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "redis": redis_version,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "code": code_digest(),
+        "load_average": os.getloadavg(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def run_module(core: int, module: str, arguments: Sequence[str]) -> bytes:
+    """Run ``python -m module`` on ``core`` to its end; what it printed."""
+    process = start_module(core, module, *arguments)
+    try:
+        output, _ = process.communicate(timeout=900)
+    finally:
+        end(process)
+    if process.returncode:
+        raise RuntimeError(f"{module} ended with status {process.returncode}")
+    return output

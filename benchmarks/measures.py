@@ -1,0 +1,87 @@
+"""From what the sink received to numbers. Pure functions."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """One request at the sink."""
+
+    arrived_ns: int
+    fire_ms: int
+    job: str
+
+    @property
+    def lateness_ms(self) -> float:
+        return self.arrived_ns / 1e6 - self.fire_ms
+
+
+class Fires(msgspec.Struct, kw_only=True):
+    """How a set of fire times was delivered."""
+
+    expected: int
+    delivered: int
+    """Fire times that arrived at least once."""
+    duplicates: int
+    """Requests beyond the first of a fire time."""
+    early: int
+    """Requests that arrived before their fire time."""
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+def parse_arrivals(text: bytes) -> list[Arrival]:
+    """The sink's list of requests."""
+    arrivals = []
+    for line in text.decode().splitlines():
+        arrived_ns, fire_ms, job = line.split(" ", 2)
+        arrivals.append(Arrival(int(arrived_ns), int(fire_ms), job))
+    return arrivals
+
+
+def judge(arrivals: Iterable[Arrival], *, from_ms: int, until_ms: int, expected: int) -> Fires:
+    """Those of the fire times in ``[from_ms, until_ms)``. Lateness is that of the first request of each."""
+    first: dict[tuple[str, int], float] = {}
+    duplicates = early = 0
+    for arrival in arrivals:
+        if not from_ms <= arrival.fire_ms < until_ms:
+            continue
+        lateness = arrival.lateness_ms
+        early += lateness < 0
+        key = (arrival.job, arrival.fire_ms)
+        if key in first:
+            duplicates += 1
+            first[key] = min(first[key], lateness)
+        else:
+            first[key] = lateness
+    ordered = sorted(first.values())
+    return Fires(
+        expected=expected,
+        delivered=len(ordered),
+        duplicates=duplicates,
+        early=early,
+        p50_ms=quantile(ordered, 0.5),
+        p99_ms=quantile(ordered, 0.99),
+        max_ms=quantile(ordered, 1.0),
+    )
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value that ``share`` of the values do not exceed (nearest rank); NaN if there is none."""
+    if not ordered:
+        return float("nan")
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Least, median, most."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return (float("nan"),) * 3
+    return min(known), statistics.median(known), max(known)

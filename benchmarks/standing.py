@@ -1,0 +1,111 @@
+"""Scenarios in which what counts is not the fires: starting, doing nothing, taking in jobs. Of Cronpost only."""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.bench import Bench, Result, next_second_ms, with_span
+from benchmarks.load import YEARLY
+from benchmarks.scenario import Scenario
+from benchmarks.systems.base import System
+from benchmarks.systems.cronpost import Cronpost
+
+
+def cold_start(jobs: int, how: str) -> Scenario:
+    """From the start of the process until it is ready, and until a first request arrives.
+
+    ``how`` the server ended before: ``clean stop`` or ``kill -9``, its embedded Redis with it; ``running Redis``: kill
+    -9 of the server alone, whose Redis is a shared one. Beside the stored jobs there are ten that fire every second
+    with ``recovery_check``: fire times passed while the server was down, so that there is something to fire at once.
+    """
+
+    def run(bench: Bench, system: System) -> Result:
+        assert isinstance(system, Cronpost)
+        system.shares_redis = how == "running Redis"
+        with bench.running(system):
+            bench.step("storing jobs")
+            system.store_jobs(jobs)
+            system.store_jobs(10, cron="* * * * * *", prefix="now", recovery_check=True)
+            time.sleep(1.5)
+            if how == "clean stop":
+                system.halt()
+            else:
+                system.kill()
+            time.sleep(2.5)
+            bench.ask_sink("reset")
+            began_ns = time.time_ns()
+            system.launch()
+            system.wait_until_ready()
+            ready_ms = (time.time_ns() - began_ns) / 1e6
+            time.sleep(2)
+            arrivals = bench.arrivals()
+            first_ms = (min(arrival.arrived_ns for arrival in arrivals) - began_ns) / 1e6 if arrivals else float("nan")
+            own, redis = system.usage()
+            return Result(
+                values={"ready, ms": ready_ms, "first fire, ms": first_ms},
+                own_mb=own.rss_bytes / 1e6,
+                redis_mb=redis.rss_bytes / 1e6,
+            )
+
+    size = f"{jobs} jobs, {how}"
+    return Scenario(
+        group="cold-start",
+        title="cold start",
+        size=size,
+        run=run,
+        seconds=12 + jobs / 8000,
+        peers=False,
+    )
+
+
+def idle(jobs: int, seconds: int) -> Scenario:
+    """Nothing is due; ``jobs`` are stored that fire some time next year."""
+
+    def run(bench: Bench, system: System) -> Result:
+        assert isinstance(system, Cronpost)
+        with bench.running(system):
+            bench.step("storing jobs")
+            system.store_jobs(jobs)
+            from_ms = next_second_ms(3)
+            span = bench.span(system, from_ms, from_ms + 1000 * seconds)
+            result = with_span(Result(), span, 0)
+            result.values = {
+                "CPU, %": 100 * span.own_seconds / span.seconds,
+                "CPU of Redis, %": 100 * span.redis_seconds / span.seconds,
+            }
+            return result
+
+    return Scenario(
+        group="idle", title="idle", size=f"{jobs} jobs", run=run, seconds=seconds + 6 + jobs / 3000, peers=False
+    )
+
+
+def upserts(connections: int, count: int) -> Scenario:
+    """New jobs over HTTP, one request open on each connection."""
+
+    def run(bench: Bench, system: System) -> Result:
+        assert isinstance(system, Cronpost)
+        with bench.running(system):
+            system.upsert(count=200, cron=YEARLY, connections=connections)
+            own, redis = system.usage()
+            loaded = system.upsert(first=200, count=count, cron=YEARLY, connections=connections)
+            own_after, redis_after = system.usage()
+            result = Result()
+            result.values = {
+                "upserts/s": loaded.per_second,
+                "p50, ms": loaded.p50_ms,
+                "p99, ms": loaded.p99_ms,
+                "CPU us an upsert": 1e6 * (own_after.cpu_seconds - own.cpu_seconds) / count,
+                "Redis us": 1e6 * (redis_after.cpu_seconds - redis.cpu_seconds) / count,
+            }
+            result.own_mb, result.redis_mb = own_after.rss_bytes / 1e6, redis_after.rss_bytes / 1e6
+            return result
+
+    return Scenario(
+        group="upserts",
+        title="upserts over HTTP",
+        size=f"{connections} connections",
+        run=run,
+        seconds=5 + count / 1000,
+        peers=False,
+    )
