@@ -122,6 +122,7 @@ class Engine:
                     log.warning(STORE_LOST, service="start", fault=error.code, detail=str(error))
                 self._start_fault = str(error)
             except Exception as error:
+                # A node that gave up here would be silent for ever.
                 self._start_fault = f"the node cannot start: {type(error).__name__}: {error}"
                 log.exception(SERVICE_FAILED, service="start")
             await self._clock.sleep(pause)
