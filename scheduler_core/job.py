@@ -7,10 +7,91 @@ functions of :mod:`scheduler_core.plan` make new ones, the store keeps them.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
-from scheduler_core.run import Run, RunState
+from scheduler_core.run import MissReason, Reason, Run, RunState
 from scheduler_core.trigger import TriggerSpec
+
+
+class Overlap(StrEnum):
+    """What becomes of a fire time that arrives while the job's previous run is not settled."""
+
+    SKIP = "skip"
+    """It is missed."""
+    QUEUE_ONE = "queue_one"
+    """One run follows when the job is free, for the latest of them; the others are missed."""
+    ALLOW = "allow"
+    """It runs beside the others, up to ``max_concurrent``."""
+
+
+class Recovery(StrEnum):
+    """What becomes of fire times that passed while no node was alive."""
+
+    NONE = "none"
+    LATEST = "latest"
+    """One run at once, for the latest of them."""
+    ALL = "all"
+    """One run for each, one after the other, within bounds."""
+
+
+class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a job says about its retries; None leaves the setting. Times in milliseconds."""
+
+    attempts: int | None = msgspec.field(default=None, name="n")
+    """Attempts of a run in all, the first one counted; 1: never tried again."""
+    first_delay_ms: int | None = msgspec.field(default=None, name="f")
+    factor: float | None = msgspec.field(default=None, name="x")
+    cap_ms: int | None = msgspec.field(default=None, name="c")
+    statuses: tuple[int, ...] = msgspec.field(default=(), name="s")
+    """Answers that are retried besides those that always are."""
+    max_age_ms: int | None = msgspec.field(default=None, name="a")
+
+
+class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a job departs from the usual. A job that does not stores none of it."""
+
+    overlap: Overlap | None = msgspec.field(default=None, name="o")
+    """None: ``queue_one`` with ``retry_already_running``, else ``skip``."""
+    max_concurrent: int = msgspec.field(default=1, name="n")
+    """Runs at the same time with ``overlap: allow``."""
+    recovery: Recovery | None = msgspec.field(default=None, name="r")
+    """None: ``latest`` with ``recovery_check``, else ``none``."""
+    catch_up_limit: int = msgspec.field(default=10, name="l")
+    """The most runs that one recovery ``all`` catches up: the latest ones."""
+    catch_up_window_ms: int = msgspec.field(default=86_400_000, name="w")
+    """Older fire times are not caught up."""
+    retry: RetryRule | None = msgspec.field(default=None, name="t")
+    timeout_ms: int | None = msgspec.field(default=None, name="d")
+    """Total deadline of one attempt; None: the setting."""
+    starts_at_ms: int | None = msgspec.field(default=None, name="b")
+    """No fire time before it."""
+    ends_at_ms: int | None = msgspec.field(default=None, name="e")
+    """No fire time after it."""
+    max_runs: int | None = msgspec.field(default=None, name="m")
+    """After so many runs of the trigger it is exhausted."""
+    jitter_ms: int = msgspec.field(default=0, name="j")
+    """All fire times are shifted by one offset in [0, jitter_ms), which the job's id decides."""
+    continuations: bool = msgspec.field(default=False, name="c")
+    """Whether a 2xx answer may ask for a further run."""
+    min_interval_ms: int = msgspec.field(default=0, name="i")
+    """A run that is asked for without more comes at the earliest so long after the last successful start."""
+    callback: bool = msgspec.field(default=False, name="y")
+    """A 2xx means «taken»; the runner says by callback how the run ended."""
+    run_timeout_ms: int = msgspec.field(default=3_600_000, name="u")
+    """With ``callback``: a run that is not completed so long after it was taken is lost."""
+    heartbeat_timeout_ms: int | None = msgspec.field(default=None, name="h")
+    """With ``callback``: a run without a sign of life for so long is lost; None: none is expected."""
+    keep_answers: bool = msgspec.field(default=False, name="k")
+    """Request and answer of successful runs are kept as well."""
+    conflict_is_failure: bool = msgspec.field(default=False, name="f")
+    """409 is an answer like any other 4xx."""
+    keep: bool = msgspec.field(default=False, name="p")
+    """The job stays when its trigger is exhausted."""
+
+
+USUAL = Policies()
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -28,6 +109,23 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """1 for a new job, one more with each change."""
     created_at_ms: int = msgspec.field(default=0, name="c")
     updated_at_ms: int = msgspec.field(default=0, name="m")
+    policies: Policies = msgspec.field(default=USUAL, name="o")
+    name: str | None = msgspec.field(default=None, name="n")
+    """A name for people, unique among those that have one (schedules)."""
+    target_id: int | None = msgspec.field(default=None, name="t")
+    """A named target instead of ``url`` and ``payload``."""
+
+    @property
+    def overlap(self) -> Overlap:
+        if self.policies.overlap is not None:
+            return self.policies.overlap
+        return Overlap.SKIP if self.retry_already_running is None else Overlap.QUEUE_ONE
+
+    @property
+    def recovery(self) -> Recovery:
+        if self.policies.recovery is not None:
+            return self.policies.recovery
+        return Recovery.LATEST if self.recovery_check else Recovery.NONE
 
     def same_definition(self, other: Job) -> bool:
         """Whether both ask for the same: all but version and instants is equal."""
@@ -46,24 +144,53 @@ class LastRun(msgspec.Struct, frozen=True, array_like=True):
     status: int | None = None
 
 
+class Totals(msgspec.Struct, frozen=True, array_like=True):
+    """What a job's runs came to since it was created; trimming its history changes nothing here."""
+
+    runs: int = 0
+    succeeded: int = 0
+    latency_ms: float = 0.0
+    """The sum over the last attempts."""
+
+
 class Pending(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run asked for by someone other than the trigger; waits until its time has come and the job is free."""
 
     run_id: str = msgspec.field(name="i")
     not_before_ms: int = msgspec.field(name="t")
     payload: bytes | None = msgspec.field(default=None, name="p")
+    reason: Reason = msgspec.field(default=Reason.MANUAL, name="w")
+    run: Run | None = msgspec.field(default=None, name="r")
+    """The run as its attempts so far have left it; None: there was none yet."""
+    failed: str | None = msgspec.field(default=None, name="f")
+    """Why its run failed for good: it is set aside until someone revives it."""
+
+    @property
+    def holds_trigger(self) -> bool:
+        return self.reason is Reason.CONTINUATION and self.failed is None
+
+
+class Replay(msgspec.Struct, frozen=True, array_like=True):
+    """Fire times of the past that are run again or belatedly, one by one. Both bounds are fire times."""
+
+    reason: Reason
+    next_ms: int
+    last_ms: int
+    left: int
+    """How many runs it may still start."""
 
 
 class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a job has come.
 
-    ``next_fire_ms`` is the first fire time that is not accounted for yet: every earlier one is a run or lies in a
-    recorded miss. That one number is the whole bookkeeping of promise 1. None: the trigger is exhausted.
+    ``next_fire_ms`` is the first fire time that is not accounted for yet: every earlier one is a run, lies in a
+    recorded miss or in a recovery of ``replays``. That is the whole bookkeeping of promise 1. None: the trigger is
+    exhausted.
     """
 
     next_fire_ms: int | None = msgspec.field(default=None, name="f")
     open: Run | None = msgspec.field(default=None, name="o")
-    """A run that waits for its retry, or one in flight whose job was changed meanwhile."""
+    """A run that waits for its retry or its completion, or one in flight whose job was changed meanwhile."""
     pending: tuple[Pending, ...] = msgspec.field(default=(), name="p")
     paused_at_ms: int | None = msgspec.field(default=None, name="z")
     quarantine: str | None = msgspec.field(default=None, name="q")
@@ -73,11 +200,29 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     last: LastRun | None = msgspec.field(default=None, name="l")
     last_success_ms: int | None = msgspec.field(default=None, name="s")
     """The fire time of the latest run that succeeded."""
+    last_success_start_ms: int | None = msgspec.field(default=None, name="b")
+    """When the first attempt of the latest run that succeeded started."""
+    replays: tuple[Replay, ...] = msgspec.field(default=(), name="r")
+    fired: int = msgspec.field(default=0, name="n")
+    """Runs that the trigger has started; counted for jobs with ``max_runs``."""
+    ends_at_ms: int | None = msgspec.field(default=None, name="e")
+    """While paused: when the trigger ends, so that the job wakes up to record what the pause held."""
+    keep: bool = msgspec.field(default=False, name="k")
+    """The job stays when its trigger is exhausted."""
+    totals: Totals = msgspec.field(default=Totals(), name="t")
+
+    @property
+    def held_for(self) -> MissReason | None:
+        """Why the trigger's fire times become no runs now; None: they do."""
+        if self.paused_at_ms is not None:
+            return MissReason.PAUSED
+        if self.quarantine is not None:
+            return MissReason.QUARANTINED
+        return MissReason.HELD if any(entry.holds_trigger for entry in self.pending) else None
 
     @property
     def is_held(self) -> bool:
-        """Whether the trigger is held, so that only runs asked for by someone can start."""
-        return self.paused_at_ms is not None or self.quarantine is not None
+        return self.held_for is not None
 
 
 class Lease(msgspec.Struct, frozen=True):

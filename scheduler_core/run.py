@@ -22,14 +22,20 @@ class Reason(StrEnum):
 
     SCHEDULED = "scheduled"
     MANUAL = "manual"
+    CONTINUATION = "continuation"
+    """Asked for by the answer of an earlier run, or put in line by a client to be worked off before the trigger."""
     RECOVERY = "recovery"
+    BACKFILL = "backfill"
+    """A fire time of the past that a client asked for again."""
 
 
 class RunState(StrEnum):
-    """Where a run stands. ``open`` and ``retrying`` are not settled, all others are final."""
+    """Where a run stands. ``open``, ``retrying`` and ``taken`` are not settled, all others are final."""
 
     OPEN = "open"
     RETRYING = "retrying"
+    TAKEN = "taken"
+    """The runner took it and will say later how it ended (completion by callback)."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CONFLICT = "conflict"
@@ -51,6 +57,10 @@ class MissReason(StrEnum):
     REPLACED = "replaced"
     """They were due, but not fired yet, when the job's trigger was changed."""
     QUARANTINED = "quarantined"
+    HELD = "held"
+    """A continuation went first."""
+    EXPIRED = "expired"
+    """They passed while no node was alive, and lie beyond what the job's recovery catches up."""
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -96,10 +106,27 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
     """Why it ended as it did, for people."""
     excerpt: str = msgspec.field(default="", name="o")
     """The first bytes of the last answer's body, kept when the run did not succeed."""
+    method: str = msgspec.field(default="POST", name="h")
+    url: str = msgspec.field(default="", name="u")
+    """Of the last attempt's request."""
+    answer_bytes: int | None = msgspec.field(default=None, name="z")
+    """How many bytes of body the last answer had, as far as they were read; None: there was no answer."""
+    completed: RunState | None = msgspec.field(default=None, name="y")
+    """What the runner said by callback while the request was open: it decides, whatever the answer will be."""
+    progress: float | None = msgspec.field(default=None, name="g")
+    """From 0 to 1, as the runner last said by callback."""
+    note: str = msgspec.field(default="", name="q")
+    heard_at_ms: int | None = msgspec.field(default=None, name="j")
+    """When the runner last gave a sign of life by callback."""
+    asked: bool = msgspec.field(default=False, name="as")
+    """It was asked for (an entry of the pending list, a replay): it waits for its retry there, not in the trigger's
+    way."""
+    taken_at_ms: int | None = msgspec.field(default=None, name="ta")
+    """When the runner took it; None: completion is the answer itself, or it has not been taken yet."""
 
     @property
     def is_settled(self) -> bool:
-        return self.state not in (RunState.OPEN, RunState.RETRYING)
+        return self.state not in (RunState.OPEN, RunState.RETRYING, RunState.TAKEN)
 
     @property
     def lateness_ms(self) -> int | None:
@@ -112,6 +139,16 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
         return self.attempts[-1].status if self.attempts else None
 
 
+class RunDetail(msgspec.Struct, frozen=True, array_like=True):
+    """What the last attempt of a settled run sent and was answered: bounded, and stored beside the run's record."""
+
+    request_headers: tuple[tuple[str, str], ...] = ()
+    """Values that are secrets are masked."""
+    request_body: bytes = b""
+    response_headers: tuple[tuple[str, str], ...] = ()
+    response_body: bytes = b""
+
+
 class Miss(msgspec.Struct, frozen=True, omit_defaults=True, tag="m", tag_field="k"):
     """A range of fire times that became no run. Both bounds are fire times, and both are in the range."""
 
@@ -119,6 +156,8 @@ class Miss(msgspec.Struct, frozen=True, omit_defaults=True, tag="m", tag_field="
     first_ms: int = msgspec.field(name="f")
     last_ms: int = msgspec.field(name="t")
     recorded_at_ms: int = msgspec.field(name="r")
+    count: int | None = msgspec.field(default=None, name="n")
+    """How many fire times lie in it, where that could be told cheaply when it was recorded."""
 
 
 Record = Run | Miss

@@ -5,7 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from scheduler_core.job import Job, JobState
-from scheduler_core.run import Record
+from scheduler_core.run import Record, Run, RunDetail
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """A run of a job that allows overlap: it becomes a unit of its own, claimed and settled beside its job."""
+
+    run: Run
+    limit: int
+    """How many such runs the job may have at once; with so many the step is refused as ``full``."""
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -19,6 +27,11 @@ class Transition(msgspec.Struct, frozen=True):
     """A new definition to store; None leaves the stored one."""
     remove: bool = False
     """The job goes: definition, state and due entry. Its history stays until it is trimmed."""
+    detail: RunDetail | None = None
+    """What the attempt that led to this step sent and was answered; stored if its run is among ``records``."""
+    detail_of: str = ""
+    """The id of that run."""
+    spawn: Spawn | None = None
 
     @property
     def wake_ms(self) -> int | None:

@@ -23,7 +23,21 @@ class CronSpec(msgspec.Struct, frozen=True, tag="cron", tag_field="k", omit_defa
     timezone: str = msgspec.field(default="UTC", name="z")
 
 
-TriggerSpec: TypeAlias = CronSpec
+class IntervalSpec(msgspec.Struct, frozen=True, tag="interval", tag_field="k", omit_defaults=True):
+    """Fire times at ``anchor_ms + k * every_ms`` for k = 1, 2, ..., up to and including ``end_ms`` if there is one."""
+
+    every_ms: int = msgspec.field(name="e")
+    anchor_ms: int = msgspec.field(name="a")
+    end_ms: int | None = msgspec.field(default=None, name="u")
+
+
+class AtSpec(msgspec.Struct, frozen=True, tag="at", tag_field="k"):
+    """One fire time."""
+
+    at_ms: int = msgspec.field(name="a")
+
+
+TriggerSpec: TypeAlias = CronSpec | IntervalSpec | AtSpec
 """Every kind of spec. Each has its own tag, so that stored documents can be told apart."""
 
 
@@ -45,6 +59,8 @@ def compile_trigger(spec: TriggerSpec) -> Trigger:
 
     Raises :class:`~scheduler_core.errors.InvalidInput` with the field ``cron`` or ``timezone``.
     """
+    if not isinstance(spec, CronSpec):
+        raise NotImplementedError
     return _compile_cron(spec.expression, spec.timezone)
 
 

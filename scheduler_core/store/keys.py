@@ -16,6 +16,21 @@ QUARANTINED = 6_000_000_000_000_000
 """Scores of jobs that only a client can wake. Every job has exactly one entry in the due set."""
 
 
+CHILD = "\x1f"
+"""Between the id of a job that allows overlap and the id of one of its runs: the unit under which that run is claimed.
+No job id holds it, because ids are printable."""
+
+
+def child_id(job_id: str, run_id: str) -> str:
+    """The unit of one run of a job that allows overlap."""
+    return f"{job_id}{CHILD}{run_id}"
+
+
+def job_of_unit(unit: str) -> str:
+    """The id of the job that a claimed unit belongs to: itself, unless it is a run of a job that allows overlap."""
+    return unit.partition(CHILD)[0]
+
+
 class Keys(msgspec.Struct, frozen=True):
     """The keys of one shard."""
 
@@ -71,6 +86,53 @@ class Keys(msgspec.Struct, frozen=True):
         """Channel: wake-ups that come before all others."""
         return f"{self.root}:wake"
 
+    @property
+    def children(self) -> str:
+        """Sorted set at score 0: the runs of jobs that allow overlap, each a unit of its own (see ``child_id``)."""
+        return f"{self.root}:children"
+
+    @property
+    def waiting(self) -> str:
+        """Sorted set: job id by start of its run, for runs that wait for a retry or a completion."""
+        return f"{self.root}:waiting"
+
+    # ---- history ------------------------------------------------------------------------------------------------
+
     def history(self, job_id: str) -> str:
-        """List: runs and misses of one job, oldest first."""
+        """List: runs (by id) and misses of one job, oldest first."""
         return f"{self.root}:history:{job_id}"
+
+    def failures(self, job_id: str) -> str:
+        """List: runs that did not succeed and have left ``history``, oldest first."""
+        return f"{self.root}:failures:{job_id}"
+
+    @property
+    def records(self) -> str:
+        """Hash: run id to the record of a settled run."""
+        return f"{self.root}:records"
+
+    @property
+    def details(self) -> str:
+        """Hash: run id to what its last attempt sent and was answered."""
+        return f"{self.root}:details"
+
+    def runs(self, letter: str) -> str:
+        """Sorted set: settled run ids by start, one set for each status (its first letter)."""
+        return f"{self.root}:runs:{letter}"
+
+    @property
+    def counts(self) -> str:
+        """Hash: totals over all runs ever settled, and those of each of the last minutes."""
+        return f"{self.root}:counts"
+
+    # ---- one-off tasks ------------------------------------------------------------------------------------------
+
+    def lane(self, part: str) -> str:
+        """What the lane of one-off tasks keeps."""
+        return f"{self.root}:lane:{part}"
+
+    # ---- targets and schedules ----------------------------------------------------------------------------------
+
+    def catalogue(self, part: str) -> str:
+        """Targets, and the names and ids of targets and schedules."""
+        return f"{self.root}:catalogue:{part}"
