@@ -6,20 +6,41 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from scheduler_api import cron_next, health, jobs, openapi, runs
+from scheduler_api import (
+    account,
+    callbacks,
+    cron_next,
+    docs_ui,
+    health,
+    jobs,
+    openapi,
+    pending,
+    runs,
+    schedules,
+    targets,
+    tasks,
+)
 from scheduler_api.context import Context
 from scheduler_api.middleware import Answered, Counted, Guarded, RawPath, SameOrigin
 from scheduler_api.problem import ApiError
 
-OPEN_PATHS = ("/health", "/ready")
-"""For the probes of an orchestrator, which carry no key. What ``/ready`` answers names no job, address or secret."""
+OPEN_PATHS = ("/health", "/ready", *docs_ui.OPEN_PATHS)
+"""For the probes of an orchestrator, which carry no key (what ``/ready`` answers names no job, address or secret), and
+for browsers that open the documentation."""
 
 ROUTES: list[BaseRoute] = [
     *jobs.ROUTES,
+    *pending.ROUTES,
+    *callbacks.ROUTES,
     *runs.ROUTES,
+    *account.ROUTES,
     *cron_next.ROUTES,
     *health.ROUTES,
+    *targets.ROUTES,
+    *schedules.ROUTES,
+    *tasks.ROUTES,
     *openapi.ROUTES,
+    *docs_ui.ROUTES,
 ]
 
 
@@ -27,7 +48,7 @@ def create_app(context: Context) -> ASGIApp:
     """The API. It starts and stops nothing: the caller owns what is in ``context``."""
     app: ASGIApp = RawPath(_Routes(ROUTES))
     settings = context.settings
-    app = Guarded(app, settings.api_keys, OPEN_PATHS)
+    app = Guarded(app, settings.api_keys, OPEN_PATHS, callbacks.OPEN_PATHS)
     app = SameOrigin(app, any_name=bool(settings.api_keys) or settings.allow_no_authentication)
     return Counted(Answered(app), context)
 

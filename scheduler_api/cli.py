@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from scheduler_api import cli_asked  # noqa: F401 - its commands add themselves to those of jobs
 from scheduler_api.cli_cron import cron
 from scheduler_api.cli_jobs import jobs
 from scheduler_core.config import SETTINGS, Setting, Settings, mask_url, shown_value

@@ -13,12 +13,14 @@ from urllib.parse import quote
 import click
 import httpx
 
+from scheduler_api.policies import ROWS, Row
 from scheduler_core.config_reader import load_settings
 from scheduler_core.errors import ConfigError
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS = 30.0
 MAX_COLUMN = 48
+NAMES_WIDE = 26
 
 
 class Failed(click.ClickException):
@@ -121,7 +123,7 @@ def _address(host: str, port: int) -> str:
 
 
 @jobs.command("list")
-@click.option("--status", default=None, help="active, running, retrying, paused or quarantined.")
+@click.option("--status", default=None, help="active, running, retrying, taken, paused or quarantined.")
 @click.option("--prefix", default=None, help="Only ids that start so.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="At most so many.")
 @with_server
@@ -178,12 +180,38 @@ def show_job(server: Server, job: dict[str, Any]) -> None:
             text = "\n".join(value)
         elif isinstance(value, dict | list):
             text = json.dumps(value, ensure_ascii=False)
+        elif isinstance(value, bool):
+            text = "yes" if value else "no"
         else:
             text = str(value)
         first, *rest = [printable(line) for line in text.split("\n")]
-        click.echo(f"{name:<22} {first}")
+        click.echo(f"{name:<{NAMES_WIDE}} {first}")
         for line in rest:
-            click.echo(f"{'':<22} {line}")
+            click.echo(f"{'':<{NAMES_WIDE}} {line}")
+
+
+def policy_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option per optional field of a job, named as the field."""
+    command = click.option("--retry", help='As JSON, for example {"attempts": 3, "statuses": [500]}.')(command)
+    for row in reversed(ROWS):
+        name = "--" + row.name.replace("_", "-")
+        if row.kind == "flag":
+            command = click.option(f"{name}/--no-{name[2:]}", default=None, help=row.meaning)(command)
+        else:
+            command = click.option(name, type=_option_type(row), default=None, help=_option_help(row))(command)
+    return command
+
+
+def _option_type(row: Row) -> Any:
+    if row.kind == "choice":
+        return click.Choice(row.choices)
+    return {"whole": int, "seconds": float, "number": float}.get(row.kind, str)
+
+
+def _option_help(row: Row) -> str:
+    only = "" if row.needs is None else f" Only with --{row.needs[0]} {row.needs[1]}."
+    usual = row.usual if row.default is None else f"{row.default}"
+    return f"{row.meaning}{only} [default: {usual}]"
 
 
 @jobs.command()
@@ -194,6 +222,7 @@ def show_job(server: Server, job: dict[str, Any]) -> None:
 @click.option("--timezone", help="IANA name. [default: UTC]")
 @click.option("--retry-already-running", type=int, help="Try again so many seconds after a 409.")
 @click.option("--recovery-check/--no-recovery-check", default=None, help="Run once after a downtime.")
+@policy_options
 @click.option("--file", "file", type=click.Path(dir_okay=False, allow_dash=True), help="The whole body; - is stdin.")
 @with_server
 def put(server: Server, job_id: str | None, file: str | None, **given: Any) -> None:
@@ -201,7 +230,7 @@ def put(server: Server, job_id: str | None, file: str | None, **given: Any) -> N
     if file is not None:
         if any(value is not None for value in given.values()):
             raise click.UsageError("either --file or the options of a job")
-        body = sys.stdin.buffer.read() if file == "-" else _read(file)
+        body = sys.stdin.buffer.read() if file == "-" else read_file(file)
     else:
         body = _body(job_id, **given)
     answer = server.ask("PUT", job_path(job_id), body=body) if job_id else server.ask("POST", "/", body=body)
@@ -215,29 +244,31 @@ def _body(
     endpoint: str | None,
     expression: str | None,
     payload: str | None,
-    timezone: str | None,
-    retry_already_running: int | None,
-    recovery_check: bool | None,
+    retry: str | None,
+    **rest: Any,
 ) -> bytes:
     """The body that the options ask for; the payload stays the text that was given."""
     if not job_id or not endpoint or not expression:
         raise click.UsageError("needed are JOB_ID, --endpoint and --cron (or --file)")
     fields: dict[str, Any] = {"id": job_id, "endpoint": endpoint, "cron": expression}
-    if timezone is not None:
-        fields["timezone"] = timezone
-    if retry_already_running is not None:
-        fields["retry_already_running"] = retry_already_running
-    if recovery_check is not None:
-        fields["recovery_check"] = recovery_check
-    raw = b"null" if payload is None else _read(payload[1:]) if payload.startswith("@") else payload.encode()
+    fields |= {name: value for name, value in rest.items() if value is not None}
+    body = json.dumps(fields).encode()[:-1]
+    if retry is not None:
+        body += b', "retry": ' + json_option("--retry", retry)
+    return body + b', "payload": ' + json_option("--payload", "null" if payload is None else payload) + b"}"
+
+
+def json_option(name: str, text: str) -> bytes:
+    """The JSON text of an option, or of the file that ``@FILE`` names."""
+    raw = read_file(text[1:]) if text.startswith("@") else text.encode()
     try:
         json.loads(raw)
     except ValueError as error:
-        raise click.UsageError(f"--payload is not JSON ({error}); a text needs its quotes: '\"text\"'") from None
-    return json.dumps(fields).encode()[:-1] + b', "payload": ' + raw.strip() + b"}"
+        raise click.UsageError(f"{name} is not JSON ({error}); a text needs its quotes: '\"text\"'") from None
+    return raw.strip()
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -276,16 +307,22 @@ def resume(server: Server, job_id: str) -> None:
 
 @jobs.command()
 @click.argument("job_id")
-@click.option("--force", is_flag=True, help="Queue behind a run that is not settled.")
+@click.option("--force", is_flag=True, help="Queue behind a run that is not settled, whatever its time is.")
 @click.option("--payload", help="Another body for this run, JSON. @FILE reads it from a file.")
+@click.option("--not-before", default=None, help="RFC 3339 instant at which it may start.")
 @with_server
-def run(server: Server, job_id: str, force: bool, payload: str | None) -> None:
-    """Start a run now, besides the trigger's."""
-    body = b'{"force": ' + (b"true" if force else b"false")
+def run(server: Server, job_id: str, force: bool, payload: str | None, not_before: str | None) -> None:
+    """Start a run now: the earliest that waits, or the job's usual one."""
+    fields: dict[str, Any] = {"force": force} if not_before is None else {"force": force, "not_before": not_before}
+    body = json.dumps(fields).encode()[:-1]
     if payload is not None:
-        body += b', "payload": ' + (_read(payload[1:]) if payload.startswith("@") else payload.encode())
+        body += b', "payload": ' + json_option("--payload", payload)
     answer = server.ask("POST", job_path(job_id, "/run"), body=body + b"}")
-    if not server.as_json:
+    if server.as_json:
+        return
+    if "skipped" in answer:
+        click.echo(f"nothing started: {answer['skipped'].replace('_', ' ')}, next at {answer['next_at'] or '-'}")
+    else:
         click.echo(f"run {answer['run_id']} asked for; cronpost jobs runs {printable(job_id)} shows how it ends")
 
 

@@ -10,10 +10,17 @@ from weakref import WeakValueDictionary
 from starlette.requests import Request
 
 from scheduler_core.clock import RedisClock
-from scheduler_core.config import ApiSettings
+from scheduler_core.config import ApiSettings, LaneSettings
 from scheduler_core.metrics import Metrics
+from scheduler_core.services.callbacks import CallbackService
+from scheduler_core.services.catalogue import CatalogueService
 from scheduler_core.services.heartbeat import set_clock
+from scheduler_core.services.history import HistoryService
 from scheduler_core.services.jobs import JobService
+from scheduler_core.services.tasks import TaskService
+from scheduler_core.store.catalogue_store import CatalogueStore
+from scheduler_core.store.history_store import HistoryStore
+from scheduler_core.store.lane_store import LaneStore
 from scheduler_core.store.redis_store import RedisStore
 
 STORE_TURNS = 64
@@ -32,6 +39,7 @@ class Context:
         store: RedisStore,
         clock: RedisClock,
         metrics: Metrics,
+        lane: LaneSettings | None = None,
         faults: Callable[[], list[str]] = list,
     ) -> None:
         self.settings = settings
@@ -40,6 +48,10 @@ class Context:
         self.metrics = metrics
         self.faults = faults
         self.jobs = JobService(store, clock, metrics)
+        self.callbacks = CallbackService(store, self.jobs)
+        self.catalogue = CatalogueService(CatalogueStore(store), store, clock, metrics)
+        self.tasks = TaskService(LaneStore(store, lane), clock, metrics)
+        self.history = HistoryService(store, HistoryStore(store), clock)
         self._turns = asyncio.Semaphore(STORE_TURNS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
@@ -13,6 +14,9 @@ from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
 from scheduler_core.errors import StoreError
 from scheduler_core.services.heartbeat import set_clock
+
+TEXT_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")
+"""What Prometheus asks for. It may name its binary form first and takes the text as well."""
 
 
 async def health(_: Request) -> Response:
@@ -34,12 +38,55 @@ async def ready(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus or OpenMetrics text, whichever the Accept header asks for."""
+    """What all runs came to, as JSON; or the metrics of this process for Prometheus, if the Accept header asks for its
+    text or for OpenMetrics, as Prometheus does. JSON needs Redis, the text does not."""
     context = context_of(request)
+    accepted = request.headers.get("accept", "")
+    if not asks_for_text(accepted):
+        async with context.turn():
+            return json_answer(await _totals(context))
     with contextlib.suppress(StoreError):
         await _count(context)
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    encode, content_type = choose_encoder(accepted)
     return Response(encode(context.metrics.registry), headers={"Content-Type": content_type})
+
+
+def asks_for_text(accepted: str) -> bool:
+    """Whether an Accept header names the text of Prometheus or OpenMetrics, or plain text, and prefers it to JSON.
+    ``*/*`` alone does not, nor do clients that name JSON and plain text alike."""
+    text, json = 0.0, 0.0
+    for part in accepted.split(","):
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip() == "q":
+                try:
+                    weight = float(value)
+                except ValueError:
+                    weight = 0.0
+        if media_type in TEXT_TYPES:
+            text = max(text, weight)
+        elif media_type == "application/json":
+            json = max(json, weight)
+    return text > json
+
+
+async def _totals(context: Context) -> dict[str, Any]:
+    totals = await context.history.totals()
+    counts = await context.catalogue.counts()
+    latency = totals.avg_latency_ms
+    return {
+        "total_targets": counts.targets,
+        "total_schedules": counts.schedules,
+        "active_schedules": counts.active,
+        "paused_schedules": counts.paused,
+        "stopped_schedules": counts.stopped,
+        "total_runs": totals.runs,
+        "runs_last_hour": totals.last_hour,
+        "success_rate": totals.success_rate,
+        "avg_latency_ms": None if latency is None else round(latency, 3),
+    }
 
 
 async def _count(context: Context) -> None:
@@ -51,6 +98,9 @@ async def _count(context: Context) -> None:
     context.metrics.due.set(counts.due)
     context.metrics.claimed.set(counts.claimed)
     context.metrics.nodes.set(counts.nodes)
+    totals = await context.history.totals()
+    context.metrics.stored_runs.set(totals.stored)
+    context.metrics.stored_bytes.set(totals.stored_bytes)
 
 
 ROUTES = [

@@ -11,13 +11,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, path_id, query, read_body, whole
+from scheduler_api.catalogue_wire import refuse_schedule
 from scheduler_api.context import Context, context_of
-from scheduler_api.views import next_fire_times, show_job
-from scheduler_api.wire import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object, run_request_of
+from scheduler_api.views import next_fire_times, show_job, show_last, show_open
+from scheduler_api.wire import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
 from scheduler_core.errors import InvalidInput
-from scheduler_core.job import Job
+from scheduler_core.job import Job, Overlap
 
-STATUSES = ("active", "running", "retrying", "paused", "quarantined")
+STATUSES = ("active", "running", "retrying", "taken", "paused", "quarantined")
 
 
 async def upsert(request: Request) -> Response:
@@ -63,17 +64,24 @@ async def delete(request: Request) -> Response:
 
 
 async def _delete(context: Context, job_id: str) -> Response:
+    refuse_schedule(job_id, "DELETE")
     async with context.turn(job_id) as jobs:
         await jobs.delete(job_id)
     return json_answer({"id": job_id, "deleted": True})
 
 
 async def get(request: Request) -> Response:
-    """``GET /jobs/{id}``."""
+    """``GET /jobs/{id}``; of a job whose runs may overlap also its ``open_runs``."""
     query(request)
+    job_id = path_id(request)
     async with context_of(request).turn() as jobs:
-        view = await jobs.get(path_id(request))
-    return json_answer(show_job(view))
+        view = await jobs.get(job_id)
+        shown = show_job(view)
+        if view.job is not None and view.job.overlap is Overlap.ALLOW:
+            shown["open_runs"] = [show_open(child) for child in await jobs.children(job_id)]
+            last = await jobs.last_run(job_id)
+            shown["last_run"] = None if last is None else show_last(last)
+    return json_answer(shown)
 
 
 async def list_jobs(request: Request) -> Response:
@@ -109,6 +117,7 @@ async def pause(request: Request) -> Response:
     """``POST /jobs/{id}/pause``: hold the trigger."""
     query(request)
     job_id = path_id(request)
+    refuse_schedule(job_id, "POST /pause")
     async with context_of(request).turn(job_id) as jobs:
         return json_answer(show_job(await jobs.pause(job_id)))
 
@@ -117,18 +126,9 @@ async def resume(request: Request) -> Response:
     """``POST /jobs/{id}/resume``: let it go on; nothing is caught up."""
     query(request)
     job_id = path_id(request)
+    refuse_schedule(job_id, "POST /resume")
     async with context_of(request).turn(job_id) as jobs:
         return json_answer(show_job(await jobs.resume(job_id)))
-
-
-async def run(request: Request) -> Response:
-    """``POST /jobs/{id}/run``: start a run now, besides the trigger's."""
-    query(request)
-    job_id = path_id(request)
-    force, payload = run_request_of(await read_body(request))
-    async with context_of(request).turn(job_id) as jobs:
-        run_id = await jobs.run_now(job_id, force=force, payload=payload)
-    return json_answer({"run_id": run_id}, 202)
 
 
 ROUTES = [
@@ -140,5 +140,4 @@ ROUTES = [
     Route("/jobs/{job_id}", delete, methods=["DELETE"]),
     Route("/jobs/{job_id}/pause", pause, methods=["POST"]),
     Route("/jobs/{job_id}/resume", resume, methods=["POST"]),
-    Route("/jobs/{job_id}/run", run, methods=["POST"]),
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Collection
 
 from starlette.exceptions import HTTPException
@@ -29,7 +30,7 @@ ALWAYS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
 ]
-"""Nothing here is a page: a browser must not guess a type, and no cache may keep what needs a key."""
+"""A browser must not guess a type, and no cache may keep what needs a key."""
 
 
 class Counted:
@@ -86,18 +87,22 @@ class Answered:
 
 
 class Guarded:
-    """Lets nobody in without one of the API keys, but to the ``open_paths``. Without keys, everybody.
+    """Lets nobody in without one of the API keys, but to the ``open_paths`` and to paths that match ``own_token``,
+    where the endpoint itself asks for a token. Without keys, everybody.
 
     Refusal is the default: a route that is added later is guarded without anyone thinking of it.
     """
 
-    def __init__(self, app: ASGIApp, keys: Collection[str], open_paths: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Collection[str], open_paths: Collection[str], own_token: re.Pattern[bytes]
+    ) -> None:
         self._app = app
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._open_paths = frozenset(path.encode("ascii") for path in open_paths)
+        self._own_token = own_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._digests and scope.get("raw_path") not in self._open_paths and not self._is_known(scope):
+        if self._digests and not self._is_open(scope) and not self._is_known(scope):
             raise ApiError(
                 401,
                 "an API key is needed: Authorization: Bearer <key>",
@@ -105,6 +110,10 @@ class Guarded:
                 headers={"WWW-Authenticate": 'Bearer realm="cronpost"', "Connection": "close"},
             )
         await self._app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        path: bytes = scope.get("raw_path") or b""
+        return path in self._open_paths or self._own_token.match(path) is not None
 
     def _is_known(self, scope: Scope) -> bool:
         values = [value for name, value in scope["headers"] if name == b"authorization"]

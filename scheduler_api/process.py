@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import Callable
 
+import msgspec
 import uvloop
 
 from scheduler_api.app import create_app
@@ -123,6 +124,8 @@ class Process:
             background.add(asyncio.create_task(self._check_until_good(store), name="cronpost check"))
         if self.embedded is not None:
             background.add(asyncio.create_task(self._keep_redis(self.embedded), name="cronpost redis"))
+        if self._with_api:
+            self.url = url_of(sockets, self.settings.api.host)
         node_store = self._open_store(NODE_CONNECTIONS) if self._with_node else None
         if node_store is not None:
             self._engine = self._make_engine(node_store, clock, metrics)
@@ -132,12 +135,16 @@ class Process:
             self._clock_service = ClockService(store, clock, metrics)
             self._clock_service.start()
         self.context = Context(
-            settings=self.settings.api, store=store, clock=clock, metrics=metrics, faults=self.faults
+            settings=self.settings.api,
+            store=store,
+            clock=clock,
+            metrics=metrics,
+            lane=self.settings.lane,
+            faults=self.faults,
         )
         server = ApiServer(create_app(self.context)) if self._with_api else None
         serving = None
         if server is not None:
-            self.url = url_of(sockets, self.settings.api.host)
             serving = asyncio.create_task(server.serve(sockets), name="cronpost api")
             log.info(API_STARTED, address=self.url, keys=len(self.settings.api.api_keys))
         gc.collect()
@@ -177,22 +184,29 @@ class Process:
             keys=Keys(prefix=settings.store.key_prefix),
             retention=Retention(
                 entries=settings.engine.history_per_job,
-                after_ms=int(settings.engine.history_retention_days * 86_400_000),
+                failures=settings.engine.history_failures_per_job,
+                after_ms=int(
+                    86_400_000
+                    * max(settings.engine.history_retention_days, settings.engine.history_failure_retention_days)
+                ),
             ),
         )
 
     def _make_engine(self, store: RedisStore, clock: RedisClock, metrics: Metrics) -> Engine:
         engine = self.settings.engine
+        if engine.public_url is None and self.url is not None:
+            engine = msgspec.structs.replace(engine, public_url=callback_base(self.url))
         deliverer: Deliverer = HttpDeliverer(
             clock=clock,
             guard=AddressGuard(),
-            max_connections=engine.max_in_flight,
+            max_connections=2 * engine.max_in_flight,  # of jobs, and as many of one-off tasks
             read_limit_bytes=engine.read_limit_bytes,
             keep_bytes=engine.keep_bytes,
         )
         if self._wrap is not None:
             deliverer = self._wrap(deliverer, clock)
-        return Engine(engine, store, deliverer, clock, metrics, sole=self.embedded is not None)
+        lane = self.settings.lane
+        return Engine(engine, store, deliverer, clock, metrics, lane=lane, sole=self.embedded is not None)
 
     # ---- the check of Redis -------------------------------------------------------------------------------------
 
@@ -259,6 +273,12 @@ class Process:
                     with contextlib.suppress(TimeoutError):
                         assert self._stopping is not None
                         await asyncio.wait_for(self._stopping.wait(), CHECK_AGAIN_SECONDS)
+
+
+def callback_base(url: str) -> str:
+    """Where runners call back to an API that listens at ``url``. One that listens on all addresses is reached on
+    loopback at least: by runners of this machine, which are all that can be known of."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 class ClockService(Service):

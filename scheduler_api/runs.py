@@ -1,18 +1,132 @@
-"""``GET /jobs/{id}/runs``: what happened to a job's fire times."""
+"""``GET /runs``: what was called and how it ended, over all jobs. ``GET /jobs/{id}/runs``: what happened to a job's
+fire times, misses included.
+
+The list of runs has the manners of targets and schedules: a bare array, 422 for what cannot be accepted, and parameters
+that nobody knows are passed over.
+"""
 
 from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, path_id, query, whole, yes_or_no
+from scheduler_api.answers import (
+    DEFAULT_PAGE,
+    MAX_PAGE,
+    decoded,
+    json_answer,
+    next_link,
+    path_id,
+    query,
+    whole,
+    yes_or_no,
+)
+from scheduler_api.catalogue_wire import MAX_SKIP as MAX_LIST_SKIP
+from scheduler_api.catalogue_wire import routes
 from scheduler_api.context import context_of
+from scheduler_api.run_views import show_found, show_found_with_detail
 from scheduler_api.views import show_open, show_record
-from scheduler_core.errors import JobNotFound
+from scheduler_core.catalogue import job_id_of
+from scheduler_core.errors import InvalidInput, JobNotFound
 from scheduler_core.run import Miss
+from scheduler_core.status import RunStatus
+from scheduler_core.store.history_store import Place, Query
 
 MAX_SKIP = 100_000
+LATEST_YEAR = 2999
+
+
+async def find_runs(request: Request) -> Response:
+    """``GET /runs?schedule_id=&job_id=&status_filter=&start_time=&end_time=&skip=&limit=``: newest first by start.
+
+    The ``Link`` to the next page carries a ``cursor``, which new runs do not move.
+    """
+    params = dict(request.query_params)
+    wanted = Query(
+        status=_status(params),
+        start_ms=_instant(params, "start_time", up=True),
+        end_ms=_instant(params, "end_time"),
+    )
+    skip = whole(params, "skip", 0, 0, MAX_LIST_SKIP)
+    limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
+    before = _read_cursor(params["cursor"]) if "cursor" in params else None
+    job_id = params.get("job_id")
+    if "schedule_id" in params:
+        of_schedule = job_id_of(whole(params, "schedule_id", 0, 0, 10**15 - 1))
+        if job_id not in {None, of_schedule}:
+            return json_answer([])
+        job_id = of_schedule
+    context = context_of(request)
+    async with context.turn():
+        page = await context.history.find(wanted, job_id=job_id, before=before, skip=skip, limit=limit)
+    headers = None
+    if page.after is not None:
+        kept = {name: value for name, value in params.items() if name not in {"skip", "cursor"}}
+        headers = next_link(request, kept, cursor=_write_cursor(page.after))
+    return json_answer([show_found(found) for found in page.runs], headers=headers)
+
+
+async def get_run(request: Request) -> Response:
+    """``GET /runs/{id}``: one run with its attempts, and what the last of them sent and was answered."""
+    context = context_of(request)
+    run_id = decoded(request.path_params["run_id"], field="id")
+    async with context.turn():
+        return json_answer(show_found_with_detail(await context.history.get(run_id)))
+
+
+def _status(params: Mapping[str, str]) -> RunStatus | None:
+    text = params.get("status_filter")
+    if text is None:
+        return None
+    if text not in RunStatus.__members__:
+        raise InvalidInput(f"status_filter must be one of {', '.join(RunStatus)}", field="status_filter")
+    return RunStatus(text)
+
+
+def _instant(params: Mapping[str, str], name: str, *, up: bool = False) -> int | None:
+    """An ISO 8601 date and time in the query, as epoch milliseconds; without a zone it is UTC.
+
+    Instants are kept in whole milliseconds, so a bound that lies between two of them is rounded inwards.
+    """
+    text = params.get(name)
+    if text is None:
+        return None
+    # In a query a plus sign means a space, which nobody remembers who writes "+02:00" by hand.
+    text = text.strip()
+    if len(text) > len("2030-01-31T") and text[-6:-5] == " ":
+        text = f"{text[:-6]}+{text[-5:]}"
+    try:
+        parsed = datetime.fromisoformat(text)
+        parsed = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
+        parsed = parsed.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"{name} must be an instant such as 2030-01-31T12:00:00Z", field=name) from None
+    if not 1970 <= parsed.year <= LATEST_YEAR:
+        raise InvalidInput(f"{name} must lie between the years 1970 and {LATEST_YEAR}", field=name)
+    micros = int(parsed.replace(microsecond=0).timestamp()) * 1_000_000 + parsed.microsecond
+    return -(-micros // 1000) if up else micros // 1000
+
+
+def _write_cursor(place: Place) -> str:
+    raw = str(place.at_ms).encode() + b" " + place.member
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> Place:
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        at, separator, member = raw.partition(b" ")
+        if not separator or not at.isdigit() or len(at) > 15:
+            raise ValueError("no place")
+        return Place(int(at), member)
+    except (binascii.Error, ValueError):
+        raise InvalidInput("not a cursor of this list; begin without one", field="cursor") from None
 
 
 async def list_runs(request: Request) -> Response:
@@ -44,4 +158,8 @@ async def list_runs(request: Request) -> Response:
     return json_answer(body, headers=headers)
 
 
-ROUTES = [Route("/jobs/{job_id}/runs", list_runs, methods=["GET"])]
+ROUTES = [
+    *routes("/runs", find_runs, "GET"),
+    *routes("/runs/{run_id}", get_run, "GET"),
+    Route("/jobs/{job_id}/runs", list_runs, methods=["GET"]),
+]

@@ -6,11 +6,13 @@ from typing import Any
 
 import msgspec
 
-from scheduler_core.job import Job, JobState
-from scheduler_core.run import Attempt, Miss, Record, Run
+from scheduler_api.policies import seconds, show_policies
+from scheduler_core.job import Job, JobState, LastRun, Overlap, Pending, Replay
+from scheduler_core.job_trigger import jitter_offset_ms, trigger_of
+from scheduler_core.run import Attempt, Miss, Record, Run, RunState
 from scheduler_core.services.deliver import rfc3339
 from scheduler_core.services.jobs import JobView
-from scheduler_core.trigger import compile_trigger
+from scheduler_core.trigger import CronSpec, IntervalSpec, TriggerSpec
 
 FIRE_TIMES_SHOWN = 5
 
@@ -21,10 +23,15 @@ def instant(at_ms: int | None) -> str | None:
 
 
 def next_fire_times(job: Job, state: JobState, count: int = FIRE_TIMES_SHOWN) -> list[str]:
-    """The fire times that come next; none while the trigger is held. The first may be due already."""
+    """The fire times that come next; none while the trigger is held. The first may be due already.
+
+    They are those at which the job fires: the offset of its jitter is in them.
+    """
     if state.is_held:
         return []
-    trigger = compile_trigger(job.trigger)
+    trigger = trigger_of(job)
+    if job.policies.max_runs is not None:
+        count = min(count, job.policies.max_runs - state.fired)
     times: list[str] = []
     at_ms = state.next_fire_ms
     while at_ms is not None and len(times) < count:
@@ -38,41 +45,103 @@ def show_job(view: JobView) -> dict[str, Any]:
     state, job = view.state, view.job
     shown: dict[str, Any] = {"id": view.id, "status": view.status}
     if job is not None:
-        shown |= {
-            "endpoint": job.url,
-            "cron": job.trigger.expression,
-            "timezone": job.trigger.timezone,
-            "payload": msgspec.Raw(job.payload),
-            "retry_already_running": job.retry_already_running,
-            "recovery_check": job.recovery_check,
-            "version": job.version,
-            "created_at": instant(job.created_at_ms),
-            "updated_at": instant(job.updated_at_ms),
-            "next_fire_times": next_fire_times(job, state),
-        }
+        shown |= show_definition(job)
+        shown["next_fire_times"] = next_fire_times(job, state)
+    held_for = state.held_for
     shown |= {
+        "held_for": None if held_for is None else held_for.value,
         "paused_at": instant(state.paused_at_ms),
         "quarantine_reason": view.fault or state.quarantine,
         "open_run": show_open(view),
-        "pending": [{"run_id": one.run_id, "not_before": rfc3339(one.not_before_ms)} for one in state.pending],
+        "pending": [show_pending(entry) for entry in state.pending],
+        "replays": [show_replay(replay) for replay in state.replays],
         "last_run": None,
         "last_success": instant(state.last_success_ms),
+        "totals": {"runs": state.totals.runs, "succeeded": state.totals.succeeded},
     }
     if state.last is not None:
-        last = state.last
-        shown["last_run"] = {
-            "id": last.id,
-            "fire_time": rfc3339(last.fire_time_ms),
-            "state": last.state.value,
-            "status_code": last.status,
-            "ended_at": rfc3339(last.ended_at_ms),
-        }
+        shown["last_run"] = show_last(state.last)
+    if job is not None and job.overlap is Overlap.ALLOW:
+        shown["totals"] = None  # its runs settle beside each other; none of them writes the job's state
     return shown
 
 
+def show_last(last: LastRun) -> dict[str, Any]:
+    """The latest settled run of a job, in short."""
+    return {
+        "id": last.id,
+        "fire_time": rfc3339(last.fire_time_ms),
+        "state": last.state.value,
+        "status_code": last.status,
+        "ended_at": rfc3339(last.ended_at_ms),
+    }
+
+
+def show_definition(job: Job) -> dict[str, Any]:
+    """What is stored about a job, in the names in which it is sent, and what follows from it."""
+    shown: dict[str, Any] = {} if job.name is None else {"name": job.name}
+    if job.target_id is None:
+        shown |= {"endpoint": job.url, "payload": msgspec.Raw(job.payload)}
+    else:
+        shown["target_id"] = job.target_id
+    return (
+        shown
+        | show_trigger(job.trigger)
+        | {"retry_already_running": job.retry_already_running, "recovery_check": job.recovery_check}
+        | show_policies(job)
+        | {
+            "jitter_offset_seconds": seconds(jitter_offset_ms(job.id, job.policies.jitter_ms)),
+            "version": job.version,
+            "created_at": instant(job.created_at_ms),
+            "updated_at": instant(job.updated_at_ms),
+        }
+    )
+
+
+def show_trigger(spec: TriggerSpec) -> dict[str, Any]:
+    """The rule for a job's fire times. All but cron are those of schedules."""
+    if isinstance(spec, CronSpec):
+        return {"cron": spec.expression, "timezone": spec.timezone}
+    if isinstance(spec, IntervalSpec):
+        return {
+            "interval_seconds": seconds(spec.every_ms),
+            "interval_from": rfc3339(spec.anchor_ms),
+            "interval_until": instant(spec.end_ms),
+        }
+    return {"at": rfc3339(spec.at_ms)}
+
+
+def show_pending(entry: Pending) -> dict[str, Any]:
+    """A run that was asked for and has not ended. Without ``payload``, it is sent the job's own."""
+    shown: dict[str, Any] = {
+        "run_id": entry.run_id,
+        "reason": entry.reason.value,
+        "not_before": rfc3339(entry.not_before_ms),
+        "attempts": 0 if entry.run is None else entry.run.attempt,
+        "failed": entry.failed,
+    }
+    return shown if entry.payload is None else shown | {"payload": msgspec.Raw(entry.payload)}
+
+
+def show_replay(replay: Replay) -> dict[str, Any]:
+    """Fire times of the past that are run one by one; both bounds are fire times."""
+    return {
+        "reason": replay.reason.value,
+        "next": rfc3339(replay.next_ms),
+        "last": rfc3339(replay.last_ms),
+        "left": replay.left,
+    }
+
+
 def show_open(view: JobView) -> dict[str, Any] | None:
-    """The run that is not settled: in flight on a node, or waiting for its next attempt; None if there is none."""
+    """The run that is not settled: in flight on a node, or waiting for its next attempt; None if there is none.
+
+    Of runs that were asked for, several can wait for an attempt; shown is the one whose turn is next.
+    """
     run, lease = view.state.open, view.lease
+    if run is None and lease is None:
+        waiting = [entry for entry in view.state.pending if entry.run is not None and entry.failed is None]
+        run = min(waiting, key=lambda entry: entry.not_before_ms).run if waiting else None
     if run is not None:
         shown = show_run(run)
     elif lease is not None:
@@ -91,7 +160,11 @@ def show_record(record: Record) -> dict[str, Any]:
 
 
 def show_run(run: Run) -> dict[str, Any]:
-    """A run. ``attempt`` counts the attempts that have ended; ``attempts`` holds the first and the latest of them."""
+    """A run. ``attempt`` counts the attempts that have ended; ``attempts`` holds the first and the latest of them.
+
+    ``taken_at`` to ``note`` are of runs that are completed by callback; without a further word, one that is taken is
+    lost at its ``deadline``.
+    """
     return {
         "kind": "run",
         "id": run.id,
@@ -104,9 +177,14 @@ def show_run(run: Run) -> dict[str, Any]:
         "lateness_ms": run.lateness_ms,
         "status_code": run.last_status,
         "attempt": run.attempt,
-        "retry_at": instant(run.retry_at_ms),
+        "retry_at": None if run.state is RunState.TAKEN else instant(run.retry_at_ms),
         "message": run.message,
         "answer_excerpt": run.excerpt,
+        "taken_at": instant(run.taken_at_ms),
+        "heard_at": instant(run.heard_at_ms),
+        "deadline": instant(run.retry_at_ms) if run.state is RunState.TAKEN else None,
+        "progress": run.progress,
+        "note": run.note,
         "attempts": [show_attempt(attempt) for attempt in run.attempts],
     }
 
@@ -130,5 +208,6 @@ def show_miss(miss: Miss) -> dict[str, Any]:
         "reason": miss.reason.value,
         "first_fire_time": rfc3339(miss.first_ms),
         "last_fire_time": rfc3339(miss.last_ms),
+        "count": miss.count,
         "recorded_at": rfc3339(miss.recorded_at_ms),
     }

@@ -1,118 +1,70 @@
-"""What clients send: bodies as bytes in, checked values out.
+"""What clients send about jobs: bodies as bytes in, checked values out.
 
-The rules for a body are stricter than most JSON parsers are: UTF-8 without a byte order mark, no NaN, no trailing
-text, no key twice in the object of the request, no nesting deeper than :data:`MAX_DEPTH`. The payload inside is
-checked by the same parser but never turned into values, so that it can go out byte for byte as it came in.
+How a body is read stands in :mod:`scheduler_api.json_body`, the optional fields of a job in
+:mod:`scheduler_api.policies`.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
+from scheduler_api.json_body import (
+    INSTANT_WORDS,
+    MAX_DEPTH,
+    WHITESPACE,
+    Fields,
+    instant_of,
+    items,
+    nested,
+    read_object,
+    required,
+)
+from scheduler_api.policies import POLICY_FIELDS, check_policies, policies_of
 from scheduler_core.delivery.target import check_url
 from scheduler_core.errors import InvalidInput
 from scheduler_core.job import Job
+from scheduler_core.plan.continuation import LATEST_MS, PAYLOAD_BYTES, PENDING_LIMIT
+from scheduler_core.run import RunState
 from scheduler_core.trigger import CronSpec, compile_trigger
 
-MAX_DEPTH = 64
-"""Objects and arrays within each other in a body, the outermost counted. Parsers of runners stop between 100 and
-1000, and a deeper one than this is an attack or a mistake."""
+__all__ = ["MAX_DEPTH", "Fields", "instant_of", "read_object", "required"]
+
 MAX_ID_CHARACTERS = 255
 MAX_RETRY_SECONDS = 86_400
 """The longest ``retry_already_running``: a day."""
+MAX_BACKFILL = 10_000
+"""The most runs that one backfill can ask for."""
+USUAL_BACKFILL = 100
+MAX_MESSAGE_CHARACTERS = 1000
+"""What a runner says by callback is cut to this: a long reason must not keep a run from being completed."""
 
-JOB_FIELDS = ("id", "endpoint", "cron", "payload", "retry_already_running", "recovery_check", "timezone")
+JOB_FIELDS = (
+    "id",
+    "endpoint",
+    "cron",
+    "payload",
+    "retry_already_running",
+    "recovery_check",
+    "timezone",
+    *POLICY_FIELDS,
+)
 IGNORED_FIELDS = ("last_run",)
 """Old clients send back what an older server told them."""
-RUN_FIELDS = ("force", "payload")
+RUN_FIELDS = ("force", "payload", "not_before")
+BACKFILL_FIELDS = ("start", "end", "limit")
+PENDING_FIELDS = ("payload", "not_before", "after_seconds")
+COMPLETE_FIELDS = ("state", "message", "continue")
+HEARTBEAT_FIELDS = ("progress", "note")
 
+_POLICY_FIELDS = frozenset(POLICY_FIELDS)
 _RESERVED_ID = re.compile(r"(?:schedule|task)_[0-9]+\Z")
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_FLAT = re.compile(rb"\[[^][{}]*+\]|\{[^][{}]*+\}")
-_NOT_STRUCTURE = bytes(sorted(set(range(256)) - set(b"[]{}:")))
-_WHITESPACE = b" \t\r\n"
-
-Fields = dict[str, msgspec.Raw]
-
-_fields_decoder = msgspec.json.Decoder(Fields)
 
 
-def read_object(body: bytes, known: Iterable[str], *, ignored: Iterable[str] = ()) -> Fields:
-    """The fields of the JSON object that ``body`` is, each as the bytes it was sent as.
-
-    Raises InvalidInput for what is no such object, and for a field that is neither ``known`` nor ``ignored``.
-    """
-    if body.startswith(b"\xef\xbb\xbf"):
-        raise InvalidInput("the body starts with a byte order mark; send UTF-8 without one")
-    try:
-        # msgspec does not look at the bytes of strings that it passes over, so this is checked apart.
-        body.decode("utf-8")
-        fields = _fields_decoder.decode(body)
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"the body is not UTF-8: byte {error.start} ({error.reason})") from None
-    except RecursionError:
-        raise _too_deep() from None
-    except msgspec.ValidationError:
-        raise InvalidInput("the body must be a JSON object") from None
-    except msgspec.DecodeError as error:
-        empty = not body.strip(_WHITESPACE)
-        raise InvalidInput("the body is empty" if empty else f"the body is not JSON: {error}") from None
-    if _count_members(body) != len(fields):
-        raise _given_twice(body)
-    allowed = (*known, *ignored)
-    for name in fields:
-        if name not in allowed:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-            raise InvalidInput(f"unknown field {name[:100]!r}; {hint}", field=name[:100])
-    return fields
-
-
-def _count_members(body: bytes) -> int:
-    """How many members the object ``body`` (valid JSON) has, a key that comes twice counted twice.
-
-    Works on the skeleton of the text, strings taken out, and takes away the innermost brackets until only the outer
-    ones are left: no recursion, and as many passes as levels. Raises InvalidInput if there are too many.
-    """
-    skeleton = _STRING.sub(b"", body).translate(None, _NOT_STRUCTURE)[1:-1]
-    for _ in range(MAX_DEPTH):
-        if b"[" not in skeleton and b"{" not in skeleton:
-            return len(skeleton)
-        skeleton = _FLAT.sub(b"", skeleton)
-    raise _too_deep()
-
-
-def _too_deep() -> InvalidInput:
-    return InvalidInput(f"the body is nested deeper than {MAX_DEPTH} levels")
-
-
-def _given_twice(body: bytes) -> InvalidInput:
-    def first_repeated(pairs: list[tuple[str, Any]]) -> str:
-        names = [name for name, _ in pairs]
-        return next((name for name in names if names.count(name) > 1), "")
-
-    # The innermost objects come first, so what is returned in the end is the outermost's.
-    name = json.loads(body, object_pairs_hook=first_repeated, parse_int=str, parse_float=str)
-    return InvalidInput(f"the field {name[:100]!r} is given twice", field=name[:100])
-
-
-def required(fields: Mapping[str, msgspec.Raw], name: str, kind: Any, words: str) -> Any:
-    """The value of a field that has to be there, as ``kind``, strictly; ``words`` say what was expected."""
-    if name not in fields:
-        raise InvalidInput(f"the field {name!r} is missing: {words}", field=name)
-    try:
-        return msgspec.json.decode(fields[name], type=kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise InvalidInput(f"{name} must be {words}", field=name) from None
-
-
-def job_of(fields: Mapping[str, msgspec.Raw], *, path_id: str | None = None) -> Job:
+def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
     """The job that a body asks for. With ``path_id``, its ``id`` may be absent, and must not be another.
 
     Raises InvalidInput naming the field. Whether the trigger fires again at all is asked when the job is stored.
@@ -137,7 +89,7 @@ def job_of(fields: Mapping[str, msgspec.Raw], *, path_id: str | None = None) -> 
     timezone = required(fields, "timezone", str, "the IANA name of a time zone") if "timezone" in fields else "UTC"
     trigger = CronSpec(expression, timezone)
     compile_trigger(trigger)
-    return Job(
+    job = Job(
         id=job_id,
         url=url,
         trigger=trigger,
@@ -145,6 +97,9 @@ def job_of(fields: Mapping[str, msgspec.Raw], *, path_id: str | None = None) -> 
         retry_already_running=retry,
         recovery_check=recovery,
     )
+    if _POLICY_FIELDS.isdisjoint(fields):
+        return job
+    return check_policies(replace(job, policies=policies_of(fields)), fields)
 
 
 def check_id(job_id: str) -> str:
@@ -164,10 +119,142 @@ def check_id(job_id: str) -> str:
     return job_id
 
 
-def run_request_of(body: bytes) -> tuple[bool, bytes | None]:
-    """``force`` and ``payload`` of a request to run a job now; an empty body asks for neither."""
-    if not body.strip(_WHITESPACE):
-        return False, None
-    fields = read_object(body, RUN_FIELDS)
-    force: bool = "force" in fields and required(fields, "force", bool, "true or false")
-    return force, bytes(fields["payload"]) if "payload" in fields else None
+class RunRequest(msgspec.Struct, frozen=True):
+    """What ``POST /jobs/{id}/run`` asks for."""
+
+    force: bool = False
+    payload: bytes | None = None
+    not_before_ms: int | None = None
+
+
+def run_request_of(body: bytes) -> RunRequest:
+    """A request to run a job now; an empty body asks for nothing in particular."""
+    fields = _fields_if_any(body, RUN_FIELDS)
+    return RunRequest(
+        force="force" in fields and required(fields, "force", bool, "true or false"),
+        payload=bytes(fields["payload"]) if "payload" in fields else None,
+        not_before_ms=_instant(fields, "not_before") if "not_before" in fields else None,
+    )
+
+
+class BackfillRequest(msgspec.Struct, frozen=True):
+    """The fire times to run again: from ``start_ms`` to ``end_ms``, both included, at most ``limit``."""
+
+    start_ms: int
+    end_ms: int
+    limit: int
+
+
+def backfill_of(body: bytes) -> BackfillRequest:
+    """The body of ``POST /jobs/{id}/backfill``."""
+    fields = read_object(body, BACKFILL_FIELDS)
+    start_ms, end_ms = _instant(fields, "start"), _instant(fields, "end")
+    if end_ms < start_ms:
+        raise InvalidInput("end lies before start", field="end")
+    limit = USUAL_BACKFILL
+    if "limit" in fields:
+        words = f"a whole number from 1 to {MAX_BACKFILL}"
+        limit = required(fields, "limit", int, words)
+        if not 1 <= limit <= MAX_BACKFILL:
+            raise InvalidInput(f"limit must be {words}", field="limit")
+    return BackfillRequest(start_ms, end_ms, limit)
+
+
+class PendingEntry(msgspec.Struct, frozen=True):
+    """A run to put in line. Neither time: at once."""
+
+    payload: bytes | None = None
+    not_before_ms: int | None = None
+    after_ms: int | None = None
+
+    def at_ms(self, now_ms: int) -> int | None:
+        """Its not-before time if it is asked for at ``now_ms``; None: at once."""
+        return self.not_before_ms if self.after_ms is None else now_ms + self.after_ms
+
+
+def pending_of(body: bytes) -> Sequence[PendingEntry]:
+    """The body of ``PUT /jobs/{id}/pending``: an array of entries, or an object with it as its one member."""
+    if body.lstrip(WHITESPACE).startswith(b"["):
+        # Read by the same rules: what comes after the array makes another member, or no JSON at all.
+        body = b'{"pending":' + body + b"}"
+    fields = read_object(body, ("pending",))
+    required(fields, "pending", list[msgspec.Raw], "an array of entries")
+    entries = items(fields["pending"], path="pending")
+    if len(entries) > PENDING_LIMIT:
+        raise InvalidInput(
+            f"at most {PENDING_LIMIT} runs can wait for a job; these are {len(entries)}", field="pending"
+        )
+    return [_pending_entry(raw, f"pending[{index}]") for index, raw in enumerate(entries)]
+
+
+def _pending_entry(raw: msgspec.Raw, path: str) -> PendingEntry:
+    fields = nested(raw, PENDING_FIELDS, path=path)
+    payload = bytes(fields["payload"]) if "payload" in fields else None
+    if payload is not None and len(payload) > PAYLOAD_BYTES:
+        raise InvalidInput(f"the payload of a run that waits is at most {PAYLOAD_BYTES} bytes", field=f"{path}.payload")
+    if "after_seconds" not in fields:
+        not_before_ms = _instant(fields, "not_before", path=f"{path}.") if "not_before" in fields else None
+        return PendingEntry(payload, not_before_ms)
+    if "not_before" in fields:
+        raise InvalidInput("either not_before or after_seconds", field=f"{path}.after_seconds")
+    words = f"a number of seconds from 0 to {LATEST_MS // 1000}"
+    after: float = required(fields, "after_seconds", float, words, path=f"{path}.")
+    if not 0 <= after * 1000 <= LATEST_MS:
+        raise InvalidInput(f"{path}.after_seconds must be {words}", field=f"{path}.after_seconds")
+    return PendingEntry(payload, after_ms=round(after * 1000))
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """How a run ended, as its runner says by callback."""
+
+    state: RunState
+    message: str = ""
+    continuation: bytes | None = None
+    """The JSON text of ``continue``."""
+
+
+def completion_of(body: bytes) -> Completion:
+    """The body of ``POST /runs/{id}/complete``."""
+    fields = read_object(body, COMPLETE_FIELDS)
+    words = '"succeeded" or "failed"'
+    state = required(fields, "state", str, words)
+    if state not in {RunState.SUCCEEDED, RunState.FAILED}:
+        raise InvalidInput(f"state must be {words}", field="state")
+    continuation = bytes(fields["continue"]) if "continue" in fields else None
+    if continuation is not None and state == RunState.FAILED:
+        raise InvalidInput(
+            "a run that failed asks for no continuation; PUT .../pending puts runs in line", field="continue"
+        )
+    return Completion(RunState(state), _text(fields, "message"), continuation)
+
+
+class SignOfLife(msgspec.Struct, frozen=True):
+    """How far a run is, as its runner says by callback."""
+
+    progress: float | None = None
+    note: str = ""
+
+
+def sign_of_life_of(body: bytes) -> SignOfLife:
+    """The body of ``POST /runs/{id}/heartbeat``; an empty one says no more than that the runner lives."""
+    fields = _fields_if_any(body, HEARTBEAT_FIELDS)
+    words = "a number from 0 to 1, or null"
+    progress = required(fields, "progress", float | None, words) if "progress" in fields else None
+    if progress is not None and not 0 <= progress <= 1:
+        raise InvalidInput(f"progress must be {words}", field="progress")
+    return SignOfLife(progress, _text(fields, "note"))
+
+
+def _fields_if_any(body: bytes, known: Sequence[str]) -> Fields:
+    return read_object(body, known) if body.strip(WHITESPACE) else {}
+
+
+def _instant(fields: Fields, name: str, *, path: str = "") -> int:
+    return instant_of(required(fields, name, str, INSTANT_WORDS, path=path), field=path + name)
+
+
+def _text(fields: Fields, name: str) -> str:
+    if name not in fields:
+        return ""
+    text: str = required(fields, name, str, "a text")
+    return text[:MAX_MESSAGE_CHARACTERS]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 import msgspec
 
+from scheduler_core.job import RetryRule
+
 DAY_MS = 86_400_000
-MAX_DOUBLINGS = 32
+MOST_STEPS = 64
+"""After so many the delay no longer grows: every factor has reached its cap, or stays below it for ever."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
@@ -17,7 +21,10 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     statuses: frozenset[int] = frozenset({408, 425, 429, 502, 503, 504})
     """Answers that say «not now», as opposed to «not like this»."""
     first_delay_ms: int = 1_000
+    factor: float = 2.0
     cap_ms: int = 60_000
+    attempts: int | None = None
+    """The most attempts that may fail; None: as many as ``max_age_ms`` allows."""
     jitter: float = 0.1
     """At most this part of the delay is added at random, never subtracted: a delay is a promise to the runner."""
     retry_after_cap_ms: int = 3_600_000
@@ -31,14 +38,31 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 def retry_delay_ms(policy: RetryPolicy, failures: int, *, retry_after_ms: int | None, jitter: float) -> int:
     """Milliseconds to wait after the ``failures``-th failure in a row (1 for the first).
 
-    The first delay comes twice, then doubles up to the cap. ``jitter`` is a random number in [0, 1). A Retry-After
-    that asks for longer is honoured, up to its own cap.
+    The first delay comes twice, then grows by the factor up to the cap. ``jitter`` is a random number in [0, 1). A
+    Retry-After that asks for longer is honoured, up to its own cap.
     """
-    doublings = min(max(failures - 2, 0), MAX_DOUBLINGS)
-    delay = min(policy.first_delay_ms << doublings, policy.cap_ms)
+    steps = min(max(failures - 2, 0), MOST_STEPS)
+    delay = int(min(policy.first_delay_ms * policy.factor**steps, policy.cap_ms))
     if retry_after_ms is not None:
         delay = max(delay, min(retry_after_ms, policy.retry_after_cap_ms))
     return delay + int(delay * policy.jitter * jitter)
+
+
+@lru_cache(maxsize=1024)
+def with_rule(policy: RetryPolicy, rule: RetryRule) -> RetryPolicy:
+    """``policy`` as a job's own rule changes it. A first delay above the cap raises it, if the rule has none."""
+    first_delay_ms = policy.first_delay_ms if rule.first_delay_ms is None else rule.first_delay_ms
+    return RetryPolicy(
+        statuses=policy.statuses | frozenset(rule.statuses),
+        first_delay_ms=first_delay_ms,
+        factor=policy.factor if rule.factor is None else rule.factor,
+        cap_ms=max(policy.cap_ms, first_delay_ms) if rule.cap_ms is None else rule.cap_ms,
+        attempts=policy.attempts if rule.attempts is None else rule.attempts,
+        jitter=policy.jitter,
+        retry_after_cap_ms=policy.retry_after_cap_ms,
+        max_age_ms=policy.max_age_ms if rule.max_age_ms is None else rule.max_age_ms,
+        conflict_floor_ms=policy.conflict_floor_ms,
+    )
 
 
 def parse_retry_after(value: str | None, *, now_ms: int) -> int | None:

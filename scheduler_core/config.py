@@ -117,8 +117,20 @@ class EngineSettings(Section, frozen=True, kw_only=True):
     ] = 30.0
     max_in_flight: Annotated[
         int,
-        Meta(ge=1, le=100_000, description="Attempts that one node has open at once, at most."),
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Attempts that one node has open at once, at most; calls of one-off tasks are counted apart, "
+            "and have the same bound.",
+        ),
     ] = 1000
+    public_url: Annotated[
+        str | None,
+        Meta(
+            description="Base URL under which runners reach the API, for runs that they complete by callback. "
+            "Not set: the address that this process listens on; a node without an API needs it."
+        ),
+    ] = None
     heartbeat_seconds: Annotated[
         Seconds,
         Meta(description="How often a node tells the others that it lives."),
@@ -164,16 +176,46 @@ class EngineSettings(Section, frozen=True, kw_only=True):
     ] = 10_240
     history_per_job: Annotated[
         int,
-        Meta(ge=1, le=100_000, description="Ended runs kept per job; older ones are trimmed."),
+        Meta(ge=1, le=100_000, description="Ended runs and misses kept per job; older ones are trimmed."),
+    ] = 100
+    history_failures_per_job: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Failed runs kept per job beyond those, so that failures outlive the successes after them.",
+        ),
     ] = 100
     history_retention_days: Annotated[
         float,
-        Meta(gt=0, le=3650, description="Days that ended runs are kept at most."),
+        Meta(gt=0, le=3650, description="Days that runs that succeeded are kept at most."),
     ] = 7.0
+    history_failure_retention_days: Annotated[
+        float,
+        Meta(gt=0, le=3650, description="Days that runs that failed are kept at most."),
+    ] = 30.0
+    history_max_runs: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000_000,
+            description="Runs that succeeded kept over all jobs, at most, and as many failed ones; oldest go first.",
+        ),
+    ] = 1_000_000
+    history_max_megabytes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Megabytes of Redis's memory that the records of ended runs may take as they are stored; "
+            "beyond that the oldest successes go, then the oldest failures.",
+        ),
+    ] = 512
 
 
 class LaneSettings(Section, frozen=True, kw_only=True):
-    """One-off tasks: what a store starts with. Later changes go through the API and hold for all nodes."""
+    """One-off tasks. The first four are what a store starts with: later changes go through the API and hold for all
+    nodes. The others are each node's own."""
 
     name: ClassVar[str] = "lane"
 
@@ -193,6 +235,18 @@ class LaneSettings(Section, frozen=True, kw_only=True):
         int,
         Meta(ge=0, le=1_000_000, description="Retries after which a one-off task that fails is stale."),
     ] = 5
+    lane_keep_delivered: Annotated[
+        int,
+        Meta(ge=0, le=10_000_000, description="Delivered one-off tasks that are still listed; the oldest go first."),
+    ] = 10_000
+    lane_keep_stale: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="Stale one-off tasks that are kept; the oldest go first, which is logged and counted.",
+        ),
+    ] = 100_000
 
 
 class LogSettings(Section, frozen=True, kw_only=True):
@@ -385,6 +439,7 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
         "api_keys": f"keys of at least {MIN_API_KEY_LENGTH} printable ASCII characters, separated by commas",
         "redis_url": "redis://[user:password@]host[:port][/db], rediss:// likewise, or unix:///path/to/socket",
         "data_dir": "a directory",
+        "public_url": "an http or https URL without query, user or fragment",
         "key_prefix": "1 to 32 letters, digits, '_', '-' or '.'",
     }[name]
 

@@ -191,8 +191,24 @@ def _parse_redis_url(_: Setting, text: str) -> str:
     return text
 
 
+def _parse_public_url(_: Setting, text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("bad host or port") from None
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError("it starts with another scheme or none")
+    if not parts.hostname or port == 0 or re.search(r"[^!-~]|[\\\"<>]", text):
+        raise ValueError("bad host or port, or a character that does not belong into a URL")
+    if "@" in parts.netloc or "?" in text or "#" in text:
+        raise ValueError("a user, query or fragment does not belong to it")
+    return text.rstrip("/")
+
+
 _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
     "host": _parse_host,
+    "public_url": _parse_public_url,
     "api_keys": _parse_api_keys,
     "redis_url": _parse_redis_url,
     "data_dir": lambda _, text: Path(text).expanduser(),

@@ -123,6 +123,34 @@ class CronTrigger:
             raise RuntimeError(f"{self.expression!r} in {self.timezone}: {found} is not the last up to {until_ms}")
         return found * 1000
 
+    def count_in(self, after_ms: int, until_ms: int, limit: int) -> int | None:
+        """How many fire times there are with ``after_ms < t <= until_ms``; None if that is neither arithmetic nor told
+        in ``limit`` steps.
+
+        It is arithmetic when every day matches and the clocks do not change in between: always in UTC.
+        """
+        after, until = max(after_ms // 1000, _EARLIEST), min(until_ms // 1000, _LATEST)
+        if after >= until:
+            return 0
+        if self.days is _EVERY_DAY:
+            offset = self._zone.steady_offset(after, until)
+            if offset is not None and (self._elapsed or self._zone.high_water(after) == after + offset):
+                return self._matches_until(until + offset) - self._matches_until(after + offset)
+        count, found = 0, self.next_after(after_ms)
+        while found is not None and found <= until_ms:
+            count += 1
+            if count > limit:
+                return None
+            found = self.next_after(found)
+        return count
+
+    def _matches_until(self, wall: int) -> int:
+        """How many wall seconds match up to and including ``wall``, where every day matches."""
+        day, time = divmod(min(wall, (_LAST_DAY + 1) * DAY - 1), DAY)
+        if day < _FIRST_DAY:
+            return 0
+        return (day - _FIRST_DAY) * self._clock.per_day + self._clock.count_until(time)
+
     # Wall seconds that match, whatever the zone's clocks do.
 
     def _wall_from(self, wall: int) -> int | None:
@@ -214,7 +242,7 @@ class CronTrigger:
 class _TimesOfDay:
     """The matching times of a day, in seconds from midnight; found without listing them (there may be 86,400)."""
 
-    __slots__ = ("_hours", "_minutes", "_seconds", "first", "last")
+    __slots__ = ("_hours", "_minutes", "_seconds", "first", "last", "per_day")
 
     def __init__(self, hour: Field, minute: Field, second: Field) -> None:
         self._hours = hour.values
@@ -222,6 +250,22 @@ class _TimesOfDay:
         self._seconds = second.values
         self.first = self._hours[0] * 3600 + self._minutes[0] * 60 + self._seconds[0]
         self.last = self._hours[-1] * 3600 + self._minutes[-1] * 60 + self._seconds[-1]
+        self.per_day = len(self._hours) * len(self._minutes) * len(self._seconds)
+
+    def count_until(self, time: int) -> int:
+        """How many times match up to and including ``time``."""
+        hours, minutes, seconds = self._hours, self._minutes, self._seconds
+        hour, rest = divmod(time, 3600)
+        minute, second = divmod(rest, 60)
+        at = bisect_left(hours, hour)
+        count = at * len(minutes) * len(seconds)
+        if at == len(hours) or hours[at] != hour:
+            return count
+        within = bisect_left(minutes, minute)
+        count += within * len(seconds)
+        if within == len(minutes) or minutes[within] != minute:
+            return count
+        return count + bisect_left(seconds, second + 1)
 
     def first_from(self, time: int) -> int | None:
         """The first matching time at or after ``time``, or None if the day has none left."""

@@ -7,24 +7,32 @@ import contextlib
 
 from scheduler_core.backoff import RetryPolicy
 from scheduler_core.clock import RedisClock
-from scheduler_core.config import EngineSettings
+from scheduler_core.config import EngineSettings, LaneSettings
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.errors import StoreError
 from scheduler_core.events import NODE_DRAINING, NODE_STARTED, NODE_STOPPED, SERVICE_FAILED, STORE_LOST, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
+from scheduler_core.services.catalogue import TargetCache
+from scheduler_core.services.catalogue_sweep import CatalogueSweeper
 from scheduler_core.services.claim import Claimer
 from scheduler_core.services.deliver import Courier
 from scheduler_core.services.heartbeat import Heartbeat
+from scheduler_core.services.lane import Lane, LaneListener
 from scheduler_core.services.reap import Reaper
 from scheduler_core.services.settle import Settler
+from scheduler_core.services.sweep import Sweeper
 from scheduler_core.services.wake import WakeListener
+from scheduler_core.store.catalogue_store import CatalogueStore
+from scheduler_core.store.history_store import Bounds, HistoryStore
+from scheduler_core.store.lane_store import LaneStore
 from scheduler_core.store.redis_store import RedisStore
 
 log = get_logger(__name__)
 
 FIRST_TRY_SECONDS = 0.1
 LONGEST_TRY_SECONDS = 2.0
+DAY_MS = 86_400_000
 FLUSH_SECONDS = 5.0
 """How long a stopping node goes on trying to tell Redis how its last runs ended."""
 
@@ -40,6 +48,7 @@ class Engine:
         clock: RedisClock,
         metrics: Metrics,
         *,
+        lane: LaneSettings | None = None,
         sole: bool = False,
     ) -> None:
         self.node = Node(settings, clock)
@@ -48,13 +57,31 @@ class Engine:
         self._clock = clock
         self._sole = sole
         self._settler = Settler(store, retry_policy(settings), clock, metrics)
-        courier = Courier(self.node, deliverer, self._settler, clock, metrics)
+        catalogue = CatalogueStore(store)
+        targets = TargetCache(catalogue)
+        courier = Courier(self.node, deliverer, self._settler, clock, metrics, targets=targets, secret=store.secret)
         self._claimer = Claimer(self.node, store, courier, self._settler, clock, metrics)
         self._settler.woken = self._claimer.wake_at
         self._heartbeat = Heartbeat(self.node, store, clock, metrics)
         self._reaper = Reaper(self.node, store, self._claimer, clock, metrics)
         self._listener = WakeListener(store, self._claimer, clock, metrics)
-        self._services = (self._heartbeat, self._settler, self._claimer, self._reaper, self._listener)
+        lane_store = LaneStore(store, lane)
+        may_take_back = self._reaper.may_take_back
+        self._lane = Lane(self.node, lane_store, deliverer, clock, metrics, may_take_back=may_take_back, sole=sole)
+        self._lane_listener = LaneListener(lane_store, self._lane, clock, metrics)
+        self._catalogue_sweeper = CatalogueSweeper(catalogue, store, clock, metrics)
+        self._sweeper = Sweeper(HistoryStore(store), bounds_of(settings), clock, metrics)
+        self._services = (
+            self._heartbeat,
+            self._settler,
+            self._claimer,
+            self._reaper,
+            self._listener,
+            self._lane,
+            self._lane_listener,
+            self._catalogue_sweeper,
+            self._sweeper,
+        )
         self._starting: asyncio.Task[None] | None = None
         self._start_fault: str | None = "the node is starting"
 
@@ -91,9 +118,14 @@ class Engine:
             return
         grace = self.node.settings.drain_grace_seconds
         log.info(NODE_DRAINING, node=self.node.id, open=len(self.node.in_flight), grace_seconds=grace)
+        self._lane.stop_taking()
         await self._claimer.stop()
         await self._listener.stop()
+        await self._lane_listener.stop()
+        await self._catalogue_sweeper.stop()
+        await self._sweeper.stop()
         await self._reaper.stop()
+        lane = asyncio.create_task(self._lane.finish(grace_seconds=grace, settle_seconds=FLUSH_SECONDS))
         if self.node.in_flight:
             await asyncio.wait(self.node.in_flight, timeout=grace)
         left = list(self.node.in_flight)
@@ -104,6 +136,7 @@ class Engine:
         with contextlib.suppress(StoreError):
             await self._claimer.give_back_lost()
         settled = await self._settler.flush(FLUSH_SECONDS)
+        settled = await lane and settled
         await self._settler.stop()
         await self._heartbeat.stop()
         with contextlib.suppress(StoreError):
@@ -134,6 +167,17 @@ class Engine:
             service.start()
         self._start_fault = None
         log.info(NODE_STARTED, node=self.node.id, store=self.node.store_id)
+
+
+def bounds_of(settings: EngineSettings) -> Bounds:
+    """How much history is kept in all under these settings."""
+    return Bounds(
+        success_age_ms=int(settings.history_retention_days * DAY_MS),
+        failure_age_ms=int(settings.history_failure_retention_days * DAY_MS),
+        successes=settings.history_max_runs,
+        failures=settings.history_max_runs,
+        bytes=settings.history_max_megabytes << 20,
+    )
 
 
 def retry_policy(settings: EngineSettings) -> RetryPolicy:

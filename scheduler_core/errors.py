@@ -5,6 +5,15 @@
     ├── ConfigError             a setting is unknown or has a bad value
     ├── JobNotFound
     ├── RunConflict             the job has a run that is not settled
+    ├── TaskNotFound
+    ├── TaskNotStale            only a stale one-off task can be revived
+    ├── RunNotFound
+    ├── RunLost                 the run was given up before its runner said how it ended
+    ├── TokenRefused            the token is not the run's
+    ├── TargetNotFound
+    ├── ScheduleNotFound
+    ├── DuplicateName           a target or a schedule has this name already
+    ├── WrongStatus             the schedule cannot do this in its status
     ├── StoreError
     │   ├── StoreUnavailable    passing: down, loading, failing over, out of memory; try again
     │   └── StoreRefused        lasting: wrong password, no permission, wrong type, wrong settings
@@ -61,6 +70,75 @@ class RunConflict(CronpostError):
     """The job has a run that is not settled, so that another cannot be started now."""
 
     code = "run_not_settled"
+
+
+class RunNotFound(CronpostError):
+    """No run is known under this id, or none of which this can be asked."""
+
+    code = "run_not_found"
+
+
+class RunLost(CronpostError):
+    """The run is over without its runner: it was given up as lost before the runner said how it ended."""
+
+    code = "run_lost"
+
+
+class TokenRefused(CronpostError):
+    """The token that came with a callback is not the one of its run."""
+
+    code = "token_refused"
+
+
+class TargetNotFound(CronpostError):
+    """No target has this id."""
+
+    code = "target_not_found"
+
+    def __init__(self, target_id: int) -> None:
+        super().__init__(f"no target with id {target_id}")
+
+
+class ScheduleNotFound(CronpostError):
+    """No schedule has this id."""
+
+    code = "schedule_not_found"
+
+    def __init__(self, schedule_id: int) -> None:
+        super().__init__(f"no schedule with id {schedule_id}")
+
+
+class DuplicateName(CronpostError):
+    """A target or a schedule has this name already."""
+
+    code = "duplicate_name"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"there is a {kind} with the name {name!r} already")
+
+
+class WrongStatus(CronpostError):
+    """The schedule cannot do this in the status that it has."""
+
+    code = "wrong_status"
+
+
+class TaskNotFound(CronpostError):
+    """No one-off task has this id, or none any longer."""
+
+    code = "task_not_found"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"no one-off task with id {task_id!r}")
+
+
+class TaskNotStale(CronpostError):
+    """The one-off task is not stale, so that there is nothing to revive."""
+
+    code = "task_not_stale"
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"{task_id} is {status}; only a stale task can be called again")
 
 
 class StoreError(CronpostError):

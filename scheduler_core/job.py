@@ -178,6 +178,8 @@ class Replay(msgspec.Struct, frozen=True, array_like=True):
     last_ms: int
     left: int
     """How many runs it may still start."""
+    id: str = ""
+    """Of a backfill: the run id under which its end is recorded if it is given up."""
 
 
 class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -218,7 +220,11 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
             return MissReason.PAUSED
         if self.quarantine is not None:
             return MissReason.QUARANTINED
-        return MissReason.HELD if any(entry.holds_trigger for entry in self.pending) else None
+        if self.pending and any(entry.holds_trigger for entry in self.pending):
+            return MissReason.HELD
+        if self.open is not None and self.open.reason is Reason.CONTINUATION:
+            return MissReason.HELD
+        return None
 
     @property
     def is_held(self) -> bool:

@@ -40,6 +40,9 @@ class Metrics:
         self.refused = Counter(
             "cronpost_settles_refused_total", "Late results refused because the run had a newer owner.", registry=r
         )
+        self.trimmed = Counter(
+            "cronpost_runs_trimmed_total", "Records of settled runs that were trimmed over all jobs.", registry=r
+        )
         self.quarantined = Counter("cronpost_jobs_quarantined_total", "Jobs set aside.", registry=r)
         self.store_faults = Counter(
             "cronpost_store_faults_total", "Commands that Redis did not carry out.", ["fault"], registry=r
@@ -55,8 +58,17 @@ class Metrics:
         self.jobs = Gauge("cronpost_jobs", "Jobs stored.", registry=r)
         self.claimed = Gauge("cronpost_claimed_jobs", "Jobs held by a node.", registry=r)
         self.nodes = Gauge("cronpost_nodes", "Nodes that beat lately.", registry=r)
+        self.stored_runs = Gauge("cronpost_history_runs", "Settled runs whose records are stored.", registry=r)
+        self.stored_bytes = Gauge(
+            "cronpost_history_bytes", "Bytes of these records, with what was sent and answered.", registry=r
+        )
         self.clock_offset = Gauge(
             "cronpost_clock_offset_seconds", "How far this machine's wall clock is ahead of Redis's.", registry=r
+        )
+        self.lane_batches = Counter("cronpost_lane_batches_total", "Batches of one-off tasks taken.", registry=r)
+        self.lane_in_flight = Gauge("cronpost_lane_in_flight", "Calls of one-off tasks open now.", registry=r)
+        self.tasks_removed = Counter(
+            "cronpost_stale_tasks_removed_total", "Stale tasks removed because there were too many.", registry=r
         )
         self.requests = Counter(
             "cronpost_http_requests_total", "Requests to the API.", ["method", "status"], registry=r

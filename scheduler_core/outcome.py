@@ -43,6 +43,8 @@ class Request(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...]
     body: bytes
     timeout_ms: int
+    whole_answer: bool = False
+    """Whether the outcome must hold the answer's body as far as it is read, not only its first bytes."""
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ they were settled; together they are the account of the job.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from enum import StrEnum
 
@@ -121,6 +122,8 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
     asked: bool = msgspec.field(default=False, name="as")
     """It was asked for (an entry of the pending list, a replay): it waits for its retry there, not in the trigger's
     way."""
+    list_replaced: bool = msgspec.field(default=False, name="lr")
+    """The pending list was replaced while it was in flight: the continuations that it asks for are dropped."""
     taken_at_ms: int | None = msgspec.field(default=None, name="ta")
     """When the runner took it; None: completion is the answer itself, or it has not been taken yet."""
 
@@ -188,9 +191,26 @@ def run_id(at_ms: int, store_id: str, fence: int) -> str:
     return _base32(at_ms) + store_id + _base32(fence)
 
 
+def run_id_ms(text: str) -> int | None:
+    """The instant at which the run with this id was first claimed or asked for; None if it is no id of a run."""
+    digits = [_ALPHABET.find(digit) for digit in text]
+    if len(digits) != 26 or min(digits) < 0:
+        return None
+    at_ms = 0
+    for digit in digits[:10]:
+        at_ms = at_ms << 5 | digit
+    return at_ms
+
+
 def random_run_id(at_ms: int) -> str:
     """The id of a run that was asked for at ``at_ms`` and has not been claimed yet."""
-    return _base32(at_ms) + "".join(secrets.choice(_ALPHABET) for _ in range(16))
+    return _base32(at_ms) + "".join(_ALPHABET[byte & 31] for byte in secrets.token_bytes(16))
+
+
+def derived_run_id(at_ms: int, *parts: object) -> str:
+    """The id of a run that is known to come at ``at_ms``, from what no other run has: the same whenever it is asked."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=13).digest()
+    return _base32(at_ms) + "".join(_ALPHABET[byte & 31] for byte in digest[:6]) + _base32(int.from_bytes(digest[6:]))
 
 
 def random_store_id() -> str:

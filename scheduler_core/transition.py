@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from scheduler_core.job import Job, JobState
-from scheduler_core.run import Record, Run, RunDetail
+from scheduler_core.job import Job, JobState, Pending, Replay
+from scheduler_core.run import Reason, Record, Run, RunDetail, RunState
+
+REPLAYED = (Reason.BACKFILL, Reason.RECOVERY)
+"""The reasons of runs that come from a replay."""
 
 
 class Spawn(msgspec.Struct, frozen=True):
@@ -38,21 +41,47 @@ class Transition(msgspec.Struct, frozen=True):
         return None if self.state is None else next_wake_ms(self.state)
 
 
+def rest(state: JobState, records: tuple[Record, ...] = ()) -> Transition:
+    """The step that leaves a job in ``state``, or removes it if nothing can ever come of it again."""
+    finished = is_finished(state)
+    return Transition(None if finished else state, records, remove=finished)
+
+
 def next_wake_ms(state: JobState) -> int | None:
     """When the job next needs attention, or None when only a client can wake it.
 
-    The earliest of the trigger's next fire time, the retry of an open run and the pending runs. A run that waits for a
-    busy runner (409) keeps the trigger out; one that waits for a failing runner is superseded by the next fire time.
+    The earliest of the trigger's next fire time, the retry of an open run, the runs that were asked for and the fire
+    times that are run again. A run that the runner is busy with (taken, or answered 409) keeps all others out until
+    its own time; one that waits for a failing runner is superseded by the next fire time.
     """
     if state.quarantine is not None:
         return None
-    trigger_ms = None if state.paused_at_ms is not None else state.next_fire_ms
+    trigger_ms = state.ends_at_ms if state.paused_at_ms is not None else None if state.is_held else state.next_fire_ms
     if state.open is not None:
-        if state.open.conflict:
+        if state.open.conflict or state.open.state is RunState.TAKEN:
             return state.open.retry_at_ms
         return _earliest(state.open.retry_at_ms, trigger_ms)
-    pending_ms = min((entry.not_before_ms for entry in state.pending), default=None)
-    return _earliest(trigger_ms, pending_ms)
+    asked_ms = min((entry.not_before_ms for entry in startable(state)), default=None)
+    replay = next_replay(state)
+    return _earliest(_earliest(trigger_ms, asked_ms), None if replay is None else replay.next_ms)
+
+
+def startable(state: JobState) -> list[Pending]:
+    """The entries that may start when their time has come: a pause lets only those through that a client sent."""
+    return [
+        entry
+        for entry in state.pending
+        if entry.failed is None and (state.paused_at_ms is None or entry.reason is Reason.MANUAL)
+    ]
+
+
+def next_replay(state: JobState) -> Replay | None:
+    """The range whose next fire time may be run now: they go one at a time, and a pause holds them."""
+    if not state.replays or state.paused_at_ms is not None:
+        return None
+    if any(entry.reason in REPLAYED for entry in state.pending):
+        return None
+    return state.replays[0]
 
 
 def _earliest(a: int | None, b: int | None) -> int | None:
@@ -63,4 +92,11 @@ def _earliest(a: int | None, b: int | None) -> int | None:
 
 def is_finished(state: JobState) -> bool:
     """Whether nothing can ever come of this job again: its trigger is exhausted and nothing waits."""
-    return state.next_fire_ms is None and state.open is None and not state.pending and not state.is_held
+    return (
+        state.next_fire_ms is None
+        and state.open is None
+        and not state.pending
+        and not state.replays
+        and not state.is_held
+        and not state.keep
+    )

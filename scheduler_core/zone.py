@@ -39,6 +39,9 @@ _PIECE_BITS = 25
 # days (Brazil, October 2000), and a test compares every zone's table with the database.
 _SAMPLE = 2 * DAY
 
+# Over how many neighbouring stretches an unchanged offset is followed.
+_STEADY_SEGMENTS = 4
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*", re.ASCII)
 _LONGEST_NAME = 64
 
@@ -72,6 +75,21 @@ class Zone:
             if instant < segment.end:
                 return segment
         raise RuntimeError(f"the offset table of {self.name} does not hold {instant}")
+
+    def steady_offset(self, start: int, end: int) -> int | None:
+        """The offset at every instant from ``start`` to ``end``; None where it changes, or the two lie far apart in a
+        zone that has an offset of its own (a few pieces of the table are looked at, UTC needs none)."""
+        segment = self.segment(start)
+        offset = segment.offset
+        if self.name == "UTC":
+            return offset
+        for _ in range(_STEADY_SEGMENTS):
+            if segment.offset != offset:
+                return None
+            if end < segment.end:
+                return offset
+            segment = self.segment(segment.end)
+        return None
 
     def wall(self, instant: int) -> int:
         """What the clocks show at ``instant``."""

@@ -104,7 +104,7 @@ class HttpDeliverer:
                 repeatable=request.method in IDEMPOTENT or any(name == b"Idempotency-Key" for name, _ in headers),
             )
             try:
-                return await self._read(answer.status, answer.headers, answer.read, started)
+                return await self._read(answer.status, answer.headers, answer.read, started, self._kept(request))
             finally:
                 answer.close()
         response = await self._transport.handle_async_request(
@@ -114,20 +114,31 @@ class HttpDeliverer:
         assert isinstance(stream, httpx.AsyncByteStream)
         chunks = aiter(stream)
         try:
-            return await self._read(response.status_code, response.headers.raw, lambda: anext(chunks, b""), started)
+            return await self._read(
+                response.status_code,
+                response.headers.raw,
+                lambda: anext(chunks, b""),
+                started,
+                self._kept(request),
+            )
         finally:
             await stream.aclose()
 
     async def _read(
-        self, status: int, headers: list[tuple[bytes, bytes]], read: Callable[[], Awaitable[bytes]], started: float
+        self,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        read: Callable[[], Awaitable[bytes]],
+        started: float,
+        keep: int,
     ) -> Outcome:
-        """Read the body through ``read``, which gives b"" at its end, up to the limit."""
+        """Read the body through ``read``, which gives b"" at its end, up to the limit; ``keep`` bytes go out."""
         body = b""
         length = 0
         truncated = False
         while chunk := await read():
-            if len(body) < self._keep:
-                body += chunk[: self._keep - len(body)]
+            if len(body) < keep:
+                body += chunk[: keep - len(body)]
             length += len(chunk)
             if length > self._read_limit:
                 length = self._read_limit
@@ -143,6 +154,9 @@ class HttpDeliverer:
             body_bytes=length,
             truncated=truncated,
         )
+
+    def _kept(self, request: Request) -> int:
+        return self._read_limit if request.whole_answer else self._keep
 
     def _headers(self, request: Request) -> list[tuple[bytes, bytes]]:
         headers: list[tuple[bytes, bytes]] = [(b"Host", _target(request.url).host)]

@@ -1,8 +1,7 @@
-"""A client changes a job: upsert, delete, pause, resume, run now.
+"""A client changes a job: upsert, delete, pause, resume.
 
 Each function takes the job as it is stored and returns the step to take, or None when there is nothing to do. When a
-node holds the job's lease, the run in flight is written into the state first, because the change would otherwise hide
-it: the settle of that run then finds it there.
+node holds the job's lease, the run in flight is written into the state first (:mod:`scheduler_core.plan.in_flight`).
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from scheduler_core.errors import RunConflict
 from scheduler_core.job import Downtime, Job, JobState, Pending, Snapshot
-from scheduler_core.plan.claim import Work, end_run, plan_claim
-from scheduler_core.plan.misses import miss_through
-from scheduler_core.run import MissReason, Record, RunState
-from scheduler_core.transition import Transition, is_finished
-from scheduler_core.trigger import compile_trigger
-
-PENDING_LIMIT = 100
-"""How many runs may wait for one job."""
+from scheduler_core.job_trigger import same_fire_times, trigger_of
+from scheduler_core.plan.ending import end_run
+from scheduler_core.plan.in_flight import detach, write_in_flight
+from scheduler_core.plan.misses import make_miss, pass_over
+from scheduler_core.run import MissReason, Reason, Record, Run, RunState
+from scheduler_core.transition import Transition, rest
+from scheduler_core.trigger import IntervalSpec
 
 
 def plan_upsert(
@@ -35,31 +32,46 @@ def plan_upsert(
         return _create(new, state, now_ms=now_ms)
     if old.same_definition(new):
         return None
-    state, records = _detach(old, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was changed")
-    if old.trigger != new.trigger:
-        state, misses = _skip_due(old, state, MissReason.REPLACED, now_ms=now_ms)
-        state = replace(state, next_fire_ms=compile_trigger(new.trigger).next_after(now_ms))
-        records = (*records, *misses)
+    state, records = detach(old, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was changed")
+    if not same_fire_times(old, new):
+        state, misses = pass_over(old, state, MissReason.REPLACED, now_ms=now_ms)
+        state, dropped = _drop_replays(old, state, now_ms=now_ms)
+        state = replace(state, next_fire_ms=trigger_of(new).next_after(now_ms), fired=0)
+        records = (*records, *misses, *dropped)
+    elif old.policies.max_runs != new.policies.max_runs:
+        moved = _recount(new, state, now_ms=now_ms)
+        if moved.next_fire_ms is None:
+            state, misses = pass_over(old, state, MissReason.REPLACED, now_ms=now_ms)
+            records = (*records, *misses)
+        state = replace(state, next_fire_ms=moved.next_fire_ms)
+    if state.paused_at_ms is not None:
+        state = replace(state, ends_at_ms=_end_of(new, now_ms))
     if state.quarantine is not None:
-        state, misses = _skip_due(new, state, MissReason.QUARANTINED, now_ms=now_ms)
+        state, misses = pass_over(new, state, MissReason.QUARANTINED, now_ms=now_ms)
         state = replace(state, quarantine=None)
         records = (*records, *misses)
     job = replace(new, version=old.version + 1, created_at_ms=old.created_at_ms, updated_at_ms=now_ms)
-    return Transition(state, records, job=job)
+    return Transition(replace(state, keep=new.policies.keep), records, job=job)
 
 
 def plan_delete(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str) -> Transition | None:
     """Remove the job. None: there is none.
 
-    While a request of it may be open, a tombstone with that run stays, until the run is settled or its node dead.
+    While a request of it may be open, or its runner has taken a run, a tombstone with that run stays, until the run is
+    settled, completed, or its node dead. What waits to be run is recorded as cancelled.
     """
     job, state = snapshot.job, snapshot.state
     if job is None or state is None:
         return None
-    state, records = _detach(job, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was deleted")
-    state, misses = _skip_due(job, state, MissReason.REPLACED, now_ms=now_ms)
-    tombstone = JobState(open=state.open, deleted=True) if state.open is not None else None
-    return Transition(tombstone, (*records, *misses), remove=True)
+    why = "its job was deleted"
+    state, records = detach(job, state, snapshot, downtimes, store_id, now_ms=now_ms, why=why)
+    state, misses = pass_over(job, state, MissReason.REPLACED, now_ms=now_ms)
+    state, dropped = _drop_replays(job, state, now_ms=now_ms)
+    cancelled = cancel_entries(job, state.pending, now_ms=now_ms, why=why)
+    tombstone = None
+    if state.open is not None:
+        tombstone = JobState(open=replace(state.open, detached=True), deleted=True)
+    return Transition(tombstone, (*records, *misses, *dropped, *cancelled), remove=True)
 
 
 def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str) -> Transition | None:
@@ -67,109 +79,96 @@ def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime]
     job, state = snapshot.job, snapshot.state
     if job is None or state is None or state.paused_at_ms is not None:
         return None
-    state, records = _detach(job, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was paused")
-    return Transition(replace(state, paused_at_ms=now_ms), records)
+    state, records = detach(job, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was paused")
+    if state.held_for is MissReason.HELD:
+        state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
+        records = (*records, *misses)
+    return Transition(replace(state, paused_at_ms=now_ms, ends_at_ms=_end_of(job, now_ms)), records)
 
 
 def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
-    """Let the trigger go on, and revive a quarantined job. None: it is not held.
+    """Let the trigger go on, and revive a quarantined job. None: there is nothing to resume.
 
     The fire times that were held are one miss; nothing is caught up. A job whose trigger ran out meanwhile goes.
     """
     job, state = snapshot.job, snapshot.state
-    if job is None or state is None or not state.is_held:
+    if job is None or state is None or (state.paused_at_ms is None and state.quarantine is None):
         return None
     # A run that was claimed while the trigger was held was asked for by someone or waited for its retry: neither
     # downtimes nor the store's id have a part in it.
-    state, records = _write_in_flight(job, state, snapshot, (), "")
+    state, records = write_in_flight(job, state, snapshot, (), "")
     reason = MissReason.PAUSED if state.paused_at_ms is not None else MissReason.QUARANTINED
-    state, misses = _skip_due(job, state, reason, now_ms=now_ms)
-    if state.next_fire_ms is None:
-        state = replace(state, next_fire_ms=compile_trigger(job.trigger).next_after(now_ms))
-    state = replace(state, paused_at_ms=None, quarantine=None)
-    if is_finished(state):
-        return Transition(None, (*records, *misses), remove=True)
-    return Transition(state, (*records, *misses))
+    state, misses = pass_over(job, state, reason, now_ms=now_ms)
+    state = _recount(job, replace(state, paused_at_ms=None, quarantine=None, ends_at_ms=None), now_ms=now_ms)
+    return rest(state, (*records, *misses))
 
 
-def plan_run_now(
-    snapshot: Snapshot, entry: Pending, *, force: bool, downtimes: Sequence[Downtime], store_id: str
+def plan_cancel_unit(
+    snapshot: Snapshot, *, now_ms: int, why: str, downtimes: Sequence[Downtime], store_id: str
 ) -> Transition | None:
-    """Ask for a run besides the trigger's. None: there is no such job.
-
-    Raises RunConflict if a run of the job is not settled, unless ``force``, which queues behind it; and if too many
-    wait already.
-    """
+    """A job that allows overlap was changed, paused or deleted: this run of it is not tried again. None: it is over."""
     job, state = snapshot.job, snapshot.state
     if job is None or state is None:
         return None
-    if state.quarantine is not None:
-        raise RunConflict(f"the job is quarantined ({state.quarantine}); resume it first")
-    if not force and (snapshot.lease is not None or state.open is not None or state.pending):
-        raise RunConflict("a run of this job is not settled; ask with force to queue behind it")
-    if len(state.pending) >= PENDING_LIMIT:
-        raise RunConflict(f"{PENDING_LIMIT} runs wait for this job already")
-    state, records = _write_in_flight(job, state, snapshot, downtimes, store_id)
-    return Transition(replace(state, pending=(*state.pending, entry)), records)
+    state, records = detach(job, state, snapshot, downtimes, store_id, now_ms=now_ms, why=why)
+    return rest(state, records)
+
+
+def cancel_entries(job: Job, entries: Sequence[Pending], *, now_ms: int, why: str) -> tuple[Run, ...]:
+    """The records of runs that were asked for and will not come. One that failed for good is recorded already."""
+    cancelled: list[Run] = []
+    for entry in entries:
+        if entry.failed is not None:
+            continue
+        run = entry.run or Run(
+            id=entry.run_id, fire_time_ms=entry.not_before_ms, reason=entry.reason, job_version=job.version
+        )
+        cancelled.append(end_run(None, JobState(), run, RunState.CANCELLED, now_ms=now_ms, message=why)[1])
+    return tuple(cancelled)
 
 
 def _create(new: Job, state: JobState | None, *, now_ms: int) -> Transition:
     """A new job. Where a tombstone stands, its run stays open in the new state until it is settled."""
+    left = state.open if state is not None and state.deleted else None
     fresh = JobState(
-        next_fire_ms=compile_trigger(new.trigger).next_after(now_ms),
-        open=state.open if state is not None and state.deleted else None,
+        next_fire_ms=trigger_of(new).next_after(now_ms),
+        open=None if left is None else replace(left, list_replaced=True),
+        keep=new.policies.keep,
     )
     return Transition(fresh, job=replace(new, version=1, created_at_ms=now_ms, updated_at_ms=now_ms))
 
 
-def _write_in_flight(
-    job: Job, state: JobState, snapshot: Snapshot, downtimes: Sequence[Downtime], store_id: str
-) -> tuple[JobState, tuple[Record, ...]]:
-    """Write the run that a node works on (or worked on, before it died) into the state."""
-    if snapshot.lease is None or (state.open is not None and state.open.in_flight):
-        return state, ()
-    planned = plan_claim(job, state, snapshot.lease, downtimes=downtimes, store_id=store_id)
-    if not isinstance(planned, Work):
-        return state, ()
-    return replace(planned.state, open=replace(planned.run, in_flight=True)), planned.records
+def _recount(new: Job, state: JobState, *, now_ms: int) -> JobState:
+    """The position under ``max_runs``, which may be another than before, or after the position was lost."""
+    if new.policies.max_runs is not None and state.fired >= new.policies.max_runs:
+        return replace(state, next_fire_ms=None)
+    if state.next_fire_ms is None:
+        return replace(state, next_fire_ms=trigger_of(new).next_after(now_ms))
+    return state
 
 
-def _detach(
-    job: Job,
-    state: JobState,
-    snapshot: Snapshot,
-    downtimes: Sequence[Downtime],
-    store_id: str,
-    *,
-    now_ms: int,
-    why: str,
-) -> tuple[JobState, tuple[Record, ...]]:
-    """No run that started before this change is tried again: one in flight may end, one that waits is cancelled."""
-    state, records = _write_in_flight(job, state, snapshot, downtimes, store_id)
-    if state.open is None:
-        return state, records
-    if state.open.in_flight:
-        return replace(state, open=replace(state.open, detached=True)), records
-    waited_for_runner = state.open.conflict
-    state, ended = end_run(state, state.open, RunState.CANCELLED, now_ms=now_ms, message=why)
-    records = (*records, ended)
-    if waited_for_runner and not state.is_held:
-        state, misses = _skip_due(job, state, MissReason.OVERLAP, now_ms=now_ms)
-        records = (*records, *misses)
-    return state, records
+def _end_of(job: Job, now_ms: int) -> int | None:
+    """The last fire time after ``now_ms`` of a trigger that is bound to end, so that a paused job wakes up there."""
+    ends_at_ms = job.policies.ends_at_ms
+    if isinstance(job.trigger, IntervalSpec) and job.trigger.end_ms is not None:
+        ends_at_ms = job.trigger.end_ms if ends_at_ms is None else min(ends_at_ms, job.trigger.end_ms)
+    return None if ends_at_ms is None else trigger_of(job).last_in(now_ms, ends_at_ms + job.policies.jitter_ms)
 
 
-def _skip_due(job: Job, state: JobState, reason: MissReason, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:
-    """Record the fire times up to now that are not accounted for as a miss, and move the position past them.
-
-    While the trigger is held, what passed was missed for that reason, whatever is happening now.
-    """
-    if state.next_fire_ms is None or state.next_fire_ms > now_ms:
-        return state, ()
-    if state.paused_at_ms is not None:
-        reason = MissReason.PAUSED
-    elif state.quarantine is not None:
-        reason = MissReason.QUARANTINED
-    trigger = compile_trigger(job.trigger)
-    misses = miss_through(trigger, state.next_fire_ms, now_ms, reason, now_ms=now_ms)
-    return replace(state, next_fire_ms=trigger.next_after(now_ms)), misses
+def _drop_replays(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:
+    """Fire times that were to be run again or belatedly, under a trigger that is no more."""
+    records: list[Record] = []
+    for replay in state.replays:
+        if replay.reason is Reason.RECOVERY:
+            trigger = trigger_of(job)
+            records.append(make_miss(trigger, replay.next_ms, replay.last_ms, MissReason.REPLACED, now_ms=now_ms))
+            continue
+        again = Run(
+            id=replay.id,
+            fire_time_ms=replay.next_ms,
+            reason=replay.reason,
+            job_version=job.version,
+        )
+        message = "this fire time and later ones are not run again: the job was changed"
+        records.append(end_run(None, JobState(), again, RunState.CANCELLED, now_ms=now_ms, message=message)[1])
+    return replace(state, replays=()), tuple(records)

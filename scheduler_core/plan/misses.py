@@ -7,9 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler_core.job import Downtime
+from msgspec.structs import replace
+
+from scheduler_core.job import Downtime, Job, JobState
+from scheduler_core.job_trigger import trigger_of
 from scheduler_core.run import Miss, MissReason
 from scheduler_core.trigger import Trigger
+
+COUNTED_STEPS = 16
+"""How many evaluations of a trigger the count of a miss may cost, where it cannot be calculated."""
+
+
+def make_miss(trigger: Trigger, first_ms: int, last_ms: int, reason: MissReason, *, now_ms: int) -> Miss:
+    """The miss of all fire times from ``first_ms`` to ``last_ms``, both of which are fire times."""
+    count = 1 if first_ms == last_ms else trigger.count_in(first_ms - 1, last_ms, COUNTED_STEPS)
+    return Miss(reason=reason, first_ms=first_ms, last_ms=last_ms, recorded_at_ms=now_ms, count=count)
+
+
+def pass_over(job: Job, state: JobState, reason: MissReason, *, now_ms: int) -> tuple[JobState, tuple[Miss, ...]]:
+    """Record the fire times up to now that are not accounted for as a miss, and move the position past them.
+
+    While the trigger is held, what passed was missed for that reason, whatever is happening now.
+    """
+    if state.next_fire_ms is None or state.next_fire_ms > now_ms:
+        return state, ()
+    trigger = trigger_of(job)
+    misses = miss_through(trigger, state.next_fire_ms, now_ms, state.held_for or reason, now_ms=now_ms)
+    return replace(state, next_fire_ms=trigger.next_after(now_ms)), misses
 
 
 def miss_through(
@@ -21,7 +45,7 @@ def miss_through(
     last = trigger.last_in(first_ms - 1, until_ms)
     if last is None:
         return ()
-    return (Miss(reason=reason, first_ms=first_ms, last_ms=last, recorded_at_ms=now_ms),)
+    return (make_miss(trigger, first_ms, last, reason, now_ms=now_ms),)
 
 
 def last_outside(trigger: Trigger, first_ms: int, last_ms: int, downtimes: Sequence[Downtime]) -> int | None:
@@ -77,4 +101,4 @@ def _misses_in(
     if first is None or first > until_ms:
         return []
     last = trigger.last_in(after_ms, until_ms)
-    return [Miss(reason=reason, first_ms=first, last_ms=first if last is None else last, recorded_at_ms=now_ms)]
+    return [make_miss(trigger, first, first if last is None else last, reason, now_ms=now_ms)]

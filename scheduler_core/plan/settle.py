@@ -7,14 +7,17 @@ from enum import Enum
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.backoff import RetryPolicy, parse_retry_after, retry_delay_ms
-from scheduler_core.job import Downtime, Job, JobState
-from scheduler_core.outcome import Outcome, OutcomeKind
-from scheduler_core.plan.claim import Work, end_run
-from scheduler_core.plan.misses import misses_around
-from scheduler_core.run import Attempt, MissReason, Record, Run, RunState, keep_attempts
+from scheduler_core.backoff import RetryPolicy, parse_retry_after, retry_delay_ms, with_rule
+from scheduler_core.job import Downtime, Job, JobState, Overlap
+from scheduler_core.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.plan.callback import taken
+from scheduler_core.plan.claim import Work
+from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
+from scheduler_core.plan.detail import detail_of
+from scheduler_core.plan.ending import end_run, park
+from scheduler_core.plan.overlap import account_passed
+from scheduler_core.run import Attempt, Reason, Record, Run, RunState, keep_attempts
 from scheduler_core.transition import Transition, is_finished
-from scheduler_core.trigger import Trigger, compile_trigger
 
 EXCERPT_BYTES = 512
 """How much of an unsuccessful answer's body a run's record keeps."""
@@ -25,9 +28,10 @@ class Verdict(Enum):
     """What an outcome means for its run."""
 
     SUCCEEDED = 1
-    CONFLICT = 2
-    RETRY = 3
-    FAILED = 4
+    TAKEN = 2
+    CONFLICT = 3
+    RETRY = 4
+    FAILED = 5
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -41,17 +45,19 @@ class Ended(msgspec.Struct, frozen=True):
     """A random number in [0, 1) for the delay of a retry."""
     downtimes: tuple[Downtime, ...] = ()
     """The times without a living node, oldest first: one may lie in the life of a run that was taken over."""
+    request: Request | None = None
+    """What was sent; None where the request could not even be made."""
 
 
-def judge(outcome: Outcome, policy: RetryPolicy) -> Verdict:
-    """What an outcome means: 2xx succeeded, 409 conflict, «not now» retry, anything else failed.
+def judge(outcome: Outcome, policy: RetryPolicy, job: Job | None = None) -> Verdict:
+    """What an outcome means: 2xx succeeded (or taken), 409 conflict, «not now» retry, anything else failed.
 
     A request that the address guard refused, and an answer that is not HTTP, fail: the next attempt would end the same.
     """
     if outcome.kind is OutcomeKind.RESPONSE and outcome.status is not None:
         if 200 <= outcome.status < 300:
-            return Verdict.SUCCEEDED
-        if outcome.status == CONFLICT_STATUS:
+            return Verdict.TAKEN if job is not None and job.policies.callback else Verdict.SUCCEEDED
+        if outcome.status == CONFLICT_STATUS and not (job is not None and job.policies.conflict_is_failure):
             return Verdict.CONFLICT
         return Verdict.RETRY if outcome.status in policy.statuses else Verdict.FAILED
     if outcome.kind in (OutcomeKind.BLOCKED, OutcomeKind.PROTOCOL):
@@ -61,115 +67,166 @@ def judge(outcome: Outcome, policy: RetryPolicy) -> Verdict:
 
 def plan_settle(work: Work, ended: Ended, policy: RetryPolicy) -> Transition:
     """The step that ends an attempt of a run whose job is as it was when it was claimed."""
-    state, records = _settle(work.job, work.state, work.run, ended, policy)
-    return Transition(state, (*work.records, *records), remove=is_finished(state))
+    state, records = _settle(work.job, work.job, work.state, work.run, ended, policy)
+    return _step(work.job, state, work.run, (*work.records, *records), ended)
 
 
 def plan_settle_changed(
-    job: Job | None, state: JobState | None, run: Run, ended: Ended, policy: RetryPolicy
+    job: Job | None, state: JobState | None, work: Work, ended: Ended, policy: RetryPolicy
 ) -> Transition:
     """The step that ends an attempt of a run whose job was changed while the request was open.
 
     The change has left the run in ``state.open``, with what it means for the run: ``detached`` unless it is retried as
-    if nothing had happened. Where another run or none is there, the job was deleted and created again since: the
-    attempt is recorded and changes nothing else.
+    if nothing had happened, ``completed`` if the runner said meanwhile how it ended. Where another run or none is
+    there, the job was deleted and created again since: the attempt is recorded and changes nothing else.
     """
     stored = None if state is None else state.open
-    if state is None or stored is None or stored.id != run.id:
-        run = _with_attempt(replace(run, detached=True), ended)
-        _, final = end_run(JobState(), run, _final_state(judge(ended.outcome, policy)), now_ms=ended.ended_at_ms)
-        return Transition(state, (final,))
-    run = replace(run, detached=stored.detached)
+    if state is None or stored is None or stored.id != work.run.id:
+        run = _with_attempt(replace(work.run, detached=True), ended)
+        _, final = end_run(None, JobState(), run, _final_state(judge(ended.outcome, policy)), now_ms=ended.ended_at_ms)
+        return _step(work.job, state, run, (final,), ended, remove=False)
+    run = replace(
+        work.run,
+        detached=stored.detached,
+        completed=stored.completed,
+        message=stored.message,
+        progress=stored.progress,
+        note=stored.note,
+        heard_at_ms=stored.heard_at_ms,
+        list_replaced=stored.list_replaced,
+    )
     base = replace(state, open=None)
-    if job is None or state.deleted:
-        _, records = _settle_detached(base, run, ended, policy)
-        return Transition(None, records, remove=True)
-    after, settled = _settle(job, base, run, ended, policy)
-    if ended.started_at_ms < job.created_at_ms:
-        # A run of an earlier job under this id: it is recorded, but it is not what the new job last did.
-        after = replace(after, last=base.last, last_success_ms=base.last_success_ms)
-    return Transition(after, settled, remove=is_finished(after))
+    if job is not None and not state.deleted:
+        after, settled = _settle(work.job, job, base, run, ended, policy)
+        return _step(job, after, run, settled, ended)
+    verdict = judge(ended.outcome, policy, work.job)
+    run = _with_attempt(run, ended)
+    if verdict is Verdict.TAKEN and run.completed is None:
+        return Transition(replace(state, open=taken(work.job, run, now_ms=ended.ended_at_ms)))
+    _, final = _end_detached(None, base, run, verdict, ended)
+    return _step(work.job, None, run, (final,), ended, remove=True)
+
+
+def _step(
+    job: Job,
+    state: JobState | None,
+    run: Run,
+    records: tuple[Record, ...],
+    ended: Ended,
+    *,
+    remove: bool | None = None,
+) -> Transition:
+    """The transition, with what was sent and answered if that ended the run and is kept."""
+    if remove is None:
+        remove = state is not None and is_finished(state)
+        state = None if remove else state
+    final = next((one for one in records if isinstance(one, Run) and one.id == run.id), None)
+    if final is None or (final.state is RunState.SUCCEEDED and not job.policies.keep_answers):
+        return Transition(state, records, remove=remove)
+    return Transition(state, records, remove=remove, detail=detail_of(ended.request, ended.outcome), detail_of=run.id)
 
 
 def _settle(
-    job: Job, state: JobState, run: Run, ended: Ended, policy: RetryPolicy
+    began: Job, job: Job, state: JobState, run: Run, ended: Ended, policy: RetryPolicy
 ) -> tuple[JobState, tuple[Record, ...]]:
-    if run.detached:
-        state, records = _settle_detached(state, run, ended, policy)
-        return _account_passed(job, state, ended, waited=False, records=records)
-    verdict = judge(ended.outcome, policy)
-    waited = run.conflict
+    """``began`` is the definition that the run started with, ``job`` the one that holds now."""
+    if began.policies.retry is not None:
+        policy = with_rule(policy, began.policies.retry)
+    now_ms = ended.ended_at_ms
+    verdict = judge(ended.outcome, policy, began)
+    held = run.reason is Reason.CONTINUATION or state.is_held
+    stands_until_ms = ended.started_at_ms if run.conflict else None
     run = _with_attempt(run, ended)
-    if verdict is Verdict.SUCCEEDED:
-        state, final = end_run(state, run, RunState.SUCCEEDED, now_ms=ended.ended_at_ms)
-        return _account_passed(job, state, ended, waited=waited, records=(final,))
-    if verdict is Verdict.CONFLICT and job.retry_already_running is not None:
-        delay = max(job.retry_already_running * 1000, policy.conflict_floor_ms)
-        return _wait(state, run, ended.ended_at_ms + delay, conflict=True), ()
-    if verdict is Verdict.RETRY:
-        run = replace(run, failures=run.failures + 1)
-        retry_at = ended.ended_at_ms + retry_delay_ms(
-            policy,
-            run.failures,
-            retry_after_ms=parse_retry_after(ended.outcome.header("retry-after"), now_ms=ended.ended_at_ms),
-            jitter=ended.jitter,
-        )
-        if retry_at - (run.started_at_ms or ended.started_at_ms) <= policy.max_age_ms:
-            state = _wait(state, run, retry_at, conflict=False)
-            if job.retry_already_running is not None:
-                return state, ()  # a fire time that passed takes over at once
-            return _account_passed(job, state, ended, waited=False, records=())
-        run = replace(run, message="given up: its first attempt was too long ago")
-    state, final = end_run(state, run, _final_state(verdict), now_ms=ended.ended_at_ms)
-    return _account_passed(job, state, ended, waited=waited, records=(final,))
+    if verdict is Verdict.TAKEN and run.completed is None:
+        return replace(state, open=taken(began, run, now_ms=now_ms)), ()
+    if verdict is Verdict.SUCCEEDED and began.policies.continuations:
+        verdict, state, run = _continue(state, run, ended)
+    if run.completed is None and not run.detached:
+        if verdict is Verdict.CONFLICT and began.retry_already_running is not None:
+            retry_at = now_ms + max(began.retry_already_running * 1000, policy.conflict_floor_ms)
+            if not run.asked:
+                return _wait(state, run, retry_at, conflict=True), ()
+            return _account(job, park(state, run, retry_at, conflict=True), ended, (), held=held)
+        if verdict is Verdict.RETRY or (verdict is Verdict.CONFLICT and run.asked and run.reason is not Reason.MANUAL):
+            run = replace(run, failures=run.failures + 1)
+            given_up, retry_at = _next_attempt(run, ended, policy)
+            if given_up is not None:
+                run = replace(run, message=given_up)
+            elif run.asked:
+                return _account(job, park(state, run, retry_at, conflict=False), ended, (), held=held)
+            elif job.overlap is Overlap.QUEUE_ONE:
+                return _wait(state, run, retry_at, conflict=False), ()  # a fire time that passed takes over at once
+            else:
+                return _account(job, _wait(state, run, retry_at, conflict=False), ended, (), held=held)
+    if run.completed is not None:
+        state, final = end_run(job, state, run, run.completed, now_ms=now_ms)
+    elif run.detached:
+        state, final = _end_detached(job, state, run, verdict, ended)
+    else:
+        state, final = end_run(job, state, run, _final_state(verdict), now_ms=now_ms)
+    return _account(job, state, ended, (final,), held=held, stands_until_ms=stands_until_ms)
 
 
-def _settle_detached(
-    state: JobState, run: Run, ended: Ended, policy: RetryPolicy
-) -> tuple[JobState, tuple[Record, ...]]:
-    """A run whose job was changed, paused or deleted since it started: its result counts, it is not tried again."""
-    run = _with_attempt(run, ended)
-    verdict = judge(ended.outcome, policy)
-    final, message = _final_state(verdict), ""
-    if verdict is Verdict.RETRY:
-        final, message = RunState.CANCELLED, "not tried again: its job was changed, paused or deleted meanwhile"
-    state, settled = end_run(state, run, final, now_ms=ended.ended_at_ms, message=message)
-    return state, (settled,)
+def _continue(state: JobState, run: Run, ended: Ended) -> tuple[Verdict, JobState, Run]:
+    """Take up what a successful answer asks for. What cannot be taken up fails the run: it is never lost silently."""
+    if ended.outcome.truncated:
+        return Verdict.FAILED, state, replace(run, message="answer_too_large: a continuation in it may be cut off")
+    try:
+        entries = continuations_in(ended.outcome.body, run, now_ms=ended.ended_at_ms)
+    except BadContinuation as error:
+        return Verdict.FAILED, state, replace(run, message=str(error))
+    if not entries:
+        return Verdict.SUCCEEDED, state, run
+    if run.list_replaced:
+        why = "the continuation that it asks for was dropped: its job or the pending list was replaced meanwhile"
+        return Verdict.SUCCEEDED, state, replace(run, message=why)
+    if len(state.pending) + len(entries) > PENDING_LIMIT:
+        return Verdict.FAILED, state, replace(run, message=f"{PENDING_LIMIT} runs wait for this job already")
+    return Verdict.SUCCEEDED, replace(state, pending=(*state.pending, *entries)), run
 
 
-def _account_passed(
-    job: Job, state: JobState, ended: Ended, *, waited: bool, records: tuple[Record, ...]
-) -> tuple[JobState, tuple[Record, ...]]:
-    """Account for the fire times that passed while the run was not settled.
-
-    A job with ``retry_already_running`` is owed one run for the latest fire time that passed while the request was
-    open; so is one with ``recovery_check`` if any of them fell into a downtime (the node of this run died, and it was
-    taken over). That fire time stays due. All others are misses. While the trigger is held, nothing is accounted:
-    resume will.
-    """
-    due_ms = state.next_fire_ms
-    if state.is_held or due_ms is None or due_ms > ended.ended_at_ms:
-        return state, records
-    trigger = compile_trigger(job.trigger)
-    latest = trigger.last_in(due_ms - 1, ended.ended_at_ms)
-    if latest is None:
-        return state, records
-    owed = job.retry_already_running is not None and not (waited and latest <= ended.started_at_ms)
-    if job.recovery_check and not owed:
-        owed = any(_fires_within(trigger, due_ms, downtime) for downtime in ended.downtimes)
-    chosen = latest if owed else None
-    misses = misses_around(
-        trigger, due_ms, latest, chosen, MissReason.OVERLAP, ended.downtimes, now_ms=ended.ended_at_ms
+def _next_attempt(run: Run, ended: Ended, policy: RetryPolicy) -> tuple[str | None, int]:
+    """Why there is none, and when it is due."""
+    delay = retry_delay_ms(
+        policy,
+        run.failures,
+        retry_after_ms=parse_retry_after(ended.outcome.header("retry-after"), now_ms=ended.ended_at_ms),
+        jitter=ended.jitter,
     )
-    next_fire = latest if owed else trigger.next_after(latest)
-    return replace(state, next_fire_ms=next_fire), (*records, *misses)
+    retry_at = ended.ended_at_ms + delay
+    if policy.attempts is not None and run.failures >= policy.attempts:
+        return (f"given up after {run.attempt} attempts" if policy.attempts > 1 else ""), retry_at
+    if retry_at - (run.started_at_ms or ended.started_at_ms) > policy.max_age_ms:
+        return "given up: its first attempt was too long ago", retry_at
+    return None, retry_at
 
 
-def _fires_within(trigger: Trigger, due_ms: int, downtime: Downtime) -> bool:
-    """Whether a fire time from ``due_ms`` on, itself one, fell into the downtime."""
-    if downtime.until_ms <= due_ms:
-        return False
-    return trigger.last_in(max(due_ms - 1, downtime.after_ms), downtime.until_ms - 1) is not None
+def _end_detached(job: Job | None, state: JobState, run: Run, verdict: Verdict, ended: Ended) -> tuple[JobState, Run]:
+    """A run whose job was changed, paused or deleted since it started: its result counts, it is not tried again."""
+    final, message = run.completed or _final_state(verdict), ""
+    if run.completed is None and verdict is Verdict.RETRY:
+        final, message = RunState.CANCELLED, "not tried again: its job was changed, paused or deleted meanwhile"
+    return end_run(job, state, run, final, now_ms=ended.ended_at_ms, message=message)
+
+
+def _account(
+    job: Job,
+    state: JobState,
+    ended: Ended,
+    records: tuple[Record, ...],
+    *,
+    held: bool,
+    stands_until_ms: int | None = None,
+) -> tuple[JobState, tuple[Record, ...]]:
+    state, passed = account_passed(
+        job,
+        state,
+        held=held,
+        now_ms=ended.ended_at_ms,
+        downtimes=ended.downtimes,
+        stands_until_ms=stands_until_ms,
+    )
+    return state, (*records, *passed)
 
 
 def _wait(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:
@@ -179,7 +236,7 @@ def _wait(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> Job
 
 
 def _with_attempt(run: Run, ended: Ended) -> Run:
-    outcome = ended.outcome
+    outcome, request = ended.outcome, ended.request
     attempt = Attempt(
         number=run.attempt + 1,
         fence=ended.fence,
@@ -195,10 +252,13 @@ def _with_attempt(run: Run, ended: Ended) -> Run:
         attempts=keep_attempts(run.attempts, attempt),
         started_at_ms=ended.started_at_ms if run.started_at_ms is None else run.started_at_ms,
         excerpt=outcome.body[:EXCERPT_BYTES].decode("utf-8", "replace"),
+        method=run.method if request is None else request.method,
+        url=run.url if request is None else request.url,
+        answer_bytes=outcome.body_bytes if outcome.kind is OutcomeKind.RESPONSE else None,
     )
 
 
 def _final_state(verdict: Verdict) -> RunState:
-    if verdict is Verdict.SUCCEEDED:
+    if verdict in (Verdict.SUCCEEDED, Verdict.TAKEN):
         return RunState.SUCCEEDED
     return RunState.CONFLICT if verdict is Verdict.CONFLICT else RunState.FAILED

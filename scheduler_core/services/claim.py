@@ -15,7 +15,7 @@ from scheduler_core.errors import StoreUnavailable
 from scheduler_core.events import JOB_QUARANTINED, RUN_CLAIMED, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
-from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
+from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone, quarantine_unreadable
 from scheduler_core.services.base import Service
 from scheduler_core.services.deliver import Courier
 from scheduler_core.services.settle import Settler
@@ -91,6 +91,7 @@ class Claimer(Service):
             found = await self._store.recover(node=self._node.id, token=self._lost_token)
             self._lost_token = None
             if found:
+                self._courier.targets.saw(None)
                 return Claim(found, self.clock.now_ms(), None, self._node.downtime_count)
         token = next(self._tokens)
         try:
@@ -110,6 +111,7 @@ class Claimer(Service):
         except asyncio.CancelledError:
             self._lost_token = token
             raise
+        self._courier.targets.saw(claim.targets_version)
         if claim.downtimes is not None:
             self._node.downtimes = claim.downtimes
             self._node.downtime_count = claim.downtime_count
@@ -129,6 +131,9 @@ class Claimer(Service):
         except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
             planned = quarantine_unreadable(claimed.state, f"it cannot be planned: {type(error).__name__}: {error}")
         if isinstance(planned, Work):
+            if is_spawned(planned.job, claimed.id):
+                self._settler.spawn(claimed, planned)
+                return
             log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=planned.run.id, fence=claimed.lease.fence)
             self._courier.send(claimed, planned)
             return

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Protocol
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
+from scheduler_core.catalogue import Target, request_of_target
 from scheduler_core.clock import Clock
 from scheduler_core.delivery.base import Deliverer
+from scheduler_core.errors import StoreError
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
@@ -17,13 +23,39 @@ from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
 from scheduler_core.services.settle import Settler
 from scheduler_core.store.redis_store import ClaimedJob
+from scheduler_core.tokens import make_token
+
+
+class Targets(Protocol):
+    """Where named targets are looked up."""
+
+    async def get(self, target_id: int) -> Target | None:
+        """The target as it is now; None: there is none. Raises StoreError, and CorruptDocument."""
+        ...
+
+    def saw(self, version: int | None) -> None:
+        """A claim told the version of all targets; None: what it told is lost."""
+        ...
 
 
 class Courier:
     """Starts attempts; the claimer sees to it that there are never more than the node may have open."""
 
-    def __init__(self, node: Node, deliverer: Deliverer, settler: Settler, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        node: Node,
+        deliverer: Deliverer,
+        settler: Settler,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        targets: Targets,
+        secret: Callable[[], Awaitable[bytes]],
+    ) -> None:
         self._node = node
+        self.targets = targets
+        self._read_secret = secret
+        self._secret: bytes | None = None
         self._deliverer = deliverer
         self._settler = settler
         self._clock = clock
@@ -45,10 +77,15 @@ class Courier:
             # Another node may hold this job by now: sending would make two runs at once.
             self._settler.hand_back(claimed)
             return
+        request = None
         started_at_ms = self._clock.now_ms()
         try:
-            request = build_request(work, fence=claimed.lease.fence, timeout_ms=self._timeout_ms)
+            request = await self._request(claimed, work)
+            started_at_ms = self._clock.now_ms()
             outcome = await self._deliverer.deliver(request)
+        except StoreError:
+            self._settler.hand_back(claimed)
+            return
         except asyncio.CancelledError:
             self._settler.hand_back(claimed)
             raise
@@ -61,8 +98,26 @@ class Courier:
             self._clock.now_ms(),
             jitter=random.random(),
             downtimes=self._node.downtimes,
+            request=request,
         )
         self._settler.put(claimed, work, ended)
+
+    async def _request(self, claimed: ClaimedJob, work: Work) -> Request:
+        """The request of the next attempt. Waits only for a job with a named target or a callback."""
+        fence, policies = claimed.lease.fence, work.job.policies
+        timeout_ms = self._timeout_ms if policies.timeout_ms is None else policies.timeout_ms
+        request = build_request(work, fence=fence, timeout_ms=timeout_ms)
+        if work.job.target_id is not None:
+            target = await self.targets.get(work.job.target_id)
+            if target is None:
+                raise LookupError(f"the target {work.job.target_id} is gone")
+            request = with_target(request, target)
+        if policies.callback:
+            if self._secret is None:
+                self._secret = await self._read_secret()
+            token = make_token(self._secret, claimed.id, work.run.id)
+            request = with_callback(request, self._node.settings.public_url or "", work.run.id, token)
+        return request
 
 
 def build_request(work: Work, *, fence: int, timeout_ms: int) -> Request:
@@ -80,7 +135,24 @@ def build_request(work: Work, *, fence: int, timeout_ms: int) -> Request:
     if work.state.last_success_ms is not None:
         headers.append(("Cronpost-Last-Success", rfc3339(work.state.last_success_ms)))
     body = job.payload if run.payload is None else run.payload
-    return Request("POST", job.url, tuple(headers), body, timeout_ms)
+    return Request("POST", job.url, tuple(headers), body, timeout_ms, whole_answer=job.policies.continuations)
+
+
+def with_target(request: Request, target: Target) -> Request:
+    """``request`` as a named target wants it. Its own headers come first; a Content-Type among them holds."""
+    wanted = request_of_target(target)
+    headers = (*wanted.headers, *(pair for pair in request.headers if pair[0] != "Content-Type"))
+    return replace(request, method=wanted.method, url=wanted.url, headers=headers, body=wanted.body)
+
+
+def with_callback(request: Request, base_url: str, run_id: str, token: str) -> Request:
+    """``request`` with where, and by what right, the runner says how the run ended."""
+    callback = (
+        ("Cronpost-Callback-Url", f"{base_url.rstrip('/')}/runs/{run_id}/complete"),
+        ("Cronpost-Heartbeat-Url", f"{base_url.rstrip('/')}/runs/{run_id}/heartbeat"),
+        ("Cronpost-Callback-Token", token),
+    )
+    return replace(request, headers=(*request.headers, *callback))
 
 
 @lru_cache(maxsize=1024)

@@ -5,18 +5,21 @@ Needs no node: an API process and a node share nothing but Redis.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from scheduler_core.clock import Clock
-from scheduler_core.errors import JobNotFound, RunConflict, StoreUnavailable
+from scheduler_core.errors import InvalidInput, JobNotFound, RunConflict, RunNotFound, StoreUnavailable
 from scheduler_core.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
-from scheduler_core.job import Job, JobState, Lease, Pending, Snapshot
+from scheduler_core.job import Job, JobState, LastRun, Lease, Overlap, Pending, Replay, Snapshot
+from scheduler_core.job_trigger import same_fire_times, trigger_of
 from scheduler_core.metrics import Metrics
-from scheduler_core.plan.change import plan_delete, plan_pause, plan_resume, plan_run_now, plan_upsert
-from scheduler_core.run import Record, random_run_id
+from scheduler_core.plan.ask import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
+from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
+from scheduler_core.run import Reason, Record, Run, RunState, random_run_id
 from scheduler_core.services.settle import report_record
+from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import RedisStore, StoredJob
 from scheduler_core.transition import Transition
 from scheduler_core.trigger import check_fires_again, compile_trigger
@@ -27,6 +30,9 @@ TRIES = 32
 """Each failed try means that another change or a fire of this very job came first."""
 PAGE_EXAMINES = 1000
 """How many jobs one page of a filtered list looks at; it may then be short, and its cursor goes on from there."""
+
+
+RECORDS_LOOKED_AT = 100
 
 
 class JobView(msgspec.Struct, frozen=True):
@@ -47,8 +53,18 @@ class JobView(msgspec.Struct, frozen=True):
         if self.lease is not None and self.lease.node != "-":
             return "running"
         if self.state.open is not None:
+            return "taken" if self.state.open.state is RunState.TAKEN else "retrying"
+        if any(entry.run is not None for entry in self.state.pending):
             return "retrying"
         return "paused" if self.state.paused_at_ms is not None else "active"
+
+
+class RunNow(msgspec.Struct, frozen=True):
+    """The answer to a request to run a job: the run, or why there is none and when there would be."""
+
+    run_id: str | None = None
+    skipped: str | None = None
+    next_at_ms: int | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -75,20 +91,22 @@ class JobService:
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             old, state = stored.snapshot.job, stored.snapshot.state
-            if old is None or old.trigger != job.trigger or state is None or state.next_fire_ms is None:
+            if old is None or not same_fire_times(old, job) or state is None or state.next_fire_ms is None:
                 if stored.fault is None and old is not None and old.same_definition(job):
                     return None  # its last run is not settled yet; nothing changes
-                check_fires_again(compile_trigger(job.trigger), now_ms)
+                _check_fires(job, now_ms)
             snapshot = stored.snapshot
             if stored.fault is not None:
                 snapshot = Snapshot(None, None, snapshot.lease)
             return plan_upsert(job, snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
 
-        stored, transition = await self._change(job.id, plan)
+        stored, transition = await self.change(job.id, plan)
         if transition is None:
-            return _view(job.id, stored), False
+            return view_of(job.id, stored), False
+        if overlaps(stored):
+            await self._cancel_children(job.id, "its job was changed")
         log.info(JOB_UPSERTED, job_id=job.id, version=transition.job.version if transition.job else None)
-        return _changed(job.id, stored, transition), True
+        return changed_view(job.id, stored, transition), True
 
     async def delete(self, job_id: str) -> None:
         """Remove the job. Raises JobNotFound."""
@@ -98,9 +116,11 @@ class JobService:
                 return Transition(None, remove=True)
             return plan_delete(stored.snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
 
-        _, transition = await self._change(job_id, plan)
+        stored, transition = await self.change(job_id, plan)
         if transition is None:
             raise JobNotFound(job_id)
+        if overlaps(stored):
+            await self._cancel_children(job_id, "its job was deleted")
         log.info(JOB_DELETED, job_id=job_id)
 
     async def pause(self, job_id: str) -> JobView:
@@ -111,6 +131,8 @@ class JobService:
 
         view, changed = await self._change_existing(job_id, plan)
         if changed:
+            if view.job is not None and view.job.policies.overlap is Overlap.ALLOW:
+                await self._cancel_children(job_id, "its job was paused")
             log.info(JOB_PAUSED, job_id=job_id)
         return view
 
@@ -125,30 +147,110 @@ class JobService:
             log.info(JOB_RESUMED, job_id=job_id)
         return view
 
-    async def run_now(self, job_id: str, *, force: bool = False, payload: bytes | None = None) -> str:
-        """Ask for a run at once; its id. ``force`` queues behind a run that is not settled.
+    async def run_now(
+        self, job_id: str, *, force: bool = False, payload: bytes | None = None, not_before_ms: int | None = None
+    ) -> RunNow:
+        """Ask for a run, at once or not before an instant. ``force`` queues behind a run that is not settled.
 
-        Raises JobNotFound and RunConflict.
+        Without payload and instant, what waits for the job already goes first, and its minimal interval holds. Raises
+        JobNotFound and RunConflict.
         """
-        run_id = ""
+        bare = payload is None and not_before_ms is None
+        answer = RunNow()
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
-            nonlocal run_id
-            entry = Pending(random_run_id(now_ms), now_ms, payload)
-            run_id = entry.run_id
-            return plan_run_now(
-                stored.snapshot, entry, force=force, downtimes=stored.downtimes, store_id=stored.store_id
+            nonlocal answer
+            due_ms = now_ms if not_before_ms is None else max(now_ms, not_before_ms)
+            planned = plan_run_now(
+                stored.snapshot,
+                Pending(random_run_id(now_ms), due_ms, payload),
+                force=force,
+                bare=bare,
+                now_ms=now_ms,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
             )
+            if isinstance(planned, Skipped):
+                answer = RunNow(skipped=planned.why, next_at_ms=planned.next_at_ms)
+                return None
+            answer = RunNow(run_id=planned.run_id)
+            return planned.transition
 
         await self._change_existing(job_id, plan)
-        return run_id
+        return answer
+
+    async def backfill(self, job_id: str, *, start_ms: int, end_ms: int, limit: int) -> Replay:
+        """Run fire times of the past again, one at a time; which. Raises JobNotFound, InvalidInput, RunConflict."""
+        replay: Replay | None = None
+
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            nonlocal replay
+            replay, transition = plan_backfill(
+                stored.snapshot,
+                start_ms=start_ms,
+                end_ms=end_ms,
+                limit=limit,
+                backfill_id=random_run_id(now_ms),
+                now_ms=now_ms,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
+            )
+            return transition
+
+        await self._change_existing(job_id, plan)
+        assert replay is not None
+        return replay
+
+    async def replace_pending(self, job_id: str, entries: Sequence[tuple[bytes | None, int | None]]) -> JobView:
+        """Put entries (payload, or None for the job's own; not before, or None for now) in place of the pending list.
+
+        Raises JobNotFound.
+        """
+
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            return plan_replace_pending(
+                stored.snapshot,
+                [
+                    Pending(random_run_id(now_ms), max(now_ms, not_before_ms or now_ms), payload, Reason.CONTINUATION)
+                    for payload, not_before_ms in entries
+                ],
+                now_ms=now_ms,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
+            )
+
+        return (await self._change_existing(job_id, plan))[0]
+
+    async def revive_pending(self, job_id: str, run_id: str) -> JobView:
+        """Let an entry that was set aside start again, now. Raises JobNotFound and RunNotFound."""
+
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            transition = plan_revive(
+                stored.snapshot,
+                run_id,
+                random_run_id(now_ms),
+                now_ms=now_ms,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
+            )
+            if transition is None:
+                raise RunNotFound(f"no entry {run_id!r} of this job was set aside")
+            return transition
+
+        return (await self._change_existing(job_id, plan))[0]
+
+    async def children(self, job_id: str) -> list[JobView]:
+        """The runs of a job that allows overlap, each as the unit that it is; empty for any other job."""
+        units = await self._store.children(job_id)
+        found = zip(units, await self._store.read_many(units), strict=True)
+        return [view_of(unit, stored) for unit, stored in found if exists(stored)]
 
     async def get(self, job_id: str) -> JobView:
         """Raises JobNotFound."""
         stored = await self._store.read(job_id)
-        if not _exists(stored):
+        if not exists(stored):
             raise JobNotFound(job_id)
-        return _view(job_id, stored)
+        return view_of(job_id, stored)
 
     async def page(self, *, cursor: str = "", prefix: str = "", status: str | None = None, limit: int = 100) -> Page:
         """Jobs in the order of their ids, from after ``cursor``: those that start with ``prefix`` and have ``status``.
@@ -163,9 +265,9 @@ class JobService:
             for job_id, stored in zip(ids, await self._store.read_many(ids), strict=True):
                 cursor = job_id
                 examined += 1
-                if not _exists(stored):
+                if not exists(stored):
                     continue  # deleted between the two reads
-                view = _view(job_id, stored)
+                view = view_of(job_id, stored)
                 if status is None or view.status == status:
                     found.append(view)
                 if len(found) >= limit:
@@ -178,24 +280,44 @@ class JobService:
         """Settled runs and misses of a job, newest first; also of one that is gone, until they are trimmed."""
         return await self._store.history(job_id, skip=skip, limit=limit)
 
+    async def last_run(self, job_id: str) -> LastRun | None:
+        """The latest settled run on record; for a job that allows overlap, whose state does not tell."""
+        for record in await self._store.history(job_id, limit=RECORDS_LOOKED_AT):
+            if isinstance(record, Run):
+                ended_at_ms = record.ended_at_ms or record.fire_time_ms
+                return LastRun(record.id, record.fire_time_ms, record.state, ended_at_ms, record.last_status)
+        return None
+
+    async def _cancel_children(self, job_id: str, why: str) -> None:
+        """No run of a job that allows overlap is tried again after a change; those that are open may end."""
+        for unit in await self._store.children(job_id):
+
+            def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+                return plan_cancel_unit(
+                    stored.snapshot, now_ms=now_ms, why=why, downtimes=stored.downtimes, store_id=stored.store_id
+                )
+
+            await self.change(unit, plan)
+
     async def _change_existing(
         self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]
     ) -> tuple[JobView, bool]:
         def checked(stored: StoredJob, now_ms: int) -> Transition | None:
-            if not _exists(stored):
+            if not exists(stored):
                 raise JobNotFound(job_id)
             if stored.fault is not None:
                 raise RunConflict(f"the stored job cannot be read ({stored.fault}): put it again or delete it")
             return plan(stored, now_ms)
 
-        stored, transition = await self._change(job_id, checked)
+        stored, transition = await self.change(job_id, checked)
         if transition is None:
-            return _view(job_id, stored), False
-        return _changed(job_id, stored, transition), True
+            return view_of(job_id, stored), False
+        return changed_view(job_id, stored, transition), True
 
-    async def _change(
+    async def change(
         self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]
     ) -> tuple[StoredJob, Transition | None]:
+        """Read the job or unit, plan, write; again if it changed in between. What was read, and the step taken."""
         for _ in range(TRIES):
             stored = await self._store.read(job_id)
             transition = plan(stored, self._clock.now_ms())
@@ -203,19 +325,36 @@ class JobService:
                 return stored, None
             if await self._store.change(job_id, stored, transition):
                 for record in transition.records:
-                    report_record(self._metrics, job_id, record)
+                    report_record(self._metrics, job_of_unit(job_id), record)
                 return stored, transition
         raise StoreUnavailable(f"job {job_id!r} changes too often to be changed now")
 
 
-def _exists(stored: StoredJob) -> bool:
+def _check_fires(job: Job, now_ms: int) -> None:
+    """Raise InvalidInput if the job has no fire time after now, naming what leaves it none."""
+    trigger = compile_trigger(job.trigger)
+    check_fires_again(trigger, now_ms)
+    if trigger_of(job).next_after(now_ms) is None:
+        raise InvalidInput("the job has no fire time between now and ends_at", field="ends_at")
+
+
+def overlaps(stored: StoredJob) -> bool:
+    """Whether runs of the job may be units of their own."""
+    job = stored.snapshot.job
+    return job is not None and job.policies.overlap is Overlap.ALLOW
+
+
+def exists(stored: StoredJob) -> bool:
+    """Whether there is a job, be it one that cannot be read."""
     return stored.fault is not None or stored.snapshot.job is not None
 
 
-def _view(job_id: str, stored: StoredJob) -> JobView:
+def view_of(job_id: str, stored: StoredJob) -> JobView:
+    """The job as it was read."""
     snapshot = stored.snapshot
     return JobView(job_id, snapshot.job, snapshot.state or JobState(), snapshot.lease, stored.fault)
 
 
-def _changed(job_id: str, stored: StoredJob, transition: Transition) -> JobView:
+def changed_view(job_id: str, stored: StoredJob, transition: Transition) -> JobView:
+    """The job as a change has left it."""
     return JobView(job_id, transition.job or stored.snapshot.job, transition.state or JobState(), stored.snapshot.lease)

@@ -42,9 +42,13 @@ class Reaper(Service):
         return len(reaped)
 
     async def run_once(self) -> None:
-        if self._beats_can_be_judged() and self._node.may_reap:
+        if self.may_take_back():
             await self.reap()
         await self.clock.sleep(PERIOD_SECONDS)
+
+    def may_take_back(self) -> bool:
+        """Whether this node may take another for dead because it does not beat."""
+        return self._beats_can_be_judged() and self._node.may_reap
 
     def _beats_can_be_judged(self) -> bool:
         """Whether the beats of other nodes were written by the clock that this node reads.

@@ -20,15 +20,18 @@ from scheduler_core.events import (
     RUN_HANDED_BACK,
     RUN_RETRYING,
     RUN_SETTLED,
+    RUN_TAKEN,
     SETTLE_REFUSED,
     get_logger,
     lines_together,
 )
+from scheduler_core.job import JobState
 from scheduler_core.metrics import Metrics
-from scheduler_core.plan.claim import Work, quarantine_unreadable
+from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
-from scheduler_core.run import Miss, Run
+from scheduler_core.run import Miss, Run, RunState
 from scheduler_core.services.base import Service
+from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import ClaimedJob, RedisStore, Settled, Settlement
 from scheduler_core.transition import Transition
 
@@ -92,6 +95,10 @@ class Settler(Service):
         """A claimed job needed no attempt."""
         self._put(claimed, transition)
 
+    def spawn(self, claimed: ClaimedJob, work: Work) -> None:
+        """A run of a job that allows overlap becomes a unit of its own, which the next claim takes."""
+        self._put(claimed, plan_spawn(work), work)
+
     def hand_back(self, claimed: ClaimedJob) -> None:
         """A claimed job is not finished here; another claim goes on with the same run."""
         self._put(claimed, None)
@@ -136,6 +143,9 @@ class Settler(Service):
     def _answered(self, one: Unsettled, answer: Settled) -> None:
         if answer.result == "changed" and answer.stored is not None:
             self._plan_again(one, answer.stored)
+        elif answer.result == "full" and one.work is not None and one.claimed.state is not None:
+            planned = plan_full(one.work, one.claimed.state, now_ms=one.claimed.lease.first_claimed_at_ms)
+            self._put(one.claimed, planned)
         elif answer.result == "stale":
             self.metrics.refused.inc()
             log.warning(SETTLE_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
@@ -152,7 +162,7 @@ class Settler(Service):
             return
         else:
             try:
-                transition = plan_settle_changed(stored.job, stored.state, one.work.run, one.ended, self._policy)
+                transition = plan_settle_changed(stored.job, stored.state, one.work, one.ended, self._policy)
             except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
                 transition = self._quarantine(claimed, error)
         self._put(claimed, transition, one.work, one.ended)
@@ -168,12 +178,19 @@ class Settler(Service):
         if one.transition is None:
             log.info(RUN_HANDED_BACK, job_id=one.claimed.id, fence=one.claimed.lease.fence)
             return
+        job_id = job_of_unit(one.claimed.id)
         for record in one.transition.records:
-            report_record(self.metrics, one.claimed.id, record)
+            report_record(self.metrics, job_id, record)
         state = one.transition.state
-        if one.work is not None and state is not None and state.open is not None:
-            self.metrics.retries.inc()
-            self._log_retry(one.claimed.id, state.open)
+        if one.ended is not None and one.work is not None and state is not None:
+            waiting = waiting_run(state, one.work.run.id)
+            if waiting is not None and waiting.state is RunState.RETRYING:
+                self.metrics.retries.inc()
+                self._log_retry(job_id, waiting)
+            elif waiting is not None:
+                log.info(RUN_TAKEN, job_id=job_id, run_id=waiting.id, lost_at_ms=waiting.retry_at_ms)
+        if one.transition.spawn is not None:
+            self.woken(one.transition.spawn.run.fire_time_ms)
         wake_ms = one.transition.wake_ms
         if wake_ms is not None:
             self.woken(wake_ms)
@@ -189,6 +206,13 @@ class Settler(Service):
             detail=run.attempts[-1].message if run.attempts else "",
             retry_at_ms=run.retry_at_ms,
         )
+
+
+def waiting_run(state: JobState, run_id: str) -> Run | None:
+    """The run as it waits in the job's state, or among its pending entries; None: it does not."""
+    if state.open is not None:
+        return state.open if state.open.id == run_id else None
+    return next((entry.run for entry in state.pending if entry.run is not None and entry.run.id == run_id), None)
 
 
 def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:

@@ -125,6 +125,11 @@ class Keys(msgspec.Struct, frozen=True):
         """Hash: totals over all runs ever settled, and those of each of the last minutes."""
         return f"{self.root}:counts"
 
+    @property
+    def record_keys(self) -> tuple[str, ...]:
+        """What ``lua/lib/record.lua`` writes, in its order."""
+        return (self.records, self.details, *(self.runs(letter) for letter in "SFTDC"), self.counts)
+
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 
     def lane(self, part: str) -> str:

@@ -5,6 +5,7 @@ Raises StoreUnavailable or StoreRefused (see :mod:`scheduler_core.store.faults`)
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -14,22 +15,24 @@ from redis.exceptions import ReadOnlyError
 
 from scheduler_core.errors import CorruptDocument, StoreUnavailable
 from scheduler_core.job import Downtime, Job, JobState, Lease, Snapshot
-from scheduler_core.run import Record
+from scheduler_core.run import Miss, Record, Run, RunState
 from scheduler_core.store import keys as scores
 from scheduler_core.store.client import carried_through, connect
 from scheduler_core.store.codec import (
     TAG_BYTES,
     decode_downtimes,
+    decode_entry,
     decode_job,
     decode_lease,
     decode_record,
     decode_state,
     encode_job,
-    encode_record,
     encode_state,
+    is_mark,
+    record_args,
 )
 from scheduler_core.store.faults import translated_faults
-from scheduler_core.store.keys import Keys
+from scheduler_core.store.keys import CHILD, Keys, child_id, job_of_unit
 from scheduler_core.store.scripts import Arg, load_script
 from scheduler_core.transition import Transition
 
@@ -56,10 +59,12 @@ CLAIM_LIMIT = 1000
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """How much history a job keeps."""
+    """How much history a job keeps: ``entries`` runs and misses, and ``failures`` runs that left these and did not
+    succeed; nothing of it when ``after_ms`` have passed since the last entry."""
 
     entries: int = 100
-    after_ms: int = 7 * 86_400_000
+    after_ms: int = 30 * 86_400_000
+    failures: int = 100
 
 
 class ClaimedJob(msgspec.Struct, frozen=True):
@@ -83,6 +88,8 @@ class Claim(msgspec.Struct, frozen=True):
     """Set when they are others than the caller knows."""
     downtime_count: int
     must_beat: bool = False
+    targets_version: int | None = None
+    """Raised with every change of a target; None: unknown."""
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -98,11 +105,12 @@ class Settlement(msgspec.Struct, frozen=True):
     def of(cls, claimed: ClaimedJob, transition: Transition | None) -> Settlement:
         """``transition`` None hands the job back unfinished."""
         holder = f"{claimed.lease.fence} {claimed.lease.node}"
-        return cls(claimed.id, holder, claimed.tag, _step(transition))
+        return cls(claimed.id, holder, claimed.tag, _step(claimed.id, transition))
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The answer to a settlement: ``ok``, ``done``, ``stale`` or ``changed``, with what is stored in the last case."""
+    """The answer to a settlement: ``ok``, ``done``, ``stale``, ``full`` (the job has as many runs at once as it may;
+    the lease stays) or ``changed``, with what is stored in the last case."""
 
     result: str
     stored: ClaimedJob | None = None
@@ -153,6 +161,19 @@ class RedisStore:
         self._reap = load_script("reap_leases")
         self._read = load_script("read_jobs")
 
+    @property
+    def client(self) -> Redis:
+        """For the other stores on the same Redis; they share its connections."""
+        return self._client
+
+    @property
+    def keys(self) -> Keys:
+        return self._keys
+
+    @property
+    def retention(self) -> Retention:
+        return self._retention
+
     async def aclose(self) -> None:
         """Close all connections, after commands whose callers were cancelled have ended."""
         await carried_through()
@@ -184,10 +205,11 @@ class RedisStore:
         if answer[0] == b"void":
             return Claim([], now_ms, None, downtime_count)
         return Claim(
-            jobs=[_claimed(*row) for row in answer[4:]],
+            jobs=[_claimed(*row) for row in answer[5:]],
             next_wake_ms=int(float(answer[1])) if answer[1] else None,
             downtimes=None if answer[3] is None else decode_downtimes(answer[3]),
             downtime_count=int(answer[2]),
+            targets_version=int(answer[4]),
         )
 
     async def recover(self, *, node: str, token: int) -> list[ClaimedJob]:
@@ -201,11 +223,12 @@ class RedisStore:
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         """Settle a batch. One answer per settlement; running the same batch again is harmless."""
-        k = self._keys
-        names = [k.due, k.jobs, k.states, k.leases, k.ids]
-        args: list[Arg] = [self._retention.entries, self._retention.after_ms]
+        k, kept = self._keys, self._retention
+        names = [k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, *k.record_keys]
+        args: list[Arg] = [kept.entries, kept.failures, kept.after_ms]
         for one in settlements:
-            names.append(k.history(one.job_id))
+            job_id = job_of_unit(one.job_id)
+            names += (k.history(job_id), k.failures(job_id))
             args += (one.job_id, one.holder, one.expected_tag)
             args += one.step
         answers = await self._run(self._settle, names, args)
@@ -291,12 +314,17 @@ class RedisStore:
         return (await self.read_many([job_id]))[0]
 
     async def change(self, job_id: str, stored: StoredJob, transition: Transition) -> bool:
-        """Apply a client's change, unless the job is no longer what ``stored`` says; whether it was applied."""
-        k = self._keys
-        operation, state, wake, _, *records = _step(transition)
+        """Apply a client's change, unless the job is no longer what ``stored`` says; whether it was applied.
+
+        ``job_id`` may be a child unit. A change spawns none.
+        """
+        k, kept = self._keys, self._retention
+        operation, state, wake, waiting, *records = _step(job_id, transition)
+        names = (k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children)
+        owner = job_of_unit(job_id)
         answer = await self._run(
             self._change,
-            (k.due, k.jobs, k.states, k.leases, k.ids, k.history(job_id)),
+            (*names, k.history(owner), k.failures(owner), *k.record_keys),
             (
                 job_id,
                 stored.tag,
@@ -305,8 +333,10 @@ class RedisStore:
                 operation,
                 state,
                 wake,
-                self._retention.entries,
-                self._retention.after_ms,
+                waiting,
+                kept.entries,
+                kept.failures,
+                kept.after_ms,
                 k.wake,
                 *records,
             ),
@@ -329,19 +359,80 @@ class RedisStore:
             return []
         k = self._keys
         downtimes, store_id, *rows = await self._run(self._read, (k.jobs, k.states, k.leases, k.meta), job_ids)
-        return [_stored(row[0], row[1], row[2], downtimes, store_id) for row in rows]
+        return [read_stored(row[0], row[1], row[2], downtimes, store_id) for row in rows]
 
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
-        """Settled runs and misses of a job, newest first. Entries that cannot be read are left out."""
+        """Settled runs and misses of a job, newest first, and after them the failures that were kept longer.
+
+        Entries that cannot be read are left out. A run whose record was trimmed comes as the little that its entry
+        tells: id, fire time and whether it succeeded.
+        """
+        k = self._keys
         with translated_faults():
-            rows: list[Any] = await self._client.lrange(self._keys.history(job_id), -(skip + limit), -(skip + 1))
-        records: list[Record] = []
-        for row in reversed(rows):
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.lrange(k.history(job_id), -(skip + limit), -(skip + 1))
+                pipe.llen(k.history(job_id))
+                pipe.lindex(k.history(job_id), 0)
+                rows, length, first = await pipe.execute()
+            rows.reverse()
+            if is_mark(first):
+                length -= 1
+                rows = [row for row in rows if row != first]
+            if len(rows) < limit:
+                skip = max(0, skip - length)
+                older: list[Any] = await self._client.lrange(
+                    k.failures(job_id), -(skip + limit - len(rows)), -(skip + 1)
+                )
+                rows += reversed(older)
+            return await self._resolved(rows)
+
+    async def _resolved(self, rows: Sequence[bytes]) -> list[Record]:
+        """List entries with the records that they stand for."""
+        found: list[Record] = []
+        places: list[int] = []
+        ids: list[str] = []
+        for row in rows:
             try:
-                records.append(decode_record(row))
+                entry = decode_entry(row)
             except CorruptDocument:
                 continue
-        return records
+            if isinstance(entry, Miss):
+                found.append(entry)
+            else:
+                places.append(len(found))
+                ids.append(entry.run_id)
+                found.append(entry.bare())
+        stored: list[Any] = await self._client.hmget(self._keys.records, ids) if ids else []
+        unreadable: set[int] = set()
+        for place, record in zip(places, stored, strict=True):
+            try:
+                if record is not None:
+                    found[place] = decode_record(record)[1]
+            except CorruptDocument:
+                unreadable.add(place)
+        return [record for place, record in enumerate(found) if place not in unreadable]
+
+    async def settled_run(self, run_id: str) -> Run | None:
+        """The record of a settled run; None: it was trimmed, or there never was one. Raises CorruptDocument."""
+        with translated_faults():
+            stored: Any = await self._client.hget(self._keys.records, run_id)
+        return None if stored is None else decode_record(stored)[1]
+
+    async def children(self, job_id: str, *, limit: int = 1000) -> list[str]:
+        """The units of the runs of a job that overlap, at most ``limit``, oldest first."""
+        low, high = f"[{job_id}{CHILD}", f"({job_id}{chr(ord(CHILD) + 1)}"
+        with translated_faults():
+            found: list[Any] = await self._client.zrange(
+                self._keys.children, low, high, bylex=True, offset=0, num=limit
+            )
+        return [unit.decode() for unit in found]
+
+    async def secret(self) -> bytes:
+        """32 random bytes, drawn once for the store: what tokens are made with."""
+        with translated_faults():
+            await self._client.hsetnx(self._keys.meta, "secret", secrets.token_bytes(32))
+            found: Any = await self._client.hget(self._keys.meta, "secret")
+        return bytes(found)
 
     async def counts(self, *, now_ms: int) -> Counts:
         """How many jobs there are, are due and unclaimed, are claimed; and how many nodes beat lately."""
@@ -382,15 +473,37 @@ def score(state: JobState) -> int:
     return scores.PAUSED if state.paused_at_ms is not None else scores.IDLE
 
 
-def _step(transition: Transition | None) -> tuple[Arg, ...]:
-    """Operation, state, wake-up, number of records, records: what the scripts take."""
+def _step(unit: str, transition: Transition | None) -> tuple[Arg, ...]:
+    """Operation, state, wake-up, waiting, number of records, records, and what a spawn needs: as scripts take it."""
     if transition is None:
-        return ("return", b"", 0, 0)
-    records = [encode_record(record) for record in transition.records]
-    state = b"" if transition.state is None else encode_state(transition.state)
-    wake = 0 if transition.state is None else score(transition.state)
+        return ("return", b"", 0, "", 0)
+    state, wake, waiting = b"", 0, "-"
+    if transition.state is not None:
+        state, wake = encode_state(transition.state), score(transition.state)
+        waiting = _waiting_since(transition.state)
     operation = "remove" if transition.remove else "save" if state else "release"
-    return (operation, state, wake, len(records), *records)
+    records: list[Arg] = []
+    job_id, detail = job_of_unit(unit), transition.detail
+    for record in transition.records:
+        of_attempt = detail is not None and not isinstance(record, Miss) and record.id == transition.detail_of
+        records += record_args(job_id, record, detail if of_attempt else None)
+    if transition.spawn is not None:
+        operation, run = "spawn", transition.spawn.run
+        # Due at its fire time: it has come, or there would be no run yet.
+        records += (child_id(unit, run.id), run.fire_time_ms, encode_state(JobState(open=run)), transition.spawn.limit)
+    return (operation, state, wake, waiting, len(transition.records), *records)
+
+
+def _waiting_since(state: JobState) -> str:
+    """When the latest of the job's runs that wait for a retry or a completion started; ``-`` if none waits."""
+    if state.open is None and not state.pending:
+        return "-"
+    starts = [
+        run.started_at_ms or run.fire_time_ms
+        for run in (state.open, *(entry.run for entry in state.pending))
+        if run is not None and not run.in_flight and run.state in (RunState.RETRYING, RunState.TAKEN)
+    ]
+    return str(max(starts)) if starts else "-"
 
 
 def _claimed(raw_id: bytes, definition: bytes | None, state: bytes | None, lease: bytes) -> ClaimedJob:
@@ -410,9 +523,10 @@ def _settled(settlement: Settlement, answer: Any) -> Settled:
     return Settled("changed", ClaimedJob(settlement.job_id, job, position, lease, tag, fault))
 
 
-def _stored(
+def read_stored(
     definition: bytes | None, state: bytes | None, lease: bytes | None, downtimes: bytes | None, store_id: bytes | None
 ) -> StoredJob:
+    """A job from the three rows that the store keeps of it, and the facts that all jobs share."""
     job, position, fault = _decode(definition, state)
     if fault is None and (job is None) != (position is None) and not (position is not None and position.deleted):
         fault = f"its {'definition' if job is None else 'state'} is gone"

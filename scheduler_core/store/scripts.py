@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -12,6 +13,8 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 Arg = str | bytes | int | float
+
+_NEEDS = re.compile(r"-- needs: (\w+(?: \w+)*)\n")
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -30,6 +33,15 @@ class Script(msgspec.Struct, frozen=True):
 
 
 def load_script(name: str) -> Script:
-    """The script in ``lua/<name>.lua``."""
-    text = files("scheduler_core.store").joinpath("lua", f"{name}.lua").read_text("utf-8")
+    """The script in ``lua/<name>.lua``, after the libraries of ``lua/lib`` that its first line names.
+
+    A first line ``-- needs: a b`` puts ``lua/lib/a.lua`` and ``lua/lib/b.lua`` before it: Redis gives scripts no way to
+    load one another.
+    """
+    folder = files("scheduler_core.store").joinpath("lua")
+    text = folder.joinpath(f"{name}.lua").read_text("utf-8")
+    needed = _NEEDS.match(text)
+    if needed is not None:
+        libraries = [folder.joinpath("lib", f"{one}.lua").read_text("utf-8") for one in needed[1].split()]
+        text = "\n".join([*libraries, text])
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

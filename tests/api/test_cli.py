@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from scheduler_api import cli
 from scheduler_api.app import create_app
 from scheduler_api.context import Context
+from scheduler_api.policies import POLICY_FIELDS
 from scheduler_api.server import ApiServer, listen, url_of
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import SETTINGS, ApiSettings
@@ -115,16 +117,19 @@ def server(redis_url: str) -> Iterator[str]:
     sockets = listen("127.0.0.1", 0)
     loop = asyncio.new_event_loop()
     stop: list[ApiServer] = []
+    made = threading.Event()
 
     async def serve() -> None:
         store = RedisStore(connect(redis_url))
         context = Context(settings=ApiSettings(api_keys=(KEY,)), store=store, clock=RedisClock(), metrics=Metrics())
         stop.append(ApiServer(create_app(context)))
+        made.set()
         await stop[0].serve(sockets)
         await store.aclose()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
+    assert made.wait(20)
     yield url_of(sockets, "127.0.0.1")
     loop.call_soon_threadsafe(stop[0].stop)
     thread.join()
@@ -148,7 +153,7 @@ def test_a_job_is_put_listed_shown_paused_resumed_run_and_deleted(server: str) -
     assert listed[0].split() == ["ID", "STATUS", "CRON", "ZONE", "NEXT", "FIRE", "LAST", "RUN"]
     assert listed[1].split()[:4] == ["a/b", "active", "@daily", "Europe/Paris"]
     shown = jobs(server, "get", "a/b").stdout
-    assert "retry_already_running  3" in shown
+    assert re.search(r"^retry_already_running +3$", shown, re.MULTILINE)
     assert '"payload":{"n": 1.0}' in jobs(server, "get", "a/b", "--json").stdout
     assert "paused" in jobs(server, "pause", "a/b").stdout
     assert jobs(server, "list", "--status", "paused").stdout.splitlines()[1].startswith("a/b")
@@ -180,10 +185,74 @@ def test_a_payload_can_be_read_from_a_file(server: str, tmp_path: Path) -> None:
     assert '{"big": 12345678901234567890, "f": 1.10}' in jobs(server, "get", "a", "--json").stdout
 
 
+def test_every_optional_field_of_a_job_is_an_option(server: str) -> None:
+    shown = run("jobs", "put", "--help").stdout
+    for name in POLICY_FIELDS:
+        assert f"--{name.replace('_', '-')} " in shown, name
+    put = ["put", "a", "--endpoint", "http://h/", "--cron", "@daily"]
+    for options, name, value in (
+        (["--overlap", "queue_one"], "overlap", "queue_one"),
+        (["--overlap", "allow", "--max-concurrent", "3"], "max_concurrent", 3),
+        (["--recovery", "all", "--catch-up-limit", "7"], "catch_up_limit", 7),
+        (["--timeout-seconds", "2.5"], "timeout_seconds", 2.5),
+        (["--starts-at", "2090-01-01T00:00:00Z"], "starts_at", "2090-01-01T00:00:00Z"),
+        (["--continuations"], "continuations", True),
+        (["--continuations", "--no-continuations"], "continuations", False),
+        (["--completion", "callback", "--heartbeat-timeout-seconds", "9"], "heartbeat_timeout_seconds", 9),
+    ):
+        assert jobs(server, *put, *options).exit_code == 0, options
+        assert json.loads(jobs(server, "get", "a", "--json").stdout)[name] == value
+    assert jobs(server, *put, "--retry", '{"attempts": 3, "statuses": [500]}').exit_code == 0
+    assert json.loads(jobs(server, "get", "a", "--json").stdout)["retry"]["statuses"] == [500]
+    refused = jobs(server, *put, "--retry", '{"attempts": 0}')
+    assert refused.exit_code == 1
+    assert "(field retry.attempts)" in refused.stderr
+
+
+def test_runs_that_wait_are_put_shown_and_poked(server: str, tmp_path: Path) -> None:
+    jobs(server, "put", "a/b", "--endpoint", "http://h/", "--cron", "0 0 1 1 *")
+    assert jobs(server, "pending", "a/b").stdout == "none\n"
+    (tmp_path / "pages.json").write_text('[{"payload": {"page": 7}, "not_before": "2090-01-01T00:00:00Z"}]')
+    put = jobs(server, "pending", "a/b", "--put", "pages.json").stdout
+    assert '{"page": 7}' in put
+    assert jobs(server, "pending", "a/b").stdout == put
+    poked = jobs(server, "run", "a/b")
+    assert poked.exit_code == 0
+    assert poked.stdout == "nothing started: not due, next at 2090-01-01T00:00:00Z\n"
+    assert "[404]" in jobs(server, "pending", "a/b", "--revive", "x/y").stderr
+    assert jobs(server, "pending", "a/b", "--put", "-", stdin=b"[]").stdout == "none\n"
+    later = jobs(server, "run", "a/b", "--payload", "[1]", "--not-before", "2090-01-01T00:00:00Z")
+    assert "asked for" in later.stdout
+    assert "2090-01-01T00:00:00Z  manual  waits  0         [1]" in jobs(server, "pending", "a/b").stdout
+
+
+def test_a_backfill_says_what_it_will_run(server: str) -> None:
+    jobs(server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily")
+    asked = ("backfill", "a", "--start", "2020-01-01T00:00:00Z", "--end", "2020-02-01T00:00:00Z")
+    assert jobs(server, *asked, "--limit", "3").stdout.startswith("3 run(s) asked for")
+    assert "32 run(s)" in jobs(server, *asked).stdout
+    assert "(field start)" in jobs(server, "backfill", "a", "--start", "soon", "--end", "2020-02-01T00:00:00Z").stderr
+
+
+def test_the_account_tells_what_became_of_each_fire_time(server: str) -> None:
+    jobs(server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily")
+    told = jobs(server, "account", "a")
+    assert told.exit_code == 0, told.stderr
+    assert told.stdout.startswith("a, accounted for from ")
+    assert told.stdout.endswith("none\n")
+    assert "(field from)" in jobs(server, "account", "a", "--from", "soon").stderr
+    assert "[404]" in jobs(server, "account", "nobody").stderr
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (["put", "a"], "--endpoint"),
+        (["put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--retry", "{"], "--retry is not JSON"),
+        (["put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--overlap", "queue"], "'queue-one'"),
+        (["run", "a", "--payload", "text"], "quotes"),
+        (["pending", "a", "--put", "-", "--revive", "x"], "either"),
+        (["backfill", "a", "--start", "2020-01-01T00:00:00Z"], "--end"),
         (["put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "{"], "not JSON"),
         (["put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "text"], "quotes"),
         (["put", "a", "--cron", "@daily", "--file", "job.json"], "either"),

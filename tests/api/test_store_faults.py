@@ -60,7 +60,7 @@ async def test_while_redis_is_away_every_request_is_429_and_it_works_again_after
         ready = await client.get("/ready")
         assert ready.status_code == 503
         assert ready.json()["reasons"]
-        assert (await client.get("/metrics")).status_code == 200
+        assert (await client.get("/metrics", headers={"Accept": "text/plain"})).status_code == 200
         assert (await client.get("/cron/next?expr=@daily")).status_code == 200
         own_redis.start()
         assert (await client.get(f"/jobs/{EXAMPLE['id']}")).status_code == 200

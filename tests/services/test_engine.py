@@ -45,7 +45,7 @@ class Bench:
 
     async def ask_for(self, name: str) -> str:
         await self.jobs.upsert(make_job(name, trigger=make_job().trigger))
-        return await self.jobs.run_now(name, force=True)
+        return (await self.jobs.run_now(name, force=True)).run_id or ""
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from redis.asyncio import Redis
 
 from scheduler_core.errors import StoreRefused
 from scheduler_core.job import Downtime, JobState, Lease
-from scheduler_core.run import Miss, MissReason
-from scheduler_core.store.codec import decode_lease, decode_record, decode_state, encode_state
+from scheduler_core.run import Miss, MissReason, Reason
+from scheduler_core.store.codec import Entry, decode_entry, decode_lease, decode_record, decode_state, encode_state
 from scheduler_core.store.keys import CLAIMED, IDLE, PAUSED, QUARANTINED
 from scheduler_core.store.redis_store import DOWNTIMES_KEPT, ClaimedJob, RedisStore, Settlement, score
 from scheduler_core.transition import Transition
-from tests.support.factories import STORE_ID, at, make_job, make_run, make_state, pending
+from tests.support.factories import STORE_ID, at, make_job, make_run, make_state, pending, settled_run
 from tests.support.manual_clock import START_MS
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, claim, dump, put
 
@@ -153,21 +153,30 @@ async def test_a_settle_stores_the_state_releases_the_lease_and_appends_the_reco
 ) -> None:
     job = await one_claimed(store, redis)
     before = await dump(redis)
-    settlement = Settlement.of(job, Transition(make_state(10), (make_run(0), MISS)))
+    run = settled_run(0)
+    settlement = Settlement.of(job, Transition(make_state(10), (run, MISS)))
     assert [answer.result for answer in await store.settle([settlement])] == ["ok"]
     after = await dump(redis)
     found = changes(before, after)
     assert decode_state(found[KEYS.states].pop("due")) == make_state(10)
-    assert [decode_record(row) for row in found.pop(KEYS.history("due"))] == [make_run(0), MISS]
+    record = found.pop(KEYS.records)[run.id]
+    assert decode_record(record) == ("due", run)
+    mark, first, second = found.pop(KEYS.history("due"))
+    assert mark == f"x{at(0) - 1}".encode(), "what came before is not accounted for"
+    assert (decode_entry(first), decode_entry(second)) == (Entry("S", run.id, at(0), Reason.SCHEDULED), MISS)
+    minute = f"m:{at(0) // 60_000}"
+    assert found.pop(KEYS.counts) == {"S": b"1", "latency": b"12500", "bytes": b"%d" % len(record), minute: b"1"}
+    assert found.pop(KEYS.runs("S")) == {run.id: at(0)}
     assert found == {KEYS.due: {"due": at(10)}, KEYS.leases: {"due": None}, KEYS.states: {}}
     assert 0 < await redis.pttl(KEYS.history("due")) <= 60_000
+    assert await store.history("due") == [MISS, run]
 
 
 async def test_the_history_keeps_its_latest_entries(store: RedisStore, redis: Redis) -> None:
     await seed(redis, store)
     for number in range(8):
         (job,) = (await claim(store)).jobs
-        await store.settle([Settlement.of(job, Transition(make_state(0), (make_run(number),)))])
+        await store.settle([Settlement.of(job, Transition(make_state(0), (settled_run(number),)))])
     found = await store.history("due")
     assert [record.fire_time_ms for record in found if not isinstance(record, Miss)] == [
         at(number) for number in (7, 6, 5, 4, 3)
@@ -272,7 +281,7 @@ async def test_a_finished_job_leaves_nothing_but_its_history(store: RedisStore, 
     content = await dump(redis)
     for key in (KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids):
         assert b"due" not in content.get(key, {})
-    assert len(content[KEYS.history("due")]) == 1
+    assert await store.history("due") == [MISS]
 
 
 async def test_a_batch_is_settled_job_by_job(store: RedisStore, redis: Redis) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from scheduler_core.job import Job, JobState, Lease, Pending
 from scheduler_core.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.settle import Ended
-from scheduler_core.run import Run, RunState
+from scheduler_core.run import Attempt, Run, RunState
 from scheduler_core.trigger import CronSpec
 from tests.support.manual_clock import START_MS
 
@@ -48,6 +48,21 @@ def retrying(fire_time: float, retry_at: float, *, conflict: bool = False, **fie
         retry_at_ms=at(retry_at),
         conflict=conflict,
     )
+
+
+def settled_run(number: float = 0, status: int | None = 200, **fields: Any) -> Run:
+    """A run that ended after one attempt, named after its fire time. ``status`` None: it got no answer in time."""
+    succeeded = status is not None and 200 <= status < 300
+    outcome = OutcomeKind.TIMEOUT if status is None else OutcomeKind.RESPONSE
+    values: dict[str, Any] = {
+        "id": f"RUN{round(number * SECOND):020}",
+        "state": RunState.SUCCEEDED if succeeded else RunState.FAILED,
+        "started_at_ms": at(number),
+        "ended_at_ms": at(number) + 13,
+        "attempt": 1,
+        "attempts": (Attempt(1, 7, at(number), 12.5, outcome, status),),
+    }
+    return make_run(number, **(values | fields))
 
 
 def pending(run_id: str, not_before: float, payload: bytes | None = None) -> Pending:

@@ -9,19 +9,19 @@ import msgspec
 
 from scheduler_core.job import JobState
 from scheduler_core.run import Miss, Reason, Record, Run
-from scheduler_core.trigger import TriggerSpec, compile_trigger
+from scheduler_core.trigger import Trigger
 
 
 class Segment(msgspec.Struct):
     """A time in which one job had one trigger: after ``after_ms``, and up to ``until_ms`` when that was the end."""
 
-    trigger: TriggerSpec
+    trigger: Trigger
     after_ms: int
     until_ms: int | None = None
 
     def fire_times(self, before_ms: int | None) -> list[int]:
         """Those that are to be accounted for: all up to the end, or before the job's position if it lives."""
-        trigger = compile_trigger(self.trigger)
+        trigger = self.trigger
         found: list[int] = []
         instant = trigger.next_after(self.after_ms)
         while instant is not None:
@@ -36,9 +36,13 @@ class Segment(msgspec.Struct):
 
 
 def check_account(
-    segments: Sequence[Segment], records: Iterable[Record], open_run: Run | None, position: JobState
+    segments: Sequence[Segment], records: Iterable[Record], open_runs: Sequence[Run], position: JobState
 ) -> None:
-    """Assert promise 1: each fire time is one run or lies in one miss, and nothing else is recorded."""
+    """Assert promise 1: each fire time is one run, lies in one miss or is owed, and nothing else is recorded.
+
+    Runs that someone asked for stand beside the account: their fire times are none of the trigger's, or are accounted
+    for already.
+    """
     expected: list[int] = []
     for segment in segments:
         times = segment.fire_times(position.next_fire_ms)
@@ -51,12 +55,12 @@ def check_account(
     how: dict[int, list[object]] = {}
     every = sorted(wanted)
     runs = [record for record in records if isinstance(record, Run)]
-    if open_run is not None:
-        runs.append(open_run)
+    runs += open_runs
+    runs += [entry.run for entry in position.pending if entry.run is not None]
     run_ids = Counter(run.id for run in runs)
     assert not run_ids or max(run_ids.values()) == 1, f"recorded twice: {run_ids.most_common(3)}"
     for run in runs:
-        if run.reason is not Reason.MANUAL:
+        if run.reason in (Reason.SCHEDULED, Reason.RECOVERY):
             found[run.fire_time_ms] += 1
             how.setdefault(run.fire_time_ms, []).append((run.id, run.state))
     for record in records:
@@ -67,6 +71,15 @@ def check_account(
                 if record.first_ms <= instant <= record.last_ms:
                     found[instant] += 1
                     how.setdefault(instant, []).append(record)
+            if record.count is not None:
+                assert record.count == sum(record.first_ms <= instant <= record.last_ms for instant in every), record
+    for replay in position.replays:
+        if replay.reason is Reason.RECOVERY:
+            owed = [instant for instant in every if replay.next_ms <= instant <= replay.last_ms]
+            assert len(owed) == replay.left
+            found.update(owed)
+            for instant in owed:
+                how.setdefault(instant, []).append(replay)
     lost = [instant for instant in every if not found[instant]]
     assert not lost, f"neither run nor miss: {lost[:5]}"
     doubled = {instant: how[instant] for instant, count in found.items() if count > 1}

@@ -11,11 +11,13 @@ from scheduler_core.config import EngineSettings
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, Request
+from scheduler_core.services.catalogue import TargetCache
 from scheduler_core.services.claim import Claimer
 from scheduler_core.services.deliver import Courier
 from scheduler_core.services.heartbeat import Heartbeat
 from scheduler_core.services.reap import Reaper
 from scheduler_core.services.settle import Settler
+from scheduler_core.store.catalogue_store import CatalogueStore
 from scheduler_core.store.redis_store import RedisStore
 from tests.support.manual_clock import ManualClock
 
@@ -28,6 +30,9 @@ class OpenRequest(msgspec.Struct, eq=False):
 
     def header(self, name: str) -> str:
         return dict(self.request.headers)[name]
+
+    def has(self, name: str) -> bool:
+        return name in dict(self.request.headers)
 
     @property
     def job_id(self) -> str:
@@ -77,7 +82,10 @@ class SteppedNode:
         self.node = Node(settings or EngineSettings(), clock)
         self.deliverer = ScriptedDeliverer()
         self.settler = Settler(store, RetryPolicy(), clock, metrics)
-        self.courier = Courier(self.node, self.deliverer, self.settler, clock, metrics)
+        self.targets = TargetCache(CatalogueStore(store))
+        self.courier = Courier(
+            self.node, self.deliverer, self.settler, clock, metrics, targets=self.targets, secret=store.secret
+        )
         self.claimer = Claimer(self.node, store, self.courier, self.settler, clock, metrics)
         self.settler.woken = self.claimer.wake_at
         self.heartbeat = Heartbeat(self.node, store, clock, metrics)

@@ -225,6 +225,39 @@ def test_more_cannot_be_kept_than_is_read() -> None:
     assert "CRONPOST_KEEP_BYTES" in refusal({"CRONPOST_READ_LIMIT_BYTES": "1000"})
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("http://cronpost:8000", "http://cronpost:8000"),
+        ("https://example.com/cronpost/", "https://example.com/cronpost"),
+        ("http://[::1]:8000/", "http://[::1]:8000"),
+    ],
+)
+def test_the_address_for_callbacks_is_kept_without_a_slash_at_its_end(text: str, kept: str) -> None:
+    assert load({"CRONPOST_PUBLIC_URL": text}).engine.public_url == kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cronpost:8000",
+        "/runs",
+        "ftp://cronpost/",
+        "http://",
+        "http://:8000",
+        "http://host:0",
+        "http://host:99999",
+        "http://user:secret@host/",
+        "http://host/?a=1",
+        "http://host/#a",
+        "http://host/a b",
+        "http://b\u00fccher.example/",
+    ],
+)
+def test_what_no_runner_could_call_back_to_is_refused(text: str) -> None:
+    assert "CRONPOST_PUBLIC_URL" in refusal({"CRONPOST_PUBLIC_URL": text})
+
+
 def test_each_setting_has_one_name_a_meaning_and_two_spellings_as_an_option() -> None:
     names = [setting.name for setting in SETTINGS]
     assert len(set(names)) == len(names)

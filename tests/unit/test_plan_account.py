@@ -1,7 +1,8 @@
 """Promise 1: whatever happens to a job, each of its fire times is one run or lies in one recorded miss.
 
 A job is put through random histories against the planner alone. The little store below applies transitions as the
-scripts do: a change of a claimed job leaves the lease, a settle is planned anew when the job was changed.
+scripts do: a change of a claimed job leaves the lease, a settle is planned anew when the job was changed, a run of a
+job that allows overlap becomes a unit of its own.
 """
 
 from __future__ import annotations
@@ -14,15 +15,30 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
-from scheduler_core.errors import RunConflict
-from scheduler_core.job import Downtime, Job, JobState, Lease, Pending, Snapshot
-from scheduler_core.outcome import Outcome
-from scheduler_core.plan.change import plan_delete, plan_pause, plan_resume, plan_run_now, plan_upsert
-from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone
+from scheduler_core.errors import InvalidInput, RunConflict
+from scheduler_core.job import (
+    Downtime,
+    Job,
+    JobState,
+    Lease,
+    Overlap,
+    Pending,
+    Policies,
+    Recovery,
+    RetryRule,
+    Snapshot,
+)
+from scheduler_core.job_trigger import same_fire_times, trigger_of
+from scheduler_core.outcome import Outcome, OutcomeKind
+from scheduler_core.plan.ask import Started, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
+from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
+from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone, plan_full, plan_spawn
+from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
-from scheduler_core.run import Record, Run
-from scheduler_core.transition import Transition, next_wake_ms
-from scheduler_core.trigger import CronSpec
+from scheduler_core.run import Reason, Record, Run, RunState
+from scheduler_core.store.keys import child_id
+from scheduler_core.transition import Transition, is_finished, next_wake_ms
+from scheduler_core.trigger import CronSpec, IntervalSpec
 from tests.support.factories import STORE_ID, answered, failed, make_job
 from tests.support.manual_clock import START_MS
 from tests.support.model import Segment, check_account
@@ -34,12 +50,31 @@ TRIGGERS = [
     CronSpec("*/10 * * * * * 2026"),
     CronSpec("*/10 * * * * *", "Asia/Kathmandu"),
 ]
-OUTCOMES = [answered(200), answered(409), answered(503), answered(503, retry_after="45"), answered(500), failed()]
+INTERVALS = [IntervalSpec(13_000, START_MS), IntervalSpec(9_000, START_MS, START_MS + 200_000)]
+
+
+def continuing(*asked: str) -> Outcome:
+    """A 2xx answer that asks for further runs."""
+    body = f'{{"continue": [{", ".join(asked)}]}}'.encode()
+    return Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body)
+
+
+OUTCOMES = [
+    answered(200),
+    answered(409),
+    answered(503),
+    answered(503, retry_after="45"),
+    answered(500),
+    failed(),
+    continuing('{"payload": 1}'),
+    continuing('{"payload": 2, "after_seconds": 30}', "{}"),
+    continuing('{"after_seconds": "soon"}'),
+]
 POLICY = RetryPolicy()
 
 
 class Held(msgspec.Struct):
-    """What the node knows that holds the job."""
+    """What the node knows that holds a unit."""
 
     planned: Work | Transition
     fence: int
@@ -47,144 +82,311 @@ class Held(msgspec.Struct):
     generation: int
 
 
-class World:
-    """One job id, its account, and the nodes as far as they matter to it."""
+class Unit(msgspec.Struct, eq=False):
+    """What is stored under one id, and the node that holds it."""
 
-    def __init__(self) -> None:
-        self.now = START_MS
-        self.job: Job | None = None
-        self.state: JobState | None = None
-        self.lease: Lease | None = None
-        self.fence = 0
-        self.generation = 0
-        """Counts the writes of the state, as its tag does."""
-        self.downtimes: tuple[Downtime, ...] = ()
-        self.records: list[Record] = []
-        self.segments: list[Segment] = []
-        self.held: Held | None = None
-        self.claims: dict[int, str] = {}
-        self.runs_asked_for = 0
+    id: str
+    job: Job | None = None
+    state: JobState | None = None
+    lease: Lease | None = None
+    generation: int = 0
+    """Counts the writes of the state, as its tag does."""
+    held: Held | None = None
 
     @property
     def snapshot(self) -> Snapshot:
         return Snapshot(self.job, self.state, self.lease)
 
-    def apply(self, transition: Transition) -> None:
-        self.generation += 1
+
+class World:
+    """One job id, its account, and the nodes as far as they matter to it."""
+
+    def __init__(self) -> None:
+        self.now = START_MS
+        self.main = Unit("job")
+        self.children: list[Unit] = []
+        """The runs of the job that overlap, each until it is over."""
+        self.fence = 0
+        self.downtimes: tuple[Downtime, ...] = ()
+        self.records: list[Record] = []
+        self.segments: list[Segment] = []
+        self.claims: dict[int, str] = {}
+        self.runs_asked_for = 0
+
+    def unit(self, index: int) -> Unit:
+        """The job, or one of its runs that overlap."""
+        units = [self.main, *self.children]
+        return units[index % len(units)]
+
+    def apply(self, unit: Unit, transition: Transition) -> None:
+        unit.generation += 1
         self.records += transition.records
+        if transition.spawn is not None:
+            run = transition.spawn.run
+            self.children.append(Unit(child_id("job", run.id), unit.job, JobState(open=run)))
         if transition.remove:
-            self.job, self.state = None, transition.state
-            if self.segments and self.segments[-1].until_ms is None:
-                self.segments[-1].until_ms = self.now
+            unit.job, unit.state = None, transition.state
+            if unit is self.main:
+                self.end_segment()
+            elif unit.state is None:
+                self.children.remove(unit)
             return
         if transition.job is not None:
-            self.job = transition.job
-        before, self.state = self.state, transition.state
-        if before is not None and self.state is not None and self.segments[-1].until_ms is None:
-            position, moved = before.next_fire_ms, self.state.next_fire_ms
+            unit.job = transition.job
+        before, unit.state = unit.state, transition.state
+        if unit is self.main and before is not None and unit.state is not None and self.in_segment:
+            position, moved = before.next_fire_ms, unit.state.next_fire_ms
             assert position is None or moved is None or moved >= position, "a schedule ran backwards"
+
+    @property
+    def in_segment(self) -> bool:
+        return bool(self.segments) and self.segments[-1].until_ms is None
+
+    def end_segment(self) -> None:
+        if self.in_segment:
+            self.segments[-1].until_ms = self.now
 
     # ---- clients ------------------------------------------------------------------------------------------------
 
     def upsert(self, job: Job) -> None:
-        planned = plan_upsert(job, self.snapshot, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID)
+        main, old = self.main, self.main.job
+        if trigger_of(job).next_after(self.now) is None:
+            return  # refused
+        planned = plan_upsert(job, main.snapshot, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID)
         if planned is None:
             return
-        if self.job is None or self.job.trigger != job.trigger:
-            if self.job is not None:
-                self.segments[-1].until_ms = self.now
-            self.apply(planned)
-            self.segments.append(Segment(job.trigger, self.now))
-        else:
-            self.apply(planned)
+        assert planned.state is not None
+        goes_on = planned.state.next_fire_ms is not None
+        if old is None or not same_fire_times(old, job) or not goes_on:
+            self.end_segment()
+        self.apply(main, planned)
+        if goes_on and not self.in_segment:
+            self.segments.append(Segment(trigger_of(job), self.now))
+        if old is not None and old.policies.overlap is Overlap.ALLOW:
+            self.cancel_children()
 
-    def change(self, plan: Callable[[], Transition | None]) -> None:
+    def change(self, unit: Unit, plan: Callable[[], Transition | RunState | None]) -> bool:
         try:
             planned = plan()
-        except RunConflict:
-            return
-        if planned is not None:
-            self.apply(planned)
+        except (RunConflict, InvalidInput):
+            return False
+        if not isinstance(planned, Transition):
+            return False
+        self.apply(unit, planned)
+        return True
+
+    def cancel_children(self) -> None:
+        for unit in list(self.children):
+            self.change(
+                unit,
+                lambda unit=unit: plan_cancel_unit(  # type: ignore[misc]
+                    unit.snapshot, now_ms=self.now, why="why", downtimes=self.downtimes, store_id=STORE_ID
+                ),
+            )
 
     def delete(self) -> None:
-        self.change(lambda: plan_delete(self.snapshot, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID))
+        def plan() -> Transition | None:
+            return plan_delete(self.main.snapshot, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID)
+
+        if self.change(self.main, plan):
+            self.cancel_children()
 
     def pause(self) -> None:
-        self.change(lambda: plan_pause(self.snapshot, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID))
+        def plan() -> Transition | None:
+            return plan_pause(self.main.snapshot, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID)
+
+        if self.change(self.main, plan):
+            self.cancel_children()
 
     def resume(self) -> None:
-        self.change(lambda: plan_resume(self.snapshot, now_ms=self.now))
+        self.change(self.main, lambda: plan_resume(self.main.snapshot, now_ms=self.now))
 
-    def run_now(self, force: bool) -> None:
+    def run_now(self, force: bool, bare: bool) -> None:
         self.runs_asked_for += 1
         entry = Pending(f"ASKED{self.runs_asked_for}", self.now)
+
+        def plan() -> Transition | None:
+            answer = plan_run_now(
+                self.main.snapshot,
+                entry,
+                force=force,
+                bare=bare,
+                now_ms=self.now,
+                downtimes=self.downtimes,
+                store_id=STORE_ID,
+            )
+            return answer.transition if isinstance(answer, Started) else None
+
+        if self.main.job is not None:
+            self.change(self.main, plan)
+
+    def backfill(self, since_ms: int, until_ms: int, limit: int) -> None:
+        self.runs_asked_for += 1
+        backfill_id = f"BACKFILL{self.runs_asked_for}"
+
+        def plan() -> Transition:
+            return plan_backfill(
+                self.main.snapshot,
+                start_ms=self.now - since_ms,
+                end_ms=self.now - until_ms,
+                limit=limit,
+                backfill_id=backfill_id,
+                now_ms=self.now,
+                downtimes=self.downtimes,
+                store_id=STORE_ID,
+            )[1]
+
+        if self.main.job is not None:
+            self.change(self.main, plan)
+
+    def replace_pending(self, delays_ms: list[int]) -> None:
+        entries = []
+        for delay_ms in delays_ms:
+            self.runs_asked_for += 1
+            entries.append(Pending(f"PUT{self.runs_asked_for}", self.now + delay_ms, b"3", Reason.CONTINUATION))
+        if self.main.job is not None:
+            self.change(
+                self.main,
+                lambda: plan_replace_pending(
+                    self.main.snapshot, entries, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID
+                ),
+            )
+
+    def revive(self) -> None:
+        state = self.main.state
+        failed_entries = [] if state is None else [entry for entry in state.pending if entry.failed is not None]
+        if self.main.job is not None and failed_entries:
+            self.runs_asked_for += 1
+            again = f"REVIVED{self.runs_asked_for}"
+            self.change(
+                self.main,
+                lambda: plan_revive(
+                    self.main.snapshot,
+                    failed_entries[0].run_id,
+                    again,
+                    now_ms=self.now,
+                    downtimes=self.downtimes,
+                    store_id=STORE_ID,
+                ),
+            )
+
+    # ---- runners that call back ---------------------------------------------------------------------------------
+
+    def open_run(self, unit: Unit) -> str:
+        """The run that a runner knows of: it is in flight, taken, or waits for a retry."""
+        if unit.held is not None and isinstance(unit.held.planned, Work):
+            return unit.held.planned.run.id
+        if unit.state is not None and unit.state.open is not None:
+            return unit.state.open.id
+        return "NONE"
+
+    def complete(self, index: int, succeeded: bool, asks: bool) -> None:
+        unit = self.unit(index)
+        final = RunState.SUCCEEDED if succeeded else RunState.FAILED
+        run_id = self.open_run(unit)
         self.change(
-            lambda: plan_run_now(self.snapshot, entry, force=force, downtimes=self.downtimes, store_id=STORE_ID)
+            unit,
+            lambda: plan_complete(
+                unit.snapshot,
+                run_id,
+                final,
+                message="done",
+                asked=b'{"after_seconds": 5}' if asks else None,
+                now_ms=self.now,
+                downtimes=self.downtimes,
+                store_id=STORE_ID,
+            ),
         )
+
+    def heartbeat(self, index: int) -> None:
+        unit = self.unit(index)
+        planned = plan_heartbeat(
+            unit.snapshot,
+            self.open_run(unit),
+            progress=0.5,
+            note="half",
+            now_ms=self.now,
+            downtimes=self.downtimes,
+            store_id=STORE_ID,
+        )
+        if planned is not None:
+            self.apply(unit, planned[0])
 
     # ---- nodes --------------------------------------------------------------------------------------------------
 
-    def plan(self) -> Work | Transition:
-        assert self.lease is not None
-        if self.state is None:
+    def plan(self, unit: Unit) -> Work | Transition:
+        assert unit.lease is not None
+        if unit.state is None:
             return Transition(None, remove=True)
-        if self.job is None:
-            return plan_claim_tombstone(self.state, now_ms=self.lease.first_claimed_at_ms)
-        return plan_claim(self.job, self.state, self.lease, downtimes=self.downtimes, store_id=STORE_ID)
+        if unit.job is None:
+            return plan_claim_tombstone(unit.state, now_ms=unit.lease.first_claimed_at_ms)
+        return plan_claim(unit.job, unit.state, unit.lease, downtimes=self.downtimes, store_id=STORE_ID)
 
-    def claim(self) -> None:
-        if self.held is not None:
+    def claim(self, index: int = 0) -> None:
+        unit = self.unit(index)
+        if unit.held is not None:
             return
-        if self.lease is None:
-            wake = None if self.state is None else next_wake_ms(self.state)
-            if self.job is None or wake is None or wake > self.now:
+        if unit.lease is None:
+            wake = None if unit.state is None else next_wake_ms(unit.state)
+            if unit is not self.main and unit.state is not None and unit.state.open is not None:
+                wake = wake if wake is not None else unit.state.open.fire_time_ms
+            if unit.state is None or wake is None or wake > self.now:
                 return
         self.fence += 1
-        old = self.lease
-        self.lease = (
+        old = unit.lease
+        unit.lease = (
             Lease(self.fence, "node", self.fence, self.now)
             if old is None
             else replace(old, fence=self.fence, node="node")
         )
-        planned = self.plan()
+        planned = self.plan(unit)
         if isinstance(planned, Work):
             assert planned.run.fire_time_ms <= self.now, "early"
-            first = self.claims.setdefault(self.lease.first_fence, planned.run.id)
+            first = self.claims.setdefault(unit.lease.first_fence, planned.run.id)
             assert first == planned.run.id, "who takes over delivers another run"
-        self.held = Held(planned, self.fence, self.now, self.generation)
+            if planned.state.next_fire_ms is None and unit is self.main:
+                self.end_segment()
+        unit.held = Held(planned, self.fence, self.now, unit.generation)
         if isinstance(planned, Transition):
-            self.settle(None)
+            self.write(unit, planned)
+        elif is_spawned(planned.job, unit.id):
+            step = plan_spawn(planned)
+            assert step.spawn is not None
+            if len(self.children) >= step.spawn.limit:
+                assert unit.state is not None
+                step = plan_full(planned, unit.state, now_ms=unit.lease.first_claimed_at_ms)
+            self.write(unit, step)
 
-    def settle(self, outcome: Outcome | None) -> None:
-        held, self.held = self.held, None
+    def write(self, unit: Unit, transition: Transition) -> None:
+        """Settle a unit for which nothing is delivered."""
+        unit.held = unit.lease = None
+        self.apply(unit, transition)
+
+    def settle(self, outcome: Outcome | None, index: int = 0) -> None:
+        unit = self.unit(index)
+        held, unit.held = unit.held, None
         if held is None:
             return
-        changed = held.generation != self.generation
-        if isinstance(held.planned, Transition):
-            if changed:
-                assert self.lease is not None
-                self.lease = replace(self.lease, node="-")
-                return
-            self.lease = None
-            self.apply(held.planned)
-            return
         assert outcome is not None
+        assert isinstance(held.planned, Work)
         ended = Ended(outcome, held.fence, held.started_at_ms, self.now, 0.0)
-        self.lease = None
-        if changed:
-            self.apply(plan_settle_changed(self.job, self.state, held.planned.run, ended, POLICY))
+        unit.lease = None
+        if held.generation != unit.generation:
+            self.apply(unit, plan_settle_changed(unit.job, unit.state, held.planned, ended, POLICY))
         else:
-            self.apply(plan_settle(held.planned, ended, POLICY))
+            self.apply(unit, plan_settle(held.planned, ended, POLICY))
 
-    def die(self) -> None:
-        """The node that holds the job dies, and another notices."""
-        if self.held is not None and self.lease is not None:
-            self.lease = replace(self.lease, node="-", losses=self.lease.losses + 1)
-            self.held = None
+    def die(self, index: int = 0) -> None:
+        """The node that holds a unit dies, and another notices."""
+        unit = self.unit(index)
+        if unit.held is not None and unit.lease is not None:
+            unit.lease = replace(unit.lease, node="-", losses=unit.lease.losses + 1)
+            unit.held = None
 
     def downtime(self, since_beat_ms: int, length_ms: int) -> None:
         """All nodes die. Their last beat was ``since_beat_ms`` ago."""
-        self.die()
+        for index in range(1 + len(self.children)):
+            self.die(index)
         earliest = self.downtimes[-1].until_ms if self.downtimes else START_MS
         after = max(self.now - since_beat_ms, earliest)
         self.now += length_ms
@@ -193,49 +395,112 @@ class World:
     # ---- the account --------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        records, open_run, position = list(self.records), None, self.state or JobState()
-        if self.state is not None:
-            open_run = self.state.open
-        if self.lease is not None and self.state is not None and (open_run is None or not open_run.in_flight):
+        main, records, open_runs = self.main, list(self.records), []
+        position = main.state or JobState()
+        if position.open is not None:
+            open_runs = [position.open]
+        if main.lease is not None and main.state is not None and not (open_runs and open_runs[0].in_flight):
             # A node holds the job, or did: what it decided is not written yet.
-            planned = self.plan()
+            planned = self.plan(main)
             records += planned.records
             if isinstance(planned, Work):
-                open_run, position = planned.run, planned.state
+                open_runs, position = [planned.run], planned.state
             else:
                 position = planned.state or JobState()
-                open_run = position.open
+                open_runs = [] if position.open is None else [position.open]
                 if planned.remove:
                     position = replace(position, next_fire_ms=None)
-        check_account(self.segments, records, open_run, position)
+        for unit in self.children:
+            if unit.state is not None and unit.state.open is not None:
+                open_runs.append(unit.state.open)
+        check_account(self.segments, records, open_runs, position)
+        assert len(position.pending) <= 101 + 1
 
 
+def make_policies(kind: str, number: int) -> Policies:
+    """Policies of one kind, of which ``number`` picks a variety."""
+    odd = number % 2 == 1
+    kinds = {
+        "usual": Policies(),
+        "queue": Policies(overlap=Overlap.QUEUE_ONE),
+        "skip": Policies(overlap=Overlap.SKIP),
+        "allow": Policies(overlap=Overlap.ALLOW, max_concurrent=1 + number),
+        "all": Policies(recovery=Recovery.ALL, catch_up_limit=1 + 2 * number, catch_up_window_ms=60_000),
+        "retry": Policies(retry=RetryRule(attempts=1 + number, statuses=(500,), factor=3.0, max_age_ms=90_000)),
+        "bounds": Policies(starts_at_ms=START_MS + 25_000, ends_at_ms=START_MS + 300_000 if odd else None),
+        "runs": Policies(max_runs=1 + number),
+        "jitter": Policies(jitter_ms=9_000),
+        "continue": Policies(continuations=True, overlap=Overlap.QUEUE_ONE if odd else None, min_interval_ms=20_000),
+        "callback": Policies(
+            callback=True,
+            run_timeout_ms=40_000,
+            heartbeat_timeout_ms=15_000 if odd else None,
+            continuations=number > 1,
+            recovery=Recovery.ALL if number == 3 else None,
+        ),
+        "schedule": Policies(retry=RetryRule(attempts=1), conflict_is_failure=True, keep=True, keep_answers=True),
+    }
+    return kinds[kind]
+
+
+KINDS = (
+    "usual",
+    "queue",
+    "skip",
+    "allow",
+    "all",
+    "retry",
+    "bounds",
+    "runs",
+    "jitter",
+    "continue",
+    "callback",
+    "schedule",
+)
 JOBS = st.builds(
-    lambda trigger, every, recovery, payload: make_job(
-        trigger=trigger, retry_already_running=every, recovery_check=recovery, payload=payload
+    lambda trigger, every, recovery, payload, kind, number: make_job(
+        trigger=trigger,
+        retry_already_running=every,
+        recovery_check=recovery,
+        payload=payload,
+        policies=make_policies(kind, number),
     ),
-    st.sampled_from(TRIGGERS),
+    st.sampled_from(TRIGGERS + INTERVALS),
     st.sampled_from([None, 0, 3]),
     st.booleans(),
     st.sampled_from([b"1", b"2"]),
+    st.sampled_from(KINDS),
+    st.integers(0, 3),
 )
+UNITS = st.integers(0, 3)
 STEPS = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([1, 500, 999, 1_000, 3_000, 9_999, 10_000, 12_345, 65_000, 400_000])),
-    st.tuples(st.just("claim")),
-    st.tuples(st.just("claim")),
-    st.tuples(st.just("settle"), st.sampled_from(OUTCOMES)),
-    st.tuples(st.just("settle"), st.sampled_from(OUTCOMES)),
-    st.tuples(st.just("die")),
+    st.tuples(st.just("wait"), st.sampled_from([1_000, 10_000])),
+    st.tuples(st.just("claim"), UNITS),
+    st.tuples(st.just("claim"), UNITS),
+    st.tuples(st.just("settle"), st.sampled_from(OUTCOMES), UNITS),
+    st.tuples(st.just("settle"), st.sampled_from(OUTCOMES), UNITS),
+    st.tuples(st.just("die"), UNITS),
     st.tuples(st.just("downtime"), st.sampled_from([0, 700, 1_500]), st.sampled_from([2_500, 31_000, 300_000])),
     st.tuples(st.just("upsert"), JOBS),
     st.tuples(st.just("delete")),
     st.tuples(st.just("pause")),
     st.tuples(st.just("resume")),
-    st.tuples(st.just("run_now"), st.booleans()),
+    st.tuples(st.just("run_now"), st.booleans(), st.booleans()),
+    st.tuples(
+        st.just("backfill"),
+        st.sampled_from([5_000, 60_000, 1_000_000]),
+        st.sampled_from([0, 30_000]),
+        st.integers(1, 5),
+    ),
+    st.tuples(st.just("replace_pending"), st.lists(st.sampled_from([0, 2_000, 50_000]), max_size=2)),
+    st.tuples(st.just("revive")),
+    st.tuples(st.just("complete"), UNITS, st.booleans(), st.booleans()),
+    st.tuples(st.just("heartbeat"), UNITS),
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(first=JOBS, steps=st.lists(STEPS, max_size=40))
 def test_every_fire_time_is_one_run_or_lies_in_one_miss(first: Job, steps: list[tuple[object, ...]]) -> None:
     world = World()
@@ -247,14 +512,19 @@ def test_every_fire_time_is_one_run_or_lies_in_one_miss(first: Job, steps: list[
         else:
             getattr(world, str(name))(*arguments)
         world.check()
-    # Whatever came before, a node that lives brings the job to rest.
-    for _ in range(10):
-        world.claim()
-        world.settle(answered(200))
+    # Whatever came before, nodes that live and runners that answer bring the job to rest.
+    for _ in range(60):
+        for index in range(1 + len(world.children)):
+            world.claim(index)
+            world.settle(answered(200), index)
+            world.complete(index, True, False)
         world.check()
-    if world.state is not None and world.lease is None and world.job is not None:
-        wake = next_wake_ms(world.state)
+    main = world.main
+    assert not world.children
+    if main.state is not None and main.lease is None and main.job is not None:
+        wake = next_wake_ms(main.state)
         assert wake is None or wake > world.now
+        assert main.state.quarantine is not None or not is_finished(main.state)
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,8 +10,10 @@ from msgspec.structs import replace
 
 from scheduler_core.errors import RunConflict
 from scheduler_core.job import Job, JobState, Lease, Snapshot
-from scheduler_core.plan.change import PENDING_LIMIT, plan_delete, plan_pause, plan_resume, plan_run_now, plan_upsert
+from scheduler_core.plan.ask import Skipped, Started, plan_run_now
+from scheduler_core.plan.change import plan_delete, plan_pause, plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
+from scheduler_core.plan.continuation import PENDING_LIMIT
 from scheduler_core.run import Run, RunState, run_id
 from scheduler_core.transition import Transition
 from scheduler_core.trigger import CronSpec
@@ -37,8 +39,22 @@ def resume(snapshot: Snapshot, now: float) -> Transition | None:
     return plan_resume(snapshot, now_ms=at(now))
 
 
+def ask(snapshot: Snapshot, now: float, *, force: bool = False, bare: bool = True) -> Started | Skipped:
+    return plan_run_now(
+        snapshot,
+        pending("ASKED", now),
+        force=force,
+        bare=bare,
+        now_ms=at(now),
+        downtimes=(),
+        store_id=STORE_ID,
+    )
+
+
 def run_now(snapshot: Snapshot, now: float, *, force: bool = False) -> Transition | None:
-    return plan_run_now(snapshot, pending("ASKED", now), force=force, downtimes=(), store_id=STORE_ID)
+    answer = ask(snapshot, now, force=force)
+    assert isinstance(answer, Started)
+    return answer.transition
 
 
 def change_payload(snapshot: Snapshot, now: float) -> Transition | None:
@@ -183,14 +199,13 @@ def test_what_is_not_there_cannot_be_changed() -> None:
         assert delete(snapshot, 4) is None
         assert pause(snapshot, 4) is None
         assert resume(snapshot, 4) is None
-        assert run_now(snapshot, 4) is None
 
 
 def test_a_job_created_again_waits_until_the_old_request_is_settled() -> None:
     old = make_run(0, id=FIRST_RUN, in_flight=True, detached=True)
     snapshot = Snapshot(None, JobState(open=old, deleted=True), make_lease(0))
     planned = done(upsert(make_job(), snapshot, 14))
-    assert planned.state == make_state(20, open=old)
+    assert planned.state == make_state(20, open=replace(old, list_replaced=True))
     assert planned.job == make_job(version=1, created_at_ms=at(14), updated_at_ms=at(14))
 
 

@@ -187,7 +187,9 @@ def test_a_paused_job_starts_nothing_by_itself_but_what_was_asked_for() -> None:
     state = make_state(0, paused_at_ms=at(-1))
     assert plan(state, make_lease(50)) == Transition(state)
     planned = work(plan(replace(state, pending=(pending("P", 40, b"[]"),)), make_lease(50)))
-    assert planned.run == Run(id="P", fire_time_ms=at(40), reason=Reason.MANUAL, job_version=1, payload=b"[]")
+    assert planned.run == Run(
+        id="P", fire_time_ms=at(40), reason=Reason.MANUAL, job_version=1, payload=b"[]", asked=True
+    )
     assert planned.state == state
     assert planned.records == ()
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
-from scheduler_core.job import Downtime, Job, JobState, LastRun
+from scheduler_core.job import Downtime, Job, JobState, LastRun, Totals
 from scheduler_core.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Verdict, judge, plan_settle, plan_settle_changed
@@ -91,7 +91,11 @@ def test_a_success_ends_the_run_and_is_remembered() -> None:
     planned = settle(answered(200))
     assert summary(planned) == ["succeeded"]
     assert planned.state == make_state(
-        10, last=LastRun("RUN", at(0), RunState.SUCCEEDED, at(1), 200), last_success_ms=at(0)
+        10,
+        last=LastRun("RUN", at(0), RunState.SUCCEEDED, at(1), 200),
+        last_success_ms=at(0),
+        last_success_start_ms=at(0),
+        totals=Totals(1, 1, 12.0),
     )
     assert planned.wake_ms == at(10)
     run = planned.records[0]
@@ -283,7 +287,9 @@ def in_flight(*, detached: bool, **fields: Any) -> Run:
 def settle_changed(
     outcome: Outcome, state: JobState | None, *, job: Job | None, until: float = 1, run: Run | None = None
 ) -> Transition:
-    return plan_settle_changed(job, state, run or make_run(0), ended(outcome, 0, until), POLICY)
+    return plan_settle_changed(
+        job, state, Work(job or make_job(), run or make_run(0), make_state()), ended(outcome, 0, until), POLICY
+    )
 
 
 @pytest.mark.parametrize(

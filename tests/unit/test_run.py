@@ -69,7 +69,7 @@ def test_runs_and_misses_of_one_history_are_told_apart() -> None:
 
 def test_a_run_is_settled_when_it_is_neither_open_nor_waiting_and_late_by_its_first_start() -> None:
     unsettled = {state for state in RunState if not Run(id="R", fire_time_ms=1, state=state).is_settled}
-    assert unsettled == {RunState.OPEN, RunState.RETRYING}
+    assert unsettled == {RunState.OPEN, RunState.RETRYING, RunState.TAKEN}
     assert Run(id="R", fire_time_ms=1_000, started_at_ms=1_250).lateness_ms == 250
     assert Run(id="R", fire_time_ms=1_000).lateness_ms is None
     assert Run(id="R", fire_time_ms=1_000).last_status is None

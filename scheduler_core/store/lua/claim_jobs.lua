@@ -9,7 +9,7 @@
 --   2 jobs    hash, job id to definition
 --   3 states  hash, job id to state
 --   4 leases  hash, job id to lease
---   5 meta    hash, fence counter and downtimes
+--   5 meta    hash, fence counter, downtimes, version of the targets
 --   6 nodes   sorted set, node id by last beat
 --   7 claims  hash, node id to number of its latest claim
 -- ARGV
@@ -22,7 +22,7 @@
 --   7 downtime count  as the node knows it
 -- Returns
 --   {'beat'} if the node must beat first, {'void'} if a later call of this node was here before, else
---   {'ok', next wake-up or '', downtime count, downtimes or false, row, row, ...}
+--   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, row, row, ...}
 --   where row = {id, definition or false, state or false, lease}
 -- Cost: O(limit × log(jobs)); seven commands for the whole batch.
 
@@ -58,7 +58,8 @@ if #found == 2 * limit and limit > 1 and tonumber(found[2]) < now - recent then
 end
 
 local count = #found / 2
-local reply = {'ok', '', redis.call('HGET', meta, 'downtime_count') or '0', false}
+local facts = redis.call('HMGET', meta, 'downtime_count', 'targets_version')
+local reply = {'ok', '', facts[1] or '0', false, facts[2] or '0'}
 if reply[3] ~= known_downtimes then
   reply[4] = redis.call('HGET', meta, 'downtimes') or ''
 end
@@ -84,7 +85,7 @@ if count > 0 then
       .. first_claimed .. ' ' .. losses .. ' ' .. found[2 * i] .. ' ' .. token
     lease_rows[2 * i - 1], lease_rows[2 * i] = ids[i], lease
     due_rows[2 * i - 1], due_rows[2 * i] = string.format('%.0f', CLAIMED + now), ids[i]
-    reply[4 + i] = {ids[i], definitions[i], positions[i], lease}
+    reply[5 + i] = {ids[i], definitions[i], positions[i], lease}
   end
   redis.call('HSET', claims, node, token)
   redis.call('HSET', leases, unpack(lease_rows))

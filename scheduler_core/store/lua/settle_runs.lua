@@ -1,44 +1,105 @@
--- Settle a batch of claimed jobs: record what happened, set the next wake-up, release the lease. One step per job.
+-- needs: record
+-- Settle a batch of claimed units: record what happened, set the next wake-up, release the lease. A unit is a job, or
+-- one run of a job that allows overlap (a child: its id is the job's, 0x1F, and the run's).
 --
--- Guarantee: a job is changed only if fence and node are those that its lease carries, and only if its state is the
+-- Guarantee: a unit is changed only if fence and node are those that its lease carries, and only if its state is the
 -- one that the caller planned from. Both are checked and acted upon in this one step, so no fire time is lost or doubled
 -- in between. Running the same settle twice changes nothing the second time. The first write frees memory (HDEL), after
--- which Redis lets a script finish, so that a full Redis can still be told how a run ended.
+-- which Redis lets a script finish, so that a full Redis can still be told how a run ended. A history list of the wrong
+-- type costs its job the list, and nothing else.
 --
 -- KEYS
---   1 due     sorted set, job id by wake-up
---   2 jobs    hash, job id to definition
---   3 states  hash, job id to state
---   4 leases  hash, job id to lease
---   5 ids     sorted set, all job ids at score 0
---   6...      list, history of each job of the batch, in order
+--   1 due      sorted set, unit by wake-up
+--   2 jobs     hash, unit to definition
+--   3 states   hash, unit to state
+--   4 leases   hash, unit to lease
+--   5 ids      sorted set, all job ids at score 0
+--   6 waiting  sorted set, unit by start of its run, for runs that wait for a retry or a completion
+--   7 children sorted set, units of runs that overlap, at score 0
+--   8...       the eight keys of lib/record.lua, then history and failures list of the job of each unit, in order
 -- ARGV
 --   1 history   entries kept per job
---   2 retention ms after the last entry at which a job's history is dropped
---   then for each job of the batch:
---     id, fence and node, expected tag (8 bytes; empty: none stored), operation, state (tag first), wake-up, n, n records
+--   2 failures  entries kept per job of those that left its history and did not succeed
+--   3 retention ms after the last entry at which a job's lists are dropped
+--   then for each unit of the batch:
+--     id, fence and node, expected tag (8 bytes; empty: none stored), operation, state (tag first), wake-up, waiting
+--     (empty: leave it alone, '-': it waits no longer, else its score), n, n records of six (lib/record.lua), and with
+--     'spawn': child, its wake-up, its state, how many children the job may have
 --   operation: 'save'    store the state
---              'remove'  the job is finished or was deleted: remove it
+--              'spawn'   store the state (empty: remove the unit, it is finished), and make a child: a unit with the job's
+--                        definition and a state of its own
+--              'remove'  the unit is finished or was deleted: remove it
 --              'release' leave the state as it is
---              'return'  hand the job back unfinished, to be claimed again as the same run
+--              'return'  hand the unit back unfinished, to be claimed again as the same run
 -- Returns
---   for each job: 'ok', 'done' (this very settle was applied before), 'stale' (the fence has passed to another), or
---   {definition or false, state or false} if the job was changed since
--- Cost: O(log(jobs)) and six to eight commands per job.
+--   for each unit: 'ok', 'done' (this very settle was applied before), 'stale' (the fence has passed to another), 'full'
+--   (the job has as many children as it may have; nothing was changed, the lease stays), or
+--   {definition or false, state or false} if the unit was changed since
+-- Cost: O(log(units)); two commands per unit and two or more for its records, six to twenty per batch.
 
 local due, jobs, states, leases, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local history, retention = tonumber(ARGV[1]), ARGV[2]
+local waiting, children = KEYS[6], KEYS[7]
+local CHILD, AFTER_CHILD, FIELDS, RECORD, OF_CHILD = '\31', '\32', 8, 6, 4
+local book = open_book(8, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
 
-local replies = {}
-local at, key = 3, 6
+-- Two commands read what the whole batch is checked against. A unit that comes twice is read again the second time.
+local units, places = {}, {}
+local at = 4
 while at <= #ARGV do
-  local id, holder, expected, operation = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  local state, wake, n = ARGV[at + 4], ARGV[at + 5], tonumber(ARGV[at + 6])
-  local records = at + 7
-  at = records + n
+  units[#units + 1], places[#places + 1] = ARGV[at], at
+  at = at + FIELDS + RECORD * ARGV[at + FIELDS - 1] + (ARGV[at + 3] == 'spawn' and OF_CHILD or 0)
+end
+if #units == 0 then return {} end
+local held = redis.call('HMGET', leases, unpack(units))
+local stored_states = redis.call('HMGET', states, unpack(units))
 
-  local lease = redis.call('HGET', leases, id)
-  local stored = redis.call('HGET', states, id)
+-- What is to be written, command by command; freed leases come first.
+local freed, handed_back, saved, wakes, waits, defined, born
+local gone, gone_ids, gone_children, not_due, not_waiting
+local function begin()
+  freed, handed_back, saved, wakes, waits, defined, born = {}, {}, {}, {}, {}, {}, {}
+  gone, gone_ids, gone_children, not_due, not_waiting = {}, {}, {}, {}, {}
+end
+local function put(list, a, b)
+  list[#list + 1] = a
+  if b ~= nil then list[#list + 1] = b end
+end
+local function send(command, key, list)
+  if #list > 0 then redis.call(command, key, unpack(list)) end
+end
+local function write()
+  send('HDEL', leases, freed)
+  send('HDEL', jobs, gone)
+  send('HDEL', states, gone)
+  send('ZREM', ids, gone_ids)
+  send('ZREM', children, gone_children)
+  send('ZREM', due, not_due)
+  send('ZREM', waiting, not_waiting)
+  send('HSET', leases, handed_back)
+  send('HSET', jobs, defined)
+  send('HSET', states, saved)
+  send('ZADD', due, wakes)
+  send('ZADD', waiting, waits)
+  send('ZADD', children, born)
+  begin()
+end
+begin()
+
+local replies, seen = {}, {}
+for i, place in ipairs(places) do
+  local id, holder, expected, operation = ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3]
+  local state, wake, wait, n = ARGV[place + 4], ARGV[place + 5], ARGV[place + 6], ARGV[place + 7]
+  local child, child_wake, child_state, child_limit
+  if operation == 'spawn' then
+    child, child_wake, child_state, child_limit = unpack(ARGV, place + FIELDS + RECORD * n, place + 11 + RECORD * n)
+  end
+  local lease, stored = held[i], stored_states[i]
+  if seen[id] or child then
+    write()
+    lease, stored = redis.call('HGET', leases, id), redis.call('HGET', states, id)
+  end
+  seen[id] = true
+
   local tag = stored and string.sub(stored, 1, 8) or ''
   local reply
   -- The node as well: a Redis that lost its last writes in a crash gives their fences again.
@@ -54,37 +115,47 @@ while at <= #ARGV do
     reply = done and 'done' or 'stale'
   elseif operation == 'return' then
     local rest = string.match(lease, '^%S+ %S+ (.*)$')
-    redis.call('HDEL', leases, id)
-    redis.call('HSET', leases, id, string.match(holder, '^%S+') .. ' - ' .. rest)
-    redis.call('ZADD', due, string.match(lease, '^%S+ %S+ %S+ %S+ %S+ (%S+)'), id)
+    put(freed, id)
+    put(handed_back, id, string.match(holder, '^%S+') .. ' - ' .. rest)
+    put(wakes, string.match(lease, '^%S+ %S+ %S+ %S+ %S+ (%S+)'), id)
     reply = 'ok'
   elseif tag ~= expected then
     reply = {redis.call('HGET', jobs, id), stored}
   else
-    redis.call('HDEL', leases, id)
-    if operation == 'remove' then
-      redis.call('HDEL', jobs, id)
-      redis.call('HDEL', states, id)
-      redis.call('ZREM', due, id)
-      redis.call('ZREM', ids, id)
+    local definition = child and redis.call('HGET', jobs, id)
+    if child and not definition then
+      reply = {false, stored}
+    elseif child
+      and redis.call('ZLEXCOUNT', children, '[' .. id .. CHILD, '(' .. id .. AFTER_CHILD) >= tonumber(child_limit) then
+      reply = 'full'
     else
-      if operation == 'save' then
-        redis.call('HSET', states, id, state)
-      end
-      if stored or operation == 'save' then
-        redis.call('ZADD', due, wake, id)
+      put(freed, id)
+      if operation == 'remove' or (child and state == '') then
+        put(gone, id)
+        put(not_due, id)
+        if string.find(id, CHILD, 1, true) then put(gone_children, id) else put(gone_ids, id) end
       else
-        redis.call('ZREM', due, id)
+        if operation ~= 'release' then put(saved, id, state) end
+        if stored or operation ~= 'release' then put(wakes, wake, id) else put(not_due, id) end
       end
+      if wait == '-' then put(not_waiting, id) elseif wait ~= '' then put(waits, wait, id) end
+      if child then
+        put(defined, child, definition)
+        put(saved, child, child_state)
+        put(wakes, child_wake, child)
+        put(born, 0, child)
+      end
+      reply = 'ok'
     end
-    if n > 0 then
-      redis.call('RPUSH', KEYS[key], unpack(ARGV, records, records + n - 1))
-      redis.call('LTRIM', KEYS[key], -history, -1)
-      redis.call('PEXPIRE', KEYS[key], retention)
-    end
-    reply = 'ok'
   end
-  replies[#replies + 1] = reply
-  key = key + 1
+  replies[i] = reply
 end
+write()
+
+for i, place in ipairs(places) do
+  if replies[i] == 'ok' then
+    book.add(KEYS[14 + 2 * i], KEYS[15 + 2 * i], place + FIELDS, tonumber(ARGV[place + FIELDS - 1]))
+  end
+end
+book.flush()
 return replies

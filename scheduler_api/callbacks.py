@@ -1,0 +1,73 @@
+"""``POST /runs/{id}/complete`` and ``.../heartbeat``: what a runner says about a run that it took.
+
+The token that came with the run's request is the key to both, whether or not the API asks for keys: a runner need not
+hold a key that could change jobs. A token opens one run and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler_api.answers import decoded, json_answer, query, read_body
+from scheduler_api.context import context_of
+from scheduler_api.views import instant
+from scheduler_api.wire import completion_of, sign_of_life_of
+from scheduler_core.errors import TokenRefused
+from scheduler_core.run import RunState
+
+TOKEN_HEADER = "Cronpost-Callback-Token"  # noqa: S105 - the name of a header
+OPEN_PATHS = re.compile(rb"/runs/[^/]+/(?:complete|heartbeat)\Z")
+"""Reached without an API key."""
+
+
+async def complete(request: Request) -> Response:
+    """``POST /runs/{id}/complete``: how the run ended. Said again, it is answered in the same way."""
+    query(request)
+    run_id, token = _run_id(request), _token(request)
+    said = completion_of(await read_body(request))
+    context = context_of(request)
+    async with context.turn():
+        state = await context.callbacks.complete(
+            run_id,
+            token,
+            succeeded=said.state is RunState.SUCCEEDED,
+            message=said.message,
+            continuation=said.continuation,
+        )
+    return json_answer({"run_id": run_id, "state": state.value})
+
+
+async def heartbeat(request: Request) -> Response:
+    """``POST /runs/{id}/heartbeat``: the run goes on; ``deadline`` is when it is lost without a further word."""
+    query(request)
+    run_id, token = _run_id(request), _token(request)
+    said = sign_of_life_of(await read_body(request))
+    context = context_of(request)
+    async with context.turn():
+        deadline_ms = await context.callbacks.heartbeat(run_id, token, progress=said.progress, note=said.note)
+    return json_answer({"run_id": run_id, "deadline": instant(deadline_ms)})
+
+
+def _run_id(request: Request) -> str:
+    return decoded(request.path_params["run_id"], field="run_id")
+
+
+def _token(request: Request) -> str:
+    """The run's token, from its own header or as a bearer token."""
+    token = request.headers.get(TOKEN_HEADER, "").strip()
+    if not token:
+        scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+        token = value.strip() if scheme.lower() == "bearer" else ""
+    if not token:
+        raise TokenRefused(f"the run's token is needed, in the header {TOKEN_HEADER}")
+    return token
+
+
+ROUTES = [
+    Route("/runs/{run_id}/complete", complete, methods=["POST"]),
+    Route("/runs/{run_id}/heartbeat", heartbeat, methods=["POST"]),
+]

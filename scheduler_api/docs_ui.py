@@ -1,0 +1,57 @@
+"""``GET /docs`` and ``GET /redoc``: the documentation of the API for people, rendered in the browser.
+
+The pages are our own, and small: they hold no data, and read ``openapi.json`` of the server that they came from.
+Nothing is loaded from another host, since Cronpost runs in closed networks too, and the Content-Security-Policy says so
+to the browser: no script, style or connection but this server's, nothing inline. Pages and assets need no API key, as
+they say nothing that is not in every copy of Cronpost; the description and all requests do. See docs/decisions/0010.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler_api.problem import ApiError
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGES = {"/docs": "docs.html", "/redoc": "redoc.html"}
+ASSETS = {
+    "docs.css": "text/css",
+    "docs.js": "text/javascript",
+    "dom.js": "text/javascript",
+    "request.js": "text/javascript",
+    "schema.js": "text/javascript",
+}
+OPEN_PATHS = (*PAGES, *(f"/docs/{name}" for name in ASSETS))
+
+
+@cache
+def _content(name: str) -> bytes:
+    return files("scheduler_api").joinpath("static", name).read_bytes()
+
+
+async def page(request: Request) -> Response:
+    """One of the two pages."""
+    headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
+    return Response(_content(PAGES[request.scope["path"]]), media_type="text/html", headers=headers)
+
+
+async def asset(request: Request) -> Response:
+    """What the pages are made of."""
+    name = request.path_params["name"]
+    if name not in ASSETS:
+        raise ApiError(404, "there is nothing at this path", code="no_such_path")
+    return Response(_content(name), media_type=ASSETS[name], headers={"Content-Security-Policy": POLICY})
+
+
+ROUTES = [
+    *(Route(path, page, methods=["GET"]) for path in PAGES),
+    Route("/docs/{name}", asset, methods=["GET"], include_in_schema=False),
+]

@@ -1,0 +1,165 @@
+"""JSON as clients send it: checked bytes in, fields out.
+
+The rules are stricter than those of most JSON parsers: UTF-8 without a byte order mark, no NaN, no trailing text, no
+key twice in an object that is read field by field, no nesting deeper than :data:`MAX_DEPTH`. Values inside are checked
+by the same parser, but a payload is never turned into values, so that it can go out byte for byte as it came in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from scheduler_core.errors import InvalidInput
+
+MAX_DEPTH = 64
+"""Objects and arrays within each other in a body, the outermost counted. Parsers of runners stop between 100 and
+1000, and a deeper one than this is an attack or a mistake."""
+INSTANTS_END_MS = 221_845_392_000_000
+"""Instants from the year 9000 on are refused: the calendar ends in the year 9999."""
+INSTANT_WORDS = "an RFC 3339 instant with its offset, such as 2030-01-31T12:00:00Z"
+
+WHITESPACE = b" \t\r\n"
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_FLAT = re.compile(rb"\[[^][{}]*+\]|\{[^][{}]*+\}")
+_NOT_STRUCTURE = bytes(sorted(set(range(256)) - set(b"[]{}:")))
+_INSTANT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(\.\d{1,20})?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+Fields = dict[str, msgspec.Raw]
+
+_fields_decoder = msgspec.json.Decoder(Fields)
+_items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def read_object(body: bytes, known: Iterable[str] | None, *, ignored: Iterable[str] = ()) -> Fields:
+    """The fields of the JSON object that ``body`` is, each as the bytes it was sent as.
+
+    Raises InvalidInput for what is no such object, and for a field that is neither ``known`` nor ``ignored``; with
+    ``known`` None, any field is taken.
+    """
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise InvalidInput("the body starts with a byte order mark; send UTF-8 without one")
+    try:
+        # msgspec does not look at the bytes of strings that it passes over, so this is checked apart.
+        body.decode("utf-8")
+        fields = _fields_decoder.decode(body)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the body is not UTF-8: byte {error.start} ({error.reason})") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except msgspec.ValidationError:
+        raise InvalidInput("the body must be a JSON object") from None
+    except msgspec.DecodeError as error:
+        empty = not body.strip(WHITESPACE)
+        raise InvalidInput("the body is empty" if empty else f"the body is not JSON: {error}") from None
+    if _count_members(body) != len(fields):
+        raise _given_twice(body)
+    if known is None:
+        return fields
+    known = tuple(known)
+    allowed = (*known, *ignored)
+    for name in fields:
+        if name not in allowed:
+            close = nearest(name, known)
+            hint = f"did you mean {close!r}?" if close else f"known are {', '.join(known)}"
+            raise InvalidInput(f"unknown field {name[:100]!r}; {hint}", field=name[:100])
+    return fields
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most likely meant: one that begins so (``timeout`` for ``timeout_seconds``), or one that
+    is spelt much alike."""
+    known = tuple(known)
+    longer = [one for one in known if name and one.startswith(f"{name}_")]
+    return next(iter(longer or difflib.get_close_matches(name, known, n=1)), None)
+
+
+def _count_members(body: bytes) -> int:
+    """How many members the object ``body`` (valid JSON) has, a key that comes twice counted twice.
+
+    Works on the skeleton of the text, strings taken out, and takes away the innermost brackets until only the outer
+    ones are left: no recursion, and as many passes as levels. Raises InvalidInput if there are too many.
+    """
+    skeleton = _STRING.sub(b"", body).translate(None, _NOT_STRUCTURE)[1:-1]
+    for _ in range(MAX_DEPTH):
+        if b"[" not in skeleton and b"{" not in skeleton:
+            return len(skeleton)
+        skeleton = _FLAT.sub(b"", skeleton)
+    raise _too_deep()
+
+
+def _too_deep() -> InvalidInput:
+    return InvalidInput(f"the body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _given_twice(body: bytes) -> InvalidInput:
+    def first_repeated(pairs: list[tuple[str, Any]]) -> str:
+        names = [name for name, _ in pairs]
+        return next((name for name in names if names.count(name) > 1), "")
+
+    # The innermost objects come first, so what is returned in the end is the outermost's.
+    name = json.loads(body, object_pairs_hook=first_repeated, parse_int=str, parse_float=str)
+    return InvalidInput(f"the field {name[:100]!r} is given twice", field=name[:100])
+
+
+def required(fields: Mapping[str, msgspec.Raw], name: str, kind: Any, words: str, *, path: str = "") -> Any:
+    """The value of a field that has to be there, as ``kind``, strictly; ``words`` say what was expected.
+
+    ``path`` is what leads to these fields from the outside, such as ``retry.``.
+    """
+    field = path + name
+    if name not in fields:
+        raise InvalidInput(f"the field {field!r} is missing: {words}", field=field)
+    try:
+        return msgspec.json.decode(fields[name], type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise InvalidInput(f"{field} must be {words}", field=field) from None
+
+
+def nested(raw: msgspec.Raw, known: Iterable[str], *, path: str) -> Fields:
+    """The fields of an object inside a body that was read with :func:`read_object`; ``path`` is the object's name."""
+    known = tuple(known)
+    if not bytes(raw).lstrip(WHITESPACE).startswith(b"{"):
+        raise InvalidInput(f"{path} must be an object with some of {', '.join(known)}", field=path)
+    try:
+        return read_object(bytes(raw), known)
+    except InvalidInput as error:
+        field = path if error.field is None else f"{path}.{error.field}"
+        raise InvalidInput(f"in {path}: {error.detail}", field=field) from None
+
+
+def items(raw: msgspec.Raw, *, path: str) -> list[msgspec.Raw]:
+    """The elements of an array inside a body that was read with :func:`read_object`, each as its bytes."""
+    try:
+        return _items_decoder.decode(raw)
+    except msgspec.MsgspecError:
+        raise InvalidInput(f"{path} must be an array", field=path) from None
+
+
+def instant_of(text: str, *, field: str) -> int:
+    """An RFC 3339 instant with its offset, as epoch milliseconds; raises InvalidInput.
+
+    What is finer than a millisecond is cut off.
+    """
+    match = _INSTANT.match(text)
+    if match is not None:
+        day, time, fraction, offset = match.groups()
+        try:
+            parsed = datetime.fromisoformat(f"{day}T{time}{(fraction or '')[:7]}{offset.upper()}")
+            at_ms = (parsed - _EPOCH) // _MILLISECOND
+        except ValueError:
+            at_ms = -1
+        if 0 <= at_ms < INSTANTS_END_MS:
+            return at_ms
+    raise InvalidInput(
+        f"{field} must be an RFC 3339 instant with its offset, such as 2030-01-31T12:00:00Z", field=field
+    )

@@ -1,0 +1,236 @@
+"""Runs that were asked for, and callbacks, described for machines."""
+
+from __future__ import annotations
+
+from scheduler_api.openapi_words import (
+    BAD,
+    BODY_FAULTS,
+    INSTANT,
+    JOB_ID,
+    NOT_FOUND,
+    STORE,
+    TEXT,
+    WHOLE,
+    Json,
+    answer,
+    body,
+    or_null,
+    parameter,
+    problem,
+    ref,
+)
+from scheduler_api.wire import MAX_BACKFILL, USUAL_BACKFILL
+from scheduler_core.plan.continuation import LATEST_MS, PENDING_LIMIT
+from scheduler_core.run import Reason
+
+RUN_ID = parameter("run_id", TEXT, "The run's id.", required=True, where="path")
+TOKEN = parameter(
+    "Cronpost-Callback-Token", TEXT, "The token of the run; also taken as a bearer token.", where="header"
+)
+CALLBACK: Json = {
+    "400": BAD,
+    "403": problem("No token, or not the run's."),
+    "404": problem("No such run, or one that is not completed by callback."),
+    "409": problem("The run was given up as lost."),
+    **BODY_FAULTS,
+    **STORE,
+}
+PENDING_LIST: Json = {"type": "object", "properties": {"pending": {"type": "array", "items": ref("Pending")}}}
+
+SCHEMAS: Json = {
+    "RunNow": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "force": {
+                "type": "boolean",
+                "default": False,
+                "description": "Queue behind a run that is not settled; heed neither not-before times nor "
+                "min_interval_seconds.",
+            },
+            "payload": {"description": "The body of this run; absent: the job's."},
+            "not_before": INSTANT,
+        },
+    },
+    "RunSkipped": {
+        "type": "object",
+        "properties": {"skipped": {"enum": ["not_due", "too_soon"]}, "next_at": or_null(INSTANT)},
+    },
+    "Backfill": {
+        "type": "object",
+        "required": ["start", "end"],
+        "additionalProperties": False,
+        "properties": {
+            "start": INSTANT,
+            "end": INSTANT,
+            "limit": {"type": "integer", "minimum": 1, "maximum": MAX_BACKFILL, "default": USUAL_BACKFILL},
+        },
+    },
+    "Backfilled": {
+        "type": "object",
+        "properties": {
+            "first": INSTANT,
+            "last": INSTANT,
+            "runs": {"type": "integer", "description": "How many it starts; of more than 1000, how many at most."},
+        },
+    },
+    "Pending": {
+        "type": "object",
+        "description": "A run that was asked for and has not ended.",
+        "properties": {
+            "run_id": TEXT,
+            "reason": {"enum": list(Reason)},
+            "not_before": INSTANT,
+            "payload": {"description": "Absent: the job's own."},
+            "attempts": {"type": "integer", "description": "Attempts that have ended."},
+            "failed": or_null(TEXT) | {"description": "Why it was set aside; null: it was not."},
+        },
+    },
+    "PendingBody": {
+        "type": "array",
+        "maxItems": PENDING_LIMIT,
+        "items": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "payload": {"description": "Absent: the job's own."},
+                "not_before": INSTANT,
+                "after_seconds": {"type": "number", "minimum": 0, "maximum": LATEST_MS // 1000},
+            },
+        },
+    },
+    "Replay": {
+        "type": "object",
+        "description": "Fire times of the past that are run one by one.",
+        "properties": {"reason": {"enum": ["backfill", "recovery"]}, "next": INSTANT, "last": INSTANT, "left": WHOLE},
+    },
+    "Completion": {
+        "type": "object",
+        "required": ["state"],
+        "additionalProperties": False,
+        "properties": {
+            "state": {"enum": ["succeeded", "failed"]},
+            "message": {"type": "string", "description": "For people; cut to 1000 characters."},
+            "continue": {
+                "anyOf": [ref("Continuation"), {"type": "array", "items": ref("Continuation")}],
+                "description": "Further runs of a job with continuations; only with succeeded.",
+            },
+        },
+    },
+    "Continuation": {
+        "type": "object",
+        "properties": {
+            "payload": {"description": "Absent: the job's own."},
+            "after_seconds": {"type": "number"},
+            "not_before": INSTANT,
+        },
+    },
+    "SignOfLife": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "progress": or_null({"type": "number", "minimum": 0, "maximum": 1}),
+            "note": {"type": "string", "description": "For people; cut to 1000 characters."},
+        },
+    },
+}
+
+PATHS: Json = {
+    "/jobs/{job_id}/run": {
+        "parameters": [JOB_ID],
+        "post": {
+            "summary": "Start a run now: the earliest that waits, or the job's usual one",
+            "requestBody": body(ref("RunNow"), required=False),
+            "responses": {
+                "202": answer("Asked for.", {"type": "object", "properties": {"run_id": TEXT}}),
+                "200": answer("Its time has not come.", ref("RunSkipped")),
+                "400": BAD,
+                "404": NOT_FOUND,
+                "409": problem("A run of the job is not settled."),
+                **BODY_FAULTS,
+                **STORE,
+            },
+        },
+    },
+    "/jobs/{job_id}/backfill": {
+        "parameters": [JOB_ID],
+        "post": {
+            "summary": "Run fire times of the past once more, one by one",
+            "requestBody": body(ref("Backfill")),
+            "responses": {
+                "202": answer("Asked for.", ref("Backfilled")),
+                "400": BAD,
+                "404": NOT_FOUND,
+                "409": problem("Too many such ranges wait already."),
+                **BODY_FAULTS,
+                **STORE,
+            },
+        },
+    },
+    "/jobs/{job_id}/pending": {
+        "parameters": [JOB_ID],
+        "get": {
+            "summary": "The runs that wait, and those that were set aside as failed",
+            "responses": {"200": answer("All of them.", PENDING_LIST), "404": NOT_FOUND, **STORE},
+        },
+        "put": {
+            "summary": "Replace the runs that wait",
+            "requestBody": body(
+                {
+                    "anyOf": [
+                        ref("PendingBody"),
+                        {"type": "object", "required": ["pending"], "properties": {"pending": ref("PendingBody")}},
+                    ]
+                }
+            ),
+            "responses": {
+                "200": answer("As they are now.", PENDING_LIST),
+                "400": BAD,
+                "404": NOT_FOUND,
+                **BODY_FAULTS,
+                **STORE,
+            },
+        },
+    },
+    "/jobs/{job_id}/pending/{run_id}/revive": {
+        "parameters": [JOB_ID, RUN_ID],
+        "post": {
+            "summary": "Try a run again that was set aside as failed",
+            "responses": {
+                "200": answer("The job.", ref("Job")),
+                "404": problem("No such job, or no such run among those that wait."),
+                **STORE,
+            },
+        },
+    },
+    "/runs/{run_id}/complete": {
+        "parameters": [RUN_ID, TOKEN],
+        "post": {
+            "summary": "The runner says how a run ended",
+            "security": [],
+            "requestBody": body(ref("Completion")),
+            "responses": {
+                "200": answer(
+                    "As the run stands; also when it was said before.",
+                    {"type": "object", "properties": {"run_id": TEXT, "state": TEXT}},
+                ),
+                **CALLBACK,
+            },
+        },
+    },
+    "/runs/{run_id}/heartbeat": {
+        "parameters": [RUN_ID, TOKEN],
+        "post": {
+            "summary": "The runner says that a run goes on",
+            "security": [],
+            "requestBody": body(ref("SignOfLife"), required=False),
+            "responses": {
+                "200": answer(
+                    "When it is lost without a further word.",
+                    {"type": "object", "properties": {"run_id": TEXT, "deadline": or_null(INSTANT)}},
+                ),
+                **CALLBACK,
+            },
+        },
+    },
+}

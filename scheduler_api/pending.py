@@ -1,0 +1,88 @@
+"""Runs that were asked for: ``POST /jobs/{id}/run``, ``.../backfill`` and ``.../pending``."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler_api.answers import decoded, json_answer, path_id, query, read_body
+from scheduler_api.context import context_of
+from scheduler_api.views import instant, show_job, show_pending
+from scheduler_api.wire import backfill_of, pending_of, run_request_of
+from scheduler_core.job import Replay
+from scheduler_core.job_trigger import trigger_of
+from scheduler_core.services.jobs import JobView
+
+COUNTED = 1000
+"""Fire times that are counted one by one for an answer: a few milliseconds."""
+
+
+async def run(request: Request) -> Response:
+    """``POST /jobs/{id}/run``: start a run now, besides the trigger's; 200 if the time for it has not come."""
+    query(request)
+    job_id = path_id(request)
+    asked = run_request_of(await read_body(request))
+    async with context_of(request).turn(job_id) as jobs:
+        answer = await jobs.run_now(job_id, force=asked.force, payload=asked.payload, not_before_ms=asked.not_before_ms)
+    if answer.skipped is not None:
+        return json_answer({"skipped": answer.skipped, "next_at": instant(answer.next_at_ms)})
+    return json_answer({"run_id": answer.run_id}, 202)
+
+
+async def backfill(request: Request) -> Response:
+    """``POST /jobs/{id}/backfill``: run the fire times from ``start`` to ``end`` once more, one by one."""
+    query(request)
+    job_id = path_id(request)
+    asked = backfill_of(await read_body(request))
+    async with context_of(request).turn(job_id) as jobs:
+        replay = await jobs.backfill(job_id, start_ms=asked.start_ms, end_ms=asked.end_ms, limit=asked.limit)
+        runs = _runs(await jobs.get(job_id), replay)
+    return json_answer({"first": instant(replay.next_ms), "last": instant(replay.last_ms), "runs": runs}, 202)
+
+
+def _runs(view: JobView, replay: Replay) -> int:
+    """How many runs a replay starts; where counting its fire times would take long, how many at most."""
+    if view.job is None:
+        return replay.left
+    trigger = trigger_of(view.job)
+    found = trigger.count_in(replay.next_ms - 1, replay.last_ms, min(replay.left, COUNTED))
+    return replay.left if found is None else min(found, replay.left)
+
+
+async def get(request: Request) -> Response:
+    """``GET /jobs/{id}/pending``: the runs that wait, and those that were set aside."""
+    query(request)
+    async with context_of(request).turn() as jobs:
+        view = await jobs.get(path_id(request))
+    return json_answer({"pending": [show_pending(entry) for entry in view.state.pending]})
+
+
+async def put(request: Request) -> Response:
+    """``PUT /jobs/{id}/pending``: these entries instead of those that are there."""
+    query(request)
+    job_id = path_id(request)
+    entries = pending_of(await read_body(request))
+    context = context_of(request)
+    async with context.turn(job_id) as jobs:
+        now_ms = context.clock.now_ms()
+        view = await jobs.replace_pending(job_id, [(entry.payload, entry.at_ms(now_ms)) for entry in entries])
+    return json_answer({"pending": [show_pending(entry) for entry in view.state.pending]})
+
+
+async def revive(request: Request) -> Response:
+    """``POST /jobs/{id}/pending/{run_id}/revive``: try an entry again that was set aside as failed."""
+    query(request)
+    job_id = path_id(request)
+    run_id = decoded(request.path_params["run_id"], field="run_id")
+    async with context_of(request).turn(job_id) as jobs:
+        return json_answer(show_job(await jobs.revive_pending(job_id, run_id)))
+
+
+ROUTES = [
+    Route("/jobs/{job_id}/run", run, methods=["POST"]),
+    Route("/jobs/{job_id}/backfill", backfill, methods=["POST"]),
+    Route("/jobs/{job_id}/pending", get, methods=["GET"]),
+    Route("/jobs/{job_id}/pending", put, methods=["PUT"]),
+    Route("/jobs/{job_id}/pending/{run_id}/revive", revive, methods=["POST"]),
+]

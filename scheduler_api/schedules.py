@@ -1,0 +1,122 @@
+"""``/schedules``: targets called at equal distances. ``/metrics/schedules``: what came of it."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from scheduler_api.answers import json_answer
+from scheduler_api.catalogue_wire import (
+    PageQuery,
+    body_fields,
+    if_given,
+    name_of,
+    path_number,
+    routes,
+    seconds_of,
+    show_schedule,
+    show_schedule_metrics,
+    status_filter,
+    target_id_of,
+    type_of,
+)
+from scheduler_api.context import context_of
+from scheduler_core.catalogue import check_timing, job_id_of
+from scheduler_core.services.catalogue import ScheduleChange
+
+
+async def create(request: Request) -> Response:
+    """``POST /schedules``: the first fire time is one interval from now."""
+    fields = await body_fields(request)
+    name, target_id, schedule_type = name_of(fields), target_id_of(fields), type_of(fields)
+    duration = if_given(fields, "duration_seconds", lambda given: seconds_of(given, "duration_seconds"))
+    timing = check_timing(schedule_type, seconds_of(fields, "interval_seconds"), duration)
+    context = context_of(request)
+    async with context.turn():
+        schedule = await context.catalogue.add_schedule(name, target_id, timing)
+    return json_answer(show_schedule(schedule), 201, headers={"Location": f"/schedules/{schedule.id}"})
+
+
+async def list_schedules(request: Request) -> Response:
+    """``GET /schedules?status_filter=&skip=&limit=``, by id; also with the ``cursor`` of a ``Link``.
+
+    A page of one status looks at a bounded number of schedules: it may be short and still have a next one.
+    """
+    query = PageQuery(request)
+    status = status_filter(query.params)
+    context = context_of(request)
+    async with context.turn():
+        page = await context.catalogue.list_schedules(
+            after=query.after, skip=query.skip, limit=query.limit, status=status
+        )
+    return query.answer([show_schedule(schedule) for schedule in page.schedules], page.cursor)
+
+
+async def get(request: Request) -> Response:
+    """``GET /schedules/{id}``."""
+    schedule_id = path_number(request, "schedule_id")
+    context = context_of(request)
+    async with context.turn():
+        return json_answer(show_schedule(await context.catalogue.get_schedule(schedule_id)))
+
+
+async def put(request: Request) -> Response:
+    """``PUT /schedules/{id}``: change the fields that are given. A changed interval counts from now."""
+    schedule_id = path_number(request, "schedule_id")
+    fields = await body_fields(request)
+    change = ScheduleChange(
+        name=if_given(fields, "name", name_of),
+        target_id=if_given(fields, "target_id", target_id_of),
+        type=if_given(fields, "schedule_type", type_of),
+        interval_seconds=if_given(fields, "interval_seconds", lambda given: seconds_of(given, "interval_seconds")),
+        duration_seconds=if_given(fields, "duration_seconds", lambda given: seconds_of(given, "duration_seconds")),
+    )
+    context = context_of(request)
+    async with context.turn(job_id_of(schedule_id)):
+        return json_answer(show_schedule(await context.catalogue.change_schedule(schedule_id, change)))
+
+
+async def delete(request: Request) -> Response:
+    """``DELETE /schedules/{id}``."""
+    schedule_id = path_number(request, "schedule_id")
+    context = context_of(request)
+    async with context.turn(job_id_of(schedule_id)):
+        await context.catalogue.delete_schedule(schedule_id)
+    return json_answer({"message": f"schedule {schedule_id} deleted"})
+
+
+async def pause(request: Request) -> Response:
+    """``POST /schedules/{id}/pause``."""
+    schedule_id = path_number(request, "schedule_id")
+    context = context_of(request)
+    async with context.turn(job_id_of(schedule_id)):
+        return json_answer(show_schedule(await context.catalogue.pause(schedule_id)))
+
+
+async def resume(request: Request) -> Response:
+    """``POST /schedules/{id}/resume``: on the old grid, without catching up."""
+    schedule_id = path_number(request, "schedule_id")
+    context = context_of(request)
+    async with context.turn(job_id_of(schedule_id)):
+        return json_answer(show_schedule(await context.catalogue.resume(schedule_id)))
+
+
+async def metrics(request: Request) -> Response:
+    """``GET /metrics/schedules?skip=&limit=``: totals per schedule."""
+    query = PageQuery(request)
+    context = context_of(request)
+    async with context.turn():
+        page = await context.catalogue.list_schedules(after=query.after, skip=query.skip, limit=query.limit)
+    return query.answer([show_schedule_metrics(schedule) for schedule in page.schedules], page.cursor)
+
+
+ROUTES = [
+    *routes("/schedules", create, "POST"),
+    *routes("/schedules", list_schedules, "GET"),
+    *routes("/schedules/{schedule_id}", get, "GET"),
+    *routes("/schedules/{schedule_id}", put, "PUT"),
+    *routes("/schedules/{schedule_id}", delete, "DELETE"),
+    *routes("/schedules/{schedule_id}/pause", pause, "POST"),
+    *routes("/schedules/{schedule_id}/resume", resume, "POST"),
+    *routes("/metrics/schedules", metrics, "GET"),
+]

@@ -1,0 +1,68 @@
+"""``/targets``: named requests that schedules share."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from scheduler_api.answers import json_answer
+from scheduler_api.catalogue_wire import PageQuery, body_fields, path_number, routes, show_target, target_of
+from scheduler_api.context import context_of
+from scheduler_core.catalogue import Target
+
+
+async def create(request: Request) -> Response:
+    """``POST /targets``."""
+    target = target_of(await body_fields(request))
+    context = context_of(request)
+    async with context.turn():
+        stored = await context.catalogue.add_target(target)
+    return json_answer(show_target(stored), 201, headers={"Location": f"/targets/{stored.id}"})
+
+
+async def list_targets(request: Request) -> Response:
+    """``GET /targets?skip=&limit=``, in the order of their ids; also with the ``cursor`` of a ``Link``."""
+    query = PageQuery(request)
+    context = context_of(request)
+    async with context.turn():
+        page = await context.catalogue.list_targets(after=query.after, skip=query.skip, limit=query.limit)
+    return query.answer([show_target(target) for target in page.targets], page.cursor)
+
+
+async def get(request: Request) -> Response:
+    """``GET /targets/{id}``."""
+    target_id = path_number(request, "target_id")
+    context = context_of(request)
+    async with context.turn():
+        return json_answer(show_target(await context.catalogue.get_target(target_id)))
+
+
+async def put(request: Request) -> Response:
+    """``PUT /targets/{id}``: change the fields that are given. All its schedules use it from their next run on."""
+    target_id = path_number(request, "target_id")
+    fields = await body_fields(request)
+
+    def change(old: Target) -> Target:
+        return target_of(fields, old)
+
+    context = context_of(request)
+    async with context.turn(f"target {target_id}"):
+        return json_answer(show_target(await context.catalogue.change_target(target_id, change)))
+
+
+async def delete(request: Request) -> Response:
+    """``DELETE /targets/{id}``: its schedules go with it."""
+    target_id = path_number(request, "target_id")
+    context = context_of(request)
+    async with context.turn(f"target {target_id}"):
+        schedules = await context.catalogue.delete_target(target_id)
+    return json_answer({"message": f"target {target_id} deleted", "schedules_deleted": schedules})
+
+
+ROUTES = [
+    *routes("/targets", create, "POST"),
+    *routes("/targets", list_targets, "GET"),
+    *routes("/targets/{target_id}", get, "GET"),
+    *routes("/targets/{target_id}", put, "PUT"),
+    *routes("/targets/{target_id}", delete, "DELETE"),
+]

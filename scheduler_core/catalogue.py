@@ -1,0 +1,217 @@
+"""Targets and schedules: what they are, and how a schedule is a job.
+
+A *target* is an HTTP request under a name, which many schedules share. A *schedule* has no machinery of its own: it is
+a job with an interval for a trigger, a target instead of a URL, and the policies of :data:`SCHEDULE_POLICIES`. Its
+status is never stored: it follows from the job's trigger, its state and the time.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
+
+from scheduler_core.errors import InvalidInput
+from scheduler_core.job import Job, JobState, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.trigger import IntervalSpec
+
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+"""The methods of a target that send its body."""
+TARGET_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+MAX_NAME_CHARACTERS = 255
+MAX_SECONDS = 3_153_600_000
+"""The longest interval and the longest window: a hundred years of 365 days."""
+
+SCHEDULE_POLICIES = Policies(
+    overlap=Overlap.SKIP,
+    recovery=Recovery.NONE,
+    retry=RetryRule(attempts=1),
+    conflict_is_failure=True,
+    keep_answers=True,
+    keep=True,
+)
+"""One attempt per run, no catching up, and the schedule stays when its window is over."""
+
+_PREFIX = "schedule_"
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Target(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A named request."""
+
+    id: int = msgspec.field(name="i")
+    name: str = msgspec.field(name="n")
+    url: str = msgspec.field(name="u")
+    method: str = msgspec.field(default="GET", name="m")
+    headers: Headers | None = msgspec.field(default=None, name="h")
+    """Names and values, in the order in which they were sent; values may be secrets."""
+    body_template: str | None = msgspec.field(default=None, name="b")
+    created_at_ms: int = msgspec.field(default=0, name="c")
+    updated_at_ms: int = msgspec.field(default=0, name="t")
+
+    def same_request(self, other: Target) -> bool:
+        """Whether both say the same, whenever they were written."""
+        return self == replace(other, id=self.id, created_at_ms=self.created_at_ms, updated_at_ms=self.updated_at_ms)
+
+
+class TargetRequest(msgspec.Struct, frozen=True):
+    """What a target asks for, without what belongs to a single run."""
+
+    method: str
+    url: str
+    headers: Headers
+    """The target's own, and a Content-Type if there is a body and they have none."""
+    body: bytes
+
+
+def body_of(target: Target) -> tuple[str | None, bytes]:
+    """The body of a target's requests and its content type; None if the headers need not name one.
+
+    POST, PUT and PATCH send the body; a template that is JSON goes as JSON, any other as text. A Content-Type among
+    the target's own headers wins.
+    """
+    if target.method not in BODY_METHODS or not target.body_template:
+        return None, b""
+    body = target.body_template.encode()
+    if any(name.lower() == "content-type" for name, _ in target.headers or ()):
+        return None, body
+    return "application/json" if _is_json(body) else "text/plain; charset=utf-8", body
+
+
+def request_of_target(target: Target) -> TargetRequest:
+    """Method, URL, headers and body of the target's requests."""
+    content_type, body = body_of(target)
+    headers = target.headers or ()
+    if content_type is not None:
+        headers = (("Content-Type", content_type), *headers)
+    return TargetRequest(target.method, target.url, headers, body)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return True
+
+
+# ---- schedules ------------------------------------------------------------------------------------------------------
+
+
+class ScheduleType(StrEnum):
+    """Whether a schedule ends."""
+
+    INTERVAL = "INTERVAL"
+    WINDOW = "WINDOW"
+    """It ends a given time after it was created."""
+
+
+class ScheduleStatus(StrEnum):
+    """Where a schedule stands. ``STOPPED`` is final."""
+
+    ACTIVE = "ACTIVE"
+    PAUSED = "PAUSED"
+    STOPPED = "STOPPED"
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """When a schedule fires. ``duration_seconds`` is None exactly if it never ends."""
+
+    interval_seconds: int
+    duration_seconds: int | None = None
+
+    @property
+    def type(self) -> ScheduleType:
+        return ScheduleType.INTERVAL if self.duration_seconds is None else ScheduleType.WINDOW
+
+
+def job_id_of(schedule_id: int) -> str:
+    """The id of the job that the schedule is."""
+    return f"{_PREFIX}{schedule_id}"
+
+
+def schedule_id_of(job_id: str) -> int | None:
+    """The id of the schedule that the job is; None if it is none."""
+    digits = job_id.removeprefix(_PREFIX)
+    if digits == job_id or not (digits.isascii() and digits.isdecimal() and len(digits) <= 15):
+        return None
+    return int(digits)
+
+
+def job_of_schedule(schedule_id: int, *, name: str, target_id: int, timing: Timing, now_ms: int) -> Job:
+    """The job of a new schedule: its first fire time is one interval after ``now_ms``."""
+    return Job(
+        id=job_id_of(schedule_id),
+        url="",
+        trigger=_trigger(timing, anchor_ms=now_ms, started_at_ms=now_ms),
+        payload=b"",
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
+        policies=SCHEDULE_POLICIES,
+        name=name,
+        target_id=target_id,
+    )
+
+
+def with_timing(job: Job, timing: Timing, *, now_ms: int) -> Job:
+    """The schedule ``job`` with another timing: a changed interval counts from now, an unchanged one keeps its grid.
+    A window always ends so long after the schedule was created."""
+    trigger = _interval(job)
+    same_grid = trigger.every_ms == timing.interval_seconds * 1000
+    anchor_ms = trigger.anchor_ms if same_grid else now_ms
+    return replace(job, trigger=_trigger(timing, anchor_ms=anchor_ms, started_at_ms=job.created_at_ms))
+
+
+def timing_of(job: Job) -> Timing:
+    """When the schedule ``job`` fires."""
+    trigger = _interval(job)
+    duration_ms = None if trigger.end_ms is None else trigger.end_ms - job.created_at_ms
+    return Timing(trigger.every_ms // 1000, None if duration_ms is None else duration_ms // 1000)
+
+
+def end_of(job: Job) -> int | None:
+    """When the schedule's window ends; None: never."""
+    return _interval(job).end_ms
+
+
+def stopped_at(job: Job, now_ms: int) -> int | None:
+    """When the schedule stopped; None: it has not."""
+    end_ms = end_of(job)
+    return end_ms if end_ms is not None and end_ms <= now_ms else None
+
+
+def is_paused(state: JobState) -> bool:
+    """Whether the schedule waits to be resumed. One that was set aside (quarantined) does as well."""
+    return state.paused_at_ms is not None or state.quarantine is not None
+
+
+def schedule_status(job: Job, state: JobState, now_ms: int) -> ScheduleStatus:
+    """The status at ``now_ms``. A window's end stops it, also while it is paused; failures change nothing."""
+    if stopped_at(job, now_ms) is not None:
+        return ScheduleStatus.STOPPED
+    return ScheduleStatus.PAUSED if is_paused(state) else ScheduleStatus.ACTIVE
+
+
+def check_timing(schedule_type: ScheduleType, interval_seconds: int, duration_seconds: int | None) -> Timing:
+    """The timing that these ask for. A duration is of no meaning to an INTERVAL. Raises InvalidInput."""
+    if not 1 <= interval_seconds <= MAX_SECONDS:
+        raise InvalidInput(f"interval_seconds must be from 1 to {MAX_SECONDS}", field="interval_seconds")
+    if duration_seconds is not None and not 1 <= duration_seconds <= MAX_SECONDS:
+        raise InvalidInput(f"duration_seconds must be from 1 to {MAX_SECONDS}", field="duration_seconds")
+    if schedule_type is ScheduleType.INTERVAL:
+        return Timing(interval_seconds)
+    if duration_seconds is None:
+        raise InvalidInput("a WINDOW needs duration_seconds", field="duration_seconds")
+    return Timing(interval_seconds, duration_seconds)
+
+
+def _trigger(timing: Timing, *, anchor_ms: int, started_at_ms: int) -> IntervalSpec:
+    end_ms = None if timing.duration_seconds is None else started_at_ms + timing.duration_seconds * 1000
+    return IntervalSpec(every_ms=timing.interval_seconds * 1000, anchor_ms=anchor_ms, end_ms=end_ms)
+
+
+def _interval(job: Job) -> IntervalSpec:
+    assert isinstance(job.trigger, IntervalSpec), f"{job.id} is no schedule"
+    return job.trigger

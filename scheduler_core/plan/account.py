@@ -1,0 +1,218 @@
+"""The account of a job: what became of each fire time that its trigger yielded.
+
+It is put together from what was recorded, never from the trigger, which may have been another one then. Only fire times
+that nobody has decided about yet are asked of the trigger as it is now, in one or two questions. A gap of years is one
+entry, and costs what a gap of a second does.
+
+Each fire time is in exactly one place:
+
+* a run, settled or not: its own entry;
+* fire times that became no run: a range with a reason, as recorded;
+* fire times that were due but not decided about: the range from the job's position to now;
+* fire times that will be caught up one by one (``recovery: all``): the range that is left.
+
+Runs that belong to no fire time (manual ones, continuations) are not part of it. Backfill runs a fire time again that
+is accounted for already, so its entries are marked ``again`` and count for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from scheduler_core.job import Downtime, Job, JobState, Overlap, Snapshot
+from scheduler_core.job_trigger import trigger_of
+from scheduler_core.plan.claim import Work, plan_claim
+from scheduler_core.run import Miss, MissReason, Reason, Record, Run
+from scheduler_core.transition import REPLAYED
+
+COUNTED_STEPS = 16
+"""How many evaluations of the trigger the count of what is due may cost, where it cannot be calculated."""
+OF_THE_TRIGGER = (Reason.SCHEDULED, Reason.RECOVERY)
+"""Runs with these reasons stand for a fire time. All others were asked for."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A run, or a range of fire times with both bounds in it. A run's bounds are its fire time."""
+
+    first_ms: int
+    last_ms: int
+    run: Run | None = None
+    reason: MissReason | None = None
+    """Why the range became no run, or will not: its job is held. None: it is a run, or runs may come of it."""
+    count: int | None = None
+    """How many fire times lie in a range, exactly; None: that was not told cheaply."""
+    settled: bool = True
+    """Recorded, and final."""
+    again: bool = False
+    """A backfill: these fire times are accounted for by other entries."""
+    owed: bool = False
+    """A range that is caught up one by one: each of its fire times gets a run."""
+    place: str = ""
+    """Tells ranges apart that begin with the same fire time: backfills may."""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Its place in the account: no two entries have the same."""
+        return (self.first_ms, self.place if self.run is None else self.run.id)
+
+
+class Account(msgspec.Struct, frozen=True):
+    """What is accounted for: every fire time from ``from_ms`` on and before ``until_ms`` is in ``entries``, and those
+    between ``until_ms`` and now are in the one that is due."""
+
+    from_ms: int
+    until_ms: int
+    entries: tuple[Entry, ...]
+    """By fire time."""
+
+    def between(self, from_ms: int, to_ms: int, *, after: tuple[int, str] | None, limit: int) -> list[Entry]:
+        """Up to ``limit`` entries of fire times in [from, to] that come after the key ``after``. A range that lies
+        partly within is shown whole."""
+        start_ms = max(from_ms, self.from_ms)
+        found: list[Entry] = []
+        for entry in self.entries:
+            if entry.last_ms < start_ms or entry.first_ms > to_ms or (after is not None and entry.key <= after):
+                continue
+            found.append(entry)
+            if len(found) == limit:
+                break
+        return found
+
+
+def make_account(
+    snapshot: Snapshot,
+    records: Iterable[Record],
+    children: Sequence[JobState],
+    *,
+    forgotten_ms: int | None,
+    downtimes: Sequence[Downtime],
+    store_id: str,
+    now_ms: int,
+) -> Account:
+    """The account of one job as the store holds it at ``now_ms``, all of one moment.
+
+    ``records``: its history. ``forgotten_ms``: the latest fire time that may have left it; None: there is no history.
+    ``children``: the states of its runs that overlap.
+    """
+    job, state = snapshot.job, snapshot.state
+    position = state or JobState()
+    entries = _recorded(records)
+    open_runs = [child.open for child in children if child.open is not None]
+    if job is not None and state is not None:
+        position, undecided = _as_claimed(job, state, snapshot, downtimes, store_id)
+        entries += undecided
+    if position.open is not None:
+        open_runs.append(position.open)
+    open_runs += [entry.run for entry in position.pending if entry.run is not None and entry.failed is None]
+    known = {entry.run.id for entry in entries if entry.run is not None}
+    entries += [_of_run(run, settled=False) for run in open_runs if run.id not in known and _has_place(run)]
+    entries += _owed(position)
+    due, until_ms = (None, now_ms + 1) if job is None else _due(job, position, now_ms)
+    if due is not None:
+        entries.append(due)
+    entries.sort(key=lambda entry: entry.key)
+    return Account(_begin(job, entries, forgotten_ms, until_ms, now_ms), until_ms, tuple(entries))
+
+
+def _recorded(records: Iterable[Record]) -> list[Entry]:
+    entries: list[Entry] = []
+    for record in records:
+        if isinstance(record, Miss):
+            entries.append(Entry(record.first_ms, record.last_ms, reason=record.reason, count=record.count))
+        elif _has_place(record):
+            entries.append(_of_run(record, settled=True))
+    return entries
+
+
+def _has_place(run: Run) -> bool:
+    return run.reason in OF_THE_TRIGGER or run.reason is Reason.BACKFILL
+
+
+def _of_run(run: Run, *, settled: bool) -> Entry:
+    again = run.reason is Reason.BACKFILL
+    return Entry(run.fire_time_ms, run.fire_time_ms, run=run, settled=settled, again=again)
+
+
+def _as_claimed(
+    job: Job, state: JobState, snapshot: Snapshot, downtimes: Sequence[Downtime], store_id: str
+) -> tuple[JobState, list[Entry]]:
+    """The state with the run that a node works on, which Redis learns of when it is settled; and the misses that were
+    decided with it.
+
+    A job that allows overlap is claimed for a moment only, in which nothing is decided yet.
+    """
+    if snapshot.lease is None or (state.open is not None and state.open.in_flight):
+        return state, []
+    if job.policies.overlap is Overlap.ALLOW:
+        return state, []
+    planned = plan_claim(job, state, snapshot.lease, downtimes=downtimes, store_id=store_id)
+    if isinstance(planned, Work):
+        after = msgspec.structs.replace(planned.state, open=planned.run)
+    else:
+        after = planned.state or JobState()
+        if planned.remove:
+            after = msgspec.structs.replace(after, next_fire_ms=None)
+    return after, [msgspec.structs.replace(entry, settled=False) for entry in _recorded(planned.records)]
+
+
+def _owed(state: JobState) -> list[Entry]:
+    return [
+        Entry(
+            replay.next_ms,
+            replay.last_ms,
+            count=replay.left if replay.reason is Reason.RECOVERY else None,
+            settled=False,
+            again=replay.reason is not Reason.RECOVERY,
+            owed=True,
+            place=f"replay{number}",
+        )
+        for number, replay in enumerate(state.replays)
+        if replay.reason in REPLAYED
+    ]
+
+
+def _due(job: Job, state: JobState, now_ms: int) -> tuple[Entry | None, int]:
+    """The fire times up to now that nothing was decided about, and the first instant not accounted for."""
+    first_ms = state.next_fire_ms
+    if first_ms is None:
+        return None, now_ms + 1
+    if first_ms > now_ms:
+        return None, first_ms
+    trigger = trigger_of(job)
+    last_ms = trigger.last_in(first_ms - 1, now_ms)
+    if last_ms is None:
+        # The position is a fire time by what was stored, if no longer by the trigger.
+        last_ms = first_ms
+    count = trigger.count_in(first_ms - 1, last_ms, COUNTED_STEPS)
+    return Entry(first_ms, last_ms, reason=state.held_for, count=count or None, settled=False), first_ms
+
+
+def _nothing_settled(job: Job, entries: Sequence[Entry], now_ms: int) -> bool:
+    """Whether the entries, none of which is settled, are all fire times since the definition came. The trigger has been
+    this one all that time, so here it may be asked."""
+    trigger = trigger_of(job)
+    ranges = {entry.first_ms: entry.last_ms for entry in entries if not entry.again}
+    expected = trigger.next_after(job.updated_at_ms)
+    while expected is not None and expected in ranges:
+        expected = trigger.next_after(ranges[expected])
+    return expected is None or expected > now_ms
+
+
+def _begin(job: Job | None, entries: Sequence[Entry], forgotten_ms: int | None, until_ms: int, now_ms: int) -> int:
+    """The instant from which on every fire time is accounted for."""
+    if forgotten_ms is None:
+        # No history yet, or one that was dropped.
+        if job is not None and _nothing_settled(job, entries, now_ms):
+            # Its fire times come after it; one at that very instant may be of an earlier definition.
+            return job.updated_at_ms + 1
+        return until_ms
+    begin_ms = until_ms
+    for entry in entries:
+        if entry.again or entry.last_ms <= forgotten_ms:
+            continue
+        if entry.first_ms <= forgotten_ms:
+            return forgotten_ms + 1
+        begin_ms = min(begin_ms, entry.first_ms)
+    return begin_ms

@@ -1,0 +1,158 @@
+"""A client asks for runs besides the trigger's (now, later, for fire times of the past) and edits the pending list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from scheduler_core.errors import InvalidInput, RunConflict
+from scheduler_core.job import Downtime, Job, JobState, Pending, Replay, Snapshot
+from scheduler_core.job_trigger import trigger_of
+from scheduler_core.plan.change import cancel_entries
+from scheduler_core.plan.continuation import PENDING_BYTES, PENDING_LIMIT
+from scheduler_core.plan.in_flight import write_in_flight
+from scheduler_core.plan.misses import pass_over
+from scheduler_core.run import MissReason, Reason, Record
+from scheduler_core.transition import Transition, startable
+
+REPLAY_LIMIT = 10
+"""How many backfills of one job may be under way."""
+
+
+class Skipped(msgspec.Struct, frozen=True):
+    """Why a run that was asked for is not started, and when it would be."""
+
+    why: str
+    next_at_ms: int
+
+
+class Started(msgspec.Struct, frozen=True):
+    """The run that was asked for; ``transition`` is None when it is on its way already."""
+
+    run_id: str
+    transition: Transition | None
+
+
+def plan_run_now(
+    snapshot: Snapshot,
+    entry: Pending,
+    *,
+    force: bool,
+    bare: bool,
+    now_ms: int,
+    downtimes: Sequence[Downtime],
+    store_id: str,
+) -> Started | Skipped:
+    """Ask for a run. ``bare``: neither payload nor time was given, so what waits goes before a run of its own kind.
+
+    A bare one starts the earliest entry that waits, or the default run if none does; not before the entry's time, and
+    the default run not within ``min_interval_ms`` of the last successful start. ``force`` ignores both, and queues
+    behind a run that is not settled. Raises RunConflict if a run of the job is not settled (open, waiting for a retry,
+    or asked for before), and if too many wait already.
+    """
+    job, state = _present(snapshot)
+    if state.quarantine is not None:
+        raise RunConflict(f"the job is quarantined ({state.quarantine}); resume it first")
+    poked = any(one.reason is Reason.MANUAL for one in state.pending)
+    if not force and (snapshot.lease is not None or state.open is not None or poked):
+        raise RunConflict("a run of this job is not settled; ask with force to queue behind it")
+    state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
+    if bare and not force and state.paused_at_ms is not None and any(one.holds_trigger for one in state.pending):
+        raise RunConflict("the job is paused with continuations waiting; resume it, or say what to run")
+    waiting = [one for one in startable(state) if one.reason is not Reason.MANUAL]
+    if bare and waiting:
+        earliest = min(waiting, key=lambda one: one.not_before_ms)
+        if earliest.not_before_ms <= now_ms:
+            return Started(earliest.run_id, None)
+        if not force:
+            return Skipped("not_due", earliest.not_before_ms)
+        sooner = replace(earliest, not_before_ms=now_ms)
+        pending = tuple(sooner if one is earliest else one for one in state.pending)
+        return Started(earliest.run_id, Transition(replace(state, pending=pending), records))
+    if bare and not force and state.last_success_start_ms is not None:
+        next_at = state.last_success_start_ms + job.policies.min_interval_ms
+        if now_ms < next_at:
+            return Skipped("too_soon", next_at)
+    if len(state.pending) >= PENDING_LIMIT:
+        raise RunConflict(f"{PENDING_LIMIT} runs wait for this job already")
+    pending = (*state.pending, entry)
+    if sum(len(one.payload or b"") for one in pending) > PENDING_BYTES:
+        raise RunConflict(f"the runs that wait for this job have {PENDING_BYTES} bytes of payload already")
+    return Started(entry.run_id, Transition(replace(state, pending=pending), records))
+
+
+def plan_backfill(
+    snapshot: Snapshot,
+    *,
+    start_ms: int,
+    end_ms: int,
+    limit: int,
+    backfill_id: str,
+    now_ms: int,
+    downtimes: Sequence[Downtime],
+    store_id: str,
+) -> tuple[Replay, Transition]:
+    """Run the fire times from ``start_ms`` to ``end_ms`` again, the oldest first, ``limit`` of them at most.
+
+    Fire times that are not accounted for yet are left to the trigger. Raises InvalidInput if there are none, and
+    RunConflict if too many backfills are under way.
+    """
+    job, state = _present(snapshot)
+    if state.quarantine is not None:
+        raise RunConflict(f"the job is quarantined ({state.quarantine}); resume it first")
+    if len(state.replays) >= REPLAY_LIMIT:
+        raise RunConflict(f"{REPLAY_LIMIT} backfills of this job are under way already")
+    until_ms = min(end_ms, now_ms)
+    if state.next_fire_ms is not None:
+        until_ms = min(until_ms, state.next_fire_ms - 1)
+    trigger = trigger_of(job)
+    first = trigger.next_after(start_ms - 1)
+    last = trigger.last_in(start_ms - 1, until_ms) if start_ms <= until_ms else None
+    if first is None or last is None:
+        raise InvalidInput("the job has no fire times of the past in this range", field="start")
+    count = trigger.count_in(first - 1, last, limit)
+    replay = Replay(Reason.BACKFILL, first, last, limit if count is None else min(count, limit), backfill_id)
+    state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
+    return replay, Transition(replace(state, replays=(*state.replays, replay)), records)
+
+
+def plan_replace_pending(
+    snapshot: Snapshot, entries: Sequence[Pending], *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
+) -> Transition:
+    """Put ``entries`` in place of the pending list. Those that it held are recorded as cancelled; what a run in flight
+    asks for will be dropped, and one that came from the list is not tried again."""
+    job, state = _present(snapshot)
+    state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
+    was_held = state.held_for is MissReason.HELD
+    cancelled = cancel_entries(job, state.pending, now_ms=now_ms, why="the pending list was replaced")
+    run = state.open
+    if run is not None:
+        detached = run.detached or run.reason is Reason.CONTINUATION
+        state = replace(state, open=replace(run, list_replaced=True, detached=detached))
+    state = replace(state, pending=tuple(entries))
+    misses: tuple[Record, ...] = ()
+    if was_held and not state.is_held:
+        state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
+    return Transition(state, (*records, *cancelled, *misses))
+
+
+def plan_revive(
+    snapshot: Snapshot, run_id: str, new_id: str, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
+) -> Transition | None:
+    """Let an entry that was set aside start again, under a new run id. None: no such entry was set aside."""
+    job, state = _present(snapshot)
+    failed = next((one for one in state.pending if one.run_id == run_id and one.failed is not None), None)
+    if failed is None:
+        return None
+    state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
+    again = Pending(new_id, now_ms, failed.payload, failed.reason)
+    pending = tuple(again if one is failed else one for one in state.pending)
+    return Transition(replace(state, pending=pending), records)
+
+
+def _present(snapshot: Snapshot) -> tuple[Job, JobState]:
+    if snapshot.job is None or snapshot.state is None:
+        raise ValueError("the caller has checked that the job exists")
+    return snapshot.job, snapshot.state

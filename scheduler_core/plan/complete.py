@@ -1,0 +1,131 @@
+"""A runner says by callback how a run ended, or that it is still at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from scheduler_core.errors import InvalidInput
+from scheduler_core.job import Downtime, Job, JobState, Pending, Snapshot
+from scheduler_core.plan.callback import heard
+from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, read_continuations
+from scheduler_core.plan.ending import end_run
+from scheduler_core.plan.in_flight import write_in_flight
+from scheduler_core.plan.overlap import account_passed
+from scheduler_core.run import Reason, Record, Run, RunState
+from scheduler_core.transition import Transition, rest
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The run that a callback is about, and the state without it."""
+
+    run: Run
+    state: JobState
+    records: tuple[Record, ...]
+
+
+def plan_complete(
+    snapshot: Snapshot,
+    run_id: str,
+    final: RunState,
+    *,
+    message: str,
+    asked: bytes | None,
+    now_ms: int,
+    downtimes: Sequence[Downtime],
+    store_id: str,
+) -> Transition | RunState | None:
+    """End a run as its runner says, from the start of its first attempt on. None: it is not open here.
+
+    While a request of it is open, what was said is kept and decides when that request has ended, whatever its answer;
+    saying it again changes nothing: then how the run will end is returned. ``asked`` is the value of ``continue``.
+    After a delete the result is recorded and starts nothing. Raises InvalidInput for a continuation that cannot be
+    taken up.
+    """
+    found = _find(snapshot, run_id, downtimes, store_id)
+    if found is None:
+        return None
+    run, state, job = found.run, found.state, snapshot.job
+    if run.completed is not None:
+        return run.completed
+    entries, dropped = _entries(job, state, run, asked, now_ms=now_ms)
+    message = "; ".join(text for text in (message, dropped) if text)
+    held = run.reason is Reason.CONTINUATION or state.is_held
+    state = replace(state, pending=(*state.pending, *entries))
+    if run.in_flight:
+        run = replace(run, completed=final, message=message)
+        return Transition(replace(state, open=run), found.records, remove=state.deleted)
+    if job is None or state.deleted:
+        _, ended = end_run(None, state, run, final, now_ms=now_ms, message=message)
+        return Transition(None, (ended,), remove=True)
+    after, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
+    after = replace(after, open=state.open)
+    passed: tuple[Record, ...] = ()
+    if state.open is None:
+        after, passed = account_passed(job, after, held=held, now_ms=now_ms, downtimes=downtimes)
+    return rest(after, (*found.records, ended, *passed))
+
+
+def plan_heartbeat(
+    snapshot: Snapshot,
+    run_id: str,
+    *,
+    progress: float | None,
+    note: str,
+    now_ms: int,
+    downtimes: Sequence[Downtime],
+    store_id: str,
+) -> tuple[Transition, int | None] | None:
+    """Keep a run alive; with the step, when it is lost without a further sign of life (None: not by that).
+
+    None: the run is not open here.
+    """
+    found = _find(snapshot, run_id, downtimes, store_id)
+    if found is None:
+        return None
+    run, state = found.run, found.state
+    if snapshot.job is not None:
+        run = heard(snapshot.job, run, progress=progress, note=note, now_ms=now_ms)
+    if found.run.state is RunState.RETRYING and found.run.asked and not found.run.in_flight:
+        entry = Pending(run.id, run.retry_at_ms or now_ms, run.payload, run.reason, replace(run, payload=None))
+        state = replace(state, pending=(*state.pending, entry))
+    else:
+        state = replace(state, open=run)
+    return Transition(state, found.records, remove=state.deleted), run.retry_at_ms
+
+
+def _find(snapshot: Snapshot, run_id: str, downtimes: Sequence[Downtime], store_id: str) -> Found | None:
+    state = snapshot.state
+    records: tuple[Record, ...] = ()
+    if state is None:
+        return None
+    if snapshot.job is not None and not state.deleted:
+        state, records = write_in_flight(snapshot.job, state, snapshot, downtimes, store_id)
+    if state.open is not None and state.open.id == run_id:
+        return Found(state.open, replace(state, open=None), records)
+    for entry in state.pending:
+        if entry.run is not None and entry.run.id == run_id:
+            others = tuple(other for other in state.pending if other is not entry)
+            return Found(replace(entry.run, payload=entry.payload), replace(state, pending=others), records)
+    return None
+
+
+def _entries(
+    job: Job | None, state: JobState, run: Run, asked: bytes | None, *, now_ms: int
+) -> tuple[tuple[Pending, ...], str]:
+    """What the runner asks for besides, and why it is dropped if it is."""
+    if asked is None:
+        return (), ""
+    if job is None or state.deleted or run.list_replaced:
+        return (), "the continuation that it asks for was dropped: its job or the pending list was replaced meanwhile"
+    if not job.policies.continuations:
+        raise InvalidInput("the job does not take continuations", field="continue")
+    try:
+        entries = read_continuations(asked, run, now_ms=now_ms)
+    except BadContinuation as error:
+        raise InvalidInput(str(error), field="continue") from None
+    if len(state.pending) + len(entries) > PENDING_LIMIT:
+        raise InvalidInput(f"{PENDING_LIMIT} runs wait for this job already", field="continue")
+    return entries, ""

@@ -1,0 +1,71 @@
+"""How a run ends, and what that leaves in its job's state. The one place that writes a settled run."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from scheduler_core.job import Job, JobState, LastRun, Pending, Totals
+from scheduler_core.run import Reason, Run, RunState
+
+
+def end_run(
+    job: Job | None, state: JobState, run: Run, final: RunState, *, now_ms: int, message: str = ""
+) -> tuple[JobState, Run]:
+    """``state`` without an open run, and ``run`` as it is recorded, ended as ``final`` at ``now_ms``.
+
+    The entry of a continuation that did not succeed is set aside: listed, revivable, no longer in the trigger's way. A
+    run of an earlier job under this id is recorded, but it is not what ``job`` last did.
+    """
+    ended = replace(
+        run,
+        state=final,
+        ended_at_ms=now_ms,
+        retry_at_ms=None,
+        conflict=False,
+        in_flight=False,
+        detached=False,
+        asked=False,
+        list_replaced=False,
+        completed=None,
+        payload=None,
+        message=message or run.message,
+        excerpt="" if final is RunState.SUCCEEDED else run.excerpt,
+    )
+    state = replace(state, open=None)
+    if run.reason is Reason.CONTINUATION and final not in (RunState.SUCCEEDED, RunState.CANCELLED) and not run.detached:
+        why = ended.message or _how_it_failed(ended)
+        entry = Pending(run.id, now_ms, run.payload, run.reason, failed=why)
+        state = replace(state, pending=(*state.pending, entry))
+    if job is None or (run.started_at_ms is not None and run.started_at_ms < job.created_at_ms):
+        return state, ended
+    totals = state.totals
+    latency = ended.attempts[-1].latency_ms if ended.attempts else 0.0
+    last = LastRun(ended.id, ended.fire_time_ms, final, now_ms, ended.last_status)
+    if final is not RunState.SUCCEEDED:
+        totals = Totals(totals.runs + 1, totals.succeeded, totals.latency_ms + latency)
+        return replace(state, last=last, totals=totals), ended
+    totals = Totals(totals.runs + 1, totals.succeeded + 1, totals.latency_ms + latency)
+    return replace(
+        state,
+        last=last,
+        totals=totals,
+        last_success_ms=max(ended.fire_time_ms, state.last_success_ms or 0),
+        last_success_start_ms=ended.started_at_ms,
+    ), ended
+
+
+def _how_it_failed(run: Run) -> str:
+    last = run.attempts[-1] if run.attempts else None
+    if last is None:
+        return f"its run ended as {run.state.value}"
+    answer = f"the answer was {last.status}" if last.status is not None else last.message or last.outcome.value
+    return f"after {run.attempt} attempts: {answer}" if run.attempt > 1 else answer
+
+
+def park(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:
+    """``state`` with a run that was asked for back in the pending list, where it waits for its next attempt."""
+    waiting = replace(
+        run, state=RunState.RETRYING, retry_at_ms=retry_at_ms, conflict=conflict, in_flight=False, payload=None
+    )
+    entry = Pending(run.id, retry_at_ms, run.payload, run.reason, waiting)
+    return replace(state, open=None, pending=(*state.pending, entry))

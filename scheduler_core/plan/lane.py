@@ -1,0 +1,106 @@
+"""What comes of a call of a one-off task. Which tasks are called next is the store's to say: it keeps them in order."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
+
+from scheduler_core.outcome import OutcomeKind, Request
+from scheduler_core.plan.detail import MASK, detail_of
+from scheduler_core.plan.settle import EXCERPT_BYTES, Ended
+from scheduler_core.run import Attempt, Reason, Run, RunDetail, RunState, keep_attempts
+from scheduler_core.status import is_success
+from scheduler_core.task import LaneRules, Task
+
+
+class TaskOperation(StrEnum):
+    """What becomes of a task of the batch."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    """It goes to those that failed, and is due again at the next batch."""
+    STALE = "stale"
+    BACK = "back"
+    """It goes back to where it was; nothing is counted."""
+    DROP = "drop"
+    """It was deleted while it was called."""
+
+
+class TaskStep(msgspec.Struct, frozen=True):
+    """One step of one task of the batch."""
+
+    operation: TaskOperation
+    task: Task | None = None
+    """As it is to be stored; None leaves what is stored."""
+    record: Run | None = None
+    """Its run, if this step settles it."""
+    detail: RunDetail | None = None
+
+
+def current_run(task: Task) -> Run:
+    """The task's run before its next call."""
+    return task.run if task.run is not None else Run(task.run_id, task.execute_at_ms, task.reason)
+
+
+def plan_called(task: Task, ended: Ended, rules: LaneRules) -> TaskStep:
+    """The step after a call: any 2xx settles the task, anything else makes it due again or, in the end, stale."""
+    outcome = ended.outcome
+    run = current_run(task)
+    attempt = Attempt(
+        run.attempt + 1, ended.fence, ended.started_at_ms, round(outcome.latency_ms, 3), outcome.kind, outcome.status,
+        outcome.message,
+    )  # fmt: skip
+    run = replace(
+        run,
+        started_at_ms=ended.started_at_ms if run.started_at_ms is None else run.started_at_ms,
+        attempt=run.attempt + 1,
+        attempts=keep_attempts(run.attempts, attempt),
+        excerpt=outcome.body[:EXCERPT_BYTES].decode("utf-8", "replace"),
+        answer_bytes=outcome.body_bytes if outcome.kind is OutcomeKind.RESPONSE else None,
+    )
+    if outcome.kind is OutcomeKind.RESPONSE and is_success(outcome.status):
+        run = replace(run, state=RunState.SUCCEEDED, ended_at_ms=ended.ended_at_ms, excerpt="")
+        return TaskStep(TaskOperation.DELIVERED, replace(task, run=run), _recorded(task, run))
+    run = replace(run, failures=run.failures + 1)
+    if task.retries < rules.max_retries:
+        run = replace(run, state=RunState.RETRYING)
+        return TaskStep(TaskOperation.FAILED, replace(task, run=run, retries=task.retries + 1))
+    run = replace(run, state=RunState.FAILED, ended_at_ms=ended.ended_at_ms)
+    return TaskStep(
+        TaskOperation.STALE, replace(task, run=run), _recorded(task, run), detail_of(_masked(ended.request), outcome)
+    )
+
+
+def plan_deleted(task: Task, *, now_ms: int) -> TaskStep:
+    """The step of a task that was deleted while it was called, and whose call failed: it is not called again."""
+    return TaskStep(TaskOperation.DROP, None, run_of_deleted(task, now_ms=now_ms))
+
+
+def run_of_deleted(task: Task, *, now_ms: int) -> Run | None:
+    """What is recorded of a task that is deleted: its run, if it was called at all and has not been recorded."""
+    if task.run is None or task.run.is_settled:
+        return None
+    run = replace(task.run, state=RunState.CANCELLED, ended_at_ms=now_ms, message="its task was deleted")
+    return _recorded(task, run)
+
+
+def plan_revive(task: Task, run_id: str) -> Task:
+    """A stale task that somebody wants called again: under a new run, with all its retries before it.
+
+    The old run was recorded as failed and is final.
+    """
+    return replace(task, run_id=run_id, run=None, retries=0, reason=Reason.MANUAL)
+
+
+def _recorded(task: Task, run: Run) -> Run:
+    """The run as the history has it. The task itself need not hold its URL twice."""
+    return replace(run, url=task.url)
+
+
+def _masked(request: Request | None) -> Request | None:
+    """The request without the token in its body, which is the Authorization header once more."""
+    if request is None or not any(name == "Authorization" for name, _ in request.headers):
+        return request
+    return replace(request, body=b'{"token":"%s"}' % MASK.encode())

@@ -1,0 +1,68 @@
+"""Fire times that passed while a run was not settled: which of them is owed a run, and which are missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from scheduler_core.job import Downtime, Job, JobState, Overlap, Recovery
+from scheduler_core.job_trigger import trigger_of
+from scheduler_core.plan.catch_up import catch_up
+from scheduler_core.plan.misses import misses_around, pass_over
+from scheduler_core.run import MissReason, Record
+from scheduler_core.trigger import Trigger
+
+
+def account_passed(
+    job: Job,
+    state: JobState,
+    *,
+    held: bool,
+    now_ms: int,
+    downtimes: Sequence[Downtime],
+    stands_until_ms: int | None = None,
+) -> tuple[JobState, tuple[Record, ...]]:
+    """Account for the fire times that passed while the run that just ended was not settled.
+
+    A job with ``overlap: queue_one`` is owed one run for the latest of them; a job with a recovery is owed what that
+    says if any of them fell into a downtime (the node of this run died, and it was taken over). What is owed stays due
+    or becomes a replay. All others are misses. ``stands_until_ms``: the run stands for fire times up to then, because
+    it waited for a busy runner and was taken only then.
+
+    ``held``: continuations held the trigger meanwhile. Then nothing is accounted for as long as they do, and all of it
+    as one miss when they no longer do. While a job is paused or quarantined, nothing is accounted: resume will.
+    """
+    due_ms = state.next_fire_ms
+    if due_ms is None or due_ms > now_ms or state.held_for in (MissReason.PAUSED, MissReason.QUARANTINED):
+        return state, ()
+    if held:
+        return (state, ()) if state.is_held else pass_over(job, state, MissReason.HELD, now_ms=now_ms)
+    trigger = trigger_of(job)
+    latest = trigger.last_in(due_ms - 1, now_ms)
+    if latest is None:
+        return state, ()
+    caught: tuple[Record, ...] = ()
+    owed = job.overlap is Overlap.QUEUE_ONE and not (stands_until_ms is not None and latest <= stands_until_ms)
+    if job.recovery is Recovery.ALL and downtimes:
+        found = catch_up(job, trigger, due_ms, latest, downtimes, reason=MissReason.OVERLAP, now_ms=now_ms)
+        if found is not None:
+            state = replace(state, replays=(*state.replays, *found.replays))
+            caught = found.records
+            if found.rest_ms is None:
+                return replace(state, next_fire_ms=trigger.next_after(latest)), caught
+            due_ms = found.rest_ms
+    elif job.recovery is Recovery.LATEST and not owed:
+        owed = any(_fires_within(trigger, due_ms, downtime) for downtime in downtimes)
+    misses = misses_around(
+        trigger, due_ms, latest, latest if owed else None, MissReason.OVERLAP, downtimes, now_ms=now_ms
+    )
+    next_fire = latest if owed else trigger.next_after(latest)
+    return replace(state, next_fire_ms=next_fire), (*caught, *misses)
+
+
+def _fires_within(trigger: Trigger, due_ms: int, downtime: Downtime) -> bool:
+    """Whether a fire time from ``due_ms`` on, itself one, fell into the downtime."""
+    if downtime.until_ms <= due_ms:
+        return False
+    return trigger.last_in(max(due_ms - 1, downtime.after_ms), downtime.until_ms - 1) is not None

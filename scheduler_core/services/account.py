@@ -1,0 +1,66 @@
+"""Reading the account of a job: one step for what is stored, one more for the records of the runs on the page."""
+
+from __future__ import annotations
+
+import msgspec
+
+from scheduler_core.clock import Clock
+from scheduler_core.errors import JobNotFound
+from scheduler_core.plan.account import Account, Entry, make_account
+from scheduler_core.store.account_store import AccountStore
+from scheduler_core.store.redis_store import RedisStore
+
+
+class AccountPage(msgspec.Struct, frozen=True):
+    """Part of an account: the entries of fire times in [from, to], and where the next page begins."""
+
+    from_ms: int
+    to_ms: int
+    account: Account
+    entries: list[Entry]
+    trimmed: frozenset[str]
+    """Runs whose record is gone: only what their entry tells is known of them."""
+    following: tuple[int, str] | None
+
+
+async def read_account(
+    store: RedisStore,
+    clock: Clock,
+    job_id: str,
+    *,
+    from_ms: int | None,
+    to_ms: int | None,
+    after: tuple[int, str] | None,
+    limit: int,
+) -> AccountPage:
+    """The entries of fire times from ``from_ms`` (None: from where the account begins) to ``to_ms`` (None: now), both
+    included, after the one with the key ``after``.
+
+    Raises JobNotFound for an id under which nothing is stored, neither a job nor a history.
+    """
+    reader = AccountStore(store)
+    read = await reader.read(job_id)
+    if not read.exists:
+        raise JobNotFound(job_id)
+    now_ms = clock.now_ms()
+    account = make_account(
+        read.stored.snapshot,
+        read.records,
+        read.children,
+        forgotten_ms=read.forgotten_ms,
+        downtimes=read.stored.downtimes,
+        store_id=read.stored.store_id,
+        now_ms=now_ms,
+    )
+    first_ms = account.from_ms if from_ms is None else from_ms
+    last_ms = now_ms if to_ms is None else to_ms
+    entries = account.between(first_ms, last_ms, after=after, limit=limit + 1)
+    following = entries[limit - 1].key if len(entries) > limit else None
+    entries = entries[:limit]
+    wanted = [entry.run.id for entry in entries if entry.run is not None and entry.settled]
+    runs = await reader.runs(wanted)
+    whole = [
+        msgspec.structs.replace(entry, run=runs.get(entry.run.id, entry.run)) if entry.run is not None else entry
+        for entry in entries
+    ]
+    return AccountPage(first_ms, last_ms, account, whole, frozenset(set(wanted) - set(runs)), following)

@@ -1,0 +1,103 @@
+"""What runners say by callback about runs that they have taken.
+
+A callback finds its run through the unit that its token names, and is planned and written like any change of a job.
+"""
+
+from __future__ import annotations
+
+from scheduler_core.errors import RunLost, RunNotFound
+from scheduler_core.events import RUN_COMPLETED, get_logger
+from scheduler_core.plan.complete import plan_complete, plan_heartbeat
+from scheduler_core.run import RunState
+from scheduler_core.services.jobs import JobService
+from scheduler_core.store.keys import job_of_unit
+from scheduler_core.store.redis_store import RedisStore, StoredJob
+from scheduler_core.tokens import unit_of_token
+from scheduler_core.transition import Transition
+
+log = get_logger(__name__)
+
+
+class CallbackService:
+    """Every method raises TokenRefused, RunNotFound, RunLost, and StoreError as JobService does."""
+
+    def __init__(self, store: RedisStore, jobs: JobService) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._secret: bytes | None = None
+
+    async def complete(
+        self, run_id: str, token: str, *, succeeded: bool, message: str = "", continuation: bytes | None = None
+    ) -> RunState:
+        """End a run; how it ended. Saying it again changes nothing and is answered the same.
+
+        ``continuation`` is the JSON text of what the runner asks for besides. Raises InvalidInput if that cannot be
+        taken up.
+        """
+        unit = await self._unit(run_id, token)
+        wanted = RunState.SUCCEEDED if succeeded else RunState.FAILED
+        answer: RunState | None = None
+
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            nonlocal answer
+            planned = plan_complete(
+                stored.snapshot,
+                run_id,
+                wanted,
+                message=message,
+                asked=continuation,
+                now_ms=now_ms,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
+            )
+            answer = wanted if isinstance(planned, Transition) else planned
+            return planned if isinstance(planned, Transition) else None
+
+        await self._jobs.change(unit, plan)
+        if answer is None:
+            return await self._settled(run_id)
+        log.info(RUN_COMPLETED, job_id=job_of_unit(unit), run_id=run_id, state=answer.value)
+        return answer
+
+    async def heartbeat(self, run_id: str, token: str, *, progress: float | None = None, note: str = "") -> int | None:
+        """Keep a run alive; until when it is without another sign of life, in epoch ms, or None while its request is
+        still open."""
+        unit = await self._unit(run_id, token)
+        lost_at_ms: int | None = None
+        known = False
+
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            nonlocal lost_at_ms, known
+            planned = plan_heartbeat(
+                stored.snapshot,
+                run_id,
+                progress=progress,
+                note=note,
+                now_ms=now_ms,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
+            )
+            known = planned is not None
+            if planned is None:
+                return None
+            transition, lost_at_ms = planned
+            return transition
+
+        await self._jobs.change(unit, plan)
+        if not known:
+            await self._settled(run_id)
+        return lost_at_ms
+
+    async def _unit(self, run_id: str, token: str) -> str:
+        if self._secret is None:
+            self._secret = await self._store.secret()
+        return unit_of_token(self._secret, token, run_id)
+
+    async def _settled(self, run_id: str) -> RunState:
+        """How a run that is over ended."""
+        run = await self._store.settled_run(run_id)
+        if run is None:
+            raise RunNotFound(f"no run {run_id!r} is open, and none is on record")
+        if run.state is RunState.LOST:
+            raise RunLost("the run was given up as lost before its runner said how it ended")
+        return run.state

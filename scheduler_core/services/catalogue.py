@@ -1,0 +1,522 @@
+"""Targets and schedules: what clients do with them, and what a node needs of them.
+
+A schedule is a job; everything about its runs is the business of the loop. What is done here is to keep the job and the
+catalogue (unique names, the schedules of a target, counts by status) in line, although they are written one after the
+other:
+
+* create: reserve name and id, write the job, commit. Until the commit nobody is told of the schedule.
+* name and target: the catalogue first, which decides, then the job.
+* timing, pause, resume: the job first, which decides, then the catalogue. Whoever wrote the catalogue reads the job
+  once more, so that of two changes at once the last to write leaves it right.
+* delete: the job first, then the catalogue, so that a name is free only when nothing runs under it.
+
+Each step can be repeated, and :mod:`scheduler_core.services.catalogue_sweep` goes on with what was cut in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from scheduler_core.catalogue import (
+    ScheduleStatus,
+    ScheduleType,
+    Target,
+    Timing,
+    check_timing,
+    end_of,
+    is_paused,
+    job_id_of,
+    job_of_schedule,
+    schedule_status,
+    timing_of,
+    with_timing,
+)
+from scheduler_core.clock import Clock
+from scheduler_core.errors import (
+    DuplicateName,
+    JobNotFound,
+    RunConflict,
+    ScheduleNotFound,
+    StoreError,
+    StoreUnavailable,
+    TargetNotFound,
+    WrongStatus,
+)
+from scheduler_core.events import JOB_UPSERTED, TARGET_CHANGED, TARGET_CREATED, TARGET_DELETED, get_logger
+from scheduler_core.job import Job, JobState
+from scheduler_core.metrics import Metrics
+from scheduler_core.plan.change import plan_upsert
+from scheduler_core.services.jobs import JobService, JobView, changed_view, exists, view_of
+from scheduler_core.store.catalogue_store import CatalogueCounts, CatalogueStore, Row, StoredTarget, draw_token
+from scheduler_core.store.redis_store import RedisStore, StoredJob
+from scheduler_core.transition import Transition
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+TRIES = 32
+"""Each failed try means that another change came first."""
+PATIENCE_MS = 1_000
+"""How long a name that was reserved waits for its schedule before another may have it. Whoever is told to try again is
+told to wait so long (``Retry-After``)."""
+EXAMINED = 20_000
+"""How many schedules a page of one status looks at; it may then be short, and its cursor goes on from there."""
+LOOK_AT = 1_000
+DELETES_AT_ONCE = 4
+"""The pool of connections has little room beyond one for each request."""
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """A schedule as clients see it."""
+
+    id: int
+    view: JobView
+    now_ms: int
+
+    @property
+    def status(self) -> ScheduleStatus:
+        """A schedule whose document cannot be read waits for someone, as a paused one does."""
+        if self.view.job is None:
+            return ScheduleStatus.PAUSED
+        return schedule_status(self.view.job, self.view.state, self.now_ms)
+
+
+class ScheduleChange(msgspec.Struct, frozen=True):
+    """What a client wants changed; None leaves it."""
+
+    name: str | None = None
+    target_id: int | None = None
+    type: ScheduleType | None = None
+    interval_seconds: int | None = None
+    duration_seconds: int | None = None
+
+    def timing(self, job: Job) -> Timing:
+        """The timing of ``job`` after this change. Raises InvalidInput."""
+        old = timing_of(job)
+        return check_timing(
+            self.type or old.type,
+            old.interval_seconds if self.interval_seconds is None else self.interval_seconds,
+            old.duration_seconds if self.duration_seconds is None else self.duration_seconds,
+        )
+
+    def applied(self, job: Job, state: JobState, now_ms: int) -> Job:
+        """``job`` after this change. Raises InvalidInput, and WrongStatus for a schedule that has stopped: it keeps
+        its name and target up to date, but never runs again."""
+        timing = self.timing(job)
+        if timing != timing_of(job):
+            if schedule_status(job, state, now_ms) is ScheduleStatus.STOPPED:
+                raise WrongStatus("the schedule has stopped and does not run again; create another one")
+            job = with_timing(job, timing, now_ms=now_ms)
+        return replace(
+            job,
+            name=job.name if self.name is None else self.name,
+            target_id=job.target_id if self.target_id is None else self.target_id,
+        )
+
+
+class SchedulePage(msgspec.Struct, frozen=True):
+    """Part of a list. ``cursor``: the id after which the next page begins; None at the end."""
+
+    schedules: list[Schedule]
+    cursor: int | None
+
+
+class TargetPage(msgspec.Struct, frozen=True):
+    """Part of a list. ``cursor``: the id after which the next page begins; None at the end."""
+
+    targets: list[Target]
+    cursor: int | None
+
+
+class ScheduleJobs(JobService):
+    """Jobs, with what only schedules need."""
+
+    async def edit(self, job_id: str, change: Callable[[Job | None, JobState | None, int], Job]) -> JobView:
+        """Store what ``change`` makes of the stored definition, its state and the time; again if the job changed in
+        between. Unlike an upsert it takes a trigger that never fires again: a window may be over at once."""
+
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            if stored.fault is not None:
+                raise RunConflict(f"the stored schedule cannot be read ({stored.fault}); delete it")
+            snapshot = stored.snapshot
+            job = change(snapshot.job, snapshot.state, now_ms)
+            return plan_upsert(job, snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
+
+        stored, transition = await self.change(job_id, plan)
+        if transition is None:
+            return view_of(job_id, stored)
+        log.info(JOB_UPSERTED, job_id=job_id, version=transition.job.version if transition.job else None)
+        return changed_view(job_id, stored, transition)
+
+    async def get_many(self, job_ids: Sequence[str]) -> list[JobView | None]:
+        """At most 1000 jobs; None for one that does not exist."""
+        stored = await self._store.read_many(job_ids)
+        return [view_of(job_id, one) if exists(one) else None for job_id, one in zip(job_ids, stored, strict=True)]
+
+
+class CatalogueService:
+    """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part."""
+
+    def __init__(self, catalogue: CatalogueStore, store: RedisStore, clock: Clock, metrics: Metrics) -> None:
+        self._catalogue = catalogue
+        self._clock = clock
+        self.jobs = ScheduleJobs(store, clock, metrics)
+
+    async def counts(self) -> CatalogueCounts:
+        """How many targets and schedules there are, and how many of each status."""
+        return await self._catalogue.counts(now_ms=self._clock.now_ms())
+
+    # ---- targets ------------------------------------------------------------------------------------------------
+
+    async def add_target(self, target: Target) -> Target:
+        """Store a new target; its id and instants are set here. Raises DuplicateName."""
+        now_ms = self._clock.now_ms()
+        target = replace(target, created_at_ms=now_ms, updated_at_ms=now_ms)
+        token = draw_token()
+        target_id = await _asked_again(lambda: self._catalogue.add_target(target, token=token))
+        if target_id is None:
+            raise DuplicateName("target", target.name)
+        log.info(TARGET_CREATED, target_id=target_id, name=target.name)
+        return replace(target, id=target_id)
+
+    async def get_target(self, target_id: int) -> Target:
+        """Raises TargetNotFound."""
+        return (await self._read_target(target_id)).target
+
+    async def list_targets(self, *, after: int = 0, skip: int = 0, limit: int = 100) -> TargetPage:
+        """Targets in the order of their ids."""
+        ids = await self._catalogue.page_targets(after=after, skip=skip, limit=limit + 1)
+        stored = await self._catalogue.read_targets(ids[:limit])
+        cursor = ids[limit - 1] if len(ids) > limit else None
+        return TargetPage([one.target for one in stored if one is not None], cursor)
+
+    async def change_target(self, target_id: int, change: Callable[[Target], Target]) -> Target:
+        """Store what ``change`` makes of the target; its schedules use it from their next run on.
+
+        Raises TargetNotFound and DuplicateName.
+        """
+        for _ in range(TRIES):
+            stored = await self._read_target(target_id)
+            target = change(stored.target)
+            if target.same_request(stored.target):
+                return stored.target
+            target = replace(target, updated_at_ms=max(self._clock.now_ms(), stored.target.updated_at_ms + 1))
+            result = await self._catalogue.change_target(stored, target)
+            if result == "ok":
+                log.info(TARGET_CHANGED, target_id=target_id, name=target.name)
+                return target
+            if result == "taken":
+                raise DuplicateName("target", target.name)
+            if result == "gone":
+                raise TargetNotFound(target_id)
+        raise StoreUnavailable(f"target {target_id} changes too often to be changed now")
+
+    async def delete_target(self, target_id: int) -> int:
+        """Delete a target and its schedules; how many schedules went. Goes on with a deletion that was cut.
+
+        Raises TargetNotFound.
+        """
+        deleted = 0
+        begun = False
+        turns = asyncio.Semaphore(DELETES_AT_ONCE)
+
+        async def drop(schedule_id: int) -> None:
+            async with turns:
+                await self._drop(schedule_id, of_target=target_id)
+
+        while True:
+            stored = (await self._catalogue.read_targets([target_id]))[0]
+            name = "" if stored is None else stored.target.name
+            left = await self._catalogue.drop_target(target_id, name=name, now_ms=self._clock.now_ms())
+            if isinstance(left, list):
+                begun = True
+                deleted += len(left)
+                await asyncio.gather(*(drop(schedule_id) for schedule_id in left))
+            elif left == "gone" and not begun:
+                raise TargetNotFound(target_id)
+            elif left != "changed":
+                log.info(TARGET_DELETED, target_id=target_id, schedules=deleted)
+                return deleted
+
+    async def _read_target(self, target_id: int) -> StoredTarget:
+        stored = (await self._catalogue.read_targets([target_id]))[0]
+        if stored is None:
+            raise TargetNotFound(target_id)
+        return stored
+
+    # ---- schedules ----------------------------------------------------------------------------------------------
+
+    async def add_schedule(self, name: str, target_id: int, timing: Timing) -> Schedule:
+        """Create a schedule: its first fire time is one interval from now.
+
+        Raises TargetNotFound and DuplicateName. When Redis fails in the middle, what was done is undone as far as
+        possible; else a sweeper does it.
+        """
+        row, token = Row(target_id, name), draw_token()
+        now_ms = self._clock.now_ms()
+        answer = await _asked_again(
+            lambda: self._catalogue.reserve(row, token=token, now_ms=now_ms, patience_ms=PATIENCE_MS)
+        )
+        if answer == "taken":
+            raise DuplicateName("schedule", name)
+        if isinstance(answer, str):
+            raise TargetNotFound(target_id)
+        schedule_id = answer
+
+        def create(old: Job | None, _: JobState | None, at_ms: int) -> Job:
+            return old or job_of_schedule(schedule_id, name=name, target_id=target_id, timing=timing, now_ms=at_ms)
+
+        try:
+            view = await self.jobs.edit(job_id_of(schedule_id), create)
+            return await self._align(schedule_id, view)
+        except ScheduleNotFound:
+            # Between reserve and commit the target was deleted, or the name given to another who asked later.
+            await self._drop(schedule_id, of_target=target_id)
+            await self._read_target(target_id)
+            raise DuplicateName("schedule", name) from None
+        except StoreError:
+            with contextlib.suppress(StoreError):
+                await self._drop(schedule_id, of_target=target_id)
+            raise
+
+    async def get_schedule(self, schedule_id: int) -> Schedule:
+        """Raises ScheduleNotFound."""
+        try:
+            view = await self.jobs.get(job_id_of(schedule_id))
+        except JobNotFound:
+            raise ScheduleNotFound(schedule_id) from None
+        return self._shown(schedule_id, view)
+
+    async def list_schedules(
+        self, *, after: int = 0, skip: int = 0, limit: int = 100, status: ScheduleStatus | None = None
+    ) -> SchedulePage:
+        """Schedules in the order of their ids; with ``status``, those that have it.
+
+        A page with a ``status`` looks at a bounded number of schedules, so it may be short and still not be the last.
+        """
+        if status is None:
+            ids = await self._catalogue.page_schedules(after=after, skip=skip, limit=limit + 1)
+            cursor = ids[limit - 1] if len(ids) > limit else None
+            return SchedulePage(await self._read(ids[:limit]), cursor)
+        found: list[int] = []
+        for _ in range(EXAMINED // LOOK_AT):
+            ids = await self._catalogue.page_schedules(after=after, skip=0, limit=LOOK_AT)
+            statuses = await self._catalogue.statuses(ids, now_ms=self._clock.now_ms())
+            found += [one for one, its in zip(ids, statuses, strict=True) if its is status]
+            if len(found) > skip + limit:
+                found = found[: skip + limit]
+                return SchedulePage(await self._read(found[skip:], status), found[-1])
+            if len(ids) < LOOK_AT:
+                return SchedulePage(await self._read(found[skip:], status), None)
+            after = ids[-1]
+        return SchedulePage(await self._read(found[skip:], status), after)
+
+    async def change_schedule(self, schedule_id: int, change: ScheduleChange) -> Schedule:
+        """Change some of a schedule; a changed interval counts from now.
+
+        Raises ScheduleNotFound, TargetNotFound, DuplicateName, InvalidInput and WrongStatus. When Redis fails in the
+        middle, the name and the target may be changed and the timing not yet: the same change again brings it about.
+        """
+
+        def apply(job: Job | None, state: JobState | None, now_ms: int) -> Job:
+            if job is None or state is None:
+                raise ScheduleNotFound(schedule_id)
+            return change.applied(job, state, now_ms)
+
+        view = (await self.get_schedule(schedule_id)).view
+        if view.job is not None:
+            apply(view.job, view.state, self._clock.now_ms())  # before anything is written
+        await self._change_row(schedule_id, change)
+        view = await self.jobs.edit(job_id_of(schedule_id), apply)
+        return await self._align(schedule_id, view)
+
+    async def pause(self, schedule_id: int) -> Schedule:
+        """No fire until it is resumed; a request that is open ends. Raises ScheduleNotFound and WrongStatus."""
+        await self._require(schedule_id, ScheduleStatus.ACTIVE, "paused")
+        return await self._align(schedule_id, await self._job_of(schedule_id, self.jobs.pause))
+
+    async def resume(self, schedule_id: int) -> Schedule:
+        """Fire on the old grid from the next fire time on; nothing is caught up.
+
+        Raises ScheduleNotFound and WrongStatus.
+        """
+        await self._require(schedule_id, ScheduleStatus.PAUSED, "resumed")
+        return await self._align(schedule_id, await self._job_of(schedule_id, self.jobs.resume))
+
+    async def delete_schedule(self, schedule_id: int) -> None:
+        """Delete a schedule, or go on with it. Raises ScheduleNotFound."""
+        if not await self._catalogue.is_committed(schedule_id):
+            raise ScheduleNotFound(schedule_id)
+        await self._drop(schedule_id)
+
+    # ---- keeping both in line -----------------------------------------------------------------------------------
+
+    async def align(self, schedule_id: int) -> None:
+        """Bring job and catalogue in line; what has only one of both, or no target, goes."""
+        try:
+            await self._align(schedule_id, await self.jobs.get(job_id_of(schedule_id)))
+        except (JobNotFound, ScheduleNotFound):
+            await self._drop(schedule_id)
+
+    async def _align(self, schedule_id: int, view: JobView) -> Schedule:
+        """Tell the catalogue where the schedule stands, and the job what the catalogue has decided.
+
+        The job is read after the last write: should another have changed it in between, it is done again. Raises
+        ScheduleNotFound if one of both, or the target, is gone.
+        """
+        for _ in range(TRIES):
+            job = view.job
+            if job is None:
+                raise RunConflict(f"the stored schedule cannot be read ({view.fault}); delete it")
+            row = await self._catalogue.commit(schedule_id, end_ms=end_of(job), paused=is_paused(view.state))
+            if row is None:
+                raise ScheduleNotFound(schedule_id)
+            if (row.name, row.target_id) != (job.name, job.target_id):
+                view = await self.jobs.edit(job_id_of(schedule_id), _copy_of(schedule_id, row))
+                continue
+            fresh = (await self.get_schedule(schedule_id)).view
+            if fresh.job is not None and _facts(fresh.job, fresh.state) == _facts(job, view.state):
+                return self._shown(schedule_id, fresh)
+            view = fresh
+        raise StoreUnavailable(f"schedule {schedule_id} changes too often to be changed now")
+
+    async def _drop(self, schedule_id: int, *, of_target: int | None = None) -> None:
+        """Delete the job, then what the catalogue has of it. With ``of_target``, only if it still belongs to it."""
+        row = (await self._catalogue.rows([schedule_id]))[0]
+        if row is not None and of_target not in {None, row.target_id}:
+            return
+        with contextlib.suppress(JobNotFound):
+            await self.jobs.delete(job_id_of(schedule_id))
+        for _ in range(TRIES):
+            row = (await self._catalogue.rows([schedule_id]))[0]
+            if await self._catalogue.remove_schedule(schedule_id, row, target_id=of_target):
+                return
+        raise StoreUnavailable(f"schedule {schedule_id} changes too often to be deleted now")
+
+    async def _change_row(self, schedule_id: int, change: ScheduleChange) -> None:
+        if change.name is None and change.target_id is None:
+            return
+        for _ in range(TRIES):
+            old = (await self._catalogue.rows([schedule_id]))[0]
+            if old is None:
+                raise ScheduleNotFound(schedule_id)
+            new = Row(
+                old.target_id if change.target_id is None else change.target_id,
+                old.name if change.name is None else change.name,
+            )
+            if new == old:
+                return
+            result = await self._catalogue.change_schedule(schedule_id, old, new)
+            if result == "ok":
+                return
+            if result == "taken":
+                raise DuplicateName("schedule", new.name)
+            if result == "no target":
+                raise TargetNotFound(new.target_id)
+            if result == "gone":
+                raise ScheduleNotFound(schedule_id)
+        raise StoreUnavailable(f"schedule {schedule_id} changes too often to be changed now")
+
+    async def _require(self, schedule_id: int, status: ScheduleStatus, what: str) -> None:
+        schedule = await self.get_schedule(schedule_id)
+        if schedule.status is not status:
+            raise WrongStatus(f"the schedule is {schedule.status.value}; only one that is {status.value} can be {what}")
+
+    async def _job_of(self, schedule_id: int, operation: Callable[[str], Awaitable[JobView]]) -> JobView:
+        try:
+            return await operation(job_id_of(schedule_id))
+        except JobNotFound:
+            raise ScheduleNotFound(schedule_id) from None
+
+    async def _read(self, schedule_ids: Sequence[int], status: ScheduleStatus | None = None) -> list[Schedule]:
+        views = await self.jobs.get_many([job_id_of(one) for one in schedule_ids])
+        found = [self._shown(one, view) for one, view in zip(schedule_ids, views, strict=True) if view is not None]
+        return [one for one in found if status is None or one.status is status]
+
+    def _shown(self, schedule_id: int, view: JobView) -> Schedule:
+        return Schedule(schedule_id, view, self._clock.now_ms())
+
+
+class TargetCache:
+    """The targets that this node's runs call, as they were at the latest claim or later.
+
+    Every claim tells the version of all targets, which each change raises in the step in which it is stored. A claim
+    with another version empties the cache, so a run that was claimed after a change never sees what was before it.
+    """
+
+    def __init__(self, catalogue: CatalogueStore, *, limit: int = 10_000) -> None:
+        self._catalogue = catalogue
+        self._limit = limit
+        self._version: int | None = None
+        self._known: dict[int, Target] = {}
+        self._asked: dict[int, asyncio.Task[Target | None]] = {}
+
+    def saw(self, version: int | None) -> None:
+        """A claim told this version; None: what it told is lost, so nothing is known."""
+        if version is None or version != self._version:
+            self._version = version
+            # What is being read for the old version ends up in the old dictionaries, where nobody looks any more.
+            self._known = {}
+            self._asked = {}
+
+    async def get(self, target_id: int) -> Target | None:
+        """The target, or None if there is none. Raises StoreError, and CorruptDocument."""
+        known = self._known.get(target_id)
+        if known is not None:
+            return known
+        task = self._asked.get(target_id)
+        if task is None:
+            task = asyncio.create_task(self._read(target_id, self._known, self._asked))
+            task.add_done_callback(_looked_at)
+            self._asked[target_id] = task
+        return await asyncio.shield(task)  # one caller that is cancelled must not take it from the others
+
+    async def _read(
+        self, target_id: int, known: dict[int, Target], asked: dict[int, asyncio.Task[Target | None]]
+    ) -> Target | None:
+        try:
+            stored = (await self._catalogue.read_targets([target_id]))[0]
+        finally:
+            asked.pop(target_id, None)
+        if stored is None:
+            return None
+        if len(known) >= self._limit:
+            del known[next(iter(known))]
+        known[target_id] = stored.target
+        return stored.target
+
+
+def _looked_at(task: asyncio.Task[Target | None]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever waited has it; if nobody did, nobody needs it
+
+
+def _copy_of(schedule_id: int, row: Row) -> Callable[[Job | None, JobState | None, int], Job]:
+    def copy(job: Job | None, _state: JobState | None, _now_ms: int) -> Job:
+        if job is None:
+            raise ScheduleNotFound(schedule_id)
+        return replace(job, name=row.name, target_id=row.target_id)
+
+    return copy
+
+
+def _facts(job: Job, state: JobState) -> tuple[object, ...]:
+    """What the catalogue has of a job."""
+    return job.name, job.target_id, end_of(job), is_paused(state)
+
+
+async def _asked_again(operation: Callable[[], Awaitable[T]]) -> T:
+    """The answer of a step that can be repeated; once more if the first answer was lost."""
+    try:
+        return await operation()
+    except StoreUnavailable as error:
+        if not error.effect_unknown:
+            raise
+        return await operation()

@@ -1,0 +1,120 @@
+"""Goes on with what was cut: schedules of which only a half is there, targets whose deletion was not ended.
+
+A process that dies between two steps of :mod:`scheduler_core.services.catalogue` leaves a half behind: a name without
+its schedule, a schedule without its name, a count that is one off. None of them fires twice or stays unseen for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from scheduler_core.catalogue import job_id_of, schedule_id_of, schedule_status
+from scheduler_core.clock import Clock
+from scheduler_core.errors import CronpostError, StoreError, TargetNotFound
+from scheduler_core.events import SCHEDULES_SWEPT, get_logger
+from scheduler_core.metrics import Metrics
+from scheduler_core.services.base import Service
+from scheduler_core.services.catalogue import CatalogueService
+from scheduler_core.services.jobs import JobView
+from scheduler_core.store.catalogue_store import CatalogueStore, Row
+from scheduler_core.store.redis_store import RedisStore
+
+log = get_logger(__name__)
+
+PERIOD_SECONDS = 10.0
+HALVES_AFTER_MS = 60_000
+"""How long whoever creates a schedule or deletes a target is left to it."""
+TURN_MS = 600_000
+"""How often all schedules are compared with their jobs, by one of the nodes."""
+PAGE = 200
+"""Schedules read at once: few enough that the loop is not held up while they are decoded."""
+
+
+class CatalogueSweeper(Service):
+    """Looks every ten seconds for halves, which costs one command when there are none."""
+
+    name = "catalogue"
+
+    def __init__(self, catalogue: CatalogueStore, store: RedisStore, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(clock, metrics)
+        self._catalogue = catalogue
+        self._service = CatalogueService(catalogue, store, clock, metrics)
+
+    async def run_once(self) -> None:
+        await self.clock.sleep(PERIOD_SECONDS)
+        await self.sweep()
+
+    async def sweep(self) -> int:
+        """Do what there is to do now; how many schedules and targets were put right."""
+        duties = await self._catalogue.duties(now_ms=self.clock.now_ms(), old_ms=HALVES_AFTER_MS, period_ms=TURN_MS)
+        mended = 0
+        for target_id in duties.deleting:
+            with contextlib.suppress(TargetNotFound):  # another node was faster
+                await self._service.delete_target(target_id)
+                mended += 1
+        for schedule_id in duties.reserved:
+            mended += await self._mend(schedule_id)
+        if duties.turn:
+            mended += await self._compare_jobs()
+            mended += await self._compare_schedules()
+        if mended:
+            log.warning(SCHEDULES_SWEPT, count=mended)
+        return mended
+
+    async def _compare_jobs(self) -> int:
+        """Jobs that are schedules, but not in the catalogue, go. A job is read first, and its row was written before
+        it: if there is none then, it was taken away."""
+        mended = 0
+        cursor: str | None = ""
+        while cursor is not None:
+            page = await self._service.jobs.page(cursor=cursor, prefix=job_id_of(0)[:-1], limit=PAGE)
+            ids = [one for view in page.jobs if (one := schedule_id_of(view.id)) is not None]
+            rows = await self._catalogue.rows(ids)
+            for schedule_id, row in zip(ids, rows, strict=True):
+                mended += row is None and await self._mend(schedule_id)
+            cursor = page.cursor
+        return mended
+
+    async def _compare_schedules(self) -> int:
+        """Schedules without a job go; one whose job says something else than the catalogue is brought in line."""
+        mended = 0
+        after = 0
+        while True:
+            ids = await self._catalogue.page_schedules(after=after, skip=0, limit=PAGE)
+            if not ids:
+                return mended
+            for schedule_id in await self._out_of_line(ids):
+                mended += await self._mend(schedule_id)
+            after = ids[-1]
+
+    async def _out_of_line(self, schedule_ids: Sequence[int]) -> list[int]:
+        # The rows first: a row whose job is not there afterwards is of a schedule that was deleted.
+        rows = await self._catalogue.rows(schedule_ids)
+        now_ms = self.clock.now_ms()
+        statuses = await self._catalogue.statuses(schedule_ids, now_ms=now_ms)
+        views = await self._service.jobs.get_many([job_id_of(one) for one in schedule_ids])
+        return [
+            schedule_id
+            for schedule_id, row, status, view in zip(schedule_ids, rows, statuses, views, strict=True)
+            if not _agree(row, status, view, now_ms)
+        ]
+
+    async def _mend(self, schedule_id: int) -> bool:
+        try:
+            await self._service.align(schedule_id)
+        except StoreError:
+            raise
+        except CronpostError:
+            return False  # a schedule that cannot be read: the others are swept all the same
+        return True
+
+
+def _agree(row: Row | None, status: object, view: JobView | None, now_ms: int) -> bool:
+    if row is None or view is None:
+        return False
+    job = view.job
+    if job is None:
+        return True  # it cannot be read, and waits for someone
+    same_row = (row.name, row.target_id) == (job.name, job.target_id)
+    return same_row and status is schedule_status(job, view.state, now_ms)

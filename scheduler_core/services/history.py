@@ -1,0 +1,186 @@
+"""The list of runs across all jobs: settled ones from their records, the others from the jobs that they belong to.
+
+A run that is not settled stands nowhere as such. One that waits for a retry or a completion is in its job's state; one
+in flight is what a claim of its job decides, and any process that decides again arrives at the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from scheduler_core.clock import Clock
+from scheduler_core.errors import RunNotFound
+from scheduler_core.plan.claim import Work, is_spawned, plan_claim
+from scheduler_core.run import Run, RunDetail, RunState, run_id_ms
+from scheduler_core.store.history_store import Candidate, HistoryStore, Place, Query, RunTotals, place_of
+from scheduler_core.store.keys import job_of_unit
+from scheduler_core.store.redis_store import RedisStore, StoredJob
+
+EXAMINED = 1000
+"""How many units, of each kind, one run that is not settled is looked for in."""
+
+
+class FoundRun(msgspec.Struct, frozen=True):
+    """A run as the list shows it."""
+
+    job_id: str
+    run: Run
+    place: Place
+    detail: RunDetail | None = None
+
+
+class RunPage(msgspec.Struct, frozen=True):
+    """Part of the list. ``after``: the place after which the next page begins; None at the end."""
+
+    runs: list[FoundRun]
+    after: Place | None
+
+
+class HistoryService:
+    """Needs no node. Raises StoreUnavailable or StoreRefused when Redis does not do its part."""
+
+    def __init__(self, store: RedisStore, history: HistoryStore, clock: Clock) -> None:
+        self._store = store
+        self._history = history
+        self._clock = clock
+
+    async def find(
+        self,
+        query: Query,
+        *,
+        job_id: str | None = None,
+        before: Place | None = None,
+        skip: int = 0,
+        limit: int = 100,
+    ) -> RunPage:
+        """Runs by their start, newest first; of one job with ``job_id``. Those that are not settled are left out when
+        a status is asked for, since they have none.
+
+        Page by page with ``before``, every run that was settled when the first page was read, and is not trimmed
+        meanwhile, comes exactly once, whatever else is settled in between. A first attempt in flight stands at the
+        instant at which it was claimed until it ends, and then at its start.
+        """
+        if job_id is not None:
+            return await self._of_job(job_id, query, before, skip, limit)
+        found: list[FoundRun] = []
+        seen: set[str] = set()
+        while True:
+            wanted = skip + limit + 1 - len(found)
+            candidates = await self._history.candidates(query, before=before, count=wanted)
+            exhausted = len(candidates) < wanted
+            candidates = candidates[skip:]
+            skip = 0
+            for one in await self._resolved(candidates):
+                if one.run.id not in seen:
+                    seen.add(one.run.id)
+                    found.append(one)
+            if len(found) > limit:
+                return RunPage(found[:limit], found[limit - 1].place)
+            if exhausted:
+                return RunPage(found, None)
+            # Some were settled between two reads, or trimmed: what is missing comes from further down.
+            before = candidates[-1].place
+
+    async def get(self, run_id: str) -> FoundRun:
+        """One run, settled or not. Raises RunNotFound."""
+        stored = await self._history.record(run_id)
+        if stored is not None:
+            return FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
+        # The id says when the run was claimed or asked for: it has not started before that.
+        at_ms = run_id_ms(run_id)
+        if at_ms is not None:
+            candidates = await self._history.units_from(at_ms, limit=EXAMINED)
+            for one in await self._open(candidates):
+                if one.run.id == run_id:
+                    return one
+            stored = await self._history.record(run_id)  # it may have been settled in between
+            if stored is not None:
+                return FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
+        raise RunNotFound(f"no run {run_id[:100]!r}")
+
+    async def totals(self) -> RunTotals:
+        """What all runs came to."""
+        return await self._history.totals(now_ms=self._clock.now_ms())
+
+    async def _of_job(self, job_id: str, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
+        found: list[FoundRun] = []
+        if query.status is None:
+            units = [job_id, *await self._store.children(job_id)]
+            for unit, stored in zip(units, await self._read(units), strict=True):
+                runs = [*_waiting(stored), *_in_flight(unit, stored)]
+                found += [FoundRun(job_id, run, Place(run.started_at_ms or 0, run.id.encode())) for run in runs]
+            found = [one for one in found if query.covers(one.place)]
+        settled = await self._history.of_job(job_id, query)
+        # By id, the settled last: one that was settled between the two reads counts as that.
+        found += [FoundRun(one.job_id, one.run, place_of(one.run)) for one in settled]
+        found = sorted({one.run.id: one for one in found}.values(), key=lambda one: one.place, reverse=True)
+        if before is not None:
+            found = [one for one in found if one.place < before]
+        page = found[skip : skip + limit]
+        return RunPage(page, page[-1].place if len(found) > skip + limit else None)
+
+    async def _resolved(self, candidates: Sequence[Candidate]) -> list[FoundRun]:
+        """What stands at these places, in their order."""
+        settled = [one for one in candidates if one.is_settled]
+        records = await self._history.records([one.name for one in settled])
+        at: dict[Place, list[FoundRun]] = {
+            one.place: [FoundRun(record.job_id, record.run, one.place)]
+            for one, record in zip(settled, records, strict=True)
+            if record is not None
+        }
+        settled_ids = {runs[0].run.id for runs in at.values()}
+        for one in await self._open([one for one in candidates if not one.is_settled]):
+            if one.run.id not in settled_ids:
+                at.setdefault(one.place, []).append(one)
+        return [found for place in dict.fromkeys(one.place for one in candidates) for found in at.get(place, [])]
+
+    async def _open(self, candidates: Sequence[Candidate]) -> list[FoundRun]:
+        """The runs of these units that are not settled."""
+        found: list[FoundRun] = []
+        units = [one.name for one in candidates]
+        for one, stored in zip(candidates, await self._read(units), strict=True):
+            runs = _waiting(stored)
+            if not one.waits:
+                # A retry in flight is found as what waits for it, under the start of its run.
+                waiting = {run.id for run in runs}
+                runs = [run for run in _in_flight(one.name, stored) if run.id not in waiting]
+            found += [FoundRun(job_of_unit(one.name), run, one.place) for run in runs]
+        return found
+
+    async def _read(self, units: Sequence[str]) -> list[StoredJob]:
+        found: list[StoredJob] = []
+        for start in range(0, len(units), EXAMINED):
+            found += await self._store.read_many(units[start : start + EXAMINED])
+        return found
+
+
+def _waiting(stored: StoredJob) -> list[Run]:
+    """The runs of a unit that wait for a retry or a completion, the latest first; one whose retry is in flight too."""
+    state = stored.snapshot.state
+    if state is None:
+        return []
+    lease, first = stored.snapshot.lease, state.open
+    if first is not None and first.state is RunState.RETRYING and lease is not None and lease.node != "-":
+        first = msgspec.structs.replace(first, state=RunState.OPEN, retry_at_ms=None)
+    runs = [first, *(entry.run for entry in state.pending)]
+    waiting = [run for run in runs if run is not None and not run.in_flight and not run.is_settled and run.attempt > 0]
+    return sorted(waiting, key=lambda run: run.started_at_ms or 0, reverse=True)
+
+
+def _in_flight(unit: str, stored: StoredJob) -> list[Run]:
+    """The run of a unit that a node works on now; the start of a first attempt is taken to be its claim."""
+    job, state, lease = stored.snapshot.job, stored.snapshot.state, stored.snapshot.lease
+    if state is None or lease is None or stored.fault is not None:
+        return []
+    run: Run | None = None
+    if state.open is not None and state.open.in_flight:
+        run = state.open
+    elif job is not None and not is_spawned(job, unit):
+        planned = plan_claim(job, state, lease, downtimes=stored.downtimes, store_id=stored.store_id)
+        run = planned.run if isinstance(planned, Work) else None
+    if run is None:
+        return []
+    started_at_ms = run.started_at_ms if run.started_at_ms is not None else lease.first_claimed_at_ms
+    return [msgspec.structs.replace(run, state=RunState.OPEN, started_at_ms=started_at_ms)]

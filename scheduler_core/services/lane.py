@@ -1,0 +1,381 @@
+"""The lane of one-off tasks: one batch at a time across all nodes, its calls at the same time, then a pause.
+
+Every node asks for the next batch when it may be due; one gets it. The batch is a lease of all nodes together: while it
+is out nobody gets another, and when its last task is settled the pause to the next begins, so that order and spacing do
+not depend on how many nodes there are. What a dead node had not settled goes back to where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable
+
+import msgspec
+
+from scheduler_core.clock import Clock
+from scheduler_core.delivery.base import Deliverer
+from scheduler_core.errors import StoreError, StoreUnavailable
+from scheduler_core.events import (
+    LANE_BATCH_LOST,
+    RUN_HANDED_BACK,
+    RUN_RETRYING,
+    SETTLE_REFUSED,
+    TASK_UNREADABLE,
+    TASKS_REMOVED,
+    get_logger,
+    lines_together,
+)
+from scheduler_core.metrics import Metrics
+from scheduler_core.node import Node
+from scheduler_core.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.plan.lane import TaskOperation, TaskStep, current_run, plan_called, plan_deleted
+from scheduler_core.plan.settle import Ended
+from scheduler_core.run import Run
+from scheduler_core.services.base import Service
+from scheduler_core.services.deliver import rfc3339
+from scheduler_core.services.settle import report_record
+from scheduler_core.store.lane_store import SETTLE_LIMIT, LaneStore, Row, Taken, TaskSettlement
+from scheduler_core.task import LaneRules, Task, task_id
+
+log = get_logger(__name__)
+
+LONGEST_SLEEP = 1.0
+"""Seconds after which a sleeping lane looks at the store although nothing told it to."""
+
+
+class Unsettled(msgspec.Struct):
+    """A task of the batch to settle, until Redis has taken it."""
+
+    row: Row
+    step: TaskStep
+    settlement: TaskSettlement
+    called: Task | None = None
+    """The task as the call left it; None: it was not called."""
+
+
+class Batch:
+    """The batch that this node has out. Its calls keep it, so that one that ends late settles nothing else."""
+
+    def __init__(self, fence: int, rules: LaneRules) -> None:
+        self.fence = fence
+        self.rules = rules
+        self.calls: set[asyncio.Task[None]] = set()
+        self.ended: list[Unsettled] = []
+        """What is to be settled, in the order in which calls ended."""
+
+
+class Lane(Service):
+    """This node's part in the lane.
+
+    ``sole``: no other node can live, so a batch that is out at the start is taken back at once. ``may_take_back``:
+    whether others may be judged by their beats now.
+
+    The lane has its own bound on open calls, as large as that of jobs: a batch of slow webhooks does not keep jobs from
+    firing, nor the other way round. A batch is never larger than what can be called at the same time.
+    """
+
+    name = "lane"
+
+    def __init__(
+        self,
+        node: Node,
+        store: LaneStore,
+        deliverer: Deliverer,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        may_take_back: Callable[[], bool],
+        sole: bool = False,
+    ) -> None:
+        super().__init__(clock, metrics)
+        self._node = node
+        self._store = store
+        self._deliverer = deliverer
+        self._may_take_back = may_take_back
+        self._sole = sole
+        self._batch: Batch | None = None
+        self._tokens = itertools.count(1)
+        self._token: int | None = None
+        """Of a take that was not answered yet."""
+        self._stopping = False
+        self._arrived = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._is_idle = False
+        """Whether the last look found nothing due; else tasks are not what the lane waits for."""
+        self._sleeping_until_ms: int | None = None
+        self._heard_ms: int | None = None
+        """The earliest wake-up told while it was not asleep."""
+        metrics.lane_in_flight.set_function(lambda: 0 if self._batch is None else len(self._batch.calls))
+
+    # ---- when to look -------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Look for a batch now."""
+        self._woken.set()
+
+    def wake_at(self, wake_ms: int) -> None:
+        """A task becomes due at ``wake_ms``; look then, if not earlier. 0: something else changed, look now."""
+        if self._sleeping_until_ms is None:
+            self._heard_ms = wake_ms if self._heard_ms is None else min(self._heard_ms, wake_ms)
+        elif wake_ms == 0 or (self._is_idle and wake_ms < self._sleeping_until_ms):
+            self._woken.set()
+
+    async def run_once(self) -> None:
+        if self._batch is not None:
+            await self.settle_ended()
+            return
+        self._woken.clear()
+        self._heard_ms = None
+        if self._stopping:
+            await self._woken.wait()
+            return
+        taken = await self.take()
+        self._is_idle = taken.result == "empty"
+        if taken.result in {"wait", "empty", "beat", "busy"}:
+            await self._sleep(taken.until_ms)
+
+    async def _sleep(self, until_ms: int | None) -> None:
+        """Sleep until ``until_ms``, until woken, or for the longest sleep, whichever comes first."""
+        # What was heard of while the store was asked; it may have answered before.
+        heard_ms = self._heard_ms if self._is_idle or self._heard_ms == 0 else None
+        seconds = LONGEST_SLEEP
+        for wake_ms in (until_ms, heard_ms):
+            if wake_ms is not None:
+                seconds = min(seconds, (wake_ms - self.clock.now_ms()) / 1000)
+        if seconds <= 0:
+            return
+        self._sleeping_until_ms = self.clock.now_ms() + int(seconds * 1000)
+        waits = [asyncio.ensure_future(self.clock.sleep(seconds)), asyncio.ensure_future(self._woken.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._sleeping_until_ms = None
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    # ---- take ---------------------------------------------------------------------------------------------------
+
+    async def take(self) -> Taken:
+        """Ask for the next batch once, and begin its calls if it is this node's.
+
+        A take without an answer is asked again under its token, so that what it took is not lost. Where a batch that is
+        out belongs to a dead node it is given back, and the next take goes on from there.
+        """
+        if self._token is None:
+            self._token = next(self._tokens)
+        taken = await self._store.take(
+            now_ms=self.clock.now_ms(),
+            node=self._node.id,
+            token=self._token,
+            dead_after_ms=self._node.dead_after_ms,
+            room=self._node.settings.max_in_flight,
+        )
+        if taken.result in {"ok", "void"}:
+            self._token = None
+        if taken.result == "ok":
+            self._begin(taken)
+        elif taken.result == "busy" and await self._took_back(taken):
+            return Taken("void")
+        self._sole = self._sole and taken.result in {"beat", "void"}
+        return taken
+
+    async def _took_back(self, taken: Taken) -> bool:
+        """Whether the batch that is out was given back, because nobody works on it."""
+        if taken.holder == self._node.id:
+            # Of a take of this node that arrived after it had been given up: nothing of it was called.
+            ended_at_ms = None
+        elif self._sole or (not taken.holder_beats and self._may_take_back()):
+            ended_at_ms = self.clock.now_ms()
+        else:
+            return False
+        count = await self._store.give_back(node=taken.holder, fence=taken.fence, ended_at_ms=ended_at_ms)
+        if count >= 0:
+            self.metrics.reaped.inc(count)
+            log.warning(LANE_BATCH_LOST, count=count, holder=taken.holder, fence=taken.fence)
+        return True
+
+    def _begin(self, taken: Taken) -> None:
+        assert taken.rules is not None
+        batch = self._batch = Batch(taken.fence, taken.rules)
+        self.metrics.lane_batches.inc()
+        self._arrived.set()  # what is settled without a call, and a batch of nothing but deleted tasks
+        for row in taken.rows:
+            if row.task is None:
+                self._put_without_call(batch, row)
+            elif self._stopping:
+                self._put(batch, row, TaskStep(TaskOperation.BACK))
+            else:
+                call = asyncio.create_task(self._call(batch, row, row.task))
+                batch.calls.add(call)
+                call.add_done_callback(batch.calls.discard)
+
+    def _put_without_call(self, batch: Batch, row: Row) -> None:
+        if row.fault is None:
+            self._put(batch, row, TaskStep(TaskOperation.DROP))
+        else:
+            log.error(TASK_UNREADABLE, job_id=task_id(row.number), detail=row.fault)
+            self._put(batch, row, TaskStep(TaskOperation.STALE))
+
+    # ---- call ---------------------------------------------------------------------------------------------------
+
+    async def _call(self, batch: Batch, row: Row, task: Task) -> None:
+        if not self._node.lease_holds:
+            # Another node may have taken this batch back by now: calling would make two calls at once.
+            self._put(batch, row, TaskStep(TaskOperation.BACK))
+            return
+        started_at_ms = self.clock.now_ms()
+        request: Request | None = None
+        try:
+            request = request_of(task, row.number, batch.fence, batch.rules.http_callback_timeout_ms)
+            outcome = await self._deliverer.deliver(request)
+        except asyncio.CancelledError:
+            self._put(batch, row, TaskStep(TaskOperation.BACK))
+            raise
+        except Exception as error:  # noqa: BLE001 - a call that ends without a result would hold the lane for ever
+            outcome = Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
+        ended = Ended(outcome, batch.fence, started_at_ms, self.clock.now_ms(), request=request)
+        status = f"{outcome.status // 100}xx" if outcome.status else ""
+        self.metrics.attempts.labels(outcome.kind.value, status).inc()
+        self.metrics.duration.observe(outcome.latency_ms / 1000)
+        step = plan_called(task, ended, batch.rules)
+        self._put(batch, row, step, step.task)
+
+    def _put(self, batch: Batch, row: Row, step: TaskStep, called: Task | None = None) -> None:
+        settlement = TaskSettlement.of(row.number, step.operation, step.task, step.record, step.detail)
+        batch.ended.append(Unsettled(row, step, settlement, called))
+        self._arrived.set()
+
+    # ---- settle -------------------------------------------------------------------------------------------------
+
+    async def settle_ended(self) -> None:
+        """Wait until calls have ended, and tell Redis of them in one round trip. With the last, the batch is over.
+
+        What Redis cannot take is kept, and the lane takes no other batch until it could be told.
+        """
+        batch = self._batch
+        if batch is None:
+            return
+        if not batch.ended and batch.calls:
+            self._arrived.clear()
+            await self._arrived.wait()
+        part = batch.ended[:SETTLE_LIMIT]
+        answer = await self._store.settle(
+            [one.settlement for one in part], now_ms=self.clock.now_ms(), node=self._node.id, fence=batch.fence
+        )
+        if not part and not answer.over:
+            await self._store.give_back(node=self._node.id, fence=batch.fence, ended_at_ms=self.clock.now_ms())
+            self._let_go(batch)
+            return
+        del batch.ended[: len(part)]
+        with lines_together():
+            for one, result in zip(part, answer.answers, strict=True):
+                self._answered(batch, one, result)
+        if answer.removed:
+            self.metrics.tasks_removed.inc(answer.removed)
+            log.warning(TASKS_REMOVED, count=answer.removed, detail="stale tasks beyond the number that is kept")
+        if answer.over:
+            self._let_go(batch)
+
+    def _let_go(self, batch: Batch) -> None:
+        """The batch is over. If it was taken back meanwhile, another node may be calling its tasks: end our calls."""
+        for call in list(batch.calls):
+            call.cancel()
+        self._batch = None
+
+    def _answered(self, batch: Batch, one: Unsettled, result: str) -> None:
+        public_id = task_id(one.row.number)
+        if result == "refused":
+            self.metrics.refused.inc()
+            log.warning(SETTLE_REFUSED, job_id=public_id, fence=batch.fence)
+        elif result == "deleted" and one.called is not None:
+            self._put(batch, one.row, plan_deleted(one.called, now_ms=self.clock.now_ms()))
+        elif one.step.operation is TaskOperation.BACK:
+            log.info(RUN_HANDED_BACK, job_id=public_id, fence=batch.fence)
+        elif one.step.record is not None:
+            report_record(self.metrics, public_id, one.step.record)
+        elif one.step.operation is TaskOperation.FAILED and one.called is not None and one.called.run is not None:
+            self.metrics.retries.inc()
+            _log_retry(public_id, one.called.run)
+
+    # ---- stop ---------------------------------------------------------------------------------------------------
+
+    def stop_taking(self) -> None:
+        """Take no further batch; the one that is out goes on."""
+        self._stopping = True
+
+    async def finish(self, *, grace_seconds: float, settle_seconds: float) -> bool:
+        """After :meth:`stop_taking`: let calls end for so long, hand back the others, tell Redis, and stop.
+
+        Whether Redis could be told; if not, another node finds out that this one is gone.
+        """
+        batch = self._batch
+        if batch is not None and batch.calls:
+            await asyncio.wait(set(batch.calls), timeout=grace_seconds)
+            for call in list(batch.calls):
+                call.cancel()
+        deadline = self.clock.monotonic() + settle_seconds
+        while self._batch is not None and self.clock.monotonic() < deadline:
+            await self.clock.sleep(0.005)
+        await self.stop()
+        if self._batch is None and self._token is None:
+            return True
+        with contextlib.suppress(StoreError):
+            # What a take got whose answer never came, and what could not be settled.
+            fence, ended_at_ms = (None, None) if self._batch is None else (self._batch.fence, self.clock.now_ms())
+            await self._store.give_back(node=self._node.id, fence=fence, ended_at_ms=ended_at_ms)
+        return self._batch is None
+
+
+class LaneListener(Service):
+    """Hears of tasks that become due before those the lane knows of, of a batch's end, and of changed settings."""
+
+    name = "lane wake"
+
+    def __init__(self, store: LaneStore, lane: Lane, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(clock, metrics)
+        self._store = store
+        self._lane = lane
+
+    async def run_once(self) -> None:
+        async for wake_ms in self._store.wake_ups():
+            self.fault = None
+            if wake_ms is None:
+                self._lane.wake()  # it may have missed some while it was not subscribed
+            else:
+                self._lane.wake_at(wake_ms)
+        raise StoreUnavailable("the subscription ended")
+
+
+def request_of(task: Task, number: int, fence: int, timeout_ms: int) -> Request:
+    """The request of a task's next call."""
+    run = current_run(task)
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Idempotency-Key", run.id),
+        ("Cronpost-Job-Id", task_id(number)),
+        ("Cronpost-Fire-Time", rfc3339(run.fire_time_ms)),
+        ("Cronpost-Attempt", str(run.attempt + 1)),
+        ("Cronpost-Fence", str(fence)),
+        ("Cronpost-Reason", run.reason.value),
+    ]
+    body = b"{}"
+    if task.auth is not None:
+        headers.append(("Authorization", task.auth))
+        body = msgspec.json.encode({"token": task.auth})
+    return Request("POST", task.url, tuple(headers), body, timeout_ms)
+
+
+def _log_retry(public_id: str, run: Run) -> None:
+    last = run.attempts[-1]
+    log.info(
+        RUN_RETRYING,
+        job_id=public_id,
+        run_id=run.id,
+        attempt=run.attempt,
+        status=last.status,
+        outcome=last.outcome.value,
+        detail=last.message,
+    )

@@ -1,0 +1,49 @@
+"""Trims the history of all jobs together: by age, number and bytes. Each job's own is trimmed as it grows."""
+
+from __future__ import annotations
+
+from scheduler_core.clock import RedisClock
+from scheduler_core.events import RUNS_TRIMMED, get_logger
+from scheduler_core.metrics import Metrics
+from scheduler_core.services.base import Service
+from scheduler_core.store.history_store import Bounds, HistoryStore
+
+log = get_logger(__name__)
+
+PERIOD_SECONDS = 1.0
+PAUSE_SECONDS = 0.005
+"""Between two pages, so that Redis can serve others."""
+PAGES = 100
+"""In one round; the next follows after a second."""
+
+
+class Sweeper(Service):
+    """Every node trims, a bounded page at a time; what one has trimmed the next does not find."""
+
+    name = "sweep"
+
+    def __init__(self, history: HistoryStore, bounds: Bounds, clock: RedisClock, metrics: Metrics) -> None:
+        super().__init__(clock, metrics)
+        self._history = history
+        self._bounds = bounds
+        self._redis_clock = clock
+
+    async def run_once(self) -> None:
+        # A clock that jumped ahead would make everything look old, and what is trimmed does not come back.
+        if not self._redis_clock.in_doubt:
+            await self.sweep()
+        await self.clock.sleep(PERIOD_SECONDS)
+
+    async def sweep(self) -> int:
+        """Trim what is beyond the bounds now, at most so many pages; how many runs went."""
+        trimmed = 0
+        for _ in range(PAGES):
+            gone, more = await self._history.sweep(self._bounds, now_ms=self.clock.now_ms())
+            trimmed += gone
+            if not more:
+                break
+            await self.clock.sleep(PAUSE_SECONDS)
+        if trimmed:
+            self.metrics.trimmed.inc(trimmed)
+            log.debug(RUNS_TRIMMED, count=trimmed)
+        return trimmed

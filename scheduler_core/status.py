@@ -1,0 +1,88 @@
+"""The status of a settled run, in the words of the run list: what became of its last attempt.
+
+A run's *state* says where it stands for its job (succeeded, conflict, superseded, ...); its *status* says how its
+target answered, and is what people filter by. It is a function of the run, so nothing stores it but the index.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from scheduler_core.outcome import OutcomeKind
+from scheduler_core.run import Attempt, Run, RunState
+
+
+class RunStatus(StrEnum):
+    """How a settled run ended. Each begins with a letter of its own, under which the store keeps it."""
+
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    DNS_ERROR = "DNS_ERROR"
+    CONNECTION_ERROR = "CONNECTION_ERROR"
+
+    @property
+    def letter(self) -> str:
+        return self.value[0]
+
+
+LETTERS = "".join(status.letter for status in RunStatus)
+
+_STATUSES = {
+    OutcomeKind.TIMEOUT: RunStatus.TIMEOUT,
+    OutcomeKind.DNS: RunStatus.DNS_ERROR,
+    OutcomeKind.CONNECTION: RunStatus.CONNECTION_ERROR,
+    OutcomeKind.TLS: RunStatus.CONNECTION_ERROR,
+}
+_ERROR_TYPES = {
+    OutcomeKind.TIMEOUT: "timeout",
+    OutcomeKind.DNS: "dns",
+    OutcomeKind.CONNECTION: "connection",
+    OutcomeKind.TLS: "connection",
+}
+
+
+def status_of(run: Run) -> RunStatus | None:
+    """The status of a run; None while it is not settled.
+
+    A run that succeeded is SUCCESS, whatever its request came to (a runner may say so by callback although the request
+    broke off). Any other has the status of its last attempt, and is FAILED if that attempt was answered with success
+    all the same: the answer was too long, the runner said by callback that it failed, or was never heard of again.
+    """
+    if not run.is_settled:
+        return None
+    if run.state is RunState.SUCCEEDED:
+        return RunStatus.SUCCESS
+    if not run.attempts:
+        return RunStatus.FAILED
+    return _STATUSES.get(run.attempts[-1].outcome, RunStatus.FAILED)
+
+
+def error_type_of(run: Run) -> str | None:
+    """What went wrong with a settled run, in one word; None: nothing did, or it is not settled."""
+    if not run.is_settled or run.state is RunState.SUCCEEDED:
+        return None
+    if not run.attempts:
+        return "unknown"
+    return attempt_error_type(run.attempts[-1]) or "unknown"
+
+
+def attempt_status(attempt: Attempt) -> RunStatus:
+    """The same for one attempt, by its answer alone."""
+    if attempt.outcome is OutcomeKind.RESPONSE and is_success(attempt.status):
+        return RunStatus.SUCCESS
+    return _STATUSES.get(attempt.outcome, RunStatus.FAILED)
+
+
+def attempt_error_type(attempt: Attempt) -> str | None:
+    """``http_4xx``, ``http_5xx``, ``http_unexpected``, ``timeout``, ``connection``, ``dns``, ``unknown``, or None."""
+    if attempt.outcome is not OutcomeKind.RESPONSE:
+        return _ERROR_TYPES.get(attempt.outcome, "unknown")
+    if is_success(attempt.status):
+        return None
+    return {4: "http_4xx", 5: "http_5xx"}.get((attempt.status or 0) // 100, "http_unexpected")
+
+
+def is_success(status: int | None) -> bool:
+    """Whether an answer with this HTTP status is a success: any 2xx."""
+    return status is not None and 200 <= status < 300

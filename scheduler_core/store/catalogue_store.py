@@ -1,0 +1,303 @@
+"""Targets, and the names and ids of schedules, on Redis: one method per script or round trip.
+
+What a schedule *is* stands in its job. The catalogue knows its name and its target (the row, which decides, so that
+names are unique and a target finds its schedules) and, for counting and listing by status, its end and whether it is
+paused (which the job decides). It may lie on another shard than the job, so the two are brought in line one after the
+other: :mod:`scheduler_core.services.catalogue` has the order of the steps, and sweeps up what was left in between.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from scheduler_core.catalogue import ScheduleStatus, Target
+from scheduler_core.errors import CorruptDocument
+from scheduler_core.store.faults import translated_faults
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.scripts import load_script
+
+_encoder = msgspec.msgpack.Encoder()
+_target_decoder = msgspec.msgpack.Decoder(Target)
+
+BATCH = 1000
+"""Entries looked at in one round trip."""
+
+
+class StoredTarget(msgspec.Struct, frozen=True):
+    """A target as read, and the bytes that a change of it is checked against."""
+
+    target: Target
+    raw: bytes
+
+
+class Row(msgspec.Struct, frozen=True):
+    """What the catalogue says of a schedule."""
+
+    target_id: int
+    name: str
+
+    @property
+    def raw(self) -> bytes:
+        return f"{self.target_id} {self.name}".encode()
+
+
+class CatalogueCounts(msgspec.Struct, frozen=True):
+    """How many there are, and how many schedules of each status."""
+
+    targets: int
+    schedules: int
+    active: int
+    paused: int
+    stopped: int
+
+
+class Duties(msgspec.Struct, frozen=True):
+    """What a sweeper has to do."""
+
+    turn: bool
+    """Compare all schedules with their jobs."""
+    reserved: tuple[int, ...]
+    """Schedules that were reserved and not committed."""
+    deleting: tuple[int, ...]
+    """Targets whose deletion was cut."""
+
+
+class CatalogueStore:
+    """Works on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused, never an
+    exception of redis-py."""
+
+    def __init__(self, beside: RedisStore) -> None:
+        self._client = beside.client
+        keys = beside.keys
+        self._meta = keys.meta
+        self._targets = keys.catalogue("targets")
+        self._target_ids = keys.catalogue("target_ids")
+        self._target_names = keys.catalogue("target_names")
+        self._schedules = keys.catalogue("schedules")
+        self._schedule_ids = keys.catalogue("schedule_ids")
+        self._schedule_names = keys.catalogue("schedule_names")
+        self._reserved = keys.catalogue("reserved")
+        self._ends = keys.catalogue("ends")
+        self._paused = keys.catalogue("paused")
+        self._deleting = keys.catalogue("deleting")
+        self._counters = keys.catalogue("counters")
+        self._of_prefix = keys.catalogue("of:")
+        self._add_target = load_script("catalogue_add_target")
+        self._change_target = load_script("catalogue_change_target")
+        self._drop_target = load_script("catalogue_drop_target")
+        self._reserve = load_script("catalogue_reserve_schedule")
+        self._commit = load_script("catalogue_commit_schedule")
+        self._change_schedule = load_script("catalogue_change_schedule")
+        self._remove_schedule = load_script("catalogue_remove_schedule")
+        self._duties = load_script("catalogue_duties")
+
+    # ---- targets ------------------------------------------------------------------------------------------------
+
+    async def add_target(self, target: Target, *, token: str) -> int | None:
+        """Store a new target; its id, or None if its name is taken. ``token``: see :func:`draw_token`."""
+        answer = await self._run(
+            self._add_target,
+            (self._targets, self._target_ids, self._target_names, self._counters),
+            (target.name, token, _encoder.encode(replace(target, id=0))),
+        )
+        return None if answer == b"taken" else int(answer)
+
+    async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
+        """The targets with these ids, at most 1000. Raises CorruptDocument."""
+        if not target_ids:
+            return []
+        with translated_faults():
+            rows: list[Any] = await self._client.hmget(self._targets, [str(one) for one in target_ids])
+        return [None if row is None else _stored(one, row) for one, row in zip(target_ids, rows, strict=True)]
+
+    async def change_target(self, stored: StoredTarget, target: Target) -> str:
+        """Store ``target`` in place of ``stored``: ``ok``, ``gone``, ``taken`` (its name) or ``changed``."""
+        answer = await self._run(
+            self._change_target,
+            (self._targets, self._target_names, self._meta),
+            (
+                str(target.id),
+                stored.raw,
+                _encoder.encode(replace(target, id=0)),
+                stored.target.name,
+                target.name,
+            ),
+        )
+        return str(answer.decode())
+
+    async def drop_target(self, target_id: int, *, name: str, now_ms: int) -> str | list[int]:
+        """Delete a target or go on with it: ids of schedules to delete, or ``done``, ``gone``, ``changed``."""
+        answer = await self._run(
+            self._drop_target,
+            (self._targets, self._target_ids, self._target_names, self._deleting, self._meta, self._of(target_id)),
+            (str(target_id), name, now_ms, 200),
+        )
+        return answer.decode() if isinstance(answer, bytes) else [int(one) for one in answer]
+
+    async def page_targets(self, *, after: int, skip: int, limit: int) -> list[int]:
+        """Up to ``limit`` ids above ``after``, but for the first ``skip``, in their order."""
+        return await self._page(self._target_ids, after, skip, limit)
+
+    # ---- schedules ----------------------------------------------------------------------------------------------
+
+    async def reserve(self, row: Row, *, token: str, now_ms: int, patience_ms: int) -> int | str:
+        """The id of a new schedule, or ``taken`` (its name) or ``no target``."""
+        answer = await self._run(
+            self._reserve,
+            (
+                self._targets,
+                self._schedules,
+                self._schedule_names,
+                self._reserved,
+                self._of(row.target_id),
+                self._counters,
+            ),
+            (row.name, token, str(row.target_id), now_ms, patience_ms),
+        )
+        return answer.decode() if answer in {b"taken", b"no target"} else int(answer)
+
+    async def commit(self, schedule_id: int, *, end_ms: int | None, paused: bool) -> Row | None:
+        """Say where a schedule stands; what the catalogue has of it, or None if it, its name or its target is
+        gone."""
+        answer = await self._run(
+            self._commit,
+            (
+                self._targets,
+                self._schedules,
+                self._reserved,
+                self._schedule_ids,
+                self._ends,
+                self._paused,
+                self._schedule_names,
+            ),
+            (str(schedule_id), "+inf" if end_ms is None else end_ms, int(paused)),
+        )
+        return None if answer is None else _row(answer)
+
+    async def rows(self, schedule_ids: Sequence[int]) -> list[Row | None]:
+        """What the catalogue has of these schedules, reserved ones included, at most 1000."""
+        if not schedule_ids:
+            return []
+        with translated_faults():
+            found: list[Any] = await self._client.hmget(self._schedules, [str(one) for one in schedule_ids])
+        return [None if row is None else _row(row) for row in found]
+
+    async def change_schedule(self, schedule_id: int, old: Row, new: Row) -> str:
+        """Another name or target: ``ok``, ``gone``, ``taken``, ``no target`` or ``changed``."""
+        answer = await self._run(
+            self._change_schedule,
+            (
+                self._targets,
+                self._schedules,
+                self._schedule_names,
+                self._of(old.target_id),
+                self._of(new.target_id),
+            ),
+            (str(schedule_id), old.raw, str(new.target_id), new.name),
+        )
+        return str(answer.decode())
+
+    async def remove_schedule(self, schedule_id: int, row: Row | None, *, target_id: int | None = None) -> bool:
+        """Take a schedule out; False if its row is not ``row``. ``target_id``: of one that has no row any more."""
+        of_target = row.target_id if row is not None else (target_id or 0)
+        answer = await self._run(
+            self._remove_schedule,
+            (
+                self._schedules,
+                self._schedule_names,
+                self._reserved,
+                self._schedule_ids,
+                self._ends,
+                self._paused,
+                self._of(of_target),
+            ),
+            (str(schedule_id), b"" if row is None else row.raw),
+        )
+        return bool(answer == b"ok")
+
+    async def page_schedules(self, *, after: int, skip: int, limit: int) -> list[int]:
+        """Up to ``limit`` ids above ``after``, but for the first ``skip``, in their order."""
+        return await self._page(self._schedule_ids, after, skip, limit)
+
+    async def statuses(self, schedule_ids: Sequence[int], *, now_ms: int) -> list[ScheduleStatus | None]:
+        """The status of each as the catalogue has it, at most 1000; None: it is not in the catalogue."""
+        if not schedule_ids:
+            return []
+        names = [str(one) for one in schedule_ids]
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zmscore(self._ends, names)
+                pipe.zmscore(self._paused, names)
+                ends, paused = await pipe.execute()
+        return [_status(end, held is not None, now_ms) for end, held in zip(ends, paused, strict=True)]
+
+    async def is_committed(self, schedule_id: int) -> bool:
+        """Whether the schedule is listed."""
+        with translated_faults():
+            return await self._client.zscore(self._schedule_ids, str(schedule_id)) is not None
+
+    async def counts(self, *, now_ms: int) -> CatalogueCounts:
+        """How many targets and schedules there are. Four commands, none of which looks at more than a few entries.
+
+        Not of one moment: in a transaction a Redis that is out of memory would refuse them.
+        """
+        later = f"({now_ms}"
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zcard(self._target_ids)
+                pipe.zcard(self._schedule_ids)
+                pipe.zcount(self._ends, "-inf", now_ms)
+                pipe.zcount(self._paused, later, "+inf")
+                targets, schedules, stopped, paused = await pipe.execute()
+        return CatalogueCounts(targets, schedules, max(0, schedules - stopped - paused), paused, stopped)
+
+    async def duties(self, *, now_ms: int, old_ms: int, period_ms: int, limit: int = 200) -> Duties:
+        """What is to be swept up."""
+        turn, reserved, deleting = await self._run(
+            self._duties, (self._reserved, self._deleting, self._counters), (now_ms, old_ms, period_ms, limit)
+        )
+        return Duties(bool(turn), tuple(int(one) for one in reserved), tuple(int(one) for one in deleting))
+
+    # ---- both ---------------------------------------------------------------------------------------------------
+
+    def _of(self, target_id: int) -> str:
+        return f"{self._of_prefix}{target_id}"
+
+    async def _page(self, ids: str, after: int, skip: int, limit: int) -> list[int]:
+        with translated_faults():
+            found: list[Any] = await self._client.zrange(ids, f"({after}", "+inf", byscore=True, offset=skip, num=limit)
+        return [int(one) for one in found]
+
+    async def _run(self, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        with translated_faults():
+            return await script.run(self._client, keys, args)
+
+
+def draw_token() -> str:
+    """Names one creation, so that it can be asked for again when its reply was lost."""
+    return secrets.token_hex(8)
+
+
+def _stored(target_id: int, raw: bytes) -> StoredTarget:
+    try:
+        return StoredTarget(replace(_target_decoder.decode(raw), id=target_id), raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptDocument(f"the target {target_id} cannot be read: {error}") from error
+
+
+def _row(raw: bytes) -> Row:
+    target_id, _, name = raw.decode().partition(" ")
+    return Row(int(target_id), name)
+
+
+def _status(end: float | None, paused: bool, now_ms: int) -> ScheduleStatus | None:
+    if end is None:
+        return None
+    if end <= now_ms:
+        return ScheduleStatus.STOPPED
+    return ScheduleStatus.PAUSED if paused else ScheduleStatus.ACTIVE

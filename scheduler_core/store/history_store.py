@@ -1,0 +1,276 @@
+"""Settled runs across all jobs, and where those are that are not settled; totals; trimming.
+
+Nothing here reads more than was asked for: a page of the list costs each index what the page and what is skipped take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from scheduler_core.errors import CorruptDocument
+from scheduler_core.run import Miss, Run, RunDetail
+from scheduler_core.status import LETTERS, RunStatus
+from scheduler_core.store import keys as scores
+from scheduler_core.store.codec import decode_detail, decode_entry, decode_record
+from scheduler_core.store.faults import translated_faults
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.scripts import load_script
+
+MINUTE_MS = 60_000
+MINUTES_KEPT = 120
+PAGE = 500
+"""Records read in one round trip."""
+LIST_LIMIT = 20_000
+"""How many entries of one job's lists are looked at."""
+TIES = 16
+"""How many more are read than wanted, for those that share their instant with the one before the page."""
+FOREVER_MS = scores.IDLE - scores.CLAIMED - 1
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    """Where something stands in the list of runs. The list goes from the largest place to the smallest."""
+
+    at_ms: int
+    """Start of the run; of one that never started, its end."""
+    member: bytes
+    """Decides between equal instants: the run's id, or for one that is not settled its unit."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """Something that may stand in the list: a settled run, or a unit with one that is not."""
+
+    place: Place
+    is_settled: bool
+    waits: bool = False
+    """Of a unit: whether its run waits for a retry or a completion; else a node has claimed it."""
+
+    @property
+    def name(self) -> str:
+        return self.place.member.decode()
+
+
+class Query(msgspec.Struct, frozen=True):
+    """What is wanted of the list. Bounds are inclusive, on the start of a run."""
+
+    status: RunStatus | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+
+    def covers(self, place: Place) -> bool:
+        """Whether the bounds hold."""
+        low = 0 if self.start_ms is None else self.start_ms
+        return low <= place.at_ms and (self.end_ms is None or place.at_ms <= self.end_ms)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A settled run."""
+
+    job_id: str
+    run: Run
+    detail: RunDetail | None = None
+
+
+class RunTotals(msgspec.Struct, frozen=True):
+    """What all runs that were ever settled came to, however many of them are still stored."""
+
+    by_status: dict[RunStatus, int]
+    latency_ms: float
+    """The sum over the last attempts of ``timed`` runs."""
+    timed: int
+    last_hour: int
+    """Runs that started in this minute or in one of the 59 before it."""
+    stored: int
+    """Runs whose records are stored."""
+    stored_bytes: int
+
+    @property
+    def runs(self) -> int:
+        return sum(self.by_status.values())
+
+    @property
+    def success_rate(self) -> float:
+        """In percent, with two decimals; 0 where nothing ran."""
+        return round(100 * self.by_status[RunStatus.SUCCESS] / self.runs, 2) if self.runs else 0.0
+
+    @property
+    def avg_latency_ms(self) -> float | None:
+        return self.latency_ms / self.timed if self.timed else None
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """How much is kept in all, successes and failures apart."""
+
+    success_age_ms: int = 7 * 86_400_000
+    failure_age_ms: int = 30 * 86_400_000
+    successes: int = 1_000_000
+    failures: int = 1_000_000
+    bytes: int = 512 << 20
+
+
+class HistoryStore:
+    """Works on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused."""
+
+    def __init__(self, beside: RedisStore) -> None:
+        self._client = beside.client
+        self._keys = beside.keys
+        self._sweep = load_script("sweep_runs")
+        self._sweep_lists = load_script("sweep_lists")
+
+    async def candidates(self, query: Query, *, before: Place | None, count: int) -> list[Candidate]:
+        """The first ``count`` places of the list that ``query`` asks for, those from ``before`` on left out.
+
+        What is not settled is read first: a run that is settled meanwhile is found twice rather than never.
+        """
+        high = query.end_ms if query.end_ms is not None else FOREVER_MS
+        high = min(high, FOREVER_MS) if before is None else min(high, before.at_ms)
+        low = query.start_ms if query.start_ms is not None else 0
+        if high < low:
+            return []
+        sources: list[tuple[str, int, bool, bool]] = []
+        if query.status is None:
+            sources += [(self._keys.due, scores.CLAIMED, False, False), (self._keys.waiting, 0, False, True)]
+        letters = LETTERS if query.status is None else query.status.letter
+        sources += [(self._keys.runs(letter), 0, True, False) for letter in letters]
+        found: list[Candidate] = []
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for key, shift, _, _ in sources:
+                    pipe.zrevrangebyscore(key, shift + high, shift + low, 0, count + TIES, withscores=True)
+                pages = await pipe.execute()
+            for (key, shift, is_settled, waits), page in zip(sources, pages, strict=True):
+                rows, read = page, len(page)
+                kept = 0
+                while True:
+                    for member, score in rows:
+                        place = Place(int(score) - shift, member)
+                        if before is None or place < before:
+                            kept += 1
+                            found.append(Candidate(place, is_settled, waits))
+                    if kept >= count or len(rows) < count + TIES:
+                        break
+                    # Many started in the very millisecond at which the page before this one ended.
+                    rows = await self._client.zrevrangebyscore(
+                        key, shift + high, shift + low, read, count + TIES, withscores=True
+                    )
+                    read += len(rows)
+        found.sort(key=lambda one: one.place, reverse=True)
+        return found[:count]
+
+    async def records(self, run_ids: Sequence[str]) -> list[Stored | None]:
+        """The settled runs with these ids; None for one that is gone or cannot be read."""
+        found: list[Stored | None] = []
+        with translated_faults():
+            for start in range(0, len(run_ids), PAGE):
+                page = run_ids[start : start + PAGE]
+                rows: list[Any] = await self._client.hmget(self._keys.records, list(page))
+                found += [_stored(row) for row in rows]
+        return found
+
+    async def of_job(self, job_id: str, query: Query) -> list[Stored]:
+        """All settled runs of a job that are stored and asked for, in the order of the list."""
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.lrange(k.history(job_id), -LIST_LIMIT, -1)
+                pipe.lrange(k.failures(job_id), -LIST_LIMIT, -1)
+                latest, older = await pipe.execute()
+        ids: dict[str, None] = {}
+        for row in (*latest, *older):
+            try:
+                entry = decode_entry(row)
+            except CorruptDocument:
+                continue
+            if not isinstance(entry, Miss) and (query.status is None or entry.letter == query.status.letter):
+                ids[entry.run_id] = None
+        found = [one for one in await self.records(list(ids)) if one is not None]
+        wanted = [one for one in found if query.covers(place_of(one.run))]
+        return sorted(wanted, key=lambda one: place_of(one.run), reverse=True)
+
+    async def record(self, run_id: str) -> Stored | None:
+        """One settled run with what its last attempt sent and was answered, as far as that was kept."""
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.hget(k.records, run_id)
+                pipe.hget(k.details, run_id)
+                record, detail = await pipe.execute()
+        found = _stored(record)
+        if found is None or detail is None:
+            return found
+        try:
+            return msgspec.structs.replace(found, detail=decode_detail(detail))
+        except CorruptDocument:
+            return found
+
+    async def units_from(self, at_ms: int, *, limit: int) -> list[Candidate]:
+        """Units with a run that is not settled and started at ``at_ms`` or later, from then on, ``limit`` of a kind."""
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zrangebyscore(k.due, scores.CLAIMED + at_ms, scores.IDLE - 1, 0, limit, withscores=True)
+                pipe.zrangebyscore(k.waiting, at_ms, "+inf", 0, limit, withscores=True)
+                claimed, waiting = await pipe.execute()
+        found = [Candidate(Place(int(score) - scores.CLAIMED, unit), False) for unit, score in claimed]
+        return found + [Candidate(Place(int(score), unit), False, waits=True) for unit, score in waiting]
+
+    async def totals(self, *, now_ms: int) -> RunTotals:
+        """Totals of all runs ever settled, right whatever was trimmed since."""
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.hgetall(k.counts)
+                for letter in LETTERS:
+                    pipe.zcard(k.runs(letter))
+                raw, *sizes = await pipe.execute()
+        counts = {name.decode(): int(value) for name, value in raw.items()}
+        by_status = {status: counts.get(status.letter, 0) for status in RunStatus}
+        first = now_ms // MINUTE_MS - 59
+        minutes = ((int(name[2:]), runs) for name, runs in counts.items() if name.startswith("m:"))
+        return RunTotals(
+            by_status=by_status,
+            latency_ms=counts.get("latency", 0) / 1000,
+            timed=sum(by_status.values()) - counts.get("untimed", 0),
+            last_hour=sum(runs for minute, runs in minutes if minute >= first),
+            stored=sum(sizes),
+            stored_bytes=counts.get("bytes", 0),
+        )
+
+    async def sweep(self, bounds: Bounds, *, now_ms: int, page: int = PAGE) -> tuple[int, bool]:
+        """Trim one page of what is beyond ``bounds``; how many runs went, and whether more may have to.
+
+        The lists of a job that is gone go with its last record.
+        """
+        k = self._keys
+        args = (
+            now_ms - bounds.success_age_ms,
+            now_ms - bounds.failure_age_ms,
+            bounds.successes,
+            bounds.failures,
+            bounds.bytes,
+            now_ms // MINUTE_MS - MINUTES_KEPT,
+            page,
+        )
+        with translated_faults():
+            more, *rows = await self._sweep.run(self._client, k.record_keys, args)
+            jobs = sorted({one.job_id for one in map(_stored, rows) if one is not None})
+            for start in range(0, len(jobs), PAGE):
+                part = jobs[start : start + PAGE]
+                lists = [key for job_id in part for key in (k.history(job_id), k.failures(job_id))]
+                await self._sweep_lists.run(self._client, (k.jobs, k.records, *lists), part)
+        return len(rows), more == b"1"
+
+
+def place_of(run: Run) -> Place:
+    """Where a settled run stands in the list."""
+    at_ms = run.started_at_ms if run.started_at_ms is not None else run.ended_at_ms
+    return Place(run.fire_time_ms if at_ms is None else at_ms, run.id.encode())
+
+
+def _stored(row: bytes | None) -> Stored | None:
+    try:
+        return None if row is None else Stored(*decode_record(row))
+    except CorruptDocument:
+        return None

@@ -1,0 +1,343 @@
+"""The lane of one-off tasks on Redis: one method per step, each one script or one round trip.
+
+The lane lies on one shard, whatever number there is: its order and its pauses hold for all nodes together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import ReadOnlyError
+
+from scheduler_core.config import LaneSettings
+from scheduler_core.errors import CorruptDocument
+from scheduler_core.run import Run, RunDetail
+from scheduler_core.store.codec import record_args
+from scheduler_core.store.faults import translated_faults
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.scripts import Arg, Script, load_script
+from scheduler_core.store.subscribe import messages
+from scheduler_core.task import LaneRules, Task, TaskStatus, task_id
+
+HAS_FAILED = 10**15
+"""Added to a task's score in the set of the running ones if it has failed before."""
+SETTLE_LIMIT = 500
+"""The most tasks that one call settles; Lua's stack bounds it."""
+TASK_HISTORY = 100
+"""Runs that one task's history holds. A task has one, and one more each time it is revived."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Task)
+
+RULES = tuple(field.name for field in msgspec.structs.fields(LaneRules))
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A task of a batch."""
+
+    number: int
+    has_failed: bool
+    execute_at_ms: int
+    task: Task | None
+    """None: it was deleted (``fault`` is None too), or cannot be read."""
+    fault: str | None = None
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """The answer to :meth:`LaneStore.take`."""
+
+    result: str
+    """``ok``, ``beat``, ``void``, ``busy``, ``wait`` or ``empty``: see lane_take.lua."""
+    rows: list[Row] = []
+    fence: int = 0
+    rules: LaneRules | None = None
+    until_ms: int | None = None
+    """``wait``: the end of the pause. ``empty``: when the next task is due, if there is one."""
+    holder: str = ""
+    holder_beats: bool = True
+
+
+class TaskSettlement(msgspec.Struct, frozen=True):
+    """One task of a batch to settle. Encoded once, so that it can be sent again."""
+
+    number: int
+    operation: str
+    document: bytes
+    record: tuple[Arg, ...]
+
+    @classmethod
+    def of(
+        cls, number: int, operation: str, task: Task | None, record: Run | None, detail: RunDetail | None
+    ) -> TaskSettlement:
+        """``task`` None leaves the stored one."""
+        document = b"" if task is None else _encoder.encode(task)
+        args = () if record is None else record_args(task_id(number), record, detail)
+        return cls(number, operation, document, args)
+
+
+class SettledBatch(msgspec.Struct, frozen=True):
+    """The answer to a call of :meth:`LaneStore.settle`."""
+
+    over: bool
+    """Nothing of the batch is left to this node."""
+    removed: int
+    """Stale tasks that were removed, because there were too many."""
+    answers: list[str]
+    """``ok``, ``done``, ``deleted`` or ``refused`` for each task."""
+
+
+class StoredTask(msgspec.Struct, frozen=True):
+    """A task as it is stored, with the bytes that a change of it is checked against."""
+
+    number: int
+    status: TaskStatus
+    settled_at_ms: int | None
+    """When it became delivered or stale."""
+    task: Task | None
+    """None: it cannot be read; ``fault`` says why."""
+    raw: bytes
+    fault: str | None = None
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a list goes on: behind the task with this score and number, in the set with this name; with no score, at
+    its beginning."""
+
+    part: str
+    score: int | None = None
+    number: int = 0
+
+
+PARTS = ("fresh", "failed", "running", "stale", "delivered")
+"""The sets that hold tasks, in the order in which a list of all tasks shows them."""
+_STATUS_OF = {
+    "fresh": TaskStatus.PENDING,
+    "failed": TaskStatus.PENDING,
+    "running": TaskStatus.RUNNING,
+    "stale": TaskStatus.STALE,
+    "delivered": TaskStatus.DELIVERED,
+}
+NEWEST_FIRST = ("stale", "delivered")
+
+
+class LaneStore:
+    """Raises StoreUnavailable or StoreRefused, never an exception of redis-py.
+
+    ``settings`` say how many settled tasks are kept, and what a store begins with.
+    """
+
+    def __init__(self, beside: RedisStore, settings: LaneSettings | None = None) -> None:
+        settings = settings or LaneSettings()
+        self._client = beside.client
+        self._kept = (settings.lane_keep_delivered, settings.lane_keep_stale)
+        self._defaults = tuple(getattr(settings, name) for name in RULES)
+        self._history_ms = beside.retention.after_ms
+        self._keys = keys = beside.keys
+        self._fresh, self._failed, self._running, self._stale, self._delivered = (keys.lane(part) for part in PARTS)
+        self._tasks, self._batch, self._settings = keys.lane("tasks"), keys.lane("batch"), keys.lane("settings")
+        self._channel = keys.lane("wake")
+        self._insert = load_script("lane_insert")
+        self._take = load_script("lane_take")
+        self._settle = load_script("lane_settle")
+        self._return = load_script("lane_return")
+        self._delete = load_script("lane_delete")
+        self._revive = load_script("lane_revive")
+        self._read = load_script("lane_read")
+        self._page = load_script("lane_page")
+        self._change = load_script("lane_settings")
+
+    # ---- what the lane does -------------------------------------------------------------------------------------
+
+    async def take(self, *, now_ms: int, node: str, token: int, dead_after_ms: int, room: int) -> Taken:
+        """Take the next batch, if it may be taken. Without an answer, ask again under the same ``token``."""
+        answer = await self._run(
+            self._take,
+            (
+                self._fresh,
+                self._failed,
+                self._running,
+                self._tasks,
+                self._batch,
+                self._settings,
+                self._keys.meta,
+                self._keys.nodes,
+            ),
+            (now_ms, node, token, dead_after_ms, room, *self._defaults),
+        )
+        result = answer[0].decode()
+        if result == "ok":
+            rules = LaneRules(*(int(value) for value in answer[2:6]))
+            return Taken(result, [_row(*row) for row in answer[6:]], fence=int(answer[1]), rules=rules)
+        if result == "busy":
+            fence = int(answer[2] or 0)
+            return Taken(result, fence=fence, holder=answer[1].decode(), holder_beats=answer[3] == b"1")
+        if result in {"wait", "empty"}:
+            return Taken(result, until_ms=int(answer[1]) if answer[1] else None)
+        return Taken(result)
+
+    async def settle(
+        self, settlements: Sequence[TaskSettlement], *, now_ms: int, node: str, fence: int
+    ) -> SettledBatch:
+        """Settle up to ``SETTLE_LIMIT`` tasks of the batch; sending the same again is harmless."""
+        names = [self._fresh, self._failed, self._running, self._tasks, self._delivered, self._stale, self._batch]
+        names += self._keys.record_keys
+        args: list[Arg] = [now_ms, node, fence, *self._kept]
+        args += (TASK_HISTORY, TASK_HISTORY, self._history_ms, self._channel)
+        for one in settlements:
+            names += self._history_keys(one.number)
+            args += (_member(one.number), one.operation, one.document, 1 if one.record else 0, *one.record)
+        over, removed, *answers = await self._run(self._settle, names, args)
+        return SettledBatch(over == b"1", int(removed), [answer.decode() for answer in answers])
+
+    async def give_back(self, *, node: str, fence: int | None, ended_at_ms: int | None) -> int:
+        """Give back what is left of the batch that ``node`` took; how many tasks, or -1 if there is no such batch.
+
+        ``fence`` None: whichever batch it is. ``ended_at_ms`` None: none of it was called, so it needs no pause.
+        """
+        return int(
+            await self._run(
+                self._return,
+                (self._fresh, self._failed, self._running, self._tasks, self._batch),
+                (
+                    node,
+                    "" if fence is None else fence,
+                    "" if ended_at_ms is None else ended_at_ms,
+                    self._channel,
+                ),
+            )
+        )
+
+    async def wake_ups(self) -> AsyncGenerator[int | None, None]:
+        """Instants at which something in the lane becomes due, as clients set them; 0 when something else changed.
+
+        The first item, None, says that the subscription stands. Raises StoreUnavailable when Redis goes.
+        """
+        async for message in messages(self._client, self._channel):
+            yield None if message is None else int(message)
+
+    # ---- what clients do ----------------------------------------------------------------------------------------
+
+    async def insert(self, tasks: Sequence[Task]) -> list[int]:
+        """Store up to 1000 new tasks, all or none; their numbers."""
+        args: list[Arg] = [self._channel]
+        for task in tasks:
+            args += (task.execute_at_ms, _encoder.encode(task))
+        first = int(await self._run(self._insert, (self._fresh, self._tasks, self._keys.meta), args))
+        return list(range(first, first + len(tasks)))
+
+    async def read(self, number: int) -> StoredTask | None:
+        """One task, or None if there is none."""
+        sets = [self._keys.lane(part) for part in PARTS]
+        raw, place, score = await self._run(self._read, (self._tasks, *sets), (_member(number),))
+        if raw is None or place < 0:
+            return None
+        return _stored(PARTS[place], number, int(float(score)), raw)
+
+    async def page(
+        self, parts: Sequence[str], start: Place | None, limit: int
+    ) -> tuple[list[StoredTask], Place | None]:
+        """Up to ``limit`` tasks of ``parts`` from ``start`` on, and where the next page begins; None at the end."""
+        found: list[StoredTask] = []
+        remaining = list(parts) if start is None else list(parts)[list(parts).index(start.part) :]
+        last = start
+        for part in remaining:
+            place = last if last is not None and last.part == part else Place(part)
+            more = True
+            while more:
+                wanted = limit - len(found) + 1
+                rows = await self._run(
+                    self._page,
+                    (self._keys.lane(part), self._tasks),
+                    (
+                        int(part in NEWEST_FIRST),
+                        "" if place.score is None else place.score,
+                        _member(place.number),
+                        wanted,
+                    ),
+                )
+                more = len(rows) == wanted
+                for member, score, raw in rows:
+                    if len(found) == limit:
+                        return found, last
+                    last = place = Place(part, int(float(score)), int(member))
+                    if raw is not None:  # else it was deleted while it is called
+                        found.append(_stored(part, place.number, int(float(score)), raw))
+        return found, None
+
+    async def delete(self, stored: StoredTask, record: Run | None) -> str:
+        """Delete a task as it was read: ``ok``, ``running``, ``changed`` or ``missing``."""
+        names = [self._fresh, self._failed, self._running, self._tasks, self._delivered, self._stale]
+        names += (*self._keys.record_keys, *self._history_keys(stored.number))
+        args: list[Arg] = [_member(stored.number), stored.raw, TASK_HISTORY, TASK_HISTORY, self._history_ms]
+        args += (0,) if record is None else (1, *record_args(task_id(stored.number), record, None))
+        answer: bytes = await self._run(self._delete, names, args)
+        return answer.decode()
+
+    async def revive(self, stored: StoredTask, task: Task) -> str:
+        """Make a stale task due again, as ``task``: ``ok``, ``not_stale``, ``changed`` or ``missing``."""
+        answer: bytes = await self._run(
+            self._revive,
+            (self._failed, self._tasks, self._stale),
+            (_member(stored.number), stored.raw, _encoder.encode(task), task.execute_at_ms, self._channel),
+        )
+        return answer.decode()
+
+    async def rules(self) -> LaneRules:
+        """The settings as they are now."""
+        with translated_faults():
+            values: list[Any] = await self._client.hmget(self._settings, list(RULES))
+        return LaneRules(*(int(value or default) for value, default in zip(values, self._defaults, strict=True)))
+
+    async def change_rules(self, changes: dict[str, int]) -> LaneRules:
+        """Set some of the settings; all of them as they are then."""
+        wanted: list[Arg] = [changes.get(name, "") for name in RULES]
+        values = await self._run(self._change, (self._settings,), (self._channel, *self._defaults, *wanted))
+        return LaneRules(*(int(value) for value in values))
+
+    def _history_keys(self, number: int) -> tuple[str, str]:
+        public_id = task_id(number)
+        return self._keys.history(public_id), self._keys.failures(public_id)
+
+    async def _run(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        try:
+            with translated_faults():
+                return await script.run(self._client, keys, args)
+        except Exception as error:
+            if isinstance(error.__cause__, ReadOnlyError):
+                # A failover made this server a replica. New connections find the new master.
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
+
+
+def _member(number: int) -> str:
+    """How the sets name a task: members of one score are sorted as text, and that has to be the order of arrival."""
+    return f"{number:016d}"
+
+
+def _decode(raw: bytes) -> Task:
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptDocument(f"its document cannot be read: {error}") from error
+
+
+def _row(member: bytes, score: bytes, raw: bytes | None) -> Row:
+    number, mark = int(member), int(float(score))
+    has_failed = mark >= HAS_FAILED
+    at_ms = mark - HAS_FAILED if has_failed else mark
+    if raw is None:
+        return Row(number, has_failed, at_ms, None)
+    try:
+        return Row(number, has_failed, at_ms, _decode(raw))
+    except CorruptDocument as error:
+        return Row(number, has_failed, at_ms, None, str(error))
+
+
+def _stored(part: str, number: int, score: int, raw: bytes) -> StoredTask:
+    settled_at_ms = score if part in NEWEST_FIRST else None
+    try:
+        return StoredTask(number, _STATUS_OF[part], settled_at_ms, _decode(raw), raw)
+    except CorruptDocument as error:
+        return StoredTask(number, _STATUS_OF[part], settled_at_ms, None, raw, str(error))

@@ -1,0 +1,43 @@
+-- Give a schedule another name or another target. Its job is brought in line afterwards.
+--
+-- Guarantee: nothing is written unless the row is the one that the caller read, the name is free and the target there.
+-- Sent again, it finds what it wrote and changes nothing.
+--
+-- KEYS
+--   1 targets   hash, target id to definition
+--   2 schedules hash, schedule id to `target_id name`
+--   3 names     hash, name to `id token`
+--   4 of old    set, ids of the schedules of the target that it has
+--   5 of new    set, ids of the schedules of the target that it gets
+-- ARGV
+--   1 id
+--   2 expected  row as read
+--   3 target id new one
+--   4 name      new one
+-- Returns
+--   'ok', 'gone', 'taken', 'no target', or 'changed' if the row is not what the caller read
+-- Cost: O(1); four to ten commands.
+
+local targets, schedules, names, of_old, of_new = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local id, expected, target, name = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local row = redis.call('HGET', schedules, id)
+local wanted = target .. ' ' .. name
+if not row then return 'gone' end
+if row == wanted then return 'ok' end
+if row ~= expected then return 'changed' end
+if redis.call('HEXISTS', targets, target) == 0 then return 'no target' end
+local old_target, old_name = string.match(row, '^(%S+) (.*)$')
+if name ~= old_name then
+  if redis.call('HEXISTS', names, name) == 1 then return 'taken' end
+  local owner = redis.call('HGET', names, old_name)
+  if not owner or string.match(owner, '^%S+') ~= id then return 'gone' end -- a reservation that lost its name
+  redis.call('HSET', names, name, id .. ' -')
+  redis.call('HDEL', names, old_name)
+end
+if target ~= old_target then
+  redis.call('SADD', of_new, id)
+  redis.call('SREM', of_old, id)
+end
+redis.call('HSET', schedules, id, wanted)
+return 'ok'

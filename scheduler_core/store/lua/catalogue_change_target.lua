@@ -1,0 +1,35 @@
+-- Replace the definition of a target, and with it its name.
+--
+-- Guarantee: nothing is written unless the stored definition is the one that the caller changed, and the new name is
+-- free. The version of the targets is raised in the same step, so that a claim made afterwards tells its node to read
+-- the target again. Sent again, it finds what it wrote and changes nothing.
+--
+-- KEYS
+--   1 targets hash, target id to definition
+--   2 names   hash, name to `id token`
+--   3 meta    hash, with the version of the targets
+-- ARGV
+--   1 id
+--   2 expected   definition as read
+--   3 definition new one
+--   4 old name   as in the expected definition
+--   5 new name
+-- Returns
+--   'ok', 'gone', 'taken', or 'changed' if the target is not what the caller read
+-- Cost: O(1); three to six commands.
+
+local targets, names, meta = KEYS[1], KEYS[2], KEYS[3]
+local id, expected, definition, old_name, new_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local stored = redis.call('HGET', targets, id)
+if not stored then return 'gone' end
+if stored == definition then return 'ok' end
+if stored ~= expected then return 'changed' end
+if new_name ~= old_name then
+  if redis.call('HEXISTS', names, new_name) == 1 then return 'taken' end
+  redis.call('HSET', names, new_name, id .. ' -')
+  redis.call('HDEL', names, old_name)
+end
+redis.call('HSET', targets, id, definition)
+redis.call('HINCRBY', meta, 'targets_version', 1)
+return 'ok'

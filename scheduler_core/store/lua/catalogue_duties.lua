@@ -1,0 +1,35 @@
+-- Tell a sweeper what was left half-done, and whether it is its turn to compare all schedules with their jobs.
+--
+-- Guarantee: of all nodes one gets the turn in each period. A turn that is lost is taken again in the next.
+--
+-- KEYS
+--   1 reserved sorted set, schedule id by time of reservation
+--   2 deleting hash, target id to epoch ms since when it is being deleted
+--   3 counters hash, with the time of the latest turn
+-- ARGV
+--   1 now    epoch ms
+--   2 old    ms; reservations and deletions younger than this are left to whoever is at work on them
+--   3 period ms between turns
+--   4 limit  count of each kind
+-- Returns
+--   {turn (1 or 0), {schedule id, ...}, {target id, ...}}
+-- Cost: O(limit + targets being deleted); five commands.
+
+local reserved, deleting, counters = KEYS[1], KEYS[2], KEYS[3]
+local now, old, period, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local halves = redis.call('ZRANGEBYSCORE', reserved, '-inf', string.format('%.0f', now - old), 'LIMIT', 0, limit)
+local targets = {}
+local rows = redis.call('HGETALL', deleting)
+for i = 1, #rows, 2 do
+  if #targets < limit and tonumber(rows[i + 1]) <= now - old then targets[#targets + 1] = rows[i] end
+end
+local turn = 0
+local last = tonumber(redis.call('HGET', counters, 'swept_at') or '0')
+-- A turn in the future is one by a clock that was set back since.
+if now - last >= period or last > now + period then
+  turn = 1
+  redis.call('HDEL', counters, 'swept_at') -- frees first, so that a full Redis is swept too
+  redis.call('HSET', counters, 'swept_at', string.format('%.0f', now))
+end
+return {turn, halves, targets}

@@ -1,0 +1,35 @@
+-- Store new one-off tasks, numbered in the order in which they come.
+--
+-- Guarantee: all of them or none. The first write needs memory, so that a full Redis refuses the whole.
+--
+-- KEYS
+--   1 fresh  sorted set, task by the instant of its execution
+--   2 tasks  hash, task to document
+--   3 meta   hash, counter of tasks
+-- ARGV
+--   1 channel  where nodes listen for what changes in the lane
+--   then for each task, at most 1000: instant of its execution (epoch ms), document
+-- Returns
+--   number of the first task; the others follow it
+-- Cost: O(n × log(tasks)).
+
+local fresh, tasks, meta = KEYS[1], KEYS[2], KEYS[3]
+local count = (#ARGV - 1) / 2
+
+local first = redis.call('HINCRBY', meta, 'task_number', count) - count + 1
+local documents, scores = {}, {}
+local soonest
+for i = 0, count - 1 do
+  -- Fixed width: members of one score are sorted as text, and that has to be the order of arrival.
+  local member = string.format('%016.0f', first + i)
+  local at, document = ARGV[2 + 2 * i], ARGV[3 + 2 * i]
+  documents[2 * i + 1], documents[2 * i + 2] = member, document
+  scores[2 * i + 1], scores[2 * i + 2] = at, member
+  if not soonest or tonumber(at) < soonest then soonest = tonumber(at) end
+end
+redis.call('HSET', tasks, unpack(documents))
+redis.call('ZADD', fresh, unpack(scores))
+if redis.call('ZCOUNT', fresh, '-inf', '(' .. string.format('%.0f', soonest)) == 0 then
+  redis.call('PUBLISH', ARGV[1], string.format('%.0f', soonest))
+end
+return first

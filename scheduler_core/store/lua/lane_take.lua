@@ -1,0 +1,113 @@
+-- Take the next batch of one-off tasks: what is due of those that never failed, then of those that did.
+--
+-- Guarantee: at most one batch is out, whichever node took it, and the next one comes base_interval_ms after its end. A
+-- node whose heartbeat is over gets nothing: others may be taking its batch back. Asked again under the same token (the
+-- reply was lost), the same batch is the answer; an older token takes nothing. The first write needs memory, so that a
+-- full Redis refuses new calls.
+--
+-- KEYS
+--   1 fresh    sorted set, tasks that never failed, by the instant of their execution
+--   2 failed   sorted set, likewise, those that did
+--   3 running  sorted set, tasks of the batch that is out; 10^15 is added to the score of one that has failed
+--   4 tasks    hash, task to document
+--   5 batch    hash: node, fence, token, out ('1' or '0'), ended (epoch ms)
+--   6 settings hash
+--   7 meta     hash, fence counter
+--   8 nodes    sorted set, node id by last beat
+-- ARGV
+--   1 now         epoch ms
+--   2 node        node id
+--   3 token       number of this call, larger than that of every earlier one of this node
+--   4 dead_after  ms without a beat after which a node counts as dead
+--   5 room        count, how many tasks the node can call at once
+--   6 to 9        base_interval_ms, http_callback_timeout_ms, select_size and max_retries if the store has none
+-- Returns
+--   {'beat'}                       the node must beat first
+--   {'void'}                       the token is used up: ask with another
+--   {'busy', node, fence, alive}   a batch is out; alive: '1' if that node beats
+--   {'wait', until}                the pause since the last batch is not over
+--   {'empty', instant or ''}       nothing is due; when the next task is
+--   {'ok', fence, the four settings, row, row, ...}
+--   where row = {task, score in `running`, document or false}, in the order in which they are due
+-- Cost: O(batch × log(tasks)).
+
+local fresh, failed, running, tasks = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local batch, settings, meta, nodes = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local now, node, token = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local dead_after, room = tonumber(ARGV[4]), tonumber(ARGV[5])
+local NAMES = {'base_interval_ms', 'http_callback_timeout_ms', 'select_size', 'max_retries'}
+local HAS_FAILED, CHUNK, JUMP = 1e15, 1000, 1000
+
+local function beats(who)
+  local beat = tonumber(redis.call('ZSCORE', nodes, who) or '')
+  -- One that lies far ahead was written before Redis's clock was set back: no sign of life.
+  return beat and beat >= now - dead_after and beat <= now + dead_after
+end
+
+local rules = redis.call('HMGET', settings, unpack(NAMES))
+local unset = not rules[1]
+for i = 1, 4 do rules[i] = rules[i] or ARGV[5 + i] end
+
+local function answer(fence)
+  local rows = redis.call('ZRANGE', running, 0, -1, 'WITHSCORES')
+  local reply = {'ok', fence, rules[1], rules[2], rules[3], rules[4]}
+  for start = 1, #rows, CHUNK do
+    local members = {}
+    for i = start, math.min(start + CHUNK - 1, #rows), 2 do members[#members + 1] = rows[i] end
+    for i, document in ipairs(redis.call('HMGET', tasks, unpack(members))) do
+      reply[#reply + 1] = {members[i], rows[start + 2 * i - 1], document}
+    end
+  end
+  return reply
+end
+
+if not beats(node) then return {'beat'} end
+local facts = redis.call('HMGET', batch, 'node', 'fence', 'token', 'out', 'ended')
+local holder, fence, last_token, is_out, ended = facts[1], facts[2], tonumber(facts[3] or ''), facts[4] == '1', facts[5]
+if holder == node and last_token and token <= last_token then
+  if is_out and token == last_token then return answer(fence) end
+  return {'void'}
+end
+if is_out then return {'busy', holder, fence, beats(holder) and '1' or '0'} end
+if ended then
+  local interval = tonumber(rules[1])
+  local due = tonumber(ended) + interval
+  -- Further ahead than the pause is long: Redis's clock was set back since.
+  if due > now and due <= now + interval + JUMP then return {'wait', string.format('%.0f', due)} end
+end
+
+local limit = math.min(tonumber(rules[3]), room)
+local first = redis.call('ZRANGEBYSCORE', fresh, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+local second = {}
+if #first < 2 * limit then
+  second = redis.call('ZRANGEBYSCORE', failed, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit - #first / 2)
+end
+if #first == 0 and #second == 0 then
+  local next_at
+  for _, set in ipairs({fresh, failed}) do
+    local at = tonumber(redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2] or '')
+    if at and (not next_at or at < next_at) then next_at = at end
+  end
+  return {'empty', next_at and string.format('%.0f', next_at) or ''}
+end
+
+fence = string.format('%.0f', redis.call('HINCRBY', meta, 'fence', 1))
+if unset then
+  redis.call('HSET', settings, NAMES[1], rules[1], NAMES[2], rules[2], NAMES[3], rules[3], NAMES[4], rules[4])
+end
+redis.call('HSET', batch, 'node', node, 'fence', fence, 'token', ARGV[3], 'out', '1')
+local function move(found, set, mark)
+  for start = 1, #found, CHUNK do
+    local members, scored = {}, {}
+    for i = start, math.min(start + CHUNK - 1, #found), 2 do
+      members[#members + 1] = found[i]
+      scored[#scored + 1] = string.format('%.0f', tonumber(found[i + 1]) + mark)
+      scored[#scored + 1] = found[i]
+    end
+    redis.call('ZREM', set, unpack(members))
+    redis.call('ZADD', running, unpack(scored))
+  end
+end
+move(first, fresh, 0)
+move(second, failed, HAS_FAILED)
+return answer(fence)

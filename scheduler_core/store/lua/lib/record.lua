@@ -1,0 +1,166 @@
+-- Library for scripts that settle runs: writes the records of a batch. A script asks for it by its first line,
+-- `-- needs: record`.
+--
+--   local book = open_book(first key, history, failures, retention)
+--   book.add(history list, failures list, first arg, n)    for each job of the batch
+--   book.flush()                                           once, at the end of the script
+--
+-- Guarantee: a record that `add` takes is in the index of its status if and only if it is in `records`, and the counts
+-- hold every run once: a run that is recorded already is left as it is, since a settled run is final. What leaves a
+-- job's history by count and did not succeed goes to the job's failures, and what leaves both leaves the records. A list
+-- of the wrong type costs its job the list, never a record.
+-- The caller's own first write has freed memory (HDEL, ZREM), so that a full Redis lets the script finish.
+--
+-- KEYS, from `first key` on (Keys.record_keys in Python)
+--   records  hash, run id to record            details  hash, run id to detail
+--   runs:S runs:F runs:T runs:D runs:C         sorted sets, run id by start, one for each status
+--   counts   hash: S F T D C (runs), latency (sum, µs), untimed (runs that are not in that sum), bytes (stored),
+--            m:<minute> (runs by the minute of their start)
+-- history   entries kept in a job's history list, at least 1; a sixteenth more before it is cut, which is cheaper
+-- failures  entries kept in a job's failures list, likewise
+-- retention ms after the last entry at which both lists are dropped
+-- ARGV, from `first arg` on: n (at most 1000) records of 6 each
+--   letter   of the status, followed by the fire time and the reason's letter (S1732154040000s); for a miss 'm' and its
+--            last fire time
+--   run id   empty for a miss
+--   score    start, epoch ms; for a miss its first fire time
+--   latency  of the last attempt, whole microseconds; empty: unknown
+--   record   bytes
+--   detail   bytes; empty: none
+-- Entries of the lists: a run is `<letter><fire time><reason> <run id> <bytes stored>`, so that a reader knows it when
+-- its record is gone; a miss is 'm<last fire time> ' and its bytes. A history begins with 'x' and the latest fire time of
+-- the trigger that may have left it, or an earlier list that was dropped: only what comes after it is accounted for in
+-- full. With each cut it is written anew.
+-- Cost: O(n × log(runs)); per job two commands (three or more when its history is full), per batch five to twelve.
+
+local function open_book(first, history, failures, retention)
+  local LETTERS = 'SFTDC'
+  local PAGE = 500
+  local records, details, counts = KEYS[first], KEYS[first + 1], KEYS[first + 7]
+  local index = {}
+  for i = 1, 5 do index[string.sub(LETTERS, i, i)] = KEYS[first + 1 + i] end
+  -- Collected since the last flush: places in ARGV of new runs; by letter the ids that go, and all of them with sizes.
+  local new, gone, sizes, gone_by = {}, {}, 0, {}
+
+  local function drop(entry)
+    local letter, id, size = string.match(entry, '^(%u)%d*%l? (%S+) (%d+)$')
+    if not letter or not index[letter] then return end
+    local ids = gone_by[letter] or {}
+    gone_by[letter] = ids
+    ids[#ids + 1] = id
+    gone[#gone + 1] = id
+    sizes = sizes + tonumber(size)
+  end
+
+  local function flush()
+    local added, bytes = {}, 0
+
+    if #new > 0 then
+      local ids = {}
+      for i, at in ipairs(new) do ids[i] = ARGV[at + 1] end
+      local known = redis.call('HMGET', records, unpack(ids))
+      local seen, rows, texts, sets, minutes = {}, {}, {}, {}, {}
+      local latencies, untimed = 0, 0
+      for i, at in ipairs(new) do
+        local id = ids[i]
+        if not known[i] and not seen[id] then
+          seen[id] = true
+          local letter, score, latency = string.sub(ARGV[at], 1, 1), ARGV[at + 2], ARGV[at + 3]
+          local record, detail = ARGV[at + 4], ARGV[at + 5]
+          rows[#rows + 1], rows[#rows + 2] = id, record
+          if detail ~= '' then texts[#texts + 1], texts[#texts + 2] = id, detail end
+          local set = sets[letter] or {}
+          sets[letter] = set
+          set[#set + 1], set[#set + 2] = score, id
+          local minute = math.floor(score / 60000)
+          minutes[minute] = (minutes[minute] or 0) + 1
+          if latency ~= '' then latencies = latencies + latency else untimed = untimed + 1 end
+          bytes = bytes + #record + #detail
+        end
+      end
+      added.latency, added.untimed = latencies, untimed
+      for minute, runs in pairs(minutes) do added['m:' .. string.format('%.0f', minute)] = runs end
+      if #rows > 0 then redis.call('HSET', records, unpack(rows)) end
+      if #texts > 0 then redis.call('HSET', details, unpack(texts)) end
+      for letter, set in pairs(sets) do
+        redis.call('ZADD', index[letter], unpack(set))
+        added[letter] = #set / 2
+      end
+    end
+
+    if #gone > 0 then
+      local found = 0
+      for letter, ids in pairs(gone_by) do found = found + redis.call('ZREM', index[letter], unpack(ids)) end
+      if found < #gone then
+        -- Some were swept before, so the sizes that the entries tell are those of too many.
+        sizes = 0
+        local seen = {}
+        for _, id in ipairs(gone) do
+          if not seen[id] then
+            seen[id] = true
+            sizes = sizes + redis.call('HSTRLEN', records, id) + redis.call('HSTRLEN', details, id)
+          end
+        end
+      end
+      redis.call('HDEL', records, unpack(gone))
+      redis.call('HDEL', details, unpack(gone))
+      bytes = bytes - sizes
+    end
+
+    added.bytes = bytes
+    for field, by in pairs(added) do
+      if by ~= 0 then redis.call('HINCRBY', counts, field, string.format('%.0f', by)) end
+    end
+    new, gone, sizes, gone_by = {}, {}, 0, {}
+  end
+
+  -- pcall throughout: a key of the wrong type is its job's misfortune, and the batch goes on.
+  local function push(list, entries, bound, marks)
+    local length = redis.pcall('RPUSH', list, unpack(entries))
+    if type(length) ~= 'number' then return nil end
+    local left = {}
+    if length > bound + marks + math.floor(bound / 16) then left = redis.call('LPOP', list, math.min(length - bound, 1000)) end
+    redis.call('PEXPIRE', list, retention)
+    return left, length
+  end
+
+  local function add(list, failed, from, n)
+    if n == 0 then return true end
+    local entries, earliest = {}, math.huge
+    for i = 1, n do
+      local at = from + 6 * (i - 1)
+      local letter = ARGV[at]
+      if string.sub(letter, 1, 1) == 'm' then
+        entries[i] = letter .. ' ' .. ARGV[at + 4]
+        earliest = math.min(earliest, tonumber(ARGV[at + 2]) or earliest)
+      else
+        earliest = math.min(earliest, tonumber(string.match(letter, '^%u(%d+)[sr]$') or ARGV[at + 2]) or earliest)
+        new[#new + 1] = at
+        entries[i] = letter .. ' ' .. ARGV[at + 1] .. ' ' .. string.format('%.0f', #ARGV[at + 4] + #ARGV[at + 5])
+      end
+    end
+    local left, length = push(list, entries, history, 1)
+    local kept = {}
+    -- A list that begins now knows nothing of what came before its first fire time.
+    local cut = length == n and earliest < math.huge and earliest - 1
+    for _, entry in ipairs(left or {}) do
+      local letter = string.sub(entry, 1, 1)
+      local fire_time = string.match(entry, '^%u(%d+)[sr] ') or string.match(entry, '^[mx](%d+)')
+      cut = math.max(cut or 0, tonumber(fire_time or 0))
+      if letter == 'S' then
+        drop(entry)
+      elseif index[letter] then
+        kept[#kept + 1] = entry
+      end
+    end
+    if cut then redis.call('LPUSH', list, 'x' .. string.format('%.0f', cut)) end
+    if #kept > 0 then
+      -- Without a list for them the failures leave the records by age alone, as all do whose list is lost.
+      for _, entry in ipairs(push(failed, kept, failures, 0) or {}) do drop(entry) end
+    end
+    if #new >= PAGE or #gone >= PAGE then flush() end
+    return left ~= nil
+  end
+
+  return {add = add, flush = flush}
+end

@@ -1,0 +1,48 @@
+"""Tokens by which a runner that calls back shows that a run was given to it.
+
+A token says which unit the run belongs to, so that it is found without an index, and is signed with the store's secret,
+so that nothing has to be stored for it. It is good for one run.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+
+from scheduler_core.errors import TokenRefused
+
+_SIGNATURE_BYTES = 16
+
+
+def make_token(secret: bytes, unit: str, run_id: str) -> str:
+    """The token of a run: URL-safe characters only."""
+    return f"{_text(unit.encode())}.{_text(_signature(secret, unit, run_id))}"
+
+
+def unit_of_token(secret: bytes, token: str, run_id: str) -> str:
+    """The unit of the run that ``token`` was made for. Raises TokenRefused if it was made for another, or never."""
+    refused = TokenRefused("the token is not the one of this run")
+    unit_text, _, signature = token.partition(".")
+    try:
+        unit = _bytes(unit_text).decode("utf-8")
+        given = _bytes(signature)
+    except (binascii.Error, ValueError):
+        raise refused from None
+    if not hmac.compare_digest(given, _signature(secret, unit, run_id)):
+        raise refused
+    return unit
+
+
+def _signature(secret: bytes, unit: str, run_id: str) -> bytes:
+    message = f"{len(unit)}:{unit}:{run_id}".encode()
+    return hmac.new(secret, message, hashlib.sha256).digest()[:_SIGNATURE_BYTES]
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

@@ -1,0 +1,71 @@
+"""A runner in the test's own process, called by a real node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from scheduler_api.context import Context
+from scheduler_core.config import EngineSettings
+from scheduler_core.engine import Engine
+from scheduler_core.outcome import Outcome, OutcomeKind, Request
+
+
+class Runner:
+    """Answers each request with the next of ``answers`` (status and body), and with 200 when there are no more.
+
+    While ``hold`` is set, requests stay open.
+    """
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, bytes]] = []
+        self.requests: list[Request] = []
+        self.hold: asyncio.Event | None = None
+
+    async def deliver(self, request: Request) -> Outcome:
+        self.requests.append(request)
+        if self.hold is not None:
+            await self.hold.wait()
+        status, body = self.answers.pop(0) if self.answers else (200, b"{}")
+        return Outcome(OutcomeKind.RESPONSE, 1.25, status=status, body=body)
+
+    async def aclose(self) -> None:
+        pass
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [request.body or b"" for request in self.requests]
+
+    def header(self, name: str, index: int = -1) -> str:
+        """A header of one of the requests; the latest, if none is named."""
+        return dict(self.requests[index].headers)[name]
+
+
+@asynccontextmanager
+async def running(context: Context) -> AsyncIterator[Runner]:
+    """A runner, and a node that calls it."""
+    runner = Runner()
+    settings = EngineSettings(drain_grace_seconds=0, public_url="http://cronpost.test")
+    engine = Engine(settings, context.store, runner, context.clock, context.metrics)
+    engine.start()
+    await engine.started()
+    try:
+        yield runner
+    finally:
+        if runner.hold is not None:
+            runner.hold.set()
+        await engine.stop()
+
+
+async def until(client: httpx.AsyncClient, path: str, condition: Callable[[Any], Any]) -> Any:
+    """What a GET answers once ``condition`` holds for it."""
+    async with asyncio.timeout(20):
+        while True:
+            answer = (await client.get(path)).json()
+            if condition(answer):
+                return answer
+            await asyncio.sleep(0.02)

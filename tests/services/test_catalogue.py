@@ -1,0 +1,498 @@
+"""Targets and schedules when several do something at once, or die in the middle: names, ids, halves and counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from scheduler_core.catalogue import ScheduleStatus, Target, Timing, job_id_of, job_of_schedule
+from scheduler_core.errors import (
+    CronpostError,
+    DuplicateName,
+    JobNotFound,
+    ScheduleNotFound,
+    StoreUnavailable,
+    TargetNotFound,
+    WrongStatus,
+)
+from scheduler_core.metrics import Metrics
+from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
+from scheduler_core.services.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
+from scheduler_core.store.catalogue_store import CatalogueCounts, CatalogueStore, Row
+from scheduler_core.store.redis_store import RedisStore
+from tests.support.manual_clock import ManualClock
+from tests.support.stores import KEYS, dump, opened
+
+TARGET = Target(id=0, name="t", url="http://runner.test/t")
+EVERY_10 = Timing(10)
+
+
+class Bench:
+    """A catalogue, its service and its sweeper."""
+
+    def __init__(self, store: RedisStore, redis: Redis) -> None:
+        self.store = store
+        self.redis = redis
+        self.clock = ManualClock()
+        self.catalogue = CatalogueStore(store)
+        self.service = CatalogueService(self.catalogue, store, self.clock, Metrics())
+        self.sweeper = CatalogueSweeper(self.catalogue, store, self.clock, Metrics())
+
+    async def names(self) -> list[str | None]:
+        page = await self.service.list_schedules(limit=1000)
+        return [None if one.view.job is None else one.view.job.name for one in page.schedules]
+
+    async def later(self, milliseconds: int = TURN_MS + HALVES_AFTER_MS) -> int:
+        """What the sweeper puts right when so much time has passed."""
+        self.clock.advance(milliseconds)
+        return await self.sweeper.sweep()
+
+    async def check_nothing_is_left(self) -> None:
+        """Nothing of any target or schedule is stored, but for the counters."""
+        keys = set(await dump(self.redis))
+        catalogue = {key.removeprefix(KEYS.catalogue("")) for key in keys if key.startswith(KEYS.catalogue(""))}
+        assert catalogue <= {"counters"}
+        assert not keys & {KEYS.jobs, KEYS.states, KEYS.due, KEYS.ids}
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    async with opened(redis_url) as (store, redis):
+        yield Bench(store, redis)
+
+
+# ---- at once --------------------------------------------------------------------------------------------------------
+
+
+async def test_of_many_who_create_one_name_at_once_one_succeeds(bench: Bench) -> None:
+    answers = await asyncio.gather(*(bench.service.add_target(TARGET) for _ in range(10)), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in answers) == ["DuplicateName"] * 9 + ["Target"]
+    created = [bench.service.add_schedule("s", 1, EVERY_10) for _ in range(10)]
+    found = await asyncio.gather(*created, return_exceptions=True)
+    assert sorted(type(one).__name__ for one in found) == ["DuplicateName"] * 9 + ["Schedule"]
+    assert await bench.names() == ["s"]
+    assert await bench.service.counts() == CatalogueCounts(1, 1, 1, 0, 0)
+
+
+async def test_of_many_who_take_one_name_for_what_they_have_one_succeeds(bench: Bench) -> None:
+    for number in range(6):
+        await bench.service.add_target(replace(TARGET, name=str(number)))
+        await bench.service.add_schedule(str(number), 1, EVERY_10)
+
+    def rename(target: Target) -> Target:
+        return replace(target, name="new")
+
+    changes: list[Any] = [bench.service.change_target(one, rename) for one in range(1, 7)]
+    changes += [bench.service.change_schedule(one, ScheduleChange(name="new")) for one in range(1, 7)]
+    answers = await asyncio.gather(*changes, return_exceptions=True)
+    assert sum(isinstance(one, DuplicateName) for one in answers) == 10
+    targets = [one.name for one in (await bench.service.list_targets()).targets]
+    assert targets.count("new") == (await bench.names()).count("new") == 1
+    assert len(set(targets)) == len(set(await bench.names())) == 6
+
+
+async def test_of_two_names_given_to_one_schedule_at_once_job_and_catalogue_have_the_same(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_schedule("s", 1, EVERY_10)
+    names = [f"name {number}" for number in range(8)]
+    await asyncio.gather(*(bench.service.change_schedule(1, ScheduleChange(name=name)) for name in names))
+    (row,) = await bench.catalogue.rows([1])
+    assert row is not None
+    assert [row.name] == await bench.names()
+    assert await bench.redis.hkeys(KEYS.catalogue("schedule_names")) == [row.name.encode()]
+
+
+async def test_of_pauses_and_resumes_at_once_the_count_is_that_of_the_last(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_schedule("s", 1, EVERY_10)
+    for _ in range(10):
+        operations = [bench.service.pause(1), bench.service.resume(1), bench.service.pause(1), bench.service.resume(1)]
+        await asyncio.gather(*operations, return_exceptions=True)
+        status = (await bench.service.get_schedule(1)).status
+        counts = await bench.service.counts()
+        assert (counts.active, counts.paused) == ((1, 0) if status is ScheduleStatus.ACTIVE else (0, 1))
+
+
+class Between:
+    """Does something else right before one step of an operation."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type, step: str, other: Callable[[], Any]) -> None:
+        original = getattr(kind, step)
+        done = False
+
+        async def patched(*args: Any, **options: Any) -> Any:
+            nonlocal done
+            if not done:
+                done = True
+                await other()
+            return await original(*args, **options)
+
+        monkeypatch.setattr(kind, step, patched)
+
+
+STEPS: list[tuple[type, str]] = [(CatalogueStore, "reserve"), (RedisStore, "change"), (CatalogueStore, "commit")]
+
+
+async def test_a_resume_that_overtakes_a_pause_leaves_the_count_right(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_schedule("s", 1, EVERY_10)
+    Between(monkeypatch, CatalogueStore, "commit", lambda: bench.service.resume(1))
+    assert (await bench.service.pause(1)).status is ScheduleStatus.ACTIVE
+    assert await bench.service.counts() == CatalogueCounts(1, 1, 1, 0, 0)
+
+
+@pytest.mark.parametrize(("kind", "step"), STEPS)
+async def test_a_target_that_is_deleted_while_a_schedule_is_created_leaves_none_without_target(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
+) -> None:
+    await bench.service.add_target(TARGET)
+    Between(monkeypatch, kind, step, lambda: bench.service.delete_target(1))
+    with pytest.raises(TargetNotFound):
+        await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.check_nothing_is_left()
+
+
+@pytest.mark.parametrize(("kind", "step"), [(CatalogueStore, "change_schedule"), *STEPS[1:]])
+async def test_a_target_that_is_deleted_while_its_schedule_changes_takes_it_along(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
+) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_schedule("s", 1, EVERY_10)
+    Between(monkeypatch, kind, step, lambda: bench.service.delete_target(1))
+    with pytest.raises((ScheduleNotFound, TargetNotFound)):
+        await bench.service.change_schedule(1, ScheduleChange(name="new", interval_seconds=5))
+    await bench.check_nothing_is_left()
+
+
+@pytest.mark.parametrize(("kind", "step"), [(CatalogueStore, "remove_schedule"), (RedisStore, "change")])
+async def test_a_schedule_that_gets_another_target_while_its_old_one_is_deleted_is_whole_or_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
+) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_target(replace(TARGET, name="u"))
+    await bench.service.add_schedule("s", 1, EVERY_10)
+
+    async def move() -> None:
+        with contextlib.suppress(ScheduleNotFound, TargetNotFound):
+            await bench.service.change_schedule(1, ScheduleChange(target_id=2))
+
+    Between(monkeypatch, kind, step, move)
+    await bench.service.delete_target(1)
+    await bench.later()
+    counts = await bench.service.counts()
+    assert counts.schedules == len(await bench.names())
+    await bench.service.delete_target(2)
+    await bench.check_nothing_is_left()
+
+
+async def test_creating_and_deleting_at_random_moments_leaves_no_half(bench: Bench) -> None:
+    for number in range(15):
+        await bench.service.add_target(replace(TARGET, name=str(number)))
+        target = number + 1
+
+        async def create(name: str, target_id: int) -> None:
+            await bench.service.add_schedule(name, target_id, EVERY_10)
+
+        operations: list[Awaitable[Any]] = [create(f"{number} {one}", target) for one in range(4)]
+        operations.insert(number % 5, bench.service.delete_target(target))
+        answers = await asyncio.gather(*operations, return_exceptions=True)
+        assert all(isinstance(one, TargetNotFound | int | None) for one in answers), answers
+    await bench.check_nothing_is_left()
+
+
+# ---- cut in the middle ----------------------------------------------------------------------------------------------
+
+
+async def test_a_name_that_was_reserved_and_no_more_is_free_again_after_a_minute(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    row = Row(1, "s")
+    assert await bench.catalogue.reserve(row, token="a", now_ms=bench.clock.now, patience_ms=1_000) == 1
+    assert await bench.later(HALVES_AFTER_MS - 1) == 0
+    assert await bench.catalogue.rows([1]) == [row]
+    assert await bench.later(1) == 1
+    assert await bench.catalogue.rows([1]) == [None]
+    assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 2
+    await bench.service.delete_target(1)
+    await bench.check_nothing_is_left()
+
+
+async def test_a_name_that_was_reserved_gives_way_after_a_second_and_its_creator_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.service.add_target(TARGET)
+    created: list[int] = []
+
+    async def other() -> None:
+        with pytest.raises(DuplicateName):
+            await bench.service.add_schedule("s", 1, EVERY_10)
+        bench.clock.advance(1_000)
+        created.append((await bench.service.add_schedule("s", 1, Timing(20))).id)
+
+    Between(monkeypatch, CatalogueStore, "commit", other)
+    with pytest.raises(DuplicateName):
+        await bench.service.add_schedule("s", 1, EVERY_10)
+    assert created == [2]
+    assert await bench.names() == ["s"]
+    assert await bench.redis.hkeys(KEYS.jobs) == [b"schedule_2"]
+    assert await bench.service.delete_target(1) == 1
+    await bench.check_nothing_is_left()
+
+
+async def test_a_schedule_that_was_written_and_not_committed_becomes_a_whole_one(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    schedule_id = await bench.catalogue.reserve(Row(1, "s"), token="a", now_ms=bench.clock.now, patience_ms=1_000)
+    assert isinstance(schedule_id, int)
+    job = job_of_schedule(schedule_id, name="s", target_id=1, timing=EVERY_10, now_ms=bench.clock.now)
+    await bench.service.jobs.upsert(job)
+    assert await bench.names() == []
+    assert await bench.later() == 1
+    assert await bench.names() == ["s"]
+    assert await bench.later() == 0
+
+
+async def test_a_schedule_without_an_entry_in_the_catalogue_goes(bench: Bench) -> None:
+    job = job_of_schedule(77, name="s", target_id=1, timing=EVERY_10, now_ms=bench.clock.now)
+    await bench.service.jobs.upsert(job)
+    assert await bench.later() == 1
+    with pytest.raises(JobNotFound):
+        await bench.service.jobs.get(job_id_of(77))
+    await bench.check_nothing_is_left()
+
+
+async def test_a_schedule_whose_job_is_gone_leaves_the_catalogue(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.service.jobs.delete("schedule_1")
+    assert await bench.later() == 1
+    assert await bench.service.counts() == CatalogueCounts(1, 0, 0, 0, 0)
+    assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 2
+
+
+async def test_a_deletion_of_a_schedule_that_was_cut_can_be_repeated(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.service.jobs.delete("schedule_1")
+    await bench.service.delete_schedule(1)
+    with pytest.raises(ScheduleNotFound):
+        await bench.service.delete_schedule(1)
+
+
+async def test_a_deletion_of_a_target_that_was_cut_goes_on(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    for number in range(3):
+        await bench.service.add_schedule(str(number), 1, EVERY_10)
+    await bench.catalogue.drop_target(1, name="t", now_ms=bench.clock.now)
+    with pytest.raises(TargetNotFound):
+        await bench.service.get_target(1)
+    with pytest.raises(TargetNotFound):
+        await bench.service.add_schedule("new", 1, EVERY_10)
+    assert (await bench.service.add_target(TARGET)).id == 2
+    assert await bench.later(HALVES_AFTER_MS) == 1
+    assert await bench.names() == []
+    await bench.service.delete_target(2)
+    await bench.check_nothing_is_left()
+
+
+async def test_a_deletion_of_a_target_that_was_cut_can_be_asked_for_again(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.catalogue.drop_target(1, name="t", now_ms=bench.clock.now)
+    assert await bench.service.delete_target(1) == 1
+    with pytest.raises(TargetNotFound):
+        await bench.service.delete_target(1)
+    await bench.check_nothing_is_left()
+
+
+async def test_a_target_with_more_schedules_than_one_step_takes_goes_with_all_of_them(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    for number in range(230):
+        await bench.service.add_schedule(str(number), 1, EVERY_10)
+    assert await bench.service.delete_target(1) == 230
+    await bench.check_nothing_is_left()
+
+
+async def test_a_pause_a_window_and_a_name_of_which_only_a_half_was_written_are_put_right(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    for number in range(4):
+        await bench.service.add_schedule(str(number), 1, EVERY_10)
+    await bench.service.jobs.pause("schedule_1")
+    await bench.catalogue.change_schedule(2, Row(1, "1"), Row(1, "new"))
+    await bench.catalogue.commit(3, end_ms=bench.clock.now, paused=False)
+    assert (await bench.service.counts()).paused == 0
+    assert (await bench.service.counts()).stopped == 1
+    assert await bench.later() == 3
+    assert await bench.service.counts() == CatalogueCounts(1, 4, 3, 1, 0)
+    assert await bench.names() == ["0", "new", "2", "3"]
+    assert await bench.later() == 0
+
+
+async def test_of_all_nodes_one_compares_in_each_period(bench: Bench) -> None:
+    turns = [
+        (await bench.catalogue.duties(now_ms=bench.clock.now + after, old_ms=1, period_ms=100)).turn
+        for after in (0, 1, 99, 100, 101, 199, 200)
+    ]
+    assert turns == [True, False, False, True, False, False, True]
+
+
+async def test_a_clock_that_was_set_back_does_not_stop_the_sweeps(bench: Bench) -> None:
+    await bench.catalogue.duties(now_ms=bench.clock.now + 10_000, old_ms=1, period_ms=100)
+    assert (await bench.catalogue.duties(now_ms=bench.clock.now, old_ms=1, period_ms=100)).turn
+
+
+# ---- Redis ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_redis_takes_no_new_schedule_keeps_no_half_and_lets_them_be_deleted(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_schedule("s", 1, EVERY_10)
+    # Scripts are loaded now, so that they need no memory later.
+    await bench.redis.config_set("maxmemory", 1)
+    for refused in (bench.service.add_target(replace(TARGET, name="u")), bench.service.add_schedule("x", 1, EVERY_10)):
+        with pytest.raises(StoreUnavailable):
+            await refused
+    assert await bench.service.delete_target(1) == 1
+    await bench.redis.config_set("maxmemory", 0)
+    await bench.check_nothing_is_left()
+
+
+async def test_when_redis_fails_in_the_middle_what_was_done_is_undone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.service.add_target(TARGET)
+
+    async def fail() -> None:
+        raise StoreUnavailable("no answer", effect_unknown=True)
+
+    for kind, step in STEPS[1:]:
+        with monkeypatch.context() as patched:
+            Between(patched, kind, step, fail)
+            with pytest.raises(StoreUnavailable):
+                await bench.service.add_schedule("s", 1, EVERY_10)
+    assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 3
+
+
+async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = CatalogueStore._run
+    lost: list[str] = []
+
+    async def lose(self: CatalogueStore, script: Any, keys: Any, args: Any) -> Any:
+        answer = await original(self, script, keys, args)
+        if script.name not in lost:
+            lost.append(script.name)
+            raise StoreUnavailable("no answer", effect_unknown=True)
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CatalogueStore, "_run", lose)
+        assert (await bench.service.add_target(TARGET)).id == 1
+        lost.append("catalogue_commit_schedule")
+        assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 1
+    assert lost == ["catalogue_add_target", "catalogue_commit_schedule", "catalogue_reserve_schedule"]
+    assert await bench.service.counts() == CatalogueCounts(1, 1, 1, 0, 0)
+
+
+async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = CatalogueStore._run
+
+    async def twice(self: CatalogueStore, script: Any, keys: Any, args: Any) -> Any:
+        await original(self, script, keys, args)
+        return await original(self, script, keys, args)
+
+    monkeypatch.setattr(CatalogueStore, "_run", twice)
+    assert (await bench.service.add_target(TARGET)).id == 1
+    assert (await bench.service.add_target(replace(TARGET, name="u"))).id == 2
+    assert (await bench.service.change_target(1, lambda old: replace(old, name="v"))).name == "v"
+    assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 1
+    await bench.service.change_schedule(1, ScheduleChange(name="n", target_id=2))
+    await bench.service.pause(1)
+    assert await bench.service.counts() == CatalogueCounts(2, 1, 0, 1, 0)
+    assert await bench.service.delete_target(2) == 1
+    assert [one.name for one in (await bench.service.list_targets()).targets] == ["v"]
+    assert await bench.redis.hget(KEYS.meta, "targets_version") is not None
+
+
+# ---- lists ----------------------------------------------------------------------------------------------------------
+
+
+async def test_lists_of_one_status_go_by_id_with_skip_and_cursor(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    for number in range(12):
+        timing = Timing(10, 5) if number % 3 == 2 else EVERY_10
+        schedule = await bench.service.add_schedule(str(number), 1, timing)
+        if number % 3 == 1:
+            await bench.service.pause(schedule.id)
+    bench.clock.advance(5_000)
+
+    async def ids(**query: Any) -> tuple[list[int], int | None]:
+        page = await bench.service.list_schedules(**query)
+        return [one.id for one in page.schedules], page.cursor
+
+    assert await ids(status=ScheduleStatus.ACTIVE) == ([1, 4, 7, 10], None)
+    assert await ids(status=ScheduleStatus.PAUSED, skip=1) == ([5, 8, 11], None)
+    assert await ids(status=ScheduleStatus.STOPPED, limit=2) == ([3, 6], 6)
+    assert await ids(status=ScheduleStatus.STOPPED, limit=2, after=6) == ([9, 12], None)
+    assert await ids(status=ScheduleStatus.STOPPED, skip=1, limit=2) == ([6, 9], 9)
+    assert await ids(limit=5, skip=2) == ([3, 4, 5, 6, 7], 7)
+    assert await ids(skip=100) == ([], None)
+    assert await bench.service.counts() == CatalogueCounts(1, 12, 4, 4, 4)
+
+
+async def test_a_page_of_one_status_looks_at_a_bounded_number_and_goes_on_by_its_cursor(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_core.services.catalogue.EXAMINED", 6)
+    monkeypatch.setattr("scheduler_core.services.catalogue.LOOK_AT", 3)
+    await bench.service.add_target(TARGET)
+    for number in range(20):
+        await bench.service.add_schedule(str(number), 1, EVERY_10)
+    for schedule_id in (2, 13, 20):
+        await bench.service.pause(schedule_id)
+    found: list[int] = []
+    pages = 0
+    cursor: int | None = 0
+    while cursor is not None:
+        page = await bench.service.list_schedules(status=ScheduleStatus.PAUSED, after=cursor)
+        found += [one.id for one in page.schedules]
+        pages += 1
+        cursor = page.cursor
+    assert found == [2, 13, 20]
+    assert pages == 4
+
+
+async def test_a_schedule_that_cannot_be_read_does_not_hide_the_others(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    for number in range(3):
+        await bench.service.add_schedule(str(number), 1, EVERY_10)
+    await bench.redis.hset(KEYS.jobs, "schedule_2", b"\xff")
+    page = await bench.service.list_schedules()
+    assert [one.view.fault is None for one in page.schedules] == [True, False, True]
+    assert page.schedules[1].status is ScheduleStatus.PAUSED
+    for operation in (bench.service.resume, bench.service.pause):
+        with pytest.raises(CronpostError):
+            await operation(2)
+    assert await bench.later() == 0
+    await bench.service.delete_schedule(2)
+    assert await bench.names() == ["0", "2"]
+
+
+async def test_only_an_active_schedule_can_be_paused_and_only_a_paused_one_resumed(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    await bench.service.add_schedule("s", 1, EVERY_10)
+    with pytest.raises(WrongStatus, match="ACTIVE"):
+        await bench.service.resume(1)
+    await bench.service.pause(1)
+    with pytest.raises(WrongStatus, match="PAUSED"):
+        await bench.service.pause(1)
+    for operation in (bench.service.pause, bench.service.resume, bench.service.get_schedule):
+        with pytest.raises(ScheduleNotFound):
+            await operation(9)

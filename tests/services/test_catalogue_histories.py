@@ -1,0 +1,288 @@
+"""Random histories of targets and schedules on a real Redis, with operations that die at any step: names stay unique,
+ids are never reused, counts are those of what is listed, and no half outlives the sweeper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from scheduler_core.catalogue import ScheduleStatus, Target, Timing
+from scheduler_core.errors import DuplicateName, ScheduleNotFound, StoreUnavailable, TargetNotFound, WrongStatus
+from scheduler_core.metrics import Metrics
+from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
+from scheduler_core.services.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
+from scheduler_core.store.catalogue_store import CatalogueStore
+from scheduler_core.store.redis_store import RedisStore, connect
+from tests.support.manual_clock import ManualClock
+from tests.support.stores import KEYS, check_keys, dump
+
+REFUSALS = (DuplicateName, ScheduleNotFound, TargetNotFound, WrongStatus)
+
+names = st.sampled_from(["a", "b", "c d", "\u00e9\n1"])
+picks = st.integers(0, 5)
+timings = st.sampled_from([Timing(10), Timing(7, 30), Timing(10, 5)])
+
+
+class Died(BaseException):
+    """The process ended here. No code of the project catches it, as none runs after a kill."""
+
+
+class Mortal:
+    """Counts the writes of an operation, and ends it before or after one of them."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        self.answer_lost = False
+
+    async def write(self, operation: Any) -> Any:
+        if self.left is None:
+            return await operation
+        self.left -= 1
+        if self.left > 0:
+            return await operation
+        if self.answer_lost:
+            await operation
+        else:
+            operation.close()
+        self.left = 1  # everything else that it has under way ends as well
+        raise Died
+
+
+class MortalStore(RedisStore):
+    """Jobs, changed by someone who may die."""
+
+    mortal: Mortal
+
+    async def change(self, *args: Any) -> bool:
+        return bool(await self.mortal.write(super().change(*args)))
+
+
+class MortalCatalogue(CatalogueStore):
+    """A catalogue, changed by someone who may die."""
+
+    mortal: Mortal
+
+    async def _run(self, *args: Any) -> Any:
+        return await self.mortal.write(super()._run(*args))
+
+
+class Histories(RuleBasedStateMachine):
+    """The model is what was answered: names by id. After a death it is read anew, once the sweeper has been there."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = ManualClock()
+        self.client = Redis.from_url(url)
+        self.mortal = Mortal()
+        store = MortalStore(connect(url))
+        store.mortal = self.mortal
+        self.store = store
+        self.catalogue = MortalCatalogue(store)
+        self.catalogue.mortal = self.mortal
+        self.service = CatalogueService(self.catalogue, store, self.clock, Metrics())
+        self.sweeper = CatalogueSweeper(self.catalogue, store, self.clock, Metrics())
+        self.targets: dict[int, str] = {}
+        self.schedules: dict[int, tuple[str, int]] = {}
+        self.given: dict[str, set[int]] = {"target": set(), "schedule": set()}
+        self.run(self.client.flushall())
+
+    def run(self, operation: Any) -> Any:
+        return self.runner.run(operation)
+
+    def teardown(self) -> None:
+        self.mortal.left = None
+        self.run(self.store.aclose())
+        self.run(self.client.aclose())
+        self.runner.close()
+
+    def pick(self, among: dict[int, Any], index: int) -> int:
+        """One of those that exist, or now and then one that does not."""
+        ids = sorted(among)
+        return ids[index] if index < len(ids) else 1 + index
+
+    def new_id(self, kind: str, number: int) -> None:
+        assert number not in self.given[kind], f"the {kind} id {number} was given before"
+        self.given[kind].add(number)
+
+    # ---- clients ------------------------------------------------------------------------------------------------
+
+    @rule(name=names)
+    def add_target(self, name: str) -> None:
+        target = Target(id=0, name=name, url="http://runner.test/")
+        if name in self.targets.values():
+            with pytest.raises(DuplicateName):
+                self.run(self.service.add_target(target))
+            return
+        stored = self.run(self.service.add_target(target))
+        self.new_id("target", stored.id)
+        self.targets[stored.id] = name
+
+    @rule(index=picks, name=names)
+    def rename_target(self, index: int, name: str) -> None:
+        target_id = self.pick(self.targets, index)
+        with contextlib.suppress(*REFUSALS):
+            self.run(self.service.change_target(target_id, lambda old: replace(old, name=name)))
+            self.targets[target_id] = name
+
+    @rule(index=picks)
+    def delete_target(self, index: int) -> None:
+        target_id = self.pick(self.targets, index)
+        with contextlib.suppress(TargetNotFound):
+            self.run(self.service.delete_target(target_id))
+            del self.targets[target_id]
+            self.schedules = {one: row for one, row in self.schedules.items() if row[1] != target_id}
+
+    @rule(name=names, index=picks, timing=timings)
+    def add_schedule(self, name: str, index: int, timing: Timing) -> None:
+        target_id = self.pick(self.targets, index)
+        with contextlib.suppress(*REFUSALS):
+            stored = self.run(self.service.add_schedule(name, target_id, timing))
+            self.new_id("schedule", stored.id)
+            assert name not in {row[0] for row in self.schedules.values()}
+            self.schedules[stored.id] = (name, target_id)
+
+    @rule(index=picks, name=st.none() | names, to=st.none() | picks, interval=st.sampled_from([None, 3]))
+    def change_schedule(self, index: int, name: str | None, to: int | None, interval: int | None) -> None:
+        schedule_id = self.pick(self.schedules, index)
+        target_id = None if to is None else self.pick(self.targets, to)
+        with contextlib.suppress(*REFUSALS):
+            self.run(self.service.change_schedule(schedule_id, ScheduleChange(name, target_id, None, interval)))
+            old = self.schedules[schedule_id]
+            self.schedules[schedule_id] = (name or old[0], target_id or old[1])
+
+    @rule(index=picks, what=st.sampled_from(["pause", "resume"]))
+    def hold_or_release(self, index: int, what: str) -> None:
+        with contextlib.suppress(*REFUSALS):
+            self.run(getattr(self.service, what)(self.pick(self.schedules, index)))
+
+    @rule(index=picks)
+    def delete_schedule(self, index: int) -> None:
+        schedule_id = self.pick(self.schedules, index)
+        with contextlib.suppress(ScheduleNotFound):
+            self.run(self.service.delete_schedule(schedule_id))
+            del self.schedules[schedule_id]
+
+    @rule(milliseconds=st.sampled_from([1, 999, 5_000, 30_000]))
+    def wait(self, milliseconds: int) -> None:
+        self.clock.advance(milliseconds)
+
+    @rule()
+    def sweep(self) -> None:
+        """In a store without halves, a sweep finds nothing."""
+        self.clock.advance(TURN_MS + HALVES_AFTER_MS)
+        assert self.run(self.sweeper.sweep()) == 0
+
+    # ---- deaths -------------------------------------------------------------------------------------------------
+
+    @rule(
+        what=st.sampled_from(["add", "change", "pause", "resume", "delete", "delete target"]),
+        name=names,
+        index=picks,
+        to=picks,
+        at_write=st.integers(1, 4),
+        answer_lost=st.booleans(),
+        sooner=st.booleans(),
+    )
+    def die(self, what: str, name: str, index: int, to: int, at_write: int, answer_lost: bool, sooner: bool) -> None:
+        """An operation whose process dies at one of its writes; someone may ask again before the sweeper comes."""
+        schedule_id, target_id = self.pick(self.schedules, index), self.pick(self.targets, to)
+        operations: dict[str, Any] = {
+            "add": lambda: self.service.add_schedule(name, target_id, Timing(10)),
+            "change": lambda: self.service.change_schedule(schedule_id, ScheduleChange(name, target_id, None, 4)),
+            "pause": lambda: self.service.pause(schedule_id),
+            "resume": lambda: self.service.resume(schedule_id),
+            "delete": lambda: self.service.delete_schedule(schedule_id),
+            "delete target": lambda: self.service.delete_target(target_id),
+        }
+        self.mortal.left, self.mortal.answer_lost = at_write, answer_lost
+        with contextlib.suppress(Died, *REFUSALS):
+            self.run(self.until_death(operations[what]()))
+        self.mortal.left = None
+        if sooner:
+            self.clock.advance(1_000)
+            with contextlib.suppress(*REFUSALS, StoreUnavailable):
+                self.run(operations[what]())
+        self.clock.advance(TURN_MS + HALVES_AFTER_MS)
+        self.run(self.sweeper.sweep())
+        self.read_anew()
+
+    async def until_death(self, operation: Any) -> None:
+        """Run it, and wait for everything that it has begun: nothing of a dead process goes on."""
+        others = asyncio.all_tasks()
+        try:
+            await operation
+        finally:
+            left = asyncio.all_tasks() - others
+            await asyncio.gather(*left, return_exceptions=True)
+
+    def read_anew(self) -> None:
+        targets = self.run(self.service.list_targets(limit=1000)).targets
+        schedules = self.run(self.service.list_schedules(limit=1000)).schedules
+        for kind, found, known in (("target", targets, self.targets), ("schedule", schedules, self.schedules)):
+            for one in found:
+                if one.id not in known:
+                    self.new_id(kind, one.id)
+        self.targets = {one.id: one.name for one in targets}
+        self.schedules = {one.id: (one.view.job.name, one.view.job.target_id) for one in schedules}
+
+    # ---- what always holds --------------------------------------------------------------------------------------
+
+    @invariant()
+    def what_is_listed_is_what_was_answered(self) -> None:
+        targets = self.run(self.service.list_targets(limit=1000)).targets
+        schedules = self.run(self.service.list_schedules(limit=1000)).schedules
+        assert {one.id: one.name for one in targets} == self.targets
+        assert {one.id: (one.view.job.name, one.view.job.target_id) for one in schedules} == self.schedules
+        assert len(set(self.targets.values())) == len(self.targets)
+        assert len({name for name, _ in self.schedules.values()}) == len(self.schedules)
+        assert {target_id for _, target_id in self.schedules.values()} <= self.targets.keys()
+        counts = self.run(self.service.counts())
+        statuses = [one.status for one in schedules]
+        assert (counts.targets, counts.schedules) == (len(targets), len(schedules))
+        assert counts.active == statuses.count(ScheduleStatus.ACTIVE)
+        assert counts.paused == statuses.count(ScheduleStatus.PAUSED)
+        assert counts.stopped == statuses.count(ScheduleStatus.STOPPED)
+
+    @invariant()
+    def nothing_else_is_stored(self) -> None:
+        content = self.run(dump(self.client))
+        check_keys(content)
+
+        def part(name: str) -> dict[bytes, Any]:
+            return dict(content.get(KEYS.catalogue(name), {}))
+
+        assert {name.decode() for name in part("target_names")} == set(self.targets.values())
+        assert {name.decode() for name in part("schedule_names")} == {name for name, _ in self.schedules.values()}
+        ids = {str(one).encode() for one in self.schedules}
+        assert part("schedules").keys() == part("schedule_ids").keys() == part("ends").keys() == ids
+        assert part("paused").keys() <= ids
+        assert not part("reserved")
+        assert not part("deleting")
+        assert set(content.get(KEYS.jobs, {})) == {f"schedule_{one}".encode() for one in self.schedules}
+        members = [key for key in content if key.startswith(KEYS.catalogue("of:"))]
+        assert {key.rpartition(":")[2] for key in members} == {str(target) for _, target in self.schedules.values()}
+
+
+def test_histories_with_deaths(redis_url: str) -> None:
+    def histories() -> Histories:
+        return Histories(redis_url)
+
+    run_state_machine_as_test(
+        histories,  # type: ignore[arg-type]
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate, Phase.shrink),
+        ),
+    )

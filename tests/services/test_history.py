@@ -1,0 +1,261 @@
+"""The list of runs over all jobs: order, filters, pages while runs are settled, and runs that are not settled."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.config import EngineSettings
+from scheduler_core.engine import bounds_of
+from scheduler_core.errors import RunNotFound
+from scheduler_core.job import JobState
+from scheduler_core.metrics import Metrics
+from scheduler_core.run import Run, RunState
+from scheduler_core.services.history import FoundRun, HistoryService
+from scheduler_core.services.sweep import Sweeper
+from scheduler_core.status import RunStatus, status_of
+from scheduler_core.store.history_store import Bounds, HistoryStore, Place, Query
+from scheduler_core.store.keys import child_id
+from scheduler_core.store.redis_store import RedisStore, Settlement
+from scheduler_core.transition import Spawn, Transition
+from tests.support.factories import answered, at, make_job, make_state, retrying, settled_run
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.stores import KEYS, beat, claim, opened, put
+
+
+class Bench(msgspec.Struct):
+    """A store, the list on it, a node that is stepped, and a client to look behind."""
+
+    store: RedisStore
+    redis: Redis
+    clock: ManualClock
+    node: SteppedNode
+    history: HistoryService
+
+    async def settle(self, name: str, *runs: Run) -> None:
+        """Record runs of a job."""
+        await put(self.redis, make_job(name), make_state(0))
+        await beat(self.store, "other")
+        (job,) = [one for one in (await claim(self.store, node="other", limit=500)).jobs if one.id == name]
+        await self.store.settle([Settlement.of(job, Transition(make_state(86_400), runs))])
+
+    async def pages(self, limit: int, **options: Any) -> list[FoundRun]:
+        """The whole list, page by page with the cursor."""
+        found: list[FoundRun] = []
+        before: Place | None = None
+        while True:
+            page = await self.history.find(Query(), before=before, limit=limit, **options)
+            assert len(page.runs) == limit or page.after is None
+            found += page.runs
+            before = page.after
+            if before is None:
+                return found
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    clock = ManualClock()
+    async with opened(redis_url) as (store, redis):
+        node = SteppedNode(store, clock)
+        await node.start()
+        yield Bench(store, redis, clock, node, HistoryService(store, HistoryStore(store), clock))
+
+
+def ids(runs: list[FoundRun]) -> list[str]:
+    return [one.run.id for one in runs]
+
+
+CODES = (200, 500, 200, None, 404)
+
+
+async def seeded(bench: Bench, count: int = 40) -> list[Run]:
+    """Runs of five jobs, some of which started in the same millisecond; the newest first."""
+    runs = [settled_run(number, CODES[number % 5], started_at_ms=at(number - number % 3)) for number in range(count)]
+    shuffled = random.Random(7).sample(runs, count)
+    for run in shuffled:
+        await bench.settle(f"job{int(run.id[3:]) // 1000 % 5}", run)
+    return sorted(runs, key=lambda run: (run.started_at_ms, run.id), reverse=True)
+
+
+async def test_runs_come_newest_first_whatever_the_order_in_which_they_were_settled(bench: Bench) -> None:
+    runs = await seeded(bench)
+    page = await bench.history.find(Query(), limit=1000)
+    assert [one.run for one in page.runs] == runs
+    assert page.after is None
+    assert {one.job_id for one in page.runs} == {f"job{number}" for number in range(5)}
+
+
+async def test_every_filter_alone_and_together_finds_what_a_look_at_all_runs_finds(bench: Bench) -> None:
+    runs = await seeded(bench)
+    for status in (None, *RunStatus):
+        for start, end in ((None, None), (10, None), (None, 20), (9, 21), (12, 12), (30, 20)):
+            query = Query(status, None if start is None else at(start), None if end is None else at(end))
+            wanted = [
+                run
+                for run in runs
+                if (status is None or status_of(run) is status) and query.covers(Place(run.started_at_ms or 0, b""))
+            ]
+            for skip, limit in ((0, 1000), (0, 3), (2, 3), (39, 5), (1000, 5)):
+                page = await bench.history.find(query, skip=skip, limit=limit)
+                assert [one.run for one in page.runs] == wanted[skip : skip + limit], (query, skip, limit)
+                assert (page.after is not None) == (len(wanted) > skip + limit)
+                of_job = [run for run in wanted if int(run.id[3:]) // 1000 % 5 == 1]
+                page = await bench.history.find(query, job_id="job1", skip=skip, limit=limit)
+                assert [one.run for one in page.runs] == of_job[skip : skip + limit]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 39, 40, 41])
+async def test_pages_by_cursor_are_the_whole_list(bench: Bench, limit: int) -> None:
+    runs = await seeded(bench)
+    assert ids(await bench.pages(limit)) == [run.id for run in runs]
+    of_job = [run.id for run in runs if int(run.id[3:]) // 1000 % 5 == 2]
+    assert ids(await bench.pages(limit, job_id="job2")) == of_job
+
+
+async def test_many_runs_of_one_millisecond_do_not_break_a_page(bench: Bench) -> None:
+    runs = [settled_run(number, CODES[number % 5], started_at_ms=at(0)) for number in range(120)]
+    await bench.settle("job", *runs)
+    for limit in (7, 50):
+        assert ids(await bench.pages(limit)) == sorted((run.id for run in runs), reverse=True)
+
+
+@pytest.mark.parametrize("job_id", [None, "job1"])
+async def test_a_list_that_is_paged_while_runs_are_settled_shows_each_that_was_there_exactly_once(
+    bench: Bench, job_id: str | None
+) -> None:
+    runs = await seeded(bench)
+    there = {run.id for run in runs if job_id is None or int(run.id[3:]) // 1000 % 5 == 1}
+    dice = random.Random(3)
+    found: list[str] = []
+    before: Place | None = None
+    number = 1_000
+    while True:
+        page = await bench.history.find(Query(), job_id=job_id, before=before, limit=3)
+        found += ids(page.runs)
+        before = page.after
+        if before is None:
+            break
+        for _ in range(5):  # some newer than all, some older than what was shown, some in between
+            number += 1
+            run = settled_run(number, dice.choice(CODES), started_at_ms=at(dice.randrange(0, 60)))
+            await bench.settle(f"job{dice.randrange(5)}", run)
+    assert len(found) == len(set(found))
+    assert there <= set(found)
+
+
+async def test_what_is_trimmed_between_index_and_record_leaves_no_hole(bench: Bench) -> None:
+    runs = await seeded(bench)
+    gone = {run.id for run in runs[3:20]}
+    await bench.redis.hdel(KEYS.records, *gone)
+    page = await bench.history.find(Query(), limit=10)
+    assert ids(page.runs) == [run.id for run in runs if run.id not in gone][:10]
+
+
+# ---- runs that are not settled --------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_in_the_list_from_its_claim_to_its_end_and_never_twice(bench: Bench) -> None:
+    await bench.settle("old", settled_run(-50))
+    await put(bench.redis, make_job("job"), make_state(0))
+    assert await bench.node.claim() == 1
+    run_id = bench.node.deliverer.open[0].run_id
+    for job_id in (None, "job"):
+        first = (await bench.history.find(Query(), job_id=job_id)).runs[0]
+        assert (first.run.id, first.job_id, first.run.state) == (run_id, "job", RunState.OPEN)
+        assert status_of(first.run) is None
+        assert first.run.started_at_ms is not None
+    assert (await bench.history.get(run_id)).run.state is RunState.OPEN
+    for status in RunStatus:
+        assert run_id not in ids((await bench.history.find(Query(status))).runs), "it matches no status"
+    assert (await bench.history.totals()).runs == 1, "it counts in no total"
+
+    await bench.node.answer(answered(503))
+    await bench.node.settle()
+    for job_id in (None, "job"):
+        found = ids((await bench.history.find(Query(), job_id=job_id)).runs)
+        assert found.count(run_id) == 1
+    waiting = await bench.history.get(run_id)
+    assert (waiting.run.state, waiting.run.attempt) == (RunState.RETRYING, 1)
+
+    bench.clock.advance(2_000)
+    await bench.node.beat()
+    assert await bench.node.claim() == 1
+    for job_id in (None, "job"):
+        found = ids((await bench.history.find(Query(), job_id=job_id)).runs)
+        assert found.count(run_id) == 1, "waiting and leased, it shows once"
+    await bench.settle("between", settled_run(1))
+    assert ids(await bench.pages(1)) == [settled_run(1).id, run_id, settled_run(-50).id]
+    assert (await bench.history.get(run_id)).run.state is RunState.OPEN
+
+    await bench.node.answer(answered(200))
+    await bench.node.settle()
+    for job_id in (None, "job"):
+        found = ids((await bench.history.find(Query(), job_id=job_id)).runs)
+        assert found.count(run_id) == 1
+    ended = await bench.history.get(run_id)
+    assert (ended.run.state, status_of(ended.run)) == (RunState.SUCCEEDED, RunStatus.SUCCESS)
+    assert (await bench.history.totals()).runs == 3
+
+
+async def test_runs_that_wait_stand_among_the_others_by_their_start(bench: Bench) -> None:
+    for number in (0, 20, 40):
+        await bench.settle(f"ended{number}", settled_run(number))
+    for number in (10, 30):
+        state = JobState(next_fire_ms=at(86_400), open=retrying(number, 3_600, id=f"WAITS{number}"))
+        await put(bench.redis, make_job(f"waits{number}"), make_state(0))
+        stored = await bench.store.read(f"waits{number}")
+        assert await bench.store.change(f"waits{number}", stored, Transition(state))
+    everything = [settled_run(40).id, "WAITS30", settled_run(20).id, "WAITS10", settled_run(0).id]
+    assert ids((await bench.history.find(Query())).runs) == everything
+    assert ids(await bench.pages(1)) == ids(await bench.pages(2)) == everything
+    assert ids((await bench.history.find(Query(start_ms=at(10), end_ms=at(30)))).runs) == everything[1:4]
+    assert ids((await bench.history.find(Query(), job_id="waits10")).runs) == ["WAITS10"]
+
+
+async def test_runs_that_overlap_are_each_in_the_list_of_their_job(bench: Bench) -> None:
+    await put(bench.redis, make_job("job"), make_state(0))
+    await beat(bench.store)
+    (job,) = (await claim(bench.store)).jobs
+    run = settled_run(0, state=RunState.OPEN, attempts=(), attempt=0, started_at_ms=None, ended_at_ms=None)
+    await bench.store.settle([Settlement.of(job, Transition(make_state(86_400), spawn=Spawn(run, 3)))])
+    (child,) = (await claim(bench.store)).jobs
+    assert child.id == child_id("job", run.id)
+    for job_id in (None, "job"):
+        (found,) = (await bench.history.find(Query(), job_id=job_id)).runs
+        assert (found.run.id, found.job_id) == (run.id, "job")
+
+
+async def test_an_unknown_run_is_told_as_such_whatever_its_id_looks_like(bench: Bench) -> None:
+    await seeded(bench, 3)
+    for run_id in ("", "x", "0" * 26, "Z" * 26, "é" * 26, "01M7Y0QHE26MV820XVD6PKCPQ3", "a b\x1f"):
+        with pytest.raises(RunNotFound):
+            await bench.history.get(run_id)
+
+
+# ---- the sweeper ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_sweeper_trims_until_nothing_is_beyond_the_bounds(bench: Bench) -> None:
+    await seeded(bench)
+    metrics = Metrics()
+    sweeper = Sweeper(HistoryStore(bench.store), Bounds(successes=4, failures=3), bench.clock, metrics)
+    assert await sweeper.sweep() == 33
+    assert len((await bench.history.find(Query())).runs) == 7
+    assert await sweeper.sweep() == 0
+    assert metrics.registry.get_sample_value("cronpost_runs_trimmed_total") == 33
+
+
+def test_the_settings_of_the_history_are_the_bounds_of_the_sweeper() -> None:
+    settings = EngineSettings(
+        history_retention_days=1, history_failure_retention_days=2, history_max_runs=3, history_max_megabytes=4
+    )
+    assert bounds_of(settings) == Bounds(
+        success_age_ms=86_400_000, failure_age_ms=172_800_000, successes=3, failures=3, bytes=4 * 1024 * 1024
+    )
+    assert bounds_of(EngineSettings()) == Bounds()

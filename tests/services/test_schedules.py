@@ -1,0 +1,451 @@
+"""Schedules on a real store, with nodes and a clock that are stepped: what fires when, and what it calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from scheduler_core.catalogue import ScheduleStatus, ScheduleType, Target, Timing, job_id_of
+from scheduler_core.errors import InvalidInput, ScheduleNotFound, TargetNotFound, WrongStatus
+from scheduler_core.job import JobState
+from scheduler_core.metrics import Metrics
+from scheduler_core.outcome import Outcome
+from scheduler_core.run import Miss, MissReason, Record, Run, RunState
+from scheduler_core.services.catalogue import CatalogueService, ScheduleChange, TargetCache
+from scheduler_core.store.catalogue_store import CatalogueStore
+from scheduler_core.store.codec import encode_state
+from scheduler_core.store.redis_store import RedisStore, score
+from tests.support.factories import answered, at, failed
+from tests.support.manual_clock import START_MS, ManualClock
+from tests.support.nodes import OpenRequest, SteppedNode
+from tests.support.stores import KEYS, opened, until
+
+TARGET = Target(id=0, name="t", url="http://runner.test/t", method="POST", body_template='{"a": 1}')
+OK = answered(200)
+SECOND = 1_000
+
+
+class Bench:
+    """A catalogue, a node and a clock."""
+
+    def __init__(self, store: RedisStore, redis: Redis) -> None:
+        self.store = store
+        self.redis = redis
+        self.clock = ManualClock()
+        self.catalogue = CatalogueStore(store)
+        self.service = CatalogueService(self.catalogue, store, self.clock, Metrics())
+        self.node = SteppedNode(store, self.clock)
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start."""
+        return (self.clock.now - START_MS) / SECOND
+
+    async def begin(self, timing: Timing, *, target: Target = TARGET) -> int:
+        """A node, a target and a schedule on it; the schedule's id."""
+        await self.node.start()
+        stored = await self.service.add_target(target)
+        return (await self.service.add_schedule("s", stored.id, timing)).id
+
+    async def until(self, second: float, answer: Outcome | None = OK) -> list[float]:
+        """Let the node live until ``second``, looking every second; the fire times (in seconds) of what it sent.
+        ``answer`` None leaves requests open."""
+        before = len(self.node.deliverer.seen)
+        while self.now < second:
+            self.clock.advance(min(SECOND, round((second - self.now) * SECOND)))
+            await self.node.beat()
+            await self.fire(answer)
+        return [self.fire_time(entry) for entry in self.node.deliverer.seen[before:]]
+
+    async def fire(self, answer: Outcome | None = OK) -> int:
+        """Claim what is due now and answer it; how many requests began."""
+        before = len(self.node.deliverer.seen)
+        while await self.node.claim():
+            # A target that is not in the cache is read first.
+            await until(lambda: len(self.node.deliverer.open) == len(self.node.node.in_flight))
+            while answer is not None and self.node.deliverer.open:
+                await self.node.answer(answer)
+            await self.node.settle()
+        return len(self.node.deliverer.seen) - before
+
+    def fire_time(self, entry: OpenRequest) -> float:
+        text = entry.header("Cronpost-Fire-Time")
+        minutes, seconds = text.removesuffix("Z").split(":")[1:]
+        return (int(minutes) - 50) % 60 * 60 + float(seconds)
+
+    async def records(self, schedule_id: int) -> list[Record]:
+        return list(reversed(await self.service.jobs.history(job_id_of(schedule_id))))
+
+    async def misses(self, schedule_id: int) -> list[tuple[str, float, float]]:
+        return [
+            (one.reason.value, (one.first_ms - at(0)) / SECOND, (one.last_ms - at(0)) / SECOND)
+            for one in await self.records(schedule_id)
+            if isinstance(one, Miss)
+        ]
+
+    async def status(self, schedule_id: int) -> ScheduleStatus:
+        return (await self.service.get_schedule(schedule_id)).status
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    async with opened(redis_url) as (store, redis):
+        bench = Bench(store, redis)
+        yield bench
+        await bench.node.crash()
+
+
+# ---- the grid -------------------------------------------------------------------------------------------------------
+
+
+async def test_it_fires_one_interval_after_its_creation_and_then_on_that_grid(bench: Bench) -> None:
+    await bench.begin(Timing(7))
+    assert await bench.until(30) == [7, 14, 21, 28]
+
+
+async def test_a_pause_stops_fires_and_a_resume_keeps_the_old_phase_without_catching_up(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    assert await bench.until(13) == [10]
+    assert (await bench.service.pause(schedule_id)).status is ScheduleStatus.PAUSED
+    assert await bench.until(44) == []
+    assert (await bench.service.resume(schedule_id)).status is ScheduleStatus.ACTIVE
+    assert await bench.until(65) == [50, 60]
+    assert await bench.misses(schedule_id) == [("paused", 20, 40)]
+
+
+async def test_a_request_that_is_open_at_a_pause_ends_and_counts(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    await bench.until(11, answer=None)
+    await bench.service.pause(schedule_id)
+    await bench.node.answer(OK)
+    await bench.node.settle()
+    (run,) = await bench.records(schedule_id)
+    assert isinstance(run, Run)
+    assert run.state is RunState.SUCCEEDED
+    assert await bench.until(35) == []
+
+
+async def test_a_changed_interval_counts_from_the_change(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    assert await bench.until(13) == [10]
+    await bench.service.change_schedule(schedule_id, ScheduleChange(interval_seconds=4))
+    assert await bench.until(26) == [17, 21, 25]
+
+
+async def test_another_name_keeps_the_grid(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    await bench.until(13)
+    await bench.service.change_schedule(schedule_id, ScheduleChange(name="other", interval_seconds=10))
+    assert await bench.until(35) == [20, 30]
+
+
+# ---- windows --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_window_fires_to_its_end_and_is_stopped_to_the_second(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10, 30))
+    assert await bench.until(29.999) == [10, 20]
+    assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
+    bench.clock.advance(1)
+    assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
+    assert await bench.until(80) == [30]
+    shown = await bench.service.get_schedule(schedule_id)
+    assert shown.status is ScheduleStatus.STOPPED
+    assert [run.state for run in await bench.records(schedule_id) if isinstance(run, Run)] == [RunState.SUCCEEDED] * 3
+
+
+async def test_a_window_ends_while_it_is_paused(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10, 35))
+    await bench.until(15)
+    await bench.service.pause(schedule_id)
+    assert await bench.until(34.999) == []
+    assert await bench.status(schedule_id) is ScheduleStatus.PAUSED
+    bench.clock.advance(1)
+    assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
+    with pytest.raises(WrongStatus, match="STOPPED"):
+        await bench.service.resume(schedule_id)
+    assert await bench.until(90) == []
+    assert await bench.misses(schedule_id) == [("paused", 20, 30)]
+
+
+async def test_a_window_that_is_resumed_after_its_last_fire_time_is_active_until_it_ends(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10, 25))
+    await bench.until(5)
+    await bench.service.pause(schedule_id)
+    await bench.until(22)
+    assert (await bench.service.resume(schedule_id)).status is ScheduleStatus.ACTIVE
+    assert await bench.until(24.999) == []
+    assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
+    assert await bench.until(60) == []
+    assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
+    assert await bench.misses(schedule_id) == [("paused", 10, 20)]
+
+
+async def test_a_window_that_is_shorter_than_its_interval_never_fires_and_stays_listed(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10, 9))
+    assert await bench.until(8.999) == []
+    assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
+    assert await bench.until(40) == []
+    assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
+
+
+@pytest.mark.parametrize("operation", ["pause", "resume"])
+async def test_what_has_stopped_can_neither_be_paused_nor_resumed(bench: Bench, operation: str) -> None:
+    schedule_id = await bench.begin(Timing(10, 10))
+    await bench.until(10)
+    with pytest.raises(WrongStatus):
+        await getattr(bench.service, operation)(schedule_id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ScheduleChange(interval_seconds=1),
+        ScheduleChange(duration_seconds=500),
+        ScheduleChange(type=ScheduleType.INTERVAL),
+    ],
+)
+async def test_what_has_stopped_gets_no_other_timing_and_never_runs_again(bench: Bench, change: ScheduleChange) -> None:
+    schedule_id = await bench.begin(Timing(10, 10))
+    await bench.until(15)
+    before = await bench.service.get_schedule(schedule_id)
+    with pytest.raises(WrongStatus):
+        await bench.service.change_schedule(schedule_id, replace(change, name="other"))
+    assert (await bench.service.get_schedule(schedule_id)).view == before.view
+    renamed = await bench.service.change_schedule(schedule_id, ScheduleChange(name="other", duration_seconds=10))
+    assert renamed.view.job is not None
+    assert renamed.view.job.name == "other"
+    assert await bench.until(600) == []
+
+
+async def test_a_window_that_is_cut_short_has_stopped_at_once(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10, 100))
+    await bench.until(25)
+    changed = await bench.service.change_schedule(schedule_id, ScheduleChange(duration_seconds=20))
+    assert changed.status is ScheduleStatus.STOPPED
+    assert await bench.until(60) == []
+
+
+async def test_a_window_can_be_made_longer_and_endless_on_its_grid(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10, 30))
+    await bench.until(25)
+    await bench.service.change_schedule(schedule_id, ScheduleChange(duration_seconds=50))
+    assert await bench.until(45) == [30, 40]
+    await bench.service.change_schedule(schedule_id, ScheduleChange(type=ScheduleType.INTERVAL))
+    assert await bench.until(75) == [50, 60, 70]
+
+
+async def test_an_interval_becomes_a_window_only_with_a_duration(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    with pytest.raises(InvalidInput) as error:
+        await bench.service.change_schedule(schedule_id, ScheduleChange(type=ScheduleType.WINDOW))
+    assert error.value.field == "duration_seconds"
+    change = ScheduleChange(type=ScheduleType.WINDOW, duration_seconds=20)
+    await bench.service.change_schedule(schedule_id, change)
+    assert await bench.until(45) == [10, 20]
+
+
+# ---- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [answered(500), answered(409), answered(503), failed()], ids=lambda one: one.kind)
+async def test_a_run_is_one_attempt_and_failing_never_changes_the_status(bench: Bench, outcome: Outcome) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    assert await bench.until(65, answer=outcome) == [10, 20, 30, 40, 50, 60]
+    runs = await bench.records(schedule_id)
+    assert [(run.state, run.attempt) for run in runs if isinstance(run, Run)] == [(RunState.FAILED, 1)] * 6
+    assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
+
+
+async def test_at_most_one_request_is_open_and_what_passes_meanwhile_is_missed(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    assert await bench.until(35, answer=None) == [10]
+    assert len(bench.node.deliverer.open) == 1
+    await bench.node.answer(OK)
+    await bench.node.settle()
+    assert await bench.until(45) == [40]
+    assert await bench.misses(schedule_id) == [("overlap", 20, 30)]
+
+
+async def test_after_a_downtime_it_goes_on_with_its_grid_and_catches_nothing_up(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    await bench.until(12)
+    await bench.node.leave()
+    bench.clock.advance(33 * SECOND)
+    bench.node = SteppedNode(bench.store, bench.clock)
+    await bench.node.start()
+    assert await bench.fire() == 0
+    assert await bench.until(61) == [50, 60]
+    assert (MissReason.DOWNTIME.value, 20, 40) in await bench.misses(schedule_id)
+
+
+async def test_after_a_downtime_what_was_paused_stays_so_and_a_window_that_is_over_has_stopped(bench: Bench) -> None:
+    paused = await bench.begin(Timing(10))
+    window = (await bench.service.add_schedule("w", 1, Timing(10, 30))).id
+    await bench.service.pause(paused)
+    await bench.until(12)
+    await bench.node.leave()
+    bench.clock.advance(60 * SECOND)
+    bench.node = SteppedNode(bench.store, bench.clock)
+    await bench.node.start()
+    assert await bench.status(paused) is ScheduleStatus.PAUSED
+    assert await bench.status(window) is ScheduleStatus.STOPPED
+    assert await bench.until(120) == []
+
+
+async def test_a_schedule_that_was_set_aside_shows_as_paused_and_a_resume_revives_it(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    state = (await bench.service.get_schedule(schedule_id)).view.state
+    await put_state(bench.redis, job_id_of(schedule_id), replace(state, quarantine="why"))
+    assert await bench.status(schedule_id) is ScheduleStatus.PAUSED
+    assert await bench.until(25) == []
+    assert (await bench.service.resume(schedule_id)).status is ScheduleStatus.ACTIVE
+    assert await bench.until(45) == [30, 40]
+    assert await bench.misses(schedule_id) == [("quarantined", 10, 20)]
+
+
+async def put_state(redis: Redis, job_id: str, state: JobState) -> None:
+    await redis.hset(KEYS.states, job_id, encode_state(state))
+    await redis.zadd(KEYS.due, {job_id: score(state)})
+
+
+# ---- targets --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_sends_what_its_target_says(bench: Bench) -> None:
+    await bench.begin(Timing(10), target=replace(TARGET, method="PUT", headers=(("X-Own", "1"),)))
+    await bench.until(10)
+    request = bench.node.deliverer.seen[0].request
+    assert (request.method, request.url, request.body) == ("PUT", "http://runner.test/t", b'{"a": 1}')
+    headers = dict(request.headers)
+    assert headers["Content-Type"] == "application/json"
+    assert headers["X-Own"] == "1"
+    assert headers["Cronpost-Job-Id"] == "schedule_1"
+    assert len(headers) == len(request.headers)
+
+
+async def test_a_changed_target_serves_all_its_schedules_from_the_next_run_on(bench: Bench) -> None:
+    await bench.begin(Timing(10))
+    await bench.service.add_schedule("s2", 1, Timing(10))
+    await bench.until(15)
+    await bench.service.change_target(1, lambda old: replace(old, url="http://runner.test/new", method="GET"))
+    await bench.until(25)
+    seen = [(one.job_id, one.request.method, one.request.url) for one in bench.node.deliverer.seen]
+    assert sorted(seen[:2]) == [(f"schedule_{one}", "POST", "http://runner.test/t") for one in (1, 2)]
+    assert sorted(seen[2:]) == [(f"schedule_{one}", "GET", "http://runner.test/new") for one in (1, 2)]
+
+
+async def test_a_schedule_that_gets_another_target_calls_that(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    other = await bench.service.add_target(replace(TARGET, name="u", url="http://runner.test/u"))
+    await bench.service.change_schedule(schedule_id, ScheduleChange(target_id=other.id))
+    await bench.until(10)
+    assert bench.node.deliverer.seen[0].request.url == "http://runner.test/u"
+    assert await bench.service.delete_target(1) == 0
+    assert await bench.until(20) == [20]
+    assert await bench.service.delete_target(other.id) == 1
+    with pytest.raises(ScheduleNotFound):
+        await bench.service.get_schedule(schedule_id)
+    assert await bench.until(40) == []
+
+
+async def test_a_schedule_does_not_get_a_target_that_is_not_there(bench: Bench) -> None:
+    schedule_id = await bench.begin(Timing(10))
+    with pytest.raises(TargetNotFound):
+        await bench.service.change_schedule(schedule_id, ScheduleChange(target_id=9, name="other"))
+    view = (await bench.service.get_schedule(schedule_id)).view
+    assert view.job is not None
+    assert (view.job.name, view.job.target_id) == ("s", 1)
+
+
+# ---- the cache of a node --------------------------------------------------------------------------------------------
+
+
+class CountedStore(CatalogueStore):
+    """Counts what is read, and can hold an answer back."""
+
+    def __init__(self, beside: RedisStore) -> None:
+        super().__init__(beside)
+        self.reads = 0
+        self.gate: Callable[[], Awaitable[None]] | None = None
+
+    async def read_targets(self, target_ids):  # type: ignore[no-untyped-def]
+        self.reads += 1
+        found = await super().read_targets(target_ids)
+        if self.gate is not None:
+            await self.gate()
+        return found
+
+
+async def test_a_target_is_read_once_for_all_runs_until_a_claim_sees_another_version(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    store = CountedStore(bench.store)
+    cache = TargetCache(store)
+    cache.saw(0)
+    found = await asyncio.gather(*(cache.get(1) for _ in range(50)))
+    assert {one.url for one in found if one is not None} == {TARGET.url}
+    cache.saw(0)
+    await cache.get(1)
+    assert store.reads == 1
+    await bench.service.change_target(1, lambda old: replace(old, url="http://new.test/"))
+    cache.saw(1)
+    changed = await cache.get(1)
+    assert changed is not None
+    assert (changed.url, store.reads) == ("http://new.test/", 2)
+    cache.saw(None)
+    await cache.get(1)
+    assert store.reads == 3
+
+
+async def test_what_was_read_before_a_change_is_not_kept_after_it(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    store = CountedStore(bench.store)
+    cache = TargetCache(store)
+    cache.saw(0)
+    reading, answered_late = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        store.gate = None
+        reading.set()
+        await answered_late.wait()
+
+    store.gate = hold
+    slow = asyncio.create_task(cache.get(1))
+    await reading.wait()
+    await bench.service.change_target(1, lambda old: replace(old, url="http://new.test/"))
+    cache.saw(1)
+    answered_late.set()
+    old = await slow
+    new = await cache.get(1)
+    assert old is not None
+    assert new is not None
+    assert (old.url, new.url) == (TARGET.url, "http://new.test/")
+
+
+async def test_one_run_that_is_cancelled_does_not_take_the_target_from_the_others(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    cache = TargetCache(CatalogueStore(bench.store))
+    first, second = asyncio.create_task(cache.get(1)), asyncio.create_task(cache.get(1))
+    await asyncio.sleep(0)
+    first.cancel()
+    found = await second
+    assert found is not None
+    assert first.cancelled()
+
+
+async def test_the_cache_is_bounded_and_a_target_that_is_not_there_is_asked_for_again(bench: Bench) -> None:
+    for number in range(4):
+        await bench.service.add_target(replace(TARGET, name=str(number)))
+    store = CountedStore(bench.store)
+    cache = TargetCache(store, limit=2)
+    for target_id in (1, 2, 3, 2, 3):
+        assert await cache.get(target_id) is not None
+    assert store.reads == 3
+    await cache.get(1)
+    assert store.reads == 4
+    assert [await cache.get(9), await cache.get(9)] == [None, None]
+    assert store.reads == 6

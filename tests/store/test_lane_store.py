@@ -1,0 +1,180 @@
+"""The scripts of the lane: what they promise when they are sent twice, when Redis is full, and when lists are long."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.errors import StoreUnavailable
+from scheduler_core.store.lane_store import PARTS, LaneStore, Place, StoredTask, Taken, TaskSettlement
+from scheduler_core.store.redis_store import RedisStore
+from tests.support.lanes import make_task, places
+from tests.support.manual_clock import START_MS
+from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, dump
+
+_tokens = itertools.count(1)
+
+
+@pytest.fixture
+async def lane(store: RedisStore) -> LaneStore:
+    await beat(store)
+    return LaneStore(store)
+
+
+async def take(lane: LaneStore, *, node: str = "node", now_ms: int = START_MS, room: int = 100) -> Taken:
+    return await lane.take(now_ms=now_ms, node=node, token=next(_tokens), dead_after_ms=DEAD_AFTER_MS, room=room)
+
+
+async def settle(lane: LaneStore, fence: int, *steps: tuple[int, str], node: str = "node") -> list[str]:
+    batch = [TaskSettlement.of(number, what, make_task(), None, None) for number, what in steps]
+    return (await lane.settle(batch, now_ms=START_MS, node=node, fence=fence)).answers
+
+
+async def test_a_settle_sent_twice_changes_nothing_the_second_time(lane: LaneStore, redis: Redis) -> None:
+    await lane.insert([make_task(), make_task(), make_task()])
+    fence = (await take(lane)).fence
+    steps = ((1, "delivered"), (2, "failed"), (3, "stale"))
+    assert await settle(lane, fence, *steps) == ["ok"] * 3
+    before = await dump(redis)
+    assert await settle(lane, fence, *steps) == ["done"] * 3
+    assert await dump(redis) == before
+
+
+async def test_a_batch_of_another_fence_or_node_is_left_alone(lane: LaneStore, redis: Redis) -> None:
+    await lane.insert([make_task()])
+    fence = (await take(lane)).fence
+    before = await dump(redis)
+    assert await settle(lane, fence + 1, (1, "delivered")) == ["refused"]
+    assert await settle(lane, fence, (1, "delivered"), node="other") == ["refused"]
+    assert await dump(redis) == before
+
+
+async def test_a_batch_is_given_back_once_and_its_node_is_refused_from_then_on(lane: LaneStore, redis: Redis) -> None:
+    await lane.insert([make_task(), make_task()])
+    fence = (await take(lane)).fence
+    assert await lane.give_back(node="node", fence=fence + 1, ended_at_ms=START_MS) == -1
+    assert await lane.give_back(node="other", fence=None, ended_at_ms=START_MS) == -1
+    assert await lane.give_back(node="node", fence=fence, ended_at_ms=START_MS) == 2
+    assert await lane.give_back(node="node", fence=fence, ended_at_ms=START_MS) == -1
+    assert await settle(lane, fence, (1, "delivered")) == ["refused"], "although no other batch was taken since"
+    assert (await places(redis))["fresh"] == [1, 2]
+
+
+async def test_a_clock_that_was_set_back_does_not_stop_the_lane(lane: LaneStore, store: RedisStore) -> None:
+    await lane.insert([make_task(-100_000), make_task(-100_000)])
+    await settle(lane, (await take(lane, room=1)).fence, (1, "delivered"))
+    assert (await take(lane)).result == "wait"
+    await beat(store, now_ms=START_MS - 60_000)
+    assert (await take(lane, now_ms=START_MS - 60_000)).result == "ok"
+
+
+async def test_numbers_are_never_given_twice_and_sort_by_arrival(lane: LaneStore) -> None:
+    first = await lane.insert([make_task() for _ in range(12)])
+    stored = await lane.read(12)
+    assert stored is not None
+    await lane.delete(stored, None)
+    assert await lane.insert([make_task()]) == [13]
+    assert first == list(range(1, 13))
+    assert [row.number for row in (await take(lane)).rows] == [*range(1, 12), 13]
+
+
+async def test_a_full_redis_takes_results_and_deletions_but_no_new_tasks_and_no_new_batch(
+    lane: LaneStore, redis: Redis
+) -> None:
+    await lane.insert([make_task() for _ in range(6)])
+    batch = await take(lane, room=3)
+    await redis.config_set("maxmemory", 1)
+    before = await dump(redis)
+    with pytest.raises(StoreUnavailable, match="memory"):
+        await lane.insert([make_task()])
+    assert await dump(redis) == before
+    assert await settle(lane, batch.fence, (1, "delivered"), (2, "failed"), (3, "stale")) == ["ok"] * 3
+    with pytest.raises(StoreUnavailable, match="memory"):
+        await take(lane, now_ms=START_MS + 1000)
+    stale = await lane.read(3)
+    assert stale is not None
+    with pytest.raises(StoreUnavailable, match="memory"):
+        await lane.revive(stale, make_task())
+    assert await lane.delete(stale, None) == "ok"
+    assert (await places(redis)) == {"fresh": [4, 5, 6], "failed": [2], "running": [], "stale": [], "delivered": [1]}
+
+
+async def test_a_full_redis_lets_a_batch_be_given_back(lane: LaneStore, redis: Redis) -> None:
+    await lane.insert([make_task() for _ in range(3)])
+    batch = await take(lane)
+    await redis.config_set("maxmemory", 1)
+    assert await lane.give_back(node="node", fence=batch.fence, ended_at_ms=START_MS) == 3
+
+
+async def test_an_insert_that_is_refused_stores_none_of_its_tasks(lane: LaneStore, redis: Redis) -> None:
+    await redis.config_set("maxmemory", 1)
+    with pytest.raises(StoreUnavailable):
+        await lane.insert([make_task() for _ in range(1000)])
+    await redis.config_set("maxmemory", 0)
+    assert not any((await places(redis)).values())
+    assert await redis.hlen(KEYS.lane("tasks")) == 0
+
+
+async def every_page(lane: LaneStore, parts: tuple[str, ...], limit: int) -> list[list[StoredTask]]:
+    pages = []
+    place: Place | None = None
+    while True:
+        found, place = await lane.page(parts, place, limit)
+        pages.append(found)
+        if place is None:
+            return pages
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+async def test_pages_hold_every_task_once_in_order(lane: LaneStore, limit: int) -> None:
+    # Most have the same instant: only the number tells them apart.
+    await lane.insert([make_task(0) for _ in range(9)] + [make_task(-1), make_task(5)])
+    fence = (await take(lane, room=6)).fence
+    await settle(lane, fence, (10, "delivered"), (1, "delivered"), (2, "failed"), (3, "stale"))
+    pages = await every_page(lane, PARTS, limit)
+    assert all(len(page) == limit for page in pages[:-1])
+    found = [(one.number, one.status.value) for page in pages for one in page]
+    assert found == [
+        *[(number, "pending") for number in (6, 7, 8, 9, 11, 2)],
+        *[(number, "running") for number in (4, 5)],
+        (3, "stale"),
+        (10, "delivered"),
+        (1, "delivered"),
+    ]
+
+
+async def test_a_page_goes_on_where_the_last_ended_although_that_task_has_gone(lane: LaneStore) -> None:
+    await lane.insert([make_task(0) for _ in range(8)])
+    found, place = await lane.page(("fresh",), None, 3)
+    for one in found:
+        assert await lane.delete(one, None) == "ok"
+    assert place is not None
+    rest, end = await lane.page(("fresh",), place, 100)
+    assert [one.number for one in rest] == [4, 5, 6, 7, 8]
+    assert end is None
+
+
+async def test_a_page_is_full_although_tasks_were_deleted_while_they_are_called(lane: LaneStore) -> None:
+    await lane.insert([make_task(0) for _ in range(8)])
+    await take(lane)
+    for number in (1, 2, 3, 5):
+        stored: Any = await lane.read(number)
+        assert await lane.delete(stored, None) == "running"
+    pages = await every_page(lane, ("running",), 2)
+    assert [[one.number for one in page] for page in pages] == [[4, 6], [7, 8]]
+
+
+async def test_a_change_of_what_was_changed_meanwhile_is_refused(lane: LaneStore) -> None:
+    await lane.insert([make_task()])
+    stored = await lane.read(1)
+    assert stored is not None
+    assert await lane.revive(stored, make_task()) == "not_stale"
+    await settle(lane, (await take(lane)).fence, (1, "stale"))
+    assert await lane.read(99) is None
+    old = StoredTask(1, stored.status, None, stored.task, b"what was stored before")
+    assert await lane.revive(old, make_task()) == "changed"
+    assert await lane.delete(old, None) == "changed"
+    assert await lane.delete(StoredTask(7, stored.status, None, None, b""), None) == "missing"

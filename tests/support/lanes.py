@@ -1,0 +1,127 @@
+"""Nodes of which only the lane of one-off tasks is stepped, and what such a test reads behind the store."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from redis.asyncio import Redis
+
+from scheduler_core.config import EngineSettings, LaneSettings
+from scheduler_core.metrics import Metrics
+from scheduler_core.outcome import Outcome
+from scheduler_core.services.lane import Lane
+from scheduler_core.store.lane_store import LaneStore
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.task import Task, task_id
+from tests.support.factories import at
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import OpenRequest, SteppedNode
+from tests.support.stores import KEYS
+
+STEPS = 6
+"""Turns of the event loop in which an answered call ends."""
+
+
+def make_task(execute_at: float = 0, **fields: Any) -> Task:
+    """A task whose time is ``execute_at`` seconds after the start of the test's time."""
+    return Task("http://hook.test/", at(execute_at), 0, "", **fields)
+
+
+class SteppedLane(SteppedNode):
+    """A node whose lane the test steps: it takes, calls and settles when it is told to."""
+
+    def __init__(
+        self,
+        store: RedisStore,
+        clock: ManualClock,
+        metrics: Metrics | None = None,
+        settings: EngineSettings | None = None,
+        *,
+        lane: LaneSettings | None = None,
+        sole: bool = False,
+    ) -> None:
+        metrics = metrics or Metrics()
+        super().__init__(store, clock, metrics, settings)
+        self.lane_store = LaneStore(store, lane)
+        self.lane = Lane(
+            self.node,
+            self.lane_store,
+            self.deliverer,
+            clock,
+            metrics,
+            may_take_back=self.reaper.may_take_back,
+            sole=sole,
+        )
+
+    @property
+    def has_batch(self) -> bool:
+        return self.lane._batch is not None
+
+    @property
+    def called(self) -> list[str]:
+        """The tasks whose calls are open, in the order in which they began."""
+        return [entry.job_id for entry in self.deliverer.open]
+
+    async def take(self) -> str:
+        """Ask for a batch once and let its calls begin; what the store answered."""
+        assert not self.has_batch
+        taken = await self.lane.take()
+        for _ in range(STEPS):
+            await asyncio.sleep(0)
+        return taken.result
+
+    async def answer_all(self, outcome: Outcome) -> list[OpenRequest]:
+        """Answer every open call and let it end."""
+        entries = list(self.deliverer.open)
+        for entry in entries:
+            entry.answer.set_result(outcome)
+        for _ in range(STEPS):
+            await asyncio.sleep(0)
+        assert not self.deliverer.open
+        return entries
+
+    async def answer_task(self, public_id: str, outcome: Outcome) -> None:
+        """Answer the open call of one task and let it end."""
+        entry = next(entry for entry in self.deliverer.open if entry.job_id == public_id)
+        entry.answer.set_result(outcome)
+        for _ in range(STEPS):
+            await asyncio.sleep(0)
+
+    async def settle_lane(self) -> None:
+        """Tell Redis of all calls that have ended."""
+        while (batch := self.lane._batch) is not None and (batch.ended or not batch.calls):
+            await self.lane.settle_ended()
+        await asyncio.sleep(0)  # calls that were cut off end
+
+    async def round(self, outcome: Outcome) -> list[str]:
+        """Take a batch, answer all its calls alike and settle; the tasks that were called, in order."""
+        assert await self.take() == "ok"
+        called = self.called
+        await self.answer_all(outcome)
+        await self.settle_lane()
+        assert not self.has_batch
+        return called
+
+    async def crash(self) -> None:
+        """End as after a kill: nothing more is said to anyone."""
+        await super().crash()
+        batch = self.lane._batch
+        if batch is not None:
+            calls = list(batch.calls)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def places(client: Redis) -> dict[str, list[int]]:
+    """Which tasks each set of the lane holds, in its order."""
+    found = {}
+    for part in ("fresh", "failed", "running", "stale", "delivered"):
+        members: list[Any] = await client.zrange(KEYS.lane(part), 0, -1)
+        found[part] = [int(member) for member in members]
+    return found
+
+
+def ids(*numbers: int) -> list[str]:
+    return [task_id(number) for number in numbers]

@@ -1,0 +1,479 @@
+"""The story of examples/api_getter, with real processes: Cronpost, the getter and the API that it copies.
+
+Times are short by settings alone: a cron of seconds instead of a day, a small ``min_interval_seconds``, small delays of
+retries. Each claim is held against three witnesses: what the API was asked, what is on disk, what Cronpost recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from scheduler_core.embedded import EmbeddedRedis, ask
+from tests.support.processes import ROOT, Child, Cronpost, eventually
+from tests.system.world import World
+
+EXAMPLE = ROOT / "examples" / "api_getter"
+JOB: dict[str, Any] = json.loads((EXAMPLE / "job.json").read_text())
+ITEMS = {"orders": 45, "customers": 25, "events": 15}
+LEAP_DAY = "0 0 29 2 *"
+"""A trigger that has no part in a test."""
+DAILY = "*/3 * * * * *"
+"""A day of three seconds."""
+RETRY = {**JOB["retry"], "first_delay_seconds": 1, "factor": 1}
+STORY_SECONDS = 40.0
+"""Far more than a history takes: some ten pages, each at least a second after the one before it."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+Json = dict[str, Any]
+
+
+class Program(Child):
+    """One of the programs of the example. Its first line says where it listens."""
+
+    def __init__(self, name: str, *options: object, directory: Path) -> None:
+        environment = {"PATH": os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, str(EXAMPLE / f"{name}.py"), *(str(option) for option in options)]
+        super().__init__(command, directory=directory, environment=environment)
+
+    async def address(self) -> str:
+        def said() -> re.Match[str] | None:
+            assert self.lives, f"it has ended:\n{self.output()}"
+            return re.search(r" on (http://\S+)\n", self.output())
+
+        await eventually(said)
+        found = said()
+        assert found is not None
+        return found[1]
+
+
+@dataclass
+class Shop:
+    """The API, the getter that copies it, and the job that drives the getter."""
+
+    world: World
+    stack: AsyncExitStack
+    root: Path
+    server: Cronpost = field(init=False)
+    getter: Program = field(init=False)
+    getter_url: str = field(init=False)
+    api: httpx.AsyncClient = field(init=False)
+
+    async def open(self) -> None:
+        """Everything but Cronpost."""
+        directory = self.world.workshop.directory
+        items = [f"{name}={count}" for name, count in ITEMS.items()]
+        api = Program("fake_api", "--port", 0, "--items", *items, directory=directory)
+        self.stack.callback(api.bury)
+        client = httpx.AsyncClient(base_url=await api.address(), trust_env=False)
+        self.api = await self.stack.enter_async_context(client)
+        await self.start_getter(port=0)
+
+    async def start_getter(self, *, port: int | None = None) -> None:
+        """Start it, or start it again at its address."""
+        if port is None:
+            port = httpx.URL(self.getter_url).port or 0
+        options = ("--port", port, "--api", self.api.base_url, "--root", self.root, "--timeout", 60)
+        self.getter = Program("getter", *options, directory=self.world.workshop.directory)
+        self.stack.callback(self.getter.bury)
+        self.getter_url = await self.getter.address()
+
+    async def start_server(self) -> None:
+        """Start Cronpost with a Redis of its own, or start both again."""
+        data = self.world.workshop.directory / "data"
+        self.server = await self.world.start("serve", redis_url="", data_dir=data, attempt_timeout_seconds=60)
+        # As Cronpost starts it, a kill may cost the last of what its Redis had answered.
+        assert ask(EmbeddedRedis(data).socket_path, "CONFIG", "SET", "appendfsync", "always") == "+OK"
+
+    async def put(self, **fields: Any) -> None:
+        """The example's job, with times of seconds; starts Cronpost if it was not."""
+        if not hasattr(self, "server"):
+            await self.start_server()
+        job = {**JOB, "endpoint": self.getter_url, "retry": RETRY, "timeout_seconds": 60, **fields}
+        answer = await (await self.server.api()).post("/", json=job)
+        assert answer.status_code == 202, answer.text
+
+    async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """A request about the job."""
+        return await (await self.server.api()).request(method, f"/jobs/{JOB['id']}{path}", **options)
+
+    async def poke(self, count: int = 1) -> list[httpx.Response]:
+        """``POST /jobs/{id}/run`` without a body, so often at once."""
+        return list(await asyncio.gather(*(self.call("POST", "/run") for _ in range(count))))
+
+    async def pending(self) -> list[Json]:
+        answer = await self.call("GET", "/pending")
+        assert answer.status_code == 200, answer.text
+        found: list[Json] = answer.json()["pending"]
+        return found
+
+    async def records(self) -> list[Json]:
+        """Settled runs and misses, oldest first."""
+        answer = await self.call("GET", "/runs?misses=true&limit=1000")
+        assert answer.status_code == 200, answer.text
+        found: list[Json] = answer.json()["runs"]
+        return found[::-1]
+
+    async def runs(self) -> list[Json]:
+        return [record for record in await self.records() if record["kind"] == "run"]
+
+    async def fault(self, **fault: Any) -> None:
+        assert (await self.api.post("/_faults", json=fault)).status_code == 200
+
+    async def end_faults(self) -> None:
+        assert (await self.api.delete("/_faults")).status_code == 200
+
+    async def add_items(self, endpoint: str, count: int) -> None:
+        assert (await self.api.post("/_items", json={"endpoint": endpoint, "count": count})).status_code == 200
+
+    async def asked(self, endpoint: str | None = None) -> list[Json]:
+        """What the API was asked, in order; all of it, or for one endpoint."""
+        found = (await self.api.get("/_asked")).json()["asked"]
+        return [one for one in found if endpoint in {None, one["endpoint"]}]
+
+    async def most_open(self) -> int:
+        most: int = (await self.api.get("/_asked")).json()["most_open"]
+        return most
+
+    def pages(self, endpoint: str) -> list[Json]:
+        return [json.loads(path.read_bytes()) for path in sorted((self.root / endpoint).glob("*.json"))]
+
+    def ids(self, endpoint: str) -> list[int]:
+        return [item["id"] for page in self.pages(endpoint) for item in page["items"]]
+
+    def has(self, **items: int) -> bool:
+        """Whether so many items of each endpoint are on disk: every one, in order, and none twice."""
+        return all(self.ids(endpoint) == list(range(1, count + 1)) for endpoint, count in items.items())
+
+    async def copied(self, **items: int) -> None:
+        """Wait until so many items are on disk and nothing waits."""
+
+        async def so() -> bool:
+            return self.has(**items) and not await self.pending() and (await self.view())["open_run"] is None
+
+        await eventually(so, seconds=STORY_SECONDS, what=f"on disk: {[(name, self.ids(name)) for name in items]}")
+
+    async def view(self) -> Json:
+        answer = await self.call("GET", "")
+        assert answer.status_code == 200, answer.text
+        found: Json = answer.json()
+        return found
+
+    async def until_busy(self, *, runs: int) -> None:
+        """Wait until so many runs are settled and the API works on a page."""
+
+        async def so() -> bool:
+            return len(await self.runs()) >= runs and bool((await self.api.get("/_asked")).json()["open"])
+
+        await eventually(so, seconds=STORY_SECONDS, what="nothing is asked for")
+
+    async def until_asked(self, endpoint: str, cursor: str | None) -> None:
+        async def so() -> bool:
+            return any(one["cursor"] == cursor for one in await self.asked(endpoint))
+
+        await eventually(so, seconds=STORY_SECONDS, what=f"{endpoint} after {cursor}")
+
+
+@pytest.fixture
+async def shop(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Shop]:
+    async with AsyncExitStack() as stack:
+        shop = Shop(world, stack, world.workshop.directory / "copy")
+        await shop.open()
+        yield shop
+        report = getattr(request.node, "report_of_call", None)
+        if report is not None and report.failed:
+            print(shop.getter.output())
+
+
+def cursors(asked: list[Json], *, status: int | None = None) -> list[str | None]:
+    """The pages that were asked for; only those so answered."""
+    return [one["cursor"] for one in asked if status in {None, one["status"]}]
+
+
+def at(instant: str) -> float:
+    """An RFC 3339 instant in seconds."""
+    return datetime.fromisoformat(instant).timestamp()
+
+
+def only_one_started(answers: list[httpx.Response]) -> bool:
+    """Whether one of these pokes started a run. To the others it was under way, or over and its pages not due yet."""
+    others = [answer for answer in answers if answer.status_code != 202]
+    skipped = {answer.json()["skipped"] for answer in others if answer.status_code == 200}
+    return (
+        len(others) == len(answers) - 1 and {one.status_code for one in others} <= {200, 409} and skipped <= {"not_due"}
+    )
+
+
+async def pokes_until(shop: Shop, done: Callable[[], bool]) -> list[httpx.Response]:
+    """Poke the job twice at once, ten times a second, until something else is done."""
+    answers: list[httpx.Response] = []
+    while not done():
+        answers += await shop.poke(2)
+        await asyncio.sleep(0.1)
+    return answers
+
+
+async def test_the_whole_story(shop: Shop) -> None:
+    """A new copy, a 429 and a 500 on the way, then what is new day by day; poked by two at once all the time."""
+    await shop.fault(endpoint="customers", cursor="10", status=429, retry_after=4)
+    await shop.fault(endpoint="events", cursor=None, status=500)  # any of its pages: the first
+    await shop.put(cron=DAILY, min_interval_seconds=600)
+    history = asyncio.create_task(shop.copied(**ITEMS))
+    pokes = await pokes_until(shop, history.done)
+    await history
+
+    # What the API was asked: each page once, in order; those that it did not give once more, with the same parameters.
+    assert cursors(await shop.asked("orders"))[:5] == [None, "10", "20", "30", "40"]
+    assert cursors(await shop.asked("customers"))[:4] == [None, "10", "10", "20"]
+    assert cursors(await shop.asked("events"))[:3] == [None, None, "10"]
+    refused, given = [one for one in await shop.asked("customers") if one["cursor"] == "10"]
+    assert (refused["status"], given["status"]) == (429, 200)
+    assert given["at"] - refused["at"] >= 4.0, "poked or not, never before the time that the API asked for"
+    meanwhile = [one for one in await shop.asked("orders") if refused["at"] < one["at"] < given["at"]]
+    assert len(meanwhile) >= 2, "the others go on"
+    assert await shop.most_open() == 1, "one run at a time"
+
+    # What Cronpost recorded: one run for each of these, the same run when a page is asked for again, and the trigger
+    # held all the while.
+    records = await shop.records()
+    runs = [record for record in records if record["kind"] == "run"]
+    pages = [run for run in runs if run["reason"] == "continuation"][:10]
+    assert [run["state"] for run in pages] == ["succeeded"] * 10
+    tries = sorted([one["status_code"] for one in run["attempts"]] for run in pages)
+    assert tries == [[200]] * 8 + [[429, 200], [500, 200]]
+    first, last = at(pages[0]["started_at"]), max(at(run["ended_at"]) for run in pages)
+    assert not [run for run in runs if run["reason"] != "continuation" and first < at(run["started_at"]) < last]
+    assert [one for one in records if one["kind"] == "miss" and one["reason"] == "held"]
+
+    # What is on disk: each page with the run that brought it.
+    assert len({page["run"] for name in ITEMS for page in shop.pages(name)}) == 10
+    assert {page["run"] for name in ITEMS for page in shop.pages(name)} == {run["id"] for run in pages}
+
+    # What the pokes came to: the first run, if they were there before the trigger, and pages whose time had come.
+    assert {answer.status_code for answer in pokes} <= {200, 202, 409}
+    started = {answer.json()["run_id"] for answer in pokes if answer.status_code == 202}
+    assert started <= {run["id"] for run in await shop.runs()}
+    skipped = {answer.json()["skipped"] for answer in pokes if answer.status_code == 200}
+    assert "not_due" in skipped
+    assert skipped <= {"not_due", "too_soon"}
+
+    # Then, every «day», what is new and nothing else.
+    before = len(await shop.asked())
+    await shop.add_items("orders", 7)
+    await shop.add_items("events", 13)
+    new = asyncio.create_task(shop.copied(orders=52, customers=25, events=28))
+    await pokes_until(shop, new.done)
+    await new
+    asked = (await shop.asked())[before:]
+    assert set(cursors(asked)) <= {"45", "52", "25", "15", "28"}, "only from where the copy ended"
+    brought = {page["run"] for page in (shop.pages("orders")[5], *shop.pages("events")[2:])}
+    assert brought <= {run["id"] for run in await shop.runs() if run["reason"] == "continuation"}
+    assert [run["state"] for run in await shop.runs() if run["state"] != "succeeded"] == []
+    assert await shop.most_open() == 1
+
+
+async def test_poked_all_the_time_it_calls_out_only_when_due(shop: Shop) -> None:
+    """Without a trigger: pokes alone drive the job, and ``min_interval_seconds`` is the day."""
+    await shop.put(cron=LEAP_DAY, min_interval_seconds=5)
+    assert only_one_started(await shop.poke(2))
+    skipped: set[str] = set()
+    history = asyncio.create_task(shop.copied(**ITEMS))
+    skipped |= {answer.json().get("skipped", "") for answer in await pokes_until(shop, history.done)}
+    await history
+    assert "not_due" in skipped, "the earliest page lies ahead"
+    assert len(await shop.asked()) == 10, "each page was asked for once"
+    assert [run["reason"] for run in await shop.runs()] == ["manual"] + ["continuation"] * 10
+
+    # The next day: one run, and what it leads to.
+    answers = await pokes_for_runs(shop, 12)
+    assert {answer.json().get("skipped") for answer in answers if answer.status_code == 200} <= {"too_soon", "not_due"}
+    assert "too_soon" in {answer.json().get("skipped") for answer in answers}
+    runs = await shop.runs()
+    assert runs[11]["reason"] == "manual"
+    assert at(runs[11]["started_at"]) - max(at(run["started_at"]) for run in runs[:11]) >= 5.0
+
+    # Day after day.
+    history = asyncio.create_task(shop.copied(**ITEMS))
+    await pokes_until(shop, history.done)
+    await history
+    await shop.add_items("customers", 1)
+    copied = asyncio.create_task(shop.copied(customers=26))
+    await pokes_until(shop, copied.done)
+    await copied
+    await eventually(lambda: shop.has(**{**ITEMS, "customers": 26}))
+    assert await shop.most_open() == 1
+
+
+async def pokes_for_runs(shop: Shop, count: int) -> list[httpx.Response]:
+    """Poke the job until so many of its runs are settled."""
+
+    async def there() -> None:
+        async def so() -> bool:
+            return len(await shop.runs()) >= count
+
+        await eventually(so, seconds=STORY_SECONDS)
+
+    waiting = asyncio.create_task(there())
+    answers = await pokes_until(shop, waiting.done)
+    await waiting
+    return answers
+
+
+@pytest.mark.parametrize("victims", ["getter", "server", "getter and server"])
+async def test_killed_in_the_middle_of_a_page_it_resumes_at_that_page(shop: Shop, victims: str) -> None:
+    await shop.fault(endpoint="orders", cursor="10", seconds=60)
+    await shop.put(cron=LEAP_DAY)
+    await shop.poke()
+    await shop.until_asked("orders", "10")
+    waiting = await shop.pending()
+    node = (await shop.view())["open_run"]["node"]
+    assert shop.ids("orders") == list(range(1, 11)), "the page is not there yet"
+
+    if "server" in victims:
+        await shop.server.kill()
+    if "getter" in victims:
+        await shop.getter.kill()
+        await shop.end_faults()
+    if "server" in victims:
+        await shop.start_server()
+        assert {entry["run_id"] for entry in await shop.pending()} == {entry["run_id"] for entry in waiting}
+    if "getter" in victims:
+        await shop.start_getter()
+    if victims == "server":
+
+        async def taken_over() -> bool:
+            open_run = (await shop.view())["open_run"]
+            return open_run is not None and open_run.get("node") not in {None, node}
+
+        await eventually(taken_over, what="the new server takes up the run")
+        await shop.end_faults()
+    await shop.copied(**ITEMS)
+
+    times = 2 if "getter" in victims else 1
+    assert cursors(await shop.asked("orders")) == [None, *["10"] * times, "20", "30", "40"]
+    assert len(await shop.asked()) == 10 + times - 1, "no other page was asked for twice"
+    page = shop.pages("orders")[1]
+    (run,) = [run for run in await shop.runs() if run["id"] == page["run"]]
+    assert run["state"] == "succeeded"
+    assert len(await shop.runs()) == 11, "one run begins, and one for each page"
+    if victims == "getter":
+        *broken, last = [attempt["outcome"] for attempt in run["attempts"]]
+        assert (set(broken), last) == ({"connection"}, "response")
+    if victims == "server":
+        assert shop.getter.output().count("orders page 2") == 2, "it came again, and was answered from the disk"
+
+
+async def test_killed_again_and_again_it_misses_no_page_and_doubles_none(shop: Shop) -> None:
+    for name in ITEMS:
+        await shop.fault(endpoint=name, seconds=0.3, times=1000)
+    await shop.put(cron=LEAP_DAY)
+    await shop.poke()
+    for count, victims in enumerate(("getter", "server", "both", "server", "getter", "both"), 1):
+        # At least one run ends between two kills: a job whose run takes three nodes in a row with it is set aside.
+        await shop.until_busy(runs=count)
+        if victims != "getter":
+            await shop.server.kill()
+        if victims != "server":
+            await shop.getter.kill()
+            await shop.start_getter()
+        if victims != "getter":
+            await shop.start_server()
+    await shop.end_faults()
+    await shop.copied(**ITEMS)
+
+    runs = await shop.runs()
+    assert [run["reason"] for run in runs].count("continuation") == len(runs) - 1 == 10
+    assert {run["state"] for run in runs} == {"succeeded"}
+    assert {page["run"] for name in ITEMS for page in shop.pages(name)} == {run["id"] for run in runs[1:]}
+    assert len(await shop.asked()) <= 10 + 4, "only what the getter was killed with is asked for again"
+
+
+async def test_pokes_at_two_servers_at_once_are_one_run(shop: Shop) -> None:
+    await shop.world.redis.start()
+    servers = await asyncio.gather(shop.world.start("serve"), shop.world.start("serve"))
+    shop.server = servers[0]
+    await shop.put(cron=LEAP_DAY, min_interval_seconds=600)
+    clients = [await one.api() for one in servers]
+    answers = await asyncio.gather(*(client.post(f"/jobs/{JOB['id']}/run") for client in clients for _ in range(5)))
+    assert only_one_started(answers)
+    history = asyncio.create_task(shop.copied(**ITEMS))
+    while not history.done():
+        for one in servers:
+            shop.server = one
+            await shop.poke(2)
+    await history
+    assert len(await shop.asked()) == 10
+    assert len(await shop.runs()) == 11
+    assert await shop.most_open() == 1
+
+
+async def test_a_list_that_is_replaced_ends_its_chains_and_the_next_run_goes_on_where_the_copy_ended(
+    shop: Shop,
+) -> None:
+    await shop.fault(endpoint="orders", cursor="10", seconds=60)
+    await shop.put(cron=LEAP_DAY, min_interval_seconds=0)
+    await shop.poke()
+    await shop.until_asked("orders", "10")
+    assert (await shop.call("PUT", "/pending", json={"pending": []})).status_code < 300
+    await shop.end_faults()
+
+    async def settled() -> bool:
+        view = await shop.view()
+        return view["open_run"] is None and not view["pending"] and len(shop.pages("orders")) == 2
+
+    await eventually(settled, what="the run that was open goes on, and nothing after it")
+    dropped = [run for run in await shop.runs() if "dropped" in run["message"]]
+    assert [(run["state"], run["id"]) for run in dropped] == [("succeeded", shop.pages("orders")[1]["run"])]
+    await shop.poke()
+    await shop.copied(**ITEMS)
+    assert len(await shop.asked()) == 10
+
+
+async def test_a_page_that_the_api_refuses_for_good_is_set_aside_and_revived_by_a_person(shop: Shop) -> None:
+    await shop.fault(endpoint="events", cursor="10", status=403, times=1)
+    await shop.put(cron=LEAP_DAY)
+    await shop.poke()
+
+    async def set_aside() -> bool:
+        left = await shop.pending()
+        return shop.has(orders=45, customers=25, events=10) and [one["failed"] is not None for one in left] == [True]
+
+    await eventually(set_aside, seconds=STORY_SECONDS)
+    (entry,) = await shop.pending()
+    assert entry["payload"] == {"endpoint": "events", "page": 2, "cursor": "10"}
+    assert (await shop.view())["held_for"] is None, "what is set aside does not hold the trigger"
+    (run,) = [run for run in await shop.runs() if run["state"] == "failed"]
+    assert run["status_code"] == 422
+    assert "403" in run["answer_excerpt"]
+
+    answer = await shop.call("POST", f"/pending/{entry['run_id']}/revive")
+    assert answer.status_code < 300, answer.text
+    await shop.copied(**ITEMS)
+    assert len(await shop.asked()) == 11
+
+
+async def test_a_copy_is_checked_by_pages_that_a_person_puts_in_line(shop: Shop) -> None:
+    """Two pages are lost; they are put in line and come back, and the trigger waits for them."""
+    await shop.put(cron=LEAP_DAY)
+    await shop.poke()
+    await shop.copied(**ITEMS)
+    for name in ("000002.json", "000004.json"):
+        (shop.root / "orders" / name).unlink()
+    lost = [{"payload": {"endpoint": "orders", "page": page, "cursor": str(10 * (page - 1))}} for page in (2, 4)]
+    answer = await shop.call("PUT", "/pending", json={"pending": lost})
+    assert answer.status_code < 300, answer.text
+    await shop.copied(**ITEMS)
+    assert cursors(await shop.asked("orders")) == [None, "10", "20", "30", "40", "10", "30"]

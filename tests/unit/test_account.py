@@ -1,0 +1,308 @@
+"""The account of a job: every fire time since it begins is in exactly one entry, whatever was trimmed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scheduler_core.job import Job, JobState, Policies, Recovery, Replay, Snapshot
+from scheduler_core.plan.account import OF_THE_TRIGGER, Account, Entry, make_account
+from scheduler_core.run import Miss, MissReason, Reason, Record, Run, RunState
+from scheduler_core.transition import Transition
+from scheduler_core.trigger import CronSpec, IntervalSpec
+from tests.support.factories import (
+    STORE_ID,
+    answered,
+    at,
+    make_job,
+    make_lease,
+    make_run,
+    make_state,
+    retrying,
+    seconds,
+)
+from tests.unit.test_plan_account import JOBS, STEPS, Unit, World
+
+
+def account(
+    state: JobState | None,
+    *records: Record,
+    job: Job | None = None,
+    forgotten: float | None = -1,
+    now: float = 0,
+    children: Sequence[JobState] = (),
+    lease: bool = False,
+) -> Account:
+    snapshot = Snapshot(job or (None if state is None else make_job()), state, make_lease() if lease else None)
+    return make_account(
+        snapshot,
+        records,
+        children,
+        forgotten_ms=None if forgotten is None else at(forgotten),
+        downtimes=(),
+        store_id=STORE_ID,
+        now_ms=at(now),
+    )
+
+
+def miss(first: float, last: float, reason: MissReason = MissReason.OVERLAP, count: int | None = None) -> Miss:
+    return Miss(reason, at(first), at(last), at(last), count)
+
+
+def settled(fire_time: float, run_id: str = "RUN", reason: Reason = Reason.SCHEDULED) -> Run:
+    return make_run(fire_time, id=run_id, reason=reason, state=RunState.SUCCEEDED)
+
+
+def short(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
+    """Run id, or bounds and reason of a range."""
+    return [
+        (seconds(entry.first_ms), entry.run.id)
+        if entry.run is not None
+        else (seconds(entry.first_ms), seconds(entry.last_ms), entry.reason and entry.reason.value, entry.count)
+        for entry in entries
+    ]
+
+
+# ---- what is in it --------------------------------------------------------------------------------------------------
+
+
+def test_runs_and_misses_stand_in_the_order_of_their_fire_times() -> None:
+    found = account(make_state(80), miss(20, 40, count=3), settled(10, "A"), settled(50, "B"), now=75)
+    assert short(found.entries) == [(10, "A"), (20, 40, "overlap", 3), (50, "B")]
+    assert all(entry.settled for entry in found.entries)
+
+
+def test_runs_that_belong_to_no_fire_time_are_not_part_of_it() -> None:
+    found = account(
+        make_state(20), settled(3, "M", Reason.MANUAL), settled(4, "C", Reason.CONTINUATION), settled(10, "S"), now=15
+    )
+    assert short(found.entries) == [(10, "S")]
+
+
+def test_a_backfill_stands_beside_what_its_fire_time_came_to() -> None:
+    found = account(make_state(20), miss(10, 10), settled(10, "B", Reason.BACKFILL), now=15)
+    assert [(entry.again, entry.run is None) for entry in found.entries] == [(False, True), (True, False)]
+
+
+def test_a_run_that_waits_for_a_retry_is_not_settled() -> None:
+    (entry,) = account(make_state(10, open=retrying(0, 5)), now=2).entries
+    assert entry.run is not None
+    assert entry.run.state is RunState.RETRYING
+    assert not entry.settled
+
+
+def test_a_run_in_flight_is_the_one_that_its_claim_decided_on() -> None:
+    found = account(make_state(-20), lease=True, now=3)
+    assert short(found.entries)[0] == (-20, -10, "coalesced", 2)
+    assert found.entries[1].run is not None
+    assert found.entries[1].run.fire_time_ms == at(0)
+    assert not any(entry.settled for entry in found.entries)
+    assert found.until_ms == at(10)
+
+
+def test_a_run_that_is_open_and_recorded_is_shown_once() -> None:
+    found = account(make_state(10, open=retrying(0, 5)), settled(0), now=2)
+    assert [entry.settled for entry in found.entries] == [True]
+
+
+def test_runs_that_overlap_are_all_open() -> None:
+    children = [make_state(None, open=retrying(second, 60, id=f"R{second}")) for second in (20, 0, 10)]
+    found = account(make_state(30), children=children, now=25)
+    assert short(found.entries) == [(0, "R0"), (10, "R10"), (20, "R20")]
+
+
+def test_what_is_due_and_not_decided_is_one_range_however_long() -> None:
+    found = account(make_state(10), now=86_400 * 365)
+    assert short(found.entries) == [(10, 86_400 * 365, None, 3_153_600)]
+    assert found.until_ms == at(10)
+
+
+def test_what_passes_while_the_job_is_paused_is_shown_with_that_reason() -> None:
+    (entry,) = account(make_state(10, paused_at_ms=at(5)), now=40).entries
+    assert (entry.reason, entry.count, entry.settled) == (MissReason.PAUSED, 4, False)
+
+
+def test_what_is_caught_up_one_by_one_is_a_range_that_is_owed() -> None:
+    job = make_job(policies=Policies(recovery=Recovery.ALL))
+    replays = (Replay(Reason.RECOVERY, at(10), at(40), 4), Replay(Reason.BACKFILL, at(-50), at(-10), 99))
+    found = account(make_state(50, replays=replays), job=job, forgotten=-60, now=45)
+    assert [(entry.owed, entry.again, entry.count) for entry in found.entries] == [(True, True, None), (True, False, 4)]
+
+
+# ---- where it begins and ends ---------------------------------------------------------------------------------------
+
+
+def test_a_new_job_is_accounted_for_since_it_was_created() -> None:
+    job = make_job(created_at_ms=at(-7), updated_at_ms=at(-7))
+    assert account(make_state(0), job=job, forgotten=None, now=-3).from_ms == at(-7) + 1
+    running = account(make_state(0), job=job, forgotten=None, now=3, lease=True)
+    assert running.from_ms == at(-7) + 1
+    assert len(running.entries) == 1
+    later = account(make_state(20, open=retrying(0, 60)), job=job, forgotten=None, now=35)
+    assert later.from_ms == at(20), "nothing tells what came of the fire time at 10"
+
+
+def test_a_job_whose_history_was_dropped_is_accounted_for_from_what_comes_next() -> None:
+    job = make_job(created_at_ms=at(-7), updated_at_ms=at(-7))
+    found = account(make_state(50), job=job, forgotten=None, now=43)
+    assert found.from_ms == found.until_ms == at(50)
+
+
+def test_nothing_is_claimed_up_to_what_was_trimmed() -> None:
+    found = account(make_state(50), settled(5, "EARLY"), settled(30), settled(40, "B"), forgotten=20, now=43)
+    assert found.from_ms == at(30)
+    assert short(found.between(at(0), at(43), after=None, limit=10)) == [(30, "RUN"), (40, "B")]
+
+
+def test_a_miss_that_reaches_over_what_was_trimmed_is_shown_whole() -> None:
+    found = account(make_state(50), miss(0, 40), forgotten=20, now=43)
+    assert found.from_ms == at(20) + 1
+    assert short(found.between(found.from_ms, at(43), after=None, limit=10)) == [(0, 40, "overlap", None)]
+
+
+def test_the_account_of_a_deleted_job_is_what_is_left_of_its_history() -> None:
+    found = account(None, settled(10), miss(20, 30), forgotten=9, now=100)
+    assert (found.from_ms, found.until_ms) == (at(10), at(100) + 1)
+    assert len(found.entries) == 2
+
+
+def test_bounds_are_inclusive_and_ranges_that_touch_them_are_whole() -> None:
+    found = account(make_state(80), settled(10, "A"), miss(20, 40), settled(50, "B"), settled(60, "C"), now=70)
+    assert short(found.between(at(30), at(50), after=None, limit=10)) == [(20, 40, "overlap", None), (50, "B")]
+    assert short(found.between(at(10), at(10), after=None, limit=10)) == [(10, "A")]
+    assert found.between(at(41), at(49), after=None, limit=10) == []
+
+
+@given(st.integers(1, 5))
+def test_pages_put_together_are_the_whole(limit: int) -> None:
+    records = [settled(10 * number, f"R{number}") for number in range(9)]
+    records += [settled(30, "AGAIN", Reason.BACKFILL)]
+    found = account(make_state(200), *records, miss(100, 180), now=190)
+    pages: list[Entry] = []
+    after = None
+    while True:
+        page = found.between(0, at(190), after=after, limit=limit)
+        pages += page
+        if len(page) < limit:
+            break
+        after = page[-1].key
+    assert pages == list(found.entries)
+
+
+# ---- whatever happens -----------------------------------------------------------------------------------------------
+
+
+class Accounted(World):
+    """A world whose history is bounded as the store's is: see lua/lib/record.lua."""
+
+    def __init__(self, bound: int) -> None:
+        super().__init__()
+        self.bound = bound
+        self.kept: list[Record | int] = []
+        """A number at the head is the latest fire time that may have left it."""
+
+    def apply(self, unit: Unit, transition: Transition) -> None:
+        super().apply(unit, transition)
+        if not transition.records:
+            return
+        born = not self.kept
+        self.kept += transition.records
+        cut = min(self.fire_times(record)[0] for record in transition.records) - 1 if born else None
+        while len(self.kept) > self.bound:
+            gone = self.kept.pop(0)
+            cut = max(cut or 0, gone if isinstance(gone, int) else self.fire_times(gone)[2])
+        if cut is not None:
+            self.kept.insert(0, cut)
+
+    @staticmethod
+    def fire_times(record: Record) -> tuple[int, int, int]:
+        """First, last, and the last one if they are the trigger's."""
+        if isinstance(record, Miss):
+            return record.first_ms, record.last_ms, record.last_ms
+        if record.reason in OF_THE_TRIGGER:
+            return (record.fire_time_ms,) * 3
+        start = record.started_at_ms if record.started_at_ms is not None else record.ended_at_ms
+        assert start is not None
+        return start, start, 0
+
+    def lose_history(self) -> None:
+        """Nothing happened for so long that it was dropped. (A run that is open for longer than the retention may
+        bring in a fire time that lies before forgotten ones; that is not looked after.)"""
+        state = self.main.state or JobState()
+        if self.main.lease is None and state.open is None and not (state.pending or state.replays or self.children):
+            self.kept = []
+
+    def check(self) -> None:
+        forgotten = [entry for entry in self.kept if isinstance(entry, int)]
+        shown = make_account(
+            self.main.snapshot,
+            [entry for entry in self.kept if not isinstance(entry, int)],
+            [unit.state for unit in self.children if unit.state is not None],
+            forgotten_ms=forgotten[0] if forgotten else None,
+            downtimes=self.downtimes,
+            store_id=STORE_ID,
+            now_ms=self.now,
+        )
+        fire_times = sorted(t for segment in self.segments for t in segment.fire_times(self.now + 1) if t <= self.now)
+        check_shown(shown, fire_times)
+
+
+def check_shown(shown: Account, fire_times: Sequence[int]) -> None:
+    """Each fire time since the account begins is in exactly one entry, and the counts are exact."""
+    found: Counter[int] = Counter()
+    for entry in shown.entries:
+        within = [t for t in fire_times if entry.first_ms <= t <= entry.last_ms]
+        if entry.again:
+            continue
+        if entry.last_ms >= shown.from_ms:
+            assert within, f"{entry} holds no fire time"
+            assert (within[0], within[-1]) == (entry.first_ms, entry.last_ms), f"{entry} is bounded by no fire times"
+            assert entry.count in {None, len(within)}, f"{entry} holds {len(within)} fire times"
+        found.update(within)
+    keys = [entry.key for entry in shown.entries]
+    assert keys == sorted(set(keys)), "two entries with one place"
+    for t in fire_times:
+        if t >= shown.from_ms:
+            assert found[t] == 1, f"{t} is in {found[t]} entries"
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    first=JOBS,
+    steps=st.lists(st.one_of(STEPS, STEPS, STEPS, st.tuples(st.just("lose_history"))), max_size=40),
+    bound=st.sampled_from([1, 2, 5, 1_000]),
+)
+def test_every_fire_time_is_in_one_entry(first: Job, steps: list[tuple[object, ...]], bound: int) -> None:
+    world = Accounted(bound)
+    world.upsert(first)
+    for name, *arguments in steps:
+        if name == "wait":
+            assert isinstance(arguments[0], int)
+            world.now += arguments[0]
+        else:
+            getattr(world, str(name))(*arguments)
+        world.check()
+    for _ in range(5):
+        world.claim()
+        world.settle(answered(200))
+        world.check()
+
+
+def test_the_history_of_a_world_is_bounded_as_the_check_supposes() -> None:
+    world = Accounted(2)
+    world.upsert(make_job(trigger=CronSpec("*/10 * * * * *")))
+    for _ in range(6):
+        world.now += 10_000
+        world.claim()
+        world.settle(answered(200))
+    assert len(world.kept) == 3
+    assert isinstance(world.kept[0], int)
+
+
+def test_intervals_are_accounted_for_like_expressions() -> None:
+    job = make_job(trigger=IntervalSpec(7_000, at(-100)))
+    found = account(JobState(next_fire_ms=at(-93)), job=job, forgotten=None, now=700)
+    assert found.entries[0].count == 114

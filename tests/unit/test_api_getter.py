@@ -1,0 +1,208 @@
+"""The getter of examples/api_getter against its fake API, asked by hand as Cronpost would ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from examples.api_getter import fake_api, getter
+from examples.api_getter.getter import Copy, Getter
+from tests.support.processes import eventually
+
+Json = dict[str, Any]
+SUCCEEDED = {"Cronpost-Last-Success": "2026-11-21T03:00:00Z"}
+DEFAULT = {"endpoints": ["orders", "customers"]}
+
+
+class Desk:
+    """The getter and its API, in one process and without sockets."""
+
+    def __init__(self, root: Path, api: httpx.AsyncClient, runner: httpx.AsyncClient) -> None:
+        self.root = root
+        self.api = api
+        self.runner = runner
+
+    async def run(self, payload: Json, *, headers: dict[str, str] | None = None) -> httpx.Response:
+        return await self.runner.post("/run", json=payload, headers={"Idempotency-Key": "RUN1", **(headers or {})})
+
+    async def work_off(self, payload: Json, *, headers: dict[str, str] | None = None) -> list[Json]:
+        """This run and all that it leads to; the payloads in their order."""
+        waiting, done = [payload], []
+        while waiting:
+            done.append(waiting.pop(0))
+            answer = await self.run(done[-1], headers=headers)
+            assert answer.status_code == 200
+            after = answer.json().get("continue", [])
+            waiting += [one["payload"] for one in (after if isinstance(after, list) else [after])]
+        return done
+
+    async def asked(self) -> list[tuple[str, str | None]]:
+        return [(one["endpoint"], one["cursor"]) for one in (await self.api.get("/_asked")).json()["asked"]]
+
+    async def fault(self, **fault: Any) -> None:
+        await self.api.post("/_faults", json=fault)
+
+    def ids(self, endpoint: str) -> list[int]:
+        """The items on disk, in the order of the pages."""
+        pages = sorted((self.root / endpoint).glob("*.json"))
+        return [item["id"] for page in pages for item in json.loads(page.read_text())["items"]]
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with AsyncExitStack() as stack:
+        shop = fake_api.make_app(fake_api.FakeApi({"orders": 25, "customers": 5}))
+        api = await stack.enter_async_context(
+            httpx.AsyncClient(transport=httpx.ASGITransport(shop), base_url="http://api.test")
+        )
+        app = getter.make_app(Getter(api, Copy(tmp_path), pause_seconds=1))
+        runner = await stack.enter_async_context(
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://getter.test")
+        )
+        yield Desk(tmp_path, api, runner)
+
+
+async def test_a_job_that_never_succeeded_begins_every_endpoint_with_its_first_page(desk: Desk) -> None:
+    answer = await desk.run(DEFAULT)
+    assert answer.json() == {
+        "continue": [
+            {"payload": {"endpoint": "orders", "page": 1, "cursor": None}, "after_seconds": 1},
+            {"payload": {"endpoint": "customers", "page": 1, "cursor": None}, "after_seconds": 1},
+        ]
+    }
+    assert await desk.asked() == []
+
+
+async def test_a_page_is_written_and_asks_for_the_next_one(desk: Desk) -> None:
+    answer = await desk.run({"endpoint": "orders", "page": 1, "cursor": None})
+    following = {"endpoint": "orders", "page": 2, "cursor": "10"}
+    assert answer.json() == {"continue": {"payload": following, "after_seconds": 1}}
+    page = json.loads((desk.root / "orders" / "000001.json").read_text())
+    assert [item["id"] for item in page["items"]] == list(range(1, 11))
+    assert page["run"] == "RUN1"
+
+
+async def test_the_history_is_copied_page_by_page_and_every_page_is_asked_for_once(desk: Desk) -> None:
+    await desk.work_off(DEFAULT)
+    assert desk.ids("orders") == list(range(1, 26))
+    assert desk.ids("customers") == list(range(1, 6))
+    assert sorted(await desk.asked(), key=str) == sorted(
+        [("orders", None), ("orders", "10"), ("orders", "20"), ("customers", None)], key=str
+    )
+
+
+async def test_a_later_run_asks_for_what_came_since_and_for_nothing_else(desk: Desk) -> None:
+    await desk.work_off(DEFAULT)
+    await desk.api.post("/_items", json={"endpoint": "orders", "count": 3})
+    before = await desk.asked()
+    done = await desk.work_off(DEFAULT, headers=SUCCEEDED)
+    assert done == [
+        DEFAULT,
+        {"endpoint": "orders", "page": 4, "cursor": "25"},
+        {"endpoint": "customers", "page": 2, "cursor": "5"},
+    ]
+    assert (await desk.asked())[len(before) :] == [("orders", "25"), ("customers", "5")]
+    assert desk.ids("orders") == list(range(1, 29))
+
+
+async def test_a_run_that_finds_nothing_new_leaves_no_trace_on_disk(desk: Desk) -> None:
+    await desk.work_off(DEFAULT)
+    before = sorted(desk.root.rglob("*"))
+    for _ in range(2):
+        await desk.work_off(DEFAULT, headers=SUCCEEDED)
+    assert sorted(desk.root.rglob("*")) == before
+
+
+async def test_a_page_that_is_on_disk_is_not_asked_for_again_and_gets_the_same_answer(desk: Desk) -> None:
+    page = {"endpoint": "orders", "page": 3, "cursor": "20"}
+    first = await desk.run(page)
+    await desk.api.post("/_items", json={"endpoint": "orders", "count": 3})
+    second = await desk.run(page, headers={"Idempotency-Key": "RUN2"})
+    assert second.json() == first.json()
+    assert await desk.asked() == [("orders", "20")]
+    assert json.loads((desk.root / "orders" / "000003.json").read_text())["run"] == "RUN1"
+
+
+async def test_a_job_that_is_created_again_walks_through_what_is_on_disk_without_asking(desk: Desk) -> None:
+    first = await desk.work_off(DEFAULT)
+    before = await desk.asked()
+    assert await desk.work_off(DEFAULT) == first
+    assert await desk.asked() == before
+
+
+async def test_a_request_that_comes_again_while_the_first_is_at_work_waits_for_its_page(desk: Desk) -> None:
+    page = {"endpoint": "orders", "page": 1, "cursor": None}
+    await desk.fault(endpoint="orders", seconds=30)
+    both = asyncio.gather(desk.run(page), desk.run(page))
+    await eventually(desk.asked)
+    other = await desk.run({"endpoint": "customers", "page": 1, "cursor": None})
+    assert other.status_code == 200, "other endpoints do not wait"
+    await desk.api.delete("/_faults")
+    first, second = await both
+    assert first.json() == second.json()
+    assert (await desk.asked()).count(("orders", None)) == 1
+
+
+async def test_429_is_passed_on_with_its_retry_after_and_500_as_it_is(desk: Desk) -> None:
+    await desk.fault(endpoint="orders", status=429, retry_after=7)
+    await desk.fault(endpoint="orders", status=500)
+    page = {"endpoint": "orders", "page": 1, "cursor": None}
+    first, second, third = [await desk.run(page) for _ in range(3)]
+    assert (first.status_code, first.headers.get("Retry-After")) == (429, "7")
+    assert (second.status_code, second.headers.get("Retry-After")) == (500, None)
+    assert third.status_code == 200
+    assert desk.ids("orders") == list(range(1, 11))
+
+
+async def test_an_answer_that_would_be_the_same_the_next_time_is_no_call_for_a_retry(desk: Desk) -> None:
+    await desk.fault(endpoint="orders", status=403)
+    await desk.fault(endpoint="orders", status=409)
+    page = {"endpoint": "orders", "page": 1, "cursor": None}
+    assert [(await desk.run(page)).status_code for _ in range(2)] == [422, 422]
+    assert not (desk.root / "orders").exists()
+
+
+async def test_an_api_that_is__too_slow_is_a_gateway_error(tmp_path: Path) -> None:
+    def away(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/events":
+            return httpx.Response(200, text="<p>We will be back soon.</p>")
+        raise (httpx.ConnectError if request.url.path == "/orders" else httpx.ReadTimeout)("no")
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(away), base_url="http://api.test") as api:
+        app = getter.make_app(Getter(api, Copy(tmp_path)))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://getter.test") as runner:
+            desk = Desk(tmp_path, api, runner)
+            assert (await desk.run({"endpoint": "orders", "page": 1, "cursor": None})).status_code == 502
+            assert (await desk.run({"endpoint": "customers", "page": 1, "cursor": None})).status_code == 504
+            assert (await desk.run({"endpoint": "events", "page": 1, "cursor": None})).status_code == 502
+            assert desk.ids("orders") == desk.ids("customers") == desk.ids("events") == []
+
+
+async def test_a_half_written_page_is_none_and_is_written_anew(desk: Desk) -> None:
+    (desk.root / "orders").mkdir()
+    (desk.root / "orders" / "000001.partial").write_text('{"items": [{"id": 1')
+    await desk.work_off(DEFAULT, headers=SUCCEEDED)
+    assert desk.ids("orders") == list(range(1, 26))
+    assert not list(desk.root.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["../orders", "orders/..", "", "/etc", "orders\n", "Orders"])
+async def test_the_name_of_an_endpoint_leads_nowhere_but_into_the_copy(desk: Desk, name: str) -> None:
+    assert (await desk.run({"endpoint": name, "page": 1, "cursor": None})).status_code == 422
+    assert (await desk.run({"endpoints": ["orders", name]})).status_code == 422
+    assert await desk.asked() == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{}, [], None, {"endpoints": "orders"}, {"endpoint": "orders", "page": 0}, {"endpoint": "orders", "p": 1}],
+)
+async def test_a_payload_that_it_does_not_understand_is_no_call_for_a_retry(desk: Desk, payload: Any) -> None:
+    assert (await desk.run(payload)).status_code == 422

@@ -1,0 +1,307 @@
+"""What a runner's answer asks for, and how such runs hold the trigger, wait, fail and are revived."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from scheduler_core.backoff import RetryPolicy
+from scheduler_core.job import Job, JobState, Pending, Policies, RetryRule, Snapshot
+from scheduler_core.outcome import Outcome, OutcomeKind
+from scheduler_core.plan.ask import plan_replace_pending, plan_revive
+from scheduler_core.plan.change import plan_delete, plan_pause, plan_resume, plan_upsert
+from scheduler_core.plan.claim import Work, plan_claim
+from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
+from scheduler_core.plan.settle import plan_settle, plan_settle_changed
+from scheduler_core.run import Miss, MissReason, Reason, Run, RunState
+from scheduler_core.transition import Transition, next_wake_ms
+from tests.support.factories import (
+    STORE_ID,
+    answered,
+    at,
+    ended,
+    failed,
+    make_job,
+    make_lease,
+    make_run,
+    make_state,
+    pending,
+    seconds,
+)
+
+POLICY = RetryPolicy()
+GETTER = make_job(policies=Policies(continuations=True))
+RUN = make_run(0)
+
+
+def says(body: str, **fields: Any) -> Outcome:
+    return Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body.encode(), **fields)
+
+
+def page(run_id: str, not_before: float, **fields: Any) -> Pending:
+    """An entry that holds the trigger."""
+    return Pending(run_id, at(not_before), b'"page"', Reason.CONTINUATION, **fields)
+
+
+def settle(
+    outcome: Outcome, *, run: Run = RUN, state: JobState | None = None, until: float = 1, job: Job = GETTER
+) -> Transition:
+    work = Work(job, run, make_state(10) if state is None else state)
+    return plan_settle(work, ended(outcome, 0, until), POLICY)
+
+
+def state_of(planned: Transition | None) -> JobState:
+    assert planned is not None
+    assert planned.state is not None
+    return planned.state
+
+
+def misses(planned: Transition) -> list[tuple[float | None, float | None, str]]:
+    return [
+        (seconds(one.first_ms), seconds(one.last_ms), one.reason.value)
+        for one in planned.records
+        if isinstance(one, Miss)
+    ]
+
+
+def final(planned: Transition) -> Run:
+    return next(one for one in planned.records if isinstance(one, Run))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ('{"continue": {}}', [(2, None)]),
+        ('{"continue": {"payload": {"page": 2}}}', [(2, b'{"page": 2}')]),
+        ('{"continue": {"payload": null}}', [(2, b"null")]),
+        ('{"continue": {"payload": 12345678901234567890}}', [(2, b"12345678901234567890")]),
+        ('{"continue": {"after_seconds": 30}}', [(31, None)]),
+        ('{"continue": {"after_seconds": 0.2}}', [(2, None)]),
+        ('{"continue": {"after_seconds": 2.0004}}', [(3.001, None)]),
+        ('{"continue": [{"payload": 1}, {"payload": 2, "after_seconds": 5}]}', [(2, b"1"), (6, b"2")]),
+        ('{"other": 1, "continue": {"payload": [ 1,2 ]}}', [(2, b"[ 1,2 ]")]),
+        ('{"continue": null}', []),
+        ('{"continue": []}', []),
+        ('{"done": true}', []),
+        ("", []),
+        ('the word "continue" in a text', []),
+        ('["continue"]', []),
+    ],
+)
+def test_an_answer_asks_for_further_runs(body: str, expected: list[tuple[float, bytes | None]]) -> None:
+    found = continuations_in(body.encode(), RUN, now_ms=at(1))
+    assert [(seconds(one.not_before_ms), one.payload) for one in found] == expected
+    assert all(one.reason is Reason.CONTINUATION for one in found)
+    assert len({one.run_id for one in found}) == len(found)
+
+
+def test_a_continuation_may_name_the_instant_before_which_it_must_not_come() -> None:
+    body = b'{"continue": {"not_before": "%s"}}'
+    later = continuations_in(body % b"2027-01-01T01:00:00+01:00", RUN, now_ms=1_798_700_000_000)
+    assert later[0].not_before_ms == 1_798_761_600_000
+    past = continuations_in(body % b"2020-01-01T00:00:00Z", RUN, now_ms=at(1))
+    assert seconds(past[0].not_before_ms) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"continue": 1}',
+        '{"continue": "soon"}',
+        '{"continue": {"after": 1}}',
+        '{"continue": {"after_seconds": "1"}}',
+        '{"continue": {"after_seconds": -1}}',
+        '{"continue": {"after_seconds": 1e12}}',
+        '{"continue": {"not_before": "2027-01-01T00:00:00"}}',
+        '{"continue": {"not_before": "3027-01-01T00:00:00Z"}}',
+        '{"continue": {"not_before": "2027-01-01T00:00:00Z", "after_seconds": 1}}',
+        '{"continue": {"payload": "%s"}}' % ("x" * 70_000),
+        '{"continue": [' + ",".join(["{}"] * 21) + "]}",
+    ],
+)
+def test_what_cannot_be_understood_fails_the_run_instead_of_being_lost(body: str) -> None:
+    with pytest.raises(BadContinuation):
+        continuations_in(body.encode(), RUN, now_ms=at(1))
+    planned = settle(says(body))
+    assert final(planned).state is RunState.FAILED
+    assert "continuation" in final(planned).message
+    assert state_of(planned).pending == ()
+
+
+def test_an_answer_cut_off_by_the_read_limit_fails_the_run() -> None:
+    planned = settle(says('{"continue": {}}', truncated=True))
+    assert final(planned).state is RunState.FAILED
+    assert final(planned).message.startswith("answer_too_large")
+
+
+def test_a_job_without_continuations_does_not_look_at_its_answers() -> None:
+    planned = settle(says('{"continue": {}}', truncated=True), job=make_job())
+    assert final(planned).state is RunState.SUCCEEDED
+    assert state_of(planned).pending == ()
+
+
+def test_more_than_may_wait_fail_the_run() -> None:
+    full = make_state(10, pending=tuple(page(f"P{n}", 99) for n in range(PENDING_LIMIT)))
+    assert final(settle(says('{"continue": {}}'), state=full)).state is RunState.FAILED
+
+
+def test_while_a_continuation_waits_the_trigger_is_held_and_all_it_held_is_one_miss() -> None:
+    first = state_of(settle(says('{"continue": {"after_seconds": 30}}')))
+    assert first.held_for is MissReason.HELD
+    assert seconds(next_wake_ms(first)) == 31
+    work = plan_claim(GETTER, first, make_lease(31), downtimes=(), store_id=STORE_ID)
+    assert isinstance(work, Work)
+    assert (work.run.reason, work.run.payload, work.records) == (Reason.CONTINUATION, None, ())
+    again = plan_settle(work, ended(says('{"continue": {"payload": 3}}'), 31, 33), POLICY)
+    assert misses(again) == []
+    assert seconds(next_wake_ms(state_of(again))) == 34
+    work = plan_claim(GETTER, state_of(again), make_lease(34), downtimes=(), store_id=STORE_ID)
+    assert isinstance(work, Work)
+    last = plan_settle(work, ended(answered(200), 34, 41), POLICY)
+    assert misses(last) == [(10, 40, "held")]
+    assert next(one for one in last.records if isinstance(one, Miss)).count == 4
+    assert state_of(last).held_for is None
+    assert seconds(next_wake_ms(state_of(last))) == 50
+
+
+@pytest.mark.parametrize("outcome", [answered(503), answered(429, retry_after="7"), failed(), answered(409)])
+def test_a_retryable_outcome_moves_the_entry_and_lets_others_go_first(outcome: Outcome) -> None:
+    run = make_run(0, id="P1", reason=Reason.CONTINUATION, asked=True, payload=b"1")
+    planned = settle(outcome, run=run, state=make_state(10, pending=(page("P2", 0),)))
+    assert planned.records == ()
+    state = state_of(planned)
+    assert state.open is None
+    parked = state.pending[-1]
+    assert (parked.run_id, parked.payload, parked.reason) == ("P1", b"1", Reason.CONTINUATION)
+    assert seconds(parked.not_before_ms) == (8 if outcome.status == 429 else 2)
+    other = plan_claim(GETTER, state, make_lease(1), downtimes=(), store_id=STORE_ID)
+    assert isinstance(other, Work)
+    assert other.run.id == "P2"
+    later = plan_claim(GETTER, replace(state, pending=(parked,)), make_lease(8), downtimes=(), store_id=STORE_ID)
+    assert isinstance(later, Work)
+    assert (later.run.id, later.run.attempt, later.run.payload) == ("P1", 1, b"1")
+
+
+def test_a_continuation_that_failed_for_good_is_set_aside_and_holds_the_trigger_no_longer() -> None:
+    run = make_run(0, id="P1", reason=Reason.CONTINUATION, asked=True, payload=b"1")
+    planned = settle(answered(500), run=run, until=12)
+    assert final(planned).state is RunState.FAILED
+    assert misses(planned) == [(10, 10, "held")]
+    state = state_of(planned)
+    assert [(one.run_id, one.payload, bool(one.failed)) for one in state.pending] == [("P1", b"1", True)]
+    assert state.held_for is None
+    assert seconds(next_wake_ms(state)) == 20
+    snapshot = Snapshot(GETTER, state, None)
+    assert plan_revive(snapshot, "P9", "NEW", now_ms=at(15), downtimes=(), store_id=STORE_ID) is None
+    revived = state_of(plan_revive(snapshot, "P1", "NEW", now_ms=at(15), downtimes=(), store_id=STORE_ID))
+    assert revived.pending == (Pending("NEW", at(15), b"1", Reason.CONTINUATION),)
+    assert revived.held_for is MissReason.HELD
+
+
+def test_a_job_that_lists_500_tries_it_again_until_its_attempts_are_used_up() -> None:
+    job = make_job(policies=Policies(continuations=True, retry=RetryRule(statuses=(500,), attempts=2)))
+    run = make_run(0, id="P1", reason=Reason.CONTINUATION, asked=True)
+    first = settle(answered(500), run=run, job=job)
+    assert first.records == ()
+    parked = state_of(first).pending[0].run
+    assert parked is not None
+    second = settle(answered(500), run=replace(parked, state=RunState.OPEN), job=job)
+    assert final(second).state is RunState.FAILED
+    assert final(second).message == "given up after 2 attempts"
+    assert state_of(second).pending[0].failed == "given up after 2 attempts"
+
+
+def test_a_run_that_was_asked_for_by_a_client_never_holds_the_trigger() -> None:
+    state = make_state(10, pending=(pending("M", 30),))
+    assert state.held_for is None
+    assert seconds(next_wake_ms(state)) == 10
+
+
+def test_entries_survive_an_upsert() -> None:
+    state = make_state(10, pending=(page("P1", 40),))
+    new = make_job(policies=Policies(continuations=True), payload=b"2")
+    planned = plan_upsert(new, Snapshot(GETTER, state, None), now_ms=at(4), downtimes=(), store_id=STORE_ID)
+    assert state_of(planned).pending == state.pending
+
+
+def test_a_new_trigger_under_a_held_job_accounts_for_what_was_held() -> None:
+    state = make_state(10, pending=(page("P1", 40),))
+    new = make_job(policies=Policies(continuations=True, jitter_ms=5_000))
+    planned = plan_upsert(new, Snapshot(GETTER, state, None), now_ms=at(34), downtimes=(), store_id=STORE_ID)
+    assert planned is not None
+    assert misses(planned) == [(10, 30, "held")]
+
+
+def test_a_delete_records_what_waits_as_cancelled() -> None:
+    state = make_state(10, pending=(page("P1", 40), page("P2", 40, failed="why"), pending("M", 3)))
+    planned = plan_delete(Snapshot(GETTER, state, None), now_ms=at(4), downtimes=(), store_id=STORE_ID)
+    assert planned is not None
+    runs = [one for one in planned.records if isinstance(one, Run)]
+    assert [(one.id, one.state, one.message) for one in runs] == [
+        ("P1", RunState.CANCELLED, "its job was deleted"),
+        ("M", RunState.CANCELLED, "its job was deleted"),
+    ]
+
+
+def test_a_pause_holds_continuations_and_a_resume_tells_the_two_holds_apart() -> None:
+    state = make_state(10, pending=(page("P1", 15),))
+    paused = plan_pause(Snapshot(GETTER, state, None), now_ms=at(34), downtimes=(), store_id=STORE_ID)
+    assert paused is not None
+    assert misses(paused) == [(10, 30, "held")]
+    assert next_wake_ms(state_of(paused)) is None
+    resumed = plan_resume(Snapshot(GETTER, state_of(paused), None), now_ms=at(65))
+    assert resumed is not None
+    assert misses(resumed) == [(40, 60, "paused")]
+    assert state_of(resumed).held_for is MissReason.HELD
+    assert seconds(next_wake_ms(state_of(resumed))) == 15
+
+
+def test_replacing_the_list_cancels_what_it_held_and_accounts_for_the_hold() -> None:
+    state = make_state(10, pending=(page("P1", 40), pending("M", 40)))
+    snapshot = Snapshot(GETTER, state, None)
+    emptied = plan_replace_pending(snapshot, (), now_ms=at(34), downtimes=(), store_id=STORE_ID)
+    assert [one.id for one in emptied.records if isinstance(one, Run)] == ["P1", "M"]
+    assert misses(emptied) == [(10, 30, "held")]
+    assert state_of(emptied).pending == ()
+    other = plan_replace_pending(snapshot, (page("P2", 50),), now_ms=at(34), downtimes=(), store_id=STORE_ID)
+    assert misses(other) == []
+    assert state_of(other).pending == (page("P2", 50),)
+
+
+def test_what_a_run_asks_for_is_dropped_and_recorded_when_the_list_was_replaced_meanwhile() -> None:
+    snapshot = Snapshot(GETTER, make_state(0), make_lease(0))
+    replaced = state_of(plan_replace_pending(snapshot, (), now_ms=at(1), downtimes=(), store_id=STORE_ID))
+    work = plan_claim(GETTER, make_state(0), make_lease(0), downtimes=(), store_id=STORE_ID)
+    assert isinstance(work, Work)
+    planned = plan_settle_changed(GETTER, replaced, work, ended(says('{"continue": {}}'), 0, 2), POLICY)
+    assert final(planned).state is RunState.SUCCEEDED
+    assert "dropped" in final(planned).message
+    assert state_of(planned).pending == ()
+
+
+def test_what_a_run_asks_for_is_taken_up_when_its_job_was_only_changed() -> None:
+    snapshot = Snapshot(GETTER, make_state(0), make_lease(0))
+    new = make_job(policies=Policies(continuations=True), payload=b"2")
+    changed = plan_upsert(new, snapshot, now_ms=at(1), downtimes=(), store_id=STORE_ID)
+    work = plan_claim(GETTER, make_state(0), make_lease(0), downtimes=(), store_id=STORE_ID)
+    assert isinstance(work, Work)
+    planned = plan_settle_changed(new, state_of(changed), work, ended(says('{"continue": {}}'), 0, 2), POLICY)
+    assert len(state_of(planned).pending) == 1
+
+
+def test_what_a_run_of_an_earlier_job_asks_for_is_dropped() -> None:
+    work = plan_claim(GETTER, make_state(0), make_lease(0), downtimes=(), store_id=STORE_ID)
+    assert isinstance(work, Work)
+    snapshot = Snapshot(GETTER, make_state(0), make_lease(0))
+    gone = plan_delete(snapshot, now_ms=at(1), downtimes=(), store_id=STORE_ID)
+    assert gone is not None
+    again = plan_upsert(
+        GETTER, Snapshot(None, gone.state, make_lease(0)), now_ms=at(2), downtimes=(), store_id=STORE_ID
+    )
+    assert again is not None
+    planned = plan_settle_changed(again.job, again.state, work, ended(says('{"continue": {}}'), 0, 3), POLICY)
+    assert "dropped" in final(planned).message
+    assert state_of(planned).pending == ()
+    assert state_of(planned).totals.runs == 0
