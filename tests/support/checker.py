@@ -6,10 +6,10 @@ is trusted alone; :func:`violations` names every place where they break a promis
 
 * every fire time is a run or lies in a miss range, exactly once, and nothing else is accounted for;
 * no request arrives before its fire time;
-* no two requests of a job are open at the same time. The one excuse is a :class:`Disturbance` that lasted longer than
-  a lease, and then their fences have to differ;
+* no two requests of a job are open at the same time (of a job that allows overlap: no more than it allows, and no two of
+  one run). The one excuse is a :class:`Disturbance` that lasted longer than a lease, and then their fences have to differ;
 * all requests of a run carry one id and one fire time, and a fire time has one id;
-* fences rise strictly from request to request;
+* fences rise strictly from request to request (of a job that allows overlap: within each run);
 * a run that was answered 2xx is not sent again, unless a disturbance lies between the two;
 * after a delete was acknowledged, at most the one run that had been claimed arrives, once;
 * every request belongs to a recorded run, and every recorded answer was given.
@@ -27,7 +27,7 @@ from itertools import pairwise
 
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Miss, Reason, Run
-from scheduler_core.trigger import CronSpec, compile_trigger
+from scheduler_core.trigger import CronSpec, TriggerSpec, compile_trigger
 
 EARLY_TOLERANCE_MS = 2.0
 """The runner's clock and Redis's are read by different programs; each rounds."""
@@ -102,10 +102,16 @@ class Account:
     """When a delete was acknowledged."""
     delete_asked_at_ms: float | None = None
     timezone: str = "UTC"
+    trigger: TriggerSpec | None = None
+    """Of a job whose trigger is no cron expression."""
+    max_concurrent: int = 1
+    """How many of its runs may be open at once."""
+    open_children: Sequence[Run] = ()
+    """Those that are, of a job that allows it."""
 
     @property
     def all_runs(self) -> list[Run]:
-        return [*self.runs, *([self.open_run] if self.open_run is not None else [])]
+        return [*self.runs, *([self.open_run] if self.open_run is not None else []), *self.open_children]
 
 
 @dataclass
@@ -141,9 +147,9 @@ def violations(
         problems = [
             *_unaccounted(story.account, until_ms),
             *_early(story.deliveries),
-            *_overlaps(story.deliveries, lease_ms, disturbances),
+            *_overlaps(story, lease_ms, disturbances),
             *_mixed_ids(story),
-            *_falling_fences(story.deliveries),
+            *_falling_fences(story),
             *_repeated(story.deliveries, disturbances),
             *_after_delete(story),
             *_unrecorded(story, until_ms),
@@ -168,7 +174,7 @@ def assert_promises(
 
 
 def _unaccounted(account: Account, until_ms: float) -> Iterator[str]:
-    trigger = compile_trigger(CronSpec(account.cron, account.timezone))
+    trigger = compile_trigger(account.trigger or CronSpec(account.cron, account.timezone))
     end = until_ms if account.delete_asked_at_ms is None else min(until_ms, account.delete_asked_at_ms)
     last_possible = account.deleted_at_ms
     ways: dict[int, list[str]] = defaultdict(list)
@@ -219,13 +225,21 @@ def _early(deliveries: Sequence[Delivery]) -> Iterator[str]:
             yield f"early by {early_by:.1f} ms: {delivery}"
 
 
-def _overlaps(deliveries: Sequence[Delivery], lease_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
+def _overlaps(story: _Story, lease_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
     still_open: list[Delivery] = []
-    for delivery in deliveries:
+    allowed = story.account.max_concurrent
+    for delivery in story.deliveries:
         still_open = [one for one in still_open if one.ended_ms is None or one.ended_ms > delivery.arrived_ms]
-        for earlier in still_open:
-            if not any(fault.excuses_overlap(earlier, delivery, lease_ms) for fault in disturbances):
+        beside = [
+            earlier
+            for earlier in still_open
+            if not any(fault.excuses_overlap(earlier, delivery, lease_ms) for fault in disturbances)
+        ]
+        for earlier in beside:
+            if allowed == 1 or earlier.run_id == delivery.run_id:
                 yield f"two requests at once: {earlier} and {delivery}"
+        if 1 < allowed <= len(beside):
+            yield f"{len(beside) + 1} requests at once, {allowed} are allowed: the last is {delivery}"
         still_open.append(delivery)
 
 
@@ -252,10 +266,14 @@ def _mixed_ids(story: _Story) -> Iterator[str]:
         seen.add(run.id)
 
 
-def _falling_fences(deliveries: Sequence[Delivery]) -> Iterator[str]:
-    for earlier, later in pairwise(deliveries):
-        if later.fence <= earlier.fence:
+def _falling_fences(story: _Story) -> Iterator[str]:
+    before: dict[str, Delivery] = {}
+    for later in story.deliveries:
+        whose = "" if story.account.max_concurrent == 1 else later.run_id
+        earlier = before.get(whose)
+        if earlier is not None and later.fence <= earlier.fence:
             yield f"the fence does not rise: {earlier}, then {later}"
+        before[whose] = later
 
 
 def _repeated(deliveries: Sequence[Delivery], disturbances: Sequence[Disturbance]) -> Iterator[str]:
@@ -278,8 +296,9 @@ def _after_delete(story: _Story) -> Iterator[str]:
     for delivery in late:
         if delivery.fire_time_ms > deleted_at:
             yield f"fired after the job was deleted: {delivery}"
-    for delivery in late[1:]:
-        yield f"a second request after the job was deleted: {delivery}"
+    for delivery in late[story.account.max_concurrent :]:
+        what = "a second request" if story.account.max_concurrent == 1 else "one request too many"
+        yield f"{what} after the job was deleted: {delivery}"
 
 
 def _unrecorded(story: _Story, until_ms: float) -> Iterator[str]:

@@ -7,6 +7,7 @@ from msgspec.structs import replace as replaced
 
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Attempt, Miss, MissReason, Reason, Run, RunState
+from scheduler_core.trigger import IntervalSpec
 from tests.support.checker import Account, Delivery, Disturbance, assert_promises, violations
 
 LEASE_MS = 1500.0
@@ -181,3 +182,32 @@ def test_two_requests_at_once_with_one_fence_have_no_excuse() -> None:
 def test_the_assertion_tells_all_that_was_found() -> None:
     with pytest.raises(AssertionError, match=r"(?s)promises broken:.*is not accounted for.*is not accounted for"):
         assert_promises([account(fire(1))], [SEEN[0]], until_ms=T + 3000, lease_ms=LEASE_MS)
+
+
+def test_a_job_that_allows_overlap_may_have_so_many_requests_at_once_and_no_more() -> None:
+    long = tuple(request(second, ended_ms=T + 9000.0) for second in (1, 2, 3))
+    assert judge(account(*GOOD, max_concurrent=3), *long) == []
+    found = judge(account(*GOOD, max_concurrent=2), *long)
+    assert [problem for problem in found if "3 requests at once, 2 are allowed" in problem] == found != []
+
+
+def test_a_run_is_sent_once_at_a_time_also_where_runs_may_overlap() -> None:
+    again = request(1, fence=7, arrived_ms=T + 1500.0, ended_ms=T + 1600.0)
+    first = request(1, ended_ms=None, status=None)
+    found = judge(account(*GOOD, max_concurrent=3), first, again, *SEEN[1:])
+    assert any("two requests at once" in problem for problem in found), found
+
+
+def test_the_runs_that_are_open_beside_each_other_are_accounted_for() -> None:
+    unfinished = [request(second, ended_ms=None, status=None) for second in (2, 3)]
+    open_children = tuple(fire(second, state=RunState.OPEN, attempts=()) for second in (2, 3))
+    with_them = account(fire(1), max_concurrent=2, open_children=open_children)
+    assert judge(with_them, SEEN[0], *unfinished) == []
+    without = judge(account(fire(1), max_concurrent=2), SEEN[0], *unfinished)
+    assert [problem for problem in without if "not accounted for" in problem]
+
+
+def test_the_grid_of_an_interval_is_what_has_to_be_accounted_for() -> None:
+    every_other = account(fire(2), trigger=IntervalSpec(2000, T))
+    assert judge(every_other, SEEN[1]) == []
+    assert judge(account(fire(2), trigger=IntervalSpec(1000, T)), SEEN[1])

@@ -12,6 +12,7 @@ from typing import Any, Self
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.run import Miss, Run
 from scheduler_core.store.redis_store import RedisStore, StoredJob, connect
+from scheduler_core.trigger import TriggerSpec
 from tests.support.checker import Account, Disturbance, assert_promises
 from tests.support.fault_proxy import FaultProxy
 from tests.support.processes import LEASE_MS, Cronpost, RedisServer, Workshop, eventually
@@ -29,6 +30,9 @@ class Put:
     acked_at_ms: float
     delete_asked_at_ms: float | None = None
     deleted_at_ms: float | None = None
+    trigger: TriggerSpec | None = None
+    """Of a schedule, which has no cron expression."""
+    max_concurrent: int = 1
 
 
 @dataclass
@@ -70,7 +74,7 @@ class World:
         body = {"id": job_id, "endpoint": self.recorder.url, "cron": cron, "payload": {"job": job_id}, **fields}
         answer = await (await server.api()).post("/", json=body)
         assert answer.status_code == 202, answer.text
-        self.puts[job_id] = Put(cron, asked, self.now_ms())
+        self.puts[job_id] = Put(cron, asked, self.now_ms(), max_concurrent=fields.get("max_concurrent", 1))
 
     async def put_many(self, server: Cronpost, *job_ids: str, cron: str = EVERY_SECOND, **fields: Any) -> None:
         await asyncio.gather(*(self.put(server, job_id, cron, **fields) for job_id in job_ids))
@@ -139,7 +143,12 @@ class World:
     async def _account(self, store: RedisStore, job_id: str) -> Account:
         put = self.puts[job_id]
         state = (await store.read(job_id)).snapshot.state
+        # Read before the history: what is settled in between is in both, and not in neither.
+        units = await store.children(job_id) if put.max_concurrent > 1 else []
+        children = [one.snapshot.state for one in await store.read_many(units)]
         records = await store.history(job_id, limit=100_000)
+        settled = {one.id for one in records if isinstance(one, Run)}
+        still_open = [child.open for child in children if child is not None and child.open is not None]
         return Account(
             job_id,
             put.cron,
@@ -150,4 +159,7 @@ class World:
             open_run=None if state is None else state.open,
             deleted_at_ms=put.deleted_at_ms,
             delete_asked_at_ms=put.delete_asked_at_ms,
+            trigger=put.trigger,
+            max_concurrent=put.max_concurrent,
+            open_children=[run for run in still_open if run.id not in settled],
         )
