@@ -59,7 +59,7 @@ class Engine:
         self._settler = Settler(store, retry_policy(settings), clock, metrics)
         catalogue = CatalogueStore(store)
         targets = TargetCache(catalogue)
-        courier = Courier(self.node, deliverer, self._settler, clock, metrics, targets=targets, secret=store.secret)
+        courier = Courier(self.node, deliverer, self._settler, clock, metrics, store=store, targets=targets)
         self._claimer = Claimer(self.node, store, courier, self._settler, clock, metrics)
         self._settler.woken = self._claimer.wake_at
         self._heartbeat = Heartbeat(self.node, store, clock, metrics)

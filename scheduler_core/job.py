@@ -211,6 +211,10 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     """While paused: when the trigger ends, so that the job wakes up to record what the pause held."""
     keep: bool = msgspec.field(default=False, name="k")
     """The job stays when its trigger is exhausted."""
+    child: bool = msgspec.field(default=False, name="c")
+    """This is not a job's state, but that of one run of a job that allows overlap."""
+    draining: bool = msgspec.field(default=False, name="g")
+    """Runs from when the job allowed overlap may be open; it starts none before they are over."""
     totals: Totals = msgspec.field(default=Totals(), name="t")
 
     @property

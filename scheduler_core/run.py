@@ -124,6 +124,10 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
     way."""
     list_replaced: bool = msgspec.field(default=False, name="lr")
     """The pending list was replaced while it was in flight: the continuations that it asks for are dropped."""
+    run_timeout_ms: int | None = msgspec.field(default=None, name="rt")
+    """Once it is taken: how long it may take to be completed."""
+    heartbeat_timeout_ms: int | None = msgspec.field(default=None, name="ht")
+    """Once it is taken: how long it may go without a sign of life; None: none is expected."""
     taken_at_ms: int | None = msgspec.field(default=None, name="ta")
     """When the runner took it; None: completion is the answer itself, or it has not been taken yet."""
 

@@ -76,12 +76,13 @@ def startable(state: JobState) -> list[Pending]:
 
 
 def next_replay(state: JobState) -> Replay | None:
-    """The range whose next fire time may be run now: they go one at a time, and a pause holds them."""
+    """The range whose next fire time may be run now: belated runs before those that are run again, one at a time. A
+    pause holds them."""
     if not state.replays or state.paused_at_ms is not None:
         return None
     if any(entry.reason in REPLAYED for entry in state.pending):
         return None
-    return state.replays[0]
+    return next((replay for replay in state.replays if replay.reason is Reason.RECOVERY), state.replays[0])
 
 
 def _earliest(a: int | None, b: int | None) -> int | None:

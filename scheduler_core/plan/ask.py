@@ -10,15 +10,13 @@ from msgspec.structs import replace
 from scheduler_core.errors import InvalidInput, RunConflict
 from scheduler_core.job import Downtime, Job, JobState, Pending, Replay, Snapshot
 from scheduler_core.job_trigger import trigger_of
+from scheduler_core.plan.catch_up import REPLAY_LIMIT
 from scheduler_core.plan.change import cancel_entries
 from scheduler_core.plan.continuation import PENDING_BYTES, PENDING_LIMIT
 from scheduler_core.plan.in_flight import write_in_flight
 from scheduler_core.plan.misses import pass_over
 from scheduler_core.run import MissReason, Reason, Record
-from scheduler_core.transition import Transition, startable
-
-REPLAY_LIMIT = 10
-"""How many backfills of one job may be under way."""
+from scheduler_core.transition import REPLAYED, Transition, rest, startable
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -55,7 +53,9 @@ def plan_run_now(
     job, state = _present(snapshot)
     if state.quarantine is not None:
         raise RunConflict(f"the job is quarantined ({state.quarantine}); resume it first")
-    poked = any(one.reason is Reason.MANUAL for one in state.pending)
+    poked = any(
+        one.reason is Reason.MANUAL and (one.run is not None or one.not_before_ms <= now_ms) for one in state.pending
+    )
     if not force and (snapshot.lease is not None or state.open is not None or poked):
         raise RunConflict("a run of this job is not settled; ask with force to queue behind it")
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
@@ -102,7 +102,7 @@ def plan_backfill(
     job, state = _present(snapshot)
     if state.quarantine is not None:
         raise RunConflict(f"the job is quarantined ({state.quarantine}); resume it first")
-    if len(state.replays) >= REPLAY_LIMIT:
+    if sum(replay.reason is Reason.BACKFILL for replay in state.replays) >= REPLAY_LIMIT:
         raise RunConflict(f"{REPLAY_LIMIT} backfills of this job are under way already")
     until_ms = min(end_ms, now_ms)
     if state.next_fire_ms is not None:
@@ -126,16 +126,18 @@ def plan_replace_pending(
     job, state = _present(snapshot)
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
     was_held = state.held_for is MissReason.HELD
-    cancelled = cancel_entries(job, state.pending, now_ms=now_ms, why="the pending list was replaced")
+    belated = tuple(one for one in state.pending if one.reason in REPLAYED)
+    replaced = [one for one in state.pending if one.reason not in REPLAYED]
+    cancelled = cancel_entries(job, replaced, now_ms=now_ms, why="the pending list was replaced")
     run = state.open
     if run is not None:
         detached = run.detached or run.reason is Reason.CONTINUATION
         state = replace(state, open=replace(run, list_replaced=True, detached=detached))
-    state = replace(state, pending=tuple(entries))
+    state = replace(state, pending=(*entries, *belated))
     misses: tuple[Record, ...] = ()
-    if was_held and not state.is_held:
+    if was_held and not entries:
         state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
-    return Transition(state, (*records, *cancelled, *misses))
+    return rest(state, (*records, *cancelled, *misses))
 
 
 def plan_revive(

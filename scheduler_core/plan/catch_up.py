@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
-from scheduler_core.job import Downtime, Job, Replay
-from scheduler_core.plan.misses import miss_through
+from scheduler_core.job import Downtime, Job, JobState, Replay
+from scheduler_core.job_trigger import trigger_of
+from scheduler_core.plan.misses import make_miss, miss_through
 from scheduler_core.run import Miss, MissReason, Reason
 from scheduler_core.trigger import Trigger
+
+REPLAY_LIMIT = 10
+"""How many ranges of one job may wait to be run again, and as many to be caught up."""
 
 
 class CatchUp(msgspec.Struct, frozen=True):
     """What becomes of the fire times up to the end of the latest downtime among them."""
 
-    replays: tuple[Replay, ...]
-    """At most one: the fire times that get a run each."""
+    state: JobState
+    """With the fire times that get a run each as a replay."""
     records: tuple[Miss, ...]
-    """Those before it that do not."""
+    """Those that do not."""
     rest_ms: int | None
-    """The first fire time after all of these; None: there is none up to now."""
+    """The first fire time after all of these; None: there is none up to now, and the position is past them."""
 
 
 def catch_up(
     job: Job,
-    trigger: Trigger,
+    state: JobState,
     due_ms: int,
     latest_ms: int,
     downtimes: Sequence[Downtime],
@@ -36,29 +41,54 @@ def catch_up(
     """Look for downtimes among the fire times from ``due_ms`` to ``latest_ms``, both of which are fire times.
 
     None: none of them fell into one. Otherwise all from the first to the last that did are caught up, of which the
-    latest ``catch_up_limit`` and none older than ``catch_up_window_ms`` are run; the others are expired. Those before
-    the first are misses for ``reason``. Costs an evaluation of the trigger for each run at most, once after a downtime.
+    latest ``catch_up_limit`` and none older than ``catch_up_window_ms`` are run, and no more than ``max_runs`` leaves;
+    the others are expired. Those before the first are misses for ``reason``. Costs an evaluation of the trigger for
+    each run at most, once after a downtime.
     """
+    trigger = trigger_of(job)
     bounds = _within(trigger, due_ms, latest_ms, downtimes)
     if bounds is None:
         return None
     first_ms, last_ms = bounds
     records = miss_through(trigger, due_ms, first_ms - 1, reason, now_ms=now_ms)
     oldest_ms = max(first_ms, now_ms - job.policies.catch_up_window_ms)
-    replays: tuple[Replay, ...] = ()
+    limit = job.policies.catch_up_limit
+    if job.policies.max_runs is not None:
+        limit = min(limit, job.policies.max_runs - state.fired)
     beginning_ms, count = last_ms, 1
-    while count < job.policies.catch_up_limit:
+    while count < limit:
         earlier = trigger.last_in(oldest_ms - 1, beginning_ms - 1)
         if earlier is None:
             break
         beginning_ms, count = earlier, count + 1
+    expired_until_ms = last_ms
     if last_ms >= oldest_ms:
-        replays = (Replay(Reason.RECOVERY, beginning_ms, last_ms, count),)
-        records += miss_through(trigger, first_ms, beginning_ms - 1, MissReason.EXPIRED, now_ms=now_ms)
-    else:
-        records += miss_through(trigger, first_ms, last_ms, MissReason.EXPIRED, now_ms=now_ms)
+        state, overflow = _add(job, state, Replay(Reason.RECOVERY, beginning_ms, last_ms, count), now_ms=now_ms)
+        records += overflow
+        expired_until_ms = beginning_ms - 1
+    records += miss_through(trigger, first_ms, expired_until_ms, MissReason.EXPIRED, now_ms=now_ms)
     rest_ms = trigger.next_after(last_ms)
-    return CatchUp(replays, records, rest_ms if rest_ms is not None and rest_ms <= latest_ms else None)
+    if rest_ms is not None and rest_ms > latest_ms:
+        rest_ms = None
+    if job.policies.max_runs is not None and state.fired >= job.policies.max_runs:
+        records += miss_through(trigger, rest_ms, latest_ms, MissReason.EXPIRED, now_ms=now_ms)
+        return CatchUp(replace(state, next_fire_ms=None), records, None)
+    if rest_ms is None:
+        state = replace(state, next_fire_ms=trigger.next_after(latest_ms))
+    return CatchUp(state, records, rest_ms)
+
+
+def _add(job: Job, state: JobState, replay: Replay, *, now_ms: int) -> tuple[JobState, tuple[Miss, ...]]:
+    """``state`` with one more range to catch up. Where too many wait already, the oldest expires."""
+    replays = state.replays
+    expired: tuple[Miss, ...] = ()
+    waiting = [one for one in replays if one.reason is Reason.RECOVERY]
+    if len(waiting) >= REPLAY_LIMIT:
+        oldest = waiting[0]
+        replays = tuple(one for one in replays if one is not oldest)
+        expired = (make_miss(trigger_of(job), oldest.next_ms, oldest.last_ms, MissReason.EXPIRED, now_ms=now_ms),)
+    fired = state.fired if job.policies.max_runs is None else state.fired + replay.left
+    return replace(state, replays=(*replays, replay), fired=fired), expired
 
 
 def _within(trigger: Trigger, due_ms: int, latest_ms: int, downtimes: Sequence[Downtime]) -> tuple[int, int] | None:

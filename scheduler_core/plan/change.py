@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from scheduler_core.job import Downtime, Job, JobState, Pending, Snapshot
+from scheduler_core.job import Downtime, Job, JobState, Overlap, Pending, Snapshot
 from scheduler_core.job_trigger import same_fire_times, trigger_of
 from scheduler_core.plan.ending import end_run
 from scheduler_core.plan.in_flight import detach, write_in_flight
@@ -21,15 +21,23 @@ from scheduler_core.trigger import IntervalSpec
 
 
 def plan_upsert(
-    new: Job, snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
+    new: Job,
+    snapshot: Snapshot,
+    *,
+    now_ms: int,
+    downtimes: Sequence[Downtime],
+    store_id: str,
+    children: bool = False,
 ) -> Transition | None:
     """Store ``new`` under its id. None: the same definition is stored already.
 
-    The first fire time lies after ``now_ms``. An upsert never fires, and an unchanged trigger keeps its position.
+    The first fire time lies after ``now_ms``. An upsert never fires, and an unchanged trigger keeps its position. A
+    change that leaves nothing to come (``max_runs`` is reached) ends the job. ``children``: runs of an earlier job
+    under this id, which allowed overlap, are still open.
     """
     old, state = snapshot.job, snapshot.state
     if old is None or state is None:
-        return _create(new, state, now_ms=now_ms)
+        return _create(new, state, now_ms=now_ms, children=children)
     if old.same_definition(new):
         return None
     state, records = detach(old, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was changed")
@@ -50,8 +58,11 @@ def plan_upsert(
         state, misses = pass_over(new, state, MissReason.QUARANTINED, now_ms=now_ms)
         state = replace(state, quarantine=None)
         records = (*records, *misses)
+    draining = old.policies.overlap is Overlap.ALLOW and new.policies.overlap is not Overlap.ALLOW
+    state = replace(state, keep=new.policies.keep, draining=draining or state.draining)
     job = replace(new, version=old.version + 1, created_at_ms=old.created_at_ms, updated_at_ms=now_ms)
-    return Transition(replace(state, keep=new.policies.keep), records, job=job)
+    step = rest(state, records)
+    return step if step.remove else replace(step, job=job)
 
 
 def plan_delete(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str) -> Transition | None:
@@ -104,14 +115,30 @@ def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
 
 
 def plan_cancel_unit(
-    snapshot: Snapshot, *, now_ms: int, why: str, downtimes: Sequence[Downtime], store_id: str
+    snapshot: Snapshot,
+    *,
+    now_ms: int,
+    why: str,
+    deleted: bool = False,
+    downtimes: Sequence[Downtime],
+    store_id: str,
 ) -> Transition | None:
-    """A job that allows overlap was changed, paused or deleted: this run of it is not tried again. None: it is over."""
+    """A job that allows overlap was changed, paused or deleted: this run of it is not tried again. None: it is over.
+
+    One that was asked for goes on after a change; ``deleted``: nothing does.
+    """
     job, state = snapshot.job, snapshot.state
     if job is None or state is None:
         return None
     state, records = detach(job, state, snapshot, downtimes, store_id, now_ms=now_ms, why=why)
-    return rest(state, records)
+    run = state.open
+    if deleted and run is not None:
+        if run.in_flight or run.state is RunState.TAKEN:
+            state = replace(state, open=replace(run, detached=True))
+        else:
+            state, ended = end_run(job, state, run, RunState.CANCELLED, now_ms=now_ms, message=why)
+            records = (*records, ended)
+    return rest(replace(state, quarantine=None), records)
 
 
 def cancel_entries(job: Job, entries: Sequence[Pending], *, now_ms: int, why: str) -> tuple[Run, ...]:
@@ -127,13 +154,14 @@ def cancel_entries(job: Job, entries: Sequence[Pending], *, now_ms: int, why: st
     return tuple(cancelled)
 
 
-def _create(new: Job, state: JobState | None, *, now_ms: int) -> Transition:
+def _create(new: Job, state: JobState | None, *, now_ms: int, children: bool) -> Transition:
     """A new job. Where a tombstone stands, its run stays open in the new state until it is settled."""
     left = state.open if state is not None and state.deleted else None
     fresh = JobState(
         next_fire_ms=trigger_of(new).next_after(now_ms),
         open=None if left is None else replace(left, list_replaced=True),
         keep=new.policies.keep,
+        draining=children and new.policies.overlap is not Overlap.ALLOW,
     )
     return Transition(fresh, job=replace(new, version=1, created_at_ms=now_ms, updated_at_ms=now_ms))
 

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from scheduler_core.job import Downtime, Job, JobState, Lease, Overlap, Pending, Recovery, Replay
 from scheduler_core.job_trigger import trigger_of
+from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import catch_up
-from scheduler_core.plan.ending import end_run
-from scheduler_core.plan.misses import last_outside, misses_around, pass_over
-from scheduler_core.plan.overlap import account_passed
+from scheduler_core.plan.ending import end_run, park
+from scheduler_core.plan.misses import last_outside, make_miss, misses_around, pass_over
+from scheduler_core.plan.overlap import conclude, was_held
 from scheduler_core.run import MissReason, Reason, Record, Run, RunState, run_id
 from scheduler_core.transition import REPLAYED, Spawn, Transition, next_replay, rest, startable
 from scheduler_core.trigger import Trigger
@@ -39,30 +40,45 @@ class Work(msgspec.Struct, frozen=True):
 
 
 def plan_claim(
-    job: Job, state: JobState, lease: Lease, *, downtimes: Sequence[Downtime], store_id: str
+    job: Job,
+    state: JobState,
+    lease: Lease,
+    *,
+    downtimes: Sequence[Downtime],
+    store_id: str,
+    now_ms: int | None = None,
 ) -> Work | Transition:
     """Decide what a claimed job does: a run to deliver, or a transition when there is none.
 
-    ``downtimes`` are the times without a living node, oldest first.
+    ``downtimes`` are the times without a living node, oldest first. ``now_ms`` is the time of this claim, when runs
+    that are over end; which run starts does not depend on it.
     """
-    now_ms = lease.first_claimed_at_ms
+    claimed_at_ms = lease.first_claimed_at_ms
+    now_ms = claimed_at_ms if now_ms is None else max(now_ms, claimed_at_ms)
     if state.quarantine is not None:
         return Transition(state)
     if state.open is not None and state.open.in_flight:
-        decided = _take_over(job, state, state.open, now_ms=now_ms)
+        decided = _take_over(job, state, state.open, lease, downtimes, now_ms=now_ms)
     else:
         # A downtime that ended later began with the death of the node that had claimed the run. To whoever takes it
         # over it is no reason to decide otherwise: the run may have been delivered already.
-        known = [downtime for downtime in downtimes if downtime.until_ms <= now_ms]
+        known = [downtime for downtime in downtimes if downtime.until_ms <= claimed_at_ms]
         decided = _decide(job, state, lease, downtimes=known, store_id=store_id)
-    if isinstance(decided, Work) and lease.losses >= QUARANTINE_AFTER_LOSSES:
+    # A definition that was changed since has killed nobody yet.
+    if isinstance(decided, Work) and lease.losses >= QUARANTINE_AFTER_LOSSES and job.updated_at_ms <= claimed_at_ms:
         return _quarantine(decided, lease.losses, now_ms=now_ms)
     return decided
 
 
-def quarantine_unreadable(state: JobState | None, reason: str) -> Transition:
-    """Set a job aside whose stored documents cannot be read."""
-    return Transition(replace(state or JobState(), quarantine=reason))
+def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = False, now_ms: int = 0) -> Transition:
+    """Set a job aside whose stored documents cannot be read. One run of a job that allows overlap (``child``) is lost
+    instead: set aside, it would keep its place for ever."""
+    if not child:
+        return Transition(replace(state or JobState(), quarantine=reason))
+    if state is None or state.open is None:
+        return Transition(None, remove=True)
+    _, ended = end_run(None, state, state.open, RunState.LOST, now_ms=now_ms, message=reason)
+    return Transition(None, (ended,), remove=True)
 
 
 def plan_spawn(work: Work) -> Transition:
@@ -72,24 +88,29 @@ def plan_spawn(work: Work) -> Transition:
     """
     one_at_a_time = work.run.asked and work.run.reason in REPLAYED
     limit = 1 if one_at_a_time else work.job.policies.max_concurrent
-    run = replace(work.run, asked=False)
-    step = rest(work.state, work.records)
-    return replace(step, spawn=Spawn(run, limit))
+    return replace(rest(work.state, work.records), spawn=Spawn(work.run, limit))
 
 
-def is_spawned(job: Job, unit: str) -> bool:
-    """Whether runs of the claimed ``unit`` become units of their own: the job allows overlap, and is not such a one."""
-    return job.policies.overlap is Overlap.ALLOW and unit == job.id
+def is_spawned(work: Work) -> bool:
+    """Whether the run becomes a unit of its own: its job allows overlap, and it is no such unit already.
+
+    Continuations stay with the job, whose pending list they come from and go back to.
+    """
+    allows = work.job.policies.overlap is Overlap.ALLOW
+    return allows and not work.state.child and work.run.reason is not Reason.CONTINUATION
 
 
 def plan_full(work: Work, before: JobState, *, now_ms: int) -> Transition:
     """The step of a job that allows overlap when as many of its runs are open as may: the fire time is missed."""
     if work.run.asked:
-        later = now_ms + FULL_WAIT_MS
-        entry = Pending(work.run.id, later, work.run.payload, work.run.reason, replace(work.run, payload=None))
-        return Transition(replace(work.state, pending=(*work.state.pending, entry)), work.records)
-    state, misses = pass_over(work.job, before, MissReason.OVERLAP, now_ms=now_ms)
-    return rest(state, misses)
+        waiting = park(work.state, work.run, now_ms + FULL_WAIT_MS, conflict=False)
+        return Transition(waiting, work.records)
+    trigger, state = trigger_of(work.job), work.state
+    missed = make_miss(trigger, work.run.fire_time_ms, work.run.fire_time_ms, MissReason.OVERLAP, now_ms=now_ms)
+    if state.fired != before.fired:
+        # It was counted as a run, and may have been the last.
+        state = replace(state, fired=state.fired - 1, next_fire_ms=trigger.next_after(work.run.fire_time_ms))
+    return rest(state, (*work.records, missed))
 
 
 def _decide(
@@ -131,12 +152,10 @@ def _decide(
     recovery = job.recovery
     caught: tuple[Record, ...] = ()
     if recovery is Recovery.ALL:
-        found = catch_up(job, trigger, due_ms, latest_ms, downtimes, reason=passed_reason, now_ms=now_ms)
+        found = catch_up(job, state, due_ms, latest_ms, downtimes, reason=passed_reason, now_ms=now_ms)
         if found is not None:
-            state = replace(state, replays=(*state.replays, *found.replays))
-            caught = found.records
+            state, caught = found.state, found.records
             if found.rest_ms is None:
-                state = replace(state, next_fire_ms=trigger.next_after(latest_ms))
                 return _start_asked(job, state, entry, (*records, *caught), lease, trigger, store_id)
             due_ms = found.rest_ms
     elif any(d.covers(latest_ms) for d in downtimes):
@@ -178,37 +197,42 @@ def _lost(
     *,
     now_ms: int,
 ) -> Transition:
-    """The runner took the run and never said how it ended."""
-    silent = job.policies.heartbeat_timeout_ms is not None and (
-        run.taken_at_ms is None or now_ms < run.taken_at_ms + job.policies.run_timeout_ms
-    )
-    why = "no sign of life" if silent else "not completed in time"
-    state, ended = end_run(job, state, run, RunState.LOST, now_ms=now_ms, message=f"the runner took it: {why}")
-    held = run.reason is Reason.CONTINUATION or state.is_held
-    state, misses = account_passed(job, state, held=held, now_ms=now_ms, downtimes=downtimes)
-    return rest(state, (*records, ended, *misses))
+    """The runner took the run and never said how it ended; unless it could not, because no node was there to hear."""
+    lost_at = lost_at_ms(run, downtimes)
+    if lost_at > now_ms:
+        return Transition(replace(state, open=replace(run, retry_at_ms=lost_at)), records)
+    in_time = run.taken_at_ms is not None and now_ms < run.taken_at_ms + (run.run_timeout_ms or 0)
+    why = f"the runner took it: {'no sign of life' if in_time else 'not completed in time'}"
+    others = replace(state, open=None)
+    held = was_held(others, run)
+    state, ended = conclude(job, others, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, held=held, message=why)
+    return rest(state, (*records, *ended))
 
 
-def _take_over(job: Job, state: JobState, run: Run, *, now_ms: int) -> Work | Transition:
-    """The node that worked this run is gone, and the job was changed while it did."""
-    if run.completed is not None:
-        after, ended = end_run(job, state, run, run.completed, now_ms=now_ms)
-        held = run.reason is Reason.CONTINUATION or after.is_held
-        after, misses = account_passed(job, after, held=held, now_ms=now_ms, downtimes=())
-        return rest(after, (ended, *misses))
-    if not run.detached:
-        return Work(job, replace(run, in_flight=False), replace(state, open=None))
-    after, ended = end_run(
-        job, state, run, RunState.LOST, now_ms=now_ms, message="its node died, and the job was changed meanwhile"
-    )
-    if now_ms < job.created_at_ms:
-        after = replace(after, last=state.last, totals=state.totals)  # a run of an earlier job under this id
-    return rest(after, (ended,))
+def _take_over(
+    job: Job, state: JobState, run: Run, lease: Lease, downtimes: Sequence[Downtime], *, now_ms: int
+) -> Work | Transition:
+    """The node that worked this run is gone, and the job was changed while it did, or the runner has called back."""
+    others = replace(state, open=None)
+    if run.completed is None and not run.detached:
+        if state.paused_at_ms is not None and run.asked and run.reason is not Reason.MANUAL:
+            return Transition(park(others, run, now_ms, conflict=run.conflict))
+        return Work(job, replace(run, in_flight=False), others)
+    # Nobody knows when its request was sent: not before the run was claimed.
+    run = replace(run, started_at_ms=run.started_at_ms or lease.first_claimed_at_ms)
+    final, why = run.completed or RunState.LOST, ""
+    if run.completed is None:
+        why = "its node died, and the job was changed meanwhile"
+    held = was_held(others, run)
+    state, records = conclude(job, others, run, final, now_ms=now_ms, downtimes=downtimes, held=held, message=why)
+    return rest(state, records)
 
 
 def _quarantine(work: Work, losses: int, *, now_ms: int) -> Transition:
     reason = f"{losses} nodes in a row died or froze while they worked its run {work.run.id}"
     state, ended = end_run(work.job, work.state, work.run, RunState.LOST, now_ms=now_ms, message=reason)
+    if state.child:
+        return rest(state, (*work.records, ended))
     return Transition(replace(state, quarantine=reason), (*work.records, ended))
 
 
@@ -241,7 +265,8 @@ def _start_asked(
         job_version=job.version,
         asked=True,
     )
-    return Work(job, run, replace(state, replays=(*_advanced(replay, trigger), *state.replays[1:])), records)
+    others = tuple(other for other in state.replays if other is not replay)
+    return Work(job, run, replace(state, replays=(*_advanced(replay, trigger), *others)), records)
 
 
 def _advanced(replay: Replay, trigger: Trigger) -> tuple[Replay, ...]:
@@ -267,14 +292,14 @@ def _start_entry(job: Job, state: JobState, entry: Pending, records: tuple[Recor
     return Work(job, run, replace(state, pending=others), records)
 
 
-def plan_claim_tombstone(state: JobState, *, now_ms: int) -> Transition:
+def plan_claim_tombstone(state: JobState, *, now_ms: int, downtimes: Sequence[Downtime] = ()) -> Transition:
     """A deleted job whose last run was in flight on a node that died, or was never completed by its runner: record
     that, and let the tombstone go."""
     run = state.open
     if run is None:
         return Transition(None, remove=True)
-    if run.state is RunState.TAKEN and run.retry_at_ms is not None and run.retry_at_ms > now_ms:
-        return Transition(state)
+    if run.state is RunState.TAKEN and (lost_at := lost_at_ms(run, downtimes)) > now_ms:
+        return Transition(replace(state, open=replace(run, retry_at_ms=lost_at)))
     message = "its node died, and the job was deleted"
     if run.state is RunState.TAKEN:
         message = "the runner took it and did not complete it in time; the job was deleted"

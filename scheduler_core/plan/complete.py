@@ -11,10 +11,12 @@ from scheduler_core.errors import InvalidInput
 from scheduler_core.job import Downtime, Job, JobState, Pending, Snapshot
 from scheduler_core.plan.callback import heard
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, read_continuations
-from scheduler_core.plan.ending import end_run
+from scheduler_core.plan.ending import end_run, park
 from scheduler_core.plan.in_flight import write_in_flight
-from scheduler_core.plan.overlap import account_passed
-from scheduler_core.run import Reason, Record, Run, RunState
+from scheduler_core.plan.misses import pass_over
+from scheduler_core.plan.overlap import conclude, was_held
+from scheduler_core.plan.settle import DROPPED
+from scheduler_core.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.transition import Transition, rest
 
 
@@ -51,8 +53,8 @@ def plan_complete(
     if run.completed is not None:
         return run.completed
     entries, dropped = _entries(job, state, run, asked, now_ms=now_ms)
-    message = "; ".join(text for text in (message, dropped) if text)
-    held = run.reason is Reason.CONTINUATION or state.is_held
+    message = "; ".join(text for text in (run.message, message, dropped) if text)
+    held = was_held(state, run)
     state = replace(state, pending=(*state.pending, *entries))
     if run.in_flight:
         run = replace(run, completed=final, message=message)
@@ -60,12 +62,18 @@ def plan_complete(
     if job is None or state.deleted:
         _, ended = end_run(None, state, run, final, now_ms=now_ms, message=message)
         return Transition(None, (ended,), remove=True)
+    if state.open is None:
+        after, records = conclude(
+            job, state, run, final, now_ms=now_ms, downtimes=downtimes, message=message, held=held
+        )
+        return rest(after, (*found.records, *records))
+    # It waited for its retry among the entries, and another run is open: that one accounts for what passes.
     after, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     after = replace(after, open=state.open)
-    passed: tuple[Record, ...] = ()
-    if state.open is None:
-        after, passed = account_passed(job, after, held=held, now_ms=now_ms, downtimes=downtimes)
-    return rest(after, (*found.records, ended, *passed))
+    misses: tuple[Record, ...] = ()
+    if run.reason is Reason.CONTINUATION and not after.is_held:
+        after, misses = pass_over(job, after, MissReason.HELD, now_ms=now_ms)
+    return rest(after, (*found.records, ended, *misses))
 
 
 def plan_heartbeat(
@@ -86,14 +94,13 @@ def plan_heartbeat(
     if found is None:
         return None
     run, state = found.run, found.state
-    if snapshot.job is not None:
-        run = heard(snapshot.job, run, progress=progress, note=note, now_ms=now_ms)
+    run = heard(run, progress=progress, note=note, now_ms=now_ms)
     if found.run.state is RunState.RETRYING and found.run.asked and not found.run.in_flight:
-        entry = Pending(run.id, run.retry_at_ms or now_ms, run.payload, run.reason, replace(run, payload=None))
-        state = replace(state, pending=(*state.pending, entry))
+        state = park(state, run, run.retry_at_ms or now_ms, conflict=run.conflict)
     else:
         state = replace(state, open=run)
-    return Transition(state, found.records, remove=state.deleted), run.retry_at_ms
+    lost_at = run.retry_at_ms if run.state is RunState.TAKEN else None
+    return Transition(state, found.records, remove=state.deleted), lost_at
 
 
 def _find(snapshot: Snapshot, run_id: str, downtimes: Sequence[Downtime], store_id: str) -> Found | None:
@@ -119,7 +126,7 @@ def _entries(
     if asked is None:
         return (), ""
     if job is None or state.deleted or run.list_replaced:
-        return (), "the continuation that it asks for was dropped: its job or the pending list was replaced meanwhile"
+        return (), DROPPED
     if not job.policies.continuations:
         raise InvalidInput("the job does not take continuations", field="continue")
     try:

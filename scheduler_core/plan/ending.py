@@ -50,7 +50,7 @@ def end_run(
         last=last,
         totals=totals,
         last_success_ms=max(ended.fire_time_ms, state.last_success_ms or 0),
-        last_success_start_ms=ended.started_at_ms,
+        last_success_start_ms=max(ended.started_at_ms or 0, state.last_success_start_ms or 0),
     ), ended
 
 
@@ -68,4 +68,4 @@ def park(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobS
         run, state=RunState.RETRYING, retry_at_ms=retry_at_ms, conflict=conflict, in_flight=False, payload=None
     )
     entry = Pending(run.id, retry_at_ms, run.payload, run.reason, waiting)
-    return replace(state, open=None, pending=(*state.pending, entry))
+    return replace(state, pending=(*state.pending, entry))

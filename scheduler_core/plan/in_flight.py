@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from scheduler_core.job import Downtime, Job, JobState, Overlap, Snapshot
-from scheduler_core.plan.claim import Work, plan_claim
+from scheduler_core.job import Downtime, Job, JobState, Snapshot
+from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.ending import end_run
 from scheduler_core.plan.misses import pass_over
 from scheduler_core.run import MissReason, Record, RunState
@@ -26,17 +26,10 @@ def write_in_flight(
     """
     if snapshot.lease is None or (state.open is not None and state.open.in_flight):
         return state, ()
-    if job.policies.overlap is Overlap.ALLOW and not is_unit(state):
-        return state, ()
     planned = plan_claim(job, state, snapshot.lease, downtimes=downtimes, store_id=store_id)
-    if not isinstance(planned, Work):
+    if not isinstance(planned, Work) or is_spawned(planned):
         return state, ()
     return replace(planned.state, open=replace(planned.run, in_flight=True)), planned.records
-
-
-def is_unit(state: JobState) -> bool:
-    """Whether this is the state of one run of a job that allows overlap, not of the job: only there it is open."""
-    return state.open is not None
 
 
 def detach(
@@ -55,8 +48,9 @@ def detach(
     if state.open is None:
         return state, records
     if state.open.in_flight or state.open.state is RunState.TAKEN:
-        detached = not state.open.asked or state.open.state is RunState.TAKEN
-        return replace(state, open=replace(state.open, detached=detached)), records
+        return replace(state, open=replace(state.open, detached=not state.open.asked)), records
+    if state.open.asked:
+        return state, records  # one of several runs at once, which a client asked for
     waited_for_runner = state.open.conflict
     state, ended = end_run(job, state, state.open, RunState.CANCELLED, now_ms=now_ms, message=why)
     records = (*records, ended)

@@ -1,4 +1,4 @@
-"""Fire times that passed while a run was not settled: which of them is owed a run, and which are missed."""
+"""A run is over: what of the fire times that passed meanwhile is owed a run, and which are missed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,36 @@ from msgspec.structs import replace
 from scheduler_core.job import Downtime, Job, JobState, Overlap, Recovery
 from scheduler_core.job_trigger import trigger_of
 from scheduler_core.plan.catch_up import catch_up
+from scheduler_core.plan.ending import end_run
 from scheduler_core.plan.misses import misses_around, pass_over
-from scheduler_core.run import MissReason, Record
+from scheduler_core.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.trigger import Trigger
+
+
+def conclude(
+    job: Job,
+    state: JobState,
+    run: Run,
+    final: RunState,
+    *,
+    now_ms: int,
+    downtimes: Sequence[Downtime],
+    held: bool,
+    message: str = "",
+    stands_until_ms: int | None = None,
+) -> tuple[JobState, tuple[Record, ...]]:
+    """End a run and account for what passed while it was open. ``state`` is the job's without that run, and ``held``
+    whether the two together held the trigger (see :func:`was_held`)."""
+    state, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
+    state, passed = account_passed(
+        job, state, held=held, now_ms=now_ms, downtimes=downtimes, stands_until_ms=stands_until_ms
+    )
+    return state, (ended, *passed)
+
+
+def was_held(state: JobState, run: Run) -> bool:
+    """Whether continuations held the trigger while ``run`` was open; ``state`` is the job's without it."""
+    return run.reason is Reason.CONTINUATION or state.is_held
 
 
 def account_passed(
@@ -45,12 +72,11 @@ def account_passed(
     caught: tuple[Record, ...] = ()
     owed = job.overlap is Overlap.QUEUE_ONE and not (stands_until_ms is not None and latest <= stands_until_ms)
     if job.recovery is Recovery.ALL and downtimes:
-        found = catch_up(job, trigger, due_ms, latest, downtimes, reason=MissReason.OVERLAP, now_ms=now_ms)
+        found = catch_up(job, state, due_ms, latest, downtimes, reason=MissReason.OVERLAP, now_ms=now_ms)
         if found is not None:
-            state = replace(state, replays=(*state.replays, *found.replays))
-            caught = found.records
+            state, caught = found.state, found.records
             if found.rest_ms is None:
-                return replace(state, next_fire_ms=trigger.next_after(latest)), caught
+                return state, caught
             due_ms = found.rest_ms
     elif job.recovery is Recovery.LATEST and not owed:
         owed = any(_fires_within(trigger, due_ms, downtime) for downtime in downtimes)

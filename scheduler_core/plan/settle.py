@@ -15,13 +15,14 @@ from scheduler_core.plan.claim import Work
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
 from scheduler_core.plan.detail import detail_of
 from scheduler_core.plan.ending import end_run, park
-from scheduler_core.plan.overlap import account_passed
+from scheduler_core.plan.overlap import account_passed, conclude, was_held
 from scheduler_core.run import Attempt, Reason, Record, Run, RunState, keep_attempts
 from scheduler_core.transition import Transition, is_finished
 
 EXCERPT_BYTES = 512
 """How much of an unsuccessful answer's body a run's record keeps."""
 CONFLICT_STATUS = 409
+DROPPED = "the continuation that it asks for was dropped: its job or the pending list was replaced meanwhile"
 
 
 class Verdict(Enum):
@@ -82,8 +83,9 @@ def plan_settle_changed(
     """
     stored = None if state is None else state.open
     if state is None or stored is None or stored.id != work.run.id:
-        run = _with_attempt(replace(work.run, detached=True), ended)
-        _, final = end_run(None, JobState(), run, _final_state(judge(ended.outcome, policy)), now_ms=ended.ended_at_ms)
+        run = _without_continuation(work.job, _with_attempt(replace(work.run, detached=True), ended), ended)
+        verdict = judge(ended.outcome, policy, work.job)
+        _, final = end_run(None, JobState(), run, _final_state(verdict), now_ms=ended.ended_at_ms)
         return _step(work.job, state, run, (final,), ended, remove=False)
     run = replace(
         work.run,
@@ -100,10 +102,11 @@ def plan_settle_changed(
         after, settled = _settle(work.job, job, base, run, ended, policy)
         return _step(job, after, run, settled, ended)
     verdict = judge(ended.outcome, policy, work.job)
-    run = _with_attempt(run, ended)
+    run = _without_continuation(work.job, _with_attempt(run, ended), ended)
     if verdict is Verdict.TAKEN and run.completed is None:
         return Transition(replace(state, open=taken(work.job, run, now_ms=ended.ended_at_ms)))
-    _, final = _end_detached(None, base, run, verdict, ended)
+    final_state, message = _detached_end(run, verdict)
+    _, final = end_run(None, base, run, final_state, now_ms=ended.ended_at_ms, message=message)
     return _step(work.job, None, run, (final,), ended, remove=True)
 
 
@@ -134,55 +137,76 @@ def _settle(
         policy = with_rule(policy, began.policies.retry)
     now_ms = ended.ended_at_ms
     verdict = judge(ended.outcome, policy, began)
-    held = run.reason is Reason.CONTINUATION or state.is_held
+    held = was_held(state, run)
     stands_until_ms = ended.started_at_ms if run.conflict else None
     run = _with_attempt(run, ended)
-    if verdict is Verdict.TAKEN and run.completed is None:
-        return replace(state, open=taken(began, run, now_ms=now_ms)), ()
-    if verdict is Verdict.SUCCEEDED and began.policies.continuations:
-        verdict, state, run = _continue(state, run, ended)
-    if run.completed is None and not run.detached:
-        if verdict is Verdict.CONFLICT and began.retry_already_running is not None:
-            retry_at = now_ms + max(began.retry_already_running * 1000, policy.conflict_floor_ms)
-            if not run.asked:
-                return _wait(state, run, retry_at, conflict=True), ()
-            return _account(job, park(state, run, retry_at, conflict=True), ended, (), held=held)
-        if verdict is Verdict.RETRY or (verdict is Verdict.CONFLICT and run.asked and run.reason is not Reason.MANUAL):
-            run = replace(run, failures=run.failures + 1)
-            given_up, retry_at = _next_attempt(run, ended, policy)
-            if given_up is not None:
-                run = replace(run, message=given_up)
-            elif run.asked:
-                return _account(job, park(state, run, retry_at, conflict=False), ended, (), held=held)
-            elif job.overlap is Overlap.QUEUE_ONE:
-                return _wait(state, run, retry_at, conflict=False), ()  # a fire time that passed takes over at once
-            else:
-                return _account(job, _wait(state, run, retry_at, conflict=False), ended, (), held=held)
+    final, message = _final_state(verdict), ""
+    if began.policies.continuations and verdict in (Verdict.SUCCEEDED, Verdict.TAKEN):
+        state, run, fault = _continue(state, run, ended)
+        if fault and verdict is Verdict.TAKEN:
+            run = replace(run, message=fault)
+        elif fault:
+            final, message = RunState.FAILED, fault
     if run.completed is not None:
-        state, final = end_run(job, state, run, run.completed, now_ms=now_ms)
+        final = run.completed
+    elif verdict is Verdict.TAKEN:
+        return replace(state, open=taken(began, run, now_ms=now_ms)), ()
     elif run.detached:
-        state, final = _end_detached(job, state, run, verdict, ended)
-    else:
-        state, final = end_run(job, state, run, _final_state(verdict), now_ms=now_ms)
-    return _account(job, state, ended, (final,), held=held, stands_until_ms=stands_until_ms)
+        final, message = _detached_end(run, verdict) if not message else (final, message)
+    elif verdict is Verdict.CONFLICT and began.retry_already_running is not None:
+        retry_at = now_ms + max(began.retry_already_running * 1000, policy.conflict_floor_ms)
+        if not _is_parked(state, run):
+            return _wait(state, run, retry_at, conflict=True), ()
+        return _account(job, park(state, run, retry_at, conflict=True), ended, held=held)
+    elif verdict is Verdict.RETRY or (verdict is Verdict.CONFLICT and run.asked and run.reason is not Reason.MANUAL):
+        run = replace(run, failures=run.failures + 1)
+        given_up, retry_at = _next_attempt(run, ended, policy)
+        if given_up is None and _is_parked(state, run):
+            return _account(job, park(state, run, retry_at, conflict=False), ended, held=held)
+        if given_up is None:
+            state = _wait(state, run, retry_at, conflict=False)
+            if job.overlap is Overlap.QUEUE_ONE:
+                return state, ()  # a fire time that passed takes over at once
+            return _account(job, state, ended, held=held)
+        message = given_up
+    return conclude(
+        job,
+        state,
+        run,
+        final,
+        now_ms=now_ms,
+        downtimes=ended.downtimes,
+        message=message,
+        held=held,
+        stands_until_ms=stands_until_ms,
+    )
 
 
-def _continue(state: JobState, run: Run, ended: Ended) -> tuple[Verdict, JobState, Run]:
-    """Take up what a successful answer asks for. What cannot be taken up fails the run: it is never lost silently."""
+def _is_parked(state: JobState, run: Run) -> bool:
+    """Whether the run waits among the pending entries: it was asked for, and does not have a unit for itself."""
+    return run.asked and not state.child
+
+
+def _continue(state: JobState, run: Run, ended: Ended) -> tuple[JobState, Run, str]:
+    """Take up what an answer asks for; with why that cannot be done, which is never passed over in silence."""
     if ended.outcome.truncated:
-        return Verdict.FAILED, state, replace(run, message="answer_too_large: a continuation in it may be cut off")
+        return state, run, "answer_too_large: a continuation in it may be cut off"
     try:
         entries = continuations_in(ended.outcome.body, run, now_ms=ended.ended_at_ms)
     except BadContinuation as error:
-        return Verdict.FAILED, state, replace(run, message=str(error))
-    if not entries:
-        return Verdict.SUCCEEDED, state, run
-    if run.list_replaced:
-        why = "the continuation that it asks for was dropped: its job or the pending list was replaced meanwhile"
-        return Verdict.SUCCEEDED, state, replace(run, message=why)
+        return state, run, str(error)
+    if entries and run.list_replaced:
+        return state, replace(run, message=DROPPED), ""
     if len(state.pending) + len(entries) > PENDING_LIMIT:
-        return Verdict.FAILED, state, replace(run, message=f"{PENDING_LIMIT} runs wait for this job already")
-    return Verdict.SUCCEEDED, replace(state, pending=(*state.pending, *entries)), run
+        return state, run, f"{PENDING_LIMIT} runs wait for this job already"
+    return replace(state, pending=(*state.pending, *entries)), run, ""
+
+
+def _without_continuation(began: Job, run: Run, ended: Ended) -> Run:
+    """``run`` of a job that is gone: what its answer asks for is dropped, and that is recorded."""
+    if began.policies.continuations and b'"continue"' in ended.outcome.body:
+        return replace(run, message=DROPPED)
+    return run
 
 
 def _next_attempt(run: Run, ended: Ended, policy: RetryPolicy) -> tuple[str | None, int]:
@@ -201,32 +225,19 @@ def _next_attempt(run: Run, ended: Ended, policy: RetryPolicy) -> tuple[str | No
     return None, retry_at
 
 
-def _end_detached(job: Job | None, state: JobState, run: Run, verdict: Verdict, ended: Ended) -> tuple[JobState, Run]:
-    """A run whose job was changed, paused or deleted since it started: its result counts, it is not tried again."""
-    final, message = run.completed or _final_state(verdict), ""
-    if run.completed is None and verdict is Verdict.RETRY:
-        final, message = RunState.CANCELLED, "not tried again: its job was changed, paused or deleted meanwhile"
-    return end_run(job, state, run, final, now_ms=ended.ended_at_ms, message=message)
+def _detached_end(run: Run, verdict: Verdict) -> tuple[RunState, str]:
+    """How a run ends whose job was changed, paused or deleted since it started: its result counts, it is not tried
+    again. With a word about why, where it would have been."""
+    if run.completed is not None:
+        return run.completed, ""
+    if verdict is Verdict.RETRY:
+        return RunState.CANCELLED, "not tried again: its job was changed, paused or deleted meanwhile"
+    return _final_state(verdict), ""
 
 
-def _account(
-    job: Job,
-    state: JobState,
-    ended: Ended,
-    records: tuple[Record, ...],
-    *,
-    held: bool,
-    stands_until_ms: int | None = None,
-) -> tuple[JobState, tuple[Record, ...]]:
-    state, passed = account_passed(
-        job,
-        state,
-        held=held,
-        now_ms=ended.ended_at_ms,
-        downtimes=ended.downtimes,
-        stands_until_ms=stands_until_ms,
-    )
-    return state, (*records, *passed)
+def _account(job: Job, state: JobState, ended: Ended, *, held: bool) -> tuple[JobState, tuple[Record, ...]]:
+    """The run is not over, but others may start: account for what passed during the request."""
+    return account_passed(job, state, held=held, now_ms=ended.ended_at_ms, downtimes=ended.downtimes)
 
 
 def _wait(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:

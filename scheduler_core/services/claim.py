@@ -19,6 +19,7 @@ from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_t
 from scheduler_core.services.base import Service
 from scheduler_core.services.deliver import Courier
 from scheduler_core.services.settle import Settler
+from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import Claim, ClaimedJob, RedisStore
 from scheduler_core.transition import Transition
 
@@ -129,9 +130,9 @@ class Claimer(Service):
         try:
             planned = self._plan(claimed)
         except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
-            planned = quarantine_unreadable(claimed.state, f"it cannot be planned: {type(error).__name__}: {error}")
+            planned = self._set_aside(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
         if isinstance(planned, Work):
-            if is_spawned(planned.job, claimed.id):
+            if is_spawned(planned):
                 self._settler.spawn(claimed, planned)
                 return
             log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=planned.run.id, fence=claimed.lease.fence)
@@ -144,22 +145,27 @@ class Claimer(Service):
 
     def _plan(self, claimed: ClaimedJob) -> Work | Transition:
         if claimed.fault is not None:
-            return quarantine_unreadable(claimed.state, claimed.fault)
+            return self._set_aside(claimed, claimed.fault)
         if claimed.job is None:
             if claimed.state is not None and claimed.state.deleted:
-                return plan_claim_tombstone(claimed.state, now_ms=claimed.lease.first_claimed_at_ms)
+                return plan_claim_tombstone(claimed.state, now_ms=self.clock.now_ms(), downtimes=self._node.downtimes)
             if claimed.state is None:
                 return Transition(None, remove=True)
-            return quarantine_unreadable(claimed.state, "its definition is gone")
+            return self._set_aside(claimed, "its definition is gone")
         if claimed.state is None:
-            return quarantine_unreadable(None, "its state is gone")
+            return self._set_aside(claimed, "its state is gone")
         return plan_claim(
             claimed.job,
             claimed.state,
             claimed.lease,
             downtimes=self._node.downtimes,
             store_id=self._node.store_id,
+            now_ms=self.clock.now_ms(),
         )
+
+    def _set_aside(self, claimed: ClaimedJob, reason: str) -> Transition:
+        child = job_of_unit(claimed.id) != claimed.id
+        return quarantine_unreadable(claimed.state, reason, child=child, now_ms=self.clock.now_ms())
 
     async def _sleep(self, next_wake_ms: int | None) -> None:
         """Sleep until ``next_wake_ms``, until woken, or for the longest sleep, whichever comes first."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
@@ -19,10 +18,10 @@ from scheduler_core.errors import StoreError
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
-from scheduler_core.plan.claim import Work
+from scheduler_core.plan.claim import Work, plan_full
 from scheduler_core.plan.settle import Ended
 from scheduler_core.services.settle import Settler
-from scheduler_core.store.redis_store import ClaimedJob
+from scheduler_core.store.redis_store import ClaimedJob, RedisStore
 from scheduler_core.tokens import make_token
 
 
@@ -49,12 +48,12 @@ class Courier:
         clock: Clock,
         metrics: Metrics,
         *,
+        store: RedisStore,
         targets: Targets,
-        secret: Callable[[], Awaitable[bytes]],
     ) -> None:
         self._node = node
         self.targets = targets
-        self._read_secret = secret
+        self._store = store
         self._secret: bytes | None = None
         self._deliverer = deliverer
         self._settler = settler
@@ -80,6 +79,12 @@ class Courier:
         request = None
         started_at_ms = self._clock.now_ms()
         try:
+            if work.state.draining:
+                if await self._store.children(work.job.id, limit=1):
+                    planned = plan_full(work, claimed.state or work.state, now_ms=started_at_ms)
+                    self._settler.put_transition(claimed, planned)
+                    return
+                work = replace(work, state=replace(work.state, draining=False))
             request = await self._request(claimed, work)
             started_at_ms = self._clock.now_ms()
             outcome = await self._deliverer.deliver(request)
@@ -103,9 +108,13 @@ class Courier:
         self._settler.put(claimed, work, ended)
 
     async def _request(self, claimed: ClaimedJob, work: Work) -> Request:
-        """The request of the next attempt. Waits only for a job with a named target or a callback."""
+        """The request of the next attempt. Waits for a job with a named target, a callback or overlapping runs only."""
         fence, policies = claimed.lease.fence, work.job.policies
         timeout_ms = self._timeout_ms if policies.timeout_ms is None else policies.timeout_ms
+        if work.state.child:
+            latest = await self._store.latest_success(work.job.id)
+            if latest is not None:
+                work = replace(work, state=replace(work.state, last_success_ms=latest.fire_time_ms))
         request = build_request(work, fence=fence, timeout_ms=timeout_ms)
         if work.job.target_id is not None:
             target = await self.targets.get(work.job.target_id)
@@ -114,7 +123,7 @@ class Courier:
             request = with_target(request, target)
         if policies.callback:
             if self._secret is None:
-                self._secret = await self._read_secret()
+                self._secret = await self._store.secret()
             token = make_token(self._secret, claimed.id, work.run.id)
             request = with_callback(request, self._node.settings.public_url or "", work.run.id, token)
         return request

@@ -177,9 +177,9 @@ def _in_flight(unit: str, stored: StoredJob) -> list[Run]:
     run: Run | None = None
     if state.open is not None and state.open.in_flight:
         run = state.open
-    elif job is not None and not is_spawned(job, unit):
+    elif job is not None:
         planned = plan_claim(job, state, lease, downtimes=stored.downtimes, store_id=stored.store_id)
-        run = planned.run if isinstance(planned, Work) else None
+        run = planned.run if isinstance(planned, Work) and not is_spawned(planned) else None
     if run is None:
         return []
     started_at_ms = run.started_at_ms if run.started_at_ms is not None else lease.first_claimed_at_ms

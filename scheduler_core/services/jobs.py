@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from scheduler_core.clock import Clock
 from scheduler_core.errors import InvalidInput, JobNotFound, RunConflict, RunNotFound, StoreUnavailable
@@ -98,7 +99,14 @@ class JobService:
             snapshot = stored.snapshot
             if stored.fault is not None:
                 snapshot = Snapshot(None, None, snapshot.lease)
-            return plan_upsert(job, snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
+            return plan_upsert(
+                job,
+                snapshot,
+                now_ms=now_ms,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
+                children=stored.children > 0,
+            )
 
         stored, transition = await self.change(job.id, plan)
         if transition is None:
@@ -117,10 +125,11 @@ class JobService:
             return plan_delete(stored.snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
 
         stored, transition = await self.change(job_id, plan)
+        if transition is None or overlaps(stored):
+            # Also where the job is gone: whoever deleted it may have died before this.
+            await self._cancel_children(job_id, "its job was deleted", deleted=True)
         if transition is None:
             raise JobNotFound(job_id)
-        if overlaps(stored):
-            await self._cancel_children(job_id, "its job was deleted")
         log.info(JOB_DELETED, job_id=job_id)
 
     async def pause(self, job_id: str) -> JobView:
@@ -157,12 +166,19 @@ class JobService:
         """
         bare = payload is None and not_before_ms is None
         answer = RunNow()
+        latest: Run | None = None
+        if bare and not force and overlaps(await self._store.read(job_id)):
+            latest = await self._store.latest_success(job_id)
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             nonlocal answer
             due_ms = now_ms if not_before_ms is None else max(now_ms, not_before_ms)
+            snapshot = stored.snapshot
+            if latest is not None and snapshot.state is not None:
+                state = replace(snapshot.state, last_success_start_ms=latest.started_at_ms)
+                snapshot = replace(snapshot, state=state)
             planned = plan_run_now(
-                stored.snapshot,
+                snapshot,
                 Pending(random_run_id(now_ms), due_ms, payload),
                 force=force,
                 bare=bare,
@@ -288,13 +304,18 @@ class JobService:
                 return LastRun(record.id, record.fire_time_ms, record.state, ended_at_ms, record.last_status)
         return None
 
-    async def _cancel_children(self, job_id: str, why: str) -> None:
+    async def _cancel_children(self, job_id: str, why: str, *, deleted: bool = False) -> None:
         """No run of a job that allows overlap is tried again after a change; those that are open may end."""
         for unit in await self._store.children(job_id):
 
             def plan(stored: StoredJob, now_ms: int) -> Transition | None:
                 return plan_cancel_unit(
-                    stored.snapshot, now_ms=now_ms, why=why, downtimes=stored.downtimes, store_id=stored.store_id
+                    stored.snapshot,
+                    now_ms=now_ms,
+                    why=why,
+                    deleted=deleted,
+                    downtimes=stored.downtimes,
+                    store_id=stored.store_id,
                 )
 
             await self.change(unit, plan)

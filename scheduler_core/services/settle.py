@@ -88,7 +88,7 @@ class Settler(Service):
         try:
             transition = plan_settle(work, ended, self._policy)
         except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
-            transition = self._quarantine(claimed, error)
+            transition = self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
         self._put(claimed, transition, work, ended)
 
     def put_transition(self, claimed: ClaimedJob, transition: Transition) -> None:
@@ -156,7 +156,7 @@ class Settler(Service):
         """The job was changed while this node held it: plan from what is stored now."""
         claimed = msgspec.structs.replace(stored, lease=one.claimed.lease)
         if stored.fault is not None:
-            transition = quarantine_unreadable(stored.state, stored.fault)
+            transition = self._quarantine(claimed, stored.fault)
         elif one.work is None or one.ended is None:
             self.hand_back(claimed)  # there was nothing to deliver; the next claim plans from what is stored then
             return
@@ -164,14 +164,14 @@ class Settler(Service):
             try:
                 transition = plan_settle_changed(stored.job, stored.state, one.work, one.ended, self._policy)
             except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
-                transition = self._quarantine(claimed, error)
+                transition = self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
         self._put(claimed, transition, one.work, one.ended)
 
-    def _quarantine(self, claimed: ClaimedJob, error: Exception) -> Transition:
-        reason = f"it cannot be planned: {type(error).__name__}: {error}"
+    def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
         self.metrics.quarantined.inc()
         log.error(JOB_QUARANTINED, job_id=claimed.id, detail=reason)
-        return quarantine_unreadable(claimed.state, reason)
+        child = job_of_unit(claimed.id) != claimed.id
+        return quarantine_unreadable(claimed.state, reason, child=child, now_ms=self.clock.now_ms())
 
     def _report(self, one: Unsettled) -> None:
         """Count and log what Redis has taken; tell the claimer when the job is due again."""

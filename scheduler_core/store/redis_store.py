@@ -5,6 +5,7 @@ Raises StoreUnavailable or StoreRefused (see :mod:`scheduler_core.store.faults`)
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from scheduler_core.store import keys as scores
 from scheduler_core.store.client import carried_through, connect
 from scheduler_core.store.codec import (
     TAG_BYTES,
+    Entry,
     decode_downtimes,
     decode_entry,
     decode_job,
@@ -125,6 +127,8 @@ class StoredJob(msgspec.Struct, frozen=True):
     downtimes: tuple[Downtime, ...]
     store_id: str
     fault: str | None = None
+    children: int = 0
+    """Where there is no job: how many runs of an earlier one, which allowed overlap, are open."""
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -358,8 +362,12 @@ class RedisStore:
         if not job_ids:
             return []
         k = self._keys
-        downtimes, store_id, *rows = await self._run(self._read, (k.jobs, k.states, k.leases, k.meta), job_ids)
-        return [read_stored(row[0], row[1], row[2], downtimes, store_id) for row in rows]
+        names = (k.jobs, k.states, k.leases, k.meta, k.children)
+        downtimes, store_id, *rows = await self._run(self._read, names, job_ids)
+        return [
+            read_stored(definition, state, lease, downtimes, store_id, int(children))
+            for definition, state, lease, children in rows
+        ]
 
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
         """Settled runs and misses of a job, newest first, and after them the failures that were kept longer.
@@ -411,6 +419,18 @@ class RedisStore:
             except CorruptDocument:
                 unreadable.add(place)
         return [record for place, record in enumerate(found) if place not in unreadable]
+
+    async def latest_success(self, job_id: str) -> Run | None:
+        """The run with the latest fire time among those that succeeded and that the job's history still has."""
+        with translated_faults():
+            rows: list[Any] = await self._client.lrange(self._keys.history(job_id), 0, -1)
+        latest: Entry | None = None
+        for row in rows:
+            with contextlib.suppress(CorruptDocument):
+                entry = decode_entry(row)
+                if isinstance(entry, Entry) and entry.letter == "S":
+                    latest = entry if latest is None or entry.fire_time_ms >= latest.fire_time_ms else latest
+        return None if latest is None else await self.settled_run(latest.run_id)
 
     async def settled_run(self, run_id: str) -> Run | None:
         """The record of a settled run; None: it was trimmed, or there never was one. Raises CorruptDocument."""
@@ -490,7 +510,12 @@ def _step(unit: str, transition: Transition | None) -> tuple[Arg, ...]:
     if transition.spawn is not None:
         operation, run = "spawn", transition.spawn.run
         # Due at its fire time: it has come, or there would be no run yet.
-        records += (child_id(unit, run.id), run.fire_time_ms, encode_state(JobState(open=run)), transition.spawn.limit)
+        records += (
+            child_id(unit, run.id),
+            run.fire_time_ms,
+            encode_state(JobState(open=run, child=True)),
+            transition.spawn.limit,
+        )
     return (operation, state, wake, waiting, len(transition.records), *records)
 
 
@@ -524,7 +549,12 @@ def _settled(settlement: Settlement, answer: Any) -> Settled:
 
 
 def read_stored(
-    definition: bytes | None, state: bytes | None, lease: bytes | None, downtimes: bytes | None, store_id: bytes | None
+    definition: bytes | None,
+    state: bytes | None,
+    lease: bytes | None,
+    downtimes: bytes | None,
+    store_id: bytes | None,
+    children: int = 0,
 ) -> StoredJob:
     """A job from the three rows that the store keeps of it, and the facts that all jobs share."""
     job, position, fault = _decode(definition, state)
@@ -542,6 +572,7 @@ def read_stored(
         decode_downtimes(downtimes or b""),
         (store_id or b"").decode(),
         fault,
+        children,
     )
 
 

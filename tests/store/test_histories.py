@@ -475,7 +475,7 @@ class History(RuleBasedStateMachine):
             planned = plan_claim(job, state, lease, downtimes=stored.downtimes, store_id=stored.store_id)
             records = [*records, *planned.records]
             if isinstance(planned, Work):
-                if is_spawned(job, name) and self.is_full(name):
+                if is_spawned(planned) and self.is_full(name):
                     return  # the node will be told so, and then record the fire time as missed
                 open_runs, position = [planned.run], planned.state
             else:

@@ -84,7 +84,7 @@ class SteppedNode:
         self.settler = Settler(store, RetryPolicy(), clock, metrics)
         self.targets = TargetCache(CatalogueStore(store))
         self.courier = Courier(
-            self.node, self.deliverer, self.settler, clock, metrics, targets=self.targets, secret=store.secret
+            self.node, self.deliverer, self.settler, clock, metrics, store=store, targets=self.targets
         )
         self.claimer = Claimer(self.node, store, self.courier, self.settler, clock, metrics)
         self.settler.woken = self.claimer.wake_at

@@ -123,7 +123,7 @@ class World:
         self.records += transition.records
         if transition.spawn is not None:
             run = transition.spawn.run
-            self.children.append(Unit(child_id("job", run.id), unit.job, JobState(open=run)))
+            self.children.append(Unit(child_id("job", run.id), unit.job, JobState(open=run, child=True)))
         if transition.remove:
             unit.job, unit.state = None, transition.state
             if unit is self.main:
@@ -152,11 +152,17 @@ class World:
         main, old = self.main, self.main.job
         if trigger_of(job).next_after(self.now) is None:
             return  # refused
-        planned = plan_upsert(job, main.snapshot, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID)
+        planned = plan_upsert(
+            job,
+            main.snapshot,
+            now_ms=self.now,
+            downtimes=self.downtimes,
+            store_id=STORE_ID,
+            children=bool(self.children),
+        )
         if planned is None:
             return
-        assert planned.state is not None
-        goes_on = planned.state.next_fire_ms is not None
+        goes_on = planned.state is not None and planned.state.next_fire_ms is not None
         if old is None or not same_fire_times(old, job) or not goes_on:
             self.end_segment()
         self.apply(main, planned)
@@ -180,7 +186,12 @@ class World:
             self.change(
                 unit,
                 lambda unit=unit: plan_cancel_unit(  # type: ignore[misc]
-                    unit.snapshot, now_ms=self.now, why="why", downtimes=self.downtimes, store_id=STORE_ID
+                    unit.snapshot,
+                    now_ms=self.now,
+                    why="why",
+                    deleted=self.main.job is None,
+                    downtimes=self.downtimes,
+                    store_id=STORE_ID,
                 ),
             )
 
@@ -319,8 +330,10 @@ class World:
         if unit.state is None:
             return Transition(None, remove=True)
         if unit.job is None:
-            return plan_claim_tombstone(unit.state, now_ms=unit.lease.first_claimed_at_ms)
-        return plan_claim(unit.job, unit.state, unit.lease, downtimes=self.downtimes, store_id=STORE_ID)
+            return plan_claim_tombstone(unit.state, now_ms=self.now, downtimes=self.downtimes)
+        return plan_claim(
+            unit.job, unit.state, unit.lease, downtimes=self.downtimes, store_id=STORE_ID, now_ms=self.now
+        )
 
     def claim(self, index: int = 0) -> None:
         unit = self.unit(index)
@@ -349,7 +362,10 @@ class World:
         unit.held = Held(planned, self.fence, self.now, unit.generation)
         if isinstance(planned, Transition):
             self.write(unit, planned)
-        elif is_spawned(planned.job, unit.id):
+        elif planned.state.draining and self.children:
+            assert unit.state is not None
+            self.write(unit, plan_full(planned, unit.state, now_ms=self.now))
+        elif is_spawned(planned):
             step = plan_spawn(planned)
             assert step.spawn is not None
             if len(self.children) >= step.spawn.limit:

@@ -101,13 +101,13 @@ def test_fire_times_that_pass_during_a_request_are_missed_or_leave_one_run(
 def test_a_run_of_a_job_that_allows_overlap_becomes_a_unit_of_its_own() -> None:
     job = with_policies(overlap=Overlap.ALLOW, max_concurrent=3)
     planned = work(claim(job, make_state(0), 0))
-    assert is_spawned(job, job.id)
-    assert not is_spawned(job, job.id + "\x1fRUN")
+    assert is_spawned(planned)
     step = plan_spawn(planned)
     assert step.spawn is not None
     assert (step.spawn.run, step.spawn.limit) == (planned.run, 3)
     assert seconds(next_wake_ms(state_of(step))) == 10
-    child = work(claim(job, JobState(open=step.spawn.run), 0))
+    child = work(claim(job, JobState(open=step.spawn.run, child=True), 0))
+    assert not is_spawned(child)
     assert child.run == planned.run
     over = plan_settle(child, ended(answered(200), 0, 50), POLICY)
     assert (summary(over.records), over.remove) == ([("succeeded",)], True)
@@ -146,7 +146,7 @@ def test_the_last_run_of_an_exhausted_job_that_allows_overlap_outlives_it() -> N
 
 def test_a_changed_job_does_not_try_its_overlapping_runs_again() -> None:
     job = with_policies(overlap=Overlap.ALLOW)
-    waiting = Snapshot(job, JobState(open=retrying(0, 5)), None)
+    waiting = Snapshot(job, JobState(open=retrying(0, 5), child=True), None)
     step = plan_cancel_unit(waiting, now_ms=at(2), why="why", downtimes=(), store_id=STORE_ID)
     assert step is not None
     assert (summary(step.records), step.remove) == ([("cancelled",)], True)

@@ -1,0 +1,142 @@
+"""Runs of a job that allows overlap, on a real Redis: units of their own, which the job knows of all the same."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from scheduler_core.errors import JobNotFound
+from scheduler_core.job import Job, Overlap, Policies
+from scheduler_core.metrics import Metrics
+from scheduler_core.run import Miss, MissReason, Run, RunState
+from scheduler_core.services.jobs import JobService
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.transition import Transition
+from tests.support.factories import SECOND, answered, at, make_job
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.stores import KEYS, opened, until
+
+
+class Bench:
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        self.clock = ManualClock()
+        self.jobs = JobService(store, self.clock, Metrics())
+        self.node = SteppedNode(store, self.clock)
+
+    async def put(self, **policies: object) -> None:
+        await self.jobs.upsert(overlapping(**policies))
+
+    async def work(self) -> None:
+        """Claim until nothing is due: first the job, then the run that it has put beside itself."""
+        await self.node.beat()
+        while await self.node.claim():
+            # What the store is asked before a request begins is answered a moment later.
+            await until(lambda: len(self.node.node.in_flight) == len(self.node.deliverer.open))
+            await self.node.settle()
+
+    async def answer(self, status: int, index: int = 0) -> None:
+        await self.node.answer(answered(status), index)
+        await self.node.settle()
+
+    async def records(self) -> list[Run | Miss]:
+        return (await self.store.history("a"))[::-1]
+
+
+def overlapping(**policies: object) -> Job:
+    fields = {"overlap": Overlap.ALLOW, "max_concurrent": 2} | policies
+    return make_job("a", policies=Policies(**fields))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    async with opened(redis_url) as (store, _):
+        bench = Bench(store)
+        await bench.node.start()
+        yield bench
+        await bench.node.crash()
+
+
+async def test_runs_go_beside_each_other_up_to_the_number_that_the_job_allows(bench: Bench) -> None:
+    await bench.put()
+    for _ in range(3):
+        bench.clock.advance(10 * SECOND)
+        await bench.work()
+    assert [entry.header("Cronpost-Fire-Time")[-3:] for entry in bench.node.deliverer.open] == ["10Z", "20Z"]
+    assert len(await bench.store.children("a")) == 2
+    await bench.answer(200)
+    assert [(type(one), one.reason.value) for one in await bench.records()] == [(Miss, "overlap"), (Run, "scheduled")]
+    assert len(await bench.jobs.children("a")) == 1
+
+
+async def test_a_runner_is_told_of_the_last_success_and_a_poke_comes_too_soon_after_it(bench: Bench) -> None:
+    await bench.put(min_interval_ms=60 * SECOND)
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    assert not bench.node.deliverer.open[0].has("Cronpost-Last-Success")
+    await bench.answer(200)
+    assert (await bench.jobs.run_now("a")).skipped == "too_soon"
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    first = bench.node.deliverer.seen[0].header("Cronpost-Fire-Time")
+    assert bench.node.deliverer.open[0].header("Cronpost-Last-Success") == first
+
+
+async def test_a_job_that_allows_overlap_no_more_waits_until_the_runs_beside_it_are_over(bench: Bench) -> None:
+    await bench.put()
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    await bench.jobs.upsert(make_job("a"))
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    assert len(bench.node.deliverer.open) == 1
+    await bench.answer(200)
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    assert len(bench.node.deliverer.open) == 1
+    assert not await bench.store.children("a")
+    missed = [one for one in await bench.records() if isinstance(one, Miss)]
+    assert [(one.reason, one.first_ms) for one in missed] == [(MissReason.OVERLAP, at(20))]
+
+
+async def test_a_job_created_again_waits_until_the_runs_of_the_earlier_one_are_over(bench: Bench) -> None:
+    await bench.put()
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    await bench.jobs.delete("a")
+    await bench.jobs.upsert(make_job("a"))
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    assert len(bench.node.deliverer.open) == 1
+
+
+async def test_a_delete_repeated_ends_what_an_interrupted_one_has_left_waiting(bench: Bench) -> None:
+    await bench.put()
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    await bench.answer(503)
+    stored = await bench.store.read("a")
+    assert await bench.store.change("a", stored, Transition(None, remove=True))  # and here the process dies
+    assert len(await bench.store.children("a")) == 1
+    with pytest.raises(JobNotFound):
+        await bench.jobs.delete("a")
+    assert not await bench.store.children("a")
+    assert [one.state for one in await bench.records() if isinstance(one, Run)] == [RunState.CANCELLED]
+
+
+async def test_a_run_whose_document_cannot_be_read_is_lost_and_gives_its_place_free(bench: Bench) -> None:
+    await bench.put(max_concurrent=1)
+    bench.clock.advance(10 * SECOND)
+    await bench.node.beat()
+    await bench.node.claim()
+    await bench.node.settle()
+    (unit,) = await bench.store.children("a")
+    await bench.store.client.hset(KEYS.jobs, unit, b"no definition")
+    await bench.work()
+    assert not await bench.store.children("a")
+    assert [one.state for one in await bench.records() if isinstance(one, Run)] == [RunState.LOST]
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    assert len(bench.node.deliverer.open) == 1

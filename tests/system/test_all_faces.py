@@ -1,0 +1,191 @@
+"""One history over all faces: jobs, continuations, schedules and one-off tasks on nodes that are killed one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from scheduler_core.trigger import IntervalSpec
+from tests.support.checker import EARLY_TOLERANCE_MS
+from tests.support.processes import Cronpost, eventually
+from tests.support.recorder import Answer, Received
+from tests.system.world import Put, World
+
+pytestmark = pytest.mark.slow
+
+Json = dict[str, Any]
+LANE: Json = {"base_interval_ms": 200, "http_callback_timeout_ms": 15_000}
+TOKEN = "Bearer s3cret"
+KILLING_SECONDS = 12.0
+
+
+def instant(at_ms: float) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
+
+
+async def get(server: Cronpost, path: str, **params: Any) -> Any:
+    answer = await (await server.api()).get(path, params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def put_schedule(world: World, server: Cronpost) -> str:
+    """A target and a schedule that calls it every second; the id of its job, which the judge knows from now on."""
+    client = await server.api()
+    target = {"name": "t", "url": world.recorder.url, "method": "POST", "body_template": '{"shop": 7}'}
+    answer = await client.post("/targets", json=target)
+    assert answer.status_code == 201, answer.text
+    asked = world.now_ms()
+    body = {"name": "s", "target_id": answer.json()["id"], "schedule_type": "INTERVAL", "interval_seconds": 1}
+    answer = await client.post("/schedules", json=body)
+    assert answer.status_code == 201, answer.text
+    shown = answer.json()
+    view = await world.view(server, shown["job_id"])
+    first_ms = round(datetime.fromisoformat(view["interval_from"]).timestamp() * 1000)
+    world.puts[shown["job_id"]] = Put("", asked, world.now_ms(), trigger=IntervalSpec(1000, first_ms))
+    return str(shown["job_id"])
+
+
+async def post_tasks(world: World, server: Cronpost, count: int) -> list[str]:
+    """As the old clients do: an array, to the path with a slash at its end. Some are due, some will be."""
+    times = [world.now_ms() + number * 150 for number in range(count)]
+    tasks = [{"webhookUrl": world.recorder.url, "webhookAuth": TOKEN, "executeAt": instant(at)} for at in times]
+    answer = await (await server.api()).post("/api/v1/tasks/", content=json.dumps(tasks))
+    assert answer.status_code == 202, answer.text
+    ids: list[str] = answer.json()["ids"]
+    return ids
+
+
+async def all_runs(server: Cronpost) -> list[Json]:
+    """Everything that ``/runs`` lists, page by page along its links."""
+    client = await server.api()
+    found: list[Json] = []
+    path: str | None = "/runs?limit=50"
+    while path is not None:
+        answer = await client.get(path)
+        assert answer.status_code == 200, answer.text
+        found += answer.json()
+        path = answer.links["next"]["url"] if "next" in answer.links else None
+    return found
+
+
+def assert_called_like_tasks(world: World, ids: list[str], kills: list[float]) -> None:
+    """Each task was called, never early, one call at a time, under one id; after a success only if a node was killed
+    before it could tell of it."""
+    calls: dict[str, list[Received]] = defaultdict(list)
+    for one in world.recorder.received:
+        calls[one.job_id].append(one)
+    for task_id in ids:
+        assert calls[task_id], f"{task_id} was never called"
+        assert len({one.run_id for one in calls[task_id]}) == 1
+        for one in calls[task_id]:
+            assert json.loads(one.body) == {"token": TOKEN}
+            assert one.headers["authorization"] == TOKEN
+            assert one.arrived_ms >= one.fire_time_ms - EARLY_TOLERANCE_MS, f"early: {one}"
+        for earlier, later in itertools.pairwise(calls[task_id]):
+            assert earlier.ended_ms is not None
+            assert earlier.ended_ms <= later.arrived_ms, f"two calls at once: {earlier} and {later}"
+            assert later.fence > earlier.fence
+            if earlier.status == 200:
+                assert any(earlier.ended_ms <= at + 1 and at <= later.arrived_ms for at in kills), f"{earlier}, {later}"
+        assert calls[task_id][-1].status == 200
+
+
+async def until_one_is_open(world: World, job_ids: list[str]) -> None:
+    """Wait until the runner works on a request of one of these."""
+    await world.recorder.until(
+        lambda: any(one.job_id in job_ids and one.ended_ms is None for one in world.recorder.received)
+    )
+
+
+async def test_nothing_is_lost_early_or_doubled_and_all_is_listed_and_counted(world: World) -> None:
+    await world.redis.start()
+    servers = list(await asyncio.gather(world.start("serve", **LANE), world.start("serve", **LANE)))
+    recorder = world.recorder
+    page, last = Answer(body=b'{"continue": {"payload": {"page": 2}}}', after_seconds=0.1), Answer(after_seconds=0.1)
+    recorder.script("pages", *[page, page, last] * 3, otherwise=last)
+    recorder.script("failing", *[200, 500, 404, 503] * 5)
+    recorder.otherwise["job"] = recorder.slow(0.3)
+    schedule = await put_schedule(world, servers[0])
+    recorder.otherwise[schedule] = recorder.slow(0.2)
+    await world.put_many(servers[0], "job", "failing")
+    await world.put(servers[1], "pages", continuations=True)
+    regular = ("job", "failing", schedule)
+    await recorder.until_requests(1, *regular, "pages")
+
+    ids: list[str] = []
+    kills: list[float] = []
+    end = time.monotonic() + KILLING_SECONDS
+    while time.monotonic() < end:
+        posted = await post_tasks(world, servers[1], 12)
+        recorder.otherwise |= dict.fromkeys(posted, recorder.slow(0.3))
+        ids += posted
+        await until_one_is_open(world, posted)
+        victim = servers.pop(0)
+        kills.append(world.now_ms())
+        await victim.kill()
+        world.disturbed(kills[-1] - 500, kills[-1])
+        servers.append(await world.start("serve", **LANE))
+        # The second of two requests says that the first one's run is settled: a job whose run takes three nodes in a
+        # row with it is set aside.
+        await recorder.until_requests(2, *regular)
+    assert len(kills) >= 3
+
+    server = servers[0]
+
+    async def done() -> bool:
+        tasks = [await get(server, "/api/v1/tasks", status=status) for status in ("pending", "running")]
+        pages = await world.view(server, "pages")
+        return not any(page["tasks"] for page in tasks) and pages["held_for"] is None
+
+    await eventually(done, what="tasks or pages are left")
+    await recorder.until_requests(2, *regular, "pages")
+    for task_id in ids:
+        assert (await get(server, f"/api/v1/tasks/{task_id}"))["status"] == "delivered"
+
+    # Delete all of it: what comes to an end then is all that there ever was.
+    await asyncio.gather(*(world.delete(server, job_id) for job_id in ("job", "failing", "pages")))
+    world.puts[schedule].delete_asked_at_ms = world.now_ms()
+    per_schedule = await get(server, "/metrics/schedules")
+    counted = [run for run in await all_runs(server) if run["schedule_id"] == 1 and run["status"] is not None]
+    client = await server.api()
+    assert (await client.delete("/schedules/1")).status_code == 200
+    world.puts[schedule].deleted_at_ms = world.now_ms()
+    assert per_schedule[0]["total_runs"] <= len(counted) <= per_schedule[0]["total_runs"] + 1
+
+    async def all_settled() -> bool:
+        runs = await all_runs(server)
+        received = {one.run_id for one in recorder.received}
+        return all(run["status"] is not None for run in runs) and received <= {run["id"] for run in runs}
+
+    await eventually(all_settled, what="not all that was received is on record")
+    await world.check_of(*world.puts)
+    assert_called_like_tasks(world, ids, kills)
+
+    runs = await all_runs(server)
+    assert len({run["id"] for run in runs}) == len(runs), "each run is listed once"
+    started = [datetime.fromisoformat(run["started_at"]) for run in runs]
+    assert started == sorted(started, reverse=True), "newest first"
+    per_job = Counter(run["job_id"] for run in runs)
+    assert set(per_job) == {*ids, *world.puts}
+    assert all(per_job[task_id] == 1 for task_id in ids)
+    assert {run["id"] for run in runs} == {one.run_id for one in recorder.received}
+
+    # What is counted is what is listed, over all faces and by each filter.
+    totals = await get(server, "/metrics")
+    statuses = Counter(run["status"] for run in runs)
+    assert set(statuses) == {"SUCCESS", "FAILED"}
+    assert totals["total_runs"] == totals["runs_last_hour"] == len(runs)
+    assert totals["success_rate"] == round(100 * statuses["SUCCESS"] / len(runs), 2)
+    average = sum(run["latency_ms"] for run in runs) / len(runs)
+    assert totals["avg_latency_ms"] == pytest.approx(average, abs=0.01)
+    for status, count in statuses.items():
+        assert len(await get(server, "/runs", status_filter=status, limit=1000)) == count
+    assert len(await get(server, "/runs", job_id="pages", limit=1000)) == per_job["pages"]

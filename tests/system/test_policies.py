@@ -1,0 +1,441 @@
+"""The policies of jobs with real processes: overlap, catch-up, backfill, retries and bounds, also through kills."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from scheduler_core.run import MissReason, Reason, Run, RunState
+from tests.support.checker import Account
+from tests.support.processes import Cronpost, eventually
+from tests.support.recorder import Answer, Received
+from tests.support.runners import Runner, drip_body, drip_head
+from tests.system.world import EVERY_SECOND, World
+
+pytestmark = pytest.mark.slow
+
+Json = dict[str, Any]
+LEAP_DAY = "0 0 29 2 *"
+"""A trigger that has no part in a test."""
+
+
+def instant(at_ms: float) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
+
+
+def millis(text: str) -> int:
+    """An RFC 3339 instant in epoch milliseconds."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def soon() -> str:
+    """A cron expression for one fire time, half a second to one and a half from now, and none for a minute after."""
+    return f"{int(time.time() + 1.5) % 60} * * * * *"
+
+
+async def account(server: Cronpost, job_id: str) -> list[Json]:
+    """All entries of a job's account, oldest first, read page by page."""
+    client = await server.api()
+    entries: list[Json] = []
+    cursor: dict[str, str] = {}
+    while True:
+        answer = await client.get(f"/jobs/{job_id}/account", params={"limit": 10, **cursor})
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        entries += page["entries"]
+        if page["next"] is None:
+            return entries
+        cursor = {"cursor": page["next"], "from": page["from"], "to": page["to"]}
+
+
+def bounds(entry: Json) -> tuple[int, int]:
+    """The first and the last fire time of an entry."""
+    if entry["kind"] == "run":
+        return millis(entry["fire_time"]), millis(entry["fire_time"])
+    return millis(entry["first_fire_time"]), millis(entry["last_fire_time"])
+
+
+def assert_gapless(entries: Iterable[Json], *, step_ms: int = 1000) -> None:
+    """Every fire time of the grid from the first to the last lies in one entry; those run again are apart."""
+    spans = [bounds(entry) for entry in entries if not entry["again"]]
+    assert spans
+    for (_, last), (first, _) in itertools.pairwise(spans):
+        assert first == last + step_ms, f"after {last} comes {first}"
+    for entry, (first, last) in zip((entry for entry in entries if not entry["again"]), spans, strict=True):
+        if entry["kind"] == "range":
+            assert entry["count"] == (last - first) // step_ms + 1
+
+
+async def runs_of(server: Cronpost, job_id: str) -> list[Json]:
+    """The settled runs of a job, oldest first; also of one that is gone."""
+    answer = await (await server.api()).get(f"/jobs/{job_id}/runs", params={"limit": 1000})
+    assert answer.status_code == 200, answer.text
+    found: list[Json] = answer.json()["runs"]
+    return found[::-1]
+
+
+async def settled(server: Cronpost, job_id: str, count: int) -> list[Json]:
+    """Wait until so many runs of a job are settled. One that is deleted is unknown until the first of them is."""
+    client = await server.api()
+
+    async def there() -> bool:
+        known = (await client.get(f"/jobs/{job_id}/runs")).status_code == 200
+        return known and len(await runs_of(server, job_id)) >= count
+
+    await eventually(there, what=f"{count} runs of {job_id} are not settled")
+    return await runs_of(server, job_id)
+
+
+async def gone(server: Cronpost, job_id: str) -> None:
+    """Wait until the job has been removed."""
+
+    async def so() -> bool:
+        return (await (await server.api()).get(f"/jobs/{job_id}")).status_code == 404
+
+    await eventually(so, what=f"{job_id} is still there")
+
+
+def by_reason(account: Account, reason: MissReason) -> list[int]:
+    """How many fire times of a job that fires every second were missed for this reason, range by range."""
+    return [(miss.last_ms - miss.first_ms) // 1000 + 1 for miss in account.misses if miss.reason is reason]
+
+
+def most_at_once(requests: Iterable[Received]) -> int:
+    """How many of these requests were open at the same time."""
+    changes = [(one.arrived_ms, 1) for one in requests]
+    changes += [(one.ended_ms, -1) for one in requests if one.ended_ms is not None]
+    return max(itertools.accumulate(change for _, change in sorted(changes)), default=0)
+
+
+class TestRunsThatWouldOverlap:
+    async def test_allow_has_no_more_than_its_bound_queue_one_owes_one_and_skip_none(self, world: World) -> None:
+        """One slow runner, three answers to it. Of four fire times in 3.4 seconds, three may be open at once."""
+        server = await world.start()
+        for job_id, seconds in (("allow", 3.4), ("queue", 1.4), ("skip", 1.4)):
+            world.recorder.otherwise[job_id] = world.recorder.slow(seconds)
+        await world.put(server, "allow", overlap="allow", max_concurrent=3)
+        await world.put(server, "queue", overlap="queue_one")
+        await world.put(server, "skip", overlap="skip")
+        shown: list[int] = []
+
+        async def has_run() -> bool:
+            view = await world.view(server, "allow")
+            shown.append(len(view["open_runs"]))
+            assert all(run["state"] == "open" for run in view["open_runs"])
+            assert len(view["open_runs"]) <= 3
+            return len(world.recorder.of("allow")) >= 6
+
+        await eventually(has_run)
+        await world.recorder.until(lambda: len(world.recorder.of("queue")) >= 4 and len(world.recorder.of("skip")) >= 3)
+        assert max(shown) == 3
+        accounts = {one.job_id: one for one in await world.check()}
+
+        assert most_at_once(world.recorder.of("allow")) == 3
+        missed = by_reason(accounts["allow"], MissReason.OVERLAP)
+        assert missed, "the fourth of four fire times finds three open"
+        assert {miss.reason for one in accounts.values() for miss in one.misses} == {MissReason.OVERLAP}
+        for job_id in accounts:
+            assert_gapless(await account(server, job_id))
+
+        # With queue_one a run follows the other at once, for the latest fire time that passed; with skip it waits for
+        # the next one.
+        for job_id in ("queue", "skip"):
+            for earlier, later in itertools.pairwise(world.recorder.of(job_id)):
+                assert earlier.ended_ms is not None
+                assert (later.fire_time_ms < earlier.ended_ms) == (job_id == "queue"), f"{earlier}, then {later}"
+                assert later.fire_time_ms + 1000 > earlier.ended_ms
+
+    async def test_open_runs_of_a_killed_node_are_delivered_again_under_their_ids(self, world: World) -> None:
+        await world.redis.start()
+        survivor, victim = await asyncio.gather(world.start("serve"), world.start("node"))
+        world.recorder.otherwise["a"] = world.recorder.slow(2.5)
+        await world.put(survivor, "a", overlap="allow", max_concurrent=3)
+        survivor.freeze()
+        await world.recorder.until(lambda: most_at_once(world.recorder.of("a")) >= 2)
+        killed_at = world.now_ms()
+        await victim.kill()
+        world.disturbed(killed_at - 500, killed_at)
+        survivor.thaw()
+        await world.recorder.until(lambda: len([one for one in world.recorder.of("a") if one.client_gone]) >= 2)
+        broken = {one.run_id for one in world.recorder.of("a") if one.client_gone}
+        await world.recorder.until(
+            lambda: broken <= {one.run_id for one in world.recorder.of("a") if one.status == 200},
+            what="what the killed node had open is delivered again",
+        )
+        await world.recorder.until_requests(2, "a")
+        (judged,) = await world.check()
+        done = {run.id for run in judged.runs if run.state is RunState.SUCCEEDED}
+        assert broken <= done
+        assert len({one.run_id for one in world.recorder.of("a")}) == len(judged.all_runs)
+        assert_gapless(await account(survivor, "a"))
+
+    async def test_the_account_begins_with_the_first_run_though_that_ends_after_the_second(self, world: World) -> None:
+        server = await world.start()
+        hold = world.recorder.hold("a")
+        await world.put(server, "a", overlap="allow", max_concurrent=3)
+        await settled(server, "a", 1)
+        first = hold.received.fire_time_ms
+        assert bounds((await account(server, "a"))[0]) == (first, first), "an open run has its place too"
+        hold.release()
+        await settled(server, "a", 2)
+        entries = await account(server, "a")
+        assert bounds(entries[0]) == (first, first)
+        assert_gapless(entries)
+
+    async def test_a_delete_while_several_are_open_starts_nothing_and_records_what_ends(self, world: World) -> None:
+        server = await world.start()
+        holds = [world.recorder.hold("a") for _ in range(3)]
+        await world.put(server, "a", overlap="allow", max_concurrent=5)
+        await world.put(server, "other")
+        await world.recorder.until(lambda: all(hold.taken for hold in holds))
+        world.recorder.otherwise["a"] = Answer(503)
+        await world.delete(server, "a")
+        holds[0].release(200)
+        holds[1].release(503)  # would be tried again, if the job were there
+        ended = await settled(server, "a", 2)
+        assert {run["state"] for run in ended} == {"succeeded", "cancelled"}
+        await world.recorder.until_requests(2, "other")
+        holds[2].release(404)
+        ended = await settled(server, "a", 3)
+        states = {run["id"]: run["state"] for run in ended}
+        assert [states[hold.received.run_id] for hold in holds] == ["succeeded", "cancelled", "failed"]
+        assert len(world.recorder.of("a")) == len(ended) == 3, "nothing else has started"
+        assert (await (await server.api()).get("/jobs/a")).status_code == 404
+        await world.check()
+
+
+class TestAfterDowntime:
+    async def test_recovery_all_runs_what_was_missed_in_order_within_its_limits(self, world: World) -> None:
+        server = await world.start()
+        jobs = ("everything", "limited", "windowed", "latest", "nothing")
+        for job_id in jobs:
+            world.recorder.otherwise[job_id] = world.recorder.slow(0.3)
+        every: Json = {"recovery": "all", "overlap": "queue_one"}
+        await world.put(server, "everything", **every)
+        await world.put(server, "limited", **every, catch_up_limit=2)
+        await world.put(server, "windowed", **every, catch_up_window_seconds=3.5)
+        await world.put(server, "latest", recovery="latest", overlap="queue_one")
+        await world.put(server, "nothing", overlap="queue_one")
+        await world.recorder.until_requests(1, *jobs)
+
+        async def idle() -> bool:
+            views = [await world.view(server, job_id) for job_id in jobs]
+            return all(view["status"] == "active" for view in views)
+
+        await eventually(idle)  # a run that is open when its node dies is another story
+        killed_at = world.now_ms()
+        await server.kill()
+        world.disturbed(killed_at - 500, killed_at)
+        await eventually(lambda: world.now_ms() > killed_at + 5000)
+        server = await world.start()
+
+        async def caught_up() -> bool:
+            views = [await world.view(server, job_id) for job_id in jobs]
+            return not any(view["replays"] for view in views)
+
+        await world.recorder.until_requests(2, *jobs)
+        await eventually(caught_up)
+        accounts = {one.job_id: one for one in await world.check()}
+        caught = {job_id: [one for one in runs(accounts[job_id]) if one.reason is Reason.RECOVERY] for job_id in jobs}
+
+        missed = [run.fire_time_ms for run in caught["everything"]]
+        assert len(missed) >= 5
+        assert missed == list(range(missed[0], missed[-1] + 1000, 1000)), "each of them, in order"
+        assert not accounts["everything"].misses
+        assert len(caught["limited"]) == 2
+        assert len(caught["windowed"]) in {3, 4}
+        for job_id in ("limited", "windowed"):
+            (expired,) = accounts[job_id].misses
+            assert expired.reason is MissReason.EXPIRED
+            assert expired.last_ms + 1000 == caught[job_id][0].fire_time_ms, "the latest ones are those that are run"
+        (expired,) = accounts["windowed"].misses
+        assert expired.last_ms < expired.recorded_at_ms - 3500 <= caught["windowed"][0].fire_time_ms
+        assert len(caught["latest"]) == 1
+        for job_id, job_account in accounts.items():
+            reasons = {miss.reason for miss in job_account.misses}
+            assert reasons <= ({MissReason.DOWNTIME} if job_id in {"latest", "nothing"} else {MissReason.EXPIRED})
+            assert_gapless(await account(server, job_id))
+
+        # What is due meanwhile does not wait in line behind what is caught up.
+        requests = world.recorder.of("everything")
+        for one in requests:
+            if one.reason != "scheduled" or one.arrived_ms < killed_at:
+                continue
+            before = [
+                other
+                for other in requests
+                if other.reason == "recovery" and one.fire_time_ms + 250 < other.arrived_ms < one.arrived_ms
+            ]
+            assert not before, f"{one.fire_time_ms} was due, and went after {len(before)} that were not"
+
+    async def test_a_backfill_runs_each_fire_time_once_and_gives_way_to_those_that_are_due(self, world: World) -> None:
+        await world.redis.start()
+        server, _ = await asyncio.gather(world.start("serve"), world.start("node"))
+        world.recorder.otherwise["a"] = world.recorder.slow(0.2)
+        await world.put(server, "a", overlap="queue_one")
+        await world.recorder.until_requests(2, "a")
+        start = (world.recorder.of("a")[0].fire_time_ms // 60_000 - 60) * 60_000
+        client = await server.api()
+        asked = {"start": instant(start), "end": instant(start + 11_000)}
+        answer = await client.post("/jobs/a/backfill", json=asked)
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["runs"] == 12
+        own = {"start": instant(world.recorder.of("a")[0].fire_time_ms), "end": instant(world.now_ms()), "limit": 2}
+        answer = await client.post("/jobs/a/backfill", json=own)
+        assert answer.json()["runs"] == 2
+        limited = {"start": instant(start + 60_000), "end": instant(start + 600_000), "limit": 3}
+        answer = await client.post("/jobs/a/backfill", json=limited)
+        assert answer.json()["runs"] == 3
+        twice = [one.fire_time_ms for one in world.recorder.of("a")[:2]]
+        wanted = [start + 1000 * second for second in range(12)]
+        wanted += [*twice, *(start + 60_000 + 1000 * second for second in range(3))]
+
+        def again() -> list[Received]:
+            return [one for one in world.recorder.of("a") if one.reason == "backfill"]
+
+        await world.recorder.until(lambda: len(again()) == len(wanted))
+        await world.recorder.until_requests(1, "a")
+        assert (await world.view(server, "a"))["replays"] == []
+        (judged,) = await world.check()
+        assert not judged.misses, "no regular fire time was missed"
+        assert [one.fire_time_ms for one in again()] == wanted
+        assert len({one.run_id for one in world.recorder.of("a")}) == len(world.recorder.of("a"))
+        first, last = again()[0].arrived_ms, again()[-1].arrived_ms
+        between = [one for one in world.recorder.of("a") if one.reason == "scheduled" and first < one.arrived_ms < last]
+        assert len(between) >= 2, "the trigger goes on meanwhile"
+        entries = await account(server, "a")
+        assert_gapless(entries)
+        assert [millis(entry["fire_time"]) for entry in entries if entry["again"]] == twice
+        history = [run for run in await runs_of(server, "a") if run["reason"] == "backfill"]
+        assert [(millis(run["fire_time"]), run["state"]) for run in history] == [(one, "succeeded") for one in wanted]
+
+
+def runs(account: Account) -> list[Run]:
+    """The runs of an account in the order in which they were delivered."""
+    return sorted(account.all_runs, key=lambda run: run.started_at_ms or 0)
+
+
+class TestRetries:
+    async def test_attempts_statuses_factor_and_delays_are_those_of_the_job(self, world: World) -> None:
+        server = await world.start()
+        quick: Json = {"first_delay_seconds": 0.2, "factor": 10, "max_delay_seconds": 0.8, "attempts": 6}
+        for job_id in ("asked", "fired", "listed"):
+            world.recorder.script(job_id, 503, 502, 500, 429, 408, 504, otherwise=200)
+        world.recorder.script("unlisted", 500, otherwise=200)
+        world.recorder.script("once", 503, otherwise=200)
+        world.recorder.script("old", otherwise=503)
+        world.recorder.script("recovers", 500, 500, otherwise=200)
+        retries: dict[str, Json | None] = {
+            "asked": quick | {"statuses": [500]},
+            "listed": quick | {"statuses": [500, 404], "attempts": 3},
+            "unlisted": quick,
+            "once": {"attempts": 1},
+            "old": quick | {"attempts": 1000, "max_age_seconds": 1.5},
+            "recovers": {"statuses": [500], "first_delay_seconds": 0.1},
+        }
+        await world.put(server, "fired", soon(), retry=quick | {"statuses": [500]})
+        for job_id, retry in retries.items():
+            await world.put(server, job_id, LEAP_DAY, retry=retry)
+            assert (await (await server.api()).post(f"/jobs/{job_id}/run")).status_code == 202
+        ended = {job_id: (await settled(server, job_id, 1))[-1] for job_id in (*retries, "fired")}
+        attempts = {job_id: len(world.recorder.of(job_id)) for job_id in ended}
+        old = attempts.pop("old")
+        assert attempts == {"asked": 6, "fired": 6, "listed": 3, "unlisted": 1, "once": 1, "recovers": 3}
+        assert {job_id: run["state"] for job_id, run in ended.items()} == {
+            job_id: "succeeded" if job_id == "recovers" else "failed" for job_id in ended
+        }
+        for job_id in ("asked", "fired"):
+            assert "6 attempts" in ended[job_id]["message"]
+            requests = world.recorder.of(job_id)
+            assert [one.attempt for one in requests] == [1, 2, 3, 4, 5, 6]
+            # The first delay comes twice, then ten times as much, cut at the cap: without it, 2, 20 and 200 seconds.
+            for (earlier, later), delay_ms in zip(itertools.pairwise(requests), (200, 200, 800, 800, 800), strict=True):
+                assert earlier.ended_ms is not None
+                assert later.arrived_ms >= earlier.ended_ms + delay_ms
+        assert old >= 2
+        first, last = world.recorder.of("old")[0], world.recorder.of("old")[-1]
+        assert last.attempt == old
+        assert "too long ago" in ended["old"]["message"]
+        assert first.ended_ms is not None
+        await world.check()
+
+    async def test_timeout_seconds_ends_an_attempt_whose_answer_trickles(self, world: World) -> None:
+        """Every byte comes in time, the answer as a whole does not. The setting would wait for 20 seconds."""
+        server = await world.start()
+        client = await server.api()
+        ended: Json = {}
+        async with Runner(otherwise=drip_body(0.02)) as body, Runner(otherwise=drip_head(0.02)) as head:
+            for job_id, runner in (("body", body), ("head", head)):
+                fields: Json = {"endpoint": runner.url(), "timeout_seconds": 0.7}
+                retry: Json = {"attempts": 2, "first_delay_seconds": 0.1}
+                await world.put(server, job_id, LEAP_DAY, **fields, retry=retry)
+                assert (await client.post(f"/jobs/{job_id}/run")).status_code == 202
+            for job_id, runner in (("body", body), ("head", head)):
+                (ended[job_id],) = await settled(server, job_id, 1)
+                assert len(runner.received) == 2
+        for run in ended.values():
+            assert run["state"] == "failed"
+            assert [attempt["outcome"] for attempt in run["attempts"]] == ["timeout", "timeout"]
+            assert all(690 <= attempt["latency_ms"] < 10_000 for attempt in run["attempts"])
+        listed = (await client.get("/runs", params={"status_filter": "TIMEOUT"})).json()
+        assert {run["job_id"] for run in listed} == {"body", "head"}
+
+
+class TestBounds:
+    async def test_first_and_last_fire_are_as_said_and_the_job_goes_and_leaves_its_history(self, world: World) -> None:
+        server = await world.start()
+        starts = (int(time.time()) + 3) * 1000
+        bounded: Json = {"starts_at": instant(starts), "ends_at": instant(starts + 2000)}
+        between: Json = {"starts_at": instant(starts + 1), "ends_at": instant(starts + 2999)}
+        counted: Json = {"starts_at": instant(starts), "max_runs": 2}
+        await world.put(server, "bounded", **bounded)
+        await world.put(server, "between", **between)
+        await world.put(server, "counted", **counted)
+        await world.put(server, "spread", **bounded, jitter_seconds=0.9)
+        await world.put(server, "waits", max_runs=1)
+        client = await server.api()
+        for job_id, fields in (("bounded", bounded), ("spread", {**bounded, "jitter_seconds": 0.9})):
+            same = {"id": job_id, "endpoint": world.recorder.url, "cron": EVERY_SECOND, "payload": {"job": job_id}}
+            assert (await client.post("/", json={**same, **fields})).json()["changed"] is False
+        view = await world.view(server, "spread")
+        offset = round(view["jitter_offset_seconds"] * 1000)
+        assert 0 < offset < 900
+        expected = {
+            "bounded": [starts, starts + 1000, starts + 2000],
+            "between": [starts + 1000, starts + 2000],
+            "counted": [starts, starts + 1000],
+            "spread": [starts + offset, starts + 1000 + offset, starts + 2000 + offset],
+        }
+        assert [millis(one) for one in view["next_fire_times"]] == expected["spread"]
+        counted_view = await world.view(server, "counted")
+        assert [millis(one) for one in counted_view["next_fire_times"]] == expected["counted"]
+
+        # A job whose trigger is over stays until what was asked for has been run.
+        hold = world.recorder.hold("waits")
+        await world.recorder.until(lambda: hold.taken)
+        assert (await client.post("/jobs/waits/run", json={"force": True})).status_code == 202
+        for job_id in expected:
+            await gone(server, job_id)
+        assert (await world.view(server, "waits"))["next_fire_times"] == []
+        hold.release()
+        await gone(server, "waits")
+        assert [one.reason for one in world.recorder.of("waits")] == ["scheduled", "manual"]
+
+        for job_id, fire_times in expected.items():
+            requests = world.recorder.of(job_id)
+            assert [one.fire_time_ms for one in requests] == fire_times
+            assert all(one.arrived_ms >= one.fire_time_ms - 2 for one in requests)
+            history = await runs_of(server, job_id)
+            assert [(millis(run["fire_time"]), run["state"]) for run in history] == [
+                (fire_time, "succeeded") for fire_time in fire_times
+            ]
+            entries = await account(server, job_id)
+            assert [bounds(entry) for entry in entries] == [(fire_time, fire_time) for fire_time in fire_times]
+            listed = (await client.get("/runs", params={"job_id": job_id})).json()
+            assert [run["id"] for run in listed] == [run["id"] for run in reversed(history)]
