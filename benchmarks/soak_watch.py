@@ -268,7 +268,8 @@ class Watch:
             "oldest failure s": now - min(first_ms[1:]) / 1000,
             "lane:pending": sizes["lane:fresh"] + sizes["lane:failed"] + sizes["lane:running"],
             "keys": float(keys),
-            "redis used MB": info["used_memory"] / 1e6,
+            # While the file is rewritten Redis collects what comes in the meantime, in pieces of 10 MB.
+            "redis used MB": (info["used_memory"] - info.get("mem_aof_buffer", 0)) / 1e6,
             "redis rss MB": info["used_memory_rss"] / 1e6,
             "redis clients": float(info["connected_clients"]),
             "aof MB": info.get("aof_current_size", 0) / 1e6,

@@ -17,6 +17,8 @@ class Spawn(msgspec.Struct, frozen=True):
     run: Run
     limit: int
     """How many such runs the job may have at once; with so many the step is refused as ``full``."""
+    replay: bool = False
+    """It is run again or belatedly: of these, the job has one at a time."""
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -64,6 +66,11 @@ def next_wake_ms(state: JobState) -> int | None:
     asked_ms = min((entry.not_before_ms for entry in startable(state)), default=None)
     replay = next_replay(state)
     return _earliest(_earliest(trigger_ms, asked_ms), None if replay is None else replay.next_ms)
+
+
+def is_replay(run: Run) -> bool:
+    """Whether the run comes from a replay: a backfill, or a belated run of ``recovery: all``."""
+    return run.asked and run.reason in REPLAYED
 
 
 def startable(state: JobState) -> list[Pending]:

@@ -19,12 +19,12 @@ from scheduler_core.plan.ending import end_run, park
 from scheduler_core.plan.misses import last_outside, make_miss, misses_around, pass_over
 from scheduler_core.plan.overlap import conclude, was_held
 from scheduler_core.run import MissReason, Reason, Record, Run, RunState, run_id
-from scheduler_core.transition import REPLAYED, Spawn, Transition, next_replay, rest, startable
+from scheduler_core.transition import REPLAYED, Spawn, Transition, is_replay, next_replay, rest, startable
 from scheduler_core.trigger import Trigger
 
 QUARANTINE_AFTER_LOSSES = 3
 """A job whose run took this many nodes in a row with it is set aside: it may be what kills them."""
-FULL_WAIT_MS = 1_000
+FULL_WAIT_MS = 250
 """How long a run that was asked for waits when as many of its job run as may."""
 
 
@@ -84,11 +84,10 @@ def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = 
 def plan_spawn(work: Work) -> Transition:
     """The step that makes a run of a job with ``overlap: allow`` a unit of its own, and moves its job on at once.
 
-    Fire times that are run again go one at a time: they start only when no other run of the job is open.
+    Fire times that are run again or belatedly go one at a time.
     """
-    one_at_a_time = work.run.asked and work.run.reason in REPLAYED
-    limit = 1 if one_at_a_time else work.job.policies.max_concurrent
-    return replace(rest(work.state, work.records), spawn=Spawn(work.run, limit))
+    spawn = Spawn(work.run, work.job.policies.max_concurrent, replay=is_replay(work.run))
+    return replace(rest(work.state, work.records), spawn=spawn)
 
 
 def is_spawned(work: Work) -> bool:

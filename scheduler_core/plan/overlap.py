@@ -12,6 +12,7 @@ from scheduler_core.plan.catch_up import catch_up
 from scheduler_core.plan.ending import end_run
 from scheduler_core.plan.misses import misses_around, pass_over
 from scheduler_core.run import MissReason, Reason, Record, Run, RunState
+from scheduler_core.transition import is_replay
 from scheduler_core.trigger import Trigger
 
 
@@ -31,7 +32,7 @@ def conclude(
     whether the two together held the trigger (see :func:`was_held`)."""
     state, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     state, passed = account_passed(
-        job, state, held=held, now_ms=now_ms, downtimes=downtimes, stands_until_ms=stands_until_ms
+        job, state, run, held=held, now_ms=now_ms, downtimes=downtimes, stands_until_ms=stands_until_ms
     )
     return state, (ended, *passed)
 
@@ -44,16 +45,18 @@ def was_held(state: JobState, run: Run) -> bool:
 def account_passed(
     job: Job,
     state: JobState,
+    run: Run,
     *,
     held: bool,
     now_ms: int,
     downtimes: Sequence[Downtime],
     stands_until_ms: int | None = None,
 ) -> tuple[JobState, tuple[Record, ...]]:
-    """Account for the fire times that passed while the run that just ended was not settled.
+    """Account for the fire times that passed while ``run``, which just ended, was not settled.
 
-    A job with ``overlap: queue_one`` is owed one run for the latest of them; a job with a recovery is owed what that
-    says if any of them fell into a downtime (the node of this run died, and it was taken over). What is owed stays due
+    A job with ``overlap: queue_one`` is owed one run for the latest of them, and so is any job whose run gave way to
+    today's: a fire time that is run again must not cost another. A job with a recovery is owed what that says if any of
+    them fell into a downtime (the node of this run died, and it was taken over). What is owed stays due
     or becomes a replay. All others are misses. ``stands_until_ms``: the run stands for fire times up to then, because
     it waited for a busy runner and was taken only then.
 
@@ -70,7 +73,9 @@ def account_passed(
     if latest is None:
         return state, ()
     caught: tuple[Record, ...] = ()
-    owed = job.overlap is Overlap.QUEUE_ONE and not (stands_until_ms is not None and latest <= stands_until_ms)
+    owed = (job.overlap is Overlap.QUEUE_ONE or is_replay(run)) and not (
+        stands_until_ms is not None and latest <= stands_until_ms
+    )
     if job.recovery is Recovery.ALL and downtimes:
         found = catch_up(job, state, due_ms, latest, downtimes, reason=MissReason.OVERLAP, now_ms=now_ms)
         if found is not None:

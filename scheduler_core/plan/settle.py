@@ -157,17 +157,17 @@ def _settle(
         retry_at = now_ms + max(began.retry_already_running * 1000, policy.conflict_floor_ms)
         if not _is_parked(state, run):
             return _wait(state, run, retry_at, conflict=True), ()
-        return _account(job, park(state, run, retry_at, conflict=True), ended, held=held)
+        return _account(job, park(state, run, retry_at, conflict=True), run, ended, held=held)
     elif verdict is Verdict.RETRY or (verdict is Verdict.CONFLICT and run.asked and run.reason is not Reason.MANUAL):
         run = replace(run, failures=run.failures + 1)
         given_up, retry_at = _next_attempt(run, ended, policy)
         if given_up is None and _is_parked(state, run):
-            return _account(job, park(state, run, retry_at, conflict=False), ended, held=held)
+            return _account(job, park(state, run, retry_at, conflict=False), run, ended, held=held)
         if given_up is None:
             state = _wait(state, run, retry_at, conflict=False)
             if job.overlap is Overlap.QUEUE_ONE:
                 return state, ()  # a fire time that passed takes over at once
-            return _account(job, state, ended, held=held)
+            return _account(job, state, run, ended, held=held)
         message = given_up
     return conclude(
         job,
@@ -235,9 +235,9 @@ def _detached_end(run: Run, verdict: Verdict) -> tuple[RunState, str]:
     return _final_state(verdict), ""
 
 
-def _account(job: Job, state: JobState, ended: Ended, *, held: bool) -> tuple[JobState, tuple[Record, ...]]:
+def _account(job: Job, state: JobState, run: Run, ended: Ended, *, held: bool) -> tuple[JobState, tuple[Record, ...]]:
     """The run is not over, but others may start: account for what passed during the request."""
-    return account_passed(job, state, held=held, now_ms=ended.ended_at_ms, downtimes=ended.downtimes)
+    return account_passed(job, state, run, held=held, now_ms=ended.ended_at_ms, downtimes=ended.downtimes)
 
 
 def _wait(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:

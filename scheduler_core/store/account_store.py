@@ -9,7 +9,7 @@ import msgspec
 
 from scheduler_core.errors import CorruptDocument
 from scheduler_core.job import JobState
-from scheduler_core.run import Miss, Record, Run
+from scheduler_core.run import Miss, Reason, Record, Run
 from scheduler_core.store.codec import decode_entry, decode_record, decode_state, is_mark
 from scheduler_core.store.faults import translated_faults
 from scheduler_core.store.redis_store import RedisStore, StoredJob, read_stored
@@ -55,10 +55,14 @@ class AccountStore:
                 (k.jobs, k.states, k.leases, k.meta, k.children, k.history(job_id)),
                 (job_id, CHILDREN_READ),
             )
-        records, forgotten_ms = _history(rows)
-        return StoredAccount(
-            read_stored(definition, state, lease, downtimes, store_id), records, forgotten_ms, _states(positions)
-        )
+        records, forgotten_ms, is_whole = _history(rows)
+        children = _states(positions)
+        if is_whole and forgotten_ms is not None:
+            # Nothing has left it yet. Of runs that overlap, the first may end, and be recorded, after the second.
+            known = [*records, *(child.open for child in children if child.open is not None)]
+            forgotten_ms = min([forgotten_ms, *(_first_ms(one) - 1 for one in known if _is_of_trigger(one))])
+        stored = read_stored(definition, state, lease, downtimes, store_id)
+        return StoredAccount(stored, records, forgotten_ms, children)
 
     async def runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
         """The records of settled runs, as far as they are kept, by id."""
@@ -76,19 +80,29 @@ class AccountStore:
         return found
 
 
-def _history(rows: Sequence[bytes]) -> tuple[tuple[Record, ...], int | None]:
+def _history(rows: Sequence[bytes]) -> tuple[tuple[Record, ...], int | None, bool]:
+    """The records, the latest fire time that may be missing before them, and whether none has left the list yet."""
     records: list[Record] = []
     forgotten_ms: int | None = None
+    is_whole = False
     for row in rows:
         if is_mark(row):
-            forgotten_ms = int(row[1:])
+            forgotten_ms, is_whole = int(row[1:]), row[:1] == b"b"
             continue
         try:
             entry = decode_entry(row)
         except CorruptDocument:
             continue
         records.append(entry if isinstance(entry, Miss) else entry.bare())
-    return tuple(records), forgotten_ms
+    return tuple(records), forgotten_ms, is_whole
+
+
+def _first_ms(record: Record) -> int:
+    return record.first_ms if isinstance(record, Miss) else record.fire_time_ms
+
+
+def _is_of_trigger(record: Record) -> bool:
+    return isinstance(record, Miss) or record.reason in (Reason.SCHEDULED, Reason.RECOVERY)
 
 
 def _states(rows: Sequence[bytes | None]) -> tuple[JobState, ...]:

@@ -121,7 +121,7 @@ def decode_entry(stored: bytes) -> Entry | Miss:
 
 def is_mark(stored: bytes | None) -> bool:
     """Whether an entry of a job's list is the one that says from where on the list is complete."""
-    return stored is not None and stored[:1] == b"x"
+    return stored is not None and stored[:1] in (b"x", b"b")
 
 
 def decode_lease(stored: bytes) -> Lease:

@@ -21,9 +21,14 @@ CHILD = "\x1f"
 No job id holds it, because ids are printable."""
 
 
-def child_id(job_id: str, run_id: str) -> str:
+REPLAY = "~"
+"""Before the run id in the unit of a fire time that is run again or belatedly. These sort after all others, and are
+counted by that: they go one at a time."""
+
+
+def child_id(job_id: str, run_id: str, *, replay: bool = False) -> str:
     """The unit of one run of a job that allows overlap."""
-    return f"{job_id}{CHILD}{run_id}"
+    return f"{job_id}{CHILD}{REPLAY if replay else ''}{run_id}"
 
 
 def job_of_unit(unit: str) -> str:

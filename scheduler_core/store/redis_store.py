@@ -511,7 +511,7 @@ def _step(unit: str, transition: Transition | None) -> tuple[Arg, ...]:
         operation, run = "spawn", transition.spawn.run
         # Due at its fire time: it has come, or there would be no run yet.
         records += (
-            child_id(unit, run.id),
+            child_id(unit, run.id, replay=transition.spawn.replay),
             run.fire_time_ms,
             encode_state(JobState(open=run, child=True)),
             transition.spawn.limit,

@@ -11,11 +11,12 @@ from scheduler_core.job import Job, Overlap, Policies
 from scheduler_core.metrics import Metrics
 from scheduler_core.run import Miss, MissReason, Run, RunState
 from scheduler_core.services.jobs import JobService
+from scheduler_core.store.account_store import AccountStore
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.transition import Transition
 from tests.support.factories import SECOND, answered, at, make_job
 from tests.support.manual_clock import ManualClock
-from tests.support.nodes import SteppedNode
+from tests.support.nodes import OpenRequest, SteppedNode
 from tests.support.stores import KEYS, opened, until
 
 
@@ -40,6 +41,10 @@ class Bench:
     async def answer(self, status: int, index: int = 0) -> None:
         await self.node.answer(answered(status), index)
         await self.node.settle()
+
+    @property
+    def open(self) -> list[OpenRequest]:
+        return self.node.deliverer.open
 
     async def records(self) -> list[Run | Miss]:
         return (await self.store.history("a"))[::-1]
@@ -140,3 +145,31 @@ async def test_a_run_whose_document_cannot_be_read_is_lost_and_gives_its_place_f
     bench.clock.advance(10 * SECOND)
     await bench.work()
     assert len(bench.node.deliverer.open) == 1
+
+
+async def test_fire_times_are_run_again_one_at_a_time_beside_those_of_today(bench: Bench) -> None:
+    await bench.put(max_concurrent=3)
+    bench.clock.advance(60 * SECOND)
+    await bench.work()
+    await bench.answer(200)
+    await bench.jobs.backfill("a", start_ms=at(10), end_ms=at(40), limit=4)
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    open_runs = [(entry.header("Cronpost-Reason"), entry.header("Cronpost-Fire-Time")[-3:]) for entry in bench.open]
+    assert open_runs == [("scheduled", "10Z"), ("backfill", "10Z")]
+    await bench.answer(200, 1)
+    bench.clock.advance(SECOND)
+    await bench.work()
+    assert [entry.header("Cronpost-Reason") for entry in bench.open] == ["scheduled", "backfill"]
+
+
+async def test_the_account_of_runs_that_overlap_begins_with_the_first_whichever_ends_first(bench: Bench) -> None:
+    await bench.put(max_concurrent=3)
+    for _ in range(2):
+        bench.clock.advance(10 * SECOND)
+        await bench.work()
+    await bench.answer(200, 1)
+    await bench.answer(200, 0)
+    account = await AccountStore(bench.store).read("a")
+    assert account.forgotten_ms is not None
+    assert account.forgotten_ms < at(10)

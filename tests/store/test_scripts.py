@@ -162,7 +162,7 @@ async def test_a_settle_stores_the_state_releases_the_lease_and_appends_the_reco
     record = found.pop(KEYS.records)[run.id]
     assert decode_record(record) == ("due", run)
     mark, first, second = found.pop(KEYS.history("due"))
-    assert mark == f"x{at(0) - 1}".encode(), "what came before is not accounted for"
+    assert mark == f"b{at(0) - 1}".encode(), "what came before is not accounted for"
     assert (decode_entry(first), decode_entry(second)) == (Entry("S", run.id, at(0), Reason.SCHEDULED), MISS)
     minute = f"m:{at(0) // 60_000}"
     assert found.pop(KEYS.counts) == {"S": b"1", "latency": b"12500", "bytes": b"%d" % len(record), minute: b"1"}

@@ -123,7 +123,8 @@ class World:
         self.records += transition.records
         if transition.spawn is not None:
             run = transition.spawn.run
-            self.children.append(Unit(child_id("job", run.id), unit.job, JobState(open=run, child=True)))
+            born = child_id("job", run.id, replay=transition.spawn.replay)
+            self.children.append(Unit(born, unit.job, JobState(open=run, child=True)))
         if transition.remove:
             unit.job, unit.state = None, transition.state
             if unit is self.main:
@@ -368,7 +369,8 @@ class World:
         elif is_spawned(planned):
             step = plan_spawn(planned)
             assert step.spawn is not None
-            if len(self.children) >= step.spawn.limit:
+            replays = [one for one in self.children if "~" in one.id]
+            if len(self.children) >= step.spawn.limit or (step.spawn.replay and replays):
                 assert unit.state is not None
                 step = plan_full(planned, unit.state, now_ms=unit.lease.first_claimed_at_ms)
             self.write(unit, step)

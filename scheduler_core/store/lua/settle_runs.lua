@@ -125,8 +125,10 @@ for i, place in ipairs(places) do
     local definition = child and redis.call('HGET', jobs, id)
     if child and not definition then
       reply = {false, stored}
-    elseif child
-      and redis.call('ZLEXCOUNT', children, '[' .. id .. CHILD, '(' .. id .. AFTER_CHILD) >= tonumber(child_limit) then
+    elseif child and (
+      redis.call('ZLEXCOUNT', children, '[' .. id .. CHILD, '(' .. id .. AFTER_CHILD) >= tonumber(child_limit)
+      or string.find(child, CHILD .. '~', 1, true)
+      and redis.call('ZLEXCOUNT', children, '[' .. id .. CHILD .. '~', '(' .. id .. AFTER_CHILD) > 0) then
       reply = 'full'
     else
       put(freed, id)

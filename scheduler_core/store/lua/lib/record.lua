@@ -28,9 +28,10 @@
 --   record   bytes
 --   detail   bytes; empty: none
 -- Entries of the lists: a run is `<letter><fire time><reason> <run id> <bytes stored>`, so that a reader knows it when
--- its record is gone; a miss is 'm<last fire time> ' and its bytes. A history begins with 'x' and the latest fire time of
--- the trigger that may have left it, or an earlier list that was dropped: only what comes after it is accounted for in
--- full. With each cut it is written anew.
+-- its record is gone; a miss is 'm<last fire time> ' and its bytes. A history begins with a mark: 'b' and the instant
+-- before its first fire time, until something leaves it; from then on 'x' and the latest fire time of the trigger that
+-- may have left. Only what comes after it is accounted for in full. (Of runs that overlap, an earlier one may be recorded
+-- after a later one: then the list of a 'b' begins with the earliest that it holds.)
 -- Cost: O(n × log(runs)); per job two commands (three or more when its history is full), per batch five to twelve.
 
 local function open_book(first, history, failures, retention)
@@ -142,10 +143,11 @@ local function open_book(first, history, failures, retention)
     local left, length = push(list, entries, history, 1)
     local kept = {}
     -- A list that begins now knows nothing of what came before its first fire time.
-    local cut = length == n and earliest < math.huge and earliest - 1
+    local begin = length == n and earliest < math.huge and earliest - 1
+    local cut = false
     for _, entry in ipairs(left or {}) do
       local letter = string.sub(entry, 1, 1)
-      local fire_time = string.match(entry, '^%u(%d+)[sr] ') or string.match(entry, '^[mx](%d+)')
+      local fire_time = string.match(entry, '^%u(%d+)[sr] ') or string.match(entry, '^[mxb](%d+)')
       cut = math.max(cut or 0, tonumber(fire_time or 0))
       if letter == 'S' then
         drop(entry)
@@ -153,7 +155,11 @@ local function open_book(first, history, failures, retention)
         kept[#kept + 1] = entry
       end
     end
-    if cut then redis.call('LPUSH', list, 'x' .. string.format('%.0f', cut)) end
+    if cut then
+      redis.call('LPUSH', list, 'x' .. string.format('%.0f', math.max(cut, begin or 0)))
+    elseif begin then
+      redis.call('LPUSH', list, 'b' .. string.format('%.0f', begin))
+    end
     if #kept > 0 then
       -- Without a list for them the failures leave the records by age alone, as all do whose list is lost.
       for _, entry in ipairs(push(failed, kept, failures, 0) or {}) do drop(entry) end
