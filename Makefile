@@ -1,8 +1,8 @@
 # What you do with this project. Needs make and Python 3.11 or newer; everything else goes into .venv.
 
 VENV ?= .venv
-# How the tests are run: two processes, each with its own redis-server. One process: make test TEST_ARGS=
-TEST_ARGS ?= -n 2 --dist loadgroup
+# How the tests are run: three processes, each with its own redis-server. One process: make test TEST_ARGS=
+TEST_ARGS ?= -n 3 --dist loadgroup
 BENCH_ARGS ?=
 UV_VERSION = 0.13.8
 
