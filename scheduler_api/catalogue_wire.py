@@ -73,14 +73,15 @@ def path_number(request: Request, name: str) -> int:
     return int(digits) if text[0] != "-" and len(digits) <= MAX_DIGITS else 0
 
 
-def refuse_schedule(job_id: str, instead: str) -> None:
+def refuse_schedule(job_id: str, instead: str, why: str = "this job is a schedule") -> None:
     """Raise ApiError if the job is a schedule: ``/jobs`` shows it and runs it, but its life is that of ``/schedules``,
-    where its name is freed and its status counted. ``instead`` is a method and an action, such as ``POST /pause``."""
+    where its name is freed and its status counted. ``instead`` is a method and an action, such as ``POST /pause``;
+    ``why`` says what a schedule does not have."""
     schedule_id = schedule_id_of(job_id)
     if schedule_id is not None:
         method, _, action = instead.partition(" ")
         hint = f"{method} /schedules/{schedule_id}{action}"
-        raise ApiError(409, f"this job is a schedule; use {hint}", code="is_a_schedule")
+        raise ApiError(409, f"{why}; use {hint}", code="is_a_schedule")
 
 
 async def body_fields(request: Request) -> Fields:

@@ -133,7 +133,8 @@ class SameOrigin:
 
     A body counts as JSON whatever its type says, so any page that its user visits could post a job to a server on
     loopback, which usually has no key. Browsers put an ``Origin`` on such requests; other clients send none. Without
-    keys, the origin must also be an address or localhost: a foreign name can be made to lead here (DNS rebinding).
+    keys, every request must also be addressed to an IP address or to localhost: a foreign name can be made to lead here
+    (DNS rebinding), and what its page then reads is of its own origin to the browser.
     """
 
     def __init__(self, app: ASGIApp, *, any_name: bool) -> None:
@@ -149,16 +150,27 @@ class SameOrigin:
                 code="foreign_origin",
                 headers={"Connection": "close"},
             )
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if not self._any_name and not all(_leads_here(host) for host in hosts):
+            raise ApiError(
+                403,
+                "this server has no API keys, so it is used by IP address or as localhost only",
+                code="foreign_host",
+                headers={"Connection": "close"},
+            )
         await self._app(scope, receive, send)
 
     def _is_own(self, origin: bytes, scope: Scope) -> bool:
         _, _, netloc = origin.decode("latin-1").partition("://")
         if not netloc or [netloc.encode("latin-1")] != [value for name, value in scope["headers"] if name == b"host"]:
             return False
-        if self._any_name:
-            return True
-        host = netloc.partition("]")[0].lstrip("[") if netloc.startswith("[") else netloc.partition(":")[0]
-        return host == "localhost" or is_address(host)
+        return self._any_name or _leads_here(netloc)
+
+
+def _leads_here(netloc: str) -> bool:
+    """Whether the host of ``netloc`` is an address or localhost, and not a name that somebody else can point here."""
+    host = netloc.partition("]")[0].lstrip("[") if netloc.startswith("[") else netloc.partition(":")[0]
+    return host.lower() == "localhost" or is_address(host)
 
 
 def is_address(host: str) -> bool:

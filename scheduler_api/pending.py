@@ -7,6 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from scheduler_api.answers import decoded, json_answer, path_id, query, read_body
+from scheduler_api.catalogue_wire import refuse_schedule
 from scheduler_api.context import context_of
 from scheduler_api.views import instant, show_job, show_pending
 from scheduler_api.wire import backfill_of, pending_of, run_request_of
@@ -23,6 +24,8 @@ async def run(request: Request) -> Response:
     query(request)
     job_id = path_id(request)
     asked = run_request_of(await read_body(request))
+    if asked.payload is not None:
+        refuse_schedule(job_id, "PUT", "its payload is its target's body_template")
     async with context_of(request).turn(job_id) as jobs:
         answer = await jobs.run_now(job_id, force=asked.force, payload=asked.payload, not_before_ms=asked.not_before_ms)
     if answer.skipped is not None:
@@ -34,6 +37,7 @@ async def backfill(request: Request) -> Response:
     """``POST /jobs/{id}/backfill``: run the fire times from ``start`` to ``end`` once more, one by one."""
     query(request)
     job_id = path_id(request)
+    refuse_schedule(job_id, "PUT", "its fire times of the past are not run again")
     asked = backfill_of(await read_body(request))
     async with context_of(request).turn(job_id) as jobs:
         replay = await jobs.backfill(job_id, start_ms=asked.start_ms, end_ms=asked.end_ms, limit=asked.limit)
@@ -62,6 +66,7 @@ async def put(request: Request) -> Response:
     """``PUT /jobs/{id}/pending``: these entries instead of those that are there."""
     query(request)
     job_id = path_id(request)
+    refuse_schedule(job_id, "PUT", "it has no pending list")
     entries = pending_of(await read_body(request))
     context = context_of(request)
     async with context.turn(job_id) as jobs:

@@ -85,4 +85,4 @@ def problem_of(error: CronpostError) -> Response:
     if isinstance(error, InvalidInput):
         return problem(status, error.detail, code=error.code, field=error.field)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 429 else None
-    return problem(status, str(error), code=error.code, headers=headers)
+    return problem(status, str(error), code=error.code, field=getattr(error, "field", None), headers=headers)

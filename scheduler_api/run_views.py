@@ -32,7 +32,7 @@ def show_found(found: FoundRun) -> dict[str, Any]:
         "error_message": None if error_type is None else _message(run),
         "error_type": error_type,
         "request_url": run.url or None,
-        "request_method": run.method,
+        "request_method": run.method or None,
         "state": run.state.value,
         "reason": run.reason.value,
         "fire_time": instant(run.fire_time_ms),

@@ -112,6 +112,7 @@ class DuplicateName(CronpostError):
     """A target or a schedule has this name already."""
 
     code = "duplicate_name"
+    field = "name"
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"there is a {kind} with the name {name!r} already")

@@ -182,5 +182,9 @@ def _in_flight(unit: str, stored: StoredJob) -> list[Run]:
         run = planned.run if isinstance(planned, Work) and not is_spawned(planned) else None
     if run is None:
         return []
+    if not run.url and job is not None:
+        # Nothing is known of a request that is open but what was to be sent; of a named target, not even that.
+        inline = job.target_id is None
+        run = msgspec.structs.replace(run, url=job.url if inline else "", method="POST" if inline else "")
     started_at_ms = run.started_at_ms if run.started_at_ms is not None else lease.first_claimed_at_ms
     return [msgspec.structs.replace(run, state=RunState.OPEN, started_at_ms=started_at_ms)]

@@ -48,7 +48,7 @@ class JobView(msgspec.Struct, frozen=True):
 
     @property
     def status(self) -> str:
-        """One word: quarantined, running, retrying, paused or active."""
+        """One word: quarantined, running, taken, retrying, paused or active."""
         if self.fault is not None or self.state.quarantine is not None:
             return "quarantined"
         if self.lease is not None and self.lease.node != "-":

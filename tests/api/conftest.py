@@ -56,7 +56,7 @@ async def client(context: Context) -> AsyncIterator[httpx.AsyncClient]:
 
 def client_of(context: Context) -> httpx.AsyncClient:
     """A client that talks to the application without a socket. What the application raises, the client raises."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(context)), base_url="http://cronpost.test")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(context)), base_url="http://localhost")
 
 
 @pytest.fixture

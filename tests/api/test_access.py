@@ -125,6 +125,17 @@ class TestOrigins:
         answer = await client.post("/", json=EXAMPLE, headers=headers)
         assert answer.status_code == status
 
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [("localhost", 200), ("LOCALHOST:8000", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200)]
+        + [(host, 403) for host in ("rebound.example", "rebound.example:8000", "localhost.rebound.example", "")],
+    )
+    async def test_without_keys_nothing_is_read_under_a_name_that_anybody_can_point_here(
+        self, client: httpx.AsyncClient, host: str, status: int
+    ) -> None:
+        answer = await client.get("/jobs", headers={"Host": host})
+        assert answer.status_code == status
+
     @pytest.mark.parametrize("api_settings", [ApiSettings(allow_no_authentication=True)], indirect=True)
     async def test_behind_a_proxy_the_own_origin_may_have_any_name(self, client: httpx.AsyncClient) -> None:
         headers = {"Host": "cron.example", "Origin": "https://cron.example"}

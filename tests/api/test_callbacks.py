@@ -289,7 +289,7 @@ class TestWithKeys:
     async def test_other_paths_still_need_a_key(self, client: httpx.AsyncClient, path: str) -> None:
         del client.headers["Authorization"]
         for method in ("GET", "POST"):
-            answer = await client.request(method, f"http://cronpost.test{path}")
+            answer = await client.request(method, f"http://localhost{path}")
             assert answer.status_code == 401, (method, path)
 
     async def test_a_page_of_another_origin_may_not_call_back(self, taken: Taken) -> None:

@@ -64,7 +64,7 @@ def status_of(answer: bytes) -> int:
 
 
 def post(*headers: bytes, body: bytes = BODY, length: int | None = None) -> bytes:
-    lines = [b"POST / HTTP/1.1", b"Host: x", b"Connection: close", *headers]
+    lines = [b"POST / HTTP/1.1", b"Host: localhost", b"Connection: close", *headers]
     if length is not None or not any(line.lower().startswith(b"transfer-encoding") for line in headers):
         lines.append(b"Content-Length: %d" % (len(body) if length is None else length))
     return b"\r\n".join([*lines, b"", body])
@@ -83,12 +83,12 @@ async def test_a_body_in_chunks_is_read(address: Address) -> None:
 
 
 async def test_an_encoded_slash_reaches_the_routes_as_it_was_sent(address: Address) -> None:
-    put = b"PUT /jobs/a%2Fpause HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: "
+    put = b"PUT /jobs/a%2Fpause HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: "
     body = BODY.replace(b'"job-scheduler-unique-id"', b'"a/pause"')
     assert status_of(await exchange(address, put + b"%d\r\n\r\n%s" % (len(body), body))) == 202
-    answer = await exchange(address, b"GET /jobs/a%2Fpause HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await exchange(address, b"GET /jobs/a%2Fpause HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert b'"id":"a/pause"' in answer
-    answer = await exchange(address, b"GET /jobs/a/pause HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await exchange(address, b"GET /jobs/a/pause HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert status_of(answer) == 405
 
 
@@ -99,16 +99,19 @@ HEADERS_OF = {
     "two framings": (post(b"Transfer-Encoding: chunked", body=b"0\r\n\r\n", length=5), 400),
     "two lengths": (post(b"Content-Length: 1"), 400),
     "a negative length": (post(b"Content-Length: -1"), 400),
-    "a length with a sign": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\nx", 400),
+    "a length with a sign": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: +1\r\n\r\nx", 400),
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-    "a blank in a header name": (b"GET /health HTTP/1.1\r\nHost: x\r\nA b: c\r\n\r\n", 400),
-    "a path that is not ASCII": (b"GET /jobs/\xff HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 400),
-    "a long header": (b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"b" * MAX_HEAD_BYTES + b"\r\n\r\n", 431),
-    "many headers": (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * (MAX_HEAD_BYTES // 3) + b"\r\n", 431),
-    "a long path": (b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
-    "headers without an end": (b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 8 * MAX_HEAD_BYTES, 431),
+    "a blank in a header name": (b"GET /health HTTP/1.1\r\nHost: localhost\r\nA b: c\r\n\r\n", 400),
+    "a path that is not ASCII": (b"GET /jobs/\xff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 400),
+    "a long header": (b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * MAX_HEAD_BYTES + b"\r\n\r\n", 431),
+    "many headers": (
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * (MAX_HEAD_BYTES // 3) + b"\r\n",
+        431,
+    ),
+    "a long path": (b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
+    "headers without an end": (b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 8 * MAX_HEAD_BYTES, 431),
     "an offer to upgrade": (
-        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n",
         200,
     ),
     "a body that is too long by its own account": (post(length=1 << 30), 413),
@@ -165,7 +168,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
 SLOW: dict[str, tuple[bytes, int]] = {
     "silence": (b"", 0),
     "half a request line": (b"GET /hea", 408),
-    "half of the headers": (b"GET /health HTTP/1.1\r\nHost: x\r\n", 408),
+    "half of the headers": (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", 408),
     "half a body": (post(length=len(BODY) + 1), 408),
     "half a chunk": (post(b"Transfer-Encoding: chunked", body=b"400\r\nxx"), 408),
     "a body that is not sent": (post(body=b"", length=100), 408),
@@ -198,7 +201,7 @@ async def drip(address: Address, begin: bytes, drop: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("begin", "drop"),
     [
-        (b"GET /health HTTP/1.1\r\nHost: x\r\n", b"A: b\r\n"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"A: b\r\n"),
         (b"", b"\r\n"),
         (post(body=b"", length=1_000_000), b" "),
         (post(b"Transfer-Encoding: chunked", body=b""), b"1\r\n \r\n"),
@@ -217,7 +220,7 @@ async def test_a_kept_connection_serves_many_requests_and_each_has_its_own_deadl
 ) -> None:
     quick(monkeypatch, head_seconds=0.3)
     reader, writer = await asyncio.open_connection(*address)
-    request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     for _ in range(5):
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -231,8 +234,8 @@ async def test_a_kept_connection_serves_many_requests_and_each_has_its_own_deadl
 
 
 async def test_pipelined_requests_are_answered_in_their_order(address: Address) -> None:
-    health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-    last = b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answer = await exchange(address, health * 3 + last)
     assert answer.count(b"HTTP/1.1 200") == 3
     assert answer.rindex(b"HTTP/1.1 404") > answer.rindex(b"HTTP/1.1 200")
@@ -244,7 +247,7 @@ async def test_one_connection_too_many_is_told_so_and_there_is_room_again_afterw
     quick(monkeypatch, max_connections=3)
     held = [await asyncio.open_connection(*address) for _ in range(3)]
     for _, writer in held:  # make sure that the server has seen each
-        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     for reader, _ in held:
         assert status_of(await reader.readuntil(b"\r\n\r\n")) == 200
     assert status_of(await exchange(address, post())) in {503, 0}
@@ -259,7 +262,7 @@ async def test_one_connection_too_many_is_told_so_and_there_is_room_again_afterw
 async def test_half_open_connections_do_not_keep_others_out(address: Address) -> None:
     held = [await asyncio.open_connection(*address) for _ in range(200)]
     for _, writer in held:
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
     assert status_of(await exchange(address, post())) == 202
     for _, writer in held:
         writer.close()
@@ -279,7 +282,7 @@ async def test_a_client_that_does_not_take_its_answer_is_cut_off(
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(sock, address)
-        await loop.sock_sendall(sock, b"GET /jobs HTTP/1.1\r\nHost: x\r\n\r\n" * 4)
+        await loop.sock_sendall(sock, b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4)
         await asyncio.sleep(1)
         received = 0
         async with asyncio.timeout(20):

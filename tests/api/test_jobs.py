@@ -244,7 +244,7 @@ async def test_a_method_that_a_path_does_not_have_is_405_and_the_others_are_told
 
 @pytest.mark.parametrize("target", ["/nothing", "/jobs/", "/jobs/a/b", "/jobs/a/run/", "//", "/jobs//run", "/api/v9"])
 async def test_a_path_that_does_not_exist_is_404_as_a_problem(client: httpx.AsyncClient, target: str) -> None:
-    answer = await client.get(target if target != "//" else "http://cronpost.test//")
+    answer = await client.get(target if target != "//" else "http://localhost//")
     assert answer.status_code == 404
     assert answer.json()["code"] == "no_such_path"
 

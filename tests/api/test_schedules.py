@@ -319,3 +319,29 @@ def test_what_belongs_to_schedules_is_refused_for_their_jobs_with_what_to_call_i
         refuse_schedule("schedule_7", "DELETE")
     for job_id in ("schedule_", "schedule_x", "my_schedule_7", "task_7"):
         refuse_schedule(job_id, "DELETE")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent"),
+    [
+        ("PUT", "/jobs/schedule_1/pending", [{"payload": 1}]),
+        ("POST", "/jobs/schedule_1/backfill", {"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}),
+        ("POST", "/jobs/schedule_1/run", {"payload": {"a": 1}}),
+        ("POST", "/jobs/schedule_1/pause", None),
+        ("DELETE", "/jobs/schedule_1", None),
+    ],
+)
+async def test_what_would_hold_or_change_a_schedule_behind_its_back_is_refused(
+    client: httpx.AsyncClient, method: str, path: str, sent: Any
+) -> None:
+    await client.post("/schedules", json=schedule())
+    answer = await client.request(method, path, json=sent)
+    assert (answer.status_code, answer.json()["code"]) == (409, "is_a_schedule")
+    shown = (await client.get("/schedules/1")).json()
+    assert (shown["status"], shown["next_fire_time"] is not None) == ("ACTIVE", True)
+
+
+async def test_a_name_that_is_taken_is_the_field_at_fault(client: httpx.AsyncClient) -> None:
+    await client.post("/schedules", json=schedule())
+    answer = await client.post("/schedules", json=schedule())
+    assert (answer.status_code, answer.json()["field"]) == (400, "name")
