@@ -252,6 +252,8 @@ class Connection(asyncio.Protocol):
         self._loss = exc
         if self._parser is not None:
             self._end_by_loss(exc)
+            # They hold each other: without this, what is left of an attempt that timed out waits for the collector.
+            self._parser = None
         elif self.on_idle_loss is not None:
             self.on_idle_loss(self)
 

@@ -56,8 +56,8 @@ async def taken(client: httpx.AsyncClient, runner: Runner) -> Taken:
 
 
 async def test_a_runner_is_told_where_and_by_what_right_it_can_call_back(taken: Taken, runner: Runner) -> None:
-    assert runner.header("Cronpost-Callback-Url") == f"http://cronpost.test/runs/{taken.id}/complete"
-    assert runner.header("Cronpost-Heartbeat-Url") == f"http://cronpost.test/runs/{taken.id}/heartbeat"
+    assert runner.header("Cronpost-Callback-Url") == f"http://localhost/runs/{taken.id}/complete"
+    assert runner.header("Cronpost-Heartbeat-Url") == f"http://localhost/runs/{taken.id}/heartbeat"
     answer = await taken.client.post(
         runner.header("Cronpost-Callback-Url"),
         content=b'{"state":"succeeded"}',

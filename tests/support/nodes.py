@@ -49,6 +49,8 @@ class ScriptedDeliverer:
     def __init__(self) -> None:
         self.open: list[OpenRequest] = []
         self.seen: list[OpenRequest] = []
+        self.begun: set[asyncio.Task[object] | None] = set()
+        """The tasks whose requests have begun."""
         self.arrived = asyncio.Event()
         self.closed = False
 
@@ -56,6 +58,7 @@ class ScriptedDeliverer:
         entry = OpenRequest(request, asyncio.get_running_loop().create_future())
         self.open.append(entry)
         self.seen.append(entry)
+        self.begun.add(asyncio.current_task())
         self.arrived.set()
         try:
             return await entry.answer
@@ -104,6 +107,9 @@ class SteppedNode:
         for claimed in claim.jobs:
             self.claimer._start(claimed)
         await asyncio.sleep(0)
+        # Some ask the store something first: what is open afterwards must not depend on how fast that is.
+        while not all(task in self.deliverer.begun or task.done() for task in self.node.in_flight):
+            await asyncio.sleep(0.001)
         return len(claim.jobs)
 
     async def answer(self, outcome: Outcome, index: int = 0) -> OpenRequest:
