@@ -20,6 +20,7 @@ from scheduler_core.services.settle import Settler
 from scheduler_core.store.catalogue_store import CatalogueStore
 from scheduler_core.store.redis_store import RedisStore
 from tests.support.manual_clock import ManualClock
+from tests.support.stores import until
 
 
 class OpenRequest(msgspec.Struct, eq=False):
@@ -108,8 +109,7 @@ class SteppedNode:
             self.claimer._start(claimed)
         await asyncio.sleep(0)
         # Some ask the store something first: what is open afterwards must not depend on how fast that is.
-        while not all(task in self.deliverer.begun or task.done() for task in self.node.in_flight):
-            await asyncio.sleep(0.001)
+        await until(lambda: all(task in self.deliverer.begun or task.done() for task in self.node.in_flight))
         return len(claim.jobs)
 
     async def answer(self, outcome: Outcome, index: int = 0) -> OpenRequest:
