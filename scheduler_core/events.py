@@ -37,6 +37,10 @@ NODE_DRAINING: Final = "node draining"
 NODE_STOPPED: Final = "node stopped"
 NODE_HELD_UP: Final = "node held up"
 """A loop of this node was stopped for longer than its lease (frozen, starved): others may have taken its runs."""
+NODE_PROCESS_STARTED: Final = "node process started"
+NODE_PROCESS_ENDED: Final = "node process ended"
+"""One of several nodes of a server ended although nobody stopped the server; it is started again."""
+METRICS_SERVED: Final = "metrics served"
 SERVICE_FAILED: Final = "service failed"
 """One of the loops met an error that it did not expect, and goes on."""
 API_STARTED: Final = "api started"
@@ -45,6 +49,7 @@ API_FAILED: Final = "api request failed"
 
 # The life of a job.
 JOB_UPSERTED: Final = "job upserted"
+JOBS_UPSERTED: Final = "jobs upserted"
 JOB_DELETED: Final = "job deleted"
 JOB_PAUSED: Final = "job paused"
 JOB_RESUMED: Final = "job resumed"
@@ -62,7 +67,15 @@ RUN_RETRYING: Final = "run retrying"
 RUN_TAKEN: Final = "run taken"
 RUN_COMPLETED: Final = "run completed"
 RUN_REAPED: Final = "run reaped"
+LEASES_FORGOTTEN: Final = "leases forgotten"
+"""Redis says that this node holds jobs that it has settled: a failover lost the settlements."""
 RUN_HANDED_BACK: Final = "run handed back"
+RUN_HELD_BACK: Final = "run held back"
+"""It was due, and is put back for its target's sake."""
+BREAKER_OPENED: Final = "breaker opened"
+"""A target does not answer; its runs are held back until a probe finds that it does."""
+BREAKER_PROBES: Final = "breaker probes"
+BREAKER_CLOSED: Final = "breaker closed"
 SETTLE_REFUSED: Final = "settle refused"
 """A late result of a run that has a newer owner; nothing was written."""
 FIRES_MISSED: Final = "fires missed"
@@ -92,6 +105,8 @@ REDIS_STOPPED: Final = "embedded redis stopped"
 REDIS_ORPHAN_ENDED: Final = "embedded redis of an earlier start ended"
 REDIS_TAIL_CUT: Final = "embedded redis cut a half-written command"
 
+WHOLE_BYTES: Final = 4096
+"""What Linux writes to a pipe in one piece (PIPE_BUF), whoever else writes to it."""
 NOT_LOGGED: Final = "[not logged]"
 NEVER_LOGGED: Final = frozenset(
     {
@@ -172,6 +187,29 @@ def _configure_structlog(render: Renderer, out: _Output, level: int, *, cache: b
         logger_factory=lambda *_: out,
         cache_logger_on_first_use=cache,
     )
+    _often[:] = [(out, render)] if level <= logging.INFO else []
+
+
+def log_often(event: str, fields: dict[str, Any], *, detail: str) -> None:
+    """Log at level info what happens with every fire, past the processors, which cost twice as much as the line.
+
+    ``fields`` are numbers, ids and words of ours, nothing that could have to be cut; ``detail`` is cut.
+    """
+    for out, render in _often:
+        line = {"level": "info", "time": _rfc3339(_CLOCK.now_ms()), "event": event, **fields, **_bound}
+        line["detail"] = cut_text(detail) if "://" in detail else detail
+        out.msg(render(None, "", line))
+
+
+def bind_to_all(**fields: str) -> None:
+    """Put these fields into every line of the process: which of several nodes it is, for one."""
+    structlog.contextvars.bind_contextvars(**fields)
+    _bound.update(fields)
+
+
+_bound: dict[str, str] = {}
+_often: list[tuple[_Output, Renderer]] = []
+"""Where lines of level info go; empty if they are not wanted."""
 
 
 def cut_url(url: str) -> str:
@@ -270,7 +308,10 @@ def _escaped(match: re.Match[str]) -> str:
 
 @contextlib.contextmanager
 def lines_together() -> Iterator[None]:
-    """Write the lines that this thread logs inside with one system call at the end: a batch of settles logs many."""
+    """Write the lines that this thread logs inside with few system calls at the end: a batch of settles logs many.
+
+    Each call writes no more than a pipe takes as a whole, since the nodes of one server share their standard error.
+    """
     if _held.lines is not None:
         yield
         return
@@ -280,7 +321,23 @@ def lines_together() -> Iterator[None]:
     finally:
         _held.lines = None
         for out, lines in held.items():
-            out.msg("\n".join(lines))
+            for piece in _pieces(lines):
+                out.msg(piece)
+
+
+def _pieces(lines: list[str]) -> Iterator[str]:
+    """The lines in as few pieces as there can be of at most ``WHOLE_BYTES``, line ends included."""
+    piece: list[str] = []
+    room = WHOLE_BYTES
+    for line in lines:
+        length = (len(line) if line.isascii() else len(line.encode("utf-8", "replace"))) + 1
+        if length > room and piece:
+            yield "\n".join(piece)
+            piece, room = [], WHOLE_BYTES
+        piece.append(line)
+        room -= length
+    if piece:
+        yield "\n".join(piece)
 
 
 class _Held(threading.local):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from scheduler_core.tallies import Spread, Tally
 
 LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -14,24 +16,22 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
-        self.lateness = Histogram(
+        self.lateness = Spread(
             "cronpost_lateness_seconds",
             "From a run's fire time to the start of its first attempt.",
-            buckets=LATENESS_BUCKETS,
-            registry=r,
+            LATENESS_BUCKETS,
+            r,
         )
-        self.duration = Histogram(
+        self.duration = Spread(
             "cronpost_attempt_duration_seconds",
             "From the name lookup of an attempt to the last byte read.",
-            buckets=DURATION_BUCKETS,
-            registry=r,
+            DURATION_BUCKETS,
+            r,
         )
-        self.attempts = Counter(
-            "cronpost_attempts_total", "Attempts ended, by outcome and status class.", ["outcome", "status"], registry=r
+        self.attempts = Tally(
+            "cronpost_attempts", "Attempts ended, by outcome and status class.", ["outcome", "status"], r
         )
-        self.runs = Counter(
-            "cronpost_runs_total", "Runs settled, by final state and reason.", ["state", "reason"], registry=r
-        )
+        self.runs = Tally("cronpost_runs", "Runs settled, by final state and reason.", ["state", "reason"], r)
         self.misses = Counter(
             "cronpost_miss_ranges_total", "Recorded ranges of fire times that became no run.", ["reason"], registry=r
         )
@@ -51,6 +51,16 @@ class Metrics:
             "cronpost_service_faults_total", "Unexpected errors in a background service.", ["service"], registry=r
         )
         self.in_flight = Gauge("cronpost_in_flight", "Attempts open now.", registry=r)
+        self.held_back = Counter(
+            "cronpost_held_back_total", "Runs that were due, put back for their target.", ["reason"], registry=r
+        )
+        self.breakers_open = Gauge("cronpost_breakers_open", "Targets that do not answer this node.", registry=r)
+        self.breaker_state = Gauge(
+            "cronpost_breaker_state",
+            "1: open, 0.5: probing. Closed ones are not listed; of the others, 100 at most.",
+            ["target"],
+            registry=r,
+        )
         self.unsettled = Gauge("cronpost_unsettled", "Attempts ended whose result Redis has not taken yet.", registry=r)
         self.due = Gauge(
             "cronpost_due_jobs", "Jobs that are due and not claimed: the backlog of all nodes.", registry=r
@@ -69,6 +79,14 @@ class Metrics:
         self.lane_in_flight = Gauge("cronpost_lane_in_flight", "Calls of one-off tasks open now.", registry=r)
         self.tasks_removed = Counter(
             "cronpost_stale_tasks_removed_total", "Stale tasks removed because there were too many.", registry=r
+        )
+        self.node_restarts = Counter(
+            "cronpost_node_restarts_total",
+            "Node processes of this server that ended and are started again.",
+            registry=r,
+        )
+        self.nodes_silent = Gauge(
+            "cronpost_nodes_silent", "Node processes of this server that did not answer this scrape.", registry=r
         )
         self.requests = Counter(
             "cronpost_http_requests_total", "Requests to the API.", ["method", "status"], registry=r

@@ -47,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._poll = select.poll()
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._progressed: Callable[[], None] | None = None
         self._fault: httpx.TransportError | None = None
         self._closed = False
         self._closed_waiter: asyncio.Future[None] | None = None
@@ -98,12 +99,38 @@ class Connection(asyncio.Protocol):
     def _is_closing(self) -> bool:
         return self._transport is None or self._transport.is_closing()
 
+    def begin(self, method: str, head: bytes, body: bytes, progressed: Callable[[], None]) -> None:
+        """Write a request whose body is no longer than a piece, and return at once.
+
+        ``progressed`` is called, never from in here, whenever something of the answer has come or the connection is
+        lost; :attr:`fault`, :attr:`complete` and :meth:`take` then tell what, until :meth:`finish`.
+        """
+        to_write = self._open_exchange(method)
+        self._progressed = progressed
+        if to_write:
+            assert self._transport is not None
+            self._transport.write(head + body)
+        else:
+            asyncio.get_running_loop().call_soon(self._wake)
+
     async def send(self, method: str, head: bytes, body: bytes) -> None:
         """Write a request and return when the head of the final answer is here, in ``status`` and ``headers``.
 
         Raises httpx.ReadError if the connection is lost first, httpx.RemoteProtocolError if the answer is not HTTP.
         """
         assert self._transport is not None
+        if self._open_exchange(method):
+            if len(body) <= WRITE_PIECE_BYTES:
+                self._transport.write(head + body)
+            else:
+                await self._write_in_pieces(head, body)
+        while not self._head_done:
+            if self._fault is not None:
+                raise self._fault
+            await self._wait()
+
+    def _open_exchange(self, method: str) -> bool:
+        """Get ready for an answer; whether the request is to be written at all."""
         self._reset(method)
         self._parser = httptools.HttpResponseParser(self)
         if not self._began:
@@ -111,14 +138,8 @@ class Connection(asyncio.Protocol):
             self._take_early_answer()
         if self._complete or self._fault is not None:
             self._spoiled = True  # nothing was sent
-        elif len(body) <= WRITE_PIECE_BYTES:
-            self._transport.write(head + body)
-        else:
-            await self._write_in_pieces(head, body)
-        while not self._head_done:
-            if self._fault is not None:
-                raise self._fault
-            await self._wait()
+            return False
+        return True
 
     def _take_early_answer(self) -> None:
         """A target that answers before it was asked (503, too many connections) means the request at hand."""
@@ -148,11 +169,28 @@ class Connection(asyncio.Protocol):
             if self._fault is not None:
                 raise self._fault
             await self._wait()
-        chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        return self.take()
+
+    @property
+    def fault(self) -> httpx.TransportError | None:
+        """Why the answer cannot become complete."""
+        return self._fault
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last byte of the answer has arrived."""
+        return self._complete
+
+    def take(self) -> bytes:
+        """What has arrived of the body since the last call. Nobody who does not take is sent much more."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
         self._chunks = []
         self._buffered = 0
-        self._resume_reading()
-        return chunk
+        if self._read_paused:
+            self._resume_reading()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _resume_reading(self) -> None:
         if self._read_paused and self._transport is not None and not self._is_closing():
@@ -171,6 +209,7 @@ class Connection(asyncio.Protocol):
             and not self._is_closing()
         )
         self._parser = None
+        self._progressed = None
         if not reusable:
             self.abort()
         return reusable
@@ -195,14 +234,16 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._progressed is not None:
+            self._progressed()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _fail(self, fault: httpx.TransportError) -> None:
+        """Give the answer up. Whoever calls this from outside the parser wakes the waiter afterwards."""
         if self._fault is None and not self._complete:
             self._fault = fault
         self.abort()
-        self._wake()
 
     # What the event loop calls.
 
@@ -219,6 +260,10 @@ class Connection(asyncio.Protocol):
             # Nobody asked: a 408 before an idle connection is closed, or the tail of a broken answer.
             self.abort()
             return
+        self._feed(parser, data)
+        self._wake()
+
+    def _feed(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
         if not self.received and not data.startswith(b"HTTP/"[: len(data)]):
             self.received = len(data)
             self._fail(httpx.RemoteProtocolError("the answer is not HTTP"))
@@ -239,8 +284,6 @@ class Connection(asyncio.Protocol):
                 self._fail(_head_too_long())
         elif not self._complete and self.received > 2 * HEAD_LIMIT_BYTES + FRAMING_RATIO * self._body_bytes:
             self._fail(httpx.RemoteProtocolError("the answer has more framing than content"))
-        else:
-            self._wake()
 
     def eof_received(self) -> None:
         """Let the transport close itself; :meth:`connection_lost` follows."""

@@ -7,32 +7,25 @@ libraries have them, are outlived by a target that sends a byte now and then.
 from __future__ import annotations
 
 import asyncio
-import re
 import traceback
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 from importlib import metadata
-from typing import Final, NamedTuple
+from typing import Final
 
 import httpx
 
 from scheduler_core.clock import Clock
-from scheduler_core.delivery.base import Outcome, OutcomeKind, Request
-from scheduler_core.delivery.connect import AddressRefused, LookupFailed, Origin, TlsFailed
+from scheduler_core.delivery.base import NOT_SENT, Attempt, InTurn, Outcome, OutcomeKind, Request, Wanted
+from scheduler_core.delivery.connect import AddressRefused, LookupFailed, TlsFailed
+from scheduler_core.delivery.connection import WRITE_PIECE_BYTES, Connection
+from scheduler_core.delivery.deadlines import Deadlines
 from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.delivery.transport import IDEMPOTENT, PooledTransport, head_of, origin_of
+from scheduler_core.delivery.head import Written, headers_of, write_head
+from scheduler_core.delivery.transport import NotWanted, PooledTransport
 
 KEPT_HEADERS: Final = 64
 KEPT_HEADER_BYTES: Final = 8192
 """How much of an answer's headers an outcome holds."""
-
-URL_CACHE_SIZE: Final = 8192
-
-_BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
-"""These state a length even when the body is empty (RFC 9110, 8.6)."""
-
-_TRANSPORT_HEADERS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
-_METHOD: Final = re.compile(r"[A-Z]+\Z")
 
 _KINDS: Final = (
     # The first match counts, so subclasses come first.
@@ -68,10 +61,12 @@ class HttpDeliverer:
         self._clock = clock
         self._read_limit = read_limit_bytes
         self._keep = keep_bytes
-        self._user_agent = (user_agent if user_agent is not None else default_user_agent()).encode("ascii")
+        self._user_agent = user_agent if user_agent is not None else default_user_agent()
         self._transport: httpx.AsyncBaseTransport = (
             transport if transport is not None else PooledTransport(guard=guard, max_connections=max_connections)
         )
+        self._pool = self._transport if isinstance(self._transport, PooledTransport) else None
+        self._deadlines = Deadlines()
 
     async def deliver(self, request: Request) -> Outcome:
         """Make one attempt. Raises nothing but cancellation.
@@ -79,36 +74,80 @@ class HttpDeliverer:
         Redirects are answers like any other. 1xx answers are passed over. An answer whose status and headers have
         arrived but whose body fails is not a response: the attempt ends as what went wrong.
         """
-        started = self._clock.monotonic()
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        direct = self._direct(request, lambda outcome: None if ended.done() else ended.set_result(outcome))
+        if direct is None:
+            return await self._in_turn(request, self._clock.monotonic(), request.timeout_ms / 1000.0)
         try:
-            async with asyncio.timeout(request.timeout_ms / 1000.0):
-                return await self._attempt(request, started)
-        except TimeoutError:
-            return self._failed(OutcomeKind.TIMEOUT, started, f"no complete answer within {request.timeout_ms} ms")
-        except httpx.TransportError as error:
-            for error_class, kind in _KINDS:
-                if isinstance(error, error_class):
-                    return self._failed(kind, started, str(error))
-            return self._failed(OutcomeKind.INTERNAL, started, str(error))
-        except Exception as error:  # noqa: BLE001 - a fault here must end one attempt, not the loop that made it
-            return self._failed(OutcomeKind.INTERNAL, started, _where(error))
+            return await ended
+        except asyncio.CancelledError:
+            direct.cancel()
+            raise
 
-    async def _attempt(self, request: Request, started: float) -> Outcome:
-        target, headers = _target(request.url), self._headers(request)
-        if isinstance(self._transport, PooledTransport):
-            answer = await self._transport.exchange(
-                target.origin,
+    def start(self, request: Request, done: Callable[[Outcome], None], wanted: Wanted = lambda: True) -> Attempt:
+        """Begin what :meth:`deliver` does, and return at once. ``done`` is called once, from the event loop and never
+        from in here; not after the attempt was cancelled. It is told ``NOT_SENT`` if the request had to wait for a new
+        connection and ``wanted`` said no when that was there.
+
+        Where a connection is idle and the request is short, the arrival of the answer drives the attempt: no task, no
+        timer of its own, half of the processor time.
+        """
+        direct = self._direct(request, done)
+        if direct is not None:
+            return direct
+        return InTurn(self._in_turn(request, self._clock.monotonic(), request.timeout_ms / 1000.0, wanted=wanted), done)
+
+    def _direct(self, request: Request, done: Callable[[Outcome], None]) -> _Direct | None:
+        if self._pool is None or len(request.body) > WRITE_PIECE_BYTES:
+            return None
+        try:
+            written = write_head(request, self._user_agent)
+        except Exception:  # noqa: BLE001 - it is raised again where it becomes the outcome
+            return None
+        connection = self._pool.take_idle(written.origin)
+        if connection is None:
+            return None
+        return _Direct(self, self._pool, connection, request, written, done)
+
+    async def _in_turn(
+        self,
+        request: Request,
+        started: float,
+        timeout_seconds: float,
+        *,
+        fresh: bool = False,
+        wanted: Wanted | None = None,
+    ) -> Outcome:
+        """One attempt as a coroutine: the first on a connection, one with a long body, and over any httpx transport."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._attempt(request, started, fresh=fresh, wanted=wanted)
+        except NotWanted:
+            return NOT_SENT
+        except TimeoutError:
+            return self._timed_out(request, started)
+        except Exception as error:  # noqa: BLE001 - a fault here must end one attempt, not the loop that made it
+            return self._failed(error, started)
+
+    async def _attempt(self, request: Request, started: float, *, fresh: bool, wanted: Wanted | None) -> Outcome:
+        if self._pool is not None:
+            written = write_head(request, self._user_agent)
+            answer = await self._pool.exchange(
+                written.origin,
                 request.method,
-                head_of(request.method, target.url.raw_path, headers),
+                written.head,
                 request.body,
-                repeatable=request.method in IDEMPOTENT or any(name == b"Idempotency-Key" for name, _ in headers),
+                repeatable=written.repeatable,
+                fresh=fresh,
+                wanted=wanted,
             )
             try:
                 return await self._read(answer.status, answer.headers, answer.read, started, self._kept(request))
             finally:
                 answer.close()
+        headers = headers_of(request, self._user_agent)
         response = await self._transport.handle_async_request(
-            httpx.Request(request.method, target.url, headers=headers, stream=httpx.ByteStream(request.body))
+            httpx.Request(request.method, request.url, headers=headers, stream=httpx.ByteStream(request.body))
         )
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)
@@ -133,74 +172,133 @@ class HttpDeliverer:
         keep: int,
     ) -> Outcome:
         """Read the body through ``read``, which gives b"" at its end, up to the limit; ``keep`` bytes go out."""
-        body = b""
-        length = 0
-        truncated = False
+        body = Body(self._read_limit, keep)
         while chunk := await read():
-            if len(body) < keep:
-                body += chunk[: keep - len(body)]
-            length += len(chunk)
-            if length > self._read_limit:
-                length = self._read_limit
-                body = body[: self._read_limit]
-                truncated = True
+            if not body.add(chunk):
                 break
+        return self._answered(status, headers, body, started)
+
+    def _answered(self, status: int, headers: list[tuple[bytes, bytes]], body: Body, started: float) -> Outcome:
         return Outcome(
-            kind=OutcomeKind.RESPONSE,
-            latency_ms=(self._clock.monotonic() - started) * 1000.0,
-            status=status,
-            headers=_kept_headers(headers),
-            body=body,
-            body_bytes=length,
-            truncated=truncated,
+            OutcomeKind.RESPONSE,
+            (self._clock.monotonic() - started) * 1000.0,
+            status,
+            _kept_headers(headers),
+            body.kept,
+            body.length,
+            body.truncated,
         )
 
     def _kept(self, request: Request) -> int:
         return self._read_limit if request.whole_answer else self._keep
 
-    def _headers(self, request: Request) -> list[tuple[bytes, bytes]]:
-        headers: list[tuple[bytes, bytes]] = [(b"Host", _target(request.url).host)]
-        has_user_agent = False
-        for name, value in request.headers:
-            lower = name.lower()
-            if lower in _TRANSPORT_HEADERS:
-                raise ValueError(f"the header {lower} is the transport's")
-            if lower == "user-agent":
-                has_user_agent = True
-            headers.append((name.encode("ascii"), value.encode("utf-8")))
-        if not has_user_agent:
-            headers.append((b"User-Agent", self._user_agent))
-        headers.append((b"Accept-Encoding", b"identity"))
-        if request.body or request.method in _BODY_METHODS:
-            headers.append((b"Content-Length", b"%d" % len(request.body)))
-        if not _METHOD.match(request.method):
-            raise ValueError("not a method")
-        return headers
+    def _timed_out(self, request: Request, started: float) -> Outcome:
+        return self._ended_without(OutcomeKind.TIMEOUT, started, f"no complete answer within {request.timeout_ms} ms")
 
-    def _failed(self, kind: OutcomeKind, started: float, message: str) -> Outcome:
-        return Outcome(
-            kind=kind,
-            latency_ms=(self._clock.monotonic() - started) * 1000.0,
-            message=" ".join(message.split())[:500],
-        )
+    def _failed(self, error: Exception, started: float) -> Outcome:
+        if not isinstance(error, httpx.TransportError):
+            return self._ended_without(OutcomeKind.INTERNAL, started, _where(error))
+        kind = next((kind for error_class, kind in _KINDS if isinstance(error, error_class)), OutcomeKind.INTERNAL)
+        return self._ended_without(kind, started, str(error))
+
+    def _ended_without(self, kind: OutcomeKind, started: float, message: str) -> Outcome:
+        return Outcome(kind, (self._clock.monotonic() - started) * 1000.0, message=" ".join(message.split())[:500])
 
     async def aclose(self) -> None:
         """Close idle and open connections."""
         await self._transport.aclose()
 
 
-class _Target(NamedTuple):
-    url: httpx.URL
-    host: bytes
-    """The value of the Host header."""
-    origin: Origin
+class Body:
+    """What is read of an answer's body: at most ``limit`` bytes, of which the first ``keep`` stay."""
+
+    __slots__ = ("_keep", "_limit", "kept", "length", "truncated")
+
+    def __init__(self, limit: int, keep: int) -> None:
+        self._limit = limit
+        self._keep = keep
+        self.kept = b""
+        self.length = 0
+        self.truncated = False
+
+    def add(self, chunk: bytes) -> bool:
+        """Take in what came next; whether to go on."""
+        if self.length < self._keep:
+            self.kept += chunk[: self._keep - self.length]
+        self.length += len(chunk)
+        if self.length <= self._limit:
+            return True
+        self.length = self._limit
+        self.kept = self.kept[: self._limit]
+        self.truncated = True
+        return False
 
 
-@lru_cache(maxsize=URL_CACHE_SIZE)
-def _target(url: str) -> _Target:
-    """Parsing a URL costs as much as the rest of the request, and the same few thousand come again and again."""
-    parsed = httpx.URL(url)
-    return _Target(parsed, parsed.netloc, origin_of(parsed))
+class _Direct:
+    """An attempt on a connection that was idle, driven by what arrives there."""
+
+    __slots__ = ("_body", "_connection", "_deliverer", "_done", "_pool", "_request", "_second", "_started", "_written")
+
+    def __init__(
+        self,
+        deliverer: HttpDeliverer,
+        pool: PooledTransport,
+        connection: Connection,
+        request: Request,
+        written: Written,
+        done: Callable[[Outcome], None],
+    ) -> None:
+        self._deliverer = deliverer
+        self._pool = pool
+        self._connection = connection
+        self._request = request
+        self._written = written
+        self._done = done
+        self._second: InTurn | None = None
+        self._body = Body(deliverer._read_limit, deliverer._kept(request))
+        self._started = deliverer._clock.monotonic()
+        deliverer._deadlines.add(self, request.timeout_ms)
+        connection.begin(request.method, written.head, request.body, self._progressed)
+
+    def cancel(self) -> None:
+        """Close the connection and give its place back. ``done`` will not be called."""
+        if self._second is not None:
+            self._second.cancel()
+        else:
+            self._leave()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self._leave()
+        self._done(self._deliverer._timed_out(self._request, self._started))
+
+    def _progressed(self) -> None:
+        connection = self._connection
+        if connection.fault is not None:
+            self._lost(connection.fault)
+            return
+        more = True
+        if chunk := connection.take():
+            more = self._body.add(chunk)
+        if not more or connection.complete:
+            status, headers = connection.status, connection.headers
+            self._leave()
+            self._done(self._deliverer._answered(status, headers, self._body, self._started))
+
+    def _lost(self, fault: httpx.TransportError) -> None:
+        received = self._connection.received
+        self._leave()
+        if received or not self._written.repeatable or not isinstance(fault, httpx.ReadError):
+            self._done(self._deliverer._failed(fault, self._started))
+            return
+        # The target most likely closed the connection while it was idle: once more, on a new one.
+        deliverer, request = self._deliverer, self._request
+        left = request.timeout_ms / 1000.0 - (deliverer._clock.monotonic() - self._started)
+        self._second = InTurn(deliverer._in_turn(request, self._started, left, fresh=True), self._done)
+
+    def _leave(self) -> None:
+        self._deliverer._deadlines.remove(self, self._request.timeout_ms)
+        self._pool.give_back(self._written.origin, self._connection)
 
 
 def _kept_headers(raw: list[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import httpx
@@ -16,13 +17,11 @@ import httpx
 from scheduler_core.delivery.connect import Connector, Origin, Resolver
 from scheduler_core.delivery.connection import Connection
 from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.delivery.head import IDEMPOTENT, head_of, origin_of
 
 KEEPALIVE_SECONDS: Final = 4.0
 """How long an idle connection is used again. Below the 5 s after which uvicorn, Node and Apache close theirs, so that
 a request rarely meets a connection that is just being closed."""
-
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
-"""RFC 9110, 9.2.2."""
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -49,7 +48,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         resolver: Resolver | None = None,
     ) -> None:
         self._connector = Connector(guard=guard, resolver=resolver, ssl_context=ssl_context)
-        self._places = asyncio.Semaphore(max_connections)
+        self._places = Places(max_connections)
         self._max_connections = max_connections
         self._keepalive = keepalive_seconds
         self._busy: set[Connection] = set()
@@ -73,25 +72,73 @@ class PooledTransport(httpx.AsyncBaseTransport):
         )
         return httpx.Response(answer.status, headers=answer.headers, stream=answer, request=request)
 
-    async def exchange(self, origin: Origin, method: str, head: bytes, body: bytes, *, repeatable: bool) -> Answer:
+    async def exchange(
+        self,
+        origin: Origin,
+        method: str,
+        head: bytes,
+        body: bytes,
+        *,
+        repeatable: bool,
+        fresh: bool = False,
+        wanted: Callable[[], bool] | None = None,
+    ) -> Answer:
         """Send a request that is written already, and return when the head of its answer is here.
 
         What :meth:`handle_async_request` does, without httpx's objects, which cost as much as the rest of a request.
-        The caller closes the answer.
+        ``fresh`` asks for a new connection. ``wanted`` is asked when there is a connection; NotWanted is raised, and
+        nothing sent, if it says no. The caller closes the answer.
         """
         if self._closed:
             raise RuntimeError("the transport is closed")
-        await self._places.acquire()
+        await self._places.take()
         try:
-            connection = await self._exchange(origin, method, head, body, repeatable=repeatable)
+            connection = await self._exchange(
+                origin, method, head, body, repeatable=repeatable, fresh=fresh, wanted=wanted
+            )
         except BaseException:
-            self._places.release()
+            self._places.give_back()
             raise
         return Answer(self, origin, connection)
 
-    async def _exchange(self, origin: Origin, method: str, head: bytes, body: bytes, *, repeatable: bool) -> Connection:
-        """Send on an idle connection or else a new one; return it with the answer's head read."""
+    def take_idle(self, origin: Origin) -> Connection | None:
+        """An idle connection to ``origin``, or None if there is none or no place is free. The caller gives it back.
+
+        For a caller that writes and reads by itself (:meth:`Connection.begin`).
+        """
+        if self._closed or not self._places.take_now():
+            return None
         connection = self._take_idle(origin)
+        if connection is None:
+            self._places.give_back()
+        return connection
+
+    def give_back(self, origin: Origin, connection: Connection) -> None:
+        """The exchange on ``connection`` is over. It becomes idle, or is closed if there is more to come."""
+        self._busy.discard(connection)
+        if connection.finish() and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._idle[connection] = (origin, loop.time())
+            self._idle_by_origin.setdefault(origin, {})[connection] = None
+            if self._sweep is None:
+                self._sweep = loop.call_later(self._keepalive, self._close_expired)
+        else:
+            connection.abort()
+        self._places.give_back()
+
+    async def _exchange(
+        self,
+        origin: Origin,
+        method: str,
+        head: bytes,
+        body: bytes,
+        *,
+        repeatable: bool,
+        fresh: bool,
+        wanted: Callable[[], bool] | None,
+    ) -> Connection:
+        """Send on an idle connection or else a new one; return it with the answer's head read."""
+        connection = None if fresh else self._take_idle(origin)
         if connection is not None:
             try:
                 await self._send(connection, method, head, body)
@@ -101,6 +148,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
             else:
                 return connection
         connection = await self._open(origin)
+        if wanted is not None and not wanted():
+            self._busy.discard(connection)
+            connection.abort()
+            raise NotWanted
         await self._send(connection, method, head, body)
         return connection
 
@@ -148,18 +199,6 @@ class PooledTransport(httpx.AsyncBaseTransport):
             if not candidates:
                 del self._idle_by_origin[entry[0]]
 
-    def _give_back(self, origin: Origin, connection: Connection) -> None:
-        self._busy.discard(connection)
-        if connection.finish() and not self._closed:
-            loop = asyncio.get_running_loop()
-            self._idle[connection] = (origin, loop.time())
-            self._idle_by_origin.setdefault(origin, {})[connection] = None
-            if self._sweep is None:
-                self._sweep = loop.call_later(self._keepalive, self._close_expired)
-        else:
-            connection.abort()
-        self._places.release()
-
     def _close_expired(self) -> None:
         self._sweep = None
         loop = asyncio.get_running_loop()
@@ -185,6 +224,47 @@ class PooledTransport(httpx.AsyncBaseTransport):
         await self._connector.aclose()
         for connection in open_connections:
             await connection.wait_closed()
+
+
+class NotWanted(Exception):
+    """A request was not sent, because nobody wanted it any more when its connection was there."""
+
+
+class Places:
+    """A bounded number of places, first come, first served. As a semaphore, but one can also ask without waiting."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def take_now(self) -> bool:
+        """Take a place if one is free and nobody waits for it."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    async def take(self) -> None:
+        """Take a place, after those who asked before."""
+        if self.take_now():
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back()  # it was handed over just then
+            raise
+
+    def give_back(self) -> None:
+        """Hand the place to whoever has waited longest, or keep it free."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class Answer(httpx.AsyncByteStream):
@@ -214,30 +294,7 @@ class Answer(httpx.AsyncByteStream):
         """Give the connection back, or close it if there is more to come."""
         transport, self._transport = self._transport, None
         if transport is not None:
-            transport._give_back(self._origin, self._connection)
+            transport.give_back(self._origin, self._connection)
 
     async def aclose(self) -> None:
         self.close()
-
-
-def origin_of(url: httpx.URL) -> Origin:
-    """Where a request for ``url`` connects to."""
-    scheme = url.scheme
-    if scheme not in ("http", "https"):
-        raise httpx.UnsupportedProtocol("the URL must start with http:// or https://")
-    tls = scheme == "https"
-    return Origin(tls, url.raw_host.decode("ascii"), url.port or (443 if tls else 80))
-
-
-def head_of(method: str, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """The bytes of a request up to its body. Raises httpx.LocalProtocolError for a line break or NUL in a header."""
-    lines = [b"%s %s HTTP/1.1\r\n" % (method.encode("ascii"), path)]
-    lines += [b"%s: %s\r\n" % header for header in headers]
-    lines.append(b"\r\n")
-    head = b"".join(lines)
-    # Names and values were checked when the job was stored. Should one have slipped through, it must not become a
-    # second request.
-    expected = len(headers) + 2
-    if head.count(b"\n") != expected or head.count(b"\r") != expected or b"\0" in head:
-        raise httpx.LocalProtocolError("a header holds a line break or a NUL")
-    return head

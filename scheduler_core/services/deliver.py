@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from msgspec.structs import replace
 
 from scheduler_core.catalogue import Target, request_of_target
 from scheduler_core.clock import Clock
-from scheduler_core.delivery.base import Deliverer
+from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer, start_of
 from scheduler_core.errors import StoreError
+from scheduler_core.job import HeldBack, Job
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.plan.claim import Work, plan_full
 from scheduler_core.plan.settle import Ended
+from scheduler_core.services.gate import Gate, Ticket
 from scheduler_core.services.settle import Settler
 from scheduler_core.store.redis_store import ClaimedJob, RedisStore
 from scheduler_core.tokens import make_token
+from scheduler_core.transition import Transition
+
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
+"""What percent-encoding leaves as it is (RFC 3986, 2.3)."""
 
 
 class Targets(Protocol):
     """Where named targets are looked up."""
+
+    def known(self, target_id: int) -> Target | None:
+        """The target, if it is in memory."""
+        ...
 
     async def get(self, target_id: int) -> Target | None:
         """The target as it is now; None: there is none. Raises StoreError, and CorruptDocument."""
@@ -50,83 +62,202 @@ class Courier:
         *,
         store: RedisStore,
         targets: Targets,
+        gate: Gate | None = None,
     ) -> None:
-        self._node = node
+        self.node = node
         self.targets = targets
+        self.settler = settler
+        self.clock = clock
+        self.start = start_of(deliverer)
         self._store = store
         self._secret: bytes | None = None
-        self._deliverer = deliverer
-        self._settler = settler
-        self._clock = clock
         self._timeout_ms = int(node.settings.attempt_timeout_seconds * 1000)
+        self.gate = Gate(node.room, node.settings, clock, metrics) if gate is None else gate
         metrics.in_flight.set_function(lambda: len(node.in_flight))
 
-    def send(self, claimed: ClaimedJob, work: Work) -> None:
-        """Begin the next attempt of ``work.run``."""
-        task = asyncio.create_task(self._attempt(claimed, work))
-        self._node.in_flight.add(task)
-        task.add_done_callback(self._done)
+    def url_of(self, job: Job) -> str | None:
+        """Where the job's requests go; None: its target has to be looked up."""
+        if job.target_id is None:
+            return job.url
+        target = self.targets.known(job.target_id)
+        return None if target is None else target.url
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._node.in_flight.discard(task)
-        self._node.slot_freed()
-
-    async def _attempt(self, claimed: ClaimedJob, work: Work) -> None:
-        if not self._node.lease_holds:
+    def send(self, claimed: ClaimedJob, work: Work, ticket: Ticket) -> None:
+        """Begin the next attempt of ``work.run``. What comes of it goes to the settler, whatever it is."""
+        flight = Flight(self, claimed, work, ticket)
+        self.node.in_flight.add(flight)
+        if not self.node.lease_holds:
             # Another node may hold this job by now: sending would make two runs at once.
-            self._settler.hand_back(claimed)
-            return
-        request = None
-        started_at_ms = self._clock.now_ms()
-        try:
-            if work.state.draining:
-                if await self._store.children(work.job.id, limit=1):
-                    planned = plan_full(work, claimed.state or work.state, now_ms=started_at_ms)
-                    self._settler.put_transition(claimed, planned)
-                    return
-                work = replace(work, state=replace(work.state, draining=False))
-            request = await self._request(claimed, work)
-            started_at_ms = self._clock.now_ms()
-            outcome = await self._deliverer.deliver(request)
-        except StoreError:
-            self._settler.hand_back(claimed)
-            return
-        except asyncio.CancelledError:
-            self._settler.hand_back(claimed)
-            raise
-        except Exception as error:  # noqa: BLE001 - a task that ends without a result would hold its lease for ever
-            outcome = Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
-        ended = Ended(
-            outcome,
-            claimed.lease.fence,
-            started_at_ms,
-            self._clock.now_ms(),
-            jitter=random.random(),
-            downtimes=self._node.downtimes,
-            request=request,
-        )
-        self._settler.put(claimed, work, ended)
+            flight.hand_back()
+        elif needs_nothing_else(work):
+            flight.begin(work, build_request(work, fence=claimed.lease.fence, timeout_ms=self._timeout_of(work)))
+        else:
+            flight.begin_after(self._prepare(flight, claimed, work))
+
+    def _timeout_of(self, work: Work) -> int:
+        timeout_ms = work.job.policies.timeout_ms
+        return self._timeout_ms if timeout_ms is None else timeout_ms
+
+    async def _prepare(self, flight: Flight, claimed: ClaimedJob, work: Work) -> None:
+        if work.state.draining:
+            if await self._store.children(work.job.id, limit=1):
+                planned = plan_full(work, claimed.state or work.state, now_ms=self.clock.now_ms())
+                flight.end_without_attempt(planned)
+                return
+            work = replace(work, state=replace(work.state, draining=False))
+        request = await self._request(claimed, work)
+        hold = None if claimed.state is None else claimed.state.hold
+        held = self.gate.enter(flight.ticket, request.url, work, hold)
+        if held is None:
+            flight.begin(work, request)
+        else:
+            flight.hold(held)
 
     async def _request(self, claimed: ClaimedJob, work: Work) -> Request:
-        """The request of the next attempt. Waits for a job with a named target, a callback or overlapping runs only."""
-        fence, policies = claimed.lease.fence, work.job.policies
-        timeout_ms = self._timeout_ms if policies.timeout_ms is None else policies.timeout_ms
+        """The request of the next attempt of a job with a named target, a callback or overlapping runs."""
         if work.state.child:
             latest = await self._store.latest_success(work.job.id)
             if latest is not None:
                 work = replace(work, state=replace(work.state, last_success_ms=latest.fire_time_ms))
-        request = build_request(work, fence=fence, timeout_ms=timeout_ms)
+        request = build_request(work, fence=claimed.lease.fence, timeout_ms=self._timeout_of(work))
         if work.job.target_id is not None:
             target = await self.targets.get(work.job.target_id)
             if target is None:
                 raise LookupError(f"the target {work.job.target_id} is gone")
             request = with_target(request, target)
-        if policies.callback:
+        if work.job.policies.callback:
             if self._secret is None:
                 self._secret = await self._store.secret()
             token = make_token(self._secret, claimed.id, work.run.id)
-            request = with_callback(request, self._node.settings.public_url or "", work.run.id, token)
+            request = with_callback(request, self.node.settings.public_url or "", work.run.id, token)
         return request
+
+
+class Flight(asyncio.Future[None]):
+    """One attempt under way, from the claim to the settler; done when the settler has it.
+
+    It is among ``node.in_flight`` until then, and can be waited for and cancelled as a task can. Most attempts need
+    none: the request is sent at once, and the arrival of its answer ends them.
+    """
+
+    def __init__(self, courier: Courier, claimed: ClaimedJob, work: Work, ticket: Ticket) -> None:
+        super().__init__()
+        self.ticket = ticket
+        self._outcome: Outcome | None = None
+        self._courier = courier
+        self._claimed = claimed
+        self._work = work
+        self._request: Request | None = None
+        self._started_at_ms = 0
+        self._under_way: Attempt | asyncio.Task[None] | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its request is built and on its way."""
+        return self._request is not None
+
+    @property
+    def losses(self) -> int:
+        """How many nodes in a row its run has cost."""
+        return self._claimed.lease.losses
+
+    @property
+    def holds(self) -> tuple[str, int]:
+        """Id and fence of its job."""
+        return self._claimed.id, self._claimed.lease.fence
+
+    def begin(self, work: Work, request: Request) -> None:
+        """Send the request."""
+        self._work, self._request = work, request
+        self._started_at_ms = self._courier.clock.now_ms()
+        try:
+            self._under_way = self._courier.start(request, self._ended, self._is_wanted)
+        except Exception as error:  # noqa: BLE001 - one that ends without a result would hold its lease for ever
+            self._ended(failure(error))
+
+    def begin_after(self, preparation: Coroutine[Any, Any, None]) -> None:
+        """Run what has to be asked or looked up first, which begins or ends this."""
+        self._started_at_ms = self._courier.clock.now_ms()
+        task = asyncio.create_task(preparation)
+        task.add_done_callback(self._prepared)
+        self._under_way = task
+
+    def hand_back(self) -> None:
+        """Let another claim go on with the same run."""
+        self._courier.settler.hand_back(self._claimed)
+        self._land()
+
+    def hold(self, held: HeldBack) -> None:
+        """Put the job back for its target's sake, which became known only now."""
+        self._courier.settler.hold(self._claimed, self._work, held)
+        self._land()
+
+    def end_without_attempt(self, transition: Transition) -> None:
+        """The job needs no request after all."""
+        self._courier.settler.put_transition(self._claimed, transition)
+        self._land()
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Break off, and hand the job back."""
+        if self.done():
+            return False
+        if self._under_way is not None:
+            self._under_way.cancel()
+        self.hand_back()
+        return True
+
+    def _prepared(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if self.done() or error is None:
+            return
+        if isinstance(error, StoreError):
+            self.hand_back()
+        else:
+            self._ended(failure(error))
+
+    def _is_wanted(self) -> bool:
+        return self._courier.node.lease_holds
+
+    def _ended(self, outcome: Outcome) -> None:
+        if self.done():
+            return
+        if outcome is NOT_SENT:
+            # The node was frozen while it waited for a connection; others may have the job by now.
+            self.hand_back()
+            return
+        courier = self._courier
+        self._outcome = outcome
+        ended = Ended(
+            outcome,
+            self._claimed.lease.fence,
+            self._started_at_ms,
+            courier.clock.now_ms(),
+            jitter=random.random(),
+            downtimes=courier.node.downtimes,
+            request=self._request,
+        )
+        try:
+            courier.settler.put(self._claimed, self._work, ended)
+        finally:
+            self._land()
+
+    def _land(self) -> None:
+        node = self._courier.node
+        node.in_flight.discard(self)
+        self._courier.gate.left(self.ticket, self._outcome)
+        self.set_result(None)
+        node.slot_freed()
+
+
+def failure(error: BaseException) -> Outcome:
+    """What an attempt comes to that Cronpost itself could not make."""
+    return Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
+
+
+def needs_nothing_else(work: Work) -> bool:
+    """Whether the request can be built from what the claim brought: no target to look up, no token to make."""
+    job, state = work.job, work.state
+    return job.target_id is None and not state.draining and not state.child and not job.policies.callback
 
 
 def build_request(work: Work, *, fence: int, timeout_ms: int) -> Request:
@@ -174,4 +305,4 @@ def rfc3339(instant_ms: int) -> str:
 
 
 def _quoted(job_id: str) -> str:
-    return quote(job_id, safe="")
+    return job_id if _UNRESERVED.fullmatch(job_id) else quote(job_id, safe="")

@@ -22,6 +22,8 @@ LAYERS = {
     "scheduler_core.errors": BASE,
     "scheduler_core.events": BASE,
     "scheduler_core.metrics": BASE,
+    "scheduler_core.redis_url": BASE,
+    "scheduler_core.tallies": BASE,
     "scheduler_core.version": BASE,
     "scheduler_core.delivery": BETWEEN,
     "scheduler_core.embedded": BETWEEN,
@@ -29,6 +31,7 @@ LAYERS = {
     "scheduler_core.store": BETWEEN,
     "scheduler_core.services": SERVICES,
     "scheduler_core.node": SERVICES,
+    "scheduler_core.shard": ENGINE,
     "scheduler_core.engine": ENGINE,
     "scheduler_api": ENTRY,
 }

@@ -48,8 +48,11 @@ SHORT_MS = 200
         pytest.param(endless_interim(interval=0.01), id="interim answers now and then"),
     ],
 )
-async def test_the_deadline_ends_an_attempt_whatever_trickles_in(action: Action) -> None:
-    async with Runner(action) as runner, deliverer() as http:
+@pytest.mark.parametrize("used", [False, True], ids=["on a new connection", "on a used one"])
+async def test_the_deadline_ends_an_attempt_whatever_trickles_in(action: Action, used: bool) -> None:
+    async with Runner(*[answer()] * used, action) as runner, deliverer() as http:
+        for _ in range(used):
+            assert (await http.deliver(request(runner.url()))).status == 200
         outcome = await http.deliver(request(runner.url("/x?token=secret"), timeout_ms=SHORT_MS))
         assert (outcome.kind, outcome.status) == (OutcomeKind.TIMEOUT, None)
         assert outcome.message == "no complete answer within 200 ms"
@@ -179,14 +182,20 @@ async def test_a_refused_connection_is_a_connection_outcome() -> None:
         (endless_trailer(), OutcomeKind.PROTOCOL, "more framing than content"),
     ],
 )
-async def test_what_is_not_a_whole_http_answer_is_told_apart(action: Action, kind: OutcomeKind, message: str) -> None:
-    async with Runner(action) as runner, deliverer() as http:
-        outcome = await http.deliver(request(runner.url("/x?token=secret"), method="GET", body=b""))
+@pytest.mark.parametrize("used", [False, True], ids=["on a new connection", "on a used one"])
+async def test_what_is_not_a_whole_http_answer_is_told_apart(
+    action: Action, kind: OutcomeKind, message: str, used: bool
+) -> None:
+    async with Runner(*[answer()] * used, action) as runner, deliverer() as http:
+        for _ in range(used):
+            assert (await http.deliver(request(runner.url()))).status == 200
+        # One that may not be repeated, so that what came of it is seen on a used connection too.
+        outcome = await http.deliver(request(runner.url("/x?token=secret"), headers={}))
         assert (outcome.kind, outcome.status, outcome.body) == (kind, None, b"")
         assert message in outcome.message
         assert "\n" not in outcome.message
         assert "secret" not in outcome.message
-        assert len(runner.received) == 1, "a request was repeated on a connection that had not been used before"
+        assert len(runner.received) == 1 + used, "a request was repeated"
         assert (await http.deliver(request(runner.url()))).status == 200
     assert runner.connections == 2
 

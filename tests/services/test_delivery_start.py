@@ -1,0 +1,147 @@
+"""Attempts without a task: begun at once, told once, never from within, and given up without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from scheduler_core.delivery.base import NOT_SENT, Outcome, OutcomeKind, Request, start_of
+from scheduler_core.delivery.deadlines import Deadlines
+from scheduler_core.delivery.http import HttpDeliverer
+from tests.support.delivery import deliverer, request
+from tests.support.runners import Runner, answer, hang
+from tests.support.stores import until
+
+
+async def warm(http: HttpDeliverer, runner: Runner) -> None:
+    """Leave one idle connection to the runner."""
+    assert (await http.deliver(request(runner.url()))).status == 200
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_an_attempt_is_told_once_and_not_from_within(used: bool) -> None:
+    async with Runner() as runner, deliverer() as http:
+        if used:
+            await warm(http, runner)
+        told: list[Outcome] = []
+        http.start(request(runner.url()), told.append)
+        assert told == []
+        await until(lambda: bool(told))
+        await asyncio.sleep(0.02)
+        assert [outcome.status for outcome in told] == [200]
+    assert runner.connections == 1
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_an_attempt_that_is_given_up_is_told_to_nobody_and_leaves_its_place(used: bool) -> None:
+    async with Runner(*[answer()] * used, hang()) as runner, deliverer(max_connections=1) as http:
+        if used:
+            await warm(http, runner)
+        told: list[Outcome] = []
+        attempt = http.start(request(runner.url(), timeout_ms=100), told.append)
+        await runner.wait_until(lambda runner: len(runner.received) == 1 + used)
+        attempt.cancel()
+        assert (await http.deliver(request(runner.url()))).status == 200  # the only place is free again
+        await asyncio.sleep(0.15)
+        assert told == []
+
+
+async def test_a_request_that_cannot_be_written_is_an_outcome_too() -> None:
+    async with Runner() as runner, deliverer() as http:
+        await warm(http, runner)
+        told: list[Outcome] = []
+        http.start(request(runner.url(), headers={"X-A": "a\r\nX-B: b"}), told.append)
+        await until(lambda: bool(told))
+        assert told[0].kind is OutcomeKind.INTERNAL
+    assert len(runner.received) == 1
+
+
+async def test_what_is_longer_than_may_be_read_ends_the_attempt_and_its_connection() -> None:
+    async with Runner(answer(), answer(body=b"x" * 5000)) as runner, deliverer(read_limit_bytes=1000) as http:
+        await warm(http, runner)
+        outcome = await http.deliver(request(runner.url()))
+        assert (outcome.status, outcome.truncated, outcome.body_bytes, len(outcome.body)) == (200, True, 1000, 1000)
+
+
+async def test_what_waited_for_a_connection_is_sent_only_if_it_is_still_wanted() -> None:
+    async with Runner() as runner, deliverer(max_connections=2) as http:
+        told: list[Outcome] = []
+        http.start(request(runner.url()), told.append, lambda: False)
+        await until(lambda: bool(told))
+        assert told == [NOT_SENT]
+        assert told[0] is NOT_SENT
+        await runner.wait_until(lambda runner: runner.open_connections == 0)
+        assert runner.received == []
+        for _ in range(3):  # its place is free again
+            assert (await http.deliver(request(runner.url()))).status == 200
+
+
+class Broken:
+    """A deliverer that breaks its word."""
+
+    async def deliver(self, request: Request) -> Outcome:
+        raise RuntimeError(request.method)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_deliverer_without_a_start_gets_a_task_and_its_faults_become_outcomes() -> None:
+    told: list[Outcome] = []
+    start_of(Broken())(request("http://runner.test/"), told.append, lambda: True)
+    await until(lambda: bool(told))
+    assert (told[0].kind, told[0].message) == (OutcomeKind.INTERNAL, "RuntimeError: POST")
+
+
+class Expiring:
+    def __init__(self, passed: list[str], name: str, *, broken: bool = False) -> None:
+        self._passed = passed
+        self._name = name
+        self._broken = broken
+
+    def expire(self) -> None:
+        self._passed.append(self._name)
+        if self._broken:
+            raise RuntimeError("broken")
+
+
+async def test_deadlines_pass_for_those_that_are_left_whatever_one_of_them_does() -> None:
+    loop = asyncio.get_running_loop()
+    complaints: list[str] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(str(context["exception"])))
+    passed: list[str] = []
+    deadlines = Deadlines()
+    ended, broken = Expiring(passed, "ended"), Expiring(passed, "broken", broken=True)
+    for one in (ended, broken, Expiring(passed, "after it")):
+        deadlines.add(one, 20)
+    deadlines.add(Expiring(passed, "sooner"), 5)
+    deadlines.remove(ended, 20)
+    deadlines.remove(ended, 20)
+    deadlines.remove(ended, 9999)
+    await until(lambda: len(passed) == 3)
+    assert passed == ["sooner", "broken", "after it"]
+    assert complaints == ["broken"]
+    # Nothing of a timeout is left once nobody has it, and it can come again.
+    await until(lambda: not deadlines.timeouts)
+    deadlines.add(Expiring(passed, "again"), 20)
+    await until(lambda: passed[-1] == "again")
+
+
+async def test_no_deadline_passes_early() -> None:
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+    early: list[float] = []
+
+    class Timed:
+        def __init__(self) -> None:
+            self.deadline = loop.time() + 0.03
+
+        def expire(self) -> None:
+            early.append(self.deadline - loop.time())
+
+    for _ in range(20):
+        deadlines.add(Timed(), 30)
+        await asyncio.sleep(0.001)
+    await until(lambda: len(early) == 20)
+    assert max(early) <= 0.001  # a turn of the loop, whose clock is read once for it

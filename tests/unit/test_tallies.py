@@ -1,0 +1,38 @@
+"""The counters of every fire say what prometheus_client's own would say."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from scheduler_core.tallies import Spread, Tally
+
+BOUNDS = (0.001, 0.25, 1, 30)
+
+
+def lines(registry: CollectorRegistry) -> list[str]:
+    """Without the instants of creation, which ours do not tell."""
+    return sorted(line for line in generate_latest(registry).decode().splitlines() if "_created" not in line)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "2xx"])), max_size=20))
+def test_a_tally_is_a_counter(events: list[tuple[str, str]]) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    tally = Tally("cronpost_things", "Things.", ["kind", "status"], ours)
+    counter = Counter("cronpost_things", "Things.", ["kind", "status"], registry=theirs)
+    for kind, status in events:
+        tally.add(kind, status)
+        counter.labels(kind, status).inc()
+    assert lines(ours) == lines(theirs)
+
+
+@given(st.lists(st.one_of(st.sampled_from(BOUNDS), st.floats(min_value=0, max_value=1000)), max_size=20))
+def test_a_spread_is_a_histogram(values: list[float]) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    spread = Spread("cronpost_seconds", "Seconds.", BOUNDS, ours)
+    histogram = Histogram("cronpost_seconds", "Seconds.", buckets=BOUNDS, registry=theirs)
+    for value in values:
+        spread.observe(value)
+        histogram.observe(value)
+    assert lines(ours) == lines(theirs)
