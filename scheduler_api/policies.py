@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from scheduler_api.json_body import INSTANT_WORDS, Fields, instant_of, nested, required
 from scheduler_core.errors import InvalidInput
-from scheduler_core.job import USUAL, Job, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
 from scheduler_core.services.deliver import rfc3339
 
 DAY = 86_400
@@ -165,6 +165,28 @@ RETRY_ROWS = (
 )
 RETRY_FIELDS = tuple(row.name for row in RETRY_ROWS)
 
+LIMIT_ROWS = (
+    Row(
+        name="max_in_flight",
+        attribute="max_in_flight",
+        kind="whole",
+        low=1,
+        high=100_000,
+        usual="CRONPOST_TARGET_MAX_IN_FLIGHT",
+        meaning="A request of the job begins only while a node has fewer open to its host, of whatever job.",
+    ),
+    Row(
+        name="rate",
+        attribute="rate",
+        kind="number",
+        low=0.001,
+        high=1_000_000,
+        usual="CRONPOST_TARGET_RATE",
+        meaning="Requests a second to its host over all nodes, of whatever job, beyond which those of the job wait.",
+    ),
+)
+LIMIT_FIELDS = tuple(row.name for row in LIMIT_ROWS)
+
 ROWS = (
     Row(
         name="overlap",
@@ -296,9 +318,9 @@ ROWS = (
         meaning="A run without a sign of life for so long is lost.",
     ),
 )
-"""All but ``retry``, which is an object of :data:`RETRY_ROWS`."""
+"""All but ``retry`` and ``limits``, which are objects of :data:`RETRY_ROWS` and :data:`LIMIT_ROWS`."""
 BY_NAME = {row.name: row for row in ROWS}
-POLICY_FIELDS = (*BY_NAME, "retry")
+POLICY_FIELDS = (*BY_NAME, "retry", "limits")
 
 
 def policies_of(fields: Fields) -> Policies:
@@ -315,6 +337,8 @@ def policies_of(fields: Fields) -> Policies:
         given["callback"] = given["callback"] == "callback"
     if "retry" in fields:
         given["retry"] = _retry_of(fields)
+    if "limits" in fields:
+        given["limits"] = _limits_of(fields)
     policies = Policies(**given)
     return USUAL if policies == USUAL else policies
 
@@ -330,6 +354,14 @@ def _retry_of(fields: Fields) -> RetryRule | None:
             "retry.max_delay_seconds is less than retry.first_delay_seconds", field="retry.max_delay_seconds"
         )
     return None if rule == RetryRule() else rule
+
+
+def _limits_of(fields: Fields) -> Limits | None:
+    if bytes(fields["limits"]) == b"null":
+        return None
+    parts = nested(fields["limits"], LIMIT_FIELDS, path="limits")
+    limits = Limits(**{row.attribute: row.read(parts, path="limits.") for row in LIMIT_ROWS if row.name in parts})
+    return None if limits == Limits() else limits
 
 
 def check_policies(job: Job, fields: Fields) -> Job:
@@ -373,6 +405,10 @@ def show_policies(job: Job) -> dict[str, Any]:
             shown[row.name] = row.show(getattr(job.policies, row.attribute))
     rule = job.policies.retry
     shown["retry"] = None if rule is None else {row.name: row.show(getattr(rule, row.attribute)) for row in RETRY_ROWS}
+    limits = job.policies.limits
+    shown["limits"] = None
+    if limits is not None:
+        shown["limits"] = {row.name: row.show(getattr(limits, row.attribute)) for row in LIMIT_ROWS}
     return shown
 
 

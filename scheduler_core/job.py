@@ -49,6 +49,16 @@ class RetryRule(msgspec.Struct, frozen=True, omit_defaults=True):
     max_age_ms: int | None = msgspec.field(default=None, name="a")
 
 
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a job asks for its target's sake, beyond the settings; None leaves those. All requests to the target are
+    counted, whichever job they are of."""
+
+    max_in_flight: int | None = msgspec.field(default=None, name="n")
+    """A request of this job begins only while a node has fewer than so many open to its target."""
+    rate: float | None = msgspec.field(default=None, name="r")
+    """Requests a second to its target, over all nodes."""
+
+
 class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a job departs from the usual. A job that does not stores none of it."""
 
@@ -89,6 +99,7 @@ class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
     """409 is an answer like any other 4xx."""
     keep: bool = msgspec.field(default=False, name="p")
     """The job stays when its trigger is exhausted."""
+    limits: Limits | None = msgspec.field(default=None, name="q")
 
 
 USUAL = Policies()
@@ -182,6 +193,38 @@ class Replay(msgspec.Struct, frozen=True, array_like=True):
     """Of a backfill: the run id under which its end is recorded if it is given up."""
 
 
+class HoldReason(StrEnum):
+    """Why a run that is due is not sent yet."""
+
+    LIMIT = "limit"
+    """Its target has as many requests open as it may."""
+    RATE = "rate"
+    """Its target gets as many requests a second as it may."""
+    BREAKER = "breaker"
+    """Its target did not answer lately."""
+
+
+class HeldBack(msgspec.Struct, frozen=True, array_like=True):
+    """A run that is due is not sent yet, for its target's sake. The job has no lease meanwhile; its position stays."""
+
+    reason: HoldReason
+    since_ms: int
+    """When it was first held back."""
+    until_ms: int
+    """When it is tried again."""
+    target: str = ""
+    """The origin."""
+    placed: bool = False
+    """With ``rate``: it has a place in line, and goes without asking."""
+    breaker: bool = False
+    """Whether a breaker had a part in it, now or before."""
+
+    @property
+    def miss_reason(self) -> MissReason:
+        """Why fire times that pass meanwhile become no run."""
+        return MissReason.BREAKER if self.breaker else MissReason.COALESCED
+
+
 class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a job has come.
 
@@ -216,6 +259,8 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     draining: bool = msgspec.field(default=False, name="g")
     """Runs from when the job allowed overlap may be open; it starts none before they are over."""
     totals: Totals = msgspec.field(default=Totals(), name="t")
+    hold: HeldBack | None = msgspec.field(default=None, name="h")
+    """What is due is held back, for its target's sake."""
 
     @property
     def held_for(self) -> MissReason | None:
@@ -233,6 +278,12 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def is_held(self) -> bool:
         return self.held_for is not None
+
+
+QUARANTINE_AFTER_LOSSES = 3
+"""A job whose run took this many nodes in a row with it is set aside: it may be what kills them."""
+SUSPECT_LOSSES = QUARANTINE_AFTER_LOSSES - 1
+"""A node holds one run at a time that was lost so often."""
 
 
 class Lease(msgspec.Struct, frozen=True):

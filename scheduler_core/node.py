@@ -12,24 +12,85 @@ from scheduler_core.job import Downtime
 from scheduler_core.run import random_store_id
 
 
-class Node:
-    """One scheduler process. Its id is drawn at start; a host name or a pid could be another's after a restart."""
+class Room:
+    """How many attempts a process may have open at once. Those who claim for it share it: when it is full, they stand
+    in line, and each place that becomes free goes to the one who has waited longest."""
 
-    def __init__(self, settings: EngineSettings, clock: Clock) -> None:
-        self.id = secrets.token_hex(8)
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.live_nodes = 1
+        """How many nodes beat lately, this one among them."""
+        self.in_flight: set[asyncio.Future[None]] = set()
+        """Open attempts."""
+        self._reserved = 0
+        self._line: dict[Callable[[], None], None] = {}
+
+    @property
+    def free(self) -> int:
+        return self.size - len(self.in_flight) - self._reserved
+
+    def reserve(self, most: int, wake: Callable[[], None]) -> int:
+        """Places for a claim, at most ``most``, to be given back by :meth:`release` once the attempts have begun.
+
+        0: there is none, and ``wake`` is called when it is the caller's turn.
+        """
+        free = self.free
+        if free <= 0 or next(iter(self._line), wake) != wake:
+            self._line.setdefault(wake)
+            self.freed()
+            return 0
+        self._line.pop(wake, None)
+        count = min(free, most)
+        self._reserved += count
+        self.freed()
+        return count
+
+    def release(self, count: int) -> None:
+        """The claim is over: its attempts are among ``in_flight``, and what it did not need is free."""
+        self._reserved -= count
+        self.freed()
+
+    def leave(self, wake: Callable[[], None]) -> None:
+        """Stand in line no longer."""
+        self._line.pop(wake, None)
+
+    def freed(self) -> None:
+        """Tell the first in line if there is a place."""
+        if self._line and self.free > 0:
+            next(iter(self._line))()
+
+
+class Node:
+    """One scheduler process, as one shard of the store knows it. Its id is drawn at start; a host name or a pid could
+    be another's after a restart.
+
+    The shards of a process have the same id and share the ``room``; each has leases, downtimes and a store id of its
+    own.
+    """
+
+    def __init__(
+        self, settings: EngineSettings, clock: Clock, *, node_id: str | None = None, room: Room | None = None
+    ) -> None:
+        self.id = secrets.token_hex(8) if node_id is None else node_id
         self.settings = settings
+        self.room = Room(settings.max_in_flight) if room is None else room
         self.store_id = random_store_id()
         """Proposed with the first beat; replaced by the store's own."""
         self.downtimes: tuple[Downtime, ...] = ()
         self.downtime_count = -1
         self.dead_after_ms = int(settings.dead_after_seconds * 1000)
-        self.in_flight: set[asyncio.Task[None]] = set()
-        """Open attempts. The set also keeps the tasks alive."""
-        self.slot_freed: Callable[[], None] = lambda: None
-        """Called when an attempt has ended; the claimer puts its wake-up here while it waits for room."""
         self._clock = clock
         self._beat_at: float | None = None
         self._beating_since: float | None = None
+
+    @property
+    def in_flight(self) -> set[asyncio.Future[None]]:
+        """Open attempts of the process."""
+        return self.room.in_flight
+
+    def slot_freed(self) -> None:
+        """An attempt has ended."""
+        self.room.freed()
 
     def beat_taken(self, sent_at: float) -> None:
         """A beat that was sent at ``sent_at`` (monotonic seconds) reached Redis."""

@@ -51,7 +51,7 @@ class MissReason(StrEnum):
     OVERLAP = "overlap"
     """They passed while the previous run was not settled."""
     COALESCED = "coalesced"
-    """They passed while all nodes were busy; one late run stands for them."""
+    """They passed while all nodes were busy, or the target had no room; one late run stands for them."""
     DOWNTIME = "downtime"
     """They passed while no node was alive."""
     PAUSED = "paused"
@@ -62,6 +62,8 @@ class MissReason(StrEnum):
     """A continuation went first."""
     EXPIRED = "expired"
     """They passed while no node was alive, and lie beyond what the job's recovery catches up."""
+    BREAKER = "breaker"
+    """They passed while the circuit breaker of the job's target held its run back."""
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):

@@ -54,10 +54,18 @@ def next_wake_ms(state: JobState) -> int | None:
 
     The earliest of the trigger's next fire time, the retry of an open run, the runs that were asked for and the fire
     times that are run again. A run that the runner is busy with (taken, or answered 409) keeps all others out until
-    its own time; one that waits for a failing runner is superseded by the next fire time.
+    its own time; one that waits for a failing runner is superseded by the next fire time. What is held back for its
+    target's sake wakes no earlier than it may try again.
     """
     if state.quarantine is not None:
         return None
+    wake_ms = _next_wake_ms(state)
+    if state.hold is None:
+        return wake_ms
+    return state.hold.until_ms if wake_ms is None else max(wake_ms, state.hold.until_ms)
+
+
+def _next_wake_ms(state: JobState) -> int | None:
     trigger_ms = state.ends_at_ms if state.paused_at_ms is not None else None if state.is_held else state.next_fire_ms
     if state.open is not None:
         if state.open.conflict or state.open.state is RunState.TAKEN:

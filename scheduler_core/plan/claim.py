@@ -11,7 +11,18 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.job import Downtime, Job, JobState, Lease, Overlap, Pending, Recovery, Replay
+from scheduler_core.job import (
+    QUARANTINE_AFTER_LOSSES,
+    Downtime,
+    HeldBack,
+    Job,
+    JobState,
+    Lease,
+    Overlap,
+    Pending,
+    Recovery,
+    Replay,
+)
 from scheduler_core.job_trigger import trigger_of
 from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import catch_up
@@ -22,8 +33,6 @@ from scheduler_core.run import MissReason, Reason, Record, Run, RunState, run_id
 from scheduler_core.transition import REPLAYED, Spawn, Transition, is_replay, next_replay, rest, startable
 from scheduler_core.trigger import Trigger
 
-QUARANTINE_AFTER_LOSSES = 3
-"""A job whose run took this many nodes in a row with it is set aside: it may be what kills them."""
 FULL_WAIT_MS = 250
 """How long a run that was asked for waits when as many of its job run as may."""
 
@@ -57,13 +66,16 @@ def plan_claim(
     now_ms = claimed_at_ms if now_ms is None else max(now_ms, claimed_at_ms)
     if state.quarantine is not None:
         return Transition(state)
+    hold = state.hold
+    if hold is not None:
+        state = replace(state, hold=None)
     if state.open is not None and state.open.in_flight:
         decided = _take_over(job, state, state.open, lease, downtimes, now_ms=now_ms)
     else:
         # A downtime that ended later began with the death of the node that had claimed the run. To whoever takes it
         # over it is no reason to decide otherwise: the run may have been delivered already.
         known = [downtime for downtime in downtimes if downtime.until_ms <= claimed_at_ms]
-        decided = _decide(job, state, lease, downtimes=known, store_id=store_id)
+        decided = _decide(job, state, lease, downtimes=known, store_id=store_id, hold=hold)
     # A definition that was changed since has killed nobody yet.
     if isinstance(decided, Work) and lease.losses >= QUARANTINE_AFTER_LOSSES and job.updated_at_ms <= claimed_at_ms:
         return _quarantine(decided, lease.losses, now_ms=now_ms)
@@ -113,7 +125,13 @@ def plan_full(work: Work, before: JobState, *, now_ms: int) -> Transition:
 
 
 def _decide(
-    job: Job, state: JobState, lease: Lease, *, downtimes: Sequence[Downtime], store_id: str
+    job: Job,
+    state: JobState,
+    lease: Lease,
+    *,
+    downtimes: Sequence[Downtime],
+    store_id: str,
+    hold: HeldBack | None = None,
 ) -> Work | Transition:
     now_ms = lease.first_claimed_at_ms
     records: tuple[Record, ...] = ()
@@ -124,7 +142,7 @@ def _decide(
     latest_ms = trigger.last_in(due_ms - 1, now_ms) if due_ms is not None and due_ms <= now_ms else None
 
     waiting = state.open
-    passed_reason = MissReason.COALESCED
+    passed_reason = MissReason.COALESCED if hold is None else hold.miss_reason
     if waiting is not None:
         taken_over = latest_ms is not None and _gives_way(waiting, job, latest_ms, downtimes)
         if not taken_over:
@@ -138,7 +156,8 @@ def _decide(
             job, state, waiting, RunState.SUPERSEDED, now_ms=now_ms, message="the next fire time took over"
         )
         records = (*records, ended)
-        passed_reason = MissReason.OVERLAP
+        if hold is None or not hold.breaker:
+            passed_reason = MissReason.OVERLAP
 
     entry = _due_entry(state, now_ms)
     if latest_ms is None or due_ms is None:

@@ -12,12 +12,20 @@ import itertools
 
 from scheduler_core.clock import Clock
 from scheduler_core.errors import StoreUnavailable
-from scheduler_core.events import JOB_QUARANTINED, RUN_CLAIMED, get_logger
+from scheduler_core.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CLAIMED, get_logger
+from scheduler_core.job import SUSPECT_LOSSES, HeldBack
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
-from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone, quarantine_unreadable
+from scheduler_core.plan.claim import (
+    Work,
+    is_spawned,
+    plan_claim,
+    plan_claim_tombstone,
+    quarantine_unreadable,
+)
 from scheduler_core.services.base import Service
-from scheduler_core.services.deliver import Courier
+from scheduler_core.services.deliver import Courier, Flight
+from scheduler_core.services.gate import CROWD_WAIT_MS
 from scheduler_core.services.settle import Settler
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import Claim, ClaimedJob, RedisStore
@@ -28,6 +36,7 @@ log = get_logger(__name__)
 LONGEST_SLEEP = 1.0
 BATCH = 128
 """Jobs per claim: enough to pay the round trip for many, few enough that the first of a herd starts at once."""
+SHOWN = 20
 RECENT_MS = 10_000
 """With a backlog, half of each batch goes to what became due in this time."""
 
@@ -44,15 +53,16 @@ class Claimer(Service):
         self._node = node
         self._store = store
         self._courier = courier
+        self._gate = courier.gate
         self._settler = settler
         self._tokens = itertools.count(1)
         self._lost_token: int | None = None
+        self._compared_at = clock.monotonic()
+        self._suspects: set[tuple[str, int]] = set()
         self._woken = asyncio.Event()
         self._sleeping_until_ms: int | None = None
         self._heard_ms: int | None = None
         """The earliest wake-up told while it was not asleep; what a claim under way answers may not know of it."""
-        self._starved = False
-        node.slot_freed = self._slot_freed
 
     def wake(self) -> None:
         """Look for due jobs now."""
@@ -65,22 +75,30 @@ class Claimer(Service):
         elif wake_ms < self._sleeping_until_ms:
             self._woken.set()
 
-    def _slot_freed(self) -> None:
-        if self._starved:
-            self._woken.set()
-
     async def run_once(self) -> None:
         self._woken.clear()
         self._heard_ms = None
-        free = self._node.settings.max_in_flight - len(self._node.in_flight)
-        self._starved = free <= 0
-        if self._starved or self._settler.is_behind:
+        if self._settler.is_behind:
+            self._node.room.leave(self.wake)
             await self._sleep(None)
             return
-        limit = min(free, BATCH)
-        claim = await self._claim(limit)
-        for claimed in claim.jobs:
-            self._start(claimed)
+        most = self._gate.batch(BATCH, self.wake)
+        if most == 0:
+            self._node.room.leave(self.wake)
+            await self._sleep(self.clock.now_ms() + CROWD_WAIT_MS)
+            return
+        limit = self._node.room.reserve(most, self.wake)
+        if limit == 0:
+            await self._sleep(None)
+            return
+        try:
+            await self._compare_leases()
+            claim = await self._claim(limit)
+            self._gate.claimed(limit, len(claim.jobs))
+            for claimed in claim.jobs:
+                self._start(claimed)
+        finally:
+            self._node.room.release(limit)
         if len(claim.jobs) == limit:
             await self.clock.sleep(0)  # lets the requests just started get going
             return
@@ -104,6 +122,7 @@ class Claimer(Service):
                 recent_ms=RECENT_MS,
                 dead_after_ms=self._node.dead_after_ms,
                 downtime_count=self._node.downtime_count,
+                suspects=0 if self._has_suspect() else 1,
             )
         except StoreUnavailable as error:
             if error.effect_unknown:
@@ -118,6 +137,39 @@ class Claimer(Service):
             self._node.downtime_count = claim.downtime_count
         return claim
 
+    async def _compare_leases(self) -> None:
+        """Once in some seconds: hand back what Redis says this node holds, and it knows nothing of.
+
+        A failover can lose a settlement that was acknowledged. The lease is then there again, and its node lives, so
+        nobody would ever take it back. Only here, where no claim is under way, is a lease that nobody works on known to
+        be one. Should its run be settled at this very moment, the fence tells.
+        """
+        if self._lost_token is not None:
+            return
+        if self.clock.monotonic() - self._compared_at < self._node.settings.dead_after_seconds:
+            return
+        self._compared_at = self.clock.monotonic()
+        leases = await self._store.leases_of(self._node.id)
+        known = self._known()
+        for token in {token for job_id, fence, token in leases if (job_id, fence) not in known}:
+            found = await self._store.recover(node=self._node.id, token=token)
+            known = self._known()
+            strays = [claimed for claimed in found if (claimed.id, claimed.lease.fence) not in known]
+            for claimed in strays:
+                self._settler.hand_back(claimed)
+            if strays:
+                jobs = [claimed.id for claimed in strays[:SHOWN]]
+                log.warning(LEASES_FORGOTTEN, count=len(strays), jobs=jobs, detail="Redis has lost how they ended")
+
+    def _known(self) -> set[tuple[str, int]]:
+        """Id and fence of each job that this node works on or has to settle."""
+        flights = {flight.holds for flight in self._node.in_flight if isinstance(flight, Flight)}
+        return flights | self._settler.holds()
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._node.room.leave(self.wake)
+
     async def give_back_lost(self) -> None:
         """When the node stops: hand back what a claim took whose reply never came."""
         if self._lost_token is not None:
@@ -131,17 +183,39 @@ class Claimer(Service):
             planned = self._plan(claimed)
         except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
             planned = self._set_aside(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
+        if claimed.lease.losses >= SUSPECT_LOSSES:
+            self._suspects.add((claimed.id, claimed.lease.fence))
         if isinstance(planned, Work):
+            url, lease = self._courier.url_of(planned.job), claimed.lease
             if is_spawned(planned):
-                self._settler.spawn(claimed, planned)
+                held = self._gate.shut(url)
+                if held is None:
+                    self._settler.spawn(claimed, planned)
+                else:
+                    self._settler.hold(claimed, planned, held)
                 return
-            log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=planned.run.id, fence=claimed.lease.fence)
-            self._courier.send(claimed, planned)
+            hold = None if claimed.state is None else claimed.state.hold
+            ticket = self._gate.admit(url, planned, hold, taken_over=lease.fence != lease.first_fence)
+            if isinstance(ticket, HeldBack):
+                self._settler.hold(claimed, planned, ticket)
+                return
+            log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=planned.run.id, fence=lease.fence)
+            self._courier.send(claimed, planned, ticket)
             return
         if planned.state is not None and planned.state.quarantine is not None:
             self.metrics.quarantined.inc()
             log.error(JOB_QUARANTINED, job_id=claimed.id, detail=planned.state.quarantine)
         self._settler.put_transition(claimed, planned)
+
+    def _has_suspect(self) -> bool:
+        """Whether this node holds a run that one more dead node would quarantine.
+
+        It claims one such run at a time: which of a batch kills nodes cannot be told, but what is held alone takes no
+        other job along.
+        """
+        if self._suspects:
+            self._suspects &= self._known()
+        return bool(self._suspects)
 
     def _plan(self, claimed: ClaimedJob) -> Work | Transition:
         if claimed.fault is not None:

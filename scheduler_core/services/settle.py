@@ -18,16 +18,19 @@ from scheduler_core.events import (
     FIRES_MISSED,
     JOB_QUARANTINED,
     RUN_HANDED_BACK,
+    RUN_HELD_BACK,
     RUN_RETRYING,
     RUN_SETTLED,
     RUN_TAKEN,
     SETTLE_REFUSED,
     get_logger,
     lines_together,
+    log_often,
 )
-from scheduler_core.job import JobState
+from scheduler_core.job import HeldBack, JobState
 from scheduler_core.metrics import Metrics
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
+from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.run import Miss, Run, RunState
 from scheduler_core.services.base import Service
@@ -38,6 +41,7 @@ from scheduler_core.transition import Transition
 log = get_logger(__name__)
 
 BATCH = 256
+STATUS_CLASSES = tuple(f"{first}xx" for first in range(10))
 
 
 class Unsettled(msgspec.Struct):
@@ -66,7 +70,16 @@ class Settler(Service):
         self._singly = False
         self.woken: Callable[[int], None] = lambda wake_ms: None
         """Told the next wake-up of each settled job; the engine puts the claimer's ``wake_at`` here."""
-        metrics.unsettled.set_function(lambda: len(self._queue) + len(self._batch))
+        metrics.unsettled.set_function(lambda: self.unsettled)
+
+    @property
+    def unsettled(self) -> int:
+        """How much Redis was not told yet."""
+        return len(self._queue) + len(self._batch)
+
+    def holds(self) -> set[tuple[str, int]]:
+        """Id and fence of each job whose result Redis was not told yet."""
+        return {(one.claimed.id, one.claimed.lease.fence) for one in (*self._queue, *self._batch)}
 
     @property
     def is_behind(self) -> bool:
@@ -81,8 +94,8 @@ class Settler(Service):
     def put(self, claimed: ClaimedJob, work: Work, ended: Ended) -> None:
         """An attempt has ended."""
         self.metrics.duration.observe(ended.outcome.latency_ms / 1000)
-        status = f"{ended.outcome.status // 100}xx" if ended.outcome.status else ""
-        self.metrics.attempts.labels(ended.outcome.kind.value, status).inc()
+        status = ended.outcome.status
+        self.metrics.attempts.add(str(ended.outcome.kind), STATUS_CLASSES[status // 100] if status else "")
         if work.run.attempt == 0:
             self.metrics.lateness.observe(max(0, ended.started_at_ms - work.run.fire_time_ms) / 1000)
         try:
@@ -98,6 +111,19 @@ class Settler(Service):
     def spawn(self, claimed: ClaimedJob, work: Work) -> None:
         """A run of a job that allows overlap becomes a unit of its own, which the next claim takes."""
         self._put(claimed, plan_spawn(work), work)
+
+    def hold(self, claimed: ClaimedJob, work: Work, held: HeldBack) -> None:
+        """A run that is due is not sent now, for its target's sake: its job is put back with the same fire time."""
+        log.debug(RUN_HELD_BACK, job_id=claimed.id, reason=held.reason.value, target=held.target, until=held.until_ms)
+        if claimed.state is not None and may_release(claimed.lease):
+            self._put(claimed, plan_hold(claimed.state, held), work)
+        else:
+            self.hand_back_until(claimed, held.until_ms)
+
+    def hand_back_until(self, claimed: ClaimedJob, wake_ms: int) -> None:
+        """A claimed job is not finished here; at ``wake_ms`` a claim goes on with the same run."""
+        self._queue.append(Unsettled(claimed, None, Settlement.later(claimed, wake_ms)))
+        self._arrived.set()
 
     def hand_back(self, claimed: ClaimedJob) -> None:
         """A claimed job is not finished here; another claim goes on with the same run."""
@@ -157,6 +183,8 @@ class Settler(Service):
         claimed = msgspec.structs.replace(stored, lease=one.claimed.lease)
         if stored.fault is not None:
             transition = self._quarantine(claimed, stored.fault)
+        elif (planned := self._held_again(one, stored)) is not None:
+            transition = planned
         elif one.work is None or one.ended is None:
             self.hand_back(claimed)  # there was nothing to deliver; the next claim plans from what is stored then
             return
@@ -166,6 +194,12 @@ class Settler(Service):
             except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
                 transition = self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
         self._put(claimed, transition, one.work, one.ended)
+
+    def _held_again(self, one: Unsettled, stored: ClaimedJob) -> Transition | None:
+        """The step of a run that was to be held back, if the change has written it into the state as one in flight."""
+        if one.work is None or one.ended is not None or stored.state is None:
+            return None
+        return plan_hold_changed(stored.job, stored.state, one.work, now_ms=self.clock.now_ms())
 
     def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
         self.metrics.quarantined.inc()
@@ -182,7 +216,7 @@ class Settler(Service):
         for record in one.transition.records:
             report_record(self.metrics, job_id, record)
         state = one.transition.state
-        if one.ended is not None and one.work is not None and state is not None:
+        if one.ended is not None and one.work is not None and state is not None and (state.open or state.pending):
             waiting = waiting_run(state, one.work.run.id)
             if waiting is not None and waiting.state is RunState.RETRYING:
                 self.metrics.retries.inc()
@@ -191,7 +225,7 @@ class Settler(Service):
                 log.info(RUN_TAKEN, job_id=job_id, run_id=waiting.id, lost_at_ms=waiting.retry_at_ms)
         if one.transition.spawn is not None:
             self.woken(one.transition.spawn.run.fire_time_ms)
-        wake_ms = one.transition.wake_ms
+        wake_ms = one.settlement.wake_ms
         if wake_ms is not None:
             self.woken(wake_ms)
 
@@ -223,19 +257,22 @@ def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
             FIRES_MISSED, job_id=job_id, reason=record.reason.value, first_ms=record.first_ms, last_ms=record.last_ms
         )
         return
-    metrics.runs.labels(record.state.value, record.reason.value).inc()
+    state, reason = str(record.state), str(record.reason)
+    metrics.runs.add(state, reason)
     last = record.attempts[-1] if record.attempts else None
-    log.info(
+    log_often(
         RUN_SETTLED,
-        job_id=job_id,
-        run_id=record.id,
-        state=record.state.value,
-        reason=record.reason.value,
-        fire_time_ms=record.fire_time_ms,
-        lateness_ms=record.lateness_ms,
-        attempt=record.attempt,
-        outcome=None if last is None else last.outcome.value,
-        status=record.last_status,
-        latency_ms=None if last is None else last.latency_ms,
+        {
+            "job_id": job_id,
+            "run_id": record.id,
+            "state": state,
+            "reason": reason,
+            "fire_time_ms": record.fire_time_ms,
+            "lateness_ms": record.lateness_ms,
+            "attempt": record.attempt,
+            "outcome": None if last is None else str(last.outcome),
+            "status": record.last_status,
+            "latency_ms": None if last is None else last.latency_ms,
+        },
         detail=record.message or (last.message if last else ""),
     )

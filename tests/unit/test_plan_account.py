@@ -18,6 +18,8 @@ from scheduler_core.backoff import RetryPolicy
 from scheduler_core.errors import InvalidInput, RunConflict
 from scheduler_core.job import (
     Downtime,
+    HeldBack,
+    HoldReason,
     Job,
     JobState,
     Lease,
@@ -34,6 +36,7 @@ from scheduler_core.plan.ask import Started, plan_backfill, plan_replace_pending
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone, plan_full, plan_spawn
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
+from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.run import Reason, Record, Run, RunState
 from scheduler_core.store.keys import child_id
@@ -375,6 +378,30 @@ class World:
                 step = plan_full(planned, unit.state, now_ms=unit.lease.first_claimed_at_ms)
             self.write(unit, step)
 
+    def hold(self, reason: HoldReason, wait_ms: int, index: int = 0) -> None:
+        """A node that has claimed a unit holds its run back, for its target's sake."""
+        unit = self.unit(index)
+        held, unit.held = unit.held, None
+        if held is None:
+            return
+        assert isinstance(held.planned, Work)
+        assert unit.lease is not None
+        if not may_release(unit.lease):
+            unit.lease = replace(unit.lease, node="-")
+            return
+        if held.generation == unit.generation:
+            assert unit.state is not None
+            mark = HeldBack(reason, self.now, self.now + wait_ms, breaker=reason is HoldReason.BREAKER)
+            self.write(unit, plan_hold(unit.state, mark))
+            return
+        planned = None
+        if unit.state is not None:
+            planned = plan_hold_changed(unit.job, unit.state, held.planned, now_ms=self.now)
+        if planned is None:
+            unit.lease = replace(unit.lease, node="-")
+        else:
+            self.write(unit, planned)
+
     def write(self, unit: Unit, transition: Transition) -> None:
         """Settle a unit for which nothing is delivered."""
         unit.held = unit.lease = None
@@ -499,6 +526,7 @@ STEPS = st.one_of(
     st.tuples(st.just("settle"), st.sampled_from(OUTCOMES), UNITS),
     st.tuples(st.just("settle"), st.sampled_from(OUTCOMES), UNITS),
     st.tuples(st.just("die"), UNITS),
+    st.tuples(st.just("hold"), st.sampled_from(HoldReason), st.sampled_from([50, 5_000, 30_000]), UNITS),
     st.tuples(st.just("downtime"), st.sampled_from([0, 700, 1_500]), st.sampled_from([2_500, 31_000, 300_000])),
     st.tuples(st.just("upsert"), JOBS),
     st.tuples(st.just("delete")),

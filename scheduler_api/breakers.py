@@ -1,0 +1,37 @@
+"""``GET /breakers``: the targets that do not answer the nodes of this server."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler_api.answers import json_answer
+from scheduler_api.context import context_of
+from scheduler_core.services.deliver import rfc3339
+
+NO_NODE = "this server has no node of its own, and breakers are each node's own: ask a server that has one"
+
+
+async def list_breakers(request: Request) -> Response:
+    """Those that are not closed. Each node has its own experience, so a target may be listed once for each."""
+    found = context_of(request).breakers()
+    if found is None:
+        return json_answer({"breakers": [], "nodes": 0, "detail": NO_NODE})
+    shown = [
+        {
+            "target": one.target,
+            "state": one.state.value,
+            "since": rfc3339(one.since_ms),
+            "failures": one.failures,
+            "probe_at": rfc3339(one.probe_at_ms),
+            "last_error": one.last_error,
+            "node": node,
+        }
+        for node, breakers in found
+        for one in breakers
+    ]
+    return json_answer({"breakers": shown, "nodes": len(found)})
+
+
+ROUTES = [Route("/breakers", list_breakers, methods=["GET"])]

@@ -1,0 +1,62 @@
+"""A run that is due is held back for its target's sake: nothing is sent, nothing is counted, no fire time is decided.
+
+The claim is undone but for a mark in the job's state, which says why and until when. The next claim decides anew: the
+same fire time, or a later one if that has come meanwhile; the earlier are then misses, for the reason in the mark.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from scheduler_core.job import HeldBack, Job, JobState, Lease
+from scheduler_core.plan.claim import Work
+from scheduler_core.plan.ending import end_run, park
+from scheduler_core.plan.misses import pass_over
+from scheduler_core.run import Record, RunState
+from scheduler_core.transition import Transition, rest
+
+
+def may_release(lease: Lease) -> bool:
+    """Whether a claim can be undone. One that was taken over from another node may have been sent under its id: that
+    one has to stay the same run, so it is handed back with the facts of its first claim."""
+    return lease.fence == lease.first_fence
+
+
+def plan_hold(before: JobState, hold: HeldBack) -> Transition:
+    """The step that holds a job's run back. ``before``: the state that it was claimed with."""
+    old = before.hold
+    if old is not None:
+        hold = replace(hold, since_ms=old.since_ms, breaker=hold.breaker or old.breaker)
+    return Transition(replace(before, hold=hold))
+
+
+def plan_hold_changed(job: Job | None, state: JobState, work: Work, *, now_ms: int) -> Transition | None:
+    """The step instead, if the job was changed since it was claimed. None: what is stored does not know of the run.
+
+    The change has left the run in ``state.open``, as one in flight. It never was: it is over if the change would not
+    have it tried again, else it goes back to where it waits.
+    """
+    run = state.open
+    if run is None or run.id != work.run.id or not run.in_flight:
+        return None
+    others = replace(state, open=None)
+    gone = job is None or state.deleted
+    if run.completed is None and not run.detached and not gone:
+        waiting = replace(run, in_flight=False, state=RunState.RETRYING, retry_at_ms=now_ms)
+        if run.asked and not state.child:
+            return Transition(park(others, run, now_ms, conflict=run.conflict))
+        return Transition(replace(others, open=waiting))
+    final, why = run.completed or RunState.CANCELLED, "its job was changed, paused or deleted before it was sent"
+    after, ended = end_run(None if gone else job, others, run, final, now_ms=now_ms, message=why)
+    if gone:
+        return Transition(None, (ended,), remove=True)
+    return rest(after, (ended,))
+
+
+def let_go(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:
+    """``state`` without the mark, for a change after which there is nothing to hold back; what had passed by then was
+    missed for the mark's reason."""
+    if state.hold is None:
+        return state, ()
+    hold, state = state.hold, replace(state, hold=None)
+    return pass_over(job, state, hold.miss_reason, now_ms=now_ms)

@@ -1,0 +1,100 @@
+"""What a node knows of each target: how many requests are open, how long they take, and a breaker. In memory only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from scheduler_core.breaker import Breaker, BreakerState
+from scheduler_core.limits import Line, Rate, origin_of
+
+KNOWN_URLS = 16_384
+"""How many URLs are remembered with their targets; then they are looked at anew."""
+KNOWN_TARGETS = 16_384
+
+
+class Bay(msgspec.Struct, eq=False):
+    """One target, as this node knows it."""
+
+    origin: str
+    open: int = 0
+    """Requests that are open."""
+    breaker: Breaker = msgspec.field(default_factory=Breaker)
+    line: Line = msgspec.field(default_factory=Line)
+    service_ms: float | None = None
+    """How long its requests took lately; None: none has ended."""
+    ended: int = 0
+    seen_ended: int = 0
+    still_since_ms: int = 0
+    """When ``ended`` was last found to have changed, by one who was held back."""
+    held: int = 0
+    """How many were held back since its breaker last opened."""
+    rates: dict[float, Rate] = msgspec.field(default_factory=dict)
+
+
+class OpenBreaker(msgspec.Struct, frozen=True):
+    """A breaker that is not closed, for people."""
+
+    target: str
+    state: BreakerState
+    since_ms: int
+    failures: int
+    probe_at_ms: int
+    last_error: str
+
+
+class Bays:
+    """All targets that this node knows. ``forgotten`` is told of those that are dropped although they do not answer."""
+
+    def __init__(self, forgotten: Callable[[Bay], None]) -> None:
+        self._by_url: dict[str, Bay] = {}
+        self._by_origin: dict[str, Bay] = {}
+        self._forgotten = forgotten
+        self.failing: dict[str, Bay] = {}
+        """Those whose breakers are not closed, by origin."""
+
+    def __len__(self) -> int:
+        return len(self._by_origin)
+
+    def of(self, url: str) -> Bay:
+        """The target of a URL. One look-up for a URL that came lately."""
+        return self._by_url.get(url) or self._find(url)
+
+    def open_breakers(self) -> list[OpenBreaker]:
+        """The breakers that are not closed, those that opened first before the others."""
+        found = [
+            OpenBreaker(
+                bay.origin,
+                bay.breaker.state,
+                bay.breaker.opened_at_ms,
+                bay.breaker.failures,
+                bay.breaker.probe_at_ms,
+                bay.breaker.last_error,
+            )
+            for bay in self.failing.values()
+        ]
+        return sorted(found, key=lambda one: (one.since_ms, one.target))
+
+    def _find(self, url: str) -> Bay:
+        if len(self._by_url) >= KNOWN_URLS:
+            self._by_url.clear()
+        origin = origin_of(url)
+        bay = self._by_origin.get(origin)
+        if bay is None:
+            if len(self._by_origin) >= KNOWN_TARGETS:
+                self._forget()
+            bay = self._by_origin[origin] = Bay(origin)
+        self._by_url[url] = bay
+        return bay
+
+    def _forget(self) -> None:
+        """Drop what can be learned anew: targets without an open request, and in need also those that do not answer."""
+        kept = {origin: bay for origin, bay in self._by_origin.items() if bay.open or origin in self.failing}
+        if len(kept) > KNOWN_TARGETS // 2:
+            for bay in [bay for bay in kept.values() if not bay.open]:
+                del kept[bay.origin]
+                if self.failing.pop(bay.origin, None) is not None:
+                    bay.breaker.answered()
+                    self._forgotten(bay)
+        self._by_origin, self._by_url = kept, {}

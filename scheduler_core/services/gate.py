@@ -1,0 +1,296 @@
+"""Keeps one target from costing the others their slots, and from being asked in vain.
+
+Every run that is claimed passes here before anything is built or sent. It gets a ticket, or it is held back: put back
+into Redis with the same fire time, a moment later, without counting as an attempt. What is kept is this node's own
+experience with each target, in memory: how many requests are open, how long they take, and a breaker. Nothing here is
+needed after a restart.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from scheduler_core.breaker import BreakerRule, BreakerState
+from scheduler_core.clock import Clock
+from scheduler_core.config import EngineSettings
+from scheduler_core.events import BREAKER_CLOSED, BREAKER_OPENED, BREAKER_PROBES, get_logger
+from scheduler_core.job import HeldBack, HoldReason, Limits
+from scheduler_core.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, Rate, room_for
+from scheduler_core.metrics import Metrics
+from scheduler_core.node import Room
+from scheduler_core.outcome import Outcome, OutcomeKind
+from scheduler_core.plan.claim import Work
+from scheduler_core.services.bays import Bay, Bays, OpenBreaker
+
+log = get_logger(__name__)
+
+SHOWN_TARGETS = 100
+"""The most targets that metrics name."""
+RATES_PER_TARGET = 8
+"""How many different rates of its jobs one target has at once; of more, the oldest is forgotten."""
+NO_ANSWER = frozenset({OutcomeKind.TIMEOUT, OutcomeKind.DNS, OutcomeKind.CONNECTION, OutcomeKind.TLS})
+"""How an attempt ends that says something against its target."""
+ANSWER = frozenset({OutcomeKind.RESPONSE, OutcomeKind.PROTOCOL})
+CROWD = 64
+"""A target with so many requests open may be one that many jobs want at once: see :meth:`Gate.batch`."""
+CROWD_STEP = 32
+CROWD_WAIT_MS = 25
+
+
+class Ticket(msgspec.Struct, eq=False):
+    """The right of one attempt to its slot."""
+
+    bay: Bay | None = None
+    """None: its target was not known when it was claimed."""
+    probe: int = 0
+
+
+class Gate:
+    """Of one process: the shards of a node share it."""
+
+    def __init__(self, room: Room, settings: EngineSettings, clock: Clock, metrics: Metrics) -> None:
+        self._room = room
+        self._clock = clock
+        self._metrics = metrics
+        self._most = room.size
+        self._most_each = settings.target_max_in_flight
+        self._rate = settings.target_rate
+        self._rule = BreakerRule(
+            settings.breaker_failures,
+            int(settings.breaker_after_seconds * 1000),
+            int(settings.breaker_open_seconds * 1000),
+        )
+        self._open = 0
+        self._bays = Bays(self._show)
+        self._crowded: Bay | None = None
+        self._crowded_since_ms: int | None = None
+        self._waiting: set[Callable[[], None]] = set()
+        """Told when :meth:`batch` has let them wait, and need not any more."""
+        metrics.breakers_open.set_function(lambda: len(self._bays.failing))
+
+    # ---- the way in ---------------------------------------------------------------------------------------------
+
+    def admit(self, url: str | None, work: Work, hold: HeldBack | None, *, taken_over: bool) -> Ticket | HeldBack:
+        """A ticket for the next attempt, or why and until when it is held back.
+
+        ``url``: where it goes; None: that has to be looked up. ``hold``: the mark with which the job was claimed.
+        ``taken_over``: the run may have been sent before, by a node that is gone.
+        """
+        if url is None:
+            self._open += 1
+            return Ticket()
+        bay = self._bays.of(url)
+        held = self._held_back(bay, work.job.policies.limits, hold, taken_over)
+        if held is not None:
+            return held
+        bay.open += 1
+        self._open += 1
+        return Ticket(bay, 0 if bay.breaker.state is BreakerState.CLOSED else self._probe(bay))
+
+    def enter(self, ticket: Ticket, url: str, work: Work, hold: HeldBack | None) -> HeldBack | None:
+        """Decide about an attempt whose target was not known when it got its ticket. Held back, it keeps the ticket
+        until it has :meth:`left`."""
+        if ticket.bay is not None:
+            return None
+        bay = self._bays.of(url)
+        self._open -= 1
+        held = self._held_back(bay, work.job.policies.limits, hold, False)
+        self._open += 1
+        if held is None:
+            bay.open += 1
+            ticket.bay = bay
+            ticket.probe = self._probe(bay)
+        return held
+
+    def shut(self, url: str | None) -> HeldBack | None:
+        """Why a job that allows overlap puts no run beside itself now: its target's breaker is open."""
+        if url is None or not self._bays.failing:
+            return None
+        bay = self._bays.of(url)
+        now_ms = self._clock.now_ms()
+        return None if bay.breaker.lets_through(now_ms) else self._by_breaker(bay, now_ms, None)
+
+    def left(self, ticket: Ticket, outcome: Outcome | None) -> None:
+        """The attempt is over; None: it was never sent, or cut off."""
+        self._open -= 1
+        bay = ticket.bay
+        if bay is None:
+            return
+        bay.open -= 1
+        breaker = bay.breaker
+        if outcome is None:
+            breaker.gave_up(probe=ticket.probe)
+        else:
+            bay.ended += 1
+            bay.service_ms = (
+                outcome.latency_ms
+                if bay.service_ms is None
+                else bay.service_ms + 0.1 * (outcome.latency_ms - bay.service_ms)
+            )
+            if outcome.kind in ANSWER:
+                if breaker.failures:
+                    self._answered(bay)
+            elif outcome.kind in NO_ANSWER:
+                self._failed(bay, ticket, outcome)
+            else:
+                breaker.gave_up(probe=ticket.probe)
+        if bay is self._crowded and self._crowded_since_ms is not None and self._room_of(bay) >= CROWD_STEP:
+            self._crowded_since_ms = None
+            waiting, self._waiting = self._waiting, set()
+            for wake in waiting:
+                wake()
+
+    # ---- how many to claim --------------------------------------------------------------------------------------
+
+    def batch(self, most: int, wake: Callable[[], None]) -> int:
+        """How many jobs to claim now, at most ``most``.
+
+        When many jobs want one quick target at the same time, those beyond its share would be claimed only to be put
+        back. Then no more are claimed than it has room for; 0: wait, at most ``CROWD_WAIT_MS``, until ``wake`` is
+        called. Jobs of other targets lose no more than that.
+        """
+        bay = self._crowded
+        if bay is None:
+            return most
+        room, now_ms = self._room_of(bay), self._clock.now_ms()
+        if room >= most:
+            self._crowded = None
+            return most
+        if room >= CROWD_STEP:
+            self._crowded_since_ms = None
+            return room
+        if self._crowded_since_ms is None:
+            self._crowded_since_ms = now_ms
+        if now_ms - self._crowded_since_ms < CROWD_WAIT_MS:
+            self._waiting.add(wake)
+            return 0
+        self._crowded = self._crowded_since_ms = None  # it is not that quick any more: let it hold up no others
+        return most
+
+    def claimed(self, asked: int, came: int) -> None:
+        """A claim for ``asked`` jobs has brought ``came``: with fewer than asked for, nobody else waits."""
+        if came < asked:
+            self._crowded = self._crowded_since_ms = None
+
+    # ---- what is shown ------------------------------------------------------------------------------------------
+
+    def breakers(self) -> list[OpenBreaker]:
+        """The breakers that are not closed, those that opened first before the others."""
+        return self._bays.open_breakers()
+
+    # ---- decisions ----------------------------------------------------------------------------------------------
+
+    def _held_back(self, bay: Bay, limits: Limits | None, hold: HeldBack | None, taken_over: bool) -> HeldBack | None:
+        """Why an attempt may not begin now; None: it may, and the rates have counted it."""
+        placed = hold is not None and hold.placed
+        breaker = bay.breaker
+        if breaker.state is not BreakerState.CLOSED:
+            now_ms = self._clock.now_ms()
+            if not breaker.lets_through(now_ms):
+                return self._by_breaker(bay, now_ms, hold)
+        own = None if limits is None else limits.max_in_flight
+        if room_for(bay.open, self._open, self._most, self._most_each, own) < 1:
+            return self._by_limit(bay, own, placed)
+        if self._rate is not None or bay.rates or (limits is not None and limits.rate is not None):
+            return self._by_rate(bay, limits, free=placed or taken_over)
+        return None
+
+    def _by_breaker(self, bay: Bay, now_ms: int, hold: HeldBack | None) -> HeldBack:
+        breaker = bay.breaker
+        if breaker.state is BreakerState.OPEN:
+            # One a millisecond from the moment on at which the probe is due: the first is the probe.
+            until_ms = breaker.probe_at_ms + bay.held % max(1, breaker.open_for_ms)
+            bay.held += 1
+        else:
+            until_ms = bay.line.place(now_ms, service_ms=GUESSED_SERVICE_MS, abreast=1, jitter=random.random())
+        placed = hold is not None and hold.placed
+        return self._hold(bay, HoldReason.BREAKER, now_ms, until_ms, placed=placed)
+
+    def _by_limit(self, bay: Bay, own: int | None, placed: bool) -> HeldBack:
+        now_ms = self._clock.now_ms()
+        if bay.ended != bay.seen_ended or not bay.still_since_ms:
+            bay.seen_ended, bay.still_since_ms = bay.ended, now_ms
+        service_ms = max(GUESSED_SERVICE_MS if bay.service_ms is None else bay.service_ms, now_ms - bay.still_since_ms)
+        quick = bay.service_ms is not None and service_ms * CROWD_STEP <= CROWD_WAIT_MS * bay.open
+        if quick and bay.open >= CROWD and own is None and self._most_each is None:
+            self._crowded = bay
+        until_ms = bay.line.place(now_ms, service_ms=service_ms, abreast=bay.open, jitter=random.random())
+        return self._hold(bay, HoldReason.LIMIT, now_ms, until_ms, placed=placed)
+
+    def _by_rate(self, bay: Bay, limits: Limits | None, *, free: bool) -> HeldBack | None:
+        """Whether the rates let a request begin now. ``free``: it was counted before."""
+        if free:
+            return None
+        now_ms = self._clock.now_ms()
+        nodes = self._room.live_nodes
+        asked = [rate for rate in (self._rate, None if limits is None else limits.rate) if rate is not None]
+        for rate in asked:
+            if rate not in bay.rates:
+                if len(bay.rates) >= RATES_PER_TARGET:
+                    del bay.rates[next(known for known in bay.rates if known not in asked)]
+                bay.rates[rate] = Rate()
+        at_ms = max((bay.rates[rate].next_ms(now_ms, 1000 * nodes / rate) for rate in asked), default=0.0)
+        if at_ms - now_ms > RATE_HORIZON_MS:
+            # The line is long enough: it comes again when it has become shorter, not all at the same moment.
+            until_ms = int(now_ms + RATE_HORIZON_MS * (0.5 + 0.5 * random.random()))
+            return self._hold(bay, HoldReason.RATE, now_ms, until_ms)
+        for rate, one in bay.rates.items():
+            if rate in asked:
+                one.spend(now_ms, 1000 * nodes / rate)
+            elif at_ms <= now_ms:
+                one.count(now_ms, 1000 * nodes / rate)
+        if at_ms <= now_ms:
+            return None
+        return self._hold(bay, HoldReason.RATE, now_ms, int(at_ms) + 1, placed=True)
+
+    def _hold(self, bay: Bay, reason: HoldReason, now_ms: int, until_ms: int, *, placed: bool = False) -> HeldBack:
+        self._metrics.held_back.labels(reason.value).inc()
+        return HeldBack(reason, now_ms, until_ms, bay.origin, placed, reason is HoldReason.BREAKER)
+
+    # ---- breakers -----------------------------------------------------------------------------------------------
+
+    def _probe(self, bay: Bay) -> int:
+        probe = bay.breaker.began()
+        if probe:
+            log.info(BREAKER_PROBES, target=bay.origin, failures=bay.breaker.failures)
+            self._show(bay)
+        return probe
+
+    def _answered(self, bay: Bay) -> None:
+        failures = bay.breaker.failures
+        if bay.breaker.answered():
+            self._bays.failing.pop(bay.origin, None)
+            bay.held = 0
+            log.info(BREAKER_CLOSED, target=bay.origin, failures=failures)
+            self._show(bay)
+
+    def _failed(self, bay: Bay, ticket: Ticket, outcome: Outcome) -> None:
+        breaker = bay.breaker
+        error = f"{outcome.kind.value}: {outcome.message}" if outcome.message else outcome.kind.value
+        now_ms = self._clock.now_ms()
+        if breaker.failed(self._rule, now_ms, error, probe=ticket.probe, jitter=random.random()):
+            tell = log.info if bay.origin in self._bays.failing else log.warning
+            self._bays.failing[bay.origin] = bay
+            bay.held = 0
+            tell(
+                BREAKER_OPENED,
+                target=bay.origin,
+                failures=breaker.failures,
+                probe_at_ms=breaker.probe_at_ms,
+                detail=breaker.last_error,
+            )
+            self._show(bay)
+
+    def _show(self, bay: Bay) -> None:
+        """Bring the metric of this target up to date; only those that are not closed have one, and not too many."""
+        gauge, state = self._metrics.breaker_state, bay.breaker.state
+        if state is BreakerState.CLOSED:
+            gauge.remove(bay.origin)
+        elif len(self._bays.failing) <= SHOWN_TARGETS:
+            gauge.labels(bay.origin).set(1.0 if state is BreakerState.OPEN else 0.5)
+
+    def _room_of(self, bay: Bay) -> int:
+        return room_for(bay.open, self._open, self._most, self._most_each)

@@ -1,0 +1,556 @@
+"""Slow and dead targets: what they may take of a node, what becomes of the runs that are held back for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.breaker import BreakerState
+from scheduler_core.catalogue import Target, Timing
+from scheduler_core.config import EngineSettings
+from scheduler_core.errors import StoreUnavailable
+from scheduler_core.job import HeldBack, HoldReason, JobState, Limits, Overlap, Policies
+from scheduler_core.metrics import Metrics
+from scheduler_core.node import Room
+from scheduler_core.outcome import OutcomeKind
+from scheduler_core.plan.claim import Work
+from scheduler_core.plan.hold import plan_hold
+from scheduler_core.run import Miss, Run
+from scheduler_core.services.catalogue import CatalogueService
+from scheduler_core.services.gate import CROWD_STEP, RATES_PER_TARGET, Gate, Ticket
+from scheduler_core.services.jobs import JobService
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.shards import Shards
+from scheduler_core.trigger import CronSpec
+from tests.support.factories import SECOND, answered, at, failed, make_job, make_run, make_state
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import OpenRequest, SteppedNode
+from tests.support.stores import KEYS, opened, put, until
+
+DEAD = "http://dead.test/run"
+WELL = "http://well.test/run"
+QUICK = EngineSettings(breaker_failures=2, breaker_after_seconds=0.0, breaker_open_seconds=5.0)
+
+
+class Bench:
+    def __init__(self, store: RedisStore, redis: Redis) -> None:
+        self.store, self.redis = store, redis
+        self.clock = ManualClock()
+        self.jobs = JobService(store, self.clock, Metrics())
+        self.nodes: list[SteppedNode] = []
+
+    async def node(self, settings: EngineSettings | None = None) -> SteppedNode:
+        node = SteppedNode(self.store, self.clock, Metrics(), settings)
+        self.nodes.append(node)
+        await node.start()
+        return node
+
+    async def put(self, name: str, url: str, *, seconds: float = 0, **fields: Any) -> None:
+        await put(self.redis, make_job(name, url=url, **fields), make_state(seconds))
+
+    async def work(self, node: SteppedNode) -> list[str]:
+        """Let a node claim until nothing is due; whose requests are open then."""
+        await node.beat()
+        while await node.claim():
+            await node.settle()
+        return sorted(entry.job_id for entry in node.deliverer.open)
+
+    async def state(self, name: str) -> JobState:
+        state = (await self.store.read(name)).snapshot.state
+        assert state is not None
+        return state
+
+    async def held(self, name: str) -> HeldBack:
+        hold = (await self.state(name)).hold
+        assert hold is not None
+        return hold
+
+    async def due(self, name: str) -> int:
+        score = await self.redis.zscore(KEYS.due, name)
+        assert score is not None
+        return int(score)
+
+    async def records(self, name: str) -> list[tuple[Any, ...]]:
+        """What became of the fire times of a job, oldest first: state or reason, and seconds."""
+        found: list[tuple[Any, ...]] = []
+        for one in reversed(await self.store.history(name)):
+            if isinstance(one, Miss):
+                found.append((one.reason.value, (one.first_ms - at(0)) / 1000, (one.last_ms - at(0)) / 1000))
+            else:
+                found.append((one.state.value, (one.fire_time_ms - at(0)) / 1000))
+        return found
+
+    async def open_breaker(self, node: SteppedNode) -> None:
+        """Two jobs find that the target is dead, and try it again in a second."""
+        await self.put("a", DEAD)
+        await self.put("b", DEAD)
+        await self.work(node)
+        for _ in range(2):
+            await node.answer(failed(OutcomeKind.CONNECTION))
+        await node.settle()
+        assert [one.state for one in node.courier.gate.breakers()] == [BreakerState.OPEN]
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    async with opened(redis_url) as (store, redis):
+        bench = Bench(store, redis)
+        yield bench
+        for node in bench.nodes:
+            await node.crash()
+
+
+def by_host(node: SteppedNode, url: str) -> list[OpenRequest]:
+    return [entry for entry in node.deliverer.open if entry.request.url == url]
+
+
+# ---- bulkheads ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_target_that_hangs_holds_its_share_while_all_others_are_served(bench: Bench) -> None:
+    node = await bench.node(EngineSettings(max_in_flight=8))
+    for number in range(40):
+        await bench.put(f"dead{number}", DEAD, seconds=-1)  # due before all others
+    for number in range(50):
+        await bench.put(f"well{number}", WELL)
+    node.settler.start()
+    node.claimer.start()
+    most, served = 0, set()
+
+    async def all_well_are_served() -> bool:
+        nonlocal most
+        for entry in by_host(node, WELL):
+            if not entry.answer.done():
+                served.add(entry.job_id)
+                entry.answer.set_result(answered(200))
+        most = max(most, len(by_host(node, DEAD)))
+        bench.clock.advance(5)
+        await node.beat()
+        return len(served) == 50 and not by_host(node, WELL)
+
+    await until(all_well_are_served)
+    assert most == 4
+    assert len(by_host(node, DEAD)) == 4
+    assert not any(entry.answer.done() for entry in by_host(node, DEAD)), "they hang all the time"
+    # What was put back is not lost: each is sent when the target comes to life.
+    sent = set()
+
+    async def all_dead_are_sent() -> bool:
+        for entry in by_host(node, DEAD):
+            if not entry.answer.done():
+                sent.add(entry.job_id)
+                entry.answer.set_result(answered(200))
+        bench.clock.advance(5)
+        await node.beat()
+        return len(sent) == 40
+
+    await until(all_dead_are_sent)
+    await node.claimer.stop()
+    await until(lambda: not node.node.in_flight and node.settler.is_idle)
+    await node.settler.stop()
+    found = [one for number in range(40) for one in await bench.records(f"dead{number}")]
+    assert {one[0] for one in found} <= {"succeeded", "coalesced"}
+
+
+async def test_a_run_that_is_put_back_keeps_its_fire_time_and_counts_no_attempt(bench: Bench) -> None:
+    node = await bench.node()
+    one_at_a_time = Policies(limits=Limits(max_in_flight=1))
+    await bench.put("a", WELL, policies=one_at_a_time)
+    await bench.put("b", WELL, policies=one_at_a_time)
+    assert await node.claim() == 2
+    await node.settle()
+    [first] = node.deliverer.open
+    waiting = {"a": "b", "b": "a"}[first.job_id]
+    hold = await bench.held(waiting)
+    assert (hold.reason, hold.target, hold.since_ms) == (HoldReason.LIMIT, "http://well.test", at(0))
+    assert at(0) < hold.until_ms <= at(1)
+    assert await bench.due(waiting) == hold.until_ms
+    assert (await bench.store.read(waiting)).snapshot.lease is None
+    assert (await bench.jobs.get(waiting)).status == "active"
+
+    await node.answer(answered(200))
+    await node.settle()
+    bench.clock.advance(hold.until_ms - at(0))
+    assert await bench.work(node) == [waiting]
+    second = node.deliverer.open[0]
+    assert second.header("Cronpost-Fire-Time") == first.header("Cronpost-Fire-Time")
+    assert second.header("Cronpost-Attempt") == "1"
+    await node.answer(answered(200))
+    await node.settle()
+    assert await bench.records(waiting) == [("succeeded", 0.0)]
+    run = (await bench.store.history(waiting))[0]
+    assert isinstance(run, Run)
+    assert run.lateness_ms == hold.until_ms - at(0)
+    assert (await bench.state(waiting)).hold is None
+
+
+async def test_limits_of_one_job_count_the_requests_of_others_and_hold_none_of_them(bench: Bench) -> None:
+    node = await bench.node()
+    await bench.put("free1", WELL)
+    await bench.put("free2", "http://well.test/another/path")
+    await bench.put("other", "http://well.test:81/")
+    await bench.work(node)
+    await bench.put("bound", WELL, policies=Policies(limits=Limits(max_in_flight=2)))
+    await bench.put("wider", WELL, policies=Policies(limits=Limits(max_in_flight=4)))
+    await bench.put("elsewhere", "http://third.test/", policies=Policies(limits=Limits(max_in_flight=1)))
+    await bench.put("free3", WELL)
+    assert await bench.work(node) == ["elsewhere", "free1", "free2", "free3", "other", "wider"]
+    assert (await bench.held("bound")).reason is HoldReason.LIMIT
+
+
+async def test_fire_times_that_pass_while_a_target_is_full_are_coalesced(bench: Bench) -> None:
+    node = await bench.node(EngineSettings(target_max_in_flight=1))
+    await bench.put("a", WELL, trigger=CronSpec("* * * * *"))
+    await bench.put("b", WELL)
+    for _ in range(25):
+        assert await bench.work(node) == ["a"]
+        bench.clock.advance(SECOND)
+    await node.answer(answered(200))
+    await node.settle()
+    bench.clock.advance(SECOND)
+    assert await bench.work(node) == ["b"]
+    await node.answer(answered(200))
+    await node.settle()
+    assert await bench.records("b") == [("coalesced", 0.0, 10.0), ("succeeded", 20.0)]
+
+
+async def test_a_run_that_was_taken_over_stays_the_same_run_while_it_is_held_back(bench: Bench) -> None:
+    dying, node = await bench.node(), await bench.node(EngineSettings(target_max_in_flight=1))
+    await bench.put("a", WELL)
+    await dying.claim()
+    run_id = dying.deliverer.open[0].run_id
+    await dying.crash()
+    bench.clock.advance(6 * SECOND)
+    await bench.put("b", WELL, seconds=6, trigger=CronSpec("*/6 * * * * *"))
+    await node.beat()
+    await node.claim()
+    assert [entry.job_id for entry in node.deliverer.open] == ["b"]
+    await bench.store.reap(now_ms=bench.clock.now_ms(), dead_after_ms=5_000)
+    await bench.work(node)
+    lease = (await bench.store.read("a")).snapshot.lease
+    assert lease is not None
+    assert (lease.node, lease.losses) == ("-", 1)
+    assert await bench.due("a") > bench.clock.now_ms()
+    await node.answer(answered(200))
+    await node.settle()
+    bench.clock.advance(SECOND)
+    assert await bench.work(node) == ["a"]
+    assert node.deliverer.open[0].run_id == run_id
+
+
+async def test_a_rate_is_shared_by_the_nodes_and_gives_each_run_one_place(bench: Bench) -> None:
+    node = await bench.node(EngineSettings(target_rate=4.0))
+    await bench.node()
+    await node.beat()
+    assert node.node.room.live_nodes == 2
+    for number in range(5):
+        await bench.put(f"job{number}", WELL)
+    await bench.put("other", "http://third.test/")
+    opened_now = await bench.work(node)
+    assert len(opened_now) == 2, "one to the host, one to another"
+    places = sorted([(await bench.held(f"job{n}")).until_ms for n in range(5) if f"job{n}" not in opened_now])
+    assert places == [at(0) + 500 * number + 1 for number in range(1, 5)], "half of the rate"
+    begun = []
+    for _ in range(30):
+        bench.clock.advance(100)
+        before = len(node.deliverer.open)
+        await bench.work(node)
+        begun += [bench.clock.now_ms() - at(0)] * (len(node.deliverer.open) - before)
+    assert begun == [600, 1_100, 1_600, 2_100], "no one had to ask again"
+    assert node.courier.gate._metrics.held_back.labels("rate")._value.get() == 4
+
+
+async def test_a_job_asks_for_a_rate_of_its_own(bench: Bench) -> None:
+    node = await bench.node()
+    own = Policies(limits=Limits(rate=1.0))
+    for name in ("a", "b"):
+        await bench.put(name, WELL, policies=own)
+    await bench.put("free", WELL)
+    opened_now = await bench.work(node)
+    assert "free" in opened_now
+    assert len(opened_now) == 2
+    bench.clock.advance(2 * SECOND)
+    assert await bench.work(node) == ["a", "b", "free"]
+
+
+def test_of_many_different_rates_the_oldest_is_forgotten() -> None:
+    gate = Gate(Room(1_000), EngineSettings(target_rate=100.0), ManualClock(), Metrics())
+    for number in range(3 * RATES_PER_TARGET):
+        work = Work(make_job(url=WELL, policies=Policies(limits=Limits(rate=1.0 + number))), make_run(), make_state())
+        gate.admit(WELL, work, None, taken_over=False)
+        bay = gate._bays.of(WELL)
+        assert len(bay.rates) <= RATES_PER_TARGET
+        assert {100.0, 1.0 + number} <= set(bay.rates)
+
+
+def test_a_herd_for_one_quick_target_is_claimed_as_fast_as_it_has_room() -> None:
+    clock = ManualClock()
+    gate = Gate(Room(400), EngineSettings(max_in_flight=400), clock, Metrics())
+    work = Work(make_job(url=WELL), make_run(), make_state())
+    woken: list[str] = []
+
+    def admit() -> Ticket | HeldBack:
+        return gate.admit(WELL, work, None, taken_over=False)
+
+    def wake() -> None:
+        woken.append("woken")
+
+    tickets = [ticket for _ in range(100) if isinstance(ticket := admit(), Ticket)]
+    while tickets:
+        gate.left(tickets.pop(), answered(200))  # 12 ms each
+    tickets = [ticket for _ in range(400) if isinstance(ticket := admit(), Ticket)]
+    assert len(tickets) == 200
+    assert gate.batch(128, wake) == 0
+    for _ in range(CROWD_STEP // 2 - 1):
+        gate.left(tickets.pop(), answered(200))
+    assert woken == []
+    gate.left(tickets.pop(), answered(200))
+    assert woken == ["woken"]
+    assert gate.batch(128, wake) == CROWD_STEP
+    gate.claimed(CROWD_STEP, CROWD_STEP)
+    assert gate.batch(128, wake) == CROWD_STEP, "for as long as the herd lasts"
+    gate.claimed(CROWD_STEP, 3)
+    assert gate.batch(128, wake) == 128
+
+
+def test_a_target_that_was_quick_and_hangs_holds_up_nobody() -> None:
+    clock = ManualClock()
+    gate = Gate(Room(400), EngineSettings(max_in_flight=400), clock, Metrics())
+    work = Work(make_job(url=WELL), make_run(), make_state())
+    first = gate.admit(WELL, work, None, taken_over=False)
+    assert isinstance(first, Ticket)
+    gate.left(first, answered(200))
+    for _ in range(300):
+        gate.admit(WELL, work, None, taken_over=False)
+    assert gate.batch(128, lambda: None) == 0
+    clock.advance(25)
+    assert gate.batch(128, lambda: None) == 128
+    clock.advance(1_000)
+    assert isinstance(gate.admit(WELL, work, None, taken_over=False), HeldBack)
+    assert gate.batch(128, lambda: None) == 128
+
+
+def test_what_is_remembered_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler_core.services.bays.KNOWN_URLS", 50)
+    monkeypatch.setattr("scheduler_core.services.bays.KNOWN_TARGETS", 20)
+    gate = Gate(Room(1_000), QUICK, ManualClock(), Metrics())
+    for number in range(500):
+        url = f"http://host{number}.test/"
+        ticket = gate.admit(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
+        assert isinstance(ticket, Ticket)
+        if number:
+            gate.left(ticket, failed(OutcomeKind.CONNECTION))
+            again = gate.admit(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
+            assert isinstance(again, Ticket)
+            gate.left(again, failed(OutcomeKind.CONNECTION))
+        assert len(gate._bays._by_url) <= 50
+        assert len(gate._bays) <= 21
+        assert len(gate.breakers()) <= 21
+    assert gate._bays.of("http://host0.test").open == 1
+
+
+# ---- breakers -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_open_breaker_holds_everything_back_but_one_probe_and_an_answer_closes_it(bench: Bench) -> None:
+    node = await bench.node(QUICK)
+    await bench.open_breaker(node)
+    await bench.put("c", DEAD)
+    await bench.put("well", WELL)
+    assert await bench.work(node) == ["well"]
+    assert len(node.deliverer.seen) == 3
+    hold = await bench.held("c")
+    [shown] = node.courier.gate.breakers()
+    assert (hold.reason, hold.target, hold.until_ms) == (HoldReason.BREAKER, "http://dead.test", shown.probe_at_ms)
+    assert shown.last_error == "connection: why"
+
+    bench.clock.advance(shown.probe_at_ms - at(0) + 1_500)
+    assert len(await bench.work(node)) == 2, "the probe, and what is well"
+    assert node.courier.gate.breakers()[0].state is BreakerState.HALF_OPEN
+    await node.answer(answered(500), node.deliverer.open.index(by_host(node, DEAD)[0]))
+    await node.settle()
+    assert node.courier.gate.breakers() == []
+    bench.clock.advance(SECOND)
+    await bench.work(node)
+    assert len(by_host(node, DEAD)) >= 2
+
+
+async def test_a_probe_that_fails_keeps_the_breaker_open_for_longer(bench: Bench) -> None:
+    node = await bench.node(QUICK)
+    await bench.open_breaker(node)
+    first = node.courier.gate.breakers()[0]
+    bench.clock.advance(first.probe_at_ms - at(0) + 10)
+    assert len(await bench.work(node)) == 1
+    await node.answer(failed())
+    await node.settle()
+    [second] = node.courier.gate.breakers()
+    assert second.state is BreakerState.OPEN
+    assert second.since_ms == first.since_ms
+    assert 10_000 <= second.probe_at_ms - bench.clock.now_ms() <= 11_000
+    assert await bench.work(node) == []
+
+
+async def test_a_retry_that_is_due_is_held_back_without_counting_an_attempt(bench: Bench) -> None:
+    node = await bench.node(QUICK)
+    await bench.open_breaker(node)
+    run = (await bench.state("a")).open
+    assert run is not None
+    bench.clock.advance(2 * SECOND)
+    assert await bench.work(node) == []
+    state = await bench.state("a")
+    assert state.open == run
+    assert state.hold is not None
+    assert (await bench.jobs.get("a")).status == "retrying"
+    bench.clock.advance(4 * SECOND)
+    [probing] = await bench.work(node)
+    probe = node.deliverer.open[0]
+    assert (probe.header("Cronpost-Attempt"), probe.run_id) == ("2", run.id if probing == "a" else probe.run_id)
+
+
+async def test_fire_times_that_pass_while_the_breaker_is_open_are_misses_and_the_run_that_is_made_is_late(
+    bench: Bench,
+) -> None:
+    node = await bench.node(EngineSettings(breaker_failures=1, breaker_after_seconds=0.0, breaker_open_seconds=34.0))
+    await bench.put("a", DEAD, policies=Policies())
+    await bench.work(node)
+    await node.answer(failed(OutcomeKind.TLS))
+    await node.settle()
+    for _ in range(36):
+        bench.clock.advance(SECOND)
+        await bench.work(node)
+    # The run of 0 s was superseded, those of 10 and 20 s never were; 30 s waits for the probe, or goes with it.
+    bench.clock.advance(2 * SECOND)
+    await bench.work(node)
+    assert [entry.header("Cronpost-Fire-Time")[-3:] for entry in node.deliverer.open] == ["30Z"]
+    await node.answer(answered(200))
+    await node.settle()
+    assert await bench.records("a") == [("superseded", 0.0), ("breaker", 10.0, 20.0), ("succeeded", 30.0)]
+
+
+async def test_a_pause_records_what_the_breaker_held_back(bench: Bench) -> None:
+    node = await bench.node(QUICK)
+    await bench.open_breaker(node)
+    await bench.put("c", DEAD)
+    await bench.work(node)
+    await bench.jobs.pause("c")
+    assert await bench.records("c") == [("breaker", 0.0, 0.0)]
+    state = await bench.state("c")
+    assert state.hold is None
+    bench.clock.advance(25 * SECOND)
+    await bench.jobs.resume("c")
+    assert await bench.records("c") == [("breaker", 0.0, 0.0), ("paused", 10.0, 20.0)]
+
+
+async def test_an_upsert_with_another_target_goes_at_once(bench: Bench) -> None:
+    node = await bench.node(QUICK)
+    await bench.open_breaker(node)
+    await bench.put("c", DEAD)
+    await bench.work(node)
+    await bench.jobs.upsert(make_job("c", url=WELL))
+    assert await bench.due("c") == at(0)
+    assert await bench.work(node) == ["c"]
+    assert node.deliverer.open[0].header("Cronpost-Fire-Time")[-3:] == "00Z"
+
+
+async def test_a_change_that_comes_before_the_run_is_put_back_finds_it_was_never_sent(bench: Bench) -> None:
+    node = await bench.node(QUICK)
+    await bench.open_breaker(node)
+    for name in ("changed", "paused", "deleted", "forced"):
+        await bench.put(name, DEAD)
+    await node.claim()
+    await bench.jobs.upsert(make_job("changed", url=WELL))
+    await bench.jobs.pause("paused")
+    await bench.jobs.delete("deleted")
+    await bench.jobs.run_now("forced", force=True)
+    await node.settle()
+    assert await bench.records("changed") == [("cancelled", 0.0)]
+    assert await bench.records("paused") == [("cancelled", 0.0)]
+    assert await bench.records("deleted") == [("cancelled", 0.0)]
+    assert (await bench.store.read("deleted")).snapshot.state is None
+    waiting = (await bench.state("forced")).open
+    assert waiting is not None
+    assert (waiting.in_flight, waiting.attempt, waiting.fire_time_ms) == (False, 0, at(0))
+    for name in ("changed", "paused", "forced"):
+        assert (await bench.store.read(name)).snapshot.lease is None
+
+
+async def test_a_job_that_allows_overlap_puts_no_runs_beside_itself_that_would_only_wait(bench: Bench) -> None:
+    node = await bench.node(QUICK)
+    await bench.open_breaker(node)
+    allows = Policies(overlap=Overlap.ALLOW, max_concurrent=5)
+    await bench.put("many", DEAD, policies=allows)
+    await bench.work(node)
+    assert await bench.store.children("many") == []
+    assert (await bench.held("many")).reason is HoldReason.BREAKER
+
+
+async def test_a_run_beside_others_waits_for_room_too(bench: Bench) -> None:
+    node = await bench.node(EngineSettings(target_max_in_flight=1))
+    await bench.put("many", WELL, policies=Policies(overlap=Overlap.ALLOW, max_concurrent=5))
+    await bench.work(node)
+    bench.clock.advance(10 * SECOND)
+    await bench.work(node)
+    assert len(node.deliverer.open) == 1
+    assert len(await bench.store.children("many")) == 2
+    await node.answer(answered(200))
+    await node.settle()
+    bench.clock.advance(SECOND)
+    await bench.work(node)
+    assert [entry.header("Cronpost-Fire-Time")[-3:] for entry in node.deliverer.open] == ["10Z"]
+
+
+async def test_the_target_of_a_schedule_is_known_before_its_run_is_sent(bench: Bench) -> None:
+    node = await bench.node(QUICK)
+    await bench.open_breaker(node)
+    catalogue = CatalogueService(Shards.of_one(bench.store), bench.clock, Metrics())
+    target = await catalogue.add_target(Target(0, "dead", DEAD))
+    schedule = await catalogue.add_schedule("s", target.id, Timing(1))
+    job_id = schedule.view.id
+    for _ in range(3):
+        bench.clock.advance(SECOND)
+        await bench.work(node)
+    assert node.deliverer.open == []
+    assert not node.node.in_flight
+    assert (await bench.held(job_id)).target == "http://dead.test"
+    bench.clock.advance(4 * SECOND)
+    while not (await bench.work(node)):
+        bench.clock.advance(100)
+    assert node.courier.gate._open == 1
+
+
+async def test_what_never_reached_its_target_says_nothing_about_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await bench.node(QUICK)
+    await bench.open_breaker(node)
+    bench.clock.advance(6 * SECOND)
+    await bench.put("c", DEAD, policies=Policies(callback=True))
+
+    async def away(_: RedisStore) -> bytes:
+        raise StoreUnavailable("away")
+
+    for name in ("a", "b"):
+        await bench.jobs.delete(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "secret", away)
+        await node.beat()
+        await node.claim()
+        await node.settle()
+    assert node.courier.gate.breakers()[0].state is BreakerState.OPEN
+    assert node.courier.gate._open == 0
+    assert await bench.work(node) == ["c"], "another is the probe"
+
+
+def test_a_mark_remembers_since_when_and_that_a_breaker_had_a_part_in_it() -> None:
+    first = HeldBack(HoldReason.BREAKER, at(1), at(5), "http://h", breaker=True)
+    second = HeldBack(HoldReason.LIMIT, at(5), at(6), "http://h")
+    state = plan_hold(make_state(), first).state
+    assert state is not None
+    mark = plan_hold(state, second).state
+    assert mark is not None
+    assert mark.hold is not None
+    assert (mark.hold.reason, mark.hold.since_ms, mark.hold.until_ms) == (HoldReason.LIMIT, at(1), at(6))
+    assert mark.hold.miss_reason.value == "breaker"

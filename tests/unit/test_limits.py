@@ -1,0 +1,140 @@
+"""How much of a node a target may take, and when what did not fit is tried again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler_core.limits import LONGEST_WAIT_MS, RATE_BURST_MS, WAIT_PER_JOB_MS, Line, Rate, origin_of, room_for
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://host/", "http://host"),
+        ("http://host", "http://host"),
+        ("HTTP://Host:80/a/b?c=d:9", "http://host"),
+        ("https://host:443?q", "https://host"),
+        ("http://host:443/", "http://host:443"),
+        ("https://host:8443#x", "https://host:8443"),
+        ("http://host:/x", "http://host"),
+        ("http://host:0080/", "http://host"),
+        ("http://[::1]/x", "http://[::1]"),
+        ("http://[::1]:80/x", "http://[::1]"),
+        ("http://[2001:DB8::1]:8080/", "http://[2001:db8::1]:8080"),
+        ("http://user:pass@host:81/", "http://host:81"),
+        ("http://host/path@with:80", "http://host"),
+    ],
+)
+def test_the_origin_of_a_url(url: str, origin: str) -> None:
+    assert origin_of(url) == origin
+
+
+@given(st.text(max_size=40))
+def test_any_text_has_some_origin(text: str) -> None:
+    assert origin_of(text) == origin_of(text)
+
+
+def filled(max_in_flight: int, hanging: int, bound: int | None = None) -> list[int]:
+    """How many slots each of some targets that never answer comes to hold, asking in turn for as long as any may."""
+    held = [0] * hanging
+    while True:
+        before = list(held)
+        for one in range(hanging):
+            if sum(held) < max_in_flight and room_for(held[one], sum(held), max_in_flight, bound) >= 1:
+                held[one] += 1
+        if held == before:
+            return held
+
+
+@pytest.mark.parametrize(
+    ("max_in_flight", "hanging", "bound", "held"),
+    [
+        (8, 1, None, [4]),
+        (9, 2, None, [3, 3]),
+        (1000, 1, None, [500]),
+        (1000, 3, None, [250, 250, 250]),
+        (1000, 9, None, [100] * 9),
+        (1, 1, None, [1]),
+        (2, 1, None, [1]),
+        (1000, 2, 10, [10, 10]),
+        (10, 2, 9, [4, 3]),
+        (10, 1, 10, [10]),
+        (10, 2, 100, [5, 5]),
+    ],
+)
+def test_targets_that_hang_leave_the_others_their_share(
+    max_in_flight: int, hanging: int, bound: int | None, held: list[int]
+) -> None:
+    assert filled(max_in_flight, hanging, bound) == held
+
+
+@given(st.integers(2, 2000), st.integers(1, 12))
+def test_with_k_targets_that_hang_one_of_k_and_1_parts_stays_free(max_in_flight: int, hanging: int) -> None:
+    held = filled(max_in_flight, hanging)
+    assert min(held) >= min(1, max_in_flight // hanging)
+    if max_in_flight >= hanging * (hanging + 1):
+        assert max_in_flight - sum(held) >= max_in_flight // (hanging + 1) - hanging
+
+
+@pytest.mark.parametrize(("open_to_it", "own", "room"), [(0, 1, 1), (1, 1, 0), (3, 5, 2), (60, 5, -55), (0, None, 100)])
+def test_a_job_may_ask_for_less(open_to_it: int, own: int | None, room: int) -> None:
+    assert room_for(open_to_it, open_to_it, 100 + 2 * open_to_it, None, own) == max(room, 0)
+
+
+def test_those_who_wait_come_back_as_fast_as_the_target_has_shown_to_be() -> None:
+    line = Line()
+    places = [line.place(1_000.0, service_ms=40.0, abreast=4, jitter=0.0) for _ in range(20)]
+    assert places == [1_000 + 10 * number + 1 for number in range(1, 21)]
+
+
+def test_one_who_waits_for_a_target_that_hangs_looks_again_within_a_second() -> None:
+    assert 500 <= Line().place(0.0, service_ms=30_000.0, abreast=1, jitter=0.0) <= LONGEST_WAIT_MS
+    assert Line().place(0.0, service_ms=30_000.0, abreast=1, jitter=0.999) <= LONGEST_WAIT_MS + 1
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 2_000), st.floats(0.01, 60_000), st.integers(1, 500), st.randoms())
+def test_however_many_wait_they_look_again_at_a_bounded_pace(
+    waiting: int, service_ms: float, abreast: int, random: object
+) -> None:
+    line, now_ms = Line(), 5_000.0
+    places = [
+        line.place(now_ms, service_ms=service_ms, abreast=abreast, jitter=random.random())  # type: ignore[attr-defined]
+        for _ in range(waiting)
+    ]
+    assert all(now_ms < place <= now_ms + max(LONGEST_WAIT_MS, WAIT_PER_JOB_MS * waiting) + 1 for place in places)
+    if waiting >= 1_000 and service_ms / abreast >= WAIT_PER_JOB_MS:
+        # Not more than a few hundred of them in any half a second.
+        soon = sum(place <= now_ms + 500 for place in places)
+        assert soon <= 500 + 0.5 * LONGEST_WAIT_MS / WAIT_PER_JOB_MS
+
+
+def test_an_empty_line_begins_anew() -> None:
+    line = Line()
+    for _ in range(1_000):
+        line.place(0.0, service_ms=100.0, abreast=1, jitter=0.5)
+    assert line.place(60_000.0, service_ms=20.0, abreast=1, jitter=0.5) == 60_021
+
+
+@given(st.sampled_from([0.5, 1.0, 3.0, 20.0, 500.0]), st.lists(st.integers(0, 3_000), min_size=1, max_size=200))
+def test_no_more_begin_than_the_rate_and_its_burst_allow(rate: float, pauses_ms: list[int]) -> None:
+    one, now_ms, interval_ms = Rate(), 10_000.0, 1_000 / rate
+    begun: list[float] = []
+    for pause_ms in pauses_ms:
+        now_ms += pause_ms
+        at_ms = max(one.next_ms(now_ms, interval_ms), now_ms)
+        one.spend(now_ms, interval_ms)
+        begun.append(at_ms)
+    assert begun == sorted(begun)
+    for number, first_ms in enumerate(begun):
+        for count, last_ms in enumerate(begun[number:], 1):
+            assert count <= (last_ms - first_ms + RATE_BURST_MS) / interval_ms + 1 + 1e-6
+
+
+def test_requests_that_a_rate_does_not_hold_back_use_up_what_is_free_and_no_more() -> None:
+    rate = Rate()
+    for _ in range(1_000):
+        rate.count(0.0, 200.0)
+    assert rate.next_ms(0.0, 200.0) == 200.0

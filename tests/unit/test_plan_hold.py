@@ -1,0 +1,124 @@
+"""Runs that are held back for their target's sake, as far as the planner decides."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from scheduler_core.job import HeldBack, HoldReason, Job, JobState, Snapshot
+from scheduler_core.plan.change import plan_pause, plan_upsert
+from scheduler_core.plan.claim import Work, plan_claim
+from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
+from scheduler_core.run import Miss, RunState
+from scheduler_core.transition import next_wake_ms
+from scheduler_core.trigger import CronSpec
+from tests.support.factories import STORE_ID, at, make_job, make_lease, make_run, make_state, pending, retrying, seconds
+
+
+def held(until: float, *, breaker: bool = False, **fields: object) -> HeldBack:
+    reason = HoldReason.BREAKER if breaker else HoldReason.LIMIT
+    return HeldBack(reason, at(0), at(until), "http://h", breaker=breaker, **fields)  # type: ignore[arg-type]
+
+
+def claim(state: JobState, now: float, job: Job | None = None) -> Work:
+    planned = plan_claim(job or make_job(), state, make_lease(now), downtimes=(), store_id=STORE_ID)
+    assert isinstance(planned, Work)
+    return planned
+
+
+def misses(planned: Work) -> list[tuple[str, float | None, float | None]]:
+    found = [one for one in planned.records if isinstance(one, Miss)]
+    return [(one.reason.value, seconds(one.first_ms), seconds(one.last_ms)) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("state", "wake"),
+    [
+        (make_state(0, hold=held(3)), 3),
+        (make_state(10, hold=held(3)), 10),
+        (make_state(10, hold=held(13)), 13),
+        (make_state(0, open=retrying(-10, 1), hold=held(5)), 5),
+        (make_state(20, open=retrying(-10, 1, conflict=True), hold=held(15)), 15),
+        (make_state(None, pending=(pending("P", 1),), hold=held(2)), 2),
+        (JobState(open=make_run(0), child=True, hold=held(4)), 4),
+        (make_state(0, quarantine="why", hold=held(4)), None),
+    ],
+)
+def test_what_is_held_back_wakes_no_earlier_than_it_may_try_again(state: JobState, wake: float | None) -> None:
+    assert next_wake_ms(state) == (None if wake is None else at(wake))
+
+
+def test_the_same_fire_time_is_decided_about_anew_and_the_mark_goes() -> None:
+    first = claim(make_state(0), 0)
+    step = plan_hold(make_state(0), held(3))
+    assert step.records == ()
+    assert step.state is not None
+    again = claim(step.state, 3)
+    assert again.run.fire_time_ms == first.run.fire_time_ms
+    assert again.records == ()
+    assert again.state == first.state
+
+
+@pytest.mark.parametrize(("breaker", "reason"), [(True, "breaker"), (False, "coalesced")])
+def test_fire_times_that_passed_are_missed_for_the_reason_in_the_mark(breaker: bool, reason: str) -> None:
+    planned = claim(make_state(0, hold=held(31, breaker=breaker)), 31)
+    assert planned.run.fire_time_ms == at(30)
+    assert misses(planned) == [(reason, 0, 20)]
+    assert planned.state.hold is None
+
+
+@pytest.mark.parametrize(("breaker", "reason"), [(True, "breaker"), (False, "overlap")])
+def test_fire_times_that_passed_while_a_retry_was_held_back(breaker: bool, reason: str) -> None:
+    state = make_state(10, open=retrying(0, 1), hold=held(31, breaker=breaker))
+    planned = claim(state, 31)
+    assert planned.run.fire_time_ms == at(30)
+    assert planned.records[0] == replace(retrying(0, 1), state=RunState.SUPERSEDED, retry_at_ms=None, **ended_at(31))
+    assert misses(planned) == [(reason, 10, 20)]
+
+
+def ended_at(now: float) -> dict[str, object]:
+    return {"ended_at_ms": at(now), "message": "the next fire time took over"}
+
+
+def test_a_retry_that_was_held_back_is_the_same_run_with_as_many_attempts() -> None:
+    waiting = retrying(0, 1)
+    planned = claim(make_state(10, open=waiting, hold=held(5)), 5)
+    assert planned.run == replace(waiting, state=RunState.OPEN, retry_at_ms=None)
+
+
+def test_only_a_claim_of_its_own_can_be_undone() -> None:
+    assert may_release(make_lease(fence=7))
+    assert not may_release(make_lease(fence=9)), "another node held it before"
+
+
+def test_an_upsert_has_it_tried_at_once_and_one_with_another_trigger_forgets_it() -> None:
+    job, state = make_job(), make_state(0, hold=held(30, breaker=True, placed=True))
+
+    def upserted(new: Job) -> HeldBack | None:
+        planned = plan_upsert(new, Snapshot(job, state, None), now_ms=at(4), downtimes=(), store_id=STORE_ID)
+        assert planned is not None
+        assert planned.state is not None
+        return planned.state.hold
+
+    mark = upserted(replace(job, url="http://other/"))
+    assert mark is not None
+    assert (mark.until_ms, mark.placed, mark.breaker) == (at(4), False, True)
+    assert upserted(replace(job, trigger=CronSpec("* * * * *"))) is None
+
+
+def test_a_pause_records_what_was_held_back() -> None:
+    snapshot = Snapshot(make_job(), make_state(0, hold=held(30, breaker=True)), None)
+    planned = plan_pause(snapshot, now_ms=at(12), downtimes=(), store_id=STORE_ID)
+    assert planned is not None
+    assert planned.state is not None
+    assert (planned.state.hold, planned.state.next_fire_ms) == (None, at(20))
+    [miss] = planned.records
+    assert isinstance(miss, Miss)
+    assert (miss.reason.value, seconds(miss.first_ms), seconds(miss.last_ms)) == ("breaker", 0, 10)
+
+
+def test_a_change_that_did_not_write_the_run_leaves_it_to_the_next_claim() -> None:
+    work = claim(make_state(0), 0)
+    assert plan_hold_changed(make_job(), make_state(10), work, now_ms=at(1)) is None
+    other = make_state(10, open=make_run(0, id="OTHER", in_flight=True))
+    assert plan_hold_changed(make_job(), other, work, now_ms=at(1)) is None
