@@ -12,7 +12,8 @@ from scheduler_core.run import RunState
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import RedisStore, StoredJob
-from scheduler_core.tokens import unit_of_token
+from scheduler_core.store.shards import PerShard, Shards
+from scheduler_core.tokens import unit_claimed, unit_of_token
 from scheduler_core.transition import Transition
 
 log = get_logger(__name__)
@@ -21,10 +22,10 @@ log = get_logger(__name__)
 class CallbackService:
     """Every method raises TokenRefused, RunNotFound, RunLost, and StoreError as JobService does."""
 
-    def __init__(self, store: RedisStore, jobs: JobService) -> None:
-        self._store = store
+    def __init__(self, shards: Shards, jobs: PerShard[JobService]) -> None:
+        self._shards = shards
         self._jobs = jobs
-        self._secret: bytes | None = None
+        self._secrets: dict[RedisStore, bytes] = {}
 
     async def complete(
         self, run_id: str, token: str, *, succeeded: bool, message: str = "", continuation: bytes | None = None
@@ -53,9 +54,9 @@ class CallbackService:
             answer = wanted if isinstance(planned, Transition) else planned
             return planned if isinstance(planned, Transition) else None
 
-        await self._jobs.change(unit, plan)
+        await self._jobs.of(unit).change(unit, plan)
         if answer is None:
-            return await self._settled(run_id)
+            return await self._settled(unit, run_id)
         log.info(RUN_COMPLETED, job_id=job_of_unit(unit), run_id=run_id, state=answer.value)
         return answer
 
@@ -83,19 +84,20 @@ class CallbackService:
             transition, lost_at_ms = planned
             return transition
 
-        await self._jobs.change(unit, plan)
+        await self._jobs.of(unit).change(unit, plan)
         if not known:
-            await self._settled(run_id)
+            await self._settled(unit, run_id)
         return lost_at_ms
 
     async def _unit(self, run_id: str, token: str) -> str:
-        if self._secret is None:
-            self._secret = await self._store.secret()
-        return unit_of_token(self._secret, token, run_id)
+        store = self._shards.of(unit_claimed(token))
+        if store not in self._secrets:
+            self._secrets[store] = await store.secret()
+        return unit_of_token(self._secrets[store], token, run_id)
 
-    async def _settled(self, run_id: str) -> RunState:
+    async def _settled(self, unit: str, run_id: str) -> RunState:
         """How a run that is over ended."""
-        run = await self._store.settled_run(run_id)
+        run = await self._shards.of(unit).settled_run(run_id)
         if run is None:
             raise RunNotFound(f"no run {run_id!r} is open, and none is on record")
         if run.state is RunState.LOST:

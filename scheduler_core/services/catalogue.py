@@ -53,8 +53,11 @@ from scheduler_core.job import Job, JobState
 from scheduler_core.metrics import Metrics
 from scheduler_core.plan.change import plan_upsert
 from scheduler_core.services.jobs import JobService, JobView, changed_view, exists, view_of
+from scheduler_core.services.target_copies import TargetCopier
 from scheduler_core.store.catalogue_store import CatalogueCounts, CatalogueStore, Row, StoredTarget, draw_token
-from scheduler_core.store.redis_store import RedisStore, StoredJob
+from scheduler_core.store.redis_store import StoredJob
+from scheduler_core.store.shards import Shards
+from scheduler_core.store.target_copies import TargetCopies
 from scheduler_core.transition import Transition
 
 log = get_logger(__name__)
@@ -155,19 +158,24 @@ class ScheduleJobs(JobService):
         log.info(JOB_UPSERTED, job_id=job_id, version=transition.job.version if transition.job else None)
         return changed_view(job_id, stored, transition)
 
-    async def get_many(self, job_ids: Sequence[str]) -> list[JobView | None]:
-        """At most 1000 jobs; None for one that does not exist."""
-        stored = await self._store.read_many(job_ids)
-        return [view_of(job_id, one) if exists(one) else None for job_id, one in zip(job_ids, stored, strict=True)]
-
 
 class CatalogueService:
     """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part."""
 
-    def __init__(self, catalogue: CatalogueStore, store: RedisStore, clock: Clock, metrics: Metrics) -> None:
-        self._catalogue = catalogue
+    def __init__(self, shards: Shards, clock: Clock, metrics: Metrics) -> None:
+        self._shards = shards
+        self._catalogue = CatalogueStore(shards.lead)
+        self.copies = TargetCopier(shards, self._catalogue)
         self._clock = clock
-        self.jobs = ScheduleJobs(store, clock, metrics)
+        self.jobs = shards.each(lambda store: ScheduleJobs(store, clock, metrics))
+
+    async def views(self, job_ids: Sequence[str]) -> list[JobView | None]:
+        """At most 1000 jobs; None for one that does not exist."""
+        stored = await self._shards.read_many(job_ids)
+        return [view_of(job_id, one) if exists(one) else None for job_id, one in zip(job_ids, stored, strict=True)]
+
+    def _jobs_of(self, schedule_id: int) -> ScheduleJobs:
+        return self.jobs.of(job_id_of(schedule_id))
 
     async def counts(self) -> CatalogueCounts:
         """How many targets and schedules there are, and how many of each status."""
@@ -183,6 +191,9 @@ class CatalogueService:
         target_id = await _asked_again(lambda: self._catalogue.add_target(target, token=token))
         if target_id is None:
             raise DuplicateName("target", target.name)
+        with contextlib.suppress(StoreError):  # where it is not copied yet, it is read from the first shard
+            async with self.copies.changing(target_id, now_ms=now_ms):
+                pass
         log.info(TARGET_CREATED, target_id=target_id, name=target.name)
         return replace(target, id=target_id)
 
@@ -208,7 +219,8 @@ class CatalogueService:
             if target.same_request(stored.target):
                 return stored.target
             target = replace(target, updated_at_ms=max(self._clock.now_ms(), stored.target.updated_at_ms + 1))
-            result = await self._catalogue.change_target(stored, target)
+            async with self.copies.changing(target_id, now_ms=target.updated_at_ms):
+                result = await self._catalogue.change_target(stored, target)
             if result == "ok":
                 log.info(TARGET_CHANGED, target_id=target_id, name=target.name)
                 return target
@@ -234,7 +246,8 @@ class CatalogueService:
         while True:
             stored = (await self._catalogue.read_targets([target_id]))[0]
             name = "" if stored is None else stored.target.name
-            left = await self._catalogue.drop_target(target_id, name=name, now_ms=self._clock.now_ms())
+            now_ms = self._clock.now_ms()
+            left = await self._catalogue.drop_target(target_id, name=name, now_ms=now_ms)
             if isinstance(left, list):
                 begun = True
                 deleted += len(left)
@@ -242,6 +255,9 @@ class CatalogueService:
             elif left == "gone" and not begun:
                 raise TargetNotFound(target_id)
             elif left != "changed":
+                with contextlib.suppress(StoreError):  # no schedule uses them any more
+                    async with self.copies.changing(target_id, now_ms=now_ms):
+                        pass
                 log.info(TARGET_DELETED, target_id=target_id, schedules=deleted)
                 return deleted
 
@@ -274,7 +290,7 @@ class CatalogueService:
             return old or job_of_schedule(schedule_id, name=name, target_id=target_id, timing=timing, now_ms=at_ms)
 
         try:
-            view = await self.jobs.edit(job_id_of(schedule_id), create)
+            view = await self._jobs_of(schedule_id).edit(job_id_of(schedule_id), create)
             return await self._align(schedule_id, view)
         except ScheduleNotFound:
             # Between reserve and commit the target was deleted, or the name given to another who asked later.
@@ -289,7 +305,7 @@ class CatalogueService:
     async def get_schedule(self, schedule_id: int) -> Schedule:
         """Raises ScheduleNotFound."""
         try:
-            view = await self.jobs.get(job_id_of(schedule_id))
+            view = await self._jobs_of(schedule_id).get(job_id_of(schedule_id))
         except JobNotFound:
             raise ScheduleNotFound(schedule_id) from None
         return self._shown(schedule_id, view)
@@ -334,13 +350,13 @@ class CatalogueService:
         if view.job is not None:
             apply(view.job, view.state, self._clock.now_ms())  # before anything is written
         await self._change_row(schedule_id, change)
-        view = await self.jobs.edit(job_id_of(schedule_id), apply)
+        view = await self._jobs_of(schedule_id).edit(job_id_of(schedule_id), apply)
         return await self._align(schedule_id, view)
 
     async def pause(self, schedule_id: int) -> Schedule:
         """No fire until it is resumed; a request that is open ends. Raises ScheduleNotFound and WrongStatus."""
         await self._require(schedule_id, ScheduleStatus.ACTIVE, "paused")
-        return await self._align(schedule_id, await self._job_of(schedule_id, self.jobs.pause))
+        return await self._align(schedule_id, await self._job_of(schedule_id, self._jobs_of(schedule_id).pause))
 
     async def resume(self, schedule_id: int) -> Schedule:
         """Fire on the old grid from the next fire time on; nothing is caught up.
@@ -348,7 +364,7 @@ class CatalogueService:
         Raises ScheduleNotFound and WrongStatus.
         """
         await self._require(schedule_id, ScheduleStatus.PAUSED, "resumed")
-        return await self._align(schedule_id, await self._job_of(schedule_id, self.jobs.resume))
+        return await self._align(schedule_id, await self._job_of(schedule_id, self._jobs_of(schedule_id).resume))
 
     async def delete_schedule(self, schedule_id: int) -> None:
         """Delete a schedule, or go on with it. Raises ScheduleNotFound."""
@@ -361,7 +377,7 @@ class CatalogueService:
     async def align(self, schedule_id: int) -> None:
         """Bring job and catalogue in line; what has only one of both, or no target, goes."""
         try:
-            await self._align(schedule_id, await self.jobs.get(job_id_of(schedule_id)))
+            await self._align(schedule_id, await self._jobs_of(schedule_id).get(job_id_of(schedule_id)))
         except (JobNotFound, ScheduleNotFound):
             await self._drop(schedule_id)
 
@@ -379,7 +395,7 @@ class CatalogueService:
             if row is None:
                 raise ScheduleNotFound(schedule_id)
             if (row.name, row.target_id) != (job.name, job.target_id):
-                view = await self.jobs.edit(job_id_of(schedule_id), _copy_of(schedule_id, row))
+                view = await self._jobs_of(schedule_id).edit(job_id_of(schedule_id), _copy_of(schedule_id, row))
                 continue
             fresh = (await self.get_schedule(schedule_id)).view
             if fresh.job is not None and _facts(fresh.job, fresh.state) == _facts(job, view.state):
@@ -393,7 +409,7 @@ class CatalogueService:
         if row is not None and of_target not in {None, row.target_id}:
             return
         with contextlib.suppress(JobNotFound):
-            await self.jobs.delete(job_id_of(schedule_id))
+            await self._jobs_of(schedule_id).delete(job_id_of(schedule_id))
         for _ in range(TRIES):
             row = (await self._catalogue.rows([schedule_id]))[0]
             if await self._catalogue.remove_schedule(schedule_id, row, target_id=of_target):
@@ -436,7 +452,7 @@ class CatalogueService:
             raise ScheduleNotFound(schedule_id) from None
 
     async def _read(self, schedule_ids: Sequence[int], status: ScheduleStatus | None = None) -> list[Schedule]:
-        views = await self.jobs.get_many([job_id_of(one) for one in schedule_ids])
+        views = await self.views([job_id_of(one) for one in schedule_ids])
         found = [self._shown(one, view) for one, view in zip(schedule_ids, views, strict=True) if view is not None]
         return [one for one in found if status is None or one.status is status]
 
@@ -451,7 +467,7 @@ class TargetCache:
     with another version empties the cache, so a run that was claimed after a change never sees what was before it.
     """
 
-    def __init__(self, catalogue: CatalogueStore, *, limit: int = 10_000) -> None:
+    def __init__(self, catalogue: CatalogueStore | TargetCopies, *, limit: int = 10_000) -> None:
         self._catalogue = catalogue
         self._limit = limit
         self._version: int | None = None
@@ -465,6 +481,10 @@ class TargetCache:
             # What is being read for the old version ends up in the old dictionaries, where nobody looks any more.
             self._known = {}
             self._asked = {}
+
+    def known(self, target_id: int) -> Target | None:
+        """The target, if it is in memory."""
+        return self._known.get(target_id)
 
     async def get(self, target_id: int) -> Target | None:
         """The target, or None if there is none. Raises StoreError, and CorruptDocument."""

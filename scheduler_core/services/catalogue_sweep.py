@@ -16,15 +16,18 @@ from scheduler_core.events import SCHEDULES_SWEPT, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.services.base import Service
 from scheduler_core.services.catalogue import CatalogueService
+from scheduler_core.services.job_list import page_of_jobs
 from scheduler_core.services.jobs import JobView
 from scheduler_core.store.catalogue_store import CatalogueStore, Row
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.shards import Shards
 
 log = get_logger(__name__)
 
 PERIOD_SECONDS = 10.0
 HALVES_AFTER_MS = 60_000
 """How long whoever creates a schedule or deletes a target is left to it."""
+COPIES_AFTER_MS = 10_000
+"""How long whoever changes a target is left to copying it to all shards."""
 TURN_MS = 600_000
 """How often all schedules are compared with their jobs, by one of the nodes."""
 PAGE = 200
@@ -36,10 +39,11 @@ class CatalogueSweeper(Service):
 
     name = "catalogue"
 
-    def __init__(self, catalogue: CatalogueStore, store: RedisStore, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, shards: Shards, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
-        self._catalogue = catalogue
-        self._service = CatalogueService(catalogue, store, clock, metrics)
+        self._shards = shards
+        self._catalogue = CatalogueStore(shards.lead)
+        self._service = CatalogueService(shards, clock, metrics)
 
     async def run_once(self) -> None:
         await self.clock.sleep(PERIOD_SECONDS)
@@ -48,7 +52,7 @@ class CatalogueSweeper(Service):
     async def sweep(self) -> int:
         """Do what there is to do now; how many schedules and targets were put right."""
         duties = await self._catalogue.duties(now_ms=self.clock.now_ms(), old_ms=HALVES_AFTER_MS, period_ms=TURN_MS)
-        mended = 0
+        mended = await self._service.copies.sweep(now_ms=self.clock.now_ms(), old_ms=COPIES_AFTER_MS)
         for target_id in duties.deleting:
             with contextlib.suppress(TargetNotFound):  # another node was faster
                 await self._service.delete_target(target_id)
@@ -58,6 +62,7 @@ class CatalogueSweeper(Service):
         if duties.turn:
             mended += await self._compare_jobs()
             mended += await self._compare_schedules()
+            mended += await self._service.copies.compare()
         if mended:
             log.warning(SCHEDULES_SWEPT, count=mended)
         return mended
@@ -68,7 +73,7 @@ class CatalogueSweeper(Service):
         mended = 0
         cursor: str | None = ""
         while cursor is not None:
-            page = await self._service.jobs.page(cursor=cursor, prefix=job_id_of(0)[:-1], limit=PAGE)
+            page = await page_of_jobs(self._shards, cursor=cursor, prefix=job_id_of(0)[:-1], limit=PAGE)
             ids = [one for view in page.jobs if (one := schedule_id_of(view.id)) is not None]
             rows = await self._catalogue.rows(ids)
             for schedule_id, row in zip(ids, rows, strict=True):
@@ -93,7 +98,7 @@ class CatalogueSweeper(Service):
         rows = await self._catalogue.rows(schedule_ids)
         now_ms = self.clock.now_ms()
         statuses = await self._catalogue.statuses(schedule_ids, now_ms=now_ms)
-        views = await self._service.jobs.get_many([job_id_of(one) for one in schedule_ids])
+        views = await self._service.views([job_id_of(one) for one in schedule_ids])
         return [
             schedule_id
             for schedule_id, row, status, view in zip(schedule_ids, rows, statuses, views, strict=True)

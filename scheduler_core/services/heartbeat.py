@@ -8,6 +8,7 @@ from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.base import Service
 from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.shards import Shards
 
 log = get_logger(__name__)
 
@@ -15,12 +16,36 @@ START_GAP_BEATS = 2
 """A starting node takes the time since the last beat for downtime if it is longer than so many beats: a living node
 would have beaten meanwhile."""
 FORGET_AFTER_MS = 3_600_000
+STALE_SECONDS = 5.0
+"""How long a clock may go without a sample before another server sets it."""
 
 
-async def set_clock(store: RedisStore, clock: RedisClock) -> None:
-    """Take one sample of Redis's time."""
+async def set_clock(store: RedisStore | Shards, clock: RedisClock) -> None:
+    """Take one sample of Redis's time; of several servers, that of the first that answers."""
     redis_ms = await store.time_ms()
     clock.sample(redis_ms, received_at=clock.monotonic())
+
+
+class Timekeeper:
+    """Sees to it that one server sets the clock of the process, and another if that one is away.
+
+    The clocks of servers differ by a little. The clock follows the first shard that answers, so that all nodes that
+    reach the same servers follow the same one.
+    """
+
+    def __init__(self, clock: RedisClock) -> None:
+        self._clock = clock
+        self._by = 0
+        """The shard whose server set the clock last."""
+        self._set_at: float | None = None
+
+    async def keep(self, shard: int, store: RedisStore) -> None:
+        """Take one sample of this shard's time, unless a shard before it sees to that."""
+        at = self._clock.monotonic()
+        if shard > self._by and self._set_at is not None and at - self._set_at < STALE_SECONDS:
+            return
+        await set_clock(store, self._clock)
+        self._by, self._set_at = shard, self._clock.monotonic()
 
 
 class Heartbeat(Service):
@@ -28,17 +53,30 @@ class Heartbeat(Service):
 
     name = "heartbeat"
 
-    def __init__(self, node: Node, store: RedisStore, clock: RedisClock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        node: Node,
+        store: RedisStore,
+        clock: RedisClock,
+        metrics: Metrics,
+        *,
+        shard: int = 0,
+        timekeeper: Timekeeper | None = None,
+    ) -> None:
         super().__init__(clock, metrics)
+        self._shard = shard
+        self._timekeeper = timekeeper or Timekeeper(clock)
         self._node = node
         self._store = store
         self._redis_clock = clock
+        # After an outage every node has to beat before the others may take it for dead.
+        self.longest_pause = node.settings.heartbeat_seconds
 
     async def beat(self, *, starting: bool = False, sole: bool = False) -> None:
         """Beat once. ``starting``: the node's first; ``sole``: no other node can live."""
         settings = self._node.settings
         jumps = self._redis_clock.jumps
-        await set_clock(self._store, self._redis_clock)
+        await self._timekeeper.keep(self._shard, self._store)
         if self._redis_clock.jumps != jumps:
             log.warning(CLOCK_JUMPED, node=self._node.id, detail="Redis's clock was set; the node follows it")
         sent_at = self.clock.monotonic()
@@ -58,6 +96,7 @@ class Heartbeat(Service):
         self._node.store_id = beat.store_id
         self._node.downtimes = beat.downtimes
         self._node.downtime_count = beat.downtime_count
+        self._node.room.live_nodes = max(1, beat.nodes)
         self.metrics.clock_offset.set(self._redis_clock.wall_offset_ms() / 1000)
 
     async def run_once(self) -> None:

@@ -6,7 +6,9 @@ in flight is what a claim of its job decides, and any process that decides again
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from itertools import chain
 
 import msgspec
 
@@ -14,9 +16,10 @@ from scheduler_core.clock import Clock
 from scheduler_core.errors import RunNotFound
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.run import Run, RunDetail, RunState, run_id_ms
-from scheduler_core.store.history_store import Candidate, HistoryStore, Place, Query, RunTotals, place_of
+from scheduler_core.store.history_store import Candidate, HistoryStore, Place, Query, RunTotals, place_of, sum_of
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import RedisStore, StoredJob
+from scheduler_core.store.shards import Shards
 
 EXAMINED = 1000
 """How many units, of each kind, one run that is not settled is looked for in."""
@@ -41,9 +44,9 @@ class RunPage(msgspec.Struct, frozen=True):
 class HistoryService:
     """Needs no node. Raises StoreUnavailable or StoreRefused when Redis does not do its part."""
 
-    def __init__(self, store: RedisStore, history: HistoryStore, clock: Clock) -> None:
-        self._store = store
-        self._history = history
+    def __init__(self, shards: Shards, clock: Clock) -> None:
+        self._shards = shards
+        self._parts = [_HistoryOfShard(store) for store in shards.all]
         self._clock = clock
 
     async def find(
@@ -63,12 +66,12 @@ class HistoryService:
         instant at which it was claimed until it ends, and then at its start.
         """
         if job_id is not None:
-            return await self._of_job(job_id, query, before, skip, limit)
+            return await self._parts[self._shards.number_of(job_id)].of_job(job_id, query, before, skip, limit)
         found: list[FoundRun] = []
         seen: set[str] = set()
         while True:
             wanted = skip + limit + 1 - len(found)
-            candidates = await self._history.candidates(query, before=before, count=wanted)
+            candidates = await self._candidates(query, before, wanted)
             exhausted = len(candidates) < wanted
             candidates = candidates[skip:]
             skip = 0
@@ -81,30 +84,69 @@ class HistoryService:
             if exhausted:
                 return RunPage(found, None)
             # Some were settled between two reads, or trimmed: what is missing comes from further down.
-            before = candidates[-1].place
+            before = candidates[-1][1].place
 
     async def get(self, run_id: str) -> FoundRun:
-        """One run, settled or not. Raises RunNotFound."""
-        stored = await self._history.record(run_id)
-        if stored is not None:
-            return FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
-        # The id says when the run was claimed or asked for: it has not started before that.
-        at_ms = run_id_ms(run_id)
-        if at_ms is not None:
-            candidates = await self._history.units_from(at_ms, limit=EXAMINED)
-            for one in await self._open(candidates):
-                if one.run.id == run_id:
-                    return one
-            stored = await self._history.record(run_id)  # it may have been settled in between
-            if stored is not None:
-                return FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
+        """One run, settled or not. Raises RunNotFound. An id does not always tell the shard, so all are asked."""
+        answers = await asyncio.gather(*(one.get(run_id) for one in self._parts), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, FoundRun):
+                return answer
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
         raise RunNotFound(f"no run {run_id[:100]!r}")
 
     async def totals(self) -> RunTotals:
         """What all runs came to."""
-        return await self._history.totals(now_ms=self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        found = await asyncio.gather(*(one.history.totals(now_ms=now_ms) for one in self._parts))
+        return found[0] if len(found) == 1 else sum_of(found)
 
-    async def _of_job(self, job_id: str, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
+    async def _candidates(self, query: Query, before: Place | None, count: int) -> list[tuple[int, Candidate]]:
+        """The first places of the list over all shards, each with the number of its shard."""
+        pages = await asyncio.gather(
+            *(one.history.candidates(query, before=before, count=count) for one in self._parts)
+        )
+        found = [(shard, one) for shard, page in enumerate(pages) for one in page]
+        if len(pages) > 1:
+            found.sort(key=lambda one: one[1].place, reverse=True)
+        return found[:count]
+
+    async def _resolved(self, candidates: Sequence[tuple[int, Candidate]]) -> list[FoundRun]:
+        """What stands at these places, in their order."""
+        of_shards: dict[int, list[Candidate]] = {}
+        for shard, one in candidates:
+            of_shards.setdefault(shard, []).append(one)
+        parts = await asyncio.gather(*(self._parts[shard].resolved(own) for shard, own in of_shards.items()))
+        if len(parts) == 1:
+            return parts[0]
+        return sorted(chain(*parts), key=lambda one: one.place, reverse=True)
+
+
+class _HistoryOfShard:
+    """The same of one shard."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self.history = HistoryStore(store)
+
+    async def get(self, run_id: str) -> FoundRun | None:
+        stored = await self.history.record(run_id)
+        if stored is not None:
+            return FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
+        # The id says when the run was claimed or asked for: it has not started before that.
+        at_ms = run_id_ms(run_id)
+        if at_ms is None:
+            return None
+        candidates = await self.history.units_from(at_ms, limit=EXAMINED)
+        for one in await self._open(candidates):
+            if one.run.id == run_id:
+                return one
+        stored = await self.history.record(run_id)  # it may have been settled in between
+        return None if stored is None else FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
+
+    async def of_job(self, job_id: str, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
         found: list[FoundRun] = []
         if query.status is None:
             units = [job_id, *await self._store.children(job_id)]
@@ -112,7 +154,7 @@ class HistoryService:
                 runs = [*_waiting(stored), *_in_flight(unit, stored)]
                 found += [FoundRun(job_id, run, Place(run.started_at_ms or 0, run.id.encode())) for run in runs]
             found = [one for one in found if query.covers(one.place)]
-        settled = await self._history.of_job(job_id, query)
+        settled = await self.history.of_job(job_id, query)
         # By id, the settled last: one that was settled between the two reads counts as that.
         found += [FoundRun(one.job_id, one.run, place_of(one.run)) for one in settled]
         found = sorted({one.run.id: one for one in found}.values(), key=lambda one: one.place, reverse=True)
@@ -121,10 +163,10 @@ class HistoryService:
         page = found[skip : skip + limit]
         return RunPage(page, page[-1].place if len(found) > skip + limit else None)
 
-    async def _resolved(self, candidates: Sequence[Candidate]) -> list[FoundRun]:
+    async def resolved(self, candidates: Sequence[Candidate]) -> list[FoundRun]:
         """What stands at these places, in their order."""
         settled = [one for one in candidates if one.is_settled]
-        records = await self._history.records([one.name for one in settled])
+        records = await self.history.records([one.name for one in settled])
         at: dict[Place, list[FoundRun]] = {
             one.place: [FoundRun(record.job_id, record.run, one.place)]
             for one, record in zip(settled, records, strict=True)

@@ -6,6 +6,7 @@ Needs no node: an API process and a node share nothing but Redis.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -29,8 +30,6 @@ log = get_logger(__name__)
 
 TRIES = 32
 """Each failed try means that another change or a fire of this very job came first."""
-PAGE_EXAMINES = 1000
-"""How many jobs one page of a filtered list looks at; it may then be short, and its cursor goes on from there."""
 
 
 RECORDS_LOOKED_AT = 100
@@ -68,13 +67,6 @@ class RunNow(msgspec.Struct, frozen=True):
     next_at_ms: int | None = None
 
 
-class Page(msgspec.Struct, frozen=True):
-    """Part of a list. ``cursor``: where the next page begins; None at the end."""
-
-    jobs: list[JobView]
-    cursor: str | None
-
-
 class JobService:
     """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part; nothing is changed then,
     or, if the answer was lost, the change is made as a whole."""
@@ -84,37 +76,39 @@ class JobService:
         self._clock = clock
         self._metrics = metrics
 
+    @property
+    def store(self) -> RedisStore:
+        return self._store
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
     async def upsert(self, job: Job) -> tuple[JobView, bool]:
         """Store the job under its id; the job as stored, and whether anything changed.
 
         Raises InvalidInput if its trigger never fires again.
         """
 
-        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
-            old, state = stored.snapshot.job, stored.snapshot.state
-            if old is None or not same_fire_times(old, job) or state is None or state.next_fire_ms is None:
-                if stored.fault is None and old is not None and old.same_definition(job):
-                    return None  # its last run is not settled yet; nothing changes
-                _check_fires(job, now_ms)
-            snapshot = stored.snapshot
-            if stored.fault is not None:
-                snapshot = Snapshot(None, None, snapshot.lease)
-            return plan_upsert(
-                job,
-                snapshot,
-                now_ms=now_ms,
-                downtimes=stored.downtimes,
-                store_id=stored.store_id,
-                children=stored.children > 0,
-            )
-
-        stored, transition = await self.change(job.id, plan)
+        # Most are new, or stored already just so: either way, one command is enough.
+        found: StoredJob | None = None
+        created = as_created(job, now_ms=self._clock.now_ms())
+        if created is not None:
+            found = (await self._store.create([created]))[0]
+            if found is None:
+                log.info(JOB_UPSERTED, job_id=job.id, version=1)
+                return JobView(job.id, *created, None), True
+        stored, transition = await self.change(job.id, partial(step_of_upsert, job), found=found)
         if transition is None:
             return view_of(job.id, stored), False
-        if overlaps(stored):
-            await self._cancel_children(job.id, "its job was changed")
+        await self.finish_upsert(stored, job.id)
         log.info(JOB_UPSERTED, job_id=job.id, version=transition.job.version if transition.job else None)
         return changed_view(job.id, stored, transition), True
+
+    async def finish_upsert(self, replaced: StoredJob, job_id: str) -> None:
+        """What follows the write of an upsert: runs of the replaced definition that overlapped are not tried again."""
+        if overlaps(replaced):
+            await self._cancel_children(job_id, "its job was changed")
 
     async def delete(self, job_id: str) -> None:
         """Remove the job. Raises JobNotFound."""
@@ -268,30 +262,6 @@ class JobService:
             raise JobNotFound(job_id)
         return view_of(job_id, stored)
 
-    async def page(self, *, cursor: str = "", prefix: str = "", status: str | None = None, limit: int = 100) -> Page:
-        """Jobs in the order of their ids, from after ``cursor``: those that start with ``prefix`` and have ``status``.
-
-        A page with a ``status`` looks at a bounded number of jobs, so it may be short and still not be the last.
-        """
-        found: list[JobView] = []
-        examined = 0
-        while len(found) < limit and examined < PAGE_EXAMINES:
-            wanted = min(limit if status is None else PAGE_EXAMINES, limit - len(found) if status is None else 200)
-            ids = await self._store.page_ids(after=cursor, prefix=prefix, limit=wanted)
-            for job_id, stored in zip(ids, await self._store.read_many(ids), strict=True):
-                cursor = job_id
-                examined += 1
-                if not exists(stored):
-                    continue  # deleted between the two reads
-                view = view_of(job_id, stored)
-                if status is None or view.status == status:
-                    found.append(view)
-                if len(found) >= limit:
-                    return Page(found, cursor)
-            if len(ids) < wanted:
-                return Page(found, None)
-        return Page(found, cursor)
-
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
         """Settled runs and misses of a job, newest first; also of one that is gone, until they are trimmed."""
         return await self._store.history(job_id, skip=skip, limit=limit)
@@ -336,22 +306,73 @@ class JobService:
         return changed_view(job_id, stored, transition), True
 
     async def change(
-        self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]
+        self, job_id: str, plan: Callable[[StoredJob, int], Transition | None], *, found: StoredJob | None = None
     ) -> tuple[StoredJob, Transition | None]:
-        """Read the job or unit, plan, write; again if it changed in between. What was read, and the step taken."""
+        """Read the job or unit, plan, write; again if it changed in between. What was read, and the step taken.
+
+        ``found``: what was read just now.
+        """
         for _ in range(TRIES):
-            stored = await self._store.read(job_id)
+            stored = found or await self._store.read(job_id)
+            found = None
             transition = plan(stored, self._clock.now_ms())
             if transition is None:
                 return stored, None
             if await self._store.change(job_id, stored, transition):
-                for record in transition.records:
-                    report_record(self._metrics, job_of_unit(job_id), record)
+                self.report(job_id, transition)
                 return stored, transition
         raise StoreUnavailable(f"job {job_id!r} changes too often to be changed now")
 
+    def report(self, job_id: str, applied: Transition) -> None:
+        """Log and count the records that a change has written."""
+        for record in applied.records:
+            report_record(self._metrics, job_of_unit(job_id), record)
 
-def _check_fires(job: Job, now_ms: int) -> None:
+
+_NOTHING = StoredJob(Snapshot(None, None, None), b"", b"", (), "")
+"""Under the id of a new job. No rule for creating one asks for downtimes or the store's id."""
+
+
+def as_created(job: Job, *, now_ms: int, state: JobState | None = None) -> tuple[Job, JobState] | None:
+    """Definition and state of a job where nothing is stored yet; ``state`` if it is known already.
+
+    None: it would be refused then. It is not, if just that is stored.
+    """
+    if state is None:
+        try:
+            step = step_of_upsert(job, _NOTHING, now_ms)
+        except InvalidInput:
+            return None
+        if step is None or step.state is None:
+            return None
+        state = step.state
+    return replace(job, version=1, created_at_ms=now_ms, updated_at_ms=now_ms), state
+
+
+def step_of_upsert(job: Job, stored: StoredJob, now_ms: int) -> Transition | None:
+    """The step by which ``job`` replaces what is stored under its id; None: it is stored already.
+
+    Raises InvalidInput if its trigger never fires again.
+    """
+    old, state = stored.snapshot.job, stored.snapshot.state
+    if old is None or not same_fire_times(old, job) or state is None or state.next_fire_ms is None:
+        if stored.fault is None and old is not None and old.same_definition(job):
+            return None  # its last run is not settled yet; nothing changes
+        check_fires(job, now_ms)
+    snapshot = stored.snapshot
+    if stored.fault is not None:
+        snapshot = Snapshot(None, None, snapshot.lease)
+    return plan_upsert(
+        job,
+        snapshot,
+        now_ms=now_ms,
+        downtimes=stored.downtimes,
+        store_id=stored.store_id,
+        children=stored.children > 0,
+    )
+
+
+def check_fires(job: Job, now_ms: int) -> None:
     """Raise InvalidInput if the job has no fire time after now, naming what leaves it none."""
     trigger = compile_trigger(job.trigger)
     check_fires_again(trigger, now_ms)

@@ -238,7 +238,7 @@ class Lane(Service):
             outcome = Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
         ended = Ended(outcome, batch.fence, started_at_ms, self.clock.now_ms(), request=request)
         status = f"{outcome.status // 100}xx" if outcome.status else ""
-        self.metrics.attempts.labels(outcome.kind.value, status).inc()
+        self.metrics.attempts.add(str(outcome.kind), status)
         self.metrics.duration.observe(outcome.latency_ms / 1000)
         step = plan_called(task, ended, batch.rules)
         self._put(batch, row, step, step.task)

@@ -61,7 +61,7 @@ class AccountStore:
             # Nothing has left it yet. Of runs that overlap, the first may end, and be recorded, after the second.
             known = [*records, *(child.open for child in children if child.open is not None)]
             forgotten_ms = min([forgotten_ms, *(_first_ms(one) - 1 for one in known if _is_of_trigger(one))])
-        stored = read_stored(definition, state, lease, downtimes, store_id)
+        stored = read_stored(job_id, definition, state, lease, downtimes, store_id)
         return StoredAccount(stored, records, forgotten_ms, children)
 
     async def runs(self, run_ids: Sequence[str]) -> dict[str, Run]:

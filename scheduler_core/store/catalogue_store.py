@@ -85,6 +85,7 @@ class CatalogueStore:
         self._ends = keys.catalogue("ends")
         self._paused = keys.catalogue("paused")
         self._deleting = keys.catalogue("deleting")
+        self._copying = keys.catalogue("copying")
         self._counters = keys.catalogue("counters")
         self._of_prefix = keys.catalogue("of:")
         self._add_target = load_script("catalogue_add_target")
@@ -113,7 +114,7 @@ class CatalogueStore:
             return []
         with translated_faults():
             rows: list[Any] = await self._client.hmget(self._targets, [str(one) for one in target_ids])
-        return [None if row is None else _stored(one, row) for one, row in zip(target_ids, rows, strict=True)]
+        return [None if row is None else decode_target(one, row) for one, row in zip(target_ids, rows, strict=True)]
 
     async def change_target(self, stored: StoredTarget, target: Target) -> str:
         """Store ``target`` in place of ``stored``: ``ok``, ``gone``, ``taken`` (its name) or ``changed``."""
@@ -142,6 +143,24 @@ class CatalogueStore:
     async def page_targets(self, *, after: int, skip: int, limit: int) -> list[int]:
         """Up to ``limit`` ids above ``after``, but for the first ``skip``, in their order."""
         return await self._page(self._target_ids, after, skip, limit)
+
+    async def mark(self, mark: str, *, now_ms: int) -> None:
+        """Note that copies of a target are about to be changed. ``mark``: the target's id, a blank and a token."""
+        with translated_faults():
+            await self._client.zadd(self._copying, {mark: now_ms})
+
+    async def unmark(self, mark: str) -> None:
+        """All copies are changed."""
+        with translated_faults():
+            await self._client.zrem(self._copying, mark)
+
+    async def marks(self, *, before_ms: int, limit: int) -> list[str]:
+        """Marks set before an instant that are still there."""
+        with translated_faults():
+            found: list[Any] = await self._client.zrange(
+                self._copying, "-inf", before_ms, byscore=True, offset=0, num=limit
+            )
+        return [mark.decode() for mark in found]
 
     # ---- schedules ----------------------------------------------------------------------------------------------
 
@@ -283,7 +302,8 @@ def draw_token() -> str:
     return secrets.token_hex(8)
 
 
-def _stored(target_id: int, raw: bytes) -> StoredTarget:
+def decode_target(target_id: int, raw: bytes) -> StoredTarget:
+    """A target from its definition. Raises CorruptDocument."""
     try:
         return StoredTarget(replace(_target_decoder.decode(raw), id=target_id), raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

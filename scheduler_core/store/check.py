@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+
+from scheduler_core.errors import StoreRefused
+from scheduler_core.redis_url import Topology
 
 OLDEST_VERSION = (6, 2)
 
@@ -18,7 +21,26 @@ class Finding(msgspec.Struct, frozen=True):
     fatal: bool
 
 
-def check_server(info: Mapping[str, Any]) -> list[Finding]:
+def check_servers(infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:
+    """What is wrong with the servers that gave these INFOs: the master, or those of a Cluster; fatal findings first."""
+    found = [finding for info in infos for finding in check_server(info, topology)]
+    return sorted(dict.fromkeys(found), key=lambda finding: not finding.fatal)
+
+
+def wrong_scheme(error: StoreRefused, topology: Topology) -> str | None:
+    """What is wrong with a URL that leads to servers which know nothing of a Cluster, or of Sentinels."""
+    text = str(error)
+    if topology is Topology.CLUSTER and "cluster support disabled" in text:
+        return (
+            "CRONPOST_REDIS_URL is that of a Cluster, and this Redis is none: "
+            "it has to begin with redis:// (or rediss://)"
+        )
+    if topology is Topology.SENTINEL and "unknown command" in text and "sentinel" in text.lower():
+        return "CRONPOST_REDIS_URL names servers that are no Sentinels: it has to begin with redis:// (or rediss://)"
+    return None
+
+
+def check_server(info: Mapping[str, Any], topology: Topology = Topology.SINGLE) -> list[Finding]:
     """What is wrong with the server that gave this INFO; fatal findings first. Fields that it does not tell (some
     hosted services hide them) are not judged."""
     findings: list[Finding] = []
@@ -26,9 +48,21 @@ def check_server(info: Mapping[str, Any]) -> list[Finding]:
     numbers = tuple(int(number) for number in re.findall(r"[0-9]+", version)[:2])
     if len(numbers) == 2 and numbers < OLDEST_VERSION:
         findings.append(Finding(f"Redis is version {version}; the oldest that works is 6.2: upgrade it", fatal=True))
-    if str(info.get("cluster_enabled", "0")) == "1":
+    if topology is not Topology.CLUSTER and str(info.get("cluster_enabled", "0")) == "1":
         findings.append(
-            Finding("Redis runs as a Cluster, which is not supported yet: use a single server or Sentinel", fatal=True)
+            Finding(
+                "Redis runs as a Cluster, and CRONPOST_REDIS_URL is that of a single server: "
+                "it has to begin with redis+cluster:// (or rediss+cluster://)",
+                fatal=True,
+            )
+        )
+    if str(info.get("redis_mode", "")) == "sentinel":
+        findings.append(
+            Finding(
+                "This is a Sentinel, and CRONPOST_REDIS_URL is that of a server: it has to be "
+                "redis+sentinel://host:port,host:port/master-name",
+                fatal=True,
+            )
         )
     policy = str(info.get("maxmemory_policy", "noeviction"))
     if policy.startswith("allkeys-"):
@@ -56,6 +90,15 @@ def check_server(info: Mapping[str, Any]) -> list[Finding]:
             Finding(
                 "Redis's append-only file is off: if Redis dies, what was accepted since its last snapshot is lost. "
                 "Set appendonly yes",
+                fatal=False,
+            )
+        )
+    if int(info.get("connected_slaves", 0)) > 0 and "min_slaves_good_slaves" not in info:
+        findings.append(
+            Finding(
+                "Redis has replicas, and min-replicas-to-write is 0: a master that is cut off from them goes on taking "
+                "jobs and results, which are lost once one of them has taken its place. Set min-replicas-to-write 1, "
+                "and have two replicas",
                 fatal=False,
             )
         )

@@ -41,7 +41,7 @@ class UncancelledRedis(Redis):
         return UncancelledPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
-class _PackedInC(AbstractConnection):
+class PackedInC(AbstractConnection):
     """Writes commands with hiredis, as redis-py's blocking client does; in Python, the arguments of a batch of
     settles take longer than the plans that they carry."""
 
@@ -50,15 +50,15 @@ class _PackedInC(AbstractConnection):
         return [hiredis.pack_command((*words, *args[1:]))]
 
 
-class _PackedConnection(_PackedInC, Connection):
+class _PackedConnection(PackedInC, Connection):
     pass
 
 
-class _PackedUnixConnection(_PackedInC, UnixDomainSocketConnection):
+class _PackedUnixConnection(PackedInC, UnixDomainSocketConnection):
     pass
 
 
-class _PackedSslConnection(_PackedInC, SSLConnection):
+class _PackedSslConnection(PackedInC, SSLConnection):
     pass
 
 

@@ -7,26 +7,89 @@ document: they need no JSON, no arithmetic and no knowledge of fields.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import msgspec
 
 from scheduler_core.errors import CorruptDocument
-from scheduler_core.job import Downtime, Job, JobState, Lease
+from scheduler_core.job import USUAL, Downtime, Job, JobState, Lease, Policies
 from scheduler_core.run import Miss, Reason, Record, Run, RunDetail, RunState
 from scheduler_core.status import LETTERS, RunStatus, status_of
+from scheduler_core.trigger import CronSpec, TriggerSpec
 
 TAG_BYTES = 8
 
+
+class _Definition(msgspec.Struct, omit_defaults=True):
+    """A job's definition as it is stored: short, since there may be millions.
+
+    The id is not in it, because it is the name of the field that holds it; a cron expression stands by itself. An ``m``
+    that is missing is equal to ``c``. Documents of the first form, with ``i`` and with every trigger under ``g``, are
+    read as well. What each letter means is told at the fields of :class:`Job`.
+    """
+
+    u: str
+    p: bytes
+    x: str | None = None
+    """Of a cron trigger the expression, and in ``z`` the time zone."""
+    z: str = "UTC"
+    g: TriggerSpec | None = None
+    """Any other trigger."""
+    r: int | None = None
+    q: bool = False
+    v: int = 1
+    c: int = 0
+    m: int | None = None
+    o: Policies = USUAL
+    n: str | None = None
+    t: int | None = None
+    i: str = ""
+
+
 _encoder = msgspec.msgpack.Encoder()
-_job_decoder = msgspec.msgpack.Decoder(Job)
+_job_decoder = msgspec.msgpack.Decoder(_Definition)
 _state_decoder = msgspec.msgpack.Decoder(JobState)
 _record_decoder = msgspec.msgpack.Decoder(tuple[str, Run])
 _miss_decoder = msgspec.msgpack.Decoder(Miss)
 _detail_decoder = msgspec.msgpack.Decoder(RunDetail)
 
-encode_job = _encoder.encode
-
 RecordArgs = tuple[str, str, int | str, int | str, bytes, bytes]
+
+
+def encode_job(job: Job) -> bytes:
+    """The stored form of a definition; what it leaves out is its id."""
+    trigger = job.trigger
+    is_cron = type(trigger) is CronSpec
+    return _encoder.encode(
+        _Definition(
+            job.url,
+            job.payload,
+            trigger.expression if is_cron else None,  # type: ignore[union-attr]
+            trigger.timezone if is_cron else "UTC",  # type: ignore[union-attr]
+            None if is_cron else trigger,
+            job.retry_already_running,
+            job.recovery_check,
+            job.version,
+            job.created_at_ms,
+            None if job.updated_at_ms == job.created_at_ms else job.updated_at_ms,
+            job.policies,
+            job.name,
+            job.target_id,
+        )
+    )
+
+
+def decode_job(job_id: str, stored: bytes) -> Job:
+    """The definition that is stored for ``job_id``. Raises CorruptDocument."""
+    try:
+        one = _job_decoder.decode(stored)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptDocument(f"its definition cannot be read: {error}") from error
+    trigger = one.g if one.x is None else CronSpec(one.x, one.z)
+    if trigger is None:
+        raise CorruptDocument("its definition cannot be read: it has no trigger")
+    updated_ms = one.c if one.m is None else one.m
+    return Job(job_id, one.u, trigger, one.p, one.r, one.q, one.v, one.c, updated_ms, one.o, one.n, one.t)
 
 
 def encode_state(state: JobState) -> bytes:
@@ -34,12 +97,17 @@ def encode_state(state: JobState) -> bytes:
     return random.getrandbits(64).to_bytes(TAG_BYTES, "big") + _encoder.encode(state)
 
 
-def decode_job(stored: bytes) -> Job:
-    """Raises CorruptDocument."""
-    try:
-        return _job_decoder.decode(stored)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptDocument(f"its definition cannot be read: {error}") from error
+def encode_states(states: Sequence[JobState]) -> list[bytes]:
+    """The stored forms of many states, each under a tag of its own. An object that comes again is encoded once."""
+    tags = random.randbytes(TAG_BYTES * len(states))
+    known: dict[int, bytes] = {}
+    encoded: list[bytes] = []
+    for at, state in enumerate(states):
+        body = known.get(id(state))
+        if body is None:
+            body = known[id(state)] = _encoder.encode(state)
+        encoded.append(tags[TAG_BYTES * at : TAG_BYTES * (at + 1)] + body)
+    return encoded
 
 
 def decode_state(stored: bytes) -> JobState:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis import exceptions as redis_errors
+from redis.asyncio.sentinel import MasterNotFoundError
 
 from scheduler_core.errors import StoreRefused, StoreUnavailable
 
@@ -46,6 +47,8 @@ def translate(error: Exception) -> StoreUnavailable | StoreRefused:
     refused = isinstance(error, LASTING) or isinstance(error.__cause__ or error.__context__, LASTING)
     if refused or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
         return StoreRefused(f"Redis refuses this client: {text}")
+    if isinstance(error, MasterNotFoundError):
+        return StoreUnavailable(f"the Sentinels name no master: {text[:300]}")
     if "OOM" in text:
         return StoreUnavailable(f"Redis is out of memory: {text}")
     # Inside a script an error comes as "<code> <text> script: <sha>, on @user_script:<line>."
@@ -65,3 +68,9 @@ def translated_faults() -> Iterator[None]:
         yield
     except (redis_errors.RedisError, OSError) as error:
         raise translate(error) from error
+
+
+def of_replica(error: Exception) -> bool:
+    """Whether the cause of a fault is that the server is a replica, which takes no writes. Before Redis 7, a script
+    says so in the middle of its own error."""
+    return isinstance(error.__cause__, redis_errors.ReadOnlyError) or "-READONLY" in str(error.__cause__)

@@ -100,6 +100,18 @@ class RunTotals(msgspec.Struct, frozen=True):
         return self.latency_ms / self.timed if self.timed else None
 
 
+def sum_of(totals: Sequence[RunTotals]) -> RunTotals:
+    """The totals of several shards together."""
+    return RunTotals(
+        by_status={status: sum(one.by_status[status] for one in totals) for status in RunStatus},
+        latency_ms=sum(one.latency_ms for one in totals),
+        timed=sum(one.timed for one in totals),
+        last_hour=sum(one.last_hour for one in totals),
+        stored=sum(one.stored for one in totals),
+        stored_bytes=sum(one.stored_bytes for one in totals),
+    )
+
+
 class Bounds(msgspec.Struct, frozen=True):
     """How much is kept in all, successes and failures apart."""
 

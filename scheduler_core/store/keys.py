@@ -83,7 +83,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def meta(self) -> str:
-        """Hash: fence counter, store id, schema, last beat, downtimes."""
+        """Hash: fence counter, store id, last beat, downtimes; of the first shard also the number of shards."""
         return f"{self.root}:meta"
 
     @property

@@ -6,16 +6,16 @@ The lane lies on one shard, whatever number there is: its order and its pauses h
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
-from redis.exceptions import ReadOnlyError
 
 from scheduler_core.config import LaneSettings
 from scheduler_core.errors import CorruptDocument
 from scheduler_core.run import Run, RunDetail
 from scheduler_core.store.codec import record_args
-from scheduler_core.store.faults import translated_faults
+from scheduler_core.store.faults import of_replica, translated_faults
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.store.scripts import Arg, Script, load_script
 from scheduler_core.store.subscribe import messages
@@ -214,8 +214,9 @@ class LaneStore:
 
         The first item, None, says that the subscription stands. Raises StoreUnavailable when Redis goes.
         """
-        async for message in messages(self._client, self._channel):
-            yield None if message is None else int(message)
+        async with aclosing(messages(self._client, self._channel)) as heard:
+            async for message in heard:
+                yield None if message is None else int(message)
 
     # ---- what clients do ----------------------------------------------------------------------------------------
 
@@ -305,7 +306,7 @@ class LaneStore:
             with translated_faults():
                 return await script.run(self._client, keys, args)
         except Exception as error:
-            if isinstance(error.__cause__, ReadOnlyError):
+            if of_replica(error):
                 # A failover made this server a replica. New connections find the new master.
                 await self._client.connection_pool.disconnect(inuse_connections=False)
             raise

@@ -12,10 +12,9 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import ReadOnlyError
 
-from scheduler_core.errors import CorruptDocument, StoreUnavailable
-from scheduler_core.job import Downtime, Job, JobState, Lease, Snapshot
+from scheduler_core.errors import CorruptDocument, StoreRefused
+from scheduler_core.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, Snapshot
 from scheduler_core.run import Miss, Record, Run, RunState
 from scheduler_core.store import keys as scores
 from scheduler_core.store.client import carried_through, connect
@@ -30,13 +29,15 @@ from scheduler_core.store.codec import (
     decode_state,
     encode_job,
     encode_state,
+    encode_states,
     is_mark,
     record_args,
 )
-from scheduler_core.store.faults import translated_faults
+from scheduler_core.store.faults import of_replica, translated_faults
 from scheduler_core.store.keys import CHILD, Keys, child_id, job_of_unit
 from scheduler_core.store.scripts import Arg, load_script
-from scheduler_core.transition import Transition
+from scheduler_core.store.subscribe import messages
+from scheduler_core.transition import Transition, next_wake_ms
 
 __all__ = [
     "Beat",
@@ -54,8 +55,6 @@ __all__ = [
 
 DOWNTIMES_KEPT = 64
 """How many downtimes are kept apart. A job that was not claimed through so many is judged by their sum."""
-SIGN_OF_LIFE_SECONDS = 5.0
-"""How long the connection for wake-ups may be silent before Redis is asked whether it is there, and then to answer."""
 CLAIM_LIMIT = 1000
 """The most jobs that one claim takes; Lua's stack bounds it."""
 
@@ -102,12 +101,23 @@ class Settlement(msgspec.Struct, frozen=True):
     """Fence and node of the lease under which the job is settled."""
     expected_tag: bytes
     step: tuple[Arg, ...]
+    wake_ms: int | None = None
+    """When the job is due again afterwards; None: not by itself."""
 
     @classmethod
     def of(cls, claimed: ClaimedJob, transition: Transition | None) -> Settlement:
         """``transition`` None hands the job back unfinished."""
         holder = f"{claimed.lease.fence} {claimed.lease.node}"
-        return cls(claimed.id, holder, claimed.tag, _step(claimed.id, transition))
+        step = _step(claimed.id, transition)
+        wake = step[2] if transition is not None and transition.state is not None else None
+        wake_ms = wake if isinstance(wake, int) and wake < scores.CLAIMED else None
+        return cls(claimed.id, holder, claimed.tag, step, wake_ms)
+
+    @classmethod
+    def later(cls, claimed: ClaimedJob, wake_ms: int) -> Settlement:
+        """Hands the job back unfinished, to be claimed again at ``wake_ms``."""
+        holder = f"{claimed.lease.fence} {claimed.lease.node}"
+        return cls(claimed.id, holder, claimed.tag, ("return", b"", wake_ms, "", 0))
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -158,8 +168,14 @@ class RedisStore:
         self._retention = retention or Retention()
         self._claim = load_script("claim_jobs")
         self._recover = load_script("recover_claims")
+        self._own = load_script("own_leases")
         self._settle = load_script("settle_runs")
-        self._change = load_script("change_job")
+        k = self._keys
+        # Every key is worked out when it is asked for; these are asked for in every request that changes a job.
+        self._of_changes = (k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, *k.record_keys)
+        self._of_creations = (k.due, k.jobs, k.states, k.leases, k.ids, k.meta, k.children)
+        self._change = load_script("change_jobs")
+        self._create = load_script("create_jobs")
         self._beat = load_script("beat_node")
         self._leave = load_script("leave_node")
         self._reap = load_script("reap_leases")
@@ -183,6 +199,10 @@ class RedisStore:
         await carried_through()
         await self._client.aclose()
 
+    async def number_of_shards(self, number: int) -> int:
+        """Into how many shards the store is divided whose first one this is; ``number`` on the very first start."""
+        return int(await self._run(load_script("open_shards"), (self._keys.meta, self._keys.jobs), (number,)))
+
     async def time_ms(self) -> float:
         """Redis's clock, in epoch milliseconds."""
         with translated_faults():
@@ -192,9 +212,19 @@ class RedisStore:
     # ---- what the loop does -------------------------------------------------------------------------------------
 
     async def claim(
-        self, *, now_ms: int, limit: int, node: str, token: int, recent_ms: int, dead_after_ms: int, downtime_count: int
+        self,
+        *,
+        now_ms: int,
+        limit: int,
+        node: str,
+        token: int,
+        recent_ms: int,
+        dead_after_ms: int,
+        downtime_count: int,
+        suspects: int = 1,
     ) -> Claim:
-        """Take up to ``limit`` due jobs. ``token`` numbers the claims of this node, from 1.
+        """Take up to ``limit`` due jobs. ``token`` numbers the claims of this node, from 1. Of the jobs whose runs were
+        lost with ``SUSPECT_LOSSES`` nodes in a row, at most ``suspects``; the others come again a moment later.
 
         After StoreUnavailable with ``effect_unknown``, ask :meth:`recover`.
         """
@@ -202,7 +232,17 @@ class RedisStore:
         answer = await self._run(
             self._claim,
             (k.due, k.jobs, k.states, k.leases, k.meta, k.nodes, k.claims),
-            (now_ms, min(limit, CLAIM_LIMIT), node, token, recent_ms, dead_after_ms, downtime_count),
+            (
+                now_ms,
+                min(limit, CLAIM_LIMIT),
+                node,
+                token,
+                recent_ms,
+                dead_after_ms,
+                downtime_count,
+                suspects,
+                SUSPECT_LOSSES,
+            ),
         )
         if answer[0] == b"beat":
             return Claim([], None, None, downtime_count, must_beat=True)
@@ -224,6 +264,13 @@ class RedisStore:
         k = self._keys
         rows = await self._run(self._recover, (k.leases, k.jobs, k.states, k.claims), (node, token))
         return [_claimed(*row) for row in rows]
+
+    async def leases_of(self, node: str) -> list[tuple[str, int, int]]:
+        """The jobs that Redis says this node holds: id, fence, and the number of the claim that took it. A lease that
+        cannot be read is left out: the reaper voids it."""
+        found = await self._run(self._own, (self._keys.leases,), (node,))
+        rows = zip(found[::3], found[1::3], found[2::3], strict=True)
+        return [(job_id.decode(), int(fence), int(token)) for job_id, fence, token in rows]
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         """Settle a batch. One answer per settlement; running the same batch again is harmless."""
@@ -293,23 +340,9 @@ class RedisStore:
         costs at most the cap of the loop's sleep. A silent Redis is asked for a sign of life, since a connection that
         was cut without a word looks like one on which nothing happens.
         """
-        with translated_faults():
-            async with self._client.pubsub() as pubsub:
-                await pubsub.subscribe(self._keys.wake)
-                asked = False
-                while True:
-                    message = await pubsub.get_message(timeout=SIGN_OF_LIFE_SECONDS)
-                    if message is None:
-                        if asked:
-                            raise StoreUnavailable("Redis does not answer on the connection for wake-ups")
-                        await pubsub.ping()
-                        asked = True
-                        continue
-                    asked = False
-                    if message["type"] == "subscribe":
-                        yield None
-                    elif message["type"] == "message":
-                        yield int(float(message["data"]))
+        async with contextlib.aclosing(messages(self._client, self._keys.wake)) as heard:
+            async for message in heard:
+                yield None if message is None else int(float(message))
 
     # ---- what clients do ----------------------------------------------------------------------------------------
 
@@ -322,30 +355,41 @@ class RedisStore:
 
         ``job_id`` may be a child unit. A change spawns none.
         """
+        answer = (await self.change_many([(job_id, stored, transition)]))[0]
+        if isinstance(answer, StoreRefused):
+            raise answer
+        return answer
+
+    async def change_many(self, changes: Sequence[tuple[str, StoredJob, Transition]]) -> list[bool | StoreRefused]:
+        """Apply a change of each of several jobs, no job twice, at most 250; each by itself as :meth:`change` does."""
         k, kept = self._keys, self._retention
-        operation, state, wake, waiting, *records = _step(job_id, transition)
-        names = (k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children)
-        owner = job_of_unit(job_id)
-        answer = await self._run(
-            self._change,
-            (*names, k.history(owner), k.failures(owner), *k.record_keys),
-            (
-                job_id,
-                stored.tag,
-                stored.lease_row,
-                b"" if transition.job is None else encode_job(transition.job),
-                operation,
-                state,
-                wake,
-                waiting,
-                kept.entries,
-                kept.failures,
-                kept.after_ms,
-                k.wake,
-                *records,
-            ),
-        )
-        return bool(answer == b"ok")
+        names = [*self._of_changes]
+        args: list[Arg] = [kept.entries, kept.failures, kept.after_ms, k.wake]
+        for unit, stored, transition in changes:
+            operation, state, wake, waiting, *records = _step(unit, transition)
+            definition = b"" if transition.job is None else encode_job(transition.job)
+            owner = job_of_unit(unit)
+            names += (k.history(owner), k.failures(owner))
+            args += (unit, stored.tag, stored.lease_row, definition, operation, state, wake, waiting, *records)
+        answers = await self._run(self._change, names, args)
+        return [
+            answer == b"ok" if isinstance(answer, bytes) else _refusal(answer[0].decode(errors="replace"))
+            for answer in answers
+        ]
+
+    async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | None]:
+        """Create those of these jobs (no id twice, at most 1000) under whose ids nothing is stored, no tombstone either
+        nor an open run. None for each that was created; for the others what is stored, all of one moment.
+        """
+        k = self._keys
+        args: list[Arg] = [k.wake]
+        for (job, state), encoded in zip(new, encode_states([state for _, state in new]), strict=True):
+            args += (job.id, encode_job(job), encoded, score(state))
+        downtimes, store_id, *rows = await self._run(self._create, self._of_creations, args)
+        return [
+            None if row == b"ok" else read_stored(job.id, row[0], row[1], row[2], downtimes, store_id, int(row[3]))
+            for (job, _), row in zip(new, rows, strict=True)
+        ]
 
     async def page_ids(self, *, after: str, prefix: str, limit: int) -> list[str]:
         """Up to ``limit`` job ids that start with ``prefix`` and come after ``after``, in the order of their bytes."""
@@ -365,8 +409,8 @@ class RedisStore:
         names = (k.jobs, k.states, k.leases, k.meta, k.children)
         downtimes, store_id, *rows = await self._run(self._read, names, job_ids)
         return [
-            read_stored(definition, state, lease, downtimes, store_id, int(children))
-            for definition, state, lease, children in rows
+            read_stored(job_id, definition, state, lease, downtimes, store_id, int(children))
+            for job_id, (definition, state, lease, children) in zip(job_ids, rows, strict=True)
         ]
 
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
@@ -477,7 +521,7 @@ class RedisStore:
             with translated_faults():
                 return await script.run(self._client, keys, args)
         except Exception as error:
-            if isinstance(error.__cause__, ReadOnlyError):
+            if of_replica(error):
                 # A failover made this server a replica. New connections find the new master.
                 await self._client.connection_pool.disconnect(inuse_connections=False)
             raise
@@ -487,7 +531,7 @@ def score(state: JobState) -> int:
     """The job's score in the due set."""
     if state.quarantine is not None:
         return scores.QUARANTINED
-    wake = Transition(state).wake_ms
+    wake = next_wake_ms(state)
     if wake is not None:
         return wake
     return scores.PAUSED if state.paused_at_ms is not None else scores.IDLE
@@ -532,16 +576,17 @@ def _waiting_since(state: JobState) -> str:
 
 
 def _claimed(raw_id: bytes, definition: bytes | None, state: bytes | None, lease: bytes) -> ClaimedJob:
-    job, position, fault = _decode(definition, state)
+    unit = raw_id.decode()
+    job, position, fault = _decode(unit, definition, state)
     tag = b"" if state is None else state[:TAG_BYTES]
-    return ClaimedJob(raw_id.decode(), job, position, decode_lease(lease), tag, fault)
+    return ClaimedJob(unit, job, position, decode_lease(lease), tag, fault)
 
 
 def _settled(settlement: Settlement, answer: Any) -> Settled:
     if isinstance(answer, bytes):
         return Settled(answer.decode())
     definition, state = answer
-    job, position, fault = _decode(definition, state)
+    job, position, fault = _decode(settlement.job_id, definition, state)
     tag = b"" if state is None else state[:TAG_BYTES]
     fence, node = settlement.holder.split(" ")
     lease = Lease(int(fence), node, int(fence), 0)
@@ -549,6 +594,7 @@ def _settled(settlement: Settlement, answer: Any) -> Settled:
 
 
 def read_stored(
+    unit: str,
     definition: bytes | None,
     state: bytes | None,
     lease: bytes | None,
@@ -556,8 +602,8 @@ def read_stored(
     store_id: bytes | None,
     children: int = 0,
 ) -> StoredJob:
-    """A job from the three rows that the store keeps of it, and the facts that all jobs share."""
-    job, position, fault = _decode(definition, state)
+    """A job or unit from the three rows that the store keeps of it, and the facts that all jobs share."""
+    job, position, fault = _decode(unit, definition, state)
     if fault is None and (job is None) != (position is None) and not (position is not None and position.deleted):
         fault = f"its {'definition' if job is None else 'state'} is gone"
     held: Lease | None = None
@@ -576,12 +622,16 @@ def read_stored(
     )
 
 
-def _decode(definition: bytes | None, state: bytes | None) -> tuple[Job | None, JobState | None, str | None]:
+def _refusal(text: str) -> StoreRefused:
+    return StoreRefused(f"Redis refuses the command: {text}")
+
+
+def _decode(unit: str, definition: bytes | None, state: bytes | None) -> tuple[Job | None, JobState | None, str | None]:
     job: Job | None = None
     position: JobState | None = None
     fault: str | None = None
     try:
-        job = None if definition is None else decode_job(definition)
+        job = None if definition is None else decode_job(job_of_unit(unit), definition)
     except CorruptDocument as error:
         fault = str(error)
     try:

@@ -26,6 +26,7 @@ from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.services.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.catalogue_store import CatalogueCounts, CatalogueStore, Row
 from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.shards import Shards
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, dump, opened
 
@@ -41,8 +42,8 @@ class Bench:
         self.redis = redis
         self.clock = ManualClock()
         self.catalogue = CatalogueStore(store)
-        self.service = CatalogueService(self.catalogue, store, self.clock, Metrics())
-        self.sweeper = CatalogueSweeper(self.catalogue, store, self.clock, Metrics())
+        self.service = CatalogueService(Shards.of_one(store), self.clock, Metrics())
+        self.sweeper = CatalogueSweeper(Shards.of_one(store), self.clock, Metrics())
 
     async def names(self) -> list[str | None]:
         page = await self.service.list_schedules(limit=1000)
@@ -251,7 +252,7 @@ async def test_a_schedule_that_was_written_and_not_committed_becomes_a_whole_one
     schedule_id = await bench.catalogue.reserve(Row(1, "s"), token="a", now_ms=bench.clock.now, patience_ms=1_000)
     assert isinstance(schedule_id, int)
     job = job_of_schedule(schedule_id, name="s", target_id=1, timing=EVERY_10, now_ms=bench.clock.now)
-    await bench.service.jobs.upsert(job)
+    await bench.service.jobs.lead.upsert(job)
     assert await bench.names() == []
     assert await bench.later() == 1
     assert await bench.names() == ["s"]
@@ -260,17 +261,17 @@ async def test_a_schedule_that_was_written_and_not_committed_becomes_a_whole_one
 
 async def test_a_schedule_without_an_entry_in_the_catalogue_goes(bench: Bench) -> None:
     job = job_of_schedule(77, name="s", target_id=1, timing=EVERY_10, now_ms=bench.clock.now)
-    await bench.service.jobs.upsert(job)
+    await bench.service.jobs.lead.upsert(job)
     assert await bench.later() == 1
     with pytest.raises(JobNotFound):
-        await bench.service.jobs.get(job_id_of(77))
+        await bench.service.jobs.lead.get(job_id_of(77))
     await bench.check_nothing_is_left()
 
 
 async def test_a_schedule_whose_job_is_gone_leaves_the_catalogue(bench: Bench) -> None:
     await bench.service.add_target(TARGET)
     await bench.service.add_schedule("s", 1, EVERY_10)
-    await bench.service.jobs.delete("schedule_1")
+    await bench.service.jobs.lead.delete("schedule_1")
     assert await bench.later() == 1
     assert await bench.service.counts() == CatalogueCounts(1, 0, 0, 0, 0)
     assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 2
@@ -279,7 +280,7 @@ async def test_a_schedule_whose_job_is_gone_leaves_the_catalogue(bench: Bench) -
 async def test_a_deletion_of_a_schedule_that_was_cut_can_be_repeated(bench: Bench) -> None:
     await bench.service.add_target(TARGET)
     await bench.service.add_schedule("s", 1, EVERY_10)
-    await bench.service.jobs.delete("schedule_1")
+    await bench.service.jobs.lead.delete("schedule_1")
     await bench.service.delete_schedule(1)
     with pytest.raises(ScheduleNotFound):
         await bench.service.delete_schedule(1)
@@ -323,7 +324,7 @@ async def test_a_pause_a_window_and_a_name_of_which_only_a_half_was_written_are_
     await bench.service.add_target(TARGET)
     for number in range(4):
         await bench.service.add_schedule(str(number), 1, EVERY_10)
-    await bench.service.jobs.pause("schedule_1")
+    await bench.service.jobs.lead.pause("schedule_1")
     await bench.catalogue.change_schedule(2, Row(1, "1"), Row(1, "new"))
     await bench.catalogue.commit(3, end_ms=bench.clock.now, paused=False)
     assert (await bench.service.counts()).paused == 0

@@ -21,6 +21,7 @@ from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.services.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.catalogue_store import CatalogueStore
 from scheduler_core.store.redis_store import RedisStore, connect
+from scheduler_core.store.shards import Shards
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, check_keys, dump
 
@@ -88,8 +89,8 @@ class Histories(RuleBasedStateMachine):
         self.store = store
         self.catalogue = MortalCatalogue(store)
         self.catalogue.mortal = self.mortal
-        self.service = CatalogueService(self.catalogue, store, self.clock, Metrics())
-        self.sweeper = CatalogueSweeper(self.catalogue, store, self.clock, Metrics())
+        self.service = CatalogueService(Shards.of_one(store), self.clock, Metrics())
+        self.sweeper = CatalogueSweeper(Shards.of_one(store), self.clock, Metrics())
         self.targets: dict[int, str] = {}
         self.schedules: dict[int, tuple[str, int]] = {}
         self.given: dict[str, set[int]] = {"target": set(), "schedule": set()}

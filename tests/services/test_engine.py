@@ -54,7 +54,7 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
         bench = Bench(store, redis)
         yield bench
         for engine in bench.engines:
-            for service in engine._services:
+            for service in engine.services:
                 await service.stop()
             for task in list(engine.node.in_flight):
                 task.cancel()
@@ -81,7 +81,7 @@ async def test_a_stopping_node_lets_open_requests_end(bench: Bench) -> None:
     run_id = await bench.ask_for("a")
     await until(lambda: bool(deliverer.open))
     stopping = asyncio.ensure_future(engine.stop())
-    await until(lambda: engine._claimer._task is None)
+    await until(lambda: engine._shards[0].claimer._task is None)
     assert not stopping.done()
     deliverer.open[0].answer.set_result(answered(200))
     await stopping
@@ -107,7 +107,7 @@ async def test_a_sole_node_takes_over_at_once_what_was_open_when_the_last_one_wa
     killed, deliverer = await bench.start()
     run_id = await bench.ask_for("a")
     await until(lambda: bool(deliverer.open))
-    for service in killed._services:
+    for service in killed.services:
         await service.stop()
     _, successor = await bench.start(sole=True)
     await until(lambda: bool(successor.open), seconds=4)

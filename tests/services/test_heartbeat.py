@@ -107,3 +107,25 @@ async def test_the_clock_is_set_by_redis_and_does_not_lead_it(both: tuple[RedisS
         assert now <= await both[0].time_ms()
     await asyncio.sleep(0)
     assert await both[1].exists(KEYS.nodes) == 0
+
+
+async def test_a_node_that_could_not_beat_tries_again_at_least_once_a_beat(both: tuple[RedisStore, Redis]) -> None:
+    """Else it could be taken for dead when Redis is back and the others have beaten already."""
+    clock = ManualClock()
+    node = SteppedNode(both[0], clock, settings=EngineSettings(heartbeat_seconds=0.3))
+    await node.start()
+    await both[1].delete(KEYS.nodes)
+    await both[1].set(KEYS.nodes, "no sorted set")  # every beat fails
+    node.heartbeat.start()
+    pauses = []
+    for _ in range(20):
+        await until(lambda: bool(clock.sleeping))
+        pauses.append(clock.sleeping[0][0] - clock.monotonic())
+        clock.advance(round(pauses[-1] * 1000) + 1)
+        await until(lambda: not clock.sleeping or clock.sleeping[0][0] > clock.monotonic())
+    assert max(pauses) <= node.node.settings.heartbeat_seconds
+    assert not node.node.lease_holds
+    await both[1].delete(KEYS.nodes)
+    clock.advance(1_001)
+    await until(lambda: node.node.lease_holds)
+    await node.heartbeat.stop()

@@ -11,17 +11,18 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.config import EngineSettings
-from scheduler_core.engine import bounds_of
 from scheduler_core.errors import RunNotFound
 from scheduler_core.job import JobState
 from scheduler_core.metrics import Metrics
 from scheduler_core.run import Run, RunState
 from scheduler_core.services.history import FoundRun, HistoryService
 from scheduler_core.services.sweep import Sweeper
+from scheduler_core.shard import bounds_of
 from scheduler_core.status import RunStatus, status_of
 from scheduler_core.store.history_store import Bounds, HistoryStore, Place, Query
 from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore, Settlement
+from scheduler_core.store.shards import Shards
 from scheduler_core.transition import Spawn, Transition
 from tests.support.factories import answered, at, make_job, make_state, retrying, settled_run
 from tests.support.manual_clock import ManualClock
@@ -64,7 +65,7 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
     async with opened(redis_url) as (store, redis):
         node = SteppedNode(store, clock)
         await node.start()
-        yield Bench(store, redis, clock, node, HistoryService(store, HistoryStore(store), clock))
+        yield Bench(store, redis, clock, node, HistoryService(Shards.of_one(store), clock))
 
 
 def ids(runs: list[FoundRun]) -> list[str]:

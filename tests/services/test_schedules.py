@@ -19,6 +19,7 @@ from scheduler_core.services.catalogue import CatalogueService, ScheduleChange, 
 from scheduler_core.store.catalogue_store import CatalogueStore
 from scheduler_core.store.codec import encode_state
 from scheduler_core.store.redis_store import RedisStore, score
+from scheduler_core.store.shards import Shards
 from tests.support.factories import answered, at, failed
 from tests.support.manual_clock import START_MS, ManualClock
 from tests.support.nodes import OpenRequest, SteppedNode
@@ -37,7 +38,7 @@ class Bench:
         self.redis = redis
         self.clock = ManualClock()
         self.catalogue = CatalogueStore(store)
-        self.service = CatalogueService(self.catalogue, store, self.clock, Metrics())
+        self.service = CatalogueService(Shards.of_one(store), self.clock, Metrics())
         self.node = SteppedNode(store, self.clock)
 
     @property
@@ -78,7 +79,7 @@ class Bench:
         return (int(minutes) - 50) % 60 * 60 + float(seconds)
 
     async def records(self, schedule_id: int) -> list[Record]:
-        return list(reversed(await self.service.jobs.history(job_id_of(schedule_id))))
+        return list(reversed(await self.service.jobs.lead.history(job_id_of(schedule_id))))
 
     async def misses(self, schedule_id: int) -> list[tuple[str, float, float]]:
         return [

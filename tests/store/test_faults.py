@@ -16,7 +16,7 @@ from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.errors import StoreRefused, StoreUnavailable
 from scheduler_core.job import JobState
 from scheduler_core.run import Miss, MissReason
-from scheduler_core.store import redis_store
+from scheduler_core.store import subscribe
 from scheduler_core.store.faults import translate
 from scheduler_core.store.redis_store import RedisStore, Settlement, connect
 from scheduler_core.transition import Transition
@@ -173,7 +173,7 @@ async def test_a_claim_whose_reply_is_lost_is_carried_out_once_and_found_again(
         leases = (await dump(redis))[KEYS.leases]
         assert {job.id.encode() for job in found} == set(leases)
         assert len(found) == 2
-        assert await redis.hget(KEYS.meta, "fence") == b"2", "the claim ran once"
+        assert await redis.hget(KEYS.meta, "fence") == b"%d" % (1000 * at(0) + 1), "the claim ran once"
 
         await behind.settle([])  # loads the script
         proxy.lose_reply_to(found[0].id.encode())
@@ -200,7 +200,7 @@ async def test_wake_ups_come_for_changes_that_come_before_all_others(store: Redi
 async def test_the_subscription_outlives_a_silence_longer_than_the_socket_timeout(
     redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "SIGN_OF_LIFE_SECONDS", 0.15)
+    monkeypatch.setattr(subscribe, "SIGN_OF_LIFE_SECONDS", 0.15)
     store = RedisStore(connect(redis_url, timeout_seconds=0.1))
     async with aclosing(store.wake_ups()) as wake_ups:
         assert await anext(wake_ups) is None
@@ -218,7 +218,7 @@ async def test_the_subscription_outlives_a_silence_longer_than_the_socket_timeou
 async def test_a_redis_that_gives_no_sign_of_life_ends_the_subscription(
     own_server: EmbeddedRedis, own_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "SIGN_OF_LIFE_SECONDS", 0.1)
+    monkeypatch.setattr(subscribe, "SIGN_OF_LIFE_SECONDS", 0.1)
     client: Any = Redis.from_url(own_server.url)
     async with aclosing(own_store.wake_ups()) as wake_ups:
         assert await anext(wake_ups) is None

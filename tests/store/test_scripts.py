@@ -18,6 +18,8 @@ from tests.support.factories import STORE_ID, at, make_job, make_run, make_state
 from tests.support.manual_clock import START_MS
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, claim, dump, put
 
+FENCE = 1000 * at(1)
+"""The first one that is given by a claim at that time."""
 MISS = Miss(MissReason.OVERLAP, at(0), at(10), at(12))
 OTHER = "other"
 
@@ -64,14 +66,14 @@ async def test_a_claim_gives_due_jobs_a_lease_and_touches_nothing_else(store: Re
     assert changes(before, await dump(redis)) == {
         KEYS.due: {"due": CLAIMED + at(1)},
         KEYS.claims: {"node": b"1"},
-        KEYS.leases: {"due": f"1 node 1 {at(1)} 0 {at(0)} 1".encode()},
-        KEYS.meta: {"fence": b"1"},
+        KEYS.leases: {"due": f"{FENCE} node {FENCE} {at(1)} 0 {at(0)} 1".encode()},
+        KEYS.meta: {"fence": b"%d" % FENCE},
     }
     assert found.next_wake_ms == at(30)
     assert found.downtimes is None
     (job,) = found.jobs
     assert (job.job, job.state, job.fault) == (make_job("due"), make_state(0), None)
-    assert job.lease == Lease(1, "node", 1, at(1), 0)
+    assert job.lease == Lease(FENCE, "node", FENCE, at(1), 0)
 
 
 async def test_a_claim_of_nothing_changes_nothing_and_says_when_to_come_back(store: RedisStore, redis: Redis) -> None:
@@ -98,6 +100,7 @@ async def test_a_node_whose_heartbeat_is_over_claims_nothing(
 
 
 async def test_no_job_is_claimed_twice_and_fences_increase(store: RedisStore, redis: Redis) -> None:
+    """By one for each job, and never behind the time: a store that lost its counter goes on rising."""
     await beat(store)
     for number in range(20):
         await put(redis, make_job(f"job{number}"), make_state(0))
@@ -108,7 +111,8 @@ async def test_no_job_is_claimed_twice_and_fences_increase(store: RedisStore, re
             fences.append(job.lease.fence)
             ids.append(job.id)
     assert len(ids) == len(set(ids)) == 20
-    assert fences == list(range(1, 21))
+    assert fences == list(range(fences[0], fences[0] + 20))
+    assert fences[0] == 1000 * at(0)
 
 
 async def test_with_a_backlog_half_of_a_claim_goes_to_what_became_due_just_now(store: RedisStore, redis: Redis) -> None:
@@ -269,9 +273,9 @@ async def test_a_job_that_is_handed_back_is_due_again_with_the_facts_of_its_firs
     await store.settle([Settlement.of(job, None)])
     content = await dump(redis)
     assert content[KEYS.due][b"due"] == at(0)
-    assert decode_lease(content[KEYS.leases][b"due"]) == Lease(1, "-", 1, at(1), 0)
+    assert decode_lease(content[KEYS.leases][b"due"]) == Lease(FENCE, "-", FENCE, at(1), 0)
     (again,) = (await claim(store, now_ms=at(4), token=None)).jobs
-    assert again.lease == Lease(2, "node", 1, at(1), 0)
+    assert again.lease == Lease(1000 * at(4), "node", FENCE, at(1), 0)
     assert (again.job, again.state) == (job.job, job.state)
 
 
@@ -513,7 +517,7 @@ async def test_only_jobs_of_the_dead_are_taken_back(store: RedisStore, redis: Re
     assert reaped == ["due"]
     assert changes(before, await dump(redis)) == {
         KEYS.due: {"due": at(0)},
-        KEYS.leases: {"due": f"1 - 1 {at(1)} 1 {at(0)} 1".encode()},
+        KEYS.leases: {"due": f"{FENCE} - {FENCE} {at(1)} 1 {at(0)} 1".encode()},
     }
     assert await store.reap(now_ms=at(100), dead_after_ms=DEAD_AFTER_MS) == []
 
@@ -523,7 +527,11 @@ async def test_losses_add_up_and_are_forgotten_with_the_settle(store: RedisStore
     for losses in range(1, 4):
         await store.reap(now_ms=at(1), dead_after_ms=DEAD_AFTER_MS, void_all=True)
         (job,) = (await claim(store, now_ms=at(1))).jobs
-        assert (job.lease.losses, job.lease.first_fence, job.lease.first_claimed_at_ms) == (losses, 1, at(0))
+        assert (job.lease.losses, job.lease.first_fence, job.lease.first_claimed_at_ms) == (
+            losses,
+            1000 * at(0),
+            at(0),
+        )
     await store.settle([Settlement.of(job, Transition(make_state(0)))])
     (job,) = (await claim(store, now_ms=at(1))).jobs
     assert job.lease.losses == 0
@@ -539,7 +547,7 @@ async def test_a_claimed_job_without_a_lease_is_given_back(
         await redis.hset(KEYS.leases, "due", lease)
     assert await store.reap(now_ms=at(2), dead_after_ms=DEAD_AFTER_MS) == ["due"]
     (job,) = (await claim(store, now_ms=at(2))).jobs
-    assert job.lease == Lease(2, "node", 2, at(2), 0)
+    assert job.lease == Lease(1000 * at(2), "node", 1000 * at(2), at(2), 0)
 
 
 async def test_reaping_goes_page_by_page_through_all_that_is_claimed(store: RedisStore, redis: Redis) -> None:

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.run import Run
+from scheduler_core.run import Miss, MissReason, Run
 from scheduler_core.store.history_store import Bounds, HistoryStore
+from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore, Settlement
 from scheduler_core.transition import Transition
 from tests.store.test_records import DETAIL, check_agreement, settle
@@ -167,3 +168,91 @@ async def test_a_thousand_jobs_that_ran_once_leave_no_key_behind(store: RedisSto
         pass
     assert len(await redis.keys("*")) == before - 990
     await check_agreement(redis)
+
+
+async def lists_of(redis: Redis, name: str) -> int:
+    return int(await redis.exists(KEYS.history(name), KEYS.failures(name)))
+
+
+class TestTheListsOfAJobWhoseRecordsWereTrimmedBeforeItWent:
+    """Nothing of its runs is stored any more, so no trimming comes by its lists again."""
+
+    async def trimmed(self, store: RedisStore, redis: Redis) -> None:
+        """A job that is there, with both lists, and none of its runs is stored."""
+        for number in range(8):
+            await settle(store, redis, [settled_run(number, 500)], name="job")
+        await HistoryStore(store).sweep(Bounds(bytes=0), now_ms=at(100))
+        assert await left(redis) == []
+        assert await lists_of(redis, "job") == 2, "the job is there"
+
+    async def remove(self, store: RedisStore, name: str = "job") -> None:
+        assert await store.change(name, await store.read(name), Transition(None, remove=True))
+
+    async def test_go_when_it_is_deleted(self, store: RedisStore, redis: Redis) -> None:
+        await self.trimmed(store, redis)
+        await self.remove(store)
+        assert await lists_of(redis, "job") == 0
+
+    async def test_go_when_the_run_that_was_open_at_its_delete_is_settled_and_trimmed(
+        self, store: RedisStore, redis: Redis
+    ) -> None:
+        await self.trimmed(store, redis)
+        await put(redis, make_job("job"), make_state(0))
+        (claimed,) = (await claim(store)).jobs
+        await self.remove(store)
+        assert await lists_of(redis, "job") == 0
+        (answer,) = await store.settle([Settlement.of(claimed, Transition(None, (settled_run(50),), remove=True))])
+        assert answer.result == "changed", "it was planned from the job as it was"
+        assert answer.stored is not None
+        await store.settle([Settlement.of(answer.stored, Transition(None, (settled_run(50),), remove=True))])
+        assert await lists_of(redis, "job") == 1
+        await HistoryStore(store).sweep(Bounds(bytes=0), now_ms=at(100))
+        assert await lists_of(redis, "job") == 0
+
+    async def test_go_when_it_comes_to_its_own_end_without_a_further_run(self, store: RedisStore, redis: Redis) -> None:
+        await self.trimmed(store, redis)
+        await put(redis, make_job("job"), make_state(0))
+        (claimed,) = (await claim(store)).jobs
+        (answer,) = await store.settle([Settlement.of(claimed, Transition(None, remove=True))])
+        assert answer.result == "ok"
+        assert await lists_of(redis, "job") == 0
+
+    async def test_go_with_the_last_of_its_runs_that_overlap(self, store: RedisStore, redis: Redis) -> None:
+        await self.trimmed(store, redis)
+        unit = child_id("job", "run-1")
+        await put(redis, make_job(unit), make_state(0))
+        await redis.hdel(KEYS.jobs, "job")
+        (claimed,) = (await claim(store)).jobs
+        await store.settle([Settlement.of(claimed, Transition(None, remove=True))])
+        assert await lists_of(redis, "job") == 0
+
+    async def test_stay_while_a_run_that_they_name_is_stored(self, store: RedisStore, redis: Redis) -> None:
+        await self.trimmed(store, redis)
+        await settle(store, redis, [settled_run(50)], name="job")
+        await self.remove(store)
+        assert await lists_of(redis, "job") == 2
+        assert len(await store.history("job")) == 9
+        await HistoryStore(store).sweep(Bounds(bytes=0), now_ms=at(100))
+        assert await lists_of(redis, "job") == 0
+
+    async def test_stay_if_it_was_created_again(self, store: RedisStore, redis: Redis) -> None:
+        await settle(store, redis, [settled_run(1)], name="job")
+        await self.remove(store)
+        await put(redis, make_job("job"), make_state(0))
+        await HistoryStore(store).sweep(Bounds(bytes=0), now_ms=at(100))
+        assert await lists_of(redis, "job") == 1
+
+    async def test_stay_if_they_hold_nothing_but_misses(self, store: RedisStore, redis: Redis) -> None:
+        miss = Miss(MissReason.PAUSED, at(0), at(10), at(12))
+        await settle(store, redis, [miss], name="job")
+        await self.remove(store)
+        assert await store.history("job") == [miss], "none of it was trimmed"
+
+    async def test_go_one_by_one_in_a_batch(self, store: RedisStore, redis: Redis) -> None:
+        await self.trimmed(store, redis)
+        await settle(store, redis, [settled_run(50)], name="recorded")
+        await put(redis, make_job("new"), make_state(0))
+        names = ("recorded", "job", "new")
+        batch = [(name, await store.read(name), Transition(None, remove=True)) for name in names]
+        assert await store.change_many(batch) == [True, True, True]
+        assert [await lists_of(redis, name) for name in names] == [1, 0, 0]

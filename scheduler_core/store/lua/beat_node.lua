@@ -18,7 +18,7 @@
 --   8 store id    to set if the store has none yet
 --   9 keep        how many downtimes are kept; older ones are merged into one
 -- Returns
---   {downtime count, downtimes as 'after:until,after:until,...', number of nodes, store id}
+--   {downtime count, downtimes as 'after:until,after:until,...', number of nodes that beat within lived gap, store id}
 -- Cost: O(nodes).
 
 local nodes, meta, claims = KEYS[1], KEYS[2], KEYS[3]
@@ -64,4 +64,5 @@ end
 if not last or last < now or last > now + lived_gap then
   redis.call('HSET', meta, 'last_beat', string.format('%.0f', now))
 end
-return {tostring(count), written, redis.call('ZCARD', nodes), redis.call('HGET', meta, 'store_id')}
+local lately = redis.call('ZCOUNT', nodes, string.format('%.0f', now - lived_gap), '+inf')
+return {tostring(count), written, lately, redis.call('HGET', meta, 'store_id')}

@@ -20,6 +20,9 @@
 --   5 recent          ms; with a backlog, half of the batch goes to what became due in this time
 --   6 dead_after      ms without a beat after which a node counts as dead
 --   7 downtime count  as the node knows it
+--   8 suspects        count; how many jobs to take at most whose runs were lost with many nodes in a row. One of them may be
+--                     what kills nodes, and a node that dies with one of them counts against it alone.
+--   9 losses          from how many lost nodes on a job is a suspect
 -- Returns
 --   {'beat'} if the node must beat first, {'void'} if a later call of this node was here before, else
 --   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, row, row, ...}
@@ -29,7 +32,8 @@
 local due, jobs, states, leases, meta, nodes, claims = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local now, limit, node, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local recent, dead_after, known_downtimes = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local CLAIMED = 1e15
+local suspects, suspect_losses = tonumber(ARGV[8]), tonumber(ARGV[9])
+local CLAIMED, SUSPECT_WAIT = 1e15, 100
 
 local beat = redis.call('ZSCORE', nodes, node)
 if not beat or tonumber(beat) < now - dead_after then
@@ -70,25 +74,34 @@ if count > 0 then
   local definitions = redis.call('HMGET', jobs, unpack(ids))
   local positions = redis.call('HMGET', states, unpack(ids))
   local held = redis.call('HMGET', leases, unpack(ids))
-  local fence = redis.call('HINCRBY', meta, 'fence', count) - count
+  -- At least the time in microseconds: should Redis lose its last writes in a failover, the counter among them, fences
+  -- go on rising all the same.
+  local fence = math.max(tonumber(redis.call('HGET', meta, 'fence') or '0'), now * 1000 - 1)
   local lease_rows, due_rows = {}, {}
   for i = 1, count do
-    fence = fence + 1
     -- A lease without a holder was handed back or reaped: the run goes on with the facts of its first claim.
-    local first_fence, first_claimed, losses = fence, string.format('%.0f', now), '0'
-    if held[i] then
-      local a, b, c = string.match(held[i], '^%S+ %S+ (%S+) (%S+) (%S+)')
-      if a then first_fence, first_claimed, losses = a, b, c end
+    local first_fence, first_claimed, losses
+    if held[i] then first_fence, first_claimed, losses = string.match(held[i], '^%S+ %S+ (%S+) (%S+) (%S+)') end
+    local is_suspect = losses and (tonumber(losses) or 0) >= suspect_losses
+    if is_suspect and suspects < 1 then
+      due_rows[2 * i - 1] = string.format('%.0f', now + SUSPECT_WAIT)
+    else
+      if is_suspect then suspects = suspects - 1 end
+      fence = fence + 1
+      local mine = string.format('%.0f', fence)
+      local lease = mine .. ' ' .. node .. ' ' .. (first_fence or mine) .. ' '
+        .. (first_claimed or string.format('%.0f', now)) .. ' ' .. (losses or '0') .. ' ' .. found[2 * i] .. ' ' .. token
+      lease_rows[#lease_rows + 1], lease_rows[#lease_rows + 2] = ids[i], lease
+      due_rows[2 * i - 1] = string.format('%.0f', CLAIMED + now)
+      reply[#reply + 1] = {ids[i], definitions[i], positions[i], lease}
     end
-    local lease = string.format('%.0f', fence) .. ' ' .. node .. ' '
-      .. (type(first_fence) == 'number' and string.format('%.0f', first_fence) or first_fence) .. ' '
-      .. first_claimed .. ' ' .. losses .. ' ' .. found[2 * i] .. ' ' .. token
-    lease_rows[2 * i - 1], lease_rows[2 * i] = ids[i], lease
-    due_rows[2 * i - 1], due_rows[2 * i] = string.format('%.0f', CLAIMED + now), ids[i]
-    reply[5 + i] = {ids[i], definitions[i], positions[i], lease}
+    due_rows[2 * i] = ids[i]
   end
-  redis.call('HSET', claims, node, token)
-  redis.call('HSET', leases, unpack(lease_rows))
+  if #lease_rows > 0 then
+    redis.call('HSET', meta, 'fence', string.format('%.0f', fence))
+    redis.call('HSET', claims, node, token)
+    redis.call('HSET', leases, unpack(lease_rows))
+  end
   redis.call('ZADD', due, unpack(due_rows))
 end
 

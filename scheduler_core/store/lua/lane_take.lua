@@ -91,7 +91,8 @@ if #first == 0 and #second == 0 then
   return {'empty', next_at and string.format('%.0f', next_at) or ''}
 end
 
-fence = string.format('%.0f', redis.call('HINCRBY', meta, 'fence', 1))
+fence = string.format('%.0f', math.max(tonumber(redis.call('HGET', meta, 'fence') or '0') + 1, now * 1000))
+redis.call('HSET', meta, 'fence', fence)
 if unset then
   redis.call('HSET', settings, NAMES[1], rules[1], NAMES[2], rules[2], NAMES[3], rules[3], NAMES[4], rules[4])
 end

@@ -1,4 +1,4 @@
--- needs: record
+-- needs: record lists
 -- Settle a batch of claimed units: record what happened, set the next wake-up, release the lease. A unit is a job, or
 -- one run of a job that allows overlap (a child: its id is the job's, 0x1F, and the run's).
 --
@@ -30,7 +30,8 @@
 --                        definition and a state of its own
 --              'remove'  the unit is finished or was deleted: remove it
 --              'release' leave the state as it is
---              'return'  hand the unit back unfinished, to be claimed again as the same run
+--              'return'  hand the unit back unfinished, to be claimed again as the same run: when it was due, or at
+--                        the wake-up if that is not 0
 -- Returns
 --   for each unit: 'ok', 'done' (this very settle was applied before), 'stale' (the fence has passed to another), 'full'
 --   (the job has as many children as it may have; nothing was changed, the lease stays), or
@@ -117,7 +118,7 @@ for i, place in ipairs(places) do
     local rest = string.match(lease, '^%S+ %S+ (.*)$')
     put(freed, id)
     put(handed_back, id, string.match(holder, '^%S+') .. ' - ' .. rest)
-    put(wakes, string.match(lease, '^%S+ %S+ %S+ %S+ %S+ (%S+)'), id)
+    put(wakes, wake ~= '0' and wake or string.match(lease, '^%S+ %S+ %S+ %S+ %S+ (%S+)'), id)
     reply = 'ok'
   elseif tag ~= expected then
     reply = {redis.call('HGET', jobs, id), stored}
@@ -160,4 +161,11 @@ for i, place in ipairs(places) do
   end
 end
 book.flush()
+
+-- A job that is gone, and of whose runs nothing is stored any more: they were trimmed while it was there.
+for i, place in ipairs(places) do
+  if replies[i] == 'ok' and (ARGV[place + 3] == 'remove' or ARGV[place + 3] == 'spawn' and ARGV[place + 4] == '') then
+    drop_lists(jobs, KEYS[8], string.match(units[i], '^[^' .. CHILD .. ']*'), KEYS[14 + 2 * i], KEYS[15 + 2 * i])
+  end
+end
 return replies

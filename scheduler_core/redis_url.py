@@ -1,0 +1,119 @@
+"""The address of a Redis: one server, a master that Sentinels know, or a Cluster.
+
+    redis://[user:password@]host[:port][/db]                                    rediss:// likewise
+    unix:///path/to/socket
+    redis+sentinel://[user:password@]host[:port],host[:port].../master[/db]     rediss+sentinel:// likewise
+    redis+cluster://[user:password@]host[:port],host[:port]...                  rediss+cluster:// likewise
+
+What stands behind a ``?`` are options of the connection, as redis-py names them. User and password are those of the
+servers; Sentinels that ask for one have it in the options ``sentinel_username`` and ``sentinel_password``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+import msgspec
+
+REDIS_PORT = 6379
+SENTINEL_PORT = 26379
+FORM = (
+    "redis://[user:password@]host[:port][/db], rediss:// likewise, unix:///path/to/socket, "
+    "redis+sentinel://[user:password@]host[:port],host[:port].../master-name[/db], or "
+    "redis+cluster://[user:password@]host[:port],host[:port]..."
+)
+
+
+class Topology(StrEnum):
+    """What a URL leads to."""
+
+    SINGLE = "single"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+class RedisUrl(msgspec.Struct, frozen=True):
+    """A URL taken apart."""
+
+    topology: Topology
+    plain: str
+    """The same for one server, as redis-py reads it: scheme, user, database and options; with the first of the hosts,
+    or the path of the socket."""
+    hosts: tuple[tuple[str, int], ...] = ()
+    """Of the Sentinels, or of servers of the Cluster."""
+    master: str = ""
+    """The name under which the Sentinels know the master."""
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+
+
+def parse_redis_url(text: str) -> RedisUrl:
+    """Take a URL apart. Raises ValueError, whose message never holds a part of the URL: any part can be the password of
+    a URL that is badly quoted."""
+    scheme, _, rest = text.partition("://")
+    base, _, kind = scheme.partition("+")
+    if scheme == "unix":
+        return _unix(text)
+    if base not in {"redis", "rediss"} or kind not in {"", Topology.SENTINEL, Topology.CLUSTER} or scheme.endswith("+"):
+        raise ValueError("it starts with another scheme or none")
+    try:
+        parts = urlsplit(f"redis://{rest}")
+    except ValueError:
+        raise ValueError("bad host; a '/', '#' or '@' in the password must be percent-encoded") from None
+    if parts.fragment:
+        raise ValueError("a '#' must be percent-encoded")
+    user, _, addresses = parts.netloc.rpartition("@")
+    if not kind and "," in addresses:
+        raise ValueError("several hosts need redis+sentinel:// or redis+cluster://")
+    hosts = tuple(
+        _host(one, SENTINEL_PORT if kind == Topology.SENTINEL else REDIS_PORT) for one in addresses.split(",")
+    )
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    sentinel = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    path = parts.path.removeprefix("/")
+    master = ""
+    if kind == Topology.SENTINEL:
+        master, _, path = path.partition("/")
+        if not master:
+            raise ValueError("the name of the master is missing after the hosts")
+    elif any(sentinel.values()):
+        raise ValueError("sentinel_username and sentinel_password are for redis+sentinel://")
+    if path and not (path.isascii() and path.isdecimal()):
+        raise ValueError("the path is the number of the database")
+    if kind == Topology.CLUSTER and path not in {"", "0"}:
+        raise ValueError("a Cluster has no database but 0")
+    name, port = hosts[0]
+    plain = f"{base}://{user + '@' if user else ''}{f'[{name}]' if ':' in name else name}:{port}/{path}"
+    if options:
+        plain += f"?{urlencode(options)}"
+    return RedisUrl(
+        Topology(kind) if kind else Topology.SINGLE,
+        plain if kind else text,
+        hosts,
+        unquote(master),
+        sentinel["username"],
+        sentinel["password"],
+    )
+
+
+def _unix(text: str) -> RedisUrl:
+    parts = urlsplit(text)
+    if parts.fragment:
+        raise ValueError("a '#' must be percent-encoded")
+    if not parts.path:
+        raise ValueError("the path of the socket is missing")
+    return RedisUrl(Topology.SINGLE, text)
+
+
+def _host(text: str, port: int) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"redis://{text}")
+        found = parts.port
+    except ValueError:
+        raise ValueError("bad port; a '/', '#' or '@' in the password must be percent-encoded") from None
+    if not parts.hostname or parts.path:
+        raise ValueError("the host is missing")
+    if found == 0:
+        raise ValueError("the port is 0")
+    return parts.hostname, port if found is None else found

@@ -1,0 +1,187 @@
+"""Many upserts at once: the same steps as one after the other, in a fraction of the time.
+
+A job that is new takes part in one script with the others of its chunk, and nothing is read for it. What is stored
+already comes back from that same script: if it is equal there is nothing to do, else the change is planned from it and
+written with those of the others. Whoever loses a race is upserted again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from scheduler_core.errors import CronpostError, InvalidInput, StoreRefused, StoreUnavailable
+from scheduler_core.events import JOB_UPSERTED, JOBS_UPSERTED, get_logger
+from scheduler_core.job import USUAL, Job, JobState
+from scheduler_core.services.jobs import JobService, JobView, as_created, changed_view, step_of_upsert, view_of
+from scheduler_core.store.redis_store import StoredJob
+from scheduler_core.store.shards import PerShard
+from scheduler_core.transition import Transition
+from scheduler_core.trigger import TriggerSpec
+
+log = get_logger(__name__)
+
+CHUNK = 128
+"""Jobs per script: it keeps Redis, and the loop of this process, for a millisecond or two."""
+
+Upserted = tuple[JobView, bool]
+"""The job as stored, and whether anything changed."""
+
+
+async def upsert_many(service: JobService, new: Sequence[Job]) -> list[Upserted | CronpostError]:
+    """Store each job under its id, as :meth:`JobService.upsert` would one after the other; what became of each.
+
+    Each stands for itself: one that is refused, or that Redis does not take, leaves its stored job as it was, and the
+    others go on. An error stands for what ``upsert`` would have raised. When Redis does not answer, all that are not
+    done yet have the error, and some of them may have been stored.
+    """
+    results: list[Upserted | CronpostError] = []
+    lost: StoreUnavailable | None = None
+    for jobs in _chunks(new):
+        chunk = _Chunk(service, jobs)
+        if lost is None:
+            try:
+                await chunk.apply()
+            except StoreUnavailable as error:
+                lost = error
+        results += chunk.results(lost)
+    changed = sum(not isinstance(one, CronpostError) and one[1] for one in results)
+    refused = sum(isinstance(one, CronpostError) for one in results)
+    log.info(JOBS_UPSERTED, jobs=len(new), changed=changed, unchanged=len(new) - changed - refused, refused=refused)
+    return results
+
+
+async def upsert_on_shards(services: PerShard[JobService], new: Sequence[Job]) -> list[Upserted | CronpostError]:
+    """The same, each job on its shard: what is wrong with one shard is the result of its jobs alone."""
+    if len(services) == 1:
+        return await upsert_many(services.lead, new)
+    places = services.places(job.id for job in new)
+    parts = await asyncio.gather(
+        *(upsert_many(services.all[shard], [new[place] for place in own]) for shard, own in places.items())
+    )
+    by_place = {
+        place: one
+        for own, part in zip(places.values(), parts, strict=True)
+        for place, one in zip(own, part, strict=True)
+    }
+    return [by_place[place] for place in range(len(new))]
+
+
+def _chunks(new: Sequence[Job]) -> Iterator[list[Job]]:
+    """Parts of at most CHUNK jobs in their order, none of which has an id twice: what comes later is applied later."""
+    chunk: list[Job] = []
+    ids: set[str] = set()
+    for job in new:
+        if len(chunk) == CHUNK or job.id in ids:
+            yield chunk
+            chunk, ids = [], set()
+        chunk.append(job)
+        ids.add(job.id)
+    if chunk:
+        yield chunk
+
+
+class _Chunk:
+    """Jobs with different ids, on their way into the store."""
+
+    def __init__(self, service: JobService, new: Sequence[Job]) -> None:
+        self._service = service
+        self._store = service.store
+        self._new = new
+        self._now_ms = service.clock.now_ms()
+        self._results: dict[str, Upserted | CronpostError] = {}
+
+    async def apply(self) -> None:
+        """Store each. Raises StoreUnavailable if Redis stopped to answer before all were done."""
+        await self._change(await self._create())
+        for job in self._new:
+            if job.id not in self._results:
+                await self._upsert_alone(job)
+
+    def results(self, lost: StoreUnavailable | None) -> list[Upserted | CronpostError]:
+        """What became of each; ``lost`` where that is not known."""
+        if lost is None:
+            return [self._results[job.id] for job in self._new]
+        return [self._results.get(job.id, lost) for job in self._new]
+
+    async def _create(self) -> list[tuple[Job, StoredJob]]:
+        """Create those that are new; the others, with what is stored."""
+        fresh = self._planned()
+        try:
+            rows = await self._store.create([(job, state) for _, job, state in fresh]) if fresh else []
+        except (StoreUnavailable, StoreRefused) as error:
+            _stop_if_unknown(error)
+            # A full Redis takes none of them, but one of which the same is stored needs nothing of it: each by itself.
+            return []
+        found: list[tuple[Job, StoredJob]] = []
+        for (asked, job, state), stored in zip(fresh, rows, strict=True):
+            if stored is None:
+                self._results[job.id] = JobView(job.id, job, state, None), True
+                log.debug(JOB_UPSERTED, job_id=job.id, version=1)
+            else:
+                found.append((asked, stored))
+        return found
+
+    def _planned(self) -> list[tuple[Job, Job, JobState]]:
+        """Of each job what was asked for, and its definition and state if nothing is stored yet."""
+        states: dict[TriggerSpec, JobState] = {}
+        fresh: list[tuple[Job, Job, JobState]] = []
+        for job in self._new:
+            # The usual state depends on nothing but the trigger, and many jobs have the same.
+            is_usual = job.policies is USUAL
+            created = as_created(job, now_ms=self._now_ms, state=states.get(job.trigger) if is_usual else None)
+            if created is not None:
+                fresh.append((job, *created))
+                if is_usual:
+                    states[job.trigger] = created[1]
+        return fresh
+
+    async def _change(self, found: Sequence[tuple[Job, StoredJob]]) -> None:
+        """Replace what is stored where it is not the same."""
+        now_ms = self._service.clock.now_ms()
+        changes: list[tuple[str, StoredJob, Transition]] = []
+        for job, stored in found:
+            try:
+                step = step_of_upsert(job, stored, now_ms)
+            except InvalidInput as error:
+                self._results[job.id] = error
+                continue
+            if step is None:
+                self._results[job.id] = view_of(job.id, stored), False
+            else:
+                changes.append((job.id, stored, step))
+        if not changes:
+            return
+        try:
+            answers = await self._store.change_many(changes)
+        except (StoreUnavailable, StoreRefused) as error:
+            _stop_if_unknown(error)
+            self._results |= {job_id: error for job_id, _, _ in changes}
+            return
+        for (job_id, stored, step), answer in zip(changes, answers, strict=True):
+            if isinstance(answer, StoreRefused):
+                self._results[job_id] = answer
+            elif answer:
+                self._service.report(job_id, step)
+                try:
+                    await self._service.finish_upsert(stored, job_id)
+                except CronpostError as error:
+                    _stop_if_unknown(error)
+                    self._results[job_id] = error
+                    continue
+                self._results[job_id] = changed_view(job_id, stored, step), True
+                log.debug(JOB_UPSERTED, job_id=job_id, version=step.job.version if step.job else None)
+
+    async def _upsert_alone(self, job: Job) -> None:
+        """For one that another change came before, and others that the short way is not for."""
+        try:
+            self._results[job.id] = await self._service.upsert(job)
+        except CronpostError as error:
+            _stop_if_unknown(error)
+            self._results[job.id] = error
+
+
+def _stop_if_unknown(error: CronpostError) -> None:
+    """Raise it again if Redis did not answer: the next command would only wait as long again."""
+    if isinstance(error, StoreUnavailable) and error.effect_unknown:
+        raise error

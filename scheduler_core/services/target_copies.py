@@ -1,0 +1,87 @@
+"""Keeps the copies of targets on further shards like the targets on the first.
+
+A change is marked on the first shard before it is made, and the mark goes when every shard has its copy: whoever dies
+in between leaves it to a sweeper. With one shard there are no copies, and nothing is marked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from scheduler_core.errors import CronpostError
+from scheduler_core.store.catalogue_store import CatalogueStore, draw_token
+from scheduler_core.store.shards import Shards
+from scheduler_core.store.target_copies import TargetCopies
+
+PAGE = 200
+
+
+class TargetCopier:
+    """Raises StoreUnavailable or StoreRefused when a shard does not do its part, after all others have."""
+
+    def __init__(self, shards: Shards, catalogue: CatalogueStore) -> None:
+        self._catalogue = catalogue
+        self._further = [TargetCopies(store, catalogue) for store in shards.all[1:]]
+
+    @asynccontextmanager
+    async def changing(self, target_id: int, *, now_ms: int) -> AsyncIterator[None]:
+        """Around a change of a target: at the end every shard has its copy."""
+        if not self._further:
+            yield
+            return
+        mark = f"{target_id} {draw_token()}"
+        await self._catalogue.mark(mark, now_ms=now_ms)
+        yield
+        await self.copy(target_id)
+        await self._catalogue.unmark(mark)
+
+    async def copy(self, target_id: int) -> None:
+        """Bring the copies in line with what the target is now."""
+        if not self._further:
+            return
+        stored = (await self._catalogue.read_targets([target_id]))[0]
+        answers = await asyncio.gather(
+            *(one.drop(target_id) if stored is None else one.put(stored) for one in self._further),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+
+    async def sweep(self, *, now_ms: int, old_ms: int) -> int:
+        """Go on with the changes that were marked longer ago than ``old_ms``; how many."""
+        if not self._further:
+            return 0
+        marks = await self._catalogue.marks(before_ms=now_ms - old_ms, limit=PAGE)
+        done = 0
+        for mark in marks:
+            try:
+                await self.copy(int(mark.partition(" ")[0]))
+            except CronpostError:
+                continue  # a shard is away; the others have their copies
+            await self._catalogue.unmark(mark)
+            done += 1
+        return done
+
+    async def compare(self) -> int:
+        """Compare all targets with their copies, and bring these in line; how many were not."""
+        after = mended = 0
+        while self._further:
+            ids = await self._catalogue.page_targets(after=after, skip=0, limit=PAGE)
+            if not ids:
+                break
+            after = ids[-1]
+            stored = await self._catalogue.read_targets(ids)
+            wanted = [None if one is None else one.target.updated_at_ms for one in stored]
+            wrong = {
+                target_id
+                for further in self._further
+                for target_id, revision, copied in zip(ids, wanted, await further.revisions(ids), strict=True)
+                if revision is not None and revision != copied
+            }
+            for target_id in sorted(wrong):
+                await self.copy(target_id)
+            mended += len(wrong)
+        return mended

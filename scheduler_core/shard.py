@@ -1,0 +1,165 @@
+"""A node's part in one shard: the services that claim, settle and take back there, and how they start and stop.
+
+The shards of a node share its id, its clock, its room for open attempts and its deliverer, and nothing else: when the
+server of one is away, the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from scheduler_core.backoff import RetryPolicy
+from scheduler_core.clock import RedisClock
+from scheduler_core.config import EngineSettings
+from scheduler_core.delivery.base import Deliverer
+from scheduler_core.errors import StoreError
+from scheduler_core.events import SERVICE_FAILED, STORE_LOST, get_logger
+from scheduler_core.metrics import Metrics
+from scheduler_core.node import Node
+from scheduler_core.services.base import Service
+from scheduler_core.services.catalogue import TargetCache
+from scheduler_core.services.claim import Claimer
+from scheduler_core.services.deliver import Courier
+from scheduler_core.services.gate import Gate
+from scheduler_core.services.heartbeat import Heartbeat, Timekeeper
+from scheduler_core.services.reap import Reaper
+from scheduler_core.services.settle import Settler
+from scheduler_core.services.sweep import Sweeper
+from scheduler_core.services.wake import WakeListener
+from scheduler_core.store.catalogue_store import CatalogueStore
+from scheduler_core.store.history_store import Bounds, HistoryStore
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.shards import Shards
+from scheduler_core.store.target_copies import TargetCopies
+
+log = get_logger(__name__)
+
+FIRST_TRY_SECONDS = 0.1
+LONGEST_TRY_SECONDS = 2.0
+DAY_MS = 86_400_000
+FLUSH_SECONDS = 5.0
+"""How long a stopping node goes on trying to tell Redis how its last runs ended."""
+
+
+class NodeShard:
+    """One of the shards, whose store is ``store``, of one node."""
+
+    def __init__(
+        self,
+        node: Node,
+        store: RedisStore,
+        shards: Shards,
+        deliverer: Deliverer,
+        clock: RedisClock,
+        metrics: Metrics,
+        timekeeper: Timekeeper,
+        gate: Gate,
+        *,
+        sole: bool,
+    ) -> None:
+        settings = node.settings
+        self.node = node
+        self.store = store
+        self.number = store.keys.shard
+        self.start_fault: str | None = "the node is starting"
+        self._clock = clock
+        self._sole = sole
+        self.settler = Settler(store, retry_policy(settings), clock, metrics)
+        catalogue = CatalogueStore(shards.lead)
+        targets = TargetCache(catalogue if store is shards.lead else TargetCopies(store, catalogue))
+        courier = Courier(node, deliverer, self.settler, clock, metrics, store=store, targets=targets, gate=gate)
+        self.claimer = Claimer(node, store, courier, self.settler, clock, metrics)
+        self.settler.woken = self.claimer.wake_at
+        self.heartbeat = Heartbeat(node, store, clock, metrics, shard=self.number, timekeeper=timekeeper)
+        self.reaper = Reaper(node, store, self.claimer, clock, metrics)
+        self._listener = WakeListener(store, self.claimer, clock, metrics)
+        self._sweeper = Sweeper(HistoryStore(store), bounds_of(settings, len(shards)), clock, metrics)
+        self.services: tuple[Service, ...] = (
+            self.heartbeat,
+            self.settler,
+            self.claimer,
+            self.reaper,
+            self._listener,
+            self._sweeper,
+        )
+        for service in self.services:
+            service.shard = self.number if len(shards) > 1 else None
+
+    @property
+    def has_started(self) -> bool:
+        return self.start_fault is None
+
+    def faults(self) -> list[str]:
+        """What keeps this node from doing its job here now; empty if nothing does."""
+        if self.start_fault is not None:
+            return [self.start_fault]
+        faults = [service.fault for service in self.services if service.fault is not None]
+        if not self.node.lease_holds:
+            faults.append("heartbeat: the last beat is too long ago; other nodes may take over its runs")
+        return faults
+
+    async def start(self) -> None:
+        """Beat for the first time, as soon as Redis takes it, and start the services."""
+        pause = FIRST_TRY_SECONDS
+        while True:
+            try:
+                await self.heartbeat.beat(starting=True, sole=self._sole)
+                break
+            except StoreError as error:
+                if self.start_fault != str(error):
+                    log.warning(STORE_LOST, service="start", fault=error.code, detail=str(error))
+                self.start_fault = str(error)
+            except Exception as error:
+                # A node that gave up here would be silent for ever.
+                self.start_fault = f"the node cannot start: {type(error).__name__}: {error}"
+                log.exception(SERVICE_FAILED, service="start")
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_TRY_SECONDS)
+        if self._sole:
+            with contextlib.suppress(StoreError):  # the reaper finds them later
+                await self.reaper.reap(void_all=True)
+        for service in self.services:
+            service.start()
+        self.start_fault = None
+
+    async def stop_claiming(self) -> None:
+        """Begin no further run here."""
+        await self.claimer.stop()
+        await self._listener.stop()
+        await self._sweeper.stop()
+        await self.reaper.stop()
+
+    async def leave(self) -> bool:
+        """After the last attempt has ended: tell Redis what it was not told yet, and go; whether Redis could be told
+        all."""
+        with contextlib.suppress(StoreError):
+            await self.claimer.give_back_lost()
+        settled = await self.settler.flush(FLUSH_SECONDS)
+        await self.settler.stop()
+        return settled
+
+    async def say_goodbye(self) -> None:
+        """Beat no more, so that others need not wait for this node's death."""
+        await self.heartbeat.stop()
+        with contextlib.suppress(StoreError):
+            await self.store.leave(node=self.node.id, now_ms=self._clock.now_ms())
+
+
+def bounds_of(settings: EngineSettings, shards: int = 1) -> Bounds:
+    """How much history one of so many shards keeps in all under these settings."""
+    return Bounds(
+        success_age_ms=int(settings.history_retention_days * DAY_MS),
+        failure_age_ms=int(settings.history_failure_retention_days * DAY_MS),
+        successes=-(-settings.history_max_runs // shards),
+        failures=-(-settings.history_max_runs // shards),
+        bytes=(settings.history_max_megabytes << 20) // shards,
+    )
+
+
+def retry_policy(settings: EngineSettings) -> RetryPolicy:
+    """The retry policy of ``POST /`` jobs under these settings."""
+    return RetryPolicy(
+        cap_ms=int(settings.retry_max_delay_seconds * 1000),
+        retry_after_cap_ms=int(settings.retry_after_max_seconds * 1000),
+        max_age_ms=int(settings.retry_for_max_seconds * 1000),
+    )

@@ -1,0 +1,305 @@
+"""A client for one shard of a Redis Cluster: everything that it sends goes to the master of one slot.
+
+redis-py's own client for a Cluster looks for the slot in each command, closes every connection when one master is in
+trouble, and repeats commands (``docs/decisions/0014-shards.md``). A shard has one slot, so little is left to do: keep a
+plain client for each master, know which master has the slot, and follow redirections. A command that was redirected was
+not carried out, so it is sent again; no other ever is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.client import CommandT, Pipeline, PubSub
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,  # noqa: A004 - redis-py's
+    MaxConnectionsError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,  # noqa: A004 - redis-py's
+    TryAgainError,
+)
+
+from scheduler_core.store.client import UncancelledRedis
+
+Address = tuple[str, int]
+Open = Callable[[Address], UncancelledRedis]
+"""Makes a client with a pool of connections to one server."""
+
+REDIRECTIONS = 8
+"""How often one command is sent somewhere else before the shard counts as away."""
+ASKED_AT_ONCE = 3
+"""Servers that are asked for the map of slots; the first answer counts, so that one that is frozen costs nothing."""
+LOOK_SECONDS = 2.0
+"""How long an answer is waited for."""
+LOOK_AGAIN_SECONDS = 0.1
+"""The least time between two looks that faults bring about."""
+_SERVER_IS_GONE = (ConnectionError, TimeoutError, OSError, ReadOnlyError, ClusterDownError, BusyLoadingError)
+
+
+class Cluster:
+    """The map from slots to masters, and a client for each server. Shared by the clients of all shards."""
+
+    def __init__(self, seeds: Sequence[Address], open_client: Open) -> None:
+        self._seeds = tuple(seeds)
+        self._open = open_client
+        self._clients: dict[Address, UncancelledRedis] = {}
+        self._retired: list[UncancelledRedis] = []
+        self._known: tuple[Address, ...] = ()
+        """Every server of the latest map, replicas too: one of these may be the next master."""
+        self._starts: list[int] = []
+        self._ranges: list[tuple[int, Address]] = []
+        """For each first slot of ``_starts``: the last slot, and its master."""
+        self._moved: dict[int, Address] = {}
+        """What redirections said since the latest map."""
+        self._looking: asyncio.Task[None] | None = None
+        self._asked: set[Address] = set()
+        """Servers that were asked for the map and have not answered; they are not asked again meanwhile."""
+        self._looked_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def master_of(self, slot: int) -> Address | None:
+        """The master of a slot, as far as it is known."""
+        moved = self._moved.get(slot)
+        if moved is not None:
+            return moved
+        place = bisect_right(self._starts, slot) - 1
+        if place < 0:
+            return None
+        last, address = self._ranges[place]
+        return address if slot <= last else None
+
+    async def find(self, slot: int) -> Address:
+        """The slot's master. Raises ClusterDownError, or what kept the map from being read."""
+        address = self.master_of(slot)
+        if address is None:
+            await self.look()
+            address = self.master_of(slot)
+            if address is None:
+                raise ClusterDownError(f"no master serves slot {slot}")
+        return address
+
+    def client_at(self, address: Address) -> UncancelledRedis:
+        """The client of one server."""
+        client = self._clients.get(address)
+        if client is None:
+            client = self._clients[address] = self._open(address)
+        return client
+
+    def moved(self, slot: int, address: Address) -> None:
+        """A server said that the slot is another's now."""
+        self._moved[slot] = address
+        self.suspect()
+
+    def suspect(self) -> None:
+        """Something is wrong with a server: look at the map again, soon and in the background."""
+        loop = asyncio.get_running_loop()
+        if self._timer is None and not self._closed:
+            delay = max(0.0, self._looked_at + LOOK_AGAIN_SECONDS - loop.time())
+            self._timer = loop.call_later(delay, self._begin)
+
+    async def look(self) -> None:
+        """Read the map of slots. Raises ClusterDownError if no server can be reached, or what one refused it with."""
+        await asyncio.shield(self._begin())
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._looking is not None and not self._looking.done():
+            self._looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._looking
+        for client in (*self._clients.values(), *self._retired):
+            await client.aclose()
+
+    def _begin(self) -> asyncio.Task[None]:
+        self._timer = None
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name="cronpost cluster")
+            self._looking.add_done_callback(_looked_at)
+        return self._looking
+
+    async def _look(self) -> None:
+        self._looked_at = asyncio.get_running_loop().time()
+        addresses = [one for one in dict.fromkeys((*self._known, *self._seeds)) if one not in self._asked]
+        random.shuffle(addresses)
+        fault: BaseException = TimeoutError("none answers")
+        asking: dict[asyncio.Task[Any], Address] = {}
+        deadline = self._looked_at + LOOK_SECONDS
+        while True:
+            while addresses and len(asking) < ASKED_AT_ONCE:
+                address = addresses.pop()
+                self._asked.add(address)
+                task = asyncio.create_task(self._slots_at(address))
+                task.add_done_callback(partial(self._answered, address))
+                asking[task] = address
+            left = deadline - asyncio.get_running_loop().time()
+            if not asking or left <= 0:
+                if isinstance(fault, _SERVER_IS_GONE):
+                    raise ClusterDownError(f"no server of the Cluster can be reached: {fault}") from fault
+                raise fault
+            done, _ = await asyncio.wait(asking, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                address = asking.pop(task)
+                error = task.exception()
+                if error is None:
+                    await self._take(task.result(), asked=address)
+                    return
+                fault = error
+
+    def _answered(self, address: Address, task: asyncio.Task[Any]) -> None:
+        self._asked.discard(address)
+        _looked_at(task)
+
+    async def _slots_at(self, address: Address) -> Any:
+        return await self.client_at(address).execute_command("CLUSTER SLOTS")
+
+    async def _take(self, rows: Any, *, asked: Address) -> None:
+        """Believe a map: rows of (first slot, last slot, master, replica, ...), a server being (host, port, ...)."""
+        found: list[tuple[int, int, Address]] = []
+        known: dict[Address, None] = {}
+        for first, last, *servers in rows:
+            addresses = [_address(server, asked) for server in servers]
+            known.update(dict.fromkeys(addresses))
+            found.append((int(first), int(last), addresses[0]))
+        found.sort()
+        self._starts = [first for first, _, _ in found]
+        self._ranges = [(last, address) for _, last, address in found]
+        self._moved = {}
+        self._known = tuple(known)
+        for address in [one for one in self._clients if one not in known and one not in self._seeds]:
+            client = self._clients.pop(address)
+            self._retired.append(client)  # a command may be under way
+            with contextlib.suppress(RedisError, OSError):
+                await client.connection_pool.disconnect(inuse_connections=False)
+
+
+class ClusterClient(UncancelledRedis):
+    """A client of the master of one slot, whichever that is. Its commands must all belong to the slot."""
+
+    def __init__(self, cluster: Cluster, slot: int, seed: Address) -> None:
+        super().__init__(connection_pool=cluster.client_at(seed).connection_pool)
+        self._cluster = cluster
+        self._slot = slot
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        for _ in range(REDIRECTIONS):
+            address = await self._cluster.find(self._slot)
+            try:
+                return await self._cluster.client_at(address).execute_command(*args, **options)
+            except MovedError as error:
+                self._cluster.moved(self._slot, _told(error, address))
+            except AskError as error:
+                return await self._ask(_told(error, address), args, options)
+            except MaxConnectionsError:
+                raise
+            except _SERVER_IS_GONE:
+                self._cluster.suspect()
+                raise
+        raise ClusterDownError(f"slot {self._slot} was redirected {REDIRECTIONS} times")
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # type: ignore[override]
+        assert not transaction, "a transaction cannot be redirected"
+        return _ClusterPipeline(self)
+
+    async def execute_all(self, commands: Sequence[CommandT]) -> list[Any]:
+        """Send commands in one round trip; answers and errors in their order. Only those that were redirected are
+        sent again."""
+        answers: list[Any] = [None] * len(commands)
+        left = list(range(len(commands)))
+        for _ in range(REDIRECTIONS):
+            address = await self._cluster.find(self._slot)
+            client = self._cluster.client_at(address)
+            try:
+                for place, answer in zip(left, await _send(client, [commands[one] for one in left]), strict=True):
+                    answers[place] = answer
+                    if type(answer) is AskError:
+                        answers[place] = await self._ask(_told(answer, address), *commands[place])
+            except MaxConnectionsError:
+                raise
+            except _SERVER_IS_GONE:
+                self._cluster.suspect()
+                raise
+            left = [place for place in left if isinstance(answers[place], MovedError)]
+            if not left:
+                if any(isinstance(answer, _SERVER_IS_GONE) for answer in answers):
+                    self._cluster.suspect()
+                return answers
+            self._cluster.moved(self._slot, _told(answers[left[-1]], address))
+        raise ClusterDownError(f"slot {self._slot} was redirected {REDIRECTIONS} times")
+
+    def pubsub(self, **options: Any) -> PubSub:
+        """A subscription at the slot's master, or while that is unknown, at any server: a Cluster passes messages on
+        to all."""
+        address = self._cluster.master_of(self._slot)
+        if address is None:
+            return super().pubsub(**options)
+        return self._cluster.client_at(address).pubsub(**options)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await self._cluster.aclose()
+
+    async def _ask(self, address: Address, args: Sequence[Any], options: Any) -> Any:
+        """The slot is on its way to another server, and this command belongs there already. ASKING holds for the next
+        command of the same connection."""
+        client = self._cluster.client_at(address)
+        answer = (await _send(client, [(("ASKING",), {}), (tuple(args), options)]))[1]
+        if isinstance(answer, MovedError):
+            raise TryAgainError(f"slot {self._slot} went elsewhere meanwhile")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class _ClusterPipeline(Pipeline):
+    """Collects commands, and has them sent to wherever the slot is."""
+
+    def __init__(self, client: ClusterClient) -> None:
+        super().__init__(client.connection_pool, client.response_callbacks, transaction=False, shard_hint=None)
+        self._client = client
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        commands, self.command_stack = self.command_stack, []
+        answers = await self._client.execute_all(commands)
+        for answer in answers:
+            if raise_on_error and isinstance(answer, Exception):
+                raise answer
+        return answers
+
+
+async def _send(client: Redis, commands: Sequence[CommandT]) -> list[Any]:
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.command_stack = list(commands)
+        answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers
+
+
+def _told(error: AskError, asked: Address) -> Address:
+    """Where a redirection leads. A server without an address that it would tell leaves the host out: it is the one
+    that was asked."""
+    return str(error.host) or asked[0], int(error.port)
+
+
+def _address(server: Sequence[Any], asked: Address) -> Address:
+    host = server[0]
+    text = "" if host is None else host.decode() if isinstance(host, bytes) else str(host)
+    return text if text not in {"", "?"} else asked[0], int(server[1])
+
+
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever waited has it; if nobody did, the next command meets the fault

@@ -1,0 +1,67 @@
+-- Create those of a batch of jobs under whose ids nothing is stored, and tell what is stored under the other ids.
+--
+-- Guarantee: a job is created only where there is no definition, no state (not even a tombstone), no lease and no open run
+-- of an earlier job under its id. All of one moment. What can fail does so before anything is written.
+--
+-- KEYS
+--   1 due      sorted set, job id by wake-up
+--   2 jobs     hash, job id to definition
+--   3 states   hash, job id to state
+--   4 leases   hash, job id to lease
+--   5 ids      sorted set, all job ids at score 0
+--   6 meta     hash, downtimes and store id
+--   7 children sorted set, units of runs that overlap, at score 0
+-- ARGV
+--   1 channel  where nodes listen for earlier wake-ups
+--   2...       four of each job (at most 1000, no id twice): id, definition, state (tag first), wake-up (epoch ms)
+-- Returns
+--   {downtimes or false, store id or false, row, row, ...}, a row for each job: 'ok' if it was created, else as read_jobs
+--   answers it: {definition or false, state or false, lease or false, number of children where there is no definition}
+-- Cost: O(jobs × log(all jobs)); ten to twelve commands, and one for each new job while runs that overlap are open.
+
+local due, jobs, states, leases, ids, meta, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local channel = ARGV[1]
+local FIELDS = 4
+
+local wanted = {}
+for at = 2, #ARGV, FIELDS do wanted[#wanted + 1] = ARGV[at] end
+local facts = redis.call('HMGET', meta, 'downtimes', 'store_id')
+local definitions = redis.call('HMGET', jobs, unpack(wanted))
+local positions = redis.call('HMGET', states, unpack(wanted))
+local held = redis.call('HMGET', leases, unpack(wanted))
+local may_overlap = redis.call('ZCARD', children) > 0
+-- Raise before anything is written if one of these holds something else.
+redis.call('ZCARD', ids)
+redis.call('ZCARD', due)
+
+local reply = {facts[1], facts[2]}
+local new_jobs, new_states, new_ids, new_wakes, wake_of = {}, {}, {}, {}, {}
+local last = 0
+for i, id in ipairs(wanted) do
+  local definition, open = definitions[i], 0
+  if may_overlap and not definition then
+    open = redis.call('ZLEXCOUNT', children, '[' .. id .. '\31', '(' .. id .. '\32')
+  end
+  if definition or positions[i] or held[i] or open > 0 then
+    reply[2 + i] = {definition, positions[i], held[i], open}
+  else
+    local at, wake = FIELDS * i - 2, ARGV[FIELDS * i + 1]
+    new_jobs[last + 1], new_jobs[last + 2] = id, ARGV[at + 1]
+    new_states[last + 1], new_states[last + 2] = id, ARGV[at + 2]
+    new_ids[last + 1], new_ids[last + 2] = 0, id
+    new_wakes[last + 1], new_wakes[last + 2] = wake, id
+    wake_of[id] = wake
+    last = last + 2
+    reply[2 + i] = 'ok'
+  end
+end
+
+if last > 0 then
+  redis.call('HSET', jobs, unpack(new_jobs))
+  redis.call('HSET', states, unpack(new_states))
+  redis.call('ZADD', ids, unpack(new_ids))
+  redis.call('ZADD', due, unpack(new_wakes))
+  local first = wake_of[redis.call('ZRANGE', due, 0, 0)[1]]
+  if first then redis.call('PUBLISH', channel, first) end
+end
+return reply

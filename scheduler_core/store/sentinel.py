@@ -1,0 +1,88 @@
+"""A client of the master that Sentinels know, on redis-py's own classes for it.
+
+Each new connection asks the Sentinels where the master is. A connection whose server turns out to be a replica now is
+closed, and so are the idle ones once another master is found.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.asyncio import SSLConnection
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, ReadOnlyError  # noqa: A004 - redis-py's
+
+from scheduler_core.redis_url import RedisUrl
+from scheduler_core.store.client import PackedInC, UncancelledRedis
+
+SENTINEL_SECONDS = 1.0
+"""How long one Sentinel may take to answer before the next is asked."""
+
+
+class _OfMaster(PackedInC):
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except ConnectionError as error:
+            # redis-py makes a lost connection of it. It is more than that: the command was certainly not carried out.
+            if isinstance(error.__context__, ReadOnlyError):
+                raise error.__context__ from None
+            raise
+
+
+class _Connection(_OfMaster, SentinelManagedConnection):
+    pass
+
+
+class _SslConnection(_OfMaster, SentinelManagedSSLConnection):
+    pass
+
+
+class SentinelClient(UncancelledRedis):
+    """Sends commands to whichever server the Sentinels name as the master."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool = self.connection_pool
+        assert isinstance(pool, SentinelConnectionPool)
+        await pool.sentinel_manager.aclose()
+
+
+def connect_to_master(url: RedisUrl, *, timeout_seconds: float, connections: int) -> SentinelClient:
+    """A client of the master of ``url``. It never repeats a command by itself."""
+    options: dict[str, Any] = dict(parse_url(url.plain))
+    with_tls = options.pop("connection_class", None) is SSLConnection
+    for name in ("host", "port"):
+        options.pop(name, None)
+    common = {"retry": Retry(NoBackoff(), 0), "protocol": 2}
+    of_sentinel = {name: value for name, value in options.items() if name.startswith("ssl_")} | {
+        "username": url.sentinel_username,
+        "password": url.sentinel_password,
+        "ssl": with_tls,
+        "socket_timeout": min(timeout_seconds, SENTINEL_SECONDS),
+        "socket_connect_timeout": min(timeout_seconds, SENTINEL_SECONDS),
+        **common,
+    }
+    sentinel = Sentinel([])  # type: ignore[no-untyped-call]
+    sentinel.sentinels = [UncancelledRedis(host=host, port=port, **of_sentinel) for host, port in url.hosts]
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        url.master,
+        sentinel,
+        connection_class=_SslConnection if with_tls else _Connection,
+        max_connections=connections,
+        **options,
+        **common,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+    )
+    client = SentinelClient.from_pool(pool)
+    assert isinstance(client, SentinelClient)
+    return client

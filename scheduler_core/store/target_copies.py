@@ -1,0 +1,59 @@
+"""Copies of targets on a further shard, so that its runs need no other. The first shard has the targets themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scheduler_core.store.catalogue_store import CatalogueStore, StoredTarget, decode_target
+from scheduler_core.store.faults import translated_faults
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.scripts import load_script
+
+
+class TargetCopies:
+    """The copies that one shard holds. Raises StoreUnavailable or StoreRefused.
+
+    ``originals``: where a target is read of which there is no copy yet.
+    """
+
+    def __init__(self, beside: RedisStore, originals: CatalogueStore) -> None:
+        self._client = beside.client
+        self._copies = beside.keys.catalogue("copies")
+        self._meta = beside.keys.meta
+        self._originals = originals
+        self._copy = load_script("catalogue_copy_target")
+
+    async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
+        """The targets with these ids, at most 1000. Raises CorruptDocument."""
+        found = [
+            None if row is None else decode_target(one, row.partition(b" ")[2])
+            for one, row in zip(target_ids, await self._rows(target_ids), strict=True)
+        ]
+        missing = [one for one, stored in zip(target_ids, found, strict=True) if stored is None]
+        originals = dict(zip(missing, await self._originals.read_targets(missing), strict=True))
+        return [originals[one] if stored is None else stored for one, stored in zip(target_ids, found, strict=True)]
+
+    async def revisions(self, target_ids: Sequence[int]) -> list[int | None]:
+        """When the targets were changed of which these are copies, in epoch ms; None: there is no copy."""
+        return [None if row is None else int(row.partition(b" ")[0]) for row in await self._rows(target_ids)]
+
+    async def put(self, stored: StoredTarget) -> None:
+        """Copy a target, unless there is a copy of a later state of it."""
+        target = stored.target
+        await self._run(str(target.id), target.updated_at_ms, stored.raw)
+
+    async def drop(self, target_id: int) -> None:
+        """The target is gone."""
+        await self._run(str(target_id), "", b"")
+
+    async def _rows(self, target_ids: Sequence[int]) -> list[bytes | None]:
+        if not target_ids:
+            return []
+        with translated_faults():
+            rows: list[Any] = await self._client.hmget(self._copies, [str(one) for one in target_ids])
+        return rows
+
+    async def _run(self, *args: str | int | bytes) -> None:
+        with translated_faults():
+            await self._copy.run(self._client, (self._copies, self._meta), args)

@@ -1,0 +1,117 @@
+"""A failover loses a settlement that was acknowledged: the lease is there again, and its node knows nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.run import RunState
+from scheduler_core.store.redis_store import RedisStore
+from tests.support.factories import answered, make_job, make_state
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.stores import KEYS, opened, put, until
+
+LOST = (KEYS.due, KEYS.states, KEYS.leases, KEYS.records, KEYS.details, KEYS.history("a"), KEYS.runs("S"), KEYS.counts)
+
+
+@dataclass
+class Bench:
+    """A node that lives on while Redis goes back to an earlier moment."""
+
+    store: RedisStore
+    redis: Redis
+    clock: ManualClock
+    node: SteppedNode
+
+    async def remember(self) -> dict[str, bytes | None]:
+        return {key: await self.redis.dump(key) for key in LOST}
+
+    async def go_back_to(self, moment: dict[str, bytes | None]) -> None:
+        await self.redis.delete(*moment)
+        for key, stored in moment.items():
+            if stored is not None:
+                await self.redis.restore(key, 0, stored)
+
+    async def compare(self) -> None:
+        """What the claimer does before a claim, when so much time has passed that it looks at its leases."""
+        self.clock.advance(self.node.node.dead_after_ms)
+        await self.node.beat()
+        await self.node.claimer._compare_leases()
+        await self.node.settle()
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    async with opened(redis_url) as (store, redis):
+        clock = ManualClock()
+        bench = Bench(store, redis, clock, SteppedNode(store, clock))
+        await bench.node.start()
+        await put(redis, make_job("a"), make_state(0))
+        assert await bench.node.claim() == 1
+        yield bench
+        await bench.node.crash()
+
+
+async def test_a_run_whose_settlement_was_lost_is_handed_back_and_delivered_again(bench: Bench) -> None:
+    claimed = await bench.remember()
+    first = await bench.node.answer(answered(200))
+    await bench.node.settle()
+    await bench.go_back_to(claimed)
+    assert await bench.node.reaper.reap() == 0, "its node lives: the reaper leaves it alone"
+    assert await bench.node.claim() == 0
+
+    await bench.compare()
+    assert await bench.node.claim() == 1
+    again = bench.node.deliverer.open[0]
+    assert again.run_id == first.run_id
+    assert int(again.header("Cronpost-Fence")) > int(first.header("Cronpost-Fence"))
+    await bench.node.answer(answered(200))
+    await bench.node.settle()
+    (run,) = await bench.store.history("a")
+    assert run.state is RunState.SUCCEEDED  # type: ignore[union-attr]
+
+
+async def test_what_the_node_works_on_is_left_alone(bench: Bench) -> None:
+    await bench.compare()
+    lease = (await bench.store.read("a")).snapshot.lease
+    assert lease is not None
+    assert lease.node == bench.node.node.id
+    assert len(bench.node.deliverer.open) == 1
+
+
+async def test_what_has_ended_and_is_not_settled_yet_is_left_alone(bench: Bench) -> None:
+    await bench.node.answer(answered(200))
+    bench.clock.advance(bench.node.node.dead_after_ms)
+    await bench.node.beat()
+    await bench.node.claimer._compare_leases()
+    await bench.node.settle()
+    (run,) = await bench.store.history("a")
+    assert len(bench.node.deliverer.seen) == 1
+    assert run.attempts[0].status == 200  # type: ignore[union-attr]
+
+
+async def test_the_leases_of_other_nodes_are_none_of_its_business(bench: Bench) -> None:
+    other = SteppedNode(bench.store, bench.clock)
+    await other.start()
+    bench.clock.advance(other.node.dead_after_ms)
+    await other.beat()
+    await other.claimer._compare_leases()
+    assert other.settler.is_idle
+
+
+async def test_the_claimer_compares_by_itself_once_in_some_seconds(bench: Bench) -> None:
+    claimed = await bench.remember()
+    await bench.node.answer(answered(200))
+    await bench.node.settle()
+    await bench.go_back_to(claimed)
+    bench.node.claimer.start()
+    bench.clock.advance(bench.node.node.dead_after_ms)
+    await bench.node.beat()
+    bench.node.claimer.wake()
+    await until(lambda: not bench.node.settler.is_idle)
+    await bench.node.claimer.stop()
+    await bench.node.settle()

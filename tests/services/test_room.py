@@ -1,0 +1,82 @@
+"""How the shards of a node share its room for open attempts."""
+
+from __future__ import annotations
+
+import asyncio
+
+from scheduler_core.node import Room
+
+
+class Claims:
+    """Claimers that take what they get and tell who was woken."""
+
+    def __init__(self, size: int) -> None:
+        self.room = Room(size)
+        self.woken: list[str] = []
+        self.wakes = {name: (lambda name=name: self.woken.append(name)) for name in "abc"}
+
+    def reserve(self, name: str, most: int = 10) -> int:
+        return self.room.reserve(most, self.wakes[name])
+
+    def begin(self, count: int) -> list[asyncio.Future[None]]:
+        """A claim for ``count`` places has brought as many jobs."""
+        begun = [asyncio.get_running_loop().create_future() for _ in range(count)]
+        self.room.in_flight.update(begun)
+        self.room.release(count)
+        return begun
+
+    def end(self, attempt: asyncio.Future[None]) -> None:
+        self.room.in_flight.discard(attempt)
+        self.room.freed()
+
+
+async def test_never_more_is_given_than_there_is_however_many_claims_are_under_way() -> None:
+    claims = Claims(size=10)
+    assert claims.reserve("a", 6) == 6
+    assert claims.reserve("b", 6) == 4
+    assert claims.reserve("c", 6) == 0
+    claims.begin(6)
+    assert claims.room.free == 0
+    claims.room.release(4)  # of the second claim nothing came
+    assert claims.woken == ["c"]
+    assert claims.reserve("c", 6) == 4
+
+
+async def test_who_has_waited_longest_gets_the_next_place_and_nobody_pushes_in() -> None:
+    claims = Claims(size=2)
+    open_attempts = claims.begin(claims.reserve("a"))
+    assert [claims.reserve(name) for name in "abc"] == [0, 0, 0]
+    order = ""
+    for _ in range(6):
+        claims.woken.clear()
+        claims.end(open_attempts.pop(0))
+        turn = claims.woken[0]
+        others = [name for name in "abc" if name != turn]
+        assert [claims.reserve(name) for name in others] == [0, 0], "it is not their turn"
+        assert claims.reserve(turn) == 1
+        open_attempts += claims.begin(1)
+        assert claims.reserve(turn) == 0, "it has more to claim, and stands in line again"
+        order += turn
+    assert order == "abcabc"
+
+
+async def test_who_leaves_the_line_or_needs_nothing_holds_up_nobody() -> None:
+    claims = Claims(size=1)
+    (attempt,) = claims.begin(claims.reserve("a"))
+    assert [claims.reserve(name) for name in "bc"] == [0, 0]
+    claims.room.leave(claims.wakes["b"])
+    claims.end(attempt)
+    assert claims.woken == ["c"]
+    assert claims.reserve("c") == 1
+    claims.room.release(1)
+    assert claims.reserve("a") == 1
+
+
+async def test_alone_a_claimer_gets_what_is_free() -> None:
+    claims = Claims(size=100)
+    assert claims.reserve("a", 128) == 100
+    first, *_ = claims.begin(100)
+    assert claims.reserve("a", 128) == 0
+    claims.end(first)
+    assert claims.woken == ["a"]
+    assert claims.reserve("a", 128) == 1

@@ -1,0 +1,308 @@
+"""A node on several shards of one Redis: it works on all of them, and a fault of one is no fault of the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+
+import pytest
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from scheduler_core.catalogue import Target, Timing, job_id_of
+from scheduler_core.clock import RedisClock
+from scheduler_core.config import EngineSettings
+from scheduler_core.engine import Engine
+from scheduler_core.errors import StoreError, StoreRefused
+from scheduler_core.metrics import Metrics
+from scheduler_core.run import Run
+from scheduler_core.services.catalogue import CatalogueService, TargetCache
+from scheduler_core.services.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper
+from scheduler_core.services.heartbeat import STALE_SECONDS, Timekeeper, set_clock
+from scheduler_core.services.jobs import JobService
+from scheduler_core.store.catalogue_store import CatalogueStore
+from scheduler_core.store.shards import Shards, open_shards
+from scheduler_core.store.target_copies import TargetCopies
+from scheduler_core.trigger import CronSpec
+from tests.support.factories import answered, make_job
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import ScriptedDeliverer
+from tests.support.stores import until
+
+NAMES = [f"job-{number}" for number in range(16)]
+YEARLY = CronSpec("0 0 1 1 *")
+"""So that no fire time comes between what is asked for."""
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = Redis.from_url(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def shards(redis_url: str) -> AsyncIterator[Shards]:
+    shards = open_shards(redis_url, number=4)
+    yield shards
+    await shards.aclose()
+
+
+class Bench:
+    """A node, and what a client needs to ask for runs."""
+
+    def __init__(self, shards: Shards, settings: EngineSettings) -> None:
+        self.shards = shards
+        self.clock = RedisClock()
+        self.deliverer = ScriptedDeliverer()
+        self.metrics = Metrics()
+        self.engine = Engine(settings, shards, self.deliverer, self.clock, self.metrics)
+        self.jobs = shards.each(lambda store: JobService(store, self.clock, Metrics()))
+
+    async def ask_for(self, *names: str) -> list[str]:
+        await set_clock(self.shards, self.clock)
+        for name in names:
+            await self.jobs.of(name).upsert(make_job(name, trigger=YEARLY))
+        return [(await self.jobs.of(name).run_now(name, force=True)).run_id or "" for name in names]
+
+    async def answer_all(self) -> None:
+        for entry in list(self.deliverer.open):
+            entry.answer.set_result(answered(200))
+        await until(lambda: not self.engine.node.in_flight)
+
+    async def is_recorded(self, name: str) -> bool:
+        return any(isinstance(one, Run) for one in await self.jobs.of(name).history(name))
+
+
+@pytest.fixture
+async def bench(shards: Shards) -> AsyncIterator[Bench]:
+    bench = Bench(shards, EngineSettings(drain_grace_seconds=0))
+    bench.engine.start()
+    yield bench
+    await bench.engine.stop()
+
+
+async def test_jobs_of_every_shard_are_fired_and_recorded_there(bench: Bench) -> None:
+    await bench.engine.started()
+    assert bench.engine.faults() == []
+    runs = await bench.ask_for(*NAMES)
+    await until(lambda: len(bench.deliverer.open) == len(NAMES))
+    assert sorted(entry.run_id for entry in bench.deliverer.open) == sorted(runs)
+    assert bench.metrics.registry.get_sample_value("cronpost_in_flight") == len(NAMES)
+    await bench.answer_all()
+    for name in NAMES:
+        await until(partial(bench.is_recorded, name))
+    assert len({bench.shards.number_of(name) for name in NAMES}) == 4
+
+
+async def test_a_shard_whose_keys_cannot_be_used_stops_no_other(bench: Bench, redis: Redis) -> None:
+    await bench.engine.started()
+    broken = bench.shards.all[2].keys
+    await redis.delete(broken.due)
+    await redis.set(broken.due, "not a sorted set")
+    await until(lambda: any("shard 2: claim" in fault for fault in bench.engine.faults()))
+    assert all(fault.startswith("shard 2: ") for fault in bench.engine.faults())
+    well = [name for name in NAMES if bench.shards.number_of(name) != 2]
+    await bench.ask_for(*well)
+    await until(lambda: len(bench.deliverer.open) == len(well))
+    await bench.answer_all()
+    await redis.delete(broken.due)
+    await until(lambda: bench.engine.faults() == [])
+    others = set(NAMES) - set(well)
+    await bench.ask_for(*others)
+    await until(lambda: {entry.job_id for entry in bench.deliverer.open} == others)
+
+
+async def test_a_shard_that_cannot_start_does_not_keep_the_others_from_it(shards: Shards, redis: Redis) -> None:
+    keys = shards.all[0].keys
+    await redis.set(keys.nodes, "not a sorted set")
+    bench = Bench(shards, EngineSettings(drain_grace_seconds=0))
+    bench.engine.start()
+    await until(lambda: len(bench.engine.faults()) == 1 and "Redis refuses" in bench.engine.faults()[0])
+    assert bench.engine.faults()[0].startswith("shard 0: ")
+    name = next(name for name in NAMES if shards.number_of(name) == 1)
+    await bench.ask_for(name)
+    await until(lambda: len(bench.deliverer.open) == 1)
+    await redis.delete(keys.nodes)
+    await bench.engine.started()
+    assert bench.engine.faults() == []
+    await bench.engine.stop()
+    assert await redis.exists(*(store.keys.nodes for store in shards.all)) == 0, "it has left every shard"
+
+
+async def test_all_shards_together_have_no_more_open_than_the_node_may(shards: Shards) -> None:
+    bench = Bench(shards, EngineSettings(drain_grace_seconds=0, max_in_flight=3, target_max_in_flight=3))
+    bench.engine.start()
+    await bench.engine.started()
+    await bench.ask_for(*NAMES)
+    most = 0
+    while len(bench.deliverer.seen) < len(NAMES):
+        await until(lambda: bool(bench.deliverer.open))
+        most = max(most, len(bench.deliverer.open), len(bench.engine.node.in_flight))
+        bench.deliverer.open[0].answer.set_result(answered(200))
+        await asyncio.sleep(0)
+    assert most <= 3
+    assert {entry.job_id for entry in bench.deliverer.seen} == set(NAMES), "no shard was left out"
+    await bench.engine.stop()
+
+
+# ---- the clock ------------------------------------------------------------------------------------------------------
+
+
+async def test_one_server_sets_the_clock_and_another_when_that_one_is_away(shards: Shards) -> None:
+    clock = ManualClock()
+    asked: list[int] = []
+
+    def recording(shard: int, *, away: bool = False) -> None:
+        async def time_ms() -> float:
+            asked.append(shard)
+            if away:
+                raise StoreRefused("away")
+            return float(clock.now)
+
+        shards.all[shard].time_ms = time_ms  # type: ignore[method-assign]
+
+    keeper = Timekeeper(clock)
+    for shard in range(3):
+        recording(shard)
+    for shard in (0, 1, 2, 0, 2):
+        await keeper.keep(shard, shards.all[shard])
+    assert asked == [0, 0], "the first does it for all"
+    recording(0, away=True)
+    asked.clear()
+    clock.advance(int(STALE_SECONDS * 1000) + 1)
+    with pytest.raises(StoreError):
+        await keeper.keep(0, shards.all[0])
+    await keeper.keep(1, shards.all[1])
+    await keeper.keep(2, shards.all[2])
+    await keeper.keep(1, shards.all[1])
+    assert asked == [0, 1, 1]
+    recording(0)
+    asked.clear()
+    for shard in (0, 1, 2):
+        await keeper.keep(shard, shards.all[shard])
+    assert asked == [0], "and the first again once it is back"
+
+
+# ---- copies of targets ----------------------------------------------------------------------------------------------
+
+
+class Catalogue:
+    """What clients do with targets, and what a node sees of them on each shard."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+        self.clock = ManualClock()
+        self.service = CatalogueService(shards, self.clock, Metrics())
+        self.sweeper = CatalogueSweeper(shards, self.clock, Metrics())
+        self.store = CatalogueStore(shards.lead)
+        self.copies = [TargetCopies(store, self.store) for store in shards.all[1:]]
+
+    async def add(self) -> Target:
+        return await self.service.add_target(Target(0, "t", "http://a.test/"))
+
+    async def revisions(self, target_id: int) -> list[int | None]:
+        return [(await one.revisions([target_id]))[0] for one in self.copies]
+
+    async def urls(self, target_id: int) -> list[str | None]:
+        found = [(await one.read_targets([target_id]))[0] for one in self.copies]
+        return [None if one is None else one.target.url for one in found]
+
+    async def change(self, target_id: int, url: str) -> Target:
+        self.clock.advance(1)
+        return await self.service.change_target(target_id, lambda old: replace(old, url=url))
+
+
+@pytest.fixture
+def catalogue(shards: Shards) -> Catalogue:
+    return Catalogue(shards)
+
+
+async def test_every_shard_has_a_target_before_its_change_is_answered(catalogue: Catalogue, redis: Redis) -> None:
+    target = await catalogue.add()
+    assert await catalogue.revisions(target.id) == [target.updated_at_ms] * 3
+    before = [int(await redis.hget(store.keys.meta, "targets_version") or 0) for store in catalogue.shards.all]
+    changed = await catalogue.change(target.id, "http://b.test/")
+    assert await catalogue.revisions(target.id) == [changed.updated_at_ms] * 3
+    assert await catalogue.urls(target.id) == ["http://b.test/"] * 3
+    after = [int(await redis.hget(store.keys.meta, "targets_version") or 0) for store in catalogue.shards.all]
+    assert all(new > old for old, new in zip(before, after, strict=True)), "claims tell every node to read it again"
+    assert await catalogue.store.marks(before_ms=2**50, limit=10) == []
+    await catalogue.service.delete_target(target.id)
+    assert await catalogue.revisions(target.id) == [None] * 3
+    assert await catalogue.store.marks(before_ms=2**50, limit=10) == []
+
+
+async def test_an_old_copy_that_arrives_late_changes_nothing(catalogue: Catalogue) -> None:
+    target = await catalogue.add()
+    old = (await catalogue.store.read_targets([target.id]))[0]
+    assert old is not None
+    await catalogue.change(target.id, "http://b.test/")
+    await catalogue.copies[0].put(old)
+    assert await catalogue.urls(target.id) == ["http://b.test/"] * 3
+
+
+async def test_a_change_that_a_shard_misses_is_a_fault_and_is_brought_to_its_end_later(
+    catalogue: Catalogue, redis: Redis
+) -> None:
+    target = await catalogue.add()
+    await catalogue.sweeper.sweep()  # takes the turn in which everything is compared
+    key = catalogue.shards.all[2].keys.catalogue("copies")
+    kept = await redis.dump(key)
+    await redis.delete(key)
+    await redis.set(key, "not a hash")
+    with pytest.raises(StoreError):
+        await catalogue.change(target.id, "http://b.test/")
+    assert (await catalogue.service.get_target(target.id)).url == "http://b.test/"
+    await redis.delete(key)
+    assert kept is not None
+    await redis.restore(key, 0, kept)
+    assert await catalogue.urls(target.id) == ["http://b.test/", "http://a.test/", "http://b.test/"]
+    await catalogue.sweeper.sweep()  # whoever asked for the change is left to it for a while
+    assert (await catalogue.urls(target.id))[1] == "http://a.test/"
+    catalogue.clock.advance(COPIES_AFTER_MS + 1)
+    assert await catalogue.sweeper.sweep() >= 1
+    assert await catalogue.urls(target.id) == ["http://b.test/"] * 3
+    assert await catalogue.store.marks(before_ms=2**50, limit=10) == []
+
+
+async def test_copies_that_went_astray_are_found_in_the_sweepers_turn(catalogue: Catalogue, redis: Redis) -> None:
+    targets = [await catalogue.service.add_target(Target(0, f"t{one}", "http://a.test/")) for one in range(3)]
+    await redis.delete(catalogue.shards.all[1].keys.catalogue("copies"))
+    await redis.hset(catalogue.shards.all[3].keys.catalogue("copies"), str(targets[1].id), b"1 old")
+    assert await catalogue.sweeper.sweep() == 3
+    for target in targets:
+        assert await catalogue.revisions(target.id) == [target.updated_at_ms] * 3
+
+
+async def test_a_run_reads_the_copy_of_its_own_shard_and_the_first_where_there_is_none(
+    catalogue: Catalogue, redis: Redis
+) -> None:
+    target = await catalogue.add()
+    cache = TargetCache(catalogue.copies[0])
+    await redis.delete(catalogue.shards.lead.keys.catalogue("targets"))
+    assert (await cache.get(target.id)) == target, "without the first shard"
+    other = await catalogue.service.add_target(Target(0, "u", "http://u.test/"))
+    await redis.delete(catalogue.shards.all[1].keys.catalogue("copies"))
+    cache.saw(None)
+    assert (await cache.get(other.id)) == other
+    assert await cache.get(99) is None
+
+
+async def test_schedules_live_on_the_shards_of_their_jobs(catalogue: Catalogue, redis: Redis) -> None:
+    target = await catalogue.add()
+    made = [await catalogue.service.add_schedule(f"s{one}", target.id, Timing(60)) for one in range(8)]
+    places = {catalogue.shards.number_of(job_id_of(one.id)) for one in made}
+    assert len(places) > 1
+    for one in made:
+        keys = catalogue.shards.of(job_id_of(one.id)).keys
+        assert await redis.hexists(keys.jobs, job_id_of(one.id))
+    assert (await catalogue.service.pause(made[3].id)).status.value == "PAUSED"
+    page = await catalogue.service.list_schedules()
+    assert [one.id for one in page.schedules] == [one.id for one in made]
+    assert (await catalogue.service.counts()).paused == 1
+    assert await catalogue.sweeper.sweep() == 0, "catalogue and jobs are in line"
+    await catalogue.service.delete_target(target.id)
+    for store in catalogue.shards.all:
+        assert await redis.hlen(store.keys.jobs) == 0

@@ -1,0 +1,190 @@
+"""The client of a shard on a real Cluster of two masters: redirections, a slot on its way, a master that is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from redis.crc import key_slot
+
+from scheduler_core.errors import StoreUnavailable
+from scheduler_core.store.client import carried_through
+from scheduler_core.store.faults import translated_faults
+from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.shards import Shards, open_shards
+from tests.support.processes import eventually
+from tests.support.stores import beat, claim, until
+from tests.support.topologies import Cluster, PortServer
+
+# Bringing a Cluster together takes two seconds, so the tests share one; its loop is theirs.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Cluster]:
+    async with Cluster(masters=2, replicas=0) as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def cluster(shared: Cluster) -> Cluster:
+    await eventually(shared.healthy, what="the Cluster does not recover from the test before")
+    for server in shared.servers:
+        await server.command("FLUSHALL")
+    return shared
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shards(cluster: Cluster) -> AsyncIterator[Shards]:
+    shards = open_shards(cluster.url, number=4, timeout_seconds=2)
+    yield shards
+    await shards.aclose()
+
+
+def slot_of(store: RedisStore) -> int:
+    return key_slot(store.keys.meta.encode())
+
+
+async def other_than(cluster: Cluster, server: PortServer) -> PortServer:
+    return next(one for one in cluster.servers if one is not server)
+
+
+async def count(store: RedisStore) -> int:
+    """Something that tells how often it was carried out."""
+    with translated_faults():
+        return int(await store.client.hincrby(store.keys.meta, "counted", 1))
+
+
+async def test_each_shard_finds_its_master_and_follows_it_when_the_slot_moves(cluster: Cluster, shards: Shards) -> None:
+    await shards.confirm()
+    for store in shards.all:
+        assert await count(store) == 1
+    moving = shards.all[0]
+    source = await cluster.master_of(slot_of(moving))
+    await cluster.migrate(slot_of(moving), await other_than(cluster, source))
+    # The client does not know yet. What was redirected was not carried out, and is sent again exactly once.
+    assert await asyncio.gather(*(count(moving) for _ in range(5))) != []
+    assert await moving.client.hget(moving.keys.meta, "counted") == b"6"
+    async with moving.client.pipeline(transaction=False) as pipe:
+        pipe.hincrby(moving.keys.meta, "counted", 1)
+        pipe.hget(moving.keys.meta, "counted")
+        assert await pipe.execute() == [7, b"7"]
+
+
+async def test_a_pipeline_that_is_redirected_sends_each_command_once(cluster: Cluster, shards: Shards) -> None:
+    moving = shards.all[1]
+    await count(moving)
+    await cluster.migrate(slot_of(moving), await other_than(cluster, await cluster.master_of(slot_of(moving))))
+    async with moving.client.pipeline(transaction=False) as pipe:
+        for _ in range(10):
+            pipe.hincrby(moving.keys.meta, "counted", 1)
+        assert await pipe.execute() == list(range(2, 12))
+
+
+async def test_while_a_slot_moves_what_has_arrived_is_found_and_what_is_torn_apart_has_to_wait(
+    cluster: Cluster, shards: Shards
+) -> None:
+    store = shards.all[0]
+    slot = slot_of(store)
+    await beat(store)
+    await store.client.hset(store.keys.jobs, "a", b"x")
+    source = await cluster.master_of(slot)
+    target = await other_than(cluster, source)
+    await target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", await cluster.node_id(source))
+    await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", await cluster.node_id(target))
+    await source.command("MIGRATE", "127.0.0.1", target.port, store.keys.jobs, 0, 2000)
+    assert await store.client.hget(store.keys.jobs, "a") == b"x", "it has moved: ASK"
+    assert await count(store) == 1, "it has not"
+    async with store.client.pipeline(transaction=False) as pipe:
+        pipe.hget(store.keys.jobs, "a")
+        pipe.hget(store.keys.meta, "counted")
+        pipe.hset(store.keys.jobs, "b", b"y")
+        assert await pipe.execute() == [b"x", b"1", 1]
+    with pytest.raises(StoreUnavailable) as refused:
+        await claim(store)
+    assert not refused.value.effect_unknown
+    await cluster.migrate(slot, target)
+    assert not (await claim(store)).must_beat
+
+
+async def test_a_master_that_is_gone_takes_nothing_from_the_shards_of_others() -> None:
+    async with Cluster(masters=2, replicas=0) as cluster:
+        shards = open_shards(cluster.url, number=4, timeout_seconds=2)
+        await lose_a_master(cluster, shards)
+        await shards.aclose()
+
+
+async def lose_a_master(cluster: Cluster, shards: Shards) -> None:
+    for store in shards.all:
+        await count(store)
+    places = [await cluster.master_of(slot_of(store)) for store in shards.all]
+    victim = places[0]
+    others = [store for store, place in zip(shards.all, places, strict=True) if place is not victim]
+    assert others, "the shards lie on both masters"
+    # A Cluster would refuse all slots soon after the loss of one: here the other shards are to be seen meanwhile.
+    for server in cluster.servers:
+        await server.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    await victim.child.kill()
+    with pytest.raises(StoreUnavailable):
+        await count(shards.all[0])
+    for _ in range(20):
+        for store in others:
+            await count(store)
+    assert {int(await store.client.hget(store.keys.meta, "counted") or 0) for store in others} == {21}
+    assert len(await shards.faults()) == len(shards) - len(others)
+
+
+async def test_a_command_whose_answer_is_lost_is_not_sent_again(cluster: Cluster, shards: Shards) -> None:
+    store = shards.all[0]
+    await count(store)
+    master = await cluster.master_of(slot_of(store))
+    master.child.freeze()
+    with pytest.raises(StoreUnavailable) as lost:
+        await count(store)
+    assert lost.value.effect_unknown
+    master.child.thaw()
+    await until(lambda: counted(store))
+    assert int(await store.client.hget(store.keys.meta, "counted") or 0) == 2
+
+
+async def counted(store: RedisStore) -> bool:
+    with contextlib.suppress(StoreUnavailable), translated_faults():
+        return bool(await store.client.hget(store.keys.meta, "counted") == b"2")
+    return False
+
+
+async def test_cancelled_callers_do_the_client_no_harm(shards: Shards) -> None:
+    store = shards.all[2]
+    for number in range(200):
+        task = asyncio.ensure_future(count(store))
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        if number % 20 == 0:
+            await carried_through()  # those that were cancelled go on, and have connections meanwhile
+    await carried_through()
+    assert await asyncio.gather(*(count(store) for _ in range(60)))
+
+
+async def test_wake_ups_are_heard_wherever_they_are_published(cluster: Cluster, shards: Shards) -> None:
+    store = shards.all[0]
+    await count(store)
+    heard = store.wake_ups()
+    assert await anext(heard) is None
+    for number, server in enumerate(cluster.servers):
+        await server.command("PUBLISH", store.keys.wake, str(1000 + number))
+        assert await anext(heard) == 1000 + number
+    await heard.aclose()
+
+
+async def test_an_unreachable_cluster_was_asked_nothing() -> None:
+    shards = open_shards("redis+cluster://127.0.0.1:1,127.0.0.1:2", number=2)
+    with pytest.raises(StoreUnavailable, match="no server of the Cluster can be reached") as away:
+        await shards.lead.time_ms()
+    assert not away.value.effect_unknown
+    await shards.aclose()
