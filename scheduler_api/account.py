@@ -36,7 +36,7 @@ async def account(request: Request) -> Response:
     context = context_of(request)
     async with context.turn():
         page = await read_account(
-            context.store, context.clock, job_id, from_ms=from_ms, to_ms=to_ms, after=after, limit=limit
+            context.shards.of(job_id), context.clock, job_id, from_ms=from_ms, to_ms=to_ms, after=after, limit=limit
         )
     bounds = {"from": rfc3339(page.from_ms), "to": rfc3339(page.to_ms)}
     following = None if page.following is None else f"{page.following[0]}.{page.following[1]}"

@@ -25,10 +25,10 @@ def json_answer(body: Any, status: int = 200, *, headers: Mapping[str, str] | No
     return Response(_encoder.encode(body), status, media_type="application/json", headers=dict(headers or {}))
 
 
-async def read_body(request: Request) -> bytes:
-    """The body, at most as long as the settings allow; raises ApiError 413 as soon as it is longer, and 415 for a
-    compressed one (a megabyte of it may be a gigabyte)."""
-    limit = context_of(request).settings.max_body_bytes
+async def read_body(request: Request, *, limit: int | None = None) -> bytes:
+    """The body, at most as long as ``limit`` or else the settings allow; raises ApiError 413 as soon as it is longer,
+    and 415 for a compressed one (a megabyte of it may be a gigabyte)."""
+    limit = limit or context_of(request).settings.max_body_bytes
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", ""}:
         raise ApiError(

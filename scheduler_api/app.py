@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scheduler_api import (
     account,
+    batch,
+    breakers,
     callbacks,
     cron_next,
     docs_ui,
@@ -30,10 +34,12 @@ for browsers that open the documentation."""
 
 ROUTES: list[BaseRoute] = [
     *jobs.ROUTES,
+    *batch.ROUTES,
     *pending.ROUTES,
     *callbacks.ROUTES,
     *runs.ROUTES,
     *account.ROUTES,
+    *breakers.ROUTES,
     *cron_next.ROUTES,
     *health.ROUTES,
     *targets.ROUTES,
@@ -44,9 +50,9 @@ ROUTES: list[BaseRoute] = [
 ]
 
 
-def create_app(context: Context) -> ASGIApp:
-    """The API. It starts and stops nothing: the caller owns what is in ``context``."""
-    app: ASGIApp = RawPath(_Routes(ROUTES))
+def create_app(context: Context, routes: Sequence[BaseRoute] = ROUTES) -> ASGIApp:
+    """The API, or a part of it. It starts and stops nothing: the caller owns what is in ``context``."""
+    app: ASGIApp = RawPath(_Routes(list(routes)))
     settings = context.settings
     app = Guarded(app, settings.api_keys, OPEN_PATHS, callbacks.OPEN_PATHS)
     app = SameOrigin(app, any_name=bool(settings.api_keys) or settings.allow_no_authentication)

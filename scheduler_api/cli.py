@@ -76,9 +76,9 @@ def read_settings(options: dict[str, str | None]) -> Settings:
 
 
 @main.command()
-@setting_options("api", "store", "engine", "lane", "log")
+@setting_options("api", "store", "engine", "lane", "process", "log")
 def serve(**options: str | None) -> None:
-    """Run the server: API and scheduler in one process.
+    """Run the server: API and scheduler in one process; with --nodes, nodes in processes of their own beside it.
 
     Without --redis-url it starts a Redis of its own in the data directory.
     """
@@ -95,9 +95,15 @@ def api(**options: str | None) -> None:
 
 
 @main.command()
-@setting_options("store", "engine", "lane", "log")
-def node(**options: str | None) -> None:
-    """Run one scheduler node alone, on a Redis that it shares with others. It opens no port."""
+@setting_options("store", "engine", "lane", "process", "log")
+@click.option("--parent", type=int, hidden=True)
+@click.option("--sole", is_flag=True, hidden=True)
+def node(parent: int | None, sole: bool, **options: str | None) -> None:
+    """Run a scheduler node, or several, on a Redis that is shared with others. It opens no port unless it is given one
+    for its metrics."""
+    if parent is not None:
+        _run_child(parent, sole=sole)
+        return
     settings = read_settings(options)
     _need_redis_url(settings, "node")
     _run(settings, api=False, node=True)
@@ -133,6 +139,17 @@ def _run(settings: Settings, *, api: bool, node: bool) -> None:
     Process(settings, api=api, node=node, on_started=_banner).run()
 
 
+def _run_child(descriptor: int, *, sole: bool) -> None:
+    """One of the nodes of a server, which has put all settings into the environment."""
+    from scheduler_api.node_link import ParentLink
+    from scheduler_api.process import Process
+
+    parent = ParentLink(descriptor, sole=sole)
+    settings = load_settings(dotenv=None)
+    configure_logging(settings.log)
+    Process(settings, api=False, parent=parent).run()
+
+
 def _banner(process: Any) -> None:
     """On a terminal: where it is, and what to do next."""
     if not sys.stdout.isatty():
@@ -146,6 +163,8 @@ def _banner(process: Any) -> None:
         lines.append(f"  Redis       {version}, embedded, in {process.embedded.directory}")
     else:
         lines.append(f"  Redis       {mask_url(settings.store.redis_url)}")
+    if process.nodes is not None:
+        lines.append(f"  Nodes       {process.nodes.wanted}, each a process of its own")
     if process.url is not None:
         keys = len(settings.api.api_keys)
         lines.append(f"  Access      {f'{keys} API key(s)' if keys else 'open to whoever can connect'}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
 import click
 import httpx
+import msgspec
 
 from scheduler_api.policies import ROWS, Row
+from scheduler_api.wire import BATCH_LIMIT
 from scheduler_core.config_reader import load_settings
 from scheduler_core.errors import ConfigError
 
@@ -21,6 +23,8 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS = 30.0
 MAX_COLUMN = 48
 NAMES_WIDE = 26
+IMPORT_BYTES = 4 << 20
+"""One request of an import is not longer than this and one job."""
 
 
 class Failed(click.ClickException):
@@ -192,6 +196,7 @@ def show_job(server: Server, job: dict[str, Any]) -> None:
 
 def policy_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command one option per optional field of a job, named as the field."""
+    command = click.option("--limits", help='As JSON, for example {"max_in_flight": 5, "rate": 10}.')(command)
     command = click.option("--retry", help='As JSON, for example {"attempts": 3, "statuses": [500]}.')(command)
     for row in reversed(ROWS):
         name = "--" + row.name.replace("_", "-")
@@ -245,6 +250,7 @@ def _body(
     expression: str | None,
     payload: str | None,
     retry: str | None,
+    limits: str | None,
     **rest: Any,
 ) -> bytes:
     """The body that the options ask for; the payload stays the text that was given."""
@@ -255,6 +261,8 @@ def _body(
     body = json.dumps(fields).encode()[:-1]
     if retry is not None:
         body += b', "retry": ' + json_option("--retry", retry)
+    if limits is not None:
+        body += b', "limits": ' + json_option("--limits", limits)
     return body + b', "payload": ' + json_option("--payload", "null" if payload is None else payload) + b"}"
 
 
@@ -273,6 +281,68 @@ def read_file(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise Failed(f"{path} cannot be read: {error.strerror}") from None
+
+
+@jobs.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@with_server
+def import_jobs(server: Server, file: str) -> None:
+    """Create or replace the jobs of a file: a JSON array of bodies of POST /, or one body a line. - is stdin.
+
+    Each job stands for itself. Those that are refused are named with the reason, and the exit code is then 1.
+    """
+    stored = unchanged = sent = 0
+    refused: list[str] = []
+    for part in _parts(_bodies(sys.stdin.buffer.read() if file == "-" else read_file(file))):
+        results = server.ask("POST", "/jobs:batch", body=b"[" + b",".join(part) + b"]")
+        for place, result in enumerate(results, sent + 1):
+            if result["status"] != 202:
+                field = f" (field {result['field']})" if result.get("field") else ""
+                named = "" if result["id"] is None else f" {result['id']}"
+                refused.append(f"job {place}{named}: {result['detail']}{field} [{result['status']}]")
+            elif result["changed"]:
+                stored += 1
+            else:
+                unchanged += 1
+        sent += len(part)
+    if not server.as_json:
+        click.echo(f"{stored} stored, {unchanged} unchanged, {len(refused)} refused")
+        for line in refused:
+            click.echo(printable(line), err=True)
+    if refused:
+        raise click.exceptions.Exit(1)
+
+
+def _bodies(text: bytes) -> list[bytes]:
+    """The bodies in a file, each as its bytes."""
+    if text.lstrip().startswith(b"["):
+        try:
+            return [bytes(one) for one in msgspec.json.decode(text, type=list[msgspec.Raw])]
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Failed(f"the file is not JSON: {error}") from None
+    bodies: list[bytes] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            bodies.append(bytes(msgspec.json.decode(line, type=msgspec.Raw)))
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Failed(f"line {number} of the file is not JSON: {error}") from None
+    return bodies
+
+
+def _parts(bodies: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """What one request takes, in their order."""
+    part: list[bytes] = []
+    size = 0
+    for one in bodies:
+        if part and (len(part) == BATCH_LIMIT or size + len(one) > IMPORT_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += len(one)
+    if part:
+        yield part
 
 
 @jobs.command()

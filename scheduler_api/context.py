@@ -9,55 +9,76 @@ from weakref import WeakValueDictionary
 
 from starlette.requests import Request
 
+from scheduler_api.nodes import Nodes
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import ApiSettings, LaneSettings
 from scheduler_core.metrics import Metrics
+from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.callbacks import CallbackService
 from scheduler_core.services.catalogue import CatalogueService
 from scheduler_core.services.heartbeat import set_clock
 from scheduler_core.services.history import HistoryService
 from scheduler_core.services.jobs import JobService
 from scheduler_core.services.tasks import TaskService
-from scheduler_core.store.catalogue_store import CatalogueStore
-from scheduler_core.store.history_store import HistoryStore
 from scheduler_core.store.lane_store import LaneStore
 from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.shards import Shards
 
 STORE_TURNS = 64
 """Requests that work with Redis at the same time; further ones wait. The API's pool of connections has room for
 these and some more, so that a burst of requests is served late rather than refused."""
 STORE_CONNECTIONS = STORE_TURNS + 16
+LEAST_TURNS = 4
+"""Where there are several shards, none has more than its part of these turns at a time, and requests that ask all of
+them have a quarter: the server of some shards that does not answer must not hold up requests for the others."""
 
 
 class Context:
-    """``faults`` answers what keeps the process from doing its job; the node's, where there is one."""
+    """``faults`` answers what keeps the process from doing its job; the node's, where there is one. ``warnings`` what
+    is not as it should be although the process does its job. ``fires``: it has a node or more; ``nodes`` are those
+    that are processes of their own. ``breakers``: those that are not closed, by node; None: it has no node.
+    """
 
     def __init__(
         self,
         *,
         settings: ApiSettings,
-        store: RedisStore,
+        store: Shards | RedisStore,
         clock: RedisClock,
         metrics: Metrics,
         lane: LaneSettings | None = None,
         faults: Callable[[], list[str]] = list,
+        warnings: Callable[[], list[str]] = list,
+        fires: bool = True,
+        nodes: Nodes | None = None,
+        breakers: Callable[[], list[tuple[str, list[OpenBreaker]]] | None] = lambda: None,
     ) -> None:
         self.settings = settings
-        self.store = store
+        self.shards = store if isinstance(store, Shards) else Shards.of_one(store)
+        self.store = self.shards.lead
         self.clock = clock
         self.metrics = metrics
         self.faults = faults
-        self.jobs = JobService(store, clock, metrics)
-        self.callbacks = CallbackService(store, self.jobs)
-        self.catalogue = CatalogueService(CatalogueStore(store), store, clock, metrics)
-        self.tasks = TaskService(LaneStore(store, lane), clock, metrics)
-        self.history = HistoryService(store, HistoryStore(store), clock)
+        self.warnings = warnings
+        self.fires = fires
+        self.nodes = nodes
+        self.breakers = breakers
+        self.job_services = self.shards.each(lambda one: JobService(one, clock, metrics))
+        self.jobs = self.job_services.lead
+        self.callbacks = CallbackService(self.shards, self.job_services)
+        self.catalogue = CatalogueService(self.shards, clock, metrics)
+        self.tasks = TaskService(LaneStore(self.store, lane), clock, metrics)
+        self.history = HistoryService(self.shards, clock)
         self._turns = asyncio.Semaphore(STORE_TURNS)
+        of_shard = max(LEAST_TURNS, STORE_TURNS // len(self.shards))
+        self._turns_of = self.shards.each(lambda _: asyncio.Semaphore(of_shard))
+        self._turns_of_all = asyncio.Semaphore(STORE_TURNS // 4 if len(self.shards) > 1 else STORE_TURNS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def turn(self, job_id: str | None = None) -> AsyncIterator[JobService]:
-        """The right to work with the store; with ``job_id``, as the only request of this process to change that job.
+        """The right to work with the store; with ``job_id``, as the only request of this process to change that job,
+        through the service of its shard.
 
         Changes of one job are checked against each other in Redis, whoever makes them. Here they only stand in line,
         so that a hundred clients that change one job at once do not have to try a hundred times each. Raises
@@ -70,17 +91,29 @@ class Context:
                 lock = self._locks[job_id] = asyncio.Lock()
             await lock.acquire()
         try:
-            async with self._turns:
-                await self.ensure_clock()
-                yield self.jobs
+            async with self._turns_of_all if job_id is None else self._turns_of.of(job_id), self._turns:
+                await self._ensure_ready()
+                yield self.jobs if job_id is None else self.job_services.of(job_id)
         finally:
             if lock is not None:
                 lock.release()
 
+    @asynccontextmanager
+    async def look(self, job_id: str) -> AsyncIterator[JobService]:
+        """The right to read a job, with the service of its shard. Raises StoreUnavailable as :meth:`turn` does."""
+        async with self._turns_of.of(job_id), self._turns:
+            await self._ensure_ready()
+            yield self.job_services.of(job_id)
+
     async def ensure_clock(self) -> None:
         """Set the clock if nothing has set it yet: right after the start, or where no node runs."""
         if not self.clock.is_set:
-            await set_clock(self.store, self.clock)
+            await set_clock(self.shards, self.clock)
+
+    async def _ensure_ready(self) -> None:
+        if not self.shards.is_confirmed:
+            await self.shards.confirm()
+        await self.ensure_clock()
 
 
 def context_of(request: Request) -> Context:

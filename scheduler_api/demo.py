@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from scheduler_api.process import Process
 from scheduler_api.server import PortInUseError, listen, url_of
 from scheduler_core.clock import RedisClock
-from scheduler_core.config import Settings
+from scheduler_core.config import ProcessSettings, Settings
 from scheduler_core.delivery.base import Deliverer, Outcome, Request
 from scheduler_core.errors import StoreError
 from scheduler_core.job import Job
@@ -38,7 +38,8 @@ TRY_SECONDS = 0.2
 def run_demo(settings: Settings) -> None:
     """Run the demo until a signal ends it. Always on a Redis of its own, so that it never touches real jobs."""
     store = replace(settings.store, redis_url=None, data_dir=demo_directory(settings))
-    Demo(replace(settings, store=store)).run()
+    # The lines of the demo are written where the attempts are made: in this process.
+    Demo(replace(settings, store=store, process=ProcessSettings())).run()
 
 
 def demo_directory(settings: Settings) -> Path:

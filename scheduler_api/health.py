@@ -6,12 +6,14 @@ import contextlib
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
+from scheduler_api.nodes import Gathered
 from scheduler_core.errors import StoreError
 from scheduler_core.services.heartbeat import set_clock
 
@@ -25,21 +27,33 @@ async def health(_: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Whether the process can do its job, and if not, why: 200 or 503."""
+    """Whether the process can do its job, and if not, why: 200 or 503.
+
+    A server with several nodes is ready while one of them works, and an API while it can store jobs, even if no node
+    is there to fire them: to take it out of service would not bring one. What is amiss stands among the warnings.
+    """
     context = context_of(request)
-    reasons = list(context.faults())
+    reasons, warnings = list(context.faults()), list(context.warnings())
+    reasons += await context.shards.faults()
     try:
-        await context.store.time_ms()
+        if not context.fires and not reasons and not await _nodes_alive(context):
+            warnings.append("no node is alive: jobs are stored, and nothing fires them")
     except StoreError as error:
         reasons.append(f"store: {error}")
+    answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
+    if warnings:
+        answer["warnings"] = warnings
+    if context.nodes is not None:
+        answer["nodes"] = {"wanted": context.nodes.wanted, "working": context.nodes.working}
     if reasons:
-        return json_answer({"ready": False, "reasons": reasons}, 503, headers={"Retry-After": "1"})
-    return json_answer({"ready": True, "reasons": []})
+        return json_answer(answer, 503, headers={"Retry-After": "1"})
+    return json_answer(answer)
 
 
 async def metrics(request: Request) -> Response:
     """What all runs came to, as JSON; or the metrics of this process for Prometheus, if the Accept header asks for its
-    text or for OpenMetrics, as Prometheus does. JSON needs Redis, the text does not."""
+    text or for OpenMetrics, as Prometheus does: with those of the nodes that it started. JSON needs Redis, the text
+    does not."""
     context = context_of(request)
     accepted = request.headers.get("accept", "")
     if not asks_for_text(accepted):
@@ -48,7 +62,10 @@ async def metrics(request: Request) -> Response:
     with contextlib.suppress(StoreError):
         await _count(context)
     encode, content_type = choose_encoder(accepted)
-    return Response(encode(context.metrics.registry), headers={"Content-Type": content_type})
+    registry: Collector = context.metrics.registry
+    if context.nodes is not None:
+        registry = Gathered(await context.nodes.families())
+    return Response(encode(registry), headers={"Content-Type": content_type})
 
 
 def asks_for_text(accepted: str) -> bool:
@@ -89,11 +106,16 @@ async def _totals(context: Context) -> dict[str, Any]:
     }
 
 
+async def _nodes_alive(context: Context) -> int:
+    await context.ensure_clock()
+    return (await context.shards.counts(now_ms=context.clock.now_ms())).nodes
+
+
 async def _count(context: Context) -> None:
     """Bring the sizes up to date. While Redis is away they stay what they were; other metrics say that it is away."""
     if not context.clock.is_set:
-        await set_clock(context.store, context.clock)
-    counts = await context.store.counts(now_ms=context.clock.now_ms())
+        await set_clock(context.shards, context.clock)
+    counts = await context.shards.counts(now_ms=context.clock.now_ms())
     context.metrics.jobs.set(counts.jobs)
     context.metrics.due.set(counts.due)
     context.metrics.claimed.set(counts.claimed)

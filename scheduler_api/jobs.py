@@ -13,10 +13,13 @@ from starlette.routing import Route
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, path_id, query, read_body, whole
 from scheduler_api.catalogue_wire import refuse_schedule
 from scheduler_api.context import Context, context_of
-from scheduler_api.views import next_fire_times, show_job, show_last, show_open
+from scheduler_api.usual import read_job
+from scheduler_api.views import next_fire_time, show_job, show_last, show_unit
 from scheduler_api.wire import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
 from scheduler_core.errors import InvalidInput
 from scheduler_core.job import Job, Overlap
+from scheduler_core.services.job_list import page_of_jobs
+from scheduler_core.services.jobs import JobView
 
 STATUSES = ("active", "running", "retrying", "taken", "paused", "quarantined")
 
@@ -24,8 +27,7 @@ STATUSES = ("active", "running", "retrying", "taken", "paused", "quarantined")
 async def upsert(request: Request) -> Response:
     """``POST /``: store the job in the body under its id."""
     query(request)
-    fields = read_object(await read_body(request), JOB_FIELDS, ignored=IGNORED_FIELDS)
-    return await _store(context_of(request), job_of(fields))
+    return await _store(context_of(request), read_job(await read_body(request)))
 
 
 async def put(request: Request) -> Response:
@@ -39,14 +41,17 @@ async def put(request: Request) -> Response:
 async def _store(context: Context, job: Job) -> Response:
     async with context.turn(job.id) as jobs:
         view, changed = await jobs.upsert(job)
-    times = next_fire_times(job, view.state, 1)
-    body: dict[str, Any] = {
+    return json_answer(shown_upsert(job, view, changed), 202)
+
+
+def shown_upsert(job: Job, view: JobView, changed: bool) -> dict[str, Any]:
+    """The answer to an upsert that was accepted."""
+    return {
         "id": job.id,
         "changed": changed,
         "version": None if view.job is None else view.job.version,
-        "next_fire_time": times[0] if times else None,
+        "next_fire_time": next_fire_time(job, view.state),
     }
-    return json_answer(body, 202)
 
 
 async def delete_by_query(request: Request) -> Response:
@@ -74,11 +79,11 @@ async def get(request: Request) -> Response:
     """``GET /jobs/{id}``; of a job whose runs may overlap also its ``open_runs``."""
     query(request)
     job_id = path_id(request)
-    async with context_of(request).turn() as jobs:
+    async with context_of(request).look(job_id) as jobs:
         view = await jobs.get(job_id)
         shown = show_job(view)
         if view.job is not None and view.job.overlap is Overlap.ALLOW:
-            shown["open_runs"] = [show_open(child) for child in await jobs.children(job_id)]
+            shown["open_runs"] = [show_unit(child) for child in await jobs.children(job_id)]
             last = await jobs.last_run(job_id)
             shown["last_run"] = None if last is None else show_last(last)
     return json_answer(shown)
@@ -95,8 +100,11 @@ async def list_jobs(request: Request) -> Response:
         raise InvalidInput(f"status must be one of {', '.join(STATUSES)}", field="status")
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
     cursor = _read_cursor(params["cursor"]) if "cursor" in params else ""
-    async with context_of(request).turn() as jobs:
-        page = await jobs.page(cursor=cursor, prefix=params.get("prefix", ""), status=status, limit=limit)
+    context = context_of(request)
+    async with context.turn():
+        page = await page_of_jobs(
+            context.shards, cursor=cursor, prefix=params.get("prefix", ""), status=status, limit=limit
+        )
     following = None if page.cursor is None else _write_cursor(page.cursor)
     headers = None if following is None else next_link(request, params, cursor=following)
     return json_answer({"jobs": [show_job(view) for view in page.jobs], "next": following}, headers=headers)

@@ -46,21 +46,15 @@ def read_object(body: bytes, known: Iterable[str] | None, *, ignored: Iterable[s
     Raises InvalidInput for what is no such object, and for a field that is neither ``known`` nor ``ignored``; with
     ``known`` None, any field is taken.
     """
-    if body.startswith(b"\xef\xbb\xbf"):
-        raise InvalidInput("the body starts with a byte order mark; send UTF-8 without one")
+    _check_text(body)
     try:
-        # msgspec does not look at the bytes of strings that it passes over, so this is checked apart.
-        body.decode("utf-8")
         fields = _fields_decoder.decode(body)
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"the body is not UTF-8: byte {error.start} ({error.reason})") from None
     except RecursionError:
         raise _too_deep() from None
     except msgspec.ValidationError:
         raise InvalidInput("the body must be a JSON object") from None
     except msgspec.DecodeError as error:
-        empty = not body.strip(WHITESPACE)
-        raise InvalidInput("the body is empty" if empty else f"the body is not JSON: {error}") from None
+        raise _not_json(body, error) from None
     if _count_members(body) != len(fields):
         raise _given_twice(body)
     if known is None:
@@ -73,6 +67,40 @@ def read_object(body: bytes, known: Iterable[str] | None, *, ignored: Iterable[s
             hint = f"did you mean {close!r}?" if close else f"known are {', '.join(known)}"
             raise InvalidInput(f"unknown field {name[:100]!r}; {hint}", field=name[:100])
     return fields
+
+
+def read_array(body: bytes, *, limit: int) -> list[msgspec.Raw]:
+    """The elements of the JSON array that ``body`` is, each as the bytes it was sent as; each may be any JSON.
+
+    Raises InvalidInput for what is no such array, and for one that is empty or has more than ``limit`` elements.
+    """
+    try:
+        _check_text(body)
+        found = _items_decoder.decode(body)
+    except RecursionError:
+        raise _too_deep() from None
+    except msgspec.ValidationError:
+        raise InvalidInput(f"the body must be a JSON array of 1 to {limit} elements") from None
+    except msgspec.DecodeError as error:
+        raise _not_json(body, error) from None
+    if not 1 <= len(found) <= limit:
+        raise InvalidInput(f"the body must be an array of 1 to {limit} elements, and has {len(found)}")
+    return found
+
+
+def _check_text(body: bytes) -> None:
+    """msgspec does not look at the bytes of strings that it passes over, so this is checked apart."""
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise InvalidInput("the body starts with a byte order mark; send UTF-8 without one")
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the body is not UTF-8: byte {error.start} ({error.reason})") from None
+
+
+def _not_json(body: bytes, error: Exception) -> InvalidInput:
+    empty = not body.strip(WHITESPACE)
+    return InvalidInput("the body is empty" if empty else f"the body is not JSON: {error}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -167,6 +168,8 @@ class SameOrigin:
         return self._any_name or _leads_here(netloc)
 
 
+# Clients of one process name it in a few ways, in every request.
+@lru_cache(maxsize=256)
 def _leads_here(netloc: str) -> bool:
     """Whether the host of ``netloc`` is an address or localhost, and not a name that somebody else can point here."""
     host = netloc.partition("]")[0].lstrip("[") if netloc.startswith("[") else netloc.partition(":")[0]

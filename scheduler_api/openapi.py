@@ -21,7 +21,7 @@ from scheduler_api import (
 from scheduler_api.answers import json_answer
 from scheduler_api.context import context_of
 from scheduler_api.cron_next import MAX_TIMES
-from scheduler_api.openapi_words import BAD, INSTANT, TEXT, WHOLE, Json, answer, parameter
+from scheduler_api.openapi_words import BAD, INSTANT, TEXT, WHOLE, Json, answer, parameter, ref
 from scheduler_core.version import __version__
 
 PARTS = (openapi_jobs, openapi_pending, openapi_runs, openapi_schedules, openapi_tasks, openapi_account, openapi_docs)
@@ -32,6 +32,19 @@ SCHEMAS: Json = {
         "description": "RFC 9457",
         "required": ["title", "status", "detail", "code"],
         "properties": {"title": TEXT, "status": WHOLE, "detail": TEXT, "code": TEXT, "field": TEXT},
+    },
+    "Breaker": {
+        "type": "object",
+        "description": "A target that does not answer a node: its runs are held back, but for a probe now and then.",
+        "properties": {
+            "target": {"type": "string", "description": "Scheme, host and port."},
+            "state": {"enum": ["open", "half_open"]},
+            "since": INSTANT,
+            "failures": {"type": "integer", "description": "In a row."},
+            "probe_at": INSTANT,
+            "last_error": TEXT,
+            "node": TEXT,
+        },
     },
 }
 
@@ -56,12 +69,33 @@ PATHS: Json = {
             },
         }
     },
+    "/breakers": {
+        "get": {
+            "summary": "The targets that do not answer the nodes of this server",
+            "responses": {
+                "200": answer(
+                    "Breakers that are not closed. Each node has its own.",
+                    {
+                        "type": "object",
+                        "properties": {
+                            "breakers": {"type": "array", "items": ref("Breaker")},
+                            "nodes": {"type": "integer", "description": "How many nodes were asked."},
+                            "detail": {"type": "string", "description": "Only where this server has no node."},
+                        },
+                    },
+                )
+            },
+        }
+    },
     "/health": {"get": {"summary": "The process lives", "security": [], "responses": {"200": answer("It does.")}}},
     "/ready": {
         "get": {
             "summary": "The process can do its job",
             "security": [],
-            "responses": {"200": answer("It can."), "503": answer("It cannot; `reasons` says why.")},
+            "responses": {
+                "200": answer("It can; `warnings` says what is amiss nevertheless."),
+                "503": answer("It cannot; `reasons` says why."),
+            },
         }
     },
     "/openapi.json": {"get": {"summary": "This document", "responses": {"200": answer("The document.")}}},

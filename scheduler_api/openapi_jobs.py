@@ -20,8 +20,9 @@ from scheduler_api.openapi_words import (
     parameter,
     ref,
 )
-from scheduler_api.policies import RETRY_ROWS, ROWS, Row
-from scheduler_api.wire import MAX_ID_CHARACTERS, MAX_RETRY_SECONDS
+from scheduler_api.policies import LIMIT_ROWS, RETRY_ROWS, ROWS, Row
+from scheduler_api.wire import BATCH_LIMIT, MAX_ID_CHARACTERS, MAX_RETRY_SECONDS
+from scheduler_core.job import HoldReason
 from scheduler_core.run import MissReason, Reason, RunState
 
 STATUS: Json = {"enum": ["active", "running", "retrying", "taken", "paused", "quarantined"]}
@@ -63,7 +64,15 @@ POLICIES: Json = {row.name: _field(row) for row in ROWS} | {
             "properties": {row.name: _field(row) for row in RETRY_ROWS},
         }
     )
-    | {"description": "How a run that failed is tried again; null, or a part that is not given: as usual."}
+    | {"description": "How a run that failed is tried again; null, or a part that is not given: as usual."},
+    "limits": or_null(
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {row.name: _field(row) for row in LIMIT_ROWS},
+        }
+    )
+    | {"description": "How much its host gets at most; null, or a part that is not given: what the settings say."},
 }
 
 SCHEMAS: Json = {
@@ -103,6 +112,22 @@ SCHEMAS: Json = {
             "next_fire_time": or_null(INSTANT),
         },
     },
+    "BatchResult": {
+        "type": "object",
+        "description": "What became of one element: that of an upsert, or what is wrong in the words of a problem.",
+        "required": ["id", "status"],
+        "properties": {
+            "id": or_null(TEXT) | {"description": "Null where none could be read."},
+            "status": {"type": "integer", "description": "As POST / would have answered: 202, 400, 413, 422, 429."},
+            "changed": {"type": "boolean", "description": "False: the same definition was stored already."},
+            "version": WHOLE,
+            "next_fire_time": or_null(INSTANT),
+            "title": TEXT,
+            "detail": TEXT,
+            "code": TEXT,
+            "field": {"type": "string", "description": "The field at fault."},
+        },
+    },
     "Job": {
         "type": "object",
         "required": ["id", "status"],
@@ -129,13 +154,25 @@ SCHEMAS: Json = {
             "next_fire_times": {"type": "array", "items": INSTANT, "description": "Empty while the trigger is held."},
             "held_for": or_null({"enum": ["paused", "quarantined", "held"]})
             | {"description": "Why fire times become no runs now; held: a continuation waits."},
+            "held_back": or_null(
+                {
+                    "type": "object",
+                    "properties": {
+                        "reason": {"enum": list(HoldReason)},
+                        "target": {"type": "string", "description": "The host that it is held back for."},
+                        "since": INSTANT,
+                        "until": {"description": "When it is tried again.", **INSTANT},
+                    },
+                }
+            )
+            | {"description": "A run that is due is not sent yet, for its host's sake."},
             "paused_at": or_null(INSTANT),
             "quarantine_reason": or_null(TEXT),
             "open_run": or_null({"type": "object", "description": "The run that is not settled."}),
             "open_runs": {
                 "type": "array",
                 "items": {"type": "object"},
-                "description": "With overlap allow, and only where one job is asked for.",
+                "description": "With overlap allow, and only where one job is asked for; each with its held_back.",
             },
             "pending": {"type": "array", "items": ref("Pending")},
             "replays": {"type": "array", "items": ref("Replay")},
@@ -209,6 +246,19 @@ PATHS: Json = {
             "summary": "Remove a job",
             "parameters": [parameter("job_id", TEXT, "The id.", required=True)],
             "responses": {"200": answer("Removed."), "400": BAD, "404": NOT_FOUND, **STORE},
+        },
+    },
+    "/jobs:batch": {
+        "post": {
+            "summary": "Create or replace many jobs, each by itself",
+            "requestBody": body({"type": "array", "minItems": 1, "maxItems": BATCH_LIMIT, "items": ref("JobBody")}),
+            "responses": {
+                "200": answer(
+                    "A result of each element, in their order.", {"type": "array", "items": ref("BatchResult")}
+                ),
+                "400": BAD,
+                **BODY_FAULTS,
+            },
         },
     },
     "/jobs": {

@@ -57,8 +57,9 @@ def _runs(view: JobView, replay: Replay) -> int:
 async def get(request: Request) -> Response:
     """``GET /jobs/{id}/pending``: the runs that wait, and those that were set aside."""
     query(request)
-    async with context_of(request).turn() as jobs:
-        view = await jobs.get(path_id(request))
+    job_id = path_id(request)
+    async with context_of(request).look(job_id) as jobs:
+        view = await jobs.get(job_id)
     return json_answer({"pending": [show_pending(entry) for entry in view.state.pending]})
 
 

@@ -62,6 +62,21 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
 
+def problem_of(error: CronpostError) -> Response:
+    """The answer to an error of the core."""
+    body = problem_body(error)
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if body["status"] == 429 else None
+    return _answer(body, headers)
+
+
+def problem_body(error: CronpostError) -> dict[str, Any]:
+    """What that answer says."""
+    status = next((STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES), 500)
+    if isinstance(error, InvalidInput):
+        return fields_of_problem(status, error.detail, error.code, error.field)
+    return fields_of_problem(status, str(error), error.code, getattr(error, "field", None))
+
+
 def problem(
     status: int,
     detail: str,
@@ -71,18 +86,18 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A problem document. ``code`` is stable and for programs, ``detail`` is for people."""
+    return _answer(fields_of_problem(status, detail, code, field), headers)
+
+
+def fields_of_problem(status: int, detail: str, code: str, field: str | None = None) -> dict[str, Any]:
+    """What a problem document says."""
     body: dict[str, Any] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
     if field is not None:
         body["field"] = field
+    return body
+
+
+def _answer(body: dict[str, Any], headers: Mapping[str, str] | None) -> Response:
     return Response(
-        msgspec.json.encode(body), status, media_type="application/problem+json", headers=dict(headers or {})
+        msgspec.json.encode(body), body["status"], media_type="application/problem+json", headers=dict(headers or {})
     )
-
-
-def problem_of(error: CronpostError) -> Response:
-    """The answer to an error of the core."""
-    status = next((STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES), 500)
-    if isinstance(error, InvalidInput):
-        return problem(status, error.detail, code=error.code, field=error.field)
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 429 else None
-    return problem(status, str(error), code=error.code, field=getattr(error, "field", None), headers=headers)

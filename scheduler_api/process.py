@@ -1,7 +1,8 @@
 """One Cronpost process: puts the parts together, runs them until a signal, takes them apart in order.
 
 Start: embedded Redis (if no other is given) - the check of Redis - the node - the API. Stop: the API takes no more
-requests, the node drains, connections close, the embedded Redis writes out what it holds.
+requests, the node drains, connections close, the embedded Redis writes out what it holds. Where there is more than one
+node, each is a process that this one starts, watches and drains (``scheduler_api.nodes``).
 """
 
 from __future__ import annotations
@@ -12,29 +13,43 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import uvloop
+from starlette.routing import BaseRoute
 
-from scheduler_api.app import create_app
+from scheduler_api import health
+from scheduler_api.app import ROUTES, create_app
 from scheduler_api.context import STORE_CONNECTIONS, Context
+from scheduler_api.node_link import ParentLink, Report
+from scheduler_api.nodes import Nodes
 from scheduler_api.server import ApiServer, listen, url_of
 from scheduler_core.clock import RedisClock
-from scheduler_core.config import Settings
+from scheduler_core.config import EngineSettings, Settings
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.http import HttpDeliverer
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.engine import Engine
 from scheduler_core.errors import ConfigError, EmbeddedRedisError, StoreError, StoreRefused
-from scheduler_core.events import API_STARTED, API_STOPPED, REDIS_DIED, STORE_LOST, STORE_WARNING, get_logger
+from scheduler_core.events import (
+    API_STARTED,
+    API_STOPPED,
+    METRICS_SERVED,
+    REDIS_DIED,
+    STORE_LOST,
+    STORE_WARNING,
+    bind_to_all,
+    get_logger,
+)
 from scheduler_core.metrics import Metrics
 from scheduler_core.services.base import Service
+from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.heartbeat import set_clock
-from scheduler_core.store.check import check_server
-from scheduler_core.store.keys import Keys
-from scheduler_core.store.redis_store import RedisStore, Retention, connect
+from scheduler_core.store.check import check_servers, wrong_scheme
+from scheduler_core.store.redis_store import Retention
+from scheduler_core.store.shards import Shards, default_number, open_shards, wrong_number
 
 log = get_logger(__name__)
 
@@ -53,7 +68,10 @@ WrapDeliverer = Callable[[Deliverer, RedisClock], Deliverer]
 
 
 class Process:
-    """An API, a node, or both. ``run`` blocks until a signal has stopped it; use an object once."""
+    """An API, a node, or both. ``run`` blocks until a signal has stopped it; use an object once.
+
+    ``parent`` is the link to the process that started this one as one of its nodes.
+    """
 
     def __init__(
         self,
@@ -63,6 +81,7 @@ class Process:
         node: bool = True,
         on_started: Notice | None = None,
         wrap_deliverer: WrapDeliverer | None = None,
+        parent: ParentLink | None = None,
     ) -> None:
         self.settings = settings
         self.url: str | None = None
@@ -73,7 +92,10 @@ class Process:
         self._with_node = node
         self._on_started = on_started
         self._wrap = wrap_deliverer
+        self._parent = parent
         self._engine: Engine | None = None
+        self.nodes: Nodes | None = None
+        """Those that are processes of their own."""
         self._clock_service: ClockService | None = None
         self._check_fault: str | None = "Redis has not been reached yet"
         self._stopping: asyncio.Event | None = None
@@ -84,14 +106,17 @@ class Process:
         Raises ConfigError and EmbeddedRedisError when it cannot start; nothing is left running then.
         """
         sockets = listen(self.settings.api.host, self.settings.api.port) if self._with_api else []
+        watched: list[socket.socket] = []
         try:
+            if self.settings.process.metrics_port is not None:
+                watched = listen(self.settings.api.host, self.settings.process.metrics_port)
             if self.settings.store.redis_url is None:
                 self.embedded = EmbeddedRedis(self.settings.store.data_dir)
                 self.embedded.start()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._main(sockets))
+                runner.run(self._main(sockets, watched))
         finally:
-            for sock in sockets:
+            for sock in sockets + watched:
                 sock.close()
             if self.embedded is not None:
                 self.embedded.stop()
@@ -107,11 +132,17 @@ class Process:
         faults = [] if self._check_fault is None else [self._check_fault]
         if self._engine is not None and self._check_fault is None:
             faults += self._engine.faults()
+        if self.nodes is not None and self._check_fault is None and not self.nodes.working:
+            faults += self.nodes.faults()
         if self._clock_service is not None and self._clock_service.fault is not None:
             faults.append(self._clock_service.fault)
         return faults
 
-    async def _main(self, sockets: list[socket.socket]) -> None:
+    def warnings(self) -> list[str]:
+        """What is not as it should be, although the process does its job."""
+        return self.nodes.faults() if self.nodes is not None and self.nodes.working else []
+
+    async def _main(self, sockets: list[socket.socket], watched: list[socket.socket]) -> None:
         self._stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,6 +150,7 @@ class Process:
         clock, metrics = RedisClock(), Metrics()
         store = self._open_store(STORE_CONNECTIONS if self._with_api else NODE_CONNECTIONS)
         await self._first_check(store)
+        store = await self._divided(store)
         background: set[asyncio.Task[None]] = set()
         if self._check_fault is not None:
             background.add(asyncio.create_task(self._check_until_good(store), name="cronpost check"))
@@ -126,14 +158,19 @@ class Process:
             background.add(asyncio.create_task(self._keep_redis(self.embedded), name="cronpost redis"))
         if self._with_api:
             self.url = url_of(sockets, self.settings.api.host)
-        node_store = self._open_store(NODE_CONNECTIONS) if self._with_node else None
+        apart = self._with_node and self.settings.process.nodes > 1
+        node_store = self._open_store(NODE_CONNECTIONS) if self._with_node and not apart else None
         if node_store is not None:
             self._engine = self._make_engine(node_store, clock, metrics)
-            if self._check_fault is None:
-                self._engine.start()
+            if self._parent is not None:
+                bind_to_all(node=self._engine.node.id)
+                self._parent.start(self._report, metrics.registry)
         else:
+            self.nodes = self._make_nodes(clock, metrics) if apart else None
             self._clock_service = ClockService(store, clock, metrics)
             self._clock_service.start()
+        if self._check_fault is None:
+            self._start_firing()
         self.context = Context(
             settings=self.settings.api,
             store=store,
@@ -141,47 +178,89 @@ class Process:
             metrics=metrics,
             lane=self.settings.lane,
             faults=self.faults,
+            warnings=self.warnings,
+            fires=self._with_node,
+            nodes=self.nodes,
+            breakers=self.breakers,
         )
-        server = ApiServer(create_app(self.context)) if self._with_api else None
-        serving = None
-        if server is not None:
-            serving = asyncio.create_task(server.serve(sockets), name="cronpost api")
+        servers: dict[asyncio.Task[None], ApiServer] = {}
+        if sockets:
+            self._serve(servers, ROUTES, sockets)
             log.info(API_STARTED, address=self.url, keys=len(self.settings.api.api_keys))
+        if watched:
+            self._serve(servers, health.ROUTES, watched)
+            log.info(METRICS_SERVED, address=url_of(watched, self.settings.api.host))
         gc.collect()
         gc.freeze()  # what was loaded for the start stays, and need not be looked at again
         gc.set_threshold(*GARBAGE_THRESHOLDS)
         if self._on_started is not None:
             self._on_started(self)
-        await self._wait_for_end(serving)
+        await self._wait_for_end(servers)
 
-        if server is not None and serving is not None:
+        for server in servers.values():
             server.stop()
-            await serving
+        if servers:
+            await asyncio.wait(servers)
+        if sockets:
             log.info(API_STOPPED)
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         if self._engine is not None:
             await self._engine.stop()
+        if self.nodes is not None:
+            await self.nodes.stop()
         if self._clock_service is not None:
             await self._clock_service.stop()
         await store.aclose()
         if node_store is not None:
             await node_store.aclose()
 
-    async def _wait_for_end(self, serving: asyncio.Task[None] | None) -> None:
+    def _serve(
+        self, servers: dict[asyncio.Task[None], ApiServer], routes: Sequence[BaseRoute], sockets: list[socket.socket]
+    ) -> None:
+        assert self.context is not None
+        server = ApiServer(create_app(self.context, routes))
+        servers[asyncio.create_task(server.serve(sockets), name="cronpost api")] = server
+
+    async def _wait_for_end(self, servers: Iterable[asyncio.Task[None]]) -> None:
         assert self._stopping is not None
         stopping = asyncio.create_task(self._stopping.wait(), name="cronpost signal")
-        await asyncio.wait([stopping] + ([serving] if serving is not None else []), return_when="FIRST_COMPLETED")
+        await asyncio.wait([stopping, *servers], return_when="FIRST_COMPLETED")
         stopping.cancel()
 
-    def _open_store(self, connections: int) -> RedisStore:
-        settings = self.settings
-        url = self.embedded.url if self.embedded is not None else settings.store.redis_url
+    def _start_firing(self) -> None:
+        if self._engine is not None:
+            self._engine.start()
+        if self.nodes is not None:
+            self.nodes.start()
+
+    def _report(self) -> Report:
+        """What a node tells its parent."""
+        assert self._engine is not None
+        faults = self.faults()
+        return Report(self._engine.node.id, self._engine.has_started, faults, [], self._engine.gate.breakers())
+
+    def breakers(self) -> list[tuple[str, list[OpenBreaker]]] | None:
+        """The breakers that are not closed, by node; None: there is no node here."""
+        if self._engine is not None:
+            return [(self._engine.node.id, self._engine.gate.breakers())]
+        return None if self.nodes is None else self.nodes.breakers()
+
+    @property
+    def _url(self) -> str:
+        url = self.embedded.url if self.embedded is not None else self.settings.store.redis_url
         assert url is not None
-        return RedisStore(
-            connect(url, timeout_seconds=settings.store.redis_timeout_seconds, connections=connections),
-            keys=Keys(prefix=settings.store.key_prefix),
+        return url
+
+    def _open_store(self, connections: int) -> Shards:
+        settings = self.settings
+        return open_shards(
+            self._url,
+            number=settings.store.shards or default_number(self._url),
+            timeout_seconds=settings.store.redis_timeout_seconds,
+            connections=connections,
+            prefix=settings.store.key_prefix,
             retention=Retention(
                 entries=settings.engine.history_per_job,
                 failures=settings.engine.history_failures_per_job,
@@ -192,10 +271,43 @@ class Process:
             ),
         )
 
-    def _make_engine(self, store: RedisStore, clock: RedisClock, metrics: Metrics) -> Engine:
+    async def _divided(self, store: Shards) -> Shards:
+        """``store`` with as many shards as are stored. If that cannot be told now, it is seen to before the first use.
+
+        Raises ConfigError if another number is set.
+        """
+        try:
+            stored = await store.stored_number()
+        except StoreError:
+            return store
+        if stored != len(store):
+            await store.aclose()
+            if self.settings.store.shards is not None:
+                raise ConfigError(wrong_number(stored, len(store)))
+        chosen = msgspec.structs.replace(self.settings.store, shards=stored)
+        self.settings = msgspec.structs.replace(self.settings, store=chosen)
+        if stored != len(store):
+            store = self._open_store(STORE_CONNECTIONS if self._with_api else NODE_CONNECTIONS)
+        store.is_confirmed = True
+        return store
+
+    def _make_nodes(self, clock: RedisClock, metrics: Metrics) -> Nodes:
+        settings = msgspec.structs.replace(self.settings, engine=self._engine_settings())
+        if self.embedded is None:
+            return Nodes(settings, clock, metrics)
+        store = msgspec.structs.replace(settings.store, redis_url=self.embedded.url)
+        settings = msgspec.structs.replace(settings, store=store)
+        inherit = () if self.embedded.lock is None else (self.embedded.lock,)
+        return Nodes(settings, clock, metrics, sole=True, inherit=inherit)
+
+    def _engine_settings(self) -> EngineSettings:
         engine = self.settings.engine
         if engine.public_url is None and self.url is not None:
             engine = msgspec.structs.replace(engine, public_url=callback_base(self.url))
+        return engine
+
+    def _make_engine(self, store: Shards, clock: RedisClock, metrics: Metrics) -> Engine:
+        engine = self._engine_settings()
         deliverer: Deliverer = HttpDeliverer(
             clock=clock,
             guard=AddressGuard(),
@@ -206,37 +318,49 @@ class Process:
         if self._wrap is not None:
             deliverer = self._wrap(deliverer, clock)
         lane = self.settings.lane
-        return Engine(engine, store, deliverer, clock, metrics, lane=lane, sole=self.embedded is not None)
+        sole = self.embedded is not None or (self._parent is not None and self._parent.sole)
+        return Engine(engine, store, deliverer, clock, metrics, lane=lane, sole=sole)
 
     # ---- the check of Redis -------------------------------------------------------------------------------------
 
-    async def _first_check(self, store: RedisStore) -> None:
+    async def _first_check(self, store: Shards) -> None:
         """At the start a Redis that breaks promises stops the process; one that cannot be reached does not."""
-        if self.embedded is not None:
-            self._check_fault = None  # started by us, with our settings
+        if self.embedded is not None or self._parent is not None:
+            self._check_fault = None  # started by us, with our settings; or looked at by the parent
             return
         fatal = await self._check(store)
         if fatal is not None:
             await store.aclose()
             raise ConfigError(fatal)
 
-    async def _check_until_good(self, store: RedisStore) -> None:
+    def _redis_is_good(self) -> bool:
+        return self._check_fault is None
+
+    async def _check_until_good(self, store: Shards) -> None:
         """Redis was away at the start. Once it is there, it has to be good before the node begins; the process
         lives on meanwhile, and /ready says why it is not ready."""
-        while self._check_fault is not None:
+        while not self._redis_is_good():
             with contextlib.suppress(TimeoutError):
                 assert self._stopping is not None
                 await asyncio.wait_for(self._stopping.wait(), CHECK_AGAIN_SECONDS)
                 return
             await self._check(store)
-        if self._engine is not None:
-            self._engine.start()
+            if self._redis_is_good():
+                try:
+                    await store.confirm()
+                except StoreError as error:
+                    self._set_check_fault(str(error))
+        self._start_firing()
 
-    async def _check(self, store: RedisStore) -> str | None:
+    async def _check(self, store: Shards) -> str | None:
         """Look once; the fatal finding, if there is one. Sets the fault that :meth:`faults` tells."""
         try:
-            info = await store.server_info()
+            infos = await store.server_infos()
         except StoreRefused as error:
+            fatal = wrong_scheme(error, store.topology)
+            if fatal is not None:
+                self._set_check_fault(fatal)
+                return fatal
             if "NOPERM" not in str(error) and "no permissions" not in str(error):
                 self._set_check_fault(str(error))
                 return None
@@ -246,7 +370,7 @@ class Process:
         except StoreError as error:
             self._set_check_fault(str(error))
             return None
-        findings = check_server(info)
+        findings = check_servers(infos, store.topology)
         fatal = next((finding.text for finding in findings if finding.fatal), None)
         for finding in findings:
             if not finding.fatal:
@@ -286,7 +410,7 @@ class ClockService(Service):
 
     name = "clock"
 
-    def __init__(self, store: RedisStore, clock: RedisClock, metrics: Metrics) -> None:
+    def __init__(self, store: Shards, clock: RedisClock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._store = store
         self._redis_clock = clock

@@ -142,7 +142,7 @@ async def list_runs(request: Request) -> Response:
     skip = whole(params, "skip", 0, 0, MAX_SKIP)
     with_misses = yes_or_no(params, "misses")
     job_id = path_id(request)
-    async with context_of(request).turn() as jobs:
+    async with context_of(request).look(job_id) as jobs:
         records = await jobs.history(job_id, skip=skip, limit=limit + 1)
         try:
             open_run = show_open(await jobs.get(job_id))

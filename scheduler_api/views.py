@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -20,6 +21,19 @@ FIRE_TIMES_SHOWN = 5
 def instant(at_ms: int | None) -> str | None:
     """RFC 3339 in UTC with ``Z``."""
     return None if at_ms is None else rfc3339(at_ms)
+
+
+def next_fire_time(job: Job, state: JobState) -> str | None:
+    """The first of :func:`next_fire_times`."""
+    if state.is_held or state.next_fire_ms is None:
+        return None
+    if job.policies.max_runs is not None and state.fired >= job.policies.max_runs:
+        return None
+    return _rfc3339_kept(state.next_fire_ms)
+
+
+# Many jobs have one next fire time.
+_rfc3339_kept = lru_cache(maxsize=4096)(rfc3339)
 
 
 def next_fire_times(job: Job, state: JobState, count: int = FIRE_TIMES_SHOWN) -> list[str]:
@@ -50,6 +64,7 @@ def show_job(view: JobView) -> dict[str, Any]:
     held_for = state.held_for
     shown |= {
         "held_for": None if held_for is None else held_for.value,
+        "held_back": None if held_for is not None else show_hold(view),
         "paused_at": instant(state.paused_at_ms),
         "quarantine_reason": view.fault or state.quarantine,
         "open_run": show_open(view),
@@ -64,6 +79,19 @@ def show_job(view: JobView) -> dict[str, Any]:
     if job is not None and job.overlap is Overlap.ALLOW:
         shown["totals"] = None  # its runs settle beside each other; none of them writes the job's state
     return shown
+
+
+def show_hold(view: JobView) -> dict[str, Any] | None:
+    """Why a run that is due is not sent yet; None: nothing keeps it, or it is being sent."""
+    hold = view.state.hold
+    if hold is None or view.status == "running":
+        return None
+    return {
+        "reason": hold.reason.value,
+        "target": hold.target,
+        "since": rfc3339(hold.since_ms),
+        "until": rfc3339(hold.until_ms),
+    }
 
 
 def show_last(last: LastRun) -> dict[str, Any]:
@@ -152,6 +180,12 @@ def show_open(view: JobView) -> dict[str, Any] | None:
     if lease is not None and lease.node != "-":
         shown |= {"node": lease.node, "claimed_at": rfc3339(lease.first_claimed_at_ms)}
     return shown
+
+
+def show_unit(view: JobView) -> dict[str, Any] | None:
+    """One of the runs of a job that allows overlap."""
+    shown = show_open(view)
+    return None if shown is None else shown | {"held_back": show_hold(view)}
 
 
 def show_record(record: Record) -> dict[str, Any]:

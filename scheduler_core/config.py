@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from scheduler_core.errors import ConfigError
+from scheduler_core.redis_url import FORM
 
 ENV_PREFIX = "CRONPOST_"
 MASK = "***"
@@ -85,7 +86,8 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         str | None,
         SECRET,
         Meta(
-            description="redis://, rediss:// or unix:// address of a Redis that nodes share. "
+            description="Address of a Redis that nodes share: redis://, rediss:// or unix:// for one server, "
+            "redis+sentinel:// for the master that Sentinels know, redis+cluster:// for a Cluster. "
             "Not set: a redis-server of our own in the data directory."
         ),
     ] = None
@@ -104,6 +106,15 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         Seconds,
         Meta(description="How long one command may take before Redis counts as away."),
     ] = 5.0
+    shards: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            le=1024,
+            description="Parts into which the jobs are divided, each on one server of a Cluster. Stored at the first "
+            "start, and fixed from then on. Not set: the stored number; on the first start 16 with a Cluster, else 1.",
+        ),
+    ] = None
 
 
 class EngineSettings(Section, frozen=True, kw_only=True):
@@ -124,6 +135,42 @@ class EngineSettings(Section, frozen=True, kw_only=True):
             "and have the same bound.",
         ),
     ] = 1000
+    target_max_in_flight: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Attempts that one node has open at once to one target host, at most. Not set: as many as it "
+            "leaves slots free, so that a host that hangs never takes more than half of a node. As large as "
+            "max_in_flight: no bound at all.",
+        ),
+    ] = None
+    target_rate: Annotated[
+        float | None,
+        Meta(
+            gt=0,
+            le=1_000_000,
+            description="Attempts a second to one target host over all nodes, each of which takes its share. "
+            "Not set: no bound.",
+        ),
+    ] = None
+    breaker_failures: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Attempts in a row without an answer (no connection, no such name, TLS, deadline) after which "
+            "a target host's runs are held back, but for a probe now and then; 0: never.",
+        ),
+    ] = 5
+    breaker_after_seconds: Annotated[
+        float,
+        Meta(ge=0, le=86_400, description="And the first of these attempts was at least so long ago."),
+    ] = 10.0
+    breaker_open_seconds: Annotated[
+        Seconds,
+        Meta(description="How long until the first probe; twice as long after each that fails, up to 60 s."),
+    ] = 5.0
     public_url: Annotated[
         str | None,
         Meta(
@@ -249,6 +296,31 @@ class LaneSettings(Section, frozen=True, kw_only=True):
     ] = 100_000
 
 
+class ProcessSettings(Section, frozen=True, kw_only=True):
+    """What one ``cronpost serve`` or ``cronpost node`` consists of."""
+
+    name: ClassVar[str] = "process"
+
+    nodes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="Nodes that fire jobs, each a process of its own if there is more than one; auto: one for each "
+            "core that this process may use.",
+        ),
+    ] = 1
+    metrics_port: Annotated[
+        int | None,
+        Meta(
+            ge=0,
+            le=65_535,
+            description="Port of its own for /health, /ready and /metrics, for a node without an API: on the address "
+            "and with the keys of the API's settings. Not set: none.",
+        ),
+    ] = None
+
+
 class LogSettings(Section, frozen=True, kw_only=True):
     """What is logged, and how."""
 
@@ -264,7 +336,14 @@ class LogSettings(Section, frozen=True, kw_only=True):
     ] = "auto"
 
 
-_SECTIONS: tuple[type[Section], ...] = (ApiSettings, StoreSettings, EngineSettings, LaneSettings, LogSettings)
+_SECTIONS: tuple[type[Section], ...] = (
+    ApiSettings,
+    StoreSettings,
+    EngineSettings,
+    LaneSettings,
+    ProcessSettings,
+    LogSettings,
+)
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -307,6 +386,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
     lane: LaneSettings = LaneSettings()
+    process: ProcessSettings = ProcessSettings()
     log: LogSettings = LogSettings()
     sources: Mapping[str, str] = types.MappingProxyType({})
 
@@ -424,7 +504,7 @@ def unwrap(hint: Any) -> tuple[Any, list[Meta]]:
 def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
     if plain is bool:
         return "yes or no"
-    if plain in {int, float}:
+    if plain in {int, float} and name != "nodes":
         bounds = [
             f"{words} {bound}"
             for meta in metas
@@ -437,10 +517,11 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
     return {
         "host": "an IP address or a host name",
         "api_keys": f"keys of at least {MIN_API_KEY_LENGTH} printable ASCII characters, separated by commas",
-        "redis_url": "redis://[user:password@]host[:port][/db], rediss:// likewise, or unix:///path/to/socket",
+        "redis_url": FORM,
         "data_dir": "a directory",
         "public_url": "an http or https URL without query, user or fragment",
         "key_prefix": "1 to 32 letters, digits, '_', '-' or '.'",
+        "nodes": "a whole number, at least 1 and at most 256, or auto",
     }[name]
 
 

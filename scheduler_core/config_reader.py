@@ -17,7 +17,7 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -31,6 +31,7 @@ from scheduler_core.config import (
     EngineSettings,
     LaneSettings,
     LogSettings,
+    ProcessSettings,
     Setting,
     Settings,
     StoreSettings,
@@ -38,6 +39,7 @@ from scheduler_core.config import (
     unwrap,
 )
 from scheduler_core.errors import ConfigError
+from scheduler_core.redis_url import parse_redis_url
 
 _KUBERNETES_NAME = re.compile(
     r"CRONPOST(_[A-Z0-9_]+)?"
@@ -83,6 +85,7 @@ def load_settings(
         store=StoreSettings(**values["store"]),
         engine=EngineSettings(**values["engine"]),
         lane=LaneSettings(**values["lane"]),
+        process=ProcessSettings(**values["process"]),
         log=LogSettings(**values["log"]),
         sources=types.MappingProxyType({name: source for name, (_, source) in given.items()}),
     )
@@ -129,14 +132,15 @@ def _convert(setting: Setting, text: str, source: str) -> Any:
 
 
 def _parse_plain(setting: Setting, text: str) -> Any:
-    plain, _ = unwrap(setting.convert_to)
+    plain, metas = unwrap(setting.convert_to)
     if plain is bool:
         if text.lower() in _TRUE:
             return True
         if text.lower() in _FALSE:
             return False
         raise ValueError("neither yes nor no")
-    value = msgspec.convert(text, setting.convert_to, strict=False)
+    # Not the annotation as it stands: bounds cannot be set on «int | None».
+    value = msgspec.convert(text, Annotated[(plain, *metas)], strict=False)
     if isinstance(value, float) and not math.isfinite(value):  # "nan" passes every bound
         raise ValueError("not a finite number")
     return value
@@ -168,26 +172,7 @@ def _parse_api_keys(_: Setting, text: str) -> tuple[str, ...]:
 
 
 def _parse_redis_url(_: Setting, text: str) -> str:
-    # None of these messages may hold a part of the URL: any part can be the password of a URL that is badly quoted.
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValueError("bad port; a '/', '#' or '@' in the password must be percent-encoded") from None
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("it starts with another scheme or none")
-    if parts.fragment:
-        raise ValueError("a '#' must be percent-encoded")
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("the path of the socket is missing")
-        return text
-    if not parts.hostname:
-        raise ValueError("the host is missing")
-    if port == 0:
-        raise ValueError("the port is 0")
-    if parts.path not in {"", "/"} and not parts.path.removeprefix("/").isdecimal():
-        raise ValueError("the path is the number of the database")
+    parse_redis_url(text)
     return text
 
 
@@ -206,12 +191,20 @@ def _parse_public_url(_: Setting, text: str) -> str:
     return text.rstrip("/")
 
 
+def _parse_nodes(setting: Setting, text: str) -> int:
+    if text.lower() != "auto":
+        return int(_parse_plain(setting, text))
+    # Not the cores of the machine: a container or taskset may allow fewer.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
     "host": _parse_host,
     "public_url": _parse_public_url,
     "api_keys": _parse_api_keys,
     "redis_url": _parse_redis_url,
     "data_dir": lambda _, text: Path(text).expanduser(),
+    "nodes": _parse_nodes,
 }
 
 

@@ -105,6 +105,12 @@ class EmbeddedRedis:
         return self._socket_path
 
     @property
+    def lock(self) -> int | None:
+        """The descriptor that holds the data directory, or None before the start. A child that inherits it holds the
+        directory too: no other server begins while that child lives."""
+        return self._server_lock
+
+    @property
     def pid(self) -> int | None:
         """The process id of the running redis-server, or None."""
         child = self._child
@@ -201,7 +207,8 @@ class EmbeddedRedis:
             holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(lock)
             raise DataDirectoryInUse(
-                f"another Cronpost server (process {holder}) holds the data directory {self.data_dir}. "
+                f"another Cronpost server (process {holder}, or a node of it) holds the data directory "
+                f"{self.data_dir}. "
                 "Stop it, or give this one its own with CRONPOST_DATA_DIR; "
                 "several nodes that share their jobs need one Redis: CRONPOST_REDIS_URL"
             )
@@ -324,9 +331,11 @@ class EmbeddedRedis:
             # order.
             "appendfsync": "everysec",
             # Rewritten, the file is a snapshot, and loads six times as fast as the commands that led there (100,000
-            # jobs: 0.3 s instead of 1.9 s). Redis's own 64 MB would leave a store of that size as commands.
-            "auto-aof-rewrite-min-size": "8mb",
-            "auto-aof-rewrite-percentage": "50",
+            # jobs: 0.3 s instead of 1.9 s). Redis's own 64 MB would leave a store of that size as commands. But at
+            # thousands of fires a second the file doubles in seconds, and rewriting counts as well: no compression.
+            "auto-aof-rewrite-min-size": "16mb",
+            "auto-aof-rewrite-percentage": "100",
+            "rdbcompression": "no",
             # A kill or a power loss may leave half a command at the end of the file. It was never acknowledged.
             "aof-load-truncated": "yes",
             "save": "",

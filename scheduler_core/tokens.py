@@ -23,16 +23,26 @@ def make_token(secret: bytes, unit: str, run_id: str) -> str:
 
 def unit_of_token(secret: bytes, token: str, run_id: str) -> str:
     """The unit of the run that ``token`` was made for. Raises TokenRefused if it was made for another, or never."""
-    refused = TokenRefused("the token is not the one of this run")
-    unit_text, _, signature = token.partition(".")
+    unit = unit_claimed(token)
     try:
-        unit = _bytes(unit_text).decode("utf-8")
-        given = _bytes(signature)
+        given = _bytes(token.partition(".")[2])
     except (binascii.Error, ValueError):
-        raise refused from None
+        raise _refused() from None
     if not hmac.compare_digest(given, _signature(secret, unit, run_id)):
-        raise refused
+        raise _refused()
     return unit
+
+
+def unit_claimed(token: str) -> str:
+    """The unit that ``token`` speaks of, true or not: it says whose secret can tell. Raises TokenRefused."""
+    try:
+        return _bytes(token.partition(".")[0]).decode("utf-8")
+    except (binascii.Error, ValueError):
+        raise _refused() from None
+
+
+def _refused() -> TokenRefused:
+    return TokenRefused("the token is not the one of this run")
 
 
 def _signature(secret: bytes, unit: str, run_id: str) -> bytes:

@@ -20,7 +20,7 @@ export function operationsOf(documented) {
         ...item[name],
         method: name,
         path,
-        group: item[name].tags?.[0] ?? (path === "/" ? "jobs" : path.replace("/api/v1", "").split("/")[1]),
+        group: item[name].tags?.[0] ?? (path === "/" ? "jobs" : path.replace("/api/v1", "").split(/[/:]/)[1]),
         parameters: parameters.map((parameter) => resolve(documented, parameter)),
       });
     }

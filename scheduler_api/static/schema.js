@@ -68,7 +68,7 @@ function fill(documented, schema, path, box) {
   const found = resolve(documented, schema);
   const words = limits(found);
   if (words) box.append(element("span", { class: "soft" }, words), " ");
-  if (found.description) box.append(element("span", {}, prose(found.description)));
+  if (found.description) box.append(element("span", {}, prose(found.description)), " ");
   for (const one of found.anyOf ?? found.oneOf ?? found.allOf ?? []) fill(documented, one, inner, box);
   if (found.items) fill(documented, found.items, inner, box);
   if (found.additionalProperties && found.additionalProperties !== true) {

@@ -50,7 +50,7 @@ async def running(context: Context) -> AsyncIterator[Runner]:
     """A runner, and a node that calls it."""
     runner = Runner()
     settings = EngineSettings(drain_grace_seconds=0, public_url="http://localhost")
-    engine = Engine(settings, context.store, runner, context.clock, context.metrics)
+    engine = Engine(settings, context.shards, runner, context.clock, context.metrics)
     engine.start()
     await engine.started()
     try:

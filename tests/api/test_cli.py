@@ -17,6 +17,7 @@ from scheduler_api.app import create_app
 from scheduler_api.context import Context
 from scheduler_api.policies import POLICY_FIELDS
 from scheduler_api.server import ApiServer, listen, url_of
+from scheduler_api.wire import BATCH_LIMIT
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import SETTINGS, ApiSettings
 from scheduler_core.metrics import Metrics
@@ -50,7 +51,8 @@ def test_help_names_every_command() -> None:
 def test_every_setting_of_a_command_is_an_option(command: str) -> None:
     shown = run(command, "--help").stdout
     for setting in SETTINGS:
-        assert (setting.options[0] in shown) == (command != "node" or setting.section != "api"), setting.name
+        not_of = {"node": {"api"}, "api": {"process"}, "demo": {"process"}}.get(command, set())
+        assert (f" {setting.options[0]} " in shown) == (setting.section not in not_of), setting.name
 
 
 def test_an_option_may_be_spelled_as_the_setting() -> None:
@@ -299,3 +301,24 @@ def test_long_lists_are_read_page_by_page(server: str) -> None:
         jobs(server, "put", f"j{number:02}", "--endpoint", "http://h/", "--cron", "@daily")
     lines = jobs(server, "list", "--limit", "7", "--prefix", "j").stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [f"j{number:02}" for number in range(7)]
+
+
+def test_a_file_of_jobs_is_imported_and_what_is_refused_is_named(server: str, tmp_path: Path) -> None:
+    good = [{**EXAMPLE, "id": f"job {number}"} for number in range(BATCH_LIMIT + 1)]
+    (tmp_path / "jobs.json").write_text("[" + ",\n".join(json.dumps(one) for one in good) + "]")
+    assert jobs(server, "import", "jobs.json").stdout == f"{len(good)} stored, 0 unchanged, 0 refused\n"
+
+    lines = [json.dumps(good[0]), "", json.dumps({**EXAMPLE, "id": "bad", "cron": "never"}), "17"]
+    answer = jobs(server, "import", "-", stdin="\n".join(lines).encode())
+    assert answer.exit_code == 1
+    assert answer.stdout == "0 stored, 1 unchanged, 2 refused\n"
+    assert re.search(r"^job 2 bad: .*\(field cron\) \[400\]$", answer.stderr, re.MULTILINE)
+    assert re.search(r"^job 3: the body must be a JSON object \[400\]$", answer.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("text", "words"), [("[1,", "the file is not JSON"), ('17\n{"a"', "line 2 of the file")])
+def test_a_file_of_jobs_that_is_not_json_stores_nothing(server: str, text: str, words: str) -> None:
+    answer = jobs(server, "import", "-", stdin=text.encode())
+    assert answer.exit_code == 1
+    assert words in answer.stderr
+    assert jobs(server, "list").stdout == "none\n"

@@ -328,6 +328,7 @@ async def test_open_runs_of_a_job_that_allows_overlap_are_shown(client: httpx.As
     shown = await until(client, "/jobs/a", lambda answer: len(answer["open_runs"]) == 2)
     fire_times = [run["fire_time"] for run in shown["open_runs"]]
     assert len(set(fire_times)) == 2
+    assert [run["held_back"] for run in shown["open_runs"]] == [None, None]
     runner.hold.set()
     done = await until(client, "/jobs/a/runs", lambda answer: len(answer["runs"]) >= 2)
     assert {run["fire_time"] for run in done["runs"]} >= set(fire_times)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_api.json_body import read_object
-from scheduler_api.policies import BY_NAME, POLICY_FIELDS, RETRY_ROWS, ROWS, Row
+from scheduler_api.policies import BY_NAME, LIMIT_ROWS, POLICY_FIELDS, RETRY_ROWS, ROWS, Row
 from scheduler_api.views import show_definition
 from scheduler_api.wire import JOB_FIELDS, job_of
 from scheduler_core.errors import InvalidInput
-from scheduler_core.job import USUAL, Job, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
 from tests.api.conftest import EXAMPLE, job
 
 Contents = Callable[[], dict[bytes, Any]]
@@ -104,6 +104,12 @@ ASKED: dict[str, tuple[dict[str, Any], Policies]] = {
         {"completion": "callback", "run_timeout_seconds": 60, "heartbeat_timeout_seconds": 0.25},
         Policies(callback=True, run_timeout_ms=60_000, heartbeat_timeout_ms=250),
     ),
+    "limits, both": (
+        {"limits": {"max_in_flight": 100_000, "rate": 0.001}},
+        Policies(limits=Limits(100_000, 0.001)),
+    ),
+    "limits, one of them": ({"limits": {"max_in_flight": 1, "rate": None}}, Policies(limits=Limits(max_in_flight=1))),
+    "limits, a whole rate": ({"limits": {"rate": 1_000_000}}, Policies(limits=Limits(rate=1_000_000.0))),
 }
 
 
@@ -120,6 +126,8 @@ NOTHING_MORE: dict[str, dict[str, Any]] = {
     "an empty retry": {"retry": {}},
     "a retry of nothing": {"retry": {"attempts": None, "statuses": []}},
     "no continuations": {"continuations": False},
+    "empty limits": {"limits": {}},
+    "limits of nothing": {"limits": {"max_in_flight": None, "rate": None}},
     "the usual completion": {"completion": "response"},
     "no jitter and no interval": {"jitter_seconds": 0, "min_interval_seconds": 0.0},
     "null where null is shown": {
@@ -231,6 +239,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a run_timeout without callback": ({"run_timeout_seconds": 3600}, "run_timeout_seconds"),
     "a heartbeat without callback": ({"heartbeat_timeout_seconds": 5}, "heartbeat_timeout_seconds"),
     "a run_timeout with response": ({"completion": "response", "run_timeout_seconds": 60}, "run_timeout_seconds"),
+    "a number as limits": ({"limits": 3}, "limits"),
+    "a typo in limits": ({"limits": {"rat": 3}}, "limits.rat"),
+    "a limit of none": ({"limits": {"max_in_flight": 0}}, "limits.max_in_flight"),
+    "a limit without end": ({"limits": {"max_in_flight": 100_001}}, "limits.max_in_flight"),
+    "half a limit": ({"limits": {"max_in_flight": 1.5}}, "limits.max_in_flight"),
+    "no rate": ({"limits": {"rate": 0}}, "limits.rate"),
+    "too high a rate": ({"limits": {"rate": 1_000_000.5}}, "limits.rate"),
+    "a flag as rate": ({"limits": {"rate": True}}, "limits.rate"),
     "no heartbeat at all": ({"completion": "callback", "heartbeat_timeout_seconds": 0}, "heartbeat_timeout_seconds"),
 }
 
@@ -318,6 +334,7 @@ async def test_the_values_that_hold_are_shown(client: httpx.AsyncClient) -> None
         "completion": "response",
         "run_timeout_seconds": None,
         "heartbeat_timeout_seconds": None,
+        "limits": None,
     }
     await client.post("/", json=PLAIN | {"retry_already_running": 3, "recovery": "all", "completion": "callback"})
     shown = (await client.get("/jobs/a")).json()
@@ -449,6 +466,7 @@ async def test_a_job_that_was_read_can_be_put_again_and_nothing_changes(
         "completion": "callback",
         "run_timeout_seconds": 60,
         "heartbeat_timeout_seconds": 5,
+        "limits": {"max_in_flight": 5, "rate": 2.5},
     }
     assert {*everything, "max_concurrent"} == set(POLICY_FIELDS)
     for body in (PLAIN, PLAIN | everything, PLAIN | {"overlap": "allow", "max_concurrent": 3}):
@@ -477,4 +495,5 @@ def test_every_field_is_tried_in_these_tables() -> None:
     assert set(POLICY_FIELDS) <= good
     assert set(POLICY_FIELDS) <= bad
     assert {f"retry.{row.name}" for row in RETRY_ROWS} <= {field for _, field in BAD.values()}
-    assert set(BY_NAME) | {"retry"} == set(POLICY_FIELDS)
+    assert {f"limits.{row.name}" for row in LIMIT_ROWS} <= {field for _, field in BAD.values()}
+    assert set(BY_NAME) | {"retry", "limits"} == set(POLICY_FIELDS)

@@ -166,6 +166,23 @@ def test_a_redis_that_may_drop_jobs_stops_the_start_with_the_remedy(
     assert "Traceback" not in process.err.read_text()
 
 
+def test_the_number_of_shards_is_kept_and_another_stops_the_start(
+    start: Callable[..., Cronpost], redis_url: str
+) -> None:
+    first = start("api", "--redis-url", redis_url, "--port", "0", "--shards", "3")
+    url = first.url()
+    first.ready(url)
+    assert httpx.post(url, json=job()).status_code == 202
+    assert first.end() == 0
+    refused = start("node", "--redis-url", redis_url, "--shards", "2")
+    assert refused.process.wait(SECONDS) == 2
+    assert "the store has 3 shards, and this process was started for 2" in refused.err.read_text()
+    unsaid = start("serve", "--redis-url", redis_url, "--port", "0")
+    unsaid.ready(unsaid.url())
+    assert httpx.get(f"{unsaid.url()}/jobs/{job()['id']}").status_code == 200
+    assert unsaid.end() == 0
+
+
 def test_the_embedded_redis_is_started_again_when_it_dies(start: Callable[..., Cronpost]) -> None:
     process = start("serve", "--port", "0")
     url = process.url()

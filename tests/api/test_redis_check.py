@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from scheduler_core.store.check import check_server
+from scheduler_core.errors import StoreRefused
+from scheduler_core.redis_url import Topology
+from scheduler_core.store.check import check_server, check_servers, wrong_scheme
 from scheduler_core.store.redis_store import RedisStore
 
 GOOD: dict[str, Any] = {
@@ -60,6 +62,48 @@ def test_what_weakens_a_promise_is_a_warning(name: str, value: Any, words: str) 
     (finding,) = check_server({**GOOD, name: value})
     assert not finding.fatal
     assert words in finding.text
+
+
+def test_what_runs_as_a_cluster_needs_the_url_of_one() -> None:
+    assert check_server({**GOOD, "cluster_enabled": 1}, Topology.CLUSTER) == []
+    (finding,) = check_server({**GOOD, "cluster_enabled": 1}, Topology.SENTINEL)
+    assert "redis+cluster://" in finding.text
+    (finding,) = check_server({**GOOD, "redis_mode": "sentinel"})
+    assert "redis+sentinel://" in finding.text
+    assert finding.fatal
+
+
+@pytest.mark.parametrize(
+    ("topology", "answer"),
+    [
+        (Topology.CLUSTER, "Redis refuses the command: This instance has cluster support disabled"),
+        (
+            Topology.SENTINEL,
+            "Redis refuses the command: unknown command `SENTINEL`, with args beginning with: `MASTERS`",
+        ),
+    ],
+)
+def test_a_server_that_knows_nothing_of_what_the_url_says_is_told_from_other_refusals(
+    topology: Topology, answer: str
+) -> None:
+    assert "begin with redis://" in str(wrong_scheme(StoreRefused(answer), topology))
+    assert wrong_scheme(StoreRefused(answer), Topology.SINGLE) is None
+    assert wrong_scheme(StoreRefused("Redis refuses this client: WRONGPASS"), topology) is None
+
+
+def test_replicas_that_need_not_have_a_write_are_a_warning() -> None:
+    replicated = {**GOOD, "connected_slaves": 2}
+    (finding,) = check_server(replicated)
+    assert not finding.fatal
+    assert "min-replicas-to-write 1" in finding.text
+    assert check_server({**replicated, "min_slaves_good_slaves": 2}) == []
+    assert check_server({**GOOD, "connected_slaves": 0}) == []
+
+
+def test_each_master_of_a_cluster_is_looked_at_and_what_they_share_is_said_once() -> None:
+    infos = [{**GOOD, "cluster_enabled": 1}, {**GOOD, "cluster_enabled": 1, "aof_enabled": 0}]
+    findings = check_servers([*infos, infos[1], {**infos[0], "maxmemory_policy": "allkeys-lru"}], Topology.CLUSTER)
+    assert [finding.fatal for finding in findings] == [True, False]
 
 
 def test_fatal_findings_come_first() -> None:

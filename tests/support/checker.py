@@ -10,10 +10,16 @@ is trusted alone; :func:`violations` names every place where they break a promis
   of one run). The one excuse is a :class:`Disturbance` that lasted longer than a lease, and then their fences have to
   differ;
 * all requests of a run carry one id and one fire time, and a fire time has one id;
-* fences rise strictly from request to request (of a job that allows overlap: within each run);
+* fences rise strictly from request to request (of a job that allows overlap: within each run). The one excuse is a
+  request that a node had in hand when it was frozen or cut off for longer than a lease, and sends when it wakes up;
 * a run that was answered 2xx is not sent again, unless a disturbance lies between the two;
 * after a delete was acknowledged, at most the one run that had been claimed arrives, once;
 * every request belongs to a recorded run, and every recorded answer was given.
+
+Where Redis itself loses writes that it had acknowledged (a replica is promoted that had not got them), a disturbance
+with ``loses_writes`` names the time in which they were written. A request whose claim or settlement lies in it may be
+recorded nowhere, and its fire time may be sent once more under another id, even while it is still open. All else holds:
+what is left is what was true a moment earlier, so every fire time is accounted for once, none is early, fences rise.
 
 All instants are epoch milliseconds. Redis's clock is the machine's, unless a test sets it apart: ``ahead_ms`` then says
 how far it was ahead when a request arrived.
@@ -21,6 +27,7 @@ how far it was ahead when a request arrived.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +41,12 @@ EARLY_TOLERANCE_MS = 2.0
 """The runner's clock and Redis's are read by different programs; each rounds."""
 BY_TRIGGER = (Reason.SCHEDULED, Reason.RECOVERY)
 SHOWN = 40
+SENT_WITHIN_MS = 1000.0
+"""How long after it was thawed a node may still send what it had claimed before."""
+CLAIMED_WITHIN_MS = 2000.0
+SETTLED_WITHIN_MS = 2000.0
+"""How long before a request its claim may have been written, and how long after its end its settlement, by a node on a
+busy machine whose Redis answers."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +88,30 @@ class Disturbance:
 
     began_ms: float
     ended_ms: float | None
+    loses_writes: bool = False
+    """Whether Redis forgot what it had acknowledged in this time."""
+
+    def forgets(self, delivery: Delivery) -> bool:
+        """Whether the claim or the settlement of this request may be among the writes that were lost."""
+        if not self.loses_writes:
+            return False
+        settled_by = math.inf if delivery.ended_ms is None else delivery.ended_ms + SETTLED_WITHIN_MS
+        return self.touches(delivery.arrived_ms - CLAIMED_WITHIN_MS, settled_by)
 
     def excuses_overlap(self, first: Delivery, second: Delivery, lease_ms: float) -> bool:
         """Whether ``first`` may still have been open when ``second`` arrived because of this fault."""
+        if self.forgets(first) and first.fence != second.fence:
+            return True
         end = second.arrived_ms if self.ended_ms is None else self.ended_ms
         lasted = min(end, second.arrived_ms) - max(self.began_ms, first.arrived_ms - lease_ms)
         return lasted >= lease_ms and first.fence != second.fence
+
+    def wakes(self, delivery: Delivery, lease_ms: float) -> bool:
+        """Whether this may be a request of a node that this fault held up for longer than its lease, between its claim
+        and the socket: what it had in hand then goes out when it wakes up, and its fence tells the runner."""
+        if self.ended_ms is None or self.ended_ms - self.began_ms < lease_ms:
+            return False
+        return self.began_ms <= delivery.arrived_ms <= self.ended_ms + SENT_WITHIN_MS
 
     def touches(self, start_ms: float, end_ms: float) -> bool:
         return self.began_ms <= end_ms and (self.ended_ms is None or self.ended_ms >= start_ms)
@@ -149,11 +180,11 @@ def violations(
             *_unaccounted(story.account, until_ms),
             *_early(story.deliveries),
             *_overlaps(story, lease_ms, disturbances),
-            *_mixed_ids(story),
-            *_falling_fences(story),
+            *_mixed_ids(story, disturbances),
+            *_falling_fences(story, lease_ms, disturbances),
             *_repeated(story.deliveries, disturbances),
             *_after_delete(story),
-            *_unrecorded(story, until_ms),
+            *_unrecorded(story, until_ms, disturbances),
             *_unseen(story),
         ]
         found += [f"{story.account.job_id}: {problem}" for problem in problems]
@@ -244,18 +275,19 @@ def _overlaps(story: _Story, lease_ms: float, disturbances: Sequence[Disturbance
         still_open.append(delivery)
 
 
-def _mixed_ids(story: _Story) -> Iterator[str]:
+def _mixed_ids(story: _Story, disturbances: Sequence[Disturbance]) -> Iterator[str]:
     fire_times: dict[str, int] = {}
     ids: dict[int, str] = {}
+    lasting = [one for one in story.deliveries if not any(fault.forgets(one) for fault in disturbances)]
     known = [(run.id, run.fire_time_ms, run.reason in BY_TRIGGER) for run in story.account.all_runs]
-    known += [(one.run_id, one.fire_time_ms, one.reason in BY_TRIGGER) for one in story.deliveries]
+    known += [(one.run_id, one.fire_time_ms, one.reason in BY_TRIGGER) for one in lasting]
     for run_id, fire_time, by_trigger in known:
         if fire_times.setdefault(run_id, fire_time) != fire_time:
             yield f"run {run_id} has two fire times: {fire_times[run_id]} and {fire_time}"
         if by_trigger and ids.setdefault(fire_time, run_id) != run_id:
             yield f"fire time {fire_time} has two run ids: {ids[fire_time]} and {run_id}"
     attempts: dict[str, int] = {}
-    for delivery in story.deliveries:
+    for delivery in lasting:
         before = attempts.get(delivery.run_id, 1)
         if not before <= delivery.attempt:
             yield f"attempts run backwards, from {before}: {delivery}"
@@ -267,12 +299,14 @@ def _mixed_ids(story: _Story) -> Iterator[str]:
         seen.add(run.id)
 
 
-def _falling_fences(story: _Story) -> Iterator[str]:
+def _falling_fences(story: _Story, lease_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
     before: dict[str, Delivery] = {}
     for later in story.deliveries:
         whose = "" if story.account.max_concurrent == 1 else later.run_id
         earlier = before.get(whose)
         if earlier is not None and later.fence <= earlier.fence:
+            if later.fence != earlier.fence and any(fault.wakes(later, lease_ms) for fault in disturbances):
+                continue
             yield f"the fence does not rise: {earlier}, then {later}"
         before[whose] = later
 
@@ -302,9 +336,11 @@ def _after_delete(story: _Story) -> Iterator[str]:
         yield f"{what} after the job was deleted: {delivery}"
 
 
-def _unrecorded(story: _Story, until_ms: float) -> Iterator[str]:
+def _unrecorded(story: _Story, until_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
     recorded = {run.id for run in story.account.all_runs}
     for delivery in story.deliveries:
+        if any(fault.forgets(delivery) for fault in disturbances):
+            continue
         settled = delivery.ended_ms is not None and delivery.fire_time_ms <= until_ms
         if settled and delivery.run_id not in recorded:
             yield f"the runner received what is recorded nowhere: {delivery}"

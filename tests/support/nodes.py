@@ -13,7 +13,7 @@ from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, Request
 from scheduler_core.services.catalogue import TargetCache
 from scheduler_core.services.claim import Claimer
-from scheduler_core.services.deliver import Courier
+from scheduler_core.services.deliver import Courier, Flight
 from scheduler_core.services.heartbeat import Heartbeat
 from scheduler_core.services.reap import Reaper
 from scheduler_core.services.settle import Settler
@@ -50,8 +50,6 @@ class ScriptedDeliverer:
     def __init__(self) -> None:
         self.open: list[OpenRequest] = []
         self.seen: list[OpenRequest] = []
-        self.begun: set[asyncio.Task[object] | None] = set()
-        """The tasks whose requests have begun."""
         self.arrived = asyncio.Event()
         self.closed = False
 
@@ -59,7 +57,6 @@ class ScriptedDeliverer:
         entry = OpenRequest(request, asyncio.get_running_loop().create_future())
         self.open.append(entry)
         self.seen.append(entry)
-        self.begun.add(asyncio.current_task())
         self.arrived.set()
         try:
             return await entry.answer
@@ -109,7 +106,9 @@ class SteppedNode:
             self.claimer._start(claimed)
         await asyncio.sleep(0)
         # Some ask the store something first: what is open afterwards must not depend on how fast that is.
-        await until(lambda: all(task in self.deliverer.begun or task.done() for task in self.node.in_flight))
+        flights = [flight for flight in self.node.in_flight if isinstance(flight, Flight)]
+        await until(lambda: all(flight.has_begun or flight.done() for flight in flights))
+        await asyncio.sleep(0)  # what was begun last gets to the deliverer
         return len(claim.jobs)
 
     async def answer(self, outcome: Outcome, index: int = 0) -> OpenRequest:

@@ -95,6 +95,8 @@ class Recorder:
         self.received: list[Received] = []
         self.otherwise: dict[str, Answer] = {}
         """The answer to a job's requests when its script is used up."""
+        self.rule: Callable[[Received], Answer | None] = lambda request: None
+        """The answer to a request for which there is no script; None: what ``otherwise`` says."""
         self.redis_ahead_ms = 0.0
         """How far Redis's clock is ahead of the machine's; a test that steps it sets this too."""
         self._scripts: dict[str, deque[Answer | Hold]] = defaultdict(deque)
@@ -201,7 +203,7 @@ class Recorder:
     async def _answer(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; whether the connection can go on."""
         script = self._scripts[request.job_id]
-        step = script.popleft() if script else self.otherwise.get(request.job_id, Answer())
+        step = script.popleft() if script else self.rule(request) or self.otherwise.get(request.job_id, Answer())
         request.ahead_ms = self.redis_ahead_ms
         self.received.append(request)
         if isinstance(step, Hold):

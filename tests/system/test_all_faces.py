@@ -1,4 +1,7 @@
-"""One history over all faces: jobs, continuations, schedules and one-off tasks on nodes that are killed one by one."""
+"""One history over all faces: jobs, continuations, schedules and one-off tasks on nodes that are killed one by one.
+
+On a store of three shards; that of the other system tests has one.
+"""
 
 from __future__ import annotations
 
@@ -106,6 +109,7 @@ async def until_one_is_open(world: World, job_ids: list[str]) -> None:
 
 
 async def test_nothing_is_lost_early_or_doubled_and_all_is_listed_and_counted(world: World) -> None:
+    world.shards = 3
     await world.redis.start()
     servers = list(await asyncio.gather(world.start("serve", **LANE), world.start("serve", **LANE)))
     recorder = world.recorder

@@ -211,3 +211,57 @@ def test_the_grid_of_an_interval_is_what_has_to_be_accounted_for() -> None:
     every_other = account(fire(2), trigger=IntervalSpec(2000, T))
     assert judge(every_other, SEEN[1]) == []
     assert judge(account(fire(2), trigger=IntervalSpec(1000, T)), SEEN[1])
+
+
+def test_a_fence_may_fall_only_when_a_node_wakes_up_that_was_held_up_for_longer_than_a_lease() -> None:
+    stale = request(1, fence=0, arrived_ms=T + 3050.0, ended_ms=T + 3060.0)
+
+    def found(*faults: Disturbance) -> list[str]:
+        return [one for one in judge(account(*GOOD), *SEEN, stale, faults=faults) if "fence does not rise" in one]
+
+    assert found()
+    assert found(Disturbance(T + 2500, T + 3000)), "shorter than a lease"
+    assert found(Disturbance(T - 3000, T + 1000)), "long over"
+    assert not found(Disturbance(T + 500, T + 3000))
+
+
+FORGETFUL = Disturbance(T + 1900, T + 2100, loses_writes=True)
+AGAIN = request(2, run_id="another", fence=4, arrived_ms=T + 4500.0, ended_ms=T + 4510.0)
+"""The fire time whose claim Redis has forgotten, sent once more under another id."""
+AFTER = request(5, fence=6)
+
+
+def after_a_loss(*requests: Delivery, fault: Disturbance = FORGETFUL) -> list[str]:
+    """Judge a history in which what was recorded of fire time 2 is lost, and 2 was fired once more."""
+    told = (request(1), *requests, AFTER)
+    kept = account(fire(1), fire(2, id="another", attempts=()), fire(5, attempts=()), misses=(missed(3, 4),))
+    return judge(kept, *told, faults=(fault,), until=5)
+
+
+def test_what_redis_has_forgotten_may_be_recorded_nowhere_and_sent_again_even_while_it_is_open() -> None:
+    assert after_a_loss(request(2), AGAIN) == []
+    assert after_a_loss(request(2, ended_ms=T + 4600.0), AGAIN) == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Disturbance(T + 1900, T + 2100),
+        Disturbance(T + 4_600, T + 4_700, loses_writes=True),
+        Disturbance(T - 9_000, T - 1, loses_writes=True),
+    ],
+    ids=["nothing was lost", "lost later", "lost before"],
+)
+def test_what_redis_has_not_forgotten_has_to_be_recorded_and_keeps_its_id(fault: Disturbance) -> None:
+    found = after_a_loss(request(2), AGAIN, fault=fault)
+    assert any("recorded nowhere" in problem for problem in found), found
+    assert any("two run ids" in problem for problem in found), found
+
+
+def test_a_loss_excuses_no_fence_that_falls_no_early_request_and_no_fire_time_without_account() -> None:
+    found = after_a_loss(request(2), request(2, run_id="another", fence=2, arrived_ms=T + 4500.0))
+    assert any("fence does not rise" in problem for problem in found), found
+    found = after_a_loss(request(2, arrived_ms=T + 1990.0), AGAIN)
+    assert any("early" in problem for problem in found), found
+    found = judge(account(fire(1), fire(3)), request(1), request(3), faults=(FORGETFUL,))
+    assert any("is not accounted for" in problem for problem in found), found

@@ -12,6 +12,7 @@ from typing import Any, Self
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.run import Miss, Run
 from scheduler_core.store.redis_store import RedisStore, StoredJob, connect
+from scheduler_core.store.shards import open_shards
 from scheduler_core.trigger import TriggerSpec
 from tests.support.checker import Account, Disturbance, assert_promises
 from tests.support.fault_proxy import FaultProxy
@@ -45,6 +46,8 @@ class World:
     proxy: FaultProxy
     puts: dict[str, Put] = field(default_factory=dict)
     disturbances: list[Disturbance] = field(default_factory=list)
+    shards: int = 1
+    """Set before the first start."""
 
     @classmethod
     async def make(cls, stack: AsyncExitStack) -> Self:
@@ -64,6 +67,8 @@ class World:
         if self.redis._child is None:
             await self.redis.start()
         settings.setdefault("redis_url", self.proxy.url if through_proxy else self.redis.url)
+        if self.shards > 1:
+            settings.setdefault("shards", self.shards)
         process = self.workshop.cronpost(kind, **settings)
         await process.started()
         return process
@@ -92,13 +97,17 @@ class World:
         view: dict[str, Any] = answer.json()
         return view
 
-    def disturbed(self, began_ms: float, ended_ms: float | None = None) -> None:
+    def disturbed(self, began_ms: float, ended_ms: float | None = None, *, loses_writes: bool = False) -> None:
         """Tell the judge of a fault that can excuse two requests of one run."""
-        self.disturbances.append(Disturbance(began_ms, ended_ms))
+        self.disturbances.append(Disturbance(began_ms, ended_ms, loses_writes))
 
     async def check_of(self, *job_ids: str) -> list[Account]:
         """The same, for some of the jobs only."""
         return await self.check(only=job_ids)
+
+    async def stores(self) -> list[RedisStore]:
+        """What the judge reads, one for each shard. The caller closes them."""
+        return list(open_shards(self.redis.url, number=self.shards).all)
 
     async def check(
         self, *, only: Sequence[str] = (), embedded: EmbeddedRedis | None = None, lease_ms: float = LEASE_MS
@@ -108,15 +117,15 @@ class World:
         margin_ms = 1000 if any(put.cron == EVERY_SECOND for put in self.puts.values()) else 0
         until_ms = self.now_ms() - margin_ms
         judged = {job_id: put for job_id, put in self.puts.items() if job_id in only or not only}
-        client = connect(self.redis.url if embedded is None else embedded.url)
-        store = RedisStore(client)
+        stores = await self.stores() if embedded is None else [RedisStore(connect(embedded.url))]
         try:
             for job_id, put in judged.items():
                 if put.deleted_at_ms is None:
-                    await self._accounted_up_to(store, job_id, until_ms)
-            accounts = [await self._account(store, job_id) for job_id in judged]
+                    await self._accounted_up_to(await _store_of(stores, job_id), job_id, until_ms)
+            accounts = [await self._account(await _store_of(stores, job_id), job_id) for job_id in judged]
         finally:
-            await store.aclose()
+            for store in stores:
+                await store.aclose()
         assert_promises(
             accounts,
             [one for one in self.recorder.deliveries() if one.job_id in judged or not only],
@@ -148,6 +157,7 @@ class World:
         children = [one.snapshot.state for one in await store.read_many(units)]
         records = await store.history(job_id, limit=100_000)
         settled = {one.id for one in records if isinstance(one, Run)}
+        open_run = None if state is None else state.open
         still_open = [child.open for child in children if child is not None and child.open is not None]
         return Account(
             job_id,
@@ -156,10 +166,18 @@ class World:
             put.acked_at_ms,
             runs=[one for one in records if isinstance(one, Run)],
             misses=[one for one in records if isinstance(one, Miss)],
-            open_run=None if state is None else state.open,
+            open_run=None if open_run is None or open_run.id in settled else open_run,
             deleted_at_ms=put.deleted_at_ms,
             delete_asked_at_ms=put.delete_asked_at_ms,
             trigger=put.trigger,
             max_concurrent=put.max_concurrent,
             open_children=[run for run in still_open if run.id not in settled],
         )
+
+
+async def _store_of(stores: Sequence[RedisStore], job_id: str) -> RedisStore:
+    """The shard that has the job, or, should it be gone, its history."""
+    for store in stores[:-1]:
+        if (await store.read(job_id)).snapshot.state is not None or await store.history(job_id, limit=1):
+            return store
+    return stores[-1]

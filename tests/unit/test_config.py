@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,6 +170,10 @@ def test_keys_that_are_empty_short_or_cannot_be_sent_are_refused_without_being_s
         "rediss://user:pass@cache:6380/1?ssl_cert_reqs=required",
         "unix:///run/redis.sock?db=1",
         "redis://[::1]:6379",
+        "redis+sentinel://a:26379,b,[::1]:26380/cronpost",
+        "rediss+sentinel://user:pass@a,b/cronpost/1?sentinel_password=pass&ssl_cert_reqs=required",
+        "redis+cluster://a:7000,b:7001",
+        "rediss+cluster://:pass@a",
     ],
 )
 def test_the_redis_urls_that_are_documented_are_taken_as_they_are(url: str) -> None:
@@ -185,6 +190,15 @@ def test_the_redis_urls_that_are_documented_are_taken_as_they_are(url: str) -> N
         "redis://:sec#ret@cache",
         "redis://:secret@cache:port",
         "redis://:secret@cache/keys",
+        "redis://:secret@cache,cache2",
+        "redis+cluster://:secret@cache,cache2/1",
+        "redis+cluster://:sec@ret@,cache",
+        "redis+sentinel://:secret@cache,cache2",
+        "redis+sentinel://:secret@cache:port,cache2/name",
+        "redis+sentinel://:secret@cache/name/db",
+        "redis+other://:secret@cache",
+        "redis+://:secret@cache",
+        "redis://cache?sentinel_password=secret",
         "unix://",
     ],
 )
@@ -256,6 +270,23 @@ def test_the_address_for_callbacks_is_kept_without_a_slash_at_its_end(text: str,
 )
 def test_what_no_runner_could_call_back_to_is_refused(text: str) -> None:
     assert "CRONPOST_PUBLIC_URL" in refusal({"CRONPOST_PUBLIC_URL": text})
+
+
+def test_nodes_are_counted_or_one_for_each_core_that_may_be_used() -> None:
+    assert load().process.nodes == 1
+    assert load({"CRONPOST_NODES": "3"}).process.nodes == 3
+    assert load({"CRONPOST_NODES": "Auto"}).process.nodes == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "257", "many", "1.5"])
+def test_a_number_of_nodes_that_cannot_be_is_refused(text: str) -> None:
+    assert "at most 256, or auto" in refusal({"CRONPOST_NODES": text})
+
+
+def test_a_setting_that_may_be_left_out_has_its_bounds_when_it_is_given() -> None:
+    assert load().process.metrics_port is None
+    assert load({"CRONPOST_METRICS_PORT": "9100"}).process.metrics_port == 9100
+    assert "at most 65535" in refusal({"CRONPOST_METRICS_PORT": "99999"})
 
 
 def test_each_setting_has_one_name_a_meaning_and_two_spellings_as_an_option() -> None:

@@ -177,6 +177,23 @@ def test_lines_logged_together_are_written_at_once_and_in_order() -> None:
 
 
 @pytest.mark.usefixtures("stream")
+def test_many_lines_are_written_in_pieces_that_a_pipe_takes_as_a_whole() -> None:
+    counted = CountedWrites()
+    configure(counted)
+    log = events.get_logger("here")
+    with events.lines_together():
+        for number in range(100):
+            log.info("an event", number=number, text="\u00e9" * (number % 7) + "x" * 100)
+        log.info("long", text="y" * 5000)
+        log.info("last")
+    sizes = [len(text.encode()) for text in counted.writes]
+    assert [size for size in sizes if size > events.WHOLE_BYTES] == [sizes[-2]], "the long line, alone"
+    assert len(sizes) <= sum(sizes) / 3000, "not a call for each line"
+    found = [json.loads(line) for text in counted.writes for line in text.splitlines()]
+    assert [one.get("number", one["event"]) for one in found] == [*range(100), "long", "last"]
+
+
+@pytest.mark.usefixtures("stream")
 def test_lines_logged_before_an_error_are_written_all_the_same() -> None:
     counted = CountedWrites()
     configure(counted)

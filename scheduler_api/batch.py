@@ -1,0 +1,88 @@
+"""``POST /jobs:batch``: many upserts in one request, each with a result of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler_api.answers import json_answer, query, read_body
+from scheduler_api.context import Context, context_of
+from scheduler_api.jobs import shown_upsert
+from scheduler_api.json_body import read_array
+from scheduler_api.problem import fields_of_problem, problem_body
+from scheduler_api.usual import read_job
+from scheduler_api.wire import BATCH_LIMIT
+from scheduler_core.errors import CronpostError, InvalidInput
+from scheduler_core.job import Job
+from scheduler_core.services.batch import Upserted, upsert_on_shards
+
+BATCH_BODIES = 8
+"""A batch may be so many times as long as any other body; each job in it no longer than the body of ``POST /``."""
+READ_AT_ONCE = 32
+"""Elements that are read before others get their turn on the loop."""
+
+Read = Job | dict[str, Any]
+"""A job, or the result of an element that is none."""
+
+
+async def upsert_batch(request: Request) -> Response:
+    """Store each job of the array in the body under its id; an array of results, in the same order."""
+    query(request)
+    context = context_of(request)
+    longest = context.settings.max_body_bytes
+    elements = read_array(await read_body(request, limit=BATCH_BODIES * longest), limit=BATCH_LIMIT)
+    read: list[Read] = []
+    for start in range(0, len(elements), READ_AT_ONCE):
+        read += [read_element(bytes(element), longest) for element in elements[start : start + READ_AT_ONCE]]
+        await context.clock.sleep(0)
+    jobs = [one for one in read if isinstance(one, Job)]
+    stored = iter(await _store(context, jobs) if jobs else ())
+    return json_answer([_result(one, next(stored)) if isinstance(one, Job) else one for one in read])
+
+
+async def _store(context: Context, jobs: list[Job]) -> list[Upserted | CronpostError]:
+    try:
+        async with context.turn():
+            return await upsert_on_shards(context.job_services, jobs)
+    except CronpostError as error:  # before the first of them: Redis was never reached
+        return [error] * len(jobs)
+
+
+def _result(job: Job, stored: Upserted | CronpostError) -> dict[str, Any]:
+    if isinstance(stored, CronpostError):
+        return _refused(job.id, problem_body(stored))
+    return {"id": job.id, "status": 202, **shown_upsert(job, *stored)}
+
+
+def _refused(job_id: str | None, problem: dict[str, Any]) -> dict[str, Any]:
+    return {"id": job_id, "status": problem["status"], **problem}
+
+
+def read_element(element: bytes, longest: int) -> Read:
+    """One element: the job, or what ``POST /`` would answer to it."""
+    if len(element) > longest:
+        problem = fields_of_problem(413, f"the job is longer than {longest} bytes", "body_too_large")
+        return _refused(_id_of(element), problem)
+    try:
+        return read_job(element)
+    except InvalidInput as error:
+        return _refused(_id_of(element), problem_body(error))
+
+
+def _id_of(element: bytes) -> str | None:
+    """The id that an element names, if it can be told, whatever else is wrong with it."""
+    try:
+        return msgspec.json.decode(element, type=_Named).id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+ROUTES = [Route("/jobs:batch", upsert_batch, methods=["POST"])]

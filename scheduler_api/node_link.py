@@ -1,0 +1,174 @@
+"""What a node process and the process that started it say to each other, over a pair of unix sockets.
+
+The parent asks with one byte, the node answers with a length and a msgpack :class:`Report`. That is all: jobs, leases
+and wake-ups go through Redis, as between nodes on different machines. The socket is also the life line. When the
+parent dies its end closes, and the node ends at once, whatever it is doing; on Linux the system kills it even if it is
+frozen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from typing import NoReturn, Self
+
+import msgspec
+from prometheus_client.registry import Collector
+
+from scheduler_core.services.bays import OpenBreaker
+
+STATE, METRICS = b"?", b"m"
+LENGTH_BYTES = 4
+EXIT_ORPHANED = 131
+
+Sample = tuple[str, dict[str, str], float]
+"""Name, labels, value."""
+
+
+class Family(msgspec.Struct, array_like=True, frozen=True):
+    """One metric with all its series."""
+
+    name: str
+    type: str
+    meaning: str
+    samples: list[Sample]
+
+
+class Report(msgspec.Struct, array_like=True, frozen=True):
+    """What a node process says of itself. ``families`` only where they were asked for."""
+
+    node: str
+    started: bool
+    faults: list[str]
+    families: list[Family] = []
+    breakers: list[OpenBreaker] = []
+    """Those that are not closed."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Report)
+
+
+def families_of(registry: Collector) -> list[Family]:
+    """All metrics of a registry as they are now."""
+    return [
+        Family(one.name, one.type, one.documentation, [(s.name, dict(s.labels), s.value) for s in one.samples])
+        for one in registry.collect()
+    ]
+
+
+class ParentLink:
+    """The node's end. ``sole``: no other node can live while this one starts."""
+
+    def __init__(self, descriptor: int, *, sole: bool) -> None:
+        self.sole = sole
+        self._socket = socket.socket(fileno=descriptor)
+        self._answering: asyncio.Task[None] | None = None
+        if sys.platform == "linux":
+            # Tied to the thread that started this process, the parent's main thread. Should it have died before this
+            # line, its end of the socket is closed.
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+
+    def start(self, report: Callable[[], Report], registry: Collector) -> None:
+        """Answer the parent from now on, in the running loop."""
+        self._answering = asyncio.create_task(self._answer(report, registry), name="cronpost parent")
+
+    async def _answer(self, report: Callable[[], Report], registry: Collector) -> None:
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=self._socket)
+            while question := await reader.read(1):
+                said = report()
+                if question == METRICS:
+                    said = msgspec.structs.replace(said, families=families_of(registry))
+                answer = _encoder.encode(said)
+                writer.write(len(answer).to_bytes(LENGTH_BYTES, "big") + answer)
+                await writer.drain()
+        except OSError:
+            pass
+        end_orphaned()
+
+
+def end_orphaned() -> NoReturn:
+    """End without draining: the embedded Redis goes with the parent, and a new start must not wait for this one."""
+    os._exit(EXIT_ORPHANED)
+
+
+class ChildLink:
+    """The parent's end."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._turn = asyncio.Lock()
+        self._asked: dict[bytes, asyncio.Task[Report | None]] = {}
+
+    @classmethod
+    async def open(cls, sock: socket.socket) -> Self:
+        """The link over ``sock``, which is closed with it."""
+        return cls(*await asyncio.open_unix_connection(sock=sock))
+
+    async def ask(self, question: bytes, *, seconds: float) -> Report | None:
+        """The node's answer, or None if it gives none within ``seconds``.
+
+        A question that is not answered in time stays asked: the next one of its kind waits for the same answer. So a
+        node that is frozen has two questions to answer when it thaws, not one for each time that somebody asked.
+        """
+        asked = self._asked.get(question)
+        if asked is None:
+            asked = self._asked[question] = asyncio.create_task(self._exchange(question), name="cronpost ask a node")
+            asked.add_done_callback(lambda _: self._asked.pop(question, None))
+        done, _ = await asyncio.wait([asked], timeout=seconds)
+        return asked.result() if done else None
+
+    async def _exchange(self, question: bytes) -> Report | None:
+        async with self._turn:
+            try:
+                self._writer.write(question)
+                await self._writer.drain()
+                length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
+                return _decoder.decode(await self._reader.readexactly(length))
+            except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError):
+                return None  # it has ended, or is about to
+
+    async def aclose(self) -> None:
+        """Close the socket; a node that still lives ends."""
+        self._writer.close()
+        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+
+
+def added(groups: Iterable[Iterable[Family]], *, only_counted: bool = False) -> list[Family]:
+    """Metrics of several processes as one: counters, histograms and gauges add up.
+
+    The exceptions are instants, offsets and states, of which a sum would say nothing: of the instants at which
+    counting began the earliest stands, of the others the largest. ``only_counted`` leaves gauges out: what a process
+    that is gone has counted stays counted, and nothing of it is open any more.
+    """
+    merged: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
+    for families in groups:
+        for family in families:
+            if only_counted and family.type not in {"counter", "histogram"}:
+                continue
+            _, values = merged.setdefault(family.name, (family, {}))
+            for name, labels, value in family.samples:
+                key = (name, tuple(sorted(labels.items())))
+                before = values.get(key)
+                values[key] = value if before is None else _together(name, before, value)
+    return [
+        Family(
+            family.name, family.type, family.meaning, [(name, dict(labels), v) for (name, labels), v in values.items()]
+        )
+        for family, values in merged.values()
+    ]
+
+
+def _together(name: str, one: float, other: float) -> float:
+    if name.endswith("_created"):
+        return min(one, other)
+    if name.endswith(("_offset_seconds", "_state")):
+        return max(one, other, key=abs)
+    return one + other

@@ -1,0 +1,159 @@
+"""What a server with several nodes makes of what they tell, without starting any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from scheduler_api.context import Context
+from scheduler_api.node_link import Family, added, families_of
+from scheduler_api.nodes import Nodes, environment
+from scheduler_core.config import ApiSettings, EngineSettings, ProcessSettings, Settings, StoreSettings
+from scheduler_core.config_reader import load_settings
+from scheduler_core.metrics import Metrics
+from scheduler_core.store.redis_store import RedisStore
+from tests.api.conftest import client_of
+
+
+def metrics(runs: int, *, open_now: int = 0, offset: float = 0.0, late: tuple[float, ...] = ()) -> list[Family]:
+    """What a process that has counted this says."""
+    counted = Metrics()
+    for _ in range(runs):
+        counted.runs.add("succeeded", "scheduled")
+    counted.in_flight.set(open_now)
+    counted.clock_offset.set(offset)
+    for seconds in late:
+        counted.lateness.observe(seconds)
+    return families_of(counted.registry)
+
+
+def value(families: list[Family], name: str, **labels: str) -> float:
+    (found,) = [v for family in families for sample, label, v in family.samples if (sample, label) == (name, labels)]
+    return found
+
+
+def test_counters_histograms_and_gauges_of_several_processes_add_up() -> None:
+    together = added([metrics(3, open_now=2, late=(0.002, 0.2)), metrics(4, open_now=5, late=(0.002,)), metrics(0)])
+    assert value(together, "cronpost_runs_total", state="succeeded", reason="scheduled") == 7
+    assert value(together, "cronpost_in_flight") == 7
+    assert value(together, "cronpost_lateness_seconds_count") == 3
+    assert value(together, "cronpost_lateness_seconds_bucket", le="0.0025") == 2
+    assert value(together, "cronpost_lateness_seconds_sum") == pytest.approx(0.204)
+
+
+def test_an_offset_is_not_added_up_nor_the_instant_at_which_counting_began() -> None:
+    parts = [metrics(0, offset=0.3, late=(1,)), metrics(0, offset=-0.5), metrics(0, offset=0.1)]
+    together = added(parts)
+    assert value(together, "cronpost_clock_offset_seconds") == -0.5
+    created = "cronpost_retries_created"
+    assert value(together, created) == min(value(part, created) for part in parts)
+
+
+def test_a_state_is_the_worst_that_a_process_tells() -> None:
+    parts = []
+    for state in (0.5, 1.0, 0.5):
+        one = Metrics()
+        one.breaker_state.labels("http://host:1").set(state)
+        parts.append(families_of(one.registry))
+    assert value(added(parts), "cronpost_breaker_state", target="http://host:1") == 1.0
+
+
+def test_of_a_process_that_is_gone_what_it_counted_stays_and_what_it_had_open_does_not() -> None:
+    gone = added([metrics(3, open_now=2)], only_counted=True)
+    together = added([metrics(4, open_now=1), gone])
+    assert value(together, "cronpost_runs_total", state="succeeded", reason="scheduled") == 7
+    assert value(together, "cronpost_in_flight") == 1
+
+
+def test_a_node_has_the_settings_of_its_server_but_not_those_of_the_api(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRONPOST_PORT", "1")
+    monkeypatch.setenv("CRONPOST_SERVICE_HOST", "set by Kubernetes")
+    settings = Settings(
+        api=ApiSettings(host="0.0.0.0", api_keys=("a-key-that-is-long-enough",)),
+        store=StoreSettings(redis_url="redis://:p%40ss@host:1/2", data_dir=tmp_path, key_prefix="other"),
+        engine=EngineSettings(attempt_timeout_seconds=0.25, public_url="http://host:1", max_in_flight=7),
+        process=ProcessSettings(nodes=3, metrics_port=1),
+    )
+    variables = environment(settings)
+    read = load_settings(environ=variables, dotenv=None)
+    assert (read.store, read.engine, read.lane, read.log) == (
+        settings.store,
+        settings.engine,
+        settings.lane,
+        settings.log,
+    )
+    assert read.api == ApiSettings()
+    assert read.process == ProcessSettings()
+
+
+class SomeNodes:
+    """Nodes of which not all work."""
+
+    wanted = 3
+
+    def __init__(self, working: int, *parts: list[Family]) -> None:
+        self.working = working
+        self._parts = parts
+
+    async def families(self) -> list[Family]:
+        return added(self._parts)
+
+
+def context_with(store: RedisStore, context: Context, nodes: SomeNodes) -> Context:
+    return Context(
+        settings=ApiSettings(),
+        store=store,
+        clock=context.clock,
+        metrics=Metrics(),
+        faults=lambda: [] if nodes.working else ["node 1: it is starting"],
+        warnings=lambda: ["node 2: it does not answer"] if nodes.working else [],
+        nodes=cast("Nodes", nodes),
+    )
+
+
+async def test_ready_counts_the_nodes_and_one_that_works_is_enough(store: RedisStore, context: Context) -> None:
+    async with client_of(context_with(store, context, SomeNodes(2))) as client:
+        answer = await client.get("/ready")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "ready": True,
+        "reasons": [],
+        "warnings": ["node 2: it does not answer"],
+        "nodes": {"wanted": 3, "working": 2},
+    }
+
+
+async def test_ready_says_no_while_no_node_works(store: RedisStore, context: Context) -> None:
+    async with client_of(context_with(store, context, SomeNodes(0))) as client:
+        answer = await client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "ready": False,
+        "reasons": ["node 1: it is starting"],
+        "nodes": {"wanted": 3, "working": 0},
+    }
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
+async def test_the_text_of_metrics_covers_all_nodes(store: RedisStore, context: Context, accept: str) -> None:
+    nodes = SomeNodes(2, metrics(3, late=(0.01,)), metrics(4, late=(0.02,)))
+    async with client_of(context_with(store, context, nodes)) as client:
+        answer = await client.get("/metrics", headers={"Accept": accept})
+    assert 'cronpost_runs_total{reason="scheduled",state="succeeded"} 7.0' in answer.text
+    assert "cronpost_lateness_seconds_count 2.0" in answer.text
+    if accept == "text/plain":
+        names = [family.name for family in text_string_to_metric_families(answer.text)]
+        assert len(names) == len(set(names)), "each metric once"
+
+
+async def test_an_api_says_that_no_node_is_alive_and_stays_ready(store: RedisStore, context: Context) -> None:
+    alone = Context(settings=ApiSettings(), store=store, clock=context.clock, metrics=Metrics(), fires=False)
+    async with client_of(alone) as client:
+        answer = await client.get("/ready")
+        assert answer.status_code == 200, "it can store jobs"
+        assert answer.json()["warnings"] == ["no node is alive: jobs are stored, and nothing fires them"]

@@ -1,0 +1,218 @@
+"""One server with several nodes, each a process of its own: all fire, and none of them outlives the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core import embedded
+from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.errors import DataDirectoryInUse
+from scheduler_core.events import (
+    METRICS_SERVED,
+    NODE_DRAINING,
+    NODE_PROCESS_ENDED,
+    NODE_PROCESS_STARTED,
+    NODE_STARTED,
+    NODE_STOPPED,
+    REDIS_STOPPED,
+    RUN_REAPED,
+    RUN_SETTLED,
+)
+from scheduler_core.store.keys import Keys
+from tests.support.processes import Cronpost, eventually, is_alive, processes_under
+from tests.system.world import World
+
+SETTINGS: dict[str, Any] = {"heartbeat_seconds": 0.5, "dead_after_seconds": 2.5, "downtime_after_seconds": 5}
+"""Four interpreters that start on a busy machine can keep each other from beating for a second."""
+LEASE_MS = 1500.0
+
+
+async def serve(world: World, nodes: int, **settings: Any) -> Cronpost:
+    """A server with its own Redis, once all of its nodes work."""
+    data = world.workshop.directory / "data"
+    server = await world.start("serve", redis_url="", data_dir=data, nodes=nodes, **SETTINGS, **settings)
+    await all_work(server, nodes)
+    return server
+
+
+async def all_work(server: Cronpost, nodes: int) -> None:
+    async def they_do() -> bool:
+        answer = await (await server.api()).get("/ready")
+        return bool(answer.json().get("nodes") == {"wanted": nodes, "working": nodes})
+
+    await eventually(they_do, what="not all nodes work")
+
+
+def pids(server: Cronpost) -> dict[str, int]:
+    """Node id to process id, of all that were ever started."""
+    return {event["node"]: event["pid"] for event in server.events(NODE_PROCESS_STARTED)}
+
+
+async def check(world: World) -> None:
+    """The judge, while the server and its Redis live."""
+    await world.check(embedded=EmbeddedRedis(world.workshop.directory / "data"), lease_ms=LEASE_MS)
+
+
+async def holder_of_an_open_run(world: World, server: Cronpost) -> int:
+    """The process whose request the runner keeps open."""
+    hold = world.recorder.hold("held")
+    await world.put(server, "held")
+    await world.recorder.until(lambda: hold.taken)
+    redis = EmbeddedRedis(world.workshop.directory / "data")
+    async with Redis.from_url(redis.url) as client:
+        lease = await client.hget(Keys().leases, "held")
+    assert isinstance(lease, bytes)
+    return pids(server)[lease.decode().split()[1]]
+
+
+async def test_all_nodes_fire_and_their_metrics_add_up_also_when_one_was_killed(world: World) -> None:
+    server = await serve(world, 3, max_in_flight=10)
+    jobs = [f"job{number}" for number in range(25)]
+    world.recorder.otherwise = dict.fromkeys(jobs, world.recorder.slow(0.3))  # more than two nodes can have open
+    await world.put_many(server, *jobs)
+
+    def firing() -> set[str]:
+        return {event["node"] for event in server.events(RUN_SETTLED)}
+
+    await eventually(lambda: len(firing()) == 3, what="not all nodes fire")
+    assert firing() == pids(server).keys()
+    assert len(server.events(NODE_STARTED)) == 3
+
+    before = await server.metric("cronpost_attempts_total")
+    assert before > 0
+    victim = await holder_of_an_open_run(world, server)
+    killed_at = world.now_ms()
+    os.kill(victim, signal.SIGKILL)
+    world.disturbed(killed_at - 100)
+    await server.logged(NODE_PROCESS_STARTED, count=4)
+    assert victim not in {pid for pid in pids(server).values() if is_alive(pid)}
+    await all_work(server, 3)
+    assert await server.metric("cronpost_node_restarts_total") == 1
+    await server.logged(RUN_REAPED)
+    await world.recorder.until(lambda: len(world.recorder.of("held")) > 1)
+    first, second = world.recorder.of("held")[:2]
+    assert second.run_id == first.run_id
+    assert second.fence > first.fence
+    await check(world)
+    assert await server.metric("cronpost_attempts_total") >= before, "what a dead node had counted stays counted"
+
+    (ended,) = server.events(NODE_PROCESS_ENDED)
+    assert ended["pid"] == victim
+    await asyncio.gather(*(world.delete(server, job_id) for job_id in world.puts))
+    # Each settled run was logged once. What the dead node had counted since it was last asked is lost.
+    uncounted = len(server.events(RUN_SETTLED)) - await server.metric("cronpost_runs_total")
+    assert uncounted <= sum(pids(server)[event["node"]] == victim for event in server.events(RUN_SETTLED))
+
+
+async def test_a_server_that_is_killed_leaves_nothing_behind_and_its_runs_are_sent_again_at_once(world: World) -> None:
+    server = await serve(world, 2)
+    holder = await holder_of_an_open_run(world, server)
+    other = next(pid for pid in pids(server).values() if pid != holder)
+    os.kill(other, signal.SIGSTOP)  # the worst child: it can neither see its parent's end nor obey
+    redis = set(processes_under(world.workshop.directory / "data"))
+    killed_at = world.now_ms()
+    await server.kill()
+    world.disturbed(killed_at - 100)
+    again = world.workshop.cronpost(
+        "serve", redis_url="", data_dir=world.workshop.directory / "data", nodes=2, **SETTINGS
+    )
+    await again.started()
+    assert not any(is_alive(pid) for pid in [holder, other, *redis])
+    await world.recorder.until(lambda: len(world.recorder.of("held")) > 1)
+    first, second = world.recorder.of("held")[:2]
+    assert second.run_id == first.run_id
+    assert second.fence > first.fence
+    reaped = again.events(RUN_REAPED)
+    assert reaped, "the first node voids all leases: it need not wait until they are over"
+    assert next(one["event"] for one in again.events() if one["event"] in {RUN_REAPED, NODE_STARTED}) == RUN_REAPED
+    await all_work(again, 2)
+    await check(world)
+
+
+def test_no_server_begins_while_a_node_of_an_earlier_one_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would void the leases of that node."""
+    monkeypatch.setattr(embedded, "LOCK_SECONDS", 0.2)
+    server = EmbeddedRedis(tmp_path)
+    server.start()
+    lock = server.lock
+    assert lock is not None
+    node = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
+    try:
+        server.stop()  # the process that started both is gone
+        assert server.lock is None
+        with pytest.raises(DataDirectoryInUse, match="or a node of it"):
+            EmbeddedRedis(tmp_path).start()
+    finally:
+        node.kill()
+        node.wait()
+    with EmbeddedRedis(tmp_path) as again:
+        assert again.pid is not None
+
+
+async def test_told_to_stop_all_nodes_drain(world: World) -> None:
+    server = await serve(world, 2)
+    hold = world.recorder.hold("held")
+    await world.put(server, "held")
+    await world.recorder.until(lambda: hold.taken)
+    open_request = world.recorder.of("held")[0]
+    processes = {*pids(server).values(), *processes_under(world.workshop.directory / "data")}
+    server.terminate()
+    await server.logged(NODE_DRAINING, count=2)
+    assert not open_request.client_gone
+    hold.release(200)
+    assert await server.ended() == 0
+    assert not any(is_alive(pid) for pid in processes)
+    assert len(server.events(NODE_STOPPED)) == 2
+    assert server.events()[-1]["event"] == REDIS_STOPPED
+    assert not server.events(NODE_PROCESS_ENDED)
+
+
+async def test_nodes_without_an_api_show_their_state_on_a_port_of_their_own(world: World) -> None:
+    api = await world.start("api")
+    warning = (await (await api.api()).get("/ready")).json()
+    assert warning["ready"]
+    assert "no node is alive" in warning["warnings"][0]
+
+    nodes = world.workshop.cronpost("node", redis_url=world.redis.url, nodes=2, metrics_port=0, **SETTINGS)
+    address = (await nodes.logged(METRICS_SERVED))[0]["address"]
+    await nodes.logged(NODE_PROCESS_STARTED, count=2)
+    assert (await (await api.api()).get("/ready")).json() == {"ready": True, "reasons": []}
+    await world.put(api, "a")
+    await world.recorder.until_requests(1, "a")
+    async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
+        assert (await client.get("/health")).json() == {"status": "healthy", "scheduler_running": True}
+        assert (await client.get("/jobs")).status_code == 404
+        ready = (await client.get("/ready")).json()
+        assert ready == {"ready": True, "reasons": [], "nodes": {"wanted": 2, "working": 2}}
+
+        async def text() -> str:
+            return (await client.get("/metrics", headers={"Accept": "text/plain"})).text
+
+        async def counted() -> bool:
+            return 'cronpost_runs_total{reason="scheduled",state="succeeded"}' in await text()
+
+        await eventually(counted)
+        frozen = nodes.events(NODE_PROCESS_STARTED)[0]
+        os.kill(frozen["pid"], signal.SIGSTOP)
+        assert "cronpost_nodes_silent 1.0" in await text()
+        ready = (await client.get("/ready")).json()
+        assert ready["ready"], "the other one works"
+        assert ready["warnings"] == [f"node {frozen['number']}: it does not answer"]
+        assert ready["nodes"] == {"wanted": 2, "working": 1}
+        os.kill(frozen["pid"], signal.SIGCONT)
+
+        async def both_answer() -> bool:
+            return "cronpost_nodes_silent 0.0" in await text()
+
+        await eventually(both_answer)
+    nodes.terminate()
+    assert await nodes.ended() == 0

@@ -1,0 +1,240 @@
+"""What the benchmarks make of their measurements: ratios, targets, blocks of a document, charts, the sum for many."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.bench import Result, as_json
+from benchmarks.budget import samples_of, shares, stages_ms
+from benchmarks.capacity import is_held
+from benchmarks.chart import chart
+from benchmarks.compare import comparison, reached, targets
+from benchmarks.contention import simulate
+from benchmarks.flame import flame_graph, shown
+from benchmarks.load import Load, _requests_of
+from benchmarks.measures import Arrival, Fires, judge
+from benchmarks.peers import install
+from benchmarks.report import Report, load_report, merged, update
+from benchmarks.scale import Measured, Wanted, calculate, from_results
+from benchmarks.systems.bullmq import BullMQ
+
+
+def fires(p99_ms: float, *, expected: int = 100, delivered: int = 100, max_ms: float = 0.0, early: int = 0) -> Fires:
+    return Fires(
+        expected=expected,
+        delivered=delivered,
+        duplicates=0,
+        early=early,
+        p50_ms=p99_ms / 2,
+        p99_ms=p99_ms,
+        max_ms=max_ms or p99_ms,
+    )
+
+
+def every_second(system: str, p99_ms: float, *, own: float = 90.0, redis: float | None = 30.0) -> Result:
+    return Result(
+        scenario="every second",
+        system=system,
+        size="1000 jobs",
+        fires=fires(p99_ms),
+        own_us_per_fire=own,
+        redis_us_per_fire=redis,
+    )
+
+
+def held(system: str, rate: float) -> Result:
+    return Result(scenario="highest held", system=system, size="a ladder", values={"held, fires/s": rate})
+
+
+def row_of(rows: list[list[str]], name: str) -> dict[str, str]:
+    return next(dict(zip(rows[0], row, strict=True)) for row in rows if row[0] == name)
+
+
+def test_a_ratio_above_one_says_that_cronpost_is_better_whichever_way_the_number_goes() -> None:
+    rows = comparison(
+        [held("Cronpost", 9000), held("BullMQ", 3000), every_second("Cronpost", 100), every_second("BullMQ", 50)]
+    )
+    assert row_of(rows, "highest held")["BullMQ"] == "3,000 /s (3.0 x)"
+    assert row_of(rows, "1000 jobs every second, p99 lateness")["BullMQ"] == "50 ms (0.5 x)"
+
+
+def test_what_redis_takes_counts_in_the_ratio() -> None:
+    rows = comparison([every_second("Cronpost", 1, own=90, redis=10), every_second("taskiq", 1, own=150, redis=50)])
+    assert row_of(rows, "CPU a fire, 1000 jobs, own + Redis")["taskiq"] == "150 + 50 µs (2.0 x)"
+
+
+def test_a_number_that_flatters_is_marked_with_the_share_that_was_delivered() -> None:
+    lame = msgspec.structs.replace(every_second("taskiq", 50), fires=fires(50, delivered=40))
+    rows = comparison([every_second("Cronpost", 100), lame])
+    assert row_of(rows, "1000 jobs every second, p99 lateness")["taskiq"] == "50 ms [40 %] (0.5 x)"
+
+
+def test_what_was_not_run_says_why() -> None:
+    rows = comparison(
+        [
+            every_second("Cronpost", 100),
+            Result(scenario="every second", system="BullMQ", size="1000 jobs", fault="not run: node is missing"),
+        ]
+    )
+    assert row_of(rows, "1000 jobs every second, p99 lateness")["BullMQ"] == "node is missing"
+
+
+def test_without_a_peer_nothing_is_compared() -> None:
+    assert comparison([every_second("Cronpost", 100)]) == []
+
+
+def test_targets_are_judged_by_the_worst_repetition() -> None:
+    found = {one.name: one for one in reached([every_second("Cronpost", 100), every_second("Cronpost", 130)])}
+    assert not found["1000 jobs every second: p99 lateness"].met
+    assert found["1000 jobs every second: p99 lateness"].reached == 130
+    assert found["CPU a fire there"].met
+
+
+def test_the_fastest_library_sets_the_bar_and_not_our_own_delivery() -> None:
+    bare = [
+        Result(scenario="bare clients", size=f"{name}, 50 connections", values={"requests/s": rate})
+        for name, rate in (("Cronpost's delivery", 50_000.0), ("pyreqwest", 16_000.0), ("aiohttp", 10_000.0))
+    ]
+    rows = targets([held("Cronpost", 9000), *bare])
+    assert row_of(rows, "the same, beside half of the fastest client library alone (pyreqwest)")["to reach"] == (
+        "at least 8,000 /s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        (fires(999, max_ms=1900), True),
+        (fires(999, delivered=99), False),
+        (fires(999, early=1), False),
+        (fires(1000), False),
+        (fires(10, max_ms=2000), False),
+    ],
+)
+def test_a_rate_is_held_if_each_second_is_done_before_the_next_is_due(window: Fires, expected: bool) -> None:
+    assert is_held(window) is expected
+
+
+def test_only_marked_blocks_that_were_measured_are_replaced_and_again_gives_the_same() -> None:
+    text = "a\n<!-- bench: targets -->\nold\n<!-- end -->\nb\n<!-- bench: budget -->\nkept\n<!-- end -->\n"
+    once = update(text, {"targets": "| new |"})
+    assert "old" not in once
+    assert "kept" in once
+    assert "| new |" in once
+    assert update(once, {"targets": "| new |"}) == once
+
+
+def test_a_later_report_replaces_what_it_measured_and_nothing_else() -> None:
+    def report(*results: Result) -> Report:
+        return Report(began_at="", machine={}, sink={}, repetitions=1, results=list(results))
+
+    both = merged([report(held("Cronpost", 1), held("BullMQ", 2)), report(held("Cronpost", 3))])
+    assert {one.system: one.values["held, fires/s"] for one in both.results} == {"Cronpost": 3, "BullMQ": 2}
+
+
+def test_a_report_in_which_nothing_arrived_can_be_read_again() -> None:
+    lost = msgspec.structs.replace(every_second("taskiq", 1), fires=judge([], from_ms=0, until_ms=1, expected=5))
+    report = Report(began_at="", machine={}, sink={}, repetitions=1, results=[lost, held("Cronpost", 9000)])
+    read = load_report(as_json(report))
+    assert read.results[0].fires is not None
+    assert math.isnan(read.results[0].fires.p99_ms)
+    assert read.results[1] == report.results[1]
+
+
+def test_the_chart_is_xml_with_a_bar_for_each_system() -> None:
+    drawn = ET.fromstring(
+        chart([every_second("Cronpost", 100), every_second("BullMQ", 400), every_second("taskiq", 9e4)])
+    )
+    words = "".join(drawn.itertext())
+    assert "400 ms" in words
+    assert "90,000 ms" in words
+    assert words.count("p99 lateness") == 1
+
+
+def test_a_flame_graph_shows_no_path_of_the_machine() -> None:
+    frames = [
+        "<module> (/srv/somebody/.venv/bin/cronpost:8)",
+        "run_once (/srv/somebody/work/scheduler_core/services/claim.py:80)",
+        "execute (/srv/somebody/.venv/lib/python3.11/site-packages/redis/client.py:3)",
+    ]
+    assert shown(frames[1]) == "run_once scheduler_core/services/claim.py"
+    assert shown(frames[2]) == "execute redis/client.py"
+    drawn = flame_graph([(frames, 3), (frames[:2], 1)], "title")
+    assert "somebody" not in drawn
+    assert "75.0 %" in drawn
+    ET.fromstring(drawn)
+
+
+def test_a_sample_belongs_to_the_stage_of_its_innermost_known_frame() -> None:
+    raw = (
+        "_run (scheduler_api/process.py:1);run_once (scheduler_core/services/settle.py:1);info (structlog/b.py:2) 3\n"
+        "_run (scheduler_api/process.py:1);poll (uvloop/loop.py:9) 1\n"
+        "_bootstrap (threading.py:1);wait (threading.py:2) 50\n"
+    )
+    assert shares(samples_of(raw)) == {"log line": 0.75, "event loop and rest": 0.25}
+
+
+def test_the_stages_of_a_fire_add_up_to_its_way() -> None:
+    log = (
+        b'{"event": "api started", "time": "2026-01-01T00:00:00.000Z"}\n'
+        b'{"event": "run settled", "time": "2026-01-01T00:00:01.020Z", "job_id": "j", "fire_time_ms": 1767225601000,'
+        b' "lateness_ms": 3, "latency_ms": 5.5}\n'
+    )
+    found = stages_ms(log, [Arrival(1_767_225_601_004_000_000, 1_767_225_601_000, "j")])
+    assert [values[0] for values in found.values()] == pytest.approx([3, 1, 4.5, 11.5, 20], abs=0.01)
+
+
+def test_a_batch_is_one_request_with_all_its_jobs() -> None:
+    load = Load(kind="batch", port=1, endpoint="http://h/", count=5, batch=2)
+    bodies = [request.partition(b"\r\n\r\n")[2] for request in _requests_of(load)]
+    assert [len(msgspec.json.decode(body)) for body in bodies] == [2, 2, 1]
+    assert msgspec.json.decode(bodies[2])[0]["id"] == "j000004"
+
+
+def test_twice_the_fires_need_twice_the_nodes_and_as_much_memory() -> None:
+    small, large = (calculate(Measured(), Wanted(fires=fires)) for fires in (4e6, 8e6))
+    assert large["nodes"] == pytest.approx(2 * small["nodes"], abs=1)
+    assert large["jobs_gb"] == small["jobs_gb"]
+
+
+def test_the_sum_takes_what_was_measured_at_the_highest_rate() -> None:
+    busy = msgspec.structs.replace(held("Cronpost", 9000), own_us_per_fire=70.2, redis_us_per_fire=20.0)
+    report = Report(began_at="", machine={}, sink={}, repetitions=1, results=[busy])
+    measured = from_results(Measured(), report)
+    assert (measured.own_us, measured.redis_us) == (70, 20)
+
+
+def test_each_node_that_is_not_needed_asks_once_in_vain() -> None:
+    found = simulate(nodes=10, fires_a_shard=50, redis_us=20.0)
+    assert found.claims == 10
+    assert found.empty == 9
+
+
+@pytest.fixture
+def nothing_is_cached() -> Iterator[None]:
+    install.node.cache_clear()
+    yield
+    install.node.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_is_cached")
+def test_a_peer_that_cannot_be_installed_says_why_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    peer = BullMQ()
+    with pytest.raises(install.NotRunError, match="node and npm are not installed"):
+        peer.start(tmp_path, 1)
+    peer.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_package_of_a_peer_is_pinned() -> None:
+    assert all(version[0].isdigit() for version in install.versions().values())
+    assert {"bullmq", "taskiq", "celery-redbeat", "pyreqwest"} <= set(install.versions())
