@@ -15,17 +15,23 @@ import msgspec
 
 from benchmarks import machine
 from benchmarks.bench import Bench, Result, as_json, terminal_progress
+from benchmarks.compare import comparison, targets
+from benchmarks.peers.install import NotRunError, versions
 from benchmarks.plan import full_plan, quick_plan
-from benchmarks.report import Report, as_text, tables, targets
+from benchmarks.report import Report, as_text, tables
 from benchmarks.scenario import Scenario
 from benchmarks.systems.apscheduler3 import APScheduler3
 from benchmarks.systems.base import System
+from benchmarks.systems.bullmq import BullMQ
+from benchmarks.systems.celery_redbeat import CeleryRedBeat
 from benchmarks.systems.cronpost import Cronpost
+from benchmarks.systems.taskiq import Taskiq
 from scheduler_core.config import LogSettings
 from scheduler_core.embedded import find_server
 from scheduler_core.events import configure_logging
 
 DISTURBED_TRIES = 3
+OWN, OWN_WITH_REDIS = "cronpost", "cronpost-with-redis"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -34,9 +40,13 @@ def main() -> None:
     arguments = _arguments()
     settings = dict(one.split("=", 1) for one in arguments.set)
     systems: dict[str, Callable[[], System]] = {
-        "cronpost": lambda: Cronpost(settings),
+        OWN: lambda: Cronpost(settings, shares_redis=True, redis_core=machine.OTHER_CORE),
+        OWN_WITH_REDIS: lambda: Cronpost(settings, name="Cronpost, Redis on its core"),
+        "bullmq": BullMQ,
         "apscheduler-redis": lambda: APScheduler3(store="redis"),
         "apscheduler-memory": lambda: APScheduler3(store="memory"),
+        "taskiq": Taskiq,
+        "celery": CeleryRedBeat,
     }
     chosen = arguments.systems.split(",") if arguments.systems else list(systems)
     if unknown := set(chosen) - set(systems):
@@ -50,7 +60,14 @@ def main() -> None:
         plan = [scenario for scenario in plan if scenario.group in groups]
     if arguments.quick and not arguments.systems:
         chosen = chosen[:1]
-    repetitions = arguments.repeat or (1 if arguments.quick else 3)
+    repetitions = arguments.repeat
+
+    def is_asked(scenario: Scenario, name: str, repetition: int) -> bool:
+        if name == OWN_WITH_REDIS:
+            return scenario.one_core and repetition == 1
+        if name != OWN:
+            return scenario.peers and (repetition == 1 or arguments.repeat_all)
+        return repetition == 1 or not scenario.once or arguments.repeat_all
 
     # Repetitions are the outer loop: what disturbs the machine for a while does not hit one system only.
     todo = [
@@ -58,7 +75,7 @@ def main() -> None:
         for repetition in range(1, repetitions + 1)
         for scenario in plan
         for name in chosen
-        if (scenario.peers or name == "cronpost") and (repetition == 1 or not scenario.once or arguments.repeat_all)
+        if is_asked(scenario, name, repetition)
     ]
     configure_logging(LogSettings(log_level="warning"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then, too
@@ -68,26 +85,35 @@ def main() -> None:
         machine=machine.facts(".".join(map(str, find_server()[1]))),
         sink={},
         repetitions=repetitions,
+        peers=versions(),
     )
     path = Path(arguments.output or RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     progress = terminal_progress()
+    began = time.monotonic()
     try:
         with Bench(progress) as bench:
             bench.begin("capacity of the sink")
             report.sink = bench.sink_capacity(1.0 if arguments.quick else 3.0)
             for number, (scenario, name, repetition) in enumerate(todo):
-                left = sum(one.seconds for one, _, _ in todo[number:])
+                left = sum(one.seconds for one, _, _ in todo[number:]) * _pace(todo[:number], time.monotonic() - began)
                 bench.begin(
                     f"[{number + 1}/{len(todo)}, {left / 60:.0f} min left] {scenario.group}, {scenario.size}, {name}"
                     + (f", {repetition} of {repetitions}" if repetitions > 1 else "")
                 )
                 report.results.append(_measure(bench, scenario, systems[name], arguments.undisturbed))
+                report.took_seconds = time.monotonic() - began
                 path.write_bytes(as_json(report))  # an interrupted call leaves what it has
     except KeyboardInterrupt:
         progress("interrupted")
     progress("done")
     _print(report, path)
+
+
+def _pace(done: list[tuple[Scenario, str, int]], seconds: float) -> float:
+    """How much longer than foreseen it took so far."""
+    foreseen = sum(one.seconds for one, _, _ in done)
+    return max(0.5, seconds / foreseen) if foreseen > 60 else 1.0
 
 
 def _measure(bench: Bench, scenario: Scenario, make: Callable[[], System], undisturbed: float | None) -> Result:
@@ -107,12 +133,14 @@ def _measure_once(bench: Bench, scenario: Scenario, system: System) -> Result:
     before_ms = machine.work_ms()
     try:
         result = scenario.run(bench, system)
+    except NotRunError as error:
+        result = Result(fault=f"not run: {error}")
     except Exception as error:  # noqa: BLE001 - what one system cannot do must not end the measuring of the others
-        result = Result(fault=f"{type(error).__name__}: {error}")
+        result = Result(fault=f"failed: {type(error).__name__}: {error}")
     return msgspec.structs.replace(
         result,
         scenario=scenario.title,
-        system=system.name,
+        system="" if scenario.group == "clients" else system.name,
         size=scenario.size,
         work_ms=(before_ms + machine.work_ms()) / 2,
     )
@@ -120,11 +148,11 @@ def _measure_once(bench: Bench, scenario: Scenario, system: System) -> Result:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="under a minute: Cronpost only, once, short")
+    parser.add_argument("--quick", action="store_true", help="under two minutes: Cronpost only, short")
     parser.add_argument("--only", metavar="NAMES", help="scenarios, separated by commas")
     parser.add_argument("--systems", metavar="NAMES", help="systems, separated by commas")
-    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions (default 3)")
-    parser.add_argument("--repeat-all", action="store_true", help="repeat also what takes long and has no target")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="repetitions, of Cronpost's (default 1)")
+    parser.add_argument("--repeat-all", action="store_true", help="repeat also the peers, and what takes long")
     parser.add_argument("--seconds", type=int, default=10, metavar="N", help="length of a window (default 10)")
     parser.add_argument(
         "--set",
@@ -157,12 +185,12 @@ def _print(report: Report, path: Path) -> None:
         print(f"  {name}: {value:,.1f}")
     for title, rows in tables(report.results):
         print(f"\n{title}\n{as_text(rows)}")
-    if lines := targets(report.results):
-        print("\nTo reach, by the worst repetition:\n  " + "\n  ".join(lines))
-    print(f"\nAll numbers: {path}")
+    if rows := comparison(report.results):
+        print(f"\nBeside the peers (x: how many times Cronpost is better)\n{as_text(rows)}")
+    if rows := targets(report.results):
+        print(f"\nTo reach, by the worst repetition\n{as_text(rows)}")
+    print(f"\nAll numbers: {path}\nTook {report.took_seconds / 60:.1f} min")
 
 
 if __name__ == "__main__":
-    began = time.monotonic()
     main()
-    print(f"Took {(time.monotonic() - began) / 60:.1f} min")

@@ -80,6 +80,11 @@ class Bench:
         if self._sink is not None:
             machine.end(self._sink)
 
+    def move_sink(self, *cores: int) -> None:
+        """Let the sink run on ``cores`` from now on."""
+        assert self._sink is not None
+        os.sched_setaffinity(self._sink.pid, cores)
+
     def begin(self, task: str) -> None:
         """Say what is running now."""
         self._task = task
@@ -132,9 +137,10 @@ class Bench:
         own_seconds = own_after.cpu_seconds - own.cpu_seconds
         redis_seconds = redis_after.cpu_seconds - redis.cpu_seconds
         busy_after = self._busy()
+        with_system = redis_seconds if system.redis_core == machine.SYSTEM_CORE else 0.0
         others = max(
-            busy_after[0] - busy[0] - own_seconds - redis_seconds,
-            busy_after[1] - busy[1] - (self._used_here() - here),
+            busy_after[0] - busy[0] - own_seconds - with_system,
+            busy_after[1] - busy[1] - (self._used_here() - here) - (redis_seconds - with_system),
         )
         return Span(
             seconds=seconds,

@@ -1,9 +1,9 @@
 """Where the time of a fire goes: ``python -m benchmarks.budget``.
 
-Runs Cronpost with jobs that fire every second, takes what a fire costs, then samples the stacks of the process with
-py-spy (which is not part of the locked dependencies: ``pip install py-spy``; it has to be allowed to trace) and gives
-each sample to the stage that its innermost known frame belongs to. Time inside C code counts for the frame that called
-it. Sampling slows the process, so only the shares come from it.
+Runs Cronpost with jobs that fire every second, and once more with fires at random instants; takes what a fire costs,
+then samples the stacks of the process with py-spy (which has to be allowed to trace) and gives each sample to the stage
+that its innermost known frame belongs to. Time inside C code counts for the frame that called it. Sampling slows the
+process, so only the shares come from it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,33 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+
+import msgspec
 
 from benchmarks import machine
 from benchmarks.bench import BEFORE_MS, Bench, next_second_ms, terminal_progress
+from benchmarks.flame import flame_graph
 from benchmarks.load import job_id
-from benchmarks.measures import judge
-from benchmarks.report import as_text
+from benchmarks.measures import Arrival, judge, quantile
+from benchmarks.report import as_markdown, as_text, update
 from benchmarks.systems.base import FireAt
 from benchmarks.systems.cronpost import Cronpost
+from scheduler_core.config import LogSettings
+from scheduler_core.events import configure_logging
 
 SAMPLES_PER_SECOND = 250
 STAGES = (
     # Stage, and what a frame of it looks like: "function (file:line)". The first that matches is taken.
     ("log line", ("(structlog/", "(logging/", "scheduler_core/events.py")),
-    ("metrics", ("(prometheus_client/", "scheduler_core/metrics.py")),
+    (
+        "limits of targets, breakers",
+        ("services/gate.py", "scheduler_core/limits", "scheduler_core/breaker", "plan/hold"),
+    ),
+    ("metrics", ("(prometheus_client/", "scheduler_core/metrics.py", "scheduler_core/tallies.py")),
     ("decode documents", ("decode_", "_claimed (", "_decode (")),
     ("encode documents", ("encode_", "_step (", "of (scheduler_core/store")),
     ("next fire time", ("scheduler_core/cron", "scheduler_core/trigger", "scheduler_core/zone", "(croniter/")),
@@ -44,6 +54,13 @@ STAGES = (
     ("API", ("scheduler_api/", "(uvicorn/", "(starlette/")),
 )
 REST = "event loop and rest"
+LATENESS_STAGES = (
+    "timer, claim, plan: until the request is begun",
+    "write, system, sink: until it has arrived",
+    "until its answer is here",
+    "settle: until it is recorded and logged",
+    "all",
+)
 
 
 def stage_of(stack: list[str]) -> str:
@@ -57,64 +74,159 @@ def stage_of(stack: list[str]) -> str:
     return REST
 
 
-def shares(raw: str) -> dict[str, float]:
-    """The share of each stage in py-spy's ``raw`` output: lines of ``frame;frame;frame count``."""
-    counts: Counter[str] = Counter()
+def samples_of(raw: str) -> list[tuple[list[str], int]]:
+    """Stacks, outermost frame first, and how often each was seen, from py-spy's ``raw`` output. Only those of the event
+    loop: other threads wait."""
+    found = []
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [frame.strip() for frame in stack.split(";")]
-        if frames and "_bootstrap (" not in frames[0]:  # threads that wait are not the loop
-            counts[stage_of(frames)] += int(count)
+        if frames and "_bootstrap (" not in frames[0]:
+            found.append((frames, int(count)))
+    return found
+
+
+def shares(samples: Sequence[tuple[list[str], int]]) -> dict[str, float]:
+    """The share of each stage."""
+    counts: Counter[str] = Counter()
+    for frames, count in samples:
+        counts[stage_of(frames)] += count
     total = sum(counts.values())
     return {stage: count / total for stage, count in counts.most_common()}
+
+
+class Budget(msgspec.Struct):
+    """What a fire costs, in microseconds of CPU, and which share of it each stage has."""
+
+    title: str
+    own_us: float
+    redis_us: float
+    others_percent: float
+    shares: dict[str, float]
+    samples: list[tuple[list[str], int]]
+    stages_ms: dict[str, list[float]]
+    """How long each stage of a fire took, from its fire time on: sorted."""
+
+
+class Settled(msgspec.Struct):
+    """What the log says of a run."""
+
+    event: str
+    time: datetime
+    job_id: str = ""
+    fire_time_ms: int = 0
+    lateness_ms: float = 0.0
+    latency_ms: float = 0.0
+
+
+def stages_ms(log: bytes, arrivals: Sequence[Arrival]) -> dict[str, list[float]]:
+    """How long the stages of the runs took that are in the node's ``log`` and were seen by the sink; sorted."""
+    arrived = {(one.job, one.fire_ms): one.lateness_ms for one in arrivals}
+    found: dict[str, list[float]] = {stage: [] for stage in LATENESS_STAGES}
+    for line in log.splitlines():
+        if b'"run settled"' not in line:
+            continue
+        run = msgspec.json.decode(line, type=Settled)
+        at = arrived.get((run.job_id, run.fire_time_ms))
+        if at is not None:
+            answered = run.lateness_ms + run.latency_ms
+            recorded = run.time.timestamp() * 1000 - run.fire_time_ms
+            steps = (run.lateness_ms, at - run.lateness_ms, answered - at, recorded - answered, recorded)
+            for stage, took in zip(LATENESS_STAGES, steps, strict=True):
+                found[stage].append(took)
+    return {stage: sorted(values) for stage, values in found.items()}
+
+
+def lateness_table(budgets: Sequence[Budget]) -> list[list[str]]:
+    """A row for each stage of a fire's way: p50 and p99 of how long it took."""
+    rows = [["stage, ms, p50 and p99", *(one.title for one in budgets)]]
+    for stage in LATENESS_STAGES:
+        values = [one.stages_ms[stage] for one in budgets]
+        rows.append([stage, *(f"{quantile(found, 0.5):.1f}, {quantile(found, 0.99):.1f}" for found in values)])
+    return rows
+
+
+def measure(bench: Bench, jobs: int, seconds: int, *, spread: bool) -> Budget:
+    """``jobs`` fires a second, all on whole seconds or at random instants."""
+    bench.begin(f"budget, {jobs} fires/s {'at random instants' if spread else 'every second'}")
+    system = Cronpost(shares_redis=True, redis_core=machine.OTHER_CORE)
+    with bench.running(system) as directory:
+        raw = directory / "samples"
+        if spread:
+            count = jobs * (2 * seconds + 4)
+            from_ms = next_second_ms(3 + count / 1500)
+            instants = random.Random(1).choices(range(from_ms, from_ms + 1000 * (2 * seconds + 4)), k=count)
+            system.add_once([FireAt(job_id("j", number), at_ms) for number, at_ms in enumerate(instants)])
+        else:
+            system.add_every_second(0, jobs)
+            from_ms = next_second_ms(3)
+        span = bench.span(system, from_ms - BEFORE_MS, from_ms - BEFORE_MS + 1000 * seconds)
+        arrivals = [one for one in bench.arrivals() if from_ms <= one.fire_ms < from_ms + 1000 * seconds]
+        fires = judge(arrivals, from_ms=from_ms, until_ms=from_ms + 1000 * seconds, expected=0)
+        stages = stages_ms((directory / "cronpost.log").read_bytes(), arrivals)
+        bench.step("sampling")
+        assert system.process is not None
+        subprocess.run(
+            [
+                *("py-spy", "record", "--pid", str(system.process.pid), "--rate", str(SAMPLES_PER_SECOND)),
+                *("--duration", str(seconds), "--format", "raw", "--output", str(raw)),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"},
+        )
+        samples = samples_of(raw.read_text())
+    return Budget(
+        title=f"{jobs}/s at random instants" if spread else f"{jobs} jobs, every second",
+        own_us=1e6 * span.own_seconds / fires.delivered,
+        redis_us=1e6 * span.redis_seconds / fires.delivered,
+        others_percent=span.others_percent,
+        shares=shares(samples),
+        samples=samples,
+        stages_ms=stages,
+    )
+
+
+def table(budgets: Sequence[Budget]) -> list[list[str]]:
+    """A row for each stage, a column for each budget: CPU in microseconds a fire."""
+    first = budgets[0].shares
+    stages = sorted({stage for one in budgets for stage in one.shares}, key=lambda stage: -first.get(stage, 0.0))
+    rows = [["stage, CPU us a fire", *(one.title for one in budgets)]]
+    rows += [[stage, *(f"{one.shares.get(stage, 0.0) * one.own_us:.1f}" for one in budgets)] for stage in stages]
+    rows.append(["**Cronpost**", *(f"**{one.own_us:.1f}**" for one in budgets)])
+    rows.append(["**Redis**", *(f"**{one.redis_us:.1f}**" for one in budgets)])
+    rows.append(["taken by other programs, % of a core", *(f"{one.others_percent:.0f}" for one in budgets)])
+    return rows
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.budget", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=1000, help="jobs that fire every second")
-    parser.add_argument("--spread", action="store_true", help="as many fires per second, but at random instants")
+    parser.add_argument("--jobs", type=int, default=1000, help="jobs that fire every second (default 1000)")
+    parser.add_argument(
+        "--spread", type=int, default=100, help="fires a second at random instants (default 100; 0: none)"
+    )
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--raw", type=Path, help="keep what py-spy wrote, for a flame graph")
+    parser.add_argument("--flame", type=Path, metavar="FILE", help="a flame graph of the first, as SVG")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="a document whose block 'budget' is replaced")
     arguments = parser.parse_args()
+    configure_logging(LogSettings(log_level="warning"))
     os.sched_setaffinity(0, {machine.OTHER_CORE})
-    with tempfile.TemporaryDirectory() as directory, Bench(terminal_progress()) as bench:
-        raw = arguments.raw or Path(directory) / "samples"
-        system = Cronpost()
-        bench.begin("budget")
-        seconds: int = arguments.seconds
-        with bench.running(system):
-            if arguments.spread:
-                count = arguments.jobs * (2 * seconds + 4)
-                from_ms = next_second_ms(3 + count / 700)
-                instants = random.Random(1).choices(range(from_ms, from_ms + 1000 * (2 * seconds + 4)), k=count)
-                system.add_once([FireAt(job_id("j", number), at_ms) for number, at_ms in enumerate(instants)])
-            else:
-                system.add_every_second(0, arguments.jobs)
-                from_ms = next_second_ms(3)
-            span = bench.span(system, from_ms - BEFORE_MS, from_ms - BEFORE_MS + 1000 * seconds)
-            fires = judge(bench.arrivals(), from_ms=from_ms, until_ms=from_ms + 1000 * seconds, expected=0)
-            bench.step("sampling")
-            assert system.process is not None
-            subprocess.run(
-                [
-                    *("py-spy", "record", "--pid", str(system.process.pid), "--rate", str(SAMPLES_PER_SECOND)),
-                    *("--duration", str(seconds), "--format", "raw", "--output", str(raw)),
-                ],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"},
-            )
-        own_us = 1e6 * span.own_seconds / fires.delivered
-        redis_us = 1e6 * span.redis_seconds / fires.delivered
-        rows = [["stage", "share", "CPU us a fire"]]
-        for stage, share in shares(raw.read_text()).items():
-            rows.append([stage, f"{100 * share:.1f} %", f"{share * own_us:.1f}"])
-        rows += [["all of Cronpost", "", f"{own_us:.1f}"], ["Redis", "", f"{redis_us:.1f}"]]
-        how = "at random instants" if arguments.spread else "every second"
-        print(f"\n{arguments.jobs} fires/s, {how}; other programs took {span.others_percent:.0f} % of a core\n")
-        print(as_text(rows))
+    with Bench(terminal_progress()) as bench:
+        budgets = [measure(bench, arguments.jobs, arguments.seconds, spread=False)]
+        if arguments.spread:
+            budgets.append(measure(bench, arguments.spread, arguments.seconds, spread=True))
+    print(f"\n{as_text(table(budgets))}\n\n{as_text(lateness_table(budgets))}")
+    if arguments.flame is not None:
+        title = f"A node of Cronpost, {budgets[0].title}: where its processor time goes"
+        arguments.flame.write_text(flame_graph(budgets[0].samples, title))
+    if arguments.update is not None:
+        text = update(
+            arguments.update.read_text(),
+            {"budget": as_markdown(table(budgets)), "lateness": as_markdown(lateness_table(budgets))},
+        )
+        arguments.update.write_text(text)
 
 
 if __name__ == "__main__":

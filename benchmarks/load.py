@@ -1,7 +1,7 @@
 """A client that asks as fast as it may: for the sink's capacity, for upserts, and for runs at random instants.
 
-A process of its own, so that it can have a core of its own: ``python -m benchmarks.load '{"kind": ...}'``; the fields
-are those of :class:`Load`. It prints a :class:`Loaded` as JSON.
+A process of its own, so that it can have a core of its own: ``python -m benchmarks.load`` reads a :class:`Load` as JSON
+and prints a :class:`Loaded`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import itertools
 import random
+import re
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import cast
 
 import msgspec
@@ -24,11 +26,16 @@ YEARLY = "0 0 0 1 1 *"
 """A fire time that no measurement meets, unless it is made at midnight on New Year's Eve."""
 
 
+_FAULT = re.compile(rb'"status": ?[45]')
+"""In the results of a batch."""
+
+
 class Load(msgspec.Struct, kw_only=True):
     """What to ask, of whom, and how long."""
 
     kind: str
-    """``post``: plain POSTs; ``upsert``: jobs that do not exist yet; ``run``: runs of jobs that exist."""
+    """``post``: plain POSTs; ``upsert``: jobs that do not exist yet; ``batch``: the same, ``batch`` of them in a
+    request; ``run``: runs of jobs that exist; ``later``: a run of each, not before its instant."""
     port: int
     endpoint: str = ""
     cron: str = YEARLY
@@ -40,6 +47,10 @@ class Load(msgspec.Struct, kw_only=True):
     connections: int = 16
     depth: int = 1
     """Requests that a connection has open at once."""
+    batch: int = 0
+    recovery_check: bool = False
+    instants: list[int] = []
+    """For ``later``: epoch milliseconds, of the first job, the second and so on."""
     rate: float = 0.0
     """Requests per second at random instants (a Poisson process); 0: as fast as answers come."""
 
@@ -127,7 +138,7 @@ class _Client:
 
     def answered(self, seconds: float, answer: bytes) -> None:
         self.taken.append(seconds)
-        if answer[9:10] != b"2":
+        if answer[9:10] != b"2" or (self.load.batch and _FAULT.search(answer)):
             self.failed += 1
             self.example = self.example or answer[:600].decode(errors="replace")
 
@@ -200,17 +211,33 @@ def _requests_of(load: Load) -> Iterator[bytes]:
         yield from itertools.repeat(request)
     elif load.kind == "upsert":
         for number in range(load.first, load.first + load.count):
-            body = b'{"id": "%b", "endpoint": "%b", "cron": "%b", "payload": %b}' % (
-                job_id(load.prefix, number).encode(),
-                load.endpoint.encode(),
-                load.cron.encode(),
-                payload_of(number),
-            )
+            body = _job(load, number)
             yield b"POST / HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (host, len(body), body)
+    elif load.kind == "batch":
+        last = load.first + load.count
+        for first in range(load.first, last, load.batch):
+            body = b"[%b]" % b",".join(_job(load, number) for number in range(first, min(first + load.batch, last)))
+            yield b"POST /jobs:batch HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (host, len(body), body)
+    elif load.kind == "later":
+        for number, at_ms in enumerate(load.instants, load.first):
+            path = b"/jobs/%b/run" % job_id(load.prefix, number).encode()
+            at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+            body = b'{"not_before": "%b"}' % at.replace("+00:00", "Z").encode()
+            yield b"POST %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (path, host, len(body), body)
     else:
         for number in itertools.cycle(range(load.first, load.first + load.count)):
             path = b"/jobs/%b/run" % job_id(load.prefix, number).encode()
             yield b"POST %b HTTP/1.1\r\n%bContent-Length: 0\r\n\r\n" % (path, host)
+
+
+def _job(load: Load, number: int) -> bytes:
+    return b'{"id": "%b", "endpoint": "%b", "cron": "%b", "payload": %b%b}' % (
+        job_id(load.prefix, number).encode(),
+        load.endpoint.encode(),
+        load.cron.encode(),
+        payload_of(number),
+        b', "recovery_check": true' if load.recovery_check else b"",
+    )
 
 
 async def _run(load: Load) -> Loaded:
@@ -218,4 +245,4 @@ async def _run(load: Load) -> Loaded:
 
 
 if __name__ == "__main__":
-    print(msgspec.json.encode(uvloop.run(_run(msgspec.json.decode(sys.argv[1], type=Load)))).decode())
+    print(msgspec.json.encode(uvloop.run(_run(msgspec.json.decode(sys.stdin.buffer.read(), type=Load)))).decode())

@@ -41,16 +41,16 @@ class Usage(msgspec.Struct, frozen=True):
 
 _CORES = sorted(os.sched_getaffinity(0))
 SYSTEM_CORE = _CORES[0]
-"""For the system under test and its Redis."""
+"""For the system under test."""
 OTHER_CORE = _CORES[-1]
-"""For the sink, the load and this program; the same if there is only one."""
+"""For the sink, the load, this program and, unless a row says otherwise, Redis; the same if there is only one."""
 
 
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Processes that are started inside run on ``core``, and so do their children."""
+def pinned(*cores: int) -> Iterator[None]:
+    """Processes that are started inside run on ``cores``, and so do their children."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -58,20 +58,33 @@ def pinned(core: int) -> Iterator[None]:
 
 
 def start_module(
-    core: int,
+    core: int | tuple[int, ...],
     module: str,
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     stderr: IO[bytes] | int | None = None,
     stdout: IO[bytes] | int = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
-    """Start ``python -m module arguments`` on ``core``."""
+    """Start ``python -m module arguments`` on ``core``, or on several."""
+    command = [sys.executable, "-m", module, *arguments]
+    return start_program(core, command, environment=environment, stderr=stderr, stdout=stdout)
+
+
+def start_program(
+    core: int | tuple[int, ...],
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    stderr: IO[bytes] | int | None = None,
+    stdout: IO[bytes] | int = subprocess.PIPE,
+) -> subprocess.Popen[bytes]:
+    """Start ``command`` on ``core``, or on several, in the directory of the project."""
     root = Path(__file__).parent.parent
     # Settings of the person who measures must not change what is measured.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
-    with pinned(core):
+    with pinned(*((core,) if isinstance(core, int) else core)):
         return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            list(command),
             stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=stderr,
@@ -124,6 +137,19 @@ def children_of(pid: int, name: str) -> list[int]:
                 if int(tail.split()[1]) == pid and head.partition("(")[2] == name:
                     found.append(int(entry.name))
     return found
+
+
+def descendants_of(pid: int) -> list[int]:
+    """The running children of ``pid``, their children, and so on."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
 
 
 def work_ms() -> float:
@@ -192,11 +218,11 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def run_module(core: int, module: str, arguments: Sequence[str]) -> bytes:
+def run_module(core: int, module: str, *arguments: str, stdin: bytes = b"") -> bytes:
     """Run ``python -m module`` on ``core`` to its end; what it printed."""
     process = start_module(core, module, *arguments)
     try:
-        output, _ = process.communicate(timeout=900)
+        output, _ = process.communicate(stdin, timeout=900)
     finally:
         end(process)
     if process.returncode:

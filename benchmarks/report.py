@@ -1,8 +1,14 @@
-"""Tables of results, for the terminal and for Markdown: ``python -m benchmarks.report results.json``."""
+"""Tables of results, for the terminal and for Markdown.
+
+``python -m benchmarks.report FILE`` prints them; ``--update docs/performance.md`` replaces the marked blocks there,
+``--chart docs/performance.svg`` draws the comparison.
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
+import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,12 +17,30 @@ from typing import Any
 import msgspec
 
 from benchmarks.bench import Result
+from benchmarks.chart import chart
+from benchmarks.compare import OWN, comparison, targets
 from benchmarks.measures import spread
 
 FIRE_COLUMNS = (
     "", "system", "delivered", "early", "twice", "p50 ms", "p99 ms", "max ms",
     "CPU us/fire", "Redis us/fire", "MB", "Redis MB", "others %", "work ms",
 )  # fmt: skip
+
+
+NAMED = (
+    "uvloop",
+    "aiohttp",
+    "httpx",
+    "pyreqwest",
+    "apscheduler",
+    "bullmq",
+    "undici",
+    "taskiq",
+    "celery",
+    "celery-redbeat",
+)
+"""Packages whose versions are told."""
+_BLOCK = re.compile(r"<!-- bench: (?P<name>[a-z]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -26,6 +50,9 @@ class Report(msgspec.Struct, kw_only=True):
     machine: dict[str, Any]
     sink: dict[str, float]
     repetitions: int
+    peers: dict[str, str] = {}
+    """The versions of the packages of the peers."""
+    took_seconds: float = 0.0
     results: list[Result] = []
 
 
@@ -38,7 +65,7 @@ def tables(results: Iterable[Result]) -> list[tuple[str, list[list[str]]]]:
 
 
 def _table(results: list[Result]) -> list[list[str]]:
-    results = sorted(results, key=lambda one: (_number(one.size), one.size, one.system != "Cronpost", one.system))
+    results = sorted(results, key=lambda one: (_number(one.size), one.size, not one.system.startswith(OWN), one.system))
     groups = [list(found) for _, found in groupby(results, key=lambda one: (one.size, one.system))]
     extra = list(dict.fromkeys(name for one in results for name in one.values))
     if not any(one.fires for one in results):
@@ -55,7 +82,7 @@ def _row(found: list[Result], head: list[str], extra: list[str]) -> list[str]:
     cells = {"": found[0].size, "system": found[0].system}
     good = [one for one in found if one.fault is None]
     if not good:
-        cells["delivered" if "delivered" in head else "MB"] = f"failed: {found[0].fault}"
+        cells["delivered" if "delivered" in head else "MB"] = found[0].fault or ""
         return [cells.get(name, "") for name in head]
 
     def middle(pick: Callable[[Result], float | None], digits: int = 0) -> str:
@@ -111,50 +138,82 @@ def as_markdown(rows: list[list[str]]) -> str:
     return "\n".join([head, "|" + "---|" * len(rows[0]), *rest])
 
 
-def targets(results: Sequence[Result]) -> list[str]:
-    """What was to be reached, judged by the worst repetition, and by what was measured only."""
-    own = [one for one in results if one.system == "Cronpost" and one.fault is None]
+def load_report(text: bytes) -> Report:
+    """A report as it was stored. JSON has no NaN, which says that nothing arrived in a window: null stands for it."""
+    stored = msgspec.json.decode(text)
+    for one in stored["results"]:
+        for numbers in (one["fires"] or {}, one["values"]):
+            numbers.update({name: math.nan for name, value in numbers.items() if value is None})
+    return msgspec.convert(stored, type=Report)
 
-    def worst(scenario: str, size: str, pick: Callable[[Result], float]) -> float | None:
-        values = [pick(one) for one in own if one.scenario == scenario and one.size.startswith(size)]
-        return max(values) if values else None
 
-    def p99(one: Result) -> float:
-        return one.fires.p99_ms if one.fires is not None else float("inf")
-
-    def share_missing(one: Result) -> float:
-        return 100 - 100 * one.fires.delivered / one.fires.expected if one.fires is not None else 100.0
-
-    fires = [one.fires for one in own if one.fires is not None]
-    below_capacity = [one.fires for one in own if one.fires is not None and "5000" not in one.size]
-    lost = float(sum(one.expected - one.delivered for one in below_capacity)) if fires else None
-    early = float(sum(one.early for one in fires)) if fires else None
-    rows = [
-        ("1000 jobs every second: not delivered, %", worst("every second", "1000 jobs", share_missing), 0.0),
-        ("1000 jobs every second: p99 lateness, ms", worst("every second", "1000 jobs", p99), 250.0),
-        ("100 fires/s that do not coincide: p99 lateness, ms", worst("not coinciding", "100/s", p99), 10.0),
-        (
-            "100,000 jobs stored: first fire after process start, ms",
-            worst("cold start", "100000", lambda one: one.values["first fire, ms"]),
-            1000.0,
+def blocks(report: Report) -> dict[str, str]:
+    """What goes into a document, as Markdown, by the name of its block."""
+    facts = report.machine
+    packages = {**facts["packages"], **report.peers}
+    versions = ", ".join(f"{name} {packages[name]}" for name in NAMED if name in packages)
+    bare = "; ".join(
+        f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.1f}" for name, value in report.sink.items()
+    )
+    return {
+        "machine": (
+            f"{facts['processor']} ({facts['cores']} cores), Linux {facts['kernel']}, Python {facts['python']}, "
+            f"Redis {facts['redis']}; {versions}. {report.began_at[:10]}, {report.took_seconds / 60:.0f} minutes, "
+            f"load average at the start {facts['load_average'][0]:.2f}. The sink: {bare}."
         ),
-        ("idle: CPU, %", worst("idle", "", lambda one: sum(one.values.values())), 1.0),
-        ("lost (5000 jobs every second left out)", lost, 0.0),
-        ("early, in any scenario", early, 0.0),
-    ]
-    return [
-        f"{'met    ' if value <= limit else 'NOT MET'}  {name}: {value:.4g} (at most {limit:g})"
-        for name, value, limit in rows
-        if value is not None
-    ]
+        "comparison": as_markdown(comparison(report.results, sign="×")),
+        "targets": as_markdown(targets(report.results)),
+        "tables": "\n\n".join(
+            f"### {title.capitalize()}\n\n{as_markdown(rows)}" for title, rows in tables(report.results)
+        ),
+    }
+
+
+def update(text: str, found: dict[str, str]) -> str:
+    """``text`` with the marked blocks replaced.
+
+    A block lies between ``<!-- bench: NAME -->`` and ``<!-- end -->``, each on a line of its own.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in found:
+            return match[0]
+        return f"<!-- bench: {name} -->\n\n{found[name]}\n\n<!-- end -->".replace("\n\n\n\n", "\n\n")
+
+    return _BLOCK.sub(fill, text)
 
 
 def main() -> None:
-    """Print the tables of a stored report as Markdown."""
-    report = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Report)
-    for title, rows in tables(report.results):
-        print(f"### {title.capitalize()}\n\n{as_markdown(rows)}\n")
-    print("\n".join(targets(report.results)))
+    """Print a stored report as Markdown, or put it into a document and draw its chart."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("files", type=Path, nargs="+", help="results; what a later file measured replaces the earlier")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="a document with marked blocks")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="where to write the chart, as SVG")
+    arguments = parser.parse_args()
+    report = merged([load_report(path.read_bytes()) for path in arguments.files])
+    if arguments.chart is not None:
+        arguments.chart.write_text(chart(report.results))
+    if arguments.update is not None:
+        arguments.update.write_text(update(arguments.update.read_text(), blocks(report)))
+    elif arguments.chart is None:
+        print("\n\n".join(blocks(report).values()))
+
+
+def merged(reports: Sequence[Report]) -> Report:
+    """One report of several: of each scenario, size and system the results of the last that has it."""
+    last = reports[-1]
+    results: dict[tuple[str, str, str], list[Result]] = {}
+    for report in reports:
+        own: dict[tuple[str, str, str], list[Result]] = {}
+        for one in report.results:
+            own.setdefault((one.scenario, one.size, one.system), []).append(one)
+        results |= own
+    return msgspec.structs.replace(
+        last,
+        results=[one for found in results.values() for one in found],
+        took_seconds=sum(report.took_seconds for report in reports),
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ class Scenario(msgspec.Struct, kw_only=True):
     run: Callable[[Bench, System], Result]
     seconds: float
     """Roughly how long it takes."""
-    once: bool = False
-    """Whether it is too long to be repeated, and no target depends on it."""
     peers: bool = True
     """Whether it can be asked of other systems than Cronpost."""
+    one_core: bool = False
+    """Whether it is measured also with Cronpost's Redis on Cronpost's core."""
+    once: bool = False
+    """Whether it is not repeated: it takes long, or no target depends on it."""

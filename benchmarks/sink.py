@@ -2,14 +2,16 @@
 
 It has to be so fast that it does not matter: it notes the time and the raw bytes of each request, and takes them apart
 only when somebody asks. ``GET /count`` answers how many requests came, ``GET /requests`` lists them, ``GET /reset``
-forgets them. Run it with ``python -m benchmarks.sink``; it prints its port.
+forgets them, ``GET /raw`` is the last one as it came. Run it with ``python -m benchmarks.sink``; it prints its port.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import re
+import stat
 import time
 from datetime import datetime
 from functools import lru_cache
@@ -83,6 +85,8 @@ def _tell(path: bytes) -> bytes:
         body = b""
     elif path == b"count":
         body = b"%d" % len(requests)
+    elif path == b"raw":
+        body = requests[-1][1] if requests else b""
     else:
         body = b"\n".join(map(_line, requests))
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -107,7 +111,10 @@ def _epoch_ms(text: str) -> int:
 
 
 async def _serve() -> None:
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=4096)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=4096)
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        loop.add_reader(0, os._exit, 0)  # the end of the pipe: who started it has ended, perhaps by kill -9
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

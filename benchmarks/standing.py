@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from benchmarks import machine
 from benchmarks.bench import Bench, Result, next_second_ms, with_span
 from benchmarks.load import YEARLY
 from benchmarks.scenario import Scenario
@@ -22,6 +23,7 @@ def cold_start(jobs: int, how: str) -> Scenario:
     def run(bench: Bench, system: System) -> Result:
         assert isinstance(system, Cronpost)
         system.shares_redis = how == "running Redis"
+        system.redis_core = system.redis_core if system.shares_redis else machine.SYSTEM_CORE
         with bench.running(system):
             bench.step("storing jobs")
             system.store_jobs(jobs)
@@ -32,14 +34,7 @@ def cold_start(jobs: int, how: str) -> Scenario:
             else:
                 system.kill()
             time.sleep(2.5)
-            bench.ask_sink("reset")
-            began_ns = time.time_ns()
-            system.launch()
-            system.wait_until_ready()
-            ready_ms = (time.time_ns() - began_ns) / 1e6
-            time.sleep(2)
-            arrivals = bench.arrivals()
-            first_ms = (min(arrival.arrived_ns for arrival in arrivals) - began_ns) / 1e6 if arrivals else float("nan")
+            ready_ms, first_ms = _start_again(bench, system)
             own, redis = system.usage()
             return Result(
                 values={"ready, ms": ready_ms, "first fire, ms": first_ms},
@@ -64,8 +59,9 @@ def idle(jobs: int, seconds: int) -> Scenario:
     def run(bench: Bench, system: System) -> Result:
         assert isinstance(system, Cronpost)
         with bench.running(system):
-            bench.step("storing jobs")
-            system.store_jobs(jobs)
+            if jobs:
+                bench.step("storing jobs")
+                system.store_jobs(jobs)
             from_ms = next_second_ms(3)
             span = bench.span(system, from_ms, from_ms + 1000 * seconds)
             result = with_span(Result(), span, 0)
@@ -77,6 +73,94 @@ def idle(jobs: int, seconds: int) -> Scenario:
 
     return Scenario(
         group="idle", title="idle", size=f"{jobs} jobs", run=run, seconds=seconds + 6 + jobs / 3000, peers=False
+    )
+
+
+def stored(jobs: int) -> Scenario:
+    """``jobs`` that never fired, in a Redis that runs on: what each takes there, and what a node pays for starting.
+
+    The first fire is that of ten jobs with ``recovery_check`` whose fire times passed while no node was there.
+    """
+
+    def run(bench: Bench, system: System) -> Result:
+        assert isinstance(system, Cronpost)
+        system.shares_redis = True
+        with bench.running(system):
+            before = system.redis_bytes()
+            bench.step("storing jobs")
+            began = time.monotonic()
+            system.store_jobs(jobs)
+            storing = time.monotonic() - began
+            each = (system.redis_bytes() - before) / jobs
+            system.store_jobs(10, cron="* * * * * *", prefix="now", recovery_check=True)
+            time.sleep(1.5)
+            system.kill()
+            time.sleep(2.5)
+            ready_ms, first_ms = _start_again(bench, system)
+            own, redis = system.usage()
+            return Result(
+                values={
+                    "ready, ms": ready_ms,
+                    "first fire, ms": first_ms,
+                    "bytes a job": each,
+                    "stored in, s": storing,
+                },
+                own_mb=own.rss_bytes / 1e6,
+                redis_mb=redis.rss_bytes / 1e6,
+            )
+
+    return Scenario(
+        group="stored",
+        title="stored jobs",
+        size=f"{jobs} jobs, running Redis",
+        run=run,
+        seconds=15 + jobs / 12_000,
+        peers=False,
+    )
+
+
+def _start_again(bench: Bench, system: Cronpost) -> tuple[float, float]:
+    """Milliseconds from the start of the process until it is ready, and until a first request arrives."""
+    bench.ask_sink("reset")
+    began_ns = time.time_ns()
+    system.launch()
+    system.wait_until_ready()
+    ready_ms = (time.time_ns() - began_ns) / 1e6
+    time.sleep(2)
+    arrivals = bench.arrivals()
+    first_ms = (min(arrival.arrived_ns for arrival in arrivals) - began_ns) / 1e6 if arrivals else float("nan")
+    return ready_ms, first_ms
+
+
+def bulk_upserts(connections: int, count: int, batch: int) -> Scenario:
+    """New jobs through ``POST /jobs:batch``."""
+
+    def run(bench: Bench, system: System) -> Result:
+        assert isinstance(system, Cronpost)
+        with bench.running(system):
+            system.upsert(count=batch, cron=YEARLY, batch=batch)
+            own, redis = system.usage()
+            loaded = system.upsert(first=batch, count=count, cron=YEARLY, batch=batch, batch_connections=connections)
+            own_after, redis_after = system.usage()
+            return Result(
+                values={
+                    "upserts/s": count / loaded.seconds,
+                    "p50, ms": loaded.p50_ms,
+                    "p99, ms": loaded.p99_ms,
+                    "CPU us an upsert": 1e6 * (own_after.cpu_seconds - own.cpu_seconds) / count,
+                    "Redis us": 1e6 * (redis_after.cpu_seconds - redis.cpu_seconds) / count,
+                },
+                own_mb=own_after.rss_bytes / 1e6,
+                redis_mb=redis_after.rss_bytes / 1e6,
+            )
+
+    return Scenario(
+        group="upserts",
+        title="upserts over HTTP",
+        size=f"{batch} in a request, {connections} connections",
+        run=run,
+        seconds=6 + count / 10_000,
+        peers=False,
     )
 
 
@@ -104,7 +188,7 @@ def upserts(connections: int, count: int) -> Scenario:
     return Scenario(
         group="upserts",
         title="upserts over HTTP",
-        size=f"{connections} connections",
+        size=f"one by one, {connections} connections",
         run=run,
         seconds=5 + count / 1000,
         peers=False,

@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Sequence
-from pathlib import Path
-
-import msgspec
+import sys
 
 from benchmarks import machine
-from benchmarks.machine import Usage
-from benchmarks.systems.apscheduler3_process import Command
-from benchmarks.systems.base import FireAt
+from benchmarks.systems.peer import Peer
 
 
-class APScheduler3:
-    """A process that runs an ``AsyncIOScheduler`` and takes commands, one line of JSON each."""
+class APScheduler3(Peer):
+    """A process that runs an ``AsyncIOScheduler``. It is the one peer that comes with Cronpost's ``bench`` extra."""
 
-    def __init__(self, *, store: str) -> None:
-        self.name = f"APScheduler 3, {store}"
-        self._store = store
-        self._process: subprocess.Popen[bytes] | None = None
-        self._redis_pids: list[int] = []
+    def __init__(self, *, store: str, redis_core: int = machine.OTHER_CORE) -> None:
+        self.uses_redis = store == "redis"
+        super().__init__(f"APScheduler 3, {'Redis' if self.uses_redis else 'memory'}", redis_core=redis_core)
+        self.first_rate = 600 if self.uses_redis else 1500
 
-    def start(self, directory: Path, sink_port: int) -> None:
-        with (directory / "apscheduler.log").open("ab") as log:
-            self._process = machine.start_module(
-                machine.SYSTEM_CORE,
-                "benchmarks.systems.apscheduler3_process",
-                self._store,
-                str(directory / "apscheduler"),
-                f"http://127.0.0.1:{sink_port}/job",
-                stderr=log,
-            )
-        self._wait()
-        self._redis_pids = machine.children_of(self._process.pid, "redis-server")
-
-    def stop(self) -> None:
-        if self._process is not None:
-            machine.end(self._process)
-
-    def add_every_second(self, first: int, count: int) -> None:
-        self._tell(Command(kind="every_second", first=first, count=count))
-
-    def add_daily(self, count: int, at_ms: int) -> None:
-        self._tell(Command(kind="daily", count=count, at_ms=at_ms))
-
-    def add_once(self, fires: Sequence[FireAt]) -> None:
-        self._tell(Command(kind="once", fires=list(fires)))
-
-    def usage(self) -> tuple[Usage, Usage]:
-        assert self._process is not None
-        return machine.usage_of([self._process.pid]), machine.usage_of(self._redis_pids)
-
-    def explain_missing(self, from_ms: int, until_ms: int, count: int) -> int | None:
-        return None  # it keeps no account
-
-    def _tell(self, command: Command) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.json.encode(command) + b"\n")
-        self._process.stdin.flush()
-        self._wait()
-
-    def _wait(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"ok\n":
-            raise RuntimeError(f"{self.name} has ended")
+    def commands(self, socket: str, url: str) -> list[list[str]]:
+        return [[sys.executable, "-m", "benchmarks.systems.apscheduler3_process", socket, url]]

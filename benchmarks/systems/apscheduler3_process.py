@@ -1,18 +1,16 @@
 """The process of the peer APScheduler 3. Where there is a choice, the one that is faster for it was taken.
 
 An interval trigger (cheaper than its cron trigger), no log, no history, uvloop, one aiohttp session with as many
-connections as Cronpost may have open. The Redis is started like Cronpost's: same program, same settings, same core.
+connections as Cronpost may have open.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import signal
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,24 +22,13 @@ from apscheduler.jobstores.redis import RedisJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from benchmarks.load import job_id, payload_of
+from benchmarks.peers.command import Command
 from benchmarks.sink import FIRE_MS_HEADER, JOB_HEADER
-from benchmarks.systems.base import FireAt
-from scheduler_core.embedded import EmbeddedRedis
 
 CONNECTIONS = 1000
 LONGEST_COMMAND = 1 << 26
 GRACE_SECONDS = 3600
 """How late APScheduler may still start a job; its default of one second would drop what is late instead."""
-
-
-class Command(msgspec.Struct, kw_only=True):
-    """What the measuring process asks for."""
-
-    kind: str
-    first: int = 0
-    count: int = 0
-    at_ms: int = 0
-    fires: list[FireAt] = []
 
 
 class Peer:
@@ -96,10 +83,10 @@ def _add(scheduler: Any, command: Command) -> None:
         )
 
 
-async def _main(store: str, redis: EmbeddedRedis | None, url: str) -> None:
+async def _main(socket: str, url: str) -> None:
     Peer.url = url
     Peer.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS))
-    jobs = RedisJobStore(unix_socket_path=str(redis.socket_path)) if redis is not None else MemoryJobStore()
+    jobs = RedisJobStore(unix_socket_path=socket) if socket else MemoryJobStore()
     scheduler = AsyncIOScheduler(
         jobstores={"default": jobs},
         executors={"default": Executor()},
@@ -132,11 +119,9 @@ async def _main(store: str, redis: EmbeddedRedis | None, url: str) -> None:
 
 
 def main() -> None:
-    """Arguments: ``redis`` or ``memory``, a directory for the Redis, and where to send."""
-    store, directory, url = sys.argv[1:]
-    with contextlib.ExitStack() as stack:
-        redis = stack.enter_context(EmbeddedRedis(Path(directory))) if store == "redis" else None
-        uvloop.run(_main(store, redis, url))
+    """Arguments: the socket of Redis, or "" for jobs in memory, and where to send."""
+    socket, url = sys.argv[1:]
+    uvloop.run(_main(socket, url))
 
 
 if __name__ == "__main__":

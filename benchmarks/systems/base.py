@@ -23,6 +23,16 @@ class System(Protocol):
 
     name: str
     """How it is called in tables."""
+    redis_core: int
+    """Where its Redis runs."""
+    grain_ms: int
+    """Fire times are multiples of this: 1, or 1000 for what knows whole seconds only."""
+    daily_grain_ms: int
+    """The same for jobs that fire once a day."""
+    first_rate: int
+    """Fires per second from which on the highest rate is looked for."""
+    loads_per_second: int
+    """How fast jobs can be added at least, to choose an instant that lies after it."""
 
     def start(self, directory: Path, sink_port: int) -> None:
         """Start it with an empty store in ``directory`` and wait until it is ready."""

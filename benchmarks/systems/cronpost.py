@@ -2,51 +2,68 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import functools
 import http.client
-import os
+import json
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlencode
 
 import msgspec
 
 from benchmarks import machine
-from benchmarks.load import YEARLY, Load, Loaded, job_id, payload_of
+from benchmarks.load import YEARLY, Load, Loaded, job_id
 from benchmarks.machine import Usage
 from benchmarks.systems.base import FireAt
-from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.job import Job, Pending, Snapshot
-from scheduler_core.plan.change import plan_upsert
-from scheduler_core.run import Miss, random_run_id
-from scheduler_core.store.redis_store import RedisStore, StoredJob, connect
-from scheduler_core.transition import Transition
-from scheduler_core.trigger import CronSpec
+from scheduler_core.embedded import EmbeddedRedis, ask
 
 READY_SECONDS = 60.0
-LOADERS = 32
-"""Jobs that are written at once when they are put straight into the store."""
+BATCH = 500
+"""Jobs in a request when it does not matter how they come in."""
+BATCH_CONNECTIONS = 4
+REDIS_SIZES = (("used_memory", 1), ("mem_clients_normal", -1), ("mem_aof_buffer", -1))
 
 
 class Cronpost:
     """One ``cronpost serve``. ``settings`` are environment variables beyond the defaults.
 
-    With ``shares_redis`` its Redis is not embedded: the same program and settings, but it outlives the server.
+    With ``shares_redis`` its Redis is not embedded: the same program and settings, but on ``redis_core``, and it
+    outlives the server. An embedded Redis is a child of the server and so on its core. With more than one of ``cores``,
+    or with ``nodes``, the server may run on all of them, and Redis and the sink with it.
     """
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
-        self.name = "Cronpost"
+    grain_ms = 1
+    daily_grain_ms = 1000
+    first_rate = 3000
+    loads_per_second = 3000
+
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        name: str = "Cronpost",
+        shares_redis: bool = False,
+        redis_core: int = machine.SYSTEM_CORE,
+        cores: tuple[int, ...] = (machine.SYSTEM_CORE,),
+        nodes: int = 1,
+    ) -> None:
+        self.name = name
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.redis_pids: list[int] = []
-        self.shares_redis = False
+        self.shares_redis = shares_redis
+        self.redis_core = redis_core
+        self._cores = cores
+        self._nodes = nodes
+        self._more: list[subprocess.Popen[bytes]] = []
         self._shared: EmbeddedRedis | None = None
-        self._settings = dict(settings or {})
+        self.settings = dict(settings or {})
         self._directory = Path()
         self._endpoint = ""
 
@@ -62,9 +79,9 @@ class Cronpost:
         self._endpoint = f"http://127.0.0.1:{sink_port}/job"
         if self.shares_redis:
             self._shared = EmbeddedRedis(directory / "shared")
-            with machine.pinned(machine.SYSTEM_CORE):
+            with machine.pinned(*(self._cores if len(self._cores) > 1 else (self.redis_core,))):
                 self._shared.start()
-            self._settings["CRONPOST_REDIS_URL"] = self._shared.url
+            self.settings["CRONPOST_REDIS_URL"] = self._shared.url
         self.launch()
         self.wait_until_ready()
 
@@ -74,13 +91,21 @@ class Cronpost:
         environment = {
             "CRONPOST_PORT": str(self.port),
             "CRONPOST_DATA_DIR": str(self._directory / "cronpost"),
-            **self._settings,
+            **self.settings,
         }
         # Its log goes to a file, as under a service manager: writing it is part of what a fire costs.
         with (self._directory / "cronpost.log").open("ab") as log:
-            self.process = machine.start_module(
-                machine.SYSTEM_CORE, "scheduler_api", "serve", environment=environment, stdout=log, stderr=log
-            )
+
+            def start(*arguments: str) -> subprocess.Popen[bytes]:
+                return machine.start_module(
+                    self._cores, "scheduler_api", *arguments, environment=environment, stdout=log, stderr=log
+                )
+
+            if self._nodes > 1 and can_start_nodes():
+                self.process = start("serve", "--nodes", str(self._nodes))
+            else:
+                self.process = start("serve")
+                self._more = [start("node") for _ in range(self._nodes - 1)]
 
     def wait_until_ready(self) -> None:
         """Return when ``/ready`` answers 200."""
@@ -88,10 +113,14 @@ class Cronpost:
         deadline = time.monotonic() + READY_SECONDS
         while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"cronpost serve did not get ready (status {self.process.returncode})")
+                words = (self._directory / "cronpost.log").read_text(errors="replace").strip().splitlines()
+                said = words[-1][:300] if words else ""
+                raise RuntimeError(f"cronpost serve did not get ready (status {self.process.returncode}): {said}")
             time.sleep(0.01)
-        parent = os.getpid() if self._shared is not None else self.process.pid
-        self.redis_pids = machine.children_of(parent, "redis-server")
+        if self._shared is not None:
+            self.redis_pids = [self._shared.pid] if self._shared.pid is not None else []
+        else:
+            self.redis_pids = machine.children_of(self.process.pid, "redis-server")
 
     def is_ready(self) -> bool:
         """Ask ``/ready`` once."""
@@ -111,8 +140,8 @@ class Cronpost:
 
     def halt(self) -> None:
         """End the server; not its Redis, if that is a shared one."""
-        if self.process is not None:
-            machine.end(self.process)
+        for process in (*self._more, *filter(None, [self.process])):
+            machine.end(process)
 
     def kill(self) -> None:
         """End the server without warning; an embedded Redis goes with it."""
@@ -120,86 +149,114 @@ class Cronpost:
         machine.end(self.process, signal.SIGKILL)
 
     def add_every_second(self, first: int, count: int) -> None:
-        self.upsert(first=first, count=count, cron="* * * * * *")
+        self.upsert(first=first, count=count, cron="* * * * * *", batch=BATCH)
 
     def add_daily(self, count: int, at_ms: int) -> None:
-        self.upsert(count=count, cron=f"{datetime.fromtimestamp(at_ms / 1000, UTC):%S %M %H} * * *")
+        self.upsert(count=count, cron=f"{datetime.fromtimestamp(at_ms / 1000, UTC):%S %M %H} * * *", batch=BATCH)
 
-    def upsert(self, *, count: int, cron: str, first: int = 0, connections: int = 16) -> Loaded:
-        """Add jobs over HTTP, as fast as it goes."""
+    def upsert(
+        self,
+        *,
+        count: int,
+        cron: str,
+        first: int = 0,
+        connections: int = 16,
+        prefix: str = "j",
+        endpoint: str = "",
+        recovery_check: bool = False,
+        batch: int = 0,
+        batch_connections: int = BATCH_CONNECTIONS,
+    ) -> Loaded:
+        """Add jobs over HTTP, as fast as it goes; ``batch`` of them in a request, or each in one of its own (0)."""
         load = Load(
-            kind="upsert",
+            kind="batch" if batch else "upsert",
             port=self.port,
-            endpoint=self._endpoint,
+            endpoint=endpoint or self._endpoint,
             cron=cron,
+            prefix=prefix,
             first=first,
             count=count,
-            connections=connections,
+            connections=batch_connections if batch else connections,
+            recovery_check=recovery_check,
+            batch=batch,
         )
-        loaded = pound(load)
-        if loaded.failed or loaded.answered != count:
-            raise RuntimeError(f"{loaded.failed} upserts failed: {loaded.example_of_failure}")
-        return loaded
+        return pound_well(load)
 
     def add_once(self, fires: Sequence[FireAt]) -> None:
         """A cron expression knows whole seconds only; what may have any instant is a run that was asked for.
 
-        So each of these jobs gets a pending run, whose not-before time is the instant. It waits in the due set and is
+        So each of these jobs gets such a run, with the instant as its not-before time. It waits in the due set and is
         claimed, delivered and settled like the fire time of a trigger.
         """
-        asyncio.run(self._store_jobs(fires))
+        self.store_jobs(len(fires))
+        pound_well(Load(kind="later", port=self.port, instants=[fire.at_ms for fire in fires]))
 
     def store_jobs(self, count: int, *, cron: str = YEARLY, prefix: str = "j", recovery_check: bool = False) -> None:
-        """Put jobs straight into the store, with the plan and the script that an upsert uses."""
-        ids = (job_id(prefix, number) for number in range(count))
-        asyncio.run(self._store_jobs((FireAt(one, 0) for one in ids), cron=cron, recovery_check=recovery_check))
+        """Add jobs in batches, as fast as it goes."""
+        self.upsert(count=count, cron=cron, prefix=prefix, recovery_check=recovery_check, batch=BATCH)
 
-    async def _store_jobs(self, fires: Iterable[FireAt], *, cron: str = YEARLY, recovery_check: bool = False) -> None:
-        store = RedisStore(connect(self.redis_url, connections=LOADERS))
-        waiting = iter(enumerate(fires))
-        now_ms = int(await store.time_ms())
-        empty = StoredJob(Snapshot(None, None, None), b"", b"", (), "")
+    def redis_info(self) -> dict[str, str]:
+        """What its Redis says of itself, by name; ``evalsha calls`` among it."""
+        assert self._shared is not None
+        answer = ask(self._shared.socket_path, "INFO", "all", timeout_seconds=10.0)
+        found = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
+        calls = found.get("cmdstat_evalsha", "calls=0,").partition("calls=")[2]
+        return {**found, "evalsha calls": calls.partition(",")[0]}
 
-        async def load() -> None:
-            for number, fire in waiting:
-                payload = payload_of(number)
-                job = Job(fire.job, self._endpoint, CronSpec(cron), payload, recovery_check=recovery_check)
-                transition = plan_upsert(job, empty.snapshot, now_ms=now_ms, downtimes=(), store_id="")
-                assert transition is not None
-                if fire.at_ms:
-                    assert transition.state is not None
-                    pending = Pending(random_run_id(now_ms), fire.at_ms)
-                    state = msgspec.structs.replace(transition.state, pending=(pending,))
-                    transition = Transition(state, job=transition.job)
-                if not await store.change(fire.job, empty, transition):
-                    raise RuntimeError(f"the job {fire.job} exists")
-
-        await asyncio.gather(*(load() for _ in range(LOADERS)))
-        await store.aclose()
+    def redis_bytes(self) -> int:
+        """What its Redis holds, without what it keeps for its clients and while it writes its file anew."""
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            found = self.redis_info()
+            if found["aof_rewrite_in_progress"] == "0" or time.monotonic() > deadline:
+                return sum(sign * int(found[name]) for name, sign in REDIS_SIZES)
+            time.sleep(0.2)
 
     def usage(self) -> tuple[Usage, Usage]:
         assert self.process is not None
-        return machine.usage_of([self.process.pid]), machine.usage_of(self.redis_pids)
+        pids = {self.process.pid, *(process.pid for process in self._more)}
+        if self._nodes > 1:
+            pids |= set(machine.descendants_of(self.process.pid)) - set(self.redis_pids)
+        return machine.usage_of(pids), machine.usage_of(self.redis_pids)
 
     def explain_missing(self, from_ms: int, until_ms: int, count: int) -> int | None:
-        """The misses in the histories of the jobs that fire every second."""
-        return asyncio.run(self._count_misses(from_ms, until_ms, count))
-
-    async def _count_misses(self, from_ms: int, until_ms: int, count: int) -> int:
-        store = RedisStore(connect(self.redis_url, connections=2))
+        """The fire times that the accounts of the jobs give a reason for."""
+        first, last = (datetime.fromtimestamp(at_ms / 1000, UTC).isoformat() for at_ms in (from_ms, until_ms - 1000))
+        query = urlencode({"from": first, "to": last, "limit": 1000})
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         missed = 0
         for number in range(count):
-            for record in await store.history(job_id("j", number)):
-                if isinstance(record, Miss):
-                    first, last = max(record.first_ms, from_ms), min(record.last_ms, until_ms - 1000)
-                    missed += max(0, (last - first) // 1000 + 1)
-        await store.aclose()
+            connection.request("GET", f"/jobs/{job_id('j', number)}/account?{query}")
+            for entry in json.loads(connection.getresponse().read())["entries"]:
+                if entry["kind"] == "range":
+                    begin = max(_epoch_ms(entry["first_fire_time"]), from_ms)
+                    end = min(_epoch_ms(entry["last_fire_time"]), until_ms - 1000)
+                    missed += max(0, (end - begin) // 1000 + 1)
+        connection.close()
         return missed
+
+
+def _epoch_ms(instant: str) -> int:
+    return round(datetime.fromisoformat(instant).timestamp() * 1000)
+
+
+def pound_well(load: Load) -> Loaded:
+    """Run the load; RuntimeError if anything of it failed."""
+    loaded = pound(load)
+    if loaded.failed or not loaded.answered:
+        raise RuntimeError(f"{loaded.failed} requests failed: {loaded.example_of_failure}")
+    return loaded
+
+
+@functools.cache
+def can_start_nodes() -> bool:
+    """Whether ``cronpost serve`` starts several nodes itself."""
+    return b"--nodes" in machine.run_module(machine.OTHER_CORE, "scheduler_api", "serve", "--help")
 
 
 def pound(load: Load, *, core: int = machine.OTHER_CORE) -> Loaded:
     """Run the load in a process of its own, usually on the core that is not the scheduler's."""
-    output = machine.run_module(core, "benchmarks.load", [msgspec.json.encode(load).decode()])
+    output = machine.run_module(core, "benchmarks.load", stdin=msgspec.json.encode(load))
     return msgspec.json.decode(output, type=Loaded)
 
 

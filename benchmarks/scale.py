@@ -1,0 +1,288 @@
+"""A worked calculation: what so many jobs and so many fires a second need. ``python -m benchmarks.scale``.
+
+Everything is linear in what was measured on one core, but for what is said to be a choice or a rule of thumb.
+``--results FILE`` takes the costs of a fire and the bytes of a job from a run of ``python -m benchmarks``;
+``--measure`` measures what crosses the wire and what a record takes, on loopback, and what several nodes cost their
+Redis, in two minutes; ``--update docs/scale.md`` puts the tables there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.contention import Contention, contention_table, simulate
+from benchmarks.report import Report, as_markdown, as_text, load_report, update
+
+ENTRY_BYTES, LIST_BYTES = 50, 160
+"""In Redis: an entry in the history of a job, which stays when the record of its run has gone; the list without any."""
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What one fire and one job cost, as measured on the machine of docs/performance.md."""
+
+    own_us: float = 80.0
+    """CPU of a node a fire, at full batches."""
+    redis_us: float = 26.0
+    """CPU of Redis a fire."""
+    job_bytes: float = 548.0
+    """In Redis: a job with a payload of 120 bytes that never fired, its indexes included."""
+    fired_bytes: float = 145.0
+    """What such a job takes more when it has fired: its state, and its lease while it runs."""
+    record_bytes: float = 400.0
+    """In Redis: a settled run without details, its indexes included."""
+    entry_bytes: float = ENTRY_BYTES
+    list_bytes: float = LIST_BYTES
+    aof_bytes: float = 740.0
+    """What a fire adds to the append-only file, and sends to each replica."""
+    to_redis_bytes: float = 570.0
+    from_redis_bytes: float = 410.0
+    to_target_bytes: float = 500.0
+    from_target_bytes: float = 40.0
+    node_mb: float = 60.0
+    upsert_us: float = 11.0
+    """CPU of an API process for a job in a batch."""
+    load_mb_per_second: float = 60.0
+    """How fast a Redis loads its snapshot when it starts."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for, and what is chosen."""
+
+    jobs: float = 100e6
+    fires: float = 1e6
+    """A second, on average."""
+    peak: float = 3.0
+    """The hottest second has so many times the average: people like whole minutes."""
+    peak_lateness_s: float = 5.0
+    """How long the fires of the hottest second may take."""
+    records: float = 200e6
+    """Settled runs that are kept, all shards together: ``CRONPOST_HISTORY_MAX_RUNS`` bounds them."""
+    history: float = 10
+    """Entries in the history of a job: ``CRONPOST_HISTORY_PER_JOB``, of which the default is 100."""
+    node_use: float = 0.7
+    """Of a core of a node, at the average rate."""
+    redis_use: float = 0.5
+    """Of the core of a master, at the average rate."""
+    replicas: int = 1
+    fragmentation: float = 1.25
+    """Resident memory by what Redis counts."""
+    rewrite: float = 1.3
+    """Room for pages that are copied while the append-only file is written anew."""
+    shards_a_master: int = 2
+    """So that a master can be split later: the number of shards is fixed for ever."""
+    cores_a_machine: int = 32
+    connections: int = 8
+    """Of a node to each shard."""
+
+
+def calculate(m: Measured, w: Wanted) -> dict[str, float]:
+    """All numbers, by name."""
+    # A core is sized for the average at its intended use, or for working off the hottest second in time.
+    rate = max(w.fires, w.fires * w.peak / w.peak_lateness_s)
+    nodes = math.ceil(rate * m.own_us / 1e6 / w.node_use)
+    masters = math.ceil(rate * m.redis_us / 1e6 / w.redis_use)
+    shards = 2 ** math.ceil(math.log2(masters * w.shards_a_master))
+    jobs = w.jobs * (m.job_bytes + m.fired_bytes)
+    histories = w.jobs * (m.list_bytes + w.history * m.entry_bytes)
+    data = jobs + histories + w.records * m.record_bytes
+    resident = data * w.fragmentation
+    servers = masters * (1 + w.replicas)
+    master_mb = resident * w.rewrite / masters / 1e6
+    burst = w.fires * w.peak
+    jobs_a_shard = w.jobs / shards
+    redis_rate = w.fires * (m.to_redis_bytes + m.from_redis_bytes)
+    target_rate = w.fires * (m.to_target_bytes + m.from_target_bytes)
+    replication = w.fires * m.aof_bytes * w.replicas
+    polls = nodes * shards
+    return {
+        "nodes": nodes,
+        "masters": masters,
+        "servers": servers,
+        "shards": shards,
+        "machines": math.ceil((nodes + servers) / w.cores_a_machine),
+        "fires_a_node": w.fires / nodes,
+        "fires_a_master": w.fires / masters,
+        "nodes_gb": nodes * m.node_mb / 1e3,
+        "jobs_gb": jobs / 1e9,
+        "histories_gb": histories / 1e9,
+        "default_histories_gb": w.jobs * (m.list_bytes + 100 * m.entry_bytes) / 1e9,
+        "records_gb": w.records * m.record_bytes / 1e9,
+        "records_s": w.records / w.fires,
+        "resident_gb": resident / 1e9,
+        "master_gb": master_mb / 1e3,
+        "all_gb": master_mb / 1e3 * servers,
+        "load_s": resident / masters / 1e6 / m.load_mb_per_second,
+        "redis_gbit": redis_rate * 8 / 1e9,
+        "target_gbit": target_rate * 8 / 1e9,
+        "replication_gbit": replication * 8 / 1e9,
+        "master_mbit": (redis_rate + replication) * 8 / 1e6 / masters,
+        "aof_mb_s": w.fires * m.aof_bytes / masters / 1e6,
+        "aof_day_gb": w.fires * m.aof_bytes / masters * 86_400 / 1e9,
+        "burst": burst,
+        "burst_s": burst / min(nodes * 1e6 / m.own_us, masters * 1e6 / m.redis_us),
+        "connections": nodes * shards * w.connections,
+        "connections_a_master": nodes * shards * w.connections / masters,
+        "beats_a_master": polls / masters,
+        "idle_claims_a_master": polls / masters,
+        "shard_jobs": jobs_a_shard,
+        "shard_spread": 100 * 4 * math.sqrt(jobs_a_shard) / jobs_a_shard,
+        "import_core_s": w.jobs * m.upsert_us / 1e6,
+    }
+
+
+def plan_table(m: Measured, w: Wanted) -> list[list[str]]:
+    """What is needed, a row for each thing, with how it comes about."""
+    n = calculate(m, w)
+    return [
+        ["", "number", "from"],
+        ["node processes, a core each", f"{n['nodes']:,.0f}", f"{m.own_us:.0f} µs a fire, {w.node_use:.0%} of a core"],
+        ["masters, a core each", f"{n['masters']:,.0f}", f"{m.redis_us:.0f} µs a fire, {w.redis_use:.0%} of a core"],
+        ["Redis servers with replicas", f"{n['servers']:,.0f}", f"{w.replicas} replica of each"],
+        ["shards", f"{n['shards']:,.0f}", f"a power of two, at least {w.shards_a_master} a master"],
+        ["machines", f"{n['machines']:,.0f}", f"{w.cores_a_machine} cores each, nothing spare"],
+        ["fires/s of a node, of a master", f"{n['fires_a_node']:,.0f}, {n['fires_a_master']:,.0f}", "average"],
+        ["jobs, GB", f"{n['jobs_gb']:,.0f}", f"{m.job_bytes + m.fired_bytes:,.0f} bytes each, indexes included"],
+        [
+            "their histories, GB",
+            f"{n['histories_gb']:,.0f}",
+            f"{w.history:.0f} entries each; {n['default_histories_gb']:,.0f} with the default of 100",
+        ],
+        [
+            "records, GB",
+            f"{n['records_gb']:,.0f}",
+            f"{w.records:,.0f} at {m.record_bytes:,.0f} bytes: the last {n['records_s']:,.0f} s",
+        ],
+        ["a master, GB", f"{n['master_gb']:,.1f}", f"x {w.fragmentation} fragmentation, x {w.rewrite} while rewriting"],
+        ["all of Redis, GB", f"{n['all_gb']:,.0f}", "with replicas"],
+        ["all nodes, GB", f"{n['nodes_gb']:,.1f}", f"{m.node_mb:.0f} MB each, whatever is stored"],
+        ["a master starts in, s", f"{n['load_s']:,.0f}", f"{m.load_mb_per_second:.0f} MB/s from its snapshot"],
+        [
+            "nodes and Redis, Gbit/s",
+            f"{n['redis_gbit']:,.1f}",
+            f"{m.to_redis_bytes + m.from_redis_bytes:,.0f} bytes a fire",
+        ],
+        ["replication, Gbit/s", f"{n['replication_gbit']:,.1f}", f"{m.aof_bytes:,.0f} bytes a fire and replica"],
+        [
+            "nodes and targets, Gbit/s",
+            f"{n['target_gbit']:,.1f}",
+            f"{m.to_target_bytes + m.from_target_bytes:,.0f} bytes a fire, no TLS",
+        ],
+        ["a master, Mbit/s", f"{n['master_mbit']:,.0f}", "clients and its replica"],
+        ["append-only file of a master, MB/s", f"{n['aof_mb_s']:,.0f}", f"{n['aof_day_gb']:,.0f} GB a day"],
+        [
+            "connections, of a master",
+            f"{n['connections']:,.0f}, {n['connections_a_master']:,.0f}",
+            f"at most: nodes x shards x {w.connections}",
+        ],
+        [
+            "beats and claims of an idle store, a master and second",
+            f"{n['beats_a_master'] + n['idle_claims_a_master']:,.0f}",
+            "nodes x shards, once a second each",
+        ],
+        ["the hottest second", f"{n['burst']:,.0f} fires", f"{w.peak:g} x the average"],
+        ["which is through in, s", f"{n['burst_s']:,.1f}", "every core at 100 %"],
+        [
+            "jobs of a shard",
+            f"{n['shard_jobs']:,.0f} ± {n['shard_spread']:.2f} %",
+            "four standard deviations of a random hash",
+        ],
+        ["storing all jobs, core-minutes", f"{n['import_core_s'] / 60:,.0f}", f"{m.upsert_us:.0f} µs each, in batches"],
+    ]
+
+
+def sizes_table(m: Measured, w: Wanted) -> list[list[str]]:
+    """The same for smaller stores, a column each."""
+    sizes = ((1e6, 1e4), (10e6, 1e5), (w.jobs, w.fires))
+    columns = []
+    for jobs, fires in sizes:
+        chosen = msgspec.structs.replace(w, jobs=jobs, fires=fires, records=w.records * fires / w.fires)
+        columns.append((chosen, calculate(m, chosen)))
+    names = (
+        ("node processes", "nodes", 0),
+        ("masters", "masters", 0),
+        ("all of Redis, GB", "all_gb", 1),
+        ("nodes and Redis, Gbit/s", "redis_gbit", 2),
+        ("connections of a master", "connections_a_master", 0),
+        ("beats and claims, idle, a master and second", "idle_claims_a_master", 0),
+    )
+    return [
+        ["", *(f"{w.jobs / 1e6:g} million jobs, {w.fires:,.0f}/s" for w, _ in columns)],
+        *([title, *(f"{n[name]:,.{digits}f}" for _, n in columns)] for title, name, digits in names),
+    ]
+
+
+def inputs_table(m: Measured, w: Wanted) -> list[list[str]]:
+    """Every number that goes in."""
+    rows = [["input", "value", "kind"]]
+    for struct, kind in ((m, "measured"), (w, "chosen")):
+        rows += [[name.replace("_", " "), f"{getattr(struct, name):,g}", kind] for name in struct.__struct_fields__]
+    return rows
+
+
+def from_results(measured: Measured, report: Report) -> Measured:
+    """``measured`` with what a run of the benchmarks knows better."""
+    own = [one for one in report.results if one.system == "Cronpost" and one.fault is None]
+    for one in own:
+        busy = one.scenario == "highest held" or (one.scenario == "every second" and one.size == "5000 jobs")
+        if busy and one.own_us_per_fire and one.redis_us_per_fire:
+            measured = msgspec.structs.replace(
+                measured, own_us=round(one.own_us_per_fire), redis_us=round(one.redis_us_per_fire)
+            )
+        if "bytes a job" in one.values:
+            measured = msgspec.structs.replace(
+                measured, job_bytes=round(one.values["bytes a job"]), node_mb=round(one.own_mb or measured.node_mb)
+            )
+        if one.scenario == "upserts over HTTP" and one.size.startswith("1000 in"):
+            measured = msgspec.structs.replace(measured, upsert_us=round(one.values["CPU us an upsert"], 1))
+    return measured
+
+
+def main() -> None:
+    """Print the tables, or put them into a document."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--results", type=Path, metavar="FILE", help="a JSON file of python -m benchmarks")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the wire, the records and claims of 1 to 4 nodes"
+    )
+    parser.add_argument("--jobs", type=float, default=Wanted().jobs)
+    parser.add_argument("--fires", type=float, default=Wanted().fires, help="a second, on average")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="a document with marked blocks")
+    arguments = parser.parse_args()
+    measured = Measured()
+    if arguments.results is not None:
+        measured = from_results(measured, load_report(arguments.results.read_bytes()))
+    wanted = Wanted(jobs=arguments.jobs, fires=arguments.fires)
+    found: list[Contention] = []
+    if arguments.measure:
+        from benchmarks.wire import measure_contention, measure_wire
+
+        measured = msgspec.structs.replace(measured, **measure_wire())
+        found = measure_contention()
+    n = calculate(measured, wanted)
+    there = {
+        "inputs": inputs_table(measured, wanted),
+        "plan": plan_table(measured, wanted),
+        "sizes": sizes_table(measured, wanted),
+        "simulation": contention_table(
+            [
+                simulate(nodes=nodes, fires_a_shard=fires, redis_us=measured.redis_us)
+                for nodes in (1, 4, 16, int(n["nodes"]))
+                for fires in (100, 10_000)
+            ]
+        ),
+    }
+    if found:
+        there["contention"] = contention_table(found)
+    if arguments.update is not None:
+        blocks = {name: as_markdown(rows) for name, rows in there.items()}
+        arguments.update.write_text(update(arguments.update.read_text(), blocks))
+    else:
+        print("\n\n".join(as_text(rows) for rows in there.values()))
+
+
+if __name__ == "__main__":
+    main()
