@@ -3,6 +3,8 @@
 VENV ?= .venv
 # How the tests are run: three processes, each with its own redis-server. One process: make test TEST_ARGS=
 TEST_ARGS ?= -n 3 --dist loadgroup
+# Of the tests of high availability: one after the other, each with a machine to itself. Longer faults: HA_SECONDS=300.
+HA_ARGS ?= -v
 BENCH_ARGS ?=
 UV_VERSION = 0.13.8
 
@@ -24,19 +26,22 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint type fmt bench lock install clean
+.PHONY: help run test test-ha lint type fmt bench lock install clean
 .DELETE_ON_ERROR:
 
 help: ## This list
 	@echo "Cronpost: cron for HTTP"
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## Server, embedded Redis, a demo runner and a job; shows each fire until Ctrl-C
 	@exec $(BIN)/cronpost demo
 
 test: $(VENV)/.development ## All tests; some of them: make test TEST_ARGS="tests/unit -k cron"
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-ha: $(VENV)/.development ## High availability: nodes and Redis fail under load; ten minutes. One fault: make test-ha HA_ARGS="-v -k sentinel"
+	$(BIN)/python -m pytest tests/ha $(HA_ARGS)
 
 lint: $(VENV)/.development ## Style and likely mistakes (ruff)
 	$(BIN)/ruff format --check .
@@ -49,7 +54,7 @@ fmt: $(VENV)/.development ## Format, and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.development ## Benchmarks; some minutes on an otherwise idle machine
+bench: $(VENV)/.development ## Benchmarks beside the peers; half an hour on an otherwise idle machine. Short: BENCH_ARGS=--quick
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 install: $(VENV)/.development ## All of .venv, without running anything

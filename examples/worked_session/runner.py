@@ -33,7 +33,7 @@ class Runner(BaseHTTPRequestHandler):
         print(
             f"{now}  fire time {self.headers['Cronpost-Fire-Time'][11:19]}  {self.headers['Cronpost-Reason']:<9}"
             f"  attempt {self.headers['Cronpost-Attempt']}  run …{self.headers['Idempotency-Key'][-4:]}"
-            f"  fence {self.headers['Cronpost-Fence']:>2}  -> {mood}",
+            f"  fence {self.headers['Cronpost-Fence']}  -> {mood}",
             flush=True,
         )
         self._answer(mood)
