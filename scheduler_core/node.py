@@ -51,8 +51,10 @@ class Room:
         self.freed()
 
     def leave(self, wake: Callable[[], None]) -> None:
-        """Stand in line no longer."""
-        self._line.pop(wake, None)
+        """Stand in line no longer. The next may have been waiting for the caller to take what is free."""
+        if wake in self._line:
+            del self._line[wake]
+            self.freed()
 
     def freed(self) -> None:
         """Tell the first in line if there is a place."""

@@ -5,8 +5,9 @@
     redis+sentinel://[user:password@]host[:port],host[:port].../master[/db]     rediss+sentinel:// likewise
     redis+cluster://[user:password@]host[:port],host[:port]...                  rediss+cluster:// likewise
 
-What stands behind a ``?`` are options of the connection, as redis-py names them. User and password are those of the
-servers; Sentinels that ask for one have it in the options ``sentinel_username`` and ``sentinel_password``.
+What stands behind a ``?`` are options of the connection, as redis-py names them; only those that leave alone what this
+project relies on. User and password are those of the servers; Sentinels that ask for one have it in the options
+``sentinel_username`` and ``sentinel_password``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,21 @@ FORM = (
     "redis+sentinel://[user:password@]host[:port],host[:port].../master-name[/db], or "
     "redis+cluster://[user:password@]host[:port],host[:port]..."
 )
+
+OPTIONS = ("client_name", "db", "health_check_interval", "password", "username")
+TCP_OPTIONS = (*OPTIONS, "socket_keepalive")
+TLS_OPTIONS = (
+    *TCP_OPTIONS,
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+    "ssl_keyfile",
+    "ssl_password",
+)
+NUMBERS = ("db", "health_check_interval")
 
 
 class Topology(StrEnum):
@@ -81,7 +97,8 @@ def parse_redis_url(text: str) -> RedisUrl:
         raise ValueError("sentinel_username and sentinel_password are for redis+sentinel://")
     if path and not (path.isascii() and path.isdecimal()):
         raise ValueError("the path is the number of the database")
-    if kind == Topology.CLUSTER and path not in {"", "0"}:
+    _check_options(options, TLS_OPTIONS if base == "rediss" else TCP_OPTIONS)
+    if kind == Topology.CLUSTER and {path, options.get("db", "")} - {"", "0"}:
         raise ValueError("a Cluster has no database but 0")
     name, port = hosts[0]
     plain = f"{base}://{user + '@' if user else ''}{f'[{name}]' if ':' in name else name}:{port}/{path}"
@@ -103,7 +120,18 @@ def _unix(text: str) -> RedisUrl:
         raise ValueError("a '#' must be percent-encoded")
     if not parts.path:
         raise ValueError("the path of the socket is missing")
+    _check_options(dict(parse_qsl(parts.query, keep_blank_values=True)), OPTIONS)
     return RedisUrl(Topology.SINGLE, text)
+
+
+def _check_options(options: dict[str, str], known: tuple[str, ...]) -> None:
+    if not set(known).issuperset(options):
+        tls = "" if known == TLS_OPTIONS else " (those of TLS belong to rediss://)"
+        raise ValueError(f"an option after the '?' is unknown; known are {', '.join(known)}{tls}")
+    for name in NUMBERS:
+        value = options.get(name, "0")
+        if not (value.isascii() and value.isdecimal()):
+            raise ValueError(f"the option {name} is not a whole number")
 
 
 def _host(text: str, port: int) -> tuple[str, int]:

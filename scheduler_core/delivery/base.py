@@ -49,7 +49,7 @@ class Attempt(Protocol):
     """An attempt under way."""
 
     def cancel(self) -> None:
-        """Give it up: nobody will be told how it ended."""
+        """Give it up: nobody will be told how it ended. Harmless once it has."""
         ...
 
 
@@ -58,18 +58,21 @@ class InTurn:
 
     def __init__(self, delivery: Coroutine[Any, Any, Outcome], done: Callable[[Outcome], None]) -> None:
         self._done = done
+        self._given_up = False
         self._task = asyncio.create_task(delivery)
         self._task.add_done_callback(self._ended)
 
     def cancel(self) -> None:
+        self._given_up = True
         self._task.cancel()
 
     def _ended(self, task: asyncio.Task[Outcome]) -> None:
-        if task.cancelled():
+        if self._given_up:
             return
-        error = task.exception()
+        # A deliverer that breaks its word, or one whose own tasks were cancelled. A run without a result would hold
+        # its lease for ever.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
-            # A deliverer that breaks its word. A run without a result would hold its lease for ever.
             self._done(Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}"))
             return
         self._done(task.result())

@@ -97,7 +97,13 @@ class Resolver:
             self._under_way[host] = task
             task.add_done_callback(lambda done: self._finished(host, done))
         # Shielded: the first to ask may be cancelled by its deadline while others wait for the same answer.
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except LookupFailed as error:
+            # Each that waits raises its own: one that all share would hold the frames of all, and those hold it.
+            raise LookupFailed(str(error)) from None
+        finally:
+            del task
 
     async def _look_up(self, host: str) -> Sequence[AddressInfo]:
         loop = asyncio.get_running_loop()

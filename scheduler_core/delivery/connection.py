@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
                 await self._write_in_pieces(head, body)
         while not self._head_done:
             if self._fault is not None:
-                raise self._fault
+                raise _again(self._fault)
             await self._wait()
 
     def _open_exchange(self, method: str) -> bool:
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
             if self._complete:
                 return b""
             if self._fault is not None:
-                raise self._fault
+                raise _again(self._fault)
             await self._wait()
         return self.take()
 
@@ -387,6 +387,12 @@ class Connection(asyncio.Protocol):
             assert self._parser is not None
             if not self._parser.should_keep_alive():
                 self._spoiled = True
+
+
+def _again(fault: httpx.TransportError) -> httpx.TransportError:
+    """The fault, to be raised. Raised itself, it would hold the frames that hold the connection that holds it, and they
+    would wait for the collector."""
+    return type(fault)(str(fault))
 
 
 def _reason(error: Exception) -> str:

@@ -92,12 +92,14 @@ class HttpDeliverer:
         Where a connection is idle and the request is short, the arrival of the answer drives the attempt: no task, no
         timer of its own, half of the processor time.
         """
-        direct = self._direct(request, done)
+        direct = self._direct(request, done, wanted)
         if direct is not None:
             return direct
         return InTurn(self._in_turn(request, self._clock.monotonic(), request.timeout_ms / 1000.0, wanted=wanted), done)
 
-    def _direct(self, request: Request, done: Callable[[Outcome], None]) -> _Direct | None:
+    def _direct(
+        self, request: Request, done: Callable[[Outcome], None], wanted: Wanted | None = None
+    ) -> _Direct | None:
         if self._pool is None or len(request.body) > WRITE_PIECE_BYTES:
             return None
         try:
@@ -107,7 +109,7 @@ class HttpDeliverer:
         connection = self._pool.take_idle(written.origin)
         if connection is None:
             return None
-        return _Direct(self, self._pool, connection, request, written, done)
+        return _Direct(self, self._pool, connection, request, written, done, wanted)
 
     async def _in_turn(
         self,
@@ -237,7 +239,19 @@ class Body:
 class _Direct:
     """An attempt on a connection that was idle, driven by what arrives there."""
 
-    __slots__ = ("_body", "_connection", "_deliverer", "_done", "_pool", "_request", "_second", "_started", "_written")
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_deliverer",
+        "_done",
+        "_left",
+        "_pool",
+        "_request",
+        "_second",
+        "_started",
+        "_wanted",
+        "_written",
+    )
 
     def __init__(
         self,
@@ -247,6 +261,7 @@ class _Direct:
         request: Request,
         written: Written,
         done: Callable[[Outcome], None],
+        wanted: Wanted | None,
     ) -> None:
         self._deliverer = deliverer
         self._pool = pool
@@ -254,6 +269,8 @@ class _Direct:
         self._request = request
         self._written = written
         self._done = done
+        self._wanted = wanted
+        self._left = False
         self._second: InTurn | None = None
         self._body = Body(deliverer._read_limit, deliverer._kept(request))
         self._started = deliverer._clock.monotonic()
@@ -264,7 +281,7 @@ class _Direct:
         """Close the connection and give its place back. ``done`` will not be called."""
         if self._second is not None:
             self._second.cancel()
-        else:
+        elif not self._left:  # else the connection may be another's by now
             self._leave()
 
     def expire(self) -> None:
@@ -294,9 +311,12 @@ class _Direct:
         # The target most likely closed the connection while it was idle: once more, on a new one.
         deliverer, request = self._deliverer, self._request
         left = request.timeout_ms / 1000.0 - (deliverer._clock.monotonic() - self._started)
-        self._second = InTurn(deliverer._in_turn(request, self._started, left, fresh=True), self._done)
+        self._second = InTurn(
+            deliverer._in_turn(request, self._started, left, fresh=True, wanted=self._wanted), self._done
+        )
 
     def _leave(self) -> None:
+        self._left = True
         self._deliverer._deadlines.remove(self, self._request.timeout_ms)
         self._pool.give_back(self._written.origin, self._connection)
 

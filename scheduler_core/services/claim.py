@@ -12,7 +12,7 @@ import itertools
 
 from scheduler_core.clock import Clock
 from scheduler_core.errors import StoreUnavailable
-from scheduler_core.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CLAIMED, get_logger
+from scheduler_core.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CLAIMED, SERVICE_FAILED, get_logger
 from scheduler_core.job import SUSPECT_LOSSES, HeldBack
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
@@ -186,26 +186,35 @@ class Claimer(Service):
         if claimed.lease.losses >= SUSPECT_LOSSES:
             self._suspects.add((claimed.id, claimed.lease.fence))
         if isinstance(planned, Work):
-            url, lease = self._courier.url_of(planned.job), claimed.lease
-            if is_spawned(planned):
-                held = self._gate.shut(url)
-                if held is None:
-                    self._settler.spawn(claimed, planned)
-                else:
-                    self._settler.hold(claimed, planned, held)
-                return
-            hold = None if claimed.state is None else claimed.state.hold
-            ticket = self._gate.admit(url, planned, hold, taken_over=lease.fence != lease.first_fence)
-            if isinstance(ticket, HeldBack):
-                self._settler.hold(claimed, planned, ticket)
-                return
-            log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=planned.run.id, fence=lease.fence)
-            self._courier.send(claimed, planned, ticket)
+            try:
+                self._begin(claimed, planned)
+            except Exception as error:
+                self.metrics.service_faults.labels(self.name).inc()
+                log.exception(SERVICE_FAILED, service=self.name, job_id=claimed.id)
+                self._courier.fail(claimed, planned, error)
             return
         if planned.state is not None and planned.state.quarantine is not None:
             self.metrics.quarantined.inc()
             log.error(JOB_QUARANTINED, job_id=claimed.id, detail=planned.state.quarantine)
         self._settler.put_transition(claimed, planned)
+
+    def _begin(self, claimed: ClaimedJob, work: Work) -> None:
+        """Send the next attempt of a run, hold it back, or let it become a unit of its own."""
+        url, lease = self._courier.url_of(work.job), claimed.lease
+        if is_spawned(work):
+            held = self._gate.shut(url)
+            if held is None:
+                self._settler.spawn(claimed, work)
+            else:
+                self._settler.hold(claimed, work, held)
+            return
+        hold = None if claimed.state is None else claimed.state.hold
+        ticket = self._gate.admit(url, work, hold, taken_over=lease.fence != lease.first_fence)
+        if isinstance(ticket, HeldBack):
+            self._settler.hold(claimed, work, ticket)
+            return
+        log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=work.run.id, fence=lease.fence)
+        self._courier.send(claimed, work, ticket)
 
     def _has_suspect(self) -> bool:
         """Whether this node holds a run that one more dead node would quarantine.

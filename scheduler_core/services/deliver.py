@@ -90,13 +90,21 @@ class Courier:
             # Another node may hold this job by now: sending would make two runs at once.
             flight.hand_back()
         elif needs_nothing_else(work):
-            flight.begin(work, build_request(work, fence=claimed.lease.fence, timeout_ms=self._timeout_of(work)))
+            flight.begin(work, None)
         else:
             flight.begin_after(self._prepare(flight, claimed, work))
 
-    def _timeout_of(self, work: Work) -> int:
+    def fail(self, claimed: ClaimedJob, work: Work, error: Exception) -> None:
+        """The next attempt of ``work.run`` could not even begin, for a reason of our own."""
+        now_ms, jitter = self.clock.now_ms(), random.random()
+        ended = Ended(failure(error), claimed.lease.fence, now_ms, now_ms, jitter=jitter, downtimes=self.node.downtimes)
+        self.settler.put(claimed, work, ended)
+
+    def request_of(self, claimed: ClaimedJob, work: Work) -> Request:
+        """What the claim alone says about the request of the next attempt."""
         timeout_ms = work.job.policies.timeout_ms
-        return self._timeout_ms if timeout_ms is None else timeout_ms
+        timeout_ms = self._timeout_ms if timeout_ms is None else timeout_ms
+        return build_request(work, fence=claimed.lease.fence, timeout_ms=timeout_ms)
 
     async def _prepare(self, flight: Flight, claimed: ClaimedJob, work: Work) -> None:
         if work.state.draining:
@@ -106,6 +114,9 @@ class Courier:
                 return
             work = replace(work, state=replace(work.state, draining=False))
         request = await self._request(claimed, work)
+        if not self.node.lease_holds:
+            flight.hand_back()  # what was asked took so long that another node may hold this job by now
+            return
         hold = None if claimed.state is None else claimed.state.hold
         held = self.gate.enter(flight.ticket, request.url, work, hold)
         if held is None:
@@ -119,7 +130,7 @@ class Courier:
             latest = await self._store.latest_success(work.job.id)
             if latest is not None:
                 work = replace(work, state=replace(work.state, last_success_ms=latest.fire_time_ms))
-        request = build_request(work, fence=claimed.lease.fence, timeout_ms=self._timeout_of(work))
+        request = self.request_of(claimed, work)
         if work.job.target_id is not None:
             target = await self.targets.get(work.job.target_id)
             if target is None:
@@ -166,12 +177,13 @@ class Flight(asyncio.Future[None]):
         """Id and fence of its job."""
         return self._claimed.id, self._claimed.lease.fence
 
-    def begin(self, work: Work, request: Request) -> None:
-        """Send the request."""
-        self._work, self._request = work, request
+    def begin(self, work: Work, request: Request | None) -> None:
+        """Send the request; None: it follows from what the claim brought."""
+        self._work = work
         self._started_at_ms = self._courier.clock.now_ms()
         try:
-            self._under_way = self._courier.start(request, self._ended, self._is_wanted)
+            self._request = self._courier.request_of(self._claimed, work) if request is None else request
+            self._under_way = self._courier.start(self._request, self._ended, self._is_wanted)
         except Exception as error:  # noqa: BLE001 - one that ends without a result would hold its lease for ever
             self._ended(failure(error))
 
@@ -207,10 +219,12 @@ class Flight(asyncio.Future[None]):
         return True
 
     def _prepared(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if self.done() or error is None:
+        if self.done():
             return
-        if isinstance(error, StoreError):
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            return
+        if isinstance(error, StoreError | asyncio.CancelledError):  # cancelled, but not by this: what it waited for was
             self.hand_back()
         else:
             self._ended(failure(error))
@@ -243,10 +257,13 @@ class Flight(asyncio.Future[None]):
 
     def _land(self) -> None:
         node = self._courier.node
+        self._under_way = None  # the two hold each other, and would wait for the collector
         node.in_flight.discard(self)
-        self._courier.gate.left(self.ticket, self._outcome)
-        self.set_result(None)
-        node.slot_freed()
+        try:
+            self._courier.gate.left(self.ticket, self._outcome)
+        finally:
+            self.set_result(None)
+            node.slot_freed()
 
 
 def failure(error: BaseException) -> Outcome:

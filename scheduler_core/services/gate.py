@@ -97,8 +97,10 @@ class Gate:
             return None
         bay = self._bays.of(url)
         self._open -= 1
-        held = self._held_back(bay, work.job.policies.limits, hold, False)
-        self._open += 1
+        try:
+            held = self._held_back(bay, work.job.policies.limits, hold, False)
+        finally:
+            self._open += 1
         if held is None:
             bay.open += 1
             ticket.bay = bay

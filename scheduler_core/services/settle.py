@@ -98,11 +98,7 @@ class Settler(Service):
         self.metrics.attempts.add(str(ended.outcome.kind), STATUS_CLASSES[status // 100] if status else "")
         if work.run.attempt == 0:
             self.metrics.lateness.observe(max(0, ended.started_at_ms - work.run.fire_time_ms) / 1000)
-        try:
-            transition = plan_settle(work, ended, self._policy)
-        except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
-            transition = self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
-        self._put(claimed, transition, work, ended)
+        self._put_planned(claimed, lambda: plan_settle(work, ended, self._policy), work, ended)
 
     def put_transition(self, claimed: ClaimedJob, transition: Transition) -> None:
         """A claimed job needed no attempt."""
@@ -170,8 +166,8 @@ class Settler(Service):
         if answer.result == "changed" and answer.stored is not None:
             self._plan_again(one, answer.stored)
         elif answer.result == "full" and one.work is not None and one.claimed.state is not None:
-            planned = plan_full(one.work, one.claimed.state, now_ms=one.claimed.lease.first_claimed_at_ms)
-            self._put(one.claimed, planned)
+            claimed, work, state = one.claimed, one.work, one.claimed.state
+            self._put_planned(claimed, lambda: plan_full(work, state, now_ms=claimed.lease.first_claimed_at_ms))
         elif answer.result == "stale":
             self.metrics.refused.inc()
             log.warning(SETTLE_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
@@ -182,24 +178,33 @@ class Settler(Service):
         """The job was changed while this node held it: plan from what is stored now."""
         claimed = msgspec.structs.replace(stored, lease=one.claimed.lease)
         if stored.fault is not None:
-            transition = self._quarantine(claimed, stored.fault)
-        elif (planned := self._held_again(one, stored)) is not None:
-            transition = planned
-        elif one.work is None or one.ended is None:
-            self.hand_back(claimed)  # there was nothing to deliver; the next claim plans from what is stored then
-            return
+            self._put(claimed, self._quarantine(claimed, stored.fault), one.work, one.ended)
         else:
-            try:
-                transition = plan_settle_changed(stored.job, stored.state, one.work, one.ended, self._policy)
-            except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
-                transition = self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
-        self._put(claimed, transition, one.work, one.ended)
+            self._put_planned(claimed, lambda: self._planned_again(one, stored), one.work, one.ended)
 
-    def _held_again(self, one: Unsettled, stored: ClaimedJob) -> Transition | None:
-        """The step of a run that was to be held back, if the change has written it into the state as one in flight."""
-        if one.work is None or one.ended is not None or stored.state is None:
+    def _planned_again(self, one: Unsettled, stored: ClaimedJob) -> Transition | None:
+        if one.work is None:
+            return None  # there was nothing to deliver; the next claim plans from what is stored then
+        if one.ended is not None:
+            return plan_settle_changed(stored.job, stored.state, one.work, one.ended, self._policy)
+        # A run that was to be held back: the change may have written it into the state as one in flight.
+        if stored.state is None:
             return None
         return plan_hold_changed(stored.job, stored.state, one.work, now_ms=self.clock.now_ms())
+
+    def _put_planned(
+        self,
+        claimed: ClaimedJob,
+        plan: Callable[[], Transition | None],
+        work: Work | None = None,
+        ended: Ended | None = None,
+    ) -> None:
+        """Put what ``plan`` decides. One job that cannot be planned, or not be written, must not stop the others."""
+        try:
+            self._put(claimed, plan(), work, ended)
+        except Exception as error:  # noqa: BLE001 - see above
+            reason = f"it cannot be planned: {type(error).__name__}: {error}"
+            self._put(claimed, self._quarantine(claimed, reason), work, ended)
 
     def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
         self.metrics.quarantined.inc()

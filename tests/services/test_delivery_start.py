@@ -47,6 +47,27 @@ async def test_an_attempt_that_is_given_up_is_told_to_nobody_and_leaves_its_plac
         assert told == []
 
 
+@pytest.mark.parametrize("used", [False, True])
+async def test_giving_up_an_attempt_that_has_just_ended_touches_no_other(used: bool) -> None:
+    async with Runner() as runner, deliverer(max_connections=1) as http:
+        if used:
+            await warm(http, runner)
+        told: list[Outcome] = []
+
+        def ended(outcome: Outcome) -> None:
+            told.append(outcome)
+            http.start(request(runner.url()), told.append)  # on the connection that has just been given back
+            attempt.cancel()
+            attempt.cancel()
+
+        attempt = http.start(request(runner.url()), ended)
+        await until(lambda: len(told) == 2)
+        assert [outcome.status for outcome in told] == [200, 200]
+        outcomes = await asyncio.gather(*(http.deliver(request(runner.url())) for _ in range(3)))
+        assert [outcome.status for outcome in outcomes] == [200, 200, 200]
+    assert runner.connections == 1
+
+
 async def test_a_request_that_cannot_be_written_is_an_outcome_too() -> None:
     async with Runner() as runner, deliverer() as http:
         await warm(http, runner)
@@ -92,6 +113,20 @@ async def test_a_deliverer_without_a_start_gets_a_task_and_its_faults_become_out
     start_of(Broken())(request("http://runner.test/"), told.append, lambda: True)
     await until(lambda: bool(told))
     assert (told[0].kind, told[0].message) == (OutcomeKind.INTERNAL, "RuntimeError: POST")
+
+
+class Cancelled(Broken):
+    """A deliverer in which something that it waited for was cancelled, but not by us."""
+
+    async def deliver(self, request: Request) -> Outcome:
+        raise asyncio.CancelledError
+
+
+async def test_an_attempt_that_is_cancelled_from_within_is_told_all_the_same() -> None:
+    told: list[Outcome] = []
+    start_of(Cancelled())(request("http://runner.test/"), told.append, lambda: True)
+    await until(lambda: bool(told))
+    assert told[0].kind is OutcomeKind.INTERNAL
 
 
 class Expiring:

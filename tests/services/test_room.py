@@ -80,3 +80,16 @@ async def test_alone_a_claimer_gets_what_is_free() -> None:
     claims.end(first)
     assert claims.woken == ["a"]
     assert claims.reserve("a", 128) == 1
+
+
+async def test_who_leaves_the_line_lets_the_next_know_of_the_place_it_was_told_of() -> None:
+    claims = Claims(size=1)
+    assert claims.reserve("a") == 1
+    (attempt,) = claims.begin(1)
+    assert claims.reserve("b") == 0
+    assert claims.reserve("c") == 0
+    claims.end(attempt)
+    claims.room.leave(claims.wakes["b"])
+    assert claims.woken == ["b", "c"]
+    claims.room.leave(claims.wakes["b"])
+    assert claims.woken == ["b", "c"]

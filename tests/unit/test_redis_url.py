@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 import pytest
 from redis.asyncio.connection import parse_url
 
-from scheduler_core.redis_url import RedisUrl, Topology, parse_redis_url
+from scheduler_core.redis_url import NUMBERS, OPTIONS, TCP_OPTIONS, TLS_OPTIONS, RedisUrl, Topology, parse_redis_url
+from scheduler_core.store.shards import open_shards
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,18 @@ def test_a_cluster_has_hosts_and_no_database() -> None:
     assert parse_redis_url("redis+cluster://a/0").hosts == (("a", 6379),)
 
 
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "rediss+cluster", "unix"])
+async def test_every_option_that_is_taken_makes_a_connection(scheme: str) -> None:
+    numbers = dict.fromkeys(NUMBERS, "0")
+    texts = {"ssl_cert_reqs": "none", "ssl_check_hostname": "no", "socket_keepalive": "yes"}
+    names = TLS_OPTIONS if scheme.startswith("rediss") else OPTIONS if scheme == "unix" else TCP_OPTIONS
+    query = urlencode({name: (numbers | texts).get(name, "x") for name in names})
+    place = "/path" if scheme == "unix" else "a/m" if "sentinel" in scheme else "a"
+    stores = open_shards(f"{scheme}://{place}?{query}", number=1)
+    stores.lead.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    await stores.aclose()
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -52,6 +67,13 @@ def test_a_cluster_has_hosts_and_no_database() -> None:
         ("redis+:///", "another scheme"),
         ("a:6379", "another scheme"),
         ("redis+cluster://:p#w@a", "percent-encoded"),
+        ("redis+cluster://a?db=1", "no database but 0"),
+        ("redis://a/0?foo=1", "an option .* is unknown"),
+        ("redis+sentinel://a/m?socket_timeout=1", "an option .* is unknown"),
+        ("redis+cluster://a?decode_responses=1", "an option .* is unknown"),
+        ("unix:///x?socket_keepalive=1", "an option .* is unknown"),
+        ("redis://a?ssl_cert_reqs=none", "belong to rediss"),
+        ("rediss://a?health_check_interval=x", "health_check_interval is not a whole number"),
     ],
 )
 def test_what_is_wrong_is_said(url: str, words: str) -> None:

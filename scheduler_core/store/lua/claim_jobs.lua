@@ -81,7 +81,7 @@ if count > 0 then
   for i = 1, count do
     -- A lease without a holder was handed back or reaped: the run goes on with the facts of its first claim.
     local first_fence, first_claimed, losses
-    if held[i] then first_fence, first_claimed, losses = string.match(held[i], '^%S+ %S+ (%S+) (%S+) (%S+)') end
+    if held[i] then first_fence, first_claimed, losses = string.match(held[i], '^%S+ %S+ (%d+) (%d+) (%d+)') end
     local is_suspect = losses and (tonumber(losses) or 0) >= suspect_losses
     if is_suspect and suspects < 1 then
       due_rows[2 * i - 1] = string.format('%.0f', now + SUSPECT_WAIT)

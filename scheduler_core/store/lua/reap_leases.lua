@@ -32,7 +32,7 @@ for _, id in ipairs(claimed) do
   local fence, node, first_fence, first_claimed, losses, score, token
   if lease then
     fence, node, first_fence, first_claimed, losses, score, token =
-      string.match(lease, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+      string.match(lease, '^(%d+) (%S+) (%d+) (%d+) (%d+) (%S+) (%S+)$')
   end
   if node and alive[node] == nil then
     local beat = redis.call('ZSCORE', nodes, node)

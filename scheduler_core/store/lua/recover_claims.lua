@@ -26,7 +26,7 @@ end
 local rows = {}
 local all = redis.call('HGETALL', leases)
 for i = 1, #all, 2 do
-  local holder, claim = string.match(all[i + 1], '^%S+ (%S+) %S+ %S+ %S+ %S+ (%S+)$')
+  local holder, claim = string.match(all[i + 1], '^%d+ (%S+) %d+ %d+ %d+ %S+ (%d+)$')
   if holder == node and claim == token then
     local id = all[i]
     rows[#rows + 1] = {id, redis.call('HGET', jobs, id), redis.call('HGET', states, id), all[i + 1]}

@@ -115,11 +115,15 @@ for i, place in ipairs(places) do
     end
     reply = done and 'done' or 'stale'
   elseif operation == 'return' then
-    local rest = string.match(lease, '^%S+ %S+ (.*)$')
-    put(freed, id)
-    put(handed_back, id, string.match(holder, '^%S+') .. ' - ' .. rest)
-    put(wakes, wake ~= '0' and wake or string.match(lease, '^%S+ %S+ %S+ %S+ %S+ (%S+)'), id)
-    reply = 'ok'
+    local rest, due_at = string.match(lease, '^%S+ %S+ (%S+ %S+ %S+ (%S+) %S+)$')
+    if rest then
+      put(freed, id)
+      put(handed_back, id, string.match(holder, '^%S+') .. ' - ' .. rest)
+      put(wakes, wake ~= '0' and wake or due_at, id)
+      reply = 'ok'
+    else
+      reply = 'stale' -- a lease that cannot be read is the reaper's
+    end
   elseif tag ~= expected then
     reply = {redis.call('HGET', jobs, id), stored}
   else
