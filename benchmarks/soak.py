@@ -18,7 +18,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import uvloop
@@ -29,10 +29,9 @@ from benchmarks.report import as_text
 from benchmarks.soak_load import Client, Runner, closed_port
 from benchmarks.soak_watch import DAY_SECONDS, STAYS, Held, Sample, Slope, Watch, bounds_of, judge_bounds, slopes_of
 from benchmarks.systems.cronpost import Cronpost
-from scheduler_core.config import ENV_PREFIX, EngineSettings, LaneSettings, Section
+from scheduler_core.config_reader import load_settings
 from scheduler_core.embedded import find_server
 
-S = TypeVar("S", bound=Section)
 SAMPLE_SECONDS = 10.0
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = {
@@ -132,7 +131,7 @@ async def _soak(system: Cronpost, listening: socket.socket, report: Report) -> N
         report.faults = await watch.check()
         print("deleting everything", flush=True)
         await client.end()
-        engine = _section(EngineSettings, report.settings)
+        engine = load_settings(environ=report.settings, dotenv=None).engine
         wait = max(engine.history_retention_days, engine.history_failure_retention_days) * DAY_SECONDS + 15
         print(f"waiting {wait:.0f} s for the rest to age", flush=True)
         await asyncio.sleep(wait)
@@ -154,15 +153,8 @@ def _judged(report: Report) -> list[Held]:
     settled = [one.sizes["settled/s"] for one in report.samples]
     last = report.samples[-1].sizes
     bytes_per_run = 1e6 * last["stored MB"] / max(1.0, last["records"])
-    engine, lane = _section(EngineSettings, report.settings), _section(LaneSettings, report.settings)
-    return judge_bounds(report.samples, bounds_of(engine, lane, max(settled), bytes_per_run))
-
-
-def _section(section: type[S], settings: dict[str, str]) -> S:
-    names = {name: ENV_PREFIX + name.upper() for name in section.__struct_fields__}
-    return msgspec.convert(
-        {name: settings[env] for name, env in names.items() if env in settings}, section, strict=False
-    )
+    settings = load_settings(environ=report.settings, dotenv=None)
+    return judge_bounds(report.samples, bounds_of(settings.engine, settings.lane, max(settled), bytes_per_run))
 
 
 def _busy() -> tuple[float, float]:

@@ -117,7 +117,7 @@ class Settlement(msgspec.Struct, frozen=True):
     def later(cls, claimed: ClaimedJob, wake_ms: int) -> Settlement:
         """Hands the job back unfinished, to be claimed again at ``wake_ms``."""
         holder = f"{claimed.lease.fence} {claimed.lease.node}"
-        return cls(claimed.id, holder, claimed.tag, ("return", b"", wake_ms, "", 0))
+        return cls(claimed.id, holder, claimed.tag, ("return", b"", wake_ms, "", 0), wake_ms)
 
 
 class Settled(msgspec.Struct, frozen=True):

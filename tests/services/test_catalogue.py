@@ -422,6 +422,19 @@ async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monk
     assert await bench.redis.hget(KEYS.meta, "targets_version") is not None
 
 
+async def test_a_version_that_a_failover_lost_is_not_given_again(bench: Bench) -> None:
+    """A node that has read the lost content would take it for what is stored now."""
+    await bench.service.add_target(TARGET)
+    await bench.service.change_target(1, lambda old: replace(old, name="first"))
+    before = await bench.redis.dump(KEYS.meta)
+    assert before is not None
+    await bench.service.change_target(1, lambda old: replace(old, name="lost"))
+    lost = await bench.redis.hget(KEYS.meta, "targets_version")
+    await bench.redis.restore(KEYS.meta, 0, before, replace=True)
+    await bench.service.change_target(1, lambda old: replace(old, name="kept"))
+    assert int(await bench.redis.hget(KEYS.meta, "targets_version") or 0) > int(lost or 0)
+
+
 # ---- lists ----------------------------------------------------------------------------------------------------------
 
 

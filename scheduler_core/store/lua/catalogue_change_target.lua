@@ -1,3 +1,4 @@
+-- needs: version
 -- Replace the definition of a target, and with it its name.
 --
 -- Guarantee: nothing is written unless the stored definition is the one that the caller changed, and the new name is
@@ -31,5 +32,5 @@ if new_name ~= old_name then
   redis.call('HDEL', names, old_name)
 end
 redis.call('HSET', targets, id, definition)
-redis.call('HINCRBY', meta, 'targets_version', 1)
+raise_targets_version(meta)
 return 'ok'

@@ -1,3 +1,4 @@
+-- needs: version
 -- Keep a copy of a target on a further shard, or take it away. The first shard has the target itself.
 --
 -- Guarantee: an older definition never takes the place of a newer one, in whatever order copies arrive. The version of
@@ -25,5 +26,5 @@ else
   if stored and tonumber(string.match(stored, '^%d+')) > tonumber(revision) then return 0 end
   redis.call('HSET', copies, id, revision .. ' ' .. definition)
 end
-redis.call('HINCRBY', meta, 'targets_version', 1)
+raise_targets_version(meta)
 return 1

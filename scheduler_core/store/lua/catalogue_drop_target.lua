@@ -1,3 +1,4 @@
+-- needs: version
 -- Delete a target, or go on with deleting it: tell which schedules are still to go, and forget it when none is left.
 --
 -- Guarantee: from the first call on no schedule can be reserved for the target or committed to it, so the set of its
@@ -32,7 +33,7 @@ if redis.call('HEXISTS', targets, id) == 1 then
   redis.call('HDEL', targets, id)
   redis.call('ZREM', ids, id)
   redis.call('HSET', deleting, id, now)
-  redis.call('HINCRBY', meta, 'targets_version', 1)
+  raise_targets_version(meta)
 elseif redis.call('HEXISTS', deleting, id) == 0 then
   return 'gone'
 end

@@ -1,0 +1,14 @@
+-- Library for scripts that change targets: raises the number by which nodes learn of it.
+--
+--   raise_targets_version(meta)
+--
+-- Guarantee: a number that was given is never given again for other content, even by a replica that was promoted without
+-- the last writes: it is at least the server's time in microseconds.
+--
+-- meta  hash, with `targets_version`
+
+local function raise_targets_version(meta)
+  local time = redis.call('TIME')
+  local before = tonumber(redis.call('HGET', meta, 'targets_version') or '0')
+  redis.call('HSET', meta, 'targets_version', string.format('%.0f', math.max(before + 1, time[1] * 1e6 + time[2])))
+end

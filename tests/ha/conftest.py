@@ -1,0 +1,74 @@
+"""The fixture of the tests of high availability, and their words on the terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from tests.ha.scene import Scene
+from tests.system.conftest import pytest_runtest_makereport
+
+__all__ = ["pytest_runtest_makereport"]
+
+SECONDS = float(os.environ.get("HA_SECONDS", "30"))
+"""How long each fault goes on; the whole suite takes about twenty times as long."""
+
+_said: list[str] = []
+
+
+@pytest.fixture
+def seconds() -> float:
+    """How long the faults of a test go on."""
+    return SECONDS
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Writes a line to the terminal at once, captured or not."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    began = time.monotonic()
+
+    def line(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            terminal.write_line(f"    {time.monotonic() - began:6.1f} s  {text}")
+
+    return line
+
+
+@pytest.fixture
+async def scene(request: pytest.FixtureRequest, say: Callable[[str], None]) -> AsyncIterator[Scene]:
+    async with AsyncExitStack() as stack:
+        scene = await Scene.make(stack)
+        scene.say = say
+        scene.stack = stack
+        yield scene
+        report = getattr(request.node, "report_of_call", None)
+        if report is not None and report.failed:
+            print(
+                "\n".join(
+                    line
+                    for line in scene.workshop.logs().splitlines()
+                    if not any(one in line for one in ('"run retrying"', '"job upserted"'))
+                )
+            )
+        _said.extend(f"{request.node.name}: {text}" for text in scene.measured)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """All that was measured, in one place."""
+    if _said:
+        terminalreporter.section("measured")
+        for text in _said:
+            terminalreporter.write_line(text)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test may take what its faults take and as long again, and then some for a busy machine."""
+    for item in items:
+        if "ha" in item.path.parts and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(180 + 6 * SECONDS))

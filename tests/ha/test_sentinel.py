@@ -1,0 +1,144 @@
+"""A master with two replicas, three Sentinels, and Cronpost under load: the master is killed, frozen, cut off.
+
+Replication is asynchronous: what the promoted replica had not got is lost. The judge is told of that window and of no
+more. Within it a fire time may be sent a second time, under another id; none is lost, because what is left is what was
+true a moment earlier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from itertools import pairwise
+
+from redis.exceptions import RedisError
+
+from tests.ha.scene import Scene, assert_no_downtime
+from tests.support.processes import eventually
+from tests.support.topologies import PortServer, Sentinels
+
+ON_THE_WAY_MS = 500.0
+"""How far a replica on loopback lags behind, on a busy machine."""
+MAX_LAG_SECONDS = 2
+BOUND_MS = 1000.0 * (MAX_LAG_SECONDS + 2)
+"""How long a master that no replica confirms any more goes on acknowledging writes: ``min-replicas-max-lag``, a second
+until it looks, and a second because it counts in whole ones."""
+
+
+async def promoted(scene: Scene, topology: Sentinels, old: PortServer) -> PortServer:
+    """Wait until another server is the master and takes writes."""
+
+    async def takes_writes() -> bool:
+        with contextlib.suppress(RedisError, OSError):
+            master = await topology.master()
+            return master is not old and bool(await master.client.set("ha:probe", "1", ex=1))
+        return False
+
+    await eventually(takes_writes, seconds=60, what="no replica is promoted")
+    master = await topology.master()
+    scene.say(f"{master.name} is promoted")
+    return master
+
+
+async def all_follow(topology: Sentinels) -> None:
+    await eventually(topology.replicated, seconds=90, what="the old master should follow the new one")
+
+
+def assert_lost_within_windows(scene: Scene, lost: list[tuple[str, float]]) -> None:
+    for job_id, at in lost:
+        within = any(fault.began_ms <= at <= (fault.ended_ms or 0.0) for fault in scene.disturbances)
+        assert within, f"{job_id} was acknowledged at {at:.0f} and is gone; it was written in no window"
+
+
+async def report(scene: Scene, what: str) -> None:
+    lost = await scene.lost_upserts()
+    scene.note(
+        f"{what}: {len(lost)} of {len(scene.upserts)} upserts lost after a 202; longest time without a 202 "
+        f"{scene.longest_refusal_ms():.0f} ms, without a fire {scene.longest_silence_ms():.0f} ms"
+    )
+    assert_lost_within_windows(scene, [(one.job_id, one.answered_at_ms) for one in lost])
+
+
+async def test_the_master_is_killed(scene: Scene, seconds: float) -> None:
+    topology = Sentinels()
+    await scene.use(topology)
+    await scene.begin()
+    async with scene.upserting():
+        for _ in range(max(1, round(seconds / 30))):
+            master = await topology.master()
+            at = scene.now_ms()
+            await master.child.kill()
+            scene.disturbed(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
+            await promoted(scene, topology, master)
+            await scene.firing()
+            await scene.taken()
+            await scene.lane_works()
+            await master.start()  # comes back as a master, and is told that it is one no more
+            await all_follow(topology)
+            await scene.firing()
+            await scene.taken()
+            await scene.lane_works()
+    await report(scene, "master killed")
+    assert_no_downtime(await scene.judged("master killed"), outage=True)
+
+
+async def test_the_master_is_frozen_and_thawed_after_another_was_promoted(scene: Scene, seconds: float) -> None:
+    """What the old master had not passed on is thrown away when it comes back, and so is what it is sent meanwhile."""
+    topology = Sentinels(password="secret")
+    await scene.use(topology)
+    await scene.begin()
+    async with scene.upserting():
+        for _ in range(max(1, round(seconds / 30))):
+            master = await topology.master()
+            at = scene.now_ms()
+            master.child.freeze()
+            scene.disturbed(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
+            await promoted(scene, topology, master)
+            await scene.firing()
+            await scene.taken()
+            await scene.lane_works()
+            master.child.thaw()
+            await all_follow(topology)
+            await scene.firing()
+            await scene.taken()
+            await scene.lane_works()
+    await report(scene, "master frozen")
+    assert_no_downtime(await scene.judged("master frozen"), outage=True)
+
+
+async def test_a_master_that_has_lost_its_replicas_stops_and_what_it_took_until_then_is_lost(scene: Scene) -> None:
+    """The worst case: nothing reaches the replicas any more, the master goes on by itself, and then its machine dies.
+    With ``min-replicas-to-write 1`` and ``min-replicas-max-lag 2`` it stops by itself: the window is bounded."""
+    topology = Sentinels(down_after_ms=20_000, config={"min-replicas-max-lag": MAX_LAG_SECONDS})
+    await scene.use(topology)
+    await scene.begin()
+    master = await topology.master()
+    replicas = [one for one in topology.servers if one is not master]
+    async with scene.upserting():
+        await scene.recorder.until(lambda: len(scene.upserts) > 10)
+        # Runs that have begun by then: the replicas know of their claims, and will never hear of their ends.
+        await scene.open_requests(10)
+        cut_at = scene.now_ms()
+        for one in replicas:
+            one.child.freeze()
+        await asyncio.sleep(BOUND_MS / 1000 + 2)
+        refused_from = next(
+            later.asked_at_ms for one, later in pairwise(scene.upserts) if one.status == 202 and later.status == 429
+        )
+        # Killed before they thaw: what has arrived at their machines and was not read is gone.
+        await asyncio.gather(*(one.child.kill() for one in replicas))
+        await master.child.kill()
+        scene.disturbed(cut_at - ON_THE_WAY_MS, cut_at + BOUND_MS, loses_writes=True)
+        await asyncio.gather(*(one.start() for one in replicas))
+        for sentinel in topology.sentinels:
+            await sentinel.command("SENTINEL", "SET", "cronpost", "down-after-milliseconds", 1000)
+        await promoted(scene, topology, master)
+        await scene.firing()
+        await scene.taken()
+    taken = [one.answered_at_ms for one in scene.upserts if one.status == 202 and one.asked_at_ms > cut_at]
+    scene.note(f"a master without replicas acknowledged for {refused_from - cut_at:.0f} ms more")
+    assert taken, "it went on for a moment"
+    lost = await scene.lost_upserts()
+    assert lost, "nothing was lost: were the replicas cut off at all?"
+    await report(scene, "master without replicas")
+    await scene.judged("master without replicas")
