@@ -99,6 +99,8 @@ class Process:
         self._clock_service: ClockService | None = None
         self._check_fault: str | None = "Redis has not been reached yet"
         self._stopping: asyncio.Event | None = None
+        self._once_more = asyncio.Event()
+        """Everything has to be put together anew: it was for another number of shards than the store has."""
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT. A second signal ends the process at once.
@@ -114,7 +116,8 @@ class Process:
                 self.embedded = EmbeddedRedis(self.settings.store.data_dir)
                 self.embedded.start()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._main(sockets, watched))
+                while not runner.run(self._main([sock.dup() for sock in sockets], [sock.dup() for sock in watched])):
+                    self._once_more.clear()
         finally:
             for sock in sockets + watched:
                 sock.close()
@@ -142,8 +145,10 @@ class Process:
         """What is not as it should be, although the process does its job."""
         return self.nodes.faults() if self.nodes is not None and self.nodes.working else []
 
-    async def _main(self, sockets: list[socket.socket], watched: list[socket.socket]) -> None:
-        self._stopping = asyncio.Event()
+    async def _main(self, sockets: list[socket.socket], watched: list[socket.socket]) -> bool:
+        """Whether this was the end, and not a beginning with the wrong number of shards. Closes the sockets."""
+        is_first = self._stopping is None
+        self._stopping = self._stopping or asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -193,7 +198,7 @@ class Process:
         gc.collect()
         gc.freeze()  # what was loaded for the start stays, and need not be looked at again
         gc.set_threshold(*GARBAGE_THRESHOLDS)
-        if self._on_started is not None:
+        if self._on_started is not None and is_first:
             self._on_started(self)
         await self._wait_for_end(servers)
 
@@ -215,6 +220,9 @@ class Process:
         await store.aclose()
         if node_store is not None:
             await node_store.aclose()
+        for sock in sockets + watched:
+            sock.close()
+        return self._stopping.is_set() or not self._once_more.is_set()
 
     def _serve(
         self, servers: dict[asyncio.Task[None], ApiServer], routes: Sequence[BaseRoute], sockets: list[socket.socket]
@@ -225,9 +233,11 @@ class Process:
 
     async def _wait_for_end(self, servers: Iterable[asyncio.Task[None]]) -> None:
         assert self._stopping is not None
-        stopping = asyncio.create_task(self._stopping.wait(), name="cronpost signal")
-        await asyncio.wait([stopping, *servers], return_when="FIRST_COMPLETED")
-        stopping.cancel()
+        events = (self._stopping, self._once_more)
+        waiting = [asyncio.create_task(event.wait(), name="cronpost end") for event in events]
+        await asyncio.wait([*waiting, *servers], return_when="FIRST_COMPLETED")
+        for task in waiting:
+            task.cancel()
 
     def _start_firing(self) -> None:
         if self._engine is not None:
@@ -272,13 +282,14 @@ class Process:
         )
 
     async def _divided(self, store: Shards) -> Shards:
-        """``store`` with as many shards as are stored. If that cannot be told now, it is seen to before the first use.
+        """``store`` with as many shards as are stored. If that cannot be told now, nothing begins before it can.
 
         Raises ConfigError if another number is set.
         """
         try:
             stored = await store.stored_number()
-        except StoreError:
+        except StoreError as error:
+            self._set_check_fault(str(error))
             return store
         if stored != len(store):
             await store.aclose()
@@ -347,6 +358,12 @@ class Process:
             await self._check(store)
             if self._redis_is_good():
                 try:
+                    stored = await store.stored_number()
+                    if stored != len(store) and self.settings.store.shards is None and self._parent is None:
+                        chosen = msgspec.structs.replace(self.settings.store, shards=stored)
+                        self.settings = msgspec.structs.replace(self.settings, store=chosen)
+                        self._once_more.set()
+                        return
                     await store.confirm()
                 except StoreError as error:
                     self._set_check_fault(str(error))

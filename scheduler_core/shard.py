@@ -71,6 +71,7 @@ class NodeShard:
         self.claimer = Claimer(node, store, courier, self.settler, clock, metrics)
         self.settler.woken = self.claimer.wake_at
         self.heartbeat = Heartbeat(node, store, clock, metrics, shard=self.number, timekeeper=timekeeper)
+        self.settler.takes_writes = lambda: self.heartbeat.fault is None
         self.reaper = Reaper(node, store, self.claimer, clock, metrics)
         self._listener = WakeListener(store, self.claimer, clock, metrics)
         self._sweeper = Sweeper(HistoryStore(store), bounds_of(settings, len(shards)), clock, metrics)

@@ -8,6 +8,7 @@ for each different timeout.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Protocol
 
 
@@ -56,7 +57,7 @@ class _Group:
         self._timeout_ms = timeout_ms
         self._loop = asyncio.get_running_loop()
         self._armed = False
-        self.deadlines: dict[Expiring, float] = {}
+        self.deadlines: OrderedDict[Expiring, float] = OrderedDict()
 
     def add(self, one: Expiring) -> None:
         deadline = self._loop.time() + self._timeout_ms / 1000.0

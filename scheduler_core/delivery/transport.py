@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -52,9 +52,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._max_connections = max_connections
         self._keepalive = keepalive_seconds
         self._busy: set[Connection] = set()
-        self._idle: dict[Connection, tuple[Origin, float]] = {}
-        """Idle connections with the time at which they became idle, the longest idle first."""
-        self._idle_by_origin: dict[Origin, dict[Connection, None]] = {}
+        self._idle: OrderedDict[Connection, tuple[Origin, float]] = OrderedDict()
+        """Idle connections with the time at which they became idle, the longest idle first. (Taking the last of a plain
+        dictionary again and again looks at every place that was emptied before.)"""
+        self._idle_by_origin: dict[Origin, OrderedDict[Connection, None]] = {}
         self._connecting = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
@@ -119,7 +120,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if connection.finish() and not self._closed:
             loop = asyncio.get_running_loop()
             self._idle[connection] = (origin, loop.time())
-            self._idle_by_origin.setdefault(origin, {})[connection] = None
+            candidates = self._idle_by_origin.get(origin)
+            if candidates is None:
+                candidates = self._idle_by_origin[origin] = OrderedDict()
+            candidates[connection] = None
             if self._sweep is None:
                 self._sweep = loop.call_later(self._keepalive, self._close_expired)
         else:
@@ -182,9 +186,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
         """The connection that was used last: it is the least likely to have been closed by the target."""
         oldest_usable = asyncio.get_running_loop().time() - self._keepalive
         while candidates := self._idle_by_origin.get(origin):
-            connection = next(reversed(candidates))
-            _, idle_since = self._idle[connection]
-            self._forget(connection)
+            connection, _ = candidates.popitem()
+            _, idle_since = self._idle.pop(connection)
+            if not candidates:
+                del self._idle_by_origin[origin]
             if connection.usable and idle_since >= oldest_usable:
                 self._busy.add(connection)
                 return connection

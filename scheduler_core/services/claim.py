@@ -87,7 +87,8 @@ class Claimer(Service):
             self._node.room.leave(self.wake)
             await self._sleep(self.clock.now_ms() + CROWD_WAIT_MS)
             return
-        limit = self._node.room.reserve(most, self.wake)
+        # While its Redis does not answer, it tries with one place: the other shards need the rest.
+        limit = self._node.room.reserve(most if self.fault is None else 1, self.wake)
         if limit == 0:
             await self._sleep(None)
             return

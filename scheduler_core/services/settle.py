@@ -7,6 +7,7 @@ of a kept result lives as long as the node's heartbeat does; should another node
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import msgspec
@@ -22,6 +23,7 @@ from scheduler_core.events import (
     RUN_RETRYING,
     RUN_SETTLED,
     RUN_TAKEN,
+    SETTLE_PUT_ASIDE,
     SETTLE_REFUSED,
     get_logger,
     lines_together,
@@ -41,6 +43,9 @@ from scheduler_core.transition import Transition
 log = get_logger(__name__)
 
 BATCH = 256
+REFUSALS = 5
+"""So often one settlement is refused alone, in two seconds and a half, before it is put aside for the others' sake."""
+ASIDE_SECONDS = 10.0
 STATUS_CLASSES = tuple(f"{first}xx" for first in range(10))
 
 
@@ -53,6 +58,8 @@ class Unsettled(msgspec.Struct):
     settlement: Settlement
     work: Work | None = None
     ended: Ended | None = None
+    refused: int = 0
+    """How often in a row Redis has refused it when it was sent alone."""
 
 
 class Settler(Service):
@@ -68,6 +75,12 @@ class Settler(Service):
         self._batch: list[Unsettled] = []
         self._arrived = asyncio.Event()
         self._singly = False
+        self._aside: list[Unsettled] = []
+        """What Redis refuses although it takes other writes: something is wrong with that job's keys. It is tried again
+        now and then, and as long as its node lives nobody else takes the job."""
+        self._aside_until = 0.0
+        self.takes_writes: Callable[[], bool] = lambda: True
+        """Whether Redis takes writes of others; the node's heartbeat knows."""
         self.woken: Callable[[int], None] = lambda wake_ms: None
         """Told the next wake-up of each settled job; the engine puts the claimer's ``wake_at`` here."""
         metrics.unsettled.set_function(lambda: self.unsettled)
@@ -75,11 +88,11 @@ class Settler(Service):
     @property
     def unsettled(self) -> int:
         """How much Redis was not told yet."""
-        return len(self._queue) + len(self._batch)
+        return len(self._queue) + len(self._batch) + len(self._aside)
 
     def holds(self) -> set[tuple[str, int]]:
         """Id and fence of each job whose result Redis was not told yet."""
-        return {(one.claimed.id, one.claimed.lease.fence) for one in (*self._queue, *self._batch)}
+        return {(one.claimed.id, one.claimed.lease.fence) for one in (*self._queue, *self._batch, *self._aside)}
 
     @property
     def is_behind(self) -> bool:
@@ -88,7 +101,7 @@ class Settler(Service):
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything is settled."""
+        """Whether everything is settled that Redis takes."""
         return not self._queue and not self._batch
 
     def put(self, claimed: ClaimedJob, work: Work, ended: Ended) -> None:
@@ -134,19 +147,16 @@ class Settler(Service):
 
     async def run_once(self) -> None:
         if not self._batch:
-            if not self._queue:
-                self._arrived.clear()
-                await self._arrived.wait()
-            self._batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            await self._next_batch()
         size = 1 if self._singly else len(self._batch)
         part = self._batch[:size]
         try:
             answers = await self._store.settle([one.settlement for one in part])
-        except StoreRefused:
+        except StoreRefused as error:
             # One job's keys may be unusable: settled one by one, it holds up no other. What was applied before the
             # script failed answers «done» the second time.
-            if self._singly:
-                self._batch = [*self._batch[1:], self._batch[0]]
+            if self._singly and self._put_aside(part[0], str(error)):
+                return
             self._singly = True
             raise
         self._batch = self._batch[size:]
@@ -155,6 +165,35 @@ class Settler(Service):
         with lines_together():
             for one, answer in zip(part, answers, strict=True):
                 self._answered(one, answer)
+
+    async def _next_batch(self) -> None:
+        """Take from the queue when there is something, or what was put aside when it is time to try that again."""
+        while True:
+            left = self._aside_until - self.clock.monotonic() if self._aside else None
+            if left is not None and left <= 0:
+                self._batch, self._aside, self._singly = self._aside, [], True
+                return
+            if self._queue:
+                self._batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+                return
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+
+    def _put_aside(self, one: Unsettled, reason: str) -> bool:
+        """Let the others go first; whether it was refused so often that it is put aside."""
+        self._batch = self._batch[1:]
+        one.refused += 1
+        if one.refused < REFUSALS or not self.takes_writes():
+            self._batch.append(one)
+            return False
+        if one.refused == REFUSALS:
+            log.error(SETTLE_PUT_ASIDE, job_id=one.claimed.id, fence=one.claimed.lease.fence, detail=reason)
+        self._aside.append(one)
+        self._aside_until = self.clock.monotonic() + ASIDE_SECONDS
+        self._singly = bool(self._batch)
+        return True
 
     def _put(
         self, claimed: ClaimedJob, transition: Transition | None, work: Work | None = None, ended: Ended | None = None
@@ -214,6 +253,9 @@ class Settler(Service):
 
     def _report(self, one: Unsettled) -> None:
         """Count and log what Redis has taken; tell the claimer when the job is due again."""
+        wake_ms = one.settlement.wake_ms
+        if wake_ms is not None:
+            self.woken(wake_ms)
         if one.transition is None:
             log.info(RUN_HANDED_BACK, job_id=one.claimed.id, fence=one.claimed.lease.fence)
             return
@@ -230,9 +272,6 @@ class Settler(Service):
                 log.info(RUN_TAKEN, job_id=job_id, run_id=waiting.id, lost_at_ms=waiting.retry_at_ms)
         if one.transition.spawn is not None:
             self.woken(one.transition.spawn.run.fire_time_ms)
-        wake_ms = one.settlement.wake_ms
-        if wake_ms is not None:
-            self.woken(wake_ms)
 
     def _log_retry(self, job_id: str, run: Run) -> None:
         log.info(

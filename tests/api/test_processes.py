@@ -150,6 +150,26 @@ def test_without_redis_the_process_lives_says_why_and_begins_when_it_comes(
         assert process.end() == 0
 
 
+def test_a_divided_store_that_is_away_at_the_start_is_found_as_it_is_divided(
+    start: Callable[..., Cronpost], tmp_path: Path
+) -> None:
+    where = ("--port", "0", "--redis-url", f"unix://{tmp_path}/shared/redis/redis.sock")
+    with EmbeddedRedis(tmp_path / "shared"):
+        first = start("api", *where, "--shards", "3")
+        first.ready(first.url())
+        assert httpx.post(first.url(), json=job()).status_code == 202
+        assert first.end() == 0
+    late = start("serve", *where)
+    url = late.url()
+    assert httpx.get(f"{url}/ready").status_code == 503
+    with EmbeddedRedis(tmp_path / "shared"):
+        late.event("node started")
+        assert httpx.get(f"{url}/jobs/{job()['id']}").status_code == 200
+        late.ready(url)
+        assert late.end() == 0
+    assert "was started for" not in late.err.read_text()
+
+
 def test_a_redis_that_may_drop_jobs_stops_the_start_with_the_remedy(
     start: Callable[..., Cronpost], redis_url: str
 ) -> None:

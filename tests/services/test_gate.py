@@ -229,7 +229,10 @@ async def test_a_run_that_was_taken_over_stays_the_same_run_while_it_is_held_bac
     await node.claim()
     assert [entry.job_id for entry in node.deliverer.open] == ["b"]
     await bench.store.reap(now_ms=bench.clock.now_ms(), dead_after_ms=5_000)
+    told: list[int] = []
+    node.settler.woken = told.append
     await bench.work(node)
+    assert told == [await bench.due("a")]
     lease = (await bench.store.read("a")).snapshot.lease
     assert lease is not None
     assert (lease.node, lease.losses) == ("-", 1)

@@ -159,6 +159,51 @@ async def test_a_refusal_that_lasts_loses_nothing(bench: Bench, monkeypatch: pyt
         assert await bench.states(name) == [RunState.SUCCEEDED]
 
 
+async def test_what_redis_never_takes_is_put_aside_for_the_others_and_not_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.claim("a", "bad", "c")
+    await bench.answer_all()
+    settler, settle = bench.node.settler, RedisStore.settle
+    beats: list[str] = []
+    settler.takes_writes = lambda: bool(beats)
+
+    async def refused(self: RedisStore, settlements: Sequence[Settlement]) -> list[Settled]:
+        if any(one.job_id == "bad" for one in settlements):
+            raise StoreRefused("its keys cannot be used")
+        return await settle(self, settlements)
+
+    async def rounds(count: int) -> None:
+        for _ in range(count):
+            if not settler.is_idle:
+                with contextlib.suppress(StoreRefused):
+                    await settler.run_once()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "settle", refused)
+        await rounds(20)
+        assert await bench.states("a") == await bench.states("c") == [RunState.SUCCEEDED]
+        assert not settler.is_idle, "while Redis takes no beats either, nothing is wrong with this job alone"
+        beats.append("taken")
+        await rounds(1)
+        assert await settler.flush(0), "nothing else waits"
+        assert settler.unsettled == 1
+        assert len(settler.holds()) == 1
+        # The others go on, and it is tried again now and then.
+        await put(bench.redis, make_job("d"), make_state(0))
+        assert await bench.node.claim() == 1
+        await bench.answer_all()
+        await rounds(5)
+        assert await bench.states("d") == [RunState.SUCCEEDED]
+        bench.clock.advance(11_000)
+        await settler.run_once()
+        assert settler.unsettled == 1
+    bench.clock.advance(11_000)
+    await settler.run_once()
+    assert settler.unsettled == 0
+    assert await bench.states("bad") == [RunState.SUCCEEDED]
+
+
 async def test_results_that_arrive_while_a_batch_is_on_its_way_make_the_next_batch(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

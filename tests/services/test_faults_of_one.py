@@ -1,0 +1,208 @@
+"""A fault of our own in the middle of a batch: it stays with the job that it meets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.config import EngineSettings
+from scheduler_core.errors import StoreUnavailable
+from scheduler_core.job import HeldBack, Policies
+from scheduler_core.metrics import Metrics
+from scheduler_core.outcome import Outcome, OutcomeKind
+from scheduler_core.plan.settle import plan_settle_changed
+from scheduler_core.run import RunState
+from scheduler_core.services import deliver, settle
+from scheduler_core.services.gate import Gate, Ticket
+from scheduler_core.services.jobs import JobService
+from scheduler_core.store.redis_store import Claim, RedisStore
+from tests.support.factories import answered, make_job, make_state
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.stores import KEYS, opened, put, until
+
+
+class Bench:
+    """A node and three jobs that are due, each with a target of its own."""
+
+    def __init__(self, store: RedisStore, redis: Redis) -> None:
+        self.store, self.redis = store, redis
+        self.clock = ManualClock()
+        self.jobs = JobService(store, self.clock, Metrics())
+        self.node = SteppedNode(store, self.clock, Metrics(), EngineSettings(public_url="http://cronpost.test"))
+
+    async def start(self, **policies: Any) -> None:
+        await self.node.start()
+        for name in "abc":
+            job = make_job(name, url=f"http://{name}.test/run", policies=Policies(**policies))
+            await put(self.redis, job, make_state(0))
+
+    def open(self) -> list[str]:
+        return sorted(entry.job_id for entry in self.node.deliverer.open)
+
+    async def retried(self, name: str) -> str:
+        """What is said of the attempt after which a job's run waits."""
+        await self.node.settle()
+        state = (await self.store.read(name)).snapshot.state
+        assert state is not None
+        assert state.open is not None
+        assert state.open.state is RunState.RETRYING
+        return state.open.attempts[-1].message
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    async with opened(redis_url) as (store, redis):
+        bench = Bench(store, redis)
+        yield bench
+        await bench.node.crash()
+
+
+async def test_a_job_whose_target_cannot_be_judged_takes_no_other_of_its_batch_along(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.start()
+    admit = Gate.admit
+
+    def broken(gate: Gate, url: str | None, *rest: Any, **options: Any) -> Ticket | HeldBack:
+        if url == "http://a.test/run":
+            raise RuntimeError("broken")
+        return admit(gate, url, *rest, **options)
+
+    monkeypatch.setattr(Gate, "admit", broken)
+    assert await bench.node.claim() == 3
+    assert bench.open() == ["b", "c"]
+    assert await bench.retried("a") == "RuntimeError: broken"
+
+
+async def test_a_request_that_cannot_be_built_is_a_failed_attempt_and_leaves_its_slot(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.start()
+    build_request = deliver.build_request
+
+    def broken(work: Any, **options: Any) -> Any:
+        if work.job.id == "a":
+            raise ValueError("broken")
+        return build_request(work, **options)
+
+    monkeypatch.setattr(deliver, "build_request", broken)
+    assert await bench.node.claim() == 3
+    assert bench.open() == ["b", "c"]
+    assert len(bench.node.node.in_flight) == 2
+    assert await bench.retried("a") == "ValueError: broken"
+
+
+async def test_a_result_that_cannot_be_written_sets_its_job_aside(bench: Bench) -> None:
+    await bench.start()
+    await bench.node.claim()
+    await bench.node.answer(Outcome(OutcomeKind.CONNECTION, 1.0, message="\udcff"))
+    await bench.node.answer(answered(200))
+    await bench.node.settle()
+    faults = [(await bench.store.read(name)).snapshot.state for name in "ab"]
+    assert [state is not None and state.quarantine is not None for state in faults] == [True, False]
+    assert len(bench.node.node.in_flight) == 1
+
+
+async def test_a_job_that_cannot_be_planned_anew_takes_no_other_of_its_batch_along(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.start()
+    await bench.node.claim()
+    for name in "abc":
+        await bench.jobs.delete(name)
+    plan = plan_settle_changed
+
+    def broken(job: Any, state: Any, work: Any, *rest: Any) -> Any:
+        if work.job.id == "a":
+            raise RuntimeError("broken")
+        return plan(job, state, work, *rest)
+
+    monkeypatch.setattr(settle, "plan_settle_changed", broken)
+    for _ in range(3):
+        await bench.node.answer(answered(200))
+    await bench.node.settle()
+    assert await bench.redis.hkeys(KEYS.leases) == []
+    assert await bench.redis.hkeys(KEYS.states) == [b"a"]
+
+
+async def test_what_a_run_waits_for_is_cancelled_and_it_is_handed_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.start(callback=True)
+
+    async def cancelled() -> bytes:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(bench.store, "secret", cancelled)
+    assert await bench.node.claim() == 3
+    await bench.node.settle()
+    assert bench.open() == []
+    assert len(bench.node.node.in_flight) == 0
+    assert await bench.redis.zcount(KEYS.due, "-inf", bench.clock.now_ms()) == 3
+
+
+async def test_nothing_is_sent_when_the_lease_has_run_out_while_something_was_looked_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.start(callback=True)
+    secret = bench.store.secret
+
+    async def slow() -> bytes:
+        bench.clock.advance(bench.node.node.dead_after_ms)
+        return await secret()
+
+    monkeypatch.setattr(bench.store, "secret", slow)
+    await bench.node.claim()
+    assert bench.node.deliverer.seen == []
+    await until(lambda: not bench.node.node.in_flight)
+
+
+async def test_a_shard_whose_redis_does_not_answer_leaves_the_places_to_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimer, room = bench.node.claimer, bench.node.node.room
+    places: list[int] = []
+    away, claim = True, bench.store.claim
+
+    async def hung(**options: Any) -> Claim:
+        places.append(room.size - room.free - len(room.in_flight))
+        if away:
+            raise StoreUnavailable("Redis did not answer")
+        return await claim(**options)
+
+    monkeypatch.setattr(bench.store, "claim", hung)
+    await bench.start()
+    claimer.start()
+    for count in range(1, 4):
+        await until(partial(lambda number: len(places) == number and bool(bench.clock.sleeping), count))
+        away = count < 3
+        bench.clock.advance(1000)
+    await until(lambda: len(bench.open()) == 3)
+    await claimer.stop()
+    assert places[:5] == [128, 1, 1, 1, 128]
+
+
+async def test_facts_of_an_earlier_claim_that_cannot_be_read_are_forgotten(bench: Bench) -> None:
+    await bench.start()
+    await bench.redis.hset(KEYS.leases, "a", "7 - x y z 5 1")
+    assert await bench.node.claim() == 3
+    assert bench.open() == ["a", "b", "c"]
+
+
+async def test_a_lease_that_cannot_be_read_holds_up_no_other_settlement(bench: Bench) -> None:
+    await bench.start()
+    await bench.node.claim()
+    lease: Any = await bench.redis.hget(KEYS.leases, "a")
+    fence, node, *_ = lease.split(b" ")
+    await bench.redis.hset(KEYS.leases, "a", fence + b" " + node)
+    for flight in list(bench.node.node.in_flight):
+        flight.cancel()
+    await bench.node.settle()
+    assert bench.node.settler.is_idle
+    assert await bench.redis.zcount(KEYS.due, "-inf", bench.clock.now_ms()) == 2
