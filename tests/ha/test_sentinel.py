@@ -79,7 +79,7 @@ async def test_the_master_is_killed(scene: Scene, seconds: float) -> None:
             await scene.taken()
             await scene.lane_works()
     await report(scene, "master killed")
-    assert_no_downtime(await scene.judged("master killed"), outage=True)
+    assert_no_downtime(await scene.judged("master killed"), outage=True, silence_ms=scene.longest_silence_ms())
 
 
 async def test_the_master_is_frozen_and_thawed_after_another_was_promoted(scene: Scene, seconds: float) -> None:
@@ -103,7 +103,7 @@ async def test_the_master_is_frozen_and_thawed_after_another_was_promoted(scene:
             await scene.taken()
             await scene.lane_works()
     await report(scene, "master frozen")
-    assert_no_downtime(await scene.judged("master frozen"), outage=True)
+    assert_no_downtime(await scene.judged("master frozen"), outage=True, silence_ms=scene.longest_silence_ms())
 
 
 async def test_a_master_that_has_lost_its_replicas_stops_and_what_it_took_until_then_is_lost(scene: Scene) -> None:
