@@ -31,14 +31,18 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from scheduler_core.clock import SystemClock
 from scheduler_core.store.client import UncancelledRedis
 
 Address = tuple[str, int]
 Open = Callable[[Address], UncancelledRedis]
 """Makes a client with a pool of connections to one server."""
 
+_CLOCK = SystemClock()
 REDIRECTIONS = 8
-"""How often one command is sent somewhere else before the shard counts as away."""
+"""How often one command is sent somewhere else before the shard counts as away; in half a second, with the pauses."""
+PAUSE_SECONDS = 0.02
+"""Before the third time, and each further one as often as it was redirected."""
 ASKED_AT_ONCE = 3
 """Servers that are asked for the map of slots; the first answer counts, so that one that is frozen costs nothing."""
 LOOK_SECONDS = 2.0
@@ -188,6 +192,12 @@ class Cluster:
                 await client.connection_pool.disconnect(inuse_connections=False)
 
 
+async def _wait_before(turn: int) -> None:
+    """Right after a slot has moved its two masters may name each other, until they have heard of it from one another."""
+    if turn > 1:
+        await _CLOCK.sleep(PAUSE_SECONDS * turn)
+
+
 class ClusterClient(UncancelledRedis):
     """A client of the master of one slot, whichever that is. Its commands must all belong to the slot."""
 
@@ -197,7 +207,8 @@ class ClusterClient(UncancelledRedis):
         self._slot = slot
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        for _ in range(REDIRECTIONS):
+        for turn in range(REDIRECTIONS):
+            await _wait_before(turn)
             address = await self._cluster.find(self._slot)
             try:
                 return await self._cluster.client_at(address).execute_command(*args, **options)
@@ -221,7 +232,8 @@ class ClusterClient(UncancelledRedis):
         sent again."""
         answers: list[Any] = [None] * len(commands)
         left = list(range(len(commands)))
-        for _ in range(REDIRECTIONS):
+        for turn in range(REDIRECTIONS):
+            await _wait_before(turn)
             address = await self._cluster.find(self._slot)
             client = self._cluster.client_at(address)
             try:
