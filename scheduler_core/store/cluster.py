@@ -193,7 +193,7 @@ class Cluster:
 
 
 async def _wait_before(turn: int) -> None:
-    """Right after a slot has moved its two masters may name each other, until they have heard of it from one another."""
+    """Right after a slot has moved, its two masters may name each other, until one has heard of it from the other."""
     if turn > 1:
         await _CLOCK.sleep(PAUSE_SECONDS * turn)
 
