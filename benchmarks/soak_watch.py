@@ -296,7 +296,19 @@ class Watch:
             yield key
 
     async def check(self) -> list[str]:
-        """What does not fit together in the store, of one moment; empty if it is as it should be."""
+        """What does not fit together in the store; empty if it is as it should be.
+
+        The names of the lists are found one after another, all else at one moment, so a list that began in between may
+        be missed. What does not fit is therefore looked for again.
+        """
+        faults: list[str] = []
+        for _ in range(3):
+            faults = await self._look()
+            if not faults:
+                break
+        return faults
+
+    async def _look(self) -> list[str]:
         k = self._keys
         patterns = (k.history("*"), k.failures("*"))
         lists = [key for pattern in patterns async for key in self._scan(pattern)]
