@@ -133,7 +133,9 @@ def as_text(rows: list[list[str]]) -> str:
 
 
 def as_markdown(rows: list[list[str]]) -> str:
-    """A table as Markdown has it."""
+    """A table as Markdown has it; nothing if there are no rows."""
+    if not rows:
+        return ""
     head, *rest = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *rest])
 
