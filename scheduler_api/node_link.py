@@ -48,6 +48,8 @@ class Report(msgspec.Struct, array_like=True, frozen=True):
     families: list[Family] = []
     breakers: list[OpenBreaker] = []
     """Those that are not closed."""
+    warnings: list[str] = []
+    """Conditions that an operator should see although the node does its job."""
 
 
 _encoder = msgspec.msgpack.Encoder()

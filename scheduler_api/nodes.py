@@ -106,6 +106,11 @@ class Nodes:
         """What keeps nodes from working, of all of them."""
         return [fault for slot in self._slots for fault in slot.faults()]
 
+    def warnings(self) -> list[str]:
+        """The warnings of all nodes, each text once, as each node last reported."""
+        reports = [slot.report for slot in self._slots if slot.report is not None]
+        return list(dict.fromkeys(text for report in reports for text in report.warnings))
+
     def breakers(self) -> list[tuple[str, list[OpenBreaker]]]:
         """The breakers that are not closed, by node, as each has last told."""
         reports = [slot.report for slot in self._slots if slot.report is not None]

@@ -142,8 +142,13 @@ class Process:
         return faults
 
     def warnings(self) -> list[str]:
-        """What is not as it should be, although the process does its job."""
-        return self.nodes.faults() if self.nodes is not None and self.nodes.working else []
+        """Conditions that an operator should see although the process does its job."""
+        warnings = [] if self._engine is None else self._engine.warnings()
+        if self._clock_service is not None:
+            warnings += self._clock_service.warnings.values()
+        if self.nodes is not None and self.nodes.working:
+            warnings += self.nodes.faults() + self.nodes.warnings()
+        return warnings
 
     async def _main(self, sockets: list[socket.socket], watched: list[socket.socket]) -> bool:
         """Whether this was the end, and not a beginning with the wrong number of shards. Closes the sockets."""
@@ -248,8 +253,13 @@ class Process:
     def _report(self) -> Report:
         """What a node tells its parent."""
         assert self._engine is not None
-        faults = self.faults()
-        return Report(self._engine.node.id, self._engine.has_started, faults, [], self._engine.gate.breakers())
+        return Report(
+            self._engine.node.id,
+            self._engine.has_started,
+            self.faults(),
+            breakers=self._engine.gate.breakers(),
+            warnings=self._engine.warnings(),
+        )
 
     def breakers(self) -> list[tuple[str, list[OpenBreaker]]] | None:
         """The breakers that are not closed, by node; None: there is no node here."""

@@ -91,6 +91,10 @@ class Engine:
         found += [(0, service.fault) for service in self._of_all if service.fault is not None]
         return [f"shard {number}: {fault}" if len(self._shards) > 1 else fault for number, fault in found]
 
+    def warnings(self) -> list[str]:
+        """Conditions that an operator should see although the node does its job."""
+        return list(dict.fromkeys(text for service in self.services for text in service.warnings.values()))
+
     async def stop(self) -> None:
         """Stop claiming, let open attempts end, hand back the rest, leave.
 

@@ -29,6 +29,9 @@ class Service:
         self.metrics = metrics
         self.fault: str | None = None
         """Why the service cannot do its work now; None while it can."""
+        self.warnings: dict[str, str] = {}
+        """Conditions that an operator should see although the service works, as text by a key of its own; ``/ready``
+        lists them. A service adds and removes its entries itself."""
         self.longest_pause = LONGEST_PAUSE
         self.shard: int | None = None
         """Where there are several: which it works for."""
