@@ -6,6 +6,8 @@ A *target* is an origin: scheme, host and port of a URL. All of this is plain ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 LEAST_WAIT_MS = 10.0
@@ -101,3 +103,37 @@ class Rate(msgspec.Struct):
         holds back would never have their turn."""
         if self.next_ms(now_ms, interval_ms) <= now_ms:
             self.spend(now_ms, interval_ms)
+
+    def is_idle(self, now_ms: float, interval_ms: float) -> bool:
+        """Whether its last requests are so long ago that it lets through exactly what a new one would."""
+        return self.due_ms <= now_ms - max(0.0, RATE_BURST_MS - interval_ms)
+
+
+RATES_PER_TARGET = 8
+"""The most rates that a node keeps for one target at a time."""
+
+
+def rates_for(rates: dict[float, Rate], wanted: Iterable[float], *, now_ms: float, nodes: int) -> set[float]:
+    """Return the keys in ``rates`` of the rates that limit a request for which ``wanted`` rates (per second) hold.
+
+    Adds those that are new. When a target has ``RATES_PER_TARGET`` rates already, idle ones are dropped first, which
+    changes nothing. If all are in use, the strictest are kept, and a request whose rate is not among them gets the next
+    stricter one: it may wait longer than it asked for, but it is never unlimited. ``nodes`` share each rate.
+    """
+    chosen: set[float] = set()
+    for rate in sorted(wanted):
+        if rate not in rates:
+            if len(rates) >= RATES_PER_TARGET:
+                idle = [known for known, one in rates.items() if one.is_idle(now_ms, 1000 * nodes / known)]
+                for known in idle:
+                    if known not in chosen:
+                        del rates[known]
+            if len(rates) >= RATES_PER_TARGET:
+                stricter = [known for known in rates if known < rate]
+                if stricter:
+                    chosen.add(max(stricter))
+                    continue
+                del rates[max(rates)]
+            rates[rate] = Rate()
+        chosen.add(rate)
+    return chosen

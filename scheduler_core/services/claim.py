@@ -214,8 +214,13 @@ class Claimer(Service):
         if isinstance(ticket, HeldBack):
             self._settler.hold(claimed, work, ticket)
             return
-        log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=work.run.id, fence=lease.fence)
-        self._courier.send(claimed, work, ticket)
+        try:
+            log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=work.run.id, fence=lease.fence)
+            self._courier.send(claimed, work, ticket)
+        except BaseException:
+            # Without this, a fault between here and the attempt would cost the target a slot until the process ends.
+            self._gate.left(ticket, None)
+            raise
 
     def _has_suspect(self) -> bool:
         """Whether this node holds a run that one more dead node would quarantine.

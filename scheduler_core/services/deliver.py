@@ -86,6 +86,13 @@ class Courier:
         """Begin the next attempt of ``work.run``. What comes of it goes to the settler, whatever it is."""
         flight = Flight(self, claimed, work, ticket)
         self.node.in_flight.add(flight)
+        try:
+            self._begin(flight, claimed, work)
+        except BaseException:
+            self.node.in_flight.discard(flight)
+            raise
+
+    def _begin(self, flight: Flight, claimed: ClaimedJob, work: Work) -> None:
         if not self.node.lease_holds:
             # Another node may hold this job by now: sending would make two runs at once.
             flight.hand_back()

@@ -18,7 +18,7 @@ from scheduler_core.clock import Clock
 from scheduler_core.config import EngineSettings
 from scheduler_core.events import BREAKER_CLOSED, BREAKER_OPENED, BREAKER_PROBES, get_logger
 from scheduler_core.job import HeldBack, HoldReason, Limits
-from scheduler_core.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, Rate, room_for
+from scheduler_core.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, room_for
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Room
 from scheduler_core.outcome import Outcome, OutcomeKind
@@ -29,8 +29,6 @@ log = get_logger(__name__)
 
 SHOWN_TARGETS = 100
 """The most targets that metrics name."""
-RATES_PER_TARGET = 8
-"""How many different rates of its jobs one target has at once; of more, the oldest is forgotten."""
 NO_ANSWER = frozenset({OutcomeKind.TIMEOUT, OutcomeKind.DNS, OutcomeKind.CONNECTION, OutcomeKind.TLS})
 """How an attempt ends that says something against its target."""
 ANSWER = frozenset({OutcomeKind.RESPONSE, OutcomeKind.PROTOCOL})
@@ -41,11 +39,12 @@ CROWD_WAIT_MS = 25
 
 
 class Ticket(msgspec.Struct, eq=False):
-    """The right of one attempt to its slot."""
+    """The right of one attempt to its slot. Whoever ends the attempt gives it back, by :meth:`Gate.left`."""
 
     bay: Bay | None = None
     """None: its target was not known when it was claimed."""
     probe: int = 0
+    given_back: bool = False
 
 
 class Gate:
@@ -86,9 +85,10 @@ class Gate:
         held = self._held_back(bay, work.job.policies.limits, hold, taken_over)
         if held is not None:
             return held
+        ticket = Ticket(bay, 0 if bay.breaker.state is BreakerState.CLOSED else self._probe(bay))
         bay.open += 1
         self._open += 1
-        return Ticket(bay, 0 if bay.breaker.state is BreakerState.CLOSED else self._probe(bay))
+        return ticket
 
     def enter(self, ticket: Ticket, url: str, work: Work, hold: HeldBack | None) -> HeldBack | None:
         """Decide about an attempt whose target was not known when it got its ticket. Held back, it keeps the ticket
@@ -116,7 +116,11 @@ class Gate:
         return None if bay.breaker.lets_through(now_ms) else self._by_breaker(bay, now_ms, None)
 
     def left(self, ticket: Ticket, outcome: Outcome | None) -> None:
-        """The attempt is over; None: it was never sent, or cut off."""
+        """Give back the slot of an attempt that is over. ``outcome`` None: it was never sent, or cut off. Giving back a
+        ticket a second time changes nothing, so every place where an attempt can fail may do it."""
+        if ticket.given_back:
+            return
+        ticket.given_back = True
         self._open -= 1
         bay = ticket.bay
         if bay is None:
@@ -228,12 +232,8 @@ class Gate:
             return None
         now_ms = self._clock.now_ms()
         nodes = self._room.live_nodes
-        asked = [rate for rate in (self._rate, None if limits is None else limits.rate) if rate is not None]
-        for rate in asked:
-            if rate not in bay.rates:
-                if len(bay.rates) >= RATES_PER_TARGET:
-                    del bay.rates[next(known for known in bay.rates if known not in asked)]
-                bay.rates[rate] = Rate()
+        wanted = [rate for rate in (self._rate, None if limits is None else limits.rate) if rate is not None]
+        asked = rates_for(bay.rates, wanted, now_ms=now_ms, nodes=nodes)
         at_ms = max((bay.rates[rate].next_ms(now_ms, 1000 * nodes / rate) for rate in asked), default=0.0)
         if at_ms - now_ms > RATE_HORIZON_MS:
             # The line is long enough: it comes again when it has become shorter, not all at the same moment.

@@ -13,6 +13,7 @@ from scheduler_core.catalogue import Target, Timing
 from scheduler_core.config import EngineSettings
 from scheduler_core.errors import StoreUnavailable
 from scheduler_core.job import HeldBack, HoldReason, JobState, Limits, Overlap, Policies
+from scheduler_core.limits import RATES_PER_TARGET
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Room
 from scheduler_core.outcome import OutcomeKind
@@ -20,7 +21,7 @@ from scheduler_core.plan.claim import Work
 from scheduler_core.plan.hold import plan_hold
 from scheduler_core.run import Miss, Run
 from scheduler_core.services.catalogue import CatalogueService
-from scheduler_core.services.gate import CROWD_STEP, RATES_PER_TARGET, Gate, Ticket
+from scheduler_core.services.gate import CROWD_STEP, Gate, Ticket
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.store.shards import Shards
@@ -279,14 +280,78 @@ async def test_a_job_asks_for_a_rate_of_its_own(bench: Bench) -> None:
     assert await bench.work(node) == ["a", "b", "free"]
 
 
-def test_of_many_different_rates_the_oldest_is_forgotten() -> None:
-    gate = Gate(Room(1_000), EngineSettings(target_rate=100.0), ManualClock(), Metrics())
+def with_rate(rate: float) -> Work:
+    return Work(make_job(url=WELL, policies=Policies(limits=Limits(rate=rate))), make_run(), make_state())
+
+
+@pytest.mark.parametrize("rates", [[1.0 + n for n in range(24)], [24.0 - n for n in range(24)]], ids=["up", "down"])
+def test_however_many_rates_one_target_has_each_job_is_limited(rates: list[float]) -> None:
+    clock = ManualClock()
+    gate = Gate(Room(10_000), EngineSettings(), clock, Metrics())
+    admitted = dict.fromkeys(rates, 0)
+    for _ in range(1_000):
+        for rate in rates:
+            admitted[rate] += isinstance(gate.admit(WELL, with_rate(rate), None, taken_over=False), Ticket)
+        assert len(gate._bays.of(WELL).rates) <= RATES_PER_TARGET
+        clock.advance(10)
+    # In 10 s: one at once and 10 s worth of its rate at most; each adds at most what it may do alone.
+    for rate in rates:
+        assert admitted[rate] <= 10 * rate + 1 + len(rates), rate
+    assert sum(admitted.values()) <= 10 * max(rates) + 2 * len(rates)
+
+
+def test_an_idle_rate_makes_room_for_another_one() -> None:
+    clock = ManualClock()
+    gate = Gate(Room(10_000), EngineSettings(target_rate=100.0), clock, Metrics())
     for number in range(3 * RATES_PER_TARGET):
-        work = Work(make_job(url=WELL, policies=Policies(limits=Limits(rate=1.0 + number))), make_run(), make_state())
-        gate.admit(WELL, work, None, taken_over=False)
-        bay = gate._bays.of(WELL)
-        assert len(bay.rates) <= RATES_PER_TARGET
-        assert {100.0, 1.0 + number} <= set(bay.rates)
+        gate.admit(WELL, with_rate(2.0 + number), None, taken_over=False)
+        rates = gate._bays.of(WELL).rates
+        assert len(rates) <= RATES_PER_TARGET
+        assert {100.0, 2.0 + number} <= set(rates)
+        clock.advance(10 * SECOND)
+
+
+async def test_a_fault_between_admission_and_attempt_gives_the_slot_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await bench.node()
+    await bench.put("a", WELL)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scheduler_core.services.deliver.Flight.__init__", fail)
+        await bench.work(node)
+    gate = node.courier.gate
+    assert (gate._open, gate._bays.of(WELL).open, len(node.node.in_flight)) == (0, 0, 0)
+
+
+def test_giving_a_ticket_back_twice_frees_one_slot() -> None:
+    gate = Gate(Room(10), EngineSettings(), ManualClock(), Metrics())
+    work = Work(make_job(url=WELL), make_run(), make_state())
+    one, other = (gate.admit(WELL, work, None, taken_over=False) for _ in range(2))
+    assert isinstance(one, Ticket)
+    assert isinstance(other, Ticket)
+    gate.left(one, None)
+    gate.left(one, answered(200))
+    assert (gate._open, gate._bays.of(WELL).open) == (1, 1)
+
+
+async def test_requests_to_a_named_target_count_for_its_share(bench: Bench) -> None:
+    gate = Gate(Room(10), EngineSettings(), ManualClock(), Metrics())
+    work = Work(make_job(url=WELL), make_run(), make_state())
+    tickets = []
+    for _ in range(6):
+        ticket = gate.admit(None, work, None, taken_over=False)
+        assert isinstance(ticket, Ticket)
+        held = gate.enter(ticket, WELL, work, None)
+        tickets.append((ticket, held))
+    assert [held is None for _, held in tickets] == [True] * 5 + [False]
+    assert (gate._open, gate._bays.of(WELL).open) == (6, 5)
+    for ticket, _ in tickets:
+        gate.left(ticket, None)
+    assert (gate._open, gate._bays.of(WELL).open) == (0, 0)
 
 
 def test_a_herd_for_one_quick_target_is_claimed_as_fast_as_it_has_room() -> None:
