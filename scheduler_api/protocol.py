@@ -12,6 +12,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_SECONDS = 10.0
@@ -48,6 +49,8 @@ class ServerProtocol(HttpToolsProtocol):
         self._in_head = False
         """Whether the head of a request has begun, and not ended."""
         self._head_bytes = 0
+        self._head_without_upgrade: bytes | None = None
+        """Set while the parser reads a request that asks for another protocol: its head, to be parsed again."""
         self._refusal: HTTPStatus | None = None
         self._lingering = False
         """Whether the last answer was given, and what still comes is thrown away."""
@@ -78,11 +81,34 @@ class ServerProtocol(HttpToolsProtocol):
             return
         if self._deadline is None:
             self._arm(self.head_seconds)  # an idle connection wakes up
-        super().data_received(data)
+        self._parse(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser. A request with ``Upgrade`` is read as if it had none (RFC 9110, 7.8, allows that).
+
+        llhttp takes the bytes after the head of such a request for another protocol, so that they would be parsed as
+        the next request. Here they are given to a new parser, after the same head without ``Upgrade``.
+        """
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                head = self._head_without_upgrade
+                if head is None:  # CONNECT is refused at the end of its head, so this is not reached
+                    self._refuse(HTTPStatus.BAD_REQUEST)
+                    return
+                self._head_without_upgrade = None
+                self.parser = _new_parser(self)
+                data = head + data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                return
 
     # What the parser calls.
 
@@ -95,6 +121,11 @@ class ServerProtocol(HttpToolsProtocol):
         self._in_head = False
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self._stop_parsing(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._stop_parsing(HTTPStatus.NOT_IMPLEMENTED)
+            self._head_without_upgrade = self._encode_head(without=b"upgrade")
+            return
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
             self._stop_parsing(HTTPStatus.BAD_REQUEST)
@@ -107,6 +138,8 @@ class ServerProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._head_without_upgrade is not None:
+            return
         super().on_message_complete()
         if not self.cycle.response_complete:
             self._arm(self.answer_seconds)
@@ -134,6 +167,12 @@ class ServerProtocol(HttpToolsProtocol):
             self._linger()
         else:
             self.transport.close()
+
+    def _encode_head(self, *, without: bytes) -> bytes:
+        """The head of the current request, as the parser has read it, but for the headers with one name."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % (name, value) for name, value in self.headers if name != without]
+        return b"\r\n".join([*lines, b"", b""])
 
     # Deadlines and refusals.
 
@@ -191,6 +230,13 @@ class _ExchangeTransport:
 
     def close(self) -> None:
         self._protocol.end_exchange()
+
+
+def _new_parser(protocol: ServerProtocol) -> httptools.HttpRequestParser:
+    """A parser with the one leniency of uvicorn's: data after ``Connection: close`` is no error."""
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
 
 
 def _closing_answer(status: HTTPStatus) -> bytes:
