@@ -11,6 +11,7 @@ import click
 from scheduler_api import cli_asked  # noqa: F401 - its commands add themselves to those of jobs
 from scheduler_api.cli_cron import cron
 from scheduler_api.cli_jobs import jobs
+from scheduler_api.screen import show, show_error
 from scheduler_core.config import SETTINGS, Setting, Settings, mask_url, shown_value
 from scheduler_core.config_reader import load_settings
 from scheduler_core.errors import ConfigError, CronpostError, InvalidInput
@@ -30,10 +31,10 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except (ConfigError, InvalidInput) as error:
-            click.echo(f"cronpost: {error}", err=True)
+            show_error(f"cronpost: {error}")
             ctx.exit(EXIT_USAGE)
         except CronpostError as error:
-            click.echo(f"cronpost: {error}", err=True)
+            show_error(f"cronpost: {error}")
             ctx.exit(EXIT_FAILED)
 
 
@@ -169,7 +170,7 @@ def _banner(process: Any) -> None:
         keys = len(settings.api.api_keys)
         lines.append(f"  Access      {f'{keys} API key(s)' if keys else 'open to whoever can connect'}")
         lines.append(f"  Next        cronpost jobs list --server {process.url}     (Ctrl-C stops the server)")
-    click.echo("\n".join(lines))
+    show("\n".join(lines))
 
 
 @main.command()

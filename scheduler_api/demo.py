@@ -17,6 +17,7 @@ import click
 from msgspec.structs import replace
 
 from scheduler_api.process import Process
+from scheduler_api.screen import show
 from scheduler_api.server import PortInUseError, listen, url_of
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import ProcessSettings, Settings
@@ -61,12 +62,12 @@ class Demo:
             self._start(self._settings)
         except PortInUseError:
             taken = self._settings.api.port
-            click.echo(f"Port {taken} is in use, so the API listens on another one.")
+            show(f"Port {taken} is in use, so the API listens on another one.")
             self._start(replace(self._settings, api=replace(self._settings.api, port=0)))
 
     def _start(self, settings: Settings) -> None:
         Process(settings, on_started=self._started, wrap_deliverer=Watched).run()
-        click.echo("Stopped. The job and its history are kept: the next start goes on with them.")
+        show("Stopped. The job and its history are kept: the next start goes on with them.")
 
     def _started(self, process: Process) -> None:
         self._tasks.add(asyncio.create_task(self._set_up(process), name="demo"))
@@ -77,7 +78,7 @@ class Demo:
         assert process.url is not None
         job = Job(JOB_ID, runner_url, CronSpec(CRON), PAYLOAD.encode(), retry_already_running=3, recovery_check=True)
         await _upsert(process.context.jobs, job, process)
-        click.echo(introduction(process, runner_url))
+        show(introduction(process, runner_url))
 
 
 async def _upsert(jobs: JobService, job: Job, process: Process) -> None:
@@ -170,7 +171,7 @@ class Watched(Deliverer):
         fire_time = datetime.fromisoformat(dict(request.headers)["Cronpost-Fire-Time"])
         late_ms = self._clock.now_ms() - round(fire_time.timestamp() * 1000)
         outcome = await self._inner.deliver(request)
-        click.echo(fire_line(request, outcome, late_ms=late_ms))
+        show(fire_line(request, outcome, late_ms=late_ms))
         return outcome
 
     async def aclose(self) -> None:
@@ -190,7 +191,7 @@ class Runner:
             sockets = listen("127.0.0.1", RUNNER_PORT)
         except PortInUseError:
             sockets = listen("127.0.0.1", 0)
-            click.echo(f"Port {RUNNER_PORT} is in use, so the runner listens on another one.")
+            show(f"Port {RUNNER_PORT} is in use, so the runner listens on another one.")
         self._servers = [await asyncio.start_server(self._serve, sock=sock) for sock in sockets]
         return url_of(sockets, "localhost") + RUNNER_PATH
 

@@ -41,7 +41,9 @@ from scheduler_core.events import (
     STORE_LOST,
     STORE_WARNING,
     bind_to_all,
+    flush_logs,
     get_logger,
+    log_warnings,
 )
 from scheduler_core.metrics import Metrics
 from scheduler_core.services.base import Service
@@ -62,6 +64,8 @@ GARBAGE_THRESHOLDS = (10_000, 20, 50)
 """A fire allocates some hundred containers, nearly all of which die by reference count. With Python's thresholds (700,
 10, 10) looking for cycles among them took 26 to 32 us of each fire; with these, 5 (1,000 fires a second)."""
 EXIT_FORCED = 130
+FORCED_FLUSH_SECONDS = 0.2
+"""How long a second signal waits for the last log lines to be written."""
 
 Notice = Callable[["Process"], None]
 WrapDeliverer = Callable[[Deliverer, RedisClock], Deliverer]
@@ -127,6 +131,7 @@ class Process:
     def stop(self) -> None:
         """What the first signal does. Call from the event loop."""
         if self._stopping is None or self._stopping.is_set():
+            flush_logs(FORCED_FLUSH_SECONDS)
             os._exit(EXIT_FORCED)
         self._stopping.set()
 
@@ -148,7 +153,7 @@ class Process:
             warnings += self._clock_service.warnings.values()
         if self.nodes is not None and self.nodes.working:
             warnings += self.nodes.faults() + self.nodes.warnings()
-        return warnings
+        return list(dict.fromkeys(warnings + log_warnings()))
 
     async def _main(self, sockets: list[socket.socket], watched: list[socket.socket]) -> bool:
         """Whether this was the end, and not a beginning with the wrong number of shards. Closes the sockets."""
@@ -258,7 +263,7 @@ class Process:
             self._engine.has_started,
             self.faults(),
             breakers=self._engine.gate.breakers(),
-            warnings=self._engine.warnings(),
+            warnings=self.warnings(),
         )
 
     def breakers(self) -> list[tuple[str, list[OpenBreaker]]] | None:

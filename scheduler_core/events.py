@@ -8,19 +8,22 @@ and log an event by name, with what it is about as keyword arguments::
 A line never holds a payload, a header, a secret or the query string of a URL: fields with such names are replaced,
 and URLs are cut, whoever logs them. Lines of the standard library's ``logging`` (uvicorn, redis, asyncio) take the same
 way. Everything goes to standard error; standard output belongs to what a command prints.
+
+After ``configure_logging`` a thread writes the lines (:mod:`scheduler_core.line_writer`), so that a reader of standard
+error that stalls cannot stop the event loop. What does not fit into the queue is dropped, counted and reported.
 """
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import datetime
 import functools
 import logging
 import re
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from types import TracebackType
 from typing import Any, Final, TextIO
 from urllib.parse import urlsplit, urlunsplit
 
@@ -30,6 +33,7 @@ from structlog.typing import FilteringBoundLogger
 
 from scheduler_core.clock import SystemClock
 from scheduler_core.config import LogSettings
+from scheduler_core.line_writer import LineWriter
 
 # The life of a node.
 NODE_STARTED: Final = "node started"
@@ -46,6 +50,12 @@ SERVICE_FAILED: Final = "service failed"
 API_STARTED: Final = "api started"
 API_STOPPED: Final = "api stopped"
 API_FAILED: Final = "api request failed"
+PROCESS_FAILED: Final = "process failed"
+"""An error that nothing caught; the process ends."""
+ERROR_IGNORED: Final = "error ignored"
+"""An error in a finalizer, or another place that cannot raise it."""
+LOG_LINES_DROPPED: Final = "log lines dropped"
+"""The reader of the log stalled and the queue was full; the next lines follow again without a gap."""
 
 # The life of a job.
 JOB_UPSERTED: Final = "job upserted"
@@ -107,8 +117,8 @@ REDIS_STOPPED: Final = "embedded redis stopped"
 REDIS_ORPHAN_ENDED: Final = "embedded redis of an earlier start ended"
 REDIS_TAIL_CUT: Final = "embedded redis cut a half-written command"
 
-WHOLE_BYTES: Final = 4096
-"""What Linux writes to a pipe in one piece (PIPE_BUF), whoever else writes to it."""
+EXIT_SECONDS: Final = 1.0
+"""How long the end of the process waits for a reader of standard error that stalls."""
 NOT_LOGGED: Final = "[not logged]"
 NEVER_LOGGED: Final = frozenset(
     {
@@ -154,13 +164,14 @@ def get_logger(name: str) -> FilteringBoundLogger:
 def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     """Set up structlog and the standard library's ``logging``, once per process; a second call replaces the first.
 
-    Loggers that have been used keep the set-up of their first use. ``stream`` None is standard error, looked up at
-    each line. The caller of uvicorn has to pass ``log_config=None``, or uvicorn puts its own handlers in front.
+    Loggers that have been used keep the set-up of their first use. ``stream`` None is standard error, which a thread
+    writes to; another stream is written to by the caller. The caller of uvicorn has to pass ``log_config=None``, or
+    uvicorn puts its own handlers in front.
     """
-    out = _Output(stream)
-    on_terminal = out.is_terminal()
+    on_terminal = _Output(stream).is_terminal()
     as_console = settings.log_format == "console" or (settings.log_format == "auto" and on_terminal)
     render: Renderer = _ConsoleRenderer(colors=on_terminal) if as_console else render_json
+    out = _Output(stream, _writer_of_errors(render) if stream is None else None)
     level = getattr(logging, settings.log_level.upper())
     _configure_structlog(render, out, level, cache=True)
     root = logging.getLogger()
@@ -192,6 +203,62 @@ def _configure_structlog(render: Renderer, out: _Output, level: int, *, cache: b
     _often[:] = [(out, render)] if level <= logging.INFO else []
 
 
+def _writer_of_errors(render: Renderer) -> LineWriter | None:
+    """The thread that writes to standard error; None where that is not a file of the system (inside a test).
+
+    Whatever else Python writes there by itself comes the same way: written directly, it would wait for the reader.
+    """
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):  # io.UnsupportedOperation is the first two
+        return None
+
+    def report(count: int) -> str:
+        line = {"level": "warning", "time": _rfc3339(_CLOCK.now_ms()), "event": LOG_LINES_DROPPED, "count": count}
+        return render(None, "", {**line, **_bound, "detail": "the reader of the log was too slow"})
+
+    writer = LineWriter(descriptor, report=report)
+    _writers[:] = [writer]
+    atexit.register(writer.flush, EXIT_SECONDS)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    sys.unraisablehook = _log_ignored
+    return writer
+
+
+def _log_uncaught(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    get_logger(__name__).critical(PROCESS_FAILED, exc_info=error)
+
+
+def _log_ignored(unraisable: sys.UnraisableHookArgs) -> None:
+    get_logger(__name__).error(ERROR_IGNORED, detail=unraisable.err_msg, exc_info=unraisable.exc_value)
+
+
+def write_error(text: str) -> bool:
+    """Write plain text to standard error the way log lines go; False where no thread writes them."""
+    for writer in _writers:
+        writer.put(text)
+    return bool(_writers)
+
+
+def flush_logs(seconds: float) -> None:
+    """Wait until the lines that were logged so far are written, for at most ``seconds``: before ``os._exit``."""
+    for writer in _writers:
+        writer.flush(seconds)
+
+
+def dropped_lines() -> int:
+    """How many log lines were dropped since the start because their reader stalled."""
+    return sum(writer.dropped for writer in _writers)
+
+
+def log_warnings() -> list[str]:
+    """What ``/ready`` says of the log: a warning while lines are dropped."""
+    if not any(writer.is_dropping for writer in _writers):
+        return []
+    return [f"log: the reader of standard error stalls; {dropped_lines()} lines were dropped since the start"]
+
+
 def log_often(event: str, fields: dict[str, Any], *, detail: str) -> None:
     """Log at level info what happens with every fire, past the processors, which cost twice as much as the line.
 
@@ -212,6 +279,8 @@ def bind_to_all(**fields: str) -> None:
 _bound: dict[str, str] = {}
 _often: list[tuple[_Output, Renderer]] = []
 """Where lines of level info go; empty if they are not wanted."""
+_writers: list[LineWriter] = []
+"""The writer of standard error, once logging is configured by an entry point."""
 
 
 def cut_url(url: str) -> str:
@@ -308,54 +377,15 @@ def _escaped(match: re.Match[str]) -> str:
     return ascii(match[0])[1:-1]
 
 
-@contextlib.contextmanager
-def lines_together() -> Iterator[None]:
-    """Write the lines that this thread logs inside with few system calls at the end: a batch of settles logs many.
-
-    Each call writes no more than a pipe takes as a whole, since the nodes of one server share their standard error.
-    """
-    if _held.lines is not None:
-        yield
-        return
-    held = _held.lines = {}
-    try:
-        yield
-    finally:
-        _held.lines = None
-        for out, lines in held.items():
-            for piece in _pieces(lines):
-                out.msg(piece)
-
-
-def _pieces(lines: list[str]) -> Iterator[str]:
-    """The lines in as few pieces as there can be of at most ``WHOLE_BYTES``, line ends included."""
-    piece: list[str] = []
-    room = WHOLE_BYTES
-    for line in lines:
-        length = (len(line) if line.isascii() else len(line.encode("utf-8", "replace"))) + 1
-        if length > room and piece:
-            yield "\n".join(piece)
-            piece, room = [], WHOLE_BYTES
-        piece.append(line)
-        room -= length
-    if piece:
-        yield "\n".join(piece)
-
-
-class _Held(threading.local):
-    """Lines that are to be written together, by output."""
-
-    lines: dict[_Output, list[str]] | None = None
-
-
-_held = _Held()
-
-
 class _Output:
-    """Writes finished lines. A line that cannot be written is lost: logging must not stop what is logged."""
+    """Passes finished lines on: to a thread that writes to standard error, or to a stream that cannot block.
 
-    def __init__(self, stream: TextIO | None) -> None:
+    A line that cannot be written is lost: logging must not stop what is logged.
+    """
+
+    def __init__(self, stream: TextIO | None, writer: LineWriter | None = None) -> None:
         self._stream = stream
+        self._writer = writer
 
     def is_terminal(self) -> bool:
         stream = self._stream or sys.stderr
@@ -365,8 +395,8 @@ class _Output:
             return False
 
     def msg(self, line: str) -> None:
-        if _held.lines is not None:
-            _held.lines.setdefault(self, []).append(line)
+        if self._writer is not None:
+            self._writer.put(line)
             return
         stream = self._stream or sys.stderr
         try:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from collections.abc import Iterable
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from scheduler_core.events import dropped_lines
 from scheduler_core.tallies import Spread, Tally
 
 LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -90,4 +95,16 @@ class Metrics:
         )
         self.requests = Counter(
             "cronpost_http_requests_total", "Requests to the API.", ["method", "status"], registry=r
+        )
+        r.register(_LogLines())
+
+
+class _LogLines(Collector):
+    """The log lines of this process; they are counted where they are written."""
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            "cronpost_log_lines_dropped",
+            "Log lines dropped because the reader of standard error stalled.",
+            value=dropped_lines(),
         )

@@ -25,7 +25,6 @@ from scheduler_core.events import (
     TASK_UNREADABLE,
     TASKS_REMOVED,
     get_logger,
-    lines_together,
 )
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
@@ -270,9 +269,8 @@ class Lane(Service):
             self._let_go(batch)
             return
         del batch.ended[: len(part)]
-        with lines_together():
-            for one, result in zip(part, answer.answers, strict=True):
-                self._answered(batch, one, result)
+        for one, result in zip(part, answer.answers, strict=True):
+            self._answered(batch, one, result)
         if answer.removed:
             self.metrics.tasks_removed.inc(answer.removed)
             log.warning(TASKS_REMOVED, count=answer.removed, detail="stale tasks beyond the number that is kept")

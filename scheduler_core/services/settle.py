@@ -26,7 +26,6 @@ from scheduler_core.events import (
     SETTLE_PUT_ASIDE,
     SETTLE_REFUSED,
     get_logger,
-    lines_together,
     log_often,
 )
 from scheduler_core.job import HeldBack, JobState
@@ -162,9 +161,8 @@ class Settler(Service):
         self._batch = self._batch[size:]
         if not self._batch:
             self._singly = False
-        with lines_together():
-            for one, answer in zip(part, answers, strict=True):
-                self._answered(one, answer)
+        for one, answer in zip(part, answers, strict=True):
+            self._answered(one, answer)
 
     async def _next_batch(self) -> None:
         """Take from the queue when there is something, or what was put aside when it is time to try that again."""

@@ -21,6 +21,7 @@ LAYERS = {
     "scheduler_core.config_reader": BASE,
     "scheduler_core.errors": BASE,
     "scheduler_core.events": BASE,
+    "scheduler_core.line_writer": BASE,
     "scheduler_core.metrics": BASE,
     "scheduler_core.redis_url": BASE,
     "scheduler_core.tallies": BASE,

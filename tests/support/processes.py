@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import httpx
@@ -91,18 +91,30 @@ def processes_under(directory: Path) -> Iterator[int]:
 class Child:
     """A child process whose lines on standard error are kept."""
 
-    def __init__(self, command: list[str], *, directory: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        directory: Path,
+        environment: dict[str, str] | None = None,
+        pipe: LogPipe | None = None,
+    ) -> None:
+        """``pipe`` stands between the process and the file with its lines."""
         self._errors = (directory / f"errors-{time.monotonic_ns()}.log").open("w+b")
+        self.pipe = pipe
+        output = self._errors if pipe is None else pipe.open(self._errors)
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=self._errors,
-            stderr=self._errors,
+            stdout=output,
+            stderr=output,
             cwd=directory,
             env=environment,
             start_new_session=True,
             preexec_fn=_die_with_the_test,  # noqa: PLW1509 - the test has no other thread when it starts a child
         )
+        if pipe is not None:
+            pipe.read()
 
     @property
     def pid(self) -> int:
@@ -147,20 +159,70 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()
+        if self.pipe is not None:
+            self.pipe.close()
         self._errors.close()
+
+
+class LogPipe:
+    """A pipe that a process logs to, with a reader that can stall."""
+
+    def __init__(self) -> None:
+        self._read_end, self._write_end = os.pipe()
+        self._file: BinaryIO | None = None
+        os.set_blocking(self._read_end, False)
+
+    def open(self, file: BinaryIO) -> int:
+        """The write end, for the process; what it writes is copied to ``file``."""
+        self._file = file
+        return self._write_end
+
+    def read(self) -> None:
+        """Read, also after a stall."""
+        if self._write_end >= 0:
+            os.close(self._write_end)  # the process has its own
+            self._write_end = -1
+        asyncio.get_running_loop().add_reader(self._read_end, self._copy)
+
+    def stall(self) -> None:
+        """Read no more."""
+        asyncio.get_running_loop().remove_reader(self._read_end)
+
+    def close(self) -> None:
+        if self._read_end >= 0:
+            self.stall()
+            os.close(self._read_end)
+            self._read_end = -1
+
+    def _copy(self) -> None:
+        assert self._file is not None
+        data = os.read(self._read_end, 65_536)
+        self._file.write(data)
+        self._file.flush()
+        if not data:
+            self.close()
 
 
 class Cronpost(Child):
     """One ``cronpost`` process: ``serve``, ``api`` or ``node``."""
 
-    def __init__(self, kind: str, *, directory: Path, settings: dict[str, object], prelude: str = "") -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        directory: Path,
+        settings: dict[str, object],
+        prelude: str = "",
+        pipe: LogPipe | None = None,
+    ) -> None:
         """``prelude`` is Python that runs in the process before Cronpost does."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
         environment["PYTHONPATH"] = str(ROOT)
         chosen = {**FAST, **({} if kind == "node" else {"port": 0}), **settings}
         environment |= {f"CRONPOST_{name.upper()}": str(value) for name, value in chosen.items()}
         program = f"{prelude}\n{RUN}"
-        super().__init__([sys.executable, "-c", program, kind], directory=directory, environment=environment)
+        command = [sys.executable, "-c", program, kind]
+        super().__init__(command, directory=directory, environment=environment, pipe=pipe)
         self.kind = kind
         self._client: httpx.AsyncClient | None = None
 
@@ -311,9 +373,9 @@ class Workshop:
         self._cronposts: list[Cronpost] = []
         self._redis: list[RedisServer] = []
 
-    def cronpost(self, kind: str, *, prelude: str = "", **settings: object) -> Cronpost:
+    def cronpost(self, kind: str, *, prelude: str = "", pipe: LogPipe | None = None, **settings: object) -> Cronpost:
         """Start a Cronpost process; wait for it with :meth:`Cronpost.started`."""
-        process = Cronpost(kind, directory=self.directory, settings=settings, prelude=prelude)
+        process = Cronpost(kind, directory=self.directory, settings=settings, prelude=prelude, pipe=pipe)
         self._cronposts.append(process)
         return process
 

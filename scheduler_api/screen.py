@@ -1,0 +1,43 @@
+"""What a running server writes for the person at the terminal, without waiting for the terminal.
+
+A terminal that is stopped (Ctrl-S), or a pipe that nobody reads, must not stop the event loop. Commands that print an
+answer and end use ``click.echo``: they have nothing else to do meanwhile.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import sys
+
+import click
+
+from scheduler_core.events import EXIT_SECONDS, write_error
+from scheduler_core.line_writer import LineWriter
+
+
+def show(text: str) -> None:
+    """Write to standard output, with colours if it is a terminal."""
+    writer = _writer()
+    if writer is None:
+        click.echo(text)
+    else:
+        writer.put(text if sys.stdout.isatty() else click.unstyle(text))
+
+
+def show_error(text: str) -> None:
+    """Write to standard error."""
+    if not write_error(text):
+        click.echo(text, err=True)
+
+
+@functools.cache
+def _writer() -> LineWriter | None:
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError, AttributeError):  # no file of the system
+        return None
+    sys.stdout.flush()
+    writer = LineWriter(descriptor)
+    atexit.register(writer.flush, EXIT_SECONDS)
+    return writer

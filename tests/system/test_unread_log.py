@@ -1,0 +1,160 @@
+"""A log that nobody reads: the server and its node go on, and the missing lines are counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import Any
+
+import httpx
+
+from scheduler_core.events import LOG_LINES_DROPPED, NODE_STOPPED, PROCESS_FAILED
+from scheduler_core.store.keys import Keys
+from tests.support.processes import Cronpost, LogPipe, eventually
+from tests.system.world import EVERY_SECOND, World
+
+JOBS = 200
+SMALL_BACKLOG = "import scheduler_core.line_writer as lines; lines.BACKLOG_CHARACTERS = 20_000"
+"""The queue is full soon after the pipe is."""
+DEAD_AFTER = 1.5
+
+
+async def serve(world: World, pipe: LogPipe, **settings: object) -> Cronpost:
+    await world.redis.start()
+    server = world.workshop.cronpost(
+        "serve", pipe=pipe, prelude=SMALL_BACKLOG, redis_url=world.redis.url, breaker_failures=1_000_000, **settings
+    )
+    await server.started()
+    return server
+
+
+async def put_jobs_that_fail_each_second(server: Cronpost) -> None:
+    """Each run logs a few lines: the port refuses connections."""
+    with socket.socket() as refused:
+        refused.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{refused.getsockname()[1]}/"
+    jobs = [{"id": f"job{n}", "endpoint": endpoint, "cron": EVERY_SECOND, "payload": n} for n in range(JOBS)]
+    answer = await (await server.api()).post("/jobs:batch", json=jobs)
+    assert answer.status_code == 200, answer.text
+
+
+async def lines_are_dropped(server: Cronpost) -> None:
+    """Wait until the pipe is full, and the queue too."""
+
+    async def drops() -> bool:
+        return await server.metric("cronpost_log_lines_dropped_total") > 0
+
+    await eventually(drops, what="no line was dropped")
+
+
+async def warnings(server: Cronpost) -> str:
+    answer = await (await server.api()).get("/ready")
+    assert answer.status_code == 200, answer.text
+    return " ".join(answer.json().get("warnings", ()))
+
+
+async def beats_of(world: World) -> dict[bytes, float]:
+    rows: Any = await world.redis.client.zrange(Keys().nodes, 0, -1, withscores=True)
+    return dict(rows)
+
+
+async def go_on(world: World, server: Cronpost) -> None:
+    """Wait until all nodes have beaten and fired for longer than a lease."""
+    beats = await beats_of(world)
+    attempts = await server.metric("cronpost_attempts_total")
+
+    async def do() -> bool:
+        later = await beats_of(world)
+        assert later.keys() == beats.keys()
+        fired = await server.metric("cronpost_attempts_total")
+        return all(later[node] > beats[node] + 2000 * DEAD_AFTER for node in beats) and fired > attempts + JOBS
+
+    await eventually(do, what="no heartbeat, or nothing fires")
+    health = await (await server.api()).get("/health")
+    assert health.status_code == 200
+
+
+async def test_a_server_whose_log_nobody_reads_goes_on_and_reports_the_lines_that_are_missing(world: World) -> None:
+    pipe = LogPipe()
+    server = await serve(world, pipe, heartbeat_seconds=0.3, dead_after_seconds=DEAD_AFTER)
+    pipe.stall()
+    await put_jobs_that_fail_each_second(server)
+    await lines_are_dropped(server)
+    await go_on(world, server)
+    assert "lines were dropped" in await warnings(server)
+
+    pipe.read()
+    reported = await server.logged(LOG_LINES_DROPPED)
+
+    async def all_is_said() -> bool:
+        return "lines were dropped" not in await warnings(server)
+
+    await eventually(all_is_said, what="the warning stays")
+    dropped = await server.metric("cronpost_log_lines_dropped_total")
+    await eventually(
+        lambda: sum(event["count"] for event in server.events(LOG_LINES_DROPPED)) == dropped,
+        what="the lines that are reported are not those that are counted",
+    )
+    assert reported[0]["level"] == "warning"
+    seen = len(server.events())
+    await eventually(lambda: len(server.events()) > seen + JOBS, what="no lines again")
+    server.terminate()
+    assert await server.ended() == 0
+    assert server.events(NODE_STOPPED), "the last lines were written"
+
+
+async def test_the_nodes_of_a_server_whose_log_nobody_reads_go_on(world: World) -> None:
+    pipe = LogPipe()
+    server = await serve(world, pipe, nodes=2, heartbeat_seconds=0.3, dead_after_seconds=DEAD_AFTER)
+    pipe.stall()
+    await put_jobs_that_fail_each_second(server)
+
+    async def enough_is_logged() -> bool:
+        return await server.metric("cronpost_attempts_total") > 65_536 / 100
+
+    await eventually(enough_is_logged, what="nothing fires")
+    await go_on(world, server)
+
+
+async def test_a_server_whose_log_nobody_reads_can_be_stopped(world: World) -> None:
+    pipe = LogPipe()
+    server = await serve(world, pipe)
+    pipe.stall()
+    await put_jobs_that_fail_each_second(server)
+
+    await lines_are_dropped(server)
+    server.terminate()
+    assert await server.ended() == 0
+
+
+async def test_a_crash_is_logged_as_the_last_line(world: World) -> None:
+    crash = "import scheduler_api.process as p\nasync def main(*_): raise RuntimeError('that was that')\n"
+    crash += "p.Process._main = main"
+    server = world.workshop.cronpost("serve", pipe=LogPipe(), prelude=crash, data_dir=world.workshop.directory / "d")
+    assert await server.ended() == 1
+    await eventually(lambda: server.events(PROCESS_FAILED), what="the crash was not logged")
+    assert "that was that" in server.events(PROCESS_FAILED)[0]["exception"]
+
+
+async def test_a_second_signal_ends_a_server_whose_log_nobody_reads_at_once(world: World) -> None:
+    pipe = LogPipe()
+    hold = world.recorder.hold("held")
+    server = await serve(world, pipe, drain_grace_seconds=600, attempt_timeout_seconds=600)
+    await world.put(server, "held")
+    await world.recorder.until(lambda: hold.taken)
+    pipe.stall()
+    await put_jobs_that_fail_each_second(server)
+    await lines_are_dropped(server)
+    server.signal(signal.SIGTERM)
+
+    async def drains() -> bool:
+        try:
+            await (await server.api()).get("/health")
+        except httpx.TransportError:
+            return True
+        return False
+
+    await eventually(drains, what="the API is still there")
+    os.kill(server.pid, signal.SIGTERM)
+    assert await server.ended() == 130
