@@ -3,6 +3,10 @@
 VENV ?= .venv
 # How the tests are run: three processes, each with its own redis-server. One process: make test TEST_ARGS=
 TEST_ARGS ?= -n 3 --dist loadgroup
+# The tests of the inner loop: unit tests and services, without the slow ones.
+TEST_FAST_ARGS ?= -n 3 -m "not slow" tests/unit tests/services
+# Size and seed of the sample: make mutate MUTATE_ARGS="--mutants 50 --seed 7 --only plan.claim".
+MUTATE_ARGS ?=
 # Of the tests of high availability: one after the other, each with a machine to itself. Longer faults: HA_SECONDS=300.
 HA_ARGS ?= -v
 BENCH_ARGS ?=
@@ -10,7 +14,7 @@ UV_VERSION = 0.13.8
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
-LOCKS = requirements.lock requirements-build.lock requirements-dev.lock
+LOCKS = requirements.lock requirements-build.lock requirements-dev.lock requirements-mutation.lock
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
 
@@ -26,7 +30,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-ha lint type fmt bench lock install clean
+.PHONY: help run test test-fast test-ha mutate lint type fmt bench lock install clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -39,6 +43,12 @@ run: $(VENV)/.runtime ## Server, embedded Redis, a demo runner and a job; shows 
 
 test: $(VENV)/.development ## All tests; some of them: make test TEST_ARGS="tests/unit -k cron"
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-fast: $(VENV)/.development ## Unit and service tests without the slow ones; under a minute
+	$(BIN)/python -m pytest $(TEST_FAST_ARGS)
+
+mutate: $(VENV)/.mutation ## Mutation testing of plan, claim, deliver, settle and limits: a sample; at most 20 minutes
+	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
 test-ha: $(VENV)/.development ## High availability: nodes and Redis fail under load; ten minutes. One fault: make test-ha HA_ARGS="-v -k sentinel"
 	$(BIN)/python -m pytest tests/ha $(HA_ARGS)
@@ -65,9 +75,10 @@ lock: $(VENV)/.python ## Pin the dependencies anew after a change in pyproject.t
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) pyproject.toml --all-extras --group build \
 		-c requirements.lock -c requirements-build.lock -o requirements-dev.lock
+	$(COMPILE) --group mutation -c requirements-dev.lock -o requirements-mutation.lock
 
 clean: ## Remove .venv, caches and build results; never data
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A Python that will do. 3.12 and 3.11 come first because a redis-server can be installed for them with pip.
@@ -97,6 +108,10 @@ $(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml | $(V
 	$(PIP) install --progress-bar off --require-hashes -r requirements.lock -r requirements-build.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@$(REDIS_FOR_NEWER_PYTHON)
+	@touch $@
+
+$(VENV)/.mutation: requirements-mutation.lock $(VENV)/.development
+	$(PIP) install --progress-bar off --require-hashes -r requirements-mutation.lock
 	@touch $@
 
 $(VENV)/.development: requirements-dev.lock $(VENV)/.runtime

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from scheduler_core.config import ENV_PREFIX
 from scheduler_core.embedded import EmbeddedRedis, ask
+
+# CI keeps no database of failing examples between runs, so each failure prints how to reproduce it.
+settings.register_profile("cronpost", print_blob=True)
+settings.load_profile("cronpost")
 
 
 @pytest.fixture(autouse=True)

@@ -273,6 +273,7 @@ class Histories(RuleBasedStateMachine):
         assert {key.rpartition(":")[2] for key in members} == {str(target) for _, target in self.schedules.values()}
 
 
+@pytest.mark.slow
 def test_histories_with_deaths(redis_url: str) -> None:
     def histories() -> Histories:
         return Histories(redis_url)

@@ -204,6 +204,7 @@ def test_the_dates_above_are_those_of_changes() -> None:
         assert (before != after) == (zone != "UTC"), (zone, date)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(data=st.data())
 def test_around_a_change_fire_times_are_those_of_a_walk_through_every_minute(data: st.DataObject) -> None:

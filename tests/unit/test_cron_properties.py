@@ -210,6 +210,7 @@ def distinct_zones() -> Iterator[str]:
             yield zone
 
 
+@pytest.mark.slow
 def test_the_offset_table_has_every_change_of_every_zone_to_the_second() -> None:
     for zone in distinct_zones():
         table = load_zone(zone)

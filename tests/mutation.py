@@ -1,0 +1,89 @@
+"""Mutation testing with mutmut: changes the code in small ways and reports which changes the tests do not notice.
+
+Run by ``make mutate``. ``[tool.mutmut]`` in pyproject.toml says what is mutated: plan, claim, deliver, settle, limiter.
+All mutants would take hours, so a random sample is run, within a bound on time. A mutant is *killed* if a test fails or
+runs out of time, and *survives* if all tests that reach it pass. ``mutmut show NAME`` prints the change of a mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MUTANTS = ROOT / "mutants"
+MUTMUT = (sys.executable, "-m", "mutmut")
+FIRST = "scheduler_core.limits.x_origin_of__mutmut_1"
+"""A mutant that is quick to test. Running it makes mutmut write all mutants and find which tests reach which code."""
+KILLED = ("killed", "timeout", "suspicious", "segfault", "caught by type check")
+LEAST_KILLED = 0.9
+
+
+def all_mutants() -> list[str]:
+    """The names of all mutants that mutmut has written."""
+    found: list[str] = []
+    for meta in sorted(MUTANTS.rglob("*.meta")):
+        found += json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
+    return found
+
+
+def results() -> dict[str, str]:
+    """What mutmut says of each mutant, by name."""
+    command = [*MUTMUT, "results", "--all", "true"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    pairs = (line.strip().rpartition(": ") for line in printed.splitlines() if ": " in line)
+    return {name: status for name, _, status in pairs}
+
+
+def run(names: list[str], seconds: float, processes: int) -> bool:
+    """Test these mutants for at most ``seconds``; whether all were tested."""
+    command = [*MUTMUT, "run", "--max-children", str(processes), *names]
+    running = subprocess.Popen(command, cwd=ROOT)
+    try:
+        status = running.wait(timeout=max(1.0, seconds))
+    except subprocess.TimeoutExpired:
+        running.terminate()
+        running.wait()
+        return False
+    if status != 0:
+        raise SystemExit(f"mutmut ended with status {status}: the tests have to pass without a mutant first")
+    return True
+
+
+def main() -> None:
+    """Draw a sample, run it, report; status 1 if fewer than ``LEAST_KILLED`` of the sample were killed."""
+    parser = argparse.ArgumentParser(prog="make mutate MUTATE_ARGS=...", description=__doc__)
+    parser.add_argument("--mutants", type=int, default=300, help="size of the sample")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample")
+    parser.add_argument("--minutes", type=float, default=20.0, help="bound on the whole run")
+    parser.add_argument("--processes", type=int, default=2, help="mutants tested at the same time")
+    parser.add_argument("--only", default="", help="draw only from mutants whose names contain this")
+    asked = parser.parse_args()
+    until = time.monotonic() + 60 * asked.minutes
+    run([FIRST], 60 * asked.minutes, asked.processes)
+    candidates = [name for name in all_mutants() if asked.only in name]
+    sample = random.Random(asked.seed).sample(candidates, min(asked.mutants, len(candidates)))
+    print(f"\n{len(sample)} of {len(candidates)} mutants, seed {asked.seed}\n", flush=True)
+    in_time = run(sample, until - time.monotonic(), asked.processes)
+    said = results()
+    counts = collections.Counter(said.get(name, "not checked") for name in sample)
+    tested = sum(count for status, count in counts.items() if status != "not checked")
+    killed = sum(counts[status] for status in KILLED)
+    print("\n\nNot noticed by any test:")
+    for name in sorted(name for name in sample if said.get(name) in ("survived", "no tests")):
+        print(f"  {name}  ({said[name]})")
+    print("\n" + ", ".join(f"{status}: {count}" for status, count in counts.most_common()))
+    if not in_time:
+        print(f"The time of {asked.minutes:g} minutes was over before all of the sample was tested.")
+    print(f"{killed} of {tested} killed: {killed / max(1, tested):.1%} (wanted: {LEAST_KILLED:.0%})")
+    raise SystemExit(0 if tested and killed >= LEAST_KILLED * tested else 1)
+
+
+if __name__ == "__main__":
+    main()
