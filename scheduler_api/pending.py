@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -60,7 +62,12 @@ async def get(request: Request) -> Response:
     job_id = path_id(request)
     async with context_of(request).look(job_id) as jobs:
         view = await jobs.get(job_id)
-    return json_answer({"pending": [show_pending(entry) for entry in view.state.pending]})
+    return json_answer(_shown(view))
+
+
+def _shown(view: JobView) -> dict[str, Any]:
+    """The pending list, by the times before which its entries do not start."""
+    return {"pending": [show_pending(one) for one in sorted(view.state.pending, key=lambda one: one.not_before_ms)]}
 
 
 async def put(request: Request) -> Response:
@@ -73,7 +80,7 @@ async def put(request: Request) -> Response:
     async with context.turn(job_id) as jobs:
         now_ms = context.clock.now_ms()
         view = await jobs.replace_pending(job_id, [(entry.payload, entry.at_ms(now_ms)) for entry in entries])
-    return json_answer({"pending": [show_pending(entry) for entry in view.state.pending]})
+    return json_answer(_shown(view))
 
 
 async def revive(request: Request) -> Response:

@@ -26,7 +26,8 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     attempts: int | None = None
     """The most attempts that may fail; None: as many as ``max_age_ms`` allows."""
     jitter: float = 0.1
-    """At most this part of the delay is added at random, never subtracted: a delay is a promise to the runner."""
+    """At most this part of the delay is added at random, within the cap, and never subtracted: a delay is a promise to
+    the runner."""
     retry_after_cap_ms: int = 3_600_000
     """The longest wait that a runner's Retry-After header can ask for."""
     max_age_ms: int = DAY_MS
@@ -39,13 +40,13 @@ def retry_delay_ms(policy: RetryPolicy, failures: int, *, retry_after_ms: int | 
     """Milliseconds to wait after the ``failures``-th failure in a row (1 for the first).
 
     The first delay comes twice, then grows by the factor up to the cap. ``jitter`` is a random number in [0, 1). A
-    Retry-After that asks for longer is honoured, up to its own cap.
+    Retry-After that asks for longer is honoured, up to its own cap. Jitter never exceeds the cap that applies.
     """
     steps = min(max(failures - 2, 0), MOST_STEPS)
-    delay = int(min(policy.first_delay_ms * policy.factor**steps, policy.cap_ms))
-    if retry_after_ms is not None:
-        delay = max(delay, min(retry_after_ms, policy.retry_after_cap_ms))
-    return delay + int(delay * policy.jitter * jitter)
+    delay, cap = int(min(policy.first_delay_ms * policy.factor**steps, policy.cap_ms)), policy.cap_ms
+    if retry_after_ms is not None and retry_after_ms > delay:
+        delay, cap = max(delay, min(retry_after_ms, policy.retry_after_cap_ms)), max(cap, policy.retry_after_cap_ms)
+    return min(delay + int(delay * policy.jitter * jitter), cap)
 
 
 @lru_cache(maxsize=1024)

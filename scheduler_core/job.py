@@ -175,6 +175,8 @@ class Pending(msgspec.Struct, frozen=True, omit_defaults=True):
     """The run as its attempts so far have left it; None: there was none yet."""
     failed: str | None = msgspec.field(default=None, name="f")
     """Why its run failed for good: it is set aside until someone revives it."""
+    forced: bool = msgspec.field(default=False, name="o")
+    """A client asked for it with ``force``: it starts although the job is paused."""
 
     @property
     def holds_trigger(self) -> bool:

@@ -82,11 +82,12 @@ def is_replay(run: Run) -> bool:
 
 
 def startable(state: JobState) -> list[Pending]:
-    """The entries that may start when their time has come: a pause lets only those through that a client sent."""
+    """The entries that may start when their time has come: a pause lets only those through that a client sent or
+    forced."""
     return [
         entry
         for entry in state.pending
-        if entry.failed is None and (state.paused_at_ms is None or entry.reason is Reason.MANUAL)
+        if entry.failed is None and (state.paused_at_ms is None or entry.reason is Reason.MANUAL or entry.forced)
     ]
 
 

@@ -11,8 +11,8 @@ Each fire time is in exactly one place:
 * fire times that were due but not decided about: the range from the job's position to now;
 * fire times that will be caught up one by one (``recovery: all``): the range that is left.
 
-Runs that belong to no fire time (manual ones, continuations) are not part of it. Backfill runs a fire time again that
-is accounted for already, so its entries are marked ``again`` and count for nothing.
+Runs that belong to no fire time (manual ones, continuations) are not part of it. A backfill runs fire times that are
+accounted for already, or that lie before the job existed, so its entries are marked ``again`` and count for nothing.
 """
 
 from __future__ import annotations
@@ -67,12 +67,17 @@ class Account(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...]
     """By fire time."""
 
+    @property
+    def begins_ms(self) -> int:
+        """The first instant that it shows: backfilled fire times may lie before the first that is accounted for."""
+        return min([self.from_ms, *(entry.first_ms for entry in self.entries if entry.again)])
+
     def between(self, from_ms: int, to_ms: int, *, after: tuple[int, str] | None, limit: int) -> list[Entry]:
         """Up to ``limit`` entries of fire times in [from, to] that come after the key ``after``. A range that lies
         partly within is shown whole."""
-        start_ms = max(from_ms, self.from_ms)
         found: list[Entry] = []
         for entry in self.entries:
+            start_ms = from_ms if entry.again else max(from_ms, self.from_ms)
             if entry.last_ms < start_ms or entry.first_ms > to_ms or (after is not None and entry.key <= after):
                 continue
             found.append(entry)
@@ -215,4 +220,7 @@ def _begin(job: Job | None, entries: Sequence[Entry], forgotten_ms: int | None, 
         if entry.first_ms <= forgotten_ms:
             return forgotten_ms + 1
         begin_ms = min(begin_ms, entry.first_ms)
+    if begin_ms > now_ms and job is not None and _nothing_settled(job, entries, now_ms):
+        # Its history holds backfills only: the trigger has not fired yet.
+        return job.updated_at_ms + 1
     return begin_ms

@@ -45,30 +45,36 @@ def plan_run_now(
 ) -> Started | Skipped:
     """Ask for a run. ``bare``: neither payload nor time was given, so what waits goes before a run of its own kind.
 
-    A bare one starts the earliest entry that waits, or the default run if none does; not before the entry's time, and
-    the default run not within ``min_interval_ms`` of the last successful start. ``force`` ignores both, and queues
-    behind a run that is not settled. Raises RunConflict if a run of the job is not settled (open, waiting for a retry,
+    A bare one starts the earliest entry that waits (of a client, too), or the default run if none does; not before the
+    entry's time, and the default run not within ``min_interval_ms`` of the last successful start. ``force`` ignores
+    both, starts a continuation although the job is paused, and queues behind a run that is not settled. Raises
+    RunConflict if a run of the job is not settled (open, waiting for a retry,
     or asked for before), and if too many wait already.
     """
     job, state = _present(snapshot)
     if state.quarantine is not None:
         raise RunConflict(f"the job is quarantined ({state.quarantine}); resume it first")
-    poked = any(
-        one.reason is Reason.MANUAL and (one.run is not None or one.not_before_ms <= now_ms) for one in state.pending
-    )
+    poked = [
+        one
+        for one in state.pending
+        if one.reason is Reason.MANUAL and (one.run is not None or one.not_before_ms <= now_ms)
+    ]
     if not force and (snapshot.lease is not None or state.open is not None or poked):
         raise RunConflict("a run of this job is not settled; ask with force to queue behind it")
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
     if bare and not force and state.paused_at_ms is not None and any(one.holds_trigger for one in state.pending):
         raise RunConflict("the job is paused with continuations waiting; resume it, or say what to run")
-    waiting = [one for one in startable(state) if one.reason is not Reason.MANUAL]
+    waiting = startable(state)
+    if force:
+        waiting = [one for one in state.pending if one not in poked and (one in waiting or one.holds_trigger)]
     if bare and waiting:
         earliest = min(waiting, key=lambda one: one.not_before_ms)
-        if earliest.not_before_ms <= now_ms:
+        held = state.paused_at_ms is not None and earliest not in startable(state)
+        if earliest.not_before_ms <= now_ms and not held:
             return Started(earliest.run_id, None)
         if not force:
             return Skipped("not_due", earliest.not_before_ms)
-        sooner = replace(earliest, not_before_ms=now_ms)
+        sooner = replace(earliest, not_before_ms=min(now_ms, earliest.not_before_ms), forced=held)
         pending = tuple(sooner if one is earliest else one for one in state.pending)
         return Started(earliest.run_id, Transition(replace(state, pending=pending), records))
     if bare and not force and state.last_success_start_ms is not None:

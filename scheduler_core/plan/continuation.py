@@ -2,13 +2,17 @@
 
 The body of a 2xx answer may be a JSON object with the member ``continue``: one object, or an array of them, each with
 an optional ``payload`` (absent: the job's own) and either ``after_seconds`` or ``not_before``. A body that is no JSON
-object, or has no such member, asks for nothing. One that asks in a way that cannot be understood fails its run: what a
-runner asked for is never dropped in silence.
+object, or has no such member, asks for nothing. A body that contains the name ``"continue"`` and cannot be read, and a
+request that cannot be understood, fail the run: a continuation is never lost silently.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from codecs import BOM_UTF8
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -42,19 +46,58 @@ class _Answer(msgspec.Struct, frozen=True):
     asked: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="continue")
 
 
+_NAME = "continue"
+_KEY = re.compile(b'"' + b"".join(rb"(?:%c|\\u00%x)" % (ord(one), ord(one)) for one in _NAME) + b'"', re.IGNORECASE)
+"""The member's name as JSON may spell it in UTF-8: each letter as itself or escaped. (Case is ignored for the digits of
+an escape; a name in other letters than these is found as well and then does no harm.)"""
+_WIDE_KEYS = tuple(f'"{_NAME}"'.encode(encoding).rstrip(b"\0") for encoding in ("utf-16-le", "utf-32-le"))
+"""The name in UTF-16 and UTF-32. Without the last zeros, this is found in either order of bytes."""
+
 _answer_decoder = msgspec.json.Decoder(_Answer)
 _asked_decoder = msgspec.json.Decoder(list[_Asked] | _Asked | None)
 
 
 def continuations_in(body: bytes, run: Run, *, now_ms: int) -> tuple[Pending, ...]:
-    """The entries that the answer ``body`` to ``run`` asks for. Raises BadContinuation."""
-    if b'"continue"' not in body:
+    """The entries that the answer ``body`` to ``run`` asks for.
+
+    Raises BadContinuation, also for a body that contains the name ``"continue"`` and is not JSON in UTF-8: nobody can
+    say whether it asks for something. A byte order mark before the JSON is skipped.
+    """
+    names = len(_KEY.findall(body))
+    if not names:
+        if any(key in body for key in _WIDE_KEYS):
+            raise BadContinuation('the answer contains "continue" in UTF-16 or UTF-32; answer in UTF-8')
         return ()
+    text = body.removeprefix(BOM_UTF8)
     try:
-        asked = bytes(_answer_decoder.decode(body).asked)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ()
+        asked = _asked_in(text) if names == 1 else _asked_once_in(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
+        raise BadContinuation(f'the answer contains "continue" and cannot be read as JSON: {reason}') from None
     return read_continuations(asked, run, now_ms=now_ms) if asked else ()
+
+
+def _asked_in(text: bytes) -> bytes:
+    """The value of ``continue``; empty if ``text`` is an object without it, or another JSON value."""
+    try:
+        return bytes(_answer_decoder.decode(text).asked)
+    except msgspec.ValidationError:
+        msgspec.json.decode(text)  # not an object; raises unless it is JSON to its end
+        return b""
+
+
+def _asked_once_in(text: bytes) -> bytes:
+    """The same for a text in which the name occurs several times. Raises ValueError if the object has it twice: only
+    one of the two would be taken up."""
+    asked = _asked_in(text)
+
+    def members(pairs: list[tuple[str, Any]]) -> int:
+        return sum(name == _NAME for name, _ in pairs)
+
+    # The hook is called for the outermost object last, so its result is what loads returns.
+    if asked and json.loads(text, object_pairs_hook=members) > 1:
+        raise ValueError('the member "continue" is given twice')
+    return asked
 
 
 def read_continuations(asked: bytes, run: Run, *, now_ms: int) -> tuple[Pending, ...]:

@@ -191,6 +191,9 @@ def _continue(state: JobState, run: Run, ended: Ended) -> tuple[JobState, Run, s
     """Take up what an answer asks for; with why that cannot be done, which is never passed over in silence."""
     if ended.outcome.truncated:
         return state, run, "answer_too_large: a continuation in it may be cut off"
+    encoding = (ended.outcome.header("content-encoding") or "identity").strip().lower()
+    if ended.outcome.body and encoding not in ("", "identity"):
+        return state, run, f"the answer has the Content-Encoding {encoding[:50]}: a continuation in it cannot be read"
     try:
         entries = continuations_in(ended.outcome.body, run, now_ms=ended.ended_at_ms)
     except BadContinuation as error:

@@ -33,8 +33,8 @@ async def read_account(
     after: tuple[int, str] | None,
     limit: int,
 ) -> AccountPage:
-    """The entries of fire times from ``from_ms`` (None: from where the account begins) to ``to_ms`` (None: now), both
-    included, after the one with the key ``after``.
+    """The entries of fire times from ``from_ms`` (None: from the first entry, or where the account begins) to ``to_ms``
+    (None: now), both included, after the one with the key ``after``.
 
     Raises JobNotFound for an id under which nothing is stored, neither a job nor a history.
     """
@@ -52,8 +52,9 @@ async def read_account(
         store_id=read.stored.store_id,
         now_ms=now_ms,
     )
-    first_ms = account.from_ms if from_ms is None else from_ms
     last_ms = now_ms if to_ms is None else to_ms
+    # An account without any history begins with the next fire time, which lies ahead.
+    first_ms = min(account.begins_ms, last_ms) if from_ms is None else from_ms
     entries = account.between(first_ms, last_ms, after=after, limit=limit + 1)
     following = entries[limit - 1].key if len(entries) > limit else None
     entries = entries[:limit]

@@ -47,16 +47,18 @@ class JobView(msgspec.Struct, frozen=True):
 
     @property
     def status(self) -> str:
-        """One word: quarantined, running, taken, retrying, paused or active."""
+        """One word: quarantined, running, paused, taken, retrying or active; the first that applies."""
         if self.fault is not None or self.state.quarantine is not None:
             return "quarantined"
         if self.lease is not None and self.lease.node != "-":
             return "running"
+        if self.state.paused_at_ms is not None:
+            return "paused"
         if self.state.open is not None:
             return "taken" if self.state.open.state is RunState.TAKEN else "retrying"
         if any(entry.run is not None for entry in self.state.pending):
             return "retrying"
-        return "paused" if self.state.paused_at_ms is not None else "active"
+        return "active"
 
 
 class RunNow(msgspec.Struct, frozen=True):

@@ -8,13 +8,14 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from scheduler_api.context import Context
 from scheduler_core.config import ApiSettings
 from scheduler_core.job import Policies
 from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import Attempt, Miss, MissReason, Reason, Record, RunState
+from scheduler_core.run import Attempt, Miss, MissReason, Reason, Record, Run, RunState
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.transition import Transition
 from tests.api.conftest import client_of, job
@@ -52,7 +53,7 @@ async def record(store: RedisStore, job_id: str, *records: Record, **state: Any)
     assert await store.change(job_id, stored, Transition(make_state(60, **state), records))
 
 
-def succeeded(fire_time: float, run_id: str, reason: Reason = Reason.SCHEDULED) -> Record:
+def succeeded(fire_time: float, run_id: str, reason: Reason = Reason.SCHEDULED) -> Run:
     attempt = Attempt(1, 7, at(fire_time), 3.5, OutcomeKind.RESPONSE, 204)
     return make_run(
         fire_time,
@@ -215,3 +216,41 @@ async def test_a_job_that_waited_for_ten_years_has_one_entry(
     clock.advance(10 * 366 * 86_400_000)
     (entry,) = (await client.get("/jobs/a/account")).json()["entries"]
     assert (entry["reason"], entry["count"]) == ("paused", 10 * 366 * 8_640)
+
+
+async def test_a_backfill_of_fire_times_before_the_job_existed_is_in_its_account(
+    client: httpx.AsyncClient, store: RedisStore, clock: ManualClock
+) -> None:
+    await client.post("/", json=job(id="a", cron="0 0 * * *"))
+    past = {"start": "2026-11-01T00:00:00Z", "end": "2026-11-02T00:00:00Z"}
+    assert (await client.post("/jobs/a/backfill", json=past)).status_code == 202
+    clock.advance(1_000)
+    (waiting,) = (await client.get("/jobs/a/account")).json()["entries"]
+    assert (waiting["first_fire_time"], waiting["again"]) == ("2026-11-01T00:00:00Z", True)
+    stored = await store.read("a")
+    assert stored.snapshot.state is not None
+    ran = [
+        replace(succeeded(1, f"AGAIN{day}", Reason.BACKFILL), fire_time_ms=1_793_491_200_000 + 86_400_000 * day)
+        for day in range(2)
+    ]
+    after = replace(stored.snapshot.state, replays=())
+    assert await store.change("a", stored, Transition(after, tuple(ran)))
+    body = (await client.get("/jobs/a/account")).json()
+    assert [entry["run"]["id"] for entry in body["entries"]] == ["AGAIN0", "AGAIN1"]
+    assert (body["from"], body["accounted_from"]) == ("2026-11-01T00:00:00Z", f"{MINUTE}00.001Z")
+    bounded = (await client.get("/jobs/a/account", params={"from": "2026-11-01T12:00:00Z"})).json()
+    assert [entry["run"]["id"] for entry in bounded["entries"]] == ["AGAIN1"]
+
+
+async def test_the_account_of_a_job_that_never_fired_does_not_begin_after_it_ends(
+    client: httpx.AsyncClient, store: RedisStore, clock: ManualClock
+) -> None:
+    await client.post("/", json=job(id="a", cron="@daily"))
+    await client.post("/", json=job(id="a", cron="@daily", payload=2))
+    await put(store.client, make_job("lost history"), make_state(60))
+    clock.advance(1_000)
+    for name in ("a", "lost%20history"):
+        for params in ({}, {"to": f"{MINUTE}00Z"}):
+            body = (await client.get(f"/jobs/{name}/account", params=params)).json()
+            assert body["from"] <= body["to"], (name, params, body)
+            assert body["entries"] == []

@@ -42,12 +42,12 @@ async def test_the_list_is_replaced_and_shown_with_payloads_byte_for_byte(client
     answer = await client.put("/jobs/a/pending", content=body)
     assert answer.status_code == 200, answer.text
     assert payload in answer.content
-    first, second = answer.json()["pending"]
+    second, first = answer.json()["pending"]  # by their not-before times
     assert first["not_before"] == FAR
     assert (first["reason"], first["attempts"], first["failed"]) == ("continuation", 0, None)
     assert "payload" not in second
     assert payload in (await client.get("/jobs/a")).content
-    assert await pending(client) == [first, second]
+    assert await pending(client) == [second, first]
     shown = (await client.get("/jobs/a")).json()
     assert shown["held_for"] == "held"
     assert shown["next_fire_times"] == []
@@ -199,6 +199,17 @@ async def test_answers_that_continue_are_worked_off_one_after_the_other(
 
 
 # ---- run now -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_poke_beside_a_manual_entry_that_lies_ahead_starts_nothing(client: httpx.AsyncClient) -> None:
+    await client.post("/", json=GETTER)
+    asked = await client.post("/jobs/a/run", json={"payload": [1], "not_before": FAR})
+    assert asked.status_code == 202
+    answer = await client.post("/jobs/a/run")
+    assert (answer.status_code, answer.json()) == (200, {"skipped": "not_due", "next_at": FAR})
+    forced = await client.post("/jobs/a/run", json={"force": True})
+    assert (forced.status_code, forced.json()) == (202, asked.json())
+    assert len(await pending(client)) == 1
 
 
 async def test_a_poke_before_its_time_starts_nothing_and_says_when(client: httpx.AsyncClient) -> None:

@@ -12,16 +12,17 @@ from redis.asyncio import Redis
 
 from scheduler_core.errors import InvalidInput, JobNotFound, RunConflict, StoreUnavailable
 from scheduler_core.metrics import Metrics
+from scheduler_core.run import RunState
 from scheduler_core.services.job_list import Page, page_of_jobs
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.store.shards import Shards
 from scheduler_core.transition import Transition
 from scheduler_core.trigger import CronSpec
-from tests.support.factories import at, make_job
+from tests.support.factories import at, make_job, make_state, pending, retrying
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
-from tests.support.stores import KEYS, dump, opened
+from tests.support.stores import KEYS, dump, opened, put
 
 
 class Bench:
@@ -102,7 +103,18 @@ async def test_the_status_of_a_job_in_one_word(bench: Bench) -> None:
     await bench.jobs.pause("a")
     assert (await bench.jobs.get("a")).status == "running"
     await node.leave()
-    assert (await bench.jobs.get("a")).status != "running"
+    assert (await bench.jobs.get("a")).status == "paused"
+
+
+@pytest.mark.parametrize("state", [RunState.RETRYING, RunState.TAKEN])
+async def test_a_paused_job_is_shown_and_listed_as_paused_whatever_waits(bench: Bench, state: RunState) -> None:
+    run = retrying(0, 60, state=state)
+    await put(bench.redis, make_job("waits"), make_state(10, open=run, paused_at_ms=at(1)))
+    entry = replace(pending("ENTRY", 60), run=retrying(0, 60, asked=True))
+    await put(bench.redis, make_job("entry"), make_state(10, pending=(entry,), paused_at_ms=at(1)))
+    assert [one.id for one in (await bench.page(status="paused")).jobs] == ["entry", "waits"]
+    assert not (await bench.page(status="retrying")).jobs
+    assert (await bench.jobs.get("waits")).status == "paused"
 
 
 async def test_a_list_goes_on_where_the_last_page_ended_and_filters_by_prefix_and_status(bench: Bench) -> None:

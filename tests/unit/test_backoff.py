@@ -36,6 +36,12 @@ def test_jitter_adds_at_most_a_tenth_and_takes_nothing_away(
     assert without <= retry_delay_ms(POLICY, failures, retry_after_ms=retry_after, jitter=jitter) <= without * 1.1
 
 
+def test_jitter_stays_within_the_cap_of_the_delay_and_of_retry_after() -> None:
+    assert retry_delay_ms(POLICY, 100, retry_after_ms=None, jitter=0.999) == 60_000
+    for asked in (3_599_999, 3_600_000, 10**12):
+        assert retry_delay_ms(POLICY, 1, retry_after_ms=asked, jitter=0.999) == 3_600_000
+
+
 @pytest.mark.parametrize(
     ("retry_after_ms", "delay_ms"),
     [(0, 1_000), (999, 1_000), (5_000, 5_000), (3_600_000, 3_600_000), (10**12, 3_600_000)],

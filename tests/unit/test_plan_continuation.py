@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
@@ -86,8 +89,13 @@ def final(planned: Transition) -> Run:
         ('{"continue": []}', []),
         ('{"done": true}', []),
         ("", []),
-        ('the word "continue" in a text', []),
+        ("the word continue in a text", []),
         ('["continue"]', []),
+        ('{"data": {"continue": {}}}', []),
+        ('"continue"', []),
+        ('\ufeff{"continue": {}}', [(2, None)]),
+        (r'{"c\u006fntinu\u0065": {"payload": 1}}', [(2, b"1")]),
+        ('{"continue": {"payload": {"continue": {}}}}', [(2, b'{"continue": {}}')]),
     ],
 )
 def test_an_answer_asks_for_further_runs(body: str, expected: list[tuple[float, bytes | None]]) -> None:
@@ -95,6 +103,69 @@ def test_an_answer_asks_for_further_runs(body: str, expected: list[tuple[float, 
     assert [(seconds(one.not_before_ms), one.payload) for one in found] == expected
     assert all(one.reason is Reason.CONTINUATION for one in found)
     assert len({one.run_id for one in found}) == len(found)
+
+
+def unreadable_answers() -> list[bytes]:
+    asks = '{"continue": {"payload": 1}}'
+    return [
+        b'the word "continue" in a text',
+        b'{"continue": {"payload": 1}',
+        b'["continue", {',
+        b'{"x": NaN, "continue": {}}',
+        b'{"continue": {"payload": NaN}}',
+        b'{"continue": {}} trailing',
+        b'{"continue": {"payload": 1}, "continue": {"payload": 2}}',
+        b'{"continue": {"payload": "\xff"}}',
+        b'{"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b', "continue": {}}',
+        b'{"continue": {"payload": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        *(asks.encode(encoding) for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")),
+    ]
+
+
+@pytest.mark.parametrize("body", unreadable_answers(), ids=lambda body: repr(body[:32]))
+def test_an_answer_that_names_continue_and_cannot_be_read_fails_its_run(body: bytes) -> None:
+    with pytest.raises(BadContinuation):
+        continuations_in(body, RUN, now_ms=at(1))
+    ended_run = final(settle(Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body)))
+    assert ended_run.state is RunState.FAILED
+    assert "continu" in ended_run.message
+
+
+def test_a_compressed_answer_fails_its_run() -> None:
+    packed = Outcome(
+        OutcomeKind.RESPONSE, 12.0, status=200, headers=(("Content-Encoding", "gzip"),), body=b"\x1f\x8b\x08 packed"
+    )
+    assert "Content-Encoding" in final(settle(packed)).message
+    assert final(settle(packed)).state is RunState.FAILED
+    assert final(settle(packed, job=make_job())).state is RunState.SUCCEEDED
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(
+    before=st.dictionaries(st.text(max_size=10), json_values, max_size=3),
+    payload=json_values,
+    ascii_only=st.booleans(),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be"]),
+    cut=st.integers(0, 3),
+    inserted=st.sampled_from(["", "NaN,", "]", "\0"]),
+)
+def test_what_an_answer_asks_for_is_taken_up_or_fails_the_run(
+    before: dict[str, Any], payload: Any, ascii_only: bool, encoding: str, cut: int, inserted: str
+) -> None:
+    text = json.dumps({**before, "continue": {"payload": payload}}, ensure_ascii=ascii_only)
+    text = text[:1] + inserted + text[1 : len(text) - cut]
+    try:
+        found = continuations_in(text.encode(encoding), RUN, now_ms=at(1))
+    except BadContinuation:
+        return
+    (entry,) = found
+    assert json.loads(entry.payload or b"") == payload
 
 
 def test_a_continuation_may_name_the_instant_before_which_it_must_not_come() -> None:

@@ -394,6 +394,28 @@ def test_a_poke_starts_what_waits_when_it_is_due() -> None:
     assert seconds(next_wake_ms(state_of(forced.transition))) == 39
 
 
+def test_a_poke_waits_for_a_manual_entry_that_lies_ahead_and_force_starts_it() -> None:
+    state = make_state(100, pending=(pending("LATER", 60),))
+    assert ask(make_job(), state, 4) == Skipped("not_due", at(60))
+    forced = ask(make_job(), state, 4, force=True)
+    assert isinstance(forced, Started)
+    assert forced.run_id == "LATER"
+    assert seconds(next_wake_ms(state_of(forced.transition))) == 4
+
+
+@pytest.mark.parametrize("not_before", [2, 60])
+def test_force_starts_a_continuation_of_a_paused_job(not_before: float) -> None:
+    state = make_state(100, paused_at_ms=at(1), pending=(continuation("PAGE", not_before),))
+    with pytest.raises(RunConflict):
+        ask(make_job(), state, 4)
+    forced = ask(make_job(), state, 4, force=True)
+    assert isinstance(forced, Started)
+    assert forced.run_id == "PAGE"
+    claimed = plan_claim(make_job(), state_of(forced.transition), make_lease(4), downtimes=(), store_id=STORE_ID)
+    assert isinstance(claimed, Work)
+    assert (claimed.run.id, claimed.run.reason) == ("PAGE", Reason.CONTINUATION)
+
+
 def test_a_second_poke_is_refused_while_the_first_waits() -> None:
     first = ask(make_job(), make_state(100), 4)
     assert isinstance(first, Started)
