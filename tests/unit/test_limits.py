@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_core.limits import LONGEST_WAIT_MS, RATE_BURST_MS, WAIT_PER_JOB_MS, Line, Rate, origin_of, room_for
+from scheduler_core.limits import (
+    LONGEST_WAIT_MS,
+    RATE_BURST_MS,
+    RATES_PER_TARGET,
+    WAIT_PER_JOB_MS,
+    Line,
+    Rate,
+    origin_of,
+    rates_for,
+    room_for,
+)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +126,70 @@ def test_an_empty_line_begins_anew() -> None:
     for _ in range(1_000):
         line.place(0.0, service_ms=100.0, abreast=1, jitter=0.5)
     assert line.place(60_000.0, service_ms=20.0, abreast=1, jitter=0.5) == 60_021
+
+
+def test_the_longest_wait_grows_with_the_number_that_wait_for_a_target_that_hangs() -> None:
+    line = Line()
+    places = [line.place(0.0, service_ms=60_000.0, abreast=1, jitter=0.999999) for _ in range(2_000)]
+    assert places[0] == LONGEST_WAIT_MS
+    assert places[499] == LONGEST_WAIT_MS
+    assert places[999] == pytest.approx(1_000 * WAIT_PER_JOB_MS, abs=2)
+    assert places[1_999] == pytest.approx(2_000 * WAIT_PER_JOB_MS, abs=2)
+    # The line is empty at the very moment of its last place, and counts from one again.
+    line.last_ms = 4_000.0
+    assert line.place(4_000.0, service_ms=60_000.0, abreast=1, jitter=0.0) == 4_000 + LONGEST_WAIT_MS / 2 + 1
+    assert line.waiting == 1
+
+
+@pytest.mark.parametrize(("interval_ms", "idle_after_ms"), [(40.0, 60.0), (100.0, 0.0), (250.0, 0.0)])
+def test_a_rate_is_idle_when_it_lets_through_what_a_new_one_would(interval_ms: float, idle_after_ms: float) -> None:
+    rate = Rate(due_ms=10_000.0)
+    assert not rate.is_idle(10_000.0 + idle_after_ms - 0.5, interval_ms)
+    assert rate.is_idle(10_000.0 + idle_after_ms, interval_ms)
+    now_ms = 10_000.0 + idle_after_ms
+    assert rate.next_ms(now_ms, interval_ms) == Rate().next_ms(now_ms, interval_ms)
+
+
+def in_use(*rates: float) -> dict[float, Rate]:
+    """Rates of which each has its next slot far ahead."""
+    return {rate: Rate(due_ms=1e9) for rate in rates}
+
+
+def test_a_target_with_room_for_it_gets_every_rate() -> None:
+    rates = in_use(*range(2, RATES_PER_TARGET + 1))
+    assert rates_for(rates, [50.0], now_ms=0, nodes=1) == {50.0}
+    assert rates[50.0] == Rate()
+    assert len(rates) == RATES_PER_TARGET
+
+
+def test_a_rate_beyond_those_in_use_is_held_to_the_next_stricter_one() -> None:
+    rates = in_use(*range(2, RATES_PER_TARGET + 2))
+    assert rates_for(rates, [5.5], now_ms=0, nodes=1) == {5.0}
+    assert rates_for(rates, [100.0], now_ms=0, nodes=1) == {9.0}
+    assert rates_for(rates, [5.5, 3.0], now_ms=0, nodes=1) == {3.0, 5.0}
+    assert set(rates) == set(range(2, RATES_PER_TARGET + 2))
+
+
+def test_the_strictest_rate_of_all_takes_the_place_of_the_least_strict() -> None:
+    rates = in_use(*range(2, RATES_PER_TARGET + 2))
+    assert rates_for(rates, [1.0], now_ms=0, nodes=1) == {1.0}
+    assert set(rates) == set(range(1, RATES_PER_TARGET + 1))
+
+
+def test_of_two_rates_that_are_new_neither_drops_the_other() -> None:
+    rates = {float(rate): Rate() for rate in range(2, RATES_PER_TARGET + 2)}
+    chosen = rates_for(rates, [70.0, 1.5], now_ms=10_000, nodes=1)
+    assert chosen == {1.5, 70.0}
+    assert chosen <= set(rates)
+
+
+@pytest.mark.parametrize(("nodes", "idle"), [(1, False), (2, True)])
+def test_whether_a_rate_is_idle_depends_on_how_many_nodes_share_it(nodes: int, idle: bool) -> None:
+    # 20 a second: one in 50 ms with one node, idle 50 ms after its due time; one in 100 ms with two, idle at once.
+    rates = in_use(*range(21, 20 + RATES_PER_TARGET)) | {20.0: Rate(due_ms=1_000.0)}
+    chosen = rates_for(rates, [90.0], now_ms=1_049, nodes=nodes)
+    assert chosen == ({90.0} if idle else {27.0})
+    assert (20.0 in rates) is not idle
 
 
 @given(st.sampled_from([0.5, 1.0, 3.0, 20.0, 500.0]), st.lists(st.integers(0, 3_000), min_size=1, max_size=200))
