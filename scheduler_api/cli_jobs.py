@@ -133,7 +133,7 @@ def _address(host: str, port: int) -> str:
 @with_server
 def list_jobs(server: Server, status: str | None, prefix: str | None, limit: int) -> None:
     """List jobs, in the order of their ids."""
-    params: dict[str, Any] = {"status": status, "prefix": prefix}
+    params: dict[str, Any] = {"status": status, "prefix": prefix, "view": "full" if server.as_json else None}
     found: list[dict[str, Any]] = []
     while len(found) < limit:
         asked = {name: value for name, value in params.items() if value is not None}

@@ -90,11 +90,15 @@ async def get(request: Request) -> Response:
 
 
 async def list_jobs(request: Request) -> Response:
-    """``GET /jobs?status=&prefix=&cursor=&limit=``, in the order of the ids' bytes.
+    """``GET /jobs?status=&prefix=&view=&cursor=&limit=``, in the order of the ids' bytes; payloads only with
+    ``view=full``.
 
-    A page of a filtered list looks at a bounded number of jobs: it may be short or empty and still have a next one.
+    A page looks at a bounded number of jobs and of bytes: it may be short or empty and still have a next one.
     """
-    params = query(request, "status", "prefix", "cursor", "limit")
+    params = query(request, "status", "prefix", "view", "cursor", "limit")
+    with_payloads = params.get("view") == "full"
+    if "view" in params and not with_payloads:
+        raise InvalidInput("view must be full", field="view")
     status = params.get("status")
     if status is not None and status not in STATUSES:
         raise InvalidInput(f"status must be one of {', '.join(STATUSES)}", field="status")
@@ -107,7 +111,8 @@ async def list_jobs(request: Request) -> Response:
         )
     following = None if page.cursor is None else _write_cursor(page.cursor)
     headers = None if following is None else next_link(request, params, cursor=following)
-    return json_answer({"jobs": [show_job(view) for view in page.jobs], "next": following}, headers=headers)
+    shown = [show_job(view, with_payload=with_payloads) for view in page.jobs]
+    return json_answer({"jobs": shown, "next": following}, headers=headers)
 
 
 def _write_cursor(job_id: str) -> str:

@@ -267,6 +267,7 @@ PATHS: Json = {
             "parameters": [
                 parameter("status", ref("Job/properties/status"), "Only jobs with this status."),
                 parameter("prefix", TEXT, "Only ids that start so."),
+                parameter("view", {"type": "string", "enum": ["full"]}, "`full`: with payloads."),
                 parameter("cursor", TEXT, "`next` of the page before."),
                 LIMIT,
             ],

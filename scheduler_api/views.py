@@ -54,12 +54,14 @@ def next_fire_times(job: Job, state: JobState, count: int = FIRE_TIMES_SHOWN) ->
     return times
 
 
-def show_job(view: JobView) -> dict[str, Any]:
+def show_job(view: JobView, *, with_payload: bool = True) -> dict[str, Any]:
     """A job as ``GET /jobs/{id}`` answers it. One whose document cannot be read shows only what is known."""
     state, job = view.state, view.job
     shown: dict[str, Any] = {"id": view.id, "status": view.status}
     if job is not None:
         shown |= show_definition(job)
+        if not with_payload:
+            shown.pop("payload", None)
         shown["next_fire_times"] = next_fire_times(job, state)
     held_for = state.held_for
     shown |= {
@@ -68,7 +70,7 @@ def show_job(view: JobView) -> dict[str, Any]:
         "paused_at": instant(state.paused_at_ms),
         "quarantine_reason": view.fault or state.quarantine,
         "open_run": show_open(view),
-        "pending": [show_pending(entry) for entry in state.pending],
+        "pending": [show_pending(entry, with_payload=with_payload) for entry in state.pending],
         "replays": [show_replay(replay) for replay in state.replays],
         "last_run": None,
         "last_success": instant(state.last_success_ms),
@@ -139,7 +141,7 @@ def show_trigger(spec: TriggerSpec) -> dict[str, Any]:
     return {"at": rfc3339(spec.at_ms)}
 
 
-def show_pending(entry: Pending) -> dict[str, Any]:
+def show_pending(entry: Pending, *, with_payload: bool = True) -> dict[str, Any]:
     """A run that was asked for and has not ended. Without ``payload``, it is sent the job's own."""
     shown: dict[str, Any] = {
         "run_id": entry.run_id,
@@ -148,7 +150,9 @@ def show_pending(entry: Pending) -> dict[str, Any]:
         "attempts": 0 if entry.run is None else entry.run.attempt,
         "failed": entry.failed,
     }
-    return shown if entry.payload is None else shown | {"payload": msgspec.Raw(entry.payload)}
+    if entry.payload is None or not with_payload:
+        return shown
+    return shown | {"payload": msgspec.Raw(entry.payload)}
 
 
 def show_replay(replay: Replay) -> dict[str, Any]:

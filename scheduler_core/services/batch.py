@@ -118,7 +118,7 @@ class _Chunk:
             if stored is None:
                 self._results[job.id] = JobView(job.id, job, state, None), True
                 log.debug(JOB_UPSERTED, job_id=job.id, version=1)
-            else:
+            elif stored != "large":
                 found.append((asked, stored))
         return found
 

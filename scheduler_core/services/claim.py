@@ -13,7 +13,7 @@ import itertools
 from scheduler_core.clock import Clock
 from scheduler_core.errors import StoreUnavailable
 from scheduler_core.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CLAIMED, SERVICE_FAILED, get_logger
-from scheduler_core.job import SUSPECT_LOSSES, HeldBack
+from scheduler_core.job import SUSPECT_LOSSES, HeldBack, Lease
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.plan.claim import (
@@ -28,7 +28,7 @@ from scheduler_core.services.deliver import Courier, Flight
 from scheduler_core.services.gate import CROWD_WAIT_MS
 from scheduler_core.services.settle import Settler
 from scheduler_core.store.keys import job_of_unit
-from scheduler_core.store.redis_store import Claim, ClaimedJob, RedisStore
+from scheduler_core.store.redis_store import REPLY_BYTES, Claim, ClaimedJob, RedisStore
 from scheduler_core.transition import Transition
 
 log = get_logger(__name__)
@@ -57,6 +57,7 @@ class Claimer(Service):
         self._settler = settler
         self._tokens = itertools.count(1)
         self._lost_token: int | None = None
+        self._recover_bytes = REPLY_BYTES
         self._compared_at = clock.monotonic()
         self._suspects: set[tuple[str, int]] = set()
         self._woken = asyncio.Event()
@@ -108,7 +109,7 @@ class Claimer(Service):
     async def _claim(self, limit: int) -> Claim:
         """One claim. If the reply of an earlier one was lost, what that one took is looked up first."""
         if self._lost_token is not None:
-            found = await self._store.recover(node=self._node.id, token=self._lost_token)
+            found = await self._recovered(self._lost_token)
             self._lost_token = None
             if found:
                 self._courier.targets.saw(None)
@@ -138,6 +139,14 @@ class Claimer(Service):
             self._node.downtime_count = claim.downtime_count
         return claim
 
+    async def _recovered(self, token: int) -> list[ClaimedJob]:
+        """Find the jobs that a claim took whose reply was lost. If the reply to this is lost too, the next try gives
+        the jobs back: documents that a slow link cannot pass in time are not asked for again and again."""
+        reply_bytes, self._recover_bytes = self._recover_bytes, 0
+        found = await self._store.recover(node=self._node.id, token=token, reply_bytes=reply_bytes)
+        self._recover_bytes = REPLY_BYTES
+        return found
+
     async def _compare_leases(self) -> None:
         """Once in some seconds: hand back what Redis says this node holds, and it knows nothing of.
 
@@ -152,15 +161,12 @@ class Claimer(Service):
         self._compared_at = self.clock.monotonic()
         leases = await self._store.leases_of(self._node.id)
         known = self._known()
-        for token in {token for job_id, fence, token in leases if (job_id, fence) not in known}:
-            found = await self._store.recover(node=self._node.id, token=token)
-            known = self._known()
-            strays = [claimed for claimed in found if (claimed.id, claimed.lease.fence) not in known]
-            for claimed in strays:
-                self._settler.hand_back(claimed)
-            if strays:
-                jobs = [claimed.id for claimed in strays[:SHOWN]]
-                log.warning(LEASES_FORGOTTEN, count=len(strays), jobs=jobs, detail="Redis has lost how they ended")
+        strays = [(job_id, fence) for job_id, fence, _ in leases if (job_id, fence) not in known]
+        for job_id, fence in strays:
+            self._settler.hand_back(ClaimedJob(job_id, None, None, Lease(fence, self._node.id, fence, 0), b""))
+        if strays:
+            jobs = [job_id for job_id, _ in strays[:SHOWN]]
+            log.warning(LEASES_FORGOTTEN, count=len(strays), jobs=jobs, detail="Redis has lost how they ended")
 
     def _known(self) -> set[tuple[str, int]]:
         """Id and fence of each job that this node works on or has to settle."""
@@ -174,8 +180,7 @@ class Claimer(Service):
     async def give_back_lost(self) -> None:
         """When the node stops: hand back what a claim took whose reply never came."""
         if self._lost_token is not None:
-            for claimed in await self._store.recover(node=self._node.id, token=self._lost_token):
-                self._settler.hand_back(claimed)
+            await self._store.recover(node=self._node.id, token=self._lost_token, reply_bytes=0)
             self._lost_token = None
 
     def _start(self, claimed: ClaimedJob) -> None:

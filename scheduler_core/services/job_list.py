@@ -10,6 +10,9 @@ from scheduler_core.store.shards import Shards
 EXAMINED = 1000
 """How many jobs one page of a filtered list looks at; it may then be short, and its cursor goes on from there."""
 LOOK_AT = 200
+FIRST_READ = 16
+PAGE_BYTES = 8 << 20
+"""How many bytes of payloads one page reads, whether it shows them or not; a page with large ones is short."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -24,24 +27,34 @@ async def page_of_jobs(
 ) -> Page:
     """Jobs from after ``cursor``: those that start with ``prefix`` and have ``status``.
 
-    A page with a ``status`` looks at a bounded number of jobs, so it may be short and still not be the last. Each shard
-    is asked for as many ids as are wanted in all; only the jobs of the first of them are read.
+    A page looks at a bounded number of jobs and of bytes, so it may be short and still not be the last. Each shard is
+    asked for as many ids as are wanted in all; only the jobs of the first of them are read.
     """
     found: list[JobView] = []
-    examined = 0
+    examined = size = 0
+    read_at_once = FIRST_READ
     while len(found) < limit and examined < EXAMINED:
         wanted = limit - len(found) if status is None else LOOK_AT
         ids = await shards.page_ids(after=cursor, prefix=prefix, limit=wanted)
-        for job_id, stored in zip(ids, await shards.read_many(ids), strict=True):
-            cursor = job_id
-            examined += 1
-            if not exists(stored):
-                continue  # deleted between the two reads
-            view = view_of(job_id, stored)
-            if status is None or view.status == status:
-                found.append(view)
-            if len(found) >= limit:
+        read = 0
+        while read < len(ids):
+            part = ids[read : read + read_at_once]
+            read += len(part)
+            for job_id, stored in zip(part, await shards.read_many(part), strict=True):
+                cursor = job_id
+                examined += 1
+                if not exists(stored):
+                    continue  # deleted between the two reads
+                view = view_of(job_id, stored)
+                size += 0 if view.job is None else len(view.job.payload)
+                if status is None or view.status == status:
+                    found.append(view)
+                if len(found) >= limit:
+                    return Page(found, cursor)
+            if size >= PAGE_BYTES:
                 return Page(found, cursor)
+            mean = max(1, size // examined)
+            read_at_once = min(LOOK_AT, max(1, (PAGE_BYTES - size) // mean))
         if len(ids) < wanted:
             return Page(found, None)
     return Page(found, cursor)

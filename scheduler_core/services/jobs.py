@@ -96,10 +96,11 @@ class JobService:
         found: StoredJob | None = None
         created = as_created(job, now_ms=self._clock.now_ms())
         if created is not None:
-            found = (await self._store.create([created]))[0]
-            if found is None:
+            answer = (await self._store.create([created]))[0]
+            if answer is None:
                 log.info(JOB_UPSERTED, job_id=job.id, version=1)
                 return JobView(job.id, *created, None), True
+            found = None if answer == "large" else answer
         stored, transition = await self.change(job.id, partial(step_of_upsert, job), found=found)
         if transition is None:
             return view_of(job.id, stored), False

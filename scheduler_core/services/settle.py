@@ -205,6 +205,8 @@ class Settler(Service):
         elif answer.result == "full" and one.work is not None and one.claimed.state is not None:
             claimed, work, state = one.claimed, one.work, one.claimed.state
             self._put_planned(claimed, lambda: plan_full(work, state, now_ms=claimed.lease.first_claimed_at_ms))
+        elif answer.result == "later":
+            self._queue.append(one)
         elif answer.result == "stale":
             self.metrics.refused.inc()
             log.warning(SETTLE_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)

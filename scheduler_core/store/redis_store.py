@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from redis.asyncio import Redis
@@ -57,6 +57,9 @@ DOWNTIMES_KEPT = 64
 """How many downtimes are kept apart. A job that was not claimed through so many is judged by their sum."""
 CLAIM_LIMIT = 1000
 """The most jobs that one claim takes; Lua's stack bounds it."""
+REPLY_BYTES = 2 << 20
+"""How many bytes of definitions and states one script reads into its reply, at least one job: a few milliseconds of
+Redis's time, and a reply that passes a slow link before the socket's timeout."""
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -122,7 +125,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
 class Settled(msgspec.Struct, frozen=True):
     """The answer to a settlement: ``ok``, ``done``, ``stale``, ``full`` (the job has as many runs at once as it may;
-    the lease stays) or ``changed``, with what is stored in the last case."""
+    the lease stays), ``later`` (nothing was done, send it again) or ``changed``, with what is stored."""
 
     result: str
     stored: ClaimedJob | None = None
@@ -223,8 +226,9 @@ class RedisStore:
         downtime_count: int,
         suspects: int = 1,
     ) -> Claim:
-        """Take up to ``limit`` due jobs. ``token`` numbers the claims of this node, from 1. Of the jobs whose runs were
-        lost with ``SUSPECT_LOSSES`` nodes in a row, at most ``suspects``; the others come again a moment later.
+        """Take up to ``limit`` due jobs, fewer if their documents are large. ``token`` numbers the claims of this node,
+        from 1. Of the jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a row, at most ``suspects``; the
+        others come again a moment later.
 
         After StoreUnavailable with ``effect_unknown``, ask :meth:`recover`.
         """
@@ -242,6 +246,7 @@ class RedisStore:
                 downtime_count,
                 suspects,
                 SUSPECT_LOSSES,
+                REPLY_BYTES,
             ),
         )
         if answer[0] == b"beat":
@@ -256,13 +261,15 @@ class RedisStore:
             targets_version=int(answer[4]),
         )
 
-    async def recover(self, *, node: str, token: int) -> list[ClaimedJob]:
+    async def recover(self, *, node: str, token: int, reply_bytes: int = REPLY_BYTES) -> list[ClaimedJob]:
         """The jobs that the claim with the number ``token`` took and that are still this node's.
 
-        Should that claim arrive only after this, it takes nothing.
+        Jobs that do not fit into ``reply_bytes`` are given back: they are due again. With 0, all are. Should that claim
+        arrive only after this, it takes nothing.
         """
         k = self._keys
-        rows = await self._run(self._recover, (k.leases, k.jobs, k.states, k.claims), (node, token))
+        names = (k.leases, k.jobs, k.states, k.claims, k.due)
+        rows = await self._run(self._recover, names, (node, token, reply_bytes))
         return [_claimed(*row) for row in rows]
 
     async def leases_of(self, node: str) -> list[tuple[str, int, int]]:
@@ -377,9 +384,10 @@ class RedisStore:
             for answer in answers
         ]
 
-    async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | None]:
+    async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | Literal["large"] | None]:
         """Create those of these jobs (no id twice, at most 1000) under whose ids nothing is stored, no tombstone either
-        nor an open run. None for each that was created; for the others what is stored, all of one moment.
+        nor an open run. None for each that was created; for the others what is stored, all of one moment, or ``large``
+        where that is too much for one reply: read it by itself.
         """
         k = self._keys
         args: list[Arg] = [k.wake]
@@ -387,7 +395,11 @@ class RedisStore:
             args += (job.id, encode_job(job), encoded, score(state))
         downtimes, store_id, *rows = await self._run(self._create, self._of_creations, args)
         return [
-            None if row == b"ok" else read_stored(job.id, row[0], row[1], row[2], downtimes, store_id, int(row[3]))
+            None
+            if row == b"ok"
+            else "large"
+            if row == b"large"
+            else read_stored(job.id, row[0], row[1], row[2], downtimes, store_id, int(row[3]))
             for (job, _), row in zip(new, rows, strict=True)
         ]
 
@@ -402,15 +414,20 @@ class RedisStore:
         return [job_id.decode() for job_id in found]
 
     async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
-        """The jobs with these ids, at most 1000, all of one moment."""
-        if not job_ids:
-            return []
+        """The jobs with these ids, at most 1000. Those that fit into one reply are of one moment."""
+        found: list[StoredJob] = []
+        while len(found) < len(job_ids):
+            found += await self.read_some(job_ids[len(found) :])
+        return found
+
+    async def read_some(self, job_ids: Sequence[str], *, reply_bytes: int = REPLY_BYTES) -> list[StoredJob]:
+        """Read the first of these jobs that fit into ``reply_bytes``, at least one; all of one moment."""
         k = self._keys
         names = (k.jobs, k.states, k.leases, k.meta, k.children)
-        downtimes, store_id, *rows = await self._run(self._read, names, job_ids)
+        downtimes, store_id, *rows = await self._run(self._read, names, (reply_bytes, *job_ids))
         return [
             read_stored(job_id, definition, state, lease, downtimes, store_id, int(children))
-            for job_id, (definition, state, lease, children) in zip(job_ids, rows, strict=True)
+            for job_id, (definition, state, lease, children) in zip(job_ids, rows, strict=False)
         ]
 
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:

@@ -20,7 +20,7 @@ from scheduler_core.services.batch import Upserted, upsert_many
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.codec import TAG_BYTES, encode_job, encode_state
 from scheduler_core.store.keys import Keys, child_id
-from scheduler_core.store.redis_store import RedisStore, StoredJob, connect, score
+from scheduler_core.store.redis_store import RedisStore, connect, score
 from scheduler_core.trigger import CronSpec
 from tests.support.factories import at, make_job, make_run, make_state, retrying
 from tests.support.manual_clock import ManualClock
@@ -236,7 +236,7 @@ async def test_when_redis_stops_to_answer_the_rest_is_not_tried(side: Side, monk
     monkeypatch.setattr(batch, "CHUNK", 2)
     create, tried = RedisStore.create, []
 
-    async def silent(store: RedisStore, new: Any) -> list[StoredJob | None]:
+    async def silent(store: RedisStore, new: Any) -> Any:
         tried.append(len(new))
         if len(tried) == 2:
             raise StoreUnavailable("Redis did not answer", effect_unknown=True)

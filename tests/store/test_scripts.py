@@ -121,7 +121,7 @@ async def test_with_a_backlog_half_of_a_claim_goes_to_what_became_due_just_now(s
         await put(redis, make_job(f"old{number:02}"), make_state(-100 + number))
         await put(redis, make_job(f"new{number:02}"), make_state(-9 + number / 10))
     found = [job.id for job in (await claim(store, limit=10)).jobs]
-    assert found == [f"new{number:02}" for number in range(5)] + [f"old{number:02}" for number in range(5)]
+    assert found == [f"{age}{number:02}" for number in range(5) for age in ("new", "old")]
 
 
 async def test_a_backlog_with_little_new_fills_the_claim_with_the_old(store: RedisStore, redis: Redis) -> None:

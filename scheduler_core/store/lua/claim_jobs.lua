@@ -23,17 +23,20 @@
 --   8 suspects        count; how many jobs to take at most whose runs were lost with many nodes in a row. One of them may be
 --                     what kills nodes, and a node that dies with one of them counts against it alone.
 --   9 losses          from how many lost nodes on a job is a suspect
+--   10 bytes          of definitions and states that the reply may hold; the first job passes whatever its size, and
+--                     what does not fit stays due
 -- Returns
 --   {'beat'} if the node must beat first, {'void'} if a later call of this node was here before, else
 --   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, row, row, ...}
 --   where row = {id, definition or false, state or false, lease}
--- Cost: O(limit × log(jobs)); seven commands for the whole batch.
+-- Cost: O(limit × log(jobs)); seven commands for the whole batch, and two more for every 8 jobs. Reads at most `bytes`
+-- and 8 documents more, about 1 ms per MiB.
 
 local due, jobs, states, leases, meta, nodes, claims = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local now, limit, node, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local recent, dead_after, known_downtimes = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local suspects, suspect_losses = tonumber(ARGV[8]), tonumber(ARGV[9])
-local CLAIMED, SUSPECT_WAIT = 1e15, 100
+local suspects, suspect_losses, bytes = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local CLAIMED, SUSPECT_WAIT, READ_AT_ONCE = 1e15, 100, 8
 
 local beat = redis.call('ZSCORE', nodes, node)
 if not beat or tonumber(beat) < now - dead_after then
@@ -48,14 +51,16 @@ if #found == 2 * limit and limit > 1 and tonumber(found[2]) < now - recent then
   -- A backlog of old wake-ups fills the batch: leave half of it to what became due just now.
   local half = math.floor(limit / 2)
   local fresh = redis.call('ZRANGEBYSCORE', due, now - recent, now, 'WITHSCORES', 'LIMIT', 0, half)
-  local batch, taken = {}, {}
-  for i = 1, #fresh do batch[i] = fresh[i] end
+  local batch, taken, old = {}, {}, 1
   for i = 1, #fresh, 2 do taken[fresh[i]] = true end
-  for i = 1, #found, 2 do
+  -- In turns, so that neither part is left out when only the first few of the batch fit into `bytes`.
+  for i = 1, math.max(#fresh, #found), 2 do
     if #batch >= 2 * limit then break end
-    if not taken[found[i]] then
-      batch[#batch + 1] = found[i]
-      batch[#batch + 1] = found[i + 1]
+    if fresh[i] then batch[#batch + 1], batch[#batch + 2] = fresh[i], fresh[i + 1] end
+    while found[old] and taken[found[old]] do old = old + 2 end
+    if found[old] and #batch < 2 * limit then
+      batch[#batch + 1], batch[#batch + 2] = found[old], found[old + 1]
+      old = old + 2
     end
   end
   found = batch
@@ -71,13 +76,26 @@ end
 if count > 0 then
   local ids = {}
   for i = 1, count do ids[i] = found[2 * i - 1] end
-  local definitions = redis.call('HMGET', jobs, unpack(ids))
-  local positions = redis.call('HMGET', states, unpack(ids))
-  local held = redis.call('HMGET', leases, unpack(ids))
+  local definitions, positions, fitting, size = {}, {}, 0, 0
+  while fitting < count and size < bytes do
+    local last = math.min(fitting + READ_AT_ONCE, count)
+    local some = redis.call('HMGET', jobs, unpack(ids, fitting + 1, last))
+    local their = redis.call('HMGET', states, unpack(ids, fitting + 1, last))
+    for i, definition in ipairs(some) do
+      local state = their[i]
+      size = size + (definition and #definition or 0) + (state and #state or 0)
+      if size > bytes and fitting > 0 then break end
+      fitting = fitting + 1
+      definitions[fitting], positions[fitting] = definition, state
+    end
+  end
+  count = fitting
+  local held = redis.call('HMGET', leases, unpack(ids, 1, count))
   -- At least the time in microseconds: should Redis lose its last writes in a failover, the counter among them, fences
   -- go on rising all the same.
   local fence = math.max(tonumber(redis.call('HGET', meta, 'fence') or '0'), now * 1000 - 1)
   local lease_rows, due_rows = {}, {}
+  local now_text, held_score = string.format('%.0f', now), string.format('%.0f', CLAIMED + now)
   for i = 1, count do
     -- A lease without a holder was handed back or reaped: the run goes on with the facts of its first claim.
     local first_fence, first_claimed, losses
@@ -90,9 +108,9 @@ if count > 0 then
       fence = fence + 1
       local mine = string.format('%.0f', fence)
       local lease = mine .. ' ' .. node .. ' ' .. (first_fence or mine) .. ' '
-        .. (first_claimed or string.format('%.0f', now)) .. ' ' .. (losses or '0') .. ' ' .. found[2 * i] .. ' ' .. token
+        .. (first_claimed or now_text) .. ' ' .. (losses or '0') .. ' ' .. found[2 * i] .. ' ' .. token
       lease_rows[#lease_rows + 1], lease_rows[#lease_rows + 2] = ids[i], lease
-      due_rows[2 * i - 1] = string.format('%.0f', CLAIMED + now)
+      due_rows[2 * i - 1] = held_score
       reply[#reply + 1] = {ids[i], definitions[i], positions[i], lease}
     end
     due_rows[2 * i] = ids[i]

@@ -16,18 +16,38 @@
 --   2...       four of each job (at most 1000, no id twice): id, definition, state (tag first), wake-up (epoch ms)
 -- Returns
 --   {downtimes or false, store id or false, row, row, ...}, a row for each job: 'ok' if it was created, else as read_jobs
---   answers it: {definition or false, state or false, lease or false, number of children where there is no definition}
--- Cost: O(jobs × log(all jobs)); ten to twelve commands, and one for each new job while runs that overlap are open.
+--   answers it: {definition or false, state or false, lease or false, number of children where there is no definition},
+--   or 'large' if the reply already holds 2 MiB of definitions and states
+-- Cost: O(jobs × log(all jobs)); two commands for every 8 jobs, ten to twelve commands, and one for each new job while runs that overlap are open.
 
 local due, jobs, states, leases, ids, meta, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local channel = ARGV[1]
-local FIELDS = 4
+local FIELDS, BYTES, READ_AT_ONCE = 4, 2097152, 8
 
 local wanted = {}
 for at = 2, #ARGV, FIELDS do wanted[#wanted + 1] = ARGV[at] end
 local facts = redis.call('HMGET', meta, 'downtimes', 'store_id')
-local definitions = redis.call('HMGET', jobs, unpack(wanted))
-local positions = redis.call('HMGET', states, unpack(wanted))
+local definitions, positions, size = {}, {}, 0
+for first = 1, #wanted, READ_AT_ONCE do
+  local last = math.min(first + READ_AT_ONCE - 1, #wanted)
+  if size < BYTES then
+    local some = redis.call('HMGET', jobs, unpack(wanted, first, last))
+    local their = redis.call('HMGET', states, unpack(wanted, first, last))
+    for i = 1, #some do
+      local own = #(some[i] or '') + #(their[i] or '')
+      -- Of one that does not fit, only that it is there counts.
+      local fits = own == 0 or size == 0 or size + own <= BYTES
+      definitions[first + i - 1] = fits and some[i] or not fits and 'large'
+      positions[first + i - 1] = fits and their[i] or not fits and 'large'
+      size = size + own
+    end
+  else
+    for i = first, last do
+      local stored = redis.call('HEXISTS', jobs, wanted[i]) + redis.call('HEXISTS', states, wanted[i]) > 0
+      definitions[i], positions[i] = stored and 'large', stored and 'large'
+    end
+  end
+end
 local held = redis.call('HMGET', leases, unpack(wanted))
 local may_overlap = redis.call('ZCARD', children) > 0
 -- Raise before anything is written if one of these holds something else.
@@ -42,7 +62,9 @@ for i, id in ipairs(wanted) do
   if may_overlap and not definition then
     open = redis.call('ZLEXCOUNT', children, '[' .. id .. '\31', '(' .. id .. '\32')
   end
-  if definition or positions[i] or held[i] or open > 0 then
+  if definition == 'large' then
+    reply[2 + i] = 'large'
+  elseif definition or positions[i] or held[i] or open > 0 then
     reply[2 + i] = {definition, positions[i], held[i], open}
   else
     local at, wake = FIELDS * i - 2, ARGV[FIELDS * i + 1]

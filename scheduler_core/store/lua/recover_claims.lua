@@ -1,35 +1,45 @@
 -- Find the jobs that a claim took whose reply was lost, and see to it that it takes no more.
 --
 -- Guarantee: should that claim still be on its way, it finds its number used up when it arrives. A lease that was reaped
--- meanwhile is not returned.
+-- meanwhile is not returned. A job that does not fit into `bytes` is given back: it is due again, and its next claim goes
+-- on with the same run.
 --
 -- KEYS
 --   1 leases  hash, job id to lease
 --   2 jobs    hash, job id to definition
 --   3 states  hash, job id to state
 --   4 claims  hash, node id to number of its latest claim
+--   5 due     sorted set, job id by wake-up
 -- ARGV
 --   1 node   node id
 --   2 token  number of the claim
+--   3 bytes  of definitions and states that the reply may hold; 0: give all back
 -- Returns
 --   {row, row, ...} with the rows of claim_jobs
 -- Cost: O(leases of all nodes), which is bounded by what the nodes may have in flight; only after a lost reply.
 
-local leases, jobs, states, claims = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local node, token = ARGV[1], ARGV[2]
+local leases, jobs, states, claims, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local node, token, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 if tonumber(token) > tonumber(redis.call('HGET', claims, node) or '0') then
   redis.call('HDEL', claims, node) -- frees first, so that a full Redis goes on
   redis.call('HSET', claims, node, token)
 end
 
-local rows = {}
+local rows, size = {}, 0
 local all = redis.call('HGETALL', leases)
 for i = 1, #all, 2 do
-  local holder, claim = string.match(all[i + 1], '^%d+ (%S+) %d+ %d+ %d+ %S+ (%d+)$')
+  local id, lease = all[i], all[i + 1]
+  local fence, holder, rest, score, claim = string.match(lease, '^(%d+) (%S+) (%d+ %d+ %d+ (%S+) (%d+))$')
   if holder == node and claim == token then
-    local id = all[i]
-    rows[#rows + 1] = {id, redis.call('HGET', jobs, id), redis.call('HGET', states, id), all[i + 1]}
+    size = size + redis.call('HSTRLEN', jobs, id) + redis.call('HSTRLEN', states, id)
+    if size <= bytes or (#rows == 0 and bytes > 0) then
+      rows[#rows + 1] = {id, redis.call('HGET', jobs, id), redis.call('HGET', states, id), lease}
+    else
+      redis.call('HDEL', leases, id) -- frees first, so that a full Redis goes on
+      redis.call('HSET', leases, id, fence .. ' - ' .. rest)
+      redis.call('ZADD', due, score, id)
+    end
   end
 end
 return rows

@@ -35,12 +35,13 @@
 -- Returns
 --   for each unit: 'ok', 'done' (this very settle was applied before), 'stale' (the fence has passed to another), 'full'
 --   (the job has as many children as it may have; nothing was changed, the lease stays), or
---   {definition or false, state or false} if the unit was changed since
+--   {definition or false, state or false} if the unit was changed since, or 'later' if it was and the reply already holds
+--   2 MiB of these: nothing was changed, send it again
 -- Cost: O(log(units)); two commands per unit and two or more for its records, six to twenty per batch.
 
 local due, jobs, states, leases, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local waiting, children = KEYS[6], KEYS[7]
-local CHILD, AFTER_CHILD, FIELDS, RECORD, OF_CHILD = '\31', '\32', 8, 6, 4
+local CHILD, AFTER_CHILD, FIELDS, RECORD, OF_CHILD, REPLY_BYTES = '\31', '\32', 8, 6, 4, 2097152
 local book = open_book(8, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
 
 -- Two commands read what the whole batch is checked against. A unit that comes twice is read again the second time.
@@ -86,7 +87,7 @@ local function write()
 end
 begin()
 
-local replies, seen = {}, {}
+local replies, seen, answered = {}, {}, 0
 for i, place in ipairs(places) do
   local id, holder, expected, operation = ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3]
   local state, wake, wait, n = ARGV[place + 4], ARGV[place + 5], ARGV[place + 6], ARGV[place + 7]
@@ -124,8 +125,11 @@ for i, place in ipairs(places) do
     else
       reply = 'stale' -- a lease that cannot be read is the reaper's
     end
+  elseif tag ~= expected and answered >= REPLY_BYTES then
+    reply = 'later'
   elseif tag ~= expected then
     reply = {redis.call('HGET', jobs, id), stored}
+    answered = answered + #(reply[1] or '') + #(stored or '')
   else
     local definition = child and redis.call('HGET', jobs, id)
     if child and not definition then
