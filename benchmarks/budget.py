@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -114,7 +114,7 @@ class Settled(msgspec.Struct):
     event: str
     time: datetime
     job_id: str = ""
-    fire_time_ms: int = 0
+    fire_time: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     lateness_ms: float = 0.0
     latency_ms: float = 0.0
 
@@ -127,10 +127,11 @@ def stages_ms(log: bytes, arrivals: Sequence[Arrival]) -> dict[str, list[float]]
         if b'"run settled"' not in line:
             continue
         run = msgspec.json.decode(line, type=Settled)
-        at = arrived.get((run.job_id, run.fire_time_ms))
+        fire_ms = round(run.fire_time.timestamp() * 1000)
+        at = arrived.get((run.job_id, fire_ms))
         if at is not None:
             answered = run.lateness_ms + run.latency_ms
-            recorded = run.time.timestamp() * 1000 - run.fire_time_ms
+            recorded = run.time.timestamp() * 1000 - fire_ms
             steps = (run.lateness_ms, at - run.lateness_ms, answered - at, recorded - answered, recorded)
             for stage, took in zip(LATENESS_STAGES, steps, strict=True):
                 found[stage].append(took)

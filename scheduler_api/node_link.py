@@ -26,6 +26,11 @@ STATE, METRICS = b"?", b"m"
 LENGTH_BYTES = 4
 EXIT_ORPHANED = 131
 
+SMALLEST = frozenset({"process_start_time_seconds", "process_max_fds"})
+LARGEST = frozenset({"process_open_fds"})
+"""Of the start the first, and of file descriptors those of the process that comes closest to its limit: each process
+has a limit of its own. CPU time and memory add up."""
+
 Sample = tuple[str, dict[str, str], float]
 """Name, labels, value."""
 
@@ -146,9 +151,8 @@ class ChildLink:
 def added(groups: Iterable[Iterable[Family]], *, only_counted: bool = False) -> list[Family]:
     """Metrics of several processes as one: counters, histograms and gauges add up.
 
-    The exceptions are instants, offsets and states, of which a sum would say nothing: of the instants at which
-    counting began the earliest stands, of the others the largest. ``only_counted`` leaves gauges out: what a process
-    that is gone has counted stays counted, and nothing of it is open any more.
+    The exceptions are those of which a sum would say nothing (``_together``). ``only_counted`` leaves gauges out: what
+    a process that is gone has counted stays counted, and nothing of it is open any more.
     """
     merged: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
     for families in groups:
@@ -169,8 +173,8 @@ def added(groups: Iterable[Iterable[Family]], *, only_counted: bool = False) -> 
 
 
 def _together(name: str, one: float, other: float) -> float:
-    if name.endswith("_created"):
+    if name in SMALLEST:
         return min(one, other)
-    if name.endswith(("_offset_seconds", "_state")):
+    if name in LARGEST or name.endswith(("_offset_seconds", "_state")):
         return max(one, other, key=abs)
     return one + other

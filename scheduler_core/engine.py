@@ -53,6 +53,7 @@ class Engine:
             NodeShard(node, one, shards, deliverer, clock, metrics, timekeeper, self.gate, sole=sole)
             for node, one in zip(nodes, shards.all, strict=True)
         ]
+        metrics.in_flight.set_function(lambda: len(self.node.in_flight))
         metrics.unsettled.set_function(lambda: sum(shard.settler.unsettled for shard in self._shards))
         first = self._shards[0]
         lane_store = LaneStore(first.store, lane)

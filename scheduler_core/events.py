@@ -19,6 +19,7 @@ import atexit
 import datetime
 import functools
 import logging
+import os
 import re
 import sys
 import traceback
@@ -170,7 +171,8 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
     """
     on_terminal = _Output(stream).is_terminal()
     as_console = settings.log_format == "console" or (settings.log_format == "auto" and on_terminal)
-    render: Renderer = _ConsoleRenderer(colors=on_terminal) if as_console else render_json
+    colors = on_terminal and not os.environ.get("NO_COLOR")
+    render: Renderer = _ConsoleRenderer(colors=colors) if as_console else render_json
     out = _Output(stream, _writer_of_errors(render) if stream is None else None)
     level = getattr(logging, settings.log_level.upper())
     _configure_structlog(render, out, level, cache=True)
@@ -200,7 +202,7 @@ def _configure_structlog(render: Renderer, out: _Output, level: int, *, cache: b
         logger_factory=lambda *_: out,
         cache_logger_on_first_use=cache,
     )
-    _often[:] = [(out, render)] if level <= logging.INFO else []
+    _often[:] = [(out, render, level)]
 
 
 def _writer_of_errors(render: Renderer) -> LineWriter | None:
@@ -259,15 +261,25 @@ def log_warnings() -> list[str]:
     return [f"log: the reader of standard error stalls; {dropped_lines()} lines were dropped since the start"]
 
 
-def log_often(event: str, fields: dict[str, Any], *, detail: str) -> None:
-    """Log at level info what happens with every fire, past the processors, which cost twice as much as the line.
+def log_often(event: str, fields: dict[str, Any], *, detail: str, level: int = logging.INFO) -> None:
+    """Log what happens with every fire, past the processors, which cost twice as much as the line.
 
     ``fields`` are numbers, ids and words of ours, nothing that could have to be cut; ``detail`` is cut.
     """
-    for out, render in _often:
-        line = {"level": "info", "time": _rfc3339(_CLOCK.now_ms()), "event": event, **fields, **_bound}
-        line["detail"] = cut_text(detail) if "://" in detail else detail
-        out.msg(render(None, "", line))
+    for out, render, least in _often:
+        if level >= least:
+            name = _LEVEL_NAMES[level]
+            line = {"level": name, "time": _rfc3339(_CLOCK.now_ms()), "event": event, **fields, **_bound}
+            line["detail"] = cut_text(detail) if "://" in detail else detail
+            out.msg(render(None, "", line))
+
+
+_LEVEL_NAMES: Final = {logging.INFO: "info", logging.WARNING: "warning"}
+
+
+def instant(epoch_ms: int | None) -> str | None:
+    """An instant as a field of a log line: RFC 3339 in UTC with milliseconds."""
+    return None if epoch_ms is None else _rfc3339(epoch_ms)
 
 
 def bind_to_all(**fields: str) -> None:
@@ -277,8 +289,8 @@ def bind_to_all(**fields: str) -> None:
 
 
 _bound: dict[str, str] = {}
-_often: list[tuple[_Output, Renderer]] = []
-"""Where lines of level info go; empty if they are not wanted."""
+_often: list[tuple[_Output, Renderer, int]] = []
+"""Where the lines of :func:`log_often` go, and the least level that is wanted there."""
 _writers: list[LineWriter] = []
 """The writer of standard error, once logging is configured by an entry point."""
 
@@ -351,7 +363,9 @@ class _ConsoleRenderer:
     def __call__(self, _logger: Any, _method: str, event: EventDict) -> str:
         time = str(event.pop("time", ""))[11:]
         level = str(event.pop("level", ""))
-        name = _escape(str(event.pop("event", "")))
+        name = str(event.pop("event", ""))
+        # Our events have no "="; the text of another library's line could look like fields.
+        name = _shown(name) if "=" in name else _escape(name)
         trace = event.pop("exception", None)
         event.pop("module", None)
         fields = "  ".join(f"{key}={_shown(value)}" for key, value in event.items())
@@ -364,8 +378,14 @@ class _ConsoleRenderer:
 
 
 def _shown(value: Any) -> str:
-    text = _escape(str(value))
-    return f'"{text}"' if not text or " " in text or "=" in text else text
+    # A value may be the client's text, and must not look like further fields: what ends a value is quoted or escaped.
+    text = _escape(str(value).replace("\\", "\\\\"))
+    if text and not _NEEDS_QUOTES.search(text):
+        return text
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+_NEEDS_QUOTES: Final = re.compile(r"[\s=\"]")
 
 
 def _escape(text: str) -> str:

@@ -73,7 +73,6 @@ class Courier:
         self._secret: bytes | None = None
         self._timeout_ms = int(node.settings.attempt_timeout_seconds * 1000)
         self.gate = Gate(node.room, node.settings, clock, metrics) if gate is None else gate
-        metrics.in_flight.set_function(lambda: len(node.in_flight))
 
     def url_of(self, job: Job) -> str | None:
         """Where the job's requests go; None: its target has to be looked up."""

@@ -16,7 +16,7 @@ import msgspec
 from scheduler_core.breaker import BreakerRule, BreakerState
 from scheduler_core.clock import Clock
 from scheduler_core.config import EngineSettings
-from scheduler_core.events import BREAKER_CLOSED, BREAKER_OPENED, BREAKER_PROBES, get_logger
+from scheduler_core.events import BREAKER_CLOSED, BREAKER_OPENED, BREAKER_PROBES, get_logger, instant
 from scheduler_core.job import HeldBack, HoldReason, Limits
 from scheduler_core.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, room_for
 from scheduler_core.metrics import Metrics
@@ -281,7 +281,7 @@ class Gate:
                 BREAKER_OPENED,
                 target=bay.origin,
                 failures=breaker.failures,
-                probe_at_ms=breaker.probe_at_ms,
+                probe_at=instant(breaker.probe_at_ms),
                 detail=breaker.last_error,
             )
             self._show(bay)

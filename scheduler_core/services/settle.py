@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -26,6 +27,7 @@ from scheduler_core.events import (
     SETTLE_PUT_ASIDE,
     SETTLE_REFUSED,
     get_logger,
+    instant,
     log_often,
 )
 from scheduler_core.job import HeldBack, JobState
@@ -45,6 +47,8 @@ BATCH = 256
 REFUSALS = 5
 """So often one settlement is refused alone, in two seconds and a half, before it is put aside for the others' sake."""
 ASIDE_SECONDS = 10.0
+WENT_WRONG = frozenset({RunState.FAILED, RunState.LOST, RunState.CONFLICT})
+"""How a run ends that an operator has to see: its line in the log is a warning."""
 STATUS_CLASSES = tuple(f"{first}xx" for first in range(10))
 
 
@@ -82,7 +86,6 @@ class Settler(Service):
         """Whether Redis takes writes of others; the node's heartbeat knows."""
         self.woken: Callable[[int], None] = lambda wake_ms: None
         """Told the next wake-up of each settled job; the engine puts the claimer's ``wake_at`` here."""
-        metrics.unsettled.set_function(lambda: self.unsettled)
 
     @property
     def unsettled(self) -> int:
@@ -122,7 +125,9 @@ class Settler(Service):
 
     def hold(self, claimed: ClaimedJob, work: Work, held: HeldBack) -> None:
         """A run that is due is not sent now, for its target's sake: its job is put back with the same fire time."""
-        log.debug(RUN_HELD_BACK, job_id=claimed.id, reason=held.reason.value, target=held.target, until=held.until_ms)
+        log.debug(
+            RUN_HELD_BACK, job_id=claimed.id, reason=held.reason.value, target=held.target, until=instant(held.until_ms)
+        )
         if claimed.state is not None and may_release(claimed.lease):
             self._put(claimed, plan_hold(claimed.state, held), work)
         else:
@@ -269,7 +274,7 @@ class Settler(Service):
                 self.metrics.retries.inc()
                 self._log_retry(job_id, waiting)
             elif waiting is not None:
-                log.info(RUN_TAKEN, job_id=job_id, run_id=waiting.id, lost_at_ms=waiting.retry_at_ms)
+                log.info(RUN_TAKEN, job_id=job_id, run_id=waiting.id, lost_at=instant(waiting.retry_at_ms))
         if one.transition.spawn is not None:
             self.woken(one.transition.spawn.run.fire_time_ms)
 
@@ -282,7 +287,7 @@ class Settler(Service):
             status=run.last_status,
             outcome=run.attempts[-1].outcome.value if run.attempts else None,
             detail=run.attempts[-1].message if run.attempts else "",
-            retry_at_ms=run.retry_at_ms,
+            retry_at=instant(run.retry_at_ms),
         )
 
 
@@ -298,7 +303,11 @@ def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
     if isinstance(record, Miss):
         metrics.misses.labels(record.reason.value).inc()
         log.info(
-            FIRES_MISSED, job_id=job_id, reason=record.reason.value, first_ms=record.first_ms, last_ms=record.last_ms
+            FIRES_MISSED,
+            job_id=job_id,
+            reason=record.reason.value,
+            first=instant(record.first_ms),
+            last=instant(record.last_ms),
         )
         return
     state, reason = str(record.state), str(record.reason)
@@ -311,7 +320,7 @@ def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
             "run_id": record.id,
             "state": state,
             "reason": reason,
-            "fire_time_ms": record.fire_time_ms,
+            "fire_time": instant(record.fire_time_ms),
             "lateness_ms": record.lateness_ms,
             "attempt": record.attempt,
             "outcome": None if last is None else str(last.outcome),
@@ -319,4 +328,5 @@ def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
             "latency_ms": None if last is None else last.latency_ms,
         },
         detail=record.message or (last.message if last else ""),
+        level=logging.WARNING if record.state in WENT_WRONG else logging.INFO,
     )

@@ -44,12 +44,33 @@ def test_counters_histograms_and_gauges_of_several_processes_add_up() -> None:
     assert value(together, "cronpost_lateness_seconds_sum") == pytest.approx(0.204)
 
 
-def test_an_offset_is_not_added_up_nor_the_instant_at_which_counting_began() -> None:
+def test_an_offset_is_not_added_up() -> None:
     parts = [metrics(0, offset=0.3, late=(1,)), metrics(0, offset=-0.5), metrics(0, offset=0.1)]
-    together = added(parts)
-    assert value(together, "cronpost_clock_offset_seconds") == -0.5
-    created = "cronpost_retries_created"
-    assert value(together, created) == min(value(part, created) for part in parts)
+    assert value(added(parts), "cronpost_clock_offset_seconds") == -0.5
+
+
+def process(**values: float) -> list[Family]:
+    kind = "counter" if "cpu_seconds_total" in values else "gauge"
+    return [Family(f"process_{name}", kind, "", [(f"process_{name}", {}, value)]) for name, value in values.items()]
+
+
+def test_of_processes_time_and_memory_add_up_and_descriptors_are_those_of_the_one_closest_to_its_limit() -> None:
+    one = process(cpu_seconds_total=1.5, resident_memory_bytes=100, start_time_seconds=50, open_fds=7, max_fds=1024)
+    other = process(cpu_seconds_total=2, resident_memory_bytes=200, start_time_seconds=40, open_fds=9, max_fds=512)
+    together = added([one, other])
+    assert {family.name: family.samples[0][2] for family in together} == {
+        "process_cpu_seconds_total": 3.5,
+        "process_resident_memory_bytes": 300,
+        "process_start_time_seconds": 40,
+        "process_open_fds": 9,
+        "process_max_fds": 512,
+    }
+
+
+def test_a_process_shows_its_own_figures_and_no_instants_at_which_counting_began() -> None:
+    names = {sample for family in metrics(1, late=(1,)) for sample, _, _ in family.samples}
+    assert not [name for name in names if name.endswith("_created")]
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= names
 
 
 def test_a_state_is_the_worst_that_a_process_tells() -> None:

@@ -183,8 +183,8 @@ def test_a_sample_belongs_to_the_stage_of_its_innermost_known_frame() -> None:
 def test_the_stages_of_a_fire_add_up_to_its_way() -> None:
     log = (
         b'{"event": "api started", "time": "2026-01-01T00:00:00.000Z"}\n'
-        b'{"event": "run settled", "time": "2026-01-01T00:00:01.020Z", "job_id": "j", "fire_time_ms": 1767225601000,'
-        b' "lateness_ms": 3, "latency_ms": 5.5}\n'
+        b'{"event": "run settled", "time": "2026-01-01T00:00:01.020Z", "job_id": "j",'
+        b' "fire_time": "2026-01-01T00:00:01.000Z", "lateness_ms": 3, "latency_ms": 5.5}\n'
     )
     found = stages_ms(log, [Arrival(1_767_225_601_004_000_000, 1_767_225_601_000, "j")])
     assert [values[0] for values in found.values()] == pytest.approx([3, 1, 4.5, 11.5, 20], abs=0.01)

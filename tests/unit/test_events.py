@@ -11,6 +11,10 @@ import structlog
 
 from scheduler_core import events
 from scheduler_core.config import LogSettings
+from scheduler_core.metrics import Metrics
+from scheduler_core.run import RunState
+from scheduler_core.services.settle import report_record
+from tests.support.factories import make_run
 
 
 @pytest.fixture
@@ -110,6 +114,71 @@ def test_on_the_console_a_value_cannot_move_the_cursor_or_forge_a_line(stream: i
     first, second = stream.getvalue().splitlines()
     assert r"job_id=\x1b[2Ja\nb\u202ec  n=3" in first
     assert r"two\nlines" in second
+
+
+@pytest.mark.parametrize(
+    ("job_id", "shown"),
+    [
+        ("a", "job_id=a"),
+        ("a  status=200", 'job_id="a  status=200"'),
+        ('a"  status="200', r'job_id="a\"  status=\"200"'),
+        ('a"', r'job_id="a\""'),
+        ("a\\", "job_id=a\\\\"),
+        ('" \\', r'job_id="\" \\"'),
+        ("a\u00a0status=1", 'job_id="a\u00a0status=1"'),
+        ("", 'job_id=""'),
+    ],
+)
+def test_on_the_console_a_value_cannot_look_like_further_fields(job_id: str, shown: str, stream: io.StringIO) -> None:
+    configure(stream, log_format="console")
+    events.get_logger("here").info("x", job_id=job_id, n=1)
+    assert stream.getvalue().rstrip("\n").endswith(f"  x  {shown}  n=1")
+
+
+def test_on_the_console_the_text_of_another_library_cannot_look_like_fields(stream: io.StringIO) -> None:
+    configure(stream, log_format="console")
+    logging.getLogger("another").warning('no  status=200  "x"')
+    assert stream.getvalue().rstrip().endswith(r'"no  status=200  \"x\""')
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("value", "colours"), [(None, True), ("", True), ("1", False)])
+@pytest.mark.usefixtures("stream")  # which puts the configuration back
+def test_the_console_has_colours_on_a_terminal_unless_no_color_is_set(
+    value: str | None, colours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NO_COLOR", value)
+    terminal = Terminal()
+    configure(terminal, log_format="auto")
+    events.get_logger("here").info("x")
+    assert ("\x1b[" in terminal.getvalue()) is colours
+
+
+@pytest.mark.parametrize(
+    ("state", "level"), [("succeeded", "info"), ("failed", "warning"), ("lost", "warning"), ("cancelled", "info")]
+)
+def test_a_run_that_went_wrong_is_logged_as_a_warning_with_instants_as_people_read_them(
+    state: str, level: str, stream: io.StringIO
+) -> None:
+    configure(stream)
+    report_record(Metrics(), "a", make_run(0, id="R", state=RunState(state)))
+    (line,) = logged(stream)
+    assert (line["event"], line["level"], line["state"]) == ("run settled", level, state)
+    assert line["fire_time"] == "2026-12-31T23:50:00.000Z"
+    assert not [name for name in line if name.endswith(("_time_ms", "_at_ms"))]
+
+
+def test_where_only_warnings_are_logged_a_failed_run_is(stream: io.StringIO) -> None:
+    configure(stream, log_level="warning")
+    report_record(Metrics(), "a", make_run(0, id="R", state=RunState.SUCCEEDED))
+    report_record(Metrics(), "a", make_run(0, id="R", state=RunState.FAILED))
+    assert [line["state"] for line in logged(stream)] == ["failed"]
 
 
 def test_values_that_json_cannot_hold_do_not_lose_the_line(stream: io.StringIO) -> None:
