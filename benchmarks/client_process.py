@@ -48,13 +48,13 @@ class Sent(msgspec.Struct, kw_only=True):
 @contextlib.asynccontextmanager
 async def _cronpost(url: str) -> AsyncIterator[Repeat]:
     from scheduler_core.clock import SystemClock
-    from scheduler_core.delivery.base import Request, start_of
+    from scheduler_core.delivery.base import Request, always
     from scheduler_core.delivery.guard import AddressGuard
     from scheduler_core.delivery.http import HttpDeliverer
 
     delivery = HttpDeliverer(clock=SystemClock(), guard=AddressGuard(), max_connections=CONNECTIONS)
     request = Request(method="POST", url=url, headers=tuple(HEADERS.items()), body=payload_of(1), timeout_ms=30_000)
-    start = start_of(delivery)
+    start = delivery.start
 
     async def repeat(until: float) -> int:
         # As a node does it: attempts that call back, no task for each.
@@ -65,11 +65,11 @@ async def _cronpost(url: str) -> AsyncIterator[Repeat]:
             nonlocal answered
             answered += 1
             if time.monotonic() < until:
-                start(request, ended, lambda: True)
+                start(request, ended, always)
             else:
                 over.set_result(None)
 
-        start(request, ended, lambda: True)
+        start(request, ended, always)
         await over
         return answered
 

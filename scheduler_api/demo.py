@@ -21,7 +21,7 @@ from scheduler_api.screen import show
 from scheduler_api.server import PortInUseError, listen, url_of
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import ProcessSettings, Settings
-from scheduler_core.delivery.base import Deliverer, Outcome, Request
+from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer, Done, Outcome, Request, Wanted
 from scheduler_core.errors import StoreError
 from scheduler_core.job import Job
 from scheduler_core.services.jobs import JobService
@@ -159,20 +159,24 @@ def _pad(cell: str, width: int) -> str:
     return cell + " " * max(1, width - len(click.unstyle(cell)))
 
 
-class Watched(Deliverer):
-    """A deliverer that writes a line for each attempt."""
+class Watched:
+    """A deliverer that writes a line for each attempt that another deliverer makes."""
 
     def __init__(self, inner: Deliverer, clock: RedisClock) -> None:
         self._inner = inner
         self._clock = clock
 
-    async def deliver(self, request: Request) -> Outcome:
-        """Make the attempt, then tell of it."""
+    def start(self, request: Request, done: Done, wanted: Wanted, /) -> Attempt:
+        """Begin the attempt; write its line when it has ended."""
         fire_time = datetime.fromisoformat(dict(request.headers)["Cronpost-Fire-Time"])
         late_ms = self._clock.now_ms() - round(fire_time.timestamp() * 1000)
-        outcome = await self._inner.deliver(request)
-        show(fire_line(request, outcome, late_ms=late_ms))
-        return outcome
+
+        def ended(outcome: Outcome) -> None:
+            if outcome is not NOT_SENT:
+                show(fire_line(request, outcome, late_ms=late_ms))
+            done(outcome)
+
+        return self._inner.start(request, ended, wanted)
 
     async def aclose(self) -> None:
         """Close the deliverer behind."""

@@ -45,6 +45,9 @@ class Request(msgspec.Struct, frozen=True):
     timeout_ms: int
     whole_answer: bool = False
     """Whether the outcome must hold the answer's body as far as it is read, not only its first bytes."""
+    repeatable: bool = True
+    """Whether a policy allows another request of this run. If not, the transport must not send this one again once a
+    byte of it was sent."""
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -1,11 +1,13 @@
-"""What the core asks of a delivery, and what it gets back: a value, never an exception.
+"""The interface between the core and a kind of target: start an attempt, get its outcome as a value.
 
-A new kind of target (a queue, a shell command) is a class with :meth:`Deliverer.deliver`. HTTP is the one built in.
+A new kind of target (a queue, a shell command) is a class with :meth:`Deliverer.start`. One that is written as a
+coroutine extends :class:`CoroutineDeliverer`. HTTP is the one built in.
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -14,30 +16,46 @@ from scheduler_core.outcome import Outcome, OutcomeKind, Request
 __all__ = [
     "NOT_SENT",
     "Attempt",
+    "CoroutineDeliverer",
     "Deliverer",
+    "Done",
     "InTurn",
     "Outcome",
     "OutcomeKind",
     "Request",
     "Start",
     "Wanted",
-    "start_of",
+    "always",
+    "attempt",
 ]
 
 Wanted = Callable[[], bool]
-"""Asked right before a request is written that had to wait for a connection: whether it may still be sent."""
-Start = Callable[[Request, Callable[[Outcome], None], Wanted], "Attempt"]
-"""Begin an attempt; the second argument is called with what came of it, later and at most once."""
+"""Returns whether the request may still be sent: whether the node's lease still holds."""
+Done = Callable[[Outcome], None]
+"""Receives the outcome of an attempt."""
+Start = Callable[[Request, Done, Wanted], "Attempt"]
+"""The signature of :meth:`Deliverer.start`."""
 
 NOT_SENT = Outcome(OutcomeKind.INTERNAL, 0.0, message="it was not sent, because it was not wanted any more")
-"""What an attempt comes to that was not wanted when its turn had come; told by identity."""
+"""Sentinel: the lease expired before the request was sent, so it never was. Compare with ``is``."""
+
+
+def always() -> bool:
+    """A :data:`Wanted` for callers without a lease."""
+    return True
 
 
 class Deliverer(Protocol):
     """Makes attempts. Safe to call from many coroutines at once."""
 
-    async def deliver(self, request: Request) -> Outcome:
-        """Make one attempt. Raises nothing but cancellation."""
+    def start(self, request: Request, done: Done, wanted: Wanted, /) -> Attempt:
+        """Begin one attempt and return at once.
+
+        ``done`` is called once, from the event loop and never from in here; not after :meth:`Attempt.cancel`.
+        ``wanted`` must be called immediately before the first byte is sent. If it returns False, nothing may be sent
+        and the outcome is ``NOT_SENT``: a node that was frozen for longer than its lease must not send a request that
+        another node sends too.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -49,14 +67,48 @@ class Attempt(Protocol):
     """An attempt under way."""
 
     def cancel(self) -> None:
-        """Give it up: nobody will be told how it ended. Harmless once it has."""
+        """Give the attempt up. ``done`` is not called afterwards. Harmless once the attempt has ended."""
         ...
+
+
+class CoroutineDeliverer(ABC):
+    """Base for deliverers that are written as one coroutine. Each attempt runs in a task of its own.
+
+    The lease is checked when the task starts. A deliverer that waits before it sends (for a connection, a slot)
+    overrides :meth:`deliver_if` and checks ``wanted`` again after the wait.
+    """
+
+    def start(self, request: Request, done: Done, wanted: Wanted, /) -> Attempt:
+        """Begin one attempt, as :meth:`Deliverer.start` says."""
+        return InTurn(self.deliver_if(request, wanted), done)
+
+    async def deliver_if(self, request: Request, wanted: Wanted) -> Outcome:
+        """Make one attempt if it is still wanted, else return ``NOT_SENT``."""
+        return await self.deliver(request) if wanted() else NOT_SENT
+
+    @abstractmethod
+    async def deliver(self, request: Request) -> Outcome:
+        """Make one attempt. Raises nothing but cancellation."""
+
+    async def aclose(self) -> None:  # noqa: B027 - a deliverer without connections has nothing to close
+        """Close idle and open connections."""
+
+
+async def attempt(deliverer: Deliverer, request: Request, wanted: Wanted = always) -> Outcome:
+    """Make one attempt and return its outcome, ``NOT_SENT`` included. Cancelling this cancels the attempt."""
+    ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    started = deliverer.start(request, lambda outcome: None if ended.done() else ended.set_result(outcome), wanted)
+    try:
+        return await ended
+    except asyncio.CancelledError:
+        started.cancel()
+        raise
 
 
 class InTurn:
     """An attempt that a task of its own makes."""
 
-    def __init__(self, delivery: Coroutine[Any, Any, Outcome], done: Callable[[Outcome], None]) -> None:
+    def __init__(self, delivery: Coroutine[Any, Any, Outcome], done: Done) -> None:
         self._done = done
         self._given_up = False
         self._task = asyncio.create_task(delivery)
@@ -69,18 +121,10 @@ class InTurn:
     def _ended(self, task: asyncio.Task[Outcome]) -> None:
         if self._given_up:
             return
-        # A deliverer that breaks its word, or one whose own tasks were cancelled. A run without a result would hold
-        # its lease for ever.
+        # An exception here is a fault of the deliverer, or the cancellation of one of its own tasks. It becomes an
+        # outcome, because a run without a result would hold its lease for ever.
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
             self._done(Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}"))
             return
         self._done(task.result())
-
-
-def start_of(deliverer: Deliverer) -> Start:
-    """How attempts are begun: the deliverer's own ``start`` if it has one, else a task for each."""
-    own: Start | None = getattr(deliverer, "start", None)
-    if own is not None:
-        return own
-    return lambda request, done, wanted: InTurn(deliverer.deliver(request), done)

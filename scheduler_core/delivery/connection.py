@@ -1,9 +1,9 @@
 """One HTTP/1.1 connection: write a request, read one answer, be ready for the next.
 
 Framing is read by llhttp (through httptools), which is strict where leniency invites smuggling. What this file adds is
-what a sender of at-least-once requests must know and libraries hide: whether a single byte of an answer has arrived,
-and that bytes which nobody asked for (a server's 408 on an idle connection) never become the answer to the next
-request.
+what a sender of at-least-once requests must know and libraries hide: whether a lost connection was stale (closed by the
+target before it can have begun to work), and that unasked bytes (a server's 408 on an idle connection) never become
+the answer to the next request.
 
 All that a target can send is bounded: the head in bytes and lines, interim (1xx) answers together with it, the
 body by flow control (reading stops while nobody takes what has arrived), chunk framing and trailers by a ratio.
@@ -35,7 +35,13 @@ WRITE_PIECE_BYTES: Final = 64 * 1024
 FRAMING_RATIO: Final = 8
 """Chunks of one byte cost six times their content. More than this is not framing but an attack."""
 
+STALE_408_SECONDS: Final = 0.25
+"""A 408 that arrives on a used connection sooner than this after the request was sent is not its answer. Servers send
+408 when an idle connection is about to be closed; it can cross the next request on its way. A server that has received
+a whole request has no reason to say so at once, and one that means the request waits for seconds."""
+
 FIRST_FINAL_STATUS: Final = 200
+REQUEST_TIMEOUT: Final = 408
 SWITCHING_PROTOCOLS: Final = 101
 
 
@@ -45,6 +51,11 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._poll = select.poll()
+        self._socket: int | None = None
+        """The file descriptor to write to directly; None under TLS."""
+        self._used = False
+        """Whether this is at least the second exchange."""
+        self._sent_at = 0.0
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._progressed: Callable[[], None] | None = None
@@ -75,6 +86,11 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self.received = 0
         """How many bytes have arrived in this exchange."""
+        self.unsent = False
+        """No byte of the request was sent: the connection turned out to be closed."""
+        self.lost_after: float | None = None
+        """Seconds from sending the request to the loss of a used connection on which no byte of an answer came; a 408
+        for the idle connection counts as such a loss. None in all other cases."""
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         """Of the final answer, as sent."""
@@ -108,9 +124,8 @@ class Connection(asyncio.Protocol):
         to_write = self._open_exchange(method)
         self._progressed = progressed
         if to_write:
-            assert self._transport is not None
-            self._transport.write(head + body)
-        else:
+            self._write(head + body)
+        if not to_write or self._fault is not None:
             asyncio.get_running_loop().call_soon(self._wake)
 
     async def send(self, method: str, head: bytes, body: bytes) -> None:
@@ -121,7 +136,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         if self._open_exchange(method):
             if len(body) <= WRITE_PIECE_BYTES:
-                self._transport.write(head + body)
+                self._write(head + body)
             else:
                 await self._write_in_pieces(head, body)
         while not self._head_done:
@@ -133,6 +148,8 @@ class Connection(asyncio.Protocol):
         """Get ready for an answer; whether the request is to be written at all."""
         self._reset(method)
         self._parser = httptools.HttpResponseParser(self)
+        self._sent_at = asyncio.get_running_loop().time()
+        self._used = self._began
         if not self._began:
             self._began = True
             self._take_early_answer()
@@ -149,9 +166,31 @@ class Connection(asyncio.Protocol):
         if self._closed:
             self._end_by_loss(self._loss)
 
+    def _write(self, text: bytes) -> None:
+        """Write the beginning of a request, or the whole of it.
+
+        Goes to the socket directly where that is possible. uvloop's transport writes at the end of the loop's turn,
+        and a close or a 408 that arrives in between, after :attr:`usable` was asked, would look like the answer.
+        """
+        transport = self._transport
+        assert transport is not None
+        if self._socket is None or transport.get_write_buffer_size():
+            transport.write(text)
+            return
+        try:
+            written = os.write(self._socket, text)
+        except (BlockingIOError, InterruptedError):
+            written = 0
+        except OSError as error:
+            self.unsent = True
+            self._fail(httpx.ReadError(f"the connection failed: {_reason(error)}"))
+            return
+        if written < len(text):
+            transport.write(text[written:])
+
     async def _write_in_pieces(self, head: bytes, body: bytes) -> None:
         assert self._transport is not None
-        self._transport.write(head)
+        self._write(head)
         view = memoryview(body)
         for start in range(0, len(body), WRITE_PIECE_BYTES):
             while self._write_paused and self._fault is None and not self._head_done:
@@ -249,7 +288,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not subclasses of asyncio's
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        descriptor: int = transport.get_extra_info("socket").fileno()
+        self._poll.register(descriptor, select.POLLIN)
+        if transport.get_extra_info("sslcontext") is None:
+            self._socket = descriptor
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
@@ -310,6 +352,8 @@ class Connection(asyncio.Protocol):
                 self._fault = httpx.ReadError("the target closed the connection before the answer was complete")
             else:
                 self._fault = httpx.ReadError("the target closed the connection without an answer")
+            if self._used and not self.received:
+                self.lost_after = asyncio.get_running_loop().time() - self._sent_at
         self._wake()
 
     def pause_writing(self) -> None:
@@ -355,6 +399,13 @@ class Connection(asyncio.Protocol):
             self._ends_with_connection = True
             self.headers = []
             return
+        if status == REQUEST_TIMEOUT and self._used:
+            elapsed = asyncio.get_running_loop().time() - self._sent_at
+            if elapsed < STALE_408_SECONDS:
+                self.lost_after = elapsed
+                stale = httpx.ReadError("the target closed the idle connection (408) as the request was sent")
+                self._fail(stale)
+                raise stale
         self.status = status
         self._head_done = True
         if status == SWITCHING_PROTOCOLS:

@@ -36,7 +36,7 @@ class Written(NamedTuple):
     origin: Origin
     head: bytes
     repeatable: bool
-    """Whether it may be sent again when a used connection was lost before one byte of an answer came."""
+    """Whether it may be sent again when a used connection was lost as it was sent."""
 
 
 def write_head(request: Request, user_agent: str) -> Written:
@@ -58,7 +58,7 @@ def write_head(request: Request, user_agent: str) -> Written:
     lines.append("\r\n")
     head = "\r\n".join(lines).encode()
     _check(head, len(lines) + 1)  # the first of them is two: the request line and Host
-    return Written(start.origin, head, names.has_idempotency_key or method in IDEMPOTENT)
+    return Written(start.origin, head, request.repeatable and (names.has_idempotency_key or method in IDEMPOTENT))
 
 
 def headers_of(request: Request, user_agent: str) -> list[tuple[bytes, bytes]]:

@@ -15,7 +15,18 @@ from typing import Final
 import httpx
 
 from scheduler_core.clock import Clock
-from scheduler_core.delivery.base import NOT_SENT, Attempt, InTurn, Outcome, OutcomeKind, Request, Wanted
+from scheduler_core.delivery.base import (
+    NOT_SENT,
+    Attempt,
+    Done,
+    InTurn,
+    Outcome,
+    OutcomeKind,
+    Request,
+    Wanted,
+    always,
+    attempt,
+)
 from scheduler_core.delivery.connect import AddressRefused, LookupFailed, TlsFailed
 from scheduler_core.delivery.connection import WRITE_PIECE_BYTES, Connection
 from scheduler_core.delivery.deadlines import Deadlines
@@ -74,42 +85,32 @@ class HttpDeliverer:
         Redirects are answers like any other. 1xx answers are passed over. An answer whose status and headers have
         arrived but whose body fails is not a response: the attempt ends as what went wrong.
         """
-        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        direct = self._direct(request, lambda outcome: None if ended.done() else ended.set_result(outcome))
-        if direct is None:
-            return await self._in_turn(request, self._clock.monotonic(), request.timeout_ms / 1000.0)
-        try:
-            return await ended
-        except asyncio.CancelledError:
-            direct.cancel()
-            raise
+        return await attempt(self, request)
 
-    def start(self, request: Request, done: Callable[[Outcome], None], wanted: Wanted = lambda: True) -> Attempt:
+    def start(self, request: Request, done: Done, wanted: Wanted = always, /) -> Attempt:
         """Begin what :meth:`deliver` does, and return at once. ``done`` is called once, from the event loop and never
-        from in here; not after the attempt was cancelled. It is told ``NOT_SENT`` if the request had to wait for a new
-        connection and ``wanted`` said no when that was there.
+        from in here; not after the attempt was cancelled. ``wanted`` is asked before the request is written, and the
+        outcome is ``NOT_SENT`` if it says no.
 
         Where a connection is idle and the request is short, the arrival of the answer drives the attempt: no task, no
         timer of its own, half of the processor time.
         """
-        direct = self._direct(request, done, wanted)
-        if direct is not None:
-            return direct
+        if self._pool is not None and len(request.body) <= WRITE_PIECE_BYTES and wanted():
+            direct = self._direct(self._pool, request, done, wanted)
+            if direct is not None:
+                return direct
         return InTurn(self._in_turn(request, self._clock.monotonic(), request.timeout_ms / 1000.0, wanted=wanted), done)
 
-    def _direct(
-        self, request: Request, done: Callable[[Outcome], None], wanted: Wanted | None = None
-    ) -> _Direct | None:
-        if self._pool is None or len(request.body) > WRITE_PIECE_BYTES:
-            return None
+    def _direct(self, pool: PooledTransport, request: Request, done: Done, wanted: Wanted) -> _Direct | None:
+        """Begin the attempt on an idle connection; None: there is none."""
         try:
             written = write_head(request, self._user_agent)
         except Exception:  # noqa: BLE001 - it is raised again where it becomes the outcome
             return None
-        connection = self._pool.take_idle(written.origin)
+        connection = pool.take_idle(written.origin)
         if connection is None:
             return None
-        return _Direct(self, self._pool, connection, request, written, done, wanted)
+        return _Direct(self, pool, connection, request, written, done, wanted)
 
     async def _in_turn(
         self,
@@ -118,7 +119,7 @@ class HttpDeliverer:
         timeout_seconds: float,
         *,
         fresh: bool = False,
-        wanted: Wanted | None = None,
+        wanted: Wanted,
     ) -> Outcome:
         """One attempt as a coroutine: the first on a connection, one with a long body, and over any httpx transport."""
         try:
@@ -131,7 +132,7 @@ class HttpDeliverer:
         except Exception as error:  # noqa: BLE001 - a fault here must end one attempt, not the loop that made it
             return self._failed(error, started)
 
-    async def _attempt(self, request: Request, started: float, *, fresh: bool, wanted: Wanted | None) -> Outcome:
+    async def _attempt(self, request: Request, started: float, *, fresh: bool, wanted: Wanted) -> Outcome:
         if self._pool is not None:
             written = write_head(request, self._user_agent)
             answer = await self._pool.exchange(
@@ -147,6 +148,8 @@ class HttpDeliverer:
                 return await self._read(answer.status, answer.headers, answer.read, started, self._kept(request))
             finally:
                 answer.close()
+        if not wanted():
+            raise NotWanted
         headers = headers_of(request, self._user_agent)
         response = await self._transport.handle_async_request(
             httpx.Request(request.method, request.url, headers=headers, stream=httpx.ByteStream(request.body))
@@ -260,8 +263,8 @@ class _Direct:
         connection: Connection,
         request: Request,
         written: Written,
-        done: Callable[[Outcome], None],
-        wanted: Wanted | None,
+        done: Done,
+        wanted: Wanted,
     ) -> None:
         self._deliverer = deliverer
         self._pool = pool
@@ -303,12 +306,14 @@ class _Direct:
             self._done(self._deliverer._answered(status, headers, self._body, self._started))
 
     def _lost(self, fault: httpx.TransportError) -> None:
-        received = self._connection.received
+        repeat = isinstance(fault, httpx.ReadError) and self._pool.may_repeat(
+            self._connection, repeatable=self._written.repeatable
+        )
         self._leave()
-        if received or not self._written.repeatable or not isinstance(fault, httpx.ReadError):
+        if not repeat:
             self._done(self._deliverer._failed(fault, self._started))
             return
-        # The target most likely closed the connection while it was idle: once more, on a new one.
+        # The target closed the connection while it was idle: once more, on a new one.
         deliverer, request = self._deliverer, self._request
         left = request.timeout_ms / 1000.0 - (deliverer._clock.monotonic() - self._started)
         self._second = InTurn(

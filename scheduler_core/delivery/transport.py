@@ -23,6 +23,11 @@ KEEPALIVE_SECONDS: Final = 4.0
 """How long an idle connection is used again. Below the 5 s after which uvicorn, Node and Apache close theirs, so that
 a request rarely meets a connection that is just being closed."""
 
+REPEAT_WITHIN_SECONDS: Final = 0.005
+"""A used connection that is lost later than this after the request was sent may have been lost while the target worked
+on it. Measured on the loop's clock: on a crowded machine a stale connection is more often reported as an error, and a
+request is never repeated for it."""
+
 
 class PooledTransport(httpx.AsyncBaseTransport):
     """Sends requests over pooled HTTP/1.1 connections, at most ``max_connections`` at a time.
@@ -30,9 +35,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
     * The request is sent as it is: Host and Content-Length must be among its headers, as httpx has them. No proxies,
       no cookies, no redirects, no decompression, nothing from the environment.
     * Cancelling a request closes its connection and gives its place back. No other request is touched.
-    * A request that failed on a used connection before one byte of an answer came is sent once more, on a new
-      connection: the target most likely closed it while it was idle. Only if a repetition is allowed: an idempotent
-      method, or an ``Idempotency-Key`` (the rule of Go's client). On a new connection nothing is ever sent twice.
+    * A request is sent once more, on a new connection, only if the target cannot have begun to work on it: the used
+      connection was found closed before a byte was sent, or it was lost without a byte of an answer within
+      ``repeat_within_seconds`` of sending. The second case also needs ``repeatable``: an idempotent method or an
+      ``Idempotency-Key`` (the rule of Go's client), and a policy that allows another request. On a new connection
+      nothing is ever sent twice.
     * Open connections, idle ones included, are at most ``max_connections``.
 
     Raises httpx's transport errors and, from connecting, the subclasses in :mod:`scheduler_core.delivery.connect`.
@@ -44,6 +51,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         guard: AddressGuard,
         max_connections: int,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
+        repeat_within_seconds: float = REPEAT_WITHIN_SECONDS,
         ssl_context: ssl.SSLContext | None = None,
         resolver: Resolver | None = None,
     ) -> None:
@@ -51,6 +59,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._places = Places(max_connections)
         self._max_connections = max_connections
         self._keepalive = keepalive_seconds
+        self._repeat_within = repeat_within_seconds
         self._busy: set[Connection] = set()
         self._idle: OrderedDict[Connection, tuple[Origin, float]] = OrderedDict()
         """Idle connections with the time at which they became idle, the longest idle first. (Taking the last of a plain
@@ -102,6 +111,13 @@ class PooledTransport(httpx.AsyncBaseTransport):
             raise
         return Answer(self, origin, connection)
 
+    def may_repeat(self, connection: Connection, *, repeatable: bool) -> bool:
+        """Whether a request that failed on ``connection`` may be sent again on a new one."""
+        if connection.unsent:
+            return True
+        lost_after = connection.lost_after
+        return repeatable and lost_after is not None and lost_after <= self._repeat_within
+
     def take_idle(self, origin: Origin) -> Connection | None:
         """An idle connection to ``origin``, or None if there is none or no place is free. The caller gives it back.
 
@@ -144,10 +160,14 @@ class PooledTransport(httpx.AsyncBaseTransport):
         """Send on an idle connection or else a new one; return it with the answer's head read."""
         connection = None if fresh else self._take_idle(origin)
         if connection is not None:
+            if wanted is not None and not wanted():
+                self._busy.discard(connection)
+                connection.abort()
+                raise NotWanted
             try:
                 await self._send(connection, method, head, body)
             except httpx.ReadError:
-                if connection.received or not repeatable:
+                if not self.may_repeat(connection, repeatable=repeatable):
                     raise
             else:
                 return connection

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from scheduler_core.catalogue import Target, request_of_target
 from scheduler_core.clock import Clock
-from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer, start_of
+from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer
 from scheduler_core.errors import StoreError
 from scheduler_core.job import HeldBack, Job
 from scheduler_core.metrics import Metrics
@@ -23,6 +23,7 @@ from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.plan.claim import Work, plan_full
 from scheduler_core.plan.settle import Ended
+from scheduler_core.run import Run
 from scheduler_core.services.gate import Gate, Ticket
 from scheduler_core.services.settle import Settler
 from scheduler_core.store.redis_store import ClaimedJob, RedisStore
@@ -68,7 +69,7 @@ class Courier:
         self.targets = targets
         self.settler = settler
         self.clock = clock
-        self.start = start_of(deliverer)
+        self.start = deliverer.start
         self._store = store
         self._secret: bytes | None = None
         self._timeout_ms = int(node.settings.attempt_timeout_seconds * 1000)
@@ -298,7 +299,21 @@ def build_request(work: Work, *, fence: int, timeout_ms: int) -> Request:
     if work.state.last_success_ms is not None:
         headers.append(("Cronpost-Last-Success", rfc3339(work.state.last_success_ms)))
     body = job.payload if run.payload is None else run.payload
-    return Request("POST", job.url, tuple(headers), body, timeout_ms, whole_answer=job.policies.continuations)
+    return Request(
+        "POST",
+        job.url,
+        tuple(headers),
+        body,
+        timeout_ms,
+        whole_answer=job.policies.continuations,
+        repeatable=not is_last_attempt(job, run),
+    )
+
+
+def is_last_attempt(job: Job, run: Run) -> bool:
+    """Whether the job's retry rule allows no attempt of ``run`` after the next one."""
+    rule = job.policies.retry
+    return rule is not None and rule.attempts is not None and run.failures + 1 >= rule.attempts
 
 
 def with_target(request: Request, target: Target) -> Request:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from scheduler_core.clock import Clock
-from scheduler_core.delivery.base import Deliverer
+from scheduler_core.delivery.base import NOT_SENT, Deliverer, attempt
 from scheduler_core.errors import StoreError, StoreUnavailable
 from scheduler_core.events import (
     LANE_BATCH_LOST,
@@ -228,19 +228,25 @@ class Lane(Service):
         started_at_ms = self.clock.now_ms()
         request: Request | None = None
         try:
-            request = request_of(task, row.number, batch.fence, batch.rules.http_callback_timeout_ms)
-            outcome = await self._deliverer.deliver(request)
+            request = request_of(task, row.number, batch.fence, batch.rules)
+            outcome = await attempt(self._deliverer, request, self._may_call)
         except asyncio.CancelledError:
             self._put(batch, row, TaskStep(TaskOperation.BACK))
             raise
         except Exception as error:  # noqa: BLE001 - a call that ends without a result would hold the lane for ever
             outcome = Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
+        if outcome is NOT_SENT:
+            self._put(batch, row, TaskStep(TaskOperation.BACK))
+            return
         ended = Ended(outcome, batch.fence, started_at_ms, self.clock.now_ms(), request=request)
         status = f"{outcome.status // 100}xx" if outcome.status else ""
         self.metrics.attempts.add(str(outcome.kind), status)
         self.metrics.duration.observe(outcome.latency_ms / 1000)
         step = plan_called(task, ended, batch.rules)
         self._put(batch, row, step, step.task)
+
+    def _may_call(self) -> bool:
+        return self._node.lease_holds
 
     def _put(self, batch: Batch, row: Row, step: TaskStep, called: Task | None = None) -> None:
         settlement = TaskSettlement.of(row.number, step.operation, step.task, step.record, step.detail)
@@ -347,7 +353,7 @@ class LaneListener(Service):
         raise StoreUnavailable("the subscription ended")
 
 
-def request_of(task: Task, number: int, fence: int, timeout_ms: int) -> Request:
+def request_of(task: Task, number: int, fence: int, rules: LaneRules) -> Request:
     """The request of a task's next call."""
     run = current_run(task)
     headers = [
@@ -363,7 +369,14 @@ def request_of(task: Task, number: int, fence: int, timeout_ms: int) -> Request:
     if task.auth is not None:
         headers.append(("Authorization", task.auth))
         body = msgspec.json.encode({"token": task.auth})
-    return Request("POST", task.url, tuple(headers), body, timeout_ms)
+    return Request(
+        "POST",
+        task.url,
+        tuple(headers),
+        body,
+        rules.http_callback_timeout_ms,
+        repeatable=task.retries < rules.max_retries,
+    )
 
 
 def _log_retry(public_id: str, run: Run) -> None:

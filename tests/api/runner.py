@@ -11,11 +11,12 @@ import httpx
 
 from scheduler_api.context import Context
 from scheduler_core.config import EngineSettings
+from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.engine import Engine
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
 
 
-class Runner:
+class Runner(CoroutineDeliverer):
     """Answers each request with the next of ``answers`` (status and body), and with 200 when there are no more.
 
     While ``hold`` is set, requests stay open.

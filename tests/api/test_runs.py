@@ -11,13 +11,13 @@ import pytest
 
 from scheduler_api.context import Context
 from scheduler_core.config import EngineSettings
-from scheduler_core.delivery.base import Outcome, OutcomeKind, Request
+from scheduler_core.delivery.base import CoroutineDeliverer, Outcome, OutcomeKind, Request
 from scheduler_core.engine import Engine
 from scheduler_core.store.redis_store import RedisStore
 from tests.api.conftest import job
 
 
-class ScriptedDeliverer:
+class ScriptedDeliverer(CoroutineDeliverer):
     """Answers with ``status``, or not before ``release`` is set if that is None."""
 
     def __init__(self) -> None:

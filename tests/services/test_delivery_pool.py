@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import queue
 import random
-from collections.abc import Iterator
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from scheduler_core.delivery.base import Outcome, OutcomeKind
-from scheduler_core.delivery.connection import Connection
+from scheduler_core.delivery.base import Outcome, OutcomeKind, always
+from scheduler_core.delivery.connection import STALE_408_SECONDS, Connection
+from scheduler_core.delivery.transport import REPEAT_WITHIN_SECONDS
 from tests.support.delivery import deliverer, open_descriptors, request
 from tests.support.runners import (
     Action,
@@ -81,13 +87,17 @@ async def _reset(exchange: Exchange) -> None:
     raise CloseConnection
 
 
+PATIENT = {"repeat_within_seconds": 60}
+"""On a crowded machine it can take longer than the usual few milliseconds until a close is seen."""
+
+
 @pytest.mark.parametrize("goodbye", [_close, _reset])
 @pytest.mark.parametrize(("method", "headers"), [("POST", {"Idempotency-Key": "run-1"}), ("GET", {})])
 async def test_a_used_connection_that_ends_without_a_byte_of_answer_is_replaced_once(
     goodbye: Action, method: str, headers: dict[str, str]
 ) -> None:
     """What a runner does that closes an idle connection at the moment at which the next request is sent."""
-    async with Runner(answer(), goodbye, answer(202)) as runner, deliverer() as http:
+    async with Runner(answer(), goodbye, answer(202)) as runner, deliverer(transport_options=PATIENT) as http:
         await http.deliver(request(runner.url()))
         outcome = await http.deliver(request(runner.url(), method=method, headers=headers))
     assert outcome.status == 202
@@ -96,7 +106,7 @@ async def test_a_used_connection_that_ends_without_a_byte_of_answer_is_replaced_
 
 
 async def test_the_replacement_of_a_used_connection_is_not_replaced_again() -> None:
-    async with Runner(answer(), _close, _close, answer()) as runner, deliverer() as http:
+    async with Runner(answer(), _close, _close, answer()) as runner, deliverer(transport_options=PATIENT) as http:
         await http.deliver(request(runner.url()))
         outcome = await http.deliver(request(runner.url()))
     assert outcome.kind is OutcomeKind.CONNECTION
@@ -106,7 +116,7 @@ async def test_the_replacement_of_a_used_connection_is_not_replaced_again() -> N
 async def test_every_idle_connection_may_be_stale_and_still_one_replacement_does() -> None:
     gate = asyncio.Event()
     script = [gated(gate, answer())] * 5
-    async with Runner(*script, _close, answer(202)) as runner, deliverer() as http:
+    async with Runner(*script, _close, answer(202)) as runner, deliverer(transport_options=PATIENT) as http:
         tasks = [asyncio.create_task(http.deliver(request(runner.url()))) for _ in range(5)]
         await runner.wait_until(lambda runner: len(runner.received) == 5)
         gate.set()
@@ -116,7 +126,7 @@ async def test_every_idle_connection_may_be_stale_and_still_one_replacement_does
 
 
 async def test_a_post_that_may_not_be_repeated_is_not() -> None:
-    async with Runner(answer(), _close) as runner, deliverer() as http:
+    async with Runner(answer(), _close) as runner, deliverer(transport_options=PATIENT) as http:
         await http.deliver(request(runner.url()))
         outcome = await http.deliver(request(runner.url(), headers={"Content-Type": "text/plain"}))
     assert outcome.kind is OutcomeKind.CONNECTION
@@ -137,11 +147,154 @@ async def test_the_replacement_has_only_the_time_that_is_left() -> None:
         await asyncio.sleep(0.1)
         raise CloseConnection
 
-    async with Runner(answer(), late_close, hang()) as runner, deliverer() as http:
+    async with Runner(answer(), late_close, hang()) as runner, deliverer(transport_options=PATIENT) as http:
         await http.deliver(request(runner.url()))
         outcome = await http.deliver(request(runner.url(), timeout_ms=200))
     assert outcome.kind is OutcomeKind.TIMEOUT
     assert 199 <= outcome.latency_ms < 2000
+
+
+@pytest.mark.parametrize("goodbye", [_close, _reset])
+async def test_a_request_that_the_target_took_and_worked_on_is_not_sent_again(goodbye: Action) -> None:
+    """The close comes later than a close can that crossed the request on its way."""
+    allowed_to_end = asyncio.Event()
+
+    async def work_then_close(exchange: Exchange) -> None:
+        await allowed_to_end.wait()
+        await goodbye(exchange)
+
+    async with Runner(answer(), work_then_close) as runner, deliverer() as http:
+        await http.deliver(request(runner.url()))
+        sent = asyncio.create_task(http.deliver(request(runner.url())))
+        await runner.wait_until(lambda runner: len(runner.received) == 2)
+        loop = asyncio.get_running_loop()
+        loop.call_later(10 * REPEAT_WITHIN_SECONDS, allowed_to_end.set)
+        assert (await sent).kind is OutcomeKind.CONNECTION
+        assert (await http.deliver(request(runner.url()))).status == 200
+    assert len(runner.received) == 3
+
+
+@pytest.mark.parametrize("body", [b"{}", b"x" * 200_000])
+@pytest.mark.parametrize("goodbye", [_close, _reset])
+async def test_the_last_request_that_a_policy_allows_is_not_sent_again(goodbye: Action, body: bytes) -> None:
+    async with Runner(answer(), goodbye, answer(202)) as runner, deliverer(transport_options=PATIENT) as http:
+        await http.deliver(request(runner.url()))
+        outcome = await http.deliver(request(runner.url(), body=body, repeatable=False))
+    assert outcome.kind is OutcomeKind.CONNECTION
+    assert len(runner.received) == 2
+
+
+class Idle:
+    """A server that answers one request on each connection and then hands the connection to the test.
+
+    It works in threads: what it sends is in the client's kernel when the call returns, and the client's event loop
+    has not seen it.
+    """
+
+    def __init__(self) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}/"
+        self.requests = 0
+        self.idle: queue.Queue[socket.socket] = queue.Queue()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listening.accept()
+                connection.settimeout(10)
+                text = b""
+                while not text.endswith(b"}"):
+                    text += connection.recv(65536)
+                self.requests += 1
+                connection.sendall(head(200, [("Content-Length", "0")]))
+                self.idle.put(connection)
+
+    def close(self) -> None:
+        self.listening.shutdown(socket.SHUT_RDWR)
+        self.listening.close()
+        self._thread.join(10)
+        while not self.idle.empty():
+            self.idle.get().close()
+
+
+@pytest.fixture
+def idle() -> Iterator[Idle]:
+    server = Idle()
+    yield server
+    server.close()
+
+
+FAREWELL = head(408, [("Content-Length", "0"), ("Connection", "close")])
+
+
+def _say_408(connection: socket.socket) -> None:
+    connection.sendall(FAREWELL)
+
+
+def _shut(connection: socket.socket) -> None:
+    connection.close()
+
+
+def _abort(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+@pytest.mark.parametrize("farewell", [_say_408, _shut, _abort])
+async def test_a_farewell_that_is_there_before_the_request_is_not_its_answer(
+    idle: Idle, farewell: Callable[[socket.socket], None], repeatable: bool
+) -> None:
+    """Also for a request that may be sent only once: not a byte of it went to the old connection."""
+    async with deliverer() as http:
+        for _ in range(100):
+            assert (await http.deliver(request(idle.url))).status == 200
+            connection = await asyncio.to_thread(idle.idle.get)
+            farewell(connection)  # and the event loop does not turn before the next request is sent
+            assert (await http.deliver(request(idle.url, repeatable=repeatable))).status == 200
+            idle.idle.get().close()
+            connection.close()
+            await until(lambda: not http._pool or not http._pool._idle)
+    assert idle.requests == 200
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+@pytest.mark.parametrize("at_the_end_of_the_turn", [False, True])
+async def test_a_408_that_crosses_the_request_on_its_way_is_not_its_answer(
+    idle: Idle, repeatable: bool, at_the_end_of_the_turn: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with deliverer(transport_options=PATIENT) as http:
+        for _ in range(100):
+            assert (await http.deliver(request(idle.url))).status == 200
+            connection = await asyncio.to_thread(idle.idle.get)
+            told: list[Outcome] = []
+            http.start(request(idle.url, repeatable=repeatable), told.append, always)
+            if at_the_end_of_the_turn:
+                loop.call_soon(_say_408, connection)
+            else:
+                _say_408(connection)
+            await until(lambda: bool(told))  # noqa: B023 - called in this turn of the loop
+            if repeatable:
+                assert told[0].status == 200
+                idle.idle.get().close()
+            else:
+                assert (told[0].kind, told[0].status) == (OutcomeKind.CONNECTION, None)
+            connection.close()
+            await until(lambda: not http._pool or not http._pool._idle)
+
+
+async def test_a_408_after_a_wait_is_an_answer(idle: Idle) -> None:
+    async with deliverer() as http:
+        await http.deliver(request(idle.url))
+        connection = await asyncio.to_thread(idle.idle.get)
+        sent = asyncio.create_task(http.deliver(request(idle.url)))
+        await asyncio.to_thread(connection.recv, 65536)
+        asyncio.get_running_loop().call_later(STALE_408_SECONDS + 0.05, _say_408, connection)
+        assert (await sent).status == 408
+        connection.close()
 
 
 @pytest.mark.parametrize("close", [False, True])

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from scheduler_core.delivery.base import NOT_SENT, Outcome, OutcomeKind, Request, start_of
+from scheduler_core.delivery.base import NOT_SENT, CoroutineDeliverer, Outcome, OutcomeKind, Request, always
 from scheduler_core.delivery.deadlines import Deadlines
 from scheduler_core.delivery.http import HttpDeliverer
 from tests.support.delivery import deliverer, request
@@ -98,19 +98,44 @@ async def test_what_waited_for_a_connection_is_sent_only_if_it_is_still_wanted()
             assert (await http.deliver(request(runner.url()))).status == 200
 
 
-class Broken:
+@pytest.mark.parametrize("body", [b"{}", b"x" * 200_000])
+async def test_nothing_is_sent_on_an_idle_connection_either_if_it_is_not_wanted(body: bytes) -> None:
+    async with Runner() as runner, deliverer() as http:
+        await warm(http, runner)
+        told: list[Outcome] = []
+        http.start(request(runner.url(), body=body), told.append, lambda: False)
+        await until(lambda: bool(told))
+        assert told[0] is NOT_SENT
+    assert len(runner.received) == 1
+
+
+async def test_a_deliverer_that_is_a_coroutine_is_asked_only_for_what_is_wanted() -> None:
+    asked: list[Request] = []
+
+    class Coroutine(CoroutineDeliverer):
+        async def deliver(self, request: Request) -> Outcome:
+            asked.append(request)
+            return Outcome(OutcomeKind.RESPONSE, 1.0, status=200)
+
+    told: list[Outcome] = []
+    lease_holds = True
+    Coroutine().start(request("http://runner.test/"), told.append, lambda: lease_holds)
+    lease_holds = False  # frozen before the task had its turn
+    await until(lambda: bool(told))
+    assert told[0] is NOT_SENT
+    assert asked == []
+
+
+class Broken(CoroutineDeliverer):
     """A deliverer that breaks its word."""
 
     async def deliver(self, request: Request) -> Outcome:
         raise RuntimeError(request.method)
 
-    async def aclose(self) -> None:
-        pass
 
-
-async def test_a_deliverer_without_a_start_gets_a_task_and_its_faults_become_outcomes() -> None:
+async def test_a_deliverer_that_is_a_coroutine_gets_a_task_and_its_faults_become_outcomes() -> None:
     told: list[Outcome] = []
-    start_of(Broken())(request("http://runner.test/"), told.append, lambda: True)
+    Broken().start(request("http://runner.test/"), told.append, always)
     await until(lambda: bool(told))
     assert (told[0].kind, told[0].message) == (OutcomeKind.INTERNAL, "RuntimeError: POST")
 
@@ -124,7 +149,7 @@ class Cancelled(Broken):
 
 async def test_an_attempt_that_is_cancelled_from_within_is_told_all_the_same() -> None:
     told: list[Outcome] = []
-    start_of(Cancelled())(request("http://runner.test/"), told.append, lambda: True)
+    Cancelled().start(request("http://runner.test/"), told.append, always)
     await until(lambda: bool(told))
     assert told[0].kind is OutcomeKind.INTERNAL
 

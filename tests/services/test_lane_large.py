@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.config import LaneSettings
+from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import Outcome, Request
 from scheduler_core.services.lane import Lane
@@ -29,7 +30,7 @@ SELECT_SIZE = 1_000
 INTERVAL_MS = 1_000
 
 
-class Receiver:
+class Receiver(CoroutineDeliverer):
     """Answers as soon as the other calls of the batch have begun: 503 to the first call of every tenth task."""
 
     def __init__(self, clock: ManualClock) -> None:

@@ -23,11 +23,12 @@ def request(
     body: bytes = b'{"id": "1"}',
     headers: Mapping[str, str] | None = None,
     timeout_ms: int = 10_000,
+    repeatable: bool = True,
 ) -> Request:
     """A request as the loop makes it. The time limit is one that only a failing test reaches."""
     if headers is None:
         headers = {"Content-Type": "application/json", "Idempotency-Key": "run-1"}
-    return Request(method=method, url=url, headers=tuple(headers.items()), body=body, timeout_ms=timeout_ms)
+    return Request(method, url, tuple(headers.items()), body, timeout_ms, repeatable=repeatable)
 
 
 @asynccontextmanager

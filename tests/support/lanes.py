@@ -20,7 +20,7 @@ from tests.support.nodes import OpenRequest, SteppedNode
 from tests.support.stores import KEYS
 
 STEPS = 6
-"""Turns of the event loop in which an answered call ends."""
+"""Turns of the event loop in which a call that was answered or cut off ends."""
 
 
 def make_task(execute_at: float = 0, **fields: Any) -> Task:
@@ -92,7 +92,8 @@ class SteppedLane(SteppedNode):
         """Tell Redis of all calls that have ended."""
         while (batch := self.lane._batch) is not None and (batch.ended or not batch.calls):
             await self.lane.settle_ended()
-        await asyncio.sleep(0)  # calls that were cut off end
+        for _ in range(STEPS):
+            await asyncio.sleep(0)  # calls that were cut off end
 
     async def round(self, outcome: Outcome) -> list[str]:
         """Take a batch, answer all its calls alike and settle; the tasks that were called, in order."""

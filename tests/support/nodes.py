@@ -8,6 +8,7 @@ import msgspec
 
 from scheduler_core.backoff import RetryPolicy
 from scheduler_core.config import EngineSettings
+from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, Request
@@ -44,7 +45,7 @@ class OpenRequest(msgspec.Struct, eq=False):
         return self.header("Idempotency-Key")
 
 
-class ScriptedDeliverer:
+class ScriptedDeliverer(CoroutineDeliverer):
     """Holds each request open until the test answers it."""
 
     def __init__(self) -> None:
