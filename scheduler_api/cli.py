@@ -1,221 +1,75 @@
-"""The command ``cronpost``. Options are the settings: what there is to set stands in ``scheduler_core.config`` only."""
+"""The command ``cronpost``. Each command's module is imported when the command is called, and not before."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from scheduler_api import cli_asked  # noqa: F401 - its commands add themselves to those of jobs
-from scheduler_api.cli_cron import cron
-from scheduler_api.cli_jobs import jobs
-from scheduler_api.screen import show, show_error
-from scheduler_core.config import SETTINGS, Setting, Settings, mask_url, shown_value
-from scheduler_core.config_reader import load_settings
-from scheduler_core.errors import ConfigError, CronpostError, InvalidInput
-from scheduler_core.events import configure_logging
+from scheduler_api.cli_errors import EXIT_CODES, Failed, report
+from scheduler_api.cli_lazy import LazyGroup
+from scheduler_core.errors import CronpostError
 from scheduler_core.version import __version__
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
+COMMANDS = {
+    "serve": (
+        "scheduler_api.cli_serve:serve",
+        "Run the server: API and scheduler in one process; with --nodes, nodes in processes of their own beside it.",
+    ),
+    "api": ("scheduler_api.cli_serve:api", "Run the API alone, on a Redis that it shares with nodes."),
+    "node": (
+        "scheduler_api.cli_serve:node",
+        "Run a scheduler node, or several, on a Redis that is shared with others.",
+    ),
+    "demo": (
+        "scheduler_api.cli_serve:demo",
+        "Start a server, a runner and an example job, and show each fire until Ctrl-C.",
+    ),
+    "config": (
+        "scheduler_api.cli_serve:config",
+        "List all settings: value, where it comes from, default, meaning.",
+    ),
+    "cron": ("scheduler_api.cli_cron:cron", "Explain a cron EXPRESSION in words and show its next fire times."),
+    "jobs": ("scheduler_api.cli_jobs:jobs", "Look at and change the jobs of a running server."),
+}
 
-F = TypeVar("F", bound=Callable[..., Any])
+_AS_JSON = "scheduler_api.cli.as_json"
 
 
-class Group(click.Group):
-    """Shows an error that was raised on purpose as one line; a traceback is for faults."""
+class Main(LazyGroup):
+    """Shows an error that was raised on purpose as one line, or as JSON with ``--json``; a traceback is for faults."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note ``--json`` before the command reads its options: an error in them must be JSON too."""
+        given = args[: args.index("--")] if "--" in args else args
+        ctx.meta[_AS_JSON] = "--json" in given or "--jsonl" in given
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
         try:
             return super().invoke(ctx)
-        except (ConfigError, InvalidInput) as error:
-            show_error(f"cronpost: {error}")
-            ctx.exit(EXIT_USAGE)
-        except CronpostError as error:
-            show_error(f"cronpost: {error}")
-            ctx.exit(EXIT_FAILED)
+        except click.UsageError as error:
+            if not ctx.meta[_AS_JSON]:
+                raise  # click shows the usage with it
+            ctx.exit(report(error, as_json=True))
+        except (Failed, CronpostError) as error:
+            ctx.exit(report(error, as_json=ctx.meta[_AS_JSON]))
 
 
 def _dashed(option: str) -> str:
     return option.replace("_", "-")  # --redis_url is --redis-url
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _dashed})
+@click.group(
+    cls=Main,
+    lazy=COMMANDS,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _dashed},
+)
 @click.version_option(__version__, prog_name="cronpost")
 def main() -> None:
     """Cron for HTTP: upsert a job by id, and its runner is called at every fire time."""
-
-
-def setting_options(*sections: str) -> Callable[[F], F]:
-    """Gives a command one option per setting of these sections."""
-
-    def decorate(command: F) -> F:
-        for setting in reversed([setting for setting in SETTINGS if setting.section in sections]):
-            command = click.option(setting.options[0], **_option(setting))(command)
-        return command
-
-    return decorate
-
-
-def _option(setting: Setting) -> dict[str, Any]:
-    shown = shown_value(setting.name, setting.default)
-    option: dict[str, Any] = {
-        "default": None,
-        "metavar": "YES|NO" if setting.kind == "yes or no" else "VALUE",
-        "help": f"{setting.meaning} [{setting.env}; default: {shown}]",
-    }
-    if setting.kind == "yes or no":
-        option |= {"is_flag": False, "flag_value": "yes"}
-    return option
-
-
-def read_settings(options: dict[str, str | None]) -> Settings:
-    """The settings of a command with these options."""
-    return load_settings(options={name: text for name, text in options.items() if text is not None})
-
-
-@main.command()
-@setting_options("api", "store", "engine", "lane", "process", "log")
-def serve(**options: str | None) -> None:
-    """Run the server: API and scheduler in one process; with --nodes, nodes in processes of their own beside it.
-
-    Without --redis-url it starts a Redis of its own in the data directory.
-    """
-    _run(read_settings(options), api=True, node=True)
-
-
-@main.command()
-@setting_options("api", "store", "engine", "lane", "log")
-def api(**options: str | None) -> None:
-    """Run the API alone, on a Redis that it shares with nodes."""
-    settings = read_settings(options)
-    _need_redis_url(settings, "api")
-    _run(settings, api=True, node=False)
-
-
-@main.command()
-@setting_options("store", "engine", "lane", "process", "log")
-@click.option("--parent", type=int, hidden=True)
-@click.option("--sole", is_flag=True, hidden=True)
-def node(parent: int | None, sole: bool, **options: str | None) -> None:
-    """Run a scheduler node, or several, on a Redis that is shared with others. It opens no port unless it is given one
-    for its metrics."""
-    if parent is not None:
-        _run_child(parent, sole=sole)
-        return
-    settings = read_settings(options)
-    _need_redis_url(settings, "node")
-    _run(settings, api=False, node=True)
-
-
-@main.command()
-@setting_options("api", "store", "engine", "lane", "log")
-def demo(**options: str | None) -> None:
-    """Start a server, a runner and an example job, and show each fire until Ctrl-C.
-
-    Everything is kept apart from real jobs, in the directory demo of the data directory.
-    """
-    from scheduler_api.demo import run_demo
-
-    options["log_level"] = options["log_level"] or "warning"  # the lines that matter here are the fires
-    settings = read_settings(options)
-    configure_logging(settings.log)
-    run_demo(settings)
-
-
-def _need_redis_url(settings: Settings, command: str) -> None:
-    if settings.store.redis_url is None:
-        raise ConfigError(
-            f"cronpost {command} works on a Redis that it shares with other processes: set CRONPOST_REDIS_URL "
-            "(or --redis-url). cronpost serve runs everything in one process and needs none"
-        )
-
-
-def _run(settings: Settings, *, api: bool, node: bool) -> None:
-    from scheduler_api.process import Process
-
-    configure_logging(settings.log)
-    Process(settings, api=api, node=node, on_started=_banner).run()
-
-
-def _run_child(descriptor: int, *, sole: bool) -> None:
-    """One of the nodes of a server, which has put all settings into the environment."""
-    from scheduler_api.node_link import ParentLink
-    from scheduler_api.process import Process
-
-    parent = ParentLink(descriptor, sole=sole)
-    settings = load_settings(dotenv=None)
-    configure_logging(settings.log)
-    Process(settings, api=False, parent=parent).run()
-
-
-def _banner(process: Any) -> None:
-    """On a terminal: where it is, and what to do next."""
-    if not sys.stdout.isatty():
-        return
-    settings = process.settings
-    lines = [f"Cronpost {__version__}"]
-    if process.url is not None:
-        lines.append(f"  API         {process.url}")
-    if process.embedded is not None:
-        version = ".".join(map(str, process.embedded.version))
-        lines.append(f"  Redis       {version}, embedded, in {process.embedded.directory}")
-    else:
-        lines.append(f"  Redis       {mask_url(settings.store.redis_url)}")
-    if process.nodes is not None:
-        lines.append(f"  Nodes       {process.nodes.wanted}, each a process of its own")
-    if process.url is not None:
-        keys = len(settings.api.api_keys)
-        lines.append(f"  Access      {f'{keys} API key(s)' if keys else 'open to whoever can connect'}")
-        lines.append(f"  Next        cronpost jobs list --server {process.url}     (Ctrl-C stops the server)")
-    show("\n".join(lines))
-
-
-@main.command()
-@setting_options(*{setting.section for setting in SETTINGS})
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def config(as_json: bool, **options: str | None) -> None:
-    """List all settings: value, where it comes from, default, meaning."""
-    rows = read_settings(options).rows()
-    if as_json:
-        import json
-
-        click.echo(
-            json.dumps(
-                [
-                    {
-                        "name": row.setting.env,
-                        "value": row.value,
-                        "source": row.source,
-                        "default": row.default,
-                        "expected": row.setting.kind,
-                        "meaning": row.setting.meaning,
-                    }
-                    for row in rows
-                ],
-                indent=2,
-            )
-        )
-        return
-    width = max(len(row.setting.env) for row in rows)
-    for row in rows:
-        origin = "" if row.source == "default" else f"   (from {row.source}; default {row.default})"
-        click.echo(f"{row.setting.env.ljust(width)}  {row.value}{origin}")
-        for line in wrap([f"{row.setting.meaning} Expected: {row.setting.kind}."], 100):
-            click.echo(f"{' ' * width}    {line}")
-
-
-main.add_command(cron)
-main.add_command(jobs)
-
-
-def wrap(paragraphs: Iterable[str], width: int) -> list[str]:
-    """Lines of at most ``width`` characters."""
-    import textwrap
-
-    return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, width)]
 
 
 if __name__ == "__main__":

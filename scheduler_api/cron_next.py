@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -12,27 +10,12 @@ from scheduler_api.answers import json_answer, query, whole
 from scheduler_api.context import context_of
 from scheduler_core.clock import SystemClock
 from scheduler_core.errors import InvalidInput
-from scheduler_core.services.deliver import rfc3339
+from scheduler_core.instants import parse_instant, rfc3339
 from scheduler_core.trigger import CronSpec, check_fires_again, compile_trigger
 
 MAX_TIMES = 100
 _PARAMETERS = {"cron": "expr", "timezone": "tz"}
 """The names here of what a job calls otherwise."""
-LATEST = datetime(9000, 1, 1, tzinfo=UTC)
-"""Later starts are refused: the calendar ends in the year 9999."""
-
-
-def parse_instant(text: str, *, field: str) -> int:
-    """An RFC 3339 instant with an offset, as epoch milliseconds; raises InvalidInput."""
-    # In a query a plus sign means a space, which nobody remembers who writes "+02:00" by hand.
-    text = text.strip().replace(" ", "+") if "T" in text.upper() else text
-    try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.tzinfo is None or not 1970 <= parsed.year < LATEST.year:
-        raise InvalidInput(f"{field} must be an RFC 3339 instant such as 2030-01-31T12:00:00Z", field=field)
-    return int(parsed.timestamp() * 1000)
 
 
 async def cron_next(request: Request) -> Response:

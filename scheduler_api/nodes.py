@@ -44,7 +44,7 @@ STEADY_SECONDS = 30.0
 SETTLE_SECONDS = 10.0
 """What a draining node may take beyond its grace time: to settle, and to tell Redis that it leaves."""
 STARTING = "it is starting"
-NOT_OF_NODES = ("api", "process")
+NOT_OF_NODES = ("api", "process", "client")
 """Sections of the settings that are this process's own."""
 
 

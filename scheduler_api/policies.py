@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from scheduler_api.json_body import INSTANT_WORDS, Fields, instant_of, nested, required
 from scheduler_core.errors import InvalidInput
+from scheduler_core.instants import rfc3339
 from scheduler_core.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
-from scheduler_core.services.deliver import rfc3339
 
 DAY = 86_400
 YEAR = 366 * DAY

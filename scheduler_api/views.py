@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from scheduler_api.policies import seconds, show_policies
+from scheduler_core.instants import rfc3339
 from scheduler_core.job import Job, JobState, LastRun, Overlap, Pending, Replay
 from scheduler_core.job_trigger import jitter_offset_ms, trigger_of
 from scheduler_core.run import Attempt, Miss, Record, Run, RunState
-from scheduler_core.services.deliver import rfc3339
-from scheduler_core.services.jobs import JobView
 from scheduler_core.trigger import CronSpec, IntervalSpec, TriggerSpec
+
+if TYPE_CHECKING:  # the command line uses these views without the services
+    from scheduler_core.services.jobs import JobView
 
 FIRE_TIMES_SHOWN = 5
 

@@ -336,6 +336,25 @@ class LogSettings(Section, frozen=True, kw_only=True):
     ] = "auto"
 
 
+class ClientSettings(Section, frozen=True, kw_only=True):
+    """Which server the commands ``cronpost jobs`` and ``cronpost runs`` talk to. Servers and nodes ignore it."""
+
+    name: ClassVar[str] = "client"
+
+    server: Annotated[
+        str | None,
+        Meta(
+            description="Address of the server that cronpost jobs and cronpost runs talk to. "
+            "Not set: the server that CRONPOST_HOST and CRONPOST_PORT describe."
+        ),
+    ] = None
+    api_key: Annotated[
+        str | None,
+        SECRET,
+        Meta(description="Bearer key that these commands send. A server takes its keys from CRONPOST_API_KEYS."),
+    ] = None
+
+
 _SECTIONS: tuple[type[Section], ...] = (
     ApiSettings,
     StoreSettings,
@@ -343,6 +362,7 @@ _SECTIONS: tuple[type[Section], ...] = (
     LaneSettings,
     ProcessSettings,
     LogSettings,
+    ClientSettings,
 )
 
 
@@ -388,6 +408,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lane: LaneSettings = LaneSettings()
     process: ProcessSettings = ProcessSettings()
     log: LogSettings = LogSettings()
+    client: ClientSettings = ClientSettings()
     sources: Mapping[str, str] = types.MappingProxyType({})
 
     def rows(self) -> list[SettingRow]:
@@ -522,6 +543,8 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
         "public_url": "an http or https URL without query, user or fragment",
         "key_prefix": "1 to 32 letters, digits, '_', '-' or '.'",
         "nodes": "a whole number, at least 1 and at most 256, or auto",
+        "server": "an http or https URL, or host:port",
+        "api_key": "printable ASCII characters",
     }[name]
 
 

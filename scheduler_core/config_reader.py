@@ -28,6 +28,7 @@ from scheduler_core.config import (
     MIN_API_KEY_LENGTH,
     SETTINGS,
     ApiSettings,
+    ClientSettings,
     EngineSettings,
     LaneSettings,
     LogSettings,
@@ -87,6 +88,7 @@ def load_settings(
         lane=LaneSettings(**values["lane"]),
         process=ProcessSettings(**values["process"]),
         log=LogSettings(**values["log"]),
+        client=ClientSettings(**values["client"]),
         sources=types.MappingProxyType({name: source for name, (_, source) in given.items()}),
     )
     check_settings(settings)
@@ -191,6 +193,26 @@ def _parse_public_url(_: Setting, text: str) -> str:
     return text.rstrip("/")
 
 
+def _parse_server(_: Setting, text: str) -> str:
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - checks the port
+    except ValueError:
+        raise ValueError("bad host or port") from None
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError("it starts with another scheme")
+    if not parts.hostname or re.search(r"[^!-~]", text) or "@" in parts.netloc or "?" in text or "#" in text:
+        raise ValueError("only scheme, host, port and path belong to it")
+    return url.rstrip("/")
+
+
+def _parse_api_key(_: Setting, text: str) -> str:
+    if not all("!" <= character <= "~" for character in text):
+        raise ValueError("it holds a character that a header cannot carry")
+    return text
+
+
 def _parse_nodes(setting: Setting, text: str) -> int:
     if text.lower() != "auto":
         return int(_parse_plain(setting, text))
@@ -205,6 +227,8 @@ _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
     "redis_url": _parse_redis_url,
     "data_dir": lambda _, text: Path(text).expanduser(),
     "nodes": _parse_nodes,
+    "server": _parse_server,
+    "api_key": _parse_api_key,
 }
 
 

@@ -109,6 +109,7 @@ LANE_BATCH_LOST: Final = "lane batch lost"
 # Redis.
 STORE_LOST: Final = "store lost"
 STORE_BACK: Final = "store back"
+SETTING_WARNING: Final = "setting has no effect"
 STORE_WARNING: Final = "store warning"
 CLOCK_JUMPED: Final = "clock jumped"
 REDIS_STARTED: Final = "embedded redis started"

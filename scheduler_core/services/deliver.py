@@ -6,7 +6,6 @@ import asyncio
 import random
 import re
 from collections.abc import Coroutine
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -17,6 +16,7 @@ from scheduler_core.catalogue import Target, request_of_target
 from scheduler_core.clock import Clock
 from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer
 from scheduler_core.errors import StoreError
+from scheduler_core.instants import rfc3339
 from scheduler_core.job import HeldBack, Job
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
@@ -334,13 +334,5 @@ def with_callback(request: Request, base_url: str, run_id: str, token: str) -> R
 
 
 @lru_cache(maxsize=1024)
-def rfc3339(instant_ms: int) -> str:
-    """An instant in UTC with ``Z``, with milliseconds only if there are any."""
-    instant = datetime.fromtimestamp(instant_ms / 1000, UTC)
-    text = instant.strftime("%Y-%m-%dT%H:%M:%S")
-    millis = instant_ms % 1000
-    return f"{text}.{millis:03d}Z" if millis else f"{text}Z"
-
-
 def _quoted(job_id: str) -> str:
     return job_id if _UNRESERVED.fullmatch(job_id) else quote(job_id, safe="")

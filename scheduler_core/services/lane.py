@@ -26,6 +26,7 @@ from scheduler_core.events import (
     TASKS_REMOVED,
     get_logger,
 )
+from scheduler_core.instants import rfc3339
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
@@ -33,7 +34,6 @@ from scheduler_core.plan.lane import TaskOperation, TaskStep, current_run, plan_
 from scheduler_core.plan.settle import Ended
 from scheduler_core.run import Run
 from scheduler_core.services.base import Service
-from scheduler_core.services.deliver import rfc3339
 from scheduler_core.services.settle import report_record
 from scheduler_core.store.lane_store import SETTLE_LIMIT, LaneStore, Row, Taken, TaskSettlement
 from scheduler_core.task import LaneRules, Task, task_id

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,10 +13,12 @@ import pytest
 
 from scheduler_api.app import create_app
 from scheduler_api.context import STORE_CONNECTIONS, Context
+from scheduler_api.server import ApiServer, listen, url_of
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import ApiSettings
 from scheduler_core.metrics import Metrics
 from scheduler_core.store.redis_store import RedisStore, connect
+from tests.api.command_line import KEY
 
 EXAMPLE: dict[str, Any] = {
     "id": "job-scheduler-unique-id",
@@ -69,3 +74,33 @@ def contents(redis_url: str) -> Callable[[], dict[bytes, Any]]:
             return {key: redis.dump(key) for key in redis.scan_iter("*")}
 
     return read
+
+
+@pytest.fixture
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env, and nothing to leave behind
+
+
+@pytest.fixture
+def cli_server(redis_url: str) -> Iterator[str]:
+    """A server with a key, in a thread of its own: the command line blocks while it waits for an answer."""
+    sockets = listen("127.0.0.1", 0)
+    loop = asyncio.new_event_loop()
+    stop: list[ApiServer] = []
+    made = threading.Event()
+
+    async def serve() -> None:
+        store = RedisStore(connect(redis_url))
+        context = Context(settings=ApiSettings(api_keys=(KEY,)), store=store, clock=RedisClock(), metrics=Metrics())
+        stop.append(ApiServer(create_app(context)))
+        made.set()
+        await stop[0].serve(sockets)
+        await store.aclose()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert made.wait(20)
+    yield url_of(sockets, "127.0.0.1")
+    loop.call_soon_threadsafe(stop[0].stop)
+    thread.join()
+    loop.close()

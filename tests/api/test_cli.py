@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from scheduler_api import cli
-from scheduler_api.app import create_app
-from scheduler_api.context import Context
+from scheduler_api.cli_client import refusal
+from scheduler_api.cli_errors import exit_code_of
 from scheduler_api.policies import POLICY_FIELDS
-from scheduler_api.server import ApiServer, listen, url_of
+from scheduler_api.server import listen, url_of
 from scheduler_api.wire import BATCH_LIMIT
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import SETTINGS, ApiSettings
-from scheduler_core.metrics import Metrics
-from scheduler_core.store.redis_store import RedisStore, connect
+from scheduler_core.config import SETTINGS
 from scheduler_core.version import __version__
+from tests.api.command_line import KEY, jobs, run, told
 from tests.api.conftest import EXAMPLE
 
-KEY = "a-key-of-the-tests-0123456789"
-
-
-@pytest.fixture(autouse=True)
-def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # no .env, and nothing to leave behind
-
-
-def run(*args: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> Result:
-    return CliRunner().invoke(cli.main, args, input=stdin, env=env, prog_name="cronpost")
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 def test_the_version_is_told() -> None:
@@ -52,6 +36,7 @@ def test_every_setting_of_a_command_is_an_option(command: str) -> None:
     shown = run(command, "--help").stdout
     for setting in SETTINGS:
         not_of = {"node": {"api"}, "api": {"process"}, "demo": {"process"}}.get(command, set())
+        not_of |= set() if command == "config" else {"client"}
         assert (f" {setting.options[0]} " in shown) == (setting.section not in not_of), setting.name
 
 
@@ -113,85 +98,58 @@ def test_cron_says_when_there_is_no_further_fire_time() -> None:
     assert result.stdout.splitlines()[-2:] == ["2040-01-01 00:00:00Z", "and never again"]
 
 
-@pytest.fixture
-def server(redis_url: str) -> Iterator[str]:
-    """A server with a key, in a thread of its own: the client is a blocking one."""
-    sockets = listen("127.0.0.1", 0)
-    loop = asyncio.new_event_loop()
-    stop: list[ApiServer] = []
-    made = threading.Event()
-
-    async def serve() -> None:
-        store = RedisStore(connect(redis_url))
-        context = Context(settings=ApiSettings(api_keys=(KEY,)), store=store, clock=RedisClock(), metrics=Metrics())
-        stop.append(ApiServer(create_app(context)))
-        made.set()
-        await stop[0].serve(sockets)
-        await store.aclose()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert made.wait(20)
-    yield url_of(sockets, "127.0.0.1")
-    loop.call_soon_threadsafe(stop[0].stop)
-    thread.join()
-    loop.close()
-
-
-def jobs(server: str, *args: str, stdin: bytes | None = None) -> Result:
-    return run("jobs", *args, "--server", server, "--api-key", KEY, stdin=stdin)
-
-
-def test_a_job_is_put_listed_shown_paused_resumed_run_and_deleted(server: str) -> None:
+def test_a_job_is_put_listed_shown_paused_resumed_run_and_deleted(cli_server: str) -> None:
     put = ["put", "a/b", "--endpoint", "http://localhost:1/", "--cron", "@daily", "--payload", '{"n": 1.0}']
-    result = jobs(server, *put, "--timezone", "Europe/Paris", "--retry-already-running", "3", "--recovery-check")
+    result = jobs(cli_server, *put, "--timezone", "Europe/Paris", "--retry-already-running", "3", "--recovery-check")
     assert result.exit_code == 0, result.stderr
-    assert "a/b stored (version 1), next fire " in result.stdout
+    assert "a/b created (version 1), next fire " in result.stdout
     assert (
         "unchanged"
-        in jobs(server, *put, "--timezone", "Europe/Paris", "--retry-already-running", "3", "--recovery-check").stdout
+        in jobs(
+            cli_server, *put, "--timezone", "Europe/Paris", "--retry-already-running", "3", "--recovery-check"
+        ).stdout
     )
-    listed = jobs(server, "list").stdout.splitlines()
-    assert listed[0].split() == ["ID", "STATUS", "CRON", "ZONE", "NEXT", "FIRE", "LAST", "RUN"]
+    listed = jobs(cli_server, "list").stdout.splitlines()
+    assert listed[0].split() == ["ID", "STATUS", "CRON", "ZONE", "NEXT", "FIRE", "LAST", "RUN", "ENDED"]
     assert listed[1].split()[:4] == ["a/b", "active", "@daily", "Europe/Paris"]
-    shown = jobs(server, "get", "a/b").stdout
+    shown = jobs(cli_server, "get", "a/b").stdout
     assert re.search(r"^retry_already_running +3$", shown, re.MULTILINE)
-    assert '"payload":{"n": 1.0}' in jobs(server, "get", "a/b", "--json").stdout
-    assert "paused" in jobs(server, "pause", "a/b").stdout
-    assert jobs(server, "list", "--status", "paused").stdout.splitlines()[1].startswith("a/b")
-    assert "next fire " in jobs(server, "resume", "a/b").stdout
-    assert "asked for" in jobs(server, "run", "a/b").stdout
-    again = jobs(server, "run", "a/b")
-    assert again.exit_code == 1
+    assert '"payload":{"n": 1.0}' in jobs(cli_server, "get", "a/b", "--json").stdout
+    assert "paused" in jobs(cli_server, "pause", "a/b").stdout
+    assert jobs(cli_server, "list", "--status", "paused").stdout.splitlines()[1].startswith("a/b")
+    assert "next fire " in jobs(cli_server, "resume", "a/b").stdout
+    assert "asked for" in jobs(cli_server, "run", "a/b").stdout
+    again = jobs(cli_server, "run", "a/b")
+    assert again.exit_code == 4
     assert "[409]" in again.stderr
-    assert jobs(server, "run", "a/b", "--force", "--payload", "[1]").exit_code == 0
-    assert jobs(server, "runs", "a/b").stdout == "none\n"
-    assert "deleted" in jobs(server, "delete", "a/b").stdout
-    gone = jobs(server, "get", "a/b")
-    assert gone.exit_code == 1
+    assert jobs(cli_server, "run", "a/b", "--force", "--payload", "[1]").exit_code == 0
+    assert jobs(cli_server, "runs", "a/b").stdout == "none\n"
+    assert "deleted" in jobs(cli_server, "delete", "a/b").stdout
+    gone = jobs(cli_server, "get", "a/b")
+    assert gone.exit_code == 3
     assert "[404]" in gone.stderr
-    assert jobs(server, "list").stdout == "none\n"
+    assert jobs(cli_server, "list").stdout == "none\n"
 
 
-def test_a_job_can_be_put_from_a_file_and_from_standard_input(server: str, tmp_path: Path) -> None:
+def test_a_job_can_be_put_from_a_file_and_from_standard_input(cli_server: str, tmp_path: Path) -> None:
     body = json.dumps(EXAMPLE).encode()
     (tmp_path / "job.json").write_bytes(body)
-    assert "stored" in jobs(server, "put", "--file", "job.json").stdout
-    assert "unchanged" in jobs(server, "put", "--file", "-", stdin=body).stdout
+    assert "created" in jobs(cli_server, "put", "--file", "job.json").stdout
+    assert "unchanged" in jobs(cli_server, "put", "--file", "-", stdin=body).stdout
 
 
-def test_a_payload_can_be_read_from_a_file(server: str, tmp_path: Path) -> None:
+def test_a_payload_can_be_read_from_a_file(cli_server: str, tmp_path: Path) -> None:
     (tmp_path / "payload.json").write_text('{"big": 12345678901234567890, "f": 1.10}\n')
     put = ("put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "@payload.json")
-    assert jobs(server, *put).exit_code == 0
-    assert '{"big": 12345678901234567890, "f": 1.10}' in jobs(server, "get", "a", "--json").stdout
+    assert jobs(cli_server, *put).exit_code == 0
+    assert '{"big": 12345678901234567890, "f": 1.10}' in jobs(cli_server, "get", "a", "--json").stdout
 
 
-def test_every_optional_field_of_a_job_is_an_option(server: str) -> None:
+def test_every_optional_field_of_a_job_is_an_option(cli_server: str) -> None:
     shown = run("jobs", "put", "--help").stdout
     for name in POLICY_FIELDS:
         assert f"--{name.replace('_', '-')} " in shown, name
-    put = ["put", "a", "--endpoint", "http://h/", "--cron", "@daily"]
+    put = ["put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1"]
     for options, name, value in (
         (["--overlap", "queue_one"], "overlap", "queue_one"),
         (["--overlap", "allow", "--max-concurrent", "3"], "max_concurrent", 3),
@@ -202,48 +160,50 @@ def test_every_optional_field_of_a_job_is_an_option(server: str) -> None:
         (["--continuations", "--no-continuations"], "continuations", False),
         (["--completion", "callback", "--heartbeat-timeout-seconds", "9"], "heartbeat_timeout_seconds", 9),
     ):
-        assert jobs(server, *put, *options).exit_code == 0, options
-        assert json.loads(jobs(server, "get", "a", "--json").stdout)[name] == value
-    assert jobs(server, *put, "--retry", '{"attempts": 3, "statuses": [500]}').exit_code == 0
-    assert json.loads(jobs(server, "get", "a", "--json").stdout)["retry"]["statuses"] == [500]
-    refused = jobs(server, *put, "--retry", '{"attempts": 0}')
-    assert refused.exit_code == 1
+        assert jobs(cli_server, *put, *options).exit_code == 0, options
+        assert json.loads(jobs(cli_server, "get", "a", "--json").stdout)[name] == value
+    assert jobs(cli_server, *put, "--retry", '{"attempts": 3, "statuses": [500]}').exit_code == 0
+    assert json.loads(jobs(cli_server, "get", "a", "--json").stdout)["retry"]["statuses"] == [500]
+    refused = jobs(cli_server, *put, "--retry", '{"attempts": 0}')
+    assert refused.exit_code == 4
     assert "(field retry.attempts)" in refused.stderr
 
 
-def test_runs_that_wait_are_put_shown_and_poked(server: str, tmp_path: Path) -> None:
-    jobs(server, "put", "a/b", "--endpoint", "http://h/", "--cron", "0 0 1 1 *")
-    assert jobs(server, "pending", "a/b").stdout == "none\n"
+def test_runs_that_wait_are_put_shown_and_poked(cli_server: str, tmp_path: Path) -> None:
+    jobs(cli_server, "put", "a/b", "--endpoint", "http://h/", "--cron", "0 0 1 1 *", "--payload", "1")
+    assert jobs(cli_server, "pending", "a/b").stdout == "none\n"
     (tmp_path / "pages.json").write_text('[{"payload": {"page": 7}, "not_before": "2090-01-01T00:00:00Z"}]')
-    put = jobs(server, "pending", "a/b", "--put", "pages.json").stdout
+    put = jobs(cli_server, "pending", "a/b", "--put", "pages.json").stdout
     assert '{"page": 7}' in put
-    assert jobs(server, "pending", "a/b").stdout == put
-    poked = jobs(server, "run", "a/b")
+    assert jobs(cli_server, "pending", "a/b").stdout == put
+    poked = jobs(cli_server, "run", "a/b")
     assert poked.exit_code == 0
     assert poked.stdout == "nothing started: not due, next at 2090-01-01T00:00:00Z\n"
-    assert "[404]" in jobs(server, "pending", "a/b", "--revive", "x/y").stderr
-    assert jobs(server, "pending", "a/b", "--put", "-", stdin=b"[]").stdout == "none\n"
-    later = jobs(server, "run", "a/b", "--payload", "[1]", "--not-before", "2090-01-01T00:00:00Z")
+    assert "[404]" in jobs(cli_server, "pending", "a/b", "--revive", "x/y").stderr
+    assert jobs(cli_server, "pending", "a/b", "--put", "-", stdin=b"[]").stdout == "none\n"
+    later = jobs(cli_server, "run", "a/b", "--payload", "[1]", "--not-before", "2090-01-01T00:00:00Z")
     assert "asked for" in later.stdout
-    assert "2090-01-01T00:00:00Z  manual  waits  0         [1]" in jobs(server, "pending", "a/b").stdout
+    assert "2090-01-01T00:00:00Z  manual  waits  0         [1]" in jobs(cli_server, "pending", "a/b").stdout
 
 
-def test_a_backfill_says_what_it_will_run(server: str) -> None:
-    jobs(server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily")
+def test_a_backfill_says_what_it_will_run(cli_server: str) -> None:
+    jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1")
     asked = ("backfill", "a", "--start", "2020-01-01T00:00:00Z", "--end", "2020-02-01T00:00:00Z")
-    assert jobs(server, *asked, "--limit", "3").stdout.startswith("3 run(s) asked for")
-    assert "32 run(s)" in jobs(server, *asked).stdout
-    assert "(field start)" in jobs(server, "backfill", "a", "--start", "soon", "--end", "2020-02-01T00:00:00Z").stderr
+    assert jobs(cli_server, *asked, "--limit", "3").stdout.startswith("3 run(s) asked for")
+    assert "32 run(s)" in jobs(cli_server, *asked).stdout
+    assert (
+        "(field start)" in jobs(cli_server, "backfill", "a", "--start", "soon", "--end", "2020-02-01T00:00:00Z").stderr
+    )
 
 
-def test_the_account_tells_what_became_of_each_fire_time(server: str) -> None:
-    jobs(server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily")
-    told = jobs(server, "account", "a")
+def test_the_account_tells_what_became_of_each_fire_time(cli_server: str) -> None:
+    jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1")
+    told = jobs(cli_server, "account", "a")
     assert told.exit_code == 0, told.stderr
     assert told.stdout.startswith("a, accounted for from ")
     assert told.stdout.endswith("none\n")
-    assert "(field from)" in jobs(server, "account", "a", "--from", "soon").stderr
-    assert "[404]" in jobs(server, "account", "nobody").stderr
+    assert "(field from)" in jobs(cli_server, "account", "a", "--from", "soon").stderr
+    assert "[404]" in jobs(cli_server, "account", "nobody").stderr
 
 
 @pytest.mark.parametrize(
@@ -260,30 +220,30 @@ def test_the_account_tells_what_became_of_each_fire_time(server: str) -> None:
         (["put", "a", "--cron", "@daily", "--file", "job.json"], "either"),
     ],
 )
-def test_wrong_usage_says_what_is_needed(server: str, args: list[str], words: str) -> None:
-    result = jobs(server, *args)
+def test_wrong_usage_says_what_is_needed(cli_server: str, args: list[str], words: str) -> None:
+    result = jobs(cli_server, *args)
     assert result.exit_code == 2
     assert words in result.stderr
 
 
-def test_what_the_server_refuses_is_told_with_the_field(server: str) -> None:
-    result = jobs(server, "put", "a", "--endpoint", "http://h/", "--cron", "61 * * * *")
-    assert result.exit_code == 1
+def test_what_the_server_refuses_is_told_with_the_field(cli_server: str) -> None:
+    result = jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "61 * * * *", "--payload", "1")
+    assert result.exit_code == 4
     assert "(field cron)" in result.stderr
     assert "[400]" in result.stderr
 
 
-def test_without_the_key_it_says_how_to_give_one(server: str) -> None:
-    result = run("jobs", "list", "--server", server)
-    assert result.exit_code == 1
-    assert "--api-key" in result.stderr
+def test_without_the_key_it_says_how_to_give_one(cli_server: str) -> None:
+    result = run("jobs", "list", "--server", cli_server)
+    assert result.exit_code == 4
+    assert "CRONPOST_API_KEY, --api-key-file or --api-key" in result.stderr
 
 
-def test_a_key_of_the_settings_goes_only_to_the_server_of_the_settings(server: str) -> None:
-    port = server.rpartition(":")[2]
+def test_a_key_of_the_settings_goes_only_to_the_server_of_the_settings(cli_server: str) -> None:
+    port = cli_server.rpartition(":")[2]
     env = {"CRONPOST_API_KEYS": KEY, "CRONPOST_PORT": port}
     assert run("jobs", "list", env=env).exit_code == 0
-    assert run("jobs", "list", "--server", server, env=env).exit_code == 1
+    assert run("jobs", "list", "--server", cli_server, env=env).exit_code == 4
 
 
 def test_no_server_is_one_line_with_what_to_do() -> None:
@@ -291,34 +251,127 @@ def test_no_server_is_one_line_with_what_to_do() -> None:
     url = url_of(sockets, "127.0.0.1")
     sockets[0].close()
     result = run("jobs", "list", "--server", url)
-    assert result.exit_code == 1
+    assert result.exit_code == 5
     assert "cronpost serve" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_long_lists_are_read_page_by_page(server: str) -> None:
+def test_long_lists_are_read_page_by_page(cli_server: str) -> None:
     for number in range(12):
-        jobs(server, "put", f"j{number:02}", "--endpoint", "http://h/", "--cron", "@daily")
-    lines = jobs(server, "list", "--limit", "7", "--prefix", "j").stdout.splitlines()
+        jobs(cli_server, "put", f"j{number:02}", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1")
+    lines = jobs(cli_server, "list", "--limit", "7", "--prefix", "j").stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [f"j{number:02}" for number in range(7)]
 
 
-def test_a_file_of_jobs_is_imported_and_what_is_refused_is_named(server: str, tmp_path: Path) -> None:
+def test_a_file_of_jobs_is_imported_and_what_is_refused_is_named(cli_server: str, tmp_path: Path) -> None:
     good = [{**EXAMPLE, "id": f"job {number}"} for number in range(BATCH_LIMIT + 1)]
     (tmp_path / "jobs.json").write_text("[" + ",\n".join(json.dumps(one) for one in good) + "]")
-    assert jobs(server, "import", "jobs.json").stdout == f"{len(good)} stored, 0 unchanged, 0 refused\n"
+    assert jobs(cli_server, "import", "jobs.json").stdout == f"{len(good)} created, 0 changed, 0 unchanged, 0 failed\n"
 
     lines = [json.dumps(good[0]), "", json.dumps({**EXAMPLE, "id": "bad", "cron": "never"}), "17"]
-    answer = jobs(server, "import", "-", stdin="\n".join(lines).encode())
-    assert answer.exit_code == 1
-    assert answer.stdout == "0 stored, 1 unchanged, 2 refused\n"
+    answer = jobs(cli_server, "import", "-", stdin="\n".join(lines).encode())
+    assert answer.exit_code == 4
+    assert answer.stdout == "0 created, 0 changed, 1 unchanged, 2 failed\n"
     assert re.search(r"^job 2 bad: .*\(field cron\) \[400\]$", answer.stderr, re.MULTILINE)
     assert re.search(r"^job 3: the body must be a JSON object \[400\]$", answer.stderr, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("text", "words"), [("[1,", "the file is not JSON"), ('17\n{"a"', "line 2 of the file")])
-def test_a_file_of_jobs_that_is_not_json_stores_nothing(server: str, text: str, words: str) -> None:
-    answer = jobs(server, "import", "-", stdin=text.encode())
-    assert answer.exit_code == 1
+def test_a_file_of_jobs_that_is_not_json_stores_nothing(cli_server: str, text: str, words: str) -> None:
+    answer = jobs(cli_server, "import", "-", stdin=text.encode())
+    assert answer.exit_code == 2
     assert words in answer.stderr
-    assert jobs(server, "list").stdout == "none\n"
+    assert jobs(cli_server, "list").stdout == "none\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "code"),
+    [
+        (["get", "nobody"], 3, "job_not_found"),
+        (["delete", "nobody"], 3, "job_not_found"),
+        (["put", "a", "--endpoint", "http://h/", "--cron", "61 * * * *", "--payload", "1"], 4, "invalid_input"),
+        (["put", "a", "--endpoint", "http://h/"], 2, "usage"),
+        (["put", "a", "--no-such-option"], 2, "usage"),
+        (["put", "--file", "no-such-file"], 2, "bad_file"),
+        (["import", "no-such-file"], 2, "bad_file"),
+    ],
+)
+def test_with_json_an_error_is_a_problem_document_and_the_exit_code_says_its_kind(
+    cli_server: str, args: list[str], exit_code: int, code: str
+) -> None:
+    result = jobs(cli_server, *args, "--json")
+    assert result.exit_code == exit_code
+    problem = json.loads(told(result))
+    assert problem["code"] == code
+    assert problem["detail"]
+    assert result.stdout == ""
+    without = jobs(cli_server, *args)
+    assert without.exit_code == exit_code
+    assert problem["detail"] in told(without)
+
+
+def test_with_json_a_missing_key_and_a_missing_server_are_json_too(cli_server: str) -> None:
+    refused = run("jobs", "list", "--server", cli_server, "--json")
+    assert (refused.exit_code, json.loads(told(refused))["status"]) == (4, 401)
+    sockets = listen("127.0.0.1", 0)
+    url = url_of(sockets, "127.0.0.1")
+    sockets[0].close()
+    away = run("jobs", "list", "--server", url, "--json")
+    assert (away.exit_code, json.loads(told(away))["code"]) == (5, "unreachable")
+    wrong = run("jobs", "list", "--json", env={"CRONPOST_PROT": "1"})
+    assert (wrong.exit_code, json.loads(told(wrong))["code"]) == (2, "bad_setting")
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code"),
+    [(400, 4), (401, 4), (403, 4), (404, 3), (409, 4), (412, 4), (413, 4), (422, 4), (429, 5), (503, 5), (500, 1)],
+)
+def test_each_error_status_has_its_exit_code(status: int, exit_code: int) -> None:
+    assert exit_code_of(status) == exit_code
+    assert refusal({"detail": "x", "code": "y"}, status).exit_code == exit_code
+
+
+def test_server_and_key_come_from_the_environment_and_from_the_file(cli_server: str, tmp_path: Path) -> None:
+    env = {"CRONPOST_SERVER": cli_server, "CRONPOST_API_KEY": KEY}
+    assert run("jobs", "list", env=env).exit_code == 0
+    assert run("jobs", "list", "--server", cli_server, env={"CRONPOST_API_KEY": KEY}).exit_code == 0
+    bare = cli_server.removeprefix("http://")
+    (tmp_path / ".env").write_text(f"CRONPOST_SERVER={bare}\nCRONPOST_API_KEY={KEY}\n")
+    assert run("jobs", "list").exit_code == 0
+    # An option wins over the environment, and that over the file.
+    assert run("jobs", "list", env={"CRONPOST_API_KEY": "another"}).exit_code == 4
+    assert run("jobs", "list", "--api-key", KEY, env={"CRONPOST_API_KEY": "another"}).exit_code == 0
+    assert run("jobs", "list", env={"CRONPOST_SERVER": "http://127.0.0.1:1"}).exit_code == 5
+    assert run("jobs", "list", "--server", cli_server, env={"CRONPOST_SERVER": "http://127.0.0.1:1"}).exit_code == 0
+    # Wrong settings of a server do not keep anyone from using another one.
+    assert (
+        run("jobs", "list", "--server", cli_server, env={"CRONPOST_PORT": "x", "CRONPOST_API_KEY": KEY}).exit_code == 0
+    )
+
+
+def test_a_key_can_come_from_a_file_or_from_standard_input(cli_server: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    assert run("jobs", "list", "--server", cli_server, "--api-key-file", "key").exit_code == 0
+    assert run("jobs", "list", "--server", cli_server, "--api-key-file", "-", stdin=KEY.encode()).exit_code == 0
+    both = run("jobs", "list", "--server", cli_server, "--api-key-file", "key", "--api-key", KEY)
+    assert both.exit_code == 2
+    twice = run("jobs", "import", "-", "--server", cli_server, "--api-key-file", "-", stdin=b"[]")
+    assert twice.exit_code == 2
+    assert "standard input" in twice.stderr
+
+
+def test_config_lists_the_settings_of_the_client_in_a_section_of_their_own() -> None:
+    shown = run("config", env={"CRONPOST_SERVER": "https://cron.example/", "CRONPOST_API_KEY": KEY}).stdout
+    server, client = shown.split("For cronpost jobs and cronpost runs")
+    assert "CRONPOST_SERVER   " in client
+    assert "https://cron.example   (from CRONPOST_SERVER" in client
+    assert "CRONPOST_API_KEY  " in client
+    assert "CRONPOST_API_KEY  " not in server
+    assert KEY not in shown
+
+
+@pytest.mark.parametrize("value", ["ftp://h/", "http://user:pw@h/", "http://h:99999/", "http://h/?x=1", "a b"])
+def test_a_bad_address_of_a_server_is_refused(value: str) -> None:
+    result = run("jobs", "list", env={"CRONPOST_SERVER": value})
+    assert result.exit_code == 2
+    assert "CRONPOST_SERVER" in result.stderr

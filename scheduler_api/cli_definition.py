@@ -1,0 +1,174 @@
+"""A job's definition as the command line reads, merges and compares it.
+
+Every value stays the bytes that the server sent, so a payload goes back byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from scheduler_api.cli_client import Server, job_path
+from scheduler_api.cli_errors import EXIT_NOT_FOUND, Failed, local_problem
+from scheduler_api.policies import BY_NAME, ROWS
+
+Fields = dict[str, msgspec.Raw]
+
+READ_ONLY = frozenset(
+    {
+        "status",
+        "next_fire_times",
+        "held_for",
+        "held_back",
+        "paused_at",
+        "quarantine_reason",
+        "open_run",
+        "open_runs",
+        "pending",
+        "replays",
+        "last_run",
+        "last_success",
+        "totals",
+        "jitter_offset_seconds",
+        "version",
+        "created_at",
+        "updated_at",
+    }
+)
+"""What ``GET /jobs/{id}`` shows besides the definition. The rest is sent back as it came, so a field that only a newer
+server knows is either kept or refused by that server, and never lost silently."""
+
+_decoder = msgspec.json.Decoder(Fields)
+MAX_SHOWN = 200
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A job as the server has it: the fields that can be put back, and the version they are of."""
+
+    fields: Fields
+    version: int | None
+
+
+def stored_job(server: Server, job_id: str) -> Stored | None:
+    """The job with this id; None if there is none."""
+    try:
+        answer = server.request("GET", job_path(job_id))
+    except Failed as error:
+        if error.exit_code == EXIT_NOT_FOUND:
+            return None
+        raise
+    return stored_of(answer.content)
+
+
+def stored_of(shown: bytes) -> Stored:
+    """The definition in a job as ``GET`` shows it."""
+    fields = _decoder.decode(shown)
+    version = msgspec.json.decode(fields["version"], type=int) if "version" in fields else None
+    return Stored(definition_of(fields), version)
+
+
+def definition_of(fields: Fields) -> Fields:
+    """The fields that can be put back."""
+    return {name: raw for name, raw in fields.items() if name not in READ_ONLY}
+
+
+def is_schedule(fields: Fields) -> bool:
+    """Whether these are the fields of a schedule, which is no job that could be put."""
+    return "target_id" in fields or "interval_seconds" in fields
+
+
+def is_unreadable(fields: Fields) -> bool:
+    """Whether the stored document is corrupt, so that the server shows no definition."""
+    return "endpoint" not in fields and not is_schedule(fields)
+
+
+def body_of(fields: Mapping[str, msgspec.Raw]) -> bytes:
+    """The JSON object with these fields."""
+    return b"{" + b", ".join(msgspec.json.encode(name) + b": " + bytes(raw) for name, raw in fields.items()) + b"}"
+
+
+def fields_of(body: bytes) -> Fields | None:
+    """The fields of a body; None if it is no JSON object."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
+    """The stored fields with the given ones instead, and without the ``unset`` ones.
+
+    A stored field that only has a meaning beside another one (``max_concurrent`` beside ``overlap: allow``) goes when
+    that other one changes.
+    """
+    fields = {name: raw for name, raw in (stored | given).items() if name not in unset}
+    for row in ROWS:
+        if row.needs is None or row.name in given or row.name not in fields:
+            continue
+        name, value = row.needs
+        if name in given or name in unset:
+            now = msgspec.json.decode(fields[name]) if name in fields else BY_NAME[name].default
+            if now != value:
+                del fields[row.name]
+    # Stored values of these follow from other fields unless they were given: sent back, they would contradict a change.
+    for implied, cause in (("overlap", "retry_already_running"), ("recovery", "recovery_check")):
+        if (cause in given or cause in unset) and implied not in given and _is_implied(stored, implied, cause):
+            fields.pop(implied, None)
+    return fields
+
+
+def _is_implied(stored: Fields, implied: str, cause: str) -> bool:
+    """Whether a stored choice is the one that its cause implies, so that nobody need have given it."""
+    if implied not in stored or cause not in stored:
+        return False
+    set_ = msgspec.json.decode(stored[cause]) not in {None, False}
+    usual = {"overlap": ("skip", "queue_one"), "recovery": ("none", "latest")}[implied][set_]
+    return bool(msgspec.json.decode(stored[implied]) == usual)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A field that differs. A side is None where the job has no such field."""
+
+    field: str
+    before: msgspec.Raw | None
+    after: msgspec.Raw | None
+
+    def line(self) -> str:
+        """The change for people."""
+        return f"{self.field}: {_shown(self.before)} -> {_shown(self.after)}"
+
+
+def changes_between(before: Fields, after: Fields) -> list[Change]:
+    """The fields that differ, in the order of ``after``; a null counts as absent."""
+    return list(_changes(before, after))
+
+
+def _changes(before: Fields, after: Fields) -> Iterator[Change]:
+    for name in dict.fromkeys((*after, *before)):
+        old, new = before.get(name), after.get(name)
+        if name == "payload":
+            differ = (None if old is None else bytes(old)) != (None if new is None else bytes(new))
+        else:
+            differ = _value(old) != _value(new)
+        if differ:
+            yield Change(name, old, new)
+
+
+def _value(raw: msgspec.Raw | None) -> Any:
+    return None if raw is None else msgspec.json.decode(raw)
+
+
+def _shown(raw: msgspec.Raw | None) -> str:
+    if raw is None or bytes(raw) == b"null":
+        return "not set" if raw is None else "null"
+    value = bytes(raw)
+    text = msgspec.json.decode(raw) if value.startswith(b'"') else value.decode()
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
+def no_such_job(job_id: str) -> Failed:
+    """The error of a command that needs a job which is not there."""
+    detail = f"no job with id {job_id!r}"
+    return Failed(detail, exit_code=EXIT_NOT_FOUND, problem=local_problem("Not Found", detail, "job_not_found"))

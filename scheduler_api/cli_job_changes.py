@@ -1,0 +1,273 @@
+"""``cronpost jobs put``, ``update``, ``pause``, ``resume`` and ``delete``: change a job, and print what changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from scheduler_api.cli_client import Server, job_path, json_option, read_input, with_server
+from scheduler_api.cli_definition import (
+    Change,
+    Fields,
+    Stored,
+    body_of,
+    changes_between,
+    fields_of,
+    is_unreadable,
+    merged,
+    no_such_job,
+    stored_job,
+)
+from scheduler_api.cli_errors import EXIT_REFUSED, Failed, local_problem
+from scheduler_api.cli_ids import complete_job
+from scheduler_api.cli_output import in_zone, printable
+from scheduler_api.policies import POLICY_FIELDS, ROWS, Row
+
+FIRE_TIMES_SHOWN = 5
+PLAIN_FIELDS = ("endpoint", "cron", "timezone", "retry_already_running", "recovery_check")
+UNSET = ("timezone", "retry_already_running", "recovery_check", *POLICY_FIELDS)
+
+
+def job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option per field of a job, named as the field."""
+    options: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+        click.option("--endpoint", help="URL of the runner."),
+        click.option("--cron", "cron", help="When: 5, 6 (seconds first) or 7 fields, or a macro."),
+        click.option("--payload", help="Request body, JSON. @FILE reads it from a file."),
+        click.option("--timezone", help="IANA name. [default: UTC]"),
+        click.option("--retry-already-running", type=int, help="Try again this many seconds after a 409."),
+        click.option("--recovery-check/--no-recovery-check", default=None, help="Run once after a downtime."),
+        *(_policy_option(row) for row in ROWS),
+        click.option("--retry", help='As JSON, for example {"attempts": 3, "statuses": [500]}.'),
+        click.option("--limits", help='As JSON, for example {"max_in_flight": 5, "rate": 10}.'),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _policy_option(row: Row) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    name = "--" + row.name.replace("_", "-")
+    if row.kind == "flag":
+        return click.option(f"{name}/--no-{name[2:]}", default=None, help=row.meaning)
+    return click.option(name, type=_option_type(row), default=None, help=_option_help(row))
+
+
+def _option_type(row: Row) -> Any:
+    if row.kind == "choice":
+        return click.Choice(row.choices)
+    return {"whole": int, "seconds": float, "number": float}.get(row.kind, str)
+
+
+def _option_help(row: Row) -> str:
+    only = "" if row.needs is None else f" Only with --{row.needs[0]} {row.needs[1]}."
+    usual = row.usual if row.default is None else f"{row.default}"
+    return f"{row.meaning}{only} [default: {usual}]"
+
+
+def given_fields(options: dict[str, Any]) -> Fields:
+    """The fields that options set, each as JSON; a payload stays the text that was given."""
+    fields: Fields = {}
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name in {"payload", "retry", "limits"}:
+            fields[name] = msgspec.Raw(json_option(f"--{name}", value))
+        else:
+            fields[name] = msgspec.Raw(msgspec.json.encode(value))
+    return fields
+
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print what would change and the next fire times; store nothing."
+)
+
+
+@click.command()
+@click.argument("job_id", required=False, shell_complete=complete_job)
+@job_options
+@click.option("--file", "file", type=click.Path(dir_okay=False, allow_dash=True), help="The whole body; - is stdin.")
+@dry_run_option
+@with_server
+def put(server: Server, job_id: str | None, file: str | None, dry_run: bool, **given: Any) -> None:
+    """Create or replace a job, from options or from a file with the JSON body of POST /.
+
+    A field that is not given gets its default value, also where the stored job has another one; what changes is
+    printed. Only the payload of a stored job stays when it is not given. cronpost jobs update changes single fields.
+    """
+    if file is not None:
+        if any(value is not None for value in given.values()):
+            raise click.UsageError("either --file or the options of a job")
+        body = read_input(file)
+        fields = fields_of(body) or {}
+        name = job_id or _text(fields.get("id"))
+        before = None if name is None else stored_job(server, name)
+    else:
+        if not job_id or not given["endpoint"] or not given["cron"]:
+            raise click.UsageError(
+                "needed are JOB_ID, --endpoint and --cron (or --file); cronpost jobs update changes single fields"
+            )
+        name = job_id
+        fields = {"id": msgspec.Raw(msgspec.json.encode(job_id))} | given_fields(given)
+        before = stored_job(server, job_id)
+        if "payload" not in fields:
+            if before is None or "payload" not in before.fields:
+                raise click.UsageError("a new job needs --payload (JSON; 'null' if the runner needs none) or --file")
+            fields["payload"] = before.fields["payload"]
+        body = body_of(fields)
+    if dry_run:
+        _show_plan(server, name, before, body)
+        return
+    path = ("PUT", job_path(job_id)) if job_id else ("POST", "/")
+    _store(server, path, body, before)
+
+
+def _text(raw: msgspec.Raw | None) -> str | None:
+    value = None if raw is None else msgspec.json.decode(raw)
+    return value if isinstance(value, str) and value else None
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@job_options
+@click.option(
+    "--unset",
+    multiple=True,
+    type=click.Choice([name.replace("_", "-") for name in UNSET]),
+    help="Give a field its default value again. May be repeated.",
+)
+@dry_run_option
+@with_server
+def update(server: Server, job_id: str, unset: tuple[str, ...], dry_run: bool, **given: Any) -> None:
+    """Change single fields of a job; all others stay as they are.
+
+    The job is read, merged with the options and put back. If somebody else changed it in between, that is reported and
+    the exit code is 4.
+    """
+    fields = given_fields(given)
+    dropped = frozenset(name.replace("-", "_") for name in unset)
+    if not fields and not dropped:
+        raise click.UsageError("give at least one field to change, for example --cron '0 6 * * *'")
+    both = sorted(dropped & fields.keys())
+    if both:
+        raise click.UsageError(f"either --{both[0].replace('_', '-')} or --unset {both[0].replace('_', '-')}")
+    before = stored_job(server, job_id)
+    if before is None:
+        raise no_such_job(job_id)
+    if is_unreadable(before.fields):
+        detail = f"the definition of {job_id!r} cannot be read; cronpost jobs put replaces it"
+        raise Failed(detail, problem=local_problem("Corrupt", detail, "corrupt_document"))
+    body = body_of(merged(before.fields, fields, dropped))
+    if dry_run:
+        _show_plan(server, job_id, before, body)
+        return
+    _store(server, ("PUT", job_path(job_id)), body, before)
+
+
+def _store(server: Server, path: tuple[str, str], body: bytes, before: Stored | None) -> None:
+    """Send the definition, and print what it changed."""
+    answer = server.request(*path, body=body).json()
+    after = stored_job(server, answer["id"]) if answer["changed"] else before
+    changes = [] if before is None or after is None else changes_between(before.fields, after.fields)
+    created = before is None and answer["changed"]
+    if server.as_json:
+        click.echo(msgspec.json.encode(answer | {"changes": changes}))
+    else:
+        what = "created" if created else "changed" if answer["changed"] else "unchanged"
+        zone = _text(after.fields.get("timezone")) if after is not None else None
+        next_fire = in_zone(answer["next_fire_time"], zone)
+        click.echo(f"{printable(answer['id'])} {what} (version {answer['version']}), next fire {next_fire}")
+        _show_changes(changes)
+    _check_race(answer, before)
+
+
+def _check_race(answer: dict[str, Any], before: Stored | None) -> None:
+    """Fail if the version says that somebody else changed the job after it was read."""
+    read = 0 if before is None else before.version
+    if not answer["changed"] or read is None or answer["version"] == read + 1:
+        return
+    detail = (
+        f"somebody else changed {answer['id']!r} at the same time: version {read} was read, and version "
+        f"{answer['version']} is stored now. Their change may be overwritten; look at cronpost jobs get"
+    )
+    raise Failed(detail, exit_code=EXIT_REFUSED, problem=local_problem("Conflict", detail, "changed_meanwhile"))
+
+
+def _show_changes(changes: list[Change]) -> None:
+    for change in changes:
+        click.echo(f"  {printable(change.line())}")
+
+
+def _show_plan(server: Server, job_id: str | None, before: Stored | None, body: bytes) -> None:
+    """What storing the body would change, by the rules of this version of Cronpost. Sends nothing that changes."""
+    from scheduler_api.cli_definition import definition_of
+    from scheduler_api.views import show_definition
+    from scheduler_api.wire import JOB_FIELDS, job_of, read_object
+    from scheduler_core.clock import SystemClock
+    from scheduler_core.instants import rfc3339
+    from scheduler_core.job_trigger import trigger_of
+    from scheduler_core.trigger import check_fires_again
+
+    job = job_of(read_object(body, JOB_FIELDS), path_id=job_id)
+    shown = msgspec.json.encode({"id": job.id} | show_definition(job))
+    after = definition_of(msgspec.json.decode(shown, type=dict[str, msgspec.Raw]))
+    changes = changes_between({} if before is None else before.fields, after)
+    now_ms = SystemClock().now_ms()
+    trigger = trigger_of(job)
+    check_fires_again(trigger, now_ms)
+    times: list[str] = []
+    at_ms = trigger.next_after(now_ms)
+    while at_ms is not None and len(times) < FIRE_TIMES_SHOWN:
+        times.append(rfc3339(at_ms))
+        at_ms = trigger.next_after(at_ms)
+    if server.as_json:
+        click.echo(msgspec.json.encode({"changes": changes, "next_fire_times": times}))
+        return
+    what = "would be created" if before is None else "would be changed" if changes else "would stay as it is"
+    click.echo(f"{printable(job.id)} {what}")
+    if before is not None:
+        _show_changes(changes)
+    zone = _text(after.get("timezone"))
+    for place, instant in enumerate(times):
+        click.echo(f"{'  next fire times  ' if place == 0 else ' ' * 19}{in_zone(instant, zone)}")
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_server
+def delete(server: Server, job_id: str, yes: bool) -> None:
+    """Remove a job. A request that is open may end.
+
+    On a terminal it asks first, unless --yes is given.
+    """
+    if not yes and not server.as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        click.confirm(f"Delete the job {printable(job_id)}?", abort=True)
+    server.ask("DELETE", job_path(job_id))
+    if not server.as_json:
+        click.echo(f"{printable(job_id)} deleted")
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@with_server
+def pause(server: Server, job_id: str) -> None:
+    """Hold a job's trigger."""
+    server.ask("POST", job_path(job_id, "/pause"))
+    if not server.as_json:
+        click.echo(f"{printable(job_id)} paused")
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@with_server
+def resume(server: Server, job_id: str) -> None:
+    """Release the trigger of a paused or quarantined job."""
+    job = server.ask("POST", job_path(job_id, "/resume"))
+    if not server.as_json:
+        next_fire = in_zone(next(iter(job.get("next_fire_times", [])), None), job.get("timezone"))
+        click.echo(f"{printable(job_id)} resumed, next fire {next_fire}")

@@ -1,0 +1,250 @@
+"""``cronpost jobs list``, ``get``, ``runs`` and ``account``: what there is, and what happened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from scheduler_api.cli_client import Server, job_path, with_server
+from scheduler_api.cli_errors import Failed
+from scheduler_api.cli_ids import complete_job, complete_status
+from scheduler_api.cli_output import in_zone, paint, printable, run_why, table
+from scheduler_api.cli_times import PAST_WORDS, instant_option
+
+NAMES_WIDE = 26
+PAGE = 1000
+
+Row = dict[str, msgspec.Raw]
+
+_page_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_rows_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def pages(
+    server: Server, path: str, member: str, params: dict[str, Any], limit: int | None
+) -> Iterator[tuple[list[bytes], dict[str, Any]]]:
+    """The entries of each page as the bytes that the server sent, and the rest of the page as values."""
+    left = limit
+    params = dict(params)
+    while left is None or left > 0:
+        params["limit"] = PAGE if left is None else min(PAGE, left)
+        page = _page_decoder.decode(server.request("GET", path, params=params).content)
+        rows = [bytes(row) for row in _rows_decoder.decode(page.pop(member))]
+        rest = {name: msgspec.json.decode(value) for name, value in page.items()}
+        yield rows, rest
+        if rest["next"] is None:
+            return
+        params["cursor"] = rest["next"]
+        left = None if left is None else left - len(rows)
+
+
+def one_line(row: bytes) -> bytes:
+    """A JSON value without line breaks between its tokens; numbers and texts keep their spelling."""
+    return msgspec.json.format(row, indent=-1) if b"\n" in row or b"\r" in row else row
+
+
+@click.command("list")
+@click.option(
+    "--status", default=None, shell_complete=complete_status, help="For example active, retrying, paused, quarantined."
+)
+@click.option("--prefix", default=None, help="Only ids that start so.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="At most so many.")
+@click.option("--jsonl", is_flag=True, help="One JSON object per line.")
+@click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
+@with_server
+def list_jobs(server: Server, status: str | None, prefix: str | None, limit: int, jsonl: bool, utc: bool) -> None:
+    """List jobs, in the order of their ids."""
+    params = {"status": status, "prefix": prefix, "view": "full" if server.as_json or jsonl else None}
+    found: list[bytes] = []
+    following: str | None = None
+    for rows, rest in pages(server, "/jobs", "jobs", params, limit):
+        following = rest["next"]
+        if jsonl:
+            for row in rows:
+                click.echo(one_line(row))
+        else:
+            found += rows
+    if server.as_json and not jsonl:
+        click.echo(b'{"jobs":[' + b",".join(found) + b'],"next":' + json.dumps(following).encode() + b"}")
+    elif not jsonl:
+        heads = ("ID", "STATUS", "CRON", "ZONE", "NEXT FIRE", "LAST RUN", "ENDED")
+        table(heads, [_job_row(msgspec.json.decode(row), utc=utc) for row in found])
+    if following is not None and not server.as_json:
+        click.echo(f"... and more: --limit {limit * 2}", err=True)
+
+
+def _job_row(job: dict[str, Any], *, utc: bool) -> tuple[str, ...]:
+    zone = None if utc else job.get("timezone")
+    last = job.get("last_run")
+    return (
+        job["id"],
+        job["status"],
+        job.get("cron", ""),
+        job.get("timezone", ""),
+        in_zone(next(iter(job.get("next_fire_times", [])), None), zone),
+        _last(last),
+        in_zone(last["ended_at"] if last else None, zone),
+    )
+
+
+def _last(last: dict[str, Any] | None) -> str:
+    """State and status code of the last run. A 2xx beside a failure is left out: the failure came by callback."""
+    if not last:
+        return "-"
+    code = last["status_code"]
+    return last["state"] if not code or (code < 300 and last["state"] != "succeeded") else f"{last['state']} {code}"
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@with_server
+def get(server: Server, job_id: str) -> None:
+    """Show a job."""
+    answer = server.request("GET", job_path(job_id))
+    if server.as_json:
+        click.echo(answer.text.rstrip("\n"))
+        return
+    fields: Row = _page_decoder.decode(answer.content)
+    zone = msgspec.json.decode(fields["timezone"]) if "timezone" in fields else None
+    for name, raw in fields.items():
+        _show_field(name, raw, zone)
+
+
+def _show_field(name: str, raw: msgspec.Raw, zone: str | None) -> None:
+    value = None if name == "payload" else msgspec.json.decode(raw)
+    if name == "payload":
+        lines = msgspec.json.format(bytes(raw), indent=2).decode().split("\n")
+    elif value is None or value in ([], {}):
+        return
+    elif name == "next_fire_times":
+        lines = [_both(instant, zone) for instant in value]
+    elif name == "status":
+        lines = [value]
+    else:
+        lines = readable(value)
+    for place, line in enumerate(lines):
+        shown = paint(printable(line)) if name == "status" else printable(line)
+        click.echo(f"{name if place == 0 else '':<{NAMES_WIDE}} {shown}")
+
+
+def _both(instant: str, zone: str | None) -> str:
+    local = in_zone(instant, zone)
+    return instant if local == instant else f"{local}   {instant}"
+
+
+def readable(value: Any) -> list[str]:
+    """A JSON value as lines for people: an object as ``name value, name value``, a list as one line per entry."""
+    if isinstance(value, list):
+        return [line for entry in value for line in readable(entry)]
+    if isinstance(value, dict):
+        parts = [f"{name} {_inner(entry)}" for name, entry in value.items() if entry not in (None, "", [], {})]
+        return [", ".join(parts)] if parts else []
+    return [_inner(value)]
+
+
+def _inner(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@click.option("--misses/--no-misses", default=True, show_default=True, help="Also the fire times that became no run.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="At most so many.")
+@click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
+@with_server
+def runs(server: Server, job_id: str, misses: bool, limit: int, utc: bool) -> None:
+    """Show what happened at a job's fire times, newest first."""
+    params = {"misses": "true" if misses else "false", "limit": limit}
+    answer = server.ask("GET", job_path(job_id, "/runs"), params=params)
+    if server.as_json:
+        return
+    zone = None if utc else zone_of(server, job_id)
+    rows = []
+    if answer["open_run"] is not None:
+        rows.append(_run_row({"fire_time": "", "reason": "", "id": "", **answer["open_run"]}, zone))
+    rows += [_miss_row(one, zone) if one["kind"] == "miss" else _run_row(one, zone) for one in answer["runs"]]
+    table(("FIRE TIME", "STATE", "REASON", "STATUS", "LATE MS", "ATTEMPTS", "RUN", "WHY"), rows)
+
+
+def zone_of(server: Server, job_id: str) -> str | None:
+    """The time zone of a job; None for a job that was deleted, whose history can still be read."""
+    try:
+        zone: str | None = server.request("GET", job_path(job_id)).json().get("timezone")
+    except Failed:
+        return None
+    return zone
+
+
+def _run_row(run: dict[str, Any], zone: str | None) -> tuple[str, ...]:
+    late = run.get("lateness_ms")
+    return (
+        in_zone(run["fire_time"], zone),
+        run["state"],
+        run["reason"],
+        str(run.get("status_code") or "-"),
+        "-" if late is None else str(late),
+        str(run["attempt"]),
+        run["id"],
+        run_why(run),
+    )
+
+
+def _range(first: str, last: str, zone: str | None) -> str:
+    return in_zone(first, zone) if first == last else f"{in_zone(first, zone)} to {in_zone(last, zone)}"
+
+
+def _miss_row(miss: dict[str, Any], zone: str | None) -> tuple[str, ...]:
+    fire_times = _range(miss["first_fire_time"], miss["last_fire_time"], zone)
+    return (fire_times, "missed", miss["reason"], "-", "-", "-", "-", "")
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@click.option("--from", "start", default=None, help=f"{PAST_WORDS}. [default: where the account begins]")
+@click.option("--to", "end", default=None, help=f"{PAST_WORDS}. [default: now]")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="At most so many.")
+@click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
+@with_server
+def account(server: Server, job_id: str, start: str | None, end: str | None, limit: int, utc: bool) -> None:
+    """Show each fire time of a job, oldest first: its run or miss."""
+    params: dict[str, Any] = {"from": instant_option(start, "ago"), "to": instant_option(end, "ago")}
+    found: list[dict[str, Any]] = []
+    page: dict[str, Any] = {}
+    while len(found) < limit:
+        asked = params | {"limit": min(PAGE, limit - len(found))}
+        page = server.request("GET", job_path(job_id, "/account"), params=asked).json()
+        found += page["entries"]
+        params |= {"from": page["from"], "to": page["to"], "cursor": page["next"]}
+        if page["next"] is None:
+            break
+    if server.as_json:
+        click.echo(json.dumps(page | {"entries": found}, ensure_ascii=False))
+        return
+    zone = None if utc else zone_of(server, job_id)
+    begins, ends = in_zone(page["accounted_from"], zone), in_zone(page["accounted_until"], zone)
+    click.echo(f"{printable(job_id)}, accounted for from {begins} to {ends}")
+    table(("FIRE TIME", "BECAME", "REASON", "HOW MANY", "RUN"), [_entry_row(entry, zone) for entry in found])
+    if params["cursor"] is not None:
+        click.echo(f"... and more: --limit {limit * 2}", err=True)
+
+
+def _entry_row(entry: dict[str, Any], zone: str | None) -> tuple[str, ...]:
+    if entry["kind"] == "run":
+        run = entry["run"]
+        return (in_zone(entry["fire_time"], zone), run["state"], run["reason"], "1", run["id"])
+    count = entry["count"]
+    return (
+        _range(entry["first_fire_time"], entry["last_fire_time"], zone),
+        "missed" if entry["settled"] else "to come",
+        entry["reason"],
+        "-" if count is None else str(count),
+        "-",
+    )

@@ -1,0 +1,89 @@
+"""What commands print for people: tables, colours, instants in a job's zone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+MAX_COLUMN = 48
+
+_COLOURS = {
+    "green": ("active", "succeeded", "ok"),
+    "red": ("failed", "lost", "quarantined", "FAILED", "TIMEOUT", "DNS_ERROR", "CONNECTION_ERROR"),
+    "yellow": ("missed", "conflict", "superseded", "cancelled", "retrying", "paused"),
+    "cyan": ("running", "open", "taken"),
+}
+_COLOUR_OF = {word: colour for colour, words in _COLOURS.items() for word in words}
+
+
+def in_colour() -> bool:
+    """Whether standard output takes colours: it is a terminal, and ``NO_COLOR`` is unset or empty."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def paint(text: str, state: str | None = None) -> str:
+    """``text`` in the colour of a state; of the state that it begins with, if none is given."""
+    colour = _COLOUR_OF.get(state or text.split(" ", maxsplit=1)[0])
+    return click.style(text, fg=colour) if colour is not None and in_colour() else text
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns under their heads. On a terminal, long values are cut and states have colours."""
+    if not rows:
+        click.echo("none")
+        return
+    terminal, colour = sys.stdout.isatty(), in_colour()
+    lines = [[_cut(printable(cell)) if terminal else printable(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in [list(heads), *lines]) for column in range(len(heads))]
+    head = "  ".join(name.ljust(width) for name, width in zip(heads, widths, strict=True)).rstrip()
+    click.echo(click.style(head, bold=True) if colour else head)
+    painted = [name in {"STATE", "STATUS", "LAST RUN", "BECAME"} for name in heads]
+    for row in lines:
+        cells = [
+            paint(cell.ljust(width), cell.split(" ")[0]) if has_state else cell.ljust(width)
+            for cell, width, has_state in zip(row, widths, painted, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_COLUMN else text[: MAX_COLUMN - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """``text`` without characters that could steer a terminal: ids and answers come from others."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def in_zone(instant: str | None, zone: str | None) -> str:
+    """An RFC 3339 instant of the server with the offset of ``zone``; as it is where the zone is UTC or unknown."""
+    if not instant:
+        return "-"
+    if zone in {None, "", "UTC"}:
+        return instant
+    from zoneinfo import ZoneInfo
+
+    try:
+        local = datetime.fromisoformat(instant).astimezone(ZoneInfo(str(zone)))
+    except (KeyError, ValueError, OSError):
+        return instant
+    return local.isoformat(timespec="milliseconds" if local.microsecond else "seconds")
+
+
+def run_why(run: dict[str, Any]) -> str:
+    """Why a run is not (yet) a success: its message, or how its last attempt ended."""
+    if run.get("state") in {"succeeded", "open"}:
+        return ""
+    if run.get("message"):
+        return str(run["message"])
+    last = run["attempts"][-1] if run.get("attempts") else None
+    if last is None:
+        return ""
+    if last["message"]:
+        return str(last["message"])
+    return f"the answer was {last['status_code']}" if last["status_code"] else str(last["outcome"])

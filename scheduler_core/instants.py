@@ -1,0 +1,31 @@
+"""Instants as text: RFC 3339 in UTC out, RFC 3339 with an offset in. Imports nothing that takes long to load."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from scheduler_core.errors import InvalidInput
+
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+"""Later instants are refused: the calendar ends in the year 9999."""
+
+
+def rfc3339(instant_ms: int) -> str:
+    """An instant in UTC with ``Z``, with milliseconds only if there are any."""
+    instant = datetime.fromtimestamp(instant_ms / 1000, UTC)
+    text = instant.strftime("%Y-%m-%dT%H:%M:%S")
+    millis = instant_ms % 1000
+    return f"{text}.{millis:03d}Z" if millis else f"{text}Z"
+
+
+def parse_instant(text: str, *, field: str) -> int:
+    """An RFC 3339 instant with an offset, as epoch milliseconds; raises InvalidInput."""
+    # In a query string, a plus sign means a space; clients that write "+02:00" by hand rarely escape it.
+    text = text.strip().replace(" ", "+") if "T" in text.upper() else text
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.tzinfo is None or not 1970 <= parsed.year < LATEST.year:
+        raise InvalidInput(f"{field} must be an RFC 3339 instant such as 2030-01-31T12:00:00Z", field=field)
+    return int(parsed.timestamp() * 1000)

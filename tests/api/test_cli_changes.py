@@ -1,0 +1,183 @@
+"""``cronpost jobs put`` and ``update``: what changes is said, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from scheduler_api import cli_job_changes
+from scheduler_api.cli_definition import READ_ONLY, Stored, stored_job
+from scheduler_api.wire import JOB_FIELDS
+from tests.api.command_line import KEY, jobs, told
+
+pytestmark = pytest.mark.usefixtures("empty_directory")
+
+PAYLOAD = '{"report":  "daily", "n": 1.10,\n "big": 12345678901234567890}'
+REPORT = ["put", "report", "--endpoint", "http://h/", "--cron", "0 6 * * *", "--timezone", "Europe/Berlin"]
+RETRY = (
+    '{"attempts":5,"first_delay_seconds":null,"factor":null,"max_delay_seconds":null,"statuses":[],'
+    '"max_age_seconds":null}'
+)
+OPTIONS = ["--retry", '{"attempts": 5}', "--timeout-seconds", "120", "--recovery", "latest"]
+
+
+def shown(server: str, job_id: str = "report") -> httpx.Response:
+    return httpx.get(f"{server}/jobs/{job_id}", headers={"Authorization": f"Bearer {KEY}"})
+
+
+def put_report(server: str) -> None:
+    result = jobs(server, *REPORT, *OPTIONS, "--payload", PAYLOAD)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_what_can_be_put_back_is_what_a_job_takes(cli_server: str) -> None:
+    put_report(cli_server)
+    assert set(shown(cli_server).json()) - READ_ONLY == set(JOB_FIELDS)
+
+
+def test_put_says_which_fields_it_changes_and_keeps_a_payload_that_is_not_given(cli_server: str) -> None:
+    put_report(cli_server)
+    result = jobs(cli_server, "put", "report", "--endpoint", "http://h/", "--cron", "0 8 * * mon-fri")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("report changed (version 2), next fire ")
+    assert sorted(lines[1:]) == [
+        "  cron: 0 6 * * * -> 0 8 * * mon-fri",
+        "  recovery: latest -> none",
+        f"  retry: {RETRY} -> null",
+        "  timeout_seconds: 120 -> null",
+        "  timezone: Europe/Berlin -> UTC",
+    ]
+    assert PAYLOAD in shown(cli_server).text
+
+
+def test_a_new_job_needs_its_payload(cli_server: str) -> None:
+    result = jobs(cli_server, *REPORT)
+    assert result.exit_code == 2
+    assert "--payload" in result.stderr
+    assert shown(cli_server).status_code == 404
+
+
+def test_update_changes_the_given_fields_only_and_sends_the_payload_back_byte_for_byte(cli_server: str) -> None:
+    put_report(cli_server)
+    before = shown(cli_server)
+    result = jobs(cli_server, "update", "report", "--cron", "0 8 * * *", "--timezone", "UTC")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[1:] == [
+        "  cron: 0 6 * * * -> 0 8 * * *",
+        "  timezone: Europe/Berlin -> UTC",
+    ]
+    after = shown(cli_server)
+    assert PAYLOAD in after.text
+    differ = {name for name, value in after.json().items() if value != before.json()[name]}
+    assert differ == {"cron", "timezone", "version", "updated_at", "next_fire_times"}
+    again = jobs(cli_server, "update", "report", "--cron", "0 8 * * *")
+    assert again.stdout.startswith("report unchanged (version 2)")
+
+
+def test_update_can_set_every_field_that_put_can(cli_server: str) -> None:
+    put_report(cli_server)
+    for options, name, value in (
+        (["--endpoint", "http://other/"], "endpoint", "http://other/"),
+        (["--payload", "[1, 2.0]"], "payload", [1, 2.0]),
+        (["--retry-already-running", "3"], "retry_already_running", 3),
+        (["--overlap", "allow", "--max-concurrent", "3"], "max_concurrent", 3),
+        (["--overlap", "skip"], "max_concurrent", None),
+        (["--completion", "callback", "--run-timeout-seconds", "9"], "run_timeout_seconds", 9),
+        (["--unset", "completion"], "run_timeout_seconds", None),
+        (["--unset", "retry"], "retry", None),
+        (["--limits", '{"rate": 2}'], "limits", {"max_in_flight": None, "rate": 2}),
+    ):
+        result = jobs(cli_server, "update", "report", *options)
+        assert result.exit_code == 0, (options, result.stderr)
+        assert shown(cli_server).json()[name] == value
+
+
+def test_a_choice_that_followed_from_another_field_still_follows_after_an_update(cli_server: str) -> None:
+    jobs(cli_server, *REPORT, "--payload", "1", "--recovery-check")
+    assert shown(cli_server).json()["recovery"] == "latest"
+    jobs(cli_server, "update", "report", "--retry-already-running", "3", "--no-recovery-check")
+    after = shown(cli_server).json()
+    assert (after["overlap"], after["recovery"]) == ("queue_one", "none")
+    jobs(cli_server, "update", "report", "--unset", "retry-already-running")
+    assert shown(cli_server).json()["overlap"] == "skip"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["update", "report"], "at least one field"),
+        (["update", "report", "--timezone", "UTC", "--unset", "timezone"], "either"),
+        (["update", "report", "--unset", "payload"], "'payload' is not one of"),
+    ],
+)
+def test_an_update_without_a_clear_change_is_wrong_usage(cli_server: str, args: list[str], words: str) -> None:
+    put_report(cli_server)
+    result = jobs(cli_server, *args)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_an_update_of_a_job_that_is_not_there_is_not_found(cli_server: str) -> None:
+    result = jobs(cli_server, "update", "nobody", "--cron", "@daily")
+    assert result.exit_code == 3
+    assert "nobody" in result.stderr
+
+
+def test_a_change_by_somebody_else_between_reading_and_writing_is_reported(
+    cli_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_report(cli_server)
+
+    def read_then_somebody_else(server: Any, job_id: str) -> Stored | None:
+        found = stored_job(server, job_id)
+        monkeypatch.setattr(cli_job_changes, "stored_job", stored_job)
+        assert jobs(cli_server, "update", "report", "--endpoint", "http://theirs/").exit_code == 0
+        return found
+
+    monkeypatch.setattr(cli_job_changes, "stored_job", read_then_somebody_else)
+    result = jobs(cli_server, "update", "report", "--cron", "@weekly", "--json")
+    assert result.exit_code == 4
+    problem = json.loads(told(result))
+    assert problem["code"] == "changed_meanwhile"
+    assert "version 1 was read, and version 3" in problem["detail"]
+
+
+def test_a_dry_run_shows_the_changes_and_the_next_fire_times_and_stores_nothing(cli_server: str) -> None:
+    put_report(cli_server)
+    before = shown(cli_server).text
+    result = jobs(cli_server, "update", "report", "--cron", "0 7 1 1 *", "--overlap", "queue_one", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "report would be changed"
+    assert lines[1:3] == ["  cron: 0 6 * * * -> 0 7 1 1 *", "  overlap: skip -> queue_one"]
+    assert lines[3].startswith("  next fire times  ")
+    assert lines[3].endswith("-01-01T07:00:00+01:00")
+    assert len(lines) == 8
+    put = jobs(cli_server, "put", "new", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1", "--dry-run")
+    assert put.stdout.startswith("new would be created\n")
+    same = jobs(cli_server, "update", "report", "--timeout-seconds", "120", "--dry-run")
+    assert same.stdout.startswith("report would stay as it is\n")
+    wrong = jobs(cli_server, "update", "report", "--cron", "61 * * * *", "--dry-run")
+    assert wrong.exit_code == 2
+    assert shown(cli_server).text == before
+    assert shown(cli_server, "new").status_code == 404
+
+
+def test_a_change_is_json_for_programs(cli_server: str, tmp_path: Path) -> None:
+    put_report(cli_server)
+    dry = json.loads(jobs(cli_server, "update", "report", "--cron", "@daily", "--dry-run", "--json").stdout)
+    assert dry["changes"] == [{"field": "cron", "before": "0 6 * * *", "after": "@daily"}]
+    assert len(dry["next_fire_times"]) == 5
+    (tmp_path / "job.json").write_bytes(
+        msgspec.json.encode({"id": "report", "endpoint": "http://h/", "cron": "@daily", "payload": 7})
+    )
+    put = json.loads(jobs(cli_server, "put", "--file", "job.json", "--json").stdout)
+    assert put["version"] == 2
+    assert {change["field"] for change in put["changes"]} == {
+        "cron", "payload", "recovery", "retry", "timeout_seconds", "timezone",
+    }  # fmt: skip
