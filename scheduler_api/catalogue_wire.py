@@ -102,10 +102,13 @@ class PageQuery:
         self.after = whole(self.params, "cursor", 0, 0, 10**MAX_DIGITS)
         self._request = request
 
-    def answer(self, shown: list[dict[str, Any]], cursor: int | None) -> Response:
-        """The page as a bare array, with a ``Link`` to the next one if there is one."""
+    def answer(self, shown: list[dict[str, Any]], cursor: int | None, skip: int = 0) -> Response:
+        """The page as a bare array, with a ``Link`` to the next one if there is one; ``skip``: what that has to leave
+        out still."""
         if cursor is None:
             return json_answer(shown)
+        if skip:
+            return json_answer(shown, headers=next_link(self._request, self.params, skip=str(skip), cursor=str(cursor)))
         kept = {name: value for name, value in self.params.items() if name not in {"skip", "cursor"}}
         return json_answer(shown, headers=next_link(self._request, kept, cursor=str(cursor)))
 

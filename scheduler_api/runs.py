@@ -34,7 +34,6 @@ from scheduler_api.run_views import show_found, show_found_with_detail
 from scheduler_api.views import show_open, show_record
 from scheduler_core.catalogue import job_id_of
 from scheduler_core.errors import InvalidInput, JobNotFound
-from scheduler_core.run import Miss
 from scheduler_core.status import RunStatus
 from scheduler_core.store.history_store import Place, Query
 
@@ -133,9 +132,9 @@ async def list_runs(request: Request) -> Response:
     """The run that is not settled as ``open_run``, then the settled ones, newest first; with ``misses=true`` the
     recorded misses stand between them, as entries of kind ``miss``.
 
-    A page covers ``limit`` entries of the history, misses included: it may be short and still have a next one. What is
-    settled between two pages moves the rest along, so that an entry may be seen twice, never overlooked. The history
-    of a deleted job can be read until it is trimmed.
+    ``skip`` counts entries of the history, misses included. A page looks at a bounded number of them: among very many
+    misses it may be short and still have a next one. What is settled between two pages moves the rest along, so that an
+    entry may be seen twice, never overlooked. The history of a deleted job can be read until it is trimmed.
     """
     params = query(request, "misses", "skip", "limit")
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
@@ -143,16 +142,15 @@ async def list_runs(request: Request) -> Response:
     with_misses = yes_or_no(params, "misses")
     job_id = path_id(request)
     async with context_of(request).look(job_id) as jobs:
-        records = await jobs.history(job_id, skip=skip, limit=limit + 1)
+        records, at = await jobs.runs(job_id, skip=skip, limit=limit, misses=with_misses)
         try:
             open_run = show_open(await jobs.get(job_id))
         except JobNotFound:
-            if not records and not skip:
+            if not records and at is None and not skip and not await jobs.history(job_id, limit=1):
                 raise
             open_run = None
-    more = len(records) > limit
-    shown = [show_record(one) for one in records[:limit] if with_misses or not isinstance(one, Miss)]
-    following = str(skip + limit) if more else None
+    shown = [show_record(one) for one in records]
+    following = None if at is None else str(at)
     headers = None if following is None else next_link(request, params, skip=following)
     body = {"open_run": open_run, "runs": shown, "next": following}
     return json_answer(body, headers=headers)

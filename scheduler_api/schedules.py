@@ -49,7 +49,7 @@ async def list_schedules(request: Request) -> Response:
         page = await context.catalogue.list_schedules(
             after=query.after, skip=query.skip, limit=query.limit, status=status
         )
-    return query.answer([show_schedule(schedule) for schedule in page.schedules], page.cursor)
+    return query.answer([show_schedule(schedule) for schedule in page.schedules], page.cursor, page.skip)
 
 
 async def get(request: Request) -> Response:
@@ -107,7 +107,7 @@ async def metrics(request: Request) -> Response:
     context = context_of(request)
     async with context.turn():
         page = await context.catalogue.list_schedules(after=query.after, skip=query.skip, limit=query.limit)
-    return query.answer([show_schedule_metrics(schedule) for schedule in page.schedules], page.cursor)
+    return query.answer([show_schedule_metrics(schedule) for schedule in page.schedules], page.cursor, page.skip)
 
 
 ROUTES = [

@@ -125,10 +125,12 @@ class ScheduleChange(msgspec.Struct, frozen=True):
 
 
 class SchedulePage(msgspec.Struct, frozen=True):
-    """Part of a list. ``cursor``: the id after which the next page begins; None at the end."""
+    """Part of a list. ``cursor``: the id after which the next page begins; None at the end. ``skip``: how many of the
+    schedules after the cursor the next page leaves out."""
 
     schedules: list[Schedule]
     cursor: int | None
+    skip: int = 0
 
 
 class TargetPage(msgspec.Struct, frozen=True):
@@ -332,7 +334,7 @@ class CatalogueService:
             if len(ids) < LOOK_AT:
                 return SchedulePage(await self._read(found[skip:], status), None)
             after = ids[-1]
-        return SchedulePage(await self._read(found[skip:], status), after)
+        return SchedulePage(await self._read(found[skip:], status), after, max(0, skip - len(found)))
 
     async def change_schedule(self, schedule_id: int, change: ScheduleChange) -> Schedule:
         """Change some of a schedule; a changed interval counts from now.

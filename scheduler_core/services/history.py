@@ -147,21 +147,35 @@ class _HistoryOfShard:
         return None if stored is None else FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
 
     async def of_job(self, job_id: str, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
-        found: list[FoundRun] = []
+        open_: dict[str, FoundRun] = {}
         if query.status is None:
             units = [job_id, *await self._store.children(job_id)]
             for unit, stored in zip(units, await self._read(units), strict=True):
-                runs = [*_waiting(stored), *_in_flight(unit, stored)]
-                found += [FoundRun(job_id, run, Place(run.started_at_ms or 0, run.id.encode())) for run in runs]
-            found = [one for one in found if query.covers(one.place)]
-        settled = await self.history.of_job(job_id, query)
-        # By id, the settled last: one that was settled between the two reads counts as that.
-        found += [FoundRun(one.job_id, one.run, place_of(one.run)) for one in settled]
-        found = sorted({one.run.id: one for one in found}.values(), key=lambda one: one.place, reverse=True)
+                for run in (*_waiting(stored), *_in_flight(unit, stored)):
+                    place = Place(run.started_at_ms or 0, run.id.encode())
+                    if query.covers(place):
+                        open_[run.id] = FoundRun(job_id, run, place)
+        # The settled last: one that was settled between the two reads counts as that.
+        settled = await self.history.places_of_job(job_id, query)
+        for place in settled:
+            open_.pop(place.member.decode(errors="replace"), None)
+        places = sorted([*settled, *(one.place for one in open_.values())], reverse=True)
         if before is not None:
-            found = [one for one in found if one.place < before]
-        page = found[skip : skip + limit]
-        return RunPage(page, page[-1].place if len(found) > skip + limit else None)
+            places = [place for place in places if place < before]
+        at = skip
+        found: list[FoundRun] = []
+        while len(found) < limit and at < len(places):
+            # Records that were trimmed meanwhile, or cannot be read, leave room for those that come after them.
+            part = places[at : at + limit - len(found)]
+            at += len(part)
+            names = [place.member.decode(errors="replace") for place in part]
+            records = iter(await self.history.records([name for name in names if name not in open_]))
+            for place, name in zip(part, names, strict=True):
+                if name in open_:
+                    found.append(open_[name])
+                elif (record := next(records)) is not None:
+                    found.append(FoundRun(record.job_id, record.run, place))
+        return RunPage(found, places[at - 1] if at < len(places) and at > skip else None)
 
     async def resolved(self, candidates: Sequence[Candidate]) -> list[FoundRun]:
         """What stands at these places, in their order."""

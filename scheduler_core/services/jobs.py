@@ -19,7 +19,7 @@ from scheduler_core.job_trigger import same_fire_times, trigger_of
 from scheduler_core.metrics import Metrics
 from scheduler_core.plan.ask import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
-from scheduler_core.run import Reason, Record, Run, RunState, random_run_id
+from scheduler_core.run import Miss, Reason, Record, Run, RunState, random_run_id
 from scheduler_core.services.settle import report_record
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import RedisStore, StoredJob
@@ -33,6 +33,9 @@ TRIES = 32
 
 
 RECORDS_LOOKED_AT = 100
+ENTRIES_EXAMINED = 2_000
+"""Entries of a job's history that one page of its runs looks at."""
+ENTRIES_READ = 200
 
 
 class JobView(msgspec.Struct, frozen=True):
@@ -268,6 +271,27 @@ class JobService:
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
         """Settled runs and misses of a job, newest first; also of one that is gone, until they are trimmed."""
         return await self._store.history(job_id, skip=skip, limit=limit)
+
+    async def runs(self, job_id: str, *, skip: int, limit: int, misses: bool) -> tuple[list[Record], int | None]:
+        """The same from the entry ``skip`` on, up to ``limit``, without misses unless they are asked for; and the entry
+        at which the next page begins, None at the end.
+
+        A page looks at a bounded number of entries: it may be short, or empty, and still have a next one.
+        """
+        found: list[Record] = []
+        at = skip
+        while at - skip < ENTRIES_EXAMINED:
+            wanted = limit - len(found) + 1 if at == skip or misses else ENTRIES_READ
+            page = await self._store.history_entries(job_id, skip=at, limit=wanted)
+            for record in page:
+                if record is not None and (misses or not isinstance(record, Miss)):
+                    if len(found) == limit:
+                        return found, at
+                    found.append(record)
+                at += 1
+            if len(page) < wanted:
+                return found, None
+        return found, at
 
     async def last_run(self, job_id: str) -> LastRun | None:
         """The latest settled run on record; for a job that allows overlap, whose state does not tell."""

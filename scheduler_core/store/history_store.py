@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from scheduler_core.errors import CorruptDocument
-from scheduler_core.run import Miss, Run, RunDetail
+from scheduler_core.run import Run, RunDetail
 from scheduler_core.status import LETTERS, RunStatus
 from scheduler_core.store import keys as scores
-from scheduler_core.store.codec import decode_detail, decode_entry, decode_record
+from scheduler_core.store.codec import decode_detail, decode_record
 from scheduler_core.store.faults import translated_faults
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.store.scripts import load_script
@@ -181,25 +181,34 @@ class HistoryStore:
                 found += [_stored(row) for row in rows]
         return found
 
-    async def of_job(self, job_id: str, query: Query) -> list[Stored]:
-        """All settled runs of a job that are stored and asked for, in the order of the list."""
+    async def places_of_job(self, job_id: str, query: Query) -> list[Place]:
+        """The places of all settled runs of a job that are stored and asked for, in no order.
+
+        Reads ids and scores only: what a page shows is read afterwards, by :meth:`records`.
+        """
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.lrange(k.history(job_id), -LIST_LIMIT, -1)
                 pipe.lrange(k.failures(job_id), -LIST_LIMIT, -1)
                 latest, older = await pipe.execute()
-        ids: dict[str, None] = {}
-        for row in (*latest, *older):
-            try:
-                entry = decode_entry(row)
-            except CorruptDocument:
-                continue
-            if not isinstance(entry, Miss) and (query.status is None or entry.letter == query.status.letter):
-                ids[entry.run_id] = None
-        found = [one for one in await self.records(list(ids)) if one is not None]
-        wanted = [one for one in found if query.covers(place_of(one.run))]
-        return sorted(wanted, key=lambda one: place_of(one.run), reverse=True)
+            ids: dict[str, dict[bytes, None]] = {}
+            for row in (*latest, *older):
+                letter = chr(row[0]) if row else ""
+                parts = row.split(b" ")
+                wanted = LETTERS if query.status is None else query.status.letter
+                if letter and letter in wanted and len(parts) == 3:
+                    ids.setdefault(letter, {})[parts[1]] = None
+            found: list[Place] = []
+            for letter, members in ids.items():
+                names = list(members)
+                for start in range(0, len(names), PAGE):
+                    part = names[start : start + PAGE]
+                    scores_: list[Any] = await self._client.zmscore(k.runs(letter), part)  # type: ignore[arg-type]
+                    found += [
+                        Place(int(score), name) for name, score in zip(part, scores_, strict=True) if score is not None
+                    ]
+        return [place for place in found if query.covers(place)]
 
     async def record(self, run_id: str) -> Stored | None:
         """One settled run with what its last attempt sent and was answered, as far as that was kept."""

@@ -436,6 +436,10 @@ class RedisStore:
         Entries that cannot be read are left out. A run whose record was trimmed comes as the little that its entry
         tells: id, fire time and whether it succeeded.
         """
+        return [one for one in await self.history_entries(job_id, skip=skip, limit=limit) if one is not None]
+
+    async def history_entries(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record | None]:
+        """The same, with None for each entry that cannot be read: fewer than ``limit`` only at the end."""
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -455,15 +459,16 @@ class RedisStore:
                 rows += reversed(older)
             return await self._resolved(rows)
 
-    async def _resolved(self, rows: Sequence[bytes]) -> list[Record]:
-        """List entries with the records that they stand for."""
-        found: list[Record] = []
+    async def _resolved(self, rows: Sequence[bytes]) -> list[Record | None]:
+        """The records that list entries stand for; None for one that cannot be read."""
+        found: list[Record | None] = []
         places: list[int] = []
         ids: list[str] = []
         for row in rows:
             try:
                 entry = decode_entry(row)
             except CorruptDocument:
+                found.append(None)
                 continue
             if isinstance(entry, Miss):
                 found.append(entry)
@@ -472,14 +477,13 @@ class RedisStore:
                 ids.append(entry.run_id)
                 found.append(entry.bare())
         stored: list[Any] = await self._client.hmget(self._keys.records, ids) if ids else []
-        unreadable: set[int] = set()
         for place, record in zip(places, stored, strict=True):
             try:
                 if record is not None:
                     found[place] = decode_record(record)[1]
             except CorruptDocument:
-                unreadable.add(place)
-        return [record for place, record in enumerate(found) if place not in unreadable]
+                found[place] = None
+        return found
 
     async def latest_success(self, job_id: str) -> Run | None:
         """The run with the latest fire time among those that succeeded and that the job's history still has."""

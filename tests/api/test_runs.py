@@ -13,6 +13,8 @@ from scheduler_api.context import Context
 from scheduler_core.config import EngineSettings
 from scheduler_core.delivery.base import CoroutineDeliverer, Outcome, OutcomeKind, Request
 from scheduler_core.engine import Engine
+from scheduler_core.run import Miss, MissReason
+from scheduler_core.store.codec import record_args
 from scheduler_core.store.redis_store import RedisStore
 from tests.api.conftest import job
 
@@ -134,6 +136,33 @@ async def test_the_history_of_a_deleted_job_can_be_read(
     answer = await client.get("/jobs/a/runs")
     assert answer.status_code == 200
     assert len(answer.json()["runs"]) == 1
+
+
+async def test_a_page_of_runs_among_misses_is_not_empty(client: httpx.AsyncClient, store: RedisStore) -> None:
+    """Misses are passed over before the page is cut, not after."""
+    await client.post("/", json=job(id="a", cron="@daily"))
+    entries = (
+        [encode_miss(number) for number in range(5)]
+        + [b"S5s RUN5 10"]
+        + [encode_miss(number) for number in range(6, 9)]
+    )
+    await store.client.rpush(store.keys.history("a"), *entries)
+    page = (await client.get("/jobs/a/runs?limit=1")).json()
+    assert [one["id"] for one in page["runs"]] == ["RUN5"]
+    assert page["next"] is None
+    page = (await client.get("/jobs/a/runs?limit=2&misses=true")).json()
+    assert ([one["kind"] for one in page["runs"]], page["next"]) == (["miss", "miss"], "2")
+    await store.client.rpush(store.keys.history("a"), b"nonsense", b"S6s RUN6 10", b"nonsense")
+    page = (await client.get("/jobs/a/runs?limit=1")).json()
+    assert [one["id"] for one in page["runs"]] == ["RUN6"]
+    following = (await client.get(f"/jobs/a/runs?limit=1&skip={page['next']}")).json()
+    assert ([one["id"] for one in following["runs"]], following["next"]) == (["RUN5"], None)
+
+
+def encode_miss(number: int) -> bytes:
+    miss = Miss(MissReason.OVERLAP, number, number, number, 1)
+    letter, _, _, _, record, _ = record_args("a", miss)
+    return letter.encode() + b" " + record
 
 
 async def test_history_comes_in_pages_newest_first(client: httpx.AsyncClient, deliverer: ScriptedDeliverer) -> None:

@@ -481,6 +481,12 @@ async def test_a_page_of_one_status_looks_at_a_bounded_number_and_goes_on_by_its
         cursor = page.cursor
     assert found == [2, 13, 20]
     assert pages == 4
+    page = await bench.service.list_schedules(status=ScheduleStatus.PAUSED, skip=2)
+    found = [one.id for one in page.schedules]
+    while page.cursor is not None:
+        page = await bench.service.list_schedules(status=ScheduleStatus.PAUSED, skip=page.skip, after=page.cursor)
+        found += [one.id for one in page.schedules]
+    assert found == [20]
 
 
 async def test_a_schedule_that_cannot_be_read_does_not_hide_the_others(bench: Bench) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from scheduler_core.services.history import FoundRun, HistoryService
 from scheduler_core.services.sweep import Sweeper
 from scheduler_core.shard import bounds_of
 from scheduler_core.status import RunStatus, status_of
-from scheduler_core.store.history_store import Bounds, HistoryStore, Place, Query
+from scheduler_core.store.history_store import Bounds, HistoryStore, Place, Query, Stored
 from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore, Settlement
 from scheduler_core.store.shards import Shards
@@ -111,6 +111,34 @@ async def test_every_filter_alone_and_together_finds_what_a_look_at_all_runs_fin
                 assert [one.run for one in page.runs] == of_job[skip : skip + limit]
 
 
+async def test_a_page_of_one_job_reads_no_more_records_than_it_shows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [settled_run(number) for number in range(60)]
+    await bench.settle("job", *runs)
+    read: list[int] = []
+    records = HistoryStore.records
+
+    async def counted(self: HistoryStore, run_ids: Sequence[str]) -> list[Stored | None]:
+        read.append(len(run_ids))
+        return await records(self, run_ids)
+
+    monkeypatch.setattr(HistoryStore, "records", counted)
+    page = await bench.history.find(Query(), job_id="job", skip=10, limit=5)
+    assert [one.run.id for one in page.runs] == [run.id for run in reversed(runs)][10:15]
+    assert sum(read) == 5
+
+
+async def test_records_that_cannot_be_read_do_not_shorten_a_page_of_a_job(bench: Bench) -> None:
+    runs = [settled_run(number) for number in range(10)]
+    await bench.settle("job", *runs)
+    for number in (5, 8, 9):
+        await bench.redis.hset(KEYS.records, runs[number].id, b"\xc1")
+    page = await bench.history.find(Query(), job_id="job", limit=3)
+    assert [one.run.id for one in page.runs] == [runs[7].id, runs[6].id, runs[4].id]
+    assert (await bench.history.find(Query(), limit=3)).runs == page.runs
+
+
 @pytest.mark.parametrize("limit", [1, 2, 7, 39, 40, 41])
 async def test_pages_by_cursor_are_the_whole_list(bench: Bench, limit: int) -> None:
     runs = await seeded(bench)
@@ -155,7 +183,7 @@ async def test_what_is_trimmed_between_index_and_record_leaves_no_hole(bench: Be
     gone = {run.id for run in runs[3:20]}
     await bench.redis.hdel(KEYS.records, *gone)
     page = await bench.history.find(Query(), limit=10)
-    assert ids(page.runs) == [run.id for run in runs if run.id not in gone][:10]
+    assert [one.run.id for one in page.runs] == [run.id for run in runs if run.id not in gone][:10]
 
 
 # ---- runs that are not settled --------------------------------------------------------------------------------------
