@@ -9,6 +9,7 @@ from scheduler_api.views import instant
 from scheduler_core.catalogue import schedule_id_of
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Attempt, Run
+from scheduler_core.secret_names import mask_headers, mask_url
 from scheduler_core.services.history import FoundRun
 from scheduler_core.status import attempt_error_type, attempt_status, error_type_of, status_of
 
@@ -31,7 +32,7 @@ def show_found(found: FoundRun) -> dict[str, Any]:
         "response_size_bytes": run.answer_bytes,
         "error_message": None if error_type is None else _message(run),
         "error_type": error_type,
-        "request_url": run.url or None,
+        "request_url": mask_url(run.url) or None,
         "request_method": run.method or None,
         "state": run.state.value,
         "reason": run.reason.value,
@@ -84,7 +85,7 @@ def _attempt_message(attempt: Attempt) -> str:
 def _headers(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Headers as one object; a name that comes more than once has its values in one, as RFC 9110 allows."""
     found: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in mask_headers(pairs):  # again: an older version may have stored them with a shorter list
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found
 

@@ -14,6 +14,7 @@ complete item is skipped), and the extensions of other crons (``L W # ? H R``).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
@@ -43,6 +44,7 @@ MACROS: Mapping[str, str] = {
 }
 
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
+_ZONE_PREFIX = re.compile(r"(?:CRON_)?TZ=(\S*)")
 _BLANKS = re.compile(r"[ \t]+", re.ASCII)
 _FOREIGN = {
     "?": "'?' means '*' in other crons; write '*'",
@@ -131,6 +133,8 @@ def read_expression(expression: str) -> CronFields:
     text = expression.strip(" \t")
     if not text:
         _refuse("the expression is empty; 5, 6 (seconds first) or 7 fields (year last), or a macro are allowed")
+    if zone := _ZONE_PREFIX.match(text):
+        _refuse(f'a time zone does not belong into the expression; send "timezone": {json.dumps(zone[1])} beside it')
     if text.startswith("@"):
         text = _expand_macro(text)
     parts = _BLANKS.split(text)

@@ -208,6 +208,7 @@ def default_ssl_context() -> ssl.SSLContext:
     has_directory = os.path.isdir(paths.capath or "") and bool(os.listdir(paths.capath))
     if not context.cert_store_stats()["x509_ca"] and not has_directory:
         context.load_verify_locations(certifi.where())
+    context.hostname_checks_common_name = False  # RFC 9110, 4.3.4: a certificate names its hosts in subjectAltName
     context.set_alpn_protocols(["http/1.1"])
     return context
 

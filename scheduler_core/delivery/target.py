@@ -44,6 +44,13 @@ _DENIED_PREFIXES: Final = {
     "webhook-": "it is kept for signatures",
 }
 
+_INSTEAD: Final = {
+    "endpoint": "; put the URL into a target with an Authorization header (POST /targets) and call it by a schedule",
+    "url": "; use the Authorization header in 'headers'",
+    "webhookUrl": "; use webhookAuth",
+}
+"""What to use instead of a user and password in the URL, by the field that holds it."""
+
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2
 _VALUE: Final = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?\Z")
 _AUTHORITY_END: Final = re.compile(r"[/?#]")
@@ -76,7 +83,7 @@ def check_url(url: str, *, field: str = "endpoint") -> str:
     if not host:
         raise InvalidInput("the URL has no host", field=field)
     if "@" in _AUTHORITY_END.split(url.partition("//")[2], maxsplit=1)[0]:
-        raise InvalidInput("the URL must not hold a user or password; use an Authorization header", field=field)
+        raise InvalidInput(f"the URL must not hold a user or password{_INSTEAD.get(field, '')}", field=field)
     if "#" in url:
         raise InvalidInput("the URL must not have a fragment", field=field)
     if port is not None and not 1 <= port <= MAX_PORT:

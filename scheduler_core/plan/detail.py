@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import re
-
 from scheduler_core.outcome import Outcome, Request
 from scheduler_core.run import RunDetail
+from scheduler_core.secret_names import MASK, mask_headers
+
+__all__ = ["DETAIL_BYTES", "MASK", "detail_of"]
 
 DETAIL_BYTES = 10_240
 """How much of each body is kept."""
-MASK = "***"
-
-_SECRET = re.compile(r"authorization|cookie|token|secret|password|api-?key", re.IGNORECASE)
 
 
 def detail_of(request: Request | None, outcome: Outcome) -> RunDetail:
-    """The detail of an attempt. Values of headers whose name says that they are secrets are masked."""
+    """Return the detail of an attempt, with secrets in headers masked by name."""
     return RunDetail(
-        () if request is None else _masked(request.headers),
+        () if request is None else mask_headers(request.headers),
         b"" if request is None else request.body[:DETAIL_BYTES],
-        _masked(outcome.headers),
+        mask_headers(outcome.headers),
         outcome.body[:DETAIL_BYTES],
     )
-
-
-def _masked(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, MASK if _SECRET.search(name) else value) for name, value in headers)

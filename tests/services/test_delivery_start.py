@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from scheduler_core.delivery.base import NOT_SENT, CoroutineDeliverer, Outcome, OutcomeKind, Request, always
-from scheduler_core.delivery.deadlines import Deadlines
+from scheduler_core.delivery.deadlines import KEPT_GROUPS, Deadlines
 from scheduler_core.delivery.http import HttpDeliverer
 from tests.support.delivery import deliverer, request
 from tests.support.runners import Runner, answer, hang
@@ -186,6 +186,39 @@ async def test_deadlines_pass_for_those_that_are_left_whatever_one_of_them_does(
     await until(lambda: not deadlines.timeouts)
     deadlines.add(Expiring(passed, "again"), 20)
     await until(lambda: passed[-1] == "again")
+
+
+async def test_ten_thousand_different_timeouts_leave_few_timers_behind() -> None:
+    passed: list[str] = []
+    deadlines = Deadlines()
+    attempts = [(Expiring(passed, str(timeout_ms)), timeout_ms) for timeout_ms in range(60_000, 70_000)]
+    for one, timeout_ms in attempts:
+        deadlines.add(one, timeout_ms)
+    assert len(deadlines.timeouts) == 10_000
+    for one, timeout_ms in attempts:
+        deadlines.remove(one, timeout_ms)
+    assert len(deadlines.timeouts) <= KEPT_GROUPS
+    for one, timeout_ms in attempts:  # one after the other
+        deadlines.add(one, timeout_ms)
+        deadlines.remove(one, timeout_ms)
+    assert len(deadlines.timeouts) <= KEPT_GROUPS
+    assert passed == []
+
+
+async def test_a_deadline_that_is_added_as_the_last_of_its_group_passes_is_kept() -> None:
+    passed: list[str] = []
+    deadlines = Deadlines()
+    for timeout_ms in range(60_000, 60_000 + KEPT_GROUPS):
+        deadlines.add(Expiring(passed, "never"), timeout_ms)
+
+    class Again(Expiring):
+        def expire(self) -> None:
+            super().expire()
+            deadlines.remove(self, 20)
+            deadlines.add(Expiring(passed, "second"), 20)
+
+    deadlines.add(Again(passed, "first"), 20)
+    await until(lambda: passed == ["first", "second"])
 
 
 async def test_no_deadline_passes_early() -> None:

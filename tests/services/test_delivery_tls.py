@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from scheduler_core.delivery.base import OutcomeKind
+from scheduler_core.delivery.connect import default_ssl_context
 from tests.support.delivery import addresses, deliverer, request
 from tests.support.runners import CloseConnection, Runner, answer, until_close
 
@@ -125,3 +126,16 @@ async def test_a_tls_runner_behind_an_http_url_is_no_hang(authority: trustme.CA)
     async with Runner(ssl_context=server_side(certificate)) as runner, deliverer() as http:
         outcome = await http.deliver(request(runner.url().replace("https:", "http:")))
     assert outcome.kind in {OutcomeKind.PROTOCOL, OutcomeKind.CONNECTION}
+
+
+async def test_a_certificate_that_names_its_host_only_as_common_name_is_a_tls_outcome(authority: trustme.CA) -> None:
+    certificate = authority.issue_cert(common_name="runner.test")
+    context = default_ssl_context()
+    authority.configure_trust(context)
+    async with (
+        Runner(ssl_context=server_side(certificate)) as runner,
+        deliverer(lookup=lambda *_, **__: addresses("127.0.0.1"), transport_options={"ssl_context": context}) as http,
+    ):
+        outcome = await http.deliver(request(runner.url(host="runner.test")))
+    assert outcome.kind is OutcomeKind.TLS
+    assert runner.received == []

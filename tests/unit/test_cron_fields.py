@@ -246,6 +246,14 @@ def test_what_is_no_iana_name_is_refused_as_a_time_zone(name: str) -> None:
     assert error.field == "timezone"
 
 
+@pytest.mark.parametrize("prefix", ["TZ=", "CRON_TZ="])
+@pytest.mark.parametrize("rest", ["0 12 * * *", "@daily"])
+def test_a_time_zone_in_the_expression_is_answered_with_where_it_belongs(prefix: str, rest: str) -> None:
+    error = refusal(f"{prefix}Europe/Paris {rest}")
+    assert error.field == "cron"
+    assert '"timezone": "Europe/Paris"' in error.detail
+
+
 def test_a_misspelt_zone_is_answered_with_the_nearest_name() -> None:
     assert "did you mean 'Europe/London'?" in refusal("* * * * *", "europe/london").detail
     assert "did you mean 'America/New_York'?" in refusal("* * * * *", "America/NewYork").detail

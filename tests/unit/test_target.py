@@ -104,6 +104,15 @@ def test_the_refusal_of_a_url_does_not_repeat_it() -> None:
     assert caught.value.field == "webhookUrl"
 
 
+@pytest.mark.parametrize(
+    ("field", "instead"), [("endpoint", "POST /targets"), ("url", "'headers'"), ("webhookUrl", "webhookAuth")]
+)
+def test_the_refusal_of_a_password_says_what_can_be_used_instead(field: str, instead: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_url("http://user:secret@h/", field=field)
+    assert instead in caught.value.detail
+
+
 @given(st.text(max_size=80))
 def test_any_text_is_either_a_url_that_httpx_reads_or_refused(text: str) -> None:
     for url in (text, f"http://{text}", f"http://h/{text}"):
