@@ -288,6 +288,24 @@ SUSPECT_LOSSES = QUARANTINE_AFTER_LOSSES - 1
 """A node holds one run at a time that was lost so often."""
 
 
+class LostCause(StrEnum):
+    """Why a claim ended without a settle."""
+
+    DIED = "d"
+    STOPPED = "s"
+    FORGOTTEN = "f"
+    """Redis lost how the run ended, in a failover."""
+
+
+class LostClaim(msgspec.Struct, frozen=True):
+    """A claim that ended without a settle although its request may have been sent."""
+
+    fence: int
+    at_ms: int
+    """When the job was claimed or, if the node could say so, when the request was begun."""
+    cause: LostCause
+
+
 class Lease(msgspec.Struct, frozen=True):
     """A node's right to work a job's run.
 
@@ -302,6 +320,21 @@ class Lease(msgspec.Struct, frozen=True):
     first_claimed_at_ms: int
     losses: int = 0
     """How many nodes died in a row while they held it."""
+    downtimes: int | None = None
+    """How many downtimes the store had recorded at the first claim; None: claimed by a version that did not note it."""
+    lost: tuple[LostClaim, ...] = ()
+    """The latest of the claims that ended without a settle although their request may have been sent."""
+    lost_count: int = 0
+    """How many such claims there were since the first one."""
+
+    def knew(self, downtime: Downtime) -> bool:
+        """Whether the first claim was made with this downtime on record.
+
+        By their order, not by the time: a downtime may be written in the same millisecond as the claim.
+        """
+        if self.downtimes is None:
+            return downtime.until_ms <= self.first_claimed_at_ms
+        return downtime.number < self.downtimes
 
 
 class Downtime(msgspec.Struct, frozen=True, array_like=True):
@@ -309,6 +342,9 @@ class Downtime(msgspec.Struct, frozen=True, array_like=True):
 
     after_ms: int
     until_ms: int
+    number: int = 0
+    """Its place among all downtimes ever recorded, from 0. Where the oldest ones were merged, that of the latest of
+    them."""
 
     def covers(self, instant_ms: int) -> bool:
         return self.after_ms < instant_ms < self.until_ms

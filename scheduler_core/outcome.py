@@ -29,6 +29,8 @@ class OutcomeKind(StrEnum):
     """The target's answer is not HTTP, or breaks a limit (header size)."""
     INTERNAL = "internal"
     """Cronpost itself failed while it made the request: a fault to report. Whether something was sent is unknown."""
+    LOST = "lost"
+    """The node died or stopped before it could record how the attempt ended; whether something was sent is unknown."""
 
 
 class Request(msgspec.Struct, frozen=True):

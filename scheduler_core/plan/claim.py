@@ -18,21 +18,28 @@ from scheduler_core.job import (
     Job,
     JobState,
     Lease,
+    LostCause,
     Overlap,
     Pending,
     Recovery,
     Replay,
 )
 from scheduler_core.job_trigger import trigger_of
+from scheduler_core.outcome import OutcomeKind
 from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import catch_up
 from scheduler_core.plan.ending import end_run, park
 from scheduler_core.plan.misses import last_outside, make_miss, misses_around, pass_over
 from scheduler_core.plan.overlap import conclude, was_held
-from scheduler_core.run import MissReason, Reason, Record, Run, RunState, run_id
+from scheduler_core.run import Attempt, MissReason, Reason, Record, Run, RunState, keep_attempts, run_id
 from scheduler_core.transition import REPLAYED, Spawn, Transition, is_replay, next_replay, rest, startable
 from scheduler_core.trigger import Trigger
 
+LOST_WHY = {
+    LostCause.DIED: "the node died or froze before it recorded how the attempt ended",
+    LostCause.STOPPED: "the node stopped before the attempt ended",
+    LostCause.FORGOTTEN: "Redis lost how the attempt ended",
+}
 FULL_WAIT_MS = 250
 """How long a run that was asked for waits when as many of its job run as may."""
 
@@ -70,16 +77,39 @@ def plan_claim(
     if hold is not None:
         state = replace(state, hold=None)
     if state.open is not None and state.open.in_flight:
-        decided = _take_over(job, state, state.open, lease, downtimes, now_ms=now_ms)
+        run = with_lost_attempts(state.open, lease)
+        decided = _take_over(job, state, run, lease, downtimes, now_ms=now_ms)
     else:
-        # A downtime that ended later began with the death of the node that had claimed the run. To whoever takes it
-        # over it is no reason to decide otherwise: the run may have been delivered already.
-        known = [downtime for downtime in downtimes if downtime.until_ms <= claimed_at_ms]
+        # A later downtime began with the death of the node that had claimed the run. It is no reason to decide
+        # otherwise: the run may have been delivered already.
+        known = [downtime for downtime in downtimes if lease.knew(downtime)]
         decided = _decide(job, state, lease, downtimes=known, store_id=store_id, hold=hold)
+        if lease.lost and isinstance(decided, Work):
+            decided = replace(decided, run=with_lost_attempts(decided.run, lease))
     # A definition that was changed since has killed nobody yet.
     if isinstance(decided, Work) and lease.losses >= QUARANTINE_AFTER_LOSSES and job.updated_at_ms <= claimed_at_ms:
         return _quarantine(decided, lease.losses, now_ms=now_ms)
     return decided
+
+
+def with_lost_attempts(run: Run, lease: Lease) -> Run:
+    """``run`` with the attempts of earlier claims of this lease whose end nobody recorded.
+
+    Each of their requests may have been sent, so each has a number of its own. What ``run`` has already is not added
+    again: fences only grow.
+    """
+    last = run.attempts[-1].fence if run.attempts else 0
+    lost = [claim for claim in lease.lost if claim.fence > last]
+    if not lost:
+        return run
+    number, attempts = run.attempt, run.attempts
+    if len(lost) == len(lease.lost):
+        number += lease.lost_count - len(lost)  # those that the lease only counts
+    for claim in lost:
+        number += 1
+        lost_attempt = Attempt(number, claim.fence, claim.at_ms, 0.0, OutcomeKind.LOST, message=LOST_WHY[claim.cause])
+        attempts = keep_attempts(attempts, lost_attempt)
+    return replace(run, attempt=number, attempts=attempts)
 
 
 def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = False, now_ms: int = 0) -> Transition:
@@ -310,7 +340,9 @@ def _start_entry(job: Job, state: JobState, entry: Pending, records: tuple[Recor
     return Work(job, run, replace(state, pending=others), records)
 
 
-def plan_claim_tombstone(state: JobState, *, now_ms: int, downtimes: Sequence[Downtime] = ()) -> Transition:
+def plan_claim_tombstone(
+    state: JobState, lease: Lease, *, now_ms: int, downtimes: Sequence[Downtime] = ()
+) -> Transition:
     """A deleted job whose last run was in flight on a node that died, or was never completed by its runner: record
     that, and let the tombstone go."""
     run = state.open
@@ -321,5 +353,7 @@ def plan_claim_tombstone(state: JobState, *, now_ms: int, downtimes: Sequence[Do
     message = "its node died, and the job was deleted"
     if run.state is RunState.TAKEN:
         message = "the runner took it and did not complete it in time; the job was deleted"
+    elif run.in_flight:
+        run = with_lost_attempts(run, lease)
     _, ended = end_run(None, state, run, run.completed or RunState.LOST, now_ms=now_ms, message=message)
     return Transition(None, (ended,), remove=True)

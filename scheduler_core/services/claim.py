@@ -13,7 +13,7 @@ import itertools
 from scheduler_core.clock import Clock
 from scheduler_core.errors import StoreUnavailable
 from scheduler_core.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CLAIMED, SERVICE_FAILED, get_logger
-from scheduler_core.job import SUSPECT_LOSSES, HeldBack, Lease
+from scheduler_core.job import SUSPECT_LOSSES, HeldBack, Lease, LostCause
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.plan.claim import (
@@ -163,7 +163,9 @@ class Claimer(Service):
         known = self._known()
         strays = [(job_id, fence) for job_id, fence, _ in leases if (job_id, fence) not in known]
         for job_id, fence in strays:
-            self._settler.hand_back(ClaimedJob(job_id, None, None, Lease(fence, self._node.id, fence, 0), b""))
+            # Its request may have been sent: only how it ended is not known any more.
+            stray = ClaimedJob(job_id, None, None, Lease(fence, self._node.id, fence, 0), b"")
+            self._settler.hand_back_lost(stray, LostCause.FORGOTTEN, self.clock.now_ms())
         if strays:
             jobs = [job_id for job_id, _ in strays[:SHOWN]]
             log.warning(LEASES_FORGOTTEN, count=len(strays), jobs=jobs, detail="Redis has lost how they ended")
@@ -242,7 +244,9 @@ class Claimer(Service):
             return self._set_aside(claimed, claimed.fault)
         if claimed.job is None:
             if claimed.state is not None and claimed.state.deleted:
-                return plan_claim_tombstone(claimed.state, now_ms=self.clock.now_ms(), downtimes=self._node.downtimes)
+                return plan_claim_tombstone(
+                    claimed.state, claimed.lease, now_ms=self.clock.now_ms(), downtimes=self._node.downtimes
+                )
             if claimed.state is None:
                 return Transition(None, remove=True)
             return self._set_aside(claimed, "its definition is gone")

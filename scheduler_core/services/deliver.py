@@ -17,7 +17,7 @@ from scheduler_core.clock import Clock
 from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer
 from scheduler_core.errors import StoreError
 from scheduler_core.instants import rfc3339
-from scheduler_core.job import HeldBack, Job
+from scheduler_core.job import HeldBack, Job, LostCause
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
@@ -217,12 +217,16 @@ class Flight(asyncio.Future[None]):
         self._land()
 
     def cancel(self, msg: Any = None) -> bool:
-        """Break off, and hand the job back."""
+        """Break off, and hand the job back. A request that has begun counts as an attempt: it may have been sent."""
         if self.done():
             return False
         if self._under_way is not None:
             self._under_way.cancel()
-        self.hand_back()
+        if self.has_begun:
+            self._courier.settler.hand_back_lost(self._claimed, LostCause.STOPPED, self._started_at_ms)
+            self._land()
+        else:
+            self.hand_back()
         return True
 
     def _prepared(self, task: asyncio.Task[None]) -> None:

@@ -30,7 +30,7 @@ from scheduler_core.events import (
     instant,
     log_often,
 )
-from scheduler_core.job import HeldBack, JobState
+from scheduler_core.job import HeldBack, JobState, LostCause
 from scheduler_core.metrics import Metrics
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
 from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
@@ -111,7 +111,7 @@ class Settler(Service):
         self.metrics.duration.observe(ended.outcome.latency_ms / 1000)
         status = ended.outcome.status
         self.metrics.attempts.add(str(ended.outcome.kind), STATUS_CLASSES[status // 100] if status else "")
-        if work.run.attempt == 0:
+        if work.run.started_at_ms is None:
             self.metrics.lateness.observe(max(0, ended.started_at_ms - work.run.fire_time_ms) / 1000)
         self._put_planned(claimed, lambda: plan_settle(work, ended, self._policy), work, ended)
 
@@ -141,6 +141,11 @@ class Settler(Service):
     def hand_back(self, claimed: ClaimedJob) -> None:
         """A claimed job is not finished here; another claim goes on with the same run."""
         self._put(claimed, None)
+
+    def hand_back_lost(self, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> None:
+        """A claimed job is not finished here, but its request, begun at ``at_ms``, may have been sent."""
+        self._queue.append(Unsettled(claimed, None, Settlement.lost(claimed, cause, at_ms)))
+        self._arrived.set()
 
     async def flush(self, seconds: float) -> bool:
         """Wait until everything is settled, at most ``seconds``; whether it is."""

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import msgspec
 
 from scheduler_core.errors import CorruptDocument
-from scheduler_core.job import USUAL, Downtime, Job, JobState, Lease, Policies
+from scheduler_core.job import USUAL, Downtime, Job, JobState, Lease, LostCause, LostClaim, Policies
+from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Miss, Reason, Record, Run, RunDetail, RunState
 from scheduler_core.status import LETTERS, RunStatus, status_of
 from scheduler_core.trigger import CronSpec, TriggerSpec
@@ -128,7 +129,8 @@ def record_args(job_id: str, record: Record, detail: RunDetail | None = None) ->
     # Only settled runs are recorded. Should one come that is not, its job must be settled all the same.
     status = status_of(record) or RunStatus.FAILED
     start_ms = record.started_at_ms if record.started_at_ms is not None else record.ended_at_ms
-    latency = round(record.attempts[-1].latency_ms * 1000) if record.attempts else ""
+    last = record.attempts[-1] if record.attempts else None
+    latency = "" if last is None or last.outcome is OutcomeKind.LOST else round(last.latency_ms * 1000)
     return (
         f"{status.letter}{record.fire_time_ms}{record.reason.value[0]}",
         record.id,
@@ -193,20 +195,41 @@ def is_mark(stored: bytes | None) -> bool:
 
 
 def decode_lease(stored: bytes) -> Lease:
-    """A lease row: fence, node, first fence, first claim, losses, the due set's score, the claim's token.
-
-    Raises CorruptDocument.
-    """
+    """A lease row, as ``lua/lib/lease.lua`` describes it. Raises CorruptDocument."""
     try:
-        fence, node, first_fence, first_claimed, losses, _score, _token = stored.decode("ascii").split(" ")
-        return Lease(int(fence), node, int(first_fence), int(first_claimed), int(losses))
+        fence, node, first_fence, first_claimed, losses, _score, rest = stored.decode("ascii").split(" ")
+        rest, _, more = rest.partition("~")
+        _token, _, known = rest.partition(":")
+        downtimes = int(known) if known else None
+        if not more:
+            return Lease(int(fence), node, int(first_fence), int(first_claimed), int(losses), downtimes)
+        _alone, _group, lost_count, lost = more.split(":")
+        claims = tuple(_lost_claim(claim) for claim in lost.split(",") if claim)
+        return Lease(
+            int(fence), node, int(first_fence), int(first_claimed), int(losses), downtimes, claims, int(lost_count)
+        )
     except ValueError as error:
         raise CorruptDocument(f"its lease cannot be read: {error}") from error
 
 
-def decode_downtimes(stored: bytes) -> tuple[Downtime, ...]:
-    """``after:until,after:until``, oldest first."""
+def _lost_claim(text: str) -> LostClaim:
+    fence, at_ms, cause = text.split(".")
+    return LostClaim(int(fence), int(at_ms), LostCause(cause))
+
+
+def decode_downtimes(stored: bytes, count: int) -> tuple[Downtime, ...]:
+    """``after:until,after:until``, oldest first: the last ones of ``count`` that were ever recorded."""
     if not stored:
         return ()
-    pairs = (window.split(":") for window in stored.decode("ascii").split(","))
-    return tuple(Downtime(int(after), int(until)) for after, until in pairs)
+    windows = stored.decode("ascii").split(",")
+    pairs = (window.split(":") for window in windows)
+    return tuple(
+        Downtime(int(after), int(until), number)
+        for number, (after, until) in enumerate(pairs, start=count - len(windows))
+    )
+
+
+def decode_counted_downtimes(stored: bytes) -> tuple[Downtime, ...]:
+    """How many downtimes were ever recorded, a space, and those that are kept."""
+    count, _, windows = stored.partition(b" ")
+    return decode_downtimes(windows, int(count))

@@ -14,13 +14,14 @@ import msgspec
 from redis.asyncio import Redis
 
 from scheduler_core.errors import CorruptDocument, StoreRefused
-from scheduler_core.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, Snapshot
+from scheduler_core.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, LostCause, Snapshot
 from scheduler_core.run import Miss, Record, Run, RunState
 from scheduler_core.store import keys as scores
 from scheduler_core.store.client import carried_through, connect
 from scheduler_core.store.codec import (
     TAG_BYTES,
     Entry,
+    decode_counted_downtimes,
     decode_downtimes,
     decode_entry,
     decode_job,
@@ -121,6 +122,12 @@ class Settlement(msgspec.Struct, frozen=True):
         """Hands the job back unfinished, to be claimed again at ``wake_ms``."""
         holder = f"{claimed.lease.fence} {claimed.lease.node}"
         return cls(claimed.id, holder, claimed.tag, ("return", b"", wake_ms, "", 0), wake_ms)
+
+    @classmethod
+    def lost(cls, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> Settlement:
+        """Hands the job back unfinished although its request, begun at ``at_ms``, may have been sent."""
+        holder = f"{claimed.lease.fence} {claimed.lease.node}"
+        return cls(claimed.id, holder, claimed.tag, ("return", f"{cause.value}{at_ms}", 0, "", 0))
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -256,7 +263,7 @@ class RedisStore:
         return Claim(
             jobs=[_claimed(*row) for row in answer[5:]],
             next_wake_ms=int(float(answer[1])) if answer[1] else None,
-            downtimes=None if answer[3] is None else decode_downtimes(answer[3]),
+            downtimes=None if answer[3] is None else decode_downtimes(answer[3], int(answer[2])),
             downtime_count=int(answer[2]),
             targets_version=int(answer[4]),
         )
@@ -320,7 +327,7 @@ class RedisStore:
                 DOWNTIMES_KEPT,
             ),
         )
-        return Beat(int(answer[0]), decode_downtimes(answer[1]), int(answer[2]), answer[3].decode())
+        return Beat(int(answer[0]), decode_downtimes(answer[1], int(answer[0])), int(answer[2]), answer[3].decode())
 
     async def leave(self, *, node: str, now_ms: int) -> int:
         """Take the node's entry out; the number of nodes left."""
@@ -619,7 +626,7 @@ def read_stored(
     definition: bytes | None,
     state: bytes | None,
     lease: bytes | None,
-    downtimes: bytes | None,
+    downtimes: bytes,
     store_id: bytes | None,
     children: int = 0,
 ) -> StoredJob:
@@ -636,7 +643,7 @@ def read_stored(
         Snapshot(job, position, held),
         b"" if state is None else state[:TAG_BYTES],
         lease or b"",
-        decode_downtimes(downtimes or b""),
+        decode_counted_downtimes(downtimes),
         (store_id or b"").decode(),
         fault,
         children,

@@ -13,13 +13,16 @@ from redis.asyncio import Redis
 
 from scheduler_core.outcome import Outcome
 from scheduler_core.plan.account import OF_THE_TRIGGER, Account, make_account
-from scheduler_core.run import Miss, MissReason, Reason, RunState
+from scheduler_core.plan.change import plan_upsert
+from scheduler_core.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.store.account_store import AccountStore
 from scheduler_core.store.redis_store import RedisStore, Retention, connect
 from scheduler_core.transition import Transition
 from tests.store.test_histories import History, nodes
-from tests.support.factories import at, make_job, make_run, make_state
+from tests.support.factories import answered, at, make_job, make_run, make_state
 from tests.support.lanes import SteppedLane
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
 from tests.support.stores import KEYS, opened, put
 from tests.unit.test_account import check_shown
 from tests.unit.test_plan_account import OUTCOMES
@@ -125,6 +128,48 @@ def test_what_runners_received_and_what_they_did_not_is_accounted_for(redis_url:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+async def test_a_downtime_written_in_the_millisecond_of_a_claim_is_not_one_that_the_claim_knew(redis_url: str) -> None:
+    async with opened(redis_url) as (store, client):
+        clock = ManualClock()
+        clock.now = at(-3)
+        first = SteppedNode(store, clock)
+        await put(client, make_job("a"), make_state(0))
+        await put(client, make_job("b"), make_state(0))
+        await first.start()
+        clock.advance(3_010)
+        assert await first.claim() == 2
+        second = SteppedNode(store, clock)
+        await second.start()  # in the same millisecond: a time without a beat ends with it
+        stored = await store.read("a")
+        assert [downtime.until_ms for downtime in stored.downtimes] == [clock.now]
+
+        # A change during the request decides once more what the claim had decided.
+        changed = plan_upsert(
+            make_job("a", payload=b"2"),
+            stored.snapshot,
+            now_ms=clock.now,
+            downtimes=stored.downtimes,
+            store_id=stored.store_id,
+        )
+        assert changed is not None
+        assert await store.change("a", stored, changed)
+        sent = {request.run_id for request in first.deliverer.open}
+        of_a = [request.job_id for request in first.deliverer.open].index("a")
+        await first.answer(answered(200), of_a)
+        await first.settle()
+        assert [record.fire_time_ms for record in await store.history("a") if isinstance(record, Run)] == [at(0)]
+
+        # So does a node that takes the run over.
+        await store.reap(now_ms=clock.now, dead_after_ms=5_000, void_all=True)
+        await second.claim()
+        await second.settle()
+        assert not any(isinstance(record, Miss) for record in await store.history("a"))
+        assert "b" in [request.job_id for request in second.deliverer.open]
+        assert {request.run_id for request in second.deliverer.open} <= sent
+        await first.crash()
+        await second.crash()
 
 
 async def test_a_run_whose_record_was_dropped_is_still_in_the_account(redis_url: str) -> None:

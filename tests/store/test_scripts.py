@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.errors import StoreRefused
-from scheduler_core.job import Downtime, JobState, Lease
+from scheduler_core.job import Downtime, JobState, Lease, LostCause, LostClaim
 from scheduler_core.run import Miss, MissReason, Reason
 from scheduler_core.store.codec import Entry, decode_entry, decode_lease, decode_record, decode_state, encode_state
 from scheduler_core.store.keys import CLAIMED, IDLE, PAUSED, QUARANTINED
@@ -66,14 +66,14 @@ async def test_a_claim_gives_due_jobs_a_lease_and_touches_nothing_else(store: Re
     assert changes(before, await dump(redis)) == {
         KEYS.due: {"due": CLAIMED + at(1)},
         KEYS.claims: {"node": b"1"},
-        KEYS.leases: {"due": f"{FENCE} node {FENCE} {at(1)} 0 {at(0)} 1".encode()},
+        KEYS.leases: {"due": f"{FENCE} node {FENCE} {at(1)} 0 {at(0)} 1:0".encode()},
         KEYS.meta: {"fence": b"%d" % FENCE},
     }
     assert found.next_wake_ms == at(30)
     assert found.downtimes is None
     (job,) = found.jobs
     assert (job.job, job.state, job.fault) == (make_job("due"), make_state(0), None)
-    assert job.lease == Lease(FENCE, "node", FENCE, at(1), 0)
+    assert job.lease == Lease(FENCE, "node", FENCE, at(1), 0, 0)
 
 
 async def test_a_claim_of_nothing_changes_nothing_and_says_when_to_come_back(store: RedisStore, redis: Redis) -> None:
@@ -273,9 +273,9 @@ async def test_a_job_that_is_handed_back_is_due_again_with_the_facts_of_its_firs
     await store.settle([Settlement.of(job, None)])
     content = await dump(redis)
     assert content[KEYS.due][b"due"] == at(0)
-    assert decode_lease(content[KEYS.leases][b"due"]) == Lease(FENCE, "-", FENCE, at(1), 0)
+    assert decode_lease(content[KEYS.leases][b"due"]) == Lease(FENCE, "-", FENCE, at(1), 0, 0)
     (again,) = (await claim(store, now_ms=at(4), token=None)).jobs
-    assert again.lease == Lease(1000 * at(4), "node", FENCE, at(1), 0)
+    assert again.lease == Lease(1000 * at(4), "node", FENCE, at(1), 0, 0)
     assert (again.job, again.state) == (job.job, job.state)
 
 
@@ -517,7 +517,7 @@ async def test_only_jobs_of_the_dead_are_taken_back(store: RedisStore, redis: Re
     assert reaped == ["due"]
     assert changes(before, await dump(redis)) == {
         KEYS.due: {"due": at(0)},
-        KEYS.leases: {"due": f"{FENCE} - {FENCE} {at(1)} 1 {at(0)} 1".encode()},
+        KEYS.leases: {"due": f"{FENCE} - {FENCE} {at(1)} 1 {at(0)} 1:0~0:0:1:{FENCE}.{at(1)}.d".encode()},
     }
     assert await store.reap(now_ms=at(100), dead_after_ms=DEAD_AFTER_MS) == []
 
@@ -537,6 +537,47 @@ async def test_losses_add_up_and_are_forgotten_with_the_settle(store: RedisStore
     assert job.lease.losses == 0
 
 
+async def test_a_lease_counts_the_downtimes_that_its_first_claim_knew(store: RedisStore, redis: Redis) -> None:
+    await redis.hset(KEYS.meta, mapping={"downtimes": f"{at(-90)}:{at(-80)},{at(-70)}:{at(-60)}", "downtime_count": 66})
+    job = await one_claimed(store, redis)
+    assert job.lease.downtimes == 66
+    await redis.hset(KEYS.meta, "downtime_count", 67)
+    await store.reap(now_ms=at(1), dead_after_ms=DEAD_AFTER_MS, void_all=True)
+    (job,) = (await claim(store, now_ms=at(1))).jobs
+    assert job.lease.downtimes == 66
+    assert [downtime.number for downtime in (await store.read("due")).downtimes] == [65, 66]
+
+
+@pytest.mark.parametrize("losses", [0, 2])
+async def test_a_lease_of_an_earlier_version_is_reaped_claimed_and_handed_back(
+    store: RedisStore, redis: Redis, losses: int
+) -> None:
+    await one_claimed(store, redis)
+    await redis.hset(KEYS.leases, "due", f"{FENCE} node {FENCE} {at(0)} {losses} {at(0)} 7")
+    assert await store.leases_of("node") == [("due", FENCE, 7)]
+    (job,) = await store.recover(node="node", token=7)
+    assert job.lease == Lease(FENCE, "node", FENCE, at(0), losses)
+    await store.settle([Settlement.of(job, None)])
+    (job,) = (await claim(store, now_ms=at(2))).jobs
+    assert (job.lease.first_fence, job.lease.losses, job.lease.downtimes) == (FENCE, losses, None)
+    await store.reap(now_ms=at(2), dead_after_ms=DEAD_AFTER_MS, void_all=True)
+    lost = LostClaim(1000 * at(2), at(2), LostCause.DIED)
+    (again,) = (await claim(store, now_ms=at(3))).jobs
+    assert again.lease == Lease(1000 * at(3), "node", FENCE, at(0), losses + 1, None, (lost,), 1)
+
+
+async def test_a_lease_lists_the_latest_of_its_lost_claims_and_counts_all(store: RedisStore, redis: Redis) -> None:
+    job = await one_claimed(store, redis)
+    await store.settle([Settlement.lost(job, LostCause.STOPPED, at(0.5))])
+    for second in range(1, 12):
+        await beat(store, now_ms=at(second))
+        (job,) = (await claim(store, now_ms=at(second))).jobs
+        await store.reap(now_ms=at(second), dead_after_ms=DEAD_AFTER_MS, void_all=True)
+    (job,) = (await claim(store, now_ms=at(12))).jobs
+    assert (job.lease.losses, job.lease.lost_count) == (11, 12)
+    assert [claim.at_ms for claim in job.lease.lost] == [at(second) for second in range(2, 12)]
+
+
 @pytest.mark.parametrize("lease", [None, b"nonsense"])
 async def test_a_claimed_job_without_a_lease_is_given_back(
     store: RedisStore, redis: Redis, lease: bytes | None
@@ -547,7 +588,7 @@ async def test_a_claimed_job_without_a_lease_is_given_back(
         await redis.hset(KEYS.leases, "due", lease)
     assert await store.reap(now_ms=at(2), dead_after_ms=DEAD_AFTER_MS) == ["due"]
     (job,) = (await claim(store, now_ms=at(2))).jobs
-    assert job.lease == Lease(1000 * at(2), "node", 1000 * at(2), at(2), 0)
+    assert job.lease == Lease(1000 * at(2), "node", 1000 * at(2), at(2), 0, 0)
 
 
 async def test_reaping_goes_page_by_page_through_all_that_is_claimed(store: RedisStore, redis: Redis) -> None:

@@ -334,7 +334,7 @@ class World:
         if unit.state is None:
             return Transition(None, remove=True)
         if unit.job is None:
-            return plan_claim_tombstone(unit.state, now_ms=self.now, downtimes=self.downtimes)
+            return plan_claim_tombstone(unit.state, unit.lease, now_ms=self.now, downtimes=self.downtimes)
         return plan_claim(
             unit.job, unit.state, unit.lease, downtimes=self.downtimes, store_id=STORE_ID, now_ms=self.now
         )

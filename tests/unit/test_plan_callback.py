@@ -203,8 +203,8 @@ def test_a_deleted_job_whose_runner_takes_the_run_afterwards_waits_for_its_compl
     tombstone = state_of(planned)
     assert tombstone.deleted
     assert seconds(next_wake_ms(tombstone)) == 62
-    assert plan_claim_tombstone(tombstone, now_ms=at(61)).records == ()
-    lost = plan_claim_tombstone(tombstone, now_ms=at(62))
+    assert plan_claim_tombstone(tombstone, make_lease(), now_ms=at(61)).records == ()
+    lost = plan_claim_tombstone(tombstone, make_lease(), now_ms=at(62))
     assert summary(lost) == [("lost",)]
     assert lost.remove
 

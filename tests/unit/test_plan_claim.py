@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.job import Downtime, Job, JobState, Lease
-from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
+from scheduler_core.job import Downtime, Job, JobState, Lease, LostCause, LostClaim
+from scheduler_core.outcome import OutcomeKind
+from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable, with_lost_attempts
 from scheduler_core.run import Miss, Reason, Record, Run, RunState, run_id
 from scheduler_core.transition import Transition
 from scheduler_core.trigger import CronSpec
@@ -306,10 +307,57 @@ def test_a_lost_run_of_an_earlier_job_is_not_the_last_of_the_new_one() -> None:
 
 
 def test_the_tombstone_of_a_dead_node_goes_and_its_run_is_recorded() -> None:
-    planned = plan_claim_tombstone(JobState(open=make_run(0, in_flight=True), deleted=True), now_ms=at(3))
+    planned = plan_claim_tombstone(JobState(open=make_run(0, in_flight=True), deleted=True), make_lease(), now_ms=at(3))
     assert (planned.state, planned.remove) == (None, True)
     assert ended_runs(planned.records) == [("RUN", RunState.LOST)]
-    assert plan_claim_tombstone(JobState(deleted=True), now_ms=at(3)) == Transition(None, remove=True)
+    assert plan_claim_tombstone(JobState(deleted=True), make_lease(), now_ms=at(3)) == Transition(None, remove=True)
+
+
+def lost_at(*instants: float, fence: int = 7, count: int | None = None) -> Lease:
+    """A lease whose claims at these instants were lost with their nodes."""
+    claims = tuple(LostClaim(fence + number, at(instant), LostCause.DIED) for number, instant in enumerate(instants))
+    held = make_lease(instants[0], fence=fence + len(claims), losses=len(claims))
+    return replace(held, lost=claims, lost_count=len(claims) if count is None else count)
+
+
+def test_each_claim_that_died_with_its_node_is_an_attempt_with_a_number_of_its_own() -> None:
+    run = work(plan(make_state(0), lost_at(0, 6))).run
+    assert run.attempt == 2
+    assert [(one.number, one.fence, one.started_at_ms, one.outcome) for one in run.attempts] == [
+        (1, 7, at(0), OutcomeKind.LOST),
+        (2, 8, at(6), OutcomeKind.LOST),
+    ]
+    assert (run.failures, run.started_at_ms) == (0, None)
+
+
+def test_lost_attempts_come_after_those_that_ended_and_are_added_once() -> None:
+    once = work(plan(make_state(10, open=retrying(0, 1, attempt=3)), lost_at(1))).run
+    assert (once.attempt, [one.number for one in once.attempts]) == (4, [4])
+    assert with_lost_attempts(once, lost_at(1)) == once
+    again = with_lost_attempts(once, lost_at(1, 7))
+    assert (again.attempt, [one.number for one in again.attempts]) == (5, [4, 5])
+
+
+def test_lost_claims_that_a_lease_only_counts_keep_their_numbers() -> None:
+    run = with_lost_attempts(make_run(0), lost_at(1, 2, count=12))
+    assert (run.attempt, [one.number for one in run.attempts]) == (12, [11, 12])
+
+
+def test_a_run_that_ends_because_its_node_died_records_the_attempt() -> None:
+    state = make_state(20, open=make_run(0, in_flight=True, detached=True))
+    (run,) = (one for one in rest(plan(state, lost_at(0))).records if isinstance(one, Run))
+    assert (run.state, run.attempt, run.attempts[0].outcome) == (RunState.LOST, 1, OutcomeKind.LOST)
+    deleted = JobState(open=make_run(0, in_flight=True), deleted=True)
+    (run,) = (one for one in plan_claim_tombstone(deleted, lost_at(0), now_ms=at(9)).records if isinstance(one, Run))
+    assert (run.attempt, run.attempts[0].outcome) == (1, OutcomeKind.LOST)
+
+
+@pytest.mark.parametrize(("known", "fires"), [(1, True), (2, False), (None, False)])
+def test_what_was_on_record_at_the_claim_is_told_by_order_and_not_by_time(known: int | None, fires: bool) -> None:
+    windows = (Downtime(at(-20), at(-15), 0), Downtime(at(-5), at(0.004), 1))
+    lease = replace(make_lease(0.004), downtimes=known)
+    planned = plan_claim(make_job(), make_state(0), lease, downtimes=windows, store_id=STORE_ID)
+    assert isinstance(planned, Work) is fires
 
 
 @pytest.mark.parametrize("state", [None, make_state(10)])

@@ -94,12 +94,15 @@ if count > 0 then
   -- At least the time in microseconds: should Redis lose its last writes in a failover, the counter among them, fences
   -- go on rising all the same.
   local fence = math.max(tonumber(redis.call('HGET', meta, 'fence') or '0'), now * 1000 - 1)
-  local lease_rows, due_rows = {}, {}
+  local lease_rows, due_rows, known = {}, {}, ':' .. reply[3]
   local now_text, held_score = string.format('%.0f', now), string.format('%.0f', CLAIMED + now)
   for i = 1, count do
-    -- A lease without a holder was handed back or reaped: the run goes on with the facts of its first claim.
-    local first_fence, first_claimed, losses
-    if held[i] then first_fence, first_claimed, losses = string.match(held[i], '^%S+ %S+ (%d+) (%d+) (%d+)') end
+    -- A lease without a holder was handed back or reaped: the run goes on with the facts of its first claim, among them
+    -- how many downtimes were known then. (A lease of an earlier version does not have that number.)
+    local first_fence, first_claimed, losses, rest
+    if held[i] then
+      first_fence, first_claimed, losses, rest = string.match(held[i], '^%S+ %S+ (%d+) (%d+) (%d+) %S+ %d+(%S*)$')
+    end
     local is_suspect = losses and (tonumber(losses) or 0) >= suspect_losses
     if is_suspect and suspects < 1 then
       due_rows[2 * i - 1] = string.format('%.0f', now + SUSPECT_WAIT)
@@ -108,7 +111,8 @@ if count > 0 then
       fence = fence + 1
       local mine = string.format('%.0f', fence)
       local lease = mine .. ' ' .. node .. ' ' .. (first_fence or mine) .. ' '
-        .. (first_claimed or now_text) .. ' ' .. (losses or '0') .. ' ' .. found[2 * i] .. ' ' .. token
+        .. (first_claimed or now_text) .. ' ' .. (losses or '0') .. ' '
+        .. found[2 * i] .. ' ' .. token .. (rest or known)
       lease_rows[#lease_rows + 1], lease_rows[#lease_rows + 2] = ids[i], lease
       due_rows[2 * i - 1] = held_score
       reply[#reply + 1] = {ids[i], definitions[i], positions[i], lease}

@@ -9,15 +9,16 @@
 --   3 states   hash, job id to state
 --   4 leases   hash, job id to lease
 --   5 ids      sorted set, all job ids at score 0
---   6 meta     hash, downtimes and store id
+--   6 meta     hash, downtimes and their count, store id
 --   7 children sorted set, units of runs that overlap, at score 0
 -- ARGV
 --   1 channel  where nodes listen for earlier wake-ups
 --   2...       four of each job (at most 1000, no id twice): id, definition, state (tag first), wake-up (epoch ms)
 -- Returns
---   {downtimes or false, store id or false, row, row, ...}, a row for each job: 'ok' if it was created, else as read_jobs
+--   {downtimes, store id or false, row, row, ...}, a row for each job: 'ok' if it was created, else as read_jobs
 --   answers it: {definition or false, state or false, lease or false, number of children where there is no definition},
 --   or 'large' if the reply already holds 2 MiB of definitions and states
+--   downtimes = how many were ever recorded, a space, and those that are kept
 -- Cost: O(jobs × log(all jobs)); two commands for every 8 jobs, ten to twelve commands, and one for each new job while runs that overlap are open.
 
 local due, jobs, states, leases, ids, meta, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -26,7 +27,7 @@ local FIELDS, BYTES, READ_AT_ONCE = 4, 2097152, 8
 
 local wanted = {}
 for at = 2, #ARGV, FIELDS do wanted[#wanted + 1] = ARGV[at] end
-local facts = redis.call('HMGET', meta, 'downtimes', 'store_id')
+local facts = redis.call('HMGET', meta, 'downtimes', 'store_id', 'downtime_count')
 local definitions, positions, size = {}, {}, 0
 for first = 1, #wanted, READ_AT_ONCE do
   local last = math.min(first + READ_AT_ONCE - 1, #wanted)
@@ -54,7 +55,7 @@ local may_overlap = redis.call('ZCARD', children) > 0
 redis.call('ZCARD', ids)
 redis.call('ZCARD', due)
 
-local reply = {facts[1], facts[2]}
+local reply = {(facts[3] or '0') .. ' ' .. (facts[1] or ''), facts[2]}
 local new_jobs, new_states, new_ids, new_wakes, wake_of = {}, {}, {}, {}, {}
 local last = 0
 for i, id in ipairs(wanted) do

@@ -13,7 +13,7 @@
 local found = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  local fence, holder, claim = string.match(all[i + 1], '^(%d+) (%S+) %d+ %d+ %d+ %S+ (%d+)$')
+  local fence, holder, claim = string.match(all[i + 1], '^(%d+) (%S+) %d+ %d+ %d+ %S+ (%d+)%S*$')
   if holder == ARGV[1] then
     found[#found + 1], found[#found + 2], found[#found + 3] = all[i], fence, claim
   end

@@ -7,28 +7,29 @@
 --   1 jobs      hash, unit to definition
 --   2 states    hash, unit to state
 --   3 leases    hash, unit to lease
---   4 meta      hash, downtimes and store id
+--   4 meta      hash, downtimes and their count, store id
 --   5 children  sorted set, units of runs that overlap, at score 0
 --   6 history   list of the job
 -- ARGV
 --   1 id     of the job
 --   2 limit  of children, at most 1000
 -- Returns
---   {downtimes or false, store id or false, definition or false, state or false, lease or false,
+--   {downtimes, store id or false, definition or false, state or false, lease or false,
 --    {state or false of each child}, {entries of the history, oldest first}}
+--   downtimes = how many were ever recorded, a space, and those that are kept
 -- Cost: O(entries of the history), which is bounded; six commands.
 
 local jobs, states, leases, meta, children, history = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, limit = ARGV[1], ARGV[2]
 
-local facts = redis.call('HMGET', meta, 'downtimes', 'store_id')
+local facts = redis.call('HMGET', meta, 'downtimes', 'store_id', 'downtime_count')
 local units = redis.call('ZRANGEBYLEX', children, '[' .. id .. '\31', '(' .. id .. '\32', 'LIMIT', 0, limit)
 local positions = {}
 if #units > 0 then positions = redis.call('HMGET', states, unpack(units)) end
 local entries = redis.pcall('LRANGE', history, 0, -1) -- a key of the wrong type holds no history
 if entries.err then entries = {} end
 return {
-  facts[1], facts[2],
+  (facts[3] or '0') .. ' ' .. (facts[1] or ''), facts[2],
   redis.call('HGET', jobs, id), redis.call('HGET', states, id), redis.call('HGET', leases, id),
   positions, entries,
 }

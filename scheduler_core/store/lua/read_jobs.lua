@@ -7,22 +7,23 @@
 --   1 jobs    hash, job id to definition
 --   2 states  hash, job id to state
 --   3 leases  hash, job id to lease
---   4 meta    hash, downtimes and store id
+--   4 meta    hash, downtimes and their count, store id
 --   5 children sorted set, units of runs that overlap, at score 0
 -- ARGV
 --   1    bytes  of definitions and states that the reply may hold
 --   2... ids, at most 1000
 -- Returns
---   {downtimes or false, store id or false, row, row, ...}, a row for each of the first ids, where
+--   {downtimes, store id or false, row, row, ...}, a row for each of the first ids, where
 --   row = {definition or false, state or false, lease or false, number of children where there is no definition}
+--   downtimes = how many were ever recorded, a space, and those that are kept
 -- Cost: O(ids); a command, two for every 8 jobs read, and one for each job that there is not. Reads at most `bytes` and 8
 -- documents more, about 1 ms per MiB (a single HMGET of all takes up to 15 times as long: its reply grows by copying).
 
 local jobs, states, leases, meta, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
-local facts = redis.call('HMGET', meta, 'downtimes', 'store_id')
+local facts = redis.call('HMGET', meta, 'downtimes', 'store_id', 'downtime_count')
 local bytes, READ_AT_ONCE = tonumber(ARGV[1]), 8
-local reply, read, size = {facts[1], facts[2]}, 1, 0
+local reply, read, size = {(facts[3] or '0') .. ' ' .. (facts[1] or ''), facts[2]}, 1, 0
 while read < #ARGV and size < bytes do
   local first, last = read + 1, math.min(read + READ_AT_ONCE, #ARGV)
   local definitions = redis.call('HMGET', jobs, unpack(ARGV, first, last))

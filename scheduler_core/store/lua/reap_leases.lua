@@ -1,9 +1,11 @@
+-- needs: lease
 -- Give back the jobs of nodes that died, and claimed jobs that lost their lease.
 --
 -- A beat that lies ahead by more than `dead_after` was written before Redis's clock was set back: no sign of life.
 --
 -- Guarantee: a job whose node beats is left alone. A job given back keeps the facts of its first claim, so that the next
--- node delivers the same run under a higher fence.
+-- node delivers the same run under a higher fence; the claim of the dead node is noted as lost, since its request may have
+-- been sent.
 --
 -- KEYS
 --   1 due     sorted set, job id by wake-up
@@ -24,16 +26,14 @@ local now, dead_after, all = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1
 local offset, limit = ARGV[4], ARGV[5]
 local CLAIMED, PARKED = '1000000000000000', '(4000000000000000'
 
-local claimed = redis.call('ZRANGEBYSCORE', due, CLAIMED, PARKED, 'LIMIT', offset, limit)
-local reply, alive = {#claimed, 0}, {}
-for _, id in ipairs(claimed) do
-  local lease = redis.call('HGET', leases, id)
+local claimed = redis.call('ZRANGEBYSCORE', due, CLAIMED, PARKED, 'WITHSCORES', 'LIMIT', offset, limit)
+local reply, alive = {#claimed / 2, 0}, {}
+for i = 1, #claimed, 2 do
+  local id = claimed[i]
+  local row = redis.call('HGET', leases, id)
   local given_back = false
-  local fence, node, first_fence, first_claimed, losses, score, token
-  if lease then
-    fence, node, first_fence, first_claimed, losses, score, token =
-      string.match(lease, '^(%d+) (%S+) (%d+) (%d+) (%d+) (%S+) (%S+)$')
-  end
+  local lease = row and read_lease(row)
+  local node = lease and lease.node
   if node and alive[node] == nil then
     local beat = redis.call('ZSCORE', nodes, node)
     alive[node] = not all and beat ~= false
@@ -46,9 +46,12 @@ for _, id in ipairs(claimed) do
     given_back = true
   elseif not alive[node] then
     redis.call('HDEL', leases, id)
-    redis.call('HSET', leases, id, table.concat(
-      {fence, '-', first_fence, first_claimed, string.format('%.0f', tonumber(losses) + 1), score, token}, ' '))
-    redis.call('ZADD', due, score, id)
+    if node ~= '-' then
+      lease.node, lease.losses = '-', lease.losses + 1
+      add_lost_claim(lease, tonumber(claimed[i + 1]) - tonumber(CLAIMED), 'd')
+    end
+    redis.call('HSET', leases, id, write_lease(lease))
+    redis.call('ZADD', due, lease.score, id)
     given_back = true
   end
   if given_back then reply[#reply + 1] = id else reply[2] = reply[2] + 1 end

@@ -30,7 +30,7 @@ local rows, size = {}, 0
 local all = redis.call('HGETALL', leases)
 for i = 1, #all, 2 do
   local id, lease = all[i], all[i + 1]
-  local fence, holder, rest, score, claim = string.match(lease, '^(%d+) (%S+) (%d+ %d+ %d+ (%S+) (%d+))$')
+  local fence, holder, rest, score, claim = string.match(lease, '^(%d+) (%S+) (%d+ %d+ %d+ (%S+) (%d+)%S*)$')
   if holder == node and claim == token then
     size = size + redis.call('HSTRLEN', jobs, id) + redis.call('HSTRLEN', states, id)
     if size <= bytes or (#rows == 0 and bytes > 0) then

@@ -1,4 +1,4 @@
--- needs: record lists
+-- needs: record lists lease
 -- Settle a batch of claimed units: record what happened, set the next wake-up, release the lease. A unit is a job, or
 -- one run of a job that allows overlap (a child: its id is the job's, 0x1F, and the run's).
 --
@@ -31,7 +31,8 @@
 --              'remove'  the unit is finished or was deleted: remove it
 --              'release' leave the state as it is
 --              'return'  hand the unit back unfinished, to be claimed again as the same run: when it was due, or at
---                        the wake-up if that is not 0
+--                        the wake-up if that is not 0. A state of a letter and an instant (epoch ms) notes the claim
+--                        as lost, with the letter as its cause (lib/lease.lua): its request may have been sent then
 -- Returns
 --   for each unit: 'ok', 'done' (this very settle was applied before), 'stale' (the fence has passed to another), 'full'
 --   (the job has as many children as it may have; nothing was changed, the lease stays), or
@@ -116,11 +117,13 @@ for i, place in ipairs(places) do
     end
     reply = done and 'done' or 'stale'
   elseif operation == 'return' then
-    local rest, due_at = string.match(lease, '^%S+ %S+ (%S+ %S+ %S+ (%S+) %S+)$')
-    if rest then
+    local found = read_lease(lease)
+    if found then
+      if state ~= '' then add_lost_claim(found, tonumber(string.sub(state, 2)), string.sub(state, 1, 1)) end
+      found.node = '-'
       put(freed, id)
-      put(handed_back, id, string.match(holder, '^%S+') .. ' - ' .. rest)
-      put(wakes, wake ~= '0' and wake or due_at, id)
+      put(handed_back, id, write_lease(found))
+      put(wakes, wake ~= '0' and wake or found.score, id)
       reply = 'ok'
     else
       reply = 'stale' -- a lease that cannot be read is the reaper's
