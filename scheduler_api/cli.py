@@ -31,6 +31,8 @@ COMMANDS = {
     ),
     "cron": ("scheduler_api.cli_cron:cron", "Explain a cron EXPRESSION in words and show its next fire times."),
     "jobs": ("scheduler_api.cli_jobs:jobs", "Look at and change the jobs of a running server."),
+    "runs": ("scheduler_api.cli_runs:runs", "Look at the runs of all jobs, schedules and tasks."),
+    "completion": ("scheduler_api.cli_completion:completion", "Print the completion script of a shell."),
 }
 
 _AS_JSON = "scheduler_api.cli.as_json"

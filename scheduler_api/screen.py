@@ -12,17 +12,18 @@ import sys
 
 import click
 
+from scheduler_api.cli_output import in_colour
 from scheduler_core.events import EXIT_SECONDS, write_error
 from scheduler_core.line_writer import LineWriter
 
 
 def show(text: str) -> None:
-    """Write to standard output, with colours if it is a terminal."""
+    """Write to standard output, with colours if it takes them."""
     writer = _writer()
     if writer is None:
         click.echo(text)
     else:
-        writer.put(text if sys.stdout.isatty() else click.unstyle(text))
+        writer.put(text if in_colour() else click.unstyle(text))
 
 
 def show_error(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from scheduler_core.config import ApiSettings
 from scheduler_core.metrics import Metrics
 from scheduler_core.store.redis_store import RedisStore, connect
 from tests.api.command_line import KEY
+from tests.api.runner import Runner, running
 
 EXAMPLE: dict[str, Any] = {
     "id": "job-scheduler-unique-id",
@@ -84,6 +86,20 @@ def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cli_server(redis_url: str) -> Iterator[str]:
     """A server with a key, in a thread of its own: the command line blocks while it waits for an answer."""
+    with _server_in_thread(redis_url, Runner()) as url:
+        yield url
+
+
+@pytest.fixture
+def cli_server_with_node(redis_url: str) -> Iterator[tuple[str, Runner]]:
+    """The same with a node, and the runner that it calls."""
+    runner = Runner()
+    with _server_in_thread(redis_url, runner, node=True) as url:
+        yield url, runner
+
+
+@contextlib.contextmanager
+def _server_in_thread(redis_url: str, runner: Runner, *, node: bool = False) -> Iterator[str]:
     sockets = listen("127.0.0.1", 0)
     loop = asyncio.new_event_loop()
     stop: list[ApiServer] = []
@@ -94,7 +110,8 @@ def cli_server(redis_url: str) -> Iterator[str]:
         context = Context(settings=ApiSettings(api_keys=(KEY,)), store=store, clock=RedisClock(), metrics=Metrics())
         stop.append(ApiServer(create_app(context)))
         made.set()
-        await stop[0].serve(sockets)
+        async with running(context, runner) if node else contextlib.nullcontext():
+            await stop[0].serve(sockets)
         await store.aclose()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))

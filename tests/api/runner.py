@@ -47,9 +47,9 @@ class Runner(CoroutineDeliverer):
 
 
 @asynccontextmanager
-async def running(context: Context) -> AsyncIterator[Runner]:
+async def running(context: Context, runner: Runner | None = None) -> AsyncIterator[Runner]:
     """A runner, and a node that calls it."""
-    runner = Runner()
+    runner = runner or Runner()
     settings = EngineSettings(drain_grace_seconds=0, public_url="http://localhost")
     engine = Engine(settings, context.shards, runner, context.clock, context.metrics)
     engine.start()
