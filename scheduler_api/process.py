@@ -26,7 +26,7 @@ from scheduler_api.node_link import ParentLink, Report
 from scheduler_api.nodes import Nodes
 from scheduler_api.server import ApiServer, listen, url_of
 from scheduler_core.clock import RedisClock
-from scheduler_core.config import EngineSettings, Settings
+from scheduler_core.config import EngineSettings, Settings, beat_timeout_seconds
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.http import HttpDeliverer
@@ -174,7 +174,7 @@ class Process:
         if self._with_api:
             self.url = url_of(sockets, self.settings.api.host)
         apart = self._with_node and self.settings.process.nodes > 1
-        node_store = self._open_store(NODE_CONNECTIONS) if self._with_node and not apart else None
+        node_store = self._open_store(NODE_CONNECTIONS, beats=True) if self._with_node and not apart else None
         if node_store is not None:
             self._engine = self._make_engine(node_store, clock, metrics)
             if self._parent is not None:
@@ -278,13 +278,15 @@ class Process:
         assert url is not None
         return url
 
-    def _open_store(self, connections: int) -> Shards:
+    def _open_store(self, connections: int, *, beats: bool = False) -> Shards:
+        """``beats``: for a node, which sends heartbeats."""
         settings = self.settings
         return open_shards(
             self._url,
             number=settings.store.shards or default_number(self._url),
             timeout_seconds=settings.store.redis_timeout_seconds,
             connections=connections,
+            beat_timeout_seconds=beat_timeout_seconds(settings) if beats else None,
             prefix=settings.store.key_prefix,
             retention=Retention(
                 entries=settings.engine.history_per_job,

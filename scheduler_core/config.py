@@ -104,7 +104,10 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     ] = "cronpost"
     redis_timeout_seconds: Annotated[
         Seconds,
-        Meta(description="How long one command may take before Redis counts as away."),
+        Meta(
+            description="How long one command may take before Redis counts as away; heartbeats wait for less. At most "
+            "dead_after_seconds."
+        ),
     ] = 5.0
     shards: Annotated[
         int | None,
@@ -438,6 +441,13 @@ def check_settings(settings: Settings) -> None:
             f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g} is less than {HEARTBEATS_PER_LEASE} times "
             f"CRONPOST_HEARTBEAT_SECONDS={engine.heartbeat_seconds:g}: one late beat would make a living node look dead"
         )
+    if settings.store.redis_timeout_seconds > engine.dead_after_seconds:
+        raise ConfigError(
+            f"CRONPOST_REDIS_TIMEOUT_SECONDS={settings.store.redis_timeout_seconds:g} is more than "
+            f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g}: one connection that died without a word would "
+            "keep a node from claiming for longer than a lease. Lower the first, or raise the second (and with it "
+            f"CRONPOST_HEARTBEAT_SECONDS={engine.heartbeat_seconds:g}, if there are to be few beats)"
+        )
     if engine.downtime_after_seconds < engine.dead_after_seconds:
         raise ConfigError(
             f"CRONPOST_DOWNTIME_AFTER_SECONDS={engine.downtime_after_seconds:g} is less than "
@@ -449,6 +459,18 @@ def check_settings(settings: Settings) -> None:
             f"CRONPOST_KEEP_BYTES={engine.keep_bytes} is more than "
             f"CRONPOST_READ_LIMIT_BYTES={engine.read_limit_bytes}: what is not read cannot be kept"
         )
+
+
+def beat_timeout_seconds(settings: Settings) -> float:
+    """How long one heartbeat may take before it is sent again on another connection.
+
+    Two beats in a row may be lost to connections that died without a word, and a third still arrives before the lease
+    ends: it was taken when the last beat was sent, a period before the first lost one. The fourth quarter is for the
+    pauses between the tries.
+    """
+    engine = settings.engine
+    quarter = (engine.dead_after_seconds - engine.heartbeat_seconds) / 4
+    return min(settings.store.redis_timeout_seconds, quarter)
 
 
 def is_loopback(host: str) -> bool:

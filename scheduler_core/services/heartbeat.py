@@ -1,4 +1,4 @@
-"""Says that the node lives, and sets its clock by Redis's."""
+"""Sends the node's heartbeat and synchronises its clock with Redis, in one round trip."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Timekeeper:
         """The shard whose server set the clock last."""
         self._set_at: float | None = None
 
-    async def keep(self, shard: int, store: RedisStore) -> None:
-        """Take one sample of this shard's time, unless a shard before it sees to that."""
+    def take(self, shard: int, redis_ms: float) -> None:
+        """Take in the time that this shard's server has just answered, unless a shard before it sees to that."""
         at = self._clock.monotonic()
         if shard > self._by and self._set_at is not None and at - self._set_at < STALE_SECONDS:
             return
-        await set_clock(store, self._clock)
-        self._by, self._set_at = shard, self._clock.monotonic()
+        self._clock.sample(redis_ms, received_at=at)
+        self._by, self._set_at = shard, at
 
 
 class Heartbeat(Service):
@@ -74,11 +74,19 @@ class Heartbeat(Service):
 
     async def beat(self, *, starting: bool = False, sole: bool = False) -> None:
         """Beat once. ``starting``: the node's first; ``sole``: no other node can live."""
-        settings = self._node.settings
+        if not self._redis_clock.is_set:
+            self._timekeeper.take(self._shard, await self._store.time_ms())
         jumps = self._redis_clock.jumps
-        await self._timekeeper.keep(self._shard, self._store)
+        await self._send(starting=starting, sole=sole)
         if self._redis_clock.jumps != jumps:
             log.warning(CLOCK_JUMPED, node=self._node.id, detail="Redis's clock was set; the node follows it")
+            # By the new time, the beat that was just sent may be too old, or lie ahead.
+            await self._send(starting=False, sole=False)
+        self.metrics.clock_offset.set(self._redis_clock.wall_offset_ms() / 1000)
+
+    async def _send(self, *, starting: bool, sole: bool) -> None:
+        """One round trip: the beat, and a sample of Redis's clock."""
+        settings = self._node.settings
         sent_at = self.clock.monotonic()
         beat = await self._store.beat(
             node=self._node.id,
@@ -90,6 +98,7 @@ class Heartbeat(Service):
             forget_ms=FORGET_AFTER_MS,
             store_id=self._node.store_id,
         )
+        self._timekeeper.take(self._shard, beat.redis_ms)
         if not starting and not self._node.lease_holds:
             log.warning(NODE_HELD_UP, node=self._node.id, detail="others may have taken its runs")
         self._node.beat_taken(sent_at)
@@ -97,7 +106,6 @@ class Heartbeat(Service):
         self._node.downtimes = beat.downtimes
         self._node.downtime_count = beat.downtime_count
         self._node.room.live_nodes = max(1, beat.nodes)
-        self.metrics.clock_offset.set(self._redis_clock.wall_offset_ms() / 1000)
 
     async def run_once(self) -> None:
         began = self.clock.monotonic()

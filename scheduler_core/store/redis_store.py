@@ -36,7 +36,7 @@ from scheduler_core.store.codec import (
 )
 from scheduler_core.store.faults import of_replica, translated_faults
 from scheduler_core.store.keys import CHILD, Keys, child_id, job_of_unit
-from scheduler_core.store.scripts import Arg, load_script
+from scheduler_core.store.scripts import Arg, epoch_ms, load_script
 from scheduler_core.store.subscribe import messages
 from scheduler_core.transition import Transition, next_wake_ms
 
@@ -158,6 +158,8 @@ class Beat(msgspec.Struct, frozen=True):
     downtimes: tuple[Downtime, ...]
     nodes: int
     store_id: str
+    redis_ms: float
+    """Redis's clock when the beat arrived, in epoch milliseconds."""
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -170,10 +172,22 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class RedisStore:
-    """Jobs, their leases and their history, on one shard of Redis."""
+    """Jobs, their leases and their history, on one shard of Redis.
 
-    def __init__(self, client: Redis, *, keys: Keys | None = None, retention: Retention | None = None) -> None:
+    ``beats`` is a client of its own for heartbeats, with a timeout that is short beside the lease: a beat must not wait
+    behind other commands, nor for a connection that died without a word. None: beats share ``client``.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        keys: Keys | None = None,
+        retention: Retention | None = None,
+        beats: Redis | None = None,
+    ) -> None:
         self._client = client
+        self._beats = client if beats is None else beats
         self._keys = keys or Keys()
         self._retention = retention or Retention()
         self._claim = load_script("claim_jobs")
@@ -208,6 +222,7 @@ class RedisStore:
         """Close all connections, after commands whose callers were cancelled have ended."""
         await carried_through()
         await self._client.aclose()
+        await self._beats.aclose()
 
     async def number_of_shards(self, number: int) -> int:
         """Into how many shards the store is divided whose first one this is; ``number`` on the very first start."""
@@ -216,8 +231,7 @@ class RedisStore:
     async def time_ms(self) -> float:
         """Redis's clock, in epoch milliseconds."""
         with translated_faults():
-            seconds, micros = await self._client.time()
-        return float(seconds) * 1000.0 + float(micros) / 1000.0
+            return epoch_ms(*await self._beats.time())
 
     # ---- what the loop does -------------------------------------------------------------------------------------
 
@@ -312,22 +326,13 @@ class RedisStore:
         store_id: str,
     ) -> Beat:
         """Say that ``node`` is alive. ``store_id`` becomes the store's if it has none."""
-        answer = await self._run(
-            self._beat,
-            (self._keys.nodes, self._keys.meta, self._keys.claims),
-            (
-                node,
-                now_ms,
-                int(starting),
-                int(sole),
-                start_gap_ms,
-                lived_gap_ms,
-                forget_ms,
-                store_id,
-                DOWNTIMES_KEPT,
-            ),
-        )
-        return Beat(int(answer[0]), decode_downtimes(answer[1], int(answer[0])), int(answer[2]), answer[3].decode())
+        keys = (self._keys.nodes, self._keys.meta, self._keys.claims)
+        times = (start_gap_ms, lived_gap_ms, forget_ms)
+        args = (node, now_ms, int(starting), int(sole), *times, store_id, DOWNTIMES_KEPT)
+        async with self._of_master(self._beats):
+            answer, redis_ms = await self._beat.run_with_time(self._beats, keys, args)
+        count = int(answer[0])
+        return Beat(count, decode_downtimes(answer[1], count), int(answer[2]), answer[3].decode(), redis_ms)
 
     async def leave(self, *, node: str, now_ms: int) -> int:
         """Take the node's entry out; the number of nodes left."""
@@ -545,13 +550,18 @@ class RedisStore:
         return info
 
     async def _run(self, script: Any, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        async with self._of_master(self._client):
+            return await script.run(self._client, keys, args)
+
+    @contextlib.asynccontextmanager
+    async def _of_master(self, client: Redis) -> AsyncGenerator[None]:
+        """Translates faults; where the server has become a replica, has new connections look for the new master."""
         try:
             with translated_faults():
-                return await script.run(self._client, keys, args)
+                yield
         except Exception as error:
             if of_replica(error):
-                # A failover made this server a replica. New connections find the new master.
-                await self._client.connection_pool.disconnect(inuse_connections=False)
+                await client.connection_pool.disconnect(inuse_connections=False)
             raise
 
 

@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.clock import RedisClock
-from scheduler_core.config import EngineSettings
+from scheduler_core.config import EngineSettings, Settings, StoreSettings, beat_timeout_seconds
 from scheduler_core.job import Downtime
+from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
-from scheduler_core.services.heartbeat import set_clock
+from scheduler_core.services.heartbeat import Heartbeat, set_clock
 from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.shards import open_shards
 from tests.support.factories import at
+from tests.support.fault_proxy import FaultProxy, IsCommand, named, script
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
+from tests.support.processes import Workshop
 from tests.support.stores import KEYS, opened, until
+
+
+@pytest.fixture
+async def workshop() -> AsyncIterator[Workshop]:
+    workshop = Workshop()
+    yield workshop
+    await workshop.close()
 
 
 @pytest.fixture
@@ -129,3 +141,62 @@ async def test_a_node_that_could_not_beat_tries_again_at_least_once_a_beat(both:
     clock.advance(1_001)
     await until(lambda: node.node.lease_holds)
     await node.heartbeat.stop()
+
+
+@pytest.mark.parametrize("stage", ["request", "reply"])
+async def test_a_connection_that_dies_silently_under_the_heartbeat_costs_no_lease(
+    stage: Literal["request", "reply"], workshop: Workshop
+) -> None:
+    """Real time: the node's beats have a timeout of their own, which fits into the lease several times."""
+    redis = workshop.redis()
+    await redis.start()
+    settings = EngineSettings(heartbeat_seconds=0.3, dead_after_seconds=1.5, downtime_after_seconds=2)
+    lost: list[float] = []
+    async with FaultProxy(redis.socket) as proxy:
+        shards = open_shards(
+            proxy.url,
+            number=1,
+            timeout_seconds=1.5,
+            beat_timeout_seconds=beat_timeout_seconds(
+                Settings(engine=settings, store=StoreSettings(redis_timeout_seconds=1.5))
+            ),
+        )
+        clock = RedisClock()
+        node = Node(settings, clock)
+        heartbeat = Heartbeat(node, shards.lead, clock, Metrics())
+        await heartbeat.beat(starting=True)
+        heartbeat.start()
+        for command in (named("TIME"), script("beat_node")):
+            before = len(proxy.seen)
+            fault = proxy.on(command, hold=stage)
+            await fault.struck()
+
+            def went_on(command: IsCommand = command, before: int = before) -> bool:
+                if not node.lease_holds:
+                    lost.append(clock.monotonic())
+                return sum(command(one) for _, one in proxy.seen[before:]) > 8
+
+            await until(went_on)
+        await heartbeat.stop()
+        for fault in proxy._faults:
+            fault.release()
+        await shards.aclose()
+    assert not lost
+
+
+async def test_a_beat_that_arrives_after_its_successor_does_not_make_the_node_look_older(
+    both: tuple[RedisStore, Redis],
+) -> None:
+    clock = ManualClock()
+    node = SteppedNode(both[0], clock)
+    await node.start()
+    clock.advance(3_000)
+    await node.beat()
+    late = SteppedNode(both[0], ManualClock(clock.now - 1_000))
+    late.node.id = node.node.id
+    await late.beat()
+    assert await both[1].zscore(KEYS.nodes, node.node.id) == clock.now
+    back = SteppedNode(both[0], ManualClock(clock.now - 3_600_000))
+    back.node.id = node.node.id
+    await back.beat()
+    assert await both[1].zscore(KEYS.nodes, node.node.id) == back.clock.now, "but Redis's clock may be set back"

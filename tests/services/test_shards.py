@@ -14,7 +14,7 @@ from scheduler_core.catalogue import Target, Timing, job_id_of
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import EngineSettings
 from scheduler_core.engine import Engine
-from scheduler_core.errors import StoreError, StoreRefused
+from scheduler_core.errors import StoreError
 from scheduler_core.metrics import Metrics
 from scheduler_core.run import Run
 from scheduler_core.services.catalogue import CatalogueService, TargetCache
@@ -150,39 +150,31 @@ async def test_all_shards_together_have_no_more_open_than_the_node_may(shards: S
 # ---- the clock ------------------------------------------------------------------------------------------------------
 
 
-async def test_one_server_sets_the_clock_and_another_when_that_one_is_away(shards: Shards) -> None:
-    clock = ManualClock()
-    asked: list[int] = []
+class SampledClock(ManualClock):
+    """Remembers the samples that it is given."""
 
-    def recording(shard: int, *, away: bool = False) -> None:
-        async def time_ms() -> float:
-            asked.append(shard)
-            if away:
-                raise StoreRefused("away")
-            return float(clock.now)
+    def __init__(self) -> None:
+        super().__init__()
+        self.samples: list[float] = []
 
-        shards.all[shard].time_ms = time_ms  # type: ignore[method-assign]
+    def sample(self, redis_time_ms: float, *, received_at: float) -> None:
+        self.samples.append(redis_time_ms)
 
+
+async def test_one_server_sets_the_clock_and_another_when_that_one_is_away() -> None:
+    clock = SampledClock()
     keeper = Timekeeper(clock)
-    for shard in range(3):
-        recording(shard)
-    for shard in (0, 1, 2, 0, 2):
-        await keeper.keep(shard, shards.all[shard])
-    assert asked == [0, 0], "the first does it for all"
-    recording(0, away=True)
-    asked.clear()
+
+    def answered_by(*shards: int) -> list[float]:
+        clock.samples.clear()
+        for shard in shards:
+            keeper.take(shard, shard)
+        return clock.samples
+
+    assert answered_by(0, 1, 2, 0, 2) == [0, 0], "the first does it for all"
     clock.advance(int(STALE_SECONDS * 1000) + 1)
-    with pytest.raises(StoreError):
-        await keeper.keep(0, shards.all[0])
-    await keeper.keep(1, shards.all[1])
-    await keeper.keep(2, shards.all[2])
-    await keeper.keep(1, shards.all[1])
-    assert asked == [0, 1, 1]
-    recording(0)
-    asked.clear()
-    for shard in (0, 1, 2):
-        await keeper.keep(shard, shards.all[shard])
-    assert asked == [0], "and the first again once it is back"
+    assert answered_by(1, 2, 1) == [1, 1], "the first is away"
+    assert answered_by(0, 1, 2) == [0], "and the first again once it is back"
 
 
 # ---- copies of targets ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,7 +14,7 @@ from redis.crc import key_slot
 from scheduler_core.errors import StoreUnavailable
 from scheduler_core.store.client import carried_through
 from scheduler_core.store.faults import translated_faults
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis_store import Beat, RedisStore
 from scheduler_core.store.shards import Shards, open_shards
 from tests.support.processes import eventually
 from tests.support.stores import beat, claim, until
@@ -72,6 +73,27 @@ async def test_each_shard_finds_its_master_and_follows_it_when_the_slot_moves(cl
         pipe.hincrby(moving.keys.meta, "counted", 1)
         pipe.hget(moving.keys.meta, "counted")
         assert await pipe.execute() == [7, b"7"]
+
+
+async def test_heartbeats_have_connections_of_their_own_and_follow_a_slot_that_moves(cluster: Cluster) -> None:
+    shards = open_shards(cluster.url, number=4, timeout_seconds=2, beat_timeout_seconds=2)
+
+    async def beat_once(store: RedisStore, now_ms: int) -> Beat:
+        gaps = {"start_gap_ms": 2_000, "lived_gap_ms": 10_000, "forget_ms": 60_000}
+        return await store.beat(node="n", now_ms=now_ms, starting=False, sole=False, store_id="id", **gaps)
+
+    try:
+        for store in shards.all:
+            assert (await beat_once(store, 1_000)).nodes == 1
+        moving = shards.all[0]
+        source = await cluster.master_of(slot_of(moving))
+        await cluster.migrate(slot_of(moving), await other_than(cluster, source))
+        found = await beat_once(moving, 2_000)
+        assert found.store_id == "id"
+        assert abs(found.redis_ms - time.time() * 1000) < 60_000
+        assert await moving.client.zscore(moving.keys.nodes, "n") == 2_000
+    finally:
+        await shards.aclose()
 
 
 async def test_a_pipeline_that_is_redirected_sends_each_command_once(cluster: Cluster, shards: Shards) -> None:

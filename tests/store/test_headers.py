@@ -98,6 +98,10 @@ class Recorder(Script, frozen=True):
         self.calls.append((len(keys), len(args)))
         return await Script.run(self, client, keys, args)
 
+    async def run_with_time(self, client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> tuple[Any, float]:
+        self.calls.append((len(keys), len(args)))
+        return await Script.run_with_time(self, client, keys, args)
+
 
 async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(store: RedisStore, redis: Redis) -> None:
     calls: dict[str, list[tuple[int, int]]] = {}

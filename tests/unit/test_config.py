@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_core.config import SETTINGS, Settings, is_loopback, mask_url
+from scheduler_core.config import SETTINGS, Settings, beat_timeout_seconds, is_loopback, mask_url
 from scheduler_core.config_reader import load_settings
 from scheduler_core.errors import ConfigError
 
@@ -306,6 +306,19 @@ def test_the_default_of_each_setting_passes_its_own_check() -> None:
             assert load(**{row.setting.name: row.default}) == Settings(
                 sources={row.setting.name: row.setting.options[0]}
             )
+
+
+@pytest.mark.parametrize(("heartbeat", "dead_after"), [(1.0, 5.0), (0.3, 1.5), (1.0, 3.0), (10.0, 60.0)])
+def test_two_lost_beats_and_a_third_fit_into_a_lease(heartbeat: float, dead_after: float) -> None:
+    times = {"heartbeat_seconds": heartbeat, "dead_after_seconds": dead_after, "downtime_after_seconds": 100}
+    settings = load(**{name: str(value) for name, value in times.items()}, redis_timeout_seconds=str(dead_after))
+    assert heartbeat + 3 * beat_timeout_seconds(settings) < dead_after
+
+
+def test_a_command_may_not_take_longer_than_a_lease() -> None:
+    text = refusal(redis_timeout_seconds="5.5")
+    for name in ("CRONPOST_REDIS_TIMEOUT_SECONDS=5.5", "CRONPOST_DEAD_AFTER_SECONDS=5", "CRONPOST_HEARTBEAT_SECONDS=1"):
+        assert name in text
 
 
 def test_the_example_file_lists_every_setting_with_its_default() -> None:

@@ -26,9 +26,14 @@ local node, now, starting, sole = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', AR
 local start_gap, lived_gap, forget = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local store_id, keep = ARGV[8], tonumber(ARGV[9])
 
+local before = tonumber(redis.call('ZSCORE', nodes, node) or '')
 redis.call('ZREM', nodes, node)
 local others = redis.call('ZCARD', nodes)
-redis.call('ZADD', nodes, string.format('%.0f', now), node)
+-- A beat that was given up on can arrive after its successor, and must not make the node look older than it is. A score
+-- that lies further ahead was written before Redis's clock was set back.
+local beat = now
+if before and before > now and before <= now + lived_gap then beat = before end
+redis.call('ZADD', nodes, string.format('%.0f', beat), node)
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', string.format('%.0f', now - forget))) do
   redis.call('ZREM', nodes, old)
   redis.call('HDEL', claims, old)
