@@ -16,6 +16,8 @@ from scheduler_api.json_body import read_array
 from scheduler_api.problem import fields_of_problem, problem_body
 from scheduler_api.usual import read_job
 from scheduler_api.wire import BATCH_LIMIT
+from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.delivery.target import check_allowed
 from scheduler_core.errors import CronpostError, InvalidInput
 from scheduler_core.job import Job
 from scheduler_core.services.batch import Upserted, upsert_on_shards
@@ -37,7 +39,8 @@ async def upsert_batch(request: Request) -> Response:
     elements = read_array(await read_body(request, limit=BATCH_BODIES * longest), limit=BATCH_LIMIT)
     read: list[Read] = []
     for start in range(0, len(elements), READ_AT_ONCE):
-        read += [read_element(bytes(element), longest) for element in elements[start : start + READ_AT_ONCE]]
+        batch = elements[start : start + READ_AT_ONCE]
+        read += [read_element(bytes(element), longest, context.guard) for element in batch]
         await context.clock.sleep(0)
     jobs = [one for one in read if isinstance(one, Job)]
     stored = iter(await _store(context, jobs) if jobs else ())
@@ -62,15 +65,17 @@ def _refused(job_id: str | None, problem: dict[str, Any]) -> dict[str, Any]:
     return {"id": job_id, "status": problem["status"], **problem}
 
 
-def read_element(element: bytes, longest: int) -> Read:
+def read_element(element: bytes, longest: int, guard: AddressGuard) -> Read:
     """One element: the job, or what ``POST /`` would answer to it."""
     if len(element) > longest:
         problem = fields_of_problem(413, f"the job is longer than {longest} bytes", "body_too_large")
         return _refused(_id_of(element), problem)
     try:
-        return read_job(element)
+        job = read_job(element)
+        check_allowed(guard, job.url)
     except InvalidInput as error:
         return _refused(_id_of(element), problem_body(error))
+    return job
 
 
 def _id_of(element: bytes) -> str | None:

@@ -70,11 +70,12 @@ def api(**options: str | None) -> None:
 @setting_options("store", "engine", "lane", "process", "log")
 @click.option("--parent", type=int, hidden=True)
 @click.option("--sole", is_flag=True, hidden=True)
-def node(parent: int | None, sole: bool, **options: str | None) -> None:
+@click.option("--own", default="[]", hidden=True)
+def node(parent: int | None, sole: bool, own: str, **options: str | None) -> None:
     """Run a scheduler node, or several, on a Redis that is shared with others. It opens no port unless it is given one
     for its metrics."""
     if parent is not None:
-        _run_child(parent, sole=sole)
+        _run_child(parent, sole=sole, own=own)
         return
     settings = read_settings(options)
     _need_redis_url(settings, "node")
@@ -120,13 +121,16 @@ def _run(settings: Settings, *, api: bool, node: bool) -> None:
     Process(settings, api=api, node=node, on_started=_banner).run()
 
 
-def _run_child(descriptor: int, *, sole: bool) -> None:
+def _run_child(descriptor: int, *, sole: bool, own: str) -> None:
     """One of the nodes of a server, which has put all settings into the environment."""
+    import msgspec
+
     from scheduler_api.node_link import ParentLink
     from scheduler_api.process import Process
+    from scheduler_core.delivery.guard import Own
     from scheduler_core.events import configure_logging
 
-    parent = ParentLink(descriptor, sole=sole)
+    parent = ParentLink(descriptor, sole=sole, own=msgspec.json.decode(own, type=list[Own]))
     settings = load_settings(dotenv=None)
     configure_logging(settings.log)
     Process(settings, api=False, parent=parent).run()

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from scheduler_api.nodes import Nodes
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import ApiSettings, LaneSettings
+from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.metrics import Metrics
 from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.callbacks import CallbackService
@@ -52,6 +53,7 @@ class Context:
         fires: bool = True,
         nodes: Nodes | None = None,
         breakers: Callable[[], list[tuple[str, list[OpenBreaker]]] | None] = lambda: None,
+        guard: AddressGuard | None = None,
     ) -> None:
         self.settings = settings
         self.shards = store if isinstance(store, Shards) else Shards.of_one(store)
@@ -63,6 +65,8 @@ class Context:
         self.fires = fires
         self.nodes = nodes
         self.breakers = breakers
+        self.guard = AddressGuard() if guard is None else guard
+        """Refuses targets when they are stored, as far as that can be known from their URL."""
         self.job_services = self.shards.each(lambda one: JobService(one, clock, metrics))
         self.jobs = self.job_services.lead
         self.callbacks = CallbackService(self.shards, self.job_services)

@@ -16,6 +16,7 @@ from scheduler_api.context import Context, context_of
 from scheduler_api.usual import read_job
 from scheduler_api.views import next_fire_time, show_job, show_last, show_unit
 from scheduler_api.wire import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
+from scheduler_core.delivery.target import check_allowed
 from scheduler_core.errors import InvalidInput
 from scheduler_core.job import Job, Overlap
 from scheduler_core.services.job_list import page_of_jobs
@@ -39,6 +40,7 @@ async def put(request: Request) -> Response:
 
 
 async def _store(context: Context, job: Job) -> Response:
+    check_allowed(context.guard, job.url)
     async with context.turn(job.id) as jobs:
         view, changed = await jobs.upsert(job)
     return json_answer(shown_upsert(job, view, changed), 202)

@@ -14,12 +14,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, Self
 
 import msgspec
 from prometheus_client.registry import Collector
 
+from scheduler_core.delivery.guard import Own
 from scheduler_core.services.bays import OpenBreaker
 
 STATE, METRICS = b"?", b"m"
@@ -70,10 +71,12 @@ def families_of(registry: Collector) -> list[Family]:
 
 
 class ParentLink:
-    """The node's end. ``sole``: no other node can live while this one starts."""
+    """The node's end. ``sole``: no other node can live while this one starts. ``own``: endpoints of the parent, which
+    no job may call."""
 
-    def __init__(self, descriptor: int, *, sole: bool) -> None:
+    def __init__(self, descriptor: int, *, sole: bool, own: Sequence[Own] = ()) -> None:
         self.sole = sole
+        self.own = own
         self._socket = socket.socket(fileno=descriptor)
         self._answering: asyncio.Task[None] | None = None
         if sys.platform == "linux":

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ import scheduler_api
 from scheduler_api.node_link import METRICS, STATE, ChildLink, Family, Report, added, families_of
 from scheduler_core.clock import Clock
 from scheduler_core.config import ENV_PREFIX, SETTINGS, Settings
+from scheduler_core.delivery.guard import Own
 from scheduler_core.events import NODE_PROCESS_ENDED, NODE_PROCESS_STARTED, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.services.bays import OpenBreaker
@@ -71,6 +72,7 @@ class Nodes:
     """``sole``: the Redis was just started by this process, so none but its own nodes can live. Then the first node
     alone begins, and voids what earlier ones held, before the others do.
 
+    ``own`` are endpoints of this process, which no job may call.
     ``inherit`` are descriptors that every node holds as long as it lives: the lock on the data directory, so that a new
     server does not begin while a node of this one lives.
     """
@@ -83,6 +85,7 @@ class Nodes:
         *,
         sole: bool = False,
         inherit: tuple[int, ...] = (),
+        own: Sequence[Own] = (),
     ) -> None:
         self.wanted = settings.process.nodes
         self._settings = settings
@@ -90,6 +93,7 @@ class Nodes:
         self._metrics = metrics
         self._sole = sole
         self._inherit = inherit
+        self._own = own
         self._slots = [Slot(number) for number in range(1, self.wanted + 1)]
         self._keeping: list[asyncio.Task[None]] = []
         self._others_may_begin = asyncio.Event()
@@ -187,7 +191,7 @@ class Nodes:
         sole = self._sole and not self._others_may_begin.is_set()
         try:
             slot.process = await asyncio.create_subprocess_exec(
-                *command(theirs.fileno(), sole=sole),
+                *command(theirs.fileno(), sole=sole, own=self._own),
                 stdin=asyncio.subprocess.DEVNULL,
                 env=environment(self._settings),
                 pass_fds=(theirs.fileno(), *self._inherit),
@@ -253,10 +257,12 @@ class Nodes:
                     slot.process.send_signal(number)
 
 
-def command(descriptor: int, *, sole: bool) -> list[str]:
+def command(descriptor: int, *, sole: bool, own: Sequence[Own] = ()) -> list[str]:
     """How a node process is started. Its settings come by the environment: arguments can be read by every user."""
     # -P: the package of this process, and none that lies in the working directory.
     program = [sys.executable, "-P", "-m", "scheduler_api", "node", "--parent", str(descriptor)]
+    if own:
+        program += ["--own", msgspec.json.encode(own).decode()]
     return [*program, "--sole"] if sole else program
 
 
@@ -268,9 +274,15 @@ def environment(settings: Settings) -> dict[str, str]:
     for setting in SETTINGS:
         value = getattr(getattr(settings, setting.section), setting.name)
         if setting.section not in NOT_OF_NODES and value is not None:
-            text = ("no", "yes")[value] if isinstance(value, bool) else str(value)
-            variables[setting.env] = text
+            variables[setting.env] = _text_of(value)
     return variables
+
+
+def _text_of(value: object) -> str:
+    """A setting's value as the environment holds it."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 class Gathered(Collector):

@@ -28,7 +28,7 @@ from scheduler_api.server import ApiServer, listen, url_of
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import EngineSettings, Settings, beat_timeout_seconds
 from scheduler_core.delivery.base import Deliverer
-from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.delivery.guard import AddressGuard, Own
 from scheduler_core.delivery.http import HttpDeliverer
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.engine import Engine
@@ -46,6 +46,7 @@ from scheduler_core.events import (
     log_warnings,
 )
 from scheduler_core.metrics import Metrics
+from scheduler_core.redis_url import parse_redis_url
 from scheduler_core.services.base import Service
 from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.heartbeat import set_clock
@@ -97,6 +98,7 @@ class Process:
         self._on_started = on_started
         self._wrap = wrap_deliverer
         self._parent = parent
+        self._guard = AddressGuard()
         self._engine: Engine | None = None
         self.nodes: Nodes | None = None
         """Those that are processes of their own."""
@@ -163,6 +165,11 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         clock, metrics = RedisClock(), Metrics()
+        own = own_endpoints(sockets, watched, self._url)
+        if self._parent is not None:
+            own += self._parent.own
+        engine = self.settings.engine
+        self._guard = AddressGuard(allow=engine.target_allow, deny=engine.target_deny, own=own)
         store = self._open_store(STORE_CONNECTIONS if self._with_api else NODE_CONNECTIONS)
         await self._first_check(store)
         store = await self._divided(store)
@@ -181,7 +188,7 @@ class Process:
                 bind_to_all(node=self._engine.node.id)
                 self._parent.start(self._report, metrics.registry)
         else:
-            self.nodes = self._make_nodes(clock, metrics) if apart else None
+            self.nodes = self._make_nodes(clock, metrics, own) if apart else None
             self._clock_service = ClockService(store, clock, metrics)
             self._clock_service.start()
         if self._check_fault is None:
@@ -197,6 +204,7 @@ class Process:
             fires=self._with_node,
             nodes=self.nodes,
             breakers=self.breakers,
+            guard=self._guard,
         )
         servers: dict[asyncio.Task[None], ApiServer] = {}
         if sockets:
@@ -319,14 +327,14 @@ class Process:
         store.is_confirmed = True
         return store
 
-    def _make_nodes(self, clock: RedisClock, metrics: Metrics) -> Nodes:
+    def _make_nodes(self, clock: RedisClock, metrics: Metrics, own: Sequence[Own]) -> Nodes:
         settings = msgspec.structs.replace(self.settings, engine=self._engine_settings())
         if self.embedded is None:
-            return Nodes(settings, clock, metrics)
+            return Nodes(settings, clock, metrics, own=own)
         store = msgspec.structs.replace(settings.store, redis_url=self.embedded.url)
         settings = msgspec.structs.replace(settings, store=store)
         inherit = () if self.embedded.lock is None else (self.embedded.lock,)
-        return Nodes(settings, clock, metrics, sole=True, inherit=inherit)
+        return Nodes(settings, clock, metrics, sole=True, inherit=inherit, own=own)
 
     def _engine_settings(self) -> EngineSettings:
         engine = self.settings.engine
@@ -338,7 +346,7 @@ class Process:
         engine = self._engine_settings()
         deliverer: Deliverer = HttpDeliverer(
             clock=clock,
-            guard=AddressGuard(),
+            guard=self._guard,
             max_connections=2 * engine.max_in_flight,  # of jobs, and as many of one-off tasks
             read_limit_bytes=engine.read_limit_bytes,
             keep_bytes=engine.keep_bytes,
@@ -431,6 +439,23 @@ class Process:
                     with contextlib.suppress(TimeoutError):
                         assert self._stopping is not None
                         await asyncio.wait_for(self._stopping.wait(), CHECK_AGAIN_SECONDS)
+
+
+def own_endpoints(sockets: Iterable[socket.socket], watched: Iterable[socket.socket], redis_url: str) -> list[Own]:
+    """The endpoints of this process and its Redis, which no job may call unless an operator allows it."""
+    own = [_own(sock, "the API of Cronpost") for sock in sockets]
+    own += [_own(sock, "the metrics of Cronpost") for sock in watched]
+    for host, port in parse_redis_url(redis_url).hosts:
+        # A Redis on loopback usually listens on the other addresses of the machine too.
+        is_local = host in {"127.0.0.1", "::1", "localhost"}
+        hosts = ("0.0.0.0", "::") if is_local else (host,)
+        own += [Own(one, port, "the Redis of Cronpost") for one in hosts]
+    return own
+
+
+def _own(sock: socket.socket, what: str) -> Own:
+    host, port, *_ = sock.getsockname()
+    return Own(host, port, what)
 
 
 def callback_base(url: str) -> str:

@@ -9,12 +9,14 @@ from scheduler_api.answers import json_answer
 from scheduler_api.catalogue_wire import PageQuery, body_fields, path_number, routes, show_target, target_of
 from scheduler_api.context import context_of
 from scheduler_core.catalogue import Target
+from scheduler_core.delivery.target import check_allowed
 
 
 async def create(request: Request) -> Response:
     """``POST /targets``."""
-    target = target_of(await body_fields(request))
     context = context_of(request)
+    target = target_of(await body_fields(request))
+    check_allowed(context.guard, target.url, field="url")
     async with context.turn():
         stored = await context.catalogue.add_target(target)
     return json_answer(show_target(stored), 201, headers={"Location": f"/targets/{stored.id}"})
@@ -43,7 +45,10 @@ async def put(request: Request) -> Response:
     fields = await body_fields(request)
 
     def change(old: Target) -> Target:
-        return target_of(fields, old)
+        target = target_of(fields, old)
+        if target.url != old.url:
+            check_allowed(context.guard, target.url, field="url")
+        return target
 
     context = context_of(request)
     async with context.turn(f"target {target_id}"):

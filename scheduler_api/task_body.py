@@ -12,7 +12,8 @@ import msgspec
 
 from scheduler_api.json_body import WHITESPACE, instant_of
 from scheduler_core.config import BY_NAME
-from scheduler_core.delivery.target import check_headers, check_url
+from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.delivery.target import check_allowed, check_headers, check_url
 from scheduler_core.errors import InvalidInput
 from scheduler_core.store.lane_store import PARTS, RULES, Place
 from scheduler_core.task import Task
@@ -38,14 +39,14 @@ _sent_decoder = msgspec.json.Decoder(_Sent)
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def tasks_of(body: bytes) -> tuple[list[Task], bool]:
+def tasks_of(body: bytes, guard: AddressGuard) -> tuple[list[Task], bool]:
     """The tasks that a body asks for, and whether it is an array of them.
 
     Raises InvalidInput for the first that cannot be accepted; in an array, its place (from 0) leads the field's name.
     """
     text = _json_text(body, "an object, or an array of 1 to 1000 of them")
     if not text.startswith(b"["):
-        return [_task_of(text)], False
+        return [_task_of(text, guard)], False
     try:
         items = _items_decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -55,7 +56,7 @@ def tasks_of(body: bytes) -> tuple[list[Task], bool]:
     tasks: list[Task] = []
     for place, item in enumerate(items):
         try:
-            tasks.append(_task_of(bytes(item)))
+            tasks.append(_task_of(bytes(item), guard))
         except InvalidInput as error:
             field = f"[{place}]" if error.field is None else f"[{place}].{error.field}"
             raise InvalidInput(f"element {place} (the first is 0): {error.detail}", field=field) from None
@@ -121,7 +122,7 @@ def _no_json(error: Exception) -> InvalidInput:
     )
 
 
-def _task_of(text: bytes) -> Task:
+def _task_of(text: bytes, guard: AddressGuard) -> Task:
     try:
         sent = _sent_decoder.decode(text)
     except msgspec.ValidationError:
@@ -133,6 +134,7 @@ def _task_of(text: bytes) -> Task:
     if not isinstance(sent.webhook_url, str):
         raise InvalidInput("webhookUrl must be an absolute http or https URL", field="webhookUrl")
     check_url(sent.webhook_url, field="webhookUrl")
+    check_allowed(guard, sent.webhook_url, field="webhookUrl")
     auth = sent.webhook_auth
     if auth is not None:
         if not isinstance(auth, str):

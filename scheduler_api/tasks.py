@@ -29,8 +29,8 @@ STATUSES = tuple(status.value for status in TaskStatus)
 
 async def add(request: Request) -> Response:
     """``POST /api/v1/tasks``: one task, or an array of 1 to 1000, all or none."""
-    tasks, is_array = tasks_of(await read_body(request))
     context = context_of(request)
+    tasks, is_array = tasks_of(await read_body(request), context.guard)
     async with context.turn():
         ids = await context.tasks.add(tasks)
     return json_answer({"ids": ids} if is_array else {"id": ids[0], "ids": ids}, 202)

@@ -22,6 +22,7 @@ from msgspec import Meta
 
 from scheduler_core.errors import ConfigError
 from scheduler_core.redis_url import FORM
+from scheduler_core.target_rules import RULE_FORM
 
 ENV_PREFIX = "CRONPOST_"
 MASK = "***"
@@ -174,6 +175,17 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Seconds,
         Meta(description="How long until the first probe; twice as long after each that fails, up to 60 s."),
     ] = 5.0
+    target_allow: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Rules for targets that may be called although target_deny, or the refusal of link-local and "
+            "metadata addresses, is against them. Only a rule with a network lifts the latter."
+        ),
+    ] = ()
+    target_deny: Annotated[
+        tuple[str, ...],
+        Meta(description="Rules for targets that may not be called. With * only those in target_allow may be."),
+    ] = ()
     public_url: Annotated[
         str | None,
         Meta(
@@ -506,6 +518,8 @@ def shown_value(name: str, value: Any) -> str:
         return mask_url(value)
     if BY_NAME[name].secret:
         return ",".join(MASK for _ in value) if isinstance(value, tuple) else MASK
+    if isinstance(value, tuple):
+        return ",".join(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -562,6 +576,8 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
         "api_keys": f"keys of at least {MIN_API_KEY_LENGTH} printable ASCII characters, separated by commas",
         "redis_url": FORM,
         "data_dir": "a directory",
+        "target_allow": RULE_FORM,
+        "target_deny": RULE_FORM,
         "public_url": "an http or https URL without query, user or fragment",
         "key_prefix": "1 to 32 letters, digits, '_', '-' or '.'",
         "nodes": "a whole number, at least 1 and at most 256, or auto",

@@ -41,6 +41,7 @@ from scheduler_core.config import (
 )
 from scheduler_core.errors import ConfigError
 from scheduler_core.redis_url import parse_redis_url
+from scheduler_core.target_rules import parse_target_rule
 
 _KUBERNETES_NAME = re.compile(
     r"CRONPOST(_[A-Z0-9_]+)?"
@@ -178,6 +179,10 @@ def _parse_redis_url(_: Setting, text: str) -> str:
     return text
 
 
+def _parse_target_rules(_: Setting, text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(parse_target_rule(rule).text for rule in text.split(",")))
+
+
 def _parse_public_url(_: Setting, text: str) -> str:
     try:
         parts = urlsplit(text)
@@ -223,6 +228,8 @@ def _parse_nodes(setting: Setting, text: str) -> int:
 _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
     "host": _parse_host,
     "public_url": _parse_public_url,
+    "target_allow": _parse_target_rules,
+    "target_deny": _parse_target_rules,
     "api_keys": _parse_api_keys,
     "redis_url": _parse_redis_url,
     "data_dir": lambda _, text: Path(text).expanduser(),

@@ -25,7 +25,7 @@ import aiohappyeyeballs
 import certifi
 import httpx
 
-from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.delivery.guard import AddressGuard, Own, refusal_text
 
 LOOKUP_THREADS: Final = 64
 """A lookup blocks its thread for as long as the name server takes (10 s and more when it does not answer). asyncio's
@@ -150,7 +150,9 @@ class Connector:
 
     async def connect(self, origin: Origin, factory: Callable[[], P]) -> P:
         """Open a connection to ``origin`` and return its protocol. Raises httpx.ConnectError or a subclass."""
-        addresses = self._allowed(await self._resolver.resolve(origin.host), origin.port)
+        addresses = self._allowed(await self._resolver.resolve(origin.host), origin)
+        for own in self._guard.own_names(origin.port):
+            addresses = await self._without_own(addresses, own)
         loop = asyncio.get_running_loop()
         try:
             connected = await aiohappyeyeballs.start_connection(
@@ -177,17 +179,33 @@ class Connector:
             raise httpx.ConnectError(f"cannot connect to {origin.host} port {origin.port}: {_reason(error)}") from error
         return protocol
 
-    def _allowed(self, found: Sequence[AddressInfo], port: int) -> list[AddressInfo]:
+    async def _without_own(self, addresses: list[AddressInfo], own: Own) -> list[AddressInfo]:
+        """Drop the addresses to which the name of an own endpoint resolves at this moment."""
+        try:
+            found = {str(info[4][0]) for info in await self._resolver.resolve(own.host)}
+        except LookupFailed:
+            return addresses  # then nobody is reached by that name
+        left, refusal = [], ""
+        for info in addresses:
+            reason = self._guard.check_own(info[4][0], own, found)
+            if reason is None:
+                left.append(info)
+            refusal = refusal or reason or ""
+        if not left:
+            raise AddressRefused(f"the address {addresses[0][4][0]} is {refusal}")
+        return left
+
+    def _allowed(self, found: Sequence[AddressInfo], origin: Origin) -> list[AddressInfo]:
         allowed: list[AddressInfo] = []
         refusal = ""
         for family, kind, proto, name, address in found:
             if family not in (socket.AF_INET, socket.AF_INET6):
                 continue
-            reason = self._guard.check(address[0])
+            reason = self._guard.check(address[0], origin.host, origin.port)
             if reason is None:
-                allowed.append((family, kind, proto, name, (address[0], port, *address[2:])))
+                allowed.append((family, kind, proto, name, (address[0], origin.port, *address[2:])))
             elif not refusal:
-                refusal = f"the address {address[0]} is refused: {reason}"
+                refusal = f"the address {address[0]} is {refusal_text(reason)}"
         if not allowed:
             raise AddressRefused(refusal or "the name has no IPv4 or IPv6 address")
         return allowed

@@ -6,17 +6,18 @@ second lookup that could answer otherwise (DNS rebinding), and whatever way of w
 understands (``0x7f000001``, ``127.1``) has become a plain address by then.
 
 Refused by default: addresses at which no runner lives but a cloud's metadata service or a whole network may. Loopback
-and private networks are allowed, because runners are usually next door.
+and private networks are allowed, because runners are usually next door; an operator can change that by rules. Also
+refused: the API of this installation, its metrics and its Redis.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from scheduler_core.target_rules import Address, Network, parse_target_rule, plain_host
 
 DEFAULT_DENY: Final[tuple[tuple[str, str], ...]] = (
     ("169.254.0.0/16", "link-local"),
@@ -36,6 +37,11 @@ DEFAULT_DENY: Final[tuple[tuple[str, str], ...]] = (
     ("fd20:ce::254/128", "cloud metadata"),  # Google Cloud
 )
 
+_DEFAULT_DENY: Final[tuple[tuple[Network, str], ...]] = tuple(
+    (ipaddress.ip_network(network), reason) for network, reason in DEFAULT_DENY
+)
+BY_RULE: Final = "refused by a rule of this server"
+
 _LOOPBACK_V6: Final = ipaddress.IPv6Address("::1")
 _LOW_32_BITS: Final = (1 << 32) - 1
 _TEREDO: Final = ipaddress.IPv6Network("2001::/32")
@@ -50,43 +56,135 @@ _LOW_32_IS_V4: Final = (
 _ISATAP_IDENTIFIERS: Final = (0x00005EFE, 0x02005EFE)
 
 
-class AddressGuard:
-    """Says whether an address may be connected to.
+class Own(NamedTuple):
+    """An endpoint of this installation itself, which no job may call: its API, its metrics, its Redis."""
 
-    ``deny`` adds networks to :data:`DEFAULT_DENY`; ``allow`` wins over both. Networks are given in CIDR form; a bad
-    one raises ValueError.
+    host: str
+    """An address, a wildcard address (``0.0.0.0``, ``::``), or a name."""
+    port: int
+    what: str
+
+
+class AddressGuard:
+    """Says whether a target may be connected to.
+
+    ``allow`` and ``deny`` are rules as :func:`scheduler_core.target_rules.parse_target_rule` reads them; a bad one
+    raises ValueError. The first of these that applies decides:
+
+    1. ``own`` endpoints are refused, unless an ``allow`` rule names both their network and their port;
+    2. an ``allow`` rule that names the network allows;
+    3. an ``allow`` rule for the host or the port lifts ``deny``, but not :data:`DEFAULT_DENY`: whoever controls a name
+       decides where it leads;
+    4. ``deny`` and :data:`DEFAULT_DENY` refuse;
+    5. everything else is allowed.
     """
 
-    def __init__(self, *, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
-        self._allow: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in allow)
-        rules = [(network, "refused by a rule of this server") for network in deny]
-        self._deny: tuple[tuple[Network, str], ...] = tuple(
-            (ipaddress.ip_network(network), reason) for network, reason in (*rules, *DEFAULT_DENY)
-        )
+    def __init__(self, *, allow: Iterable[str] = (), deny: Iterable[str] = (), own: Iterable[Own] = ()) -> None:
+        self._allow = tuple(parse_target_rule(rule) for rule in allow)
+        self._deny = tuple(parse_target_rule(rule) for rule in deny)
+        self._own: dict[int, list[Own]] = {}
+        for one in own:
+            self._own.setdefault(one.port, []).append(one)
 
-    def check(self, address: str) -> str | None:
-        """Return None if ``address`` may be connected to, otherwise the reason why not.
+    def check(self, address: str, host: str = "", port: int | None = None) -> str | None:
+        """Return None if ``address``, found for ``host``, may be connected to on ``port``, else the reason why not.
 
         ``address`` is a literal IPv4 or IPv6 address as ``connect()`` would be given it, with or without a scope
         (``fe80::1%eth0``). Anything else is refused.
         """
-        try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return "not an address"
-        return self._check(parsed)
+        parsed = _address(address)
+        return "not an address" if parsed is None else self._check(parsed, plain_host(host), port)
 
-    def _check(self, address: Address) -> str | None:
-        if any(address in network for network in self._allow):
+    def check_host(self, host: str, port: int) -> str | None:
+        """Return why ``host`` is refused whatever it resolves to, or None if that depends on its addresses.
+
+        For a literal address this is what :meth:`check` answers.
+        """
+        address = _address(host)
+        if address is not None:
+            return self._check(address, plain_host(host), port)
+        plain = plain_host(host)
+        for own in self._own.get(port, ()):
+            if plain == plain_host(own.host) and not self._allows_own(None, port):
+                return f"{BY_RULE}: it is {own.what}"
+        if any(rule.network is not None or rule.matches(None, plain, port) for rule in self._allow):
             return None
-        for network, reason in self._deny:
+        return self._denied(None, plain, port)
+
+    def own_names(self, port: int) -> list[Own]:
+        """Own endpoints on ``port`` that are known by name. The caller looks them up and calls :meth:`check_own`."""
+        return [own for own in self._own.get(port, ()) if _address(own.host) is None]
+
+    def check_own(self, address: str, own: Own, own_addresses: Iterable[str]) -> str | None:
+        """Return why ``address`` is refused if it is one of the addresses of ``own``, else None."""
+        parsed = _address(address)
+        assert parsed is not None
+        if str(parsed) in own_addresses and not self._allows_own(parsed, own.port):
+            return f"{BY_RULE}: it is {own.what}"
+        return None
+
+    def _check(self, address: Address, host: str, port: int | None) -> str | None:
+        for own in self._own.get(port or 0, ()):
+            if _leads_to(address, own.host) and not self._allows_own(address, port):
+                return f"{BY_RULE}: it is {own.what}"
+        lifted = False
+        for rule in self._allow:
+            if rule.matches(address, host, port):
+                if rule.network is not None:
+                    return None
+                lifted = True
+        if not lifted and (denied := self._denied(address, host, port)) is not None:
+            return denied
+        for network, reason in _DEFAULT_DENY:
             if address in network:
                 return reason
         if isinstance(address, ipaddress.IPv6Address):
             for inner in embedded_v4(address):
-                reason_inside = self._check(inner)
+                reason_inside = self._check(inner, host, port)
                 if reason_inside is not None:
                     return f"leads to {inner}: {reason_inside}"
+        return None
+
+    def _denied(self, address: Address | None, host: str, port: int | None) -> str | None:
+        rule = next((rule for rule in self._deny if rule.matches(address, host, port)), None)
+        return None if rule is None else f"{BY_RULE}: {rule.text}"
+
+    def _allows_own(self, address: Address | None, port: int | None) -> bool:
+        return any(
+            rule.network is not None and rule.port is not None and rule.matches(address, "", port)
+            for rule in self._allow
+        )
+
+
+def refusal_text(reason: str) -> str:
+    """``reason``, an answer of :class:`AddressGuard`, in words that follow «the address is»."""
+    return reason if reason.startswith(BY_RULE) else f"refused: {reason}"
+
+
+def _leads_to(address: Address, own: str) -> bool:
+    """Whether a connection to ``address`` reaches what listens on ``own``."""
+    listening = _address(own)
+    if listening is None:
+        return False
+    return is_local(address) if listening.is_unspecified else address == listening
+
+
+def is_local(address: Address) -> bool:
+    """Whether ``address`` is one of this machine: whether a socket can be bound to it."""
+    if address.is_loopback:
+        return True
+    try:
+        with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
+
+
+def _address(text: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
         return None
 
 

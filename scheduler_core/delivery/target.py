@@ -9,10 +9,14 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import httpx
 
+from scheduler_core.delivery.connect import Origin
+from scheduler_core.delivery.guard import AddressGuard, refusal_text
+from scheduler_core.delivery.head import origin_of
 from scheduler_core.errors import InvalidInput
 
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -90,6 +94,22 @@ def check_url(url: str, *, field: str = "endpoint") -> str:
         raise InvalidInput(f"the port must be from 1 to {MAX_PORT}", field=field)
     _check_host(host, field)
     return url
+
+
+def check_allowed(guard: AddressGuard, url: str, *, field: str = "endpoint") -> None:
+    """Raise InvalidInput for ``field`` if the guard refuses the target whatever its name resolves to.
+
+    ``url`` has passed :func:`check_url`. Names whose addresses decide are checked when they are connected to.
+    """
+    _, host, port = _origin(url)
+    reason = guard.check_host(host, port)
+    if reason is not None:
+        raise InvalidInput(f"the host {host} port {port} is {refusal_text(reason)}", field=field)
+
+
+@lru_cache(maxsize=4096)
+def _origin(url: str) -> Origin:
+    return origin_of(httpx.URL(url))
 
 
 def _check_host(host: str, field: str) -> None:

@@ -25,6 +25,7 @@ LAYERS = {
     "scheduler_core.metrics": BASE,
     "scheduler_core.redis_url": BASE,
     "scheduler_core.tallies": BASE,
+    "scheduler_core.target_rules": BASE,
     "scheduler_core.version": BASE,
     "scheduler_core.delivery": BETWEEN,
     "scheduler_core.embedded": BETWEEN,

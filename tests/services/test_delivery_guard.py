@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 
 from scheduler_core.delivery.base import OutcomeKind
 from scheduler_core.delivery.connect import AddressInfo
-from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.delivery.guard import AddressGuard, Own
 from tests.support.delivery import addresses, deliverer, request
 from tests.support.runners import Runner, redirect
 
@@ -73,9 +74,9 @@ async def test_a_remembered_lookup_is_asked_about_too() -> None:
     asked: list[str] = []
 
     class Watching(AddressGuard):
-        def check(self, address: str) -> str | None:
+        def check(self, address: str, host: str = "", port: int | None = None) -> str | None:
             asked.append(address)
-            return super().check(address)
+            return super().check(address, host, port)
 
     async with (
         Runner() as runner,
@@ -94,7 +95,42 @@ async def test_a_rule_of_the_operator_is_applied() -> None:
     async with Runner() as runner, deliverer(guard=AddressGuard(deny=["127.0.0.0/8"])) as http:
         outcome = await http.deliver(request(runner.url()))
     assert outcome.kind is OutcomeKind.BLOCKED
+    assert outcome.message == "the address 127.0.0.1 is refused by a rule of this server: 127.0.0.0/8"
     assert runner.connections == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::ffff:127.0.0.1]", "own.test", "OWN.test."])
+async def test_an_endpoint_of_this_installation_is_refused_in_every_spelling(host: str) -> None:
+    async with Runner() as runner:
+        guard = AddressGuard(own=[Own("127.0.0.1", runner.port, "the API of Cronpost")])
+        async with deliverer(guard=guard, lookup=lambda *_, **__: addresses("127.0.0.1")) as http:
+            outcome = await http.deliver(request(runner.url(host=host)))
+    assert outcome.kind is OutcomeKind.BLOCKED
+    assert "refused by a rule of this server: it is the API of Cronpost" in outcome.message
+    assert runner.connections == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "redis.test", "other.test"])
+async def test_an_endpoint_that_is_known_by_name_is_refused_under_its_addresses_too(host: str) -> None:
+    async with Runner() as runner:
+        guard = AddressGuard(own=[Own("redis.test", runner.port, "the Redis of Cronpost")])
+        async with deliverer(guard=guard, lookup=lambda *_, **__: addresses("127.0.0.1")) as http:
+            outcome = await http.deliver(request(runner.url(host=host)))
+    assert outcome.kind is OutcomeKind.BLOCKED
+    assert "it is the Redis of Cronpost" in outcome.message
+    assert runner.connections == 0
+
+
+async def test_an_own_endpoint_whose_name_does_not_resolve_stops_nothing_else() -> None:
+    def lookup(host: bytes, *_: object, **__: object) -> Sequence[AddressInfo]:
+        if host == b"gone.test":
+            raise OSError("no such name")
+        return addresses("127.0.0.1")
+
+    async with Runner() as runner:
+        guard = AddressGuard(own=[Own("gone.test", runner.port, "the Redis of Cronpost")])
+        async with deliverer(guard=guard, lookup=lookup) as http:
+            assert (await http.deliver(request(runner.url(host="a.test")))).status == 200
 
 
 async def test_a_redirect_to_a_refused_address_goes_nowhere() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_core.delivery.guard import AddressGuard, embedded_v4
+from scheduler_core.delivery.guard import AddressGuard, Own, embedded_v4
+from scheduler_core.target_rules import parse_target_rule
 
 METADATA = "169.254.169.254"
 
@@ -128,3 +130,78 @@ def test_teredo_hides_no_refused_client(client: ipaddress.IPv4Address) -> None:
 def test_any_text_gets_an_answer(text: str) -> None:
     result = AddressGuard().check(text)
     assert result is None or isinstance(result, str)
+
+
+@pytest.mark.parametrize(
+    ("rules", "address", "host", "port", "refused"),
+    [
+        ({"deny": ["10.0.0.0/8"]}, "10.1.2.3", "a.test", 80, "10.0.0.0/8"),
+        ({"deny": ["10.0.0.0/8:5432"]}, "10.1.2.3", "a.test", 5432, "10.0.0.0/8:5432"),
+        ({"deny": ["10.0.0.0/8:5432"]}, "10.1.2.3", "a.test", 80, None),
+        ({"deny": [":22"]}, "192.0.2.1", "a.test", 22, ":22"),
+        ({"deny": [":22"]}, "192.0.2.1", "a.test", 80, None),
+        ({"deny": ["*.internal.test"]}, "192.0.2.1", "A.Internal.test.", 80, "*.internal.test"),
+        ({"deny": ["*.internal.test"]}, "192.0.2.1", "internal.test", 80, None),
+        ({"deny": ["internal.test"]}, "192.0.2.1", "INTERNAL.test", 80, "internal.test"),
+        ({"deny": ["internal.test:443"]}, "192.0.2.1", "internal.test", 80, None),
+        ({"deny": ["[::1]:8000"]}, "::1", "localhost", 8000, "[::1]:8000"),
+        ({"deny": ["*"]}, "192.0.2.1", "a.test", 80, "*"),
+        ({"deny": ["*"], "allow": ["*.good.test"]}, "192.0.2.1", "a.good.test", 80, None),
+        ({"deny": ["*"], "allow": ["192.0.2.0/24:443"]}, "192.0.2.1", "a.test", 443, None),
+        ({"deny": ["*"], "allow": ["192.0.2.0/24:443"]}, "192.0.2.1", "a.test", 80, "*"),
+        ({"deny": ["10.0.0.0/8"], "allow": ["10.1.0.0/16"]}, "::ffff:10.1.2.3", "a.test", 80, None),
+        ({"deny": ["10.0.0.0/8"]}, "::ffff:10.1.2.3", "a.test", 80, "10.0.0.0/8"),
+    ],
+)
+def test_rules_of_the_operator(rules: dict[str, Any], address: str, host: str, port: int, refused: str | None) -> None:
+    reason = AddressGuard(**rules).check(address, host, port)
+    assert (reason is None) == (refused is None)
+    if refused is not None:
+        assert reason is not None
+        assert reason.endswith(f"refused by a rule of this server: {refused}")
+
+
+def test_only_a_rule_with_a_network_lifts_the_refusal_of_metadata_addresses() -> None:
+    assert AddressGuard(allow=["*", "meta.test", ":80"]).check(METADATA, "meta.test", 80) == "link-local"
+    assert AddressGuard(allow=["169.254.169.254:80"]).check(METADATA, "meta.test", 80) is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
+def test_what_listens_on_all_addresses_is_refused_under_each_of_this_machine(address: str) -> None:
+    guard = AddressGuard(own=[Own("0.0.0.0", 8000, "the API"), Own("::", 8000, "the API")])
+    assert guard.check(address, "", 8000)
+    assert guard.check(address, "", 8001) is None
+    assert guard.check("192.0.2.1", "", 8000) is None
+
+
+def test_an_own_endpoint_is_allowed_only_by_a_rule_with_its_network_and_port() -> None:
+    own = [Own("127.0.0.1", 8000, "the API")]
+    for rule in ("*", "127.0.0.0/8", ":8000", "localhost:8000"):
+        assert AddressGuard(allow=[rule], own=own).check("127.0.0.1", "localhost", 8000)
+    assert AddressGuard(allow=["127.0.0.1:8000"], own=own).check("127.0.0.1", "localhost", 8000) is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "host", "refused"),
+    [
+        ({}, METADATA, True),
+        ({}, "fe80::1", True),
+        ({}, "a.test", False),
+        ({"deny": ["10.0.0.0/8"]}, "10.0.0.1", True),
+        ({"deny": ["10.0.0.0/8"]}, "a.test", False),
+        ({"deny": ["a.test"]}, "A.TEST.", True),
+        ({"deny": ["*"], "allow": ["b.test"]}, "a.test", True),
+        ({"deny": ["*"], "allow": ["b.test"]}, "b.test", False),
+        ({"deny": ["*"], "allow": ["10.0.0.0/8"]}, "a.test", False),  # its addresses decide
+    ],
+)
+def test_what_is_refused_before_a_name_is_looked_up(rules: dict[str, Any], host: str, refused: bool) -> None:
+    assert (AddressGuard(**rules).check_host(host, 80) is not None) == refused
+
+
+@pytest.mark.parametrize(
+    "rule", ["", "10.0.0.1/8", "a b", "*.", "x*", "a.test:0", "a.test:65536", "10.1", "0x7f", "[a]", "::1:80x"]
+)
+def test_what_is_no_rule_is_refused_with_its_text(rule: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_target_rule(rule)
