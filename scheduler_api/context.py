@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
-
-from starlette.requests import Request
 
 from scheduler_api.nodes import Nodes
 from scheduler_core.clock import RedisClock
@@ -24,6 +23,9 @@ from scheduler_core.services.tasks import TaskService
 from scheduler_core.store.lane_store import LaneStore
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.store.shards import Shards
+
+if TYPE_CHECKING:  # a node without an API does not load starlette
+    from starlette.requests import Request
 
 STORE_TURNS = 64
 """Requests that work with Redis at the same time; further ones wait. The API's pool of connections has room for

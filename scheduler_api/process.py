@@ -14,17 +14,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
-from starlette.routing import BaseRoute
 
-from scheduler_api import health
-from scheduler_api.app import ROUTES, create_app
 from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.node_link import ParentLink, Report
 from scheduler_api.nodes import Nodes
-from scheduler_api.server import ApiServer, listen, url_of
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import EngineSettings, Settings, beat_timeout_seconds
 from scheduler_core.delivery.base import Deliverer
@@ -53,6 +50,12 @@ from scheduler_core.services.heartbeat import set_clock
 from scheduler_core.store.check import check_servers, wrong_scheme
 from scheduler_core.store.redis_store import Retention
 from scheduler_core.store.shards import Shards, default_number, open_shards, wrong_number
+
+if TYPE_CHECKING:
+    # A node without a port loads neither the API nor uvicorn: run() imports them where they are needed.
+    from starlette.routing import BaseRoute
+
+    from scheduler_api.server import ApiServer
 
 log = get_logger(__name__)
 
@@ -113,11 +116,10 @@ class Process:
 
         Raises ConfigError and EmbeddedRedisError when it cannot start; nothing is left running then.
         """
-        sockets = listen(self.settings.api.host, self.settings.api.port) if self._with_api else []
+        sockets: list[socket.socket] = []
         watched: list[socket.socket] = []
         try:
-            if self.settings.process.metrics_port is not None:
-                watched = listen(self.settings.api.host, self.settings.process.metrics_port)
+            self._listen(sockets, watched)
             if self.settings.store.redis_url is None:
                 self.embedded = EmbeddedRedis(self.settings.store.data_dir)
                 self.embedded.start()
@@ -129,6 +131,23 @@ class Process:
                 sock.close()
             if self.embedded is not None:
                 self.embedded.stop()
+
+    def _listen(self, sockets: list[socket.socket], watched: list[socket.socket]) -> None:
+        """Open the ports of the API and of the metrics, if there are any.
+
+        This loads the API and uvicorn: here, because later it would hold up the event loop for a tenth of a second. A
+        node without a port does without both.
+        """
+        host, metrics_port = self.settings.api.host, self.settings.process.metrics_port
+        if not self._with_api and metrics_port is None:
+            return
+        import scheduler_api.app  # noqa: F401 - used by _serve
+        from scheduler_api.server import listen
+
+        if self._with_api:
+            sockets += listen(host, self.settings.api.port)
+        if metrics_port is not None:
+            watched += listen(host, metrics_port)
 
     def stop(self) -> None:
         """What the first signal does. Call from the event loop."""
@@ -179,6 +198,8 @@ class Process:
         if self.embedded is not None:
             background.add(asyncio.create_task(self._keep_redis(self.embedded), name="cronpost redis"))
         if self._with_api:
+            from scheduler_api.server import url_of
+
             self.url = url_of(sockets, self.settings.api.host)
         apart = self._with_node and self.settings.process.nodes > 1
         node_store = self._open_store(NODE_CONNECTIONS, beats=True) if self._with_node and not apart else None
@@ -208,9 +229,14 @@ class Process:
         )
         servers: dict[asyncio.Task[None], ApiServer] = {}
         if sockets:
+            from scheduler_api.app import ROUTES
+
             self._serve(servers, ROUTES, sockets)
             log.info(API_STARTED, address=self.url, keys=len(self.settings.api.api_keys))
         if watched:
+            from scheduler_api import health
+            from scheduler_api.server import url_of
+
             self._serve(servers, health.ROUTES, watched)
             log.info(METRICS_SERVED, address=url_of(watched, self.settings.api.host))
         gc.collect()
@@ -245,6 +271,9 @@ class Process:
     def _serve(
         self, servers: dict[asyncio.Task[None], ApiServer], routes: Sequence[BaseRoute], sockets: list[socket.socket]
     ) -> None:
+        from scheduler_api.app import create_app
+        from scheduler_api.server import ApiServer
+
         assert self.context is not None
         server = ApiServer(create_app(self.context, routes))
         servers[asyncio.create_task(server.serve(sockets), name="cronpost api")] = server

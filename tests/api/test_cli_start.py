@@ -68,6 +68,16 @@ def test_commands_on_jobs_load_no_server_code(cli_server: str, args: list[str], 
     assert not loaded & SERVER_CODE
 
 
+def test_a_node_without_a_port_loads_no_api(tmp_path: Path) -> None:
+    program = "import sys, scheduler_api.cli_serve, scheduler_api.process; print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {"uvicorn", "starlette", "scheduler_api.app", "scheduler_api.openapi", "scheduler_api.demo"}
+
+
 @pytest.mark.parametrize("group", [cli.main, cli_jobs.jobs], ids=lambda group: str(group.name))
 def test_the_help_of_a_group_says_what_its_commands_say(group: click.Group) -> None:
     assert isinstance(group, LazyGroup)
