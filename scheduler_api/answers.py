@@ -18,6 +18,7 @@ _encoder = msgspec.json.Encoder()
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
+LONGEST_KEY = 255
 
 
 def json_answer(body: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
@@ -66,6 +67,20 @@ def decoded(encoded: str, *, field: str) -> str:
         return unquote_to_bytes(encoded).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidInput("not UTF-8 after percent-decoding", field=field) from None
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The value of the ``Idempotency-Key`` header, or None without one; raises InvalidInput."""
+    given = request.headers.getlist("Idempotency-Key")
+    if not given:
+        return None
+    key = given[0].strip()
+    if len(given) > 1 or not 1 <= len(key) <= LONGEST_KEY or not (key.isascii() and key.isprintable()):
+        raise InvalidInput(
+            f"Idempotency-Key must be one value of 1 to {LONGEST_KEY} printable ASCII characters",
+            field="Idempotency-Key",
+        )
+    return key
 
 
 def path_id(request: Request) -> str:

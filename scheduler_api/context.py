@@ -61,6 +61,8 @@ class Context:
         self.shards = store if isinstance(store, Shards) else Shards.of_one(store)
         self.store = self.shards.lead
         self.clock = clock
+        for one in self.shards.all:
+            one.clock = clock
         self.metrics = metrics
         self.faults = faults
         self.warnings = warnings

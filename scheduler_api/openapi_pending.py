@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scheduler_api.answers import LONGEST_KEY
 from scheduler_api.openapi_words import (
     BAD,
     BODY_FAULTS,
@@ -140,6 +141,14 @@ PATHS: Json = {
         "parameters": [JOB_ID],
         "post": {
             "summary": "Start a run now: the earliest that waits, or the job's usual one",
+            "parameters": [
+                parameter(
+                    "Idempotency-Key",
+                    {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
+                    "Repeating the request with the same key within a day answers the first result.",
+                    where="header",
+                )
+            ],
             "requestBody": body(ref("RunNow"), required=False),
             "responses": {
                 "202": answer("Asked for.", {"type": "object", "properties": {"run_id": TEXT}}),
@@ -149,6 +158,10 @@ PATHS: Json = {
                 "409": problem("A run of the job is not settled."),
                 **BODY_FAULTS,
                 **STORE,
+                "422": problem(
+                    "The Idempotency-Key came with another body before (`idempotency_key_reused`), or Redis refuses "
+                    "for good."
+                ),
             },
         },
     },

@@ -56,7 +56,10 @@ def list_of(name: str, items: Json, **more: Json) -> Json:
 BAD = problem("What was sent cannot be accepted; nothing is stored. `field` names the field at fault.")
 NOT_FOUND = problem("No such job.")
 STORE: Json = {
-    "429": problem("Redis has a passing fault (down, loading, failing over, out of memory): try again later.")
+    "429": problem(
+        "Redis has a passing fault (down, loading, failing over, out of memory): try again later. Nothing was stored, "
+        "unless the code is `outcome_unknown`: then the change may have been stored."
+    )
     | {"headers": {"Retry-After": {"schema": WHOLE, "description": "Seconds."}}},
     "422": problem("Redis refuses for good (wrong password, no permission, wrong type)."),
     "500": problem("An unexpected error."),

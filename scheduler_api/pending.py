@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler_api.answers import decoded, json_answer, path_id, query, read_body
+from scheduler_api.answers import decoded, idempotency_key, json_answer, path_id, query, read_body
 from scheduler_api.catalogue_wire import refuse_schedule
 from scheduler_api.context import context_of
 from scheduler_api.views import instant, show_job, show_pending
@@ -22,14 +22,20 @@ COUNTED = 1000
 
 
 async def run(request: Request) -> Response:
-    """``POST /jobs/{id}/run``: start a run now, besides the trigger's; 200 if the time for it has not come."""
+    """``POST /jobs/{id}/run``: start a run now, besides the trigger's; 200 if the time for it has not come.
+
+    Repeated with the same ``Idempotency-Key``, it answers the first result.
+    """
     query(request)
     job_id = path_id(request)
     asked = run_request_of(await read_body(request))
+    key = idempotency_key(request)
     if asked.payload is not None:
         refuse_schedule(job_id, "PUT", "its payload is its target's body_template")
     async with context_of(request).turn(job_id) as jobs:
-        answer = await jobs.run_now(job_id, force=asked.force, payload=asked.payload, not_before_ms=asked.not_before_ms)
+        answer = await jobs.run_now(
+            job_id, force=asked.force, payload=asked.payload, not_before_ms=asked.not_before_ms, key=key
+        )
     if answer.skipped is not None:
         return json_answer({"skipped": answer.skipped, "next_at": instant(answer.next_at_ms)})
     return json_answer({"run_id": answer.run_id}, 202)

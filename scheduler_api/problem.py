@@ -15,6 +15,8 @@ from scheduler_core.errors import (
     DuplicateName,
     InvalidInput,
     JobNotFound,
+    KeyReused,
+    OutcomeUnknown,
     RunConflict,
     RunLost,
     RunNotFound,
@@ -36,6 +38,7 @@ STATUSES: Mapping[type[CronpostError], int] = {
     InvalidInput: 400,
     JobNotFound: 404,
     RunConflict: 409,
+    KeyReused: 422,
     RunLost: 409,
     RunNotFound: 404,
     TokenRefused: 403,
@@ -65,8 +68,15 @@ class ApiError(Exception):
 def problem_of(error: CronpostError) -> Response:
     """The answer to an error of the core."""
     body = problem_body(error)
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if body["status"] == 429 else None
+    headers = {"Retry-After": str(_retry_after(error))} if body["status"] == 429 else None
     return _answer(body, headers)
+
+
+def _retry_after(error: CronpostError) -> int:
+    """Whole seconds. After them, a change whose outcome is unknown is stored or never will be."""
+    if isinstance(error, OutcomeUnknown):
+        return max(RETRY_AFTER_SECONDS, -(-error.retry_after_ms // 1000))
+    return RETRY_AFTER_SECONDS
 
 
 def problem_body(error: CronpostError) -> dict[str, Any]:

@@ -108,6 +108,10 @@ class RedisClock:
         self._floor_ms = now
         return now
 
+    def deadline_ms(self, within_ms: int) -> int | None:
+        """The instant, by Redis's clock, that lies ``within_ms`` ahead; None: Redis's clock is not known yet."""
+        return self.now_ms() + within_ms if self.is_set else None
+
     def wall_offset_ms(self) -> float:
         """How far this machine's wall clock is ahead of Redis's, in milliseconds. A metric; nothing depends on it."""
         return time.time() * 1000.0 - self.now_ms()

@@ -5,6 +5,7 @@
     ├── ConfigError             a setting is unknown or has a bad value
     ├── JobNotFound
     ├── RunConflict             the job has a run that is not settled
+    ├── KeyReused               the Idempotency-Key came with another request before
     ├── TaskNotFound
     ├── TaskNotStale            only a stale one-off task can be revived
     ├── RunNotFound
@@ -16,6 +17,7 @@
     ├── WrongStatus             the schedule cannot do this in its status
     ├── StoreError
     │   ├── StoreUnavailable    passing: down, loading, failing over, out of memory; try again
+    │   │   └── OutcomeUnknown  a change was sent and not answered: it may have been stored
     │   └── StoreRefused        lasting: wrong password, no permission, wrong type, wrong settings
     ├── EmbeddedRedisError      the embedded redis-server cannot be started
     │   └── DataDirectoryInUse  another server holds the data directory
@@ -70,6 +72,15 @@ class RunConflict(CronpostError):
     """The job has a run that is not settled, so that another cannot be started now."""
 
     code = "run_not_settled"
+
+
+class KeyReused(CronpostError):
+    """The Idempotency-Key of this request came with another body before."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key came with another body before; use a new key for another request")
 
 
 class RunNotFound(CronpostError):
@@ -151,14 +162,29 @@ class StoreError(CronpostError):
 class StoreUnavailable(StoreError):
     """A passing fault: trying again later can help.
 
-    ``effect_unknown``: no answer came, so the command may have been carried out; else it was not.
+    ``effect_unknown``: the command was sent and no answer came, so it may have been carried out; else it was not.
+    ``unreachable``: Redis could not be reached at all, so nothing was sent.
     """
 
     code = "store_unavailable"
 
-    def __init__(self, detail: str, *, effect_unknown: bool = False) -> None:
+    def __init__(self, detail: str, *, effect_unknown: bool = False, unreachable: bool = False) -> None:
         super().__init__(detail)
         self.effect_unknown = effect_unknown
+        self.unreachable = unreachable
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """A change was sent to Redis and not answered: it may have been stored.
+
+    It is not carried out any more after ``retry_after_ms`` from now: by then it is stored, or it never will be.
+    """
+
+    code = "outcome_unknown"
+
+    def __init__(self, detail: str, *, retry_after_ms: int = 0) -> None:
+        super().__init__(detail, effect_unknown=True)
+        self.retry_after_ms = retry_after_ms
 
 
 class StoreRefused(StoreError):

@@ -138,6 +138,10 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
             return self.policies.recovery
         return Recovery.LATEST if self.recovery_check else Recovery.NONE
 
+    def same_version(self, other: Job) -> bool:
+        """Whether both are the same version of the same job, not of one that was created again under the id."""
+        return (self.version, self.created_at_ms) == (other.version, other.created_at_ms)
+
     def same_definition(self, other: Job) -> bool:
         """Whether both ask for the same: all but version and instants is equal."""
         return self == msgspec.structs.replace(

@@ -30,6 +30,8 @@ class Transition(msgspec.Struct, frozen=True):
     """What to append to the job's history, oldest first."""
     job: Job | None = None
     """A new definition to store; None leaves the stored one."""
+    revoke: bool = False
+    """A client's change: the node that holds the job's lease loses it, and what it settles is refused."""
     remove: bool = False
     """The job goes: definition, state and due entry. Its history stays until it is trimmed."""
     detail: RunDetail | None = None

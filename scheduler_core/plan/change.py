@@ -120,6 +120,14 @@ def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
     return rest(state, (*records, *misses))
 
 
+def plan_nothing(snapshot: Snapshot, *, downtimes: Sequence[Downtime], store_id: str) -> Transition:
+    """The step that changes nothing about an existing job, for a caller that has something to store with it."""
+    job, state = snapshot.job, snapshot.state
+    if job is None or state is None:
+        raise ValueError("the caller has checked that the job exists")
+    return Transition(*write_in_flight(job, state, snapshot, downtimes, store_id))
+
+
 def plan_cancel_unit(
     snapshot: Snapshot,
     *,

@@ -33,18 +33,23 @@ async def upsert_many(service: JobService, new: Sequence[Job]) -> list[Upserted 
 
     Each stands for itself: one that is refused, or that Redis does not take, leaves its stored job as it was, and the
     others go on. An error stands for what ``upsert`` would have raised. When Redis does not answer, all that are not
-    done yet have the error, and some of them may have been stored.
+    done yet have an error: OutcomeUnknown for those that may have been stored.
     """
     results: list[Upserted | CronpostError] = []
     lost: StoreUnavailable | None = None
     for jobs in _chunks(new):
+        if lost is not None:
+            results += [lost] * len(jobs)
+            continue
         chunk = _Chunk(service, jobs)
-        if lost is None:
-            try:
-                await chunk.apply()
-            except StoreUnavailable as error:
-                lost = error
-        results += chunk.results(lost)
+        try:
+            await chunk.apply()
+        except StoreUnavailable as error:
+            results += chunk.results(error)
+            # Nothing of the chunks that follow was sent.
+            lost = StoreUnavailable(f"not sent, because Redis did not answer to the jobs before: {error}")
+        else:
+            results += chunk.results(None)
     changed = sum(not isinstance(one, CronpostError) and one[1] for one in results)
     refused = sum(isinstance(one, CronpostError) for one in results)
     log.info(JOBS_UPSERTED, jobs=len(new), changed=changed, unchanged=len(new) - changed - refused, refused=refused)
@@ -147,7 +152,7 @@ class _Chunk:
                 self._results[job.id] = error
                 continue
             if step is None:
-                self._results[job.id] = view_of(job.id, stored), False
+                await self._finish(job.id, stored, (view_of(job.id, stored), False))
             else:
                 changes.append((job.id, stored, step))
         if not changes:
@@ -163,14 +168,18 @@ class _Chunk:
                 self._results[job_id] = answer
             elif answer:
                 self._service.report(job_id, step)
-                try:
-                    await self._service.finish_upsert(stored, job_id)
-                except CronpostError as error:
-                    _stop_if_unknown(error)
-                    self._results[job_id] = error
-                    continue
-                self._results[job_id] = changed_view(job_id, stored, step), True
+                await self._finish(job_id, stored, (changed_view(job_id, stored, step), True))
                 log.debug(JOB_UPSERTED, job_id=job_id, version=step.job.version if step.job else None)
+
+    async def _finish(self, job_id: str, stored: StoredJob, result: Upserted) -> None:
+        """Do what follows an upsert whose write is done, or was not needed."""
+        try:
+            await self._service.finish_upsert(stored, job_id, unchanged=not result[1])
+        except CronpostError as error:
+            self._results[job_id] = error
+            _stop_if_unknown(error)
+        else:
+            self._results[job_id] = result
 
     async def _upsert_alone(self, job: Job) -> None:
         """For one that another change came before, and others that the short way is not for."""
@@ -183,5 +192,5 @@ class _Chunk:
 
 def _stop_if_unknown(error: CronpostError) -> None:
     """Raise it again if Redis did not answer: the next command would only wait as long again."""
-    if isinstance(error, StoreUnavailable) and error.effect_unknown:
+    if isinstance(error, StoreUnavailable) and (error.effect_unknown or error.unreachable):
         raise error

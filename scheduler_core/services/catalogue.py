@@ -41,6 +41,7 @@ from scheduler_core.clock import Clock
 from scheduler_core.errors import (
     DuplicateName,
     JobNotFound,
+    OutcomeUnknown,
     RunConflict,
     ScheduleNotFound,
     StoreError,
@@ -299,9 +300,12 @@ class CatalogueService:
             await self._drop(schedule_id, of_target=target_id)
             await self._read_target(target_id)
             raise DuplicateName("schedule", name) from None
-        except StoreError:
-            with contextlib.suppress(StoreError):
+        except StoreError as error:
+            try:
                 await self._drop(schedule_id, of_target=target_id)
+            except StoreError:
+                # A sweeper completes what is left if its job is written, and removes it if not.
+                raise OutcomeUnknown(f"the schedule may have been created: {error}") from error
             raise
 
     async def get_schedule(self, schedule_id: int) -> Schedule:
@@ -541,4 +545,8 @@ async def _asked_again(operation: Callable[[], Awaitable[T]]) -> T:
     except StoreUnavailable as error:
         if not error.effect_unknown:
             raise
-        return await operation()
+        try:
+            return await operation()
+        except StoreUnavailable as again:
+            # The first may have been carried out, whatever is wrong with the second.
+            raise (again if again.effect_unknown else error) from again

@@ -5,6 +5,7 @@ Needs no node: an API process and a node share nothing but Redis.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -12,17 +13,32 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.clock import Clock
-from scheduler_core.errors import InvalidInput, JobNotFound, RunConflict, RunNotFound, StoreUnavailable
+from scheduler_core.errors import (
+    InvalidInput,
+    JobNotFound,
+    KeyReused,
+    OutcomeUnknown,
+    RunConflict,
+    RunNotFound,
+    StoreUnavailable,
+)
 from scheduler_core.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
 from scheduler_core.job import Job, JobState, LastRun, Lease, Overlap, Pending, Replay, Snapshot
 from scheduler_core.job_trigger import same_fire_times, trigger_of
 from scheduler_core.metrics import Metrics
 from scheduler_core.plan.ask import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
-from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
+from scheduler_core.plan.change import (
+    plan_cancel_unit,
+    plan_delete,
+    plan_nothing,
+    plan_pause,
+    plan_resume,
+    plan_upsert,
+)
 from scheduler_core.run import Miss, Reason, Record, Run, RunState, random_run_id
 from scheduler_core.services.settle import report_record
 from scheduler_core.store.keys import job_of_unit
-from scheduler_core.store.redis_store import RedisStore, StoredJob
+from scheduler_core.store.redis_store import Answer, RedisStore, StoredJob
 from scheduler_core.transition import Transition
 from scheduler_core.trigger import check_fires_again, compile_trigger
 
@@ -36,6 +52,8 @@ RECORDS_LOOKED_AT = 100
 ENTRIES_EXAMINED = 2_000
 """Entries of a job's history that one page of its runs looks at."""
 ENTRIES_READ = 200
+ANSWERS_KEPT_MS = 86_400_000
+"""How long a request with an ``Idempotency-Key`` may be repeated."""
 
 
 class JobView(msgspec.Struct, frozen=True):
@@ -72,9 +90,23 @@ class RunNow(msgspec.Struct, frozen=True):
     next_at_ms: int | None = None
 
 
+class _Kept(msgspec.Struct, frozen=True, array_like=True):
+    """What is kept of a request with an ``Idempotency-Key``."""
+
+    asked: bytes
+    answer: RunNow
+
+
+_kept_encoder = msgspec.msgpack.Encoder()
+_kept_decoder = msgspec.msgpack.Decoder(_Kept)
+
+
 class JobService:
-    """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part; nothing is changed then,
-    or, if the answer was lost, the change is made as a whole."""
+    """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part; nothing is changed then.
+
+    OutcomeUnknown: the change may be made as a whole, but is not made later (:meth:`RedisStore.write`); or it is made,
+    and what has to follow is not: repeating the request completes it.
+    """
 
     def __init__(self, store: RedisStore, clock: Clock, metrics: Metrics) -> None:
         self._store = store
@@ -105,15 +137,22 @@ class JobService:
                 return JobView(job.id, *created, None), True
             found = None if answer == "large" else answer
         stored, transition = await self.change(job.id, partial(step_of_upsert, job), found=found)
+        await self.finish_upsert(stored, job.id, unchanged=transition is None)
         if transition is None:
             return view_of(job.id, stored), False
-        await self.finish_upsert(stored, job.id)
         log.info(JOB_UPSERTED, job_id=job.id, version=transition.job.version if transition.job else None)
         return changed_view(job.id, stored, transition), True
 
-    async def finish_upsert(self, replaced: StoredJob, job_id: str) -> None:
-        """What follows the write of an upsert: runs of the replaced definition that overlapped are not tried again."""
-        if overlaps(replaced):
+    async def finish_upsert(self, stored: StoredJob, job_id: str, *, unchanged: bool = False) -> None:
+        """What follows an upsert: overlapping runs of an earlier definition are not tried again.
+
+        ``stored`` is what the upsert replaced, or with ``unchanged`` found equal. In that case an earlier request may
+        have failed before this step, so its remaining runs are looked for as well.
+        """
+        state = stored.snapshot.state
+        if unchanged and (overlaps(stored) or (state is not None and state.draining)):
+            await self._cancel_children(job_id, "its job was changed", of_others_than=stored.snapshot.job)
+        elif not unchanged and overlaps(stored):
             await self._cancel_children(job_id, "its job was changed")
 
     async def delete(self, job_id: str) -> None:
@@ -139,9 +178,10 @@ class JobService:
             return plan_pause(stored.snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
 
         view, changed = await self._change_existing(job_id, plan)
+        if view.job is not None and view.job.policies.overlap is Overlap.ALLOW:
+            # Also where it is paused already: the request that paused it may have failed before this.
+            await self._cancel_children(job_id, "its job was paused")
         if changed:
-            if view.job is not None and view.job.policies.overlap is Overlap.ALLOW:
-                await self._cancel_children(job_id, "its job was paused")
             log.info(JOB_PAUSED, job_id=job_id)
         return view
 
@@ -157,12 +197,19 @@ class JobService:
         return view
 
     async def run_now(
-        self, job_id: str, *, force: bool = False, payload: bytes | None = None, not_before_ms: int | None = None
+        self,
+        job_id: str,
+        *,
+        force: bool = False,
+        payload: bytes | None = None,
+        not_before_ms: int | None = None,
+        key: str | None = None,
     ) -> RunNow:
         """Ask for a run, at once or not before an instant. ``force`` queues behind a run that is not settled.
 
-        Without payload and instant, what waits for the job already goes first, and its minimal interval holds. Raises
-        JobNotFound and RunConflict.
+        Without payload and instant, what waits for the job already goes first, and its minimal interval holds. With
+        ``key``, repeating the request within a day is answered with the first result. Raises JobNotFound, RunConflict
+        and KeyReused.
         """
         bare = payload is None and not_before_ms is None
         answer = RunNow()
@@ -192,8 +239,46 @@ class JobService:
             answer = RunNow(run_id=planned.run_id)
             return planned.transition
 
+        if key is not None:
+            asked = hashlib.sha256(
+                f"{force} {not_before_ms} ".encode() + (b"-" if payload is None else payload)
+            ).digest()
+            return await self._once(job_id, key, asked, plan, lambda: answer)
         await self._change_existing(job_id, plan)
         return answer
+
+    async def _once(
+        self,
+        job_id: str,
+        key: str,
+        asked: bytes,
+        plan: Callable[[StoredJob, int], Transition | None],
+        answer: Callable[[], RunNow],
+    ) -> RunNow:
+        """Carry out a change that may be asked for again under ``key``: its answer is stored in the same step, and is
+        given to every repetition. ``asked`` is a digest of the request.
+
+        An error is not kept: nothing was changed, so a repetition is a new try.
+        """
+        name = hashlib.sha256(f"{job_id}\0{key}".encode()).hexdigest()[:32]
+        for _ in range(TRIES):
+            now_ms = self._clock.now_ms()
+            kept = await self._store.answer(name, now_ms=now_ms)
+            if kept is not None:
+                known = _kept_decoder.decode(kept)
+                if known.asked != asked:
+                    raise KeyReused
+                return known.answer
+            stored = await self._store.read(job_id)
+            step = self._checked(job_id, plan)(stored, now_ms)
+            if step is None:
+                step = plan_nothing(stored.snapshot, downtimes=stored.downtimes, store_id=stored.store_id)
+            content = _kept_encoder.encode(_Kept(asked, answer()))
+            kept_until = Answer(name, content, now_ms, now_ms + ANSWERS_KEPT_MS)
+            if await self._store.change(job_id, stored, step, answer=kept_until):
+                self.report(job_id, step)
+                return answer()
+        raise StoreUnavailable(f"job {job_id!r} changes too often to be changed now")
 
     async def backfill(self, job_id: str, *, start_ms: int, end_ms: int, limit: int) -> Replay:
         """Run fire times of the past again, one at a time; which. Raises JobNotFound, InvalidInput, RunConflict."""
@@ -301,25 +386,51 @@ class JobService:
                 return LastRun(record.id, record.fire_time_ms, record.state, ended_at_ms, record.last_status)
         return None
 
-    async def _cancel_children(self, job_id: str, why: str, *, deleted: bool = False) -> None:
-        """No run of a job that allows overlap is tried again after a change; those that are open may end."""
-        for unit in await self._store.children(job_id):
+    async def _cancel_children(
+        self, job_id: str, why: str, *, deleted: bool = False, of_others_than: Job | None = None
+    ) -> None:
+        """No run of a job that allows overlap is tried again after a change; those that are open may end.
 
-            def plan(stored: StoredJob, now_ms: int) -> Transition | None:
-                return plan_cancel_unit(
-                    stored.snapshot,
-                    now_ms=now_ms,
-                    why=why,
-                    deleted=deleted,
-                    downtimes=stored.downtimes,
-                    store_id=stored.store_id,
-                )
+        ``of_others_than``: only runs of other definitions than this one. Raises OutcomeUnknown, because the change
+        itself is stored.
+        """
+        try:
+            for unit in await self._store.children(job_id):
+                await self._cancel_child(unit, why, deleted=deleted, of_others_than=of_others_than)
+        except StoreUnavailable as error:
+            raise OutcomeUnknown(
+                f"{why}, but not all of its overlapping runs are cancelled yet ({error}); repeat the request"
+            ) from error
 
-            await self.change(unit, plan)
+    async def _cancel_child(self, unit: str, why: str, *, deleted: bool, of_others_than: Job | None) -> None:
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            its = stored.snapshot.job
+            if of_others_than is not None and its is not None and its.same_version(of_others_than):
+                return None
+            return plan_cancel_unit(
+                stored.snapshot,
+                now_ms=now_ms,
+                why=why,
+                deleted=deleted,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
+            )
+
+        await self.change(unit, plan)
 
     async def _change_existing(
         self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]
     ) -> tuple[JobView, bool]:
+        stored, transition = await self.change(job_id, self._checked(job_id, plan))
+        if transition is None:
+            return view_of(job_id, stored), False
+        return changed_view(job_id, stored, transition), True
+
+    def _checked(
+        self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]
+    ) -> Callable[[StoredJob, int], Transition | None]:
+        """``plan`` for a job that has to be there."""
+
         def checked(stored: StoredJob, now_ms: int) -> Transition | None:
             if not exists(stored):
                 raise JobNotFound(job_id)
@@ -327,10 +438,7 @@ class JobService:
                 raise RunConflict(f"the stored job cannot be read ({stored.fault}): put it again or delete it")
             return plan(stored, now_ms)
 
-        stored, transition = await self.change(job_id, checked)
-        if transition is None:
-            return view_of(job_id, stored), False
-        return changed_view(job_id, stored, transition), True
+        return checked
 
     async def change(
         self, job_id: str, plan: Callable[[StoredJob, int], Transition | None], *, found: StoredJob | None = None

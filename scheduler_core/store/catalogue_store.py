@@ -19,7 +19,7 @@ from scheduler_core.catalogue import ScheduleStatus, Target
 from scheduler_core.errors import CorruptDocument
 from scheduler_core.store.faults import translated_faults
 from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.scripts import load_script
+from scheduler_core.store.scripts import Script, load_script
 
 _encoder = msgspec.msgpack.Encoder()
 _target_decoder = msgspec.msgpack.Decoder(Target)
@@ -73,6 +73,7 @@ class CatalogueStore:
 
     def __init__(self, beside: RedisStore) -> None:
         self._client = beside.client
+        self._beside = beside
         keys = beside.keys
         self._meta = keys.meta
         self._targets = keys.catalogue("targets")
@@ -101,7 +102,7 @@ class CatalogueStore:
 
     async def add_target(self, target: Target, *, token: str) -> int | None:
         """Store a new target; its id, or None if its name is taken. ``token``: see :func:`draw_token`."""
-        answer = await self._run(
+        answer = await self._write(
             self._add_target,
             (self._targets, self._target_ids, self._target_names, self._counters),
             (target.name, token, _encoder.encode(replace(target, id=0))),
@@ -118,7 +119,7 @@ class CatalogueStore:
 
     async def change_target(self, stored: StoredTarget, target: Target) -> str:
         """Store ``target`` in place of ``stored``: ``ok``, ``gone``, ``taken`` (its name) or ``changed``."""
-        answer = await self._run(
+        answer = await self._write(
             self._change_target,
             (self._targets, self._target_names, self._meta),
             (
@@ -133,7 +134,7 @@ class CatalogueStore:
 
     async def drop_target(self, target_id: int, *, name: str, now_ms: int) -> str | list[int]:
         """Delete a target or go on with it: ids of schedules to delete, or ``done``, ``gone``, ``changed``."""
-        answer = await self._run(
+        answer = await self._write(
             self._drop_target,
             (self._targets, self._target_ids, self._target_names, self._deleting, self._meta, self._of(target_id)),
             (str(target_id), name, now_ms, 200),
@@ -166,7 +167,7 @@ class CatalogueStore:
 
     async def reserve(self, row: Row, *, token: str, now_ms: int, patience_ms: int) -> int | str:
         """The id of a new schedule, or ``taken`` (its name) or ``no target``."""
-        answer = await self._run(
+        answer = await self._write(
             self._reserve,
             (
                 self._targets,
@@ -183,7 +184,7 @@ class CatalogueStore:
     async def commit(self, schedule_id: int, *, end_ms: int | None, paused: bool) -> Row | None:
         """Say where a schedule stands; what the catalogue has of it, or None if it, its name or its target is
         gone."""
-        answer = await self._run(
+        answer = await self._write(
             self._commit,
             (
                 self._targets,
@@ -208,7 +209,7 @@ class CatalogueStore:
 
     async def change_schedule(self, schedule_id: int, old: Row, new: Row) -> str:
         """Another name or target: ``ok``, ``gone``, ``taken``, ``no target`` or ``changed``."""
-        answer = await self._run(
+        answer = await self._write(
             self._change_schedule,
             (
                 self._targets,
@@ -224,7 +225,7 @@ class CatalogueStore:
     async def remove_schedule(self, schedule_id: int, row: Row | None, *, target_id: int | None = None) -> bool:
         """Take a schedule out; False if its row is not ``row``. ``target_id``: of one that has no row any more."""
         of_target = row.target_id if row is not None else (target_id or 0)
-        answer = await self._run(
+        answer = await self._write(
             self._remove_schedule,
             (
                 self._schedules,
@@ -291,6 +292,10 @@ class CatalogueStore:
         with translated_faults():
             found: list[Any] = await self._client.zrange(ids, f"({after}", "+inf", byscore=True, offset=skip, num=limit)
         return [int(one) for one in found]
+
+    async def _write(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run a script that carries out a client's change."""
+        return await self._beside.write(script, keys, args)
 
     async def _run(self, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
         with translated_faults():

@@ -12,6 +12,9 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from scheduler_core.store.faults import NOT_CONNECTED
 
 T = TypeVar("T")
 
@@ -43,11 +46,26 @@ class UncancelledRedis(Redis):
 
 class PackedInC(AbstractConnection):
     """Writes commands with hiredis, as redis-py's blocking client does; in Python, the arguments of a batch of
-    settles take longer than the plans that they carry."""
+    settles take longer than the plans that they carry. Marks the errors of a connection that could not be made: the
+    command that needed it was not sent."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         words = args[0].encode().split() if isinstance(args[0], str) else [args[0]]
         return [hiredis.pack_command((*words, *args[1:]))]
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        reader = self._reader
+        if reader is not None and reader.at_eof():
+            # The server has closed the connection already, so nothing sent on it could be carried out: connect anew.
+            await self.disconnect(nowait=True)
+        await super().send_packed_command(command, check_health)
+
+    async def connect_check_health(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().connect_check_health(*args, **options)
+        except (RedisError, OSError) as error:
+            error.add_note(NOT_CONNECTED)
+            raise
 
 
 class _PackedConnection(PackedInC, Connection):

@@ -32,7 +32,10 @@ PASSING_PREFIXES = (
     "BUSY",
     "UNBLOCKED",
     "max number of clients",
+    "LATE",
 )
+NOT_CONNECTED = "no connection could be made, so no command was sent"
+"""A note on exceptions of redis-py (PEP 678), put there by the connections of :mod:`scheduler_core.store.client`."""
 LASTING = (
     redis_errors.AuthenticationError,
     redis_errors.AuthorizationError,
@@ -57,7 +60,10 @@ def translate(error: Exception) -> StoreUnavailable | StoreRefused:
     ):
         return StoreUnavailable(f"Redis cannot serve this now: {text}")
     if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError):
-        return StoreUnavailable(f"Redis did not answer: {text or type(error).__name__}", effect_unknown=True)
+        reason = f"Redis did not answer: {text or type(error).__name__}"
+        if NOT_CONNECTED in getattr(error, "__notes__", ()):
+            return StoreUnavailable(reason, unreachable=True)
+        return StoreUnavailable(reason, effect_unknown=True)
     return StoreRefused(f"Redis refuses the command: {text}")
 
 

@@ -97,6 +97,26 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.root}:children"
 
     @property
+    def answers(self) -> str:
+        """Hash: digest of a job id and an ``Idempotency-Key`` to the answer that was given."""
+        return f"{self.root}:answers"
+
+    @property
+    def answered(self) -> str:
+        """Sorted set: the digests of ``answers`` by the instant at which each may be forgotten."""
+        return f"{self.root}:answered"
+
+    @property
+    def cut(self) -> str:
+        """Channel: runs that a client cancelled while their request was open."""
+        return f"{self.root}:cut"
+
+    @property
+    def was_cut(self) -> str:
+        """Channel: runs whose request a node has cut."""
+        return f"{self.root}:was_cut"
+
+    @property
     def waiting(self) -> str:
         """Sorted set: job id by start of its run, for runs that wait for a retry or a completion."""
         return f"{self.root}:waiting"

@@ -131,6 +131,7 @@ class LaneStore:
     def __init__(self, beside: RedisStore, settings: LaneSettings | None = None) -> None:
         settings = settings or LaneSettings()
         self._client = beside.client
+        self._write = beside.write
         self._kept = (settings.lane_keep_delivered, settings.lane_keep_stale)
         self._defaults = tuple(getattr(settings, name) for name in RULES)
         self._history_ms = beside.retention.after_ms
@@ -225,7 +226,7 @@ class LaneStore:
         args: list[Arg] = [self._channel]
         for task in tasks:
             args += (task.execute_at_ms, _encoder.encode(task))
-        first = int(await self._run(self._insert, (self._fresh, self._tasks, self._keys.meta), args))
+        first = int(await self._write(self._insert, (self._fresh, self._tasks, self._keys.meta), args))
         return list(range(first, first + len(tasks)))
 
     async def read(self, number: int) -> StoredTask | None:
@@ -273,12 +274,12 @@ class LaneStore:
         names += (*self._keys.record_keys, *self._history_keys(stored.number))
         args: list[Arg] = [_member(stored.number), stored.raw, TASK_HISTORY, TASK_HISTORY, self._history_ms]
         args += (0,) if record is None else (1, *record_args(task_id(stored.number), record, None))
-        answer: bytes = await self._run(self._delete, names, args)
+        answer: bytes = await self._write(self._delete, names, args)
         return answer.decode()
 
     async def revive(self, stored: StoredTask, task: Task) -> str:
         """Make a stale task due again, as ``task``: ``ok``, ``not_stale``, ``changed`` or ``missing``."""
-        answer: bytes = await self._run(
+        answer: bytes = await self._write(
             self._revive,
             (self._failed, self._tasks, self._stale),
             (_member(stored.number), stored.raw, _encoder.encode(task), task.execute_at_ms, self._channel),
@@ -294,7 +295,7 @@ class LaneStore:
     async def change_rules(self, changes: dict[str, int]) -> LaneRules:
         """Set some of the settings; all of them as they are then."""
         wanted: list[Arg] = [changes.get(name, "") for name in RULES]
-        values = await self._run(self._change, (self._settings,), (self._channel, *self._defaults, *wanted))
+        values = await self._write(self._change, (self._settings,), (self._channel, *self._defaults, *wanted))
         return LaneRules(*(int(value) for value in values))
 
     def _history_keys(self, number: int) -> tuple[str, str]:

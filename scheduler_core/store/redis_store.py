@@ -13,7 +13,8 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
-from scheduler_core.errors import CorruptDocument, StoreRefused
+from scheduler_core.clock import RedisClock
+from scheduler_core.errors import CorruptDocument, OutcomeUnknown, StoreRefused, StoreUnavailable
 from scheduler_core.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, LostCause, Snapshot
 from scheduler_core.run import Miss, Record, Run, RunState
 from scheduler_core.store import keys as scores
@@ -36,11 +37,12 @@ from scheduler_core.store.codec import (
 )
 from scheduler_core.store.faults import of_replica, translated_faults
 from scheduler_core.store.keys import CHILD, Keys, child_id, job_of_unit
-from scheduler_core.store.scripts import Arg, epoch_ms, load_script
+from scheduler_core.store.scripts import Arg, Script, epoch_ms, load_script
 from scheduler_core.store.subscribe import messages
 from scheduler_core.transition import Transition, next_wake_ms
 
 __all__ = [
+    "Answer",
     "Beat",
     "Claim",
     "ClaimedJob",
@@ -151,6 +153,16 @@ class StoredJob(msgspec.Struct, frozen=True):
     """Where there is no job: how many runs of an earlier one, which allowed overlap, are open."""
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to a change that is asked for once, kept so that a repetition is answered the same."""
+
+    key: str
+    content: bytes
+    now_ms: int
+    until_ms: int
+    """How long it is kept, unless there are very many."""
+
+
 class Beat(msgspec.Struct, frozen=True):
     """The answer to a heartbeat."""
 
@@ -178,6 +190,9 @@ class RedisStore:
     behind other commands, nor for a connection that died without a word. None: beats share ``client``.
     """
 
+    clock: RedisClock | None = None
+    """Redis's clock, for stores that clients' changes go through (:meth:`write`); None: changes have no deadline."""
+
     def __init__(
         self,
         client: Redis,
@@ -187,6 +202,7 @@ class RedisStore:
         beats: Redis | None = None,
     ) -> None:
         self._client = client
+        self._timeout_ms = int(1000 * (client.connection_pool.connection_kwargs.get("socket_timeout") or 0))
         self._beats = client if beats is None else beats
         self._keys = keys or Keys()
         self._retention = retention or Retention()
@@ -196,7 +212,8 @@ class RedisStore:
         self._settle = load_script("settle_runs")
         k = self._keys
         # Every key is worked out when it is asked for; these are asked for in every request that changes a job.
-        self._of_changes = (k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, *k.record_keys)
+        kept = (k.answers, k.answered, *k.record_keys)
+        self._of_changes = (k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, *kept)
         self._of_creations = (k.due, k.jobs, k.states, k.leases, k.ids, k.meta, k.children)
         self._change = load_script("change_jobs")
         self._create = load_script("create_jobs")
@@ -227,6 +244,22 @@ class RedisStore:
     async def number_of_shards(self, number: int) -> int:
         """Into how many shards the store is divided whose first one this is; ``number`` on the very first start."""
         return int(await self._run(load_script("open_shards"), (self._keys.meta, self._keys.jobs), (number,)))
+
+    async def write(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        """Run a script that carries out a client's change, with a deadline that is not after this call gives up.
+
+        Raises OutcomeUnknown if the change was sent and not answered: it may have been stored, but is not carried out
+        after the deadline. Any other StoreError: nothing was stored.
+        """
+        clock = self.clock
+        deadline_ms = None if clock is None else clock.deadline_ms(self._timeout_ms)
+        try:
+            return await self._run(script, keys, args, deadline_ms=deadline_ms)
+        except StoreUnavailable as error:
+            if not error.effect_unknown:
+                raise
+            left_ms = 0 if clock is None or deadline_ms is None else deadline_ms - clock.now_ms()
+            raise OutcomeUnknown(_unknown(error), retry_after_ms=max(0, left_ms)) from error
 
     async def time_ms(self) -> float:
         """Redis's clock, in epoch milliseconds."""
@@ -369,28 +402,48 @@ class RedisStore:
         """The job as it is stored now, all of one moment."""
         return (await self.read_many([job_id]))[0]
 
-    async def change(self, job_id: str, stored: StoredJob, transition: Transition) -> bool:
+    async def change(
+        self, job_id: str, stored: StoredJob, transition: Transition, *, answer: Answer | None = None
+    ) -> bool:
         """Apply a client's change, unless the job is no longer what ``stored`` says; whether it was applied.
 
-        ``job_id`` may be a child unit. A change spawns none.
+        ``job_id`` may be a child unit. A change spawns none. ``answer`` is kept in the same step; where one is kept
+        under its key already, nothing is applied.
         """
-        answer = (await self.change_many([(job_id, stored, transition)]))[0]
-        if isinstance(answer, StoreRefused):
-            raise answer
-        return answer
+        result = (await self._change_all([(job_id, stored, transition)], answer))[0]
+        if isinstance(result, StoreRefused):
+            raise result
+        return result
+
+    async def answer(self, key: str, *, now_ms: int) -> bytes | None:
+        """What is kept under this key (see :class:`Answer`)."""
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zscore(self._keys.answered, key)
+                pipe.hget(self._keys.answers, key)
+                until_ms, found = await pipe.execute()
+        return found if until_ms is not None and until_ms > now_ms else None
 
     async def change_many(self, changes: Sequence[tuple[str, StoredJob, Transition]]) -> list[bool | StoreRefused]:
         """Apply a change of each of several jobs, no job twice, at most 250; each by itself as :meth:`change` does."""
+        return await self._change_all(changes, None)
+
+    async def _change_all(
+        self, changes: Sequence[tuple[str, StoredJob, Transition]], answer: Answer | None
+    ) -> list[bool | StoreRefused]:
         k, kept = self._keys, self._retention
         names = [*self._of_changes]
         args: list[Arg] = [kept.entries, kept.failures, kept.after_ms, k.wake]
+        args += ("", b"", 0, 0) if answer is None else (answer.key, answer.content, answer.now_ms, answer.until_ms)
         for unit, stored, transition in changes:
             operation, state, wake, waiting, *records = _step(unit, transition)
             definition = b"" if transition.job is None else encode_job(transition.job)
             owner = job_of_unit(unit)
             names += (k.history(owner), k.failures(owner))
+            if transition.revoke:
+                operation = f"revoke_{operation!s}"
             args += (unit, stored.tag, stored.lease_row, definition, operation, state, wake, waiting, *records)
-        answers = await self._run(self._change, names, args)
+        answers = await self.write(self._change, names, args)
         return [
             answer == b"ok" if isinstance(answer, bytes) else _refusal(answer[0].decode(errors="replace"))
             for answer in answers
@@ -405,7 +458,7 @@ class RedisStore:
         args: list[Arg] = [k.wake]
         for (job, state), encoded in zip(new, encode_states([state for _, state in new]), strict=True):
             args += (job.id, encode_job(job), encoded, score(state))
-        downtimes, store_id, *rows = await self._run(self._create, self._of_creations, args)
+        downtimes, store_id, *rows = await self.write(self._create, self._of_creations, args)
         return [
             None
             if row == b"ok"
@@ -549,9 +602,11 @@ class RedisStore:
             info: dict[str, Any] = dict(await self._client.info("everything"))
         return info
 
-    async def _run(self, script: Any, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+    async def _run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Arg], *, deadline_ms: int | None = None
+    ) -> Any:
         async with self._of_master(self._client):
-            return await script.run(self._client, keys, args)
+            return await script.run(self._client, keys, args, deadline_ms=deadline_ms)
 
     @contextlib.asynccontextmanager
     async def _of_master(self, client: Redis) -> AsyncGenerator[None]:
@@ -657,6 +712,13 @@ def read_stored(
         (store_id or b"").decode(),
         fault,
         children,
+    )
+
+
+def _unknown(error: StoreUnavailable) -> str:
+    return (
+        f"the change was sent and not answered, so it may have been stored ({error}). Repeating an upsert, a deletion, "
+        "a pause or a resume is safe, and so is a run with the same Idempotency-Key; look before repeating others"
     )
 
 

@@ -23,9 +23,18 @@ class Script(msgspec.Struct, frozen=True):
     name: str
     text: str
     sha: str
+    has_deadline: bool = False
+    """Whether its last argument is a deadline (``lua/lib/deadline.lua``)."""
 
-    async def run(self, client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        """Run it once. A flushed cache costs one more round trip; the script then has not run before."""
+    async def run(
+        self, client: Redis, keys: Sequence[str], args: Sequence[Arg], *, deadline_ms: int | None = None
+    ) -> Any:
+        """Run it once. A flushed cache costs one more round trip; the script then has not run before.
+
+        ``deadline_ms``: by Redis's clock, the instant after which it changes nothing any more and fails with LATE.
+        """
+        if self.has_deadline:
+            args = (*args, "" if deadline_ms is None else deadline_ms)
         try:
             return await client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
@@ -58,8 +67,10 @@ def load_script(name: str) -> Script:
     """
     folder = files("scheduler_core.store").joinpath("lua")
     text = folder.joinpath(f"{name}.lua").read_text("utf-8")
-    needed = _NEEDS.match(text)
-    if needed is not None:
-        libraries = [folder.joinpath("lib", f"{one}.lua").read_text("utf-8") for one in needed[1].split()]
+    found = _NEEDS.match(text)
+    needed = [] if found is None else found[1].split()
+    if needed:
+        libraries = [folder.joinpath("lib", f"{one}.lua").read_text("utf-8") for one in needed]
         text = "\n".join([*libraries, text])
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, text, sha, has_deadline="deadline" in needed)

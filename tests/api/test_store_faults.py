@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ async def test_while_redis_is_away_every_request_is_429_and_it_works_again_after
     context = context_on(own_redis.url)
     async with client_of(context) as client:
         assert (await client.post("/", json=EXAMPLE)).status_code == 202
-        own_redis.stop()
+        await asyncio.to_thread(own_redis.stop)
         for method, target, body in REQUESTS:
             answer = await client.request(method, target, json=body)
             assert answer.status_code == 429, (method, target)

@@ -383,7 +383,7 @@ async def test_when_redis_fails_in_the_middle_what_was_done_is_undone(
 async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = CatalogueStore._run
+    original = CatalogueStore._write
     lost: list[str] = []
 
     async def lose(self: CatalogueStore, script: Any, keys: Any, args: Any) -> Any:
@@ -394,7 +394,7 @@ async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
         return answer
 
     with monkeypatch.context() as patched:
-        patched.setattr(CatalogueStore, "_run", lose)
+        patched.setattr(CatalogueStore, "_write", lose)
         assert (await bench.service.add_target(TARGET)).id == 1
         lost.append("catalogue_commit_schedule")
         assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 1
@@ -403,13 +403,13 @@ async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
 
 
 async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = CatalogueStore._run
+    original = CatalogueStore._write
 
     async def twice(self: CatalogueStore, script: Any, keys: Any, args: Any) -> Any:
         await original(self, script, keys, args)
         return await original(self, script, keys, args)
 
-    monkeypatch.setattr(CatalogueStore, "_run", twice)
+    monkeypatch.setattr(CatalogueStore, "_write", twice)
     assert (await bench.service.add_target(TARGET)).id == 1
     assert (await bench.service.add_target(replace(TARGET, name="u"))).id == 2
     assert (await bench.service.change_target(1, lambda old: replace(old, name="v"))).name == "v"

@@ -62,8 +62,8 @@ class MortalStore(RedisStore):
 
     mortal: Mortal
 
-    async def change(self, *args: Any) -> bool:
-        return bool(await self.mortal.write(super().change(*args)))
+    async def change(self, *args: Any, **named: Any) -> bool:
+        return bool(await self.mortal.write(super().change(*args, **named)))
 
 
 class MortalCatalogue(CatalogueStore):
@@ -71,8 +71,8 @@ class MortalCatalogue(CatalogueStore):
 
     mortal: Mortal
 
-    async def _run(self, *args: Any) -> Any:
-        return await self.mortal.write(super()._run(*args))
+    async def _write(self, *args: Any) -> Any:
+        return await self.mortal.write(super()._write(*args))
 
 
 class Histories(RuleBasedStateMachine):

@@ -118,14 +118,15 @@ async def test_a_wrong_password_is_a_lasting_fault(own_server: EmbeddedRedis, ow
     await client.aclose()
 
 
-async def test_a_redis_that_is_away_is_a_passing_fault_with_unknown_effect(
+async def test_a_redis_that_is_away_is_a_passing_fault_and_nothing_was_sent(
     own_server: EmbeddedRedis, own_store: RedisStore
 ) -> None:
     await beat(own_store)
     await asyncio.to_thread(own_server.stop)
     with pytest.raises(StoreUnavailable) as refused:
         await claim(own_store)
-    assert refused.value.effect_unknown
+    assert refused.value.unreachable
+    assert not refused.value.effect_unknown
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -22,7 +23,7 @@ SCRIPTS = sorted(path.name.removesuffix(".lua") for path in FOLDER.iterdir() if 
 OF_THE_LOOP = ("beat_node", "claim_jobs", "leave_node", "own_leases", "reap_leases", "recover_claims", "settle_runs")
 OF_CLIENTS = ("change_jobs", "create_jobs", "read_jobs")
 """With those of the loop, what :class:`RedisStore` runs; the others have stores of their own."""
-SETS = {"settle_runs": (7 + 8 + 2, 3 + 8), "change_jobs": (7 + 8 + 2, 4 + 9), "create_jobs": (7, 1 + 4)}
+SETS = {"settle_runs": (7 + 8 + 2, 3 + 8), "change_jobs": (9 + 8 + 2, 8 + 9), "create_jobs": (7, 1 + 4)}
 """Scripts of many units: the keys and arguments of one unit without records."""
 
 
@@ -92,11 +93,13 @@ def test_a_script_uses_exactly_the_keys_and_arguments_of_its_header(name: str) -
 class Recorder(Script, frozen=True):
     """A script that notes with how many keys and arguments it is run."""
 
-    calls: list[tuple[int, int]]
+    calls: list[tuple[int, int]] = msgspec.field(default_factory=list)
 
-    async def run(self, client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+    async def run(
+        self, client: Redis, keys: Sequence[str], args: Sequence[Arg], *, deadline_ms: int | None = None
+    ) -> Any:
         self.calls.append((len(keys), len(args)))
-        return await Script.run(self, client, keys, args)
+        return await Script.run(self, client, keys, args, deadline_ms=deadline_ms)
 
     async def run_with_time(self, client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> tuple[Any, float]:
         self.calls.append((len(keys), len(args)))
@@ -108,7 +111,9 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(sto
     for attribute, value in list(vars(store).items()):
         if isinstance(value, Script):
             calls[value.name] = []
-            setattr(store, attribute, Recorder(value.name, value.text, value.sha, calls[value.name]))
+            setattr(
+                store, attribute, Recorder(value.name, value.text, value.sha, value.has_deadline, calls[value.name])
+            )
     assert sorted(calls) == sorted(OF_THE_LOOP + OF_CLIENTS)
 
     await put(redis, make_job(), make_state(0))

@@ -37,6 +37,9 @@ class ManualClock(RedisClock):
     def now_ms(self) -> int:
         return self.now
 
+    def deadline_ms(self, within_ms: int) -> int | None:
+        return None  # it does not follow Redis's clock
+
     def monotonic(self) -> float:
         return self.mono
 

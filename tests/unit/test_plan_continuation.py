@@ -133,7 +133,7 @@ def test_an_answer_that_names_continue_and_cannot_be_read_fails_its_run(body: by
 
 def test_a_compressed_answer_fails_its_run() -> None:
     packed = Outcome(
-        OutcomeKind.RESPONSE, 12.0, status=200, headers=(("Content-Encoding", "gzip"),), body=b"\x1f\x8b\x08 packed"
+        OutcomeKind.RESPONSE, 12.0, status=200, headers=(("content-encoding", "gzip"),), body=b"\x1f\x8b\x08 packed"
     )
     assert "Content-Encoding" in final(settle(packed)).message
     assert final(settle(packed)).state is RunState.FAILED

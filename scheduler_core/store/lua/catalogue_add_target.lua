@@ -1,3 +1,4 @@
+-- needs: deadline
 -- Store a new target under the next id, unless its name is taken.
 --
 -- Guarantee: a name belongs to one target, and an id is never given twice. Sent again with the same token (its reply was
@@ -12,6 +13,7 @@
 --   1 name
 --   2 token       drawn by the caller for this one creation
 --   3 definition
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   the id, or 'taken'
 -- Cost: O(log(targets)); five commands.

@@ -1,3 +1,4 @@
+-- needs: deadline
 -- Give a schedule another name or another target. Its job is brought in line afterwards.
 --
 -- Guarantee: nothing is written unless the row is the one that the caller read, the name is free and the target there.
@@ -14,6 +15,7 @@
 --   2 expected  row as read
 --   3 target id new one
 --   4 name      new one
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   'ok', 'gone', 'taken', 'no target', or 'changed' if the row is not what the caller read
 -- Cost: O(1); four to ten commands.

@@ -1,4 +1,4 @@
--- needs: version
+-- needs: deadline version
 -- Replace the definition of a target, and with it its name.
 --
 -- Guarantee: nothing is written unless the stored definition is the one that the caller changed, and the new name is
@@ -15,6 +15,7 @@
 --   3 definition new one
 --   4 old name   as in the expected definition
 --   5 new name
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   'ok', 'gone', 'taken', or 'changed' if the target is not what the caller read
 -- Cost: O(1); three to six commands.

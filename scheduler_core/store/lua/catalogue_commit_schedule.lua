@@ -1,3 +1,4 @@
+-- needs: deadline
 -- Say where a schedule stands, as its job has it: listed, its end, whether it is paused. Makes a reserved one a real one.
 --
 -- Guarantee: nothing is written for a schedule that is not in the catalogue, whose target is gone or whose name belongs
@@ -15,6 +16,7 @@
 --   1 id
 --   2 end    epoch ms, or '+inf'
 --   3 paused '1' or '0'
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   `target_id name` as the catalogue has it, or false if the schedule, its name or its target is gone
 -- Cost: O(log(schedules)); seven commands.

@@ -1,4 +1,4 @@
--- needs: version
+-- needs: deadline version
 -- Delete a target, or go on with deleting it: tell which schedules are still to go, and forget it when none is left.
 --
 -- Guarantee: from the first call on no schedule can be reserved for the target or committed to it, so the set of its
@@ -18,6 +18,7 @@
 --   2 name  of the target as read; empty: it is not stored any more
 --   3 now   epoch ms
 --   4 limit count of schedules to tell
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   'gone' if there is no such target, 'changed' if its name is another one, 'done' when nothing of it is left, else
 --   {schedule id, ...}, at most `limit`

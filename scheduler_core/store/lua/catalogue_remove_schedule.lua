@@ -1,3 +1,4 @@
+-- needs: deadline
 -- Take a schedule out of the catalogue: the last step of deleting it, after its job is gone.
 --
 -- Guarantee: its name is free afterwards, unless it belongs to another schedule by now. Only frees memory. Sent again, it
@@ -14,6 +15,7 @@
 -- ARGV
 --   1 id
 --   2 expected  row as read; empty: it has none
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   'ok', or 'changed' if the row is not what the caller read
 -- Cost: O(log(schedules)); nine commands.

@@ -1,3 +1,4 @@
+-- needs: deadline
 -- Reserve the name of a new schedule and give it an id: the first of three steps (reserve, write the job, commit).
 --
 -- Guarantee: a name belongs to one schedule, and an id is never given twice. A reservation that was not committed in
@@ -17,6 +18,7 @@
 --   3 target id
 --   4 now       epoch ms
 --   5 patience  ms
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   the id, 'taken', or 'no target'
 -- Cost: O(log(reserved)); seven or eight commands.

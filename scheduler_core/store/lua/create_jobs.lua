@@ -1,3 +1,4 @@
+-- needs: deadline
 -- Create those of a batch of jobs under whose ids nothing is stored, and tell what is stored under the other ids.
 --
 -- Guarantee: a job is created only where there is no definition, no state (not even a tombstone), no lease and no open run
@@ -14,6 +15,7 @@
 -- ARGV
 --   1 channel  where nodes listen for earlier wake-ups
 --   2...       four of each job (at most 1000, no id twice): id, definition, state (tag first), wake-up (epoch ms)
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   {downtimes, store id or false, row, row, ...}, a row for each job: 'ok' if it was created, else as read_jobs
 --   answers it: {definition or false, state or false, lease or false, number of children where there is no definition},

@@ -1,4 +1,4 @@
--- needs: record
+-- needs: deadline record
 -- Delete a one-off task. One that is being called is left in its batch, and is not called again.
 --
 -- Guarantee: nothing is written unless the document is the one that the caller saw. The first write frees memory.
@@ -18,6 +18,7 @@
 --   4 failures   entries kept of those that left it and did not succeed
 --   5 retention  ms after the last entry at which both lists are dropped
 --   6... n (0 or 1), n records of six (lib/record.lua): its run, written if it waited for another call
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   'ok', 'running' (a call may be under way), 'changed', or 'missing'
 -- Cost: O(log(tasks)).

@@ -1,3 +1,4 @@
+-- needs: deadline
 -- Store new one-off tasks, numbered in the order in which they come.
 --
 -- Guarantee: all of them or none. The first write needs memory, so that a full Redis refuses the whole.
@@ -9,6 +10,7 @@
 -- ARGV
 --   1 channel  where nodes listen for what changes in the lane
 --   then for each task, at most 1000: instant of its execution (epoch ms), document
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   number of the first task; the others follow it
 -- Cost: O(n × log(tasks)).

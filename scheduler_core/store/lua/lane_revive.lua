@@ -1,3 +1,4 @@
+-- needs: deadline
 -- Make a stale task due again, among those that have failed.
 --
 -- Guarantee: nothing is written unless the task is stale and its document is the one that the caller saw. The first
@@ -13,6 +14,7 @@
 --   3 new       document to store
 --   4 at        epoch ms, the instant of its execution
 --   5 channel   where nodes listen for what changes in the lane
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   'ok', 'not_stale', 'changed' or 'missing'
 -- Cost: O(log(tasks)).

@@ -1,3 +1,4 @@
+-- needs: deadline
 -- Change settings of the lane. They hold for all nodes from their next batch on.
 --
 -- Guarantee: those that are not given stay as they are, or become the defaults if the store has none yet.
@@ -8,6 +9,7 @@
 --   1 channel  where nodes listen for what changes in the lane
 --   2 to 5     base_interval_ms, http_callback_timeout_ms, select_size and max_retries if the store has none
 --   6 to 9     the same, to set; empty: leave it
+--   last      deadline (lib/deadline.lua)
 -- Returns
 --   the four as they are now
 -- Cost: O(1).
