@@ -11,6 +11,7 @@ import argparse
 import collections
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="draw only from mutants whose names contain this")
     asked = parser.parse_args()
     until = time.monotonic() + 60 * asked.minutes
+    shutil.rmtree(MUTANTS, ignore_errors=True)  # mutmut gives up if a test that it knows has another name by now
     run([FIRST], 60 * asked.minutes, asked.processes)
     candidates = [name for name in all_mutants() if asked.only in name]
     sample = random.Random(asked.seed).sample(candidates, min(asked.mutants, len(candidates)))
