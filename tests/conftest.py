@@ -12,8 +12,9 @@ from hypothesis import settings
 from scheduler_core.config import ENV_PREFIX
 from scheduler_core.embedded import EmbeddedRedis, ask
 
-# CI keeps no database of failing examples between runs, so each failure prints how to reproduce it.
-settings.register_profile("cronpost", print_blob=True)
+# CI keeps no database of failing examples between runs, so each failure prints how to reproduce it. No deadlines: tests
+# do not assert speed.
+settings.register_profile("cronpost", print_blob=True, deadline=None)
 settings.load_profile("cronpost")
 
 
