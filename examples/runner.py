@@ -1,6 +1,6 @@
 """A job runner in one file: takes what Cronpost sends, does it once, and says when it is busy.
 
-    python3 examples/runner.py
+    python3 examples/runner.py              # on port 8080, or: examples/runner.py 9000, or PORT=9000
     cronpost jobs put --file examples/job.json
 
 It shows the three answers that matter to Cronpost. 202: taken. 409: the previous run of this job is still going on
@@ -11,6 +11,8 @@ run carries the same ``Idempotency-Key``. A real runner would keep the keys wher
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -63,4 +65,7 @@ def work(job: str, payload: object) -> None:
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("localhost", PORT), Handler).serve_forever()
+    port = int(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("PORT", PORT))
+    server = ThreadingHTTPServer(("localhost", port), Handler)
+    print(f"Runner on http://localhost:{server.server_port}/enqueue", flush=True)
+    server.serve_forever()

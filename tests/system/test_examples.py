@@ -1,0 +1,84 @@
+"""The runners in ``examples/``, called by a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.processes import ROOT, Child, Cronpost, eventually
+from tests.system.world import World
+
+NEVER = "0 0 29 2 *"
+
+
+class Example(Child):
+    """A runner of the examples on a free port; its first line says which."""
+
+    def __init__(self, world: World, name: str, *arguments: str, **environment: str) -> None:
+        super().__init__(
+            [sys.executable, str(ROOT / "examples" / name), *arguments],
+            directory=world.workshop.directory,
+            environment={"PATH": os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1", **environment},
+        )
+
+    async def address(self) -> str:
+        await eventually(lambda: re.search(r" on (http://\S+)\n", self.output()), what=self.output())
+        found = re.search(r" on (http://\S+)\n", self.output())
+        assert found is not None
+        return found[1]
+
+
+@pytest.fixture
+async def server(world: World) -> Cronpost:
+    return await world.start()
+
+
+async def run_once(server: Cronpost, job: dict[str, Any]) -> dict[str, Any]:
+    """The run of a job that was put and asked for, when it has ended."""
+    api = await server.api()
+    stored = await api.post("/", json={"id": "a", "cron": NEVER, **job})
+    assert stored.status_code == 202, stored.text
+    assert (await api.post("/jobs/a/run")).status_code == 202
+    ended: list[dict[str, Any]] = []
+
+    async def has_ended() -> bool:
+        ended[:] = (await api.get("/jobs/a/runs")).json()["runs"]
+        return bool(ended)
+
+    await eventually(has_ended)
+    return ended[0]
+
+
+@pytest.mark.parametrize(("arguments", "environment"), [(("0",), {}), ((), {"PORT": "0"})])
+async def test_the_runner_listens_where_it_is_told_and_takes_a_run(
+    world: World, server: Cronpost, arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    runner = Example(world, "runner.py", *arguments, **environment)
+    try:
+        run = await run_once(server, {"endpoint": await runner.address(), "payload": 1})
+        assert (run["state"], run["status_code"]) == ("succeeded", 202)
+    finally:
+        runner.bury()
+
+
+@pytest.mark.parametrize(
+    ("payload", "state", "message"),
+    [({"seconds": 0.2}, "succeeded", "slept well"), ({"minutes": 1}, "failed", "KeyError: 'seconds'")],
+)
+async def test_the_runner_for_slow_work_says_how_each_run_ended(
+    world: World, server: Cronpost, payload: Any, state: str, message: str
+) -> None:
+    runner = Example(world, "callback_runner.py", "0")
+    try:
+        callback = {"completion": "callback", "run_timeout_seconds": 60, "heartbeat_timeout_seconds": 30}
+        run = await run_once(server, {"endpoint": await runner.address(), "payload": payload, **callback})
+        assert (run["state"], run["message"]) == (state, message)
+        assert run["taken_at"] is not None
+        if state == "succeeded":
+            assert re.fullmatch(r"\d s left", run["note"])
+    finally:
+        runner.bury()
