@@ -178,6 +178,6 @@ def added(groups: Iterable[Iterable[Family]], *, only_counted: bool = False) -> 
 def _together(name: str, one: float, other: float) -> float:
     if name in SMALLEST:
         return min(one, other)
-    if name in LARGEST or name.endswith(("_offset_seconds", "_state")):
+    if name in LARGEST or name.endswith(("_offset_seconds", "_jump_seconds", "_state")):
         return max(one, other, key=abs)
     return one + other

@@ -46,7 +46,9 @@ from scheduler_core.metrics import Metrics
 from scheduler_core.redis_url import parse_redis_url
 from scheduler_core.services.base import Service
 from scheduler_core.services.bays import OpenBreaker
+from scheduler_core.services.clock_watch import ClockWatch
 from scheduler_core.services.heartbeat import set_clock
+from scheduler_core.services.store_check import StoreCheck
 from scheduler_core.store.check import check_servers, wrong_scheme
 from scheduler_core.store.redis_store import Retention
 from scheduler_core.store.shards import Shards, default_number, open_shards, wrong_number
@@ -106,6 +108,8 @@ class Process:
         self.nodes: Nodes | None = None
         """Those that are processes of their own."""
         self._clock_service: ClockService | None = None
+        self._store_check: StoreCheck | None = None
+        self._known_findings: set[str] = set()
         self._check_fault: str | None = "Redis has not been reached yet"
         self._stopping: asyncio.Event | None = None
         self._once_more = asyncio.Event()
@@ -170,8 +174,9 @@ class Process:
     def warnings(self) -> list[str]:
         """Conditions that an operator should see although the process does its job."""
         warnings = [] if self._engine is None else self._engine.warnings()
-        if self._clock_service is not None:
-            warnings += self._clock_service.warnings.values()
+        for service in (self._clock_service, self._store_check):
+            if service is not None:
+                warnings += service.warnings.values()
         if self.nodes is not None and self.nodes.working:
             warnings += self.nodes.faults() + self.nodes.warnings()
         return list(dict.fromkeys(warnings + log_warnings()))
@@ -212,6 +217,9 @@ class Process:
             self.nodes = self._make_nodes(clock, metrics, own) if apart else None
             self._clock_service = ClockService(store, clock, metrics)
             self._clock_service.start()
+        if self._parent is None:
+            self._store_check = StoreCheck(store, clock, metrics, known=self._known_findings)
+            self._store_check.start()
         if self._check_fault is None:
             self._start_firing()
         self.context = Context(
@@ -259,8 +267,9 @@ class Process:
             await self._engine.stop()
         if self.nodes is not None:
             await self.nodes.stop()
-        if self._clock_service is not None:
-            await self._clock_service.stop()
+        for service in (self._clock_service, self._store_check):
+            if service is not None:
+                await service.stop()
         await store.aclose()
         if node_store is not None:
             await node_store.aclose()
@@ -446,6 +455,7 @@ class Process:
         for finding in findings:
             if not finding.fatal:
                 log.warning(STORE_WARNING, detail=finding.text)
+                self._known_findings.add(finding.text)
         if fatal is not None:
             self._set_check_fault(fatal)
         else:
@@ -502,8 +512,10 @@ class ClockService(Service):
         super().__init__(clock, metrics)
         self._store = store
         self._redis_clock = clock
+        self._watch = ClockWatch(clock, metrics)
+        self.warnings = self._watch.warnings
 
     async def run_once(self) -> None:
         await set_clock(self._store, self._redis_clock)
-        self.metrics.clock_offset.set(self._redis_clock.wall_offset_ms() / 1000)
+        self._watch.look()
         await self.clock.sleep(CLOCK_SECONDS)

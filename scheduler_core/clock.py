@@ -66,6 +66,10 @@ class RedisClock:
         self._floor_ms = 0
         self.jumps = 0
         """How many jumps were believed."""
+        self.jump_ms = 0.0
+        """The size of the last one: positive if Redis's clock was set ahead, negative if it was set back."""
+        self.passed_ms = 0
+        """The latest time that was shown before a jump. While it lies ahead, Redis's clock was set back."""
 
     @property
     def in_doubt(self) -> bool:
@@ -88,12 +92,15 @@ class RedisClock:
             self._suspects.clear()
         self._suspects.append(offset)
         if len(self._suspects) >= self._agreeing:
+            before = self._offset_ms
+            self.passed_ms = max(self.passed_ms, self.now_ms())
             self._samples.clear()
             self._floor_ms = 0
             self.jumps += 1
             for suspect in self._suspects:
                 self._accept(suspect)
             self._suspects.clear()
+            self.jump_ms = self._offset_ms - before
 
     def _accept(self, offset: float) -> None:
         self._samples.append(offset)

@@ -44,7 +44,7 @@ class Engine:
     ) -> None:
         shards = store if isinstance(store, Shards) else Shards.of_one(store)
         self._deliverer = deliverer
-        timekeeper = Timekeeper(clock)
+        timekeeper = Timekeeper(clock, metrics)
         self.node = Node(settings, clock)
         self.gate = Gate(self.node.room, settings, clock, metrics)
         nodes = [self.node]

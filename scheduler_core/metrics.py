@@ -83,6 +83,10 @@ class Metrics:
         self.clock_offset = Gauge(
             "cronpost_clock_offset_seconds", "How far this machine's wall clock is ahead of Redis's.", registry=r
         )
+        self.clock_jump = Gauge(
+            "cronpost_clock_jump_seconds", "By how much Redis's clock was last set; negative: back.", registry=r
+        )
+        self.clock_jumps = Counter("cronpost_clock_jumps_total", "How often Redis's clock was set.", registry=r)
         self.lane_batches = Counter("cronpost_lane_batches_total", "Batches of one-off tasks taken.", registry=r)
         self.lane_in_flight = Gauge("cronpost_lane_in_flight", "Calls of one-off tasks open now.", registry=r)
         self.tasks_removed = Counter(

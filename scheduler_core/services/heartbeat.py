@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from scheduler_core.clock import RedisClock
-from scheduler_core.events import CLOCK_JUMPED, NODE_HELD_UP, get_logger
+from scheduler_core.events import NODE_HELD_UP, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.base import Service
+from scheduler_core.services.clock_watch import ClockWatch
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.store.shards import Shards
 
@@ -33,7 +34,8 @@ class Timekeeper:
     reach the same servers follow the same one.
     """
 
-    def __init__(self, clock: RedisClock) -> None:
+    def __init__(self, clock: RedisClock, metrics: Metrics) -> None:
+        self.watch = ClockWatch(clock, metrics)
         self._clock = clock
         self._by = 0
         """The shard whose server set the clock last."""
@@ -65,7 +67,8 @@ class Heartbeat(Service):
     ) -> None:
         super().__init__(clock, metrics)
         self._shard = shard
-        self._timekeeper = timekeeper or Timekeeper(clock)
+        self._timekeeper = timekeeper or Timekeeper(clock, metrics)
+        self.warnings = self._timekeeper.watch.warnings
         self._node = node
         self._store = store
         self._redis_clock = clock
@@ -79,10 +82,9 @@ class Heartbeat(Service):
         jumps = self._redis_clock.jumps
         await self._send(starting=starting, sole=sole)
         if self._redis_clock.jumps != jumps:
-            log.warning(CLOCK_JUMPED, node=self._node.id, detail="Redis's clock was set; the node follows it")
             # By the new time, the beat that was just sent may be too old, or lie ahead.
             await self._send(starting=False, sole=False)
-        self.metrics.clock_offset.set(self._redis_clock.wall_offset_ms() / 1000)
+        self._timekeeper.watch.look()
 
     async def _send(self, *, starting: bool, sole: bool) -> None:
         """One round trip: the beat, and a sample of Redis's clock."""

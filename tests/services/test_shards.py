@@ -163,7 +163,7 @@ class SampledClock(ManualClock):
 
 async def test_one_server_sets_the_clock_and_another_when_that_one_is_away() -> None:
     clock = SampledClock()
-    keeper = Timekeeper(clock)
+    keeper = Timekeeper(clock, Metrics())
 
     def answered_by(*shards: int) -> list[float]:
         clock.samples.clear()

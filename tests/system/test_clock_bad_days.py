@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from scheduler_core.events import CLOCK_DIFFERS, CLOCK_JUMPED
 from scheduler_core.run import MissReason
 from tests.support.processes import Cronpost, eventually
 from tests.system.world import World
@@ -39,6 +42,11 @@ async def step(world: World, seconds: int, server: Cronpost | None = None) -> No
     world.recorder.redis_ahead_ms = ahead_seconds * 1000
 
 
+async def warnings(server: Cronpost) -> str:
+    answer = await (await server.api()).get("/ready")
+    return " ".join(answer.json().get("warnings", ()))
+
+
 async def test_redis_clock_steps_an_hour_forward(world: World) -> None:
     server = await world.start(through_proxy=True)
     await world.put_many(server, *JOBS)
@@ -53,6 +61,9 @@ async def test_redis_clock_steps_an_hour_forward(world: World) -> None:
         assert len(skipped) == 1, "the hour is one range, in one record"
         assert len([one for one in after_step if one.job_id == account.job_id]) < 20, "no burst"
     assert await server.metric("cronpost_runs_reaped_total") == 0
+    assert "Redis's clock was set ahead by 3600 s" in await warnings(server)
+    (line,) = server.events(CLOCK_JUMPED)
+    assert line["seconds"] == pytest.approx(HOUR_SECONDS, abs=1)
 
 
 async def test_redis_clock_steps_an_hour_back(world: World) -> None:
@@ -68,8 +79,12 @@ async def test_redis_clock_steps_an_hour_back(world: World) -> None:
     late = [one for one in world.recorder.received[fired:] if one.job_id != "new"]
     assert not late, "its fire times lie ahead"
     assert (await server.readiness()) == (True, "")
+    assert "Redis's clock was set back by 3600 s" in await warnings(server)
+    assert await server.metric("cronpost_clock_jumps_total") == 1
+    assert await server.metric("cronpost_clock_jump_seconds") == pytest.approx(-HOUR_SECONDS, abs=1)
     await step(world, HOUR_SECONDS, server)  # the old positions come up again, each fire time once
     await world.recorder.until_requests(1, *JOBS)
+    assert "set back" not in await warnings(server), "the time that was passed is reached again"
     ids = [one.run_id for one in world.recorder.received]
     assert len(set(ids)) == len(ids)
     await world.check()
@@ -99,6 +114,9 @@ async def test_the_wall_clocks_of_nodes_do_not_count(world: World) -> None:
     await world.recorder.until_requests(2, *JOBS)
     assert abs(await ahead.metric("cronpost_clock_offset_seconds") - HOUR_SECONDS) < 5
     assert abs(await behind.metric("cronpost_clock_offset_seconds") + HOUR_SECONDS) < 5
+    assert "3600 s ahead of Redis's" in await warnings(ahead)
+    assert "3600 s behind Redis's" in await warnings(behind)
+    assert len(ahead.events(CLOCK_DIFFERS)) == 1
     ahead.terminate()
     await world.recorder.until_requests(1, *JOBS)
     await world.check()

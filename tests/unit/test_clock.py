@@ -88,6 +88,8 @@ def test_a_jump_is_believed_when_three_answers_in_a_row_agree(mono: Mono, jump: 
         seen.append(clock.now_ms())
     assert seen == [1_000_001_000, 1_000_002_000, 1_000_003_000 + int(jump)]
     assert clock.jumps == 1
+    assert clock.jump_ms == pytest.approx(jump)
+    assert clock.passed_ms == 1_000_003_000, "the time that it would show without the jump"
     assert not clock.in_doubt
 
 

@@ -1,0 +1,83 @@
+"""Reports what is wrong with Redis's clock: that it was set, or that it and this machine's clock disagree.
+
+Both change when jobs fire, and neither is a fault that keeps a node from working, so they are warnings of ``/ready``,
+log lines and metrics.
+"""
+
+from __future__ import annotations
+
+from scheduler_core.clock import RedisClock
+from scheduler_core.events import CLOCK_DIFFERS, CLOCK_JUMPED, get_logger, instant
+from scheduler_core.metrics import Metrics
+
+log = get_logger(__name__)
+
+DIFFERENCE_SECONDS = 60.0
+"""Clocks that are kept by NTP differ by less than a second; a minute is a machine without it, or with a wrong zone."""
+SHOWN_SECONDS = 300.0
+"""How long ``/ready`` shows that the clock was set ahead. That it was set back is shown for as long as it matters."""
+JUMP, DIFFERENCE = "clock jump", "clock difference"
+
+
+class ClockWatch:
+    """Call :meth:`look` after each sample of Redis's clock. ``warnings`` is for ``/ready``."""
+
+    def __init__(self, clock: RedisClock, metrics: Metrics) -> None:
+        self.warnings: dict[str, str] = {}
+        self._clock = clock
+        self._metrics = metrics
+        self._jumps = clock.jumps
+        self._ahead_at: float | None = None
+
+    def look(self) -> None:
+        """Compare the clocks; log what is new, and bring the warnings and metrics up to date."""
+        self._look_for_jump()
+        self._look_for_difference()
+
+    def _look_for_jump(self) -> None:
+        clock = self._clock
+        seconds = clock.jump_ms / 1000
+        size = f"{abs(seconds):.0f} s" if abs(seconds) >= 10 else f"{abs(seconds):.1f} s"
+        is_back = clock.passed_ms > clock.now_ms()
+        if clock.jumps != self._jumps:
+            self._metrics.clock_jumps.inc(clock.jumps - self._jumps)
+            self._metrics.clock_jump.set(seconds)
+            self._jumps = clock.jumps
+            self._ahead_at = clock.monotonic() if seconds > 0 else None
+            log.warning(
+                CLOCK_JUMPED,
+                seconds=round(seconds, 3),
+                nothing_fires_before=instant(clock.passed_ms) if is_back else None,
+                detail=f"Redis's clock was set {'ahead' if seconds > 0 else 'back'} by {size}; the node follows it",
+            )
+        if is_back:
+            by = f" by {size}" if seconds < 0 else ""
+            self.warnings[JUMP] = (
+                f"clock: Redis's clock was set back{by}: jobs that were stored before do not fire until it has reached "
+                f"{_to_the_second(clock.passed_ms)} again"
+            )
+        elif self._ahead_at is not None and clock.monotonic() - self._ahead_at < SHOWN_SECONDS:
+            self.warnings[JUMP] = (
+                f"clock: Redis's clock was set ahead by {size}: the fire times in between were skipped"
+            )
+        else:
+            self.warnings.pop(JUMP, None)
+
+    def _look_for_difference(self) -> None:
+        ahead = self._clock.wall_offset_ms() / 1000
+        self._metrics.clock_offset.set(ahead)
+        if self._clock.in_doubt:
+            return  # if both clocks were set together, they differ only until the jump is believed
+        if abs(ahead) <= DIFFERENCE_SECONDS:
+            self.warnings.pop(DIFFERENCE, None)
+            return
+        side = "ahead of" if ahead > 0 else "behind"
+        text = f"clock: this machine's clock is {abs(ahead):.0f} s {side} Redis's, by which jobs fire; one is wrong"
+        if DIFFERENCE not in self.warnings:
+            log.warning(CLOCK_DIFFERS, seconds=round(ahead, 3), detail=text)
+        self.warnings[DIFFERENCE] = text
+
+
+def _to_the_second(epoch_ms: int) -> str:
+    # Nodes notice a jump some milliseconds apart; the same second makes one warning of theirs.
+    return f"{instant(epoch_ms - epoch_ms % 1000)}".replace(".000Z", "Z")

@@ -1,0 +1,46 @@
+"""Looks now and then whether Redis is still set up as the promises need it.
+
+After the check at the start (:mod:`scheduler_core.store.check`) a ``CONFIG SET``, or a failover to a server with other
+settings, can change what it found in order. A later finding stops nothing; ``/ready`` warns, and the log has a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from scheduler_core.clock import Clock
+from scheduler_core.errors import StoreError
+from scheduler_core.events import STORE_WARNING, get_logger
+from scheduler_core.metrics import Metrics
+from scheduler_core.services.base import Service
+from scheduler_core.store.check import check_servers
+from scheduler_core.store.shards import Shards
+
+log = get_logger(__name__)
+
+LOOK_SECONDS = 60.0
+
+
+class StoreCheck(Service):
+    """``known``: findings that the log has already."""
+
+    name = "store check"
+
+    def __init__(self, store: Shards, clock: Clock, metrics: Metrics, *, known: set[str] | None = None) -> None:
+        super().__init__(clock, metrics)
+        self._store = store
+        self._known = set() if known is None else known
+
+    async def look(self) -> None:
+        """Look once. Quiet where this user may not ask INFO, and while Redis is away: others report that."""
+        with contextlib.suppress(StoreError):
+            infos = await self._store.server_infos()
+            found = {finding.text: f"store: {finding.text}" for finding in check_servers(infos, self._store.topology)}
+            for text in found.keys() - self._known:
+                log.warning(STORE_WARNING, detail=text)
+            self._known = set(found)
+            self.warnings = found
+
+    async def run_once(self) -> None:
+        await self.look()
+        await self.clock.sleep(LOOK_SECONDS)

@@ -1,0 +1,73 @@
+"""A Redis that is set up otherwise while Cronpost runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from scheduler_core.metrics import Metrics
+from scheduler_core.services.store_check import LOOK_SECONDS, StoreCheck
+from scheduler_core.store.shards import open_shards
+from tests.support.manual_clock import ManualClock
+from tests.support.processes import RedisServer, Workshop
+from tests.support.stores import until
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[RedisServer]:
+    workshop = Workshop()
+    redis = workshop.redis()
+    await redis.start()
+    yield redis
+    await workshop.close()
+
+
+async def test_a_policy_that_deletes_jobs_is_noticed_within_a_minute_and_so_is_that_it_is_mended(
+    redis: RedisServer,
+) -> None:
+    clock = ManualClock()
+    shards = open_shards(redis.url, number=1)
+    check = StoreCheck(shards, clock, Metrics())
+    check.start()
+    await until(lambda: bool(clock.sleeping))
+    assert check.warnings == {}
+    for name, value, expected in (
+        ("maxmemory-policy", "allkeys-lru", "it would silently delete jobs"),
+        ("maxmemory-policy", "volatile-ttl", "history of jobs early"),
+        ("maxmemory-policy", "noeviction", ""),
+        ("appendonly", "no", "append-only file is off"),
+    ):
+        await redis.set_config(name, value)
+        clock.advance(round(LOOK_SECONDS * 1000))
+
+        def is_found(words: str = expected) -> bool:
+            texts = list(check.warnings.values())
+            return texts == [] if words == "" else len(texts) == 1 and words in texts[0]
+
+        await until(is_found)
+        await until(lambda: bool(clock.sleeping))
+    assert check.fault is None
+    await check.stop()
+    await shards.aclose()
+
+
+async def test_where_info_is_forbidden_nothing_is_said(redis: RedisServer) -> None:
+    await redis.set_config("maxmemory-policy", "allkeys-lru")
+    await redis.command("ACL", "SETUSER", "few", "on", ">secret", "~*", "+@all", "-info")
+    shards = open_shards(redis.url.replace("unix://", "unix://few:secret@"), number=1)
+    check = StoreCheck(shards, ManualClock(), Metrics())
+    await check.look()
+    assert check.warnings == {}
+    await shards.aclose()
+
+
+async def test_while_redis_is_away_the_latest_findings_stay(redis: RedisServer) -> None:
+    await redis.set_config("maxmemory-policy", "allkeys-lru")
+    shards = open_shards(redis.url, number=1)
+    check = StoreCheck(shards, ManualClock(), Metrics())
+    await check.look()
+    await redis.kill()
+    await check.look()
+    assert len(check.warnings) == 1
+    await shards.aclose()
