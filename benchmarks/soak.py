@@ -28,7 +28,7 @@ from benchmarks.bench import as_json
 from benchmarks.report import as_text
 from benchmarks.soak_load import Client, Runner, closed_port
 from benchmarks.soak_watch import DAY_SECONDS, STAYS, Held, Sample, Slope, Watch, bounds_of, judge_bounds, slopes_of
-from benchmarks.systems.cronpost import Cronpost
+from benchmarks.systems.cronpost import Cronpost, program_of
 from scheduler_core.config_reader import load_settings
 from scheduler_core.embedded import find_server
 
@@ -83,7 +83,7 @@ def main() -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     report = Report(
         began_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine.facts(".".join(map(str, find_server()[1]))),
+        machine=machine.facts(str(find_server(program_of(settings)))),
         settings=settings,
         minutes=arguments.minutes,
         scale=arguments.scale,

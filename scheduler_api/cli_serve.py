@@ -147,8 +147,7 @@ def _banner(process: Any) -> None:
     if process.url is not None:
         lines.append(f"  API         {process.url}")
     if process.embedded is not None:
-        version = ".".join(map(str, process.embedded.version))
-        lines.append(f"  Redis       {version}, embedded, in {process.embedded.directory}")
+        lines.append(f"  Redis       {process.embedded.server}, embedded, in {process.embedded.directory}")
     else:
         lines.append(f"  Redis       {mask_url(settings.store.redis_url)}")
     if process.nodes is not None:

@@ -94,7 +94,6 @@ async def _upsert(jobs: JobService, job: Job, process: Process) -> None:
 def introduction(process: Process, runner_url: str) -> str:
     """What runs where, and what to try."""
     assert process.embedded is not None
-    version = ".".join(str(number) for number in process.embedded.version or ())
     key = process.settings.api.api_keys[:1]
     auth = " -H 'Authorization: Bearer <your key>'" if key else ""
     job_url = f"{process.url}/jobs/{JOB_ID}"
@@ -103,7 +102,7 @@ def introduction(process: Process, runner_url: str) -> str:
         ("", ""),
         ("API", f"{process.url}"),
         ("Runner", f"{runner_url}   answers 202 to everything"),
-        ("Redis", f"{version}, embedded, in {_short(process.embedded.directory)}"),
+        ("Redis", f"{process.embedded.server}, embedded, in {_short(process.embedded.directory)}"),
         ("Job", f"{JOB_ID}   {CRON}   every 10 seconds"),
         ("", ""),
         ("Try, in another terminal:", ""),

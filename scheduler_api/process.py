@@ -125,7 +125,7 @@ class Process:
         try:
             self._listen(sockets, watched)
             if self.settings.store.redis_url is None:
-                self.embedded = EmbeddedRedis(self.settings.store.data_dir)
+                self.embedded = EmbeddedRedis(self.settings.store.data_dir, self.settings.store.redis_server)
                 self.embedded.start()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 while not runner.run(self._main([sock.dup() for sock in sockets], [sock.dup() for sock in watched])):

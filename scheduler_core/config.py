@@ -96,6 +96,14 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         Path,
         Meta(description="Directory of the embedded redis-server; not used with a redis_url."),
     ] = Path("cronpost-data")
+    redis_server: Annotated[
+        Path | None,
+        Meta(
+            description="Program of the embedded redis-server: a redis-server or valkey-server, 6.2 or newer. "
+            "Not set: the Valkey that comes with Cronpost; where there is none, the newest on PATH. Older servers "
+            "cannot read the data of newer ones."
+        ),
+    ] = None
     key_prefix: Annotated[
         str,
         Meta(
@@ -578,6 +586,7 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
         "data_dir": "a directory",
         "target_allow": RULE_FORM,
         "target_deny": RULE_FORM,
+        "redis_server": "the path of a program",
         "public_url": "an http or https URL without query, user or fragment",
         "key_prefix": "1 to 32 letters, digits, '_', '-' or '.'",
         "nodes": "a whole number, at least 1 and at most 256, or auto",

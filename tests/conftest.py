@@ -9,8 +9,26 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from scheduler_core import embedded
 from scheduler_core.config import ENV_PREFIX
 from scheduler_core.embedded import EmbeddedRedis, ask
+from scheduler_core.errors import EmbeddedRedisError
+from tests.support.servers import chosen_program, server_under_test
+
+
+def pytest_configure() -> None:
+    """Under ``TEST_REDIS_SERVER``, that program takes the place of the one that comes with Cronpost."""
+    program = chosen_program()
+    if program is not None:
+        embedded.bundled_servers = lambda: [program]
+
+
+def pytest_report_header() -> str:
+    try:
+        return f"redis-server: {server_under_test()}"
+    except EmbeddedRedisError as error:  # tests that need none may run
+        return f"redis-server: {error}"
+
 
 # CI keeps no database of failing examples between runs, so each failure prints how to reproduce it. No deadlines: tests
 # do not assert speed.

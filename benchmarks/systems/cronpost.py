@@ -30,6 +30,12 @@ BATCH_CONNECTIONS = 4
 REDIS_SIZES = (("used_memory", 1), ("mem_clients_normal", -1), ("mem_aof_buffer", -1))
 
 
+def program_of(settings: Mapping[str, str]) -> Path | None:
+    """The server program that ``--set CRONPOST_REDIS_SERVER=`` chooses; None: the one that Cronpost would start."""
+    chosen = settings.get("CRONPOST_REDIS_SERVER")
+    return None if chosen is None else Path(chosen)
+
+
 class Cronpost:
     """One ``cronpost serve``. ``settings`` are environment variables beyond the defaults.
 
@@ -78,7 +84,7 @@ class Cronpost:
         self._directory = directory
         self._endpoint = f"http://127.0.0.1:{sink_port}/job"
         if self.shares_redis:
-            self._shared = EmbeddedRedis(directory / "shared")
+            self._shared = EmbeddedRedis(directory / "shared", program_of(self.settings))
             with machine.pinned(*(self._cores if len(self._cores) > 1 else (self.redis_core,))):
                 self._shared.start()
             self.settings["CRONPOST_REDIS_URL"] = self._shared.url
@@ -120,7 +126,9 @@ class Cronpost:
         if self._shared is not None:
             self.redis_pids = [self._shared.pid] if self._shared.pid is not None else []
         else:
-            self.redis_pids = machine.children_of(self.process.pid, "redis-server")
+            self.redis_pids = [
+                pid for name in ("redis-server", "valkey-server") for pid in machine.children_of(self.process.pid, name)
+            ]
 
     def is_ready(self) -> bool:
         """Ask ``/ready`` once."""

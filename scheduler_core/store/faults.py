@@ -1,7 +1,14 @@
-"""Turns what redis-py raises into the two faults that the rest of Cronpost knows: passing and lasting."""
+"""Turns what redis-py raises into the two faults that the rest of Cronpost knows: passing and lasting.
+
+A server's error begins with a code (``OOM``, ``READONLY``). redis-py turns some codes into exception classes and cuts
+them off the text, others not; and inside a script Redis 6.2 puts the code in the middle of an error of its own:
+``ERR Error running script (call to f_...): @user_script:3: -OOM command not allowed ...``. :func:`code_of` finds the
+code in each form, for Redis 6.2 to 8 and Valkey; everything else decides by the code alone.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,55 +17,67 @@ from redis.asyncio.sentinel import MasterNotFoundError
 
 from scheduler_core.errors import StoreRefused, StoreUnavailable
 
-PASSING = (
-    redis_errors.BusyLoadingError,
-    redis_errors.ReadOnlyError,
-    redis_errors.OutOfMemoryError,
-    redis_errors.TryAgainError,
-    redis_errors.ClusterDownError,
-    redis_errors.MasterDownError,
-    redis_errors.MaxConnectionsError,
-    redis_errors.ExecAbortError,
-)
-PASSING_PREFIXES = (
-    "LOADING",
-    "READONLY",
-    "OOM",
-    "TRYAGAIN",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "MISCONF",
-    "BUSY",
-    "UNBLOCKED",
-    "max number of clients",
-    "LATE",
-)
+PASSING = {
+    "OOM": "Redis is out of memory",
+    "LOADING": "Redis is loading its data",
+    "READONLY": "Redis is a replica, which takes no writes",
+    "MASTERDOWN": "Redis is a replica that has lost its master",
+    "NOREPLICAS": "Redis has too few replicas to take writes",
+    "MISCONF": "Redis cannot save its data to disk",
+    "CLUSTERDOWN": "the Redis Cluster does not serve these keys",
+    "TRYAGAIN": "the Redis Cluster moves these keys",
+    "BUSY": "Redis runs a script that does not end",
+    "UNBLOCKED": "Redis changed its role",
+    "EXECABORT": "Redis discarded the transaction",
+    "LATE": "the change reached Redis after its deadline",  # from our own scripts
+}
+"""Codes of faults that pass without a change to this client. Redis carried nothing out."""
 NOT_CONNECTED = "no connection could be made, so no command was sent"
 """A note on exceptions of redis-py (PEP 678), put there by the connections of :mod:`scheduler_core.store.client`."""
-LASTING = (
-    redis_errors.AuthenticationError,
-    redis_errors.AuthorizationError,
-    redis_errors.NoPermissionError,
+LASTING = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (redis_errors.OutOfMemoryError, "OOM"),
+    (redis_errors.BusyLoadingError, "LOADING"),
+    (redis_errors.ReadOnlyError, "READONLY"),
+    (redis_errors.MasterDownError, "MASTERDOWN"),  # a subclass of the next
+    (redis_errors.ClusterDownError, "CLUSTERDOWN"),
+    (redis_errors.TryAgainError, "TRYAGAIN"),
+    (redis_errors.ExecAbortError, "EXECABORT"),
+    (redis_errors.NoPermissionError, "NOPERM"),
+    (redis_errors.AuthenticationError, "NOAUTH"),
+    (redis_errors.AuthorizationError, "NOPERM"),
 )
+_IN_FRONT = re.compile(r"-?([A-Z][A-Z]+)\b")
+_IN_A_SCRIPT = re.compile(r"(?:script|user_script|call to)\b.*? -([A-Z][A-Z]+) ")
+
+
+def code_of(error: BaseException) -> str:
+    """The code of a server's error; empty where there is none: no server answered, or one with a text alone."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    text = str(error)
+    inside = _IN_A_SCRIPT.search(text)
+    if inside is not None:
+        return inside[1]
+    front = _IN_FRONT.match(text) if isinstance(error, redis_errors.ResponseError) else None
+    return "" if front is None else front[1]
 
 
 def translate(error: Exception) -> StoreUnavailable | StoreRefused:
     """The fault that ``error`` is. ``effect_unknown`` says whether the command may have been carried out."""
     text = str(error)
+    code = code_of(error)
     # redis-py wraps what happens while it connects in a ConnectionError, a refused password too.
-    refused = isinstance(error, LASTING) or isinstance(error.__cause__ or error.__context__, LASTING)
-    if refused or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+    cause = error.__cause__ or error.__context__
+    if code in LASTING or (cause is not None and code_of(cause) in LASTING):
         return StoreRefused(f"Redis refuses this client: {text}")
     if isinstance(error, MasterNotFoundError):
         return StoreUnavailable(f"the Sentinels name no master: {text[:300]}")
-    if "OOM" in text:
-        return StoreUnavailable(f"Redis is out of memory: {text}")
-    # Inside a script an error comes as "<code> <text> script: <sha>, on @user_script:<line>."
-    if isinstance(error, PASSING) or any(
-        text.startswith(prefix) or f"-{prefix}" in text for prefix in PASSING_PREFIXES
-    ):
-        return StoreUnavailable(f"Redis cannot serve this now: {text}")
+    if code in PASSING:
+        return StoreUnavailable(f"{PASSING[code]} ({code}): {text}")
+    if isinstance(error, redis_errors.MaxConnectionsError) or "max number of clients" in text:
+        return StoreUnavailable(f"Redis or its connection pool has no connection left: {text}")
     if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError):
         reason = f"Redis did not answer: {text or type(error).__name__}"
         if NOT_CONNECTED in getattr(error, "__notes__", ()):
@@ -77,6 +96,5 @@ def translated_faults() -> Iterator[None]:
 
 
 def of_replica(error: Exception) -> bool:
-    """Whether the cause of a fault is that the server is a replica, which takes no writes. Before Redis 7, a script
-    says so in the middle of its own error."""
-    return isinstance(error.__cause__, redis_errors.ReadOnlyError) or "-READONLY" in str(error.__cause__)
+    """Whether the cause of a fault is that the server is a replica, which takes no writes."""
+    return error.__cause__ is not None and code_of(error.__cause__) == "READONLY"

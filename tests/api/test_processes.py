@@ -19,6 +19,7 @@ from redis import Redis
 
 from scheduler_core.embedded import EmbeddedRedis
 from tests.api.conftest import job
+from tests.support.servers import server_settings
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 40
@@ -32,6 +33,7 @@ class Cronpost:
         env = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
         env["PYTHONPATH"] = str(ROOT)
         env["PYTHONUNBUFFERED"] = "1"
+        env |= {f"CRONPOST_{name.upper()}": str(value) for name, value in server_settings().items()}
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "scheduler_api", *args], cwd=directory, env=env, stdout=out, stderr=err

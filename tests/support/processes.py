@@ -26,9 +26,9 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from scheduler_core.embedded import find_server
 from scheduler_core.events import API_STARTED, NODE_STARTED
 from tests.support.recorder import WAIT_SECONDS
+from tests.support.servers import server_settings, server_under_test
 
 ROOT = Path(__file__).parents[2]
 FAST: dict[str, object] = {
@@ -218,7 +218,7 @@ class Cronpost(Child):
         """``prelude`` is Python that runs in the process before Cronpost does."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
         environment["PYTHONPATH"] = str(ROOT)
-        chosen = {**FAST, **({} if kind == "node" else {"port": 0}), **settings}
+        chosen = {**FAST, **server_settings(), **({} if kind == "node" else {"port": 0}), **settings}
         environment |= {f"CRONPOST_{name.upper()}": str(value) for name, value in chosen.items()}
         program = f"{prelude}\n{RUN}"
         command = [sys.executable, "-c", program, kind]
@@ -335,7 +335,7 @@ class RedisServer:
             **({} if self.password is None else {"requirepass": self.password}),
             **config,
         }
-        command = [str(find_server()[0])]
+        command = [str(server_under_test().program)]
         for name, value in settings.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
         if self._child is not None:

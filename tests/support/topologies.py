@@ -35,8 +35,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from scheduler_core.embedded import find_server
 from tests.support.processes import ROOT, Child, eventually
+from tests.support.servers import server_under_test
 
 MASTER_NAME = "cronpost"
 """What the Sentinels call the master that they watch."""
@@ -112,7 +112,7 @@ class PortServer:
 
     def spawn(self) -> None:
         """Start, or start again on what is there, without waiting."""
-        command = [str(find_server()[0]), str(self._config), *(["--sentinel"] if self._sentinel else [])]
+        command = [str(server_under_test().program), str(self._config), *(["--sentinel"] if self._sentinel else [])]
         if self._child is not None:
             self._child.bury()
         self._child = Child(command, directory=self.directory)

