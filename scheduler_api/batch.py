@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from scheduler_api.answers import json_answer, query, read_body
 from scheduler_api.context import Context, context_of
-from scheduler_api.jobs import shown_upsert
+from scheduler_api.jobs import check_callback, shown_upsert
 from scheduler_api.json_body import read_array
 from scheduler_api.problem import fields_of_problem, problem_body
 from scheduler_api.usual import read_job
@@ -42,6 +42,7 @@ async def upsert_batch(request: Request) -> Response:
         batch = elements[start : start + READ_AT_ONCE]
         read += [read_element(bytes(element), longest, context.guard) for element in batch]
         await context.clock.sleep(0)
+    read = [_checked(context, one) for one in read]
     jobs = [one for one in read if isinstance(one, Job)]
     stored = iter(await _store(context, jobs) if jobs else ())
     return json_answer([_result(one, next(stored)) if isinstance(one, Job) else one for one in read])
@@ -59,6 +60,16 @@ def _result(job: Job, stored: Upserted | CronpostError) -> dict[str, Any]:
     if isinstance(stored, CronpostError):
         return _refused(job.id, problem_body(stored))
     return {"id": job.id, "status": 202, **shown_upsert(job, *stored)}
+
+
+def _checked(context: Context, one: Read) -> Read:
+    try:
+        if isinstance(one, Job):
+            check_callback(context, one)
+    except InvalidInput as error:
+        assert isinstance(one, Job)
+        return _refused(one.id, problem_body(error))
+    return one
 
 
 def _refused(job_id: str | None, problem: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ them have a quarter: the server of some shards that does not answer must not hol
 class Context:
     """``faults`` answers what keeps the process from doing its job; the node's, where there is one. ``warnings`` what
     is not as it should be although the process does its job. ``fires``: it has a node or more; ``nodes`` are those
-    that are processes of their own. ``breakers``: those that are not closed, by node; None: it has no node.
+    that are processes of their own. ``callbacks``: whether runners can be told where this API is. ``breakers``: those
+    that are not closed, by node; None: it has no node.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Context:
         warnings: Callable[[], list[str]] = list,
         fires: bool = True,
         nodes: Nodes | None = None,
+        callbacks: bool = True,
         breakers: Callable[[], list[tuple[str, list[OpenBreaker]]] | None] = lambda: None,
         guard: AddressGuard | None = None,
     ) -> None:
@@ -68,6 +70,7 @@ class Context:
         self.warnings = warnings
         self.fires = fires
         self.nodes = nodes
+        self.takes_callbacks = callbacks
         self.breakers = breakers
         self.guard = AddressGuard() if guard is None else guard
         """Refuses targets when they are stored, as far as that can be known from their URL."""

@@ -39,7 +39,21 @@ async def put(request: Request) -> Response:
     return await _store(context_of(request), job_of(fields, path_id=job_id))
 
 
+def check_callback(context: Context, job: Job) -> None:
+    """Raise InvalidInput for a job whose runner could not be told where to call back.
+
+    The nodes of this API are configured apart. Those without the setting fail the attempts of such jobs.
+    """
+    if job.policies.callback and not context.takes_callbacks:
+        raise InvalidInput(
+            "completion 'callback' needs CRONPOST_PUBLIC_URL, the address at which runners reach this API: set it for "
+            "the API and for the nodes",
+            field="completion",
+        )
+
+
 async def _store(context: Context, job: Job) -> Response:
+    check_callback(context, job)
     check_allowed(context.guard, job.url)
     async with context.turn(job.id) as jobs:
         view, changed = await jobs.upsert(job)

@@ -231,6 +231,7 @@ class Process:
             faults=self.faults,
             warnings=self.warnings,
             fires=self._with_node,
+            callbacks=self._with_node or self.settings.engine.public_url is not None,
             nodes=self.nodes,
             breakers=self.breakers,
             guard=self._guard,

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from scheduler_core.job import Downtime, Job, JobState, Overlap, Pending, Snapshot
 from scheduler_core.job_trigger import same_fire_times, trigger_of
+from scheduler_core.plan.claim import Work
 from scheduler_core.plan.ending import end_run
 from scheduler_core.plan.hold import let_go
 from scheduler_core.plan.in_flight import detach, write_in_flight
@@ -153,6 +154,17 @@ def plan_cancel_unit(
             state, ended = end_run(job, state, run, RunState.CANCELLED, now_ms=now_ms, message=why)
             records = (*records, ended)
     return rest(replace(state, quarantine=None), records)
+
+
+def plan_outdated(work: Work, *, now_ms: int) -> Transition:
+    """The step of an overlapping run that is due for an attempt after its job was changed or deleted: it is not sent.
+
+    Whoever changed the job cancels such runs; this is for those that it did not reach.
+    """
+    state, ended = end_run(
+        work.job, work.state, work.run, RunState.CANCELLED, now_ms=now_ms, message="its job was changed or deleted"
+    )
+    return rest(state, (*work.records, ended))
 
 
 def cancel_entries(job: Job, entries: Sequence[Pending], *, now_ms: int, why: str) -> tuple[Run, ...]:

@@ -11,7 +11,7 @@ from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.run import RunState
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.keys import job_of_unit
-from scheduler_core.store.redis_store import RedisStore, StoredJob
+from scheduler_core.store.redis_store import StoredJob
 from scheduler_core.store.shards import PerShard, Shards
 from scheduler_core.tokens import unit_claimed, unit_of_token
 from scheduler_core.transition import Transition
@@ -25,7 +25,6 @@ class CallbackService:
     def __init__(self, shards: Shards, jobs: PerShard[JobService]) -> None:
         self._shards = shards
         self._jobs = jobs
-        self._secrets: dict[RedisStore, bytes] = {}
 
     async def complete(
         self, run_id: str, token: str, *, succeeded: bool, message: str = "", continuation: bytes | None = None
@@ -90,10 +89,8 @@ class CallbackService:
         return lost_at_ms
 
     async def _unit(self, run_id: str, token: str) -> str:
-        store = self._shards.of(unit_claimed(token))
-        if store not in self._secrets:
-            self._secrets[store] = await store.secret()
-        return unit_of_token(self._secrets[store], token, run_id)
+        secret = await self._shards.of(unit_claimed(token)).secret()
+        return unit_of_token(secret, token, run_id)
 
     async def _settled(self, unit: str, run_id: str) -> RunState:
         """How a run that is over ended."""

@@ -15,12 +15,13 @@ from msgspec.structs import replace
 from scheduler_core.catalogue import Target, request_of_target
 from scheduler_core.clock import Clock
 from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer
-from scheduler_core.errors import StoreError
+from scheduler_core.errors import ConfigError, StoreError
 from scheduler_core.instants import rfc3339
 from scheduler_core.job import HeldBack, Job, LostCause
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.plan.change import plan_outdated
 from scheduler_core.plan.claim import Work, plan_full
 from scheduler_core.plan.settle import Ended
 from scheduler_core.run import Run
@@ -30,6 +31,10 @@ from scheduler_core.store.redis_store import ClaimedJob, RedisStore
 from scheduler_core.tokens import make_token
 from scheduler_core.transition import Transition
 
+NO_PUBLIC_URL = (
+    "CRONPOST_PUBLIC_URL is not set for this node, so a job with completion 'callback' cannot be sent: set it to the "
+    "address at which runners reach the API"
+)
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
 """What percent-encoding leaves as it is (RFC 3986, 2.3)."""
 
@@ -71,7 +76,6 @@ class Courier:
         self.clock = clock
         self.start = deliverer.start
         self._store = store
-        self._secret: bytes | None = None
         self._timeout_ms = int(node.settings.attempt_timeout_seconds * 1000)
         self.gate = Gate(node.room, node.settings, clock, metrics) if gate is None else gate
 
@@ -120,6 +124,14 @@ class Courier:
                 flight.end_without_attempt(planned)
                 return
             work = replace(work, state=replace(work.state, draining=False))
+        if work.state.child:
+            beside = await self._store.beside(work.job.id, claimed.id)
+            if beside.job == "gone" or (beside.job == "changed" and not work.run.asked):
+                flight.end_without_attempt(plan_outdated(work, now_ms=self.clock.now_ms()))
+                return
+            if beside.latest_success is not None:
+                latest_ms = beside.latest_success.fire_time_ms
+                work = replace(work, state=replace(work.state, last_success_ms=latest_ms))
         request = await self._request(claimed, work)
         if not self.node.lease_holds:
             flight.hand_back()  # what was asked took so long that another node may hold this job by now
@@ -132,11 +144,10 @@ class Courier:
             flight.hold(held)
 
     async def _request(self, claimed: ClaimedJob, work: Work) -> Request:
-        """The request of the next attempt of a job with a named target, a callback or overlapping runs."""
-        if work.state.child:
-            latest = await self._store.latest_success(work.job.id)
-            if latest is not None:
-                work = replace(work, state=replace(work.state, last_success_ms=latest.fire_time_ms))
+        """The request of the next attempt of a job with a named target, a callback or overlapping runs.
+
+        Raises ConfigError for a callback if nobody could be told where to call.
+        """
         request = self.request_of(claimed, work)
         if work.job.target_id is not None:
             target = await self.targets.get(work.job.target_id)
@@ -144,10 +155,12 @@ class Courier:
                 raise LookupError(f"the target {work.job.target_id} is gone")
             request = with_target(request, target)
         if work.job.policies.callback:
-            if self._secret is None:
-                self._secret = await self._store.secret()
-            token = make_token(self._secret, claimed.id, work.run.id)
-            request = with_callback(request, self.node.settings.public_url or "", work.run.id, token)
+            public_url = self.node.settings.public_url
+            if public_url is None:
+                self.settler.warnings["public_url"] = NO_PUBLIC_URL
+                raise ConfigError(NO_PUBLIC_URL)
+            token = make_token(await self._store.secret(), claimed.id, work.run.id)
+            request = with_callback(request, public_url, work.run.id, token)
         return request
 
 

@@ -65,6 +65,12 @@ REPLY_BYTES = 2 << 20
 Redis's time, and a reply that passes a slow link before the socket's timeout."""
 
 
+SUCCESSES_PART = 100
+SUCCESSES_PARTS = 10
+"""How many entries of a job's history are looked at together for the latest success, and how many times at most. Of
+runs that overlap, an earlier one may be recorded after a later one, within the number that overlap (at most 100)."""
+
+
 class Retention(msgspec.Struct, frozen=True):
     """How much history a job keeps: ``entries`` runs and misses, and ``failures`` runs that left these and did not
     succeed; nothing of it when ``after_ms`` have passed since the last entry."""
@@ -153,6 +159,14 @@ class StoredJob(msgspec.Struct, frozen=True):
     """Where there is no job: how many runs of an earlier one, which allowed overlap, are open."""
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """What is stored beside a run of a job that allows overlap."""
+
+    job: str
+    """``same``: the job is the one that the run was made from; ``changed`` or ``gone``: it is not."""
+    latest_success: Entry | None
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The answer to a change that is asked for once, kept so that a repetition is answered the same."""
 
@@ -221,6 +235,7 @@ class RedisStore:
         self._leave = load_script("leave_node")
         self._reap = load_script("reap_leases")
         self._read = load_script("read_jobs")
+        self._read_beside = load_script("read_beside")
 
     @property
     def client(self) -> Redis:
@@ -551,16 +566,23 @@ class RedisStore:
         return found
 
     async def latest_success(self, job_id: str) -> Run | None:
-        """The run with the latest fire time among those that succeeded and that the job's history still has."""
-        with translated_faults():
-            rows: list[Any] = await self._client.lrange(self._keys.history(job_id), 0, -1)
+        """The run with the latest fire time among the latest successes that the job's history still has."""
+        latest = (await self.beside(job_id, job_id)).latest_success
+        return None if latest is None else await self.settled_run(latest.run_id)
+
+    async def beside(self, job_id: str, unit: str) -> Beside:
+        """What the next attempt of a run that overlaps others needs beside its own documents."""
+        k = self._keys
+        answer = await self._run(
+            self._read_beside, (k.jobs, k.history(job_id)), (job_id, unit, SUCCESSES_PART, SUCCESSES_PARTS)
+        )
         latest: Entry | None = None
-        for row in rows:
+        for row in answer[1:]:
             with contextlib.suppress(CorruptDocument):
                 entry = decode_entry(row)
-                if isinstance(entry, Entry) and entry.letter == "S":
-                    latest = entry if latest is None or entry.fire_time_ms >= latest.fire_time_ms else latest
-        return None if latest is None else await self.settled_run(latest.run_id)
+                if isinstance(entry, Entry) and (latest is None or entry.fire_time_ms >= latest.fire_time_ms):
+                    latest = entry
+        return Beside(answer[0].decode(), latest)
 
     async def settled_run(self, run_id: str) -> Run | None:
         """The record of a settled run; None: it was trimmed, or there never was one. Raises CorruptDocument."""
@@ -578,10 +600,15 @@ class RedisStore:
         return [unit.decode() for unit in found]
 
     async def secret(self) -> bytes:
-        """32 random bytes, drawn once for the store: what tokens are made with."""
+        """32 random bytes, drawn once for the store: what tokens are made with.
+
+        Read it for each token, and do not keep it: a store that was emptied or restored has another one.
+        """
         with translated_faults():
-            await self._client.hsetnx(self._keys.meta, "secret", secrets.token_bytes(32))
             found: Any = await self._client.hget(self._keys.meta, "secret")
+            if found is None:
+                await self._client.hsetnx(self._keys.meta, "secret", secrets.token_bytes(32))
+                found = await self._client.hget(self._keys.meta, "secret")
         return bytes(found)
 
     async def counts(self, *, now_ms: int) -> Counts:

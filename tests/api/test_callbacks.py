@@ -105,6 +105,33 @@ async def test_said_again_it_is_answered_the_same_and_changes_nothing(taken: Tak
     assert contents() == before
 
 
+async def test_tokens_are_good_again_after_the_store_has_another_secret(
+    client: httpx.AsyncClient, taken: Taken, runner: Runner, context: Context
+) -> None:
+    assert (await taken.say("complete", b'{"state":"succeeded"}')).status_code == 200
+    redis: Any = context.store.client
+    await redis.hset(context.store.keys.meta, "secret", b"of a store that was restored, 32 b")
+    await until(client, "/jobs/a", lambda answer: answer["status"] == "active")
+    await client.post("/jobs/a/run")
+    await until(client, "/jobs/a", lambda answer: answer["status"] == "taken")
+    again = Taken(client, runner)
+    assert again.token != taken.token
+    assert (await again.say("heartbeat")).status_code == 200
+    assert (await again.say("complete", b'{"state":"succeeded"}')).status_code == 200
+
+
+async def test_an_api_without_an_address_for_runners_refuses_jobs_with_a_callback(
+    client: httpx.AsyncClient, context: Context
+) -> None:
+    context.takes_callbacks = False
+    plain = {name: value for name, value in SLOW.items() if name not in ("completion", "run_timeout_seconds")}
+    for answer in (await client.post("/", json=SLOW), await client.put("/jobs/a", json=SLOW)):
+        assert (answer.status_code, answer.json()["field"]) == (400, "completion")
+        assert "CRONPOST_PUBLIC_URL" in answer.json()["detail"]
+    first, second = (await client.post("/jobs:batch", json=[SLOW, plain | {"id": "b"}])).json()
+    assert (first["status"], first["field"], second["status"]) == (400, "completion", 202)
+
+
 async def test_a_continuation_comes_with_the_completion(client: httpx.AsyncClient, taken: Taken) -> None:
     payload = b'{"page":2,  "n":1.0}'
     answer = await taken.say(

@@ -21,7 +21,7 @@ from tests.support.stores import beat, claim, put
 FOLDER = files("scheduler_core.store").joinpath("lua")
 SCRIPTS = sorted(path.name.removesuffix(".lua") for path in FOLDER.iterdir() if path.name.endswith(".lua"))
 OF_THE_LOOP = ("beat_node", "claim_jobs", "leave_node", "own_leases", "reap_leases", "recover_claims", "settle_runs")
-OF_CLIENTS = ("change_jobs", "create_jobs", "read_jobs")
+OF_CLIENTS = ("change_jobs", "create_jobs", "read_beside", "read_jobs")
 """With those of the loop, what :class:`RedisStore` runs; the others have stores of their own."""
 SETS = {"settle_runs": (7 + 8 + 2, 3 + 8), "change_jobs": (9 + 8 + 2, 8 + 9), "create_jobs": (7, 1 + 4)}
 """Scripts of many units: the keys and arguments of one unit without records."""
@@ -126,6 +126,7 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(sto
     stored = await store.read("job")
     assert await store.change("job", stored, Transition(JobState()))
     assert await store.create([(make_job("new"), make_state(10))]) == [None]
+    assert (await store.beside("new", "new")).job == "same"
     await store.leave(node="node", now_ms=1)
     for name, seen in calls.items():
         entries = header(text_of(name))

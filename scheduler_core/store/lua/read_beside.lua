@@ -1,0 +1,32 @@
+-- Read what the next attempt of a run needs beside its own documents, for a job that allows overlap: whether the job is
+-- still the one that the run was made from, and the latest successes.
+--
+-- Guarantee: reads only. The answer holds at most `part` entries, however long the history is. A history of the wrong
+-- type holds no success.
+--
+-- KEYS
+--   1 jobs    hash, unit to definition; a run has a copy of its job's as it was then
+--   2 history list of the job
+-- ARGV
+--   1 job id
+--   2 unit   of the run; the job id again: only the successes are wanted
+--   3 part   count; entries looked at together, at least as many as runs overlap
+--   4 parts  count, at most so many are looked at, the latest first
+-- Returns
+--   {'same', 'changed' or 'gone', entry, entry, ...}: the successes of the latest part that holds any
+-- Cost: O(entries since the latest success); two or three commands where it is among the latest `part`.
+
+local jobs, history = KEYS[1], KEYS[2]
+local part, parts = tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local definitions = redis.call('HMGET', jobs, ARGV[1], ARGV[2])
+local reply = {not definitions[1] and 'gone' or definitions[1] == definitions[2] and 'same' or 'changed'}
+for i = 1, parts do
+  local entries = redis.pcall('LRANGE', history, -i * part, -(i - 1) * part - 1)
+  if entries.err or #entries == 0 then break end
+  for _, entry in ipairs(entries) do
+    if string.sub(entry, 1, 1) == 'S' then reply[#reply + 1] = entry end
+  end
+  if #reply > 1 or #entries < part then break end
+end
+return reply
