@@ -41,7 +41,9 @@ SCHEMAS: Json = {
             "state": {"type": "string", "enum": [state.value for state in RunState]},
             "reason": {"type": "string", "enum": [reason.value for reason in Reason]},
             "fire_time": INSTANT,
-            "lateness_ms": or_null(WHOLE | {"description": "From the fire time to the first attempt."}),
+            "lateness_ms": or_null(
+                WHOLE | {"description": "From the fire time to the first attempt; null for backfills and recovery."}
+            ),
         },
     },
     "ListedAttempt": {

@@ -26,7 +26,7 @@ class Metrics:
         r = self.registry
         self.lateness = Spread(
             "cronpost_lateness_seconds",
-            "From a run's fire time to the start of its first attempt.",
+            "From the fire time of a scheduled run to the start of its first attempt.",
             LATENESS_BUCKETS,
             r,
         )

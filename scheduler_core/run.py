@@ -30,6 +30,10 @@ class Reason(StrEnum):
     """A fire time of the past that a client asked for again."""
 
 
+_IN_TIME = frozenset({Reason.SCHEDULED, Reason.MANUAL, Reason.CONTINUATION})
+"""Runs that were asked for before their fire time, or at it."""
+
+
 class RunState(StrEnum):
     """Where a run stands. ``open``, ``retrying`` and ``taken`` are not settled, all others are final."""
 
@@ -139,8 +143,11 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
 
     @property
     def lateness_ms(self) -> int | None:
-        """From the fire time to the start of the first attempt."""
-        return None if self.started_at_ms is None else self.started_at_ms - self.fire_time_ms
+        """From the fire time to the start of the first attempt. None for a run whose fire time had passed when it was
+        asked for (a backfill) or was missed in a downtime (a recovery): it is not late, it was never due in time."""
+        if self.started_at_ms is None or self.reason not in _IN_TIME:
+            return None
+        return self.started_at_ms - self.fire_time_ms
 
     @property
     def last_status(self) -> int | None:

@@ -35,7 +35,7 @@ from scheduler_core.metrics import Metrics
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
 from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
-from scheduler_core.run import Miss, Run, RunState
+from scheduler_core.run import Miss, Reason, Run, RunState
 from scheduler_core.services.base import Service
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import ClaimedJob, RedisStore, Settled, Settlement
@@ -111,7 +111,7 @@ class Settler(Service):
         self.metrics.duration.observe(ended.outcome.latency_ms / 1000)
         status = ended.outcome.status
         self.metrics.attempts.add(str(ended.outcome.kind), STATUS_CLASSES[status // 100] if status else "")
-        if work.run.started_at_ms is None:
+        if work.run.started_at_ms is None and work.run.reason is Reason.SCHEDULED:
             self.metrics.lateness.observe(max(0, ended.started_at_ms - work.run.fire_time_ms) / 1000)
         self._put_planned(claimed, lambda: plan_settle(work, ended, self._policy), work, ended)
 

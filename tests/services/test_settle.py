@@ -304,6 +304,31 @@ async def test_a_deleted_job_stays_deleted_when_its_last_run_ends(bench: Bench) 
     assert content == [0] * 5
 
 
+async def test_lateness_is_measured_of_scheduled_runs_alone(bench: Bench) -> None:
+    reasons: list[str] = []
+
+    async def fire() -> None:
+        await bench.node.beat()
+        await bench.node.claim()
+        reasons.extend(entry.header("Cronpost-Reason") for entry in bench.node.deliverer.open)
+        await bench.answer_all()
+        await bench.node.settle()
+
+    await bench.node.start()
+    await put(bench.redis, make_job("a"), make_state(0))
+    await fire()
+    bench.clock.advance(10_000)
+    await fire()
+    bench.clock.advance(1)
+    await bench.jobs.backfill("a", start_ms=at(0), end_ms=at(1), limit=1)
+    await bench.jobs.run_now("a", force=True)
+    while len(reasons) < 4:
+        bench.clock.advance(1)
+        await fire()
+    assert sorted(reasons) == ["backfill", "manual", "scheduled", "scheduled"]
+    assert bench.metrics.registry.get_sample_value("cronpost_lateness_seconds_count") == 2
+
+
 async def test_a_flush_ends_when_all_is_settled_or_its_time_is_over(bench: Bench) -> None:
     await bench.claim("a")
     assert await bench.node.settler.flush(1)
