@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 from scheduler_core import embedded
 from scheduler_core.embedded import EmbeddedRedis, Server, ask, find_server
 from scheduler_core.errors import DataDirectoryInUse, EmbeddedRedisError
+from scheduler_core.run import Run, RunState
+from scheduler_core.store.redis_store import RedisStore, connect
 from tests.support.servers import chosen_program, server_under_test
 
 # A server process: starts the embedded Redis, says so with its pid, and waits to be killed.
@@ -363,6 +366,31 @@ def test_a_snapshot_of_another_server_is_never_called_damaged(server: EmbeddedRe
     base.write_bytes(content)
     server.start()
     assert command(server, "GET", "job").endswith("kept")
+
+
+WRITTEN = {"redis-6.2.14": (6, 2, 0), "redis-7.0.15": (7, 0, 0)}
+"""Directories of tests/data, and the oldest server that reads them. Each was written by that server under Cronpost: a
+snapshot with 20 jobs, one of which has a failed run, and after it the command that created one more."""
+
+
+@pytest.mark.parametrize("writer", WRITTEN)
+async def test_data_that_an_older_server_wrote_opens_whole(writer: str, server: EmbeddedRedis) -> None:
+    if server_under_test().version < WRITTEN[writer]:
+        return  # refused: test_data_of_a_newer_redis_is_never_started_empty_by_an_older_one
+    shutil.copytree(Path(__file__).parents[1] / "data" / writer, server.directory)
+    for _ in range(2):  # the second time from what this server has made of it
+        server.start()
+        store = RedisStore(connect(server.url))
+        jobs = [*(f"job-{number}" for number in range(20)), "job-after-the-snapshot"]
+        assert await store.page_ids(after="", prefix="", limit=100) == sorted(jobs)
+        for stored in await store.read_many(jobs):
+            assert stored.snapshot.job is not None
+            assert stored.snapshot.state is not None
+        (run,) = await store.history("job-0")
+        assert isinstance(run, Run)
+        assert run.state is RunState.FAILED
+        await store.aclose()
+        server.stop()
 
 
 def test_a_data_directory_with_a_long_path_works_across_restarts(tmp_path: Path) -> None:
