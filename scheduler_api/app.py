@@ -25,10 +25,12 @@ from scheduler_api import (
     tasks,
 )
 from scheduler_api.context import Context
+from scheduler_api.hosts import AllowedHosts
 from scheduler_api.middleware import Answered, Counted, Guarded, RawPath, SameOrigin
 from scheduler_api.problem import ApiError
 
-OPEN_PATHS = ("/health", "/ready", *docs_ui.OPEN_PATHS)
+PROBE_PATHS = ("/health", "/ready")
+OPEN_PATHS = (*PROBE_PATHS, *docs_ui.OPEN_PATHS)
 """For the probes of an orchestrator, which carry no key (what ``/ready`` answers names no job, address or secret), and
 for browsers that open the documentation."""
 
@@ -54,8 +56,8 @@ def create_app(context: Context, routes: Sequence[BaseRoute] = ROUTES) -> ASGIAp
     """The API, or a part of it. It starts and stops nothing: the caller owns what is in ``context``."""
     app: ASGIApp = RawPath(_Routes(list(routes)))
     settings = context.settings
-    app = Guarded(app, settings.api_keys, OPEN_PATHS, callbacks.OPEN_PATHS)
-    app = SameOrigin(app, any_name=bool(settings.api_keys) or settings.allow_no_authentication)
+    app = Guarded(app, settings.api_keys, OPEN_PATHS, PROBE_PATHS, callbacks.OPEN_PATHS, context.clock)
+    app = SameOrigin(app, hosts=None if settings.api_keys else AllowedHosts(settings.allowed_hosts))
     return Counted(Answered(app), context)
 
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, read_body, whole
-from scheduler_api.json_body import Fields, read_object, required
+from scheduler_api.json_body import Fields, read_object, refuse_repeated, required
 from scheduler_api.problem import ApiError, problem
 from scheduler_api.views import instant, next_fire_times
 from scheduler_core.catalogue import (
@@ -142,6 +142,8 @@ def target_of(fields: Fields, old: Target | None = None) -> Target:
     headers, template = target.headers, target.body_template
     if "headers" in fields:
         sent = required(fields, "headers", dict[str, str] | None, "an object of strings, or null")
+        if sent is not None:
+            refuse_repeated(bytes(fields["headers"]), path="headers.")
         headers = None if sent is None else check_headers(sent)
     if "body_template" in fields:
         template = required(fields, "body_template", str | None, "a string or null")
@@ -180,6 +182,9 @@ def name_of(fields: Fields) -> str:
     assert isinstance(name, str)
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         raise InvalidInput(f"name must have 1 to {MAX_NAME_CHARACTERS} characters, and has {len(name)}", field="name")
+    if not name.isprintable():
+        character = next(character for character in name if not character.isprintable())
+        raise InvalidInput(f"name must be printable text, and has {character!a}", field="name")
     return name
 
 

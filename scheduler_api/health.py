@@ -61,7 +61,10 @@ async def metrics(request: Request) -> Response:
             return json_answer(await _totals(context))
     with contextlib.suppress(StoreError):
         await _count(context)
-    encode, content_type = choose_encoder(accepted)
+    try:
+        encode, content_type = choose_encoder(accepted)
+    except (TypeError, ValueError):  # a version that is no version, such as 1e9
+        encode, content_type = choose_encoder("")
     registry: Collector = context.metrics.registry
     if context.nodes is not None:
         registry = Gathered(await context.nodes.families())

@@ -69,6 +69,16 @@ def read_object(body: bytes, known: Iterable[str] | None, *, ignored: Iterable[s
     return fields
 
 
+def refuse_repeated(body: bytes, *, path: str = "") -> None:
+    """Raise InvalidInput if a key comes twice in ``body``, a valid JSON object: parsers differ in which one they take.
+
+    ``path`` is what leads to the object from the outside, such as ``headers.``.
+    """
+    if _count_members(body.strip(WHITESPACE)) != len(_fields_decoder.decode(body)):
+        error = _given_twice(body)
+        raise InvalidInput(error.detail, field=f"{path}{error.field}")
+
+
 def read_array(body: bytes, *, limit: int) -> list[msgspec.Raw]:
     """The elements of the JSON array that ``body`` is, each as the bytes it was sent as; each may be any JSON.
 
@@ -99,8 +109,28 @@ def _check_text(body: bytes) -> None:
 
 
 def _not_json(body: bytes, error: Exception) -> InvalidInput:
+    field = _field_with_half_a_pair(body)
+    if field is not None:
+        return InvalidInput(f"{field} holds one half of a surrogate pair, which is no character", field=field)
     empty = not body.strip(WHITESPACE)
     return InvalidInput("the body is empty" if empty else f"the body is not JSON: {error}")
+
+
+def _field_with_half_a_pair(body: bytes) -> str | None:
+    """The first field of an object that holds half of a surrogate pair, such as ``\\ud800``; None: there is none.
+
+    msgspec reports the place, not the field.
+    """
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    for name, value in fields.items() if isinstance(fields, dict) else ():
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return ascii(name)[1:-1][:100]
+    return None
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

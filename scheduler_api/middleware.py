@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Collection
-from functools import lru_cache
 
+import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from scheduler_api.connections import KEY_IN_SCOPE, RESERVED_IN_SCOPE
 from scheduler_api.context import Context
+from scheduler_api.hosts import AllowedHosts, host_of
 from scheduler_api.problem import ApiError, problem, problem_of
+from scheduler_core.clock import Clock
 from scheduler_core.errors import CronpostError
-from scheduler_core.events import API_FAILED, get_logger
+from scheduler_core.events import API_FAILED, KEY_REFUSED, get_logger
 
 log = get_logger(__name__)
 
@@ -87,46 +89,104 @@ class Answered:
             await answer(scope, receive, send)
 
 
-class Guarded:
-    """Lets nobody in without one of the API keys, but to the ``open_paths`` and to paths that match ``own_token``,
-    where the endpoint itself asks for a token. Without keys, everybody.
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing."""
+REFUSALS_SECONDS = 1.0
+"""One log line for the refused keys of so long: somebody who tries keys must not fill the log."""
 
-    Refusal is the default: a route that is added later is guarded without anyone thinking of it.
+
+class Guarded:
+    """Answers only requests with one of the API keys, except for the ``open_paths`` and for paths that match
+    ``own_token``, where the endpoint itself checks a token. Without keys it answers all.
+
+    Refusal is the default: a route that is added later is guarded without anyone thinking of it. Log lines that a
+    request with a changing method causes name its key (by :func:`name_of_key`) and its client's address.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Collection[str], open_paths: Collection[str], own_token: re.Pattern[bytes]
+        self,
+        app: ASGIApp,
+        keys: Collection[str],
+        open_paths: Collection[str],
+        probe_paths: Collection[str],
+        own_token: re.Pattern[bytes],
+        clock: Clock,
     ) -> None:
         self._app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._digests = {hashlib.sha256(key.encode()).digest(): name_of_key(key) for key in keys}
         self._open_paths = frozenset(path.encode("ascii") for path in open_paths)
+        self._probe_paths = frozenset(path.encode("ascii") for path in probe_paths)
         self._own_token = own_token
+        self._clock = clock
+        self._logged_at: float | None = None
+        self._not_logged = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._digests and not self._is_open(scope) and not self._is_known(scope):
+        name = self._name_of_client(scope) if self._digests else None
+        if name is not None or not self._digests:
+            scope[KEY_IN_SCOPE] = name or ""
+        elif not self._is_open(scope):
+            self._log_refusal(scope)
             raise ApiError(
                 401,
                 "an API key is needed: Authorization: Bearer <key>",
                 code="unauthorized",
                 headers={"WWW-Authenticate": 'Bearer realm="cronpost"', "Connection": "close"},
             )
-        await self._app(scope, receive, send)
+        if RESERVED_IN_SCOPE in scope and name is None and scope.get("raw_path") not in self._probe_paths:
+            raise ApiError(
+                503,
+                "too many connections are open; the last places are for probes and for requests with an API key",
+                code="too_many_connections",
+                headers={"Connection": "close", "Retry-After": "1"},
+            )
+        if scope["method"] in READS:
+            await self._app(scope, receive, send)
+            return
+        actor = {"client": _client_of(scope)}
+        if name is not None:
+            actor["key"] = name
+        with structlog.contextvars.bound_contextvars(**actor):
+            await self._app(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         path: bytes = scope.get("raw_path") or b""
         return path in self._open_paths or self._own_token.match(path) is not None
 
-    def _is_known(self, scope: Scope) -> bool:
+    def _name_of_client(self, scope: Scope) -> str | None:
+        """The name of the key that the request carries; None: it carries none of ours."""
         values = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(values) != 1:
-            return False
+            return None
         scheme, _, key = values[0].partition(b" ")
         if scheme.lower() != b"bearer":
-            return False
+            return None
         # Digests have one length and say nothing about the key, and each is compared, so that the time taken does
         # not tell which key came close.
         digest = hashlib.sha256(key.strip()).digest()
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+        found = [name for known, name in self._digests.items() if hmac.compare_digest(digest, known)]
+        return found[0] if found else None
+
+    def _log_refusal(self, scope: Scope) -> None:
+        now = self._clock.monotonic()
+        if self._logged_at is not None and now - self._logged_at < REFUSALS_SECONDS:
+            self._not_logged += 1
+            return
+        given = any(name == b"authorization" for name, _ in scope["headers"])
+        detail = "the request carries an Authorization header that is no API key" if given else "no API key"
+        log.warning(KEY_REFUSED, client=_client_of(scope), detail=detail, not_logged=self._not_logged)
+        self._logged_at, self._not_logged = now, 0
+
+
+def name_of_key(key: str) -> str:
+    """A short name for an API key, to tell keys apart in logs: the start of a digest, of which nobody gets the key."""
+    return hashlib.sha256(b"cronpost key name:" + key.encode()).hexdigest()[:6]
+
+
+def _client_of(scope: Scope) -> str:
+    """The address of the client, or of the proxy in front of it."""
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
 
 
 class SameOrigin:
@@ -134,55 +194,43 @@ class SameOrigin:
 
     A body counts as JSON whatever its type says, so any page that its user visits could post a job to a server on
     loopback, which usually has no key. Browsers put an ``Origin`` on such requests; other clients send none. Without
-    keys, every request must also be addressed to an IP address or to localhost: a foreign name can be made to lead here
-    (DNS rebinding), and what its page then reads is of its own origin to the browser.
+    keys (``hosts`` is given then), every request must also be addressed to a host that nobody else can point here.
     """
 
-    def __init__(self, app: ASGIApp, *, any_name: bool) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: AllowedHosts | None) -> None:
         self._app = app
-        self._any_name = any_name
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origins = [value for name, value in scope["headers"] if name == b"origin"]
-        if origins and not all(self._is_own(origin, scope) for origin in origins):
+        origins, hosts = [], []
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                origins.append(value)
+            elif name == b"host":
+                hosts.append(value)
+        if origins and not all(self._is_own(origin, hosts) for origin in origins):
             raise ApiError(
                 403,
                 "a page of another origin may not use this API",
                 code="foreign_origin",
                 headers={"Connection": "close"},
             )
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if not self._any_name and not all(_leads_here(host) for host in hosts):
+        if not all(map(self._leads_here, hosts)):
             raise ApiError(
                 403,
-                "this server has no API keys, so it is used by IP address or as localhost only",
+                "this server has no API keys, so it answers only under IP addresses, localhost and the names in "
+                "CRONPOST_ALLOWED_HOSTS; add the name of the Host header there, or set CRONPOST_API_KEYS",
                 code="foreign_host",
                 headers={"Connection": "close"},
             )
         await self._app(scope, receive, send)
 
-    def _is_own(self, origin: bytes, scope: Scope) -> bool:
-        _, _, netloc = origin.decode("latin-1").partition("://")
-        if not netloc or [netloc.encode("latin-1")] != [value for name, value in scope["headers"] if name == b"host"]:
-            return False
-        return self._any_name or _leads_here(netloc)
+    def _is_own(self, origin: bytes, hosts: list[bytes]) -> bool:
+        _, _, netloc = origin.partition(b"://")
+        return bool(netloc) and [netloc] == hosts and self._leads_here(netloc)
 
-
-# Clients of one process name it in a few ways, in every request.
-@lru_cache(maxsize=256)
-def _leads_here(netloc: str) -> bool:
-    """Whether the host of ``netloc`` is an address or localhost, and not a name that somebody else can point here."""
-    host = netloc.partition("]")[0].lstrip("[") if netloc.startswith("[") else netloc.partition(":")[0]
-    return host.lower() == "localhost" or is_address(host)
-
-
-def is_address(host: str) -> bool:
-    """Whether ``host`` is an IP address and not a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    def _leads_here(self, netloc: bytes) -> bool:
+        return host_of(netloc) is not None if self._hosts is None else self._hosts.allows(netloc)
 
 
 class RawPath:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvloop
 
+from scheduler_api.connections import Connections
 from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.node_link import ParentLink, Report
 from scheduler_api.nodes import Nodes
@@ -285,7 +286,9 @@ class Process:
         from scheduler_api.server import ApiServer
 
         assert self.context is not None
-        server = ApiServer(create_app(self.context, routes))
+        api = self.settings.api
+        connections = Connections(api.max_connections, per_address=api.max_connections_per_address)
+        server = ApiServer(create_app(self.context, routes), connections)
         servers[asyncio.create_task(server.serve(sockets), name="cronpost api")] = server
 
     async def _wait_for_end(self, servers: Iterable[asyncio.Task[None]]) -> None:

@@ -1,37 +1,52 @@
-"""HTTP/1.1 as uvicorn speaks it, with what it lacks: deadlines and limits on what a client may do to a connection.
+"""HTTP/1.1 on uvicorn's protocol, with deadlines, limits and stricter rules for requests.
 
-uvicorn waits for ever for the rest of a request, so that a few hundred half-sent ones keep everybody out. Here each
-part of an exchange has a deadline of its own: the request's head, its body, the answer's way to the client. The parser
-(httptools) is several times as fast as the alternative, but takes a request without ``Host`` and a head of any
-size; both are refused here (RFC 9112, 3.2; RFC 6585, 5).
+uvicorn waits without limit for the rest of a request, and for a client to take an answer, so that a few hundred
+connections could keep everybody out. Here each part of an exchange has a deadline: the request's head, its body, the
+answer. The parser (httptools) is several times as fast as the alternative, but lets some requests pass that two
+programs can read in two ways (request smuggling); these are refused, see :meth:`ServerProtocol._check_head`.
+
+This module uses attributes of uvicorn's and httptools' that are not their public interface: decision 24 and
+``tests/api/test_server_libraries.py`` name them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import termios
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from scheduler_api.connections import KEY_IN_SCOPE, RESERVED_IN_SCOPE, Admission, Connections
+from scheduler_api.hosts import host_of
+
 HEAD_SECONDS = 10.0
 """For a request's line and headers, from the first byte, or from the start of the connection."""
 BODY_SECONDS = 30.0
 """For its body, from the end of the headers. A megabyte in that time is 35 kB/s."""
 ANSWER_SECONDS = 60.0
-"""From the end of the body until the client has taken the answer. Redis is given up long before."""
+"""From the end of the body until the answer begins, and then for each :data:`ANSWER_BYTES` of it that wait for the
+client. Redis is given up long before."""
+ANSWER_BYTES = 65_536
+"""A client that takes less of a waiting answer in :data:`ANSWER_SECONDS` (1 kB/s) is cut off: the rest fills memory."""
 IDLE_SECONDS = 75.0
 """How long a connection without a request is kept. Longer than clients and proxies usually keep theirs, so that it is
 they who close it: a request that meets a closing connection is lost."""
+KEYLESS_IDLE_SECONDS = 15.0
+"""The same where the server has API keys and the last request carried none: a probe, or a stranger."""
 LINGER_SECONDS = 2.0
 """How long the rest of a request that was refused half-way is read and thrown away. Closing at once would make the
 system reset the connection, and the reset would overtake the answer that says why."""
 LINGER_BYTES = 8 << 20
 """And how much of it at most."""
 MAX_HEAD_BYTES = 65_536
-MAX_CONNECTIONS = 1000
-"""Open connections; one more is told so and closed."""
+"""Of a request's line and headers; and, in a chunked body, of bytes in a row that are not content."""
+
+SLASH = b"/"[0]
 
 
 class ServerProtocol(HttpToolsProtocol):
@@ -40,75 +55,116 @@ class ServerProtocol(HttpToolsProtocol):
     head_seconds = HEAD_SECONDS
     body_seconds = BODY_SECONDS
     answer_seconds = ANSWER_SECONDS
+    idle_seconds = IDLE_SECONDS
+    keyless_idle_seconds = KEYLESS_IDLE_SECONDS
     linger_seconds = LINGER_SECONDS
-    max_connections = MAX_CONNECTIONS
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, table: Connections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._deadline: asyncio.TimerHandle | None = None
+        self._table = table
+        self._reserved = False
+        """Whether this connection is of the reserve: it gets one request, and only of a probe or with a key."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._deadline: float | None = None
+        """When the current part of the exchange has to be over. The timer may go off earlier: then it is set again."""
+        self._is_idle = False
+        """Whether all requests are answered, and no byte of a next one has come."""
         self._in_head = False
         """Whether the head of a request has begun, and not ended."""
         self._head_bytes = 0
+        self._quiet_bytes = 0
+        """Bytes since the last content of a body: trailers, chunk extensions, sizes of chunks."""
         self._head_without_upgrade: bytes | None = None
         """Set while the parser reads a request that asks for another protocol: its head, to be parsed again."""
         self._refusal: HTTPStatus | None = None
+        self._refuse_after_answers: HTTPStatus | None = None
+        """A refusal that waits for the answers to the requests before it."""
         self._lingering = False
         """Whether the last answer was given, and what still comes is thrown away."""
         self._thrown_away = 0
+        self._is_lost = False
+        self._written = 0
+        """Bytes of answers given to the transport."""
+        self._taken_before = 0
+        self._waiting_before = 0
+        """What the client had taken, and what waited for it, when the deadline of the answer was set."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether neither a part of a request has come nor a part of an answer waits for the client."""
+        return not self._in_head and not self.transport.get_write_buffer_size()
 
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        if len(self.connections) >= self.max_connections:
+        super().connection_made(transport)
+        admission = self._table.admit(self, self.client[0] if self.client else "")
+        if admission is Admission.REFUSED:
+            self.connections.discard(self)
             transport.write(_closing_answer(HTTPStatus.SERVICE_UNAVAILABLE))
             transport.close()
-            self.transport = transport
+            self._arm(self.linger_seconds)
             return
-        super().connection_made(transport)
+        self._reserved = admission is Admission.RESERVED
         self._arm(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._deadline = self._timer = None
+        self._is_lost = True
+        self._table.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refuse_after_answers is not None:
             return
         if self._lingering:
             self._thrown_away += len(data)
             if self._thrown_away > LINGER_BYTES:
                 self.transport.abort()
             return
-        if self._deadline is None:
-            self._arm(self.head_seconds)  # an idle connection wakes up
-        self._parse(data)
+        if self._is_idle:
+            self._is_idle = False
+            self._arm(self.head_seconds)
+        self._quiet_bytes += len(data)
+        if not self._parse(data):
+            return
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif self._quiet_bytes > MAX_HEAD_BYTES + len(data) and self._expects_body():
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
-    def _parse(self, data: bytes) -> None:
-        """Feed the parser. A request with ``Upgrade`` is read as if it had none (RFC 9110, 7.8, allows that).
+    def _parse(self, data: bytes) -> bool:
+        """Feed the parser; whether the request was not refused.
 
-        llhttp takes the bytes after the head of such a request for another protocol, so that they would be parsed as
-        the next request. Here they are given to a new parser, after the same head without ``Upgrade``.
+        A request with ``Upgrade`` is read as if it had none (RFC 9110, 7.8, allows that). llhttp takes the bytes after
+        the head of such a request for another protocol, so that they would be parsed as the next request. Here they are
+        given to a new parser, after the same head without ``Upgrade``.
         """
-        self._unset_keepalive_if_required()
         while True:
             try:
                 self.parser.feed_data(data)
-                return
+                return True
             except httptools.HttpParserUpgrade as upgrade:
                 head = self._head_without_upgrade
                 if head is None:  # CONNECT is refused at the end of its head, so this is not reached
                     self._refuse(HTTPStatus.BAD_REQUEST)
-                    return
+                    return False
                 self._head_without_upgrade = None
                 self.parser = _new_parser(self)
                 data = head + data[upgrade.args[0] :]
             except httptools.HttpParserError:
-                self.send_400_response("")
-                return
+                self._refuse(self._refusal or HTTPStatus.BAD_REQUEST)
+                return False
+
+    def _expects_body(self) -> bool:
+        # uvicorn has no exchange before the first head is complete.
+        exchange: RequestResponseCycle | None = self.cycle
+        return exchange is not None and exchange.more_body
 
     # What the parser calls.
 
@@ -117,23 +173,29 @@ class ServerProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it is a trailer, which no endpoint reads: it must not pass for a header
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
-            self._stop_parsing(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        self._check_head()
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._stop_parsing(HTTPStatus.NOT_IMPLEMENTED)
             self._head_without_upgrade = self._encode_head(without=b"upgrade")
             return
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            self._stop_parsing(HTTPStatus.BAD_REQUEST)
+        self._quiet_bytes = 0
+        self._table.works(self)
         self._arm(self.body_seconds)
         super().on_headers_complete()
         self.cycle.transport = _ExchangeTransport(self)  # type: ignore[assignment]
+        if self._reserved:
+            self.scope[RESERVED_IN_SCOPE] = True  # type: ignore[literal-required]
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
+        self._quiet_bytes = 0
         if not self._lingering:
             super().on_body(body)
 
@@ -142,24 +204,73 @@ class ServerProtocol(HttpToolsProtocol):
             return
         super().on_message_complete()
         if not self.cycle.response_complete:
-            self._arm(self.answer_seconds)
+            self._arm_answer()
+
+    def _check_head(self) -> None:
+        """Refuse what has more than one reading (RFC 9112: 2.3, 3.2, 6.1; RFC 6585, 5).
+
+        A target in absolute form has to name the same host as ``Host``; from here on it is one in origin form, so that
+        the check of ``Host`` in the application counts for both.
+        """
+        size, hosts, codings, host = len(self.url), 0, 0, b""
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts += 1
+                host = value
+            elif name == b"transfer-encoding":
+                codings += 1
+                if value.lower() != b"chunked":
+                    self._stop_parsing(HTTPStatus.NOT_IMPLEMENTED)
+        if size > MAX_HEAD_BYTES:
+            self._stop_parsing(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        version = self.parser.get_http_version()
+        if version not in {"1.1", "1.0"}:
+            self._stop_parsing(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        if hosts > 1 or (hosts == 0 and version == "1.1") or host_of(host) is None:
+            self._stop_parsing(HTTPStatus.BAD_REQUEST)
+        if codings > 1 or (codings and version == "1.0"):
+            self._stop_parsing(HTTPStatus.BAD_REQUEST)
+        if self.url[0] != SLASH and self.url != b"*" and self.parser.get_method() != b"CONNECT":
+            scheme, _, rest = self.url.partition(b"://")
+            end = next((at for at, byte in enumerate(rest) if byte in b"/?#"), len(rest))
+            if scheme.lower() not in {b"http", b"https"} or rest[:end].lower() != host.lower():
+                self._stop_parsing(HTTPStatus.BAD_REQUEST)
+            self.url = rest[end:] if rest[end : end + 1] == b"/" else b"/" + rest[end:]
 
     # What uvicorn calls.
 
     def on_response_complete(self) -> None:
-        if self._lingering:
+        """Go on with the next request of the connection, or wait for it. Replaces uvicorn's, which has a timer of its
+        own for idle connections."""
+        self.server_state.total_requests += 1
+        if self._lingering or self._is_lost:
+            return
+        if self.transport.is_closing():
+            self._arm_answer()
             return
         if self.cycle.more_body and not self.pipeline:
             self._linger()  # answered before the body had arrived: too large, no key
             return
+        self.flow.resume_reading()
         if self.pipeline:
-            self._arm(self.answer_seconds)
+            self._arm_answer()
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        if self._refuse_after_answers is not None:
+            status, self._refuse_after_answers = self._refuse_after_answers, None
+            self._refuse_now(status)
+            return
+        has_key = KEY_IN_SCOPE in self.cycle.scope
+        self._table.waits(self, has_key=has_key)
+        if self._in_head:
+            self._arm(self.head_seconds)
+            return
+        self._is_idle = True
+        if self.transport.get_write_buffer_size() > ANSWER_BYTES:
+            self._arm_answer()
         else:
-            self._disarm()
-        super().on_response_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(self._refusal or HTTPStatus.BAD_REQUEST)
+            self._arm(self.idle_seconds if has_key else self.keyless_idle_seconds)
 
     def end_exchange(self) -> None:
         """Close the connection after an answer, as one of the two sides asked for."""
@@ -168,42 +279,121 @@ class ServerProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def write(self, data: bytes) -> None:
+        """Send a part of an answer."""
+        self._written += len(data)
+        self.transport.write(data)
+
+    # What the table of connections calls.
+
+    def give_way(self) -> None:
+        """Close at once, in favour of a new connection."""
+        self.transport.abort()
+
+    # Deadlines and refusals.
+
     def _encode_head(self, *, without: bytes) -> bytes:
         """The head of the current request, as the parser has read it, but for the headers with one name."""
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % (name, value) for name, value in self.headers if name != without]
         return b"\r\n".join([*lines, b"", b""])
 
-    # Deadlines and refusals.
-
     def _arm(self, seconds: float) -> None:
-        self._disarm()
-        self._deadline = self.loop.call_later(seconds, self._expire)
+        self._deadline = deadline = self.loop.time() + seconds
+        if self._timer is None or deadline < self._timer_at:
+            self._set_timer(deadline)
 
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _arm_answer(self) -> None:
+        """Give the answer, or what waits of it, the time that the client has to take some."""
+        self._waiting_before = waiting = self.transport.get_write_buffer_size()
+        if waiting:
+            self._taken_before = self._taken(waiting)
+        self._arm(self.answer_seconds)
+
+    def _taken(self, waiting: int) -> int:
+        """How many bytes of answers the client's system has taken, when ``waiting`` bytes of them wait here.
+
+        The buffer of the socket holds megabytes and hands them on in large pieces: without asking for its contents, a
+        client that reads a few kilobytes a second would seem to read nothing.
+        """
+        try:
+            queued = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        except (OSError, AttributeError):  # not Linux, or not a TCP socket
+            return self._written - waiting
+        return self._written - waiting - int(struct.unpack("i", queued)[0])
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = self.loop.call_at(at, self._time_is_up), at
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self._deadline > self.loop.time():
+            self._set_timer(self._deadline)
+            return
+        self._deadline = None
+        self._expire()
 
     def _expire(self) -> None:
-        self._deadline = None
-        if self._lingering or self.transport.is_closing():
-            self.transport.abort()  # the client does not even take the last answer
+        if self._lingering:
+            self.transport.abort()
             return
+        waiting = self.transport.get_write_buffer_size()
         # uvicorn has no exchange before the first head is complete.
         exchange: RequestResponseCycle | None = self.cycle
-        if self._in_head or (exchange is not None and exchange.more_body and not exchange.response_started):
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
-        elif exchange is None or exchange.response_complete:
-            self.transport.close()
-        else:
+        is_answering = exchange is not None and not exchange.response_complete and not exchange.more_body
+        if waiting:
+            self._expect_progress(waiting)
+        elif self.transport.is_closing():
             self.transport.abort()
+        elif is_answering and exchange is not None:
+            if exchange.response_started:
+                self._arm_answer()  # the client has taken all that there is, and the endpoint is still writing
+            else:
+                self.transport.abort()
+        elif self._in_head or (exchange is not None and exchange.more_body and not exchange.response_started):
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            self.transport.close()
+
+    def _expect_progress(self, waiting: int) -> None:
+        """Go on if the client takes the answer fast enough; else give it up, and free its memory."""
+        taken = self._taken(waiting) - self._taken_before
+        if self._waiting_before and taken < min(ANSWER_BYTES, self._waiting_before):
+            self.transport.abort()
+        else:
+            self._arm_answer()
 
     def _stop_parsing(self, status: HTTPStatus) -> None:
         self._refusal = status
-        raise ValueError(status.phrase)  # the parser passes it on, and uvicorn asks for send_400_response
+        raise ValueError(status.phrase)  # the parser passes it on as HttpParserError
 
     def _refuse(self, status: HTTPStatus) -> None:
+        """Answer with an error and end the connection, after the answers to earlier requests."""
+        if self._lingering or self.transport.is_closing():
+            return
+        exchange: RequestResponseCycle | None = self.cycle
+        if exchange is not None and not exchange.response_complete:
+            is_at_fault = exchange.more_body
+            if is_at_fault and self.pipeline and self.pipeline[0][0] is exchange:
+                self.pipeline.popleft()  # it has not begun, and will not
+                exchange.more_body = is_at_fault = False
+            if not is_at_fault:
+                self._refuse_after_answers = status
+                self.flow.pause_reading()
+                self._arm_answer()
+                return
+            exchange.disconnected = True  # its endpoint waits for the rest of the body
+            exchange.message_event.set()
+            if exchange.response_started:
+                self.transport.abort()
+                return
+        self._refuse_now(status)
+
+    def _refuse_now(self, status: HTTPStatus) -> None:
         self.transport.write(_closing_answer(status))
         self._linger()
 
@@ -212,7 +402,6 @@ class ServerProtocol(HttpToolsProtocol):
         if self._lingering or self.transport.is_closing():
             return
         self._lingering = True
-        self._unset_keepalive_if_required()
         self._arm(self.linger_seconds)
         self.transport.write_eof()
         self.flow.resume_reading()
@@ -221,15 +410,12 @@ class ServerProtocol(HttpToolsProtocol):
 class _ExchangeTransport:
     """The transport as uvicorn's exchange sees it: closing it is left to the protocol."""
 
-    __slots__ = ("_protocol", "is_closing", "write")
+    __slots__ = ("close", "is_closing", "write")
 
     def __init__(self, protocol: ServerProtocol) -> None:
-        self._protocol = protocol
-        self.write = protocol.transport.write
+        self.write = protocol.write
         self.is_closing = protocol.transport.is_closing
-
-    def close(self) -> None:
-        self._protocol.end_exchange()
+        self.close = protocol.end_exchange
 
 
 def _new_parser(protocol: ServerProtocol) -> httptools.HttpRequestParser:
@@ -241,7 +427,8 @@ def _new_parser(protocol: ServerProtocol) -> httptools.HttpRequestParser:
 
 def _closing_answer(status: HTTPStatus) -> bytes:
     """An answer made without the application, after which the connection is closed."""
-    body = f'{{"title":"{status.phrase}","status":{status.value},"detail":"{status.description or status.phrase}"}}'
+    detail = status.description or status.phrase
+    body = f'{{"title":"{status.phrase}","status":{status.value},"detail":"{detail}"}}\n'
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/problem+json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import socket
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from scheduler_api.protocol import IDLE_SECONDS, ServerProtocol
+from scheduler_api.connections import Connections
+from scheduler_api.protocol import ServerProtocol
 from scheduler_core.errors import ConfigError
 
 SHUTDOWN_SECONDS = 5
@@ -27,13 +29,15 @@ class PortInUseError(ConfigError):
 class ApiServer(uvicorn.Server):
     """uvicorn without its own ideas about signals, and without its ten looks at the clock per second."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, connections: Connections | None = None) -> None:
+        table = Connections() if connections is None else connections
         # uvicorn warns about bad requests, of which an operator has enough to know that they are counted.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=ServerProtocol,
+                # uvicorn calls it as it would call the class.
+                http=functools.partial(ServerProtocol, table=table),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 loop="none",
@@ -42,7 +46,6 @@ class ApiServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=int(IDLE_SECONDS),
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             )
         )

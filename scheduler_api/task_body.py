@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from scheduler_api.json_body import WHITESPACE, instant_of
+from scheduler_api.json_body import WHITESPACE, instant_of, refuse_repeated
 from scheduler_core.config import BY_NAME
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.target import check_allowed, check_headers, check_url
@@ -72,6 +72,7 @@ def rules_of(body: bytes) -> dict[str, int]:
         raise InvalidInput(f"the body must be a JSON object with some of {', '.join(RULES)}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise _no_json(error) from None
+    refuse_repeated(text)
     changes: dict[str, int] = {}
     for name in RULES:
         if name in fields:
@@ -129,6 +130,7 @@ def _task_of(text: bytes, guard: AddressGuard) -> Task:
         raise InvalidInput("a task must be a JSON object") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise _no_json(error) from None
+    refuse_repeated(text)
     if sent.webhook_url is msgspec.UNSET:
         raise InvalidInput("the field 'webhookUrl' is missing: an absolute http or https URL", field="webhookUrl")
     if not isinstance(sent.webhook_url, str):

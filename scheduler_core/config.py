@@ -72,6 +72,32 @@ class ApiSettings(Section, frozen=True, kw_only=True):
             "port can make this server send requests."
         ),
     ] = False
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names under which a server without API keys may be used, besides IP addresses and localhost, "
+            "comma-separated; *.example.com stands for all names below example.com. A name that others control lets "
+            "the pages of their web sites use this server from a browser."
+        ),
+    ] = ()
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=1_000_000,
+            description="Open client connections. Beyond it the one that has waited longest for its client is closed "
+            "for a new one; the last twentieth is for /health, /ready and requests with an API key.",
+        ),
+    ] = 1000
+    max_connections_per_address: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Open connections of one client address. Not set: half of max_connections, and no limit for "
+            "loopback addresses. Set it to max_connections if a proxy on another machine is the only client.",
+        ),
+    ] = None
     max_body_bytes: Annotated[
         int,
         Meta(ge=1024, le=1 << 30, description="Largest request body that is read; a larger one is refused unread."),
@@ -582,6 +608,7 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
     return {
         "host": "an IP address or a host name",
         "api_keys": f"keys of at least {MIN_API_KEY_LENGTH} printable ASCII characters, separated by commas",
+        "allowed_hosts": "host names or *.domain, without port, separated by commas; * alone for any name",
         "redis_url": FORM,
         "data_dir": "a directory",
         "target_allow": RULE_FORM,

@@ -174,6 +174,14 @@ def _parse_api_keys(_: Setting, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
+def _parse_allowed_hosts(_: Setting, text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(","))
+    for name in names:
+        if not re.fullmatch(r"\*|(\*\.)?[a-z0-9._~-]{1,253}", name):
+            raise ValueError(f"{name[:100]!r} is not a host name without port and scheme")
+    return tuple(dict.fromkeys(names))
+
+
 def _parse_redis_url(_: Setting, text: str) -> str:
     parse_redis_url(text)
     return text
@@ -231,6 +239,7 @@ _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
     "target_allow": _parse_target_rules,
     "target_deny": _parse_target_rules,
     "api_keys": _parse_api_keys,
+    "allowed_hosts": _parse_allowed_hosts,
     "redis_url": _parse_redis_url,
     "data_dir": lambda _, text: Path(text).expanduser(),
     "redis_server": lambda _, text: Path(text).expanduser(),

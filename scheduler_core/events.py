@@ -57,6 +57,8 @@ ERROR_IGNORED: Final = "error ignored"
 """An error in a finalizer, or another place that cannot raise it."""
 LOG_LINES_DROPPED: Final = "log lines dropped"
 """The reader of the log stalled and the queue was full; the next lines follow again without a gap."""
+KEY_REFUSED: Final = "api key refused"
+"""A request without one of the API keys; one line a second at most, with the number of those that have no line."""
 
 # The life of a job.
 JOB_UPSERTED: Final = "job upserted"

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from scheduler_api.context import Context
+from scheduler_api.middleware import name_of_key
 from scheduler_core.config import ApiSettings
 from tests.api.conftest import EXAMPLE
 
@@ -137,7 +139,44 @@ class TestOrigins:
         assert answer.status_code == status
 
     @pytest.mark.parametrize("api_settings", [ApiSettings(allow_no_authentication=True)], indirect=True)
-    async def test_behind_a_proxy_the_own_origin_may_have_any_name(self, client: httpx.AsyncClient) -> None:
+    async def test_a_server_that_needs_no_key_still_refuses_foreign_names(self, client: httpx.AsyncClient) -> None:
+        answer = await client.get("/jobs", headers={"Host": "rebound.example"})
+        assert answer.status_code == 403
+        assert "CRONPOST_ALLOWED_HOSTS" in answer.json()["detail"]
+        assert (await client.get("/jobs", headers={"Host": "192.0.2.7:8000"})).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("api_settings", "host", "status"),
+        [
+            (ApiSettings(allowed_hosts=names), host, status)
+            for names, host, status in [
+                (("cron.example",), "CRON.example:8000", 200),
+                (("cron.example",), "other.example", 403),
+                (("cron.example",), "x.cron.example", 403),
+                (("cron.example",), "localhost", 200),
+                (("*.cluster.local",), "cronpost.team.svc.cluster.local", 200),
+                (("*.cluster.local",), "cluster.local", 403),
+                (("*.cluster.local",), "evilcluster.local", 403),
+                (("*",), "any.example", 200),
+                (("*",), "", 403),
+                (("*",), "a@b", 403),
+            ]
+        ],
+        indirect=["api_settings"],
+    )
+    async def test_names_can_be_allowed(self, client: httpx.AsyncClient, host: str, status: int) -> None:
+        assert (await client.get("/jobs", headers={"Host": host})).status_code == status
+
+    @pytest.mark.parametrize("host", ["localhost:80@evil", "[::1]evil", "[::1", "localhost, evil", "127.0.0.1:80:80"])
+    @pytest.mark.parametrize(
+        "api_settings", [ApiSettings(), ApiSettings(api_keys=(KEY,))], indirect=True, ids=["no keys", "keys"]
+    )
+    async def test_a_host_that_has_two_readings_is_refused(self, client: httpx.AsyncClient, host: str) -> None:
+        headers = {"Host": host, "Authorization": f"Bearer {KEY}"}
+        assert (await client.get("/jobs", headers=headers)).status_code == 403
+
+    @pytest.mark.parametrize("api_settings", [ApiSettings(allowed_hosts=("cron.example",))], indirect=True)
+    async def test_behind_a_proxy_the_own_origin_may_have_an_allowed_name(self, client: httpx.AsyncClient) -> None:
         headers = {"Host": "cron.example", "Origin": "https://cron.example"}
         assert (await client.post("/", json=EXAMPLE, headers=headers)).status_code == 202
         headers["Origin"] = "https://evil.example"
@@ -147,3 +186,42 @@ class TestOrigins:
 async def test_the_api_description_says_that_a_key_is_needed(client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"})
     assert answer.json()["security"] == [{"key": []}]
+
+
+class TestLog:
+    async def test_a_refused_key_is_logged_with_its_client_and_at_most_once_a_second(
+        self, client: httpx.AsyncClient, context: Context, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        now = 1000.0
+        context.clock.monotonic = lambda: now  # type: ignore[method-assign]
+        for _ in range(5):
+            await client.get("/jobs", headers={"Authorization": "Bearer a-wrong-key-0123456789"})
+        now += 1.1
+        await client.get("/jobs")
+        lines = [line for line in capsys.readouterr().err.splitlines() if "api key refused" in line]
+        assert len(lines) == 2
+        assert "client=127.0.0.1" in lines[0]
+        assert "not_logged=4" in lines[1]
+        assert not any("a-wrong-key" in line or KEY in line for line in lines)
+
+    async def test_a_change_is_logged_with_the_name_of_its_key_and_its_client(
+        self, client: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        headers = {"Authorization": f"Bearer {OTHER_KEY}"}
+        job_id = EXAMPLE["id"]
+        changes = {
+            "job upserted": ("POST", "/"),
+            "job paused": ("POST", f"/jobs/{job_id}/pause"),
+            "job resumed": ("POST", f"/jobs/{job_id}/resume"),
+            "job deleted": ("DELETE", f"/jobs/{job_id}"),
+        }
+        for event, (method, path) in changes.items():
+            answer = await client.request(method, path, json=EXAMPLE if path == "/" else None, headers=headers)
+            assert answer.is_success
+            lines = [line for line in capsys.readouterr().err.splitlines() if event in line]
+            assert len(lines) == 1, event
+            assert f"key={name_of_key(OTHER_KEY)}" in lines[0]
+            assert "client=127.0.0.1" in lines[0]
+            assert KEY not in lines[0]
+            assert OTHER_KEY not in lines[0]
+        assert name_of_key(KEY) != name_of_key(OTHER_KEY)

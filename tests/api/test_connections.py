@@ -13,6 +13,7 @@ import pytest
 
 from scheduler_api import protocol
 from scheduler_api.app import create_app
+from scheduler_api.connections import Connections
 from scheduler_api.context import Context
 from scheduler_api.protocol import MAX_HEAD_BYTES, ServerProtocol
 from scheduler_api.server import ApiServer, PortInUseError, listen, url_of
@@ -25,9 +26,9 @@ BODY = json.dumps(EXAMPLE).encode()
 
 
 @asynccontextmanager
-async def serving(context: Context) -> AsyncIterator[Address]:
+async def serving(context: Context, connections: Connections | None = None) -> AsyncIterator[Address]:
     sockets = listen("127.0.0.1", 0)
-    server = ApiServer(create_app(context))
+    server = ApiServer(create_app(context), connections)
     task = asyncio.create_task(server.serve(sockets))
     try:
         yield sockets[0].getsockname()
@@ -100,6 +101,46 @@ HEADERS_OF = {
     "two lengths": (post(b"Content-Length: 1"), 400),
     "a negative length": (post(b"Content-Length: -1"), 400),
     "a length with a sign": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: +1\r\n\r\nx", 400),
+    "a coding before chunked": (post(b"Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"), 501),
+    "chunked twice": (post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"), 400),
+    "chunked, chunked": (post(b"Transfer-Encoding: chunked, chunked", body=b"0\r\n\r\n"), 400),
+    "chunked in HTTP/1.0": (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "HTTP/0.9": (b"GET /health\r\n\r\n", 505),
+    "HTTP/2.0 as text": (b"GET /health HTTP/2.0\r\nHost: localhost\r\n\r\n", 505),
+    "a user in Host": (b"GET /health HTTP/1.1\r\nHost: localhost:80@evil\r\nConnection: close\r\n\r\n", 400),
+    "text behind an address": (b"GET /health HTTP/1.1\r\nHost: [::1]evil\r\nConnection: close\r\n\r\n", 400),
+    "two names in Host": (b"GET /health HTTP/1.1\r\nHost: localhost, evil\r\nConnection: close\r\n\r\n", 400),
+    "a foreign name": (b"GET /jobs HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 403),
+    "an absolute target": (
+        b"GET http://LOCALHOST:80/health HTTP/1.1\r\nHost: localhost:80\r\nConnection: close\r\n\r\n",
+        200,
+    ),
+    "an absolute target without a path": (
+        b"GET http://localhost?a=b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        405,
+    ),
+    "an absolute target of a foreign name": (
+        b"GET http://evil.example/jobs HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+        403,
+    ),
+    "an absolute target that Host contradicts": (
+        b"GET http://evil.example/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        400,
+    ),
+    "an absolute target with a user": (
+        b"GET http://a@localhost/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        400,
+    ),
+    "an absolute target of another scheme": (
+        b"GET ftp://localhost/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        400,
+    ),
+    "an absolute target in HTTP/1.0 without Host": (b"GET http://evil.example/jobs HTTP/1.0\r\n\r\n", 400),
+    "a path that looks like a host": (
+        b"GET //evil.example/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        404,
+    ),
+    "no path at all": (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404),
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "a blank in a header name": (b"GET /health HTTP/1.1\r\nHost: localhost\r\nA b: c\r\n\r\n", 400),
     "a path that is not ASCII": (b"GET /jobs/\xff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 400),
@@ -239,24 +280,6 @@ async def test_pipelined_requests_are_answered_in_their_order(address: Address) 
     answer = await exchange(address, health * 3 + last)
     assert answer.count(b"HTTP/1.1 200") == 3
     assert answer.rindex(b"HTTP/1.1 404") > answer.rindex(b"HTTP/1.1 200")
-
-
-async def test_one_connection_too_many_is_told_so_and_there_is_room_again_afterwards(
-    address: Address, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick(monkeypatch, max_connections=3)
-    held = [await asyncio.open_connection(*address) for _ in range(3)]
-    for _, writer in held:  # make sure that the server has seen each
-        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    for reader, _ in held:
-        assert status_of(await reader.readuntil(b"\r\n\r\n")) == 200
-    assert status_of(await exchange(address, post())) in {503, 0}
-    for _, writer in held:
-        writer.close()
-    async with asyncio.timeout(20):
-        # The server tells nobody that it has seen a connection end.
-        while status_of(await exchange(address, post())) != 202:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def test_half_open_connections_do_not_keep_others_out(address: Address) -> None:

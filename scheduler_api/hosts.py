@@ -1,0 +1,60 @@
+"""Host names in requests: their form, and the names under which a server without API keys may be used."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+ANY_NAME = "*"
+"""In the list of allowed hosts: every name."""
+
+_AUTHORITY = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9._~-]{0,255}))(?::[0-9]{0,5})?\Z")
+
+
+# Clients of one process use a few names, in every request.
+@lru_cache(maxsize=1024)
+def host_of(netloc: bytes) -> str | None:
+    """The host of a ``Host`` header in lower case, without port and brackets; "" if the header is empty.
+
+    None: the value is not ``host[:port]``. Everything else that a lenient parser might find a host in (a user name,
+    text behind a bracket, a comma) is refused, because two parsers would find different hosts.
+    """
+    match = _AUTHORITY.match(netloc.decode("latin-1"))
+    if match is None:
+        return None
+    address = match["ip6"]
+    if address is not None:
+        return address.lower() if is_address(address) else None
+    return match["name"].lower()
+
+
+def is_address(host: str) -> bool:
+    """Whether ``host`` is an IP address and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class AllowedHosts:
+    """IP addresses, localhost and the names in ``names``: exact ones, and ``*.domain`` for all names below a domain.
+
+    Any other name can be pointed at this server by its owner (DNS rebinding). A browser then counts the server as part
+    of a page of that owner, and lets the page read and write here.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        names = [name.lower() for name in names]
+        self._any = ANY_NAME in names
+        self._exact = frozenset(["localhost", *(name for name in names if not name.startswith("*"))])
+        self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
+
+    def allows(self, netloc: bytes) -> bool:
+        """Whether a request with this ``Host`` header may be answered."""
+        host = host_of(netloc)
+        if not host:
+            return False
+        return self._any or host in self._exact or host.endswith(self._suffixes) or is_address(host)
