@@ -17,7 +17,14 @@ MAX_TIMES = 100
 
 @click.command()
 @click.argument("expression")
-@click.option("--tz", "timezone", default="UTC", show_default=True, help="IANA name of the zone that the cron is in.")
+@click.option(
+    "--tz",
+    "--timezone",
+    "timezone",
+    default="UTC",
+    show_default=True,
+    help="IANA name of the zone that the cron is in.",
+)
 @click.option("-n", "count", default=5, show_default=True, type=click.IntRange(1, MAX_TIMES), help="How many.")
 @click.option("--start", default=None, help="RFC 3339 instant after which to look; now, if not given.")
 def cron(expression: str, timezone: str, count: int, start: str | None) -> None:

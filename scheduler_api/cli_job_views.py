@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from scheduler_api.cli_times import PAST_WORDS, instant_option
 
 NAMES_WIDE = 26
 PAGE = 1000
+
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 Row = dict[str, msgspec.Raw]
 
@@ -101,15 +104,16 @@ def _last(last: dict[str, Any] | None) -> str:
 
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
+@click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
 @with_server
-def get(server: Server, job_id: str) -> None:
+def get(server: Server, job_id: str, utc: bool) -> None:
     """Show a job."""
     answer = server.request("GET", job_path(job_id))
     if server.as_json:
         click.echo(answer.text.rstrip("\n"))
         return
     fields: Row = _page_decoder.decode(answer.content)
-    zone = msgspec.json.decode(fields["timezone"]) if "timezone" in fields else None
+    zone = msgspec.json.decode(fields["timezone"]) if "timezone" in fields and not utc else None
     for name, raw in fields.items():
         _show_field(name, raw, zone)
 
@@ -125,10 +129,19 @@ def _show_field(name: str, raw: msgspec.Raw, zone: str | None) -> None:
     elif name == "status":
         lines = [value]
     else:
-        lines = readable(value)
+        lines = readable(_localised(value, zone))
     for place, line in enumerate(lines):
         shown = paint(printable(line)) if name == "status" else printable(line)
         click.echo(f"{name if place == 0 else '':<{NAMES_WIDE}} {shown}")
+
+
+def _localised(value: Any, zone: str | None) -> Any:
+    """A JSON value with its instants in ``zone``."""
+    if isinstance(value, dict):
+        return {name: _localised(entry, zone) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_localised(entry, zone) for entry in value]
+    return in_zone(value, zone) if isinstance(value, str) and _INSTANT.fullmatch(value) else value
 
 
 def _both(instant: str, zone: str | None) -> str:

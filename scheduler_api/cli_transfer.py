@@ -33,7 +33,8 @@ def export(server: Server, prefix: str | None, jsonl: bool) -> None:
     """Print the definitions of jobs, for cronpost jobs import.
 
     They are sorted by id. Payloads keep their bytes, so one that holds line breaks spans several lines, also with
-    --jsonl. State is left out: pauses, waiting runs and histories. So are schedules, which POST /schedules creates.
+    --jsonl. Left out are fields without a value (null), state (pauses, waiting runs, histories) and schedules, which
+    POST /schedules creates.
     """
     written = schedules = 0
     unreadable: list[str] = []
@@ -45,7 +46,8 @@ def export(server: Server, prefix: str | None, jsonl: bool) -> None:
             unreadable.append(str(msgspec.json.decode(fields["id"])))
             continue
         begin = b"" if jsonl else b",\n" if written else b"[\n"
-        click.echo(begin + body_of(definition_of(fields)), nl=jsonl)
+        given = {name: raw for name, raw in definition_of(fields).items() if name == "payload" or bytes(raw) != b"null"}
+        click.echo(begin + body_of(given), nl=jsonl)
         written += 1
     if not jsonl:
         click.echo("\n]" if written else "[]")

@@ -48,6 +48,7 @@ def test_export_then_import_changes_nothing(
     found = [json.loads(body) for body in bodies_of(exported.stdout_bytes)]
     assert [one["id"] for one in found] == sorted(PAYLOADS)
     assert not any({"status", "version", "totals"} & one.keys() for one in found)
+    assert not any(value is None for one in found for name, value in one.items() if name != "payload")
     (tmp_path / "jobs").write_bytes(exported.stdout_bytes)
     back = jobs(five_jobs, "import", "jobs")
     assert back.stdout == "0 created, 0 changed, 5 unchanged, 0 failed\n"

@@ -88,6 +88,8 @@ def test_the_next_fire_is_shown_in_the_zone_of_the_job(cli_server: str) -> None:
         jobs(cli_server, "get", "a").stdout,
         re.MULTILINE,
     )
+    assert re.search(r"^created_at +\S+\+0[12]:00$", jobs(cli_server, "get", "a").stdout, re.MULTILINE)
+    assert re.search(r"^created_at +\S+Z$", jobs(cli_server, "get", "a", "--utc").stdout, re.MULTILINE)
 
 
 def test_instants_keep_their_form_where_there_is_no_other_zone() -> None:
