@@ -250,3 +250,24 @@ def test_the_demo_takes_other_ports_when_its_own_are_in_use(start: Callable[...,
         assert f"Port {port} is in use" in demo.out.read_text()
         assert f"http://127.0.0.1:{port}/" not in demo.out.read_text()
         assert demo.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_job_cannot_call_the_api_that_stored_it(start: Callable[..., Cronpost], nodes: int) -> None:
+    server = start("serve", "--port", "0", "--nodes", str(nodes), "--target-deny", "*.internal.test,10.0.0.0/8")
+    url = server.url()
+    server.ready(url)
+    refused = httpx.post(url, json=job(endpoint=f"{url}/jobs/x/run"))
+    assert (refused.status_code, refused.json()["field"]) == (400, "endpoint")
+    assert "the API of Cronpost" in refused.json()["detail"]
+    by_name = url.replace("127.0.0.1", "localhost") + "/"  # which addresses it has is known when it is called
+    assert httpx.post(url, json=job(id="a", endpoint=by_name, cron="@yearly")).status_code == 202
+    assert httpx.post(f"{url}/jobs/a/run").status_code == 202
+
+    def first_run() -> Any:
+        runs = httpx.get(f"{url}/runs", params={"job_id": "a"}).json()
+        return runs[0] if runs and runs[0]["status"] else None
+
+    run = server.until(first_run)
+    assert "refused by a rule of this server: it is the API of Cronpost" in run["error_message"]
+    assert server.end() == 0
