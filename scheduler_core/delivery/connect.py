@@ -13,40 +13,23 @@ There are no time limits here. The caller cancels when its deadline has passed.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import aiohappyeyeballs
 import certifi
 import httpx
 
 from scheduler_core.delivery.guard import AddressGuard, Own, refusal_text
-
-LOOKUP_THREADS: Final = 64
-"""A lookup blocks its thread for as long as the name server takes (10 s and more when it does not answer). asyncio's
-own pool has as few as five threads and uvloop's two, so that a few dead names would hold up all others."""
-
-LOOKUP_TTL_SECONDS: Final = 5.0
-"""How long an answer is used again. Short, so that a moved runner is followed; the guard sees each address anyway."""
-
-LOOKUP_CACHE_SIZE: Final = 4096
+from scheduler_core.delivery.resolve import AddressInfo, LookupFailed, Resolver
 
 FALLBACK_DELAY_SECONDS: Final = 0.25
 """How long one address may take before the next one is tried beside it (RFC 8305)."""
 
-AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
-Lookup = Callable[..., Sequence[AddressInfo]]
-"""Like :func:`socket.getaddrinfo`."""
 P = TypeVar("P", bound=asyncio.Protocol)
-
-
-class LookupFailed(httpx.ConnectError):
-    """The name does not resolve."""
 
 
 class AddressRefused(httpx.ConnectError):
@@ -64,78 +47,6 @@ class Origin(NamedTuple):
     host: str
     """A name in ASCII, an IPv4 address, or an IPv6 address without brackets."""
     port: int
-
-
-class Resolver:
-    """Looks names up in threads of its own, with a short memory. One lookup per name is under way at a time."""
-
-    def __init__(
-        self,
-        *,
-        lookup: Lookup = socket.getaddrinfo,
-        ttl_seconds: float = LOOKUP_TTL_SECONDS,
-        threads: int = LOOKUP_THREADS,
-    ) -> None:
-        self._lookup = lookup
-        self._ttl = ttl_seconds
-        self._threads = threads
-        self._executor: ThreadPoolExecutor | None = None
-        self._known: dict[str, tuple[float, Sequence[AddressInfo]]] = {}
-        self._under_way: dict[str, asyncio.Task[Sequence[AddressInfo]]] = {}
-
-    async def resolve(self, host: str) -> Sequence[AddressInfo]:
-        """Return what ``host`` resolves to, in the order in which to try. The ports are 0. Raises LookupFailed."""
-        if _is_literal(host):
-            return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        loop = asyncio.get_running_loop()
-        known = self._known.get(host)
-        if known is not None and known[0] > loop.time():
-            return known[1]
-        task = self._under_way.get(host)
-        if task is None:
-            task = asyncio.create_task(self._look_up(host))
-            self._under_way[host] = task
-            task.add_done_callback(lambda done: self._finished(host, done))
-        # Shielded: the first to ask may be cancelled by its deadline while others wait for the same answer.
-        try:
-            return await asyncio.shield(task)
-        except LookupFailed as error:
-            # Each that waits raises its own: one that all share would hold the frames of all, and those hold it.
-            raise LookupFailed(str(error)) from None
-        finally:
-            del task
-
-    async def _look_up(self, host: str) -> Sequence[AddressInfo]:
-        loop = asyncio.get_running_loop()
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="cronpost-lookup")
-        try:
-            # As bytes: a str would go through Python's old IDNA codec, which raises on long labels.
-            found = await loop.run_in_executor(
-                self._executor, lambda: self._lookup(host.encode("ascii"), None, type=socket.SOCK_STREAM)
-            )
-        except OSError as error:
-            raise LookupFailed(f"the name {host} does not resolve: {error.strerror or 'unknown reason'}") from error
-        if not found:
-            raise LookupFailed(f"the name {host} does not resolve: no addresses")
-        self._known.pop(host, None)
-        self._known[host] = (loop.time() + self._ttl, found)
-        while len(self._known) > LOOKUP_CACHE_SIZE:
-            del self._known[next(iter(self._known))]
-        return found
-
-    def _finished(self, host: str, task: asyncio.Task[Sequence[AddressInfo]]) -> None:
-        self._under_way.pop(host, None)
-        if not task.cancelled():
-            task.exception()  # marks it as seen: everyone who waited may have been cancelled
-
-    async def aclose(self) -> None:
-        """Give up the lookups under way. Their threads end when the name server has answered."""
-        for task in list(self._under_way.values()):
-            task.cancel()
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
 
 
 class Connector:
@@ -211,7 +122,7 @@ class Connector:
         return allowed
 
     async def aclose(self) -> None:
-        """Release the resolver's threads."""
+        """Close the resolver."""
         await self._resolver.aclose()
 
 
@@ -229,14 +140,6 @@ def default_ssl_context() -> ssl.SSLContext:
     context.hostname_checks_common_name = False  # RFC 9110, 4.3.4: a certificate names its hosts in subjectAltName
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _reason(error: OSError | RuntimeError) -> str:

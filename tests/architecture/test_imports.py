@@ -43,6 +43,8 @@ DOORS = {
     "hiredis": ("scheduler_core.store",),
     "httpx": ("scheduler_core.delivery", "scheduler_api"),  # in the API: the client of a server, cronpost jobs
     "httptools": ("scheduler_core.delivery", "scheduler_api"),
+    "aiodns": ("scheduler_core.delivery",),
+    "pycares": (),
     "aiohappyeyeballs": ("scheduler_core.delivery",),
     "certifi": ("scheduler_core.delivery",),
     "starlette": ("scheduler_api",),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 from scheduler_core.clock import SystemClock
 from scheduler_core.delivery.base import Request
-from scheduler_core.delivery.connect import AddressInfo, Lookup, Resolver
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.http import HttpDeliverer
+from scheduler_core.delivery.resolve import AddressInfo, Found, LookupFailed, Resolver
 from scheduler_core.delivery.transport import PooledTransport
 
 
@@ -31,6 +33,27 @@ def request(
     return Request(method, url, tuple(headers.items()), body, timeout_ms, repeatable=repeatable)
 
 
+Lookup = Callable[..., Sequence[AddressInfo]]
+"""Like :func:`socket.getaddrinfo`. May block."""
+
+
+def resolver_of(lookup: Lookup, ttl_seconds: float) -> Resolver:
+    """A resolver whose names are looked up by ``lookup``, in threads."""
+    threads = ThreadPoolExecutor(64)
+
+    async def look_up(host: str) -> Found:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(
+                threads, lambda: lookup(host.encode("ascii"), None, type=socket.SOCK_STREAM)
+            )
+        except OSError as error:
+            raise LookupFailed(f"the name {host} does not resolve: {error}") from None
+        return Found(found, ttl_seconds)
+
+    return Resolver(lookup=look_up, least_ttl_seconds=0, missing_seconds=0)
+
+
 @asynccontextmanager
 async def deliverer(
     *,
@@ -39,11 +62,13 @@ async def deliverer(
     lookup: Lookup | None = None,
     lookup_ttl_seconds: float = 5.0,
     transport_options: Mapping[str, Any] | None = None,
+    resolver: Resolver | None = None,
     **options: Any,
 ) -> AsyncIterator[HttpDeliverer]:
     """A deliverer on a real transport, closed at the end."""
     guard = guard if guard is not None else AddressGuard()
-    resolver = Resolver(lookup=lookup, ttl_seconds=lookup_ttl_seconds) if lookup is not None else Resolver()
+    if resolver is None:
+        resolver = resolver_of(lookup, lookup_ttl_seconds) if lookup is not None else Resolver()
     transport = PooledTransport(
         guard=guard, max_connections=max_connections, resolver=resolver, **(transport_options or {})
     )
