@@ -36,6 +36,7 @@ class Service:
         self.shard: int | None = None
         """Where there are several: which it works for."""
         self._task: asyncio.Task[None] | None = None
+        self._pause = FIRST_PAUSE
 
     def start(self) -> None:
         """Begin. Call once."""
@@ -53,8 +54,18 @@ class Service:
         """One round. Whatever it raises is logged, and the next round follows after a pause."""
         raise NotImplementedError
 
+    def works(self) -> None:
+        """The service does its work: end a fault, and begin with short pauses at the next one.
+
+        The loop calls it after each round. A round that goes on for as long as Redis is there (a subscription) calls it
+        itself, as soon as it is connected.
+        """
+        if self.fault is not None:
+            log.info(STORE_BACK, service=self.name, **self._where())
+        self.fault = None
+        self._pause = FIRST_PAUSE
+
     async def _loop(self) -> None:
-        pause = FIRST_PAUSE
         while True:
             try:
                 await self.run_once()
@@ -66,13 +77,10 @@ class Service:
                 self.metrics.service_faults.labels(self.name).inc()
                 log.exception(SERVICE_FAILED, service=self.name, **self._where())
             else:
-                if self.fault is not None:
-                    log.info(STORE_BACK, service=self.name, **self._where())
-                self.fault = None
-                pause = FIRST_PAUSE
+                self.works()
                 continue
-            await self.clock.sleep(pause)
-            pause = min(2 * pause, self.longest_pause)
+            await self.clock.sleep(self._pause)
+            self._pause = min(2 * self._pause, self.longest_pause)
 
     def _store_failed(self, error: StoreError) -> None:
         self.metrics.store_faults.labels(error.code).inc()

@@ -345,8 +345,8 @@ class LaneListener(Service):
 
     async def run_once(self) -> None:
         async for wake_ms in self._store.wake_ups():
-            self.fault = None
             if wake_ms is None:
+                self.works()
                 self._lane.wake()  # it may have missed some while it was not subscribed
             else:
                 self._lane.wake_at(wake_ms)

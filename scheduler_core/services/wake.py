@@ -22,8 +22,8 @@ class WakeListener(Service):
 
     async def run_once(self) -> None:
         async for wake_ms in self._store.wake_ups():
-            self.fault = None
             if wake_ms is None:
+                self.works()
                 self._claimer.wake()  # it may have missed some while it was not subscribed
             else:
                 self._claimer.wake_at(wake_ms)

@@ -1,0 +1,79 @@
+"""Services that are subscribed for as long as Redis is there: what they make of connections that are lost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.clock import Clock
+from scheduler_core.metrics import Metrics
+from scheduler_core.services.base import FIRST_PAUSE, LONGEST_PAUSE, Service
+from scheduler_core.services.lane import LaneListener
+from scheduler_core.services.wake import WakeListener
+from scheduler_core.store.lane_store import LaneStore
+from scheduler_core.store.redis_store import RedisStore
+from tests.support.manual_clock import ManualClock
+from tests.support.stores import opened, until
+
+
+class Woken:
+    """Takes wake-ups in place of a claimer or lane; the first after each subscription is a :meth:`wake`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def wake(self) -> None:
+        self.count += 1
+
+    def wake_at(self, wake_ms: int) -> None:
+        pass
+
+
+@pytest.fixture
+async def both(redis_url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
+    async with opened(redis_url) as both:
+        yield both
+
+
+def wake_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
+    return WakeListener(store, woken, clock, Metrics())  # type: ignore[arg-type]
+
+
+def lane_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
+    return LaneListener(LaneStore(store, None), woken, clock, Metrics())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [wake_listener, lane_listener])
+async def test_a_listener_whose_connection_is_lost_now_and_then_is_back_after_a_short_pause_each_time(
+    make: type[Service], both: tuple[RedisStore, Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, woken = ManualClock(), Woken()
+    back: list[str] = []
+
+    class Log:
+        def info(self, event: str, **_: object) -> None:
+            back.append(event)
+
+        def warning(self, event: str, **_: object) -> None:
+            back.append(event)
+
+    monkeypatch.setattr("scheduler_core.services.base.log", Log())
+    listener = make(both[0], woken, clock)  # type: ignore[call-arg, arg-type]
+    listener.start()
+    pauses, faults = [], []
+    for times in range(1, 7):
+        await until(lambda times=times: woken.count == times)  # type: ignore[misc]
+        faults.append(listener.fault)
+        await both[1].client_kill_filter(_type="pubsub")
+        await until(lambda: bool(clock.sleeping))
+        pauses.append(clock.sleeping[0][0] - clock.monotonic())
+        faults.append(listener.fault)
+        clock.advance(round(LONGEST_PAUSE * 1000))
+    await until(lambda: woken.count == 7)
+    assert pauses == pytest.approx([FIRST_PAUSE] * 6)
+    assert faults[::2] == [None] * 6
+    assert None not in faults[1::2]
+    assert back == ["store lost", "store back"] * 6
+    await listener.stop()
