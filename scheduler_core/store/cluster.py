@@ -60,6 +60,7 @@ class Cluster:
         self._open = open_client
         self._clients: dict[Address, UncancelledRedis] = {}
         self._retired: list[UncancelledRedis] = []
+        """Of servers that left the map while a command was under way there."""
         self._known: tuple[Address, ...] = ()
         """Every server of the latest map, replicas too: one of these may be the next master."""
         self._starts: list[int] = []
@@ -185,11 +186,23 @@ class Cluster:
         self._ranges = [(last, address) for _, last, address in found]
         self._moved = {}
         self._known = tuple(known)
-        for address in [one for one in self._clients if one not in known and one not in self._seeds]:
-            client = self._clients.pop(address)
-            self._retired.append(client)  # a command may be under way
+        gone = [one for one in self._clients if one not in known and one not in self._seeds]
+        self._retired += [self._clients.pop(address) for address in gone]
+        for client in self._retired:
             with contextlib.suppress(RedisError, OSError):
-                await client.connection_pool.disconnect(inuse_connections=False)
+                await _retire(client)
+        # A command that was about to be sent may have opened a connection since; the next map closes that one.
+        self._retired = [client for client in self._retired if _has_command(client)]
+
+
+async def _retire(client: Redis) -> None:
+    """Close idle connections now, and those with a command under way when it has ended."""
+    await client.connection_pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+    await client.connection_pool.disconnect(inuse_connections=False)
+
+
+def _has_command(client: Redis) -> bool:
+    return bool(client.connection_pool._in_use_connections)
 
 
 async def _wait_before(turn: int) -> None:

@@ -12,7 +12,9 @@ import pytest_asyncio
 from redis.crc import key_slot
 
 from scheduler_core.errors import StoreUnavailable
-from scheduler_core.store.client import carried_through
+from scheduler_core.store.client import UncancelledRedis, carried_through, connect
+from scheduler_core.store.cluster import Address, _has_command
+from scheduler_core.store.cluster import Cluster as ClusterMap
 from scheduler_core.store.faults import translated_faults
 from scheduler_core.store.redis_store import Beat, RedisStore
 from scheduler_core.store.shards import Shards, open_shards
@@ -210,3 +212,51 @@ async def test_an_unreachable_cluster_was_asked_nothing() -> None:
         await shards.lead.time_ms()
     assert not away.value.effect_unknown
     await shards.aclose()
+
+
+async def test_connections_to_a_server_that_left_the_cluster_are_closed_when_their_commands_have_ended(
+    cluster: Cluster,
+) -> None:
+    staying, leaving = cluster.servers
+    opened: list[UncancelledRedis] = []
+
+    def open_client(address: Address) -> UncancelledRedis:
+        opened.append(connect(f"redis://127.0.0.1:{address[1]}", timeout_seconds=20))
+        return opened[-1]
+
+    async def connections() -> int:
+        return sum("name=leaver" in line for line in (await leaving.command("CLIENT", "LIST")).decode().splitlines())
+
+    def row(first: int, last: int, server: PortServer) -> list[object]:
+        return [first, last, [b"127.0.0.1", server.port]]
+
+    clients = ClusterMap([("127.0.0.1", staying.port)], open_client)
+    asked = ("127.0.0.1", staying.port)
+    await clients._take([row(0, 8191, staying), row(8192, 16383, leaving)], asked=asked)
+    client = clients.client_at(("127.0.0.1", leaving.port))
+    assert client is opened[0]
+    idle = [client.client_setname("leaver") for _ in range(3)]  # at the same time: three connections
+    await asyncio.gather(*idle)
+    assert await connections() == 3
+    names = {f"list{number}": key_slot(f"list{number}".encode()) for number in range(20)}
+    name = next(iter([one for one, slot in names.items() if await cluster.master_of(slot) is leaving]))
+    under_way = asyncio.ensure_future(client.blpop([name], timeout=0))
+    await until(lambda: _has_command(client))
+
+    await clients._take([row(0, 16383, staying)], asked=asked)
+    assert clients.master_of(9000) == asked
+
+    async def one_is_left() -> bool:
+        return await connections() == 1
+
+    await eventually(one_is_left, what="idle connections stay open")
+    await leaving.command("RPUSH", name, "x")
+    assert await under_way == (name.encode(), b"x"), "the command was carried through"
+
+    async def none_is_left() -> bool:
+        return await connections() == 0
+
+    await eventually(none_is_left, what="a connection stays open")
+    await clients._take([row(0, 16383, staying)], asked=asked)
+    assert clients._retired == []
+    await clients.aclose()
