@@ -123,6 +123,7 @@ async def _count(context: Context) -> None:
     context.metrics.due.set(counts.due)
     context.metrics.claimed.set(counts.claimed)
     context.metrics.nodes.set(counts.nodes)
+    context.metrics.suspects.set(counts.suspects)
     totals = await context.history.totals()
     context.metrics.stored_runs.set(totals.stored)
     context.metrics.stored_bytes.set(totals.stored_bytes)

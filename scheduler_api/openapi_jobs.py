@@ -159,13 +159,13 @@ SCHEMAS: Json = {
                     "type": "object",
                     "properties": {
                         "reason": {"enum": list(HoldReason)},
-                        "target": {"type": "string", "description": "The host that it is held back for."},
-                        "since": INSTANT,
-                        "until": {"description": "When it is tried again.", **INSTANT},
+                        "target": or_null({"type": "string"}) | {"description": "The host that it is held back for."},
+                        "since": or_null(INSTANT),
+                        "until": or_null(INSTANT) | {"description": "When it is tried again; null: not known."},
                     },
                 }
             )
-            | {"description": "A run that is due is not sent yet, for its host's sake."},
+            | {"description": "A run that is due is not sent yet: for its host's sake, or because nodes died with it."},
             "paused_at": or_null(INSTANT),
             "quarantine_reason": or_null(TEXT),
             "open_run": or_null({"type": "object", "description": "The run that is not settled."}),

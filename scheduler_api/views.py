@@ -9,7 +9,7 @@ import msgspec
 
 from scheduler_api.policies import seconds, show_policies
 from scheduler_core.instants import rfc3339
-from scheduler_core.job import Job, JobState, LastRun, Overlap, Pending, Replay
+from scheduler_core.job import HoldReason, Job, JobState, LastRun, Overlap, Pending, Replay
 from scheduler_core.job_trigger import jitter_offset_ms, trigger_of
 from scheduler_core.run import Attempt, Miss, Record, Run, RunState
 from scheduler_core.trigger import CronSpec, IntervalSpec, TriggerSpec
@@ -88,6 +88,9 @@ def show_job(view: JobView, *, with_payload: bool = True) -> dict[str, Any]:
 def show_hold(view: JobView) -> dict[str, Any] | None:
     """Why a run that is due is not sent yet; None: nothing keeps it, or it is being sent."""
     hold = view.state.hold
+    if view.lease is not None and view.lease.waits_as_suspect:
+        since = rfc3339(view.lease.lost[-1].at_ms) if view.lease.lost else None
+        return {"reason": HoldReason.SUSPECT.value, "target": None, "since": since, "until": None}
     if hold is None or view.status == "running":
         return None
     return {

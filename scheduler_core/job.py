@@ -208,6 +208,9 @@ class HoldReason(StrEnum):
     """Its target gets as many requests a second as it may."""
     BREAKER = "breaker"
     """Its target did not answer lately."""
+    SUSPECT = "suspect"
+    """Several nodes in a row died or froze while they worked its run; it waits until it is tried again. (This follows
+    from the lease, and is not stored.)"""
 
 
 class HeldBack(msgspec.Struct, frozen=True, array_like=True):
@@ -286,10 +289,11 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.held_for is not None
 
 
-QUARANTINE_AFTER_LOSSES = 3
-"""A job whose run took this many nodes in a row with it is set aside: it may be what kills them."""
-SUSPECT_LOSSES = QUARANTINE_AFTER_LOSSES - 1
-"""A node holds one run at a time that was lost so often."""
+SUSPECT_LOSSES = 3
+"""A run that was lost with so many nodes in a row is a suspect: it may be what kills them."""
+QUARANTINE_AFTER_ALONE = SUSPECT_LOSSES + 1
+"""A job whose run was lost so often as the only suspect of its node is set aside. One more than a run that is not a
+suspect yet can kill, so that no such run brings the suspect beside it into quarantine."""
 
 
 class LostCause(StrEnum):
@@ -326,10 +330,20 @@ class Lease(msgspec.Struct, frozen=True):
     """How many nodes died in a row while they held it."""
     downtimes: int | None = None
     """How many downtimes the store had recorded at the first claim; None: claimed by a version that did not note it."""
+    alone: int = 0
+    """How many of these nodes held it as their only suspect."""
+    group: int = 0
+    """How many suspects the claim took, itself included; 0: it is no suspect. Of a suspect that waits: the size of the
+    largest group that it may be tried in next."""
     lost: tuple[LostClaim, ...] = ()
     """The latest of the claims that ended without a settle although their request may have been sent."""
     lost_count: int = 0
     """How many such claims there were since the first one."""
+
+    @property
+    def waits_as_suspect(self) -> bool:
+        """Whether nobody holds it and it waits for its trial."""
+        return self.node == "-" and self.losses >= SUSPECT_LOSSES
 
     def knew(self, downtime: Downtime) -> bool:
         """Whether the first claim was made with this downtime on record.

@@ -76,6 +76,11 @@ class Metrics:
         self.jobs = Gauge("cronpost_jobs", "Jobs stored.", registry=r)
         self.claimed = Gauge("cronpost_claimed_jobs", "Jobs held by a node.", registry=r)
         self.nodes = Gauge("cronpost_nodes", "Nodes that beat lately.", registry=r)
+        self.suspects = Gauge(
+            "cronpost_suspects",
+            "Runs that several nodes died with: tried in groups, or waiting for it.",
+            registry=r,
+        )
         self.stored_runs = Gauge("cronpost_history_runs", "Settled runs whose records are stored.", registry=r)
         self.stored_bytes = Gauge(
             "cronpost_history_bytes", "Bytes of these records, with what was sent and answered.", registry=r

@@ -24,6 +24,8 @@ class Room:
         """Open attempts."""
         self._reserved = 0
         self._line: dict[Callable[[], None], None] = {}
+        self._trial: Callable[[], None] | None = None
+        self._trial_line: dict[Callable[[], None], None] = {}
 
     @property
     def free(self) -> int:
@@ -55,6 +57,25 @@ class Room:
         if wake in self._line:
             del self._line[wake]
             self.freed()
+
+    def begin_trial(self, wake: Callable[[], None]) -> bool:
+        """Whether the caller may hold suspects now: only one claimer of the process does, so that the death of the
+        process is evidence against its group alone. False: ``wake`` is called when it is the caller's turn."""
+        if self._trial is None and next(iter(self._trial_line), wake) == wake:
+            self._trial = wake
+            self._trial_line.pop(wake, None)
+        if self._trial == wake:
+            return True
+        self._trial_line.setdefault(wake)
+        return False
+
+    def end_trial(self, wake: Callable[[], None]) -> None:
+        """The caller holds no suspect, and waits for none any more."""
+        self._trial_line.pop(wake, None)
+        if self._trial == wake:
+            self._trial = None
+        if self._trial is None and self._trial_line:
+            next(iter(self._trial_line))()
 
     def freed(self) -> None:
         """Tell the first in line if there is a place."""

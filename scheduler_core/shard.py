@@ -70,6 +70,7 @@ class NodeShard:
         courier = Courier(node, deliverer, self.settler, clock, metrics, store=store, targets=targets, gate=gate)
         self.claimer = Claimer(node, store, courier, self.settler, clock, metrics)
         self.settler.woken = self.claimer.wake_at
+        self.settler.suspect_left = self.claimer.suspect_left
         self.heartbeat = Heartbeat(node, store, clock, metrics, shard=self.number, timekeeper=timekeeper)
         self.settler.takes_writes = lambda: self.heartbeat.fault is None
         self.reaper = Reaper(node, store, self.claimer, clock, metrics)
@@ -140,8 +141,11 @@ class NodeShard:
         return settled
 
     async def say_goodbye(self) -> None:
-        """Beat no more, so that others need not wait for this node's death."""
+        """Beat no more, so that others need not wait for this node's death. With something left to settle it stays
+        listed: its death is what makes others look for the leases that it still has."""
         await self.heartbeat.stop()
+        if self.settler.unsettled or self.claimer.may_hold_more:
+            return
         with contextlib.suppress(StoreError):
             await self.store.leave(node=self.node.id, now_ms=self._clock.now_ms())
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.job import (
-    QUARANTINE_AFTER_LOSSES,
+    QUARANTINE_AFTER_ALONE,
     Downtime,
     HeldBack,
     Job,
@@ -87,8 +87,8 @@ def plan_claim(
         if lease.lost and isinstance(decided, Work):
             decided = replace(decided, run=with_lost_attempts(decided.run, lease))
     # A definition that was changed since has killed nobody yet.
-    if isinstance(decided, Work) and lease.losses >= QUARANTINE_AFTER_LOSSES and job.updated_at_ms <= claimed_at_ms:
-        return _quarantine(decided, lease.losses, now_ms=now_ms)
+    if isinstance(decided, Work) and lease.alone >= QUARANTINE_AFTER_ALONE and job.updated_at_ms <= claimed_at_ms:
+        return _quarantine(decided, lease, now_ms=now_ms)
     return decided
 
 
@@ -276,8 +276,11 @@ def _take_over(
     return rest(state, records)
 
 
-def _quarantine(work: Work, losses: int, *, now_ms: int) -> Transition:
-    reason = f"{losses} nodes in a row died or froze while they worked its run {work.run.id}"
+def _quarantine(work: Work, lease: Lease, *, now_ms: int) -> Transition:
+    reason = (
+        f"{lease.losses} nodes in a row died or froze while they worked its run {work.run.id}, "
+        f"{lease.alone} of them with no other suspect"
+    )
     state, ended = end_run(work.job, work.state, work.run, RunState.LOST, now_ms=now_ms, message=reason)
     if state.child:
         return rest(state, (*work.records, ended))

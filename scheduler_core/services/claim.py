@@ -60,6 +60,9 @@ class Claimer(Service):
         self._recover_bytes = REPLY_BYTES
         self._compared_at = clock.monotonic()
         self._suspects: set[tuple[str, int]] = set()
+        """Id and fence of the suspects that it took for a trial."""
+        self._suspects_waiting = 0
+        self._in_trial = False
         self._woken = asyncio.Event()
         self._sleeping_until_ms: int | None = None
         self._heard_ms: int | None = None
@@ -101,6 +104,8 @@ class Claimer(Service):
                 self._start(claimed)
         finally:
             self._node.room.release(limit)
+        if claim.suspects_waiting and not self._suspects and not self._in_trial and self._begin_trial():
+            return  # this claim did not know yet that there are any
         if len(claim.jobs) == limit:
             await self.clock.sleep(0)  # lets the requests just started get going
             return
@@ -112,8 +117,10 @@ class Claimer(Service):
             found = await self._recovered(self._lost_token)
             self._lost_token = None
             if found:
+                self._note_suspects(found)
                 self._courier.targets.saw(None)
                 return Claim(found, self.clock.now_ms(), None, self._node.downtime_count)
+        trial = self._suspects_waiting > 0 and self._begin_trial()
         token = next(self._tokens)
         try:
             claim = await self._store.claim(
@@ -124,7 +131,7 @@ class Claimer(Service):
                 recent_ms=RECENT_MS,
                 dead_after_ms=self._node.dead_after_ms,
                 downtime_count=self._node.downtime_count,
-                suspects=0 if self._has_suspect() else 1,
+                trial=trial,
             )
         except StoreUnavailable as error:
             if error.effect_unknown:
@@ -137,7 +144,44 @@ class Claimer(Service):
         if claim.downtimes is not None:
             self._node.downtimes = claim.downtimes
             self._node.downtime_count = claim.downtime_count
+        if claim.suspects or self._suspects_waiting or self._in_trial:
+            self._suspects_waiting = claim.suspects_waiting
+            self._note_suspects(claim.jobs)
+            self._warn(claim.suspects)
         return claim
+
+    def _begin_trial(self) -> bool:
+        """Whether the next claim may take suspects: neither this claimer nor another of the process holds any."""
+        if self._suspects:
+            self._suspects &= self._known()
+        if self._suspects:
+            return False
+        self._in_trial = self._node.room.begin_trial(self.wake)
+        return self._in_trial
+
+    def _note_suspects(self, jobs: list[ClaimedJob]) -> None:
+        """Keep in mind which suspects a claim took. Without any, the turn for a trial passes to the next claimer."""
+        self._suspects.update((claimed.id, claimed.lease.fence) for claimed in jobs if claimed.lease.group)
+        if not self._suspects:
+            self._in_trial = False
+            self._node.room.end_trial(self.wake)
+
+    def suspect_left(self) -> None:
+        """A suspect was settled. After the last one of its group the next trial can begin."""
+        self._suspects &= self._known()
+        if not self._suspects and self._lost_token is None:
+            self._in_trial = False
+            self._node.room.end_trial(self.wake)
+            self.wake()
+
+    def _warn(self, suspects: int) -> None:
+        if suspects:
+            self.warnings["suspects"] = (
+                f"{suspects} runs were lost with {SUSPECT_LOSSES} or more nodes in a row: they are tried in groups "
+                "until it is known which of them kills nodes"
+            )
+        else:
+            self.warnings.pop("suspects", None)
 
     async def _recovered(self, token: int) -> list[ClaimedJob]:
         """Find the jobs that a claim took whose reply was lost. If the reply to this is lost too, the next try gives
@@ -178,6 +222,13 @@ class Claimer(Service):
     async def stop(self) -> None:
         await super().stop()
         self._node.room.leave(self.wake)
+        if not self._suspects:
+            self._node.room.end_trial(self.wake)
+
+    @property
+    def may_hold_more(self) -> bool:
+        """Whether a claim took jobs whose reply was lost."""
+        return self._lost_token is not None
 
     async def give_back_lost(self) -> None:
         """When the node stops: hand back what a claim took whose reply never came."""
@@ -191,8 +242,6 @@ class Claimer(Service):
             planned = self._plan(claimed)
         except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
             planned = self._set_aside(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
-        if claimed.lease.losses >= SUSPECT_LOSSES:
-            self._suspects.add((claimed.id, claimed.lease.fence))
         if isinstance(planned, Work):
             try:
                 self._begin(claimed, planned)
@@ -228,16 +277,6 @@ class Claimer(Service):
             # Without this, a fault between here and the attempt would cost the target a slot until the process ends.
             self._gate.left(ticket, None)
             raise
-
-    def _has_suspect(self) -> bool:
-        """Whether this node holds a run that one more dead node would quarantine.
-
-        It claims one such run at a time: which of a batch kills nodes cannot be told, but what is held alone takes no
-        other job along.
-        """
-        if self._suspects:
-            self._suspects &= self._known()
-        return bool(self._suspects)
 
     def _plan(self, claimed: ClaimedJob) -> Work | Transition:
         if claimed.fault is not None:

@@ -8,16 +8,25 @@ from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.base import Service
 from scheduler_core.services.claim import Claimer
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis_store import ReapTurn, RedisStore
 
 log = get_logger(__name__)
 
 PERIOD_SECONDS = 1.0
+TURN_MS = 900
+"""One node of the fleet looks in each such interval; a little shorter than the period, so that no turn is left out."""
+AUDIT_MS = 60_000
+"""How often all leases are looked at although no node has died: for those whose node nobody knows, and for claimed jobs
+without a lease. Neither comes about but by a fault."""
+LATE_CLAIM_MS = 2_000
+"""For so long after a node's death its leases are looked for again: a claim of it may have been on its way."""
 SHOWN = 20
 
 
 class Reaper(Service):
-    """Looks once a second. What it gives back is claimed like any due job, by whichever node comes first."""
+    """Looks once a second whether it has the turn, and whether a node has died. Only then, and once a minute for an
+    audit, are the leases looked at: the work does not grow with the number of nodes. What it gives back is claimed like
+    any due job, by whichever node comes first."""
 
     name = "reap"
 
@@ -43,8 +52,20 @@ class Reaper(Service):
 
     async def run_once(self) -> None:
         if self.may_take_back():
-            await self.reap()
+            await self._take_turn()
         await self.clock.sleep(PERIOD_SECONDS)
+
+    async def _take_turn(self) -> None:
+        """Sweep the leases if it is this node's turn and there is a reason to. What the sweep of a node that dies
+        meanwhile has left is swept by the next: it notes that it is complete at its end."""
+        now_ms, dead_after_ms = self.clock.now_ms(), self._node.dead_after_ms
+        turn = await self._store.take_reap_turn(
+            now_ms=now_ms, dead_after_ms=dead_after_ms, interval_ms=TURN_MS, audit_ms=AUDIT_MS
+        )
+        if turn in (ReapTurn.SWEEP, ReapTurn.AUDIT):
+            await self.reap()
+            audited_at_ms = now_ms if turn is ReapTurn.AUDIT else None
+            await self._store.swept(until_ms=now_ms - dead_after_ms - LATE_CLAIM_MS, audited_at_ms=audited_at_ms)
 
     def may_take_back(self) -> bool:
         """Whether this node may take another for dead because it does not beat."""

@@ -86,6 +86,8 @@ class Settler(Service):
         """Whether Redis takes writes of others; the node's heartbeat knows."""
         self.woken: Callable[[int], None] = lambda wake_ms: None
         """Told the next wake-up of each settled job; the engine puts the claimer's ``wake_at`` here."""
+        self.suspect_left: Callable[[], None] = lambda: None
+        """Called when a suspect was settled; the engine puts the claimer's method here."""
 
     @property
     def unsettled(self) -> int:
@@ -222,6 +224,8 @@ class Settler(Service):
             log.warning(SETTLE_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
         else:
             self._report(one)
+        if one.claimed.lease.group:
+            self.suspect_left()
 
     def _plan_again(self, one: Unsettled, stored: ClaimedJob) -> None:
         """The job was changed while this node held it: plan from what is stored now."""

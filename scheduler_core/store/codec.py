@@ -203,10 +203,19 @@ def decode_lease(stored: bytes) -> Lease:
         downtimes = int(known) if known else None
         if not more:
             return Lease(int(fence), node, int(first_fence), int(first_claimed), int(losses), downtimes)
-        _alone, _group, lost_count, lost = more.split(":")
+        alone, group, lost_count, lost = more.split(":")
         claims = tuple(_lost_claim(claim) for claim in lost.split(",") if claim)
         return Lease(
-            int(fence), node, int(first_fence), int(first_claimed), int(losses), downtimes, claims, int(lost_count)
+            int(fence),
+            node,
+            int(first_fence),
+            int(first_claimed),
+            int(losses),
+            downtimes,
+            int(alone),
+            int(group),
+            claims,
+            int(lost_count),
         )
     except ValueError as error:
         raise CorruptDocument(f"its lease cannot be read: {error}") from error

@@ -231,7 +231,7 @@ class HistoryStore:
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
-                pipe.zrangebyscore(k.due, scores.CLAIMED + at_ms, scores.IDLE - 1, 0, limit, withscores=True)
+                pipe.zrangebyscore(k.due, scores.CLAIMED + at_ms, scores.SUSPECTED - 1, 0, limit, withscores=True)
                 pipe.zrangebyscore(k.waiting, at_ms, "+inf", 0, limit, withscores=True)
                 claimed, waiting = await pipe.execute()
         found = [Candidate(Place(int(score) - scores.CLAIMED, unit), False) for unit, score in claimed]

@@ -10,6 +10,8 @@ import msgspec
 
 CLAIMED = 1_000_000_000_000_000
 """Scores from here on in the due set: a node holds the job since (score - CLAIMED)."""
+SUSPECTED = 2_000_000_000_000_000
+"""From here on: the run was lost with several nodes, and waits for its trial since (score - SUSPECTED)."""
 IDLE = 4_000_000_000_000_000
 PAUSED = 5_000_000_000_000_000
 QUARANTINED = 6_000_000_000_000_000
@@ -80,6 +82,11 @@ class Keys(msgspec.Struct, frozen=True):
     def claims(self) -> str:
         """Hash: node id to number of its latest claim."""
         return f"{self.root}:claims"
+
+    @property
+    def suspects(self) -> str:
+        """Sorted set: job id by losses, of runs lost with several nodes in a row; 10^6 more while one is tried."""
+        return f"{self.root}:suspects"
 
     @property
     def meta(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from enum import Enum
 from typing import Any, Literal
 
 import msgspec
@@ -47,6 +48,7 @@ __all__ = [
     "Claim",
     "ClaimedJob",
     "Counts",
+    "ReapTurn",
     "RedisStore",
     "Retention",
     "Settled",
@@ -101,6 +103,10 @@ class Claim(msgspec.Struct, frozen=True):
     """Set when they are others than the caller knows."""
     downtime_count: int
     must_beat: bool = False
+    suspects_waiting: int = 0
+    """How many suspects wait for a trial in this shard, ..."""
+    suspects: int = 0
+    """... and how many there are, with those that are tried now."""
     targets_version: int | None = None
     """Raised with every change of a target; None: unknown."""
 
@@ -188,6 +194,19 @@ class Beat(msgspec.Struct, frozen=True):
     """Redis's clock when the beat arrived, in epoch milliseconds."""
 
 
+class ReapTurn(Enum):
+    """What the node that asks has to do about the leases of dead nodes."""
+
+    TAKEN = 0
+    """Nothing: another node has had the turn."""
+    IDLE = 1
+    """Nothing: no node has died."""
+    SWEEP = 2
+    """A node has died: give back what it held."""
+    AUDIT = 3
+    """It is time to look for leases that the beats of nodes say nothing about."""
+
+
 class Counts(msgspec.Struct, frozen=True):
     """Sizes for metrics and readiness."""
 
@@ -195,6 +214,8 @@ class Counts(msgspec.Struct, frozen=True):
     due: int
     claimed: int
     nodes: int
+    suspects: int = 0
+    """Runs that are tried, or wait for a trial, because they were lost with several nodes."""
 
 
 class RedisStore:
@@ -234,6 +255,9 @@ class RedisStore:
         self._beat = load_script("beat_node")
         self._leave = load_script("leave_node")
         self._reap = load_script("reap_leases")
+        self._turn = load_script("take_reap_turn")
+        self.examined = 0
+        """How many claimed jobs :meth:`reap` has looked at."""
         self._read = load_script("read_jobs")
         self._read_beside = load_script("read_beside")
 
@@ -293,18 +317,17 @@ class RedisStore:
         recent_ms: int,
         dead_after_ms: int,
         downtime_count: int,
-        suspects: int = 1,
+        trial: bool = True,
     ) -> Claim:
         """Take up to ``limit`` due jobs, fewer if their documents are large. ``token`` numbers the claims of this node,
-        from 1. Of the jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a row, at most ``suspects``; the
-        others come again a moment later.
+        from 1. ``trial``: whether it may take jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a row.
 
         After StoreUnavailable with ``effect_unknown``, ask :meth:`recover`.
         """
         k = self._keys
         answer = await self._run(
             self._claim,
-            (k.due, k.jobs, k.states, k.leases, k.meta, k.nodes, k.claims),
+            (k.due, k.jobs, k.states, k.leases, k.meta, k.nodes, k.claims, k.suspects),
             (
                 now_ms,
                 min(limit, CLAIM_LIMIT),
@@ -313,7 +336,7 @@ class RedisStore:
                 recent_ms,
                 dead_after_ms,
                 downtime_count,
-                suspects,
+                int(trial),
                 SUSPECT_LOSSES,
                 REPLY_BYTES,
             ),
@@ -323,11 +346,13 @@ class RedisStore:
         if answer[0] == b"void":
             return Claim([], now_ms, None, downtime_count)
         return Claim(
-            jobs=[_claimed(*row) for row in answer[5:]],
+            jobs=[_claimed(*row) for row in answer[7:]],
             next_wake_ms=int(float(answer[1])) if answer[1] else None,
             downtimes=None if answer[3] is None else decode_downtimes(answer[3], int(answer[2])),
             downtime_count=int(answer[2]),
             targets_version=int(answer[4]),
+            suspects_waiting=int(answer[5]),
+            suspects=int(answer[6]),
         )
 
     async def recover(self, *, node: str, token: int, reply_bytes: int = REPLY_BYTES) -> list[ClaimedJob]:
@@ -351,7 +376,7 @@ class RedisStore:
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         """Settle a batch. One answer per settlement; running the same batch again is harmless."""
         k, kept = self._keys, self._retention
-        names = [k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, *k.record_keys]
+        names = [k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, k.suspects, *k.record_keys]
         args: list[Arg] = [kept.entries, kept.failures, kept.after_ms]
         for one in settlements:
             job_id = job_of_unit(one.job_id)
@@ -386,18 +411,35 @@ class RedisStore:
         """Take the node's entry out; the number of nodes left."""
         return int(await self._run(self._leave, (self._keys.nodes, self._keys.meta, self._keys.claims), (node, now_ms)))
 
+    async def take_reap_turn(self, *, now_ms: int, dead_after_ms: int, interval_ms: int, audit_ms: int) -> ReapTurn:
+        """Ask whether the leases have to be looked at now. One node of the fleet has the turn in each interval."""
+        answer = await self._run(
+            self._turn, (self._keys.nodes, self._keys.meta), (now_ms, dead_after_ms, interval_ms, audit_ms)
+        )
+        return ReapTurn(int(answer))
+
+    async def swept(self, *, until_ms: int, audited_at_ms: int | None = None) -> None:
+        """Note that all leases were looked at, those of nodes whose last beat came before ``until_ms`` for good."""
+        facts: dict[Any, Any] = {"swept_until": until_ms}
+        if audited_at_ms is not None:
+            facts["audited_at"] = audited_at_ms
+        with translated_faults():
+            await self._client.hset(self._keys.meta, mapping=facts)
+
     async def reap(self, *, now_ms: int, dead_after_ms: int, void_all: bool = False, page: int = 500) -> list[str]:
-        """Give back the jobs of dead nodes (or, with ``void_all``, of all); their ids."""
+        """Give back the jobs of dead nodes (or, with ``void_all``, of all); their ids. Looks at every claimed job, in
+        pages, in the order in which they were claimed."""
         k = self._keys
         reaped: list[str] = []
-        offset = 0
+        place: Sequence[Arg] = (scores.CLAIMED, 0)
         while True:
-            answer = await self._run(
-                self._reap, (k.due, k.leases, k.nodes), (now_ms, dead_after_ms, int(void_all), offset, page)
+            examined, score, skip, *ids = await self._run(
+                self._reap, (k.due, k.leases, k.nodes), (now_ms, dead_after_ms, int(void_all), *place, page)
             )
-            reaped += [job_id.decode() for job_id in answer[2:]]
-            offset += int(answer[1])
-            if int(answer[0]) < page:
+            reaped += [job_id.decode() for job_id in ids]
+            place = (score, skip)
+            self.examined += int(examined)
+            if int(examined) < page:
                 return reaped
 
     async def wake_ups(self) -> AsyncGenerator[int | None, None]:
@@ -618,10 +660,11 @@ class RedisStore:
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.zcard(k.ids)
                 pipe.zcount(k.due, "-inf", now_ms)
-                pipe.zcount(k.due, scores.CLAIMED, scores.IDLE - 1)
+                pipe.zcount(k.due, scores.CLAIMED, scores.SUSPECTED - 1)
                 pipe.zcount(k.nodes, now_ms - 10_000, "+inf")
-                jobs, due, claimed, nodes = await pipe.execute()
-        return Counts(jobs, due, claimed, nodes)
+                pipe.zcard(k.suspects)
+                jobs, due, claimed, nodes, suspects = await pipe.execute()
+        return Counts(jobs, due, claimed, nodes, suspects)
 
     async def server_info(self) -> Mapping[str, Any]:
         """Redis's INFO, with ``maxmemory_policy`` and ``appendonly`` where the server tells them."""

@@ -137,6 +137,7 @@ class Shards(PerShard[RedisStore]):
             sum(one.due for one in found),
             sum(one.claimed for one in found),
             max(one.nodes for one in found),
+            sum(one.suspects for one in found),
         )
 
     async def server_infos(self) -> list[Mapping[str, Any]]:

@@ -8,11 +8,11 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.run import Run
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis_store import ReapTurn, RedisStore
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
-from tests.support.stores import opened, put, until
+from tests.support.stores import KEYS, opened, put, until
 
 
 class Bench:
@@ -137,17 +137,79 @@ async def test_a_sole_server_voids_all_leases_at_once(bench: Bench) -> None:
     assert await bench.watcher.claim() == 1
 
 
-async def test_a_run_that_kills_three_nodes_sets_its_job_aside(bench: Bench) -> None:
-    for _ in range(3):
-        await bench.watcher.reaper.reap(void_all=True)
-        nodes = SteppedNode(bench.store, bench.clock)
-        await nodes.start()
-        await nodes.claim()
-        sent = len(nodes.deliverer.open)
-        await nodes.crash()
-        if not sent:
-            await nodes.settle()
-    stored = await bench.store.read("a")
-    assert stored.snapshot.state is not None
-    assert stored.snapshot.state.quarantine is not None
-    assert stored.snapshot.lease is None
+@pytest.mark.parametrize("nodes", [1, 20])
+async def test_the_leases_looked_at_do_not_grow_with_the_number_of_nodes(redis_url: str, nodes: int) -> None:
+    async with opened(redis_url) as (store, redis):
+        clock = ManualClock()
+        fleet = [SteppedNode(store, clock) for _ in range(nodes)]
+        for node in fleet:
+            await node.start()
+        for number in range(50):
+            await put(redis, make_job(f"job{number}"), make_state(0))
+        await fleet[0].claim(limit=50)
+        seconds = 100
+        for _ in range(seconds):
+            clock.advance(1_000)
+            for node in fleet:
+                await node.beat()
+                if node.reaper.may_take_back():
+                    await node.reaper._take_turn()
+        assert store.examined == 2 * 50, "one look at its start, and one after a minute"
+        # A death is noticed at once, by whichever node has the turn, and the leases are looked at a few times more.
+        victim = fleet.pop(0)
+        survivor = fleet[0] if fleet else SteppedNode(store, clock)
+        for _ in range(15):
+            clock.advance(1_000)
+            await survivor.heartbeat.beat(starting=survivor.node.downtime_count < 0)
+            if survivor.reaper.may_take_back():
+                await survivor.reaper._take_turn()
+        lease = (await store.read("job0")).snapshot.lease
+        assert lease is not None
+        assert lease.node == "-"
+        assert store.examined <= 3 * 50
+        await victim.crash()
+
+
+async def test_an_audit_finds_what_the_beats_of_nodes_do_not_tell(bench: Bench) -> None:
+    for _ in range(7):
+        bench.clock.advance(1_000)
+        await bench.holder.beat()
+        await bench.watcher.beat()
+    assert not await bench.reap_once()
+    await bench.redis.zrem(KEYS.nodes, bench.holder.node.id)
+    taken = []
+    for _ in range(62):
+        bench.clock.advance(1_000)
+        await bench.watcher.beat()
+        taken.append(await bench.reap_once())
+    assert taken.index(True) >= 50, "nothing says that a node has died"
+
+
+async def test_a_sweep_that_broke_off_is_made_up_for(bench: Bench) -> None:
+    for _ in range(7):
+        bench.clock.advance(1_000)
+        await bench.holder.beat()
+        await bench.watcher.beat()
+    await bench.watcher.reaper._take_turn()
+    bench.clock.advance(6_000)
+    await bench.watcher.beat()
+    turn = {"now_ms": bench.clock.now, "dead_after_ms": 5_000, "interval_ms": 900, "audit_ms": 60_000}
+    assert await bench.store.take_reap_turn(**turn) is ReapTurn.SWEEP, "the node that has the turn dies here"
+    assert await bench.store.take_reap_turn(**turn) is ReapTurn.TAKEN
+    bench.clock.advance(1_000)
+    assert await bench.store.take_reap_turn(**turn | {"now_ms": bench.clock.now}) is ReapTurn.SWEEP
+
+
+async def test_pages_of_one_instant_are_all_looked_at(bench: Bench) -> None:
+    for number in range(20):
+        await put(bench.redis, make_job(f"job{number}"), make_state(0))
+    alive = SteppedNode(bench.store, bench.clock)
+    await alive.start()
+    await bench.watcher.claim(limit=10)
+    await alive.claim(limit=10)
+    bench.clock.advance(6_000)
+    await alive.beat()
+    reaped = await bench.store.reap(now_ms=bench.clock.now, dead_after_ms=5_000, page=3)
+    assert len(reaped) == 11
+    assert not await bench.store.reap(now_ms=bench.clock.now, dead_after_ms=5_000, page=3)
+    await alive.crash()

@@ -1,67 +1,284 @@
-"""A run that kills its nodes is set aside, and none of those that were claimed together with it."""
+"""Runs that several nodes died with: the one that kills nodes is found, and no bystander is set aside."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from redis.asyncio import Redis
 
+from scheduler_core.config import EngineSettings
 from scheduler_core.delivery.base import NOT_SENT
+from scheduler_core.job import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES
+from scheduler_core.node import Room
 from scheduler_core.run import Run, RunState
 from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.trigger import CronSpec
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
-from tests.support.stores import opened, put, until
+from tests.support.stores import KEYS, opened, put, until
 
-JOBS = [f"job{number}" for number in range(12)]
+ONCE_A_DAY = CronSpec("50 23 * * *")
+"""At the start of the test's time."""
+Stored = tuple[RedisStore, Redis]
 
 
 @pytest.fixture
-async def stored(redis_url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
+async def stored(redis_url: str) -> AsyncIterator[Stored]:
     async with opened(redis_url) as (store, redis):
-        for job_id in JOBS:
-            await put(redis, make_job(job_id), make_state(0))
         yield store, redis
 
 
-@pytest.mark.parametrize("culprit", ["job0", "job7"])
-async def test_one_poisonous_run_takes_no_other_job_of_its_batch_along(
-    stored: tuple[RedisStore, Redis], culprit: str
-) -> None:
-    store, _ = stored
+async def put_jobs(redis: Redis, number: int) -> list[str]:
+    jobs = [f"job{index:03}" for index in range(number)]
+    for job_id in jobs:
+        await put(redis, make_job(job_id, trigger=ONCE_A_DAY), make_state(0))
+    return jobs
+
+
+class Fleet:
+    """Nodes that die when they receive a poisonous request, one after the other."""
+
+    def __init__(self, store: RedisStore, poison: Sequence[str] = ()) -> None:
+        self.store = store
+        self.poison = poison
+        self.clock = ManualClock()
+        self.deaths = 0
+        self.node = self._new()
+
+    def _new(self) -> SteppedNode:
+        return SteppedNode(self.store, self.clock, settings=EngineSettings(target_max_in_flight=1_000))
+
+    async def kill(self) -> None:
+        """As when the process is killed and started again: nothing of it is told to Redis."""
+        await self.node.crash()
+        await self.store.reap(now_ms=self.clock.now, dead_after_ms=5_000, void_all=True)
+        self.node = self._new()
+        await self.node.start()
+        self.deaths += 1
+
+    async def claim_all(self) -> list[str]:
+        """Claim until nothing more comes; the jobs whose requests are open."""
+        while await self.node.claim(limit=1_000) or (self.node.claimer._in_trial and not self.node.claimer._suspects):
+            pass
+        await self.node.claim(limit=1_000)
+        return sorted(request.job_id for request in self.node.deliverer.open)
+
+    async def work_off(self, most_rounds: int) -> None:
+        """Go on until no run is open: requests that kill nobody are answered."""
+        await self.node.start()
+        for _ in range(most_rounds):
+            sent = await self.claim_all()
+            if set(sent) & set(self.poison):
+                await self.kill()
+                continue
+            while self.node.deliverer.open:
+                await self.node.answer(answered(200))
+            await self.node.settle()
+            self.clock.advance(1_000)
+            await self.node.beat()
+            if not sent and not await self.store.client.exists(KEYS.leases):
+                return
+        raise AssertionError("there are runs that nobody has settled")
+
+    async def set_aside(self, jobs: Sequence[str]) -> list[str]:
+        found = await self.store.read_many(jobs)
+        return [
+            job_id
+            for job_id, one in zip(jobs, found, strict=True)
+            if one.snapshot.state is not None and one.snapshot.state.quarantine is not None
+        ]
+
+
+def most_deaths(suspects: int) -> int:
+    """What docs/lifecycle.md promises for one job that kills nodes."""
+    return SUSPECT_LOSSES + math.ceil(math.log2(suspects)) + QUARANTINE_AFTER_ALONE - 1
+
+
+@pytest.mark.parametrize("poison", [["job000"], ["job101"], ["job200"]])
+async def test_a_job_that_kills_nodes_is_found_among_two_hundred_others(stored: Stored, poison: list[str]) -> None:
+    store, redis = stored
+    jobs = await put_jobs(redis, 201)
+    fleet = Fleet(store, poison)
+    await fleet.work_off(most_rounds=200)
+    assert await fleet.set_aside(jobs) == poison
+    assert fleet.deaths <= most_deaths(201)
+    for job_id in jobs:
+        (run,) = [record for record in await store.history(job_id) if isinstance(record, Run)]
+        assert run.state is (RunState.LOST if job_id in poison else RunState.SUCCEEDED), job_id
+    assert not await redis.exists(KEYS.suspects)
+    assert (await store.counts(now_ms=fleet.clock.now)).suspects == 0
+    await fleet.node.claim()
+    assert not await redis.hexists(KEYS.meta, "suspects"), "claims look no further"
+    await fleet.node.crash()
+
+
+async def test_two_jobs_that_kill_nodes_are_both_found(stored: Stored) -> None:
+    store, redis = stored
+    jobs = await put_jobs(redis, 40)
+    fleet = Fleet(store, ["job005", "job031"])
+    await fleet.work_off(most_rounds=200)
+    assert await fleet.set_aside(jobs) == ["job005", "job031"]
+    assert fleet.deaths <= 2 * most_deaths(40)
+    await fleet.node.crash()
+
+
+@pytest.mark.parametrize("number", [1, 2, 30])
+async def test_kills_without_a_culprit_set_nothing_aside(stored: Stored, number: int) -> None:
+    store, redis = stored
+    jobs = await put_jobs(redis, number)
+    fleet = Fleet(store)
+    await fleet.node.start()
+    for _ in range(5):
+        await fleet.claim_all()
+        await fleet.kill()
+    await fleet.work_off(most_rounds=20)
+    assert await fleet.set_aside(jobs) == []
+    for job_id in jobs:
+        (run,) = [record for record in await store.history(job_id) if isinstance(record, Run)]
+        assert run.state is RunState.SUCCEEDED
+    await fleet.node.crash()
+
+
+async def test_after_two_kills_in_a_row_all_runs_are_sent_again_at_once(stored: Stored) -> None:
+    store, redis = stored
+    jobs = await put_jobs(redis, 20)
+    fleet = Fleet(store)
+    await fleet.node.start()
+    for _ in range(2):
+        assert await fleet.claim_all() == jobs
+        await fleet.kill()
+    assert await fleet.claim_all() == jobs
+    await fleet.node.crash()
+
+
+async def test_a_node_holds_one_group_of_suspects_at_a_time(stored: Stored) -> None:
+    store, redis = stored
+    jobs = await put_jobs(redis, 20)
+    fleet = Fleet(store)
+    await fleet.node.start()
+    for _ in range(3):
+        assert await fleet.claim_all() == jobs
+        await fleet.kill()
+    first = await fleet.claim_all()
+    assert len(first) == 10
+    assert await fleet.claim_all() == first, "no further one while it holds these"
+    assert "suspects" in fleet.node.claimer.warnings
+    assert (await store.counts(now_ms=fleet.clock.now)).suspects == 20
+    # Other nodes go on with half of those that wait; fresh jobs wait for nobody.
+    other = SteppedNode(store, fleet.clock)
+    await other.start()
+    await put(redis, make_job("fresh", trigger=ONCE_A_DAY), make_state(0))
+    for _ in range(3):
+        await other.claim(limit=1_000)
+    theirs = {request.job_id for request in other.deliverer.open}
+    assert "fresh" in theirs
+    assert len(theirs) == 11
+    assert not theirs & set(first)
+    # The settlement of the last one wakes the claimer for the next group.
+    fleet.node.claimer._woken.clear()
+    while fleet.node.deliverer.open:
+        await fleet.node.answer(answered(200))
+        assert not fleet.node.claimer._woken.is_set()
+    await fleet.node.settle()
+    assert fleet.node.claimer._woken.is_set()
+    await fleet.node.crash()
+    await other.crash()
+
+
+async def test_suspects_that_wait_do_not_keep_the_claimer_busy(stored: Stored) -> None:
+    store, redis = stored
+    jobs = await put_jobs(redis, 20)
+    fleet = Fleet(store)
+    await fleet.node.start()
+    for _ in range(3):
+        await fleet.claim_all()
+        await fleet.kill()
+    await fleet.claim_all()
+    claim = await fleet.node.claimer._claim(100)
+    assert (claim.jobs, claim.suspects_waiting) == ([], 10)
+    assert claim.next_wake_ms is None, "none of them is due"
+    leases = [one.snapshot.lease for one in await store.read_many(jobs)]
+    assert sum(lease is not None and lease.waits_as_suspect for lease in leases) == 10
+    await fleet.node.crash()
+
+
+async def test_long_runs_survive_nodes_that_freeze_in_turn(stored: Stored) -> None:
+    store, redis = stored
+    jobs = await put_jobs(redis, 10)
     clock = ManualClock()
-    node = SteppedNode(store, clock)
-    await node.start()
-    deaths = 0
-    for _ in range(200):
-        await node.claim(limit=100)
-        if any(entry.job_id == culprit for entry in node.deliverer.open):
-            # As when the process is killed: nothing of it is told to Redis.
-            await node.crash()
-            await store.reap(now_ms=clock.now_ms(), dead_after_ms=5_000, void_all=True)
-            node = SteppedNode(store, clock)
-            await node.start()
-            deaths += 1
-            continue
-        while node.deliverer.open:
-            await node.answer(answered(200))
-        await node.settle()
-        clock.advance(200)
-        await node.beat()
-    snapshots = {job_id: (await store.read(job_id)).snapshot for job_id in JOBS}
-    set_aside = [job_id for job_id, one in snapshots.items() if one.state is not None and one.state.quarantine]
-    assert set_aside == [culprit]
-    assert deaths == 3
-    for job_id in JOBS:
-        runs = [record for record in await store.history(job_id) if isinstance(record, Run)]
-        assert {run.state for run in runs} == ({RunState.LOST} if job_id == culprit else {RunState.SUCCEEDED})
+    nodes = [SteppedNode(store, clock), SteppedNode(store, clock)]
+    for node in nodes:
+        await node.start()
+    for turn in range(6):
+        frozen, awake = nodes[turn % 2], nodes[1 - turn % 2]
+        for node in (frozen, awake):
+            for _ in range(3):
+                await node.claim(limit=100)
+        for _ in range(7):
+            clock.advance(1_000)
+            await awake.beat()
+        await store.reap(now_ms=clock.now, dead_after_ms=5_000)
+        for _ in range(3):
+            await awake.claim(limit=100)
+        await frozen.beat()
+        while frozen.deliverer.open:  # it thaws: its late results are refused
+            await frozen.answer(answered(202))
+        await frozen.settle()
+    for _ in range(6):
+        for node in nodes:
+            await node.beat()
+            await node.claim(limit=100)
+            while node.deliverer.open:
+                await node.answer(answered(202))
+            await node.settle()
+    states = [one.snapshot.state for one in await store.read_many(jobs)]
+    assert [state.quarantine for state in states if state is not None] == [None] * 10
+    for job_id in jobs:
+        (run,) = [record for record in await store.history(job_id) if isinstance(record, Run)]
+        assert run.state is RunState.SUCCEEDED
+    for node in nodes:
+        await node.crash()
 
 
-async def test_a_request_that_was_not_wanted_any_more_hands_its_job_back(stored: tuple[RedisStore, Redis]) -> None:
-    store, _ = stored
+async def test_a_suspect_whose_lease_is_gone_is_due_again(stored: Stored) -> None:
+    store, redis = stored
+    await put_jobs(redis, 1)
+    fleet = Fleet(store)
+    await fleet.node.start()
+    for _ in range(3):
+        await fleet.claim_all()
+        await fleet.kill()
+    await fleet.node.claim()  # parks it
+    await redis.delete(KEYS.leases)
+    assert await fleet.claim_all() == ["job000"]
+    await fleet.node.crash()
+
+
+def test_one_claimer_of_a_process_at_a_time_holds_suspects() -> None:
+    room = Room(10)
+    woken: list[str] = []
+    wakes = {name: (lambda name=name: woken.append(name)) for name in "abc"}
+    assert room.begin_trial(wakes["a"])
+    assert room.begin_trial(wakes["a"])
+    assert not room.begin_trial(wakes["b"])
+    assert not room.begin_trial(wakes["c"])
+    room.end_trial(wakes["c"])
+    assert not room.begin_trial(wakes["c"])
+    room.end_trial(wakes["a"])
+    assert woken == ["b"]
+    assert not room.begin_trial(wakes["a"]), "those who waited come first"
+    assert room.begin_trial(wakes["b"])
+    room.end_trial(wakes["b"])
+    assert woken == ["b", "c"]
+
+
+async def test_a_request_that_was_not_wanted_any_more_hands_its_job_back(stored: Stored) -> None:
+    store, redis = stored
+    await put(redis, make_job("a"), make_state(0))
     clock = ManualClock()
     node = SteppedNode(store, clock)
     await node.start()

@@ -32,6 +32,11 @@ async def seed(redis: Redis, store: RedisStore) -> None:
     await put(redis, make_job("paused"), make_state(0, paused_at_ms=at(-1)))
 
 
+async def claim_any(store: RedisStore, now_ms: int) -> list[ClaimedJob]:
+    """What is due, or else a suspect: the first claim that finds one parks it."""
+    return (await claim(store, now_ms=now_ms)).jobs or (await claim(store, now_ms=now_ms)).jobs
+
+
 async def one_claimed(store: RedisStore, redis: Redis, **options: Any) -> ClaimedJob:
     await seed(redis, store)
     jobs = (await claim(store, token=1, **options)).jobs
@@ -526,7 +531,7 @@ async def test_losses_add_up_and_are_forgotten_with_the_settle(store: RedisStore
     job = await one_claimed(store, redis)
     for losses in range(1, 4):
         await store.reap(now_ms=at(1), dead_after_ms=DEAD_AFTER_MS, void_all=True)
-        (job,) = (await claim(store, now_ms=at(1))).jobs
+        (job,) = await claim_any(store, at(1))
         assert (job.lease.losses, job.lease.first_fence, job.lease.first_claimed_at_ms) == (
             losses,
             1000 * at(0),
@@ -562,8 +567,8 @@ async def test_a_lease_of_an_earlier_version_is_reaped_claimed_and_handed_back(
     assert (job.lease.first_fence, job.lease.losses, job.lease.downtimes) == (FENCE, losses, None)
     await store.reap(now_ms=at(2), dead_after_ms=DEAD_AFTER_MS, void_all=True)
     lost = LostClaim(1000 * at(2), at(2), LostCause.DIED)
-    (again,) = (await claim(store, now_ms=at(3))).jobs
-    assert again.lease == Lease(1000 * at(3), "node", FENCE, at(0), losses + 1, None, (lost,), 1)
+    (again,) = await claim_any(store, at(3))
+    assert again.lease == Lease(1000 * at(3), "node", FENCE, at(0), losses + 1, None, 0, int(losses == 2), (lost,), 1)
 
 
 async def test_a_lease_lists_the_latest_of_its_lost_claims_and_counts_all(store: RedisStore, redis: Redis) -> None:
@@ -571,9 +576,9 @@ async def test_a_lease_lists_the_latest_of_its_lost_claims_and_counts_all(store:
     await store.settle([Settlement.lost(job, LostCause.STOPPED, at(0.5))])
     for second in range(1, 12):
         await beat(store, now_ms=at(second))
-        (job,) = (await claim(store, now_ms=at(second))).jobs
+        (job,) = await claim_any(store, at(second))
         await store.reap(now_ms=at(second), dead_after_ms=DEAD_AFTER_MS, void_all=True)
-    (job,) = (await claim(store, now_ms=at(12))).jobs
+    (job,) = await claim_any(store, at(12))
     assert (job.lease.losses, job.lease.lost_count) == (11, 12)
     assert [claim.at_ms for claim in job.lease.lost] == [at(second) for second in range(2, 12)]
 

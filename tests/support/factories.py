@@ -31,8 +31,10 @@ def make_state(next_fire: float | None = 0, **fields: Any) -> JobState:
     return JobState(next_fire_ms=None if next_fire is None else at(next_fire), **fields)
 
 
-def make_lease(first_claimed: float = 0, *, fence: int = 7, losses: int = 0, node: str = "node") -> Lease:
-    return Lease(fence, node, 7, at(first_claimed), losses)
+def make_lease(
+    first_claimed: float = 0, *, fence: int = 7, losses: int = 0, alone: int = 0, node: str = "node"
+) -> Lease:
+    return Lease(fence, node, 7, at(first_claimed), losses, alone=alone)
 
 
 def make_run(fire_time: float = 0, **fields: Any) -> Run:

@@ -50,7 +50,7 @@ def argument(command: Command, number: int) -> bytes:
 
 def took_jobs(reply: Any) -> bool:
     """Whether the reply to a claim carries jobs."""
-    return isinstance(reply, list) and len(reply) > 5
+    return isinstance(reply, list) and len(reply) > 7
 
 
 @dataclass

@@ -90,6 +90,7 @@ class SteppedNode:
         )
         self.claimer = Claimer(self.node, store, self.courier, self.settler, clock, metrics)
         self.settler.woken = self.claimer.wake_at
+        self.settler.suspect_left = self.claimer.suspect_left
         self.heartbeat = Heartbeat(self.node, store, clock, metrics)
         self.reaper = Reaper(self.node, store, self.claimer, clock, metrics)
         self.frozen = False

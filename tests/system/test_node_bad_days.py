@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 
 from scheduler_core.embedded import EmbeddedRedis, ask
 from scheduler_core.events import NODE_HELD_UP, NODE_STOPPED, SETTLE_REFUSED
@@ -17,6 +18,14 @@ from tests.system.world import World
 
 TAKEN_OVER_SECONDS = 7.0
 """What is promised for nodes on a shared Redis. With the short lease of these tests it takes some three seconds."""
+
+
+def all_taken(holds: list[Hold]) -> bool:
+    return all(hold.taken for hold in holds)
+
+
+def has_ended(pid: int) -> bool:
+    return not is_alive(pid)
 
 
 async def two_nodes(world: World) -> tuple[Cronpost, Cronpost]:
@@ -156,6 +165,34 @@ class TestKilledWithItsEmbeddedRedis:
         assert second.fence > first.fence
         await world.recorder.until_requests(1, "second")
         await world.check(embedded=EmbeddedRedis(data))
+
+    async def test_all_open_runs_are_sent_again_side_by_side_when_it_happens_twice_in_a_row(self, world: World) -> None:
+        data = world.workshop.directory / "data"
+        server = await world.start("serve", redis_url="", data_dir=data)
+        jobs = [f"job{number:02}" for number in range(20)]
+        holds = [[world.recorder.hold(job_id) for job_id in jobs] for _ in range(3)]
+        await world.put_many(server, *jobs, cron=soon())
+        for opened in holds:
+            # None of them is answered: that all are open at once shows that they do not go one after the other.
+            await world.recorder.until(partial(all_taken, opened))
+            if opened is holds[-1]:
+                break
+            world.disturbed(world.now_ms() - 500)
+            redis = next(pid for pid in processes_under(data) if pid != server.pid)
+            await server.kill()
+            await eventually(partial(has_ended, redis), what="the redis-server should end with its server")
+            server = world.workshop.cronpost("serve", data_dir=data)
+            await server.started()
+        for job_id in jobs:
+            received = world.recorder.of(job_id)
+            assert [one.attempt for one in received] == [1, 2, 3]
+            assert len({one.run_id for one in received}) == 1
+        for hold in holds[-1]:
+            hold.release()
+        accounts = await world.check(embedded=EmbeddedRedis(data))
+        for account in accounts:
+            (run,) = account.runs
+            assert run.state is RunState.SUCCEEDED
 
     async def test_a_second_server_on_its_data_directory_says_so_and_stops(self, world: World) -> None:
         data = world.workshop.directory / "data"

@@ -158,9 +158,14 @@ def test_whoever_takes_over_delivers_the_same_run() -> None:
     assert again == first
 
 
-@pytest.mark.parametrize("losses", [3, 4])
-def test_a_run_that_took_three_nodes_with_it_sets_its_job_aside(losses: int) -> None:
-    planned = rest(plan(make_state(0), make_lease(12, losses=losses)))
+@pytest.mark.parametrize(("losses", "alone"), [(3, 0), (9, 3), (99, 0)])
+def test_losses_without_evidence_against_the_job_alone_set_no_job_aside(losses: int, alone: int) -> None:
+    work(plan(make_state(0), make_lease(12, losses=losses, alone=alone)))
+
+
+@pytest.mark.parametrize("losses", [7, 12])
+def test_a_run_that_was_lost_alone_again_and_again_sets_its_job_aside(losses: int) -> None:
+    planned = rest(plan(make_state(0), make_lease(12, losses=losses, alone=4)))
     assert planned.state is not None
     assert planned.state.quarantine is not None
     assert str(losses) in planned.state.quarantine
@@ -171,9 +176,9 @@ def test_a_run_that_took_three_nodes_with_it_sets_its_job_aside(losses: int) -> 
     assert planned.state.next_fire_ms == at(20)
 
 
-def test_a_run_written_down_by_a_change_is_set_aside_after_three_losses_as_well() -> None:
+def test_a_run_written_down_by_a_change_is_set_aside_as_well() -> None:
     state = make_state(10, open=make_run(0, in_flight=True), pending=(pending("P", 5),))
-    planned = rest(plan(state, make_lease(0, losses=3)))
+    planned = rest(plan(state, make_lease(0, losses=7, alone=4)))
     assert planned.state is not None
     assert planned.state.quarantine is not None
     assert ended_runs(planned.records) == [("RUN", RunState.LOST)]

@@ -1,8 +1,14 @@
+-- needs: lease
 -- Take up to `limit` due jobs and give each a lease with a new fence.
 --
 -- Guarantee: a job is in the claimed part of the due set from here until it is settled, handed back or reaped, so no
 -- two nodes hold it. A node whose heartbeat is over gets nothing: others may be reaping its leases. A call that arrives
 -- after its node has looked for what it took (recover_claims) takes nothing.
+--
+-- A job whose run was lost with several nodes in a row is a suspect: it may be what kills them. A suspect that is due is
+-- parked outside of the due part, and claims take suspects in groups, for a trial: at most half of all, fewest losses
+-- first, and at most half of the group in which each was lost before. So each death halves the group that holds the
+-- culprit, and innocent runs are settled with the first group that survives.
 --
 -- KEYS
 --   1 due     sorted set, job id by wake-up
@@ -12,6 +18,7 @@
 --   5 meta    hash, fence counter, downtimes, version of the targets
 --   6 nodes   sorted set, node id by last beat
 --   7 claims  hash, node id to number of its latest claim
+--   8 suspects sorted set, job id by losses of those that wait; 10^6 is added for those that were taken
 -- ARGV
 --   1 now             epoch ms
 --   2 limit           count, at most 1000
@@ -20,23 +27,26 @@
 --   5 recent          ms; with a backlog, half of the batch goes to what became due in this time
 --   6 dead_after      ms without a beat after which a node counts as dead
 --   7 downtime count  as the node knows it
---   8 suspects        count; how many jobs to take at most whose runs were lost with many nodes in a row. One of them may be
---                     what kills nodes, and a node that dies with one of them counts against it alone.
+--   8 trial           '1' if this call may take suspects: its process holds none
 --   9 losses          from how many lost nodes on a job is a suspect
 --   10 bytes          of definitions and states that the reply may hold; the first job passes whatever its size, and
 --                     what does not fit stays due
 -- Returns
 --   {'beat'} if the node must beat first, {'void'} if a later call of this node was here before, else
---   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, row, row, ...}
+--   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, suspects that wait, all suspects,
+--   row, row, ...}
 --   where row = {id, definition or false, state or false, lease}
--- Cost: O(limit × log(jobs)); seven commands for the whole batch, and two more for every 8 jobs. Reads at most `bytes`
+-- Cost: O(limit × log(jobs)); seven commands for the whole batch, two more for every 8 jobs, and a
+-- few for each suspect. Reads at most `bytes`
 -- and 8 documents more, about 1 ms per MiB.
 
 local due, jobs, states, leases, meta, nodes, claims = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local suspects = KEYS[8]
 local now, limit, node, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local recent, dead_after, known_downtimes = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local suspects, suspect_losses, bytes = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local CLAIMED, SUSPECT_WAIT, READ_AT_ONCE = 1e15, 100, 8
+local may_try, suspect_losses, bytes = ARGV[8] == '1', tonumber(ARGV[9]), tonumber(ARGV[10])
+local CLAIMED, PARKED, READ_AT_ONCE = 1e15, 2e15, 8
+local TAKEN = 1e6
 
 local beat = redis.call('ZSCORE', nodes, node)
 if not beat or tonumber(beat) < now - dead_after then
@@ -46,8 +56,45 @@ if tonumber(token) <= tonumber(redis.call('HGET', claims, node) or '0') then
   return {'void'}
 end
 
-local found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-if #found == 2 * limit and limit > 1 and tonumber(found[2]) < now - recent then
+-- `suspects` of the facts is there while there may be one: usually none, and no command is spent on them.
+local facts = redis.call('HMGET', meta, 'downtime_count', 'targets_version', 'suspects')
+local reply = {'ok', '', facts[1] or '0', false, facts[2] or '0', 0, 0}
+if reply[3] ~= known_downtimes then
+  reply[4] = redis.call('HGET', meta, 'downtimes') or ''
+end
+
+local ids, scores, trial = {}, {}, {}
+local function pick_suspects(all)
+  local group = math.min(math.ceil(all / 2), math.max(1, math.floor(limit / 2)))
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', suspects, 0, '(' .. TAKEN, 'LIMIT', 0, group)) do
+    local row = redis.call('HGET', leases, id)
+    local lease = row and read_lease(row)
+    if not lease or lease.node ~= '-' then
+      -- Its lease was lost or voided meanwhile: it is no suspect any more.
+      redis.call('ZREM', suspects, id)
+      if not row then redis.call('ZADD', due, 'XX', string.format('%.0f', now), id) end
+    else
+      local own = lease.group > 0 and math.min(group, lease.group) or group
+      if #ids >= own then break end
+      group = own
+      ids[#ids + 1], scores[#scores + 1], trial[#trial + 1] = id, lease.score, lease
+    end
+  end
+end
+if facts[3] then
+  local all = redis.call('ZCARD', suspects)
+  if all == 0 then
+    redis.call('HDEL', meta, 'suspects')
+    facts[3] = false
+  elseif may_try then
+    pick_suspects(all)
+  end
+end
+
+limit = limit - #ids
+local found = {}
+if limit > 0 then found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit) end
+if limit > 1 and #found == 2 * limit and tonumber(found[2]) < now - recent then
   -- A backlog of old wake-ups fills the batch: leave half of it to what became due just now.
   local half = math.floor(limit / 2)
   local fresh = redis.call('ZRANGEBYSCORE', due, now - recent, now, 'WITHSCORES', 'LIMIT', 0, half)
@@ -66,16 +113,12 @@ if #found == 2 * limit and limit > 1 and tonumber(found[2]) < now - recent then
   found = batch
 end
 
-local count = #found / 2
-local facts = redis.call('HMGET', meta, 'downtime_count', 'targets_version')
-local reply = {'ok', '', facts[1] or '0', false, facts[2] or '0'}
-if reply[3] ~= known_downtimes then
-  reply[4] = redis.call('HGET', meta, 'downtimes') or ''
+for i = 1, #found, 2 do
+  ids[#ids + 1], scores[#scores + 1] = found[i], found[i + 1]
 end
+local count = #ids
 
 if count > 0 then
-  local ids = {}
-  for i = 1, count do ids[i] = found[2 * i - 1] end
   local definitions, positions, fitting, size = {}, {}, 0, 0
   while fitting < count and size < bytes do
     local last = math.min(fitting + READ_AT_ONCE, count)
@@ -94,7 +137,8 @@ if count > 0 then
   -- At least the time in microseconds: should Redis lose its last writes in a failover, the counter among them, fences
   -- go on rising all the same.
   local fence = math.max(tonumber(redis.call('HGET', meta, 'fence') or '0'), now * 1000 - 1)
-  local lease_rows, due_rows, known = {}, {}, ':' .. reply[3]
+  local lease_rows, due_rows, taken, parked, known = {}, {}, {}, {}, ':' .. reply[3]
+  local group = math.min(#trial, count)
   local now_text, held_score = string.format('%.0f', now), string.format('%.0f', CLAIMED + now)
   for i = 1, count do
     -- A lease without a holder was handed back or reaped: the run goes on with the facts of its first claim, among them
@@ -103,18 +147,23 @@ if count > 0 then
     if held[i] then
       first_fence, first_claimed, losses, rest = string.match(held[i], '^%S+ %S+ (%d+) (%d+) (%d+) %S+ %d+(%S*)$')
     end
-    local is_suspect = losses and (tonumber(losses) or 0) >= suspect_losses
-    if is_suspect and suspects < 1 then
-      due_rows[2 * i - 1] = string.format('%.0f', now + SUSPECT_WAIT)
+    due_rows[2 * i - 1] = held_score
+    local lease
+    if not trial[i] and losses and tonumber(losses) >= suspect_losses then
+      parked[#parked + 1], parked[#parked + 2] = losses, ids[i]
+      due_rows[2 * i - 1] = string.format('%.0f', PARKED + now)
     else
-      if is_suspect then suspects = suspects - 1 end
       fence = fence + 1
       local mine = string.format('%.0f', fence)
-      local lease = mine .. ' ' .. node .. ' ' .. (first_fence or mine) .. ' '
-        .. (first_claimed or now_text) .. ' ' .. (losses or '0') .. ' '
-        .. found[2 * i] .. ' ' .. token .. (rest or known)
+      if trial[i] then
+        trial[i].fence, trial[i].node, trial[i].token, trial[i].group = mine, node, token, group
+        taken[#taken + 1], taken[#taken + 2] = string.format('%.0f', TAKEN + trial[i].losses), ids[i]
+        lease = write_lease(trial[i])
+      else
+        lease = mine .. ' ' .. node .. ' ' .. (first_fence or mine) .. ' ' .. (first_claimed or now_text) .. ' '
+          .. (losses or '0') .. ' ' .. scores[i] .. ' ' .. token .. (rest or known)
+      end
       lease_rows[#lease_rows + 1], lease_rows[#lease_rows + 2] = ids[i], lease
-      due_rows[2 * i - 1] = held_score
       reply[#reply + 1] = {ids[i], definitions[i], positions[i], lease}
     end
     due_rows[2 * i] = ids[i]
@@ -125,6 +174,16 @@ if count > 0 then
     redis.call('HSET', leases, unpack(lease_rows))
   end
   redis.call('ZADD', due, unpack(due_rows))
+  if #taken > 0 then redis.call('ZADD', suspects, unpack(taken)) end
+  if #parked > 0 then
+    redis.call('ZADD', suspects, unpack(parked))
+    redis.call('HSET', meta, 'suspects', '1')
+    facts[3] = '1'
+  end
+end
+if facts[3] then
+  reply[6] = redis.call('ZCOUNT', suspects, '-inf', '(' .. TAKEN)
+  reply[7] = redis.call('ZCARD', suspects)
 end
 
 local head = redis.call('ZRANGEBYSCORE', due, '-inf', '(' .. string.format('%.0f', CLAIMED), 'WITHSCORES', 'LIMIT', 0, 1)

@@ -1,11 +1,11 @@
 -- needs: lease
--- Give back the jobs of nodes that died, and claimed jobs that lost their lease.
+-- Give back the jobs of nodes that died, and claimed jobs that lost their lease: one page of the claimed part.
 --
 -- A beat that lies ahead by more than `dead_after` was written before Redis's clock was set back: no sign of life.
 --
 -- Guarantee: a job whose node beats is left alone. A job given back keeps the facts of its first claim, so that the next
 -- node delivers the same run under a higher fence; the claim of the dead node is noted as lost, since its request may have
--- been sent.
+-- been sent. A suspect that its node held as the only one was lost alone, which is evidence against it.
 --
 -- KEYS
 --   1 due     sorted set, job id by wake-up
@@ -15,45 +15,52 @@
 --   1 now         epoch ms
 --   2 dead_after  ms without a beat after which a node counts as dead
 --   3 all         '1' to void all leases, whoever holds them (no other node can live)
---   4 offset      how many claimed jobs to pass over; they were examined before
---   5 limit       how many claimed jobs to examine
+--   4 from        score in the due set to begin with
+--   5 skip        how many jobs at that score to pass over; they were examined before
+--   6 limit       how many jobs to examine, at most 1000
 -- Returns
---   {examined, left in place, id, id, ...} with the ids given back
--- Cost: O(limit × log(jobs)).
+--   {examined, from and skip of the next page, id, id, ...} with the ids given back
+-- Cost: O(limit × log(jobs)); two commands, one for each node, and three for each job given back.
 
 local due, leases, nodes = KEYS[1], KEYS[2], KEYS[3]
 local now, dead_after, all = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
-local offset, limit = ARGV[4], ARGV[5]
-local CLAIMED, PARKED = '1000000000000000', '(4000000000000000'
+local from, skip, limit = ARGV[4], tonumber(ARGV[5]), ARGV[6]
+local CLAIMED, PARKED = 1e15, '(2000000000000000'
 
-local claimed = redis.call('ZRANGEBYSCORE', due, CLAIMED, PARKED, 'WITHSCORES', 'LIMIT', offset, limit)
-local reply, alive = {#claimed / 2, 0}, {}
-for i = 1, #claimed, 2 do
-  local id = claimed[i]
-  local row = redis.call('HGET', leases, id)
-  local given_back = false
-  local lease = row and read_lease(row)
-  local node = lease and lease.node
+local claimed = redis.call('ZRANGEBYSCORE', due, from, PARKED, 'WITHSCORES', 'LIMIT', skip, limit)
+if #claimed == 0 then return {0, from, skip} end
+local ids, reply, alive = {}, {#claimed / 2, claimed[#claimed], 0}, {}
+for i = 1, #claimed, 2 do ids[#ids + 1] = claimed[i] end
+local rows = redis.call('HMGET', leases, unpack(ids))
+if tonumber(reply[2]) == tonumber(from) then reply[3] = skip end
+
+for i, id in ipairs(ids) do
+  local score, node = claimed[2 * i], nil
+  if rows[i] then node = string.match(rows[i], '^%d+ (%S+) ') end
   if node and alive[node] == nil then
     local beat = redis.call('ZSCORE', nodes, node)
     alive[node] = not all and beat ~= false
       and tonumber(beat) >= now - dead_after and tonumber(beat) <= now + dead_after
   end
-  if not node then
-    -- No lease, or none that can be read. HDEL comes first in both cases: a full Redis lets a script go on after it.
+  local lease = rows[i] and read_lease(rows[i])
+  if lease and alive[node] then
+    if score == reply[2] then reply[3] = reply[3] + 1 end
+  else
+    -- HDEL comes first: a full Redis lets a script go on after it.
     redis.call('HDEL', leases, id)
-    redis.call('ZADD', due, string.format('%.0f', now), id)
-    given_back = true
-  elseif not alive[node] then
-    redis.call('HDEL', leases, id)
-    if node ~= '-' then
-      lease.node, lease.losses = '-', lease.losses + 1
-      add_lost_claim(lease, tonumber(claimed[i + 1]) - tonumber(CLAIMED), 'd')
+    local due_at = string.format('%.0f', now)
+    if lease then
+      if node ~= '-' then
+        lease.node, lease.losses = '-', lease.losses + 1
+        add_lost_claim(lease, tonumber(score) - CLAIMED, 'd')
+        if lease.group == 1 then lease.alone = lease.alone + 1 end
+        if lease.group > 0 then lease.group = math.max(1, math.floor(lease.group / 2)) end
+      end
+      redis.call('HSET', leases, id, write_lease(lease))
+      due_at = lease.score
     end
-    redis.call('HSET', leases, id, write_lease(lease))
-    redis.call('ZADD', due, lease.score, id)
-    given_back = true
+    redis.call('ZADD', due, due_at, id)
+    reply[#reply + 1] = id
   end
-  if given_back then reply[#reply + 1] = id else reply[2] = reply[2] + 1 end
 end
 return reply

@@ -16,7 +16,8 @@
 --   5 ids      sorted set, all job ids at score 0
 --   6 waiting  sorted set, unit by start of its run, for runs that wait for a retry or a completion
 --   7 children sorted set, units of runs that overlap, at score 0
---   8...       the eight keys of lib/record.lua, then history and failures list of the job of each unit, in order
+--   8 suspects sorted set, units by losses (claim_jobs)
+--   9...       the eight keys of lib/record.lua, then history and failures list of the job of each unit, in order
 -- ARGV
 --   1 history   entries kept per job
 --   2 failures  entries kept per job of those that left its history and did not succeed
@@ -41,9 +42,9 @@
 -- Cost: O(log(units)); two commands per unit and two or more for its records, six to twenty per batch.
 
 local due, jobs, states, leases, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local waiting, children = KEYS[6], KEYS[7]
+local waiting, children, suspects = KEYS[6], KEYS[7], KEYS[8]
 local CHILD, AFTER_CHILD, FIELDS, RECORD, OF_CHILD, REPLY_BYTES = '\31', '\32', 8, 6, 4, 2097152
-local book = open_book(8, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
+local book = open_book(9, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
 
 -- Two commands read what the whole batch is checked against. A unit that comes twice is read again the second time.
 local units, places = {}, {}
@@ -58,10 +59,10 @@ local stored_states = redis.call('HMGET', states, unpack(units))
 
 -- What is to be written, command by command; freed leases come first.
 local freed, handed_back, saved, wakes, waits, defined, born
-local gone, gone_ids, gone_children, not_due, not_waiting
+local gone, gone_ids, gone_children, not_due, not_waiting, cleared
 local function begin()
   freed, handed_back, saved, wakes, waits, defined, born = {}, {}, {}, {}, {}, {}, {}
-  gone, gone_ids, gone_children, not_due, not_waiting = {}, {}, {}, {}, {}
+  gone, gone_ids, gone_children, not_due, not_waiting, cleared = {}, {}, {}, {}, {}, {}
 end
 local function put(list, a, b)
   list[#list + 1] = a
@@ -78,6 +79,7 @@ local function write()
   send('ZREM', children, gone_children)
   send('ZREM', due, not_due)
   send('ZREM', waiting, not_waiting)
+  send('ZREM', suspects, cleared)
   send('HSET', leases, handed_back)
   send('HSET', jobs, defined)
   send('HSET', states, saved)
@@ -144,6 +146,7 @@ for i, place in ipairs(places) do
       reply = 'full'
     else
       put(freed, id)
+      if string.find(lease, '~', 1, true) then put(cleared, id) end -- it was lost before, and may be a suspect
       if operation == 'remove' or (child and state == '') then
         put(gone, id)
         put(not_due, id)
@@ -168,7 +171,7 @@ write()
 
 for i, place in ipairs(places) do
   if replies[i] == 'ok' then
-    book.add(KEYS[14 + 2 * i], KEYS[15 + 2 * i], place + FIELDS, tonumber(ARGV[place + FIELDS - 1]))
+    book.add(KEYS[15 + 2 * i], KEYS[16 + 2 * i], place + FIELDS, tonumber(ARGV[place + FIELDS - 1]))
   end
 end
 book.flush()
@@ -176,7 +179,7 @@ book.flush()
 -- A job that is gone, and of whose runs nothing is stored any more: they were trimmed while it was there.
 for i, place in ipairs(places) do
   if replies[i] == 'ok' and (ARGV[place + 3] == 'remove' or ARGV[place + 3] == 'spawn' and ARGV[place + 4] == '') then
-    drop_lists(jobs, KEYS[8], string.match(units[i], '^[^' .. CHILD .. ']*'), KEYS[14 + 2 * i], KEYS[15 + 2 * i])
+    drop_lists(jobs, KEYS[9], string.match(units[i], '^[^' .. CHILD .. ']*'), KEYS[15 + 2 * i], KEYS[16 + 2 * i])
   end
 end
 return replies

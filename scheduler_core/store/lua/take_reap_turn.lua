@@ -1,0 +1,29 @@
+-- Take the turn to look for dead nodes, which one node of the fleet has in each interval.
+--
+-- Guarantee: leases need to be looked at only when this says so. A node that died since the latest complete sweep is
+-- noticed by the nodes' beats alone, whatever the number of leases. An audit finds the rest: leases of nodes that nobody
+-- knows, and claimed jobs without a lease. An instant ahead of now was written before Redis's clock was set back; then an
+-- audit is due.
+--
+-- KEYS
+--   1 nodes  sorted set, node id by last beat
+--   2 meta   hash
+-- ARGV
+--   1 now         epoch ms
+--   2 dead_after  ms without a beat after which a node counts as dead
+--   3 interval    ms between two turns
+--   4 audit       ms between two audits
+-- Returns
+--   0: another node has had the turn; 1: nothing to do; 2: a node has died; 3: an audit is due
+-- Cost: O(log(nodes)).
+
+local nodes, meta = KEYS[1], KEYS[2]
+local now, dead_after, interval, audit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local facts = redis.call('HMGET', meta, 'reaped_at', 'swept_until', 'audited_at')
+local reaped_at, swept_until, audited_at = tonumber(facts[1] or '0'), tonumber(facts[2] or '0'), tonumber(facts[3] or '0')
+if now >= reaped_at and now - reaped_at < interval then return 0 end
+redis.call('HSET', meta, 'reaped_at', string.format('%.0f', now))
+if now < reaped_at or now < audited_at or now - audited_at >= audit then return 3 end
+local dead = redis.call('ZCOUNT', nodes, string.format('%.0f', swept_until), '(' .. string.format('%.0f', now - dead_after))
+return dead > 0 and 2 or 1
