@@ -29,6 +29,10 @@ COMMANDS = {
         "scheduler_api.cli_serve:config",
         "List all settings: value, where it comes from, default, meaning.",
     ),
+    "health": (
+        "scheduler_api.cli_health:health",
+        "Ask the server or node of this container whether it lives; for health checks.",
+    ),
     "cron": ("scheduler_api.cli_cron:cron", "Explain a cron EXPRESSION in words and show its next fire times."),
     "jobs": ("scheduler_api.cli_jobs:jobs", "Look at and change the jobs of a running server."),
     "runs": ("scheduler_api.cli_runs:runs", "Look at the runs of all jobs, schedules and tasks."),
