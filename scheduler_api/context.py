@@ -15,6 +15,7 @@ from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.metrics import Metrics
 from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.callbacks import CallbackService
+from scheduler_core.services.cancel import CancelService
 from scheduler_core.services.catalogue import CatalogueService
 from scheduler_core.services.heartbeat import set_clock
 from scheduler_core.services.history import HistoryService
@@ -80,6 +81,7 @@ class Context:
         self.catalogue = CatalogueService(self.shards, clock, metrics)
         self.tasks = TaskService(LaneStore(self.store, lane), clock, metrics)
         self.history = HistoryService(self.shards, clock)
+        self.cancels = CancelService(self.shards, self.job_services, self.history)
         self._turns = asyncio.Semaphore(STORE_TURNS)
         of_shard = max(LEAST_TURNS, STORE_TURNS // len(self.shards))
         self._turns_of = self.shards.each(lambda _: asyncio.Semaphore(of_shard))

@@ -120,6 +120,34 @@ PATHS: Json = {
             "responses": {"200": answer("The run.", ref("RunDetail")), "404": problem("No such run."), **PASSING},
         },
     },
+    "/runs/{run_id}/cancel": {
+        "parameters": [parameter("run_id", TEXT, "The id.", required=True, where="path")],
+        "post": {
+            "summary": "Cancel a run that is not settled",
+            "responses": {
+                "200": answer(
+                    "It is cancelled, and was before if this is a repetition. A late result is refused.",
+                    {
+                        "type": "object",
+                        "required": ["run_id", "job_id", "state", "request_cut"],
+                        "properties": {
+                            "run_id": TEXT,
+                            "job_id": TEXT,
+                            "state": {"type": "string", "const": "cancelled"},
+                            "request_cut": or_null({"type": "boolean"})
+                            | {
+                                "description": "Whether the node that had the request open confirmed that it cut it; "
+                                "null if no request was open."
+                            },
+                        },
+                    },
+                ),
+                "404": problem("No such run."),
+                "409": problem("The run has ended otherwise (`already_settled`)."),
+                **PASSING,
+            },
+        },
+    },
     "/metrics": {
         "get": {
             "summary": "Totals as JSON; for Prometheus, by its Accept header, the metrics of this process",

@@ -10,6 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from scheduler_core.errors import (
+    AlreadySettled,
     CorruptDocument,
     CronpostError,
     DuplicateName,
@@ -17,6 +18,7 @@ from scheduler_core.errors import (
     JobNotFound,
     KeyReused,
     OutcomeUnknown,
+    RunCancelled,
     RunConflict,
     RunLost,
     RunNotFound,
@@ -40,6 +42,8 @@ STATUSES: Mapping[type[CronpostError], int] = {
     RunConflict: 409,
     KeyReused: 422,
     RunLost: 409,
+    RunCancelled: 409,
+    AlreadySettled: 409,
     RunNotFound: 404,
     TokenRefused: 403,
     TargetNotFound: 404,

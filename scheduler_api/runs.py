@@ -34,6 +34,7 @@ from scheduler_api.run_views import show_found, show_found_with_detail
 from scheduler_api.views import show_open, show_record
 from scheduler_core.catalogue import job_id_of
 from scheduler_core.errors import InvalidInput, JobNotFound
+from scheduler_core.run import RunState
 from scheduler_core.status import RunStatus
 from scheduler_core.store.history_store import Place, Query
 
@@ -77,6 +78,22 @@ async def get_run(request: Request) -> Response:
     run_id = decoded(request.path_params["run_id"], field="id")
     async with context.turn():
         return json_answer(show_found_with_detail(await context.history.get(run_id)))
+
+
+async def cancel_run(request: Request) -> Response:
+    """``POST /runs/{id}/cancel``: end a run that is not settled; a request of it that is open is cut."""
+    context = context_of(request)
+    run_id = decoded(request.path_params["run_id"], field="id")
+    async with context.turn():
+        cancelled = await context.cancels.cancel(run_id)
+    return json_answer(
+        {
+            "run_id": cancelled.run_id,
+            "job_id": cancelled.job_id,
+            "state": RunState.CANCELLED.value,
+            "request_cut": cancelled.request_cut,
+        }
+    )
 
 
 def _status(params: Mapping[str, str]) -> RunStatus | None:
@@ -159,5 +176,6 @@ async def list_runs(request: Request) -> Response:
 ROUTES = [
     *routes("/runs", find_runs, "GET"),
     *routes("/runs/{run_id}", get_run, "GET"),
+    Route("/runs/{run_id}/cancel", cancel_run, methods=["POST"]),
     Route("/jobs/{job_id}/runs", list_runs, methods=["GET"]),
 ]

@@ -9,6 +9,8 @@
     ├── TaskNotFound
     ├── TaskNotStale            only a stale one-off task can be revived
     ├── RunNotFound
+    ├── RunCancelled            the run was cancelled before its runner said how it ended
+    ├── AlreadySettled          the run has ended, so it cannot be cancelled
     ├── RunLost                 the run was given up before its runner said how it ended
     ├── TokenRefused            the token is not the run's
     ├── TargetNotFound
@@ -93,6 +95,21 @@ class RunLost(CronpostError):
     """The run is over without its runner: it was given up as lost before the runner said how it ended."""
 
     code = "run_lost"
+
+
+class RunCancelled(CronpostError):
+    """The run is over without its runner: it was cancelled before the runner said how it ended."""
+
+    code = "run_cancelled"
+
+
+class AlreadySettled(CronpostError):
+    """The run has ended otherwise, so that it cannot be cancelled."""
+
+    code = "already_settled"
+
+    def __init__(self, run_id: str, state: str) -> None:
+        super().__init__(f"the run {run_id} has ended: {state}")
 
 
 class TokenRefused(CronpostError):

@@ -75,6 +75,7 @@ SCHEDULES_SWEPT: Final = "schedules swept"
 
 # The life of a run.
 RUN_CLAIMED: Final = "run claimed"
+RUN_CUT: Final = "run cut"
 RUN_SETTLED: Final = "run settled"
 RUN_RETRYING: Final = "run retrying"
 RUN_TAKEN: Final = "run taken"

@@ -17,6 +17,7 @@ from scheduler_core.events import SERVICE_FAILED, STORE_LOST, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.base import Service
+from scheduler_core.services.cancel import CutListener
 from scheduler_core.services.catalogue import TargetCache
 from scheduler_core.services.claim import Claimer
 from scheduler_core.services.deliver import Courier
@@ -75,6 +76,7 @@ class NodeShard:
         self.settler.takes_writes = lambda: self.heartbeat.fault is None
         self.reaper = Reaper(node, store, self.claimer, clock, metrics)
         self._listener = WakeListener(store, self.claimer, clock, metrics)
+        self._cutter = CutListener(node, store, clock, metrics)
         self._sweeper = Sweeper(HistoryStore(store), bounds_of(settings, len(shards)), clock, metrics)
         self.services: tuple[Service, ...] = (
             self.heartbeat,
@@ -82,6 +84,7 @@ class NodeShard:
             self.claimer,
             self.reaper,
             self._listener,
+            self._cutter,
             self._sweeper,
         )
         for service in self.services:
@@ -138,6 +141,7 @@ class NodeShard:
             await self.claimer.give_back_lost()
         settled = await self.settler.flush(FLUSH_SECONDS)
         await self.settler.stop()
+        await self._cutter.stop()
         return settled
 
     async def say_goodbye(self) -> None:

@@ -21,7 +21,7 @@ from scheduler_core.transition import Transition, rest
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The run that a callback is about, and the state without it."""
+    """A run that is not settled, and its job's state without it."""
 
     run: Run
     state: JobState
@@ -46,7 +46,7 @@ def plan_complete(
     After a delete the result is recorded and starts nothing. Raises InvalidInput for a continuation that cannot be
     taken up.
     """
-    found = _find(snapshot, run_id, downtimes, store_id)
+    found = find_run(snapshot, run_id, downtimes, store_id)
     if found is None:
         return None
     run, state, job = found.run, found.state, snapshot.job
@@ -59,6 +59,24 @@ def plan_complete(
     if run.in_flight:
         run = replace(run, completed=final, message=message)
         return Transition(replace(state, open=run), found.records, remove=state.deleted)
+    return end_found(
+        job, replace(found, run=run, state=state), final, now_ms=now_ms, downtimes=downtimes, message=message, held=held
+    )
+
+
+def end_found(
+    job: Job | None,
+    found: Found,
+    final: RunState,
+    *,
+    now_ms: int,
+    downtimes: Sequence[Downtime],
+    message: str,
+    held: bool,
+) -> Transition:
+    """The step that ends a run without an outcome of a request. ``held``: see :func:`was_held`, for the state before
+    continuations were added to it."""
+    run, state = found.run, found.state
     if job is None or state.deleted:
         _, ended = end_run(None, state, run, final, now_ms=now_ms, message=message)
         return Transition(None, (ended,), remove=True)
@@ -90,7 +108,7 @@ def plan_heartbeat(
 
     None: the run is not open here.
     """
-    found = _find(snapshot, run_id, downtimes, store_id)
+    found = find_run(snapshot, run_id, downtimes, store_id)
     if found is None:
         return None
     run, state = found.run, found.state
@@ -103,7 +121,8 @@ def plan_heartbeat(
     return Transition(state, found.records, remove=state.deleted), lost_at
 
 
-def _find(snapshot: Snapshot, run_id: str, downtimes: Sequence[Downtime], store_id: str) -> Found | None:
+def find_run(snapshot: Snapshot, run_id: str, downtimes: Sequence[Downtime], store_id: str) -> Found | None:
+    """The run if it is not settled: open, waiting for a retry, or taken."""
     state = snapshot.state
     records: tuple[Record, ...] = ()
     if state is None:

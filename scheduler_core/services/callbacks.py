@@ -5,7 +5,7 @@ A callback finds its run through the unit that its token names, and is planned a
 
 from __future__ import annotations
 
-from scheduler_core.errors import RunLost, RunNotFound
+from scheduler_core.errors import RunCancelled, RunLost, RunNotFound
 from scheduler_core.events import RUN_COMPLETED, get_logger
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.run import RunState
@@ -99,4 +99,6 @@ class CallbackService:
             raise RunNotFound(f"no run {run_id!r} is open, and none is on record")
         if run.state is RunState.LOST:
             raise RunLost("the run was given up as lost before its runner said how it ended")
+        if run.state is RunState.CANCELLED:
+            raise RunCancelled("the run was cancelled before its runner said how it ended")
         return run.state

@@ -197,6 +197,20 @@ class Flight(asyncio.Future[None]):
         """Id and fence of its job."""
         return self._claimed.id, self._claimed.lease.fence
 
+    @property
+    def run(self) -> Run:
+        """The run that it is an attempt of."""
+        return self._work.run
+
+    def cut(self) -> bool:
+        """Break off without settling: the run was cancelled, and the lease is gone. False: it has ended already."""
+        if self.done():
+            return False
+        if self._under_way is not None:
+            self._under_way.cancel()
+        self._land()
+        return True
+
     def begin(self, work: Work, request: Request | None) -> None:
         """Send the request; None: it follows from what the claim brought."""
         self._work = work

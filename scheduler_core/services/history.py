@@ -32,6 +32,8 @@ class FoundRun(msgspec.Struct, frozen=True):
     run: Run
     place: Place
     detail: RunDetail | None = None
+    unit: str = ""
+    """Where the state of a run that is not settled is kept; set by :meth:`HistoryService.get`."""
 
 
 class RunPage(msgspec.Struct, frozen=True):
@@ -202,7 +204,7 @@ class _HistoryOfShard:
                 # A retry in flight is found as what waits for it, under the start of its run.
                 waiting = {run.id for run in runs}
                 runs = [run for run in _in_flight(one.name, stored) if run.id not in waiting]
-            found += [FoundRun(job_of_unit(one.name), run, one.place) for run in runs]
+            found += [FoundRun(job_of_unit(one.name), run, one.place, unit=one.name) for run in runs]
         return found
 
     async def _read(self, units: Sequence[str]) -> list[StoredJob]:

@@ -453,6 +453,18 @@ class RedisStore:
             async for message in heard:
                 yield None if message is None else int(float(message))
 
+    async def runs_to_cut(self) -> AsyncGenerator[str | None]:
+        """Ids of runs that were cancelled while their request was open. The first item, None, says that the
+        subscription stands. Raises StoreUnavailable when Redis goes."""
+        async with contextlib.aclosing(messages(self._client, self._keys.cut)) as heard:
+            async for message in heard:
+                yield None if message is None else message.decode(errors="replace")
+
+    async def confirm_cut(self, run_id: str) -> None:
+        """The request of this run is cut."""
+        with translated_faults():
+            await self._client.publish(self._keys.was_cut, run_id)
+
     # ---- what clients do ----------------------------------------------------------------------------------------
 
     async def read(self, job_id: str) -> StoredJob:
@@ -471,6 +483,17 @@ class RedisStore:
         if isinstance(result, StoreRefused):
             raise result
         return result
+
+    async def ask_to_cut(self, run_id: str) -> None:
+        """Ask the node that has the request of this run open to cut it."""
+        with translated_faults():
+            await self._client.publish(self._keys.cut, run_id)
+
+    async def cut_runs(self) -> AsyncGenerator[str | None]:
+        """Ids of runs whose requests nodes have cut; the first item as in :meth:`runs_to_cut`."""
+        async with contextlib.aclosing(messages(self._client, self._keys.was_cut)) as heard:
+            async for message in heard:
+                yield None if message is None else message.decode(errors="replace")
 
     async def answer(self, key: str, *, now_ms: int) -> bytes | None:
         """What is kept under this key (see :class:`Answer`)."""

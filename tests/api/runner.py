@@ -26,11 +26,17 @@ class Runner(CoroutineDeliverer):
         self.answers: list[tuple[int, bytes]] = []
         self.requests: list[Request] = []
         self.hold: asyncio.Event | None = None
+        self.cut = 0
+        """How many requests were broken off while they were held."""
 
     async def deliver(self, request: Request) -> Outcome:
         self.requests.append(request)
         if self.hold is not None:
-            await self.hold.wait()
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.cut += 1
+                raise
         status, body = self.answers.pop(0) if self.answers else (200, b"{}")
         return Outcome(OutcomeKind.RESPONSE, 1.25, status=status, body=body)
 

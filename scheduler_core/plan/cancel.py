@@ -1,0 +1,54 @@
+"""A client cancels a run that is not settled: open, waiting for a retry, or taken by its runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from scheduler_core.job import Downtime, Lease, Snapshot
+from scheduler_core.outcome import OutcomeKind
+from scheduler_core.plan.complete import end_found, find_run
+from scheduler_core.plan.overlap import was_held
+from scheduler_core.run import Attempt, Run, RunState, keep_attempts
+from scheduler_core.transition import Transition
+
+WHY = "cancelled by a client"
+WHY_OPEN = "cancelled by a client while its request was open"
+
+
+def plan_cancel_run(
+    snapshot: Snapshot, run_id: str, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
+) -> Transition | None:
+    """End the run as cancelled; its entry in the pending list goes with it. None: it is not open here.
+
+    If a node holds the run, its lease is revoked in the same step: whatever the request comes to is refused, and the
+    job goes on without waiting for it. The request that may have been sent is recorded as a lost attempt.
+    """
+    found = find_run(snapshot, run_id, downtimes, store_id)
+    if found is None:
+        return None
+    run, lease = found.run, snapshot.lease
+    held = was_held(found.state, run)
+    why = WHY
+    revoke = run.in_flight and lease is not None
+    if revoke and lease is not None and lease.node != "-":
+        run, why = _with_open_attempt(run, lease), WHY_OPEN
+    step = end_found(
+        snapshot.job,
+        replace(found, run=replace(run, in_flight=False, completed=None)),
+        RunState.CANCELLED,
+        now_ms=now_ms,
+        downtimes=downtimes,
+        message=why,
+        held=held,
+    )
+    return replace(step, revoke=revoke)
+
+
+def _with_open_attempt(run: Run, lease: Lease) -> Run:
+    started_at_ms = run.started_at_ms or lease.first_claimed_at_ms
+    attempt = Attempt(run.attempt + 1, lease.fence, started_at_ms, 0.0, OutcomeKind.LOST, message=WHY_OPEN)
+    return replace(
+        run, attempt=attempt.number, attempts=keep_attempts(run.attempts, attempt), started_at_ms=started_at_ms
+    )

@@ -1,0 +1,134 @@
+"""Cancels runs that are not settled, on behalf of a client; a node that has the request open cuts it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from scheduler_core.clock import Clock
+from scheduler_core.errors import AlreadySettled, RunNotFound, StoreError, StoreUnavailable
+from scheduler_core.events import RUN_CUT, get_logger
+from scheduler_core.metrics import Metrics
+from scheduler_core.node import Node
+from scheduler_core.plan.cancel import plan_cancel_run
+from scheduler_core.run import RunState
+from scheduler_core.services.base import Service
+from scheduler_core.services.deliver import Flight
+from scheduler_core.services.history import HistoryService
+from scheduler_core.services.jobs import JobService
+from scheduler_core.store.redis_store import RedisStore, StoredJob
+from scheduler_core.store.shards import PerShard, Shards
+from scheduler_core.transition import Transition
+
+log = get_logger(__name__)
+
+CUT_SECONDS = 1.0
+"""How long the node that has the request open may take to confirm that it cut it."""
+TRIES = 3
+"""A run may be settled or retried between finding it and cancelling it."""
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """A run that is cancelled."""
+
+    job_id: str
+    run_id: str
+    request_cut: bool | None = None
+    """Whether the node that had the request open confirmed that it cut it; None: no request was open."""
+
+
+class CancelService:
+    """Needs no node. Raises StoreError as JobService does."""
+
+    def __init__(self, shards: Shards, jobs: PerShard[JobService], history: HistoryService) -> None:
+        self._shards = shards
+        self._jobs = jobs
+        self._history = history
+
+    async def cancel(self, run_id: str) -> Cancelled:
+        """Cancel a run. When this returns, its end is stored, and a late result of its request is refused.
+
+        Cancelling it again changes nothing. Raises RunNotFound, and AlreadySettled for a run that ended otherwise.
+        """
+        for _ in range(TRIES):
+            found = await self._history.get(run_id)
+            if found.run.is_settled:
+                if found.run.state is not RunState.CANCELLED:
+                    raise AlreadySettled(run_id, found.run.state.value)
+                return Cancelled(found.job_id, run_id)
+            store = self._shards.of(found.unit)
+            if found.run.state is not RunState.OPEN:
+                if await self._end(found.unit, run_id) is not None:
+                    return Cancelled(found.job_id, run_id)
+                continue
+            # Listens before the change is made: the node confirms at once.
+            async with contextlib.aclosing(store.cut_runs()) as confirmed:
+                listens = await _listen(confirmed)
+                step = await self._end(found.unit, run_id)
+                if step is None:
+                    continue
+                cut: bool | None = None
+                if step.revoke:
+                    with contextlib.suppress(StoreError):
+                        await store.ask_to_cut(run_id)
+                    cut = listens and await _confirmed(confirmed, run_id)
+                return Cancelled(found.job_id, run_id, cut)
+        raise RunNotFound(f"no run {run_id[:100]!r} is open, and none is on record")
+
+    async def _end(self, unit: str, run_id: str) -> Transition | None:
+        """Store that the run is cancelled; None: it is no longer open."""
+
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            return plan_cancel_run(
+                stored.snapshot, run_id, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id
+            )
+
+        return (await self._jobs.of(unit).change(unit, plan))[1]
+
+
+async def _listen(confirmed: AsyncGenerator[str | None]) -> bool:
+    """Wait until the subscription stands; whether it does."""
+    try:
+        async with asyncio.timeout(CUT_SECONDS):
+            await anext(confirmed)
+    except (StoreError, TimeoutError, StopAsyncIteration):
+        return False
+    return True
+
+
+async def _confirmed(confirmed: AsyncGenerator[str | None], run_id: str) -> bool:
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(CUT_SECONDS):
+            async for one in confirmed:
+                if one == run_id:
+                    return True
+    return False
+
+
+class CutListener(Service):
+    """Cuts the requests of cancelled runs that this node has open. A message that is lost costs nothing but the rest
+    of the request: its result is refused."""
+
+    name = "cut"
+
+    def __init__(self, node: Node, store: RedisStore, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(clock, metrics)
+        self._node = node
+        self._store = store
+
+    async def run_once(self) -> None:
+        async for run_id in self._store.runs_to_cut():
+            self.fault = None
+            if run_id is not None and self._cut(run_id):
+                await self._store.confirm_cut(run_id)
+        raise StoreUnavailable("the subscription ended")
+
+    def _cut(self, run_id: str) -> bool:
+        for flight in self._node.in_flight:
+            if isinstance(flight, Flight) and flight.run.id == run_id:
+                log.info(RUN_CUT, job_id=flight.holds[0], run_id=run_id, fence=flight.holds[1])
+                return flight.cut()
+        return False

@@ -1,0 +1,215 @@
+"""``POST /runs/{id}/cancel``: a person ends a run that is open, waits for a retry, or was taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from scheduler_api.context import Context
+from scheduler_core.job import Overlap, Policies
+from scheduler_core.run import Miss, Reason, Run, RunState
+from scheduler_core.services import cancel
+from scheduler_core.store.keys import child_id
+from scheduler_core.store.redis_store import RedisStore
+from tests.api.conftest import job
+from tests.api.runner import Runner, running, until
+from tests.support.factories import answered, at, make_job, make_state, pending, retrying
+from tests.support.manual_clock import START_MS, ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.stores import KEYS, put
+from tests.support.stores import until as until_here
+
+NEVER = "0 0 0 1 1 * 2098"
+PLAIN = job(id="a", endpoint="http://h/", cron=NEVER, retry_already_running=..., recovery_check=...)
+SLOW = PLAIN | {"completion": "callback", "run_timeout_seconds": 3600}
+
+
+@pytest.fixture
+async def runner(context: Context) -> AsyncIterator[Runner]:
+    async with running(context) as runner:
+        yield runner
+
+
+async def cancelled(client: httpx.AsyncClient, run_id: str) -> Any:
+    answer = await client.post(f"/runs/{run_id}/cancel")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def record_of(client: httpx.AsyncClient, run_id: str) -> Any:
+    (run,) = [one for one in (await client.get("/jobs/a/runs")).json()["runs"] if one["id"] == run_id]
+    return run
+
+
+async def test_a_taken_run_is_cancelled_its_job_goes_on_and_a_late_completion_is_refused(
+    client: httpx.AsyncClient, runner: Runner
+) -> None:
+    await client.post("/", json=SLOW)
+    await client.post("/jobs/a/run")
+    await until(client, "/jobs/a", lambda shown: shown["status"] == "taken")
+    run_id, token = runner.header("Idempotency-Key"), runner.header("Cronpost-Callback-Token")
+    assert await cancelled(client, run_id) == {
+        "run_id": run_id,
+        "job_id": "a",
+        "state": "cancelled",
+        "request_cut": None,
+    }
+    assert (await cancelled(client, run_id))["state"] == "cancelled"  # twice
+    for action in ("complete", "heartbeat"):
+        body = {"state": "succeeded"} if action == "complete" else None
+        late = await client.post(f"/runs/{run_id}/{action}", json=body, headers={"Cronpost-Callback-Token": token})
+        assert (late.status_code, late.json()["code"]) == (409, "run_cancelled")
+    assert (await record_of(client, run_id))["state"] == "cancelled"
+    shown = (await client.get("/jobs/a")).json()
+    assert (shown["status"], shown["open_run"], shown["pending"]) == ("active", None, [])
+    assert (await client.post("/jobs/a/run")).status_code == 202
+
+
+async def test_an_open_request_is_cut_by_the_node_that_holds_it(client: httpx.AsyncClient, runner: Runner) -> None:
+    await client.post("/", json=PLAIN)
+    runner.hold = asyncio.Event()
+    asked = await client.post("/jobs/a/run")
+    run_id = asked.json()["run_id"]
+    await until_here(lambda: bool(runner.requests))
+    assert (await cancelled(client, run_id))["request_cut"] is True
+    await until_here(lambda: runner.cut == 1)
+    run = await record_of(client, run_id)
+    assert (run["state"], len(run["attempts"])) == ("cancelled", 1)
+    runner.hold = None
+    again = await client.post("/jobs/a/run")
+    assert again.status_code == 202
+    await until(client, "/jobs/a", lambda shown: shown["totals"]["succeeded"] == 1)
+    assert [one["state"] for one in (await client.get("/jobs/a/runs")).json()["runs"]] == ["succeeded", "cancelled"]
+
+
+async def test_a_run_that_waits_for_its_retry_is_cancelled(client: httpx.AsyncClient, runner: Runner) -> None:
+    await client.post("/", json=PLAIN | {"retry": {"first_delay_seconds": 600}})
+    runner.answers = [(503, b"")]
+    run_id = (await client.post("/jobs/a/run")).json()["run_id"]
+    await until(client, "/jobs/a", lambda shown: shown["status"] == "retrying")
+    assert (await cancelled(client, run_id))["request_cut"] is None
+    shown = (await client.get("/jobs/a")).json()
+    assert (shown["status"], shown["pending"]) == ("active", [])
+    run = await record_of(client, run_id)
+    assert (run["state"], len(run["attempts"])) == ("cancelled", 1)
+
+
+async def test_a_settled_run_and_an_unknown_one_cannot_be_cancelled(client: httpx.AsyncClient, runner: Runner) -> None:
+    await client.post("/", json=PLAIN)
+    run_id = (await client.post("/jobs/a/run")).json()["run_id"]
+    await until(client, "/jobs/a", lambda shown: shown["totals"]["succeeded"] == 1)
+    settled = await client.post(f"/runs/{run_id}/cancel")
+    assert (settled.status_code, settled.json()["code"]) == (409, "already_settled")
+    for unknown in ("01M7Y1325RZKATKCS8J93T7HX0", "nonsense", "%00"):
+        assert (await client.post(f"/runs/{unknown}/cancel")).status_code == 404
+
+
+class Bench:
+    """An API and a node that is stepped, on one clock."""
+
+    def __init__(self, context: Context, clock: ManualClock) -> None:
+        self.store: RedisStore = context.store
+        self.clock = clock
+        self.service = context.cancels
+        self.jobs = context.jobs
+        self.node = SteppedNode(context.store, clock)
+
+    async def records(self, job_id: str = "a") -> list[tuple[str, float]]:
+        found = (await self.store.history(job_id))[::-1]
+        return [_short(one) for one in found]
+
+
+def _short(record: Run | Miss) -> tuple[str, float]:
+    if isinstance(record, Run):
+        return record.state.value, (record.fire_time_ms - START_MS) / 1000
+    return record.reason.value, (record.first_ms - START_MS) / 1000
+
+
+@pytest.fixture
+async def bench(store: RedisStore, api_settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    from scheduler_core.metrics import Metrics
+
+    monkeypatch.setattr(cancel, "CUT_SECONDS", 0.05)
+    clock = ManualClock()
+    bench = Bench(Context(settings=api_settings, store=store, clock=clock, metrics=Metrics()), clock)
+    await bench.node.start()
+    yield bench
+    await bench.node.crash()
+
+
+async def test_without_an_answer_of_the_node_the_run_is_cancelled_and_the_late_result_is_refused(bench: Bench) -> None:
+    await bench.jobs.upsert(make_job("a"))
+    bench.clock.advance(10_000)
+    await bench.node.beat()
+    await bench.node.claim()
+    (request,) = bench.node.deliverer.open
+    done = await bench.service.cancel(request.run_id)
+    assert done.request_cut is False
+    assert await bench.store.client.hlen(KEYS.leases) == 0
+    run = (await bench.store.history("a"))[0]
+    # The job goes on beside the request that is still open.
+    bench.clock.advance(10_000)
+    await bench.node.beat()
+    await bench.node.claim()
+    assert [one.header("Cronpost-Fire-Time")[-3:] for one in bench.node.deliverer.open] == ["10Z", "20Z"]
+    for _ in range(2):
+        await bench.node.answer(answered(200))
+    await bench.node.settle()
+    assert await bench.records() == [("cancelled", 10), ("succeeded", 20)]
+    assert (await bench.store.history("a"))[1] == run
+
+
+@pytest.mark.parametrize("state", [RunState.RETRYING, RunState.TAKEN])
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_run_of_a_job_or_of_one_that_was_deleted_is_cancelled(
+    bench: Bench, state: RunState, deleted: bool
+) -> None:
+    run = retrying(0, 3600, id="0" * 26, state=state)
+    await put(bench.store.client, make_job("a"), make_state(10, open=run))
+    await bench.store.client.zadd(KEYS.waiting, {"a": at(0)})
+    if deleted:
+        await bench.jobs.delete("a")
+    if deleted and state is RunState.RETRYING:
+        assert await bench.records() == [("cancelled", 0)]
+    assert (await bench.service.cancel(run.id)).request_cut is None
+    assert await bench.records() == [("cancelled", 0)]
+    assert await bench.store.client.zcard(KEYS.waiting) == 0
+
+
+async def test_the_entry_of_a_continuation_goes_and_the_trigger_takes_over(bench: Bench) -> None:
+    run = retrying(0, 3600, id="0" * 26, reason=Reason.CONTINUATION, asked=True)
+    from msgspec.structs import replace
+
+    entry = replace(pending(run.id, 3600), run=run, reason=Reason.CONTINUATION)
+    await put(bench.store.client, make_job("a"), make_state(10, pending=(entry,)))
+    await bench.store.client.zadd(KEYS.waiting, {"a": at(0)})
+    bench.clock.advance(25_000)
+    await bench.service.cancel(run.id)
+    view = await bench.jobs.get("a")
+    assert (view.state.pending, view.state.held_for) == ((), None)
+    assert await bench.records() == [("cancelled", 0), ("held", 10)]
+    assert view.state.next_fire_ms == at(30)
+
+
+async def test_an_overlapping_run_is_cancelled_without_the_others(bench: Bench) -> None:
+    policies = Policies(overlap=Overlap.ALLOW, max_concurrent=3)
+    await bench.jobs.upsert(make_job("a", policies=policies))
+    for _ in range(2):
+        bench.clock.advance(10_000)
+        await bench.node.beat()
+        while await bench.node.claim():
+            await asyncio.sleep(0)
+            await bench.node.settle()
+    first, second = bench.node.deliverer.open
+    await bench.service.cancel(first.run_id)
+    assert await bench.store.children("a") == [child_id("a", second.run_id)]
+    for _ in range(2):
+        await bench.node.answer(answered(200))
+    await bench.node.settle()
+    assert sorted(await bench.records()) == [("cancelled", 10), ("succeeded", 20)]
+    assert await bench.store.children("a") == []
+    assert await bench.store.client.hlen(KEYS.leases) == 0
