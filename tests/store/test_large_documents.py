@@ -35,8 +35,8 @@ async def replies(store: RedisStore, redis: Redis, monkeypatch: pytest.MonkeyPat
     seen: list[int] = []
     run = RedisStore._run
 
-    async def measured(self: RedisStore, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        answer = await run(self, script, keys, args)
+    async def measured(self: RedisStore, script: Any, keys: Sequence[str], args: Sequence[Any], **options: Any) -> Any:
+        answer = await run(self, script, keys, args, **options)
         seen.append(size_of(answer))
         return answer
 
