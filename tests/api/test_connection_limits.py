@@ -238,7 +238,7 @@ async def test_answers_that_nobody_reads_are_given_up(
     table = Connections()
     async with serving(context, table) as address:
         await stored_list(address, 8)
-        request = b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % headers
+        request = b"GET /jobs?view=full HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % headers
         before = resident_bytes()
         socks = [await mute(address, request) for _ in range(40)]
         async with asyncio.timeout(60):
@@ -262,7 +262,7 @@ async def test_a_slow_but_steady_reader_gets_a_large_answer_whole(
     quick(monkeypatch, answer_seconds=0.5)
     async with serving(context) as address:
         await stored_list(address, 8)
-        request = b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % headers
+        request = b"GET /jobs?view=full HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % headers
         sock = await mute(address, request, buffer=65_536)
         loop = asyncio.get_running_loop()
         received = bytearray()

@@ -305,7 +305,7 @@ async def test_a_client_that_does_not_take_its_answer_is_cut_off(
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(sock, address)
-        await loop.sock_sendall(sock, b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4)
+        await loop.sock_sendall(sock, b"GET /jobs?view=full HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4)
         await asyncio.sleep(1)
         received = 0
         async with asyncio.timeout(20):
