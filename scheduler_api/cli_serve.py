@@ -118,7 +118,7 @@ def _run(settings: Settings, *, api: bool, node: bool) -> None:
             setting="CRONPOST_API_KEY",
             detail="only cronpost jobs and cronpost runs use it; this server asks for no key. Set CRONPOST_API_KEYS",
         )
-    Process(settings, api=api, node=node, on_started=_banner).run()
+    Process(settings, api=api, node=node, on_ready=_banner).run()
 
 
 def _run_child(descriptor: int, *, sole: bool, own: str) -> None:
@@ -137,7 +137,7 @@ def _run_child(descriptor: int, *, sole: bool, own: str) -> None:
 
 
 def _banner(process: Any) -> None:
-    """On a terminal: where it is, and what to do next."""
+    """On a terminal, once the process is ready: where it is, and what to do next."""
     if not sys.stdout.isatty():
         return
     from scheduler_api.screen import show
@@ -146,6 +146,7 @@ def _banner(process: Any) -> None:
     lines = [f"Cronpost {__version__}"]
     if process.url is not None:
         lines.append(f"  API         {process.url}")
+        lines.append(f"  Docs        {process.url}/docs")
     if process.embedded is not None:
         lines.append(f"  Redis       {process.embedded.server}, embedded, in {process.embedded.directory}")
     else:

@@ -32,6 +32,7 @@ STORE_TURNS = 64
 """Requests that work with Redis at the same time; further ones wait. The API's pool of connections has room for
 these and some more, so that a burst of requests is served late rather than refused."""
 STORE_CONNECTIONS = STORE_TURNS + 16
+WRITE_PROBE_SECONDS = 1.0
 LEAST_TURNS = 4
 """Where there are several shards, none has more than its part of these turns at a time, and requests that ask all of
 them have a quarter: the server of some shards that does not answer must not hold up requests for the others."""
@@ -82,6 +83,9 @@ class Context:
         self.tasks = TaskService(LaneStore(self.store, lane), clock, metrics)
         self.history = HistoryService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)
+        self._probing = asyncio.Lock()
+        self._probed_at: float | None = None
+        self._write_faults: list[str] = []
         self._turns = asyncio.Semaphore(STORE_TURNS)
         of_shard = max(LEAST_TURNS, STORE_TURNS // len(self.shards))
         self._turns_of = self.shards.each(lambda _: asyncio.Semaphore(of_shard))
@@ -117,6 +121,15 @@ class Context:
         async with self._turns_of.of(job_id), self._turns:
             await self._ensure_ready()
             yield self.job_services.of(job_id)
+
+    async def write_faults(self) -> list[str]:
+        """Why upserts would fail now. Asked of Redis once in :data:`WRITE_PROBE_SECONDS`, however many probes ask."""
+        async with self._probing:
+            now = self.clock.monotonic()
+            if self._probed_at is None or now - self._probed_at >= WRITE_PROBE_SECONDS:
+                self._write_faults = await self.shards.write_faults()
+                self._probed_at = now
+            return self._write_faults
 
     async def ensure_clock(self) -> None:
         """Set the clock if nothing has set it yet: right after the start, or where no node runs."""

@@ -35,6 +35,8 @@ async def ready(request: Request) -> Response:
     context = context_of(request)
     reasons, warnings = list(context.faults()), list(context.warnings())
     reasons += await context.shards.faults()
+    if not context.fires and not reasons:  # nodes find out with their heartbeats
+        reasons += await context.write_faults()
     try:
         if not context.fires and not reasons and not await _nodes_alive(context):
             warnings.append("no node is alive: jobs are stored, and nothing fires them")

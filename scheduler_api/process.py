@@ -1,7 +1,8 @@
 """One Cronpost process: puts the parts together, runs them until a signal, takes them apart in order.
 
-Start: embedded Redis (if no other is given) - the check of Redis - the node - the API. Stop: the API takes no more
-requests, the node drains, connections close, the embedded Redis writes out what it holds. Where there is more than one
+Start: embedded Redis (if no other is given) - the check of Redis - the node - the API. Stop: ``/ready`` answers 503,
+the node drains while the API goes on (runners report the end of their runs to it), the API closes its port and answers
+what is open, the embedded Redis writes out what it holds. Where there is more than one
 node, each is a process that this one starts, watches and drains (``scheduler_api.nodes``).
 """
 
@@ -23,7 +24,7 @@ from scheduler_api.connections import Connections
 from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.node_link import ParentLink, Report
 from scheduler_api.nodes import Nodes
-from scheduler_core.clock import RedisClock
+from scheduler_core.clock import Clock, RedisClock
 from scheduler_core.config import EngineSettings, Settings, beat_timeout_seconds
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.delivery.guard import AddressGuard, Own
@@ -67,6 +68,9 @@ CHECK_AGAIN_SECONDS = 2.0
 CLOCK_SECONDS = 2.0
 """How often an API without a node sets its clock; a drift of 100 ppm makes 0.2 ms of that."""
 REDIS_LOOK_SECONDS = 1.0
+READY_LOOK_SECONDS = 0.05
+SHUTTING_DOWN = "shutting down"
+"""Why a process is not ready from the first stop signal on."""
 GARBAGE_THRESHOLDS = (10_000, 20, 50)
 """A fire allocates some hundred containers, nearly all of which die by reference count. With Python's thresholds (700,
 10, 10) looking for cycles among them took 26 to 32 us of each fire; with these, 5 (1,000 fires a second)."""
@@ -91,6 +95,7 @@ class Process:
         api: bool = True,
         node: bool = True,
         on_started: Notice | None = None,
+        on_ready: Notice | None = None,
         wrap_deliverer: WrapDeliverer | None = None,
         parent: ParentLink | None = None,
     ) -> None:
@@ -102,6 +107,7 @@ class Process:
         self._with_api = api
         self._with_node = node
         self._on_started = on_started
+        self._on_ready = on_ready
         self._wrap = wrap_deliverer
         self._parent = parent
         self._guard = AddressGuard()
@@ -163,6 +169,8 @@ class Process:
 
     def faults(self) -> list[str]:
         """What keeps the process from doing its job now."""
+        if self._stopping is not None and self._stopping.is_set():
+            return [SHUTTING_DOWN]
         faults = [] if self._check_fault is None else [self._check_fault]
         if self._engine is not None and self._check_fault is None:
             faults += self._engine.faults()
@@ -242,7 +250,7 @@ class Process:
             from scheduler_api.app import ROUTES
 
             self._serve(servers, ROUTES, sockets)
-            log.info(API_STARTED, address=self.url, keys=len(self.settings.api.api_keys))
+            log.info(API_STARTED, address=self.url, docs=f"{self.url}/docs", keys=len(self.settings.api.api_keys))
         if watched:
             from scheduler_api import health
             from scheduler_api.server import url_of
@@ -254,8 +262,11 @@ class Process:
         gc.set_threshold(*GARBAGE_THRESHOLDS)
         if self._on_started is not None and is_first:
             self._on_started(self)
+        if self._on_ready is not None and is_first:
+            background.add(asyncio.create_task(self._tell_when_ready(clock), name="cronpost ready"))
         await self._wait_for_end(servers)
 
+        await self._drain(clock, with_delay=bool(sockets) and self._stopping.is_set())
         for server in servers.values():
             server.stop()
         if servers:
@@ -265,10 +276,6 @@ class Process:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        if self._engine is not None:
-            await self._engine.stop()
-        if self.nodes is not None:
-            await self.nodes.stop()
         for service in (self._clock_service, self._store_check):
             if service is not None:
                 await service.stop()
@@ -299,7 +306,22 @@ class Process:
         for task in waiting:
             task.cancel()
 
+    async def _drain(self, clock: Clock, *, with_delay: bool) -> None:
+        """Let this process's nodes end their open runs; and give load balancers the time to see that it stops."""
+        stopping = [stop() for stop in (self._engine and self._engine.stop, self.nodes and self.nodes.stop) if stop]
+        if with_delay:
+            stopping.append(clock.sleep(self.settings.api.shutdown_delay_seconds))
+        await asyncio.gather(*stopping)
+
+    async def _tell_when_ready(self, clock: Clock) -> None:
+        assert self._on_ready is not None
+        while self.faults():
+            await clock.sleep(READY_LOOK_SECONDS)
+        self._on_ready(self)
+
     def _start_firing(self) -> None:
+        if self._stopping is not None and self._stopping.is_set():
+            return
         if self._engine is not None:
             self._engine.start()
         if self.nodes is not None:

@@ -98,6 +98,15 @@ class ApiSettings(Section, frozen=True, kw_only=True):
             "loopback addresses. Set it to max_connections if a proxy on another machine is the only client.",
         ),
     ] = None
+    shutdown_delay_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="How long the API goes on after a stop signal at least, with 503 from /ready: the time that a "
+            "load balancer takes to send its requests elsewhere.",
+        ),
+    ] = 0.0
     max_body_bytes: Annotated[
         int,
         Meta(ge=1024, le=1 << 30, description="Largest request body that is read; a larger one is refused unread."),

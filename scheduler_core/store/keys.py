@@ -54,6 +54,11 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.root}:due"
 
     @property
+    def probe(self) -> str:
+        """String that lasts some seconds: written to find out whether this shard takes writes."""
+        return f"{self.root}:probe"
+
+    @property
     def jobs(self) -> str:
         """Hash: job id to definition."""
         return f"{self.root}:jobs"

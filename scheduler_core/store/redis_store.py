@@ -58,6 +58,8 @@ __all__ = [
     "score",
 ]
 
+PROBE_MS = 10_000
+"""How long the key lasts that a probe of writes leaves."""
 DOWNTIMES_KEPT = 64
 """How many downtimes are kept apart. A job that was not claimed through so many is judged by their sum."""
 CLAIM_LIMIT = 1000
@@ -304,6 +306,12 @@ class RedisStore:
         """Redis's clock, in epoch milliseconds."""
         with translated_faults():
             return epoch_ms(*await self._beats.time())
+
+    async def try_write(self) -> None:
+        """Write a small key that expires. Raises StoreError where an upsert would fail: out of memory, read-only,
+        a disk that is full."""
+        with translated_faults():
+            await self._client.set(self._keys.probe, 1, px=PROBE_MS)
 
     # ---- what the loop does -------------------------------------------------------------------------------------
 

@@ -121,6 +121,10 @@ class Shards(PerShard[RedisStore]):
     async def faults(self) -> list[str]:
         """Which shards do not answer now, and why."""
         answers = await asyncio.gather(*(store.time_ms() for store in self.all), return_exceptions=True)
+        return self._told(answers)
+
+    def _told(self, answers: Sequence[object]) -> list[str]:
+        """The faults among the answers of all shards; raises what is no StoreError."""
         faults: list[str] = []
         for number, answer in enumerate(answers):
             if isinstance(answer, StoreError):
@@ -128,6 +132,11 @@ class Shards(PerShard[RedisStore]):
             elif isinstance(answer, BaseException):
                 raise answer
         return faults
+
+    async def write_faults(self) -> list[str]:
+        """Which shards take no writes now, and why."""
+        answers = await asyncio.gather(*(store.try_write() for store in self.all), return_exceptions=True)
+        return self._told(answers)
 
     async def counts(self, *, now_ms: int) -> Counts:
         """What the shards hold together. A node that beats on several is one node."""

@@ -89,9 +89,9 @@ def test_serve_keeps_its_jobs_over_a_restart_and_ends_well(start: Callable[..., 
     assert httpx.post(url, json=job(cron="@yearly")).status_code == 202
     assert first.end(number) == 0
     assert [event["event"] for event in first.events()][-4:] == [
-        "api stopped",
         "node draining",
         "node stopped",
+        "api stopped",
         "embedded redis stopped",
     ]
     second = start("serve", "--port", "0")
