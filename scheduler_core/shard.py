@@ -87,6 +87,7 @@ class NodeShard:
             self._cutter,
             self._sweeper,
         )
+        self.claimer.store_faults_seen = lambda: sum(service.store_faults for service in self.services)
         for service in self.services:
             service.shard = self.number if len(shards) > 1 else None
 

@@ -32,6 +32,8 @@ class Service:
         self.warnings: dict[str, str] = {}
         """Conditions that an operator should see although the service works, as text by a key of its own; ``/ready``
         lists them. A service adds and removes its entries itself."""
+        self.store_faults = 0
+        """How often Redis has not carried out what the service asked for."""
         self.longest_pause = LONGEST_PAUSE
         self.shard: int | None = None
         """Where there are several: which it works for."""
@@ -84,6 +86,7 @@ class Service:
 
     def _store_failed(self, error: StoreError) -> None:
         self.metrics.store_faults.labels(error.code).inc()
+        self.store_faults += 1
         if self.fault is None:
             log.warning(STORE_LOST, service=self.name, fault=error.code, detail=str(error), **self._where())
         self.fault = f"{self.name}: {error}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Callable
 
 from scheduler_core.clock import Clock
 from scheduler_core.errors import StoreUnavailable
@@ -36,6 +37,8 @@ log = get_logger(__name__)
 LONGEST_SLEEP = 1.0
 BATCH = 128
 """Jobs per claim: enough to pay the round trip for many, few enough that the first of a herd starts at once."""
+COMPARE_SECONDS = 60.0
+"""How often a node compares its leases although Redis was never away."""
 SHOWN = 20
 RECENT_MS = 10_000
 """With a backlog, half of each batch goes to what became due in this time."""
@@ -57,8 +60,14 @@ class Claimer(Service):
         self._settler = settler
         self._tokens = itertools.count(1)
         self._lost_token: int | None = None
+        """The number of a claim whose reply was lost."""
+        self._claimed_at_ms = 0
+        """The time that the latest claim was made with."""
         self._recover_bytes = REPLY_BYTES
-        self._compared_at = clock.monotonic()
+        self.store_faults_seen: Callable[[], int] = lambda: self.store_faults
+        """How often Redis failed any service of this shard; the engine puts the sum over all services here."""
+        self._faults_known = 0
+        self._compare_at = clock.monotonic() + COMPARE_SECONDS
         self._suspects: set[tuple[str, int]] = set()
         """Id and fence of the suspects that it took for a trial."""
         self._suspects_waiting = 0
@@ -116,15 +125,21 @@ class Claimer(Service):
         if self._lost_token is not None:
             found = await self._recovered(self._lost_token)
             self._lost_token = None
+            # The lost reply may have told of downtimes that this node does not know of yet. The next claim tells again.
+            for claimed in found:
+                if (claimed.lease.downtimes or 0) > self._node.downtime_count:
+                    self._settler.hand_back(claimed)
+            found = [one for one in found if (one.lease.downtimes or 0) <= self._node.downtime_count]
             if found:
                 self._note_suspects(found)
                 self._courier.targets.saw(None)
                 return Claim(found, self.clock.now_ms(), None, self._node.downtime_count)
         trial = self._suspects_waiting > 0 and self._begin_trial()
         token = next(self._tokens)
+        self._claimed_at_ms = self.clock.now_ms()
         try:
             claim = await self._store.claim(
-                now_ms=self.clock.now_ms(),
+                now_ms=self._claimed_at_ms,
                 limit=limit,
                 node=self._node.id,
                 token=token,
@@ -187,31 +202,36 @@ class Claimer(Service):
         """Find the jobs that a claim took whose reply was lost. If the reply to this is lost too, the next try gives
         the jobs back: documents that a slow link cannot pass in time are not asked for again and again."""
         reply_bytes, self._recover_bytes = self._recover_bytes, 0
-        found = await self._store.recover(node=self._node.id, token=token, reply_bytes=reply_bytes)
+        found = await self._store.recover(
+            node=self._node.id, token=token, claimed_at_ms=self._claimed_at_ms, reply_bytes=reply_bytes
+        )
         self._recover_bytes = REPLY_BYTES
         return found
 
     async def _compare_leases(self) -> None:
-        """Once in some seconds: hand back what Redis says this node holds, and it knows nothing of.
+        """After Redis was away, and about once a minute: hand back what Redis says this node holds, and it knows
+        nothing of.
 
-        A failover can lose a settlement that was acknowledged. The lease is then there again, and its node lives, so
-        nobody would ever take it back. Only here, where no claim is under way, is a lease that nobody works on known to
-        be one. Should its run be settled at this very moment, the fence tells.
+        A failover can lose a settlement that was acknowledged, and cuts the connections. The lease is then there again,
+        and its node lives, so nobody would ever take it back. Only here, where no claim is under way, is a lease that
+        nobody works on known to be one. Should its run be settled at this very moment, the fence tells.
         """
-        if self._lost_token is not None:
+        now, faults = self.clock.monotonic(), self.store_faults_seen()
+        if faults != self._faults_known:
+            self._faults_known = faults
+            self._compare_at = min(self._compare_at, now + self._node.settings.dead_after_seconds / 2)
+        if self._lost_token is not None or now < self._compare_at:
             return
-        if self.clock.monotonic() - self._compared_at < self._node.settings.dead_after_seconds:
-            return
-        self._compared_at = self.clock.monotonic()
         leases = await self._store.leases_of(self._node.id)
+        self._compare_at = now + COMPARE_SECONDS
         known = self._known()
-        strays = [(job_id, fence) for job_id, fence, _ in leases if (job_id, fence) not in known]
-        for job_id, fence in strays:
+        strays = [lease for lease in leases if (lease.job_id, lease.fence) not in known]
+        for lease in strays:
             # Its request may have been sent: only how it ended is not known any more.
-            stray = ClaimedJob(job_id, None, None, Lease(fence, self._node.id, fence, 0), b"")
-            self._settler.hand_back_lost(stray, LostCause.FORGOTTEN, self.clock.now_ms())
+            stray = ClaimedJob(lease.job_id, None, None, Lease(lease.fence, self._node.id, lease.fence, 0), b"")
+            self._settler.hand_back_lost(stray, LostCause.FORGOTTEN, lease.first_claimed_at_ms)
         if strays:
-            jobs = [job_id for job_id, _ in strays[:SHOWN]]
+            jobs = [lease.job_id for lease in strays[:SHOWN]]
             log.warning(LEASES_FORGOTTEN, count=len(strays), jobs=jobs, detail="Redis has lost how they ended")
 
     def _known(self) -> set[tuple[str, int]]:
@@ -233,7 +253,9 @@ class Claimer(Service):
     async def give_back_lost(self) -> None:
         """When the node stops: hand back what a claim took whose reply never came."""
         if self._lost_token is not None:
-            await self._store.recover(node=self._node.id, token=self._lost_token, reply_bytes=0)
+            await self._store.recover(
+                node=self._node.id, token=self._lost_token, claimed_at_ms=self._claimed_at_ms, reply_bytes=0
+            )
             self._lost_token = None
 
     def _start(self, claimed: ClaimedJob) -> None:

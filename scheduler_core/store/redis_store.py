@@ -48,6 +48,7 @@ __all__ = [
     "Claim",
     "ClaimedJob",
     "Counts",
+    "OwnLease",
     "ReapTurn",
     "RedisStore",
     "Retention",
@@ -111,6 +112,16 @@ class Claim(msgspec.Struct, frozen=True):
     """... and how many there are, with those that are tried now."""
     targets_version: int | None = None
     """Raised with every change of a target; None: unknown."""
+
+
+class OwnLease(msgspec.Struct, frozen=True):
+    """A job that a node holds, as Redis has it."""
+
+    job_id: str
+    fence: int
+    token: int
+    """The number of the claim that took it."""
+    first_claimed_at_ms: int
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -363,23 +374,34 @@ class RedisStore:
             suspects=int(answer[6]),
         )
 
-    async def recover(self, *, node: str, token: int, reply_bytes: int = REPLY_BYTES) -> list[ClaimedJob]:
+    async def recover(
+        self, *, node: str, token: int, claimed_at_ms: int | None = None, reply_bytes: int = REPLY_BYTES
+    ) -> list[ClaimedJob]:
         """The jobs that the claim with the number ``token`` took and that are still this node's.
 
+        ``claimed_at_ms``: the time that the claim was made with; None: not known, so all claimed jobs are looked at.
         Jobs that do not fit into ``reply_bytes`` are given back: they are due again. With 0, all are. Should that claim
         arrive only after this, it takes nothing.
         """
         k = self._keys
         names = (k.leases, k.jobs, k.states, k.claims, k.due)
-        rows = await self._run(self._recover, names, (node, token, reply_bytes))
+        at = (scores.CLAIMED, scores.SUSPECTED - 1)
+        if claimed_at_ms is not None:
+            at = (scores.CLAIMED + claimed_at_ms, scores.CLAIMED + claimed_at_ms)
+        rows = await self._run(self._recover, names, (node, token, reply_bytes, *at))
         return [_claimed(*row) for row in rows]
 
-    async def leases_of(self, node: str) -> list[tuple[str, int, int]]:
-        """The jobs that Redis says this node holds: id, fence, and the number of the claim that took it. A lease that
-        cannot be read is left out: the reaper voids it."""
-        found = await self._run(self._own, (self._keys.leases,), (node,))
-        rows = zip(found[::3], found[1::3], found[2::3], strict=True)
-        return [(job_id.decode(), int(fence), int(token)) for job_id, fence, token in rows]
+    async def leases_of(self, node: str, *, page: int = 500) -> list[OwnLease]:
+        """The jobs that Redis says this node holds, looked for in pages. A lease that cannot be read is left out: the
+        reaper voids it."""
+        leases: dict[bytes, OwnLease] = {}
+        cursor: Arg = 0
+        while True:
+            cursor, *found = await self._run(self._own, (self._keys.leases,), (node, cursor, page))
+            for job_id, fence, token, first in zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True):
+                leases[job_id] = OwnLease(job_id.decode(), int(fence), int(token), int(first))
+            if int(cursor) == 0:
+                return list(leases.values())
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         """Settle a batch. One answer per settlement; running the same batch again is harmless."""

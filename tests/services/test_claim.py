@@ -22,7 +22,7 @@ from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
 from tests.support.redis_proxy import RedisProxy
-from tests.support.stores import KEYS, dump, opened, put, until
+from tests.support.stores import KEYS, claim, dump, opened, put, until
 
 
 class Bench:
@@ -283,3 +283,21 @@ async def test_a_claim_that_arrives_after_it_was_looked_for_takes_nothing(
     assert (await claim(bench.store, **sent)).jobs == []  # type: ignore[arg-type]
     assert await dump(bench.redis) == before
     assert await bench.node.claim(1) == 1
+
+
+async def test_what_a_lost_reply_took_waits_until_its_downtimes_are_known(redis_url: str) -> None:
+    async with opened(redis_url) as (store, redis):
+        await put(redis, make_job("a"), make_state(0))
+        clock = ManualClock()
+        node = SteppedNode(store, clock)
+        await node.start()
+        await redis.hset(KEYS.meta, mapping={"downtimes": f"{at(-9)}:{at(-8)}", "downtime_count": 1})
+        lost = next(node.claimer._tokens)
+        await claim(store, node=node.node.id, token=lost)
+        node.claimer._lost_token, node.claimer._claimed_at_ms = lost, clock.now
+        assert await node.claim() == 0
+        await node.settle()
+        assert await node.claim() == 1
+        assert node.node.downtime_count == 1
+        assert node.deliverer.open[0].header("Cronpost-Attempt") == "1"
+        await node.crash()

@@ -9,13 +9,22 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.run import RunState
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis_store import OwnLease, RedisStore
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
 from tests.support.stores import KEYS, opened, put, until
 
 LOST = (KEYS.due, KEYS.states, KEYS.leases, KEYS.records, KEYS.details, KEYS.history("a"), KEYS.runs("S"), KEYS.counts)
+
+
+async def compare(node: SteppedNode) -> None:
+    """What the claimer does before a claim, some seconds after Redis was away."""
+    node.claimer.store_faults += 1
+    await node.claimer._compare_leases()
+    node.clock.advance(node.node.dead_after_ms)
+    await node.beat()
+    await node.claimer._compare_leases()
 
 
 @dataclass
@@ -38,9 +47,7 @@ class Bench:
 
     async def compare(self) -> None:
         """What the claimer does before a claim, when so much time has passed that it looks at its leases."""
-        self.clock.advance(self.node.node.dead_after_ms)
-        await self.node.beat()
-        await self.node.claimer._compare_leases()
+        await compare(self.node)
         await self.node.settle()
 
 
@@ -85,9 +92,7 @@ async def test_what_the_node_works_on_is_left_alone(bench: Bench) -> None:
 
 async def test_what_has_ended_and_is_not_settled_yet_is_left_alone(bench: Bench) -> None:
     await bench.node.answer(answered(200))
-    bench.clock.advance(bench.node.node.dead_after_ms)
-    await bench.node.beat()
-    await bench.node.claimer._compare_leases()
+    await compare(bench.node)
     await bench.node.settle()
     (run,) = await bench.store.history("a")
     assert len(bench.node.deliverer.seen) == 1
@@ -97,19 +102,50 @@ async def test_what_has_ended_and_is_not_settled_yet_is_left_alone(bench: Bench)
 async def test_the_leases_of_other_nodes_are_none_of_its_business(bench: Bench) -> None:
     other = SteppedNode(bench.store, bench.clock)
     await other.start()
-    bench.clock.advance(other.node.dead_after_ms)
-    await other.beat()
-    await other.claimer._compare_leases()
+    await compare(other)
     assert other.settler.is_idle
 
 
-async def test_the_claimer_compares_by_itself_once_in_some_seconds(bench: Bench) -> None:
+async def test_leases_are_compared_within_their_time_after_a_fault_and_else_once_a_minute(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    leases_of = bench.store.leases_of
+
+    async def noted(node: str) -> list[OwnLease]:
+        compared.append(bench.clock.now)
+        return await leases_of(node, page=1)
+
+    monkeypatch.setattr(bench.store, "leases_of", noted)
+    begin = bench.clock.now
+    for second in range(150):
+        if second == 20:
+            bench.node.claimer.store_faults += 1
+        await bench.node.claimer._compare_leases()
+        bench.clock.advance(1_000)
+        await bench.node.beat()
+    first, *others = [(at_ms - begin) // 1000 for at_ms in compared]
+    assert 20 < first <= 25
+    assert others == [first + 60, first + 120]
+
+
+async def test_leases_are_found_on_whatever_page(bench: Bench) -> None:
+    for number in range(700):
+        await put(bench.redis, make_job(f"job{number}"), make_state(0))
+    while await bench.node.claim(limit=500):
+        pass
+    leases = await bench.store.leases_of(bench.node.node.id, page=10)
+    assert {(lease.job_id, lease.fence) for lease in leases} == bench.node.claimer._known()
+    assert len(leases) >= 100
+
+
+async def test_the_claimer_compares_by_itself(bench: Bench) -> None:
     claimed = await bench.remember()
     await bench.node.answer(answered(200))
     await bench.node.settle()
     await bench.go_back_to(claimed)
     bench.node.claimer.start()
-    bench.clock.advance(bench.node.node.dead_after_ms)
+    bench.clock.advance(60_000)
     await bench.node.beat()
     bench.node.claimer.wake()
     await until(lambda: not bench.node.settler.is_idle)

@@ -12,7 +12,7 @@ from scheduler_core.job import Downtime, JobState, Lease, LostCause, LostClaim
 from scheduler_core.run import Miss, MissReason, Reason
 from scheduler_core.store.codec import Entry, decode_entry, decode_lease, decode_record, decode_state, encode_state
 from scheduler_core.store.keys import CLAIMED, IDLE, PAUSED, QUARANTINED
-from scheduler_core.store.redis_store import DOWNTIMES_KEPT, ClaimedJob, RedisStore, Settlement, score
+from scheduler_core.store.redis_store import DOWNTIMES_KEPT, ClaimedJob, OwnLease, RedisStore, Settlement, score
 from scheduler_core.transition import Transition
 from tests.support.factories import STORE_ID, at, make_job, make_run, make_state, pending, settled_run
 from tests.support.manual_clock import START_MS
@@ -559,7 +559,7 @@ async def test_a_lease_of_an_earlier_version_is_reaped_claimed_and_handed_back(
 ) -> None:
     await one_claimed(store, redis)
     await redis.hset(KEYS.leases, "due", f"{FENCE} node {FENCE} {at(0)} {losses} {at(0)} 7")
-    assert await store.leases_of("node") == [("due", FENCE, 7)]
+    assert await store.leases_of("node") == [OwnLease("due", FENCE, 7, at(0))]
     (job,) = await store.recover(node="node", token=7)
     assert job.lease == Lease(FENCE, "node", FENCE, at(0), losses)
     await store.settle([Settlement.of(job, None)])
@@ -618,7 +618,8 @@ async def test_recover_returns_exactly_what_one_claim_of_this_node_took(store: R
     await claim(store, limit=2, token=2)
     await claim(store, node=OTHER, limit=2, token=1)
     before = await dump(redis)
-    found = await store.recover(node="node", token=1)
+    assert await store.recover(node="node", token=1, claimed_at_ms=at(0) + 1) == [], "it looks at one instant"
+    found = await store.recover(node="node", token=1, claimed_at_ms=at(0))
     assert sorted(found, key=lambda job: job.id) == wanted
     assert await dump(redis) == before
     await store.settle([Settlement.of(wanted[0], Transition(make_state(10)))])

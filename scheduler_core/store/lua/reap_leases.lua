@@ -36,16 +36,16 @@ if tonumber(reply[2]) == tonumber(from) then reply[3] = skip end
 
 for i, id in ipairs(ids) do
   local score, node = claimed[2 * i], nil
-  if rows[i] then node = string.match(rows[i], '^%d+ (%S+) ') end
+  if rows[i] then node = string.match(rows[i], '^%d+ (%S+) %d+ %d+ %d+ %S+ %d+%S*$') end
   if node and alive[node] == nil then
     local beat = redis.call('ZSCORE', nodes, node)
     alive[node] = not all and beat ~= false
       and tonumber(beat) >= now - dead_after and tonumber(beat) <= now + dead_after
   end
-  local lease = rows[i] and read_lease(rows[i])
-  if lease and alive[node] then
+  if node and alive[node] then
     if score == reply[2] then reply[3] = reply[3] + 1 end
   else
+    local lease = node and read_lease(rows[i])
     -- HDEL comes first: a full Redis lets a script go on after it.
     redis.call('HDEL', leases, id)
     local due_at = string.format('%.0f', now)

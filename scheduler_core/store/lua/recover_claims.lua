@@ -14,9 +14,11 @@
 --   1 node   node id
 --   2 token  number of the claim
 --   3 bytes  of definitions and states that the reply may hold; 0: give all back
+--   4 from   score in the due set of the jobs that the claim can have taken: 10^15 and its instant
+--   5 to     the highest such score
 -- Returns
 --   {row, row, ...} with the rows of claim_jobs
--- Cost: O(leases of all nodes), which is bounded by what the nodes may have in flight; only after a lost reply.
+-- Cost: O(jobs claimed between both scores): those of one millisecond; only after a lost reply.
 
 local leases, jobs, states, claims, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local node, token, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -27,9 +29,8 @@ if tonumber(token) > tonumber(redis.call('HGET', claims, node) or '0') then
 end
 
 local rows, size = {}, 0
-local all = redis.call('HGETALL', leases)
-for i = 1, #all, 2 do
-  local id, lease = all[i], all[i + 1]
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, ARGV[4], ARGV[5])) do
+  local lease = redis.call('HGET', leases, id) or ''
   local fence, holder, rest, score, claim = string.match(lease, '^(%d+) (%S+) (%d+ %d+ %d+ (%S+) (%d+)%S*)$')
   if holder == node and claim == token then
     size = size + redis.call('HSTRLEN', jobs, id) + redis.call('HSTRLEN', states, id)
