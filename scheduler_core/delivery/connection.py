@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
         """
         transport = self._transport
         assert transport is not None
-        if self._socket is None or transport.get_write_buffer_size():
+        if self._socket is None or transport.is_closing() or transport.get_write_buffer_size():
             transport.write(text)
             return
         try:
@@ -331,6 +331,7 @@ class Connection(asyncio.Protocol):
         """Let the transport close itself; :meth:`connection_lost` follows."""
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._socket = None  # its number may be another connection's from now on
         self._closed = True
         if self._closed_waiter is not None and not self._closed_waiter.done():
             self._closed_waiter.set_result(None)
