@@ -1,4 +1,4 @@
-"""``cronpost runs``: runs of all jobs, and one with what was sent and answered."""
+"""``cronpost runs``: list runs of all jobs, show one with what was sent and answered, cancel one."""
 
 from __future__ import annotations
 
@@ -142,3 +142,15 @@ def _pretty(body: str) -> str:
         return msgspec.json.format(body, indent=2)
     except (msgspec.DecodeError, RecursionError):
         return body
+
+
+@runs.command()
+@click.argument("run_id", shell_complete=complete_run)
+@with_server
+def cancel(server: Server, run_id: str) -> None:
+    """End a run that is not settled. Its runner may still be working on it."""
+    answer = server.ask("POST", f"/runs/{quote(run_id, safe='')}/cancel")
+    if server.as_json:
+        return
+    cut = {True: "; its open request was cut", False: "; its request may still be open"}.get(answer["request_cut"], "")
+    click.echo(f"run {printable(answer['run_id'])} of {printable(answer['job_id'])} cancelled{cut}")

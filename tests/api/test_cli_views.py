@@ -253,3 +253,17 @@ def test_a_completion_without_a_server_offers_nothing_and_prints_no_error(cli_se
     assert offered("http://127.0.0.1:1", "jobs", "get", "re") == []
     assert offered(cli_server, "jobs", "get", "re", CRONPOST_PROT="1") == []
     assert offered(cli_server, "jobs", "get", "re", CRONPOST_API_KEY="wrong") == []
+
+
+def test_a_run_that_its_runner_took_can_be_cancelled(cli_server_with_node: tuple[str, Runner]) -> None:
+    server, runner = cli_server_with_node
+    runner.answers = [(202, b"")]
+    assert jobs(server, "put", "a", *PUT, "--completion", "callback").exit_code == 0
+    assert jobs(server, "run", "a").exit_code == 0
+    until(lambda: jobs(server, "list"), " taken ")
+    run_id = runner.header("Idempotency-Key")
+    cancelled = runs(server, "cancel", run_id)
+    assert cancelled.exit_code == 0, cancelled.stderr
+    assert cancelled.stdout.startswith(f"run {run_id} of a cancelled")
+    until(lambda: jobs(server, "runs", "a"), " cancelled ")
+    assert runs(server, "cancel", "nobody").exit_code == 3
