@@ -92,6 +92,7 @@ class Claimer(Service):
         self._woken.clear()
         self._heard_ms = None
         if self._settler.is_behind:
+            self._end_trial()
             self._node.room.leave(self.wake)
             await self._sleep(None)
             return
@@ -125,13 +126,14 @@ class Claimer(Service):
         if self._lost_token is not None:
             found = await self._recovered(self._lost_token)
             self._lost_token = None
-            # The lost reply may have told of downtimes that this node does not know of yet. The next claim tells again.
-            for claimed in found:
-                if (claimed.lease.downtimes or 0) > self._node.downtime_count:
-                    self._settler.hand_back(claimed)
-            found = [one for one in found if (one.lease.downtimes or 0) <= self._node.downtime_count]
+            # The lost reply may have told of downtimes that this node does not know of yet: the next claim tells again.
+            # Suspects may be another claimer's turn by now.
+            known = self._node.downtime_count
+            unfit = [one for one in found if one.lease.group or (one.lease.downtimes or 0) > known]
+            for claimed in unfit:
+                self._settler.hand_back(claimed)
             if found:
-                self._note_suspects(found)
+                found = [one for one in found if one not in unfit]
                 self._courier.targets.saw(None)
                 return Claim(found, self.clock.now_ms(), None, self._node.downtime_count)
         trial = self._suspects_waiting > 0 and self._begin_trial()
@@ -151,9 +153,11 @@ class Claimer(Service):
         except StoreUnavailable as error:
             if error.effect_unknown:
                 self._lost_token = token
+            self._end_trial()
             raise
         except asyncio.CancelledError:
             self._lost_token = token
+            self._end_trial()
             raise
         self._courier.targets.saw(claim.targets_version)
         if claim.downtimes is not None:
@@ -177,6 +181,11 @@ class Claimer(Service):
     def _note_suspects(self, jobs: list[ClaimedJob]) -> None:
         """Keep in mind which suspects a claim took. Without any, the turn for a trial passes to the next claimer."""
         self._suspects.update((claimed.id, claimed.lease.fence) for claimed in jobs if claimed.lease.group)
+        self._end_trial()
+
+    def _end_trial(self) -> None:
+        """Unless it holds suspects, let another claimer of the process take some. One that cannot claim now must not
+        stand in its way."""
         if not self._suspects:
             self._in_trial = False
             self._node.room.end_trial(self.wake)
@@ -184,9 +193,8 @@ class Claimer(Service):
     def suspect_left(self) -> None:
         """A suspect was settled. After the last one of its group the next trial can begin."""
         self._suspects &= self._known()
-        if not self._suspects and self._lost_token is None:
-            self._in_trial = False
-            self._node.room.end_trial(self.wake)
+        if not self._suspects:
+            self._end_trial()
             self.wake()
 
     def _warn(self, suspects: int) -> None:
@@ -242,8 +250,7 @@ class Claimer(Service):
     async def stop(self) -> None:
         await super().stop()
         self._node.room.leave(self.wake)
-        if not self._suspects:
-            self._node.room.end_trial(self.wake)
+        self._end_trial()
 
     @property
     def may_hold_more(self) -> bool:

@@ -19,7 +19,7 @@ from scheduler_core.trigger import CronSpec
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
-from tests.support.stores import KEYS, opened, put, until
+from tests.support.stores import KEYS, claim, opened, put, until
 
 ONCE_A_DAY = CronSpec("50 23 * * *")
 """At the start of the test's time."""
@@ -242,6 +242,27 @@ async def test_long_runs_survive_nodes_that_freeze_in_turn(stored: Stored) -> No
         assert run.state is RunState.SUCCEEDED
     for node in nodes:
         await node.crash()
+
+
+async def test_suspects_that_a_claim_took_whose_reply_was_lost_go_back(stored: Stored) -> None:
+    store, redis = stored
+    await put_jobs(redis, 20)
+    fleet = Fleet(store)
+    node = fleet.node
+    await node.start()
+    for _ in range(3):
+        await fleet.claim_all()
+        await fleet.kill()
+    node = fleet.node
+    await node.claim(limit=100)  # parks them
+    token = next(node.claimer._tokens)
+    assert len((await claim(store, node=node.node.id, token=token, limit=100)).jobs) == 10
+    node.claimer._lost_token, node.claimer._claimed_at_ms = token, fleet.clock.now
+    assert await node.claim(limit=100) == 0
+    await node.settle()
+    assert len(await fleet.claim_all()) == 10
+    assert {request.header("Cronpost-Attempt") for request in node.deliverer.open} == {"4"}
+    await node.crash()
 
 
 async def test_a_suspect_whose_lease_is_gone_is_due_again(stored: Stored) -> None:
