@@ -181,8 +181,7 @@ class Nodes:
                 pause = FIRST_PAUSE_SECONDS
             log.error(NODE_PROCESS_ENDED, number=slot.number, pid=pid, detail=slot.fault, again_in_seconds=pause)
             self._metrics.node_restarts.inc()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+            await self._clock.wait_for(self._stopping, pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _start_process(self, slot: Slot) -> None:

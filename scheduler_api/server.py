@@ -15,11 +15,14 @@ from starlette.types import ASGIApp
 
 from scheduler_api.connections import Connections
 from scheduler_api.protocol import ServerProtocol
+from scheduler_core.clock import SystemClock
 from scheduler_core.errors import ConfigError
 
 SHUTDOWN_SECONDS = 5
 """How long open requests may take after the server was told to stop."""
 BACKLOG = 1024
+
+_CLOCK = SystemClock()
 
 
 class PortInUseError(ConfigError):
@@ -63,8 +66,7 @@ class ApiServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # sets the Date header
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), 1.0)
+            await _CLOCK.wait_for(self._stopping, 1.0)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

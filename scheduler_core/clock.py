@@ -27,6 +27,10 @@ class Clock(Protocol):
         """Return after ``seconds``."""
         ...
 
+    async def wait_for(self, event: asyncio.Event, seconds: float | None) -> bool:
+        """Return when ``event`` is set, or after ``seconds`` (None: never); whether it is set."""
+        ...
+
 
 class SystemClock:
     """The machine's wall clock, for programs that have no Redis to ask (``cronpost cron``)."""
@@ -39,6 +43,9 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def wait_for(self, event: asyncio.Event, seconds: float | None) -> bool:
+        return await _wait_for(event, seconds)
 
 
 class RedisClock:
@@ -128,3 +135,14 @@ class RedisClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def wait_for(self, event: asyncio.Event, seconds: float | None) -> bool:
+        return await _wait_for(event, seconds)
+
+
+async def _wait_for(event: asyncio.Event, seconds: float | None) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return event.is_set()

@@ -7,7 +7,6 @@ stepped clock or a lost message cannot strand it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import Callable
 
@@ -341,7 +340,5 @@ class Claimer(Service):
                 seconds = min(seconds, (wake_ms - self.clock.now_ms()) / 1000)
         self._sleeping_until_ms = self.clock.now_ms() + int(seconds * 1000)
         if seconds > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._woken.wait()
+            await self.clock.wait_for(self._woken, seconds)
         self._sleeping_until_ms = None

@@ -100,6 +100,7 @@ class Lane(Service):
         """Of a take that was not answered yet."""
         self._stopping = False
         self._arrived = asyncio.Event()
+        self._batch_over = asyncio.Event()
         self._woken = asyncio.Event()
         self._is_idle = False
         """Whether the last look found nothing due; else tasks are not what the lane waits for."""
@@ -146,14 +147,10 @@ class Lane(Service):
         if seconds <= 0:
             return
         self._sleeping_until_ms = self.clock.now_ms() + int(seconds * 1000)
-        waits = [asyncio.ensure_future(self.clock.sleep(seconds)), asyncio.ensure_future(self._woken.wait())]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await self.clock.wait_for(self._woken, seconds)
         finally:
             self._sleeping_until_ms = None
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
 
     # ---- take ---------------------------------------------------------------------------------------------------
 
@@ -288,6 +285,7 @@ class Lane(Service):
         for call in list(batch.calls):
             call.cancel()
         self._batch = None
+        self._batch_over.set()
 
     def _answered(self, batch: Batch, one: Unsettled, result: str) -> None:
         public_id = task_id(one.row.number)
@@ -320,9 +318,9 @@ class Lane(Service):
             await asyncio.wait(set(batch.calls), timeout=grace_seconds)
             for call in list(batch.calls):
                 call.cancel()
-        deadline = self.clock.monotonic() + settle_seconds
-        while self._batch is not None and self.clock.monotonic() < deadline:
-            await self.clock.sleep(0.005)
+        if self._batch is not None:
+            self._batch_over.clear()
+            await self.clock.wait_for(self._batch_over, settle_seconds)
         await self.stop()
         if self._batch is None and self._token is None:
             return True

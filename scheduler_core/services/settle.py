@@ -7,7 +7,6 @@ of a kept result lives as long as the node's heartbeat does; should another node
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -77,6 +76,8 @@ class Settler(Service):
         self._queue: list[Unsettled] = []
         self._batch: list[Unsettled] = []
         self._arrived = asyncio.Event()
+        self._progress = asyncio.Event()
+        """Set after each round; for those that wait until all is settled."""
         self._singly = False
         self._aside: list[Unsettled] = []
         """What Redis refuses although it takes other writes: something is wrong with that job's keys. It is tried again
@@ -152,8 +153,9 @@ class Settler(Service):
     async def flush(self, seconds: float) -> bool:
         """Wait until everything is settled, at most ``seconds``; whether it is."""
         deadline = self.clock.monotonic() + seconds
-        while not self.is_idle and self.clock.monotonic() < deadline:
-            await self.clock.sleep(0.005)
+        while not self.is_idle and (left := deadline - self.clock.monotonic()) > 0:
+            self._progress.clear()
+            await self.clock.wait_for(self._progress, left)
         return self.is_idle
 
     async def run_once(self) -> None:
@@ -167,6 +169,7 @@ class Settler(Service):
             # One job's keys may be unusable: settled one by one, it holds up no other. What was applied before the
             # script failed answers «done» the second time.
             if self._singly and self._put_aside(part[0], str(error)):
+                self._progress.set()
                 return
             self._singly = True
             raise
@@ -175,6 +178,7 @@ class Settler(Service):
             self._singly = False
         for one, answer in zip(part, answers, strict=True):
             self._answered(one, answer)
+        self._progress.set()
 
     async def _next_batch(self) -> None:
         """Take from the queue when there is something, or what was put aside when it is time to try that again."""
@@ -187,9 +191,7 @@ class Settler(Service):
                 self._batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
                 return
             self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._arrived.wait()
+            await self.clock.wait_for(self._arrived, left)
 
     def _put_aside(self, one: Unsettled, reason: str) -> bool:
         """Let the others go first; whether it was refused so often that it is put aside."""

@@ -495,7 +495,7 @@ async def test_the_loop_keeps_a_small_pause_to_the_millisecond(
         await until(lambda n=number: node.called == ids(n))  # type: ignore[misc]
         started.append(clock.now_ms())
         await node.answer_all(answered(200))
-        await until(lambda: not node.has_batch and bool(clock.sleeping))
+        await until(lambda: not node.has_batch and bool(clock.waiting))
         clock.advance(4)
         await asyncio.sleep(0.01)
         assert node.called == []
@@ -516,9 +516,9 @@ async def test_a_sleeping_loop_is_woken_by_a_new_task_and_by_its_time(
             return bool(channels[0][1] == 1)
 
         await until(listens)
-        await until(lambda: bool(clock.sleeping))
+        await until(lambda: bool(clock.waiting))
         await tasks.add([make_task(0.4)])
-        await until(lambda: any(round(end - clock.mono, 6) == 0.4 for end, _ in clock.sleeping))
+        await until(lambda: any(round(end - clock.mono, 6) == 0.4 for end, _ in clock.waiting))
         clock.advance(400)
         await until(lambda: node.called == ids(1))
     finally:
@@ -527,11 +527,11 @@ async def test_a_sleeping_loop_is_woken_by_a_new_task_and_by_its_time(
 
 async def test_an_empty_lane_asks_once_a_second_at_most(node: SteppedLane, clock: ManualClock, client: Redis) -> None:
     node.lane.start()
-    await until(lambda: bool(clock.sleeping))
+    await until(lambda: bool(clock.waiting))
     before = (await client.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)
     for _ in range(3):
         clock.advance(1000)
-        await until(lambda: len(clock.sleeping) == 1 and clock.sleeping[0][0] > clock.mono)
+        await until(lambda: len(clock.waiting) == 1 and clock.waiting[0][0] > clock.mono)
     after = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
     assert after - before == 3
 

@@ -22,6 +22,8 @@ class ManualClock(RedisClock):
         self.mono = 1_000.0
         self.doubt = False
         self.sleeping: list[tuple[float, asyncio.Event]] = []
+        self.waiting: list[tuple[float, asyncio.Event]] = []
+        """Those that wait for an event, or for the end of their time."""
 
     @property
     def is_set(self) -> bool:
@@ -50,7 +52,7 @@ class ManualClock(RedisClock):
         """Let time pass and wake those whose sleep is over."""
         self.now += ms
         self.mono += ms / 1000
-        for until, event in self.sleeping:
+        for until, event in (*self.sleeping, *self.waiting):
             if until <= self.mono:
                 event.set()
 
@@ -64,3 +66,17 @@ class ManualClock(RedisClock):
             await entry[1].wait()
         finally:
             self.sleeping.remove(entry)
+
+    async def wait_for(self, event: asyncio.Event, seconds: float | None) -> bool:
+        entry = (float("inf") if seconds is None else self.mono + seconds, asyncio.Event())
+        if entry[0] <= self.mono:
+            return event.is_set()
+        self.waiting.append(entry)
+        waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(entry[1].wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return event.is_set()
+        finally:
+            self.waiting.remove(entry)
+            for wait in waits:
+                wait.cancel()

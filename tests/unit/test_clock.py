@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,3 +119,16 @@ def test_the_system_clock_tells_milliseconds() -> None:
     clock = SystemClock()
     assert clock.now_ms() > 1_700_000_000_000
     assert clock.monotonic() <= clock.monotonic()
+
+
+@pytest.mark.parametrize("clock", [SystemClock(), RedisClock()])
+async def test_it_waits_for_an_event_or_for_a_time(clock: SystemClock | RedisClock) -> None:
+    event = asyncio.Event()
+    assert not await clock.wait_for(event, 0.001)
+    assert not await clock.wait_for(event, 0)
+    waiting = asyncio.ensure_future(clock.wait_for(event, None))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    event.set()
+    assert await waiting
+    assert await clock.wait_for(event, 0)
