@@ -121,7 +121,7 @@ class CutListener(Service):
 
     async def run_once(self) -> None:
         async for run_id in self._store.runs_to_cut():
-            self.fault = None
+            self.works()
             if run_id is not None and self._cut(run_id):
                 await self._store.confirm_cut(run_id)
         raise StoreUnavailable("the subscription ended")
