@@ -22,8 +22,8 @@ LONGEST_KEY = 255
 
 
 def json_answer(body: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
-    """``body`` as JSON. A ``msgspec.Raw`` in it is written as it is."""
-    return Response(_encoder.encode(body), status, media_type="application/json", headers=dict(headers or {}))
+    """``body`` as JSON with a line end, for terminals. A ``msgspec.Raw`` in it is written as it is."""
+    return Response(_encoder.encode(body) + b"\n", status, media_type="application/json", headers=dict(headers or {}))
 
 
 async def read_body(request: Request, *, limit: int | None = None) -> bytes:

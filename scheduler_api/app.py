@@ -87,4 +87,7 @@ class _Routes(Router):
         return methods
 
     async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise ApiError(404, "there is nothing at this path; GET /openapi.json lists what there is", code="no_such_path")
+        detail = "there is nothing at this path; GET /openapi.json lists what there is"
+        if scope["path"].startswith("/jobs/"):
+            detail += ". A slash in a job's id is written %2F in the path"
+        raise ApiError(404, detail, code="no_such_path")

@@ -19,13 +19,18 @@ _PARAMETERS = {"cron": "expr", "timezone": "tz"}
 
 
 async def cron_next(request: Request) -> Response:
-    """``expr`` in the zone ``tz``: its next ``n`` fire times after ``start`` (exclusive; now, if absent)."""
-    params = query(request, "expr", "tz", "start", "n")
+    """``expr`` in the zone ``timezone`` (or ``tz``): its next ``n`` fire times after ``start``.
+
+    ``start`` is exclusive; absent, it is now.
+    """
+    params = query(request, "expr", "tz", "timezone", "start", "n")
+    if params.setdefault("timezone", params.get("tz", "UTC")) != params.get("tz", params["timezone"]):
+        raise InvalidInput("tz and timezone mean the same, and name two zones", field="timezone")
     if "expr" not in params:
         raise InvalidInput("the query parameter expr is missing: a cron expression", field="expr")
     count = whole(params, "n", 5, 1, MAX_TIMES)
     try:
-        trigger = compile_trigger(CronSpec(params["expr"], params.get("tz", "UTC")))
+        trigger = compile_trigger(CronSpec(params["expr"], params["timezone"]))
         if "start" in params:
             after_ms = parse_instant(params["start"], field="start")
         else:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from scheduler_api.answers import json_answer
 from scheduler_api.problem import ApiError
 
 POLICY = (
@@ -51,7 +52,23 @@ async def asset(request: Request) -> Response:
     return Response(_content(name), media_type=ASSETS[name], headers={"Content-Security-Policy": POLICY})
 
 
+async def root(request: Request) -> Response:
+    """``GET /``: the documentation for a browser, links for other clients. Like the documentation, it needs no key."""
+    if prefers_html(request.headers.get("accept", "")):
+        return Response(status_code=307, headers={"Location": "/docs", "Vary": "Accept"})
+    return json_answer({"name": "cronpost", **LINKS}, headers={"Vary": "Accept"})
+
+
+def prefers_html(accepted: str) -> bool:
+    """Whether an Accept header names ``text/html`` before any JSON, as browsers do."""
+    types = [part.partition(";")[0].strip().lower() for part in accepted.split(",")]
+    return "text/html" in types and "application/json" not in types[: types.index("text/html")]
+
+
+LINKS = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "ready": "/ready", "jobs": "/jobs"}
+
 ROUTES = [
+    Route("/", root, methods=["GET"], include_in_schema=False),
     *(Route(path, page, methods=["GET"]) for path in PAGES),
     Route("/docs/{name}", asset, methods=["GET"], include_in_schema=False),
 ]

@@ -54,6 +54,7 @@ PATHS: Json = {
             "summary": "When an expression fires next; stores nothing",
             "parameters": [
                 parameter("expr", TEXT, "The cron expression.", required=True),
+                parameter("timezone", {"type": "string", "default": "UTC"}, "IANA name; `tz` is the same."),
                 parameter("tz", {"type": "string", "default": "UTC"}, "IANA name."),
                 parameter("start", INSTANT, "Look after this instant (exclusive); absent: now."),
                 parameter(

@@ -113,5 +113,8 @@ def fields_of_problem(status: int, detail: str, code: str, field: str | None = N
 
 def _answer(body: dict[str, Any], headers: Mapping[str, str] | None) -> Response:
     return Response(
-        msgspec.json.encode(body), body["status"], media_type="application/problem+json", headers=dict(headers or {})
+        msgspec.json.encode(body) + b"\n",
+        body["status"],
+        media_type="application/problem+json",
+        headers=dict(headers or {}),
     )

@@ -225,8 +225,8 @@ async def test_a_bad_history_query_is_refused(client: httpx.AsyncClient, query: 
 @pytest.mark.parametrize(
     ("method", "target", "allowed"),
     [
-        ("GET", "/", {"POST", "DELETE"}),
-        ("PUT", "/", {"POST", "DELETE"}),
+        ("PATCH", "/", {"GET", "HEAD", "POST", "DELETE"}),
+        ("PUT", "/", {"GET", "HEAD", "POST", "DELETE"}),
         ("PATCH", "/jobs/a", {"GET", "HEAD", "PUT", "DELETE"}),
         ("POST", "/jobs", {"GET", "HEAD"}),
         ("GET", "/jobs/a/run", {"POST"}),
