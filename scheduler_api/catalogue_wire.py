@@ -33,6 +33,8 @@ from scheduler_core.catalogue import (
 from scheduler_core.delivery.target import check_headers, check_url
 from scheduler_core.errors import InvalidInput
 from scheduler_core.services.catalogue import Schedule
+from scheduler_core.store.catalogue_store import StoredTarget
+from scheduler_core.trigger import IntervalSpec
 
 MAX_SKIP = 10_000
 MAX_DIGITS = 15
@@ -159,6 +161,13 @@ def target_of(fields: Fields, old: Target | None = None) -> Target:
     )
 
 
+def show_stored(stored: StoredTarget) -> dict[str, Any]:
+    """A target as it is stored. Of one that cannot be read, its id and why: PUT with all fields replaces it."""
+    if stored.fault is not None:
+        return {"id": stored.target.id, "status": "unreadable", "detail": stored.fault}
+    return show_target(stored.target)
+
+
 def show_target(target: Target) -> dict[str, Any]:
     """A target as it was written, the values of its headers included: clients read it, change it and send it back."""
     return {
@@ -218,9 +227,10 @@ def if_given(fields: Fields, name: str, read: Callable[[Fields], T]) -> T | None
 def show_schedule(schedule: Schedule) -> dict[str, Any]:
     """A schedule. Of one whose document cannot be read only what is known."""
     job = schedule.view.job
+    if job is None or not isinstance(job.trigger, IntervalSpec):
+        fault = schedule.view.fault or "the job under its id is no schedule"
+        return {"id": schedule.id, "job_id": schedule.view.id, "status": ScheduleStatus.PAUSED.value, "detail": fault}
     shown: dict[str, Any] = {"id": schedule.id, "job_id": schedule.view.id, "status": schedule.status.value}
-    if job is None:
-        return shown | {"detail": schedule.view.fault}
     timing = timing_of(job)
     stopped = stopped_at(job, schedule.now_ms)
     upcoming = next_fire_times(job, schedule.view.state, 1)

@@ -12,6 +12,7 @@ from scheduler_api.nodes import Nodes
 from scheduler_core.clock import RedisClock
 from scheduler_core.config import ApiSettings, LaneSettings
 from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.errors import StoreRefused
 from scheduler_core.metrics import Metrics
 from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.callbacks import CallbackService
@@ -110,7 +111,8 @@ class Context:
         try:
             async with self._turns_of_all if job_id is None else self._turns_of.of(job_id), self._turns:
                 await self._ensure_ready()
-                yield self.jobs if job_id is None else self.job_services.of(job_id)
+                async with self._naming_wrong_keys(job_id):
+                    yield self.jobs if job_id is None else self.job_services.of(job_id)
         finally:
             if lock is not None:
                 lock.release()
@@ -120,7 +122,24 @@ class Context:
         """The right to read a job, with the service of its shard. Raises StoreUnavailable as :meth:`turn` does."""
         async with self._turns_of.of(job_id), self._turns:
             await self._ensure_ready()
-            yield self.job_services.of(job_id)
+            async with self._naming_wrong_keys(job_id):
+                yield self.job_services.of(job_id)
+
+    @asynccontextmanager
+    async def _naming_wrong_keys(self, job_id: str | None) -> AsyncIterator[None]:
+        """Around work with the store: where Redis refuses it because a key holds another type, say which."""
+        try:
+            yield
+        except StoreRefused as error:
+            wrong = await self.wrong_keys(job_id) if "WRONGTYPE" in str(error) else {}
+            if not wrong:
+                raise
+            raise StoreRefused("; ".join(wrong.values())) from error
+
+    async def wrong_keys(self, job_id: str | None = None) -> dict[str, str]:
+        """The keys of the store that hold another Redis type than they should, each with what is wrong."""
+        found = await asyncio.gather(*(store.wrong_keys(job_id) for store in self.shards.all), return_exceptions=True)
+        return {key: text for one in found if isinstance(one, dict) for key, text in one.items()}
 
     async def write_faults(self) -> list[str]:
         """Why upserts would fail now. Asked of Redis once in :data:`WRITE_PROBE_SECONDS`, however many probes ask."""

@@ -6,7 +6,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import json_answer
-from scheduler_api.catalogue_wire import PageQuery, body_fields, path_number, routes, show_target, target_of
+from scheduler_api.catalogue_wire import (
+    PageQuery,
+    body_fields,
+    path_number,
+    routes,
+    show_stored,
+    show_target,
+    target_of,
+)
 from scheduler_api.context import context_of
 from scheduler_core.catalogue import Target
 from scheduler_core.delivery.target import check_allowed
@@ -28,7 +36,7 @@ async def list_targets(request: Request) -> Response:
     context = context_of(request)
     async with context.turn():
         page = await context.catalogue.list_targets(after=query.after, skip=query.skip, limit=query.limit)
-    return query.answer([show_target(target) for target in page.targets], page.cursor)
+    return query.answer([show_stored(target) for target in page.targets], page.cursor)
 
 
 async def get(request: Request) -> Response:
@@ -36,7 +44,7 @@ async def get(request: Request) -> Response:
     target_id = path_number(request, "target_id")
     context = context_of(request)
     async with context.turn():
-        return json_answer(show_target(await context.catalogue.get_target(target_id)))
+        return json_answer(show_stored(await context.catalogue.get_stored_target(target_id)))
 
 
 async def put(request: Request) -> Response:
@@ -52,7 +60,9 @@ async def put(request: Request) -> Response:
 
     context = context_of(request)
     async with context.turn(f"target {target_id}"):
-        return json_answer(show_target(await context.catalogue.change_target(target_id, change)))
+        return json_answer(
+            show_target(await context.catalogue.change_target(target_id, change, anew=lambda: target_of(fields)))
+        )
 
 
 async def delete(request: Request) -> Response:

@@ -58,6 +58,15 @@ def next_fire_times(job: Job, state: JobState, count: int = FIRE_TIMES_SHOWN) ->
 
 def show_job(view: JobView, *, with_payload: bool = True) -> dict[str, Any]:
     """A job as ``GET /jobs/{id}`` answers it. One whose document cannot be read shows only what is known."""
+    try:
+        return _show_job(view, with_payload=with_payload)
+    except Exception as error:  # noqa: BLE001 - one document with impossible values must not fail the whole list
+        fault = f"it cannot be shown: {type(error).__name__}: {error}"
+        bare = msgspec.structs.replace(view, job=None, state=JobState(), lease=None, fault=view.fault or fault)
+        return _show_job(bare, with_payload=with_payload)
+
+
+def _show_job(view: JobView, *, with_payload: bool) -> dict[str, Any]:
     state, job = view.state, view.job
     shown: dict[str, Any] = {"id": view.id, "status": view.status}
     if job is not None:

@@ -39,6 +39,7 @@ from scheduler_core.catalogue import (
 )
 from scheduler_core.clock import Clock
 from scheduler_core.errors import (
+    CorruptDocument,
     DuplicateName,
     JobNotFound,
     OutcomeUnknown,
@@ -49,7 +50,14 @@ from scheduler_core.errors import (
     TargetNotFound,
     WrongStatus,
 )
-from scheduler_core.events import JOB_UPSERTED, TARGET_CHANGED, TARGET_CREATED, TARGET_DELETED, get_logger
+from scheduler_core.events import (
+    JOB_UPSERTED,
+    SCHEDULES_SWEPT,
+    TARGET_CHANGED,
+    TARGET_CREATED,
+    TARGET_DELETED,
+    get_logger,
+)
 from scheduler_core.job import Job, JobState
 from scheduler_core.metrics import Metrics
 from scheduler_core.plan.change import plan_upsert
@@ -60,6 +68,7 @@ from scheduler_core.store.redis_store import StoredJob
 from scheduler_core.store.shards import Shards
 from scheduler_core.store.target_copies import TargetCopies
 from scheduler_core.transition import Transition
+from scheduler_core.trigger import IntervalSpec
 
 log = get_logger(__name__)
 
@@ -87,7 +96,7 @@ class Schedule(msgspec.Struct, frozen=True):
     @property
     def status(self) -> ScheduleStatus:
         """A schedule whose document cannot be read waits for someone, as a paused one does."""
-        if self.view.job is None:
+        if self.view.job is None or not isinstance(self.view.job.trigger, IntervalSpec):
             return ScheduleStatus.PAUSED
         return schedule_status(self.view.job, self.view.state, self.now_ms)
 
@@ -137,7 +146,7 @@ class SchedulePage(msgspec.Struct, frozen=True):
 class TargetPage(msgspec.Struct, frozen=True):
     """Part of a list. ``cursor``: the id after which the next page begins; None at the end."""
 
-    targets: list[Target]
+    targets: list[StoredTarget]
     cursor: int | None
 
 
@@ -201,26 +210,44 @@ class CatalogueService:
         return replace(target, id=target_id)
 
     async def get_target(self, target_id: int) -> Target:
-        """Raises TargetNotFound."""
-        return (await self._read_target(target_id)).target
+        """Raises TargetNotFound and CorruptDocument."""
+        stored = await self.get_stored_target(target_id)
+        if stored.fault is not None:
+            raise CorruptDocument(stored.fault)
+        return stored.target
+
+    async def get_stored_target(self, target_id: int) -> StoredTarget:
+        """The target, or why it cannot be read. Raises TargetNotFound."""
+        return await self._read_target(target_id)
 
     async def list_targets(self, *, after: int = 0, skip: int = 0, limit: int = 100) -> TargetPage:
         """Targets in the order of their ids."""
         ids = await self._catalogue.page_targets(after=after, skip=skip, limit=limit + 1)
         stored = await self._catalogue.read_targets(ids[:limit])
         cursor = ids[limit - 1] if len(ids) > limit else None
-        return TargetPage([one.target for one in stored if one is not None], cursor)
+        return TargetPage([one for one in stored if one is not None], cursor)
 
-    async def change_target(self, target_id: int, change: Callable[[Target], Target]) -> Target:
-        """Store what ``change`` makes of the target; its schedules use it from their next run on.
+    async def change_target(
+        self, target_id: int, change: Callable[[Target], Target], *, anew: Callable[[], Target] | None = None
+    ) -> Target:
+        """Store what ``change`` makes of the target; its schedules use it from their next run on. A target that cannot
+        be read is replaced by what ``anew`` makes.
 
-        Raises TargetNotFound and DuplicateName.
+        Raises TargetNotFound, DuplicateName and, without ``anew``, CorruptDocument.
         """
         for _ in range(TRIES):
             stored = await self._read_target(target_id)
-            target = change(stored.target)
-            if target.same_request(stored.target):
-                return stored.target
+            if stored.fault is not None:
+                if anew is None:
+                    raise CorruptDocument(stored.fault)
+                name = await self._catalogue.name_of_unreadable(target_id)
+                now_ms = self._clock.now_ms()
+                target = replace(anew(), id=target_id, created_at_ms=now_ms)
+                stored = StoredTarget(replace(stored.target, name=name), stored.raw, stored.fault)
+            else:
+                target = change(stored.target)
+                if target.same_request(stored.target):
+                    return stored.target
             target = replace(target, updated_at_ms=max(self._clock.now_ms(), stored.target.updated_at_ms + 1))
             async with self.copies.changing(target_id, now_ms=target.updated_at_ms):
                 result = await self._catalogue.change_target(stored, target)
@@ -240,6 +267,7 @@ class CatalogueService:
         """
         deleted = 0
         begun = False
+        changed = 0
         turns = asyncio.Semaphore(DELETES_AT_ONCE)
 
         async def drop(schedule_id: int) -> None:
@@ -249,6 +277,8 @@ class CatalogueService:
         while True:
             stored = (await self._catalogue.read_targets([target_id]))[0]
             name = "" if stored is None else stored.target.name
+            if stored is not None and (stored.fault is not None or changed > TRIES):
+                name = await self._catalogue.name_of_unreadable(target_id)
             now_ms = self._clock.now_ms()
             left = await self._catalogue.drop_target(target_id, name=name, now_ms=now_ms)
             if isinstance(left, list):
@@ -257,7 +287,9 @@ class CatalogueService:
                 await asyncio.gather(*(drop(schedule_id) for schedule_id in left))
             elif left == "gone" and not begun:
                 raise TargetNotFound(target_id)
-            elif left != "changed":
+            elif left == "changed":
+                changed += 1
+            else:
                 with contextlib.suppress(StoreError):  # no schedule uses them any more
                     async with self.copies.changing(target_id, now_ms=now_ms):
                         pass
@@ -399,6 +431,8 @@ class CatalogueService:
                 raise RunConflict(f"the stored schedule cannot be read ({view.fault}); delete it")
             row = await self._catalogue.commit(schedule_id, end_ms=end_of(job), paused=is_paused(view.state))
             if row is None:
+                if await self._repaired_row(schedule_id, job):
+                    continue
                 raise ScheduleNotFound(schedule_id)
             if (row.name, row.target_id) != (job.name, job.target_id):
                 view = await self._jobs_of(schedule_id).edit(job_id_of(schedule_id), _copy_of(schedule_id, row))
@@ -409,10 +443,18 @@ class CatalogueService:
             view = fresh
         raise StoreUnavailable(f"schedule {schedule_id} changes too often to be changed now")
 
+    async def _repaired_row(self, schedule_id: int, job: Job) -> bool:
+        """Whether the catalogue's row of a schedule could not be read, and was written again from its job."""
+        row = (await self._catalogue.rows([schedule_id]))[0]
+        if row is None or row.unreadable is None or not job.name or job.target_id is None:
+            return False
+        log.warning(SCHEDULES_SWEPT, count=1, detail=f"the row of schedule {schedule_id} could not be read")
+        return await self._catalogue.change_schedule(schedule_id, row, Row(job.target_id, job.name)) == "ok"
+
     async def _drop(self, schedule_id: int, *, of_target: int | None = None) -> None:
         """Delete the job, then what the catalogue has of it. With ``of_target``, only if it still belongs to it."""
         row = (await self._catalogue.rows([schedule_id]))[0]
-        if row is not None and of_target not in {None, row.target_id}:
+        if row is not None and row.unreadable is None and of_target not in {None, row.target_id}:
             return
         with contextlib.suppress(JobNotFound):
             await self._jobs_of(schedule_id).delete(job_id_of(schedule_id))
@@ -429,6 +471,11 @@ class CatalogueService:
             old = (await self._catalogue.rows([schedule_id]))[0]
             if old is None:
                 raise ScheduleNotFound(schedule_id)
+            if old.unreadable is not None:
+                job = (await self.get_schedule(schedule_id)).view.job
+                if job is None or not await self._repaired_row(schedule_id, job):
+                    raise RunConflict(f"schedule {schedule_id} cannot be read; delete it")
+                continue
             new = Row(
                 old.target_id if change.target_id is None else change.target_id,
                 old.name if change.name is None else change.name,
@@ -513,6 +560,8 @@ class TargetCache:
             asked.pop(target_id, None)
         if stored is None:
             return None
+        if stored.fault is not None:
+            raise CorruptDocument(stored.fault)
         if len(known) >= self._limit:
             del known[next(iter(known))]
         known[target_id] = stored.target

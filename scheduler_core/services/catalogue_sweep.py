@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from scheduler_core.catalogue import job_id_of, schedule_id_of, schedule_status
 from scheduler_core.clock import Clock
 from scheduler_core.errors import CronpostError, StoreError, TargetNotFound
-from scheduler_core.events import SCHEDULES_SWEPT, get_logger
+from scheduler_core.events import SCHEDULES_SWEPT, WAKE_UPS_REPAIRED, get_logger
 from scheduler_core.metrics import Metrics
 from scheduler_core.services.base import Service
 from scheduler_core.services.catalogue import CatalogueService
 from scheduler_core.services.job_list import page_of_jobs
 from scheduler_core.services.jobs import JobView
 from scheduler_core.store.catalogue_store import CatalogueStore, Row
+from scheduler_core.store.lane_store import LaneStore
 from scheduler_core.store.shards import Shards
 
 log = get_logger(__name__)
@@ -44,16 +45,34 @@ class CatalogueSweeper(Service):
         self._shards = shards
         self._catalogue = CatalogueStore(shards.lead)
         self._service = CatalogueService(shards, clock, metrics)
+        self._lane = LaneStore(shards.lead)
+        self._looked_at = [0] * len(shards)
+        """For each shard the rank of the next id whose entry in the due set is looked for."""
 
     async def run_once(self) -> None:
         await self.clock.sleep(PERIOD_SECONDS)
+        await self.repair()
         await self.sweep()
+
+    async def repair(self) -> int:
+        """Put right wake-ups that no job or task can have; how many. Without it, such a job would never fire."""
+        repaired = await self._lane.repair()
+        for number, store in enumerate(self._shards.all):
+            count, self._looked_at[number] = await store.repair_due(
+                now_ms=self.clock.now_ms(), first=self._looked_at[number]
+            )
+            if count:
+                log.warning(WAKE_UPS_REPAIRED, count=count, shard=number)
+            repaired += count
+        return repaired
 
     async def sweep(self) -> int:
         """Do what there is to do now; how many schedules and targets were put right."""
         duties = await self._catalogue.duties(now_ms=self.clock.now_ms(), old_ms=HALVES_AFTER_MS, period_ms=TURN_MS)
         mended = await self._service.copies.sweep(now_ms=self.clock.now_ms(), old_ms=COPIES_AFTER_MS)
         for target_id in duties.deleting:
+            if await self._catalogue.keep(target_id):
+                continue
             with contextlib.suppress(TargetNotFound):  # another node was faster
                 await self._service.delete_target(target_id)
                 mended += 1

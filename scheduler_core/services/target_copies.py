@@ -57,8 +57,10 @@ class TargetCopier:
         marks = await self._catalogue.marks(before_ms=now_ms - old_ms, limit=PAGE)
         done = 0
         for mark in marks:
+            target_id = mark.partition(" ")[0]
             try:
-                await self.copy(int(mark.partition(" ")[0]))
+                if target_id.isdecimal() and len(target_id) <= 15:  # else it is no mark of ours
+                    await self.copy(int(target_id))
             except CronpostError:
                 continue  # a shard is away; the others have their copies
             await self._catalogue.unmark(mark)
@@ -74,7 +76,7 @@ class TargetCopier:
                 break
             after = ids[-1]
             stored = await self._catalogue.read_targets(ids)
-            wanted = [None if one is None else one.target.updated_at_ms for one in stored]
+            wanted = [None if one is None or one.fault else one.target.updated_at_ms for one in stored]
             wrong = {
                 target_id
                 for further in self._further

@@ -16,10 +16,12 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.catalogue import ScheduleStatus, Target
-from scheduler_core.errors import CorruptDocument
+from scheduler_core.events import ENTRY_REMOVED, get_logger
 from scheduler_core.store.faults import translated_faults
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis_store import REPLY_BYTES, RedisStore, is_text
 from scheduler_core.store.scripts import Script, load_script
+
+log = get_logger(__name__)
 
 _encoder = msgspec.msgpack.Encoder()
 _target_decoder = msgspec.msgpack.Decoder(Target)
@@ -29,10 +31,12 @@ BATCH = 1000
 
 
 class StoredTarget(msgspec.Struct, frozen=True):
-    """A target as read, and the bytes that a change of it is checked against."""
+    """A target as read, and the bytes that a change of it is checked against. ``fault``: why it cannot be read; of such
+    a target only the id is known."""
 
     target: Target
     raw: bytes
+    fault: str | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -40,10 +44,12 @@ class Row(msgspec.Struct, frozen=True):
 
     target_id: int
     name: str
+    unreadable: bytes | None = None
+    """What is stored, where that is no row."""
 
     @property
     def raw(self) -> bytes:
-        return f"{self.target_id} {self.name}".encode()
+        return f"{self.target_id} {self.name}".encode() if self.unreadable is None else self.unreadable
 
 
 class CatalogueCounts(msgspec.Struct, frozen=True):
@@ -110,12 +116,32 @@ class CatalogueStore:
         return None if answer == b"taken" else int(answer)
 
     async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
-        """The targets with these ids, at most 1000. Raises CorruptDocument."""
-        if not target_ids:
-            return []
+        """The targets with these ids, at most 1000, in replies of at most ``REPLY_BYTES`` or one target."""
+        names = [str(one) for one in target_ids]
+        found: list[StoredTarget | None] = []
         with translated_faults():
-            rows: list[Any] = await self._client.hmget(self._targets, [str(one) for one in target_ids])
-        return [None if row is None else decode_target(one, row) for one, row in zip(target_ids, rows, strict=True)]
+            part: list[str] = []
+            size = 0
+            for name, length in zip(names, await self._lengths(names), strict=True):
+                if part and size + length > REPLY_BYTES:
+                    found += await self._read_part(part)
+                    part, size = [], 0
+                part.append(name)
+                size += length
+            return found + (await self._read_part(part) if part else [])
+
+    async def _lengths(self, names: Sequence[str]) -> list[int]:
+        if len(names) <= 1:
+            return [0] * len(names)
+        async with self._client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hstrlen(self._targets, name)
+            lengths: list[int] = await pipe.execute()
+        return lengths
+
+    async def _read_part(self, names: Sequence[str]) -> list[StoredTarget | None]:
+        rows: list[Any] = await self._client.hmget(self._targets, list(names))
+        return [None if row is None else decode_target(int(name), row) for name, row in zip(names, rows, strict=True)]
 
     async def change_target(self, stored: StoredTarget, target: Target) -> str:
         """Store ``target`` in place of ``stored``: ``ok``, ``gone``, ``taken`` (its name) or ``changed``."""
@@ -139,7 +165,29 @@ class CatalogueStore:
             (self._targets, self._target_ids, self._target_names, self._deleting, self._meta, self._of(target_id)),
             (str(target_id), name, now_ms, 200),
         )
-        return answer.decode() if isinstance(answer, bytes) else [int(one) for one in answer]
+        if isinstance(answer, bytes):
+            return answer.decode()
+        with translated_faults():
+            for foreign in [one for one in answer if not _is_id(one)]:
+                await self._client.srem(self._of(target_id), foreign)
+        return [int(one) for one in answer if _is_id(one)]
+
+    async def keep(self, target_id: int) -> bool:
+        """Whether a target whose deletion is to be continued is there: then it was never begun, and the note goes."""
+        with translated_faults():
+            if not await self._client.hexists(self._targets, str(target_id)):
+                return False
+            log.warning(ENTRY_REMOVED, key=self._deleting, entry=str(target_id))
+            await self._client.hdel(self._deleting, str(target_id))
+        return True
+
+    async def name_of_unreadable(self, target_id: int) -> str:
+        """The name that a target has whose definition cannot be read; empty if it has none. Reads all names."""
+        with translated_faults():
+            async for name, owner in self._client.hscan_iter(self._target_names, count=1000):
+                if owner.partition(b" ")[0] == str(target_id).encode():
+                    return str(name.decode(errors="replace"))
+        return ""
 
     async def page_targets(self, *, after: int, skip: int, limit: int) -> list[int]:
         """Up to ``limit`` ids above ``after``, but for the first ``skip``, in their order."""
@@ -161,7 +209,7 @@ class CatalogueStore:
             found: list[Any] = await self._client.zrange(
                 self._copying, "-inf", before_ms, byscore=True, offset=0, num=limit
             )
-        return [mark.decode() for mark in found]
+        return [mark.decode(errors="replace") for mark in found]
 
     # ---- schedules ----------------------------------------------------------------------------------------------
 
@@ -197,7 +245,7 @@ class CatalogueStore:
             ),
             (str(schedule_id), "+inf" if end_ms is None else end_ms, int(paused)),
         )
-        return None if answer is None else _row(answer)
+        return None if answer is None else decode_row(answer)
 
     async def rows(self, schedule_ids: Sequence[int]) -> list[Row | None]:
         """What the catalogue has of these schedules, reserved ones included, at most 1000."""
@@ -205,7 +253,7 @@ class CatalogueStore:
             return []
         with translated_faults():
             found: list[Any] = await self._client.hmget(self._schedules, [str(one) for one in schedule_ids])
-        return [None if row is None else _row(row) for row in found]
+        return [None if row is None else decode_row(row) for row in found]
 
     async def change_schedule(self, schedule_id: int, old: Row, new: Row) -> str:
         """Another name or target: ``ok``, ``gone``, ``taken``, ``no target`` or ``changed``."""
@@ -224,7 +272,7 @@ class CatalogueStore:
 
     async def remove_schedule(self, schedule_id: int, row: Row | None, *, target_id: int | None = None) -> bool:
         """Take a schedule out; False if its row is not ``row``. ``target_id``: of one that has no row any more."""
-        of_target = row.target_id if row is not None else (target_id or 0)
+        of_target = row.target_id if row is not None and row.unreadable is None else (target_id or 0)
         answer = await self._write(
             self._remove_schedule,
             (
@@ -281,7 +329,13 @@ class CatalogueStore:
         turn, reserved, deleting = await self._run(
             self._duties, (self._reserved, self._deleting, self._counters), (now_ms, old_ms, period_ms, limit)
         )
-        return Duties(bool(turn), tuple(int(one) for one in reserved), tuple(int(one) for one in deleting))
+        for foreign in [one for one in reserved if not _is_id(one)]:
+            await self._remove(self._reserved, foreign)
+        with translated_faults():
+            for foreign in [one for one in deleting if not _is_id(one)]:
+                log.warning(ENTRY_REMOVED, key=self._deleting, entry=foreign[:100].decode(errors="replace"))
+                await self._client.hdel(self._deleting, foreign)
+        return Duties(bool(turn), *(tuple(int(one) for one in ids if _is_id(one)) for ids in (reserved, deleting)))
 
     # ---- both ---------------------------------------------------------------------------------------------------
 
@@ -289,9 +343,28 @@ class CatalogueStore:
         return f"{self._of_prefix}{target_id}"
 
     async def _page(self, ids: str, after: int, skip: int, limit: int) -> list[int]:
+        found: list[int] = []
+        while True:
+            with translated_faults():
+                rows: list[Any] = await self._client.zrange(
+                    ids, f"({after}", "+inf", byscore=True, offset=skip, num=limit - len(found), withscores=True
+                )
+            # What is no id, or has not its id for a score, would be in the way of every page.
+            foreign = [one for one, score in rows if not _is_id(one) or int(one) != score]
+            found += [int(one) for one, _ in rows if one not in foreign]
+            for one in foreign:
+                await self._remove(ids, one)
+                if _is_id(one):
+                    with translated_faults():
+                        await self._client.zadd(ids, {one: int(one)})
+            if not foreign or len(found) == limit:
+                return sorted(found)
+            after, skip = max(found, default=after), 0 if found else skip
+
+    async def _remove(self, key: str, member: bytes) -> None:
+        log.warning(ENTRY_REMOVED, key=key, entry=member[:100].decode(errors="replace"))
         with translated_faults():
-            found: list[Any] = await self._client.zrange(ids, f"({after}", "+inf", byscore=True, offset=skip, num=limit)
-        return [int(one) for one in found]
+            await self._client.zrem(key, member)
 
     async def _write(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script that carries out a client's change."""
@@ -308,16 +381,23 @@ def draw_token() -> str:
 
 
 def decode_target(target_id: int, raw: bytes) -> StoredTarget:
-    """A target from its definition. Raises CorruptDocument."""
+    """A target from its definition."""
     try:
         return StoredTarget(replace(_target_decoder.decode(raw), id=target_id), raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptDocument(f"the target {target_id} cannot be read: {error}") from error
+        return StoredTarget(Target(target_id, "", ""), raw, f"the target {target_id} cannot be read: {error}")
 
 
-def _row(raw: bytes) -> Row:
-    target_id, _, name = raw.decode().partition(" ")
-    return Row(int(target_id), name)
+def decode_row(raw: bytes) -> Row:
+    """What the catalogue says of a schedule."""
+    target_id, _, name = raw.partition(b" ")
+    if not _is_id(target_id) or not name or not is_text(name):
+        return Row(0, "", raw)
+    return Row(int(target_id), name.decode())
+
+
+def _is_id(member: bytes) -> bool:
+    return 0 < len(member) <= 15 and member.isdigit() and member[:1] != b"0"
 
 
 def _status(end: float | None, paused: bool, now_ms: int) -> ScheduleStatus | None:

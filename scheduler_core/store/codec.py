@@ -7,6 +7,7 @@ document: they need no JSON, no arithmetic and no knowledge of fields.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -182,16 +183,19 @@ def decode_entry(stored: bytes) -> Entry | Miss:
         if stored[:1] == b"m":
             return _miss_decoder.decode(stored.partition(b" ")[2])
         head, run_id, _size = stored.decode().split(" ")
-        if head[:1] not in LETTERS:
-            raise ValueError("no such status")
+        if head[:1] not in LETTERS or len(head) > 20:
+            raise ValueError("no such status, or no fire time")
         return Entry(head[:1], run_id, int(head[1:-1]), _REASONS[head[-1:]])
     except (msgspec.MsgspecError, ValueError, KeyError) as error:
         raise CorruptDocument(f"a history entry cannot be read: {error}") from error
 
 
+_MARK = re.compile(rb"[xb]-?[0-9]{1,15}")
+
+
 def is_mark(stored: bytes | None) -> bool:
     """Whether an entry of a job's list is the one that says from where on the list is complete."""
-    return stored is not None and stored[:1] in (b"x", b"b")
+    return stored is not None and _MARK.fullmatch(stored) is not None
 
 
 def decode_lease(stored: bytes) -> Lease:
@@ -227,18 +231,20 @@ def _lost_claim(text: str) -> LostClaim:
 
 
 def decode_downtimes(stored: bytes, count: int) -> tuple[Downtime, ...]:
-    """``after:until,after:until``, oldest first: the last ones of ``count`` that were ever recorded."""
+    """``after:until,after:until``, oldest first: the last ones of ``count`` that were ever recorded. What cannot be read
+    is left out."""
     if not stored:
         return ()
-    windows = stored.decode("ascii").split(",")
-    pairs = (window.split(":") for window in windows)
-    return tuple(
-        Downtime(int(after), int(until), number)
-        for number, (after, until) in enumerate(pairs, start=count - len(windows))
-    )
+    windows = stored.split(b",")
+    found: list[Downtime] = []
+    for number, window in enumerate(windows, start=count - len(windows)):
+        after, _, until = window.partition(b":")
+        if after.isdigit() and until.isdigit() and max(len(after), len(until)) <= 15:
+            found.append(Downtime(int(after), int(until), number))
+    return tuple(found)
 
 
 def decode_counted_downtimes(stored: bytes) -> tuple[Downtime, ...]:
     """How many downtimes were ever recorded, a space, and those that are kept."""
     count, _, windows = stored.partition(b" ")
-    return decode_downtimes(windows, int(count))
+    return decode_downtimes(windows, int(count) if count.isdigit() and len(count) <= 15 else 0)

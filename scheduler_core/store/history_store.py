@@ -5,6 +5,7 @@ Nothing here reads more than was asked for: a page of the list costs each index 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from scheduler_core.status import LETTERS, RunStatus
 from scheduler_core.store import keys as scores
 from scheduler_core.store.codec import decode_detail, decode_record
 from scheduler_core.store.faults import translated_faults
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis_store import RedisStore, is_text
 from scheduler_core.store.scripts import load_script
 
 MINUTE_MS = 60_000
@@ -27,6 +28,8 @@ LIST_LIMIT = 20_000
 """How many entries of one job's lists are looked at."""
 TIES = 16
 """How many more are read than wanted, for those that share their instant with the one before the page."""
+_COUNT = re.compile(rb"[A-Za-z]+|m:[0-9]{1,15}")
+"""The fields of the counts."""
 FOREVER_MS = scores.IDLE - scores.CLAIMED - 1
 
 
@@ -158,7 +161,7 @@ class HistoryStore:
                 while True:
                     for member, score in rows:
                         place = Place(int(score) - shift, member)
-                        if before is None or place < before:
+                        if (before is None or place < before) and is_text(member):
                             kept += 1
                             found.append(Candidate(place, is_settled, waits))
                     if kept >= count or len(rows) < count + TIES:
@@ -197,7 +200,7 @@ class HistoryStore:
                 letter = chr(row[0]) if row else ""
                 parts = row.split(b" ")
                 wanted = LETTERS if query.status is None else query.status.letter
-                if letter and letter in wanted and len(parts) == 3:
+                if letter and letter in wanted and len(parts) == 3 and is_text(parts[1]):
                     ids.setdefault(letter, {})[parts[1]] = None
             found: list[Place] = []
             for letter, members in ids.items():
@@ -206,7 +209,9 @@ class HistoryStore:
                     part = names[start : start + PAGE]
                     scores_: list[Any] = await self._client.zmscore(k.runs(letter), part)  # type: ignore[arg-type]
                     found += [
-                        Place(int(score), name) for name, score in zip(part, scores_, strict=True) if score is not None
+                        Place(int(score), name)
+                        for name, score in zip(part, scores_, strict=True)
+                        if score is not None and 0 <= score <= FOREVER_MS
                     ]
         return [place for place in found if query.covers(place)]
 
@@ -232,10 +237,11 @@ class HistoryStore:
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.zrangebyscore(k.due, scores.CLAIMED + at_ms, scores.SUSPECTED - 1, 0, limit, withscores=True)
-                pipe.zrangebyscore(k.waiting, at_ms, "+inf", 0, limit, withscores=True)
+                pipe.zrangebyscore(k.waiting, at_ms, FOREVER_MS, 0, limit, withscores=True)
                 claimed, waiting = await pipe.execute()
         found = [Candidate(Place(int(score) - scores.CLAIMED, unit), False) for unit, score in claimed]
-        return found + [Candidate(Place(int(score), unit), False, waits=True) for unit, score in waiting]
+        found += [Candidate(Place(int(score), unit), False, waits=True) for unit, score in waiting]
+        return [one for one in found if is_text(one.place.member)]
 
     async def totals(self, *, now_ms: int) -> RunTotals:
         """Totals of all runs ever settled, right whatever was trimmed since."""
@@ -246,7 +252,11 @@ class HistoryStore:
                 for letter in LETTERS:
                     pipe.zcard(k.runs(letter))
                 raw, *sizes = await pipe.execute()
-        counts = {name.decode(): int(value) for name, value in raw.items()}
+        counts = {
+            name.decode(): int(value)
+            for name, value in raw.items()
+            if _COUNT.fullmatch(name) and len(value) < 20 and value.removeprefix(b"-").isdigit()
+        }
         by_status = {status: counts.get(status.letter, 0) for status in RunStatus}
         first = now_ms // MINUTE_MS - 59
         minutes = ((int(name[2:]), runs) for name, runs in counts.items() if name.startswith("m:"))

@@ -28,6 +28,37 @@ REPLAY = "~"
 counted by that: they go one at a time."""
 
 
+LANE_PARTS = {
+    "fresh": "zset",
+    "failed": "zset",
+    "running": "zset",
+    "stale": "zset",
+    "delivered": "zset",
+    "tasks": "hash",
+    "batch": "hash",
+    "settings": "hash",
+    "wake": "",
+}
+"""What the lane of one-off tasks keeps, and the Redis type of each; empty for a channel."""
+CATALOGUE_PARTS = {
+    "targets": "hash",
+    "target_ids": "zset",
+    "target_names": "hash",
+    "schedules": "hash",
+    "schedule_ids": "zset",
+    "schedule_names": "hash",
+    "reserved": "zset",
+    "ends": "zset",
+    "paused": "zset",
+    "deleting": "hash",
+    "copying": "zset",
+    "copies": "hash",
+    "counters": "hash",
+    "of:": "",
+}
+"""The same of targets and schedules; empty for the first part of a key of each target."""
+
+
 def child_id(job_id: str, run_id: str, *, replay: bool = False) -> str:
     """The unit of one run of a job that allows overlap."""
     return f"{job_id}{CHILD}{REPLAY if replay else ''}{run_id}"
@@ -170,11 +201,28 @@ class Keys(msgspec.Struct, frozen=True):
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 
     def lane(self, part: str) -> str:
-        """What the lane of one-off tasks keeps."""
+        """What the lane of one-off tasks keeps; one of ``LANE_PARTS``."""
+        assert part in LANE_PARTS or not part, part
         return f"{self.root}:lane:{part}"
 
     # ---- targets and schedules ----------------------------------------------------------------------------------
 
     def catalogue(self, part: str) -> str:
-        """Targets, and the names and ids of targets and schedules."""
+        """Targets, and the names and ids of targets and schedules; one of ``CATALOGUE_PARTS``."""
+        assert part in CATALOGUE_PARTS or not part, part
         return f"{self.root}:catalogue:{part}"
+
+    # ---- what each holds ----------------------------------------------------------------------------------------
+
+    def types(self) -> dict[str, str]:
+        """The Redis type of every key that does not belong to one job or one target."""
+        sets = (self.due, self.ids, self.nodes, self.children, self.waiting, self.suspects, *(self.runs(one) for one in "SFTDC"))
+        hashes = (self.jobs, self.states, self.leases, self.claims, self.meta, self.records, self.details, self.counts)
+        found = dict.fromkeys(sets, "zset") | dict.fromkeys(hashes, "hash")
+        found |= {self.lane(part): kind for part, kind in LANE_PARTS.items() if kind}
+        return found | {self.catalogue(part): kind for part, kind in CATALOGUE_PARTS.items() if kind}
+
+    @property
+    def of_the_loop(self) -> frozenset[str]:
+        """The keys without which no job of the shard fires."""
+        return frozenset((self.due, self.jobs, self.states, self.leases, self.nodes, self.claims, self.meta))

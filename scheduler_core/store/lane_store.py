@@ -13,6 +13,7 @@ import msgspec
 
 from scheduler_core.config import LaneSettings
 from scheduler_core.errors import CorruptDocument
+from scheduler_core.events import ENTRY_REMOVED, get_logger
 from scheduler_core.run import Run, RunDetail
 from scheduler_core.store.codec import record_args
 from scheduler_core.store.faults import of_replica, translated_faults
@@ -27,6 +28,8 @@ SETTLE_LIMIT = 500
 """The most tasks that one call settles; Lua's stack bounds it."""
 TASK_HISTORY = 100
 """Runs that one task's history holds. A task has one, and one more each time it is revived."""
+
+log = get_logger(__name__)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Task)
@@ -172,8 +175,7 @@ class LaneStore:
             rules = LaneRules(*(int(value) for value in answer[2:6]))
             return Taken(result, [_row(*row) for row in answer[6:]], fence=int(answer[1]), rules=rules)
         if result == "busy":
-            fence = int(answer[2] or 0)
-            return Taken(result, fence=fence, holder=answer[1].decode(), holder_beats=answer[3] == b"1")
+            return Taken(result, fence=int(answer[2]), holder=answer[1].decode(), holder_beats=answer[3] == b"1")
         if result in {"wait", "empty"}:
             return Taken(result, until_ms=int(answer[1]) if answer[1] else None)
         return Taken(result)
@@ -217,7 +219,8 @@ class LaneStore:
         """
         async with aclosing(messages(self._client, self._channel)) as heard:
             async for message in heard:
-                yield None if message is None else int(message)
+                if message is None or message.isdigit():
+                    yield None if message is None else int(message)
 
     # ---- what clients do ----------------------------------------------------------------------------------------
 
@@ -235,13 +238,51 @@ class LaneStore:
         raw, place, score = await self._run(self._read, (self._tasks, *sets), (_member(number),))
         if raw is None or place < 0:
             return None
-        return _stored(PARTS[place], number, int(float(score)), raw)
+        at_ms = float(score)
+        return _stored(PARTS[place], number, int(at_ms) if 0 <= at_ms < HAS_FAILED * 2 else 0, raw)
+
+    async def repair(self, *, limit: int = 100) -> int:
+        """Put right members of the sets that are no tasks, or that have a score that none can have; how many."""
+        found = 0
+        for part in PARTS:
+            with translated_faults():
+                high: list[Any] = await self._client.zrange(
+                    self._keys.lane(part),
+                    HAS_FAILED * (2 if part == "running" else 1),
+                    "+inf",
+                    byscore=True,
+                    offset=0,
+                    num=limit,
+                )
+                low: list[Any] = await self._client.zrange(
+                    self._keys.lane(part), "-inf", "(0", byscore=True, offset=0, num=limit
+                )
+            await self._put_right(part, [*high, *low])
+            found += len(high) + len(low)
+        return found
+
+    async def _put_right(self, part: str, members: Sequence[bytes]) -> None:
+        """Give tasks the score that their documents say, and remove what is no task."""
+        key = self._keys.lane(part)
+        with translated_faults():
+            for member in members:
+                raw: Any = await self._client.hget(self._tasks, member) if _is_member(member) else None
+                if raw is None:
+                    await self._client.zrem(key, member)
+                    log.warning(ENTRY_REMOVED, key=key, entry=member[:100].decode(errors="replace"))
+                    continue
+                try:
+                    at_ms = _decode(raw).execute_at_ms
+                except CorruptDocument:
+                    at_ms = 0
+                await self._client.zadd(key, {member: at_ms}, xx=True)
 
     async def page(
         self, parts: Sequence[str], start: Place | None, limit: int
     ) -> tuple[list[StoredTask], Place | None]:
         """Up to ``limit`` tasks of ``parts`` from ``start`` on, and where the next page begins; None at the end."""
         found: list[StoredTask] = []
+        strays: list[bytes] = []
         remaining = list(parts) if start is None else list(parts)[list(parts).index(start.part) :]
         last = start
         for part in remaining:
@@ -263,9 +304,16 @@ class LaneStore:
                 for member, score, raw in rows:
                     if len(found) == limit:
                         return found, last
+                    if not _is_member(member) or not 0 <= float(score) < HAS_FAILED * 2:
+                        strays.append(member)
+                        continue
                     last = place = Place(part, int(float(score)), int(member))
                     if raw is not None:  # else it was deleted while it is called
                         found.append(_stored(part, place.number, int(float(score)), raw))
+                if strays:
+                    # Members that are no tasks, or stand where none can: in the way of every page.
+                    await self._put_right(part, strays)
+                    strays.clear()
         return found, None
 
     async def delete(self, stored: StoredTask, record: Run | None) -> str:
@@ -290,7 +338,12 @@ class LaneStore:
         """The settings as they are now."""
         with translated_faults():
             values: list[Any] = await self._client.hmget(self._settings, list(RULES))
-        return LaneRules(*(int(value or default) for value, default in zip(values, self._defaults, strict=True)))
+        return LaneRules(
+            *(
+                int(value) if value is not None and value.isdigit() and len(value) <= 12 else default
+                for value, default in zip(values, self._defaults, strict=True)
+            )
+        )
 
     async def change_rules(self, changes: dict[str, int]) -> LaneRules:
         """Set some of the settings; all of them as they are then."""
@@ -318,6 +371,10 @@ def _member(number: int) -> str:
     return f"{number:016d}"
 
 
+def _is_member(member: bytes) -> bool:
+    return len(member) == 16 and member.isdigit() and int(member) > 0
+
+
 def _decode(raw: bytes) -> Task:
     try:
         return _decoder.decode(raw)
@@ -326,7 +383,7 @@ def _decode(raw: bytes) -> Task:
 
 
 def _row(member: bytes, score: bytes, raw: bytes | None) -> Row:
-    number, mark = int(member), int(float(score))
+    number, mark = int(member), int(min(max(float(score), 0.0), 2.0 * HAS_FAILED - 1))
     has_failed = mark >= HAS_FAILED
     at_ms = mark - HAS_FAILED if has_failed else mark
     if raw is None:

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.clock import RedisClock
 from scheduler_core.errors import CorruptDocument, OutcomeUnknown, StoreRefused, StoreUnavailable
+from scheduler_core.events import ENTRY_REMOVED, get_logger
 from scheduler_core.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, LostCause, Snapshot
 from scheduler_core.run import Miss, Record, Run, RunState
 from scheduler_core.store import keys as scores
@@ -41,6 +42,8 @@ from scheduler_core.store.keys import CHILD, Keys, child_id, job_of_unit
 from scheduler_core.store.scripts import Arg, Script, epoch_ms, load_script
 from scheduler_core.store.subscribe import messages
 from scheduler_core.transition import Transition, next_wake_ms
+
+log = get_logger(__name__)
 
 __all__ = [
     "Answer",
@@ -273,6 +276,7 @@ class RedisStore:
         """How many claimed jobs :meth:`reap` has looked at."""
         self._read = load_script("read_jobs")
         self._read_beside = load_script("read_beside")
+        self._repair = load_script("repair_due")
 
     @property
     def client(self) -> Redis:
@@ -295,7 +299,10 @@ class RedisStore:
 
     async def number_of_shards(self, number: int) -> int:
         """Into how many shards the store is divided whose first one this is; ``number`` on the very first start."""
-        return int(await self._run(load_script("open_shards"), (self._keys.meta, self._keys.jobs), (number,)))
+        stored = await self._run(load_script("open_shards"), (self._keys.meta, self._keys.jobs), (number,))
+        if not stored.isdigit() or len(stored) > 4:
+            raise StoreRefused(f"the field shards of {self._keys.meta} is no number of shards; put the right one there")
+        return int(stored)
 
     async def write(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         """Run a script that carries out a client's change, with a deadline that is not after this call gives up.
@@ -365,7 +372,7 @@ class RedisStore:
         if answer[0] == b"void":
             return Claim([], now_ms, None, downtime_count)
         return Claim(
-            jobs=[_claimed(*row) for row in answer[7:]],
+            jobs=await self._claimed_jobs(answer[7:]),
             next_wake_ms=int(float(answer[1])) if answer[1] else None,
             downtimes=None if answer[3] is None else decode_downtimes(answer[3], int(answer[2])),
             downtime_count=int(answer[2]),
@@ -389,7 +396,26 @@ class RedisStore:
         if claimed_at_ms is not None:
             at = (scores.CLAIMED + claimed_at_ms, scores.CLAIMED + claimed_at_ms)
         rows = await self._run(self._recover, names, (node, token, reply_bytes, *at))
-        return [_claimed(*row) for row in rows]
+        return await self._claimed_jobs(rows)
+
+    async def _claimed_jobs(self, rows: Sequence[Any]) -> list[ClaimedJob]:
+        """The claimed jobs of these rows. A member of the due set that cannot be an id is taken out of it."""
+        found: list[ClaimedJob] = []
+        for row in rows:
+            try:
+                found.append(_claimed(*row))
+            except (UnicodeDecodeError, CorruptDocument):
+                await self._remove_foreign(row[0])
+        return found
+
+    async def _remove_foreign(self, member: bytes) -> None:
+        k = self._keys
+        log.warning(ENTRY_REMOVED, key=k.due, entry=member[:100].decode(errors="replace"))
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zrem(k.due, member)
+                pipe.hdel(k.leases, member)
+                await pipe.execute()
 
     async def leases_of(self, node: str, *, page: int = 500) -> list[OwnLease]:
         """The jobs that Redis says this node holds, looked for in pages. A lease that cannot be read is left out: the
@@ -399,6 +425,8 @@ class RedisStore:
         while True:
             cursor, *found = await self._run(self._own, (self._keys.leases,), (node, cursor, page))
             for job_id, fence, token, first in zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True):
+                if not is_text(job_id) or max(len(fence), len(token), len(first)) > 16:
+                    continue  # of somebody else's making
                 leases[job_id] = OwnLease(job_id.decode(), int(fence), int(token), int(first))
             if int(cursor) == 0:
                 return list(leases.values())
@@ -435,7 +463,7 @@ class RedisStore:
         async with self._of_master(self._beats):
             answer, redis_ms = await self._beat.run_with_time(self._beats, keys, args)
         count = int(answer[0])
-        return Beat(count, decode_downtimes(answer[1], count), int(answer[2]), answer[3].decode(), redis_ms)
+        return Beat(count, decode_downtimes(answer[1], count), int(answer[2]), answer[3].decode("ascii", errors="replace"), redis_ms)
 
     async def leave(self, *, node: str, now_ms: int) -> int:
         """Take the node's entry out; the number of nodes left."""
@@ -466,7 +494,7 @@ class RedisStore:
             examined, score, skip, *ids = await self._run(
                 self._reap, (k.due, k.leases, k.nodes), (now_ms, dead_after_ms, int(void_all), *place, page)
             )
-            reaped += [job_id.decode() for job_id in ids]
+            reaped += [job_id.decode(errors="replace") for job_id in ids]
             place = (score, skip)
             self.examined += int(examined)
             if int(examined) < page:
@@ -481,7 +509,8 @@ class RedisStore:
         """
         async with contextlib.aclosing(messages(self._client, self._keys.wake)) as heard:
             async for message in heard:
-                yield None if message is None else int(float(message))
+                if message is None or message.isdigit():
+                    yield None if message is None else int(message)
 
     async def runs_to_cut(self) -> AsyncGenerator[str | None]:
         """Ids of runs that were cancelled while their request was open. The first item, None, says that the
@@ -586,6 +615,11 @@ class RedisStore:
             low = b"-"
         with translated_faults():
             found: list[Any] = await self._client.zrange(self._keys.ids, low, high, bylex=True, offset=0, num=limit)
+            for foreign in [one for one in found if not is_text(one)]:
+                log.warning(ENTRY_REMOVED, key=self._keys.ids, entry=foreign[:100].decode(errors="replace"))
+                await self._client.zrem(self._keys.ids, foreign)
+        if not all(map(is_text, found)):
+            return await self.page_ids(after=after, prefix=prefix, limit=limit)
         return [job_id.decode() for job_id in found]
 
     async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
@@ -692,7 +726,7 @@ class RedisStore:
             found: list[Any] = await self._client.zrange(
                 self._keys.children, low, high, bylex=True, offset=0, num=limit
             )
-        return [unit.decode() for unit in found]
+        return [unit.decode() for unit in found if is_text(unit)]
 
     async def secret(self) -> bytes:
         """32 random bytes, drawn once for the store: what tokens are made with.
@@ -719,6 +753,30 @@ class RedisStore:
                 jobs, due, claimed, nodes, suspects = await pipe.execute()
         return Counts(jobs, due, claimed, nodes, suspects)
 
+    async def repair_due(self, *, now_ms: int, first: int, page: int = 500) -> tuple[int, int]:
+        """Put right the entries of the due set that no job can have, and those that are missing among the ids from the
+        rank ``first`` on: how many, and the rank to go on from (0: from the beginning)."""
+        k = self._keys
+        following, *units = await self._run(self._repair, (k.due, k.ids, k.children, k.leases), (now_ms, first, page))
+        return len(units), int(following)
+
+    async def wrong_keys(self, job_id: str | None = None) -> dict[str, str]:
+        """The keys of the shard that hold another Redis type than they should, each with what is wrong; with ``job_id``
+        also those of that job."""
+        types = self._keys.types()
+        if job_id is not None:
+            types |= {self._keys.history(job_id): "list", self._keys.failures(job_id): "list"}
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for key in types:
+                    pipe.type(key)
+                found = await pipe.execute()
+        return {
+            key: f"the key {key} holds a {kind.decode()} and must hold a {wanted}: remove it or put back what it held"
+            for (key, wanted), kind in zip(types.items(), found, strict=True)
+            if kind.decode() not in (wanted, "none")
+        }
+
     async def server_info(self) -> Mapping[str, Any]:
         """Redis's INFO, with ``maxmemory_policy`` and ``appendonly`` where the server tells them."""
         with translated_faults():
@@ -741,6 +799,15 @@ class RedisStore:
             if of_replica(error):
                 await client.connection_pool.disconnect(inuse_connections=False)
             raise
+
+
+def is_text(member: bytes) -> bool:
+    """Whether a member of a key can be an id of ours: it is UTF-8."""
+    try:
+        member.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def score(state: JobState) -> int:
@@ -832,7 +899,7 @@ def read_stored(
         b"" if state is None else state[:TAG_BYTES],
         lease or b"",
         decode_counted_downtimes(downtimes),
-        (store_id or b"").decode(),
+        (store_id or b"").decode("ascii", errors="replace"),
         fault,
         children,
     )

@@ -25,18 +25,21 @@ class TargetCopies:
         self._copy = load_script("catalogue_copy_target")
 
     async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
-        """The targets with these ids, at most 1000. Raises CorruptDocument."""
+        """The targets with these ids, at most 1000."""
         found = [
             None if row is None else decode_target(one, row.partition(b" ")[2])
             for one, row in zip(target_ids, await self._rows(target_ids), strict=True)
         ]
+        # A copy that cannot be read is as good as none.
+        found = [None if one is None or one.fault is not None else one for one in found]
         missing = [one for one, stored in zip(target_ids, found, strict=True) if stored is None]
         originals = dict(zip(missing, await self._originals.read_targets(missing), strict=True))
         return [originals[one] if stored is None else stored for one, stored in zip(target_ids, found, strict=True)]
 
     async def revisions(self, target_ids: Sequence[int]) -> list[int | None]:
         """When the targets were changed of which these are copies, in epoch ms; None: there is no copy."""
-        return [None if row is None else int(row.partition(b" ")[0]) for row in await self._rows(target_ids)]
+        heads = [None if row is None else row.partition(b" ")[0] for row in await self._rows(target_ids)]
+        return [int(head) if head is not None and head.isdigit() and len(head) <= 15 else None for head in heads]
 
     async def put(self, stored: StoredTarget) -> None:
         """Copy a target, unless there is a copy of a later state of it."""

@@ -93,7 +93,7 @@ async def test_of_many_who_take_one_name_for_what_they_have_one_succeeds(bench: 
     changes += [bench.service.change_schedule(one, ScheduleChange(name="new")) for one in range(1, 7)]
     answers = await asyncio.gather(*changes, return_exceptions=True)
     assert sum(isinstance(one, DuplicateName) for one in answers) == 10
-    targets = [one.name for one in (await bench.service.list_targets()).targets]
+    targets = [one.target.name for one in (await bench.service.list_targets()).targets]
     assert targets.count("new") == (await bench.names()).count("new") == 1
     assert len(set(targets)) == len(set(await bench.names())) == 6
 
@@ -418,7 +418,7 @@ async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monk
     await bench.service.pause(1)
     assert await bench.service.counts() == CatalogueCounts(2, 1, 0, 1, 0)
     assert await bench.service.delete_target(2) == 1
-    assert [one.name for one in (await bench.service.list_targets()).targets] == ["v"]
+    assert [one.target.name for one in (await bench.service.list_targets()).targets] == ["v"]
     assert await bench.redis.hget(KEYS.meta, "targets_version") is not None
 
 

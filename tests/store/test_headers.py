@@ -30,6 +30,7 @@ OF_THE_LOOP = (
     "recover_claims",
     "settle_runs",
 )
+OF_REPAIRS = ("repair_due",)
 OF_CLIENTS = ("change_jobs", "create_jobs", "read_beside", "read_jobs")
 """With those of the loop, what :class:`RedisStore` runs; the others have stores of their own."""
 SETS = {"settle_runs": (8 + 8 + 2, 3 + 8), "change_jobs": (9 + 8 + 2, 8 + 9), "create_jobs": (7, 1 + 4)}
@@ -123,7 +124,7 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(sto
             setattr(
                 store, attribute, Recorder(value.name, value.text, value.sha, value.has_deadline, calls[value.name])
             )
-    assert sorted(calls) == sorted(OF_THE_LOOP + OF_CLIENTS)
+    assert sorted(calls) == sorted(OF_THE_LOOP + OF_REPAIRS + OF_CLIENTS)
 
     await put(redis, make_job(), make_state(0))
     await beat(store)
@@ -137,6 +138,7 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(sto
     assert await store.change("job", stored, Transition(JobState()))
     assert await store.create([(make_job("new"), make_state(10))]) == [None]
     assert (await store.beside("new", "new")).job == "same"
+    assert await store.repair_due(now_ms=1, first=0) == (0, 0)
     await store.leave(node="node", now_ms=1)
     for name, seen in calls.items():
         entries = header(text_of(name))

@@ -38,11 +38,14 @@ for _, old in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', string.format('%
   redis.call('ZREM', nodes, old)
   redis.call('HDEL', claims, old)
 end
+-- Entries far ahead are no beats: no node's clock is. Left there, they would count as living nodes for ever.
+redis.call('ZREMRANGEBYSCORE', nodes, '(' .. string.format('%.0f', now + forget), '+inf')
 redis.call('HSETNX', meta, 'store_id', store_id)
 
-local last = tonumber(redis.call('HGET', meta, 'last_beat') or '')
+local last = tonumber(string.match(redis.call('HGET', meta, 'last_beat') or '', '^%d+$'))
 local written = redis.call('HGET', meta, 'downtimes') or ''
-local count = redis.call('HGET', meta, 'downtime_count') or '0'
+local count = string.match(redis.call('HGET', meta, 'downtime_count') or '', '^%d+$') or '0'
+if #count > 15 then count = '0' end
 if last and last < now then
   local gap = now - last
   local down
@@ -53,7 +56,9 @@ if last and last < now then
   end
   if down then
     local windows = {}
-    for window in string.gmatch(written, '[^,]+') do windows[#windows + 1] = window end
+    for window in string.gmatch(written, '[^,]+') do
+      if string.match(window, '^%d+:%d+$') then windows[#windows + 1] = window end
+    end
     windows[#windows + 1] = string.format('%.0f:%.0f', last, now)
     if #windows > keep then
       -- Too many to keep apart: the two oldest become one, and what lies between them counts as downtime too.
@@ -62,7 +67,8 @@ if last and last < now then
     end
     written = table.concat(windows, ',')
     redis.call('HSET', meta, 'downtimes', written)
-    count = redis.call('HINCRBY', meta, 'downtime_count', 1)
+    count = string.format('%.0f', tonumber(count) + 1)
+    redis.call('HSET', meta, 'downtime_count', count)
   end
 end
 -- A last beat that lies far ahead was written before Redis's clock was set back; left there, it would hide downtimes.

@@ -21,13 +21,19 @@
 local targets, ids, names, counters = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name, token, definition = ARGV[1], ARGV[2], ARGV[3]
 
-local owner = redis.call('HGET', names, name)
-if owner then
-  local id, mark = string.match(owner, '^(%S+) (%S+)$')
+-- An owner that cannot be read owns nothing.
+local id, mark = string.match(redis.call('HGET', names, name) or '', '^(%d+) (%S+)$')
+if id then
   if mark == token then return id end
   return 'taken'
 end
-local id = string.format('%.0f', redis.call('HINCRBY', counters, 'target', 1))
+local number = redis.pcall('HINCRBY', counters, 'target', 1)
+if type(number) ~= 'number' or number < 1 or number >= 1e15 then
+  -- Something else stands there. The time in milliseconds is above every number that was given.
+  number = tonumber(redis.call('TIME')[1]) * 1000
+  redis.call('HSET', counters, 'target', string.format('%.0f', number))
+end
+id = string.format('%.0f', number)
 redis.call('HSET', targets, id, definition)
 redis.call('ZADD', ids, id, id)
 redis.call('HSET', names, name, id .. ' ' .. token)

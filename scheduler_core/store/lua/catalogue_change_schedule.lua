@@ -29,13 +29,16 @@ if not row then return 'gone' end
 if row == wanted then return 'ok' end
 if row ~= expected then return 'changed' end
 if redis.call('HEXISTS', targets, target) == 0 then return 'no target' end
-local old_target, old_name = string.match(row, '^(%S+) (.*)$')
+local old_target, old_name = string.match(row, '^(%d+) (.+)$')
 if name ~= old_name then
-  if redis.call('HEXISTS', names, name) == 1 then return 'taken' end
-  local owner = redis.call('HGET', names, old_name)
-  if not owner or string.match(owner, '^%S+') ~= id then return 'gone' end -- a reservation that lost its name
+  local taken_by = string.match(redis.call('HGET', names, name) or '', '^%d+')
+  if taken_by and taken_by ~= id then return 'taken' end
+  if old_name then -- else the row could not be read, and is replaced
+    local owner = redis.call('HGET', names, old_name)
+    if not owner or string.match(owner, '^%S+') ~= id then return 'gone' end -- a reservation that lost its name
+    redis.call('HDEL', names, old_name)
+  end
   redis.call('HSET', names, name, id .. ' -')
-  redis.call('HDEL', names, old_name)
 end
 if target ~= old_target then
   redis.call('SADD', of_new, id)

@@ -28,7 +28,8 @@ if not stored then return 'gone' end
 if stored == definition then return 'ok' end
 if stored ~= expected then return 'changed' end
 if new_name ~= old_name then
-  if redis.call('HEXISTS', names, new_name) == 1 then return 'taken' end
+  local owner = string.match(redis.call('HGET', names, new_name) or '', '^%d+')
+  if owner and owner ~= id then return 'taken' end
   redis.call('HSET', names, new_name, id .. ' -')
   redis.call('HDEL', names, old_name)
 end

@@ -27,8 +27,13 @@ local id, last, is_paused = ARGV[1], ARGV[2], ARGV[3]
 
 local row = redis.call('HGET', schedules, id)
 if not row then return false end
-local target, name = string.match(row, '^(%S+) (.*)$')
+local target, name = string.match(row, '^(%d+) (.*)$')
+if not target then return false end
 local owner = redis.call('HGET', names, name)
+if owner and not string.match(owner, '^%d+ ') then -- what stands there is no owner
+  owner = id .. ' -'
+  redis.call('HSET', names, name, owner)
+end
 if not owner or string.match(owner, '^%S+') ~= id or redis.call('HEXISTS', targets, target) == 0 then return false end
 redis.call('ZADD', ids, id, id)
 redis.call('ZADD', ends, last, id)

@@ -23,7 +23,7 @@ if revision == '' then
   redis.call('HDEL', copies, id)
 else
   local stored = redis.call('HGET', copies, id)
-  if stored and tonumber(string.match(stored, '^%d+')) > tonumber(revision) then return 0 end
+  if stored and tonumber(string.match(stored, '^%d+') or '0') > tonumber(revision) then return 0 end
   redis.call('HSET', copies, id, revision .. ' ' .. definition)
 end
 raise_targets_version(meta)

@@ -28,9 +28,12 @@ local targets, ids, names, deleting, meta, schedules = KEYS[1], KEYS[2], KEYS[3]
 local id, name, now, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 if redis.call('HEXISTS', targets, id) == 1 then
-  local owner = redis.call('HGET', names, name)
-  if not owner or string.match(owner, '^%S+') ~= id then return 'changed' end
-  redis.call('HDEL', names, name)
+  -- Without a name it is one that cannot be read, and that no name leads to.
+  if name ~= '' then
+    local owner = redis.call('HGET', names, name)
+    if not owner or string.match(owner, '^%S+') ~= id then return 'changed' end
+    redis.call('HDEL', names, name)
+  end
   redis.call('HDEL', targets, id)
   redis.call('ZREM', ids, id)
   redis.call('HSET', deleting, id, now)

@@ -22,10 +22,10 @@ local halves = redis.call('ZRANGEBYSCORE', reserved, '-inf', string.format('%.0f
 local targets = {}
 local rows = redis.call('HGETALL', deleting)
 for i = 1, #rows, 2 do
-  if #targets < limit and tonumber(rows[i + 1]) <= now - old then targets[#targets + 1] = rows[i] end
+  if #targets < limit and (tonumber(rows[i + 1]) or 0) <= now - old then targets[#targets + 1] = rows[i] end
 end
 local turn = 0
-local last = tonumber(redis.call('HGET', counters, 'swept_at') or '0')
+local last = tonumber(redis.call('HGET', counters, 'swept_at') or '0') or 0
 -- A turn in the future is one by a clock that was set back since.
 if now - last >= period or last > now + period then
   turn = 1

@@ -28,7 +28,7 @@ local row = redis.call('HGET', schedules, id)
 if row then
   if row ~= expected then return 'changed' end
   local name = string.match(row, '^%S+ (.*)$')
-  local owner = redis.call('HGET', names, name)
+  local owner = name and redis.call('HGET', names, name)
   if owner and string.match(owner, '^%S+') == id then redis.call('HDEL', names, name) end
   redis.call('HDEL', schedules, id)
 end

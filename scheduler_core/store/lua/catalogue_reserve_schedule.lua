@@ -30,7 +30,7 @@ local owner = redis.call('HGET', names, name)
 local old
 if owner then
   local mark
-  old, mark = string.match(owner, '^(%S+) (%S+)$')
+  old, mark = string.match(owner, '^(%d+) (%S+)$')
   if mark == token then return old end
 end
 if redis.call('HEXISTS', targets, target) == 0 then return 'no target' end
@@ -39,7 +39,13 @@ if old then
   if not since or tonumber(since) > now - patience then return 'taken' end
 end
 
-local id = string.format('%.0f', redis.call('HINCRBY', counters, 'schedule', 1))
+local number = redis.pcall('HINCRBY', counters, 'schedule', 1)
+if type(number) ~= 'number' or number < 1 or number >= 1e15 then
+  -- Something else stands there. The time in milliseconds is above every number that was given.
+  number = tonumber(redis.call('TIME')[1]) * 1000
+  redis.call('HSET', counters, 'schedule', string.format('%.0f', number))
+end
+local id = string.format('%.0f', number)
 redis.call('HSET', schedules, id, target .. ' ' .. name)
 redis.call('ZADD', reserved, string.format('%.0f', now), id)
 redis.call('SADD', of_target, id)

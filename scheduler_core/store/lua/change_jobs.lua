@@ -59,6 +59,10 @@ if key ~= '' then
 end
 local stored_states = redis.call('HMGET', states, unpack(units))
 local held = redis.call('HMGET', leases, unpack(units))
+-- Raise before anything is written if one of these holds something else.
+redis.call('ZCARD', ids)
+redis.call('ZCARD', due)
+redis.call('ZCARD', children)
 
 local defined, listed, saved, wakes, wake_of = {}, {}, {}, {}, {}
 local function put(list, a, b)
@@ -128,9 +132,9 @@ for i, place in ipairs(places) do
   if replies[i] == 'ok' then
     local wait = ARGV[place + 7]
     if wait == '-' then
-      redis.call('ZREM', waiting, units[i])
+      redis.pcall('ZREM', waiting, units[i])
     elseif wait ~= '' then
-      redis.call('ZADD', waiting, wait, units[i])
+      redis.pcall('ZADD', waiting, wait, units[i])
     end
     book.add(KEYS[LISTS + 2 * i], KEYS[LISTS + 1 + 2 * i], place + FIELDS, tonumber(ARGV[place + FIELDS - 1]))
   end

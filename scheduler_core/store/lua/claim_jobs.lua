@@ -48,17 +48,23 @@ local may_try, suspect_losses, bytes = ARGV[8] == '1', tonumber(ARGV[9]), tonumb
 local CLAIMED, PARKED, READ_AT_ONCE = 1e15, 2e15, 8
 local TAKEN = 1e6
 
+-- A number that was stored; 0 for what is none.
+local function whole(text)
+  local number = tonumber(string.match(text or '', '^%d+$'))
+  return number and number < 9e15 and number or 0
+end
+
 local beat = redis.call('ZSCORE', nodes, node)
 if not beat or tonumber(beat) < now - dead_after then
   return {'beat'}
 end
-if tonumber(token) <= tonumber(redis.call('HGET', claims, node) or '0') then
+if tonumber(token) <= whole(redis.call('HGET', claims, node)) then
   return {'void'}
 end
 
 -- `suspects` of the facts is there while there may be one: usually none, and no command is spent on them.
 local facts = redis.call('HMGET', meta, 'downtime_count', 'targets_version', 'suspects')
-local reply = {'ok', '', facts[1] or '0', false, facts[2] or '0', 0, 0}
+local reply = {'ok', '', string.format('%.0f', whole(facts[1])), false, string.format('%.0f', whole(facts[2])), 0, 0}
 if reply[3] ~= known_downtimes then
   reply[4] = redis.call('HGET', meta, 'downtimes') or ''
 end
@@ -136,7 +142,7 @@ if count > 0 then
   local held = redis.call('HMGET', leases, unpack(ids, 1, count))
   -- At least the time in microseconds: should Redis lose its last writes in a failover, the counter among them, fences
   -- go on rising all the same.
-  local fence = math.max(tonumber(redis.call('HGET', meta, 'fence') or '0'), now * 1000 - 1)
+  local fence = math.max(whole(redis.call('HGET', meta, 'fence')), now * 1000 - 1)
   local lease_rows, due_rows, taken, parked, known = {}, {}, {}, {}, ':' .. reply[3]
   local group = math.min(#trial, count)
   local now_text, held_score = string.format('%.0f', now), string.format('%.0f', CLAIMED + now)

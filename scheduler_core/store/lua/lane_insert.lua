@@ -18,7 +18,13 @@
 local fresh, tasks, meta = KEYS[1], KEYS[2], KEYS[3]
 local count = (#ARGV - 1) / 2
 
-local first = redis.call('HINCRBY', meta, 'task_number', count) - count + 1
+local last = redis.pcall('HINCRBY', meta, 'task_number', count)
+if type(last) ~= 'number' or last < count or last >= 1e15 then
+  -- Something else stands there. The time in milliseconds is above every number that was given.
+  last = tonumber(redis.call('TIME')[1]) * 1000 + count
+  redis.call('HSET', meta, 'task_number', string.format('%.0f', last))
+end
+local first = last - count + 1
 local documents, scores = {}, {}
 local soonest
 for i = 0, count - 1 do

@@ -21,7 +21,7 @@ local values = redis.call('HMGET', settings, unpack(NAMES))
 local written = {}
 for i = 1, 4 do
   if ARGV[5 + i] ~= '' then values[i] = ARGV[5 + i] end
-  values[i] = values[i] or ARGV[1 + i]
+  if not values[i] or not string.match(values[i], '^%d+$') or #values[i] > 12 then values[i] = ARGV[1 + i] end
   written[#written + 1], written[#written + 2] = NAMES[i], values[i]
 end
 redis.call('HSET', settings, unpack(written))

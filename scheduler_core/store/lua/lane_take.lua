@@ -38,6 +38,12 @@ local dead_after, room = tonumber(ARGV[4]), tonumber(ARGV[5])
 local NAMES = {'base_interval_ms', 'http_callback_timeout_ms', 'select_size', 'max_retries'}
 local HAS_FAILED, CHUNK, JUMP = 1e15, 1000, 1000
 
+-- A whole number that was stored; 0 for what is none.
+local function whole(text)
+  local number = tonumber(string.match(text or '', '^%d+$'))
+  return number and number < 9e15 and number or 0
+end
+
 local function beats(who)
   local beat = tonumber(redis.call('ZSCORE', nodes, who) or '')
   -- One that lies far ahead was written before Redis's clock was set back: no sign of life.
@@ -46,7 +52,9 @@ end
 
 local rules = redis.call('HMGET', settings, unpack(NAMES))
 local unset = not rules[1]
-for i = 1, 4 do rules[i] = rules[i] or ARGV[5 + i] end
+for i = 1, 4 do
+  if not rules[i] or not string.match(rules[i], '^%d+$') or #rules[i] > 12 then rules[i] = ARGV[5 + i] end
+end
 
 local function answer(fence)
   local rows = redis.call('ZRANGE', running, 0, -1, 'WITHSCORES')
@@ -55,7 +63,11 @@ local function answer(fence)
     local members = {}
     for i = start, math.min(start + CHUNK - 1, #rows), 2 do members[#members + 1] = rows[i] end
     for i, document in ipairs(redis.call('HMGET', tasks, unpack(members))) do
-      reply[#reply + 1] = {members[i], rows[start + 2 * i - 1], document}
+      if #members[i] == 16 and whole(members[i]) > 0 then
+        reply[#reply + 1] = {members[i], rows[start + 2 * i - 1], document}
+      else
+        redis.call('ZREM', running, members[i]) -- no task's number
+      end
     end
   end
   return reply
@@ -63,7 +75,9 @@ end
 
 if not beats(node) then return {'beat'} end
 local facts = redis.call('HMGET', batch, 'node', 'fence', 'token', 'out', 'ended')
-local holder, fence, last_token, is_out, ended = facts[1], facts[2], tonumber(facts[3] or ''), facts[4] == '1', facts[5]
+local holder, fence, last_token, ended = facts[1], facts[2], tonumber(facts[3] or ''), tonumber(facts[5] or '')
+-- A batch whose holder or fence cannot be read is nobody's: its tasks are called with the next one.
+local is_out = facts[4] == '1' and whole(fence) > 0 and holder and string.match(holder, '^[%w%p]+$')
 if holder == node and last_token and token <= last_token then
   if is_out and token == last_token then return answer(fence) end
   return {'void'}
@@ -71,7 +85,7 @@ end
 if is_out then return {'busy', holder, fence, beats(holder) and '1' or '0'} end
 if ended then
   local interval = tonumber(rules[1])
-  local due = tonumber(ended) + interval
+  local due = ended + interval
   -- Further ahead than the pause is long: Redis's clock was set back since.
   if due > now and due <= now + interval + JUMP then return {'wait', string.format('%.0f', due)} end
 end
@@ -86,12 +100,12 @@ if #first == 0 and #second == 0 then
   local next_at
   for _, set in ipairs({fresh, failed}) do
     local at = tonumber(redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2] or '')
-    if at and (not next_at or at < next_at) then next_at = at end
+    if at and at < HAS_FAILED and (not next_at or at < next_at) then next_at = at end
   end
   return {'empty', next_at and string.format('%.0f', next_at) or ''}
 end
 
-fence = string.format('%.0f', math.max(tonumber(redis.call('HGET', meta, 'fence') or '0') + 1, now * 1000))
+fence = string.format('%.0f', math.max(whole(redis.call('HGET', meta, 'fence')) + 1, now * 1000))
 redis.call('HSET', meta, 'fence', fence)
 if unset then
   redis.call('HSET', settings, NAMES[1], rules[1], NAMES[2], rules[2], NAMES[3], rules[3], NAMES[4], rules[4])
@@ -102,11 +116,14 @@ local function move(found, set, mark)
     local members, scored = {}, {}
     for i = start, math.min(start + CHUNK - 1, #found), 2 do
       members[#members + 1] = found[i]
-      scored[#scored + 1] = string.format('%.0f', tonumber(found[i + 1]) + mark)
-      scored[#scored + 1] = found[i]
+      -- A member that is no task's number is taken out and goes nowhere.
+      if #found[i] == 16 and whole(found[i]) > 0 then
+        scored[#scored + 1] = string.format('%.0f', math.max(tonumber(found[i + 1]), 0) + mark)
+        scored[#scored + 1] = found[i]
+      end
     end
     redis.call('ZREM', set, unpack(members))
-    redis.call('ZADD', running, unpack(scored))
+    if #scored > 0 then redis.call('ZADD', running, unpack(scored)) end
   end
 end
 move(first, fresh, 0)

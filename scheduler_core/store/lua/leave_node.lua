@@ -18,7 +18,7 @@ local node, now = ARGV[1], tonumber(ARGV[2])
 
 redis.call('ZREM', nodes, node)
 redis.call('HDEL', claims, node)
-local last = tonumber(redis.call('HGET', meta, 'last_beat') or '0')
+local last = tonumber(redis.call('HGET', meta, 'last_beat') or '0') or 0
 if last < now then
   redis.call('HSET', meta, 'last_beat', string.format('%.0f', now))
 end

@@ -59,6 +59,7 @@ for i, id in ipairs(ids) do
       redis.call('HSET', leases, id, write_lease(lease))
       due_at = lease.score
     end
+    if tonumber(due_at) > 9e15 then due_at = string.format('%.0f', now) end
     redis.call('ZADD', due, due_at, id)
     reply[#reply + 1] = id
   end

@@ -71,20 +71,24 @@ end
 local function send(command, key, list)
   if #list > 0 then redis.call(command, key, unpack(list)) end
 end
+-- For what only lists are made from: a key of the wrong type must not stop a settle half way.
+local function try(command, key, list)
+  if #list > 0 then redis.pcall(command, key, unpack(list)) end
+end
 local function write()
   send('HDEL', leases, freed)
   send('HDEL', jobs, gone)
   send('HDEL', states, gone)
-  send('ZREM', ids, gone_ids)
-  send('ZREM', children, gone_children)
+  try('ZREM', ids, gone_ids)
+  try('ZREM', children, gone_children)
   send('ZREM', due, not_due)
-  send('ZREM', waiting, not_waiting)
-  send('ZREM', suspects, cleared)
+  try('ZREM', waiting, not_waiting)
+  try('ZREM', suspects, cleared)
   send('HSET', leases, handed_back)
   send('HSET', jobs, defined)
   send('HSET', states, saved)
   send('ZADD', due, wakes)
-  send('ZADD', waiting, waits)
+  try('ZADD', waiting, waits)
   send('ZADD', children, born)
   begin()
 end
@@ -125,7 +129,7 @@ for i, place in ipairs(places) do
       found.node = '-'
       put(freed, id)
       put(handed_back, id, write_lease(found))
-      put(wakes, wake ~= '0' and wake or found.score, id)
+      put(wakes, wake ~= '0' and wake or tonumber(found.score) and found.score or '0', id)
       reply = 'ok'
     else
       reply = 'stale' -- a lease that cannot be read is the reaper's

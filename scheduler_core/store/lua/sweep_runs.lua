@@ -62,7 +62,9 @@ local function trim(rows, wanted)
     redis.call('HDEL', details, id)
     trimmed[#trimmed + 1] = record
   end
-  if freed > 0 then redis.call('HINCRBY', counts, 'bytes', string.format('%.0f', -freed)) end
+  if freed > 0 and type(redis.pcall('HINCRBY', counts, 'bytes', string.format('%.0f', -freed))) ~= 'number' then
+    redis.call('HSET', counts, 'bytes', '0') -- it was no number
+  end
   return freed
 end
 
@@ -81,7 +83,7 @@ for i, sets in ipairs({successes, failures}) do
 end
 
 for _, sets in ipairs({successes, failures}) do
-  local excess = tonumber(redis.call('HGET', counts, 'bytes') or '0') - most_bytes
+  local excess = (tonumber(redis.call('HGET', counts, 'bytes') or '') or 0) - most_bytes
   if excess > 0 then
     local rows = oldest(sets, page, '+inf')
     local freed = trim(rows, excess)

@@ -21,7 +21,12 @@ local nodes, meta = KEYS[1], KEYS[2]
 local now, dead_after, interval, audit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local facts = redis.call('HMGET', meta, 'reaped_at', 'swept_until', 'audited_at')
-local reaped_at, swept_until, audited_at = tonumber(facts[1] or '0'), tonumber(facts[2] or '0'), tonumber(facts[3] or '0')
+-- An instant that was stored; 0 for what is none.
+local function instant(text)
+  local at = tonumber(string.match(text or '', '^%d+$'))
+  return at and at < 9e15 and at or 0
+end
+local reaped_at, swept_until, audited_at = instant(facts[1]), instant(facts[2]), instant(facts[3])
 if now >= reaped_at and now - reaped_at < interval then return 0 end
 redis.call('HSET', meta, 'reaped_at', string.format('%.0f', now))
 if now < reaped_at or now < audited_at or now - audited_at >= audit then return 3 end

@@ -53,13 +53,27 @@ local function open_book(first, history, failures, retention)
     sizes = sizes + tonumber(size)
   end
 
+  local function length(key, field)
+    local found = redis.pcall('HSTRLEN', key, field)
+    return type(found) == 'number' and found or 0
+  end
+
+  -- A total that is no number begins anew. Use pcall: a settle must not fail half way for the sake of the totals.
+  local function count(field, by)
+    local text = string.format('%.0f', by)
+    if type(redis.pcall('HINCRBY', counts, field, text)) ~= 'number' then
+      redis.pcall('HSET', counts, field, by > 0 and text or '0')
+    end
+  end
+
   local function flush()
     local added, bytes = {}, 0
 
     if #new > 0 then
       local ids = {}
       for i, at in ipairs(new) do ids[i] = ARGV[at + 1] end
-      local known = redis.call('HMGET', records, unpack(ids))
+      local known = redis.pcall('HMGET', records, unpack(ids)) -- a key of the wrong type costs the history, not the settle
+      if known.err then known = {} end
       local seen, rows, texts, sets, minutes = {}, {}, {}, {}, {}
       local latencies, untimed = 0, 0
       for i, at in ipairs(new) do
@@ -81,17 +95,20 @@ local function open_book(first, history, failures, retention)
       end
       added.latency, added.untimed = latencies, untimed
       for minute, runs in pairs(minutes) do added['m:' .. string.format('%.0f', minute)] = runs end
-      if #rows > 0 then redis.call('HSET', records, unpack(rows)) end
-      if #texts > 0 then redis.call('HSET', details, unpack(texts)) end
+      if #rows > 0 then redis.pcall('HSET', records, unpack(rows)) end
+      if #texts > 0 then redis.pcall('HSET', details, unpack(texts)) end
       for letter, set in pairs(sets) do
-        redis.call('ZADD', index[letter], unpack(set))
+        redis.pcall('ZADD', index[letter], unpack(set))
         added[letter] = #set / 2
       end
     end
 
     if #gone > 0 then
       local found = 0
-      for letter, ids in pairs(gone_by) do found = found + redis.call('ZREM', index[letter], unpack(ids)) end
+      for letter, ids in pairs(gone_by) do
+        local removed = redis.pcall('ZREM', index[letter], unpack(ids))
+        found = found + (type(removed) == 'number' and removed or 0)
+      end
       if found < #gone then
         -- Some were swept before, so the sizes that the entries tell are those of too many.
         sizes = 0
@@ -99,18 +116,18 @@ local function open_book(first, history, failures, retention)
         for _, id in ipairs(gone) do
           if not seen[id] then
             seen[id] = true
-            sizes = sizes + redis.call('HSTRLEN', records, id) + redis.call('HSTRLEN', details, id)
+            sizes = sizes + length(records, id) + length(details, id)
           end
         end
       end
-      redis.call('HDEL', records, unpack(gone))
-      redis.call('HDEL', details, unpack(gone))
+      redis.pcall('HDEL', records, unpack(gone))
+      redis.pcall('HDEL', details, unpack(gone))
       bytes = bytes - sizes
     end
 
     added.bytes = bytes
     for field, by in pairs(added) do
-      if by ~= 0 then redis.call('HINCRBY', counts, field, string.format('%.0f', by)) end
+      if by ~= 0 then count(field, by) end
     end
     new, gone, sizes, gone_by = {}, {}, 0, {}
   end

@@ -9,6 +9,7 @@
 
 local function raise_targets_version(meta)
   local time = redis.call('TIME')
-  local before = tonumber(redis.call('HGET', meta, 'targets_version') or '0')
+  local before = tonumber(string.match(redis.call('HGET', meta, 'targets_version') or '', '^%d+$') or '0')
+  if before > 9e15 then before = 0 end
   redis.call('HSET', meta, 'targets_version', string.format('%.0f', math.max(before + 1, time[1] * 1e6 + time[2])))
 end
