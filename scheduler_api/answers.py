@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlencode
+from urllib.parse import quote, unquote_to_bytes, urlencode
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from scheduler_api.context import context_of
+from scheduler_api.json_body import WHITESPACE, nearest, read_object
 from scheduler_api.problem import ApiError
 from scheduler_core.errors import InvalidInput
 
@@ -19,6 +20,8 @@ _encoder = msgspec.json.Encoder()
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 LONGEST_KEY = 255
+MAX_IGNORED = 20
+"""Names in one ``Cronpost-Ignored`` header."""
 
 
 def json_answer(body: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
@@ -52,6 +55,13 @@ async def read_body(request: Request, *, limit: int | None = None) -> bytes:
     except ClientDisconnect:
         raise ApiError(400, "the connection ended before the body did", code="body_incomplete") from None
     return b"".join(chunks)
+
+
+async def no_fields(request: Request) -> None:
+    """Read a body that may be absent or an object without fields; raises InvalidInput for any field."""
+    body = await read_body(request)
+    if body.strip(WHITESPACE):
+        read_object(body, ())
 
 
 def too_large(limit: int) -> ApiError:
@@ -88,12 +98,29 @@ def path_id(request: Request) -> str:
     return decoded(request.path_params["job_id"], field="id")
 
 
+def ignore(request: Request, names: Iterable[str]) -> None:
+    """Note fields or parameters of a request that are passed over, for the answer to name them."""
+    request.scope.setdefault("cronpost.ignored", {}).update(dict.fromkeys(names))
+
+
+def with_ignored(request: Request, response: Response, parameters: Collection[str]) -> Response:
+    """``response`` with a ``Cronpost-Ignored`` header that names the fields and the query parameters that were passed
+    over, percent-encoded; ``parameters`` are those that the endpoint knows."""
+    ignore(request, (name for name in request.query_params if name not in parameters))
+    names = list(request.scope["cronpost.ignored"])
+    if names:
+        response.headers["Cronpost-Ignored"] = ", ".join(quote(name[:100], safe="") for name in names[:MAX_IGNORED])
+    return response
+
+
 def query(request: Request, *known: str) -> dict[str, str]:
     """The query parameters, each at most once and all of them ``known``; raises InvalidInput."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in known:
-            raise InvalidInput(f"unknown query parameter {name[:100]!r}; known: {', '.join(known)}", field=name[:100])
+            close = nearest(name, known)
+            hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known) or 'none'}"
+            raise InvalidInput(f"unknown query parameter {name[:100]!r}; {hint}", field=name[:100])
         if name in found:
             raise InvalidInput(f"the query parameter {name!r} is given twice", field=name)
         # Percent-encoded bytes that are no UTF-8 arrive here as replacement characters: no name or id is meant so.

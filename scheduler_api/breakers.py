@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler_api.answers import json_answer
+from scheduler_api.answers import json_answer, query
 from scheduler_api.context import context_of
 from scheduler_core.instants import rfc3339
 
@@ -15,6 +15,7 @@ NO_NODE = "this server has no node of its own, and breakers are each node's own:
 
 async def list_breakers(request: Request) -> Response:
     """Those that are not closed. Each node has its own experience, so a target may be listed once for each."""
+    query(request)
     found = context_of(request).breakers()
     if found is None:
         return json_answer({"breakers": [], "nodes": 0, "detail": NO_NODE})

@@ -7,7 +7,7 @@ be accepted is a 422, lists are bare arrays, and a trailing slash makes no diffe
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, read_body, whole
+from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, ignore, json_answer, next_link, read_body, whole, with_ignored
 from scheduler_api.json_body import Fields, read_object, refuse_repeated, required
 from scheduler_api.problem import ApiError, problem
 from scheduler_api.views import instant, next_fire_times
@@ -38,28 +38,32 @@ from scheduler_core.trigger import IntervalSpec
 
 MAX_SKIP = 10_000
 MAX_DIGITS = 15
+PAGE_PARAMETERS = ("skip", "limit", "cursor")
+TARGET_FIELDS = ("name", "url", "method", "headers", "body_template")
+SCHEDULE_FIELDS = ("name", "target_id", "schedule_type", "interval_seconds", "duration_seconds")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
 
-def unprocessable(endpoint: Endpoint) -> Endpoint:
-    """The same endpoint, whose clients know what cannot be accepted as 422."""
+def unprocessable(endpoint: Endpoint, parameters: Collection[str]) -> Endpoint:
+    """The same endpoint, whose clients know what cannot be accepted as 422, and which passes over what it does not
+    know, and names it."""
 
     @functools.wraps(endpoint)
     async def answered(request: Request) -> Response:
         try:
-            return await endpoint(request)
+            return with_ignored(request, await endpoint(request), parameters)
         except InvalidInput as error:
             return problem(422, error.detail, code=error.code, field=error.field)
 
     return answered
 
 
-def routes(path: str, endpoint: Endpoint, method: str) -> list[Route]:
-    """The route, and the same with a trailing slash, which is not described apart."""
-    answering = unprocessable(endpoint)
+def routes(path: str, endpoint: Endpoint, method: str, *, parameters: Collection[str] = ()) -> list[Route]:
+    """The route, and the same with a trailing slash, which is not described apart. ``parameters`` of its query."""
+    answering = unprocessable(endpoint, parameters)
     return [
         Route(path, answering, methods=[method]),
         Route(f"{path}/", answering, methods=[method], include_in_schema=False),
@@ -86,9 +90,21 @@ def refuse_schedule(job_id: str, instead: str, why: str = "this job is a schedul
         raise ApiError(409, f"{why}; use {hint}", code="is_a_schedule")
 
 
-async def body_fields(request: Request) -> Fields:
-    """The fields of the JSON object in the body; unknown ones are passed over by whoever reads them."""
-    return read_object(await read_body(request), None)
+async def body_fields(request: Request, known: Collection[str]) -> Fields:
+    """The fields of the JSON object in the body; those that are not ``known`` are passed over, and named in the
+    answer."""
+    fields = read_object(await read_body(request), None)
+    ignore(request, (name for name in fields if name not in known))
+    return fields
+
+
+async def ignored_body(request: Request) -> None:
+    """Read the body of a request that needs none; its fields are named in the answer."""
+    body = await read_body(request)
+    try:
+        ignore(request, read_object(body, None))
+    except InvalidInput:
+        return  # its clients may send anything here
 
 
 # ---- pages ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, path_id, query, read_body, whole
+from scheduler_api.answers import (
+    DEFAULT_PAGE,
+    MAX_PAGE,
+    json_answer,
+    next_link,
+    no_fields,
+    path_id,
+    query,
+    read_body,
+    whole,
+)
 from scheduler_api.catalogue_wire import refuse_schedule
 from scheduler_api.context import Context, context_of
 from scheduler_api.usual import read_job
@@ -73,6 +83,7 @@ def shown_upsert(job: Job, view: JobView, changed: bool) -> dict[str, Any]:
 async def delete_by_query(request: Request) -> Response:
     """``DELETE /?job_id=``."""
     params = query(request, "job_id")
+    await no_fields(request)
     if "job_id" not in params:
         raise InvalidInput("the query parameter job_id is missing", field="job_id")
     return await _delete(context_of(request), params["job_id"])
@@ -81,6 +92,7 @@ async def delete_by_query(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     """``DELETE /jobs/{id}``."""
     query(request)
+    await no_fields(request)
     return await _delete(context_of(request), path_id(request))
 
 
@@ -145,6 +157,7 @@ def _read_cursor(cursor: str) -> str:
 async def pause(request: Request) -> Response:
     """``POST /jobs/{id}/pause``: hold the trigger."""
     query(request)
+    await no_fields(request)
     job_id = path_id(request)
     refuse_schedule(job_id, "POST /pause")
     async with context_of(request).turn(job_id) as jobs:
@@ -154,6 +167,7 @@ async def pause(request: Request) -> Response:
 async def resume(request: Request) -> Response:
     """``POST /jobs/{id}/resume``: let it go on; nothing is caught up."""
     query(request)
+    await no_fields(request)
     job_id = path_id(request)
     refuse_schedule(job_id, "POST /resume")
     async with context_of(request).turn(job_id) as jobs:

@@ -64,7 +64,7 @@ def read_object(body: bytes, known: Iterable[str] | None, *, ignored: Iterable[s
     for name in fields:
         if name not in allowed:
             close = nearest(name, known)
-            hint = f"did you mean {close!r}?" if close else f"known are {', '.join(known)}"
+            hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known) or 'none'}"
             raise InvalidInput(f"unknown field {name[:100]!r}; {hint}", field=name[:100])
     return fields
 

@@ -97,6 +97,8 @@ PATHS: Json = {
                 parameter("schedule_id", WHOLE, "Only of this schedule."),
                 parameter("job_id", TEXT, "Only of this job."),
                 parameter("status_filter", STATUS, "Only these; runs that are not settled match none."),
+                parameter("state", {"type": "string", "enum": list(RunState)}, "Only runs in this state."),
+                parameter("reason", {"type": "string", "enum": list(Reason)}, "Only runs for this reason."),
                 parameter("start_time", INSTANT, BOUND),
                 parameter("end_time", INSTANT, BOUND),
                 SKIP,

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler_api.answers import decoded, idempotency_key, json_answer, path_id, query, read_body
+from scheduler_api.answers import decoded, idempotency_key, json_answer, no_fields, path_id, query, read_body
 from scheduler_api.catalogue_wire import refuse_schedule
 from scheduler_api.context import context_of
 from scheduler_api.views import instant, show_job, show_pending
@@ -92,6 +92,7 @@ async def put(request: Request) -> Response:
 async def revive(request: Request) -> Response:
     """``POST /jobs/{id}/pending/{run_id}/revive``: try an entry again that was set aside as failed."""
     query(request)
+    await no_fields(request)
     job_id = path_id(request)
     run_id = decoded(request.path_params["run_id"], field="run_id")
     async with context_of(request).turn(job_id) as jobs:

@@ -11,6 +11,8 @@ import base64
 import binascii
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +24,7 @@ from scheduler_api.answers import (
     decoded,
     json_answer,
     next_link,
+    no_fields,
     path_id,
     query,
     whole,
@@ -34,16 +37,29 @@ from scheduler_api.run_views import show_found, show_found_with_detail
 from scheduler_api.views import show_open, show_record
 from scheduler_core.catalogue import job_id_of
 from scheduler_core.errors import InvalidInput, JobNotFound
-from scheduler_core.run import RunState
+from scheduler_core.run import Reason, RunState
 from scheduler_core.status import RunStatus
 from scheduler_core.store.history_store import Place, Query
 
 MAX_SKIP = 100_000
+RUN_PARAMETERS = (
+    "schedule_id",
+    "job_id",
+    "status_filter",
+    "state",
+    "reason",
+    "start_time",
+    "end_time",
+    "skip",
+    "limit",
+    "cursor",
+)
 LATEST_YEAR = 2999
 
 
 async def find_runs(request: Request) -> Response:
-    """``GET /runs?schedule_id=&job_id=&status_filter=&start_time=&end_time=&skip=&limit=``: newest first by start.
+    """``GET /runs?schedule_id=&job_id=&status_filter=&state=&reason=&start_time=&end_time=&skip=&limit=``: newest first
+    by start. A page of one ``state`` or ``reason`` looks at a bounded number of runs: it may be short and have a next.
 
     The ``Link`` to the next page carries a ``cursor``, which new runs do not move.
     """
@@ -52,6 +68,8 @@ async def find_runs(request: Request) -> Response:
         status=_status(params),
         start_ms=_instant(params, "start_time", up=True),
         end_ms=_instant(params, "end_time"),
+        state=_one_of(RunState, params, "state"),
+        reason=_one_of(Reason, params, "reason"),
     )
     skip = whole(params, "skip", 0, 0, MAX_LIST_SKIP)
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
@@ -67,7 +85,11 @@ async def find_runs(request: Request) -> Response:
         page = await context.history.find(wanted, job_id=job_id, before=before, skip=skip, limit=limit)
     headers = None
     if page.after is not None:
-        kept = {name: value for name, value in params.items() if name not in {"skip", "cursor"}}
+        kept = {
+            name: value for name, value in params.items() if name in RUN_PARAMETERS and name not in {"skip", "cursor"}
+        }
+        if page.skip:
+            kept["skip"] = str(page.skip)
         headers = next_link(request, kept, cursor=_write_cursor(page.after))
     return json_answer([show_found(found) for found in page.runs], headers=headers)
 
@@ -82,6 +104,8 @@ async def get_run(request: Request) -> Response:
 
 async def cancel_run(request: Request) -> Response:
     """``POST /runs/{id}/cancel``: end a run that is not settled; a request of it that is open is cut."""
+    query(request)
+    await no_fields(request)
     context = context_of(request)
     run_id = decoded(request.path_params["run_id"], field="id")
     async with context.turn():
@@ -94,6 +118,19 @@ async def cancel_run(request: Request) -> Response:
             "request_cut": cancelled.request_cut,
         }
     )
+
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def _one_of(kind: type[E], params: Mapping[str, str], name: str) -> E | None:
+    text = params.get(name)
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidInput(f"{name} must be one of {', '.join(kind)}", field=name) from None
 
 
 def _status(params: Mapping[str, str]) -> RunStatus | None:
@@ -174,7 +211,7 @@ async def list_runs(request: Request) -> Response:
 
 
 ROUTES = [
-    *routes("/runs", find_runs, "GET"),
+    *routes("/runs", find_runs, "GET", parameters=RUN_PARAMETERS),
     *routes("/runs/{run_id}", get_run, "GET"),
     Route("/runs/{run_id}/cancel", cancel_run, methods=["POST"]),
     Route("/jobs/{job_id}/runs", list_runs, methods=["GET"]),

@@ -7,9 +7,12 @@ from starlette.responses import Response
 
 from scheduler_api.answers import json_answer
 from scheduler_api.catalogue_wire import (
+    PAGE_PARAMETERS,
+    SCHEDULE_FIELDS,
     PageQuery,
     body_fields,
     if_given,
+    ignored_body,
     name_of,
     path_number,
     routes,
@@ -27,7 +30,7 @@ from scheduler_core.services.catalogue import ScheduleChange
 
 async def create(request: Request) -> Response:
     """``POST /schedules``: the first fire time is one interval from now."""
-    fields = await body_fields(request)
+    fields = await body_fields(request, SCHEDULE_FIELDS)
     name, target_id, schedule_type = name_of(fields), target_id_of(fields), type_of(fields)
     duration = if_given(fields, "duration_seconds", lambda given: seconds_of(given, "duration_seconds"))
     timing = check_timing(schedule_type, seconds_of(fields, "interval_seconds"), duration)
@@ -63,7 +66,7 @@ async def get(request: Request) -> Response:
 async def put(request: Request) -> Response:
     """``PUT /schedules/{id}``: change the fields that are given. A changed interval counts from now."""
     schedule_id = path_number(request, "schedule_id")
-    fields = await body_fields(request)
+    fields = await body_fields(request, SCHEDULE_FIELDS)
     change = ScheduleChange(
         name=if_given(fields, "name", name_of),
         target_id=if_given(fields, "target_id", target_id_of),
@@ -87,6 +90,7 @@ async def delete(request: Request) -> Response:
 
 async def pause(request: Request) -> Response:
     """``POST /schedules/{id}/pause``."""
+    await ignored_body(request)
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
     async with context.turn(job_id_of(schedule_id)):
@@ -95,6 +99,7 @@ async def pause(request: Request) -> Response:
 
 async def resume(request: Request) -> Response:
     """``POST /schedules/{id}/resume``: on the old grid, without catching up."""
+    await ignored_body(request)
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
     async with context.turn(job_id_of(schedule_id)):
@@ -112,11 +117,11 @@ async def metrics(request: Request) -> Response:
 
 ROUTES = [
     *routes("/schedules", create, "POST"),
-    *routes("/schedules", list_schedules, "GET"),
+    *routes("/schedules", list_schedules, "GET", parameters=(*PAGE_PARAMETERS, "status_filter")),
     *routes("/schedules/{schedule_id}", get, "GET"),
     *routes("/schedules/{schedule_id}", put, "PUT"),
     *routes("/schedules/{schedule_id}", delete, "DELETE"),
     *routes("/schedules/{schedule_id}/pause", pause, "POST"),
     *routes("/schedules/{schedule_id}/resume", resume, "POST"),
-    *routes("/metrics/schedules", metrics, "GET"),
+    *routes("/metrics/schedules", metrics, "GET", parameters=PAGE_PARAMETERS),
 ]

@@ -7,6 +7,8 @@ from starlette.responses import Response
 
 from scheduler_api.answers import json_answer
 from scheduler_api.catalogue_wire import (
+    PAGE_PARAMETERS,
+    TARGET_FIELDS,
     PageQuery,
     body_fields,
     path_number,
@@ -23,7 +25,7 @@ from scheduler_core.delivery.target import check_allowed
 async def create(request: Request) -> Response:
     """``POST /targets``."""
     context = context_of(request)
-    target = target_of(await body_fields(request))
+    target = target_of(await body_fields(request, TARGET_FIELDS))
     check_allowed(context.guard, target.url, field="url")
     async with context.turn():
         stored = await context.catalogue.add_target(target)
@@ -50,7 +52,7 @@ async def get(request: Request) -> Response:
 async def put(request: Request) -> Response:
     """``PUT /targets/{id}``: change the fields that are given. All its schedules use it from their next run on."""
     target_id = path_number(request, "target_id")
-    fields = await body_fields(request)
+    fields = await body_fields(request, TARGET_FIELDS)
 
     def change(old: Target) -> Target:
         target = target_of(fields, old)
@@ -58,11 +60,14 @@ async def put(request: Request) -> Response:
             check_allowed(context.guard, target.url, field="url")
         return target
 
+    def anew() -> Target:
+        target = target_of(fields)
+        check_allowed(context.guard, target.url, field="url")
+        return target
+
     context = context_of(request)
     async with context.turn(f"target {target_id}"):
-        return json_answer(
-            show_target(await context.catalogue.change_target(target_id, change, anew=lambda: target_of(fields)))
-        )
+        return json_answer(show_target(await context.catalogue.change_target(target_id, change, anew=anew)))
 
 
 async def delete(request: Request) -> Response:
@@ -76,7 +81,7 @@ async def delete(request: Request) -> Response:
 
 ROUTES = [
     *routes("/targets", create, "POST"),
-    *routes("/targets", list_targets, "GET"),
+    *routes("/targets", list_targets, "GET", parameters=PAGE_PARAMETERS),
     *routes("/targets/{target_id}", get, "GET"),
     *routes("/targets/{target_id}", put, "PUT"),
     *routes("/targets/{target_id}", delete, "DELETE"),

@@ -34,19 +34,21 @@ class _Sent(msgspec.Struct):
     execute_at: Any = msgspec.field(default=msgspec.UNSET, name="executeAt")
 
 
+SENT = frozenset(("webhookUrl", "webhookAuth", "executeAt"))
+
 _items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _sent_decoder = msgspec.json.Decoder(_Sent)
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def tasks_of(body: bytes, guard: AddressGuard) -> tuple[list[Task], bool]:
-    """The tasks that a body asks for, and whether it is an array of them.
+def tasks_of(body: bytes, guard: AddressGuard) -> tuple[list[Task], bool, set[str]]:
+    """The tasks that a body asks for, whether it is an array of them, and the fields that are passed over.
 
     Raises InvalidInput for the first that cannot be accepted; in an array, its place (from 0) leads the field's name.
     """
     text = _json_text(body, "an object, or an array of 1 to 1000 of them")
     if not text.startswith(b"["):
-        return [_task_of(text, guard)], False
+        return [_task_of(text, guard)], False, _unknown(text)
     try:
         items = _items_decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -54,17 +56,24 @@ def tasks_of(body: bytes, guard: AddressGuard) -> tuple[list[Task], bool]:
     if not 1 <= len(items) <= MAX_TASKS:
         raise InvalidInput(f"the array must hold 1 to {MAX_TASKS} tasks, and holds {len(items)}")
     tasks: list[Task] = []
+    unknown: set[str] = set()
     for place, item in enumerate(items):
         try:
             tasks.append(_task_of(bytes(item), guard))
+            unknown |= _unknown(item)
         except InvalidInput as error:
             field = f"[{place}]" if error.field is None else f"[{place}].{error.field}"
             raise InvalidInput(f"element {place} (the first is 0): {error.detail}", field=field) from None
-    return tasks, True
+    return tasks, True, unknown
 
 
-def rules_of(body: bytes) -> dict[str, int]:
-    """The settings that a body changes; raises InvalidInput."""
+def _unknown(task: bytes | msgspec.Raw) -> set[str]:
+    """The fields of a task that was accepted which no task has."""
+    return _fields_decoder.decode(task).keys() - SENT
+
+
+def rules_of(body: bytes) -> tuple[dict[str, int], set[str]]:
+    """The settings that a body changes, and the fields that are passed over; raises InvalidInput."""
     text = _json_text(body, f"an object with some of {', '.join(RULES)}")
     try:
         fields = _fields_decoder.decode(text)
@@ -81,7 +90,7 @@ def rules_of(body: bytes) -> dict[str, int]:
                 changes[name] = msgspec.json.decode(fields[name], type=setting.convert_to)
             except (msgspec.MsgspecError, RecursionError):
                 raise InvalidInput(f"{name} must be {setting.kind}", field=name) from None
-    return changes
+    return changes, set(fields) - set(RULES)
 
 
 def execute_at_of(text: str) -> int:

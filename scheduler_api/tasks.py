@@ -6,7 +6,8 @@ existing clients do both.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import functools
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import msgspec
@@ -14,7 +15,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, decoded, json_answer, next_link, query, read_body, whole
+from scheduler_api.answers import (
+    DEFAULT_PAGE,
+    MAX_PAGE,
+    decoded,
+    ignore,
+    json_answer,
+    next_link,
+    read_body,
+    whole,
+    with_ignored,
+)
 from scheduler_api.context import context_of
 from scheduler_api.task_body import read_cursor, rules_of, tasks_of, write_cursor
 from scheduler_api.views import instant
@@ -24,13 +35,15 @@ from scheduler_core.services.tasks import PARTS_OF
 from scheduler_core.store.lane_store import StoredTask
 from scheduler_core.task import LaneRules, TaskStatus, task_id
 
+LIST_PARAMETERS = ("status", "cursor", "limit")
 STATUSES = tuple(status.value for status in TaskStatus)
 
 
 async def add(request: Request) -> Response:
     """``POST /api/v1/tasks``: one task, or an array of 1 to 1000, all or none."""
     context = context_of(request)
-    tasks, is_array = tasks_of(await read_body(request), context.guard)
+    tasks, is_array, ignored = tasks_of(await read_body(request), context.guard)
+    ignore(request, sorted(ignored))
     async with context.turn():
         ids = await context.tasks.add(tasks)
     return json_answer({"ids": ids} if is_array else {"id": ids[0], "ids": ids}, 202)
@@ -43,7 +56,7 @@ async def list_tasks(request: Request) -> Response:
     A task whose status changes between two pages may be seen twice, or not at all; with a ``status`` filter, only those
     that keep it are certain to be seen.
     """
-    params = query(request, "status", "cursor", "limit")
+    params = dict(request.query_params)
     status: TaskStatus | None = None
     if "status" in params:
         if params["status"] not in STATUSES:
@@ -55,7 +68,13 @@ async def list_tasks(request: Request) -> Response:
     async with context.turn():
         found, place = await context.tasks.page(status, start, limit)
     following = None if place is None else write_cursor(place)
-    headers = None if following is None else next_link(request, params, cursor=following)
+    headers = (
+        None
+        if following is None
+        else next_link(
+            request, {name: value for name, value in params.items() if name in LIST_PARAMETERS}, cursor=following
+        )
+    )
     return json_answer({"tasks": [show_task(one) for one in found], "next": following}, headers=headers)
 
 
@@ -94,7 +113,8 @@ async def get_config(request: Request) -> Response:
 
 async def change_config(request: Request) -> Response:
     """``PATCH /api/v1/config``: change some of them, for all nodes from the next batch on."""
-    changes = rules_of(await read_body(request))
+    changes, ignored = rules_of(await read_body(request))
+    ignore(request, sorted(ignored))
     context = context_of(request)
     async with context.turn():
         rules = await context.tasks.change_rules(changes)
@@ -142,13 +162,19 @@ def _path_id(request: Request) -> str:
     return decoded(request.path_params["task_id"], field="id")
 
 
-def _both(path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str) -> list[Route]:
-    return [Route(path, endpoint, methods=[method]), Route(f"{path}/", endpoint, methods=[method])]
+def _both(
+    path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str, *, parameters: Collection[str] = ()
+) -> list[Route]:
+    @functools.wraps(endpoint)
+    async def naming_ignored(request: Request) -> Response:
+        return with_ignored(request, await endpoint(request), parameters)
+
+    return [Route(path, naming_ignored, methods=[method]), Route(f"{path}/", naming_ignored, methods=[method])]
 
 
 ROUTES = [
     *_both("/api/v1/tasks", add, "POST"),
-    *_both("/api/v1/tasks", list_tasks, "GET"),
+    *_both("/api/v1/tasks", list_tasks, "GET", parameters=LIST_PARAMETERS),
     *_both("/api/v1/tasks/{task_id}", get, "GET"),
     *_both("/api/v1/tasks/{task_id}", delete, "DELETE"),
     *_both("/api/v1/tasks/{task_id}/retry", retry, "POST"),

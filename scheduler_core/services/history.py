@@ -21,6 +21,9 @@ from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import RedisStore, StoredJob
 from scheduler_core.store.shards import Shards
 
+LOOKED_AT = 5_000
+"""How many runs a page looks at for a state or a reason; it may then be short, and its cursor goes on from there."""
+LOOK_AT = 250
 EXAMINED = 1000
 """How many units, of each kind, one run that is not settled is looked for in."""
 
@@ -37,10 +40,12 @@ class FoundRun(msgspec.Struct, frozen=True):
 
 
 class RunPage(msgspec.Struct, frozen=True):
-    """Part of the list. ``after``: the place after which the next page begins; None at the end."""
+    """Part of the list. ``after``: the place after which the next page begins; None at the end. ``skip``: how many of
+    the runs after it the next page leaves out."""
 
     runs: list[FoundRun]
     after: Place | None
+    skip: int = 0
 
 
 class HistoryService:
@@ -69,6 +74,8 @@ class HistoryService:
         """
         if job_id is not None:
             return await self._parts[self._shards.number_of(job_id)].of_job(job_id, query, before, skip, limit)
+        if query.looks_at_runs:
+            return await self._find_among(query, before, skip, limit)
         found: list[FoundRun] = []
         seen: set[str] = set()
         while True:
@@ -87,6 +94,27 @@ class HistoryService:
                 return RunPage(found, None)
             # Some were settled between two reads, or trimmed: what is missing comes from further down.
             before = candidates[-1][1].place
+
+    async def _find_among(self, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
+        """The same by state or reason, which no index tells: a page looks at a bounded number of runs."""
+        found: list[FoundRun] = []
+        seen: set[str] = set()
+        for _ in range(LOOKED_AT // LOOK_AT):
+            candidates = await self._candidates(query, before, LOOK_AT)
+            for one in await self._resolved(candidates):
+                if one.run.id in seen or not query.takes(one.run):
+                    continue
+                seen.add(one.run.id)
+                if skip:
+                    skip -= 1
+                elif len(found) == limit:
+                    return RunPage(found, found[-1].place)
+                else:
+                    found.append(one)
+            if len(candidates) < LOOK_AT:
+                return RunPage(found, None)
+            before = candidates[-1][1].place
+        return RunPage(found, before, skip)
 
     async def get(self, run_id: str) -> FoundRun:
         """One run, settled or not. Raises RunNotFound. An id does not always tell the shard, so all are asked."""
@@ -164,20 +192,30 @@ class _HistoryOfShard:
         places = sorted([*settled, *(one.place for one in open_.values())], reverse=True)
         if before is not None:
             places = [place for place in places if place < before]
-        at = skip
+        at, looked_at = (0 if query.looks_at_runs else skip), 0
         found: list[FoundRun] = []
-        while len(found) < limit and at < len(places):
+        while len(found) < limit and at < len(places) and looked_at < LOOKED_AT:
             # Records that were trimmed meanwhile, or cannot be read, leave room for those that come after them.
-            part = places[at : at + limit - len(found)]
-            at += len(part)
+            part = places[at : at + (LOOK_AT if query.looks_at_runs else limit - len(found))]
+            looked_at += len(part)
             names = [place.member.decode(errors="replace") for place in part]
             records = iter(await self.history.records([name for name in names if name not in open_]))
             for place, name in zip(part, names, strict=True):
-                if name in open_:
-                    found.append(open_[name])
-                elif (record := next(records)) is not None:
-                    found.append(FoundRun(record.job_id, record.run, place))
-        return RunPage(found, places[at - 1] if at < len(places) and at > skip else None)
+                if len(found) == limit:
+                    break
+                at += 1
+                one = open_.get(name)
+                if one is None and (record := next(records)) is not None:
+                    one = FoundRun(record.job_id, record.run, place)
+                if one is None or not query.takes(one.run):
+                    continue
+                if query.looks_at_runs and skip:
+                    skip -= 1
+                else:
+                    found.append(one)
+        if not looked_at or at >= len(places):
+            return RunPage(found, None)
+        return RunPage(found, places[at - 1], skip if query.looks_at_runs else 0)
 
     async def resolved(self, candidates: Sequence[Candidate]) -> list[FoundRun]:
         """What stands at these places, in their order."""

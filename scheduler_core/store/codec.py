@@ -231,7 +231,7 @@ def _lost_claim(text: str) -> LostClaim:
 
 
 def decode_downtimes(stored: bytes, count: int) -> tuple[Downtime, ...]:
-    """``after:until,after:until``, oldest first: the last ones of ``count`` that were ever recorded. What cannot be read
+    """``after:until,after:until``, oldest first: the last ones of ``count`` ever recorded. What cannot be read
     is left out."""
     if not stored:
         return ()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from scheduler_core.errors import CorruptDocument
-from scheduler_core.run import Run, RunDetail
+from scheduler_core.run import Reason, Run, RunDetail, RunState
 from scheduler_core.status import LETTERS, RunStatus
 from scheduler_core.store import keys as scores
 from scheduler_core.store.codec import decode_detail, decode_record
@@ -61,6 +61,18 @@ class Query(msgspec.Struct, frozen=True):
     status: RunStatus | None = None
     start_ms: int | None = None
     end_ms: int | None = None
+    state: RunState | None = None
+    reason: Reason | None = None
+    """No index tells state and reason: they are looked for among the runs that the others leave."""
+
+    @property
+    def looks_at_runs(self) -> bool:
+        """Whether something is asked for that only the runs tell."""
+        return self.state is not None or self.reason is not None
+
+    def takes(self, run: Run) -> bool:
+        """Whether state and reason are those that are asked for."""
+        return self.state in (None, run.state) and self.reason in (None, run.reason)
 
     def covers(self, place: Place) -> bool:
         """Whether the bounds hold."""

@@ -463,7 +463,13 @@ class RedisStore:
         async with self._of_master(self._beats):
             answer, redis_ms = await self._beat.run_with_time(self._beats, keys, args)
         count = int(answer[0])
-        return Beat(count, decode_downtimes(answer[1], count), int(answer[2]), answer[3].decode("ascii", errors="replace"), redis_ms)
+        return Beat(
+            count,
+            decode_downtimes(answer[1], count),
+            int(answer[2]),
+            answer[3].decode("ascii", errors="replace"),
+            redis_ms,
+        )
 
     async def leave(self, *, node: str, now_ms: int) -> int:
         """Take the node's entry out; the number of nodes left."""

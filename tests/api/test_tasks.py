@@ -283,7 +283,6 @@ async def test_a_list_is_paged_by_its_link(client: httpx.AsyncClient) -> None:
         {"cursor": "x"},
         {"cursor": "nowhere-1-1"},
         {"cursor": "stale-1-1", "status": "pending"},
-        {"stat": "stale"},
     ],
 )
 async def test_a_bad_query_of_a_list_is_refused(client: httpx.AsyncClient, params: dict[str, str]) -> None:
