@@ -216,8 +216,10 @@ class Keys(msgspec.Struct, frozen=True):
 
     def types(self) -> dict[str, str]:
         """The Redis type of every key that does not belong to one job or one target."""
-        sets = (self.due, self.ids, self.nodes, self.children, self.waiting, self.suspects, *(self.runs(one) for one in "SFTDC"))
-        hashes = (self.jobs, self.states, self.leases, self.claims, self.meta, self.records, self.details, self.counts)
+        sets = [self.due, self.ids, self.nodes, self.children, self.waiting, self.suspects, self.answered]
+        sets += [self.runs(letter) for letter in "SFTDC"]
+        hashes = [self.jobs, self.states, self.leases, self.claims, self.meta, self.records, self.details, self.counts]
+        hashes.append(self.answers)
         found = dict.fromkeys(sets, "zset") | dict.fromkeys(hashes, "hash")
         found |= {self.lane(part): kind for part, kind in LANE_PARTS.items() if kind}
         return found | {self.catalogue(part): kind for part, kind in CATALOGUE_PARTS.items() if kind}
