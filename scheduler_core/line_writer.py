@@ -20,7 +20,7 @@ WHOLE_BYTES = 4096
 """What Linux writes to a pipe in one piece (PIPE_BUF): lines of several processes on one pipe do not mix."""
 BACKLOG_CHARACTERS = 4 << 20
 """The most that waits to be written: about 15,000 lines, which a busy node logs in some ten seconds."""
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 """Between two rounds of writing. It bounds what the thread costs: a busy node logs a thousand lines a second, and a
 wake-up of the thread for each of them would cost more than the line."""
 
