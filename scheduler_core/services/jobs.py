@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from scheduler_core.clock import Clock
 from scheduler_core.errors import (
+    CorruptDocument,
     InvalidInput,
     JobNotFound,
     KeyReused,
@@ -265,7 +266,10 @@ class JobService:
             now_ms = self._clock.now_ms()
             kept = await self._store.answer(name, now_ms=now_ms)
             if kept is not None:
-                known = _kept_decoder.decode(kept)
+                try:
+                    known = _kept_decoder.decode(kept)
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                    raise CorruptDocument(f"the answer kept under this key cannot be read: {error}") from error
                 if known.asked != asked:
                     raise KeyReused
                 return known.answer
