@@ -33,7 +33,9 @@ from tests.support.stores import KEYS, opened, put, until
 
 DEAD = "http://dead.test/run"
 WELL = "http://well.test/run"
-QUICK = EngineSettings(breaker_failures=2, breaker_after_seconds=0.0, breaker_open_seconds=5.0)
+QUICK = EngineSettings(
+    breaker_failures=2, breaker_after_seconds=0.0, breaker_open_seconds=5.0, public_url="http://cronpost.test"
+)
 
 
 class Bench:
