@@ -283,7 +283,7 @@ async def test_parallel_upserts_of_one_id_leave_one_of_them_whole(client: httpx.
     bodies = [job(payload=number, cron=f"{number} * * * *") for number in range(60)]
     answers = await asyncio.gather(*(client.post("/", json=body) for body in bodies))
     assert {answer.status_code for answer in answers} == {202}
-    listed = (await client.get("/jobs")).json()["jobs"]
+    listed = (await client.get("/jobs?view=full")).json()["jobs"]
     assert len(listed) == 1
     assert listed[0]["version"] == 60
     assert listed[0]["cron"] == f"{listed[0]['payload']} * * * *"
