@@ -21,6 +21,9 @@ from scheduler_api.context import context_of
 from scheduler_core.catalogue import Target
 from scheduler_core.delivery.target import check_allowed
 
+DELETE_SECONDS = 20.0
+"""How long a request deletes the schedules of a target: well below the time after which an answer is cut off."""
+
 
 async def create(request: Request) -> Response:
     """``POST /targets``."""
@@ -71,12 +74,15 @@ async def put(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """``DELETE /targets/{id}``: its schedules go with it."""
+    """``DELETE /targets/{id}``: its schedules go with it, those of a large target partly in the background."""
     target_id = path_number(request, "target_id")
     context = context_of(request)
     async with context.turn(f"target {target_id}"):
-        schedules = await context.catalogue.delete_target(target_id)
-    return json_answer({"message": f"target {target_id} deleted", "schedules_deleted": schedules})
+        schedules, all_gone = await context.catalogue.delete_target_within(target_id, DELETE_SECONDS)
+    message = f"target {target_id} deleted"
+    if not all_gone:
+        message += "; its other schedules are being deleted in the background"
+    return json_answer({"message": message, "schedules_deleted": schedules})
 
 
 ROUTES = [

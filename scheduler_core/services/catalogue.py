@@ -261,10 +261,20 @@ class CatalogueService:
         raise StoreUnavailable(f"target {target_id} changes too often to be changed now")
 
     async def delete_target(self, target_id: int) -> int:
-        """Delete a target and its schedules; how many schedules went. Goes on with a deletion that was cut.
+        """Delete a target and all its schedules; how many schedules went. Goes on with a deletion that was cut.
 
         Raises TargetNotFound.
         """
+        deleted, _ = await self.delete_target_within(target_id, None)
+        return deleted
+
+    async def delete_target_within(self, target_id: int, seconds: float | None) -> tuple[int, bool]:
+        """Delete a target and, for at most ``seconds``, its schedules; how many went, and whether that were all.
+
+        The target is gone at once: no schedule can be added to it, and no request is sent to it. The sweeper deletes
+        the schedules that are left. Raises TargetNotFound.
+        """
+        until = None if seconds is None else self._clock.monotonic() + seconds
         deleted = 0
         begun = False
         changed = 0
@@ -285,6 +295,8 @@ class CatalogueService:
                 begun = True
                 deleted += len(left)
                 await asyncio.gather(*(drop(schedule_id) for schedule_id in left))
+                if until is not None and self._clock.monotonic() >= until:
+                    return deleted, False
             elif left == "gone" and not begun:
                 raise TargetNotFound(target_id)
             elif left == "changed":
@@ -294,7 +306,7 @@ class CatalogueService:
                     async with self.copies.changing(target_id, now_ms=now_ms):
                         pass
                 log.info(TARGET_DELETED, target_id=target_id, schedules=deleted)
-                return deleted
+                return deleted, True
 
     async def _read_target(self, target_id: int) -> StoredTarget:
         stored = (await self._catalogue.read_targets([target_id]))[0]

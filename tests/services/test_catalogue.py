@@ -320,6 +320,19 @@ async def test_a_target_with_more_schedules_than_one_step_takes_goes_with_all_of
     await bench.check_nothing_is_left()
 
 
+async def test_a_deletion_of_a_target_that_takes_too_long_is_finished_by_the_sweeper(bench: Bench) -> None:
+    await bench.service.add_target(TARGET)
+    for number in range(230):
+        await bench.service.add_schedule(str(number), 1, EVERY_10)
+    deleted, all_gone = await bench.service.delete_target_within(1, 0.0)
+    assert 0 < deleted < 230
+    assert not all_gone
+    with pytest.raises(TargetNotFound):
+        await bench.service.add_schedule("one more", 1, EVERY_10)
+    assert await bench.later(HALVES_AFTER_MS) == 1
+    await bench.check_nothing_is_left()
+
+
 async def test_a_pause_a_window_and_a_name_of_which_only_a_half_was_written_are_put_right(bench: Bench) -> None:
     await bench.service.add_target(TARGET)
     for number in range(4):
