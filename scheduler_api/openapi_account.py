@@ -7,19 +7,23 @@ from scheduler_api.openapi_words import (
     INSTANT,
     JOB_ID,
     LIMIT,
+    NEXT_PAGE,
     NOT_FOUND,
     STORE,
     TEXT,
     WHOLE,
     Json,
     answer,
+    either,
+    fixed,
     list_of,
+    one_of,
     or_null,
     parameter,
     ref,
 )
 from scheduler_core.plan.account import OF_THE_TRIGGER
-from scheduler_core.run import MissReason, Reason, RunState
+from scheduler_core.run import MissReason, Reason
 
 SETTLED: Json = {"type": "boolean", "description": "False: not recorded yet; what becomes of it may still change."}
 AGAIN: Json = {
@@ -28,20 +32,17 @@ AGAIN: Json = {
 }
 
 SCHEMAS: Json = {
-    "AccountRun": {
-        "type": "object",
-        "description": "A fire time that became a run. `GET /runs/{id}` has all of it.",
-        "properties": {
+    "AccountRun": fixed(
+        {
             "kind": {"const": "run"},
             "fire_time": INSTANT,
             "settled": SETTLED,
             "again": AGAIN,
-            "run": {
-                "type": "object",
-                "properties": {
+            "run": fixed(
+                {
                     "id": TEXT,
-                    "reason": {"enum": [reason.value for reason in (*OF_THE_TRIGGER, Reason.BACKFILL)]},
-                    "state": {"enum": [state.value for state in RunState]},
+                    "reason": one_of((*OF_THE_TRIGGER, Reason.BACKFILL)),
+                    "state": ref("RunState"),
                     "started_at": or_null(INSTANT),
                     "ended_at": or_null(INSTANT),
                     "attempts": WHOLE,
@@ -51,35 +52,37 @@ SCHEMAS: Json = {
                         "type": "boolean",
                         "description": "Its record was trimmed: only id, reason and whether it succeeded are known.",
                     },
-                },
-            },
+                }
+            ),
         },
-    },
-    "AccountRange": {
-        "type": "object",
-        "description": "Fire times that became no run, or none yet; both bounds are fire times, and in the range.",
-        "properties": {
+        description="A fire time that became a run. `GET /runs/{id}` has all of it.",
+    ),
+    "AccountRange": fixed(
+        {
             "kind": {"const": "range"},
             "first_fire_time": INSTANT,
             "last_fire_time": INSTANT,
             "settled": SETTLED,
             "again": AGAIN,
-            "reason": {
-                "enum": [*(reason.value for reason in MissReason), "due", "recovery", "backfill"],
-                "description": "`due`: nothing has been decided yet; `recovery` and `backfill`: run one by one.",
-            },
+            "reason": one_of(
+                (*MissReason, "due", "recovery", "backfill"),
+                description="`due`: nothing has been decided yet; `recovery` and `backfill`: run one by one.",
+            ),
             "count": or_null(
                 {"type": "integer", "description": "How many fire times, exactly; null where that is costly to tell."}
             ),
         },
-    },
+        description="Fire times that became no run, or none yet; both bounds are fire times, and in the range.",
+    ),
 }
 
 PATHS: Json = {
     "/jobs/{job_id}/account": {
         "parameters": [JOB_ID],
         "get": {
-            "summary": "What became of each fire time of the job, oldest first",
+            "operationId": "get_job_account",
+            "tags": ["History"],
+            "summary": "Account for each fire time of a job, oldest first",
             "description": "Every fire time from `accounted_from` on is in exactly one entry (those that are `again` "
             "apart): a run, or a range with a reason. Of earlier ones nothing is claimed: their records were trimmed.",
             "parameters": [
@@ -93,7 +96,7 @@ PATHS: Json = {
                     "A page. A range that lies partly between the bounds is shown whole.",
                     list_of(
                         "entries",
-                        {"anyOf": [ref("AccountRun"), ref("AccountRange")]},
+                        either("kind", run="AccountRun", range="AccountRange"),
                         job_id=TEXT,
                         **{"from": INSTANT, "to": INSTANT},
                         accounted_from=INSTANT,
@@ -103,7 +106,8 @@ PATHS: Json = {
                             "none.",
                         },
                     ),
-                ),
+                )
+                | NEXT_PAGE,
                 "400": BAD,
                 "404": NOT_FOUND,
                 **STORE,

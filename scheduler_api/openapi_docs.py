@@ -1,4 +1,4 @@
-"""The documentation for people, described for machines."""
+"""The documentation pages, described for machines."""
 
 from __future__ import annotations
 
@@ -9,6 +9,22 @@ PAGE: Json = {"200": answer("The page.", {"type": "string"}, "text/html")}
 SCHEMAS: Json = {}
 
 PATHS: Json = {
-    "/docs": {"get": {"summary": "This documentation, with forms to try it", "security": [], "responses": PAGE}},
-    "/redoc": {"get": {"summary": "This documentation, to read", "security": [], "responses": PAGE}},
+    "/docs": {
+        "get": {
+            "operationId": "get_docs",
+            "tags": ["Documentation"],
+            "summary": "Show this documentation, with forms to send requests",
+            "security": [],
+            "responses": PAGE,
+        }
+    },
+    "/redoc": {
+        "get": {
+            "operationId": "get_redoc",
+            "tags": ["Documentation"],
+            "summary": "Show this documentation on one page",
+            "security": [],
+            "responses": PAGE,
+        }
+    },
 }

@@ -2,36 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from scheduler_api.jobs import STATUSES
 from scheduler_api.openapi_words import (
     BAD,
     BODY_FAULTS,
     INSTANT,
     JOB_ID,
     LIMIT,
+    NEXT_PAGE,
     NOT_FOUND,
+    OF_A_SCHEDULE,
     STORE,
     TEXT,
     WHOLE,
     Json,
     answer,
     body,
+    either,
+    fixed,
     list_of,
+    one_of,
     or_null,
     parameter,
     ref,
 )
 from scheduler_api.policies import LIMIT_ROWS, RETRY_ROWS, ROWS, Row
+from scheduler_api.runs import MAX_SKIP
 from scheduler_api.wire import BATCH_LIMIT, MAX_ID_CHARACTERS, MAX_RETRY_SECONDS
 from scheduler_core.job import HoldReason
+from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import MissReason, Reason, RunState
 
-STATUS: Json = {"enum": ["active", "running", "retrying", "taken", "paused", "quarantined"]}
 FLAG: Json = {"type": "boolean"}
 SECONDS: Json = {"type": "number"}
 
 
-def _field(row: Row) -> Json:
-    """The schema of an optional field in a body."""
+RUN: Json = {
+    "kind": {"const": "run"},
+    "id": TEXT,
+    "fire_time": INSTANT,
+    "reason": ref("RunReason"),
+    "state": ref("RunState"),
+    "job_version": WHOLE,
+    "started_at": or_null(INSTANT),
+    "ended_at": or_null(INSTANT),
+    "lateness_ms": or_null(WHOLE),
+    "status_code": or_null(WHOLE),
+    "attempt": {"type": "integer", "description": "Attempts that have ended."},
+    "retry_at": or_null(INSTANT),
+    "message": TEXT,
+    "answer_excerpt": TEXT,
+    "taken_at": or_null(INSTANT) | {"description": "When the runner took it (completion by callback)."},
+    "heard_at": or_null(INSTANT) | {"description": "When the runner last sent a heartbeat."},
+    "deadline": or_null(INSTANT) | {"description": "When a taken run is lost if its runner sends nothing."},
+    "progress": or_null({"type": "number", "minimum": 0, "maximum": 1}),
+    "note": TEXT,
+    "attempts": {"type": "array", "items": ref("Attempt"), "description": "The first and the latest ones."},
+}
+
+
+def _field(row: Row, *, sent: bool) -> Json:
+    """The schema of an optional field in a body that is ``sent``, or in an answer."""
     schema: Json
     if row.kind == "flag":
         schema = dict(FLAG)
@@ -47,74 +80,134 @@ def _field(row: Row) -> Json:
     if row.takes_null:
         schema = or_null(schema)
     words = row.meaning
+    usual = row.usual
     if row.needs is not None:
-        words += f" Only with {row.needs[0]} {row.needs[1]}."
-    if row.default is not None:
+        words += f" Only with `{row.needs[0]}` `{row.needs[1]}`{'' if sent else '; otherwise null'}."
+        usual = usual or f"{row.default}"
+    elif sent and row.default is not None:
         schema["default"] = row.default
-    elif row.usual:
-        words += f" Not given: {row.usual}."
+    if usual:
+        words += f" If it is not given: {usual}."
     return schema | {"description": words}
 
 
-POLICIES: Json = {row.name: _field(row) for row in ROWS} | {
-    "retry": or_null(
-        {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {row.name: _field(row) for row in RETRY_ROWS},
-        }
-    )
-    | {"description": "How a run that failed is tried again; null, or a part that is not given: as usual."},
-    "limits": or_null(
-        {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {row.name: _field(row) for row in LIMIT_ROWS},
-        }
-    )
-    | {"description": "How much its host gets at most; null, or a part that is not given: what the settings say."},
+def _policies(*, sent: bool) -> Json:
+    """The optional fields of a job in a body that is ``sent``, or in an answer."""
+
+    def part(rows: Sequence[Row], description: str) -> Json:
+        properties = {row.name: _field(row, sent=sent) for row in rows}
+        schema = {"type": "object", "properties": properties, "additionalProperties": False} if sent else None
+        return or_null(schema or fixed(properties)) | {"description": description}
+
+    return {row.name: _field(row, sent=sent) for row in ROWS} | {
+        "retry": part(RETRY_ROWS, "How a failed run is tried again. Parts that are null or not given: the usual rule."),
+        "limits": part(LIMIT_ROWS, "The most that its host receives. Parts that are null or not given: the settings."),
+    }
+
+
+_SENT: Json = {
+    "endpoint": {"type": "string", "format": "uri", "description": "http or https; the runner to POST to."},
+    "cron": {"type": "string", "description": "5 fields, 6 (seconds first), 7 (year last), or a macro."},
+    "payload": {"description": "Any JSON value; sent byte for byte as it was received."},
+    "retry_already_running": or_null({"type": "integer", "minimum": 0, "maximum": MAX_RETRY_SECONDS})
+    | {"description": "Seconds between attempts while the runner answers 409; null: such a run is not tried again."},
+    "recovery_check": {
+        "type": "boolean",
+        "default": False,
+        "description": "Run once after a downtime in which fire times passed.",
+    },
+    "timezone": {"type": "string", "default": "UTC", "description": "IANA name."},
+    **_policies(sent=True),
+    "last_run": {"deprecated": True, "description": "Accepted and ignored."},
+}
+_ID: Json = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_ID_CHARACTERS,
+    "description": "Printable text; not `schedule_<digits>` or `task_<digits>`.",
+}
+_EXAMPLE: Json = {
+    "endpoint": "http://localhost:8080/enqueue",
+    "cron": "*/10 * * * * * *",
+    "payload": {"queue": "test-queue", "payload": "say my name"},
+    "retry_already_running": 3,
+    "recovery_check": True,
+}
+_EXAMPLE_ID = {"id": "job-scheduler-unique-id"}
+_SHOWN_POLICIES = _policies(sent=False)
+_OF_A_DEFINITION: tuple[str, ...] = (
+    "name",
+    "endpoint",
+    "payload",
+    "target_id",
+    "cron",
+    "timezone",
+    "interval_seconds",
+    "interval_from",
+    "interval_until",
+    "at",
+    "retry_already_running",
+    "recovery_check",
+    *_SHOWN_POLICIES,
+    "jitter_offset_seconds",
+    "version",
+    "created_at",
+    "updated_at",
+    "next_fire_times",
+    "open_runs",
+)
+"""Absent from a job whose definition cannot be read."""
+_OPEN_RUN: Json = {
+    "type": "object",
+    "description": "A run that is not settled. During its first attempt, only `state`, `attempt` and `retry_at` of the "
+    "fields of a Run are known.",
+    "required": ["state", "attempt", "retry_at"],
+    "properties": {
+        **RUN,
+        "node": TEXT | {"description": "The node that works on it; absent: none does."},
+        "claimed_at": INSTANT,
+        "held_back": or_null(ref("HeldBack")) | {"description": "Only in `open_runs`."},
+    },
 }
 
 SCHEMAS: Json = {
+    "JobStatus": one_of(
+        STATUSES,
+        description="running: a request is open; retrying: a run waits for its next attempt; taken: a run waits for "
+        "its runner's callback; quarantined: stopped, because nodes died with it or its definition cannot be read.",
+    ),
+    "RunState": one_of(RunState),
+    "RunReason": one_of(Reason),
+    "MissReason": one_of(MissReason),
     "JobBody": {
         "type": "object",
         "required": ["id", "endpoint", "cron", "payload"],
         "additionalProperties": False,
-        "properties": {
-            "id": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS, "description": "Printable text."},
-            "endpoint": {"type": "string", "format": "uri", "description": "http or https; the runner to POST to."},
-            "cron": {"type": "string", "description": "5 fields, 6 (seconds first), 7 (year last), or a macro."},
-            "payload": {"description": "Any JSON value; sent byte for byte as it was received."},
-            "retry_already_running": or_null({"type": "integer", "minimum": 0, "maximum": MAX_RETRY_SECONDS}),
-            "recovery_check": {"type": "boolean", "default": False},
-            "timezone": {"type": "string", "default": "UTC", "description": "IANA name."},
-            **POLICIES,
-            "last_run": {"deprecated": True, "description": "Accepted and ignored."},
-        },
-        "examples": [
-            {
-                "id": "job-scheduler-unique-id",
-                "endpoint": "http://localhost:8080/enqueue",
-                "cron": "*/10 * * * * * *",
-                "payload": {"queue": "test-queue", "payload": "say my name"},
-                "retry_already_running": 3,
-                "recovery_check": True,
-            }
-        ],
+        "properties": {"id": _ID, **_SENT},
+        "examples": [_EXAMPLE_ID | _EXAMPLE],
     },
-    "Upserted": {
+    "JobPutBody": {
         "type": "object",
-        "required": ["id", "changed", "version", "next_fire_time"],
-        "properties": {
+        "required": ["endpoint", "cron", "payload"],
+        "additionalProperties": False,
+        "properties": {"id": _ID | {"description": "If it is given: the id of the path."}, **_SENT},
+        "examples": [_EXAMPLE],
+    },
+    "Upserted": fixed(
+        {
             "id": TEXT,
             "changed": {"type": "boolean", "description": "False: the same definition was stored already."},
             "version": WHOLE,
             "next_fire_time": or_null(INSTANT),
         },
-    },
+        examples=[
+            _EXAMPLE_ID | {"changed": True, "version": 1, "next_fire_time": "2030-01-31T12:00:10Z"},
+        ],
+    ),
+    "Deleted": fixed({"id": TEXT, "deleted": {"const": True}}),
     "BatchResult": {
         "type": "object",
-        "description": "What became of one element: that of an upsert, or what is wrong in the words of a problem.",
+        "description": "The result of one element: the fields of an upsert, or those of a problem.",
         "required": ["id", "status"],
         "properties": {
             "id": or_null(TEXT) | {"description": "Null where none could be read."},
@@ -128,15 +221,13 @@ SCHEMAS: Json = {
             "field": {"type": "string", "description": "The field at fault."},
         },
     },
-    "Job": {
-        "type": "object",
-        "required": ["id", "status"],
-        "properties": {
+    "Job": fixed(
+        {
             "id": TEXT,
-            "status": STATUS,
+            "status": ref("JobStatus"),
             "name": {"type": "string", "description": "Of a schedule."},
             "endpoint": TEXT,
-            "payload": {},
+            "payload": {"description": "Any JSON value. In lists only with `view=full`."},
             "target_id": {"type": "integer", "description": "Of a schedule, instead of endpoint and payload."},
             "cron": TEXT,
             "timezone": TEXT,
@@ -146,111 +237,109 @@ SCHEMAS: Json = {
             "at": INSTANT,
             "retry_already_running": or_null(WHOLE),
             "recovery_check": FLAG,
-            **POLICIES,
+            **_SHOWN_POLICIES,
             "jitter_offset_seconds": {"type": "number", "description": "By which all fire times are shifted."},
             "version": WHOLE,
             "created_at": INSTANT,
             "updated_at": INSTANT,
             "next_fire_times": {"type": "array", "items": INSTANT, "description": "Empty while the trigger is held."},
-            "held_for": or_null({"enum": ["paused", "quarantined", "held"]})
+            "held_for": or_null(one_of(("paused", "quarantined", "held")))
             | {"description": "Why fire times become no runs now; held: a continuation waits."},
-            "held_back": or_null(
-                {
-                    "type": "object",
-                    "properties": {
-                        "reason": {"enum": list(HoldReason)},
-                        "target": or_null({"type": "string"}) | {"description": "The host that it is held back for."},
-                        "since": or_null(INSTANT),
-                        "until": or_null(INSTANT) | {"description": "When it is tried again; null: not known."},
-                    },
-                }
-            )
-            | {"description": "A run that is due is not sent yet: for its host's sake, or because nodes died with it."},
+            "held_back": or_null(ref("HeldBack"))
+            | {"description": "Why a run that is due is not sent yet; null: nothing holds it back."},
             "paused_at": or_null(INSTANT),
             "quarantine_reason": or_null(TEXT),
-            "open_run": or_null({"type": "object", "description": "The run that is not settled."}),
+            "open_run": or_null(ref("OpenRun")),
             "open_runs": {
                 "type": "array",
-                "items": {"type": "object"},
-                "description": "With overlap allow, and only where one job is asked for; each with its held_back.",
+                "items": ref("OpenRun"),
+                "description": "With overlap allow, and only where one job is asked for.",
             },
             "pending": {"type": "array", "items": ref("Pending")},
             "replays": {"type": "array", "items": ref("Replay")},
-            "last_run": or_null(
-                {
-                    "type": "object",
-                    "properties": {
-                        "id": TEXT,
-                        "fire_time": INSTANT,
-                        "state": TEXT,
-                        "status_code": or_null(WHOLE),
-                        "ended_at": INSTANT,
-                    },
-                }
-            ),
+            "last_run": or_null(ref("LastRun")),
             "last_success": or_null(INSTANT),
-            "totals": {
-                "type": "object",
-                "description": "Of all runs since the job was created, trimmed ones too.",
-                "properties": {"runs": WHOLE, "succeeded": WHOLE},
+            "totals": or_null(fixed({"runs": WHOLE, "succeeded": WHOLE}))
+            | {
+                "description": "All runs since the job was created, trimmed ones too. Null with overlap allow, where "
+                "they are not counted."
             },
         },
-    },
-    "Run": {
-        "type": "object",
-        "properties": {
-            "kind": {"const": "run"},
+        optional=_OF_A_DEFINITION,
+        description="A job whose definition cannot be read shows only its state.",
+    ),
+    "HeldBack": fixed(
+        {
+            "reason": one_of(HoldReason),
+            "target": or_null(TEXT) | {"description": "The host that the run waits for."},
+            "since": or_null(INSTANT),
+            "until": or_null(INSTANT) | {"description": "When it is tried again; null: not known."},
+        }
+    ),
+    "LastRun": fixed(
+        {
             "id": TEXT,
             "fire_time": INSTANT,
-            "reason": {"enum": list(Reason)},
-            "state": {"enum": list(RunState)},
-            "job_version": WHOLE,
-            "started_at": or_null(INSTANT),
-            "ended_at": or_null(INSTANT),
-            "lateness_ms": or_null(WHOLE),
+            "state": ref("RunState"),
             "status_code": or_null(WHOLE),
-            "attempt": {"type": "integer", "description": "Attempts that have ended."},
-            "retry_at": or_null(INSTANT),
+            "ended_at": INSTANT,
+        }
+    ),
+    "OpenRun": _OPEN_RUN,
+    "Run": fixed(RUN),
+    "Attempt": fixed(
+        {
+            "number": WHOLE,
+            "started_at": INSTANT,
+            "latency_ms": {"type": "number"},
+            "outcome": one_of(OutcomeKind),
+            "status_code": or_null(WHOLE),
             "message": TEXT,
-            "answer_excerpt": TEXT,
-            "taken_at": or_null(INSTANT) | {"description": "When the runner took it (completion by callback)."},
-            "heard_at": or_null(INSTANT) | {"description": "When the runner last gave a sign of life."},
-            "deadline": or_null(INSTANT) | {"description": "When a taken run is lost without a further word."},
-            "progress": or_null({"type": "number", "minimum": 0, "maximum": 1}),
-            "note": TEXT,
-            "attempts": {"type": "array", "items": {"type": "object"}},
         },
-    },
-    "Miss": {
-        "type": "object",
-        "description": "Fire times that became no run; both bounds are in the range.",
-        "properties": {
+        description="One request that the runner may have received.",
+    ),
+    "Miss": fixed(
+        {
             "kind": {"const": "miss"},
-            "reason": {"enum": list(MissReason)},
+            "reason": ref("MissReason"),
             "first_fire_time": INSTANT,
             "last_fire_time": INSTANT,
-            "count": or_null(WHOLE) | {"description": "How many, where it could be told cheaply."},
+            "count": or_null(WHOLE) | {"description": "How many; null where counting is costly."},
             "recorded_at": INSTANT,
         },
-    },
+        description="Fire times that became no run; both bounds are in the range.",
+    ),
 }
 
 PATHS: Json = {
     "/": {
         "post": {
+            "operationId": "upsert_job",
+            "tags": ["Jobs"],
             "summary": "Create or replace a job",
             "requestBody": body(ref("JobBody")),
             "responses": {"202": answer("Stored.", ref("Upserted")), "400": BAD, **BODY_FAULTS, **STORE},
         },
         "delete": {
-            "summary": "Remove a job",
+            "operationId": "delete_job_by_query",
+            "tags": ["Jobs"],
+            "summary": "Delete a job",
             "parameters": [parameter("job_id", TEXT, "The id.", required=True)],
-            "responses": {"200": answer("Removed."), "400": BAD, "404": NOT_FOUND, **STORE},
+            "responses": {
+                "200": answer("Removed.", ref("Deleted")),
+                "400": BAD,
+                "404": NOT_FOUND,
+                "409": OF_A_SCHEDULE,
+                **STORE,
+            },
         },
     },
     "/jobs:batch": {
         "post": {
-            "summary": "Create or replace many jobs, each by itself",
+            "operationId": "upsert_jobs",
+            "tags": ["Jobs"],
+            "summary": "Create or replace up to 1000 jobs, each by itself",
+            "description": "Elements that are refused do not keep the others from being stored.",
             "requestBody": body({"type": "array", "minItems": 1, "maxItems": BATCH_LIMIT, "items": ref("JobBody")}),
             "responses": {
                 "200": answer(
@@ -258,21 +347,25 @@ PATHS: Json = {
                 ),
                 "400": BAD,
                 **BODY_FAULTS,
+                "500": STORE["500"],
             },
         },
     },
     "/jobs": {
         "get": {
+            "operationId": "list_jobs",
+            "tags": ["Jobs"],
             "summary": "List jobs in the order of their ids",
             "parameters": [
-                parameter("status", ref("Job/properties/status"), "Only jobs with this status."),
+                parameter("status", ref("JobStatus"), "Only jobs with this status."),
                 parameter("prefix", TEXT, "Only ids that start so."),
                 parameter("view", {"type": "string", "enum": ["full"]}, "`full`: with payloads."),
                 parameter("cursor", TEXT, "`next` of the page before."),
                 LIMIT,
             ],
             "responses": {
-                "200": answer("A page; may be short and still have a next one.", list_of("jobs", ref("Job"))),
+                "200": answer("A page; it may be short and still have a next one.", list_of("jobs", ref("Job")))
+                | NEXT_PAGE,
                 "400": BAD,
                 **STORE,
             },
@@ -281,44 +374,86 @@ PATHS: Json = {
     "/jobs/{job_id}": {
         "parameters": [JOB_ID],
         "get": {
-            "summary": "A job: definition, state, next fire times, last run",
-            "responses": {"200": answer("The job.", ref("Job")), "404": NOT_FOUND, **STORE},
+            "operationId": "get_job",
+            "tags": ["Jobs"],
+            "summary": "Get a job: definition, state, next fire times, last run",
+            "responses": {"200": answer("The job.", ref("Job")), "400": BAD, "404": NOT_FOUND, **STORE},
         },
         "put": {
+            "operationId": "put_job",
+            "tags": ["Jobs"],
             "summary": "Create or replace a job; the id in the body may be absent",
-            "requestBody": body(ref("JobBody")),
+            "requestBody": body(ref("JobPutBody")),
             "responses": {"202": answer("Stored.", ref("Upserted")), "400": BAD, **BODY_FAULTS, **STORE},
         },
-        "delete": {"summary": "Remove a job", "responses": {"200": answer("Removed."), "404": NOT_FOUND, **STORE}},
+        "delete": {
+            "operationId": "delete_job",
+            "tags": ["Jobs"],
+            "summary": "Delete a job",
+            "responses": {
+                "200": answer("Removed.", ref("Deleted")),
+                "400": BAD,
+                "404": NOT_FOUND,
+                "409": OF_A_SCHEDULE,
+                **STORE,
+            },
+        },
     },
     "/jobs/{job_id}/pause": {
         "parameters": [JOB_ID],
         "post": {
-            "summary": "Hold the trigger",
-            "responses": {"200": answer("The job.", ref("Job")), "404": NOT_FOUND, **STORE},
+            "operationId": "pause_job",
+            "tags": ["Jobs"],
+            "summary": "Pause a job: hold its trigger",
+            "responses": {
+                "200": answer("The job.", ref("Job")),
+                "400": BAD,
+                "404": NOT_FOUND,
+                "409": OF_A_SCHEDULE,
+                **STORE,
+            },
         },
     },
     "/jobs/{job_id}/resume": {
         "parameters": [JOB_ID],
         "post": {
-            "summary": "Let a paused or quarantined job go on; nothing is caught up",
-            "responses": {"200": answer("The job.", ref("Job")), "404": NOT_FOUND, **STORE},
+            "operationId": "resume_job",
+            "tags": ["Jobs"],
+            "summary": "Resume a paused or quarantined job; nothing is caught up",
+            "responses": {
+                "200": answer("The job.", ref("Job")),
+                "400": BAD,
+                "404": NOT_FOUND,
+                "409": OF_A_SCHEDULE,
+                **STORE,
+            },
         },
     },
     "/jobs/{job_id}/runs": {
         "parameters": [JOB_ID],
         "get": {
-            "summary": "What happened to the job's fire times, newest first",
+            "operationId": "list_job_runs",
+            "tags": ["History"],
+            "summary": "List a job's runs and misses, newest first",
             "parameters": [
                 parameter("misses", {"type": "boolean", "default": False}, "Also the recorded misses."),
-                parameter("skip", {"type": "integer", "minimum": 0, "default": 0}, "`next` of the page before."),
+                parameter(
+                    "skip",
+                    {"type": "integer", "minimum": 0, "maximum": MAX_SKIP, "default": 0},
+                    "`next` of the page before.",
+                ),
                 LIMIT,
             ],
             "responses": {
                 "200": answer(
                     "A page.",
-                    list_of("runs", {"anyOf": [ref("Run"), ref("Miss")]}, open_run=or_null({"type": "object"})),
-                ),
+                    list_of(
+                        "runs",
+                        either("kind", run="Run", miss="Miss"),
+                        open_run=or_null(ref("OpenRun")) | {"description": "The run that is not settled."},
+                    ),
+                )
+                | NEXT_PAGE,
                 "400": BAD,
                 "404": NOT_FOUND,
                 **STORE,

@@ -9,12 +9,15 @@ from scheduler_api.openapi_words import (
     INSTANT,
     JOB_ID,
     NOT_FOUND,
+    OF_A_SCHEDULE,
     STORE,
     TEXT,
     WHOLE,
     Json,
     answer,
     body,
+    fixed,
+    one_of,
     or_null,
     parameter,
     problem,
@@ -22,21 +25,16 @@ from scheduler_api.openapi_words import (
 )
 from scheduler_api.wire import MAX_BACKFILL, USUAL_BACKFILL
 from scheduler_core.plan.continuation import LATEST_MS, PENDING_LIMIT
-from scheduler_core.run import Reason
 
 RUN_ID = parameter("run_id", TEXT, "The run's id.", required=True, where="path")
-TOKEN = parameter(
-    "Cronpost-Callback-Token", TEXT, "The token of the run; also taken as a bearer token.", where="header"
-)
 CALLBACK: Json = {
     "400": BAD,
-    "403": problem("No token, or not the run's."),
     "404": problem("No such run, or one that is not completed by callback."),
-    "409": problem("The run was given up as lost."),
+    "409": problem("The run was given up as lost (`run_lost`), or cancelled (`run_cancelled`)."),
     **BODY_FAULTS,
     **STORE,
 }
-PENDING_LIST: Json = {"type": "object", "properties": {"pending": {"type": "array", "items": ref("Pending")}}}
+PENDING_LIST = fixed({"pending": {"type": "array", "items": ref("Pending")}})
 
 SCHEMAS: Json = {
     "RunNow": {
@@ -53,10 +51,8 @@ SCHEMAS: Json = {
             "not_before": INSTANT,
         },
     },
-    "RunSkipped": {
-        "type": "object",
-        "properties": {"skipped": {"enum": ["not_due", "too_soon"]}, "next_at": or_null(INSTANT)},
-    },
+    "RunAccepted": fixed({"run_id": TEXT}),
+    "RunSkipped": fixed({"skipped": one_of(("not_due", "too_soon")), "next_at": or_null(INSTANT)}),
     "Backfill": {
         "type": "object",
         "required": ["start", "end"],
@@ -67,26 +63,25 @@ SCHEMAS: Json = {
             "limit": {"type": "integer", "minimum": 1, "maximum": MAX_BACKFILL, "default": USUAL_BACKFILL},
         },
     },
-    "Backfilled": {
-        "type": "object",
-        "properties": {
+    "Backfilled": fixed(
+        {
             "first": INSTANT,
             "last": INSTANT,
-            "runs": {"type": "integer", "description": "How many it starts; of more than 1000, how many at most."},
-        },
-    },
-    "Pending": {
-        "type": "object",
-        "description": "A run that was asked for and has not ended.",
-        "properties": {
+            "runs": {"type": "integer", "description": "How many it starts; above 1000, how many at most."},
+        }
+    ),
+    "Pending": fixed(
+        {
             "run_id": TEXT,
-            "reason": {"enum": list(Reason)},
+            "reason": ref("RunReason"),
             "not_before": INSTANT,
-            "payload": {"description": "Absent: the job's own."},
+            "payload": {"description": "Absent: the job's own. In lists of jobs only with `view=full`."},
             "attempts": {"type": "integer", "description": "Attempts that have ended."},
             "failed": or_null(TEXT) | {"description": "Why it was set aside; null: it was not."},
         },
-    },
+        optional=("payload",),
+        description="A run that was requested and has not ended.",
+    ),
     "PendingBody": {
         "type": "array",
         "maxItems": PENDING_LIMIT,
@@ -100,17 +95,16 @@ SCHEMAS: Json = {
             },
         },
     },
-    "Replay": {
-        "type": "object",
-        "description": "Fire times of the past that are run one by one.",
-        "properties": {"reason": {"enum": ["backfill", "recovery"]}, "next": INSTANT, "last": INSTANT, "left": WHOLE},
-    },
+    "Replay": fixed(
+        {"reason": ref("RunReason"), "next": INSTANT, "last": INSTANT, "left": WHOLE},
+        description="Fire times of the past that are run one by one.",
+    ),
     "Completion": {
         "type": "object",
         "required": ["state"],
         "additionalProperties": False,
         "properties": {
-            "state": {"enum": ["succeeded", "failed"]},
+            "state": one_of(("succeeded", "failed")),
             "message": {"type": "string", "description": "For people; cut to 1000 characters."},
             "continue": {
                 "anyOf": [ref("Continuation"), {"type": "array", "items": ref("Continuation")}],
@@ -140,7 +134,9 @@ PATHS: Json = {
     "/jobs/{job_id}/run": {
         "parameters": [JOB_ID],
         "post": {
-            "summary": "Start a run now: the earliest that waits, or the job's usual one",
+            "operationId": "run_job",
+            "tags": ["Runs on request"],
+            "summary": "Start a run now: the earliest that waits, or one with the job's payload",
             "parameters": [
                 parameter(
                     "Idempotency-Key",
@@ -151,11 +147,14 @@ PATHS: Json = {
             ],
             "requestBody": body(ref("RunNow"), required=False),
             "responses": {
-                "202": answer("Asked for.", {"type": "object", "properties": {"run_id": TEXT}}),
-                "200": answer("Its time has not come.", ref("RunSkipped")),
+                "202": answer("The id of the run.", ref("RunAccepted")),
+                "200": answer("No run is started: its time has not come.", ref("RunSkipped")),
                 "400": BAD,
                 "404": NOT_FOUND,
-                "409": problem("A run of the job is not settled."),
+                "409": problem(
+                    "A run of the job is not settled or its trigger is held (`run_not_settled`), or a schedule was "
+                    "given a payload (`is_a_schedule`)."
+                ),
                 **BODY_FAULTS,
                 **STORE,
                 "422": problem(
@@ -168,13 +167,18 @@ PATHS: Json = {
     "/jobs/{job_id}/backfill": {
         "parameters": [JOB_ID],
         "post": {
+            "operationId": "backfill_job",
+            "tags": ["Runs on request"],
             "summary": "Run fire times of the past once more, one by one",
             "requestBody": body(ref("Backfill")),
             "responses": {
-                "202": answer("Asked for.", ref("Backfilled")),
+                "202": answer("The runs that it starts.", ref("Backfilled")),
                 "400": BAD,
                 "404": NOT_FOUND,
-                "409": problem("Too many such ranges wait already."),
+                "409": problem(
+                    "Too many such ranges wait already or the job is quarantined (`run_not_settled`), or the job is a "
+                    "schedule (`is_a_schedule`)."
+                ),
                 **BODY_FAULTS,
                 **STORE,
             },
@@ -183,16 +187,25 @@ PATHS: Json = {
     "/jobs/{job_id}/pending": {
         "parameters": [JOB_ID],
         "get": {
-            "summary": "The runs that wait, and those that were set aside as failed",
-            "responses": {"200": answer("All of them.", PENDING_LIST), "404": NOT_FOUND, **STORE},
+            "operationId": "list_pending_runs",
+            "tags": ["Runs on request"],
+            "summary": "List the runs that wait, and those that were set aside as failed",
+            "responses": {"200": answer("All of them.", PENDING_LIST), "400": BAD, "404": NOT_FOUND, **STORE},
         },
         "put": {
+            "operationId": "replace_pending_runs",
+            "tags": ["Runs on request"],
             "summary": "Replace the runs that wait",
             "requestBody": body(
                 {
                     "anyOf": [
                         ref("PendingBody"),
-                        {"type": "object", "required": ["pending"], "properties": {"pending": ref("PendingBody")}},
+                        {
+                            "type": "object",
+                            "required": ["pending"],
+                            "additionalProperties": False,
+                            "properties": {"pending": ref("PendingBody")},
+                        },
                     ]
                 }
             ),
@@ -200,6 +213,7 @@ PATHS: Json = {
                 "200": answer("As they are now.", PENDING_LIST),
                 "400": BAD,
                 "404": NOT_FOUND,
+                "409": OF_A_SCHEDULE,
                 **BODY_FAULTS,
                 **STORE,
             },
@@ -208,39 +222,46 @@ PATHS: Json = {
     "/jobs/{job_id}/pending/{run_id}/revive": {
         "parameters": [JOB_ID, RUN_ID],
         "post": {
+            "operationId": "revive_pending_run",
+            "tags": ["Runs on request"],
             "summary": "Try a run again that was set aside as failed",
             "responses": {
                 "200": answer("The job.", ref("Job")),
+                "400": BAD,
                 "404": problem("No such job, or no such run among those that wait."),
                 **STORE,
             },
         },
     },
     "/runs/{run_id}/complete": {
-        "parameters": [RUN_ID, TOKEN],
+        "parameters": [RUN_ID],
         "post": {
-            "summary": "The runner says how a run ended",
-            "security": [],
+            "operationId": "complete_run",
+            "tags": ["Callbacks"],
+            "summary": "Tell how a run ended (called by its runner)",
+            "security": [{"runToken": []}],
             "requestBody": body(ref("Completion")),
             "responses": {
                 "200": answer(
                     "As the run stands; also when it was said before.",
-                    {"type": "object", "properties": {"run_id": TEXT, "state": TEXT}},
+                    fixed({"run_id": TEXT, "state": ref("RunState")}),
                 ),
                 **CALLBACK,
             },
         },
     },
     "/runs/{run_id}/heartbeat": {
-        "parameters": [RUN_ID, TOKEN],
+        "parameters": [RUN_ID],
         "post": {
-            "summary": "The runner says that a run goes on",
-            "security": [],
+            "operationId": "send_heartbeat",
+            "tags": ["Callbacks"],
+            "summary": "Tell that a run goes on (called by its runner)",
+            "security": [{"runToken": []}],
             "requestBody": body(ref("SignOfLife"), required=False),
             "responses": {
                 "200": answer(
                     "When it is lost without a further word.",
-                    {"type": "object", "properties": {"run_id": TEXT, "deadline": or_null(INSTANT)}},
+                    fixed({"run_id": TEXT, "deadline": or_null(INSTANT)}),
                 ),
                 **CALLBACK,
             },

@@ -1,7 +1,10 @@
-"""The description of one-off tasks and the settings of their lane. Each path is there with and without a last slash."""
+"""One-off tasks and the settings of their lane, described for machines. Paths with a slash at the end work too."""
 
 from __future__ import annotations
 
+import msgspec
+
+from scheduler_api.openapi_schedules import IGNORED, PAGE_HEADERS
 from scheduler_api.openapi_words import (
     BAD,
     BODY_FAULTS,
@@ -13,7 +16,9 @@ from scheduler_api.openapi_words import (
     Json,
     answer,
     body,
+    fixed,
     list_of,
+    one_of,
     or_null,
     parameter,
     problem,
@@ -22,8 +27,14 @@ from scheduler_api.openapi_words import (
 from scheduler_api.task_body import MAX_TASKS
 from scheduler_api.tasks import STATUSES
 from scheduler_core.config import BY_NAME
+from scheduler_core.outcome import OutcomeKind
 from scheduler_core.store.lane_store import RULES
 
+_SETTINGS: Json = {
+    name: msgspec.json.schema(BY_NAME[name].convert_to)
+    | {"description": f"{BY_NAME[name].meaning} Initially {BY_NAME[name].default}."}
+    for name in RULES
+}
 _NOT_FOUND = problem("No such task, or none any longer.")
 _TASK_ID = parameter("task_id", TEXT, "The id, `task_` and a number.", required=True, where="path")
 
@@ -31,7 +42,7 @@ SCHEMAS: Json = {
     "TaskBody": {
         "type": "object",
         "required": ["webhookUrl", "executeAt"],
-        "description": "Unknown fields are ignored.",
+        "description": "Unknown fields are ignored, and named in `Cronpost-Ignored`.",
         "properties": {
             "webhookUrl": {"type": "string", "format": "uri", "description": "http or https; called by POST."},
             "webhookAuth": or_null(
@@ -52,22 +63,23 @@ SCHEMAS: Json = {
             }
         ],
     },
-    "TaskCall": {
-        "type": "object",
-        "properties": {
+    "TaskStatus": one_of(STATUSES, description="stale: all calls failed, and nothing is called until it is retried."),
+    "TaskCall": fixed(
+        {
             "startedAt": INSTANT,
             "latencyMs": {"type": "number"},
-            "outcome": TEXT,
+            "outcome": one_of(OutcomeKind),
             "statusCode": or_null(WHOLE),
             "message": TEXT,
-        },
-    },
+        }
+    ),
     "Task": {
         "type": "object",
+        "description": "A task that cannot be read has only `id`, `status` and `message`.",
         "required": ["id", "status"],
         "properties": {
             "id": TEXT,
-            "status": {"enum": list(STATUSES)},
+            "status": ref("TaskStatus"),
             "message": TEXT | {"description": "Only of a task that cannot be read."},
             "webhookUrl": TEXT,
             "webhookAuth": or_null(TEXT | {"description": "A secret: *** if there is one."}),
@@ -81,13 +93,14 @@ SCHEMAS: Json = {
             "lastCall": or_null(ref("TaskCall")),
         },
     },
-    "LaneConfig": {
+    "LaneConfig": fixed(_SETTINGS),
+    "LaneConfigChange": {
         "type": "object",
-        "properties": {
-            name: {"type": "integer", "description": BY_NAME[name].meaning, "default": BY_NAME[name].default}
-            for name in RULES
-        },
+        "description": "Only the settings to change.",
+        "properties": _SETTINGS,
+        "examples": [{"base_interval_ms": 2000}],
     },
+    "TaskDeleted": fixed({"id": TEXT, "deleted": {"const": True}}),
 }
 
 _ADDED: Json = {
@@ -105,40 +118,56 @@ _ONE_OR_MANY: Json = {
     ]
 }
 
-_PATHS: Json = {
+PATHS: Json = {
     "/api/v1/tasks": {
         "post": {
+            "operationId": "create_tasks",
+            "tags": ["One-off tasks"],
             "summary": "Store one-off tasks: one, or an array, all or none",
             "requestBody": body(_ONE_OR_MANY),
-            "responses": {"202": answer("Stored.", _ADDED), "400": BAD, **BODY_FAULTS, **STORE},
+            "responses": {"202": answer("Stored.", _ADDED) | IGNORED, "400": BAD, **BODY_FAULTS, **STORE},
         },
         "get": {
+            "operationId": "list_tasks",
+            "tags": ["One-off tasks"],
             "summary": "List one-off tasks",
             "parameters": [
-                parameter("status", {"enum": list(STATUSES)}, "Only tasks with this status."),
+                parameter("status", ref("TaskStatus"), "Only tasks with this status."),
                 parameter("cursor", TEXT, "`next` of the page before."),
                 LIMIT,
             ],
-            "responses": {"200": answer("A page.", list_of("tasks", ref("Task"))), "400": BAD, **STORE},
+            "responses": {"200": answer("A page.", list_of("tasks", ref("Task"))) | PAGE_HEADERS, "400": BAD, **STORE},
         },
     },
     "/api/v1/tasks/{task_id}": {
         "parameters": [_TASK_ID],
         "get": {
-            "summary": "A one-off task",
-            "responses": {"200": answer("The task.", ref("Task")), "404": _NOT_FOUND, **STORE},
+            "operationId": "get_task",
+            "tags": ["One-off tasks"],
+            "summary": "Get a one-off task",
+            "responses": {"200": answer("The task.", ref("Task")) | IGNORED, "400": BAD, "404": _NOT_FOUND, **STORE},
         },
         "delete": {
-            "summary": "Remove a one-off task; a call that is under way may end",
-            "responses": {"200": answer("Removed."), "404": _NOT_FOUND, **STORE},
+            "operationId": "delete_task",
+            "tags": ["One-off tasks"],
+            "summary": "Delete a one-off task; a call that is under way may end",
+            "responses": {
+                "200": answer("Removed.", ref("TaskDeleted")) | IGNORED,
+                "400": BAD,
+                "404": _NOT_FOUND,
+                **STORE,
+            },
         },
     },
     "/api/v1/tasks/{task_id}/retry": {
         "parameters": [_TASK_ID],
         "post": {
+            "operationId": "retry_task",
+            "tags": ["One-off tasks"],
             "summary": "Make a stale one-off task due again",
             "responses": {
-                "202": answer("It is due again.", ref("Task")),
+                "202": answer("It is due again.", ref("Task")) | IGNORED,
+                "400": BAD,
                 "404": _NOT_FOUND,
                 "409": problem("The task is not stale."),
                 **STORE,
@@ -147,14 +176,22 @@ _PATHS: Json = {
     },
     "/api/v1/config": {
         "get": {
-            "summary": "The settings of the lane of one-off tasks",
-            "responses": {"200": answer("The settings.", ref("LaneConfig")), **STORE},
+            "operationId": "get_task_settings",
+            "tags": ["One-off tasks"],
+            "summary": "Get the settings of the lane of one-off tasks",
+            "responses": {"200": answer("The settings.", ref("LaneConfig")) | IGNORED, **STORE},
         },
         "patch": {
-            "summary": "Change some of them, for all nodes from the next batch on",
-            "requestBody": body(ref("LaneConfig")),
-            "responses": {"200": answer("All settings.", ref("LaneConfig")), "400": BAD, **BODY_FAULTS, **STORE},
+            "operationId": "update_task_settings",
+            "tags": ["One-off tasks"],
+            "summary": "Change settings of the lane, for all nodes from the next batch on",
+            "requestBody": body(ref("LaneConfigChange")),
+            "responses": {
+                "200": answer("All settings.", ref("LaneConfig")) | IGNORED,
+                "400": BAD,
+                **BODY_FAULTS,
+                **STORE,
+            },
         },
     },
 }
-PATHS: Json = _PATHS | {f"{path}/": operations for path, operations in _PATHS.items()}

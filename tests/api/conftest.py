@@ -21,6 +21,7 @@ from scheduler_core.metrics import Metrics
 from scheduler_core.store.redis_store import RedisStore, connect
 from tests.api.command_line import KEY
 from tests.api.runner import Runner, running
+from tests.support.described import DescribedTransport
 
 EXAMPLE: dict[str, Any] = {
     "id": "job-scheduler-unique-id",
@@ -62,8 +63,12 @@ async def client(context: Context) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def client_of(context: Context) -> httpx.AsyncClient:
-    """A client that talks to the application without a socket. What the application raises, the client raises."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(context)), base_url="http://localhost")
+    """A client that talks to the application without a socket. What the application raises, the client raises.
+
+    Every answer, and every request that is accepted, is compared with the description of the API.
+    """
+    transport = DescribedTransport(httpx.ASGITransport(create_app(context)))
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ class TestOrigins:
 
 async def test_the_api_description_says_that_a_key_is_needed(client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"})
-    assert answer.json()["security"] == [{"key": []}]
+    assert answer.json()["security"] == [{"apiKey": []}]
 
 
 class TestLog:

@@ -1,4 +1,4 @@
-"""``/health``, ``/ready``, ``/metrics``, ``/cron/next`` and ``/openapi.json``."""
+"""``/health``, ``/ready``, ``/metrics``, ``/cron/next``."""
 
 from __future__ import annotations
 
@@ -112,43 +112,3 @@ async def test_cron_next_refuses_what_an_upsert_would(client: httpx.AsyncClient,
     answer = await client.get(f"/cron/next?{query}")
     assert answer.status_code == 400
     assert answer.json()["field"] == field
-
-
-async def test_the_description_has_every_route_and_no_other(client: httpx.AsyncClient) -> None:
-    document = (await client.get("/openapi.json")).json()
-    described = {
-        (path, method.upper())
-        for path, operations in document["paths"].items()
-        for method in operations
-        if method != "parameters"
-    }
-    routes = [route for route in ROUTES if isinstance(route, Route) and route.include_in_schema]
-    served = {(route.path, method) for route in routes for method in (route.methods or set()) - {"HEAD"}}
-    assert described == served
-    assert "security" not in document
-
-
-async def test_the_description_has_every_field_of_a_job(client: httpx.AsyncClient) -> None:
-    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
-    assert set(schemas["JobBody"]["properties"]) == {*JOB_FIELDS, "last_run"}
-    await client.post("/", json=EXAMPLE)
-    shown = (await client.get(f"/jobs/{EXAMPLE['id']}")).json()
-    elsewhere = {"name", "target_id", "interval_seconds", "interval_from", "interval_until", "at", "open_runs"}
-    assert set(schemas["Job"]["properties"]) == {*shown, *elsewhere}
-
-
-async def test_every_reference_in_the_description_leads_somewhere(client: httpx.AsyncClient) -> None:
-    document = (await client.get("/openapi.json")).json()
-
-    def references(node: Any) -> list[str]:
-        if isinstance(node, dict):
-            return (
-                [node["$ref"]] if "$ref" in node else [found for value in node.values() for found in references(value)]
-            )
-        return [found for value in node for found in references(value)] if isinstance(node, list) else []
-
-    assert references(document)
-    for reference in references(document):
-        node = document
-        for part in reference.removeprefix("#/").split("/"):
-            node = node[part]

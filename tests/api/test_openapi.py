@@ -1,0 +1,161 @@
+"""``GET /openapi.json``: the description of the API. That answers fit it is checked by the client of all API tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import validate
+from starlette.routing import Route
+
+from scheduler_api.app import OPEN_PATHS, ROUTES
+from scheduler_api.openapi import TAGS, document
+from scheduler_api.policies import ROWS
+from scheduler_api.wire import JOB_FIELDS
+from tests.api.conftest import EXAMPLE
+from tests.support.described import NotDescribed, check
+
+Json = dict[str, Any]
+DOCUMENT = document(keys=True)
+SCHEMAS: Json = DOCUMENT["components"]["schemas"]
+OPERATIONS: list[tuple[str, str, Json]] = [
+    (method, path, operation)
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+    if method != "parameters"
+]
+
+
+def nodes(node: Any) -> Iterator[Json]:
+    """All objects in a part of the document."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from nodes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from nodes(value)
+
+
+@pytest.mark.parametrize("keys", [True, False])
+def test_the_description_is_valid_openapi(keys: bool) -> None:
+    validate(document(keys=keys))
+
+
+def test_the_description_has_every_route_and_no_other() -> None:
+    described = {(path, method.upper()) for method, path, _ in OPERATIONS}
+    routes = [route for route in ROUTES if isinstance(route, Route) and route.include_in_schema]
+    served = {(route.path, method) for route in routes for method in (route.methods or set()) - {"HEAD"}}
+    assert described == served
+
+
+def test_a_path_that_is_not_described_is_another_spelling_or_a_part_of_the_pages() -> None:
+    described = {path for _, path, _ in OPERATIONS}
+    hidden = {route.path for route in ROUTES if isinstance(route, Route)} - described
+    assert {path.removesuffix("/") for path in hidden - {"/docs/{name}"}} < described
+
+
+def test_every_operation_has_a_name_of_its_own_and_a_known_tag() -> None:
+    names = [operation["operationId"] for _, _, operation in OPERATIONS]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+", name) for name in names)
+    assert all(len(operation["tags"]) == 1 and operation["summary"] for _, _, operation in OPERATIONS)
+    assert {operation["tags"][0] for _, _, operation in OPERATIONS} == set(TAGS)
+
+
+def test_every_parameter_of_a_path_is_described() -> None:
+    for method, path, operation in OPERATIONS:
+        parameters = [*DOCUMENT["paths"][path].get("parameters", []), *operation.get("parameters", [])]
+        named = [one["name"] for one in parameters if one["in"] == "path"]
+        assert named == re.findall(r"\{(\w+)\}", path), (method, path)
+
+
+def test_what_needs_a_key_says_so_and_what_needs_none_too() -> None:
+    open_paths = {path for _, path, operation in OPERATIONS if operation.get("security") == []}
+    assert open_paths == {path for path in OPEN_PATHS if not path.startswith("/docs/")}
+    for method, path, operation in OPERATIONS:
+        assert ("401" in operation["responses"]) == ("security" not in operation), (method, path)
+    assert DOCUMENT["security"] == [{"apiKey": []}]
+    assert document(keys=False)["security"] == []
+
+
+async def test_the_description_has_every_field_of_a_job(client: httpx.AsyncClient) -> None:
+    assert set(SCHEMAS["JobBody"]["properties"]) == {*JOB_FIELDS, "last_run"}
+    await client.post("/", json=EXAMPLE)
+    shown = (await client.get(f"/jobs/{EXAMPLE['id']}")).json()
+    elsewhere = {"name", "target_id", "interval_seconds", "interval_from", "interval_until", "at", "open_runs"}
+    assert set(SCHEMAS["Job"]["properties"]) == {*shown, *elsewhere}
+
+
+def test_a_field_that_needs_another_one_has_no_default() -> None:
+    """Generated clients send defaults, and such a field is refused where the other one is not given."""
+    for name in ("JobBody", "JobPutBody"):
+        for row in ROWS:
+            has_default = "default" in SCHEMAS[name]["properties"][row.name]
+            assert has_default == (row.needs is None and row.default is not None), row.name
+
+
+def test_neither_an_answer_nor_a_partial_change_has_a_default() -> None:
+    """A client that sends the defaults of a partial change would reset what it does not mean to change."""
+    bodies = {
+        node["$ref"].rpartition("/")[2]
+        for _, _, operation in OPERATIONS
+        for node in nodes(operation.get("requestBody", {}))
+        if "$ref" in node
+    }
+    changes = {"TargetChange", "ScheduleChange", "LaneConfigChange"}
+    assert changes < bodies
+    for name in {*SCHEMAS} - bodies | changes:
+        assert not [node for node in nodes(SCHEMAS[name]) if "default" in node], name
+
+
+def test_references_lead_to_components_only() -> None:
+    references = {node["$ref"] for node in nodes(DOCUMENT) if isinstance(node.get("$ref"), str)}
+    assert references
+    for reference in references:
+        kind, name = re.fullmatch(r"#/components/(\w+)/(\w+)", reference).groups()  # type: ignore[union-attr]
+        assert name in DOCUMENT["components"][kind]
+
+
+def test_the_example_of_every_body_fits_its_schema() -> None:
+    import jsonschema_rs
+
+    examples = [(name, one) for name, schema in SCHEMAS.items() for one in schema.get("examples", [])]
+    assert len(examples) >= 10
+    for name, example in examples:
+        whole = {**SCHEMAS[name], "components": {"schemas": SCHEMAS}}
+        jsonschema_rs.Draft202012Validator(whole, validate_formats=True).validate(example)
+
+
+def answered(status: int, content: Any, *, method: str = "GET", url: str = "/jobs", **options: Any) -> None:
+    request = httpx.Request(method, f"http://localhost{url}", json=options.pop("body", None))
+    check(request, httpx.Response(status, json=content, **options))
+
+
+class TestTheCheckItself:
+    """What the client of all API tests would notice."""
+
+    def test_passes_what_is_described(self) -> None:
+        answered(200, {"jobs": [], "next": None})
+        answered(200, {"id": "a", "deleted": True}, method="DELETE", url="/jobs/a")
+
+    @pytest.mark.parametrize(
+        ("status", "content", "options"),
+        [
+            (200, {"jobs": []}, {}),
+            (200, {"jobs": [], "next": None, "more": 1}, {}),
+            (200, {"jobs": [], "next": 3}, {}),
+            (200, {"jobs": [], "next": None}, {"headers": {"Cronpost-New": "1", "Content-Type": "application/json"}}),
+            (200, {"jobs": [], "next": None}, {"url": "/jobs?colour=red"}),
+            (200, {"jobs": [], "next": None}, {"url": "/jobs?limit=0"}),
+            (201, {"jobs": [], "next": None}, {}),
+            (409, {}, {}),
+            (202, {"id": "a", "changed": True, "version": 1, "next_fire_time": None}, {"method": "POST", "url": "/"}),
+        ],
+    )
+    def test_finds_what_is_not(self, status: int, content: Any, options: dict[str, Any]) -> None:
+        with pytest.raises(NotDescribed):
+            answered(status, content, **options)
