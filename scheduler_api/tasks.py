@@ -169,7 +169,10 @@ def _both(
     async def naming_ignored(request: Request) -> Response:
         return with_ignored(request, await endpoint(request), parameters)
 
-    return [Route(path, naming_ignored, methods=[method]), Route(f"{path}/", naming_ignored, methods=[method])]
+    return [
+        Route(path, naming_ignored, methods=[method]),
+        Route(f"{path}/", naming_ignored, methods=[method], include_in_schema=False),
+    ]
 
 
 ROUTES = [

@@ -7,14 +7,11 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.routing import Route
 
-from scheduler_api.app import ROUTES
 from scheduler_api.context import Context
-from scheduler_api.wire import JOB_FIELDS
 from scheduler_core.config import ApiSettings
 from scheduler_core.metrics import Metrics
-from tests.api.conftest import EXAMPLE, client_of, job
+from tests.api.conftest import client_of, job
 
 
 async def test_health_says_what_clients_rely_on(client: httpx.AsyncClient) -> None:
