@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 
 from scheduler_core.errors import JobNotFound
 from scheduler_core.job import Job, Overlap, Policies
 from scheduler_core.metrics import Metrics
 from scheduler_core.run import Miss, MissReason, Run, RunState
+from scheduler_core.services.batch import upsert_many
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.account_store import AccountStore
 from scheduler_core.store.redis_store import RedisStore
@@ -127,6 +129,35 @@ async def test_a_delete_repeated_ends_what_an_interrupted_one_has_left_waiting(b
     assert len(await bench.store.children("a")) == 1
     with pytest.raises(JobNotFound):
         await bench.jobs.delete("a")
+    assert not await bench.store.children("a")
+    assert [one.state for one in await bench.records() if isinstance(one, Run)] == [RunState.CANCELLED]
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "in a batch"])
+async def test_an_overlapping_run_that_waits_for_a_retry_is_not_retried_if_its_job_changed(
+    bench: Bench, together: bool
+) -> None:
+    await bench.put()
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    await bench.answer(503)
+    changed = overlapping(max_concurrent=3)
+    if together:
+        await upsert_many(bench.jobs, [changed, replace(changed, id="b")])
+    else:
+        await bench.jobs.upsert(changed)
+    assert not await bench.store.children("a")
+    (run,) = await bench.records()
+    assert (run.state, run.message) == (RunState.CANCELLED, "its job was changed")  # type: ignore[union-attr]
+
+
+async def test_an_overlapping_run_in_flight_ends_after_a_change_but_is_not_retried(bench: Bench) -> None:
+    await bench.put()
+    bench.clock.advance(10 * SECOND)
+    await bench.work()
+    await bench.jobs.upsert(overlapping(max_concurrent=3))
+    assert len(await bench.store.children("a")) == 1
+    await bench.answer(503)
     assert not await bench.store.children("a")
     assert [one.state for one in await bench.records() if isinstance(one, Run)] == [RunState.CANCELLED]
 

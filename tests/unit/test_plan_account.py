@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -17,12 +18,15 @@ from msgspec.structs import replace
 from scheduler_core.backoff import RetryPolicy
 from scheduler_core.errors import InvalidInput, RunConflict
 from scheduler_core.job import (
+    SUSPECT_LOSSES,
     Downtime,
     HeldBack,
     HoldReason,
     Job,
     JobState,
     Lease,
+    LostCause,
+    LostClaim,
     Overlap,
     Pending,
     Policies,
@@ -354,7 +358,7 @@ class World:
         unit.lease = (
             Lease(self.fence, "node", self.fence, self.now)
             if old is None
-            else replace(old, fence=self.fence, node="node")
+            else replace(old, fence=self.fence, node="node", group=int(old.losses >= SUSPECT_LOSSES))
         )
         planned = self.plan(unit)
         if isinstance(planned, Work):
@@ -425,7 +429,15 @@ class World:
         """The node that holds a unit dies, and another notices."""
         unit = self.unit(index)
         if unit.held is not None and unit.lease is not None:
-            unit.lease = replace(unit.lease, node="-", losses=unit.lease.losses + 1)
+            lease = unit.lease
+            unit.lease = replace(
+                lease,
+                node="-",
+                losses=lease.losses + 1,
+                alone=lease.alone + lease.group,
+                lost=(*lease.lost, LostClaim(lease.fence, unit.held.started_at_ms, LostCause.DIED))[-10:],
+                lost_count=lease.lost_count + 1,
+            )
             unit.held = None
 
     def downtime(self, since_beat_ms: int, length_ms: int) -> None:
@@ -546,9 +558,26 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(first=JOBS, steps=st.lists(STEPS, max_size=40))
+HISTORIES = given(first=JOBS, steps=st.lists(STEPS, max_size=40))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@HISTORIES
 def test_every_fire_time_is_one_run_or_lies_in_one_miss(first: Job, steps: list[tuple[object, ...]]) -> None:
+    check_history(first, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@HISTORIES
+def test_in_many_histories_too_every_fire_time_is_one_run_or_lies_in_one_miss(
+    first: Job, steps: list[tuple[object, ...]]
+) -> None:
+    check_history(first, steps)
+
+
+def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
     world = World()
     world.upsert(first)
     for name, *arguments in steps:

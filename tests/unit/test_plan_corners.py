@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.errors import RunConflict
-from scheduler_core.job import Job, Overlap, Pending, Policies, Recovery
+from scheduler_core.job import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES, Job, Overlap, Pending, Policies, Recovery
 from scheduler_core.plan.ask import Skipped, plan_run_now
 from scheduler_core.plan.complete import plan_heartbeat
 from scheduler_core.run import Miss, Run, RunState
@@ -73,7 +73,8 @@ def test_an_overlapping_run_that_kills_its_nodes_does_not_keep_its_place_for_eve
     made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=1))
     go_to(made, 10)
     made.claim()
-    for _ in range(3):
+    for _ in range(SUSPECT_LOSSES + QUARANTINE_AFTER_ALONE):
+        assert not runs(made)
         made.claim(1)
         made.die(1)
     made.claim(1)
