@@ -74,6 +74,10 @@ GARBAGE_THRESHOLDS = (10_000, 20, 50)
 """A fire allocates some hundred containers, nearly all of which die by reference count. With Python's thresholds (700,
 10, 10) looking for cycles among them took 26 to 32 us of each fire; with these, 5 (1,000 fires a second)."""
 _CLOCK = SystemClock()
+NO_PUBLIC_URL = (
+    "CRONPOST_PUBLIC_URL is not set, so jobs with completion 'callback' are refused: set it to the address at which "
+    "runners reach the API"
+)
 EXIT_FORCED = 130
 FORCED_FLUSH_SECONDS = 0.2
 """How long a second signal waits for the last log lines to be written."""
@@ -183,12 +187,19 @@ class Process:
     def warnings(self) -> list[str]:
         """Conditions that an operator should see although the process does its job."""
         warnings = [] if self._engine is None else self._engine.warnings()
+        if not self._accepts_callbacks:
+            warnings.append(NO_PUBLIC_URL)
         for service in (self._clock_service, self._store_check):
             if service is not None:
                 warnings += service.warnings.values()
         if self.nodes is not None and self.nodes.working:
             warnings += self.nodes.faults() + self.nodes.warnings()
         return list(dict.fromkeys(warnings + log_warnings()))
+
+    @property
+    def _accepts_callbacks(self) -> bool:
+        """Whether jobs with completion by callback may be stored here. An API with a node knows its own address."""
+        return self._with_node or self.settings.engine.public_url is not None
 
     async def _main(self, sockets: list[socket.socket], watched: list[socket.socket]) -> bool:
         """Whether this was the end, and not a beginning with the wrong number of shards. Closes the sockets."""
@@ -240,7 +251,7 @@ class Process:
             faults=self.faults,
             warnings=self.warnings,
             fires=self._with_node,
-            callbacks=self._with_node or self.settings.engine.public_url is not None,
+            callbacks=self._accepts_callbacks,
             nodes=self.nodes,
             breakers=self.breakers,
             guard=self._guard,

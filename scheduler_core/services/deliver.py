@@ -77,6 +77,8 @@ class Courier:
         self.start = deliverer.start
         self._store = store
         self._timeout_ms = int(node.settings.attempt_timeout_seconds * 1000)
+        if node.settings.public_url is None:
+            settler.warnings["public_url"] = NO_PUBLIC_URL
         self.gate = Gate(node.room, node.settings, clock, metrics) if gate is None else gate
 
     def url_of(self, job: Job) -> str | None:
@@ -157,7 +159,6 @@ class Courier:
         if work.job.policies.callback:
             public_url = self.node.settings.public_url
             if public_url is None:
-                self.settler.warnings["public_url"] = NO_PUBLIC_URL
                 raise ConfigError(NO_PUBLIC_URL)
             token = make_token(await self._store.secret(), claimed.id, work.run.id)
             request = with_callback(request, public_url, work.run.id, token)

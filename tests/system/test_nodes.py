@@ -180,12 +180,16 @@ async def test_nodes_without_an_api_show_their_state_on_a_port_of_their_own(worl
     api = await world.start("api")
     warning = (await (await api.api()).get("/ready")).json()
     assert warning["ready"]
-    assert "no node is alive" in warning["warnings"][0]
+    callbacks_refused, no_node = warning["warnings"]
+    assert "CRONPOST_PUBLIC_URL is not set, so jobs with completion 'callback' are refused" in callbacks_refused
+    assert "no node is alive" in no_node
 
-    nodes = world.workshop.cronpost("node", redis_url=world.redis.url, nodes=2, metrics_port=0, **SETTINGS)
+    settings = {**SETTINGS, "public_url": "http://cronpost.test"}
+    nodes = world.workshop.cronpost("node", redis_url=world.redis.url, nodes=2, metrics_port=0, **settings)
     address = (await nodes.logged(METRICS_SERVED))[0]["address"]
     await nodes.logged(NODE_PROCESS_STARTED, count=2)
-    assert (await (await api.api()).get("/ready")).json() == {"ready": True, "reasons": []}
+    ready = {"ready": True, "reasons": [], "warnings": [callbacks_refused]}
+    assert (await (await api.api()).get("/ready")).json() == ready
     await world.put(api, "a")
     await world.recorder.until_requests(1, "a")
     async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
