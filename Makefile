@@ -9,6 +9,9 @@ TEST_FAST_ARGS ?= -n 3 -m "not slow" tests/unit tests/services
 MUTATE_ARGS ?=
 # Of make test-servers, for each server. Shorter: make test-servers SERVER_ARGS="-n 2 -k faults".
 SERVER_ARGS ?= $(TEST_ARGS)
+# Linter of the OpenAPI document, started by npx. Newer ones need a newer Node.js than Debian 12 has.
+REDOCLY = @redocly/cli@1.34.5
+UI_ARGS ?=
 # Of the tests of high availability: one after the other, each with a machine to itself. Longer faults: HA_SECONDS=300.
 HA_ARGS ?= -v
 BENCH_ARGS ?=
@@ -21,7 +24,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-servers test-ha mutate lint type fmt bench lock install clean
+.PHONY: help run test test-fast test-servers test-ha test-openapi test-ui mutate lint type fmt bench lock install clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -46,6 +49,21 @@ test-servers: $(VENV)/.development ## What depends on the server, on Redis 6.2, 
 
 test-ha: $(VENV)/.development ## High availability: nodes and Redis fail under load; ten minutes. One fault: make test-ha HA_ARGS="-v -k sentinel"
 	$(BIN)/python -m pytest tests/ha $(HA_ARGS)
+
+test-openapi: $(VENV)/.development ## Lint openapi.json with redocly; needs npx (Debian: apt install npm)
+	@command -v npx >/dev/null || { echo "make test-openapi needs npx, which comes with npm; on Debian and Ubuntu: apt install npm" >&2; exit 1; }
+	@mkdir -p build
+	$(BIN)/python -m tests.support.described > build/openapi.json
+	npx --yes $(REDOCLY) lint --config redocly.yaml --max-problems 1000 build/openapi.json >build/openapi.lint 2>&1 || \
+		{ cat build/openapi.lint; exit 1; }
+	@cat build/openapi.lint
+	@grep -q 'Your API description is valid' build/openapi.lint
+	@! grep 'Warning was generated' build/openapi.lint || { echo "warnings count as errors" >&2; exit 1; }
+
+test-ui: $(VENV)/.development ## The pages of the documentation in a headless Chromium (Debian: apt install chromium)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		{ echo "make test-ui needs Chromium; on Debian and Ubuntu: apt install chromium" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/ui $(UI_ARGS)
 
 lint: $(VENV)/.development ## Style and likely mistakes (ruff)
 	$(BIN)/ruff format --check .

@@ -68,7 +68,7 @@ def prefers_html(accepted: str) -> bool:
 LINKS = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "ready": "/ready", "jobs": "/jobs"}
 
 ROUTES = [
-    Route("/", root, methods=["GET"], include_in_schema=False),
+    Route("/", root, methods=["GET"]),
     *(Route(path, page, methods=["GET"]) for path in PAGES),
     Route("/docs/{name}", asset, methods=["GET"], include_in_schema=False),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scheduler_api.docs_ui import LINKS
 from scheduler_api.jobs import STATUSES
 from scheduler_api.openapi_words import (
     BAD,
@@ -22,6 +23,7 @@ from scheduler_api.openapi_words import (
     body,
     either,
     fixed,
+    header,
     list_of,
     one_of,
     or_null,
@@ -313,6 +315,19 @@ SCHEMAS: Json = {
 
 PATHS: Json = {
     "/": {
+        "get": {
+            "operationId": "get_links",
+            "tags": ["Documentation"],
+            "summary": "Lead a browser to the documentation; answer other clients with links",
+            "security": [],
+            "responses": {
+                "200": answer(
+                    "Paths of this API.",
+                    fixed({"name": {"const": "cronpost"}} | {name: {"const": path} for name, path in LINKS.items()}),
+                ),
+                "307": {"description": "To the documentation."} | header("Location", "`/docs`."),
+            },
+        },
         "post": {
             "operationId": "upsert_job",
             "tags": ["Jobs"],

@@ -8,6 +8,7 @@ import { describe, resolve, typeName } from "./schema.js";
 const METHODS = ["get", "post", "put", "patch", "delete"];
 const trying = document.body.dataset.view === "try";
 const at = (id) => document.getElementById(id);
+const wide = matchMedia("(min-width: 50rem)"); // as in docs.css
 let key = "";
 
 export function operationsOf(documented) {
@@ -20,7 +21,7 @@ export function operationsOf(documented) {
         ...item[name],
         method: name,
         path,
-        group: item[name].tags?.[0] ?? (path === "/" ? "jobs" : path.replace("/api/v1", "").split(/[/:]/)[1]),
+        group: item[name].tags?.[0] ?? "Other",
         parameters: parameters.map((parameter) => resolve(documented, parameter)),
       });
     }
@@ -95,6 +96,16 @@ function details(documented, operation) {
   return parts;
 }
 
+// Operations by tag, in the order of the document's tags: [{ name, description, members }].
+function groupsOf(documented, operations) {
+  const groups = new Map((documented.tags ?? []).map(({ name, description }) => [name, { description, members: [] }]));
+  for (const operation of operations) {
+    if (!groups.has(operation.group)) groups.set(operation.group, { members: [] });
+    groups.get(operation.group).members.push(operation);
+  }
+  return [...groups].map(([name, group]) => ({ name, ...group })).filter(({ members }) => members.length);
+}
+
 function show(documented, operation) {
   const title = [
     method(operation.method),
@@ -110,54 +121,72 @@ function show(documented, operation) {
   const box = element("details", { class: "operation", id: anchor(operation) }, element("summary", {}, title));
   box.addEventListener(
     "toggle",
-    () => box.append(...details(documented, operation), tryForm(documented, operation, () => key)),
+    () => box.append(tryForm(documented, operation, () => key), ...details(documented, operation)),
     { once: true },
   );
   return box;
 }
 
-function index(operations) {
-  const groups = new Map();
-  for (const operation of operations) {
-    groups.set(operation.group, [...(groups.get(operation.group) ?? []), operation]);
-  }
-  const link = (one) =>
-    element("a", { href: `#${anchor(one)}` }, method(one.method), element("span", { class: "path" }, one.path));
-  return [...groups].flatMap(([group, members]) => [
-    element("h2", {}, group),
-    element(
-      "ul",
-      {},
-      members.map((one) => element("li", { "data-for": anchor(one) }, link(one))),
-    ),
-  ]);
+function section(documented, { name, description, members }) {
+  return element(
+    "section",
+    { class: "group" },
+    element("h2", {}, name),
+    description ? element("p", { class: "soft" }, prose(description)) : "",
+    members.map((one) => show(documented, one)),
+  );
 }
 
-function filter(operations, text) {
+function index(groups, names) {
+  const link = (one) =>
+    element("a", { href: `#${anchor(one)}` }, method(one.method), element("span", { class: "path" }, one.path));
+  const part = (title, items) =>
+    element("section", { class: "group" }, element("h2", {}, title), element("ul", {}, items));
+  return [
+    ...groups.map(({ name, members }) =>
+      part(name, members.map((one) => element("li", { "data-for": anchor(one) }, link(one)))),
+    ),
+    part(
+      "Schemas",
+      names.map((name) =>
+        element("li", { "data-for": `schema-${name}` }, element("a", { href: `#schema-${name}` }, name)),
+      ),
+    ),
+  ];
+}
+
+// Shows what has all the words, and brings the first of it into view.
+function filter(operations, names, text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  for (const operation of operations) {
-    const all = `${operation.method} ${operation.path} ${operation.summary ?? ""}`.toLowerCase();
-    const hidden = !words.every((word) => all.includes(word));
-    at(anchor(operation)).hidden = hidden;
-    document.querySelector(`[data-for="${anchor(operation)}"]`).hidden = hidden;
+  let found = 0;
+  const decide = (id, all) => {
+    const hidden = !words.every((word) => all.toLowerCase().includes(word));
+    at(id).hidden = hidden;
+    document.querySelector(`[data-for="${id}"]`).hidden = hidden;
+    found += hidden ? 0 : 1;
+  };
+  for (const one of operations) decide(anchor(one), `${one.method} ${one.path} ${one.summary ?? ""} ${one.operationId}`);
+  for (const name of names) decide(`schema-${name}`, name);
+  for (const group of document.querySelectorAll(".group")) {
+    group.hidden = !group.querySelector(".operation:not([hidden]), li:not([hidden])");
   }
-  for (const list of at("index").querySelectorAll("ul")) {
-    const empty = ![...list.children].some((item) => !item.hidden);
-    list.hidden = empty;
-    list.previousElementSibling.hidden = empty;
-  }
+  at("message").textContent = words.length ? `${found} matches` : `${operations.length} operations`;
+  if (at("operations").getBoundingClientRect().top < 0) at("operations").scrollIntoView();
 }
 
 function openTarget() {
+  if (!wide.matches) at("contents").open = false;
   const target = at(decodeURIComponent(location.hash.slice(1)) || "none");
   if (target?.tagName === "DETAILS") target.open = true;
   target?.scrollIntoView();
 }
 
-function schemas(documented) {
-  return [
+function schemas(documented, names) {
+  return element(
+    "section",
+    { class: "group" },
     element("h2", {}, "Schemas"),
-    ...Object.keys(documented.components?.schemas ?? {}).map((name) =>
+    names.map((name) =>
       element(
         trying ? "details" : "section",
         { class: "operation", id: `schema-${name}` },
@@ -165,7 +194,7 @@ function schemas(documented) {
         describe(documented, { $ref: `#/components/schemas/${name}` }),
       ),
     ),
-  ];
+  );
 }
 
 async function start() {
@@ -180,11 +209,13 @@ async function start() {
   if (!response.ok) throw new Error(`openapi.json was answered with ${response.status}`);
   const documented = await response.json();
   const operations = operationsOf(documented);
+  const groups = groupsOf(documented, operations);
+  const names = Object.keys(documented.components?.schemas ?? {});
   at("about").textContent = `${documented.info.description ?? ""} Version ${documented.info.version}.`;
   at("message").textContent = `${operations.length} operations`;
-  at("operations").replaceChildren(...operations.map((one) => show(documented, one)), ...schemas(documented));
-  at("index").replaceChildren(...index(operations));
-  at("filter").oninput = (event) => filter(operations, event.target.value);
+  at("operations").replaceChildren(...groups.map((group) => section(documented, group)), schemas(documented, names));
+  at("index").replaceChildren(...index(groups, names));
+  at("filter").oninput = (event) => filter(operations, names, event.target.value);
   onhashchange = openTarget;
   if (location.hash) openTarget();
 }
@@ -206,5 +237,9 @@ addEventListener("keydown", (event) => {
   if (event.target.matches("input, textarea, select")) return;
   event.preventDefault();
   at("filter").focus();
+});
+at("contents").open = wide.matches;
+wide.addEventListener("change", () => {
+  at("contents").open = wide.matches;
 });
 begin();

@@ -20,6 +20,5 @@ export function method(name) {
 }
 
 export function anchor(operation) {
-  const path = operation.path.replace(/\/$/, "/slash"); // /tasks and /tasks/ are two
-  return `${operation.method}${path}`.replace(/[^A-Za-z0-9]+/g, "-").replace(/-$/, "");
+  return `${operation.method}${operation.path}`.replace(/[^A-Za-z0-9]+/g, "-").replace(/-$/, "");
 }

@@ -26,6 +26,14 @@ export function tryForm(documented, operation, key) {
     }
   }
   const button = element("button", {}, `Send ${operation.method.toUpperCase()}`);
+  const copy = element("button", { type: "button", class: "plain" }, "Copy curl line");
+  const line = element("pre", { class: "curl", tabindex: "0", "aria-label": "The same with curl" });
+  const made = () => requestOf(operation, inputs, body, content?.[0], key());
+  const show = () => {
+    const { problem, url, options } = made();
+    line.textContent = problem ?? curl(url, options, key());
+    copy.disabled = Boolean(problem);
+  };
   const answer = element("div", { class: "answer", "aria-live": "polite" });
   const form = element(
     "form",
@@ -43,15 +51,26 @@ export function tryForm(documented, operation, key) {
         ),
       ),
       body ? [element("label", { for: body.id }, `Body, ${content[0]}`), body] : "",
-      element("p", {}, button),
+      element("p", { class: "buttons" }, button, copy),
+      line,
     ),
     answer,
   );
+  show();
+  form.addEventListener("input", show);
+  form.addEventListener("focusin", show); // the key may have changed
+  copy.addEventListener("click", async () => {
+    const done = await copied(line);
+    copy.textContent = done ? "Copied" : "Press Ctrl+C";
+    setTimeout(() => {
+      copy.textContent = "Copy curl line";
+    }, 2000);
+  });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     button.disabled = true;
     try {
-      await send(operation, inputs, body, content?.[0], key(), answer);
+      await send(made(), answer);
     } finally {
       button.disabled = false;
     }
@@ -59,8 +78,20 @@ export function tryForm(documented, operation, key) {
   return form;
 }
 
-async function send(operation, inputs, body, type, key, answer) {
-  answer.replaceChildren(element("p", {}, "Sent …"));
+// Puts the text of an element on the clipboard. Browsers allow that only on https and localhost; elsewhere the text is
+// selected, and the answer is false.
+async function copied(line) {
+  try {
+    await navigator.clipboard.writeText(line.textContent);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(line);
+    return false;
+  }
+}
+
+// What the form asks for: { url, options } of a request, or { problem }.
+function requestOf(operation, inputs, body, type, key) {
   const headers = {};
   const query = new URLSearchParams();
   let path = operation.path;
@@ -68,8 +99,7 @@ async function send(operation, inputs, body, type, key, answer) {
     const value = input.value;
     if (parameter.in === "path") {
       if (value === "." || value === "..") {
-        answer.replaceChildren(element("p", { class: "bad" }, "No browser sends this id in a path; curl can."));
-        return;
+        return { problem: "No browser sends this id in a path; curl --path-as-is can." };
       }
       path = path.replace(`{${parameter.name}}`, () => encodeURIComponent(value));
     } else if (value !== "") {
@@ -84,7 +114,15 @@ async function send(operation, inputs, body, type, key, answer) {
     options.body = body.value;
   }
   const search = query.toString();
-  const url = new URL(`.${path}${search ? `?${search}` : ""}`, ROOT);
+  return { url: new URL(`.${path}${search ? `?${search}` : ""}`, ROOT), options };
+}
+
+async function send({ problem, url, options }, answer) {
+  if (problem) {
+    answer.replaceChildren(element("p", { class: "bad" }, problem));
+    return;
+  }
+  answer.replaceChildren(element("p", {}, "Sent …"));
   const began = performance.now();
   try {
     const response = await fetch(url, options);
@@ -101,7 +139,6 @@ async function send(operation, inputs, body, type, key, answer) {
       ),
       element("pre", { tabindex: "0", "aria-label": "Answer" }, json ? indent(text) : text || "(no body)"),
       element("details", {}, element("summary", {}, "Headers"), element("pre", {}, lines)),
-      element("details", {}, element("summary", {}, "The same with curl"), element("pre", {}, curl(url, options, key))),
     );
   } catch (error) {
     answer.replaceChildren(element("p", { class: "bad" }, `No answer: ${error.message}`));

@@ -80,6 +80,9 @@ def _check_answer(where: str, operation: Json, response: httpx.Response) -> None
         _demand(not header.get("required") or name in response.headers, where, f"the header {name} is missing")
     media_type = response.headers.get("content-type", "").partition(";")[0]
     content = answer.get("content", {})
+    if not content:
+        _demand(not response.content, where, "no body is described")
+        return
     _demand(media_type in content, where, f"the content type {media_type!r} is not described")
     if media_type.endswith("json"):
         _validate(where, content[media_type]["schema"], response.content, strict=True)
@@ -172,3 +175,7 @@ def _closed(node: Any) -> Any:
 def _demand(holds: bool, where: str, what: str) -> None:
     if not holds:
         raise NotDescribed(f"{where}: {what}")
+
+
+if __name__ == "__main__":
+    print(json.dumps(_document(), indent=1))  # for make test-openapi

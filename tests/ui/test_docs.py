@@ -1,0 +1,107 @@
+"""``/docs`` and ``/redoc`` in a browser."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler_api.openapi import TAGS, document
+from tests.api.command_line import KEY
+from tests.ui.browser import Page
+
+WIDE, PHONE = 1280, 390
+COUNT = sum("operationId" in one for item in document(keys=True)["paths"].values() for one in item.values())
+VISIBLE = "[...document.querySelectorAll('main .operation')].filter((one) => one.checkVisibility())"
+
+
+async def shown(page: Page, url: str, *, width: int) -> None:
+    """Open a page and give it the API key."""
+    await page.open(url, width=width)
+    await page.until("!document.getElementById('key-form').hidden")
+    await page.evaluate(
+        f"document.getElementById('key').value = '{KEY}'; document.getElementById('key-form').requestSubmit()"
+    )
+    await page.until("document.querySelectorAll('main .operation').length > 0")
+    page.complaints.clear()  # the first 401 is logged
+
+
+async def type_filter(page: Page, text: str) -> None:
+    await page.evaluate(
+        f"document.getElementById('filter').value = '{text}';"
+        "document.getElementById('filter').dispatchEvent(new Event('input'))"
+    )
+
+
+@pytest.mark.parametrize("width", [WIDE, PHONE])
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_no_page_is_wider_than_its_window(page: Page, cli_server: str, path: str, width: int) -> None:
+    await shown(page, cli_server + path, width=width)
+    await page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    await page.until(f"{VISIBLE}.length >= {COUNT}")
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+async def test_operations_are_grouped_by_tag_in_the_order_of_the_description(page: Page, cli_server: str) -> None:
+    await shown(page, f"{cli_server}/docs", width=WIDE)
+    for place in ("main", "#index"):
+        heads = await page.evaluate(f"[...document.querySelectorAll('{place} h2')].map((one) => one.textContent)")
+        assert heads == [*TAGS, "Schemas"]
+    assert await page.evaluate("document.querySelectorAll('main .operation .method').length") == COUNT
+
+
+async def test_the_filter_brings_its_matches_into_view_and_leaves_out_other_schemas(
+    page: Page, cli_server: str
+) -> None:
+    await shown(page, f"{cli_server}/docs", width=WIDE)
+    await page.evaluate("scrollTo(0, 1e6)")
+    await page.until("scrollY > 1000")
+    await type_filter(page, "backfill")
+    assert await page.evaluate(f"{VISIBLE}.map((one) => one.id)") == [
+        "post-jobs-job-id-backfill",
+        "schema-Backfill",
+        "schema-Backfilled",
+    ]
+    top = await page.evaluate(f"{VISIBLE}[0].getBoundingClientRect().top")
+    assert 0 <= top < 800
+    assert await page.evaluate("document.getElementById('message').textContent") == "3 matches"
+    links = "[...document.querySelectorAll('#index a')].filter((one) => one.checkVisibility()).length"
+    assert await page.evaluate(links) == 3
+    await type_filter(page, "")
+    assert await page.evaluate(f"{VISIBLE}.filter((one) => one.querySelector('.method')).length") == COUNT
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_on_a_phone_the_first_operation_is_in_the_first_window(page: Page, cli_server: str, path: str) -> None:
+    await shown(page, cli_server + path, width=PHONE)
+    # The form for the key is open here; a server without keys shows it higher up still.
+    assert await page.evaluate(f"{VISIBLE}[0].getBoundingClientRect().top") < 800
+    assert not await page.evaluate("document.getElementById('contents').open")
+
+
+async def test_the_form_comes_before_the_schemas_and_sends_the_request(page: Page, cli_server: str) -> None:
+    await shown(page, f"{cli_server}/docs", width=PHONE)
+    box = "document.getElementById('get-cron-next')"
+    await page.evaluate(f"{box}.open = true")
+    await page.until(f"{box}.querySelector('form')")
+    assert await page.evaluate(f"{box}.querySelector('summary').nextElementSibling.tagName") == "FORM"
+    await page.evaluate(
+        f"const input = {box}.querySelector('input'); input.value = '*/5 * * * *';"
+        "input.dispatchEvent(new Event('input', { bubbles: true }))"
+    )
+    line = await page.evaluate(f"{box}.querySelector('.curl').textContent")
+    assert line == (f"curl -X GET '{cli_server}/cron/next?expr=*%2F5+*+*+*+*' -H 'Authorization: Bearer <key>'")
+    await page.evaluate(f"{box}.querySelector('form').requestSubmit()")
+    assert await page.until(f"{box}.querySelector('.answer strong')?.textContent") == "200"
+
+
+async def test_the_curl_line_is_copied(page: Page, cli_server: str) -> None:
+    await shown(page, f"{cli_server}/docs", width=WIDE)
+    await page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    box = "document.getElementById('delete-jobs-job-id')"
+    await page.evaluate(f"{box}.open = true")
+    await page.until(f"{box}.querySelector('form')")
+    await page.call("Page.bringToFront")
+    await page.evaluate(f"{box}.querySelector('button.plain').click()")
+    await page.until(f"{box}.querySelector('button.plain').textContent === 'Copied'")
+    assert await page.evaluate("navigator.clipboard.readText()") == await page.evaluate(
+        f"{box}.querySelector('.curl').textContent"
+    )
