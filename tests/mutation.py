@@ -3,11 +3,19 @@
 Run by ``make mutate``. ``[tool.mutmut]`` in pyproject.toml says what is mutated: plan, claim, deliver, settle, limiter.
 All mutants would take hours, so a random sample is run, within a bound on time. A mutant is *killed* if a test fails or
 runs out of time, and *survives* if all tests that reach it pass. ``mutmut show NAME`` prints the change of a mutant.
+
+Two limits, both named in the report:
+
+* A mutant that changes only the wording of a sentence (a string with a space in it) is not drawn. Another mutant
+  replaces the sentence by ``None``, so whether it is used is tested; so are codes, names and reasons.
+* A mutant is tested by the quickest tests that reach it, up to ``TEST_SECONDS`` of them together. More tests could only
+  kill more.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import collections
 import json
 import random
@@ -24,14 +32,38 @@ FIRST = "scheduler_core.limits.x_origin_of__mutmut_1"
 """A mutant that is quick to test. Running it makes mutmut write all mutants and find which tests reach which code."""
 KILLED = ("killed", "timeout", "suspicious", "segfault", "caught by type check")
 LEAST_KILLED = 0.9
+TEST_SECONDS = 10.0
 
 
 def all_mutants() -> list[str]:
-    """The names of all mutants that mutmut has written."""
+    """The names of all mutants that mutmut has written, but for those that only word a sentence differently."""
     found: list[str] = []
     for meta in sorted(MUTANTS.rglob("*.meta")):
-        found += json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
+        names = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
+        functions = functions_in(meta.with_suffix("")) if names else {}
+        found += [name for name in names if not is_wording(name.rpartition(".")[2], functions)]
     return found
+
+
+def functions_in(path: Path) -> dict[str, ast.AST]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def is_wording(mutant: str, functions: dict[str, ast.AST]) -> bool:
+    """Whether this mutant changes only the wording of a sentence. ``functions``: those of its module, mutants too."""
+    original = functions[f"{mutant.rpartition('__mutmut_')[0]}__mutmut_orig"]
+    pairs = list(zip(parts_of(original), parts_of(functions[mutant]), strict=False))
+    changed = [pair for pair in pairs[1:] if pair[0] != pair[1]]  # the first are the functions' names
+    return len(changed) == 1 and all(isinstance(text, str) and " " in text for text in changed[0])
+
+
+def parts_of(function: ast.AST) -> list[object]:
+    """All nodes of a function in order: the value of a constant, the names and operators of others."""
+    return [
+        node.value if isinstance(node, ast.Constant) else (type(node), getattr(node, "id", getattr(node, "attr", None)))
+        for node in ast.walk(function)
+    ]
 
 
 def results() -> dict[str, str]:
@@ -40,6 +72,22 @@ def results() -> dict[str, str]:
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     pairs = (line.strip().rpartition(": ") for line in printed.splitlines() if ": " in line)
     return {name: status for name, _, status in pairs}
+
+
+def keep_quick_tests(seconds: float) -> None:
+    """Leave of the tests that reach a function the quickest, up to ``seconds`` together, in what mutmut has noted."""
+    path = MUTANTS / "mutmut-stats.json"
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    durations = noted["duration_by_test"]
+    for function, tests in noted["tests_by_mangled_function_name"].items():
+        left, kept = seconds, []
+        for test in sorted(tests, key=durations.__getitem__):
+            left -= durations[test]
+            if left < 0:
+                break
+            kept.append(test)
+        noted["tests_by_mangled_function_name"][function] = kept
+    path.write_text(json.dumps(noted), encoding="utf-8")
 
 
 def run(names: list[str], seconds: float, processes: int) -> bool:
@@ -68,7 +116,9 @@ def main() -> None:
     asked = parser.parse_args()
     until = time.monotonic() + 60 * asked.minutes
     shutil.rmtree(MUTANTS, ignore_errors=True)  # mutmut gives up if a test that it knows has another name by now
-    run([FIRST], 60 * asked.minutes, asked.processes)
+    if not run([FIRST], 60 * asked.minutes, asked.processes):
+        raise SystemExit(f"The time of {asked.minutes:g} minutes was over before the first mutant was tested.")
+    keep_quick_tests(TEST_SECONDS)
     candidates = [name for name in all_mutants() if asked.only in name]
     sample = random.Random(asked.seed).sample(candidates, min(asked.mutants, len(candidates)))
     print(f"\n{len(sample)} of {len(candidates)} mutants, seed {asked.seed}\n", flush=True)

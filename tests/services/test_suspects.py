@@ -166,6 +166,8 @@ async def test_a_node_holds_one_group_of_suspects_at_a_time(stored: Stored) -> N
     first = await fleet.claim_all()
     assert len(first) == 10
     assert await fleet.claim_all() == first, "no further one while it holds these"
+    turns: list[str] = []
+    assert not fleet.node.node.room.begin_trial(lambda: turns.append("beside")), "nor does another shard of its process"
     assert "suspects" in fleet.node.claimer.warnings
     assert (await store.counts(now_ms=fleet.clock.now)).suspects == 20
     # Other nodes go on with half of those that wait; fresh jobs wait for nobody.
@@ -183,8 +185,10 @@ async def test_a_node_holds_one_group_of_suspects_at_a_time(stored: Stored) -> N
     while fleet.node.deliverer.open:
         await fleet.node.answer(answered(200))
         assert not fleet.node.claimer._woken.is_set()
+    assert not turns
     await fleet.node.settle()
     assert fleet.node.claimer._woken.is_set()
+    assert turns
     await fleet.node.crash()
     await other.crash()
 
