@@ -28,8 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MUTANTS = ROOT / "mutants"
 MUTMUT = (sys.executable, "-m", "mutmut")
-FIRST = "scheduler_core.limits.x_origin_of__mutmut_1"
-"""A mutant that is quick to test. Running it makes mutmut write all mutants and find which tests reach which code."""
+FIRST = "scheduler_core.plan.misses.x_last_outside__mutmut_1"
+"""A mutant that few tests reach. Running it makes mutmut write all mutants and find which tests reach which code."""
 KILLED = ("killed", "timeout", "suspicious", "segfault", "caught by type check")
 LEAST_KILLED = 0.9
 TEST_SECONDS = 10.0
