@@ -251,9 +251,8 @@ def _lost(
         return Transition(replace(state, open=replace(run, retry_at_ms=lost_at)), records)
     in_time = run.taken_at_ms is not None and now_ms < run.taken_at_ms + (run.run_timeout_ms or 0)
     why = f"the runner took it: {'no sign of life' if in_time else 'not completed in time'}"
-    others = replace(state, open=None)
-    held = was_held(others, run)
-    state, ended = conclude(job, others, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, held=held, message=why)
+    held = was_held(state, run)
+    state, ended = conclude(job, state, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, held=held, message=why)
     return rest(state, (*records, *ended))
 
 

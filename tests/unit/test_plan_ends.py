@@ -29,7 +29,7 @@ from scheduler_core.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.plan.account import Entry, make_account
 from scheduler_core.plan.ask import Skipped, Started, plan_revive, plan_run_now
 from scheduler_core.plan.callback import lost_at_ms
-from scheduler_core.plan.catch_up import CatchUp, catch_up
+from scheduler_core.plan.catch_up import REPLAY_LIMIT, CatchUp, catch_up
 from scheduler_core.plan.change import plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.complete import plan_complete
@@ -345,6 +345,31 @@ def test_how_much_of_a_downtime_is_caught_up(
         assert found == CatchUp(make_state(None, fired=5, replays=replays), records, None)
         return
     assert found == CatchUp(make_state(20, fired=fired, replays=replays), records, at(50))
+
+
+def test_of_too_many_ranges_that_wait_the_oldest_expires() -> None:
+    job = make_job(policies=Policies(recovery=Recovery.ALL, catch_up_limit=9, catch_up_window_ms=3_600_000))
+    backfill = Replay(Reason.BACKFILL, at(-900), at(-900), 1, "B")
+    waiting = tuple(
+        Replay(Reason.RECOVERY, at(-500 + 20 * number), at(-490 + 20 * number), 2) for number in range(REPLAY_LIMIT)
+    )
+
+    def caught_up(*replays: Replay) -> CatchUp | None:
+        return catch_up(
+            job,
+            make_state(20, replays=replays),
+            at(20),
+            at(30),
+            [Downtime(at(0), at(45))],
+            reason=MissReason.COALESCED,
+            now_ms=at(35),
+        )
+
+    added = Replay(Reason.RECOVERY, at(20), at(30), 2)
+    expired = Miss(MissReason.EXPIRED, at(-500), at(-490), at(35), 2)
+    full = make_state(40, replays=(backfill, *waiting[1:], added))
+    assert caught_up(backfill, *waiting) == CatchUp(full, (expired,), None)
+    assert caught_up(backfill, *waiting[1:]) == CatchUp(full, (), None)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,24 @@ def test_a_run_that_is_not_open_cannot_be_cancelled() -> None:
     assert cancel(known(None)) is None
 
 
+def test_a_cancelled_run_is_found_by_the_id_under_which_its_node_delivers_it() -> None:
+    lease = make_lease(1)
+    work = plan_claim(make_job(), make_state(0), lease, downtimes=(), store_id=STORE_ID)
+    assert isinstance(work, Work)
+    step = cancel(known(make_state(0), lease), work.run.id)
+    assert step is not None
+    assert [(one.id, one.state) for one in step.records if isinstance(one, Run)] == [(work.run.id, RunState.CANCELLED)]
+    assert step.revoke
+
+
+def test_a_cancelled_continuation_lets_the_trigger_go_on_and_what_it_held_is_missed() -> None:
+    run = retrying(0, 60, reason=Reason.CONTINUATION)
+    step = cancel(known(make_state(10, open=run)), now=25)
+    record = cancelled(run, 25, "cancelled by a client")
+    state = make_state(30, totals=Totals(1, 0, 0.0), **last(record, RunState.CANCELLED, 25))
+    assert step == Transition(state, (record, Miss(MissReason.HELD, at(10), at(20), at(25), 2)))
+
+
 def test_a_cancelled_run_among_the_entries_leaves_the_others() -> None:
     run = retrying(3, 60, asked=True, reason=Reason.MANUAL)
     waiting = Pending("RUN", at(60), b"own", Reason.MANUAL, run)

@@ -1,0 +1,298 @@
+"""What a node logs and counts of its runs, line by line with all fields: operators and their alerts rely on it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from scheduler_core.config import EngineSettings
+from scheduler_core.job import HeldBack, HoldReason, JobState, Overlap, Pending, Policies
+from scheduler_core.metrics import Metrics
+from scheduler_core.outcome import OutcomeKind
+from scheduler_core.plan.claim import Work
+from scheduler_core.plan.settle import Ended
+from scheduler_core.run import Miss, MissReason, Reason, RunState
+from scheduler_core.services.settle import report_record, waiting_run
+from scheduler_core.store.redis_store import RedisStore
+from tests.support.factories import answered, at, ended, failed, make_job, make_run, make_state, retrying, settled_run
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.stores import KEYS, opened, put
+
+INSTANT = "2026-12-31T23:50:{:06.3f}Z"
+Line = tuple[str, str, dict[str, Any]]
+
+
+class Log:
+    """Takes what a module logs."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        def take(event: str, **fields: Any) -> None:
+            self.lines.append((level, event, fields))
+
+        return take
+
+    def often(self, event: str, fields: dict[str, Any], *, detail: str, level: int = logging.INFO) -> None:
+        self.lines.append((logging.getLevelName(level).lower(), event, fields | {"detail": detail}))
+
+    def of(self, event: str) -> list[Line]:
+        return [line for line in self.lines if line[1] == event]
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    found = Log()
+    for module in ("settle", "claim", "gate"):
+        monkeypatch.setattr(f"scheduler_core.services.{module}.log", found)
+    monkeypatch.setattr("scheduler_core.services.settle.log_often", found.often)
+    return found
+
+
+class Bench:
+    def __init__(self, store: RedisStore, redis: Redis) -> None:
+        self.store, self.redis = store, redis
+        self.clock = ManualClock()
+        self.metrics = Metrics()
+        self.node = SteppedNode(store, self.clock, self.metrics, EngineSettings(public_url="http://cronpost.test"))
+        self.woken: list[int] = []
+        self.node.settler.woken = self.woken.append
+
+    async def claim(self, **fields: Any) -> None:
+        await self.node.start()
+        await put(self.redis, make_job("a", **fields), make_state(0))
+        await self.node.claim()
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    async with opened(redis_url) as (store, redis):
+        bench = Bench(store, redis)
+        yield bench
+        await bench.node.crash()
+
+
+def record_of(run: Any) -> dict[str, Any]:
+    return {
+        "job_id": "a",
+        "run_id": run.id,
+        "state": run.state.value,
+        "reason": "scheduled",
+        "fire_time": INSTANT.format(0),
+        "lateness_ms": 0,
+        "attempt": 1,
+        "outcome": "response",
+        "status": 200,
+        "latency_ms": 12.5,
+        "detail": "",
+    }
+
+
+def test_a_settled_run_is_one_line_with_its_last_attempt(log: Log) -> None:
+    metrics = Metrics()
+    run = settled_run()
+    report_record(metrics, "a", run)
+    assert log.lines == [("info", "run settled", record_of(run))]
+    labels = {"state": "succeeded", "reason": "scheduled"}
+    assert metrics.registry.get_sample_value("cronpost_runs_total", labels) == 1.0
+    log.lines.clear()
+    late = settled_run(0, 500, started_at_ms=at(2), message="given up")
+    report_record(metrics, "a", late)
+    wrong = record_of(late) | {"lateness_ms": 2_000, "status": 500, "detail": "given up"}
+    assert log.lines == [("warning", "run settled", wrong)]
+
+
+@pytest.mark.parametrize(
+    ("state", "level"),
+    [
+        (RunState.LOST, "warning"),
+        (RunState.CONFLICT, "warning"),
+        (RunState.FAILED, "warning"),
+        (RunState.CANCELLED, "info"),
+        (RunState.SUPERSEDED, "info"),
+    ],
+)
+def test_a_run_that_an_operator_has_to_see_is_a_warning(log: Log, state: RunState, level: str) -> None:
+    run = make_run(0, state=state, ended_at_ms=at(3))
+    report_record(Metrics(), "a", run)
+    nothing = {"lateness_ms": None, "attempt": 0, "outcome": None, "status": None, "latency_ms": None}
+    assert log.lines == [(level, "run settled", record_of(run) | nothing)]
+
+
+def test_the_message_of_the_last_attempt_stands_for_that_of_the_run(log: Log) -> None:
+    run = settled_run(0, None)
+    attempt = replace(run.attempts[0], message="no answer")
+    report_record(Metrics(), "a", replace(run, attempts=(attempt,)))
+    assert log.lines[0][2]["detail"] == "no answer"
+    assert log.lines[0][2]["outcome"] == "timeout"
+
+
+def test_missed_fire_times_are_one_line_and_one_count(log: Log) -> None:
+    metrics = Metrics()
+    report_record(metrics, "a", Miss(MissReason.OVERLAP, at(10), at(30), at(31), 3))
+    first, last = INSTANT.format(10), INSTANT.format(30)
+    fields = {"job_id": "a", "reason": "overlap", "first": first, "last": last}
+    assert log.lines == [("info", "fires missed", fields)]
+    assert metrics.registry.get_sample_value("cronpost_miss_ranges_total", {"reason": "overlap"}) == 1.0
+
+
+def test_a_run_waits_as_the_open_one_or_among_the_entries() -> None:
+    run = retrying(0, 60)
+    entry = Pending("RUN", at(60), run=run)
+    assert waiting_run(JobState(open=run), "RUN") is run
+    assert waiting_run(JobState(open=run, pending=(entry,)), "OTHER") is None
+    assert waiting_run(JobState(pending=(Pending("A", at(1)), entry)), "RUN") is run
+    assert waiting_run(JobState(pending=(Pending("RUN", at(1)),)), "RUN") is None
+    assert waiting_run(JobState(), "RUN") is None
+
+
+async def test_a_retry_is_logged_with_what_it_follows_and_when_it_is_due(bench: Bench, log: Log) -> None:
+    await bench.claim()
+    bench.clock.advance(500)
+    await bench.node.answer(failed(OutcomeKind.TIMEOUT))
+    await bench.node.settle()
+    (line,) = log.of("run retrying")
+    waits = (await bench.store.read("a")).snapshot.state
+    assert waits is not None
+    assert waits.open is not None
+    due = waits.open.retry_at_ms
+    assert due is not None
+    assert line == (
+        "info",
+        "run retrying",
+        {
+            "job_id": "a",
+            "run_id": waits.open.id,
+            "attempt": 1,
+            "status": None,
+            "outcome": "timeout",
+            "detail": "why",
+            "retry_at": INSTANT.format((due - at(0)) / 1000),
+        },
+    )
+    assert bench.value("cronpost_retries_total") == 1.0
+    assert bench.woken == [due]
+
+
+async def test_a_taken_run_is_logged_with_when_it_is_lost(bench: Bench, log: Log) -> None:
+    await bench.claim(policies=Policies(callback=True, run_timeout_ms=9_000))
+    await bench.node.answer(answered(202))
+    run_id = bench.node.deliverer.seen[0].run_id
+    await bench.node.settle()
+    fields = {"job_id": "a", "run_id": run_id, "lost_at": INSTANT.format(9)}
+    assert log.of("run taken") == [("info", "run taken", fields)]
+    assert bench.value("cronpost_retries_total") == 0.0
+    assert bench.woken == [at(9)]
+
+
+async def test_an_end_tells_the_claimer_when_the_job_is_due_again(bench: Bench, log: Log) -> None:
+    await bench.claim()
+    await bench.node.answer(answered(200))
+    await bench.node.settle()
+    assert bench.woken == [at(10)]
+    assert [line[1] for line in log.lines] == ["run claimed", "run settled"]
+    claimed = {
+        "job_id": "a",
+        "run_id": log.lines[1][2]["run_id"],
+        "fence": int(bench.node.deliverer.seen[0].header("Cronpost-Fence")),
+    }
+    assert log.lines[0] == ("debug", "run claimed", claimed)
+
+
+async def test_a_run_beside_its_job_wakes_the_claimer_at_once(bench: Bench, log: Log) -> None:
+    await bench.claim(policies=Policies(overlap=Overlap.ALLOW, max_concurrent=2))
+    await bench.node.settle()
+    assert bench.woken == [at(10), at(0)]
+    assert not log.of("run settled")
+
+
+async def test_a_job_that_is_handed_back_is_logged_and_due_at_once(bench: Bench, log: Log) -> None:
+    await bench.node.start()
+    await put(bench.redis, make_job("a"), make_state(0))
+    (claimed,) = (await bench.node.claimer._claim(1)).jobs
+    bench.node.settler.hand_back(claimed)
+    await bench.node.settle()
+    fence = claimed.lease.fence
+    assert log.of("run handed back") == [("info", "run handed back", {"job_id": "a", "fence": fence})]
+    (again,) = (await bench.node.claimer._claim(1)).jobs
+    assert (again.lease.first_fence, again.lease.lost) == (claimed.lease.first_fence, ())
+    bench.node.settler.hand_back_until(again, at(7))
+    await bench.node.settle()
+    assert bench.woken[-1] == at(7)
+    assert await bench.redis.zscore(KEYS.due, "a") == at(7)
+
+
+async def test_a_run_that_is_held_back_is_logged_with_reason_and_target(bench: Bench, log: Log) -> None:
+    await bench.node.start()
+    await put(bench.redis, make_job("a"), make_state(0))
+    (claimed,) = (await bench.node.claimer._claim(1)).jobs
+    assert claimed.job is not None
+    work = Work(claimed.job, make_run(0), make_state(10))
+    held = HeldBack(HoldReason.RATE, at(0), at(4), "http://one.test")
+    bench.node.settler.hold(claimed, work, held)
+    fields = {"job_id": "a", "reason": "rate", "target": "http://one.test", "until": INSTANT.format(4)}
+    assert log.lines == [("debug", "run held back", fields)]
+    await bench.node.settle()
+    state = (await bench.store.read("a")).snapshot.state
+    assert state == make_state(0, hold=held)
+    assert bench.woken == [at(4)]
+
+
+async def test_a_result_that_redis_refuses_is_a_warning_and_a_count(bench: Bench, log: Log) -> None:
+    await bench.claim()
+    await bench.redis.hdel(KEYS.leases, "a")
+    await bench.node.answer(answered(200))
+    await bench.node.settle()
+    fence = int(bench.node.deliverer.seen[0].header("Cronpost-Fence"))
+    assert log.of("settle refused") == [("warning", "settle refused", {"job_id": "a", "fence": fence})]
+    assert bench.value("cronpost_settles_refused_total") == 1.0
+    assert not log.of("run settled")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "labels"),
+    [
+        (OutcomeKind.RESPONSE, 503, {"outcome": "response", "status": "5xx"}),
+        (OutcomeKind.RESPONSE, 204, {"outcome": "response", "status": "2xx"}),
+        (OutcomeKind.TIMEOUT, None, {"outcome": "timeout", "status": ""}),
+    ],
+)
+async def test_an_attempt_is_counted_by_outcome_and_class_of_status(
+    bench: Bench, log: Log, kind: OutcomeKind, status: int | None, labels: dict[str, str]
+) -> None:
+    await bench.claim()
+    await bench.node.answer(replace(answered(200), kind=kind, status=status, latency_ms=1_500.0))
+    assert bench.value("cronpost_attempts_total", **labels) == 1.0
+    assert bench.value("cronpost_attempt_duration_seconds_sum") == 1.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "started", "seconds"),
+    [
+        ({}, 2.5, 2.5),
+        ({}, -1, 0.0),
+        ({"started_at_ms": at(1)}, 2.5, None),
+        ({"reason": Reason.MANUAL}, 2.5, None),
+    ],
+)
+async def test_lateness_is_that_of_the_first_attempt_of_a_scheduled_run(
+    bench: Bench, log: Log, fields: dict[str, Any], started: float, seconds: float | None
+) -> None:
+    await bench.node.start()
+    await put(bench.redis, make_job("a"), make_state(0))
+    (claimed,) = (await bench.node.claimer._claim(1)).jobs
+    end: Ended = ended(answered(200), started, 5)
+    bench.node.settler.put(claimed, Work(make_job("a"), make_run(0, **fields), make_state(10)), end)
+    count = bench.value("cronpost_lateness_seconds_count")
+    assert count == (0.0 if seconds is None else 1.0)
+    assert bench.value("cronpost_lateness_seconds_sum") == (seconds or 0.0)
