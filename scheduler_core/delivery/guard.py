@@ -162,11 +162,14 @@ def refusal_text(reason: str) -> str:
 
 
 def _leads_to(address: Address, own: str) -> bool:
-    """Whether a connection to ``address`` reaches what listens on ``own``."""
+    """Whether a connection to ``address`` may reach what listens on ``own``. All loopback addresses count as one,
+    because ``localhost`` names both that of IPv4 and that of IPv6."""
     listening = _address(own)
     if listening is None:
         return False
-    return is_local(address) if listening.is_unspecified else address == listening
+    if listening.is_unspecified:
+        return is_local(address)
+    return address == listening or (address.is_loopback and listening.is_loopback)
 
 
 def is_local(address: Address) -> bool:

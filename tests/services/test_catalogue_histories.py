@@ -226,7 +226,7 @@ class Histories(RuleBasedStateMachine):
             await asyncio.gather(*left, return_exceptions=True)
 
     def read_anew(self) -> None:
-        targets = self.run(self.service.list_targets(limit=1000)).targets
+        targets = [one.target for one in self.run(self.service.list_targets(limit=1000)).targets]
         schedules = self.run(self.service.list_schedules(limit=1000)).schedules
         for kind, found, known in (("target", targets, self.targets), ("schedule", schedules, self.schedules)):
             for one in found:
@@ -239,7 +239,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def what_is_listed_is_what_was_answered(self) -> None:
-        targets = self.run(self.service.list_targets(limit=1000)).targets
+        targets = [one.target for one in self.run(self.service.list_targets(limit=1000)).targets]
         schedules = self.run(self.service.list_schedules(limit=1000)).schedules
         assert {one.id: one.name for one in targets} == self.targets
         assert {one.id: (one.view.job.name, one.view.job.target_id) for one in schedules} == self.schedules

@@ -174,6 +174,15 @@ def test_what_listens_on_all_addresses_is_refused_under_each_of_this_machine(add
     assert guard.check("192.0.2.1", "", 8000) is None
 
 
+@pytest.mark.parametrize("own", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
+def test_what_listens_on_loopback_is_refused_under_each_loopback_address(own: str, address: str) -> None:
+    guard = AddressGuard(own=[Own(own, 8000, "the API")])
+    assert guard.check(address, "localhost", 8000)
+    assert guard.check(address, "localhost", 8001) is None
+    assert guard.check("192.0.2.1", "", 8000) is None
+
+
 def test_an_own_endpoint_is_allowed_only_by_a_rule_with_its_network_and_port() -> None:
     own = [Own("127.0.0.1", 8000, "the API")]
     for rule in ("*", "127.0.0.0/8", ":8000", "localhost:8000"):
