@@ -27,6 +27,8 @@ from tests.support.lanes import SteppedLane
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, opened
 
+pytestmark = pytest.mark.slow  # each is quick, but there are a hundred and fifty of them: a minute in all
+
 RANDOM = b"\xff\xfe\x00 \x93garbage"
 MEMBERS = (RANDOM, b"", b"garbage", b"7 seven", b"-1", b"999999999999999999999", b"a\x1fb", b"schedule_x", b"3")
 SCORES: tuple[float, ...] = (float("-inf"), -1.5, 0, 1_700_000_000_000.5, 9e14, 1e15, 4.5e15, 7e15, 1e300, float("inf"))

@@ -174,6 +174,19 @@ def test_a_taken_run_says_which_continuation_could_not_be_taken_up() -> None:
     assert encoded.state.open.message == why
 
 
+@pytest.mark.parametrize(("waiting", "final"), [(98, RunState.SUCCEEDED), (99, RunState.FAILED)])
+def test_continuations_are_taken_up_until_as_many_runs_wait_as_may(waiting: int, final: RunState) -> None:
+    entries = tuple(entry(f"E{number}", 90) for number in range(waiting))
+    work = Work(make_job(policies=Policies(continuations=True)), make_run(0), make_state(10, pending=entries))
+    step = plan_settle(work, end_of(replace(answered(200), body=b'{"continue": [{}, {}]}')), POLICY)
+    (record,) = step.records
+    assert isinstance(record, Run)
+    assert record.state is final
+    assert record.message == ("" if final is RunState.SUCCEEDED else "100 runs wait for this job already")
+    assert step.state is not None
+    assert len(step.state.pending) == (100 if final is RunState.SUCCEEDED else 99)
+
+
 @pytest.mark.parametrize(
     ("attempts", "failures", "message"),
     [(1, 0, ""), (3, 2, "given up after 3 attempts"), (2, 5, "given up after 6 attempts")],
