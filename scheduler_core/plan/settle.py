@@ -244,9 +244,7 @@ def _account(job: Job, state: JobState, run: Run, ended: Ended, *, held: bool) -
 
 
 def _wait(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:
-    return replace(
-        state, open=replace(run, state=RunState.RETRYING, retry_at_ms=retry_at_ms, conflict=conflict, in_flight=False)
-    )
+    return replace(state, open=replace(run, state=RunState.RETRYING, retry_at_ms=retry_at_ms, conflict=conflict))
 
 
 def _with_attempt(run: Run, ended: Ended) -> Run:

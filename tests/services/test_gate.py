@@ -313,8 +313,9 @@ def test_an_idle_rate_makes_room_for_another_one() -> None:
         clock.advance(10 * SECOND)
 
 
+@pytest.mark.parametrize("broken", ["Flight.__init__", "needs_nothing_else"])
 async def test_a_fault_between_admission_and_attempt_gives_the_slot_back(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     node = await bench.node()
     await bench.put("a", WELL)
@@ -323,7 +324,7 @@ async def test_a_fault_between_admission_and_attempt_gives_the_slot_back(
         raise RuntimeError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr("scheduler_core.services.deliver.Flight.__init__", fail)
+        patch.setattr(f"scheduler_core.services.deliver.{broken}", fail)
         await bench.work(node)
     gate = node.courier.gate
     assert (gate._open, gate._bays.of(WELL).open, len(node.node.in_flight)) == (0, 0, 0)

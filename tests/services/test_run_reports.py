@@ -16,7 +16,8 @@ from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
-from scheduler_core.run import Miss, MissReason, Reason, RunState
+from scheduler_core.run import Miss, MissReason, Reason, Run, RunState
+from scheduler_core.services.jobs import JobService
 from scheduler_core.services.settle import report_record, waiting_run
 from scheduler_core.store.redis_store import RedisStore
 from tests.support.factories import answered, at, ended, failed, make_job, make_run, make_state, retrying, settled_run
@@ -201,12 +202,21 @@ async def test_an_end_tells_the_claimer_when_the_job_is_due_again(bench: Bench, 
     await bench.node.settle()
     assert bench.woken == [at(10)]
     assert [line[1] for line in log.lines] == ["run claimed", "run settled"]
+    assert log.lines[1][2]["job_id"] == "a"
     claimed = {
         "job_id": "a",
         "run_id": log.lines[1][2]["run_id"],
         "fence": int(bench.node.deliverer.seen[0].header("Cronpost-Fence")),
     }
     assert log.lines[0] == ("debug", "run claimed", claimed)
+
+
+async def test_of_the_wake_ups_during_a_claim_the_earliest_counts(bench: Bench, log: Log) -> None:
+    claimer = bench.node.claimer
+    for wake_ms in (at(9), at(3), at(7)):
+        claimer.wake_at(wake_ms)
+    assert claimer._heard_ms == at(3)
+    assert not claimer._woken.is_set()
 
 
 async def test_a_run_beside_its_job_wakes_the_claimer_at_once(bench: Bench, log: Log) -> None:
@@ -230,6 +240,51 @@ async def test_a_job_that_is_handed_back_is_logged_and_due_at_once(bench: Bench,
     await bench.node.settle()
     assert bench.woken[-1] == at(7)
     assert await bench.redis.zscore(KEYS.due, "a") == at(7)
+
+
+async def test_the_run_of_a_deleted_job_whose_node_died_is_recorded_and_nothing_is_left(bench: Bench, log: Log) -> None:
+    await bench.claim()
+    await JobService(bench.store, bench.clock, bench.metrics).delete("a")
+    await bench.node.crash()
+    await bench.store.reap(now_ms=at(1), dead_after_ms=5_000, void_all=True)
+    bench.clock.advance(2_000)
+    successor = SteppedNode(bench.store, bench.clock, bench.metrics)
+    await successor.start()
+    await successor.claim()
+    await successor.settle()
+    (run,) = await bench.store.history("a")
+    assert isinstance(run, Run)
+    assert (run.state, run.ended_at_ms) == (RunState.LOST, at(2))
+    assert run.message == "its node died, and the job was deleted"
+    assert not log.of("job quarantined")
+    for key in (KEYS.jobs, KEYS.states, KEYS.due, KEYS.leases):
+        assert not await bench.redis.exists(key)
+
+
+async def test_an_id_that_is_due_and_has_nothing_stored_is_due_no_more(bench: Bench, log: Log) -> None:
+    await bench.node.start()
+    await bench.redis.zadd(KEYS.due, {"a": at(0)})
+    assert await bench.node.claim() == 1
+    await bench.node.settle()
+    assert not log.of("job quarantined")
+    for key in (KEYS.states, KEYS.due, KEYS.leases):
+        assert not await bench.redis.exists(key)
+
+
+@pytest.mark.parametrize(("lost", "why"), [("definition", "its definition is gone"), ("state", "its state is gone")])
+async def test_a_job_of_which_a_part_is_gone_is_set_aside_and_says_which(
+    bench: Bench, log: Log, lost: str, why: str
+) -> None:
+    await bench.node.start()
+    await put(bench.redis, make_job("a"), make_state(0))
+    await bench.redis.hdel(KEYS.jobs if lost == "definition" else KEYS.states, "a")
+    await bench.node.claim()
+    await bench.node.settle()
+    assert log.of("job quarantined") == [("error", "job quarantined", {"job_id": "a", "detail": why})]
+    assert bench.value("cronpost_jobs_quarantined_total") == 1.0
+    state = (await bench.store.read("a")).snapshot.state
+    assert state is not None
+    assert state.quarantine == why
 
 
 async def test_a_run_that_is_held_back_is_logged_with_reason_and_target(bench: Bench, log: Log) -> None:
