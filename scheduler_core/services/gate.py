@@ -265,7 +265,6 @@ class Gate:
         failures = bay.breaker.failures
         if bay.breaker.answered():
             self._bays.failing.pop(bay.origin, None)
-            bay.held = 0
             log.info(BREAKER_CLOSED, target=bay.origin, failures=failures)
             self._show(bay)
 

@@ -17,7 +17,7 @@ from scheduler_core.plan.claim import plan_claim
 from scheduler_core.services import claim as claim_module
 from scheduler_core.services.jobs import JobService
 from scheduler_core.services.wake import WakeListener
-from scheduler_core.store.redis_store import Claim, RedisStore, connect
+from scheduler_core.store.redis_store import REPLY_BYTES, Claim, RedisStore, connect
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
@@ -167,6 +167,7 @@ async def test_a_claim_whose_reply_is_lost_is_worked_once_and_at_once(
         await asyncio.sleep(0)
         assert len(bench.node.deliverer.open) == 2
         assert len({entry.request.headers for entry in bench.node.deliverer.open}) == 2
+        assert bench.node.claimer._recover_bytes == REPLY_BYTES, "the next reply may be as large again"
         assert int(await bench.redis.hget(KEYS.meta, "fence") or 0) == 1000 * bench.clock.now_ms() + 1  # two were given
         await behind.aclose()
 

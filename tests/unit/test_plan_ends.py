@@ -33,11 +33,12 @@ from scheduler_core.plan.catch_up import REPLAY_LIMIT, CatchUp, catch_up
 from scheduler_core.plan.change import plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.complete import plan_complete
-from scheduler_core.plan.continuation import PENDING_LIMIT
+from scheduler_core.plan.continuation import PENDING_LIMIT, read_continuations
+from scheduler_core.plan.ending import end_run
 from scheduler_core.plan.misses import last_outside, misses_around
 from scheduler_core.plan.overlap import account_passed
 from scheduler_core.plan.settle import Verdict, judge, plan_settle, plan_settle_changed
-from scheduler_core.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState
+from scheduler_core.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState, derived_run_id
 from scheduler_core.transition import Transition
 from tests.support.factories import (
     STORE_ID,
@@ -262,6 +263,38 @@ def test_a_run_of_an_earlier_job_is_recorded_and_leaves_the_new_one_alone() -> N
     for stored in (None, make_run(5, id="OTHER")):
         step = changed(stored, answered(503))
         assert step == Transition(make_state(10, open=stored), (record,), detail=detail(), detail_of="RUN")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({}, "its run ended as lost"),
+        ({"message": "said"}, "said"),
+        ({"attempt": 1, "attempts": (Attempt(1, 7, 0, 1.0, OutcomeKind.RESPONSE, 500),)}, "the answer was 500"),
+        ({"attempt": 1, "attempts": (Attempt(1, 7, 0, 1.0, OutcomeKind.DNS, None, "no such name"),)}, "no such name"),
+        ({"attempt": 1, "attempts": (Attempt(1, 7, 0, 1.0, OutcomeKind.TIMEOUT),)}, "timeout"),
+        (
+            {"attempt": 2, "attempts": (Attempt(2, 7, 0, 1.0, OutcomeKind.RESPONSE, 500),)},
+            "after 2 attempts: the answer was 500",
+        ),
+    ],
+)
+def test_a_continuation_that_failed_is_set_aside_with_the_reason(fields: dict[str, Any], why: str) -> None:
+    run = make_run(0, reason=Reason.CONTINUATION, payload=b"own", **fields)
+    state, _ = end_run(None, make_state(10), run, RunState.LOST, now_ms=at(5))
+    assert state == make_state(10, pending=(Pending("RUN", at(5), b"own", Reason.CONTINUATION, failed=why),))
+    for final, detached in ((RunState.CANCELLED, False), (RunState.SUCCEEDED, False), (RunState.LOST, True)):
+        state, _ = end_run(None, make_state(10), replace(run, detached=detached), final, now_ms=at(5))
+        assert state == make_state(10)
+
+
+def test_the_continuations_of_one_answer_have_ids_of_their_own_that_a_repetition_has_too() -> None:
+    run = make_run(0, attempt=3)
+    found = read_continuations(b'[{}, {"payload": 2, "after_seconds": 1.0001}]', run, now_ms=at(0))
+    assert found == (
+        Pending(derived_run_id(at(1), "RUN", 3, 0), at(1), None, Reason.CONTINUATION),
+        Pending(derived_run_id(at(1.001), "RUN", 3, 1), at(1.001), b"2", Reason.CONTINUATION),
+    )
 
 
 # ---- fire times that pass --------------------------------------------------------------------------------------------
@@ -567,6 +600,13 @@ def test_a_completion_whose_continuation_cannot_be_taken_up_is_refused(
     with pytest.raises(InvalidInput, match=why) as refused:
         complete(make_state(30, open=run, pending=many), asked, **policies)
     assert refused.value.field == "continue"
+
+
+def test_a_continuation_that_is_completed_lets_the_trigger_go_on_and_what_it_held_is_missed() -> None:
+    run = make_run(0, state=RunState.TAKEN, taken_at_ms=at(1), reason=Reason.CONTINUATION, completed=None)
+    step = complete(make_state(10, open=run))
+    assert step.state.next_fire_ms == at(30)
+    assert step.records[1:] == (Miss(MissReason.HELD, at(10), at(20), at(25), 2),)
 
 
 def test_a_continuation_completed_beside_an_open_run_frees_the_trigger() -> None:

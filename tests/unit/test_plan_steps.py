@@ -215,6 +215,22 @@ def test_a_cancelled_run_is_found_by_the_id_under_which_its_node_delivers_it() -
     assert step.revoke
 
 
+def test_fire_times_in_a_downtime_of_a_cancelled_run_are_missed_for_that() -> None:
+    step = plan_cancel_run(
+        known(make_state(10, open=WAITS)),
+        "RUN",
+        now_ms=at(35),
+        downtimes=[Downtime(at(15), at(25))],
+        store_id=STORE_ID,
+    )
+    assert step is not None
+    assert step.records[1:] == (
+        Miss(MissReason.OVERLAP, at(10), at(10), at(35), 1),
+        Miss(MissReason.DOWNTIME, at(20), at(20), at(35), 1),
+        Miss(MissReason.OVERLAP, at(30), at(30), at(35), 1),
+    )
+
+
 def test_a_cancelled_continuation_lets_the_trigger_go_on_and_what_it_held_is_missed() -> None:
     run = retrying(0, 60, reason=Reason.CONTINUATION)
     step = cancel(known(make_state(10, open=run)), now=25)
