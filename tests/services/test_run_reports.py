@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_core.config import EngineSettings
+from scheduler_core.errors import StoreRefused
 from scheduler_core.job import HeldBack, HoldReason, JobState, Overlap, Pending, Policies
 from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import OutcomeKind
@@ -18,7 +20,7 @@ from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
 from scheduler_core.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.services.jobs import JobService
-from scheduler_core.services.settle import report_record, waiting_run
+from scheduler_core.services.settle import ASIDE_SECONDS, REFUSALS, report_record, waiting_run
 from scheduler_core.store.redis_store import RedisStore
 from tests.support.factories import answered, at, ended, failed, make_job, make_run, make_state, retrying, settled_run
 from tests.support.manual_clock import ManualClock
@@ -312,6 +314,49 @@ async def test_a_result_that_redis_refuses_is_a_warning_and_a_count(bench: Bench
     assert log.of("settle refused") == [("warning", "settle refused", {"job_id": "a", "fence": fence})]
     assert bench.value("cronpost_settles_refused_total") == 1.0
     assert not log.of("run settled")
+
+
+async def test_a_result_that_cannot_be_planned_sets_its_job_aside_with_the_reason(
+    bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("broken")
+
+    await bench.claim()
+    monkeypatch.setattr("scheduler_core.services.settle.plan_settle", broken)
+    await bench.node.answer(answered(200))
+    await bench.node.settle()
+    why = "it cannot be planned: RuntimeError: broken"
+    assert log.of("job quarantined") == [("error", "job quarantined", {"job_id": "a", "detail": why})]
+    assert bench.value("cronpost_jobs_quarantined_total") == 1.0
+    state = (await bench.store.read("a")).snapshot.state
+    assert state == make_state(0, quarantine=why)
+
+
+async def test_what_redis_refuses_again_and_again_is_one_line_when_it_is_put_aside(
+    bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: Any) -> Any:
+        raise StoreRefused("its keys cannot be used")
+
+    await bench.claim()
+    await bench.node.answer(answered(200))
+    monkeypatch.setattr(RedisStore, "settle", refused)
+    settler = bench.node.settler
+    for number in range(1, REFUSALS + 2):
+        assert settler.unsettled == 1
+        assert log.of("settle put aside") == []
+        assert settler.is_idle is False, number
+        with contextlib.suppress(StoreRefused):
+            await settler.run_once()
+    fence = int(bench.node.deliverer.seen[0].header("Cronpost-Fence"))
+    fields = {"job_id": "a", "fence": fence, "detail": "its keys cannot be used"}
+    assert log.of("settle put aside") == [("error", "settle put aside", fields)]
+    assert (settler.is_idle, settler.unsettled) == (True, 1)
+    bench.clock.advance(round(ASIDE_SECONDS * 1000))
+    await settler.run_once()
+    assert len(log.of("settle put aside")) == 1
+    assert settler.unsettled == 1
 
 
 @pytest.mark.parametrize(

@@ -494,6 +494,29 @@ def test_a_run_taken_over_after_a_change_is_lost_with_the_reason() -> None:
     assert step == Transition(state, (record, passed))
 
 
+def test_a_run_that_keeps_killing_nodes_is_lost_and_sets_its_job_aside_or_ends_its_unit() -> None:
+    lease = make_lease(0, losses=7, alone=4)
+    missed = Miss(MissReason.COALESCED, at(-20), at(-10), at(0), 2)
+
+    def claim(state: JobState) -> Transition:
+        step = plan_claim(make_job(), state, lease, downtimes=(), store_id=STORE_ID, now_ms=at(3))
+        assert isinstance(step, Transition)
+        return step
+
+    step = claim(make_state(-20))
+    assert step.state is not None
+    missed_, record = step.records
+    assert missed_ == missed
+    assert isinstance(record, Run)
+    why = f"7 nodes in a row died or froze while they worked its run {record.id}, 4 of them with no other suspect"
+    assert record == make_run(0, id=record.id, state=RunState.LOST, ended_at_ms=at(3), message=why)
+    assert step.state == make_state(10, quarantine=why, totals=Totals(1, 0, 0.0), **last(record, RunState.LOST, 3))
+    unit = claim(JobState(open=replace(WAITS, retry_at_ms=at(-1)), child=True))
+    (lost,) = unit.records
+    assert isinstance(lost, Run)
+    assert (unit.state, unit.remove, lost.state) == (None, True, RunState.LOST)
+
+
 # ---- runs held back --------------------------------------------------------------------------------------------------
 
 
