@@ -393,6 +393,18 @@ def test_how_much_of_a_downtime_is_caught_up(
     assert found == CatchUp(make_state(20, fired=fired, replays=replays), records, at(50))
 
 
+@pytest.mark.parametrize(
+    ("after", "until", "owed"), [(5, 10, False), (5, 10.001, True), (9.999, 11, True), (10, 20, False), (19, 21, True)]
+)
+def test_a_run_is_owed_if_a_fire_time_that_passed_fell_into_a_downtime(after: float, until: float, owed: bool) -> None:
+    job = make_job(policies=Policies(recovery=Recovery.LATEST))
+    state, records = account_passed(
+        job, make_state(10), make_run(0), held=False, now_ms=at(35), downtimes=[Downtime(at(after), at(until))]
+    )
+    assert state == make_state(30 if owed else 40)
+    assert {one.last_ms for one in records if isinstance(one, Miss)} >= {at(20) if owed else at(30)}
+
+
 def test_of_too_many_ranges_that_wait_the_oldest_expires() -> None:
     job = make_job(policies=Policies(recovery=Recovery.ALL, catch_up_limit=9, catch_up_window_ms=3_600_000))
     backfill = Replay(Reason.BACKFILL, at(-900), at(-900), 1, "B")
