@@ -104,15 +104,17 @@ async def _before(side: Side, kinds: list[str]) -> None:
         elif kind == "quarantined":
             await side.put(job, make_state(-40, quarantine="why"), job_id=job_id)
         elif kind == "exhausted":
-            await side.put(job, make_state(None, open=retrying(-10, 5)), job_id=job_id)
+            await side.put(job, make_state(None, open=retrying(-10, 5, id=f"RUN{job_id}")), job_id=job_id)
         elif kind == "held":
             await side.put(job, make_state(0), job_id=job_id, lease=LEASE)
         elif kind == "tombstone":
-            await side.put(None, JobState(open=make_run(-10), deleted=True), job_id=job_id, lease=LEASE)
+            await side.put(
+                None, JobState(open=make_run(-10, id=f"RUN{job_id}"), deleted=True), job_id=job_id, lease=LEASE
+            )
         elif kind == "overlapping":
             allowing = replace(job, policies=Policies(overlap=Overlap.ALLOW, max_concurrent=3))
-            unit = child_id(job_id, "RUN")
-            run = retrying(-10, 5)
+            unit = child_id(job_id, f"RUN{job_id}")
+            run = retrying(-10, 5, id=f"RUN{job_id}")
             await side.put(allowing, make_state(10), job_id=job_id)
             await side.put(allowing, JobState(open=run, child=True), job_id=unit)
             await side.redis.zrem(side.store.keys.ids, unit)
@@ -121,8 +123,8 @@ async def _before(side: Side, kinds: list[str]) -> None:
             await side.put(None, None, job_id=job_id, lease=LEASE)
         elif kind == "left over":
             # Its job, which allowed overlap, is gone; whoever deleted it died before its runs were told.
-            unit = child_id(job_id, "RUN")
-            await side.put(job, JobState(open=retrying(-10, 5), child=True), job_id=unit)
+            unit = child_id(job_id, f"RUN{job_id}")
+            await side.put(job, JobState(open=retrying(-10, 5, id=f"RUN{job_id}"), child=True), job_id=unit)
             await side.redis.zrem(side.store.keys.ids, unit)
             await side.redis.zadd(side.store.keys.children, {unit: 0})
         elif kind == "unreadable":

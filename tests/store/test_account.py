@@ -115,13 +115,13 @@ class Cut(Accounted):
     bound = 3
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("machine", [Accounted, Cut])
 def test_what_runners_received_and_what_they_did_not_is_accounted_for(redis_url: str, machine: type[Accounted]) -> None:
     run_state_machine_as_test(
         lambda: machine(redis_url),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=40,
+            max_examples=30,
             stateful_step_count=50,
             deadline=None,
             phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -504,7 +504,7 @@ class History(RuleBasedStateMachine):
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_promises_hold_after_every_step_of_any_history(redis_url: str) -> None:
     def history() -> History:
         return History(redis_url)
@@ -512,7 +512,7 @@ def test_the_promises_hold_after_every_step_of_any_history(redis_url: str) -> No
     run_state_machine_as_test(
         history,  # type: ignore[arg-type]
         settings=settings(
-            max_examples=100,
+            max_examples=50,
             stateful_step_count=50,
             deadline=None,
             phases=PHASES,

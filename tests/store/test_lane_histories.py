@@ -405,7 +405,7 @@ class LaneHistory(RuleBasedStateMachine):
                 assert attempts or self.revived[number]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_the_rules_of_the_lane_hold_after_every_step_of_any_history(redis_url: str) -> None:
     happened: Counter[str] = Counter()
 
@@ -415,7 +415,7 @@ def test_the_rules_of_the_lane_hold_after_every_step_of_any_history(redis_url: s
     run_state_machine_as_test(
         history,  # type: ignore[arg-type]
         settings=settings(
-            max_examples=80,
+            max_examples=40,
             stateful_step_count=40,
             deadline=None,
             phases=PHASES,

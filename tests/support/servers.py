@@ -30,9 +30,9 @@ PATHS = (
 )
 """What depends on the server: scripts, errors, files, and how it fails. Everything else sees the store only."""
 SHORT = ("-m", "not slow", *(path for path in PATHS if path != "tests/services"))
-SHORT += tuple(f"tests/services/test_{name}.py" for name in ("claim", "settle", "jobs", "reap", "lane", "catalogue"))
 SHORT += tuple(f"--ignore=tests/store/test_{name}.py" for name in ("histories", "lane_histories", "account"))
-"""``--short``, for CI, where make test has just run everything on the server of Cronpost: without random histories."""
+"""``--short``, for CI, where make test has just run everything on the server of Cronpost: without the services
+and without random histories."""
 
 
 def chosen_program() -> Path | None:
