@@ -127,7 +127,7 @@ def elements(draw: st.DrawFn) -> str:
     return "{" + ",".join(members) + "}"
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=105)
 @given(elements())
 def test_the_short_way_of_reading_reads_what_the_long_one_reads(text: str) -> None:
     body = text.encode()

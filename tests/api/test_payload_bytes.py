@@ -57,7 +57,7 @@ def test_the_payload_of_a_job_is_the_text_that_was_sent(text: str) -> None:
     assert job_of(fields).payload == text.encode()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=JSON_TEXTS)
 async def test_the_payload_survives_the_store_and_the_way_back(
     client: httpx.AsyncClient, store: RedisStore, text: str
@@ -112,7 +112,7 @@ def accepted_by_the_standard_library(text: bytes) -> bool:
 MUTATIONS = st.tuples(JSON_TEXTS.map(str.encode), st.integers(0, 400), st.binary(max_size=2), st.integers(0, 2))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=140, deadline=None)
 @given(MUTATIONS)
 def test_a_damaged_payload_is_taken_exactly_if_an_independent_parser_takes_it(
     damage: tuple[bytes, int, bytes, int],

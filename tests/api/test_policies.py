@@ -437,7 +437,7 @@ def together(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(a_job())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=105, deadline=None)
 def test_the_fields_that_are_shown_ask_for_the_same_job(fields: dict[str, Any]) -> None:
     asked = read(**fields)
     shown = show_definition(asked)

@@ -154,7 +154,7 @@ def shown(results: list[Upserted | CronpostError]) -> list[Any]:
     ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=len(IDS), max_size=len(IDS)),
     asked=st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(DEFINITIONS)), min_size=1, max_size=8),

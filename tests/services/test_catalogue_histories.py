@@ -281,7 +281,7 @@ def test_histories_with_deaths(redis_url: str) -> None:
     run_state_machine_as_test(
         histories,  # type: ignore[arg-type]
         settings=settings(
-            max_examples=60,
+            max_examples=20,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -121,7 +121,7 @@ def test_what_runners_received_and_what_they_did_not_is_accounted_for(redis_url:
     run_state_machine_as_test(
         lambda: machine(redis_url),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=30,
+            max_examples=15,
             stateful_step_count=50,
             deadline=None,
             phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -512,7 +512,7 @@ def test_the_promises_hold_after_every_step_of_any_history(redis_url: str) -> No
     run_state_machine_as_test(
         history,  # type: ignore[arg-type]
         settings=settings(
-            max_examples=50,
+            max_examples=20,
             stateful_step_count=50,
             deadline=None,
             phases=PHASES,

@@ -415,7 +415,7 @@ def test_the_rules_of_the_lane_hold_after_every_step_of_any_history(redis_url: s
     run_state_machine_as_test(
         history,  # type: ignore[arg-type]
         settings=settings(
-            max_examples=40,
+            max_examples=30,
             stateful_step_count=40,
             deadline=None,
             phases=PHASES,

@@ -361,7 +361,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 async def test_totals_are_those_of_all_runs_ever_settled_whatever_was_trimmed(
     steps: list[tuple[str, str, list[int | None]]], redis: Redis, redis_url: str

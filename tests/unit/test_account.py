@@ -269,7 +269,7 @@ def check_shown(shown: Account, fire_times: Sequence[int]) -> None:
             assert found[t] == 1, f"{t} is in {found[t]} entries"
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=105, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     first=JOBS,
     steps=st.lists(st.one_of(STEPS, STEPS, STEPS, st.tuples(st.just("lose_history"))), max_size=40),

@@ -107,7 +107,7 @@ def next_of_ours(expression: str, zone: str, start: int, count: int) -> list[int
     return found
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=245, deadline=None)
 @given(time=minutes_and_hours(), day=calendar_texts(), zone=st.sampled_from(ZONES), start=starts)
 def test_five_fields_fire_when_cronsim_fires(
     time: tuple[str, str], day: tuple[str, str, str], zone: str, start: int
@@ -120,7 +120,7 @@ def test_five_fields_fire_when_cronsim_fires(
     assert next_of_ours(expression, zone, start, len(theirs)) == theirs
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(second=field_texts(0, 59), time=minutes_and_hours(), day=calendar_texts(), start=starts)
 def test_six_fields_fire_when_cronsim_fires(
     second: str, time: tuple[str, str], day: tuple[str, str, str], start: int
@@ -133,7 +133,7 @@ def test_six_fields_fire_when_cronsim_fires(
     assert next_of_ours(expression, "UTC", start, len(theirs)) == theirs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(second=field_texts(0, 59), time=minutes_and_hours(), day=calendar_texts(), start=starts)
 def test_the_last_fire_time_is_that_of_cronsim_backwards(
     second: str, time: tuple[str, str], day: tuple[str, str, str], start: int

@@ -205,7 +205,7 @@ def test_the_dates_above_are_those_of_changes() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=175, deadline=None)
 @given(data=st.data())
 def test_around_a_change_fire_times_are_those_of_a_walk_through_every_minute(data: st.DataObject) -> None:
     zone, date = data.draw(st.sampled_from([change for change in CHANGES if change[0] != "Africa/Monrovia"]))
@@ -218,7 +218,7 @@ def test_around_a_change_fire_times_are_those_of_a_walk_through_every_minute(dat
         raise
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_around_a_change_fire_times_are_those_of_a_walk_through_every_second(data: st.DataObject) -> None:
     zone, date = data.draw(st.sampled_from(CHANGES))

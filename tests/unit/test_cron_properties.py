@@ -46,7 +46,7 @@ ZONES = sorted(zone_names())
 # Strictly increasing, and both questions about one series.
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=140, deadline=None)
 @given(
     expression=st.sampled_from(EXPRESSIONS),
     zone=st.sampled_from(ZONES),
@@ -67,7 +67,7 @@ def test_fire_times_are_whole_seconds_and_strictly_increasing(expression: str, z
         at = following
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=140, deadline=None)
 @given(
     expression=st.sampled_from(EXPRESSIONS),
     zone=st.sampled_from(ZONES),
@@ -92,7 +92,7 @@ def test_last_in_is_the_last_that_next_after_reaches(
     assert parse_cron(expression, zone).last_in(after, until) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=105, deadline=None)
 @given(
     expression=st.sampled_from(EXPRESSIONS),
     zone=st.sampled_from(ZONES),
@@ -110,7 +110,7 @@ def test_after_the_last_of_a_long_time_the_next_one_lies_beyond_it(expression: s
     assert following is None or following > until
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(
     expression=st.sampled_from(EXPRESSIONS),
     zone=st.sampled_from(["UTC", "America/New_York", "Australia/Lord_Howe"]),
@@ -275,7 +275,7 @@ def test_a_fixed_daily_job_fires_once_for_each_local_date_in_every_zone(time_of_
             assert found == dates, (zone, change)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=105, deadline=None)
 @given(text=st.text(max_size=40) | st.text(alphabet="0123456789*/-,@ LW#?RHmonja\t\n", max_size=40))
 def test_any_text_is_read_or_refused_and_nothing_else(text: str) -> None:
     try:

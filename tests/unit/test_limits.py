@@ -104,7 +104,7 @@ def test_one_who_waits_for_a_target_that_hangs_looks_again_within_a_second() -> 
     assert Line().place(0.0, service_ms=30_000.0, abreast=1, jitter=0.999) <= LONGEST_WAIT_MS + 1
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.integers(1, 2_000), st.floats(0.01, 60_000), st.integers(1, 500), st.randoms())
 def test_however_many_wait_they_look_again_at_a_bounded_pace(
     waiting: int, service_ms: float, abreast: int, random: object

@@ -561,7 +561,7 @@ STEPS = st.one_of(
 HISTORIES = given(first=JOBS, steps=st.lists(STEPS, max_size=40))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @HISTORIES
 def test_every_fire_time_is_one_run_or_lies_in_one_miss(first: Job, steps: list[tuple[object, ...]]) -> None:
     check_history(first, steps)
@@ -569,7 +569,7 @@ def test_every_fire_time_is_one_run_or_lies_in_one_miss(first: Job, steps: list[
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=210, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @HISTORIES
 def test_in_many_histories_too_every_fire_time_is_one_run_or_lies_in_one_miss(
     first: Job, steps: list[tuple[object, ...]]
@@ -602,7 +602,7 @@ def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
         assert main.state.quarantine is not None or not is_finished(main.state)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from([100, 1_000, 4_000, 11_000, 25_000]), min_size=1, max_size=60))
 def test_a_busy_node_gives_each_fire_time_at_most_one_run(pauses: list[int]) -> None:
     world = World()
