@@ -1,8 +1,8 @@
 # What you do with this project. Needs make and Python 3.11 or newer; everything else goes into .venv.
 
 VENV ?= .venv
-# How the tests are run: five processes, each with its own redis-server; many tests wait. One process: make test TEST_ARGS=
-TEST_ARGS ?= -n 5 --dist loadgroup
+# How the tests are run: three processes, each with its own redis-server. One process: make test TEST_ARGS=
+TEST_ARGS ?= -n 3 --dist loadgroup
 # The tests of the inner loop: unit tests and services, without the slow ones.
 TEST_FAST_ARGS ?= -n 3 -m "not slow" tests/unit tests/services
 # Size and seed of the sample: make mutate MUTATE_ARGS="--mutants 50 --seed 7 --only plan.claim".
