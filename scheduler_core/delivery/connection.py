@@ -38,7 +38,8 @@ FRAMING_RATIO: Final = 8
 STALE_408_SECONDS: Final = 0.25
 """A 408 that arrives on a used connection sooner than this after the request was sent is not its answer. Servers send
 408 when an idle connection is about to be closed; it can cross the next request on its way. A server that has received
-a whole request has no reason to say so at once, and one that means the request waits for seconds."""
+a whole request has no reason to say so at once, and one that means the request waits for seconds. One that keeps the
+connection open is an answer: a server that gives up an idle connection says so (RFC 9110, 15.5.9)."""
 
 FIRST_FINAL_STATUS: Final = 200
 REQUEST_TIMEOUT: Final = 408
@@ -400,7 +401,7 @@ class Connection(asyncio.Protocol):
             self._ends_with_connection = True
             self.headers = []
             return
-        if status == REQUEST_TIMEOUT and self._used:
+        if status == REQUEST_TIMEOUT and self._used and not parser.should_keep_alive():
             elapsed = asyncio.get_running_loop().time() - self._sent_at
             if elapsed < STALE_408_SECONDS:
                 self.lost_after = elapsed
