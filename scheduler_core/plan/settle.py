@@ -105,6 +105,7 @@ def plan_settle_changed(
     run = _without_continuation(work.job, _with_attempt(run, ended), ended)
     if verdict is Verdict.TAKEN and run.completed is None:
         return Transition(replace(state, open=taken(work.job, run, now_ms=ended.ended_at_ms)))
+    run = _with_completion(run, verdict, ended)
     final_state, message = _detached_end(run, verdict)
     _, final = end_run(None, base, run, final_state, now_ms=ended.ended_at_ms, message=message)
     return _step(work.job, None, run, (final,), ended, remove=True)
@@ -149,6 +150,7 @@ def _settle(
             final, message = RunState.FAILED, fault
     if run.completed is not None:
         final = run.completed
+        run = _with_completion(run, verdict, ended)
     elif verdict is Verdict.TAKEN:
         return replace(state, open=taken(began, run, now_ms=now_ms)), ()
     elif run.detached:
@@ -268,6 +270,13 @@ def _with_attempt(run: Run, ended: Ended) -> Run:
         url=run.url if request is None else request.url,
         answer_bytes=outcome.body_bytes if outcome.kind is OutcomeKind.RESPONSE else None,
     )
+
+
+def _with_completion(run: Run, verdict: Verdict, ended: Ended) -> Run:
+    """``run`` with the time at which it was taken, also where its completion arrived before the 2xx."""
+    if verdict is Verdict.TAKEN and run.completed is not None:
+        return replace(run, taken_at_ms=ended.ended_at_ms)
+    return run
 
 
 def _final_state(verdict: Verdict) -> RunState:

@@ -149,6 +149,20 @@ def test_what_is_said_before_the_answer_decides_whatever_the_answer_is() -> None
         assert state_of(planned).open is None
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize(("status", "taken_at"), [(202, 2), (500, None)])
+def test_a_completion_that_arrives_before_the_2xx_leaves_the_time_at_which_the_run_was_taken(
+    deleted: bool, status: int, taken_at: int | None
+) -> None:
+    work = plan_claim(JOB, make_state(0), make_lease(0), downtimes=(), store_id=STORE_ID)
+    assert isinstance(work, Work)
+    said = replace(state_of(complete(Snapshot(JOB, make_state(0), make_lease(0)), 1)), deleted=deleted)
+    planned = plan_settle_changed(None if deleted else JOB, said, work, ended(answered(status), 0, 2), POLICY)
+    run = planned.records[0]
+    assert isinstance(run, Run)
+    assert (run.state, seconds(run.taken_at_ms)) == (RunState.SUCCEEDED, taken_at)
+
+
 def test_what_is_said_before_its_node_dies_decides() -> None:
     said = state_of(complete(Snapshot(JOB, make_state(0), make_lease(0)), 1))
     planned = plan_claim(JOB, said, make_lease(0, node="-", losses=1), downtimes=(), store_id=STORE_ID)
