@@ -1,7 +1,7 @@
 """HTTP clients alone: how fast one core sends 120-byte POSTs when nothing else is to be done.
 
 What no scheduler on this core can beat, and the yardstick for one: ``python -m benchmarks.client_process NAME
-PORT SECONDS`` keeps a request open on each of 50 connections, and prints a :class:`Sent` as JSON. It runs under the
+PORT SECONDS`` keeps a request open on each of 50 connections, and prints a ``Sent`` as JSON. It runs under the
 interpreter that has the client: that of the peers, or Cronpost's own.
 """
 

@@ -1,7 +1,7 @@
 """A client that asks as fast as it may: for the sink's capacity, for upserts, and for runs at random instants.
 
-A process of its own, so that it can have a core of its own: ``python -m benchmarks.load`` reads a :class:`Load` as JSON
-and prints a :class:`Loaded`.
+A process of its own, so that it can have a core of its own: ``python -m benchmarks.load`` reads a ``Load`` as JSON
+and prints a ``Loaded``.
 """
 
 from __future__ import annotations

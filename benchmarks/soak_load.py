@@ -121,7 +121,7 @@ class Client:
         """Answers that a client would not expect, with an example of each in the key."""
 
     async def begin(self) -> None:
-        """Make what stays, then do what goes on until :meth:`end`."""
+        """Make what stays, then do what goes on until ``end``."""
         self._session = aiohttp.ClientSession(base_url=self._api, connector=aiohttp.TCPConnector(limit=32))
         self._targets = {
             "large": await self._target("large", "GET", f"{self._runner}/large/rows"),

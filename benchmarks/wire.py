@@ -24,7 +24,7 @@ def _shared(nodes: int = 1) -> Cronpost:
 
 
 def measure_wire() -> dict[str, float]:
-    """Bytes a fire, by the name of :class:`benchmarks.scale.Measured`."""
+    """Bytes a fire, by the name of ``Measured``."""
     _prepare()
     with Bench(terminal_progress()) as bench:
         bench.begin("what a fire sends and leaves behind")

@@ -97,7 +97,7 @@ def job_path(job_id: str, action: str = "") -> str:
 
 
 def with_server(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options that say which server it talks to, and a :class:`Server` as its first argument."""
+    """Gives a command the options that say which server it talks to, and a ``Server`` as its first argument."""
 
     @click.option(
         "--server",

@@ -1,4 +1,4 @@
-"""What the endpoints work with: one :class:`Context` per process."""
+"""What the endpoints work with: one ``Context`` per process."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Context:
 
     @asynccontextmanager
     async def look(self, job_id: str) -> AsyncIterator[JobService]:
-        """The right to read a job, with the service of its shard. Raises StoreUnavailable as :meth:`turn` does."""
+        """The right to read a job, with the service of its shard. Raises StoreUnavailable as ``turn`` does."""
         async with self._turns_of.of(job_id), self._turns:
             await self._ensure_ready()
             async with self._naming_wrong_keys(job_id):
@@ -142,7 +142,7 @@ class Context:
         return {key: text for one in found if isinstance(one, dict) for key, text in one.items()}
 
     async def write_faults(self) -> list[str]:
-        """Why upserts would fail now. Asked of Redis once in :data:`WRITE_PROBE_SECONDS`, however many probes ask."""
+        """Why upserts would fail now. Asked of Redis once in ``WRITE_PROBE_SECONDS``, however many probes ask."""
         async with self._probing:
             now = self.clock.monotonic()
             if self._probed_at is None or now - self._probed_at >= WRITE_PROBE_SECONDS:

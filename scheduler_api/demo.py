@@ -129,7 +129,7 @@ COLUMNS = (("FIRE TIME", 13), ("JOB", 28), ("ATTEMPT", 8), ("LATE", 9), ("ANSWER
 
 
 def heading() -> str:
-    """The heads of the columns that :func:`fire_line` fills."""
+    """The heads of the columns that ``fire_line`` fills."""
     return click.style("".join(name.ljust(width) for name, width in COLUMNS).rstrip(), bold=True)
 
 

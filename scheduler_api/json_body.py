@@ -1,7 +1,7 @@
 """JSON as clients send it: checked bytes in, fields out.
 
 The rules are stricter than those of most JSON parsers: UTF-8 without a byte order mark, no NaN, no trailing text, no
-key twice in an object that is read field by field, no nesting deeper than :data:`MAX_DEPTH`. Values inside are checked
+key twice in an object that is read field by field, no nesting deeper than ``MAX_DEPTH``. Values inside are checked
 by the same parser, but a payload is never turned into values, so that it can go out byte for byte as it came in.
 """
 
@@ -184,7 +184,7 @@ def required(fields: Mapping[str, msgspec.Raw], name: str, kind: Any, words: str
 
 
 def nested(raw: msgspec.Raw, known: Iterable[str], *, path: str) -> Fields:
-    """The fields of an object inside a body that was read with :func:`read_object`; ``path`` is the object's name."""
+    """The fields of an object inside a body that was read with ``read_object``; ``path`` is the object's name."""
     known = tuple(known)
     if not bytes(raw).lstrip(WHITESPACE).startswith(b"{"):
         raise InvalidInput(f"{path} must be an object with some of {', '.join(known)}", field=path)
@@ -196,7 +196,7 @@ def nested(raw: msgspec.Raw, known: Iterable[str], *, path: str) -> Fields:
 
 
 def items(raw: msgspec.Raw, *, path: str) -> list[msgspec.Raw]:
-    """The elements of an array inside a body that was read with :func:`read_object`, each as its bytes."""
+    """The elements of an array inside a body that was read with ``read_object``, each as its bytes."""
     try:
         return _items_decoder.decode(raw)
     except msgspec.MsgspecError:

@@ -1,7 +1,7 @@
 """What surrounds every endpoint, each layer one small ASGI application around the next.
 
-From the outside: :class:`Counted` (metrics and headers of every answer), :class:`Answered` (errors become problem
-documents), :class:`SameOrigin` (no pages of others), :class:`Guarded` (API keys), :class:`RawPath` (routes see the
+From the outside: ``Counted`` (metrics and headers of every answer), ``Answered`` (errors become problem
+documents), ``SameOrigin`` (no pages of others), ``Guarded`` (API keys), ``RawPath`` (routes see the
 path as it was sent), the routes.
 """
 
@@ -100,7 +100,7 @@ class Guarded:
     ``own_token``, where the endpoint itself checks a token. Without keys it answers all.
 
     Refusal is the default: a route that is added later is guarded without anyone thinking of it. Log lines that a
-    request with a changing method causes name its key (by :func:`name_of_key`) and its client's address.
+    request with a changing method causes name its key (by ``name_of_key``) and its client's address.
     """
 
     def __init__(

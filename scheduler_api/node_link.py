@@ -1,6 +1,6 @@
 """What a node process and the process that started it say to each other, over a pair of unix sockets.
 
-The parent asks with one byte, the node answers with a length and a msgpack :class:`Report`. That is all: jobs, leases
+The parent asks with one byte, the node answers with a length and a msgpack ``Report``. That is all: jobs, leases
 and wake-ups go through Redis, as between nodes on different machines. The socket is also the life line. When the
 parent dies its end closes, and the node ends at once, whatever it is doing; on Linux the system kills it even if it is
 frozen.

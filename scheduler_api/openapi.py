@@ -222,7 +222,7 @@ def document(*, keys: bool) -> Json:
 
 
 def _with_common_answers(item: Json) -> Json:
-    """A path with the answers of the layers around its operations (:mod:`scheduler_api.middleware`)."""
+    """A path with the answers of the layers around its operations (``middleware``)."""
     completed: Json = {}
     for method, operation in item.items():
         completed[method] = operation

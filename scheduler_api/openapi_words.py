@@ -1,7 +1,7 @@
 """What all parts of the API description share: short names for schemas, parameters and answers.
 
 Each part describes its own paths in a module ``openapi_<part>.py`` with ``PATHS`` and ``SCHEMAS``;
-:mod:`scheduler_api.openapi` joins them.
+``openapi`` joins them.
 
 Rules that generated clients depend on: a ``default`` stands only where a client may send the value whatever else it
 sends, so never on a field that needs another one, and never in the body of a partial change; an enum that several
@@ -66,7 +66,7 @@ def problem(description: str) -> Json:
 
 
 def header(name: str, description: str, schema: Json | None = None) -> Json:
-    """A header that an answer may have, to be joined with :func:`answer` by ``|``."""
+    """A header that an answer may have, to be joined with ``answer`` by ``|``."""
     return {"headers": {name: {"description": description, "schema": schema or TEXT}}}
 
 

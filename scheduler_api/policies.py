@@ -2,7 +2,7 @@
 
 The rows are the only place where a field's name, bounds and default stand; bodies, answers, the description for
 machines and the command line's options are made from them. Bodies have seconds, RFC 3339 instants and words; a
-:class:`~scheduler_core.job.Policies` has milliseconds and enums.
+``Policies`` has milliseconds and enums.
 
 Two rules hold for all of them. What ``GET`` shows can be put again and changes nothing: ``null`` is taken wherever it
 is shown, and what would hold anyway is not stored. And a field that has no meaning without another is refused where
@@ -318,13 +318,13 @@ ROWS = (
         meaning="A run without a sign of life for so long is lost.",
     ),
 )
-"""All but ``retry`` and ``limits``, which are objects of :data:`RETRY_ROWS` and :data:`LIMIT_ROWS`."""
+"""All but ``retry`` and ``limits``, which are objects of ``RETRY_ROWS`` and ``LIMIT_ROWS``."""
 BY_NAME = {row.name: row for row in ROWS}
 POLICY_FIELDS = (*BY_NAME, "retry", "limits")
 
 
 def policies_of(fields: Fields) -> Policies:
-    """What ``fields`` ask for, each by itself; :func:`check_policies` looks at them together."""
+    """What ``fields`` ask for, each by itself; ``check_policies`` looks at them together."""
     asked = {name: BY_NAME[name].read(fields) for name in fields if name in BY_NAME}
     given = {BY_NAME[name].attribute: value for name, value in asked.items() if value is not None}
     if "overlap" in given:

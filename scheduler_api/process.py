@@ -469,7 +469,7 @@ class Process:
         self._start_firing()
 
     async def _check(self, store: Shards) -> str | None:
-        """Look once; the fatal finding, if there is one. Sets the fault that :meth:`faults` tells."""
+        """Look once; the fatal finding, if there is one. Sets the fault that ``faults`` tells."""
         try:
             infos = await store.server_infos()
         except StoreRefused as error:

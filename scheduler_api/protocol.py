@@ -3,7 +3,7 @@
 uvicorn waits without limit for the rest of a request, and for a client to take an answer, so that a few hundred
 connections could keep everybody out. Here each part of an exchange has a deadline: the request's head, its body, the
 answer. The parser (httptools) is several times as fast as the alternative, but lets some requests pass that two
-programs can read in two ways (request smuggling); these are refused, see :meth:`ServerProtocol._check_head`.
+programs can read in two ways (request smuggling); these are refused, see ``ServerProtocol._check_head``.
 
 This module uses attributes of uvicorn's and httptools' that are not their public interface: decision 24 and
 ``tests/api/test_server_libraries.py`` name them.
@@ -29,10 +29,10 @@ HEAD_SECONDS = 10.0
 BODY_SECONDS = 30.0
 """For its body, from the end of the headers. A megabyte in that time is 35 kB/s."""
 ANSWER_SECONDS = 60.0
-"""From the end of the body until the answer begins, and then for each :data:`ANSWER_BYTES` of it that wait for the
+"""From the end of the body until the answer begins, and then for each ``ANSWER_BYTES`` of it that wait for the
 client. Redis is given up long before."""
 ANSWER_BYTES = 65_536
-"""A client that takes less of a waiting answer in :data:`ANSWER_SECONDS` (1 kB/s) is cut off: the rest fills memory."""
+"""A client that takes less of a waiting answer in ``ANSWER_SECONDS`` (1 kB/s) is cut off: the rest fills memory."""
 IDLE_SECONDS = 75.0
 """How long a connection without a request is kept. Longer than clients and proxies usually keep theirs, so that it is
 they who close it: a request that meets a closing connection is lost."""

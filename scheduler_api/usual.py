@@ -1,7 +1,7 @@
 """Reading a job in one go, if nothing about its body is unusual: a quarter of the time.
 
 Nearly all bodies hold the seven usual fields and nothing else. Whatever is unusual about one, it is left to the
-functions of :mod:`scheduler_api.wire`, which read each field by itself and have the words for what is wrong.
+functions of ``wire``, which read each field by itself and have the words for what is wrong.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def instant(at_ms: int | None) -> str | None:
 
 
 def next_fire_time(job: Job, state: JobState) -> str | None:
-    """The first of :func:`next_fire_times`."""
+    """The first of ``next_fire_times``."""
     if state.is_held or state.next_fire_ms is None:
         return None
     if job.policies.max_runs is not None and state.fired >= job.policies.max_runs:

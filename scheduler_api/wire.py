@@ -1,7 +1,7 @@
 """What clients send about jobs: bodies as bytes in, checked values out.
 
-How a body is read stands in :mod:`scheduler_api.json_body`, the optional fields of a job in
-:mod:`scheduler_api.policies`.
+How a body is read stands in ``json_body``, the optional fields of a job in
+``policies``.
 """
 
 from __future__ import annotations

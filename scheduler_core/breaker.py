@@ -62,7 +62,7 @@ class Breaker(msgspec.Struct):
     """The number of the latest probe: an earlier one that ends late decides nothing."""
 
     def lets_through(self, now_ms: int) -> bool:
-        """Whether a request may begin now. If it is not closed, that request is the probe: see :meth:`began`."""
+        """Whether a request may begin now. If it is not closed, that request is the probe: see ``began``."""
         return self.state is BreakerState.CLOSED or (self.state is BreakerState.OPEN and now_ms >= self.probe_at_ms)
 
     def began(self) -> int:

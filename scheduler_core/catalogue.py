@@ -1,7 +1,7 @@
 """Targets and schedules: what they are, and how a schedule is a job.
 
 A *target* is an HTTP request under a name, which many schedules share. A *schedule* has no machinery of its own: it is
-a job with an interval for a trigger, a target instead of a URL, and the policies of :data:`SCHEDULE_POLICIES`. Its
+a job with an interval for a trigger, a target instead of a URL, and the policies of ``SCHEDULE_POLICIES``. Its
 status is never stored: it follows from the job's trigger, its state and the time.
 """
 

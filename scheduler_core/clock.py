@@ -1,4 +1,4 @@
-"""The only place that reads time or sleeps. Everything else is given a :class:`Clock`; tests drive one by hand.
+"""The only place that reads time or sleeps. Everything else is given a ``Clock``; tests drive one by hand.
 
 A node's clock runs on the machine's monotonic clock and is set by Redis's ``TIME``, so that nodes whose wall clocks
 are wrong, or are stepped while they run, still agree on when a job is due.
@@ -57,7 +57,7 @@ class RedisClock:
     lets the offset follow drift in both directions.
 
     A sample that differs from the offset by more than ``jump_ms`` is believed only when ``agreeing`` samples in a row
-    say the same within ``jump_ms``; one odd answer changes nothing. Until a jump is believed, :meth:`now_ms` goes on
+    say the same within ``jump_ms``; one odd answer changes nothing. Until a jump is believed, ``now_ms`` goes on
     as before and never runs back; then it follows. What has fired does not fire again, because each job stores its
     position.
     """
@@ -89,7 +89,7 @@ class RedisClock:
         return self._offset_ms is not None
 
     def sample(self, redis_time_ms: float, *, received_at: float) -> None:
-        """Take in one answer of ``TIME``, in epoch milliseconds; ``received_at`` is :meth:`monotonic` on arrival."""
+        """Take in one answer of ``TIME``, in epoch milliseconds; ``received_at`` is ``monotonic`` on arrival."""
         offset = redis_time_ms - received_at * 1000.0
         if self._offset_ms is None or abs(offset - self._offset_ms) <= self._jump_ms:
             self._suspects.clear()

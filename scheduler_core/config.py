@@ -1,6 +1,6 @@
 """Settings: read once at start, checked as a whole, never changed while the process lives.
 
-What there is to set is declared here; :mod:`scheduler_core.config_reader` reads it.
+What there is to set is declared here; ``config_reader`` reads it.
 
 A setting is a field of one of the sections below: its type, bounds, default and meaning stand there and nowhere else.
 The field ``data_dir`` is the environment variable ``CRONPOST_DATA_DIR``, the same name in a ``.env`` file, and the
@@ -483,7 +483,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_settings(settings: Settings) -> None:
-    """Check the rules that bind several settings together; raises :class:`ConfigError`."""
+    """Check the rules that bind several settings together; raises ``ConfigError``."""
     api, engine = settings.api, settings.engine
     if not is_loopback(api.host) and not api.api_keys and not api.allow_no_authentication:
         raise ConfigError(

@@ -65,7 +65,7 @@ def load_settings(
     ``options`` maps names (``redis_url``) to the text given on the command line; ``environ`` defaults to the
     process's environment; ``dotenv`` is read if it exists, None reads no file.
 
-    Raises :class:`ConfigError` on an unknown name, a bad value, or settings that do not fit together. The message
+    Raises ``ConfigError`` on an unknown name, a bad value, or settings that do not fit together. The message
     names the setting, where it was set and what was expected, and never holds the value of a secret.
     """
     given: dict[str, tuple[str, str]] = {}

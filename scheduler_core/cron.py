@@ -1,6 +1,6 @@
 """Fire times of a cron expression: croniter for the calendar, and Debian's rules for clocks that change.
 
-What is whose. :mod:`scheduler_core.cron_fields` reads the text, and refuses what croniter would take and Vixie cron
+What is whose. ``cron_fields`` reads the text, and refuses what croniter would take and Vixie cron
 would not. croniter answers one question: which is the next (or the last) *date* that the day, month, weekday and year
 fields allow. The time of day is three table look-ups, and how it meets the zone's clocks is decided here, because
 croniter fires fixed times twice when clocks go back and loses fires around changes that are not whole hours.
@@ -44,8 +44,8 @@ _REMEMBERED_DAYS = 64
 
 
 def parse_cron(expression: str, timezone: str = "UTC") -> CronTrigger:
-    """Compile an expression; raises :class:`InvalidInput` naming ``cron`` or ``timezone``. Not cached: see
-    :func:`scheduler_core.trigger.compile_trigger`."""
+    """Compile an expression; raises ``InvalidInput`` naming ``cron`` or ``timezone``. Not cached: see
+    ``compile_trigger``."""
     fields = read_expression(expression)
     trigger = CronTrigger(expression, fields, load_zone(timezone))
     if trigger.days.first_from(_FIRST_DAY) is None:
@@ -58,7 +58,7 @@ class _Fires(Protocol):
 
 
 def check_fires_again(trigger: _Fires, now_ms: int) -> None:
-    """Raise :class:`InvalidInput` if a trigger that a client has just sent has no fire time after now."""
+    """Raise ``InvalidInput`` if a trigger that a client has just sent has no fire time after now."""
     if trigger.next_after(now_ms) is None:
         raise InvalidInput(
             f"the expression never fires again: its last fire time has passed (years after {LAST_YEAR} do not count)",

@@ -121,7 +121,7 @@ class CronFields(NamedTuple):
 
 
 def read_expression(expression: str) -> CronFields:
-    """Read an expression of 5, 6 or 7 fields or a macro; raises :class:`InvalidInput` (``cron``).
+    """Read an expression of 5, 6 or 7 fields or a macro; raises ``InvalidInput`` (``cron``).
 
     Fields are separated by spaces or tabs; those around the expression are ignored, as in a crontab.
     """

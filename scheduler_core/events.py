@@ -9,7 +9,7 @@ A line never holds a payload, a header, a secret or the query string of a URL: f
 and URLs are cut, whoever logs them. Lines of the standard library's ``logging`` (uvicorn, redis, asyncio) take the same
 way. Everything goes to standard error; standard output belongs to what a command prints.
 
-After ``configure_logging`` a thread writes the lines (:mod:`scheduler_core.line_writer`), so that a reader of standard
+After ``configure_logging`` a thread writes the lines (``line_writer``), so that a reader of standard
 error that stalls cannot stop the event loop. What does not fit into the queue is dropped, counted and reported.
 """
 
@@ -167,7 +167,7 @@ Renderer = Callable[[Any, str, EventDict], str]
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """The logger of the module ``name``; cheap, and usable before :func:`configure_logging`."""
+    """The logger of the module ``name``; cheap, and usable before ``configure_logging``."""
     logger: FilteringBoundLogger = structlog.get_logger(module=name)
     return logger
 
@@ -300,7 +300,7 @@ def bind_to_all(**fields: str) -> None:
 
 _bound: dict[str, str] = {}
 _often: list[tuple[_Output, Renderer, int]] = []
-"""Where the lines of :func:`log_often` go, and the least level that is wanted there."""
+"""Where the lines of ``log_often`` go, and the least level that is wanted there."""
 _writers: list[LineWriter] = []
 """The writer of standard error, once logging is configured by an entry point."""
 

@@ -17,7 +17,7 @@ LAST_INSTANT_MS = 253_402_300_799_999
 class IntervalTrigger:
     """Fires at ``anchor_ms + k * every_ms`` for k = 1, 2, ..., up to and including ``end_ms`` if there is one.
 
-    Raises :class:`InvalidInput` (``interval_seconds``) for a distance that is not positive.
+    Raises ``InvalidInput`` (``interval_seconds``) for a distance that is not positive.
     """
 
     __slots__ = ("_anchor_ms", "_every_ms", "_last_ms")

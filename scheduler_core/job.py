@@ -1,8 +1,8 @@
 """A job: what is stored under an id, and how far it has come.
 
-Two documents per job. The definition (:class:`Job`) is what the client sent; it changes when the client changes it. The
-state (:class:`JobState`) is what the schedule has come to; every settled run writes it anew. Both are plain values: the
-functions of :mod:`scheduler_core.plan` make new ones, the store keeps them.
+Two documents per job. The definition (``Job``) is what the client sent; it changes when the client changes it. The
+state (``JobState``) is what the schedule has come to; every settled run writes it anew. Both are plain values: the
+functions of ``plan`` make new ones, the store keeps them.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _BEFORE_ALL_MS = -(2**63)
 def trigger_of(job: Job) -> Trigger:
     """The trigger of a job's fire times. A job with neither bounds nor jitter gets the shared one itself.
 
-    Called at every claim and settle. Raises :class:`~scheduler_core.errors.InvalidInput`, as ``compile_trigger`` does.
+    Called at every claim and settle. Raises ``InvalidInput``, as ``compile_trigger`` does.
     """
     trigger = compile_trigger(job.trigger)
     policies = job.policies

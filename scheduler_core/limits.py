@@ -1,7 +1,7 @@
 """How much of a node one target may take: its share of the slots, a rate, and when to try again what did not fit.
 
 A *target* is an origin: scheme, host and port of a URL. All of this is plain arithmetic on numbers that are passed in;
-:mod:`scheduler_core.services.gate` keeps them.
+``gate`` keeps them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Rate(msgspec.Struct):
         return max(self.due_ms, now_ms - max(0.0, RATE_BURST_MS - interval_ms))
 
     def spend(self, now_ms: float, interval_ms: float) -> None:
-        """One request begins, or is given the place of :meth:`next_ms`."""
+        """One request begins, or is given the place of ``next_ms``."""
         self.due_ms = self.next_ms(now_ms, interval_ms) + interval_ms
 
     def count(self, now_ms: float, interval_ms: float) -> None:

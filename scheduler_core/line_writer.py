@@ -28,7 +28,7 @@ wake-up of the thread for each of them would cost more than the line."""
 class LineWriter:
     """``report`` makes the line that says how many lines were dropped; None: nothing is said.
 
-    The thread is a daemon: one that is blocked in a write does not keep the process from ending. Call :meth:`flush`
+    The thread is a daemon: one that is blocked in a write does not keep the process from ending. Call ``flush``
     before the end.
     """
 

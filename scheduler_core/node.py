@@ -32,7 +32,7 @@ class Room:
         return self.size - len(self.in_flight) - self._reserved
 
     def reserve(self, most: int, wake: Callable[[], None]) -> int:
-        """Places for a claim, at most ``most``, to be given back by :meth:`release` once the attempts have begun.
+        """Places for a claim, at most ``most``, to be given back by ``release`` once the attempts have begun.
 
         0: there is none, and ``wake`` is called when it is the caller's turn.
         """

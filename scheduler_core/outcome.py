@@ -1,6 +1,6 @@
 """One attempt: the request to make, and how it ended. Plain values, known to every part of the core.
 
-How a target answered is never an exception. What a planner needs to know of it is in :class:`Outcome`.
+How a target answered is never an exception. What a planner needs to know of it is in ``Outcome``.
 """
 
 from __future__ import annotations

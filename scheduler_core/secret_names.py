@@ -41,7 +41,7 @@ def is_secret_parameter(name: str) -> bool:
 
 
 def mask_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Return ``headers`` with the values of secret ones masked, and URLs in the others as :func:`mask_url` does."""
+    """Return ``headers`` with the values of secret ones masked, and URLs in the others as ``mask_url`` does."""
     return tuple((name, _mask_header(name, value)) for name, value in headers)
 
 

@@ -43,7 +43,7 @@ class TargetRule(NamedTuple):
     def matches(self, address: Address | None, host: str, port: int | None) -> bool:
         """Whether the rule is about a connection to ``address``, found for ``host``, on ``port``.
 
-        ``host`` is as :func:`plain_host` gives it. An address that is not known (None) is in no network.
+        ``host`` is as ``plain_host`` gives it. An address that is not known (None) is in no network.
         """
         if self.port is not None and self.port != port:
             return False

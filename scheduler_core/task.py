@@ -1,6 +1,6 @@
 """A one-off task: a URL that is called once, not before its time, by the lane of one-off tasks.
 
-The lane takes tasks in batches that are spaced for all nodes together; see :mod:`scheduler_core.services.lane`. Where a
+The lane takes tasks in batches that are spaced for all nodes together; see ``lane``. Where a
 task stands (pending, running, delivered, stale) is told by the set that holds it, not by the task.
 """
 
@@ -70,6 +70,6 @@ def task_id(number: int) -> str:
 
 
 def task_number(public_id: str) -> int | None:
-    """The inverse of :func:`task_id`; None for what is no such id."""
+    """The inverse of ``task_id``; None for what is no such id."""
     match = _TASK_ID.match(public_id)
     return None if match is None else int(match[1])

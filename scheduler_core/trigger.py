@@ -1,9 +1,9 @@
 """Triggers: the rules that yield fire times, as they are stored and as they are asked.
 
-A *spec* is what a job document holds; compiled, it is a :class:`Trigger`, which answers in constant time. A fire time
+A *spec* is what a job document holds; compiled, it is a ``Trigger``, which answers in constant time. A fire time
 is an instant: integer UTC epoch milliseconds. Those of a cron expression are whole seconds; an interval keeps the phase
 of its anchor. The fire times of a job, with its bounds and its jitter, are those of
-:func:`scheduler_core.job_trigger.trigger_of`.
+``trigger_of``.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def compile_trigger(spec: TriggerSpec) -> Trigger:
     """The trigger of a spec. That of an expression is shared by all jobs with an equal one. An interval starts where
     its job does: sharing would gain nothing, and making one costs less than finding it.
 
-    Raises :class:`~scheduler_core.errors.InvalidInput` with the field ``cron``, ``timezone`` or ``interval_seconds``.
+    Raises ``InvalidInput`` with the field ``cron``, ``timezone`` or ``interval_seconds``.
     """
     if isinstance(spec, CronSpec):
         return _compile_cron(spec.expression, spec.timezone)

@@ -2,7 +2,7 @@
 
 Whole seconds throughout. An *instant* counts from the epoch in UTC; a *wall* second counts from 1970-01-01 00:00:00
 on the zone's own clocks, so that ``wall = instant + offset`` and ``divmod(wall, 86400)`` is the date and the time of
-day. Offsets come from :mod:`zoneinfo`, which reads the system's database or, where there is none (or with
+day. Offsets come from ``zoneinfo``, which reads the system's database or, where there is none (or with
 ``PYTHONTZPATH`` set to nothing), the one in the ``tzdata`` package.
 """
 
@@ -24,7 +24,7 @@ MAX_OFFSET = DAY
 """No zone's clocks are ever further than this from UTC."""
 
 REPLAY_LIMIT = 3 * 3600
-"""Clocks set forward by more than this have changed calendar, not season: see :meth:`Zone.reach`. (Debian's cron
+"""Clocks set forward by more than this have changed calendar, not season: see ``Zone.reach``. (Debian's cron
 draws the line at the same three hours. The longest change made for summer time is three hours, in Antarctica/Casey;
 the next longer is the day that Pacific/Apia left out in 2011.)"""
 
@@ -58,7 +58,7 @@ class Segment(NamedTuple):
 
 
 class Zone:
-    """The clocks of one IANA zone. Made by :func:`load_zone`, shared, and used by one thread."""
+    """The clocks of one IANA zone. Made by ``load_zone``, shared, and used by one thread."""
 
     def __init__(self, name: str, info: ZoneInfo) -> None:
         self.name = name
@@ -168,7 +168,7 @@ def zone_names() -> frozenset[str]:
 
 @cache
 def load_zone(name: str) -> Zone:
-    """The zone of this name; raises :class:`InvalidInput` (``timezone``) if there is none."""
+    """The zone of this name; raises ``InvalidInput`` (``timezone``) if there is none."""
     if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
         shown = repr(name) if len(name) <= _LONGEST_NAME else f"of {len(name)} characters"
         raise InvalidInput(

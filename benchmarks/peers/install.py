@@ -29,7 +29,7 @@ class NotRunError(Exception):
 
 @functools.cache
 def python() -> Path:
-    """The interpreter that has the peers in Python. Installs it if need be; raises :class:`NotRunError`."""
+    """The interpreter that has the peers in Python. Installs it if need be; raises ``NotRunError``."""
     directory = ROOT / "python"
     program = directory / "bin" / "python"
     stamp = _stamp(REQUIREMENTS, sys.version)
@@ -48,7 +48,7 @@ def python() -> Path:
 @functools.cache
 def node() -> tuple[Path, Path]:
     """``node``, and the directory whose ``node_modules`` has the peers. Installs them if need be; raises
-    :class:`NotRunError`."""
+    ``NotRunError``."""
     program, npm = shutil.which("node"), shutil.which("npm")
     if program is None or npm is None:
         raise NotRunError("node and npm are not installed")

@@ -18,7 +18,7 @@ from scheduler_core.embedded import EmbeddedRedis
 class Peer:
     """A system in processes of its own, of which the first takes commands.
 
-    A subclass says what they are called: :meth:`commands` gives the command lines.
+    A subclass says what they are called: ``commands`` gives the command lines.
     """
 
     grain_ms = 1
@@ -36,7 +36,7 @@ class Peer:
     def commands(self, socket: str, url: str) -> list[list[str]]:
         """The command lines, the one that takes commands first. ``socket`` is that of Redis, "" if it needs none.
 
-        Raises :class:`~benchmarks.peers.install.NotRunError` if it cannot be run here.
+        Raises ``NotRunError`` if it cannot be run here.
         """
         raise NotImplementedError
 

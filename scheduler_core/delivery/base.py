@@ -1,7 +1,7 @@
 """The interface between the core and a kind of target: start an attempt, get its outcome as a value.
 
-A new kind of target (a queue, a shell command) is a class with :meth:`Deliverer.start`. One that is written as a
-coroutine extends :class:`CoroutineDeliverer`. HTTP is the one built in.
+A new kind of target (a queue, a shell command) is a class with ``Deliverer.start``. One that is written as a
+coroutine extends ``CoroutineDeliverer``. HTTP is the one built in.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Wanted = Callable[[], bool]
 Done = Callable[[Outcome], None]
 """Receives the outcome of an attempt."""
 Start = Callable[[Request, Done, Wanted], "Attempt"]
-"""The signature of :meth:`Deliverer.start`."""
+"""The signature of ``Deliverer.start``."""
 
 NOT_SENT = Outcome(OutcomeKind.INTERNAL, 0.0, message="it was not sent, because it was not wanted any more")
 """Sentinel: the lease expired before the request was sent, so it never was. Compare with ``is``."""
 
 
 def always() -> bool:
-    """A :data:`Wanted` for callers without a lease."""
+    """A ``Wanted`` for callers without a lease."""
     return True
 
 
@@ -51,7 +51,7 @@ class Deliverer(Protocol):
     def start(self, request: Request, done: Done, wanted: Wanted, /) -> Attempt:
         """Begin one attempt and return at once.
 
-        ``done`` is called once, from the event loop and never from in here; not after :meth:`Attempt.cancel`.
+        ``done`` is called once, from the event loop and never from in here; not after ``Attempt.cancel``.
         ``wanted`` must be called immediately before the first byte is sent. If it returns False, nothing may be sent
         and the outcome is ``NOT_SENT``: a node that was frozen for longer than its lease must not send a request that
         another node sends too.
@@ -75,11 +75,11 @@ class CoroutineDeliverer(ABC):
     """Base for deliverers that are written as one coroutine. Each attempt runs in a task of its own.
 
     The lease is checked when the task starts. A deliverer that waits before it sends (for a connection, a slot)
-    overrides :meth:`deliver_if` and checks ``wanted`` again after the wait.
+    overrides ``deliver_if`` and checks ``wanted`` again after the wait.
     """
 
     def start(self, request: Request, done: Done, wanted: Wanted, /) -> Attempt:
-        """Begin one attempt, as :meth:`Deliverer.start` says."""
+        """Begin one attempt, as ``Deliverer.start`` says."""
         return InTurn(self.deliver_if(request, wanted), done)
 
     async def deliver_if(self, request: Request, wanted: Wanted) -> Outcome:

@@ -1,6 +1,6 @@
 """From a host name to an open connection: look the name up, ask the guard, connect, shake hands.
 
-Each way to fail has its own exception, all of them httpx's :class:`httpx.ConnectError`:
+Each way to fail has its own exception, all of them httpx's ``ConnectError``:
 
     httpx.ConnectError          refused, unreachable, reset while connecting
     ├── LookupFailed            the name does not resolve

@@ -47,7 +47,7 @@ SWITCHING_PROTOCOLS: Final = 101
 
 
 class Connection(asyncio.Protocol):
-    """The protocol of one connection. One exchange at a time: :meth:`send`, :meth:`read` until b"", and again."""
+    """The protocol of one connection. One exchange at a time: ``send``, ``read`` until b"", and again."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         """Write a request whose body is no longer than a piece, and return at once.
 
         ``progressed`` is called, never from in here, whenever something of the answer has come or the connection is
-        lost; :attr:`fault`, :attr:`complete` and :meth:`take` then tell what, until :meth:`finish`.
+        lost; ``fault``, ``complete`` and ``take`` then tell what, until ``finish``.
         """
         to_write = self._open_exchange(method)
         self._progressed = progressed
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
         """Write the beginning of a request, or the whole of it.
 
         Goes to the socket directly where that is possible. uvloop's transport writes at the end of the loop's turn,
-        and a close or a 408 that arrives in between, after :attr:`usable` was asked, would look like the answer.
+        and a close or a 408 that arrives in between, after ``usable`` was asked, would look like the answer.
         """
         transport = self._transport
         assert transport is not None
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(view[start : start + WRITE_PIECE_BYTES])
 
     async def read(self) -> bytes:
-        """Return the next bytes of the body, as many as there are; b"" at its end. Raises as :meth:`send` does."""
+        """Return the next bytes of the body, as many as there are; b"" at its end. Raises as ``send`` does."""
         while not self._chunks:
             if self._complete:
                 return b""
@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     async def wait_closed(self) -> None:
-        """Return when the socket is closed, which is a moment after :meth:`abort`."""
+        """Return when the socket is closed, which is a moment after ``abort``."""
         if not self._closed and self._transport is not None:
             self._closed_waiter = asyncio.get_running_loop().create_future()
             await self._closed_waiter
@@ -329,7 +329,7 @@ class Connection(asyncio.Protocol):
             self._fail(httpx.RemoteProtocolError("the answer has more framing than content"))
 
     def eof_received(self) -> None:
-        """Let the transport close itself; :meth:`connection_lost` follows."""
+        """Let the transport close itself; ``connection_lost`` follows."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket = None  # its number may be another connection's from now on

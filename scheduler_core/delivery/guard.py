@@ -68,14 +68,14 @@ class Own(NamedTuple):
 class AddressGuard:
     """Says whether a target may be connected to.
 
-    ``allow`` and ``deny`` are rules as :func:`scheduler_core.target_rules.parse_target_rule` reads them; a bad one
+    ``allow`` and ``deny`` are rules as ``parse_target_rule`` reads them; a bad one
     raises ValueError. The first of these that applies decides:
 
     1. ``own`` endpoints are refused, unless an ``allow`` rule names both their network and their port;
     2. an ``allow`` rule that names the network allows;
-    3. an ``allow`` rule for the host or the port lifts ``deny``, but not :data:`DEFAULT_DENY`: whoever controls a name
+    3. an ``allow`` rule for the host or the port lifts ``deny``, but not ``DEFAULT_DENY``: whoever controls a name
        decides where it leads;
-    4. ``deny`` and :data:`DEFAULT_DENY` refuse;
+    4. ``deny`` and ``DEFAULT_DENY`` refuse;
     5. everything else is allowed.
     """
 
@@ -98,7 +98,7 @@ class AddressGuard:
     def check_host(self, host: str, port: int) -> str | None:
         """Return why ``host`` is refused whatever it resolves to, or None if that depends on its addresses.
 
-        For a literal address this is what :meth:`check` answers.
+        For a literal address this is what ``check`` answers.
         """
         address = _address(host)
         if address is not None:
@@ -112,7 +112,7 @@ class AddressGuard:
         return self._denied(None, plain, port)
 
     def own_names(self, port: int) -> list[Own]:
-        """Own endpoints on ``port`` that are known by name. The caller looks them up and calls :meth:`check_own`."""
+        """Own endpoints on ``port`` that are known by name. The caller looks them up and calls ``check_own``."""
         return [own for own in self._own.get(port, ()) if _address(own.host) is None]
 
     def check_own(self, address: str, own: Own, own_addresses: Iterable[str]) -> str | None:
@@ -157,7 +157,7 @@ class AddressGuard:
 
 
 def refusal_text(reason: str) -> str:
-    """``reason``, an answer of :class:`AddressGuard`, in words that follow «the address is»."""
+    """``reason``, an answer of ``AddressGuard``, in words that follow «the address is»."""
     return reason if reason.startswith(BY_RULE) else f"refused: {reason}"
 
 

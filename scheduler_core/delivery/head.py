@@ -62,7 +62,7 @@ def write_head(request: Request, user_agent: str) -> Written:
 
 
 def headers_of(request: Request, user_agent: str) -> list[tuple[bytes, bytes]]:
-    """The headers that :func:`write_head` writes, for a transport that writes them itself."""
+    """The headers that ``write_head`` writes, for a transport that writes them itself."""
     lines = write_head(request, user_agent).head.split(b"\r\n")[1:-2]
     return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
 

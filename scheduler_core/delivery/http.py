@@ -55,7 +55,7 @@ class HttpDeliverer:
 
     ``max_connections`` bounds the requests under way; one more waits, and its deadline runs meanwhile.
     ``read_limit_bytes`` is where reading an answer's body stops, ``keep_bytes`` how much of it an outcome holds.
-    ``transport`` is any httpx transport; the default is a :class:`PooledTransport` with ``guard``. A transport that is
+    ``transport`` is any httpx transport; the default is a ``PooledTransport`` with ``guard``. A transport that is
     given has to ask a guard itself.
     """
 
@@ -89,7 +89,7 @@ class HttpDeliverer:
         return await attempt(self, request)
 
     def start(self, request: Request, done: Done, wanted: Wanted = always, /) -> Attempt:
-        """Begin what :meth:`deliver` does, and return at once. ``done`` is called once, from the event loop and never
+        """Begin what ``deliver`` does, and return at once. ``done`` is called once, from the event loop and never
         from in here; not after the attempt was cancelled. ``wanted`` is asked before the request is written, and the
         outcome is ``NOT_SENT`` if it says no.
 

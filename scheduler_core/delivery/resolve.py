@@ -25,7 +25,7 @@ import aiodns
 import httpx
 
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
-"""As :func:`socket.getaddrinfo` gives them. The ports are 0."""
+"""As ``getaddrinfo`` gives them. The ports are 0."""
 
 LOOKUP_SECONDS: Final = 10.0
 """The deadline of one lookup, over all name servers and search domains."""
@@ -87,7 +87,7 @@ _PASSING: Final = {
 
 
 class CaresLookup:
-    """A :data:`Lookup` by c-ares: /etc/hosts, then DNS, with the search domains and options of /etc/resolv.conf, whose
+    """A ``Lookup`` by c-ares: /etc/hosts, then DNS, with the search domains and options of /etc/resolv.conf, whose
     changes it follows. ``options`` are those of ``pycares.Channel``."""
 
     def __init__(self, **options: Any) -> None:

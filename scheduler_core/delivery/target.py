@@ -99,7 +99,7 @@ def check_url(url: str, *, field: str = "endpoint") -> str:
 def check_allowed(guard: AddressGuard, url: str, *, field: str = "endpoint") -> None:
     """Raise InvalidInput for ``field`` if the guard refuses the target whatever its name resolves to.
 
-    ``url`` has passed :func:`check_url`. Names whose addresses decide are checked when they are connected to.
+    ``url`` has passed ``check_url``. Names whose addresses decide are checked when they are connected to.
     """
     _, host, port = _origin(url)
     reason = guard.check_host(host, port)

@@ -43,7 +43,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
       nothing is ever sent twice.
     * Open connections, idle ones included, are at most ``max_connections``.
 
-    Raises httpx's transport errors and, from connecting, the subclasses in :mod:`scheduler_core.delivery.connect`.
+    Raises httpx's transport errors and, from connecting, the subclasses in ``connect``.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
     ) -> Answer:
         """Send a request that is written already, and return when the head of its answer is here.
 
-        What :meth:`handle_async_request` does, without httpx's objects, which cost as much as the rest of a request.
+        What ``handle_async_request`` does, without httpx's objects, which cost as much as the rest of a request.
         ``fresh`` asks for a new connection. ``wanted`` is asked when there is a connection; NotWanted is raised, and
         nothing sent, if it says no. The caller closes the answer.
         """
@@ -122,7 +122,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
     def take_idle(self, origin: Origin) -> Connection | None:
         """An idle connection to ``origin``, or None if there is none or no place is free. The caller gives it back.
 
-        For a caller that writes and reads by itself (:meth:`Connection.begin`).
+        For a caller that writes and reads by itself (``Connection.begin``).
         """
         if self._closed or not self._places.take_now():
             return None

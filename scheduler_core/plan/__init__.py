@@ -2,7 +2,7 @@
 
 No I/O, no clock, no randomness in here; whoever calls hands these in. The store applies what comes out in one step.
 
-* :mod:`claim`: a job was claimed: which run starts?
-* :mod:`settle`: an attempt ended: is the run over, what passed meanwhile, when does the job wake next?
-* :mod:`change`: a client upserts, deletes, pauses, resumes, asks for a run.
+* ``claim``: a job was claimed: which run starts?
+* ``settle``: an attempt ended: is the run over, what passed meanwhile, when does the job wake next?
+* ``change``: a client upserts, deletes, pauses, resumes, asks for a run.
 """

@@ -1,7 +1,7 @@
 """A client changes a job: upsert, delete, pause, resume.
 
 Each function takes the job as it is stored and returns the step to take, or None when there is nothing to do. When a
-node holds the job's lease, the run in flight is written into the state first (:mod:`scheduler_core.plan.in_flight`).
+node holds the job's lease, the run in flight is written into the state first (``in_flight``).
 """
 
 from __future__ import annotations

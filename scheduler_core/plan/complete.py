@@ -74,7 +74,7 @@ def end_found(
     message: str,
     held: bool,
 ) -> Transition:
-    """The step that ends a run without an outcome of a request. ``held``: see :func:`was_held`, for the state before
+    """The step that ends a run without an outcome of a request. ``held``: see ``was_held``, for the state before
     continuations were added to it."""
     run, state = found.run, found.state
     if job is None or state.deleted:

@@ -29,7 +29,7 @@ def conclude(
     stands_until_ms: int | None = None,
 ) -> tuple[JobState, tuple[Record, ...]]:
     """End a run and account for what passed while it was open. ``state`` is the job's without that run, and ``held``
-    whether the two together held the trigger (see :func:`was_held`)."""
+    whether the two together held the trigger (see ``was_held``)."""
     state, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     state, passed = account_passed(
         job, state, run, held=held, now_ms=now_ms, downtimes=downtimes, stands_until_ms=stands_until_ms

@@ -20,7 +20,7 @@ CANCEL_AGAIN_SECONDS = 1.0
 
 
 class Service:
-    """Runs :meth:`run_once` again and again. Subclasses wait inside it for what they wait for."""
+    """Runs ``run_once`` again and again. Subclasses wait inside it for what they wait for."""
 
     name = "service"
 

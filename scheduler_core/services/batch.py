@@ -29,7 +29,7 @@ Upserted = tuple[JobView, bool]
 
 
 async def upsert_many(service: JobService, new: Sequence[Job]) -> list[Upserted | CronpostError]:
-    """Store each job under its id, as :meth:`JobService.upsert` would one after the other; what became of each.
+    """Store each job under its id, as ``JobService.upsert`` would one after the other; what became of each.
 
     Each stands for itself: one that is refused, or that Redis does not take, leaves its stored job as it was, and the
     others go on. An error stands for what ``upsert`` would have raised. When Redis does not answer, all that are not

@@ -10,7 +10,7 @@ other:
   once more, so that of two changes at once the last to write leaves it right.
 * delete: the job first, then the catalogue, so that a name is free only when nothing runs under it.
 
-Each step can be repeated, and :mod:`scheduler_core.services.catalogue_sweep` goes on with what was cut in between.
+Each step can be repeated, and ``catalogue_sweep`` goes on with what was cut in between.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Goes on with what was cut: schedules of which only a half is there, targets whose deletion was not ended.
 
-A process that dies between two steps of :mod:`scheduler_core.services.catalogue` leaves a half behind: a name without
+A process that dies between two steps of ``catalogue`` leaves a half behind: a name without
 its schedule, a schedule without its name, a count that is one off. None of them fires twice or stays unseen for ever.
 """
 

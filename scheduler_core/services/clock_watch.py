@@ -20,7 +20,7 @@ JUMP, DIFFERENCE = "clock jump", "clock difference"
 
 
 class ClockWatch:
-    """Call :meth:`look` after each sample of Redis's clock. ``warnings`` is for ``/ready``."""
+    """Call ``look`` after each sample of Redis's clock. ``warnings`` is for ``/ready``."""
 
     def __init__(self, clock: RedisClock, metrics: Metrics) -> None:
         self.warnings: dict[str, str] = {}

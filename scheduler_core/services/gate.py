@@ -33,13 +33,13 @@ NO_ANSWER = frozenset({OutcomeKind.TIMEOUT, OutcomeKind.DNS, OutcomeKind.CONNECT
 """How an attempt ends that says something against its target."""
 ANSWER = frozenset({OutcomeKind.RESPONSE, OutcomeKind.PROTOCOL})
 CROWD = 64
-"""A target with so many requests open may be one that many jobs want at once: see :meth:`Gate.batch`."""
+"""A target with so many requests open may be one that many jobs want at once: see ``Gate.batch``."""
 CROWD_STEP = 32
 CROWD_WAIT_MS = 25
 
 
 class Ticket(msgspec.Struct, eq=False):
-    """The right of one attempt to its slot. Whoever ends the attempt gives it back, by :meth:`Gate.left`."""
+    """The right of one attempt to its slot. Whoever ends the attempt gives it back, by ``Gate.left``."""
 
     bay: Bay | None = None
     """None: its target was not known when it was claimed."""
@@ -67,7 +67,7 @@ class Gate:
         self._crowded: Bay | None = None
         self._crowded_since_ms: int | None = None
         self._waiting: set[Callable[[], None]] = set()
-        """Told when :meth:`batch` has let them wait, and need not any more."""
+        """Told when ``batch`` has let them wait, and need not any more."""
         metrics.breakers_open.set_function(lambda: len(self._bays.failing))
 
     # ---- the way in ---------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Gate:
 
     def enter(self, ticket: Ticket, url: str, work: Work, hold: HeldBack | None) -> HeldBack | None:
         """Decide about an attempt whose target was not known when it got its ticket. Held back, it keeps the ticket
-        until it has :meth:`left`."""
+        until it has ``left``."""
         if ticket.bay is not None:
             return None
         bay = self._bays.of(url)

@@ -36,7 +36,7 @@ class FoundRun(msgspec.Struct, frozen=True):
     place: Place
     detail: RunDetail | None = None
     unit: str = ""
-    """Where the state of a run that is not settled is kept; set by :meth:`HistoryService.get`."""
+    """Where the state of a run that is not settled is kept; set by ``HistoryService.get``."""
 
 
 class RunPage(msgspec.Struct, frozen=True):

@@ -105,7 +105,7 @@ _kept_decoder = msgspec.msgpack.Decoder(_Kept)
 class JobService:
     """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part; nothing is changed then.
 
-    OutcomeUnknown: the change may be made as a whole, but is not made later (:meth:`RedisStore.write`); or it is made,
+    OutcomeUnknown: the change may be made as a whole, but is not made later (``RedisStore.write``); or it is made,
     and what has to follow is not: repeating the request completes it.
     """
 

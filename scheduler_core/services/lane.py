@@ -309,7 +309,7 @@ class Lane(Service):
         self._stopping = True
 
     async def finish(self, *, grace_seconds: float, settle_seconds: float) -> bool:
-        """After :meth:`stop_taking`: let calls end for so long, hand back the others, tell Redis, and stop.
+        """After ``stop_taking``: let calls end for so long, hand back the others, tell Redis, and stop.
 
         Whether Redis could be told; if not, another node finds out that this one is gone.
         """

@@ -1,6 +1,6 @@
 """Looks now and then whether Redis is still set up as the promises need it.
 
-After the check at the start (:mod:`scheduler_core.store.check`) a ``CONFIG SET``, or a failover to a server with other
+After the check at the start (``check``) a ``CONFIG SET``, or a failover to a server with other
 settings, can change what it found in order. A later finding stops nothing; ``/ready`` warns, and the log has a line.
 """
 

@@ -3,7 +3,7 @@
 What a schedule *is* stands in its job. The catalogue knows its name and its target (the row, which decides, so that
 names are unique and a target finds its schedules) and, for counting and listing by status, its end and whether it is
 paused (which the job decides). It may lie on another shard than the job, so the two are brought in line one after the
-other: :mod:`scheduler_core.services.catalogue` has the order of the steps, and sweeps up what was left in between.
+other: ``catalogue`` has the order of the steps, and sweeps up what was left in between.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class CatalogueStore:
     # ---- targets ------------------------------------------------------------------------------------------------
 
     async def add_target(self, target: Target, *, token: str) -> int | None:
-        """Store a new target; its id, or None if its name is taken. ``token``: see :func:`draw_token`."""
+        """Store a new target; its id, or None if its name is taken. ``token``: see ``draw_token``."""
         answer = await self._write(
             self._add_target,
             (self._targets, self._target_ids, self._target_names, self._counters),

@@ -27,7 +27,7 @@ class _Definition(msgspec.Struct, omit_defaults=True):
 
     The id is not in it, because it is the name of the field that holds it; a cron expression stands by itself. An ``m``
     that is missing is equal to ``c``. Documents of the first form, with ``i`` and with every trigger under ``g``, are
-    read as well. What each letter means is told at the fields of :class:`Job`.
+    read as well. What each letter means is told at the fields of ``Job``.
     """
 
     u: str

@@ -2,7 +2,7 @@
 
 A server's error begins with a code (``OOM``, ``READONLY``). redis-py turns some codes into exception classes and cuts
 them off the text, others not; and inside a script Redis 6.2 puts the code in the middle of an error of its own:
-``ERR Error running script (call to f_...): @user_script:3: -OOM command not allowed ...``. :func:`code_of` finds the
+``ERR Error running script (call to f_...): @user_script:3: -OOM command not allowed ...``. ``code_of`` finds the
 code in each form, for Redis 6.2 to 8 and Valkey; everything else decides by the code alone.
 """
 
@@ -33,7 +33,7 @@ PASSING = {
 }
 """Codes of faults that pass without a change to this client. Redis carried nothing out."""
 NOT_CONNECTED = "no connection could be made, so no command was sent"
-"""A note on exceptions of redis-py (PEP 678), put there by the connections of :mod:`scheduler_core.store.client`."""
+"""A note on exceptions of redis-py (PEP 678), put there by the connections of ``client``."""
 LASTING = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (redis_errors.OutOfMemoryError, "OOM"),

@@ -199,7 +199,7 @@ class HistoryStore:
     async def places_of_job(self, job_id: str, query: Query) -> list[Place]:
         """The places of all settled runs of a job that are stored and asked for, in no order.
 
-        Reads ids and scores only: what a page shows is read afterwards, by :meth:`records`.
+        Reads ids and scores only: what a page shows is read afterwards, by ``records``.
         """
         k = self._keys
         with translated_faults():

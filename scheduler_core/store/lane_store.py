@@ -49,7 +49,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """The answer to :meth:`LaneStore.take`."""
+    """The answer to ``LaneStore.take``."""
 
     result: str
     """``ok``, ``beat``, ``void``, ``busy``, ``wait`` or ``empty``: see lane_take.lua."""
@@ -81,7 +81,7 @@ class TaskSettlement(msgspec.Struct, frozen=True):
 
 
 class SettledBatch(msgspec.Struct, frozen=True):
-    """The answer to a call of :meth:`LaneStore.settle`."""
+    """The answer to a call of ``LaneStore.settle``."""
 
     over: bool
     """Nothing of the batch is left to this node."""

@@ -1,6 +1,6 @@
 """The store on Redis: one method per transition, each one script or one round trip.
 
-Raises StoreUnavailable or StoreRefused (see :mod:`scheduler_core.store.faults`), never an exception of redis-py.
+Raises StoreUnavailable or StoreRefused (see ``faults``), never an exception of redis-py.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ class RedisStore:
     """
 
     clock: RedisClock | None = None
-    """Redis's clock, for stores that clients' changes go through (:meth:`write`); None: changes have no deadline."""
+    """Redis's clock, for stores that clients' changes go through (``write``); None: changes have no deadline."""
 
     def __init__(
         self,
@@ -273,7 +273,7 @@ class RedisStore:
         self._reap = load_script("reap_leases")
         self._turn = load_script("take_reap_turn")
         self.examined = 0
-        """How many claimed jobs :meth:`reap` has looked at."""
+        """How many claimed jobs ``reap`` has looked at."""
         self._read = load_script("read_jobs")
         self._read_beside = load_script("read_beside")
         self._repair = load_script("repair_due")
@@ -348,7 +348,7 @@ class RedisStore:
         """Take up to ``limit`` due jobs, fewer if their documents are large. ``token`` numbers the claims of this node,
         from 1. ``trial``: whether it may take jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a row.
 
-        After StoreUnavailable with ``effect_unknown``, ask :meth:`recover`.
+        After StoreUnavailable with ``effect_unknown``, ask ``recover``.
         """
         k = self._keys
         answer = await self._run(
@@ -555,13 +555,13 @@ class RedisStore:
             await self._client.publish(self._keys.cut, run_id)
 
     async def cut_runs(self) -> AsyncGenerator[str | None]:
-        """Ids of runs whose requests nodes have cut; the first item as in :meth:`runs_to_cut`."""
+        """Ids of runs whose requests nodes have cut; the first item as in ``runs_to_cut``."""
         async with contextlib.aclosing(messages(self._client, self._keys.was_cut)) as heard:
             async for message in heard:
                 yield None if message is None else message.decode(errors="replace")
 
     async def answer(self, key: str, *, now_ms: int) -> bytes | None:
-        """What is kept under this key (see :class:`Answer`)."""
+        """What is kept under this key (see ``Answer``)."""
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.zscore(self._keys.answered, key)
@@ -570,7 +570,7 @@ class RedisStore:
         return found if until_ms is not None and until_ms > now_ms else None
 
     async def change_many(self, changes: Sequence[tuple[str, StoredJob, Transition]]) -> list[bool | StoreRefused]:
-        """Apply a change of each of several jobs, no job twice, at most 250; each by itself as :meth:`change` does."""
+        """Apply a change of each of several jobs, no job twice, at most 250; each by itself as ``change`` does."""
         return await self._change_all(changes, None)
 
     async def _change_all(

@@ -210,7 +210,7 @@ def open_shards(
     connections: int = 64,
     beat_timeout_seconds: float | None = None,
 ) -> Shards:
-    """The stores of ``number`` shards at ``url`` (see :mod:`scheduler_core.redis_url`). Connects when it is used.
+    """The stores of ``number`` shards at ``url`` (see ``redis_url``). Connects when it is used.
 
     ``connections``: at most so many to one server, and some more for further shards. ``beat_timeout_seconds``: for a
     node, which needs connections of its own for its heartbeats; one command on these may take so long.

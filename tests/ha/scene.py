@@ -45,13 +45,13 @@ SHARDS = 16
 """What Cronpost takes with a Cluster, unless told otherwise."""
 
 PLAIN, SLOW, BUSY, FAILING, PAGES, SCHEDULES = 200, 10, 20, 20, 10, 5
-"""How many jobs of each kind; see :meth:`Scene.load`."""
+"""How many jobs of each kind; see ``Scene.load``."""
 STARTUP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Upsert:
-    """One that :meth:`Scene.upserting` sent."""
+    """One that ``Scene.upserting`` sent."""
 
     job_id: str
     asked_at_ms: float

@@ -14,7 +14,7 @@ MINUTES_10 = 600_000
 
 
 class Machine:
-    """A node's clock and the machine's, which a test sets; :meth:`second` is a beat."""
+    """A node's clock and the machine's, which a test sets; ``second`` is a beat."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.mono = 500.0

@@ -19,7 +19,7 @@ from tests.support.stores import opened, until
 
 
 class Woken:
-    """Takes wake-ups in place of a claimer or lane; the first after each subscription is a :meth:`wake`."""
+    """Takes wake-ups in place of a claimer or lane; the first after each subscription is a ``wake``."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -51,7 +51,7 @@ async def account_of(store: RedisStore, job_id: str, now_ms: int) -> Account:
 
 
 class Accounted(History):
-    """All that happens in :class:`History`, to a history that may be cut; only the account is looked at."""
+    """All that happens in ``History``, to a history that may be cut; only the account is looked at."""
 
     bound = 1_000_000
 

@@ -32,7 +32,7 @@ OF_THE_LOOP = (
 )
 OF_REPAIRS = ("repair_due",)
 OF_CLIENTS = ("change_jobs", "create_jobs", "read_beside", "read_jobs")
-"""With those of the loop, what :class:`RedisStore` runs; the others have stores of their own."""
+"""With those of the loop, what ``RedisStore`` runs; the others have stores of their own."""
 SETS = {"settle_runs": (8 + 8 + 2, 3 + 8), "change_jobs": (9 + 8 + 2, 8 + 9), "create_jobs": (7, 1 + 4)}
 """Scripts of many units: the keys and arguments of one unit without records."""
 

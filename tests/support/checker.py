@@ -2,12 +2,12 @@
 
 The runner's log says what really happened: which requests arrived, when, with which ids, and when they ended. The
 account of each job (its definition, its recorded runs and misses) says what Cronpost claims to have happened. Neither
-is trusted alone; :func:`violations` names every place where they break a promise or contradict each other:
+is trusted alone; ``violations`` names every place where they break a promise or contradict each other:
 
 * every fire time is a run or lies in a miss range, exactly once, and nothing else is accounted for;
 * no request arrives before its fire time;
 * no two requests of a job are open at the same time (of a job that allows overlap: no more than it allows, and no two
-  of one run). The one excuse is a :class:`Disturbance` that lasted longer than a lease, and then their fences have to
+  of one run). The one excuse is a ``Disturbance`` that lasted longer than a lease, and then their fences have to
   differ;
 * all requests of a run carry one id and one fire time, and a fire time has one id;
 * fences rise strictly from request to request (of a job that allows overlap: within each run). The one excuse is a

@@ -34,7 +34,7 @@ def request(
 
 
 Lookup = Callable[..., Sequence[AddressInfo]]
-"""Like :func:`socket.getaddrinfo`. May block."""
+"""Like ``getaddrinfo``. May block."""
 
 
 def resolver_of(lookup: Lookup, ttl_seconds: float) -> Resolver:

@@ -1,6 +1,6 @@
 """Compares requests and answers with the description of the API, so that the two cannot drift apart.
 
-:class:`DescribedTransport` stands between a test's client and the application. Every answer must be one that
+``DescribedTransport`` stands between a test's client and the application. Every answer must be one that
 ``openapi.json`` describes: its status, its content type, its headers and its body, in which no property may be missing
 from the schema. A request that was accepted must fit the description too: its parameters and its body.
 """

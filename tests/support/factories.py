@@ -86,5 +86,5 @@ def ended(outcome: Outcome, started: float, until: float, *, jitter: float = 0.0
 
 
 def seconds(instant_ms: int | None) -> float | None:
-    """The inverse of :func:`at`."""
+    """The inverse of ``at``."""
     return None if instant_ms is None else (instant_ms - START_MS) / SECOND

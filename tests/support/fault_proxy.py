@@ -58,7 +58,7 @@ class Fault:
     """What happens to the next matching command.
 
     ``lose``: ``request`` (the connection ends and Redis never hears of it) or ``reply`` (Redis carries it out, and
-    the connection ends before the answer). ``hold``: ``request`` or ``reply`` waits until :meth:`release`; what is
+    the connection ends before the answer). ``hold``: ``request`` or ``reply`` waits until ``release``; what is
     held is let go even if its sender has left meanwhile, as a slow network would.
     """
 
@@ -304,7 +304,7 @@ class _Link:
 def parse(buffer: bytes, at: int = 0) -> tuple[Any, int]:
     """The value of the Redis protocol (version 2) that begins at ``at``, and where the next begins.
 
-    Errors and status replies are bytes with their sign. Raises :class:`Incomplete`.
+    Errors and status replies are bytes with their sign. Raises ``Incomplete``.
     """
     line_end = buffer.find(b"\r\n", at)
     if line_end < 0:

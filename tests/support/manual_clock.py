@@ -11,7 +11,7 @@ START_MS = 1_798_761_000_000
 
 
 class ManualClock(RedisClock):
-    """Stands still until :meth:`advance`. Redis's time is ignored; a sleep ends when the clock has moved on.
+    """Stands still until ``advance``. Redis's time is ignored; a sleep ends when the clock has moved on.
 
     ``now`` and ``mono`` move together, unless a test steps one of them.
     """

@@ -1,6 +1,6 @@
 """Real processes for the system tests: Cronpost servers and nodes, and a redis-server of the test's own.
 
-Each is a child of the test, in a session of its own, and ends with it: :meth:`Workshop.close` kills what is left, by
+Each is a child of the test, in a session of its own, and ends with it: ``Workshop.close`` kills what is left, by
 process id. Nothing here waits for a fixed time; what a test waits for is a condition with a generous deadline.
 """
 
@@ -374,7 +374,7 @@ class Workshop:
         self._redis: list[RedisServer] = []
 
     def cronpost(self, kind: str, *, prelude: str = "", pipe: LogPipe | None = None, **settings: object) -> Cronpost:
-        """Start a Cronpost process; wait for it with :meth:`Cronpost.started`."""
+        """Start a Cronpost process; wait for it with ``Cronpost.started``."""
         process = Cronpost(kind, directory=self.directory, settings=settings, prelude=prelude, pipe=pipe)
         self._cronposts.append(process)
         return process

@@ -7,7 +7,7 @@
         await recorder.until(lambda: hold.taken)
         hold.release(200)
 
-What it received is a list of :class:`Received`; :meth:`Recorder.deliveries` is the same for the checker.
+What it received is a list of ``Received``; ``Recorder.deliveries`` is the same for the checker.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 
 class RedisProxy:
-    """Listens on ``<directory>/proxy.sock``. After :meth:`lose_reply_to`, the next reply to such a command is lost."""
+    """Listens on ``<directory>/proxy.sock``. After ``lose_reply_to``, the next reply to such a command is lost."""
 
     def __init__(self, target: Path, directory: Path) -> None:
         self.path = directory / "proxy.sock"

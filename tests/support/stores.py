@@ -39,7 +39,7 @@ async def dump(client: Redis) -> dict[str, Any]:
 
 
 def check_keys(content: dict[str, Any]) -> None:
-    """Assert that every key is one of :class:`Keys`."""
+    """Assert that every key is one of ``Keys``."""
     known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.claims, KEYS.meta}
     known |= {KEYS.answers, KEYS.answered, KEYS.suspects, KEYS.waiting, KEYS.children, *KEYS.record_keys}
     families = (KEYS.history(""), KEYS.failures(""), KEYS.catalogue(""), KEYS.lane(""))
