@@ -26,9 +26,9 @@ from benchmarks.systems.bullmq import BullMQ
 from benchmarks.systems.celery_redbeat import CeleryRedBeat
 from benchmarks.systems.cronpost import Cronpost, program_of
 from benchmarks.systems.taskiq import Taskiq
-from scheduler_core.config import LogSettings
+from scheduler_core.base.config import LogSettings
+from scheduler_core.base.events import configure_logging
 from scheduler_core.embedded import find_server
-from scheduler_core.events import configure_logging
 
 DISTURBED_TRIES = 3
 OWN, OWN_WITH_REDIS = "cronpost", "cronpost-with-redis"

@@ -28,18 +28,18 @@ from benchmarks.measures import Arrival, judge, quantile
 from benchmarks.report import as_markdown, as_text, update
 from benchmarks.systems.base import FireAt
 from benchmarks.systems.cronpost import Cronpost
-from scheduler_core.config import LogSettings
-from scheduler_core.events import configure_logging
+from scheduler_core.base.config import LogSettings
+from scheduler_core.base.events import configure_logging
 
 SAMPLES_PER_SECOND = 250
 STAGES = (
     # Stage, and what a frame of it looks like: "function (file:line)". The first that matches is taken.
-    ("log line", ("(structlog/", "(logging/", "scheduler_core/events.py")),
+    ("log line", ("(structlog/", "(logging/", "scheduler_core/base/events.py")),
     (
         "limits of targets, breakers",
         ("services/gate.py", "scheduler_core/limits", "scheduler_core/breaker", "plan/hold"),
     ),
-    ("metrics", ("(prometheus_client/", "scheduler_core/metrics.py", "scheduler_core/tallies.py")),
+    ("metrics", ("(prometheus_client/", "scheduler_core/base/metrics.py", "scheduler_core/base/fast_metrics.py")),
     ("decode documents", ("decode_", "_claimed (", "_decode (")),
     ("encode documents", ("encode_", "_step (", "of (scheduler_core/store")),
     ("next fire time", ("scheduler_core/cron", "scheduler_core/trigger", "scheduler_core/zone", "(croniter/")),

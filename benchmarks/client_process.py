@@ -47,7 +47,7 @@ class Sent(msgspec.Struct, kw_only=True):
 
 @contextlib.asynccontextmanager
 async def _cronpost(url: str) -> AsyncIterator[Repeat]:
-    from scheduler_core.clock import SystemClock
+    from scheduler_core.base.clock import SystemClock
     from scheduler_core.delivery.base import Request, always
     from scheduler_core.delivery.guard import AddressGuard
     from scheduler_core.delivery.http import HttpDeliverer

@@ -29,7 +29,7 @@ from benchmarks.report import as_text
 from benchmarks.soak_load import Client, Runner, closed_port
 from benchmarks.soak_watch import DAY_SECONDS, STAYS, Held, Sample, Slope, Watch, bounds_of, judge_bounds, slopes_of
 from benchmarks.systems.cronpost import Cronpost, program_of
-from scheduler_core.config_reader import load_settings
+from scheduler_core.base.config_reader import load_settings
 from scheduler_core.embedded import find_server
 
 SAMPLE_SECONDS = 10.0

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.systems.cronpost import Cronpost
-from scheduler_core.config import EngineSettings, LaneSettings
+from scheduler_core.base.config import EngineSettings, LaneSettings
 from scheduler_core.store.codec import decode_record
 from scheduler_core.store.history_store import MINUTES_KEPT
 from scheduler_core.store.keys import Keys

@@ -10,8 +10,8 @@ from benchmarks.bench import Bench, next_second_ms, terminal_progress
 from benchmarks.contention import Contention
 from benchmarks.scale import ENTRY_BYTES, LIST_BYTES
 from benchmarks.systems.cronpost import Cronpost
-from scheduler_core.config import LogSettings
-from scheduler_core.events import configure_logging
+from scheduler_core.base.config import LogSettings
+from scheduler_core.base.events import configure_logging
 
 JOBS, SECONDS, STORED = 500, 6, 20_000
 FEW = 20

@@ -11,8 +11,8 @@ from starlette.routing import Route
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, path_id, query, whole
 from scheduler_api.context import context_of
 from scheduler_api.views import instant
-from scheduler_core.errors import InvalidInput
-from scheduler_core.instants import parse_instant, rfc3339
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.base.instants import parse_instant, rfc3339
 from scheduler_core.plan.account import Entry
 from scheduler_core.run import Run
 from scheduler_core.services.account import read_account

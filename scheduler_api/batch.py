@@ -16,9 +16,9 @@ from scheduler_api.json_body import read_array
 from scheduler_api.problem import fields_of_problem, problem_body
 from scheduler_api.usual import read_job
 from scheduler_api.wire import BATCH_LIMIT
+from scheduler_core.base.errors import CronpostError, InvalidInput
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.target import check_allowed
-from scheduler_core.errors import CronpostError, InvalidInput
 from scheduler_core.job import Job
 from scheduler_core.services.batch import Upserted, upsert_on_shards
 

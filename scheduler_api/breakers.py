@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from scheduler_api.answers import json_answer, query
 from scheduler_api.context import context_of
-from scheduler_core.instants import rfc3339
+from scheduler_core.base.instants import rfc3339
 
 NO_NODE = "this server has no node of its own, and breakers are each node's own: ask a server that has one"
 

@@ -16,7 +16,7 @@ from scheduler_api.answers import decoded, json_answer, query, read_body
 from scheduler_api.context import context_of
 from scheduler_api.views import instant
 from scheduler_api.wire import completion_of, sign_of_life_of
-from scheduler_core.errors import TokenRefused
+from scheduler_core.base.errors import TokenRefused
 from scheduler_core.run import RunState
 
 TOKEN_HEADER = "Cronpost-Callback-Token"  # noqa: S105 - the name of a header

@@ -19,6 +19,7 @@ from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, ignore, json_answer, n
 from scheduler_api.json_body import Fields, read_object, refuse_repeated, required
 from scheduler_api.problem import ApiError, problem
 from scheduler_api.views import instant, next_fire_times
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.catalogue import (
     MAX_NAME_CHARACTERS,
     TARGET_METHODS,
@@ -31,7 +32,6 @@ from scheduler_core.catalogue import (
     timing_of,
 )
 from scheduler_core.delivery.target import check_headers, check_url
-from scheduler_core.errors import InvalidInput
 from scheduler_core.services.catalogue import Schedule
 from scheduler_core.store.catalogue_store import StoredTarget
 from scheduler_core.trigger import IntervalSpec

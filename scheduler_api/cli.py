@@ -8,7 +8,7 @@ import click
 
 from scheduler_api.cli_errors import EXIT_CODES, Failed, report
 from scheduler_api.cli_lazy import LazyGroup
-from scheduler_core.errors import CronpostError
+from scheduler_core.base.errors import CronpostError
 from scheduler_core.version import __version__
 
 COMMANDS = {

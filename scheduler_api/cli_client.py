@@ -14,7 +14,7 @@ from urllib.parse import quote
 import click
 
 from scheduler_api.cli_errors import Failed, exit_code_of, local_problem, unreachable, unusable_file
-from scheduler_core.errors import ConfigError
+from scheduler_core.base.errors import ConfigError
 
 if TYPE_CHECKING:
     import httpx
@@ -136,7 +136,7 @@ def find_server(
     timeout: float = TIMEOUT_SECONDS,
 ) -> Server:
     """The server that the options, the environment, ``.env`` and the defaults name, in this order."""
-    from scheduler_core.config_reader import load_settings
+    from scheduler_core.base.config_reader import load_settings
 
     if key_file is not None:
         if key is not None:

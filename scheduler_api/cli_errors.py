@@ -59,7 +59,7 @@ def unreachable(detail: str) -> Failed:
 
 def report(error: Exception, *, as_json: bool) -> int:
     """Print ``error`` to standard error; the exit code. Raises what it does not know."""
-    from scheduler_core.errors import ConfigError, CronpostError, InvalidInput
+    from scheduler_core.base.errors import ConfigError, CronpostError, InvalidInput
 
     if isinstance(error, Failed):
         text, exit_code, problem = error.message, error.exit_code, error.problem
@@ -78,7 +78,7 @@ def report(error: Exception, *, as_json: bool) -> int:
 
 
 def _write(line: str) -> None:
-    if "scheduler_core.events" in sys.modules:  # a server, whose log lines go to the same place in their order
+    if "scheduler_core.base.events" in sys.modules:  # a server, whose log lines go to the same place in their order
         from scheduler_api.screen import show_error
 
         show_error(line)

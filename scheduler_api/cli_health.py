@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from scheduler_api.cli_errors import unreachable
-from scheduler_core.config import BY_NAME, Settings
-from scheduler_core.config_reader import load_settings
+from scheduler_core.base.config import BY_NAME, Settings
+from scheduler_core.base.config_reader import load_settings
 
 ANSWER_SECONDS = 2.0
 FIRST_PROCESS = Path("/proc/1/cmdline")

@@ -207,8 +207,8 @@ def _show_plan(server: Server, job_id: str | None, before: Stored | None, body: 
     from scheduler_api.cli_definition import definition_of
     from scheduler_api.views import show_definition
     from scheduler_api.wire import JOB_FIELDS, job_of, read_object
-    from scheduler_core.clock import SystemClock
-    from scheduler_core.instants import rfc3339
+    from scheduler_core.base.clock import SystemClock
+    from scheduler_core.base.instants import rfc3339
     from scheduler_core.job_trigger import trigger_of
     from scheduler_core.trigger import check_fires_again
 

@@ -1,6 +1,6 @@
 """``cronpost serve``, ``api``, ``node``, ``demo`` and ``config``: the commands whose options are the settings.
 
-What there is to set stands in ``scheduler_core.config`` only.
+What there is to set stands in ``scheduler_core.base.config`` only.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
-from scheduler_core.config import SETTINGS, Setting, Settings, mask_url, shown_value
-from scheduler_core.config_reader import load_settings
-from scheduler_core.errors import ConfigError
+from scheduler_core.base.config import SETTINGS, Setting, Settings, mask_url, shown_value
+from scheduler_core.base.config_reader import load_settings
+from scheduler_core.base.errors import ConfigError
 from scheduler_core.version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,7 +90,7 @@ def demo(**options: str | None) -> None:
     Everything is kept apart from real jobs, in the directory demo of the data directory.
     """
     from scheduler_api.demo import run_demo
-    from scheduler_core.events import configure_logging
+    from scheduler_core.base.events import configure_logging
 
     options["log_level"] = options["log_level"] or "warning"  # the lines that matter here are the fires
     settings = read_settings(options)
@@ -108,7 +108,7 @@ def _need_redis_url(settings: Settings, command: str) -> None:
 
 def _run(settings: Settings, *, api: bool, node: bool) -> None:
     from scheduler_api.process import Process
-    from scheduler_core.events import SETTING_WARNING, configure_logging, get_logger
+    from scheduler_core.base.events import SETTING_WARNING, configure_logging, get_logger
 
     configure_logging(settings.log)
     if api and settings.client.api_key is not None and not settings.api.api_keys:
@@ -127,8 +127,8 @@ def _run_child(descriptor: int, *, sole: bool, own: str) -> None:
 
     from scheduler_api.node_link import ParentLink
     from scheduler_api.process import Process
+    from scheduler_core.base.events import configure_logging
     from scheduler_core.delivery.guard import Own
-    from scheduler_core.events import configure_logging
 
     parent = ParentLink(descriptor, sole=sole, own=msgspec.json.decode(own, type=list[Own]))
     settings = load_settings(dotenv=None)

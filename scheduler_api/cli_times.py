@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from scheduler_core.clock import SystemClock
-from scheduler_core.instants import rfc3339
+from scheduler_core.base.clock import SystemClock
+from scheduler_core.base.instants import rfc3339
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DISTANCE = re.compile(r"(?P<sign>[+-]?)(?P<parts>(?:\d+(?:\.\d+)?[smhdw])+)")

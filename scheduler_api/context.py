@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from scheduler_api.nodes import Nodes
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import ApiSettings, LaneSettings
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import ApiSettings, LaneSettings
+from scheduler_core.base.errors import StoreRefused
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.errors import StoreRefused
-from scheduler_core.metrics import Metrics
 from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.callbacks import CallbackService
 from scheduler_core.services.cancel import CancelService

@@ -8,9 +8,9 @@ from starlette.routing import Route
 
 from scheduler_api.answers import json_answer, query, whole
 from scheduler_api.context import context_of
-from scheduler_core.clock import SystemClock
-from scheduler_core.errors import InvalidInput
-from scheduler_core.instants import parse_instant, rfc3339
+from scheduler_core.base.clock import SystemClock
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.base.instants import parse_instant, rfc3339
 from scheduler_core.trigger import CronSpec, check_fires_again, compile_trigger
 
 MAX_TIMES = 100

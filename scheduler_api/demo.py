@@ -19,10 +19,10 @@ from msgspec.structs import replace
 from scheduler_api.process import Process
 from scheduler_api.screen import show
 from scheduler_api.server import PortInUseError, listen, url_of
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import ProcessSettings, Settings
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import ProcessSettings, Settings
+from scheduler_core.base.errors import StoreError
 from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer, Done, Outcome, Request, Wanted
-from scheduler_core.errors import StoreError
 from scheduler_core.job import Job
 from scheduler_core.services.jobs import JobService
 from scheduler_core.trigger import CronSpec

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
 from scheduler_api.nodes import Gathered
-from scheduler_core.errors import StoreError
+from scheduler_core.base.errors import StoreError
 from scheduler_core.services.heartbeat import set_clock
 
 TEXT_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")

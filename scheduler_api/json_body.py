@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from scheduler_core.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput
 
 MAX_DEPTH = 64
 """Objects and arrays within each other in a body, the outermost counted. Parsers of runners stop between 100 and

@@ -24,11 +24,11 @@ from prometheus_client.registry import Collector
 
 import scheduler_api
 from scheduler_api.node_link import METRICS, STATE, ChildLink, Family, Report, added, families_of
-from scheduler_core.clock import Clock
-from scheduler_core.config import ENV_PREFIX, SETTINGS, Settings
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.config import ENV_PREFIX, SETTINGS, Settings
+from scheduler_core.base.events import NODE_PROCESS_ENDED, NODE_PROCESS_STARTED, get_logger
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.guard import Own
-from scheduler_core.events import NODE_PROCESS_ENDED, NODE_PROCESS_STARTED, get_logger
-from scheduler_core.metrics import Metrics
 from scheduler_core.services.bays import OpenBreaker
 
 log = get_logger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from scheduler_core.errors import (
+from scheduler_core.base.errors import (
     AlreadySettled,
     CorruptDocument,
     CronpostError,

@@ -23,15 +23,10 @@ from scheduler_api.connections import Connections
 from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.node_link import ParentLink, Report
 from scheduler_api.nodes import Nodes
-from scheduler_core.clock import Clock, RedisClock, SystemClock
-from scheduler_core.config import EngineSettings, Settings, beat_timeout_seconds
-from scheduler_core.delivery.base import Deliverer
-from scheduler_core.delivery.guard import AddressGuard, Own
-from scheduler_core.delivery.http import HttpDeliverer
-from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.engine import Engine
-from scheduler_core.errors import ConfigError, EmbeddedRedisError, StoreError, StoreRefused
-from scheduler_core.events import (
+from scheduler_core.base.clock import Clock, RedisClock, SystemClock
+from scheduler_core.base.config import EngineSettings, Settings, beat_timeout_seconds
+from scheduler_core.base.errors import ConfigError, EmbeddedRedisError, StoreError, StoreRefused
+from scheduler_core.base.events import (
     API_STARTED,
     API_STOPPED,
     METRICS_SERVED,
@@ -43,8 +38,13 @@ from scheduler_core.events import (
     get_logger,
     log_warnings,
 )
-from scheduler_core.metrics import Metrics
-from scheduler_core.redis_url import parse_redis_url
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.base.redis_url import parse_redis_url
+from scheduler_core.delivery.base import Deliverer
+from scheduler_core.delivery.guard import AddressGuard, Own
+from scheduler_core.delivery.http import HttpDeliverer
+from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.engine import Engine
 from scheduler_core.services.base import Service
 from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.clock_watch import ClockWatch

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from scheduler_api.views import instant
+from scheduler_core.base.secret_names import mask_headers, mask_url
 from scheduler_core.catalogue import schedule_id_of
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Attempt, Run
-from scheduler_core.secret_names import mask_headers, mask_url
 from scheduler_core.services.history import FoundRun
 from scheduler_core.status import attempt_error_type, attempt_status, error_type_of, status_of
 

@@ -13,8 +13,8 @@ import sys
 import click
 
 from scheduler_api.cli_output import in_colour
-from scheduler_core.events import EXIT_SECONDS, write_error
-from scheduler_core.line_writer import LineWriter
+from scheduler_core.base.events import EXIT_SECONDS, write_error
+from scheduler_core.base.line_writer import LineWriter
 
 
 def show(text: str) -> None:

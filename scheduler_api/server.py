@@ -15,8 +15,8 @@ from starlette.types import ASGIApp
 
 from scheduler_api.connections import Connections
 from scheduler_api.protocol import ServerProtocol
-from scheduler_core.clock import SystemClock
-from scheduler_core.errors import ConfigError
+from scheduler_core.base.clock import SystemClock
+from scheduler_core.base.errors import ConfigError
 
 SHUTDOWN_SECONDS = 5
 """How long open requests may take after the server was told to stop."""

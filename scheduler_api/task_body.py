@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from scheduler_api.json_body import WHITESPACE, instant_of, refuse_repeated
-from scheduler_core.config import BY_NAME
+from scheduler_core.base.config import BY_NAME
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.target import check_allowed, check_headers, check_url
-from scheduler_core.errors import InvalidInput
 from scheduler_core.store.lane_store import PARTS, RULES, Place
 from scheduler_core.task import Task
 

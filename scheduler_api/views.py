@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scheduler_api.policies import seconds, show_policies
-from scheduler_core.instants import rfc3339
+from scheduler_core.base.instants import rfc3339
 from scheduler_core.job import HoldReason, Job, JobState, LastRun, Overlap, Pending, Replay
 from scheduler_core.job_trigger import jitter_offset_ms, trigger_of
 from scheduler_core.run import Attempt, Miss, Record, Run, RunState

@@ -25,8 +25,8 @@ from scheduler_api.json_body import (
     required,
 )
 from scheduler_api.policies import POLICY_FIELDS, check_policies, policies_of
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.target import check_url
-from scheduler_core.errors import InvalidInput
 from scheduler_core.job import Job
 from scheduler_core.plan.continuation import LATEST_MS, PAYLOAD_BYTES, PENDING_LIMIT
 from scheduler_core.run import RunState

@@ -12,7 +12,7 @@ from enum import StrEnum
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.job import Job, JobState, Overlap, Policies, Recovery, RetryRule
 from scheduler_core.trigger import IntervalSpec
 

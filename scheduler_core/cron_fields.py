@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
-from scheduler_core.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput
 
 LONGEST_EXPRESSION = 256
 """Characters; longer text is refused before it is looked at."""

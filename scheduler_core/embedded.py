@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import IO, NamedTuple, Self
 from urllib.parse import quote
 
-from scheduler_core import events
-from scheduler_core.errors import DataDirectoryInUse, EmbeddedRedisError
+from scheduler_core.base import events
+from scheduler_core.base.errors import DataDirectoryInUse, EmbeddedRedisError
 
 if sys.platform != "win32":
     import fcntl

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import EngineSettings, LaneSettings
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import EngineSettings, LaneSettings
+from scheduler_core.base.events import NODE_DRAINING, NODE_STARTED, NODE_STOPPED, get_logger
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
-from scheduler_core.events import NODE_DRAINING, NODE_STARTED, NODE_STOPPED, get_logger
-from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.base import Service
 from scheduler_core.services.catalogue_sweep import CatalogueSweeper

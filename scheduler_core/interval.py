@@ -6,7 +6,7 @@ answer is one division, however far away it lies.
 
 from __future__ import annotations
 
-from scheduler_core.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput
 
 __all__ = ["LAST_INSTANT_MS", "AtTrigger", "IntervalTrigger"]
 

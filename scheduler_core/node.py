@@ -6,8 +6,8 @@ import asyncio
 import secrets
 from collections.abc import Callable
 
-from scheduler_core.clock import Clock
-from scheduler_core.config import EngineSettings
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.config import EngineSettings
 from scheduler_core.job import Downtime
 from scheduler_core.run import random_store_id
 

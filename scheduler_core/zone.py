@@ -16,7 +16,7 @@ from importlib import resources
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from scheduler_core.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput
 
 DAY = 86_400
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import settings
 
 from scheduler_core import embedded
-from scheduler_core.config import ENV_PREFIX
+from scheduler_core.base.config import ENV_PREFIX
+from scheduler_core.base.errors import EmbeddedRedisError
 from scheduler_core.embedded import EmbeddedRedis, ask
-from scheduler_core.errors import EmbeddedRedisError
 from tests.support.servers import chosen_program, server_under_test
 
 

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from scheduler_core.target_rules import Address, Network, parse_target_rule, plain_host
+from scheduler_core.base.target_rules import Address, Network, parse_target_rule, plain_host
 
 DEFAULT_DENY: Final[tuple[tuple[str, str], ...]] = (
     ("169.254.0.0/16", "link-local"),

@@ -14,7 +14,7 @@ from typing import Final
 
 import httpx
 
-from scheduler_core.clock import Clock
+from scheduler_core.base.clock import Clock
 from scheduler_core.delivery.base import (
     NOT_SENT,
     Attempt,

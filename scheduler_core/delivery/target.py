@@ -14,10 +14,10 @@ from typing import Final
 
 import httpx
 
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.connect import Origin
 from scheduler_core.delivery.guard import AddressGuard, refusal_text
 from scheduler_core.delivery.head import origin_of
-from scheduler_core.errors import InvalidInput
 
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.errors import InvalidInput, RunConflict
+from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.job import Downtime, Job, JobState, Pending, Replay, Snapshot
 from scheduler_core.job_trigger import trigger_of
 from scheduler_core.plan.catch_up import REPLAY_LIMIT

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.job import Downtime, Job, JobState, Pending, Snapshot
 from scheduler_core.plan.callback import heard
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, read_continuations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from scheduler_core.clock import Clock
-from scheduler_core.errors import JobNotFound
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import JobNotFound
 from scheduler_core.plan.account import Account, Entry, make_account
 from scheduler_core.store.account_store import AccountStore
 from scheduler_core.store.redis_store import RedisStore

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from scheduler_core.clock import Clock
-from scheduler_core.errors import StoreError
-from scheduler_core.events import SERVICE_FAILED, STORE_BACK, STORE_LOST, get_logger
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import StoreError
+from scheduler_core.base.events import SERVICE_FAILED, STORE_BACK, STORE_LOST, get_logger
+from scheduler_core.base.metrics import Metrics
 
 log = get_logger(__name__)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from scheduler_core.errors import CronpostError, InvalidInput, StoreRefused, StoreUnavailable
-from scheduler_core.events import JOB_UPSERTED, JOBS_UPSERTED, get_logger
+from scheduler_core.base.errors import CronpostError, InvalidInput, StoreRefused, StoreUnavailable
+from scheduler_core.base.events import JOB_UPSERTED, JOBS_UPSERTED, get_logger
 from scheduler_core.job import USUAL, Job, JobState
 from scheduler_core.services.jobs import JobService, JobView, as_created, changed_view, step_of_upsert, view_of
 from scheduler_core.store.redis_store import StoredJob

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from scheduler_core.clock import Clock
-from scheduler_core.errors import AlreadySettled, RunNotFound, StoreError, StoreUnavailable
-from scheduler_core.events import RUN_CUT, get_logger
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import AlreadySettled, RunNotFound, StoreError, StoreUnavailable
+from scheduler_core.base.events import RUN_CUT, get_logger
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.plan.cancel import plan_cancel_run
 from scheduler_core.run import RunState

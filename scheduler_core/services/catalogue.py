@@ -23,6 +23,28 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import (
+    CorruptDocument,
+    DuplicateName,
+    JobNotFound,
+    OutcomeUnknown,
+    RunConflict,
+    ScheduleNotFound,
+    StoreError,
+    StoreUnavailable,
+    TargetNotFound,
+    WrongStatus,
+)
+from scheduler_core.base.events import (
+    JOB_UPSERTED,
+    SCHEDULES_SWEPT,
+    TARGET_CHANGED,
+    TARGET_CREATED,
+    TARGET_DELETED,
+    get_logger,
+)
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.catalogue import (
     ScheduleStatus,
     ScheduleType,
@@ -37,29 +59,7 @@ from scheduler_core.catalogue import (
     timing_of,
     with_timing,
 )
-from scheduler_core.clock import Clock
-from scheduler_core.errors import (
-    CorruptDocument,
-    DuplicateName,
-    JobNotFound,
-    OutcomeUnknown,
-    RunConflict,
-    ScheduleNotFound,
-    StoreError,
-    StoreUnavailable,
-    TargetNotFound,
-    WrongStatus,
-)
-from scheduler_core.events import (
-    JOB_UPSERTED,
-    SCHEDULES_SWEPT,
-    TARGET_CHANGED,
-    TARGET_CREATED,
-    TARGET_DELETED,
-    get_logger,
-)
 from scheduler_core.job import Job, JobState
-from scheduler_core.metrics import Metrics
 from scheduler_core.plan.change import plan_upsert
 from scheduler_core.services.jobs import JobService, JobView, changed_view, exists, view_of
 from scheduler_core.services.target_copies import TargetCopier

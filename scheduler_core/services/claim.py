@@ -10,11 +10,11 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
-from scheduler_core.clock import Clock
-from scheduler_core.errors import StoreUnavailable
-from scheduler_core.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CLAIMED, SERVICE_FAILED, get_logger
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import StoreUnavailable
+from scheduler_core.base.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CLAIMED, SERVICE_FAILED, get_logger
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import SUSPECT_LOSSES, HeldBack, Lease, LostCause
-from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.plan.claim import (
     Work,

@@ -6,9 +6,9 @@ log lines and metrics.
 
 from __future__ import annotations
 
-from scheduler_core.clock import RedisClock
-from scheduler_core.events import CLOCK_DIFFERS, CLOCK_JUMPED, get_logger, instant
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.events import CLOCK_DIFFERS, CLOCK_JUMPED, get_logger, instant
+from scheduler_core.base.metrics import Metrics
 
 log = get_logger(__name__)
 

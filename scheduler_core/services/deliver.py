@@ -12,13 +12,14 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import ConfigError, StoreError
+from scheduler_core.base.instants import rfc3339
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.base.tokens import make_token
 from scheduler_core.catalogue import Target, request_of_target
-from scheduler_core.clock import Clock
 from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer
-from scheduler_core.errors import ConfigError, StoreError
-from scheduler_core.instants import rfc3339
 from scheduler_core.job import HeldBack, Job, LostCause
-from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.plan.change import plan_outdated
@@ -28,7 +29,6 @@ from scheduler_core.run import Run
 from scheduler_core.services.gate import Gate, Ticket
 from scheduler_core.services.settle import Settler
 from scheduler_core.store.redis_store import ClaimedJob, RedisStore
-from scheduler_core.tokens import make_token
 from scheduler_core.transition import Transition
 
 NO_PUBLIC_URL = (

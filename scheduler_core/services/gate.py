@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.events import BREAKER_CLOSED, BREAKER_OPENED, BREAKER_PROBES, get_logger, instant
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.breaker import BreakerRule, BreakerState
-from scheduler_core.clock import Clock
-from scheduler_core.config import EngineSettings
-from scheduler_core.events import BREAKER_CLOSED, BREAKER_OPENED, BREAKER_PROBES, get_logger, instant
 from scheduler_core.job import HeldBack, HoldReason, Limits
 from scheduler_core.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, room_for
-from scheduler_core.metrics import Metrics
 from scheduler_core.node import Room
 from scheduler_core.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.claim import Work

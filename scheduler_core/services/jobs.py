@@ -12,8 +12,8 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.clock import Clock
-from scheduler_core.errors import (
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import (
     CorruptDocument,
     InvalidInput,
     JobNotFound,
@@ -23,10 +23,10 @@ from scheduler_core.errors import (
     RunNotFound,
     StoreUnavailable,
 )
-from scheduler_core.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
+from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import Job, JobState, LastRun, Lease, Overlap, Pending, Replay, Snapshot
 from scheduler_core.job_trigger import same_fire_times, trigger_of
-from scheduler_core.metrics import Metrics
 from scheduler_core.plan.ask import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.change import (
     plan_cancel_unit,

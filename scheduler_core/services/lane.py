@@ -14,10 +14,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from scheduler_core.clock import Clock
-from scheduler_core.delivery.base import NOT_SENT, Deliverer, attempt
-from scheduler_core.errors import StoreError, StoreUnavailable
-from scheduler_core.events import (
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import StoreError, StoreUnavailable
+from scheduler_core.base.events import (
     LANE_BATCH_LOST,
     RUN_HANDED_BACK,
     RUN_RETRYING,
@@ -26,8 +25,9 @@ from scheduler_core.events import (
     TASKS_REMOVED,
     get_logger,
 )
-from scheduler_core.instants import rfc3339
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.instants import rfc3339
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.delivery.base import NOT_SENT, Deliverer, attempt
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.plan.lane import TaskOperation, TaskStep, current_run, plan_called, plan_deleted

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from scheduler_core.clock import RedisClock
-from scheduler_core.events import RUN_REAPED, get_logger
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.events import RUN_REAPED, get_logger
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.base import Service
 from scheduler_core.services.claim import Claimer

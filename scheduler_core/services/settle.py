@@ -13,9 +13,9 @@ from collections.abc import Callable
 import msgspec
 
 from scheduler_core.backoff import RetryPolicy
-from scheduler_core.clock import Clock
-from scheduler_core.errors import StoreRefused
-from scheduler_core.events import (
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import StoreRefused
+from scheduler_core.base.events import (
     FIRES_MISSED,
     JOB_QUARANTINED,
     RUN_HANDED_BACK,
@@ -29,8 +29,8 @@ from scheduler_core.events import (
     instant,
     log_often,
 )
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import HeldBack, JobState, LostCause
-from scheduler_core.metrics import Metrics
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
 from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 
-from scheduler_core.clock import Clock
-from scheduler_core.errors import StoreError
-from scheduler_core.events import STORE_WARNING, get_logger
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import StoreError
+from scheduler_core.base.events import STORE_WARNING, get_logger
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.services.base import Service
 from scheduler_core.store.check import check_servers
 from scheduler_core.store.shards import Shards

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from scheduler_core.errors import CronpostError
+from scheduler_core.base.errors import CronpostError
 from scheduler_core.store.catalogue_store import CatalogueStore, draw_token
 from scheduler_core.store.shards import Shards
 from scheduler_core.store.target_copies import TargetCopies

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler_core.clock import Clock
-from scheduler_core.errors import StoreUnavailable, TaskNotFound, TaskNotStale
-from scheduler_core.events import LANE_CHANGED, TASK_DELETED, TASK_REVIVED, TASKS_STORED, get_logger
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import StoreUnavailable, TaskNotFound, TaskNotStale
+from scheduler_core.base.events import LANE_CHANGED, TASK_DELETED, TASK_REVIVED, TASKS_STORED, get_logger
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.plan.lane import plan_revive, run_of_deleted
 from scheduler_core.services.settle import report_record
 from scheduler_core.store.lane_store import PARTS, LaneStore, Place, StoredTask

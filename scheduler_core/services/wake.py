@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from scheduler_core.clock import Clock
-from scheduler_core.errors import StoreUnavailable
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import StoreUnavailable
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.services.base import Service
 from scheduler_core.services.claim import Claimer
 from scheduler_core.store.redis_store import RedisStore

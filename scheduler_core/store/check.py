@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from scheduler_core.errors import StoreRefused
-from scheduler_core.redis_url import Topology
+from scheduler_core.base.errors import StoreRefused
+from scheduler_core.base.redis_url import Topology
 
 OLDEST_VERSION = (6, 2)
 

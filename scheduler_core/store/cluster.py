@@ -31,7 +31,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from scheduler_core.clock import SystemClock
+from scheduler_core.base.clock import SystemClock
 from scheduler_core.store.client import UncancelledRedis
 
 Address = tuple[str, int]

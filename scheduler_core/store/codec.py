@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from scheduler_core.errors import CorruptDocument
+from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.job import USUAL, Downtime, Job, JobState, Lease, LostCause, LostClaim, Policies
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Miss, Reason, Record, Run, RunDetail, RunState

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from redis import exceptions as redis_errors
 from redis.asyncio.sentinel import MasterNotFoundError
 
-from scheduler_core.errors import StoreRefused, StoreUnavailable
+from scheduler_core.base.errors import StoreRefused, StoreUnavailable
 
 PASSING = {
     "OOM": "Redis is out of memory",

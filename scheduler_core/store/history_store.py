@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from scheduler_core.errors import CorruptDocument
+from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.run import Reason, Run, RunDetail, RunState
 from scheduler_core.status import LETTERS, RunStatus
 from scheduler_core.store import keys as scores

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from scheduler_core.config import LaneSettings
-from scheduler_core.errors import CorruptDocument
-from scheduler_core.events import ENTRY_REMOVED, get_logger
+from scheduler_core.base.config import LaneSettings
+from scheduler_core.base.errors import CorruptDocument
+from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.run import Run, RunDetail
 from scheduler_core.store.codec import record_args
 from scheduler_core.store.faults import of_replica, translated_faults

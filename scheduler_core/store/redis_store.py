@@ -14,9 +14,9 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
-from scheduler_core.clock import RedisClock
-from scheduler_core.errors import CorruptDocument, OutcomeUnknown, StoreRefused, StoreUnavailable
-from scheduler_core.events import ENTRY_REMOVED, get_logger
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.errors import CorruptDocument, OutcomeUnknown, StoreRefused, StoreUnavailable
+from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, LostCause, Snapshot
 from scheduler_core.run import Miss, Record, Run, RunState
 from scheduler_core.store import keys as scores

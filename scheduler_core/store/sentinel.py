@@ -20,7 +20,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, ReadOnlyError  # noqa: A004 - redis-py's
 
-from scheduler_core.redis_url import RedisUrl
+from scheduler_core.base.redis_url import RedisUrl
 from scheduler_core.store.client import PackedInC, UncancelledRedis
 
 SENTINEL_SECONDS = 1.0

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from redis.crc import key_slot
 
-from scheduler_core.errors import StoreError, StoreRefused, StoreUnavailable
-from scheduler_core.redis_url import Topology, parse_redis_url
+from scheduler_core.base.errors import StoreError, StoreRefused, StoreUnavailable
+from scheduler_core.base.redis_url import Topology, parse_redis_url
 from scheduler_core.store.client import UncancelledRedis, connect
 from scheduler_core.store.cluster import Address, Cluster, ClusterClient
 from scheduler_core.store.keys import Keys, job_of_unit

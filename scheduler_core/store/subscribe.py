@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from redis.asyncio import Redis
 
-from scheduler_core.errors import StoreUnavailable
+from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.faults import translated_faults
 
 SIGN_OF_LIFE_SECONDS = 5.0

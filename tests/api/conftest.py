@@ -15,9 +15,9 @@ import pytest
 from scheduler_api.app import create_app
 from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.server import ApiServer, listen, url_of
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import ApiSettings
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import ApiSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.store.redis_store import RedisStore, connect
 from tests.api.command_line import KEY
 from tests.api.runner import Runner, running

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from scheduler_api.context import Context
-from scheduler_core.config import EngineSettings
+from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.engine import Engine
 from scheduler_core.outcome import Outcome, OutcomeKind, Request

@@ -9,7 +9,7 @@ import pytest
 
 from scheduler_api.context import Context
 from scheduler_api.middleware import name_of_key
-from scheduler_core.config import ApiSettings
+from scheduler_core.base.config import ApiSettings
 from tests.api.conftest import EXAMPLE
 
 KEY = "key-one-0123456789abcdef"

@@ -11,9 +11,9 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_api.context import Context
-from scheduler_core.config import ApiSettings
+from scheduler_core.base.config import ApiSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import Policies
-from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Attempt, Miss, MissReason, Reason, Record, Run, RunState
 from scheduler_core.store.redis_store import RedisStore

@@ -16,11 +16,11 @@ from scheduler_api.batch import BATCH_BODIES, read_element
 from scheduler_api.context import Context
 from scheduler_api.json_body import MAX_DEPTH
 from scheduler_api.wire import BATCH_LIMIT, IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
-from scheduler_core.config import ApiSettings
+from scheduler_core.base.config import ApiSettings
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.errors import InvalidInput
 from scheduler_core.job import Job
-from scheduler_core.metrics import Metrics
 from scheduler_core.store.redis_store import RedisStore
 from tests.api.conftest import EXAMPLE, client_of, job
 from tests.api.test_payload_bytes import BLANKS, JSON_TEXTS

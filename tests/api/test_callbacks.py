@@ -12,7 +12,7 @@ import pytest
 from scheduler_api.context import Context
 from scheduler_api.process import callback_base
 from scheduler_api.wire import MAX_MESSAGE_CHARACTERS
-from scheduler_core.config import ApiSettings
+from scheduler_core.base.config import ApiSettings
 from tests.api.runner import Runner, running, until
 
 Contents = Callable[[], dict[bytes, Any]]

@@ -131,7 +131,7 @@ def _short(record: Run | Miss) -> tuple[str, float]:
 
 @pytest.fixture
 async def bench(store: RedisStore, api_settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    from scheduler_core.metrics import Metrics
+    from scheduler_core.base.metrics import Metrics
 
     monkeypatch.setattr(cancel, "CUT_SECONDS", 0.05)
     clock = ManualClock()

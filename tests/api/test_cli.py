@@ -13,7 +13,7 @@ from scheduler_api.cli_errors import exit_code_of
 from scheduler_api.policies import POLICY_FIELDS
 from scheduler_api.server import listen, url_of
 from scheduler_api.wire import BATCH_LIMIT
-from scheduler_core.config import SETTINGS
+from scheduler_core.base.config import SETTINGS
 from scheduler_core.version import __version__
 from tests.api.command_line import KEY, jobs, run, told
 from tests.api.conftest import EXAMPLE

@@ -21,8 +21,8 @@ from click.testing import Result
 
 from scheduler_api.cli_output import in_zone
 from scheduler_api.cli_times import instant_option
-from scheduler_core.clock import SystemClock
-from scheduler_core.instants import parse_instant
+from scheduler_core.base.clock import SystemClock
+from scheduler_core.base.instants import parse_instant
 from tests.api.command_line import KEY, jobs, run
 from tests.api.runner import Runner
 

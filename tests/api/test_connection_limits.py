@@ -15,7 +15,7 @@ import pytest
 from scheduler_api.connections import Connections
 from scheduler_api.context import Context
 from scheduler_api.protocol import MAX_HEAD_BYTES
-from scheduler_core.config import ApiSettings
+from scheduler_core.base.config import ApiSettings
 from tests.api.test_connections import BODY, Address, address, exchange, post, quick, serving, status_of
 
 __all__ = ["address"]

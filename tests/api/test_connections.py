@@ -17,8 +17,8 @@ from scheduler_api.connections import Connections
 from scheduler_api.context import Context
 from scheduler_api.protocol import MAX_HEAD_BYTES, ServerProtocol
 from scheduler_api.server import ApiServer, PortInUseError, listen, url_of
-from scheduler_core.config import ApiSettings
-from scheduler_core.errors import ConfigError
+from scheduler_core.base.config import ApiSettings
+from scheduler_core.base.errors import ConfigError
 from tests.api.conftest import EXAMPLE
 
 Address = tuple[str, int]

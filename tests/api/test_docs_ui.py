@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from scheduler_api.docs_ui import ASSETS, PAGES
-from scheduler_core.config import ApiSettings
+from scheduler_core.base.config import ApiSettings
 
 STATIC = files("scheduler_api").joinpath("static")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from scheduler_core.config import ApiSettings
+from scheduler_core.base.config import ApiSettings
 from tests.api.conftest import job
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"

@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from scheduler_api.context import Context
 from scheduler_api.node_link import Family, added, families_of
 from scheduler_api.nodes import Nodes, environment
-from scheduler_core.config import ApiSettings, EngineSettings, ProcessSettings, Settings, StoreSettings
-from scheduler_core.config_reader import load_settings
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.config import ApiSettings, EngineSettings, ProcessSettings, Settings, StoreSettings
+from scheduler_core.base.config_reader import load_settings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.store.redis_store import RedisStore
 from tests.api.conftest import client_of
 

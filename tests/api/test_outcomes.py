@@ -15,10 +15,10 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_api.context import Context
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import ApiSettings
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import ApiSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.metrics import Metrics
 from scheduler_core.store.redis_store import RedisStore, connect
 from tests.api.conftest import client_of, job
 from tests.support.fault_proxy import FaultProxy, script

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from scheduler_core.errors import StoreRefused
-from scheduler_core.redis_url import Topology
+from scheduler_core.base.errors import StoreRefused
+from scheduler_core.base.redis_url import Topology
 from scheduler_core.store.check import check_server, check_servers, wrong_scheme
 from scheduler_core.store.redis_store import RedisStore
 

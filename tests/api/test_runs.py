@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from scheduler_api.context import Context
-from scheduler_core.config import EngineSettings
+from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import CoroutineDeliverer, Outcome, OutcomeKind, Request
 from scheduler_core.engine import Engine
 from scheduler_core.run import Miss, MissReason

@@ -12,10 +12,10 @@ import pytest
 from redis import Redis
 
 from scheduler_api.context import Context
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import ApiSettings
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import ApiSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.metrics import Metrics
 from scheduler_core.store.redis_store import RedisStore, connect
 from tests.api.conftest import EXAMPLE, client_of, job
 

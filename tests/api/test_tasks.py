@@ -11,10 +11,10 @@ import pytest
 
 from scheduler_api.context import Context
 from scheduler_api.task_body import MAX_TASKS, execute_at_of
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import ApiSettings, LaneSettings
-from scheduler_core.errors import InvalidInput
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import ApiSettings, LaneSettings
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.store.redis_store import RedisStore
 from tests.api.conftest import client_of
 from tests.support.factories import answered, failed

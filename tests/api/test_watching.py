@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from scheduler_api.context import Context
-from scheduler_core.config import ApiSettings
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.config import ApiSettings
+from scheduler_core.base.metrics import Metrics
 from tests.api.conftest import client_of, job
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from scheduler_api.cli import COMMANDS
-from scheduler_core.config import BY_NAME
+from scheduler_core.base.config import BY_NAME
 
 DOCKER = Path(__file__).parents[2] / "docker"
 COMPOSE = sorted(path.name for path in DOCKER.glob("compose*.yaml"))

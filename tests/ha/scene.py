@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from scheduler_core.events import NODE_STARTED
+from scheduler_core.base.events import NODE_STARTED
 from scheduler_core.run import MissReason
 from scheduler_core.store.keys import Keys
 from scheduler_core.store.redis_store import RedisStore, connect

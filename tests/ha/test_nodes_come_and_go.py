@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from scheduler_core.events import SETTLE_REFUSED
+from scheduler_core.base.events import SETTLE_REFUSED
 from tests.ha.scene import DEAD_SECONDS, Scene, assert_no_downtime, every
 from tests.support.fault_proxy import FaultProxy
 from tests.system.test_clock_bad_days import WRONG_WALL_CLOCK

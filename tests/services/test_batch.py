@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from scheduler_core.errors import CronpostError, StoreUnavailable
+from scheduler_core.base.errors import CronpostError, StoreUnavailable
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import Job, JobState, Overlap, Policies
-from scheduler_core.metrics import Metrics
 from scheduler_core.run import RunState
 from scheduler_core.services import batch
 from scheduler_core.services.batch import Upserted, upsert_many

@@ -11,8 +11,7 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from scheduler_core.catalogue import ScheduleStatus, Target, Timing, job_id_of, job_of_schedule
-from scheduler_core.errors import (
+from scheduler_core.base.errors import (
     CronpostError,
     DuplicateName,
     JobNotFound,
@@ -21,7 +20,8 @@ from scheduler_core.errors import (
     TargetNotFound,
     WrongStatus,
 )
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.catalogue import ScheduleStatus, Target, Timing, job_id_of, job_of_schedule
 from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.services.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.catalogue_store import CatalogueCounts, CatalogueStore, Row

@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from scheduler_core.base.errors import DuplicateName, ScheduleNotFound, StoreUnavailable, TargetNotFound, WrongStatus
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.catalogue import ScheduleStatus, Target, Timing
-from scheduler_core.errors import DuplicateName, ScheduleNotFound, StoreUnavailable, TargetNotFound, WrongStatus
-from scheduler_core.metrics import Metrics
 from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.services.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.catalogue_store import CatalogueStore

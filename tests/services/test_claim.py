@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.config import EngineSettings
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.errors import RunConflict, StoreUnavailable
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.errors import RunConflict, StoreUnavailable
-from scheduler_core.metrics import Metrics
 from scheduler_core.plan.claim import plan_claim
 from scheduler_core.services import claim as claim_module
 from scheduler_core.services.jobs import JobService

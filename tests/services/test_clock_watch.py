@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler_core.clock import RedisClock
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.services.clock_watch import SHOWN_SECONDS, ClockWatch
 
 START_MS = 1_767_225_600_000
@@ -20,8 +20,8 @@ class Machine:
         self.mono = 500.0
         self.redis_ahead_ms = 0
         self.wall_ahead_ms = 0
-        patch.setattr("scheduler_core.clock.time.monotonic", lambda: self.mono)
-        patch.setattr("scheduler_core.clock.time.time", lambda: (self.true_ms + self.wall_ahead_ms) / 1000)
+        patch.setattr("scheduler_core.base.clock.time.monotonic", lambda: self.mono)
+        patch.setattr("scheduler_core.base.clock.time.time", lambda: (self.true_ms + self.wall_ahead_ms) / 1000)
         self.clock, self.metrics = RedisClock(), Metrics()
         self.watch = ClockWatch(self.clock, self.metrics)
         self.second()

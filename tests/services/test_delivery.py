@@ -8,7 +8,7 @@ import tracemalloc
 import httpx
 import pytest
 
-from scheduler_core.clock import SystemClock
+from scheduler_core.base.clock import SystemClock
 from scheduler_core.delivery.base import OutcomeKind
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.http import HttpDeliverer

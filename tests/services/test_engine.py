@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import EngineSettings
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.engine import Engine
-from scheduler_core.metrics import Metrics
 from scheduler_core.run import Run, RunState
 from scheduler_core.services.heartbeat import set_clock
 from scheduler_core.services.jobs import JobService

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.config import EngineSettings
-from scheduler_core.errors import StoreUnavailable
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.errors import StoreUnavailable
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import HeldBack, Policies
-from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.settle import plan_settle_changed
 from scheduler_core.run import RunState

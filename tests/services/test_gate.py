@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.errors import StoreUnavailable
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.breaker import BreakerState
 from scheduler_core.catalogue import Target, Timing
-from scheduler_core.config import EngineSettings
-from scheduler_core.errors import StoreUnavailable
 from scheduler_core.job import HeldBack, HoldReason, JobState, Limits, Overlap, Policies
 from scheduler_core.limits import RATES_PER_TARGET
-from scheduler_core.metrics import Metrics
 from scheduler_core.node import Room
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.plan.claim import Work

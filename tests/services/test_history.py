@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.config import EngineSettings
-from scheduler_core.errors import RunNotFound
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.errors import RunNotFound
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import JobState
-from scheduler_core.metrics import Metrics
 from scheduler_core.run import Run, RunState
 from scheduler_core.services.history import FoundRun, HistoryService
 from scheduler_core.services.sweep import Sweeper

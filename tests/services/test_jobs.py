@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from scheduler_core.errors import InvalidInput, JobNotFound, RunConflict, StoreUnavailable
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.errors import InvalidInput, JobNotFound, RunConflict, StoreUnavailable
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.run import RunState
 from scheduler_core.services.job_list import Page, page_of_jobs
 from scheduler_core.services.jobs import JobService

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.config import EngineSettings, LaneSettings
-from scheduler_core.errors import StoreUnavailable, TaskNotFound, TaskNotStale
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.config import EngineSettings, LaneSettings
+from scheduler_core.base.errors import StoreUnavailable, TaskNotFound, TaskNotStale
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import RunState
 from scheduler_core.services.lane import LaneListener

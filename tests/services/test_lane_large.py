@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.config import LaneSettings
+from scheduler_core.base.config import LaneSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
-from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import Outcome, Request
 from scheduler_core.services.lane import Lane
 from scheduler_core.services.tasks import TaskService

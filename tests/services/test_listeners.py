@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.clock import Clock
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.services.base import FIRST_PAUSE, LONGEST_PAUSE, Service
 from scheduler_core.services.lane import LaneListener
 from scheduler_core.services.wake import WakeListener

@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import Policies, RetryRule
-from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Run, RunState
 from scheduler_core.store.redis_store import RedisStore

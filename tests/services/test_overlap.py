@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.errors import JobNotFound
+from scheduler_core.base.errors import JobNotFound
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import Job, Overlap, Policies
-from scheduler_core.metrics import Metrics
 from scheduler_core.run import Miss, MissReason, Run, RunState
 from scheduler_core.services.batch import upsert_many
 from scheduler_core.services.jobs import JobService

@@ -11,10 +11,10 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from scheduler_core.config import EngineSettings
-from scheduler_core.errors import StoreRefused
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.errors import StoreRefused
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.job import HeldBack, HoldReason, JobState, Overlap, Pending, Policies
-from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended

@@ -9,10 +9,10 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from scheduler_core.base.errors import InvalidInput, ScheduleNotFound, TargetNotFound, WrongStatus
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.catalogue import ScheduleStatus, ScheduleType, Target, Timing, job_id_of
-from scheduler_core.errors import InvalidInput, ScheduleNotFound, TargetNotFound, WrongStatus
 from scheduler_core.job import JobState
-from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import Outcome
 from scheduler_core.run import Miss, MissReason, Record, Run, RunState
 from scheduler_core.services.catalogue import CatalogueService, ScheduleChange, TargetCache

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from scheduler_core.base.errors import StoreRefused, StoreUnavailable
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.errors import StoreRefused, StoreUnavailable
-from scheduler_core.metrics import Metrics
 from scheduler_core.run import Run, RunState
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis_store import RedisStore, Settled, Settlement, connect

@@ -10,12 +10,12 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.errors import StoreError
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.catalogue import Target, Timing, job_id_of
-from scheduler_core.clock import RedisClock
-from scheduler_core.config import EngineSettings
 from scheduler_core.engine import Engine
-from scheduler_core.errors import StoreError
-from scheduler_core.metrics import Metrics
 from scheduler_core.run import Run
 from scheduler_core.services.catalogue import CatalogueService, TargetCache
 from scheduler_core.services.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper

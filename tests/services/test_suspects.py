@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.config import EngineSettings
+from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import NOT_SENT
 from scheduler_core.job import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES
 from scheduler_core.node import Room

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from redis.crc import key_slot
 
-from scheduler_core.errors import StoreUnavailable
+from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.client import UncancelledRedis, carried_through, connect
 from scheduler_core.store.cluster import Address, _has_command
 from scheduler_core.store.cluster import Cluster as ClusterMap

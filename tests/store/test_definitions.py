@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from scheduler_core.errors import CorruptDocument
+from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.job import Job, Overlap, Policies, RetryRule
 from scheduler_core.store.codec import decode_job, encode_job, encode_states
 from scheduler_core.store.keys import child_id

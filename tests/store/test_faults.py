@@ -13,8 +13,8 @@ from redis import exceptions as redis_errors
 from redis._parsers.base import BaseParser
 from redis.asyncio import Redis
 
+from scheduler_core.base.errors import StoreRefused, StoreUnavailable
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.errors import StoreRefused, StoreUnavailable
 from scheduler_core.job import JobState
 from scheduler_core.run import Miss, MissReason
 from scheduler_core.store import subscribe

@@ -23,9 +23,8 @@ from hypothesis.stateful import (
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from scheduler_core.catalogue import Target, Timing, job_id_of
-from scheduler_core.config import EngineSettings, LaneSettings
-from scheduler_core.errors import (
+from scheduler_core.base.config import EngineSettings, LaneSettings
+from scheduler_core.base.errors import (
     InvalidInput,
     JobNotFound,
     RunConflict,
@@ -36,9 +35,10 @@ from scheduler_core.errors import (
     TaskNotStale,
     WrongStatus,
 )
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.catalogue import Target, Timing, job_id_of
 from scheduler_core.job import JobState, Overlap
 from scheduler_core.job_trigger import same_fire_times, trigger_of
-from scheduler_core.metrics import Metrics
 from scheduler_core.outcome import Outcome
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.services.callbacks import CallbackService

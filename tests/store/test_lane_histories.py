@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from scheduler_core.config import LaneSettings
-from scheduler_core.errors import StoreUnavailable, TaskNotFound, TaskNotStale
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.config import LaneSettings
+from scheduler_core.base.errors import StoreUnavailable, TaskNotFound, TaskNotStale
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.outcome import Outcome
 from scheduler_core.services.tasks import TaskService
 from scheduler_core.store.lane_store import HAS_FAILED, PARTS, LaneStore

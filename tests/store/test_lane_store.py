@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.errors import StoreUnavailable
+from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.lane_store import PARTS, LaneStore, Place, StoredTask, Taken, TaskSettlement
 from scheduler_core.store.redis_store import RedisStore
 from tests.support.lanes import make_task, places

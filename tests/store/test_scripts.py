@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.errors import StoreRefused
+from scheduler_core.base.errors import StoreRefused
 from scheduler_core.job import Downtime, JobState, Lease, LostCause, LostClaim
 from scheduler_core.run import Miss, MissReason, Reason
 from scheduler_core.store.codec import Entry, decode_entry, decode_lease, decode_record, decode_state, encode_state

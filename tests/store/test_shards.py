@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.errors import StoreRefused
+from scheduler_core.base.errors import StoreRefused
 from scheduler_core.job import JobState
 from scheduler_core.store.codec import encode_job, encode_state
 from scheduler_core.store.keys import Keys, child_id

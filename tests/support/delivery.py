@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-from scheduler_core.clock import SystemClock
+from scheduler_core.base.clock import SystemClock
 from scheduler_core.delivery.base import Request
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.http import HttpDeliverer

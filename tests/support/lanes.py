@@ -7,8 +7,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from scheduler_core.config import EngineSettings, LaneSettings
-from scheduler_core.metrics import Metrics
+from scheduler_core.base.config import EngineSettings, LaneSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.outcome import Outcome
 from scheduler_core.services.lane import Lane
 from scheduler_core.store.lane_store import LaneStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from scheduler_core.clock import RedisClock
+from scheduler_core.base.clock import RedisClock
 
 START_MS = 1_798_761_000_000
 """2026-12-31T23:50:00Z: ten minutes before a year ends, so that a trigger of that year runs out."""

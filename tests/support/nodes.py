@@ -7,9 +7,9 @@ import asyncio
 import msgspec
 
 from scheduler_core.backoff import RetryPolicy
-from scheduler_core.config import EngineSettings
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
-from scheduler_core.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.outcome import Outcome, Request
 from scheduler_core.services.catalogue import TargetCache

@@ -26,7 +26,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from scheduler_core.events import API_STARTED, NODE_STARTED
+from scheduler_core.base.events import API_STARTED, NODE_STARTED
 from tests.support.recorder import WAIT_SECONDS
 from tests.support.servers import server_settings, server_under_test
 

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from scheduler_core.base.errors import EmbeddedRedisError
 from scheduler_core.embedded import Server, find_server
-from scheduler_core.errors import EmbeddedRedisError
 
 VARIABLE = "TEST_REDIS_SERVER"
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import signal
 import time
 from functools import partial
 
+from scheduler_core.base.events import NODE_HELD_UP, NODE_STOPPED, SETTLE_REFUSED
 from scheduler_core.embedded import EmbeddedRedis, ask
-from scheduler_core.events import NODE_HELD_UP, NODE_STOPPED, SETTLE_REFUSED
 from scheduler_core.run import RunState
 from tests.support.fault_proxy import argument, script, took_jobs
 from tests.support.processes import FAST, Cronpost, eventually, is_alive, processes_under

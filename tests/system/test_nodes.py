@@ -14,9 +14,8 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core import embedded
-from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.errors import DataDirectoryInUse
-from scheduler_core.events import (
+from scheduler_core.base.errors import DataDirectoryInUse
+from scheduler_core.base.events import (
     METRICS_SERVED,
     NODE_DRAINING,
     NODE_PROCESS_ENDED,
@@ -27,6 +26,7 @@ from scheduler_core.events import (
     RUN_REAPED,
     RUN_SETTLED,
 )
+from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.store.keys import Keys
 from tests.support.processes import Cronpost, eventually, is_alive, processes_under
 from tests.system.world import World

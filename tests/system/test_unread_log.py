@@ -7,13 +7,13 @@ import signal
 import socket
 from typing import Any
 
-from scheduler_core.events import API_STOPPED, LOG_LINES_DROPPED, PROCESS_FAILED
+from scheduler_core.base.events import API_STOPPED, LOG_LINES_DROPPED, PROCESS_FAILED
 from scheduler_core.store.keys import Keys
 from tests.support.processes import Cronpost, LogPipe, eventually
 from tests.system.world import EVERY_SECOND, World
 
 JOBS = 200
-SMALL_BACKLOG = "import scheduler_core.line_writer as lines; lines.BACKLOG_CHARACTERS = 20_000"
+SMALL_BACKLOG = "import scheduler_core.base.line_writer as lines; lines.BACKLOG_CHARACTERS = 20_000"
 """The queue is full soon after the pipe is."""
 DEAD_AFTER = 1.5
 

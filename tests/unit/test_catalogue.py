@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.catalogue import (
     MAX_SECONDS,
     ScheduleStatus,
@@ -25,7 +26,6 @@ from scheduler_core.catalogue import (
     timing_of,
     with_timing,
 )
-from scheduler_core.errors import InvalidInput
 from scheduler_core.job import Job, JobState
 from scheduler_core.job_trigger import trigger_of
 from tests.support.factories import at

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_core.clock import RedisClock, SystemClock
+from scheduler_core.base.clock import RedisClock, SystemClock
 
 
 class Mono:
@@ -24,7 +24,7 @@ class Mono:
 @pytest.fixture
 def mono(monkeypatch: pytest.MonkeyPatch) -> Mono:
     mono = Mono()
-    monkeypatch.setattr("scheduler_core.clock.time.monotonic", mono)
+    monkeypatch.setattr("scheduler_core.base.clock.time.monotonic", mono)
     return mono
 
 
@@ -53,7 +53,7 @@ def test_it_runs_on_the_monotonic_clock_from_the_first_sample_on(mono: Mono) -> 
 def test_it_lags_by_the_best_round_trip_of_the_window_and_never_leads(steps: list[tuple[float, float]]) -> None:
     mono = Mono()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scheduler_core.clock.time.monotonic", mono)
+        patch.setattr("scheduler_core.base.clock.time.monotonic", mono)
         clock = RedisClock()
         trips: list[float] = []
         for round_trip, pause in steps:

@@ -14,8 +14,8 @@ from cronsim import CronSim, CronSimError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.cron import parse_cron
-from scheduler_core.errors import InvalidInput
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONES = [

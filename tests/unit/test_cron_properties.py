@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_core import cron
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.cron import CronTrigger, parse_cron
-from scheduler_core.errors import InvalidInput
 from scheduler_core.zone import DAY, Zone, load_zone, zone_names
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

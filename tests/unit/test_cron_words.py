@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.cron_words import describe
-from scheduler_core.errors import InvalidInput
 
 
 @pytest.mark.parametrize(

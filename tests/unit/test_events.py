@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import structlog
 
-from scheduler_core import events
-from scheduler_core.config import LogSettings
-from scheduler_core.metrics import Metrics
+from scheduler_core.base import events
+from scheduler_core.base.config import LogSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.run import RunState
 from scheduler_core.services.settle import report_record
 from tests.support.factories import make_run

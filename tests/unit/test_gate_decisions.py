@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.breaker import BreakerState
-from scheduler_core.config import EngineSettings
 from scheduler_core.job import HeldBack, HoldReason, Limits, Policies
 from scheduler_core.limits import RATES_PER_TARGET, Rate, rates_for
-from scheduler_core.metrics import Metrics
 from scheduler_core.node import Room
 from scheduler_core.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.claim import Work

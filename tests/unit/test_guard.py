@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler_core.base.target_rules import parse_target_rule
 from scheduler_core.delivery.guard import AddressGuard, Own, embedded_v4
-from scheduler_core.target_rules import parse_target_rule
 
 METADATA = "169.254.169.254"
 

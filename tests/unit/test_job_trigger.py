@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_core.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.interval import LAST_INSTANT_MS, IntervalTrigger
 from scheduler_core.job import Policies
 from scheduler_core.job_trigger import BoundedTrigger, jitter_offset_ms, same_fire_times, trigger_of

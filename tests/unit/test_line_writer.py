@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from scheduler_core import line_writer
-from scheduler_core.line_writer import WHOLE_BYTES, LineWriter
+from scheduler_core.base import line_writer
+from scheduler_core.base.line_writer import WHOLE_BYTES, LineWriter
 from tests.support.recorder import WAIT_SECONDS
 
 
@@ -110,7 +110,7 @@ def test_lines_are_written_in_pieces_that_a_pipe_takes_as_a_whole(pipe: Pipe, mo
         return real(descriptor, text)
 
     real = os.write
-    monkeypatch.setattr("scheduler_core.line_writer.os.write", write)
+    monkeypatch.setattr("scheduler_core.base.line_writer.os.write", write)
     writer = LineWriter(pipe.write_end)
     for number in range(100):
         writer.put("\u00e9" * (number % 7) + "x" * 100)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
-from scheduler_core.errors import InvalidInput, RunConflict
+from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.job import (
     SUSPECT_LOSSES,
     Downtime,

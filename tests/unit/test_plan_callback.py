@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
-from scheduler_core.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.job import Job, JobState, Policies, Snapshot
 from scheduler_core.plan.change import plan_delete, plan_pause, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.errors import RunConflict
+from scheduler_core.base.errors import RunConflict
 from scheduler_core.job import Job, JobState, Lease, Snapshot
 from scheduler_core.plan.ask import Skipped, Started, plan_run_now
 from scheduler_core.plan.change import plan_delete, plan_pause, plan_resume, plan_upsert

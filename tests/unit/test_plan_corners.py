@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.errors import RunConflict
+from scheduler_core.base.errors import RunConflict
 from scheduler_core.job import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES, Job, Overlap, Pending, Policies, Recovery
 from scheduler_core.plan.ask import Skipped, plan_run_now
 from scheduler_core.plan.complete import plan_heartbeat

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
-from scheduler_core.errors import InvalidInput, RunConflict
+from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.job import (
     Downtime,
     HeldBack,

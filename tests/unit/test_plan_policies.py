@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scheduler_core.backoff import RetryPolicy, with_rule
-from scheduler_core.errors import InvalidInput, RunConflict
+from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.job import Downtime, Job, JobState, Overlap, Policies, Recovery, Replay, RetryRule, Snapshot
 from scheduler_core.plan.ask import Skipped, Started, plan_backfill, plan_run_now
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.errors import InvalidInput, RunConflict
+from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.job import (
     Downtime,
     HeldBack,

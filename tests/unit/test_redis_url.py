@@ -7,7 +7,15 @@ from urllib.parse import urlencode
 import pytest
 from redis.asyncio.connection import parse_url
 
-from scheduler_core.redis_url import NUMBERS, OPTIONS, TCP_OPTIONS, TLS_OPTIONS, RedisUrl, Topology, parse_redis_url
+from scheduler_core.base.redis_url import (
+    NUMBERS,
+    OPTIONS,
+    TCP_OPTIONS,
+    TLS_OPTIONS,
+    RedisUrl,
+    Topology,
+    parse_redis_url,
+)
 from scheduler_core.store.shards import open_shards
 
 

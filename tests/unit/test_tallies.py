@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
-from scheduler_core.tallies import Spread, Tally
+from scheduler_core.base.fast_metrics import Spread, Tally
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # as Cronpost does
 

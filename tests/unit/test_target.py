@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.target import check_headers, check_url, refused_header
-from scheduler_core.errors import InvalidInput
 
 
 @pytest.mark.parametrize(

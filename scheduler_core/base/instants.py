@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from scheduler_core.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput
 
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """Later instants are refused: the calendar ends in the year 9999."""

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import hmac
 
-from scheduler_core.errors import TokenRefused
+from scheduler_core.base.errors import TokenRefused
 
 _SIGNATURE_BYTES = 16
 

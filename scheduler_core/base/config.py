@@ -20,9 +20,9 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import msgspec
 from msgspec import Meta
 
-from scheduler_core.errors import ConfigError
-from scheduler_core.redis_url import FORM
-from scheduler_core.target_rules import RULE_FORM
+from scheduler_core.base.errors import ConfigError
+from scheduler_core.base.redis_url import FORM
+from scheduler_core.base.target_rules import RULE_FORM
 
 ENV_PREFIX = "CRONPOST_"
 MASK = "***"

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from scheduler_core.config import (
+from scheduler_core.base.config import (
     BY_NAME,
     ENV_PREFIX,
     MIN_API_KEY_LENGTH,
@@ -39,9 +39,9 @@ from scheduler_core.config import (
     check_settings,
     unwrap,
 )
-from scheduler_core.errors import ConfigError
-from scheduler_core.redis_url import parse_redis_url
-from scheduler_core.target_rules import parse_target_rule
+from scheduler_core.base.errors import ConfigError
+from scheduler_core.base.redis_url import parse_redis_url
+from scheduler_core.base.target_rules import parse_target_rule
 
 _KUBERNETES_NAME = re.compile(
     r"CRONPOST(_[A-Z0-9_]+)?"

@@ -32,9 +32,9 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from scheduler_core.clock import SystemClock
-from scheduler_core.config import LogSettings
-from scheduler_core.line_writer import LineWriter
+from scheduler_core.base.clock import SystemClock
+from scheduler_core.base.config import LogSettings
+from scheduler_core.base.line_writer import LineWriter
 
 # The life of a node.
 NODE_STARTED: Final = "node started"

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, Process
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from scheduler_core.events import dropped_lines
-from scheduler_core.tallies import Spread, Tally
+from scheduler_core.base.events import dropped_lines
+from scheduler_core.base.fast_metrics import Spread, Tally
 
 # The instant at which counting began, as a gauge beside each counter: series that nothing asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
