@@ -34,7 +34,7 @@ from scheduler_core.catalogue import (
 from scheduler_core.delivery.target import check_headers, check_url
 from scheduler_core.services.catalogue import Schedule
 from scheduler_core.store.catalogue_store import StoredTarget
-from scheduler_core.trigger import IntervalSpec
+from scheduler_core.triggers.trigger import IntervalSpec
 
 MAX_SKIP = 10_000
 MAX_DIGITS = 15

@@ -9,8 +9,8 @@ import click
 
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.instants import parse_instant
-from scheduler_core.cron_words import describe
-from scheduler_core.trigger import CronSpec, check_fires_again, compile_trigger
+from scheduler_core.triggers.cron_words import describe
+from scheduler_core.triggers.trigger import CronSpec, check_fires_again, compile_trigger
 
 MAX_TIMES = 100
 

@@ -11,7 +11,7 @@ from scheduler_api.context import context_of
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import parse_instant, rfc3339
-from scheduler_core.trigger import CronSpec, check_fires_again, compile_trigger
+from scheduler_core.triggers.trigger import CronSpec, check_fires_again, compile_trigger
 
 MAX_TIMES = 100
 _PARAMETERS = {"cron": "expr", "timezone": "tz"}

@@ -25,7 +25,7 @@ from scheduler_core.base.errors import StoreError
 from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer, Done, Outcome, Request, Wanted
 from scheduler_core.job import Job
 from scheduler_core.services.jobs import JobService
-from scheduler_core.trigger import CronSpec
+from scheduler_core.triggers.trigger import CronSpec
 
 JOB_ID = "job-scheduler-unique-id"
 CRON = "*/10 * * * * * *"

@@ -30,7 +30,7 @@ from scheduler_core.delivery.target import check_url
 from scheduler_core.job import Job
 from scheduler_core.plan.continuation import LATEST_MS, PAYLOAD_BYTES, PENDING_LIMIT
 from scheduler_core.run import RunState
-from scheduler_core.trigger import CronSpec, compile_trigger
+from scheduler_core.triggers.trigger import CronSpec, compile_trigger
 
 __all__ = ["MAX_DEPTH", "Fields", "instant_of", "read_object", "required"]
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.job import Job, JobState, Overlap, Policies, Recovery, RetryRule
-from scheduler_core.trigger import IntervalSpec
+from scheduler_core.triggers.trigger import IntervalSpec
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 """The methods of a target that send its body."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 import msgspec
 
 from scheduler_core.run import MissReason, Reason, Run, RunState
-from scheduler_core.trigger import TriggerSpec
+from scheduler_core.triggers.trigger import TriggerSpec
 
 
 class Overlap(StrEnum):

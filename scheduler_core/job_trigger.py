@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from scheduler_core.interval import LAST_INSTANT_MS
 from scheduler_core.job import USUAL, Job
-from scheduler_core.trigger import Trigger, compile_trigger
+from scheduler_core.triggers.interval import LAST_INSTANT_MS
+from scheduler_core.triggers.trigger import Trigger, compile_trigger
 
 __all__ = ["BoundedTrigger", "jitter_offset_ms", "same_fire_times", "trigger_of"]
 

@@ -11,7 +11,7 @@ from scheduler_core.job import Downtime, Job, JobState, Replay
 from scheduler_core.job_trigger import trigger_of
 from scheduler_core.plan.misses import make_miss, miss_through
 from scheduler_core.run import Miss, MissReason, Reason
-from scheduler_core.trigger import Trigger
+from scheduler_core.triggers.trigger import Trigger
 
 REPLAY_LIMIT = 10
 """How many ranges of one job may wait to be run again, and as many to be caught up."""

@@ -19,7 +19,7 @@ from scheduler_core.plan.in_flight import detach, write_in_flight
 from scheduler_core.plan.misses import make_miss, pass_over
 from scheduler_core.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.transition import Transition, rest
-from scheduler_core.trigger import IntervalSpec
+from scheduler_core.triggers.trigger import IntervalSpec
 
 
 def plan_upsert(

@@ -33,7 +33,7 @@ from scheduler_core.plan.misses import last_outside, make_miss, misses_around, p
 from scheduler_core.plan.overlap import conclude, was_held
 from scheduler_core.run import Attempt, MissReason, Reason, Record, Run, RunState, keep_attempts, run_id
 from scheduler_core.transition import REPLAYED, Spawn, Transition, is_replay, next_replay, rest, startable
-from scheduler_core.trigger import Trigger
+from scheduler_core.triggers.trigger import Trigger
 
 LOST_WHY = {
     LostCause.DIED: "the node died or froze before it recorded how the attempt ended",

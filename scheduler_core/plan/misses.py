@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from scheduler_core.job import Downtime, Job, JobState
 from scheduler_core.job_trigger import trigger_of
 from scheduler_core.run import Miss, MissReason
-from scheduler_core.trigger import Trigger
+from scheduler_core.triggers.trigger import Trigger
 
 COUNTED_STEPS = 16
 """How many evaluations of a trigger the count of a miss may cost, where it cannot be calculated."""

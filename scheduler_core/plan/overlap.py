@@ -13,7 +13,7 @@ from scheduler_core.plan.ending import end_run
 from scheduler_core.plan.misses import misses_around, pass_over
 from scheduler_core.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.transition import is_replay
-from scheduler_core.trigger import Trigger
+from scheduler_core.triggers.trigger import Trigger
 
 
 def conclude(

@@ -17,7 +17,7 @@ from scheduler_core.services.jobs import JobService, JobView, as_created, change
 from scheduler_core.store.redis_store import StoredJob
 from scheduler_core.store.shards import PerShard
 from scheduler_core.transition import Transition
-from scheduler_core.trigger import TriggerSpec
+from scheduler_core.triggers.trigger import TriggerSpec
 
 log = get_logger(__name__)
 

@@ -68,7 +68,7 @@ from scheduler_core.store.redis_store import StoredJob
 from scheduler_core.store.shards import Shards
 from scheduler_core.store.target_copies import TargetCopies
 from scheduler_core.transition import Transition
-from scheduler_core.trigger import IntervalSpec
+from scheduler_core.triggers.trigger import IntervalSpec
 
 log = get_logger(__name__)
 

@@ -41,7 +41,7 @@ from scheduler_core.services.settle import report_record
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import Answer, RedisStore, StoredJob
 from scheduler_core.transition import Transition
-from scheduler_core.trigger import check_fires_again, compile_trigger
+from scheduler_core.triggers.trigger import check_fires_again, compile_trigger
 
 log = get_logger(__name__)
 

@@ -17,7 +17,7 @@ from scheduler_core.job import USUAL, Downtime, Job, JobState, Lease, LostCause,
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Miss, Reason, Record, Run, RunDetail, RunState
 from scheduler_core.status import LETTERS, RunStatus, status_of
-from scheduler_core.trigger import CronSpec, TriggerSpec
+from scheduler_core.triggers.trigger import CronSpec, TriggerSpec
 
 TAG_BYTES = 8
 

@@ -21,7 +21,7 @@ from scheduler_core.base.events import NODE_STARTED
 from scheduler_core.run import MissReason
 from scheduler_core.store.keys import Keys
 from scheduler_core.store.redis_store import RedisStore, connect
-from scheduler_core.trigger import IntervalSpec
+from scheduler_core.triggers.trigger import IntervalSpec
 from tests.support.checker import Account
 from tests.support.processes import Cronpost, eventually
 from tests.support.recorder import Answer, Received

@@ -21,7 +21,7 @@ from scheduler_core.services.jobs import JobService
 from scheduler_core.store.codec import TAG_BYTES, encode_job, encode_state
 from scheduler_core.store.keys import Keys, child_id
 from scheduler_core.store.redis_store import RedisStore, connect, score
-from scheduler_core.trigger import CronSpec
+from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import at, make_job, make_run, make_state, retrying
 from tests.support.manual_clock import ManualClock
 

@@ -18,7 +18,7 @@ from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.store.shards import Shards
 from scheduler_core.transition import Transition
-from scheduler_core.trigger import CronSpec
+from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import at, make_job, make_state, pending, retrying
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

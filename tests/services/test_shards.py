@@ -24,7 +24,7 @@ from scheduler_core.services.jobs import JobService
 from scheduler_core.store.catalogue_store import CatalogueStore
 from scheduler_core.store.shards import Shards, open_shards
 from scheduler_core.store.target_copies import TargetCopies
-from scheduler_core.trigger import CronSpec
+from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import answered, make_job
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import ScriptedDeliverer

@@ -15,7 +15,7 @@ from scheduler_core.job import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES
 from scheduler_core.node import Room
 from scheduler_core.run import Run, RunState
 from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.trigger import CronSpec
+from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

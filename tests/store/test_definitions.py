@@ -14,7 +14,7 @@ from scheduler_core.job import Job, Overlap, Policies, RetryRule
 from scheduler_core.store.codec import decode_job, encode_job, encode_states
 from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.trigger import AtSpec, CronSpec, IntervalSpec
+from scheduler_core.triggers.trigger import AtSpec, CronSpec, IntervalSpec
 from tests.support.factories import at, make_job, make_state
 from tests.support.servers import server_under_test
 

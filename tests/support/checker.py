@@ -35,7 +35,7 @@ from itertools import pairwise
 
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Miss, Reason, Run
-from scheduler_core.trigger import CronSpec, TriggerSpec, compile_trigger
+from scheduler_core.triggers.trigger import CronSpec, TriggerSpec, compile_trigger
 
 EARLY_TOLERANCE_MS = 2.0
 """The runner's clock and Redis's are read by different programs; each rounds."""

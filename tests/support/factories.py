@@ -8,7 +8,7 @@ from scheduler_core.job import Job, JobState, Lease, Pending
 from scheduler_core.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.settle import Ended
 from scheduler_core.run import Attempt, Run, RunState
-from scheduler_core.trigger import CronSpec
+from scheduler_core.triggers.trigger import CronSpec
 from tests.support.manual_clock import START_MS
 
 STORE_ID = "STORE1"

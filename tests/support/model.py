@@ -9,7 +9,7 @@ import msgspec
 
 from scheduler_core.job import JobState
 from scheduler_core.run import Miss, Reason, Record, Run
-from scheduler_core.trigger import Trigger
+from scheduler_core.triggers.trigger import Trigger
 
 
 class Segment(msgspec.Struct):

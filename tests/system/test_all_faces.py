@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from scheduler_core.trigger import IntervalSpec
+from scheduler_core.triggers.trigger import IntervalSpec
 from tests.support.checker import EARLY_TOLERANCE_MS
 from tests.support.processes import Cronpost, eventually
 from tests.support.recorder import Answer, Received

@@ -7,7 +7,7 @@ from msgspec.structs import replace as replaced
 
 from scheduler_core.outcome import OutcomeKind
 from scheduler_core.run import Attempt, Miss, MissReason, Reason, Run, RunState
-from scheduler_core.trigger import IntervalSpec
+from scheduler_core.triggers.trigger import IntervalSpec
 from tests.support.checker import Account, Delivery, Disturbance, assert_promises, violations
 
 LEASE_MS = 1500.0

@@ -13,7 +13,7 @@ from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.run import Miss, Run
 from scheduler_core.store.redis_store import RedisStore, StoredJob, connect
 from scheduler_core.store.shards import open_shards
-from scheduler_core.trigger import TriggerSpec
+from scheduler_core.triggers.trigger import TriggerSpec
 from tests.support.checker import Account, Disturbance, assert_promises
 from tests.support.fault_proxy import FaultProxy
 from tests.support.processes import LEASE_MS, Cronpost, RedisServer, Workshop, eventually

@@ -12,7 +12,7 @@ from scheduler_core.job import Job, JobState, Policies, Recovery, Replay, Snapsh
 from scheduler_core.plan.account import OF_THE_TRIGGER, Account, Entry, make_account
 from scheduler_core.run import Miss, MissReason, Reason, Record, Run, RunState
 from scheduler_core.transition import Transition
-from scheduler_core.trigger import CronSpec, IntervalSpec
+from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
 from tests.support.factories import (
     STORE_ID,
     answered,

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.cron import parse_cron
+from scheduler_core.triggers.cron import parse_cron
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONES = [

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from scheduler_core.cron import parse_cron
+from scheduler_core.triggers.cron import parse_cron
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

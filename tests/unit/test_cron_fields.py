@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.cron import check_fires_again, parse_cron
-from scheduler_core.cron_fields import MACROS, read_expression
+from scheduler_core.triggers.cron import check_fires_again, parse_cron
+from scheduler_core.triggers.cron_fields import MACROS, read_expression
 
 NOV_2026 = 1_793_491_200_000  # 2026-11-01T00:00:00Z
 

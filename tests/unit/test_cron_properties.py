@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_core import cron
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.cron import CronTrigger, parse_cron
-from scheduler_core.zone import DAY, Zone, load_zone, zone_names
+from scheduler_core.triggers import cron
+from scheduler_core.triggers.cron import CronTrigger, parse_cron
+from scheduler_core.triggers.zone import DAY, Zone, load_zone, zone_names
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 END_OF_2099 = 4_102_444_800_000
@@ -234,7 +234,7 @@ def test_between_listed_changes_the_offset_table_has_none() -> None:
 
 
 def test_no_zone_changes_twice_within_the_distance_at_which_offsets_are_sampled() -> None:
-    from scheduler_core.zone import _SAMPLE
+    from scheduler_core.triggers.zone import _SAMPLE
 
     for zone in distinct_zones():
         instants = [change.instant for change in changes(zone)]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from scheduler_core.cron import parse_cron
+from scheduler_core.triggers.cron import parse_cron
 
 
 def ms(instant: str) -> int:

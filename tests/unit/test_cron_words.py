@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.cron_words import describe
+from scheduler_core.triggers.cron_words import describe
 
 
 @pytest.mark.parametrize(

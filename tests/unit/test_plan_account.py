@@ -45,7 +45,7 @@ from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.run import Reason, Record, Run, RunState
 from scheduler_core.store.keys import child_id
 from scheduler_core.transition import Transition, is_finished, next_wake_ms
-from scheduler_core.trigger import CronSpec, IntervalSpec
+from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
 from tests.support.factories import STORE_ID, answered, failed, make_job
 from tests.support.manual_clock import START_MS
 from tests.support.model import Segment, check_account

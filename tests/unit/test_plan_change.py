@@ -16,7 +16,7 @@ from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.continuation import PENDING_LIMIT
 from scheduler_core.run import Run, RunState, run_id
 from scheduler_core.transition import Transition
-from scheduler_core.trigger import CronSpec
+from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, at, make_job, make_lease, make_run, make_state, pending, retrying, seconds
 
 EVERY_20 = CronSpec("*/20 * * * * *")

@@ -13,7 +13,7 @@ from scheduler_core.plan.ask import Skipped, plan_run_now
 from scheduler_core.plan.complete import plan_heartbeat
 from scheduler_core.run import Miss, Run, RunState
 from scheduler_core.transition import is_finished
-from scheduler_core.trigger import CronSpec
+from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, answered, at, failed, make_job
 from tests.support.manual_clock import START_MS
 from tests.unit.test_plan_account import World, continuing

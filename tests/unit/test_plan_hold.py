@@ -11,7 +11,7 @@ from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
 from scheduler_core.run import Miss, RunState
 from scheduler_core.transition import next_wake_ms
-from scheduler_core.trigger import CronSpec
+from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, at, make_job, make_lease, make_run, make_state, pending, retrying, seconds
 
 

@@ -15,7 +15,7 @@ from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_full, p
 from scheduler_core.plan.settle import plan_settle
 from scheduler_core.run import Miss, Reason, Run, RunState
 from scheduler_core.transition import Transition, next_wake_ms
-from scheduler_core.trigger import CronSpec, IntervalSpec
+from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
 from tests.support.factories import (
     STORE_ID,
     answered,

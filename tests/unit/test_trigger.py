@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.trigger import CronSpec, TriggerSpec, check_fires_again, compile_trigger
+from scheduler_core.triggers.trigger import CronSpec, TriggerSpec, check_fires_again, compile_trigger
 
 MIDNIGHT = 1_793_491_200_000  # 2026-11-01T00:00:00Z
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from scheduler_core.cron_fields import CronFields, Field, read_expression
+from scheduler_core.triggers.cron_fields import CronFields, Field, read_expression
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June",

@@ -26,8 +26,8 @@ from typing import Protocol
 from croniter import CroniterBadDateError, croniter
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.cron_fields import FIRST_YEAR, LAST_YEAR, CronFields, Field, read_expression
-from scheduler_core.zone import DAY, MAX_OFFSET, REPLAY_LIMIT, Zone, load_zone
+from scheduler_core.triggers.cron_fields import FIRST_YEAR, LAST_YEAR, CronFields, Field, read_expression
+from scheduler_core.triggers.zone import DAY, MAX_OFFSET, REPLAY_LIMIT, Zone, load_zone
 
 __all__ = ["CronTrigger", "check_fires_again", "parse_cron"]
 

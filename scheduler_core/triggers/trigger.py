@@ -13,8 +13,8 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from scheduler_core.cron import CronTrigger, check_fires_again, parse_cron
-from scheduler_core.interval import AtTrigger, IntervalTrigger
+from scheduler_core.triggers.cron import CronTrigger, check_fires_again, parse_cron
+from scheduler_core.triggers.interval import AtTrigger, IntervalTrigger
 
 __all__ = [
     "AtSpec",
