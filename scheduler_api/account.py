@@ -13,8 +13,8 @@ from scheduler_api.context import context_of
 from scheduler_api.views import instant
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import parse_instant, rfc3339
+from scheduler_core.model.run import Run
 from scheduler_core.plan.account import Entry
-from scheduler_core.run import Run
 from scheduler_core.services.account import read_account
 
 

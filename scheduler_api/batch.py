@@ -19,7 +19,7 @@ from scheduler_api.wire import BATCH_LIMIT
 from scheduler_core.base.errors import CronpostError, InvalidInput
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.target import check_allowed
-from scheduler_core.job import Job
+from scheduler_core.model.job import Job
 from scheduler_core.services.batch import Upserted, upsert_on_shards
 
 BATCH_BODIES = 8

@@ -17,7 +17,7 @@ from scheduler_api.context import context_of
 from scheduler_api.views import instant
 from scheduler_api.wire import completion_of, sign_of_life_of
 from scheduler_core.base.errors import TokenRefused
-from scheduler_core.run import RunState
+from scheduler_core.model.run import RunState
 
 TOKEN_HEADER = "Cronpost-Callback-Token"  # noqa: S105 - the name of a header
 OPEN_PATHS = re.compile(rb"/runs/[^/]+/(?:complete|heartbeat)\Z")

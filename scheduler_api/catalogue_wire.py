@@ -20,7 +20,8 @@ from scheduler_api.json_body import Fields, read_object, refuse_repeated, requir
 from scheduler_api.problem import ApiError, problem
 from scheduler_api.views import instant, next_fire_times
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.catalogue import (
+from scheduler_core.delivery.target import check_headers, check_url
+from scheduler_core.model.catalogue import (
     MAX_NAME_CHARACTERS,
     TARGET_METHODS,
     ScheduleStatus,
@@ -31,7 +32,6 @@ from scheduler_core.catalogue import (
     stopped_at,
     timing_of,
 )
-from scheduler_core.delivery.target import check_headers, check_url
 from scheduler_core.services.catalogue import Schedule
 from scheduler_core.store.catalogue_store import StoredTarget
 from scheduler_core.triggers.trigger import IntervalSpec

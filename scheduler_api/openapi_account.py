@@ -22,8 +22,8 @@ from scheduler_api.openapi_words import (
     parameter,
     ref,
 )
+from scheduler_core.model.run import MissReason, Reason
 from scheduler_core.plan.account import OF_THE_TRIGGER
-from scheduler_core.run import MissReason, Reason
 
 SETTLED: Json = {"type": "boolean", "description": "False: not recorded yet; what becomes of it may still change."}
 AGAIN: Json = {

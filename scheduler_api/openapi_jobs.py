@@ -33,9 +33,9 @@ from scheduler_api.openapi_words import (
 from scheduler_api.policies import LIMIT_ROWS, RETRY_ROWS, ROWS, Row
 from scheduler_api.runs import MAX_SKIP
 from scheduler_api.wire import BATCH_LIMIT, MAX_ID_CHARACTERS, MAX_RETRY_SECONDS
-from scheduler_core.job import HoldReason
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import MissReason, Reason, RunState
+from scheduler_core.model.job import HoldReason
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import MissReason, Reason, RunState
 
 FLAG: Json = {"type": "boolean"}
 SECONDS: Json = {"type": "number"}

@@ -21,7 +21,7 @@ from scheduler_api.openapi_words import (
     problem,
     ref,
 )
-from scheduler_core.status import RunStatus
+from scheduler_core.model.status import RunStatus
 
 ERROR_TYPES = ("http_4xx", "http_5xx", "http_unexpected", "timeout", "connection", "dns", "unknown")
 NUMBER: Json = {"type": "number"}

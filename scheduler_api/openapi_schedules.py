@@ -23,7 +23,13 @@ from scheduler_api.openapi_words import (
     problem,
     ref,
 )
-from scheduler_core.catalogue import MAX_NAME_CHARACTERS, MAX_SECONDS, TARGET_METHODS, ScheduleStatus, ScheduleType
+from scheduler_core.model.catalogue import (
+    MAX_NAME_CHARACTERS,
+    MAX_SECONDS,
+    TARGET_METHODS,
+    ScheduleStatus,
+    ScheduleType,
+)
 
 NAME: Json = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS, "description": "Unique."}
 URL: Json = {"type": "string", "format": "uri", "description": "http or https."}

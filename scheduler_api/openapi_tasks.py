@@ -27,7 +27,7 @@ from scheduler_api.openapi_words import (
 from scheduler_api.task_body import MAX_TASKS
 from scheduler_api.tasks import STATUSES
 from scheduler_core.base.config import BY_NAME
-from scheduler_core.outcome import OutcomeKind
+from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.store.lane_store import RULES
 
 _SETTINGS: Json = {

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from scheduler_api.json_body import INSTANT_WORDS, Fields, instant_of, nested, required
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import rfc3339
-from scheduler_core.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.model.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
 
 DAY = 86_400
 YEAR = 366 * DAY

@@ -36,9 +36,9 @@ from scheduler_api.context import context_of
 from scheduler_api.run_views import show_found, show_found_with_detail
 from scheduler_api.views import show_open, show_record
 from scheduler_core.base.errors import InvalidInput, JobNotFound
-from scheduler_core.catalogue import job_id_of
-from scheduler_core.run import Reason, RunState
-from scheduler_core.status import RunStatus
+from scheduler_core.model.catalogue import job_id_of
+from scheduler_core.model.run import Reason, RunState
+from scheduler_core.model.status import RunStatus
 from scheduler_core.store.history_store import Place, Query
 
 MAX_SKIP = 100_000

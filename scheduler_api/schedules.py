@@ -24,7 +24,7 @@ from scheduler_api.catalogue_wire import (
     type_of,
 )
 from scheduler_api.context import context_of
-from scheduler_core.catalogue import check_timing, job_id_of
+from scheduler_core.model.catalogue import check_timing, job_id_of
 from scheduler_core.services.catalogue import ScheduleChange
 
 

@@ -18,8 +18,8 @@ from scheduler_api.catalogue_wire import (
     target_of,
 )
 from scheduler_api.context import context_of
-from scheduler_core.catalogue import Target
 from scheduler_core.delivery.target import check_allowed
+from scheduler_core.model.catalogue import Target
 
 DELETE_SECONDS = 20.0
 """How long a request deletes the schedules of a target: well below the time after which an answer is cut off."""

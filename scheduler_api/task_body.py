@@ -15,8 +15,8 @@ from scheduler_core.base.config import BY_NAME
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.guard import AddressGuard
 from scheduler_core.delivery.target import check_allowed, check_headers, check_url
+from scheduler_core.model.task import Task
 from scheduler_core.store.lane_store import PARTS, RULES, Place
-from scheduler_core.task import Task
 
 MAX_TASKS = 1000
 """Tasks in one request."""

@@ -30,10 +30,10 @@ from scheduler_api.context import context_of
 from scheduler_api.task_body import read_cursor, rules_of, tasks_of, write_cursor
 from scheduler_api.views import instant
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.run import Attempt
+from scheduler_core.model.run import Attempt
+from scheduler_core.model.task import LaneRules, TaskStatus, task_id
 from scheduler_core.services.tasks import PARTS_OF
 from scheduler_core.store.lane_store import StoredTask
-from scheduler_core.task import LaneRules, TaskStatus, task_id
 
 LIST_PARAMETERS = ("status", "cursor", "limit")
 STATUSES = tuple(status.value for status in TaskStatus)

@@ -27,9 +27,9 @@ from scheduler_api.json_body import (
 from scheduler_api.policies import POLICY_FIELDS, check_policies, policies_of
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.target import check_url
-from scheduler_core.job import Job
+from scheduler_core.model.job import Job
+from scheduler_core.model.run import RunState
 from scheduler_core.plan.continuation import LATEST_MS, PAYLOAD_BYTES, PENDING_LIMIT
-from scheduler_core.run import RunState
 from scheduler_core.triggers.trigger import CronSpec, compile_trigger
 
 __all__ = ["MAX_DEPTH", "Fields", "instant_of", "read_object", "required"]

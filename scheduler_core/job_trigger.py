@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from scheduler_core.job import USUAL, Job
+from scheduler_core.model.job import USUAL, Job
 from scheduler_core.triggers.interval import LAST_INSTANT_MS
 from scheduler_core.triggers.trigger import Trigger, compile_trigger
 

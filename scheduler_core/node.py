@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import EngineSettings
-from scheduler_core.job import Downtime
-from scheduler_core.run import random_store_id
+from scheduler_core.model.job import Downtime
+from scheduler_core.model.run import random_store_id
 
 
 class Room:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from scheduler_core.job import Downtime, Job
-from scheduler_core.run import Run, RunState
+from scheduler_core.model.job import Downtime, Job
+from scheduler_core.model.run import Run, RunState
 
 
 def taken(job: Job, run: Run, *, now_ms: int) -> Run:

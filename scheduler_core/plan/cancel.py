@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from scheduler_core.job import Downtime, Lease, Snapshot
-from scheduler_core.outcome import OutcomeKind
+from scheduler_core.model.job import Downtime, Lease, Snapshot
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Attempt, Run, RunState, keep_attempts
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.complete import end_found, find_run
 from scheduler_core.plan.overlap import was_held
-from scheduler_core.run import Attempt, Run, RunState, keep_attempts
-from scheduler_core.transition import Transition
 
 WHY = "cancelled by a client"
 WHY_OPEN = "cancelled by a client while its request was open"

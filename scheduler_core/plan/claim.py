@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.job import (
+from scheduler_core.job_trigger import trigger_of
+from scheduler_core.model.job import (
     QUARANTINE_AFTER_ALONE,
     Downtime,
     HeldBack,
@@ -24,15 +25,14 @@ from scheduler_core.job import (
     Recovery,
     Replay,
 )
-from scheduler_core.job_trigger import trigger_of
-from scheduler_core.outcome import OutcomeKind
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Attempt, MissReason, Reason, Record, Run, RunState, keep_attempts, run_id
+from scheduler_core.model.transition import REPLAYED, Spawn, Transition, is_replay, next_replay, rest, startable
 from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import catch_up
 from scheduler_core.plan.ending import end_run, park
 from scheduler_core.plan.misses import last_outside, make_miss, misses_around, pass_over
 from scheduler_core.plan.overlap import conclude, was_held
-from scheduler_core.run import Attempt, MissReason, Reason, Record, Run, RunState, keep_attempts, run_id
-from scheduler_core.transition import REPLAYED, Spawn, Transition, is_replay, next_replay, rest, startable
 from scheduler_core.triggers.trigger import Trigger
 
 LOST_WHY = {

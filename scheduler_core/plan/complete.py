@@ -8,7 +8,9 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.job import Downtime, Job, JobState, Pending, Snapshot
+from scheduler_core.model.job import Downtime, Job, JobState, Pending, Snapshot
+from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
+from scheduler_core.model.transition import Transition, rest
 from scheduler_core.plan.callback import heard
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, read_continuations
 from scheduler_core.plan.ending import end_run, park
@@ -16,8 +18,6 @@ from scheduler_core.plan.in_flight import write_in_flight
 from scheduler_core.plan.misses import pass_over
 from scheduler_core.plan.overlap import conclude, was_held
 from scheduler_core.plan.settle import DROPPED
-from scheduler_core.run import MissReason, Reason, Record, Run, RunState
-from scheduler_core.transition import Transition, rest
 
 
 class Found(msgspec.Struct, frozen=True):

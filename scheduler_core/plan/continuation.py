@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from scheduler_core.job import Pending
-from scheduler_core.run import Reason, Run, derived_run_id
+from scheduler_core.model.job import Pending
+from scheduler_core.model.run import Reason, Run, derived_run_id
 
 SOONEST_MS = 1_000
 """How long after the answer a continuation starts at the earliest: a runner that always continues is no busy loop."""

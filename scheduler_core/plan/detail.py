@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from scheduler_core.base.secret_names import MASK, mask_headers
-from scheduler_core.outcome import Outcome, Request
-from scheduler_core.run import RunDetail
+from scheduler_core.model.outcome import Outcome, Request
+from scheduler_core.model.run import RunDetail
 
 __all__ = ["DETAIL_BYTES", "MASK", "detail_of"]
 

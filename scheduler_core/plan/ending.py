@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from scheduler_core.job import Job, JobState, LastRun, Pending, Totals
-from scheduler_core.run import Reason, Run, RunState
+from scheduler_core.model.job import Job, JobState, LastRun, Pending, Totals
+from scheduler_core.model.run import Reason, Run, RunState
 
 
 def end_run(

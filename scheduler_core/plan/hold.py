@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from scheduler_core.job import HeldBack, Job, JobState, Lease
+from scheduler_core.model.job import HeldBack, Job, JobState, Lease
+from scheduler_core.model.run import Record, RunState
+from scheduler_core.model.transition import Transition, rest
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.ending import end_run, park
 from scheduler_core.plan.misses import pass_over
-from scheduler_core.run import Record, RunState
-from scheduler_core.transition import Transition, rest
 
 
 def may_release(lease: Lease) -> bool:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from scheduler_core.job import Downtime, Job, JobState, Snapshot
+from scheduler_core.model.job import Downtime, Job, JobState, Snapshot
+from scheduler_core.model.run import MissReason, Record, RunState
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.ending import end_run
 from scheduler_core.plan.misses import pass_over
-from scheduler_core.run import MissReason, Record, RunState
 
 
 def write_in_flight(

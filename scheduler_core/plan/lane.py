@@ -7,12 +7,12 @@ from enum import StrEnum
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.outcome import OutcomeKind, Request
+from scheduler_core.model.outcome import OutcomeKind, Request
+from scheduler_core.model.run import Attempt, Reason, Run, RunDetail, RunState, keep_attempts
+from scheduler_core.model.status import is_success
+from scheduler_core.model.task import LaneRules, Task
 from scheduler_core.plan.detail import MASK, detail_of
 from scheduler_core.plan.settle import EXCERPT_BYTES, Ended
-from scheduler_core.run import Attempt, Reason, Run, RunDetail, RunState, keep_attempts
-from scheduler_core.status import is_success
-from scheduler_core.task import LaneRules, Task
 
 
 class TaskOperation(StrEnum):

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from scheduler_core.base.errors import CronpostError, InvalidInput, StoreRefused, StoreUnavailable
 from scheduler_core.base.events import JOB_UPSERTED, JOBS_UPSERTED, get_logger
-from scheduler_core.job import USUAL, Job, JobState
+from scheduler_core.model.job import USUAL, Job, JobState
+from scheduler_core.model.transition import Transition
 from scheduler_core.services.jobs import JobService, JobView, as_created, changed_view, step_of_upsert, view_of
 from scheduler_core.store.redis_store import StoredJob
 from scheduler_core.store.shards import PerShard
-from scheduler_core.transition import Transition
 from scheduler_core.triggers.trigger import TriggerSpec
 
 log = get_logger(__name__)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from scheduler_core.base.errors import RunCancelled, RunLost, RunNotFound
 from scheduler_core.base.events import RUN_COMPLETED, get_logger
 from scheduler_core.base.tokens import unit_claimed, unit_of_token
+from scheduler_core.model.run import RunState
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
-from scheduler_core.run import RunState
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import StoredJob
 from scheduler_core.store.shards import PerShard, Shards
-from scheduler_core.transition import Transition
 
 log = get_logger(__name__)
 

@@ -12,16 +12,16 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import AlreadySettled, RunNotFound, StoreError, StoreUnavailable
 from scheduler_core.base.events import RUN_CUT, get_logger
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.model.run import RunState
+from scheduler_core.model.transition import Transition
 from scheduler_core.node import Node
 from scheduler_core.plan.cancel import plan_cancel_run
-from scheduler_core.run import RunState
 from scheduler_core.services.base import Service
 from scheduler_core.services.deliver import Flight
 from scheduler_core.services.history import HistoryService
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis_store import RedisStore, StoredJob
 from scheduler_core.store.shards import PerShard, Shards
-from scheduler_core.transition import Transition
 
 log = get_logger(__name__)
 

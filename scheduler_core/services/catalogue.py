@@ -45,7 +45,7 @@ from scheduler_core.base.events import (
     get_logger,
 )
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.catalogue import (
+from scheduler_core.model.catalogue import (
     ScheduleStatus,
     ScheduleType,
     Target,
@@ -59,7 +59,8 @@ from scheduler_core.catalogue import (
     timing_of,
     with_timing,
 )
-from scheduler_core.job import Job, JobState
+from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import plan_upsert
 from scheduler_core.services.jobs import JobService, JobView, changed_view, exists, view_of
 from scheduler_core.services.target_copies import TargetCopier
@@ -67,7 +68,6 @@ from scheduler_core.store.catalogue_store import CatalogueCounts, CatalogueStore
 from scheduler_core.store.redis_store import StoredJob
 from scheduler_core.store.shards import Shards
 from scheduler_core.store.target_copies import TargetCopies
-from scheduler_core.transition import Transition
 from scheduler_core.triggers.trigger import IntervalSpec
 
 log = get_logger(__name__)

@@ -13,7 +13,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import CronpostError, StoreError, TargetNotFound
 from scheduler_core.base.events import SCHEDULES_SWEPT, WAKE_UPS_REPAIRED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.catalogue import job_id_of, schedule_id_of, schedule_status
+from scheduler_core.model.catalogue import job_id_of, schedule_id_of, schedule_status
 from scheduler_core.services.base import Service
 from scheduler_core.services.catalogue import CatalogueService
 from scheduler_core.services.job_list import page_of_jobs

@@ -14,7 +14,8 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CLAIMED, SERVICE_FAILED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job import SUSPECT_LOSSES, HeldBack, Lease, LostCause
+from scheduler_core.model.job import SUSPECT_LOSSES, HeldBack, Lease, LostCause
+from scheduler_core.model.transition import Transition
 from scheduler_core.node import Node
 from scheduler_core.plan.claim import (
     Work,
@@ -29,7 +30,6 @@ from scheduler_core.services.gate import CROWD_WAIT_MS
 from scheduler_core.services.settle import Settler
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import REPLY_BYTES, Claim, ClaimedJob, RedisStore
-from scheduler_core.transition import Transition
 
 log = get_logger(__name__)
 

@@ -17,19 +17,19 @@ from scheduler_core.base.errors import ConfigError, StoreError
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.base.tokens import make_token
-from scheduler_core.catalogue import Target, request_of_target
 from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer
-from scheduler_core.job import HeldBack, Job, LostCause
+from scheduler_core.model.catalogue import Target, request_of_target
+from scheduler_core.model.job import HeldBack, Job, LostCause
+from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.run import Run
+from scheduler_core.model.transition import Transition
 from scheduler_core.node import Node
-from scheduler_core.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.plan.change import plan_outdated
 from scheduler_core.plan.claim import Work, plan_full
 from scheduler_core.plan.settle import Ended
-from scheduler_core.run import Run
 from scheduler_core.services.gate import Gate, Ticket
 from scheduler_core.services.settle import Settler
 from scheduler_core.store.redis_store import ClaimedJob, RedisStore
-from scheduler_core.transition import Transition
 
 NO_PUBLIC_URL = (
     "CRONPOST_PUBLIC_URL is not set for this node, so a job with completion 'callback' cannot be sent: set it to the "

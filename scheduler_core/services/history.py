@@ -14,8 +14,8 @@ import msgspec
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import RunNotFound
+from scheduler_core.model.run import Run, RunDetail, RunState, run_id_ms
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
-from scheduler_core.run import Run, RunDetail, RunState, run_id_ms
 from scheduler_core.store.history_store import Candidate, HistoryStore, Place, Query, RunTotals, place_of, sum_of
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import RedisStore, StoredJob

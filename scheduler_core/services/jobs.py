@@ -25,8 +25,10 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job import Job, JobState, LastRun, Lease, Overlap, Pending, Replay, Snapshot
 from scheduler_core.job_trigger import same_fire_times, trigger_of
+from scheduler_core.model.job import Job, JobState, LastRun, Lease, Overlap, Pending, Replay, Snapshot
+from scheduler_core.model.run import Miss, Reason, Record, Run, RunState, random_run_id
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.ask import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.change import (
     plan_cancel_unit,
@@ -36,11 +38,9 @@ from scheduler_core.plan.change import (
     plan_resume,
     plan_upsert,
 )
-from scheduler_core.run import Miss, Reason, Record, Run, RunState, random_run_id
 from scheduler_core.services.settle import report_record
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import Answer, RedisStore, StoredJob
-from scheduler_core.transition import Transition
 from scheduler_core.triggers.trigger import check_fires_again, compile_trigger
 
 log = get_logger(__name__)

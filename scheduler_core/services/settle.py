@@ -30,15 +30,15 @@ from scheduler_core.base.events import (
     log_often,
 )
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job import HeldBack, JobState, LostCause
+from scheduler_core.model.job import HeldBack, JobState, LostCause
+from scheduler_core.model.run import Miss, Reason, Run, RunState
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
 from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
-from scheduler_core.run import Miss, Reason, Run, RunState
 from scheduler_core.services.base import Service
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import ClaimedJob, RedisStore, Settled, Settlement
-from scheduler_core.transition import Transition
 
 log = get_logger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.job import JobState
-from scheduler_core.run import Miss, Reason, Record, Run
+from scheduler_core.model.job import JobState
+from scheduler_core.model.run import Miss, Reason, Record, Run
 from scheduler_core.store.codec import decode_entry, decode_record, decode_state, is_mark
 from scheduler_core.store.faults import translated_faults
 from scheduler_core.store.redis_store import RedisStore, StoredJob, read_stored

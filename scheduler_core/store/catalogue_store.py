@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
-from scheduler_core.catalogue import ScheduleStatus, Target
+from scheduler_core.model.catalogue import ScheduleStatus, Target
 from scheduler_core.store.faults import translated_faults
 from scheduler_core.store.redis_store import REPLY_BYTES, RedisStore, is_text
 from scheduler_core.store.scripts import Script, load_script

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import msgspec
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.job import USUAL, Downtime, Job, JobState, Lease, LostCause, LostClaim, Policies
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import Miss, Reason, Record, Run, RunDetail, RunState
-from scheduler_core.status import LETTERS, RunStatus, status_of
+from scheduler_core.model.job import USUAL, Downtime, Job, JobState, Lease, LostCause, LostClaim, Policies
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail, RunState
+from scheduler_core.model.status import LETTERS, RunStatus, status_of
 from scheduler_core.triggers.trigger import CronSpec, TriggerSpec
 
 TAG_BYTES = 8

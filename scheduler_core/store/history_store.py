@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.run import Reason, Run, RunDetail, RunState
-from scheduler_core.status import LETTERS, RunStatus
+from scheduler_core.model.run import Reason, Run, RunDetail, RunState
+from scheduler_core.model.status import LETTERS, RunStatus
 from scheduler_core.store import keys as scores
 from scheduler_core.store.codec import decode_detail, decode_record
 from scheduler_core.store.faults import translated_faults

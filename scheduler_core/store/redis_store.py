@@ -17,8 +17,9 @@ from redis.asyncio import Redis
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.errors import CorruptDocument, OutcomeUnknown, StoreRefused, StoreUnavailable
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
-from scheduler_core.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, LostCause, Snapshot
-from scheduler_core.run import Miss, Record, Run, RunState
+from scheduler_core.model.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, LostCause, Snapshot
+from scheduler_core.model.run import Miss, Record, Run, RunState
+from scheduler_core.model.transition import Transition, next_wake_ms
 from scheduler_core.store import keys as scores
 from scheduler_core.store.client import carried_through, connect
 from scheduler_core.store.codec import (
@@ -41,7 +42,6 @@ from scheduler_core.store.faults import of_replica, translated_faults
 from scheduler_core.store.keys import CHILD, Keys, child_id, job_of_unit
 from scheduler_core.store.scripts import Arg, Script, epoch_ms, load_script
 from scheduler_core.store.subscribe import messages
-from scheduler_core.transition import Transition, next_wake_ms
 
 log = get_logger(__name__)
 

@@ -13,7 +13,7 @@ from scheduler_api.context import Context
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.engine import Engine
-from scheduler_core.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 
 
 class Runner(CoroutineDeliverer):

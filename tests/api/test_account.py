@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from scheduler_api.context import Context
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job import Policies
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import Attempt, Miss, MissReason, Reason, Record, Run, RunState
+from scheduler_core.model.job import Policies
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Record, Run, RunState
+from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.transition import Transition
 from tests.api.conftest import client_of, job
 from tests.support.factories import at, make_job, make_run, make_state, retrying
 from tests.support.manual_clock import ManualClock

@@ -20,7 +20,7 @@ from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.job import Job
+from scheduler_core.model.job import Job
 from scheduler_core.store.redis_store import RedisStore
 from tests.api.conftest import EXAMPLE, client_of, job
 from tests.api.test_payload_bytes import BLANKS, JSON_TEXTS

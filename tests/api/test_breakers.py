@@ -10,7 +10,7 @@ from scheduler_api.context import Context
 from scheduler_api.node_link import Report
 from scheduler_api.views import show_job, show_unit
 from scheduler_core.breaker import BreakerState
-from scheduler_core.job import HeldBack, HoldReason, Lease
+from scheduler_core.model.job import HeldBack, HoldReason, Lease
 from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.jobs import JobView
 from tests.api.conftest import client_of

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from scheduler_api.context import Context
-from scheduler_core.job import Overlap, Policies
-from scheduler_core.run import Miss, Reason, Run, RunState
+from scheduler_core.model.job import Overlap, Policies
+from scheduler_core.model.run import Miss, Reason, Run, RunState
 from scheduler_core.services import cancel
 from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore

@@ -16,7 +16,7 @@ from scheduler_api.policies import BY_NAME, LIMIT_ROWS, POLICY_FIELDS, RETRY_ROW
 from scheduler_api.views import show_definition
 from scheduler_api.wire import JOB_FIELDS, job_of
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.model.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
 from tests.api.conftest import EXAMPLE, job
 
 Contents = Callable[[], dict[bytes, Any]]

@@ -10,11 +10,11 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_api.context import Context
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import Attempt, Run, RunDetail, RunState
-from scheduler_core.status import RunStatus
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Attempt, Run, RunDetail, RunState
+from scheduler_core.model.status import RunStatus
+from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis_store import RedisStore, Settlement
-from scheduler_core.transition import Transition
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
 from tests.support.manual_clock import START_MS
 from tests.support.stores import beat, claim, put

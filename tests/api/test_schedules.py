@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from scheduler_api.catalogue_wire import refuse_schedule
 from scheduler_api.context import Context
 from scheduler_api.problem import ApiError
-from scheduler_core.job import LastRun, Totals
-from scheduler_core.run import RunState
+from scheduler_core.model.job import LastRun, Totals
+from scheduler_core.model.run import RunState
 from scheduler_core.store.codec import encode_state
 from scheduler_core.store.keys import Keys
 from tests.api.test_targets import body, schedule

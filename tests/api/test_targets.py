@@ -14,7 +14,7 @@ from scheduler_api.context import Context
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.catalogue import TARGET_METHODS
+from scheduler_core.model.catalogue import TARGET_METHODS
 from scheduler_core.store.keys import Keys
 from scheduler_core.store.redis_store import RedisStore, connect
 from tests.api.conftest import client_of

@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from scheduler_core.base.events import NODE_STARTED
-from scheduler_core.run import MissReason
+from scheduler_core.model.run import MissReason
 from scheduler_core.store.keys import Keys
 from scheduler_core.store.redis_store import RedisStore, connect
 from scheduler_core.triggers.trigger import IntervalSpec

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import CronpostError, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job import Job, JobState, Overlap, Policies
-from scheduler_core.run import RunState
+from scheduler_core.model.job import Job, JobState, Overlap, Policies
+from scheduler_core.model.run import RunState
 from scheduler_core.services import batch
 from scheduler_core.services.batch import Upserted, upsert_many
 from scheduler_core.services.jobs import JobService

@@ -11,12 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.job import JobState, Policies
-from scheduler_core.run import Run, RunState
+from scheduler_core.model.job import JobState, Policies
+from scheduler_core.model.run import Run, RunState
+from scheduler_core.model.transition import Transition
 from scheduler_core.store.codec import encode_job, encode_state
 from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.transition import Transition
 from tests.api.conftest import job
 from tests.api.test_outcomes import api_on
 from tests.services.test_overlap import Bench, overlapping

@@ -21,7 +21,7 @@ from scheduler_core.base.errors import (
     WrongStatus,
 )
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.catalogue import ScheduleStatus, Target, Timing, job_id_of, job_of_schedule
+from scheduler_core.model.catalogue import ScheduleStatus, Target, Timing, job_id_of, job_of_schedule
 from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.services.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.catalogue_store import CatalogueCounts, CatalogueStore, Row

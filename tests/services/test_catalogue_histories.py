@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import DuplicateName, ScheduleNotFound, StoreUnavailable, TargetNotFound, WrongStatus
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.catalogue import ScheduleStatus, Target, Timing
+from scheduler_core.model.catalogue import ScheduleStatus, Target, Timing
 from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.services.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.catalogue_store import CatalogueStore

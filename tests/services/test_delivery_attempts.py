@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from scheduler_core.delivery.base import Attempt, Done, OutcomeKind, Request, Wanted
-from scheduler_core.job import Job, Policies, RetryRule
+from scheduler_core.model.job import Job, Policies, RetryRule
+from scheduler_core.model.run import Run, RunState
 from scheduler_core.plan.claim import Work
-from scheduler_core.run import Run, RunState
 from scheduler_core.services.deliver import build_request
 from scheduler_core.services.tasks import TaskService
 from scheduler_core.store.lane_store import LaneStore

@@ -14,7 +14,7 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.engine import Engine
-from scheduler_core.run import Run, RunState
+from scheduler_core.model.run import Run, RunState
 from scheduler_core.services.heartbeat import set_clock
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis_store import RedisStore, connect

@@ -13,10 +13,10 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job import HeldBack, Policies
-from scheduler_core.outcome import Outcome, OutcomeKind
+from scheduler_core.model.job import HeldBack, Policies
+from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.run import RunState
 from scheduler_core.plan.settle import plan_settle_changed
-from scheduler_core.run import RunState
 from scheduler_core.services import deliver, settle
 from scheduler_core.services.gate import Gate, Ticket
 from scheduler_core.services.jobs import JobService

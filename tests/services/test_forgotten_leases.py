@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.run import RunState
+from scheduler_core.model.run import RunState
 from scheduler_core.store.redis_store import OwnLease, RedisStore
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock

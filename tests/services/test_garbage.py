@@ -14,7 +14,7 @@ from scheduler_api.context import Context
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.errors import StoreError
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.catalogue import Timing
+from scheduler_core.model.catalogue import Timing
 from scheduler_core.services.catalogue_sweep import CatalogueSweeper
 from scheduler_core.services.sweep import Sweeper
 from scheduler_core.shard import bounds_of

@@ -12,14 +12,14 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.breaker import BreakerState
-from scheduler_core.catalogue import Target, Timing
-from scheduler_core.job import HeldBack, HoldReason, JobState, Limits, Overlap, Policies
 from scheduler_core.limits import RATES_PER_TARGET
+from scheduler_core.model.catalogue import Target, Timing
+from scheduler_core.model.job import HeldBack, HoldReason, JobState, Limits, Overlap, Policies
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Miss, Run
 from scheduler_core.node import Room
-from scheduler_core.outcome import OutcomeKind
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.hold import plan_hold
-from scheduler_core.run import Miss, Run
 from scheduler_core.services.catalogue import CatalogueService
 from scheduler_core.services.gate import CROWD_STEP, Gate, Ticket
 from scheduler_core.services.jobs import JobService

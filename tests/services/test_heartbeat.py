@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings, Settings, StoreSettings, beat_timeout_seconds
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job import Downtime
+from scheduler_core.model.job import Downtime
 from scheduler_core.node import Node
 from scheduler_core.services.heartbeat import Heartbeat, set_clock
 from scheduler_core.store.redis_store import RedisStore

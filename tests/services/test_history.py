@@ -13,17 +13,17 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import RunNotFound
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job import JobState
-from scheduler_core.run import Run, RunState
+from scheduler_core.model.job import JobState
+from scheduler_core.model.run import Run, RunState
+from scheduler_core.model.status import RunStatus, status_of
+from scheduler_core.model.transition import Spawn, Transition
 from scheduler_core.services.history import FoundRun, HistoryService
 from scheduler_core.services.sweep import Sweeper
 from scheduler_core.shard import bounds_of
-from scheduler_core.status import RunStatus, status_of
 from scheduler_core.store.history_store import Bounds, HistoryStore, Place, Query, Stored
 from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore, Settlement
 from scheduler_core.store.shards import Shards
-from scheduler_core.transition import Spawn, Transition
 from tests.support.factories import answered, at, make_job, make_state, retrying, settled_run
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

@@ -12,12 +12,12 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import InvalidInput, JobNotFound, RunConflict, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.run import RunState
+from scheduler_core.model.run import RunState
+from scheduler_core.model.transition import Transition
 from scheduler_core.services.job_list import Page, page_of_jobs
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis_store import RedisStore
 from scheduler_core.store.shards import Shards
-from scheduler_core.transition import Transition
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import at, make_job, make_state, pending, retrying
 from tests.support.manual_clock import ManualClock

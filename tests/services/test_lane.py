@@ -14,13 +14,13 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings, LaneSettings
 from scheduler_core.base.errors import StoreUnavailable, TaskNotFound, TaskNotStale
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import RunState
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import RunState
+from scheduler_core.model.task import TaskStatus
 from scheduler_core.services.lane import LaneListener
 from scheduler_core.services.tasks import TaskService
 from scheduler_core.store.lane_store import LaneStore, SettledBatch, TaskSettlement
 from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.task import TaskStatus
 from tests.support.factories import answered, failed
 from tests.support.lanes import SteppedLane, ids, make_task, places
 from tests.support.manual_clock import ManualClock

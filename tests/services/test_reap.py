@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.run import Run
+from scheduler_core.model.run import Run
 from scheduler_core.store.redis_store import ReapTurn, RedisStore
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock

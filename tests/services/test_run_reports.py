@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job import HeldBack, HoldReason, JobState, Overlap, Pending, Policies
-from scheduler_core.outcome import OutcomeKind
+from scheduler_core.model.job import HeldBack, HoldReason, JobState, Overlap, Pending, Policies
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
-from scheduler_core.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.services.jobs import JobService
 from scheduler_core.services.settle import ASIDE_SECONDS, REFUSALS, report_record, waiting_run
 from scheduler_core.store.redis_store import RedisStore

@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import InvalidInput, ScheduleNotFound, TargetNotFound, WrongStatus
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.catalogue import ScheduleStatus, ScheduleType, Target, Timing, job_id_of
-from scheduler_core.job import JobState
-from scheduler_core.outcome import Outcome
-from scheduler_core.run import Miss, MissReason, Record, Run, RunState
+from scheduler_core.model.catalogue import ScheduleStatus, ScheduleType, Target, Timing, job_id_of
+from scheduler_core.model.job import JobState
+from scheduler_core.model.outcome import Outcome
+from scheduler_core.model.run import Miss, MissReason, Record, Run, RunState
 from scheduler_core.services.catalogue import CatalogueService, ScheduleChange, TargetCache
 from scheduler_core.store.catalogue_store import CatalogueStore
 from scheduler_core.store.codec import encode_state

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.errors import StoreRefused, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.run import Run, RunState
+from scheduler_core.model.run import Run, RunState
 from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis_store import RedisStore, Settled, Settlement, connect
 from tests.support.factories import answered, at, make_job, make_state

@@ -14,9 +14,9 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreError
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.catalogue import Target, Timing, job_id_of
 from scheduler_core.engine import Engine
-from scheduler_core.run import Run
+from scheduler_core.model.catalogue import Target, Timing, job_id_of
+from scheduler_core.model.run import Run
 from scheduler_core.services.catalogue import CatalogueService, TargetCache
 from scheduler_core.services.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper
 from scheduler_core.services.heartbeat import STALE_SECONDS, Timekeeper, set_clock

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from scheduler_core.outcome import Outcome
+from scheduler_core.model.outcome import Outcome
+from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.account import OF_THE_TRIGGER, Account, make_account
 from scheduler_core.plan.change import plan_upsert
-from scheduler_core.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.store.account_store import AccountStore
 from scheduler_core.store.redis_store import RedisStore, Retention, connect
-from scheduler_core.transition import Transition
 from tests.store.test_histories import History, nodes
 from tests.support.factories import answered, at, make_job, make_run, make_state
 from tests.support.lanes import SteppedLane

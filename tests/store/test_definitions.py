@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.job import Job, Overlap, Policies, RetryRule
+from scheduler_core.model.job import Job, Overlap, Policies, RetryRule
 from scheduler_core.store.codec import decode_job, encode_job, encode_states
 from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore

@@ -15,12 +15,12 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreRefused, StoreUnavailable
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.job import JobState
-from scheduler_core.run import Miss, MissReason
+from scheduler_core.model.job import JobState
+from scheduler_core.model.run import Miss, MissReason
+from scheduler_core.model.transition import Transition
 from scheduler_core.store import subscribe
 from scheduler_core.store.faults import PASSING, code_of, translate
 from scheduler_core.store.redis_store import RedisStore, Settlement, connect
-from scheduler_core.transition import Transition
 from tests.support.factories import at, make_job, make_run, make_state
 from tests.support.redis_proxy import RedisProxy
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, claim, dump, put, until

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.job import JobState
+from scheduler_core.model.job import JobState
+from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis_store import RedisStore, Settlement
 from scheduler_core.store.scripts import Arg, Script
-from scheduler_core.transition import Transition
 from tests.support.factories import make_job, make_state
 from tests.support.stores import beat, claim, put
 

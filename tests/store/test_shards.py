@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreRefused
-from scheduler_core.job import JobState
+from scheduler_core.model.job import JobState
 from scheduler_core.store.codec import encode_job, encode_state
 from scheduler_core.store.keys import Keys, child_id
 from scheduler_core.store.shards import Shards, default_number, open_shards, shard_of

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.run import Miss, MissReason, Run
+from scheduler_core.model.run import Miss, MissReason, Run
+from scheduler_core.model.transition import Transition
 from scheduler_core.store.history_store import Bounds, HistoryStore
 from scheduler_core.store.keys import child_id
 from scheduler_core.store.redis_store import RedisStore, Settlement
-from scheduler_core.transition import Transition
 from tests.store.test_records import DETAIL, check_agreement, settle
 from tests.support.factories import SECOND, at, make_job, make_state, settled_run
 from tests.support.stores import KEYS, beat, claim, dump, put

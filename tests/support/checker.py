@@ -33,8 +33,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import Miss, Reason, Run
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Miss, Reason, Run
 from scheduler_core.triggers.trigger import CronSpec, TriggerSpec, compile_trigger
 
 EARLY_TOLERANCE_MS = 2.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from scheduler_core.job import Job, JobState, Lease, Pending
-from scheduler_core.outcome import Outcome, OutcomeKind
+from scheduler_core.model.job import Job, JobState, Lease, Pending
+from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.run import Attempt, Run, RunState
 from scheduler_core.plan.settle import Ended
-from scheduler_core.run import Attempt, Run, RunState
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.manual_clock import START_MS
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from scheduler_core.job import JobState
-from scheduler_core.run import Miss, Reason, Record, Run
+from scheduler_core.model.job import JobState
+from scheduler_core.model.run import Miss, Reason, Record, Run
 from scheduler_core.triggers.trigger import Trigger
 
 

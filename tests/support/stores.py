@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from scheduler_core.job import Job, JobState
+from scheduler_core.model.job import Job, JobState
 from scheduler_core.store.codec import encode_job, encode_state
 from scheduler_core.store.keys import Keys
 from scheduler_core.store.redis_store import Claim, RedisStore, Retention, connect, score

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace as replaced
 
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import Attempt, Miss, MissReason, Reason, Run, RunState
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunState
 from scheduler_core.triggers.trigger import IntervalSpec
 from tests.support.checker import Account, Delivery, Disturbance, assert_promises, violations
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from scheduler_core.base.events import CLOCK_DIFFERS, CLOCK_JUMPED
-from scheduler_core.run import MissReason
+from scheduler_core.model.run import MissReason
 from tests.support.processes import Cronpost, eventually
 from tests.system.world import World
 

@@ -19,7 +19,7 @@ import pytest
 from scheduler_core import embedded
 from scheduler_core.base.errors import DataDirectoryInUse, EmbeddedRedisError
 from scheduler_core.embedded import EmbeddedRedis, Server, ask, find_server
-from scheduler_core.run import Run, RunState
+from scheduler_core.model.run import Run, RunState
 from scheduler_core.store.redis_store import RedisStore, connect
 from tests.support.servers import chosen_program, server_under_test
 

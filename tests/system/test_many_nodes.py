@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from scheduler_core.run import MissReason
+from scheduler_core.model.run import MissReason
 from tests.support.fault_proxy import script
 from tests.support.processes import eventually
 from tests.system.world import World

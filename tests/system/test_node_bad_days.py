@@ -10,7 +10,7 @@ from functools import partial
 
 from scheduler_core.base.events import NODE_HELD_UP, NODE_STOPPED, SETTLE_REFUSED
 from scheduler_core.embedded import EmbeddedRedis, ask
-from scheduler_core.run import RunState
+from scheduler_core.model.run import RunState
 from tests.support.fault_proxy import argument, script, took_jobs
 from tests.support.processes import FAST, Cronpost, eventually, is_alive, processes_under
 from tests.support.recorder import Answer, Hold

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scheduler_core.run import MissReason, Reason, Run, RunState
+from scheduler_core.model.run import MissReason, Reason, Run, RunState
 from tests.support.checker import Account
 from tests.support.processes import Cronpost, eventually
 from tests.support.recorder import Answer, Received

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from scheduler_core.base.events import STORE_LOST
-from scheduler_core.run import MissReason, Reason
+from scheduler_core.model.run import MissReason, Reason
 from tests.support.fault_proxy import Command, argument, script, took_jobs
 from tests.support.processes import Cronpost, eventually
 from tests.system.world import World

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_core.run import MissReason, RunState
+from scheduler_core.model.run import MissReason, RunState
 from tests.support.recorder import Answer
 from tests.system.world import World
 

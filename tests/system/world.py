@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.run import Miss, Run
+from scheduler_core.model.run import Miss, Run
 from scheduler_core.store.redis_store import RedisStore, StoredJob, connect
 from scheduler_core.store.shards import open_shards
 from scheduler_core.triggers.trigger import TriggerSpec

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scheduler_core.job import Job, JobState, Policies, Recovery, Replay, Snapshot
+from scheduler_core.model.job import Job, JobState, Policies, Recovery, Replay, Snapshot
+from scheduler_core.model.run import Miss, MissReason, Reason, Record, Run, RunState
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.account import OF_THE_TRIGGER, Account, Entry, make_account
-from scheduler_core.run import Miss, MissReason, Reason, Record, Run, RunState
-from scheduler_core.transition import Transition
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
 from tests.support.factories import (
     STORE_ID,

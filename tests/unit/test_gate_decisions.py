@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.breaker import BreakerState
-from scheduler_core.job import HeldBack, HoldReason, Limits, Policies
 from scheduler_core.limits import RATES_PER_TARGET, Rate, rates_for
+from scheduler_core.model.job import HeldBack, HoldReason, Limits, Policies
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node import Room
-from scheduler_core.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.claim import Work
 from scheduler_core.services.gate import CROWD, CROWD_WAIT_MS, Gate, Ticket
 from tests.support.factories import answered, at, failed, make_job, make_run, make_state

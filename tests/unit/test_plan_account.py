@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
 from scheduler_core.base.errors import InvalidInput, RunConflict
-from scheduler_core.job import (
+from scheduler_core.job_trigger import same_fire_times, trigger_of
+from scheduler_core.model.job import (
     SUSPECT_LOSSES,
     Downtime,
     HeldBack,
@@ -34,17 +35,16 @@ from scheduler_core.job import (
     RetryRule,
     Snapshot,
 )
-from scheduler_core.job_trigger import same_fire_times, trigger_of
-from scheduler_core.outcome import Outcome, OutcomeKind
+from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.run import Reason, Record, Run, RunState
+from scheduler_core.model.transition import Transition, is_finished, next_wake_ms
 from scheduler_core.plan.ask import Started, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone, plan_full, plan_spawn
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
-from scheduler_core.run import Reason, Record, Run, RunState
 from scheduler_core.store.keys import child_id
-from scheduler_core.transition import Transition, is_finished, next_wake_ms
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
 from tests.support.factories import STORE_ID, answered, failed, make_job
 from tests.support.manual_clock import START_MS

@@ -9,13 +9,13 @@ from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.job import Job, JobState, Policies, Snapshot
+from scheduler_core.model.job import Job, JobState, Policies, Snapshot
+from scheduler_core.model.run import Miss, Run, RunState, run_id
+from scheduler_core.model.transition import Transition, next_wake_ms
 from scheduler_core.plan.change import plan_delete, plan_pause, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.plan.settle import plan_settle, plan_settle_changed
-from scheduler_core.run import Miss, Run, RunState, run_id
-from scheduler_core.transition import Transition, next_wake_ms
 from tests.support.factories import (
     STORE_ID,
     answered,

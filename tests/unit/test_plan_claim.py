@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.job import Downtime, Job, JobState, Lease, LostCause, LostClaim
-from scheduler_core.outcome import OutcomeKind
+from scheduler_core.model.job import Downtime, Job, JobState, Lease, LostCause, LostClaim
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Miss, Reason, Record, Run, RunState, run_id
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable, with_lost_attempts
-from scheduler_core.run import Miss, Reason, Record, Run, RunState, run_id
-from scheduler_core.transition import Transition
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, at, make_job, make_lease, make_run, make_state, pending, retrying, seconds
 

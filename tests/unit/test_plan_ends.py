@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from scheduler_core.backoff import RetryPolicy
 from scheduler_core.base.errors import InvalidInput, RunConflict
-from scheduler_core.job import (
+from scheduler_core.job_trigger import trigger_of
+from scheduler_core.model.job import (
     Downtime,
     HeldBack,
     HoldReason,
@@ -24,8 +25,9 @@ from scheduler_core.job import (
     Snapshot,
     Totals,
 )
-from scheduler_core.job_trigger import trigger_of
-from scheduler_core.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState, derived_run_id
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.account import Entry, make_account
 from scheduler_core.plan.ask import Skipped, Started, plan_revive, plan_run_now
 from scheduler_core.plan.callback import lost_at_ms
@@ -38,8 +40,6 @@ from scheduler_core.plan.ending import end_run
 from scheduler_core.plan.misses import last_outside, misses_around
 from scheduler_core.plan.overlap import account_passed
 from scheduler_core.plan.settle import Verdict, judge, plan_settle, plan_settle_changed
-from scheduler_core.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState, derived_run_id
-from scheduler_core.transition import Transition
 from tests.support.factories import (
     STORE_ID,
     answered,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.job import HeldBack, HoldReason, Job, JobState, Snapshot
+from scheduler_core.model.job import HeldBack, HoldReason, Job, JobState, Snapshot
+from scheduler_core.model.run import Miss, RunState
+from scheduler_core.model.transition import next_wake_ms
 from scheduler_core.plan.change import plan_pause, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
-from scheduler_core.run import Miss, RunState
-from scheduler_core.transition import next_wake_ms
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, at, make_job, make_lease, make_run, make_state, pending, retrying, seconds
 

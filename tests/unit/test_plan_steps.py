@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
-from scheduler_core.job import (
+from scheduler_core.model.job import (
     Downtime,
     HeldBack,
     HoldReason,
@@ -24,7 +24,10 @@ from scheduler_core.job import (
     Snapshot,
     Totals,
 )
-from scheduler_core.outcome import OutcomeKind, Request
+from scheduler_core.model.outcome import OutcomeKind, Request
+from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState
+from scheduler_core.model.task import LaneRules, Task
+from scheduler_core.model.transition import Spawn, Transition
 from scheduler_core.plan.ask import plan_backfill, plan_replace_pending, plan_revive
 from scheduler_core.plan.cancel import plan_cancel_run
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_nothing, plan_outdated, plan_pause
@@ -41,9 +44,6 @@ from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.plan.hold import let_go, plan_hold, plan_hold_changed
 from scheduler_core.plan.lane import TaskOperation, TaskStep, plan_called, plan_deleted
 from scheduler_core.plan.lane import plan_revive as revive_task
-from scheduler_core.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState
-from scheduler_core.task import LaneRules, Task
-from scheduler_core.transition import Spawn, Transition
 from tests.support.factories import (
     STORE_ID,
     answered,

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.catalogue import Target
-from scheduler_core.job import Job, Policies, RetryRule
-from scheduler_core.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.catalogue import Target
+from scheduler_core.model.job import Job, Policies, RetryRule
+from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.run import Reason, Run
 from scheduler_core.plan.claim import Work
-from scheduler_core.run import Reason, Run
 from scheduler_core.services.deliver import (
     build_request,
     failure,

@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import (
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import (
     ATTEMPTS_KEPT,
     Attempt,
     Miss,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scheduler_core.base.secret_names import is_secret_header, is_secret_parameter, mask_url
-from scheduler_core.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.plan.detail import detail_of
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import Attempt, RunState
-from scheduler_core.status import (
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Attempt, RunState
+from scheduler_core.model.status import (
     LETTERS,
     RunStatus,
     attempt_error_type,

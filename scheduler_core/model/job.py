@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
-from scheduler_core.run import MissReason, Reason, Run, RunState
+from scheduler_core.model.run import MissReason, Reason, Run, RunState
 from scheduler_core.triggers.trigger import TriggerSpec
 
 

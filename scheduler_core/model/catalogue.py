@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.job import Job, JobState, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.model.job import Job, JobState, Overlap, Policies, Recovery, RetryRule
 from scheduler_core.triggers.trigger import IntervalSpec
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
-from scheduler_core.run import Reason, Run, random_run_id
+from scheduler_core.model.run import Reason, Run, random_run_id
 
 _TASK_ID = re.compile(r"task_([1-9][0-9]{0,14})\Z", re.ASCII)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from scheduler_core.outcome import OutcomeKind
-from scheduler_core.run import Attempt, Run, RunState
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Attempt, Run, RunState
 
 
 class RunStatus(StrEnum):

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
-from scheduler_core.outcome import OutcomeKind
+from scheduler_core.model.outcome import OutcomeKind
 
 ATTEMPTS_KEPT = 10
 """How many attempts a run's record keeps: the first, and the latest ones. ``Run.attempt`` counts them all."""

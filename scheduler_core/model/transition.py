@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from scheduler_core.job import Job, JobState, Pending, Replay
-from scheduler_core.run import Reason, Record, Run, RunDetail, RunState
+from scheduler_core.model.job import Job, JobState, Pending, Replay
+from scheduler_core.model.run import Reason, Record, Run, RunDetail, RunState
 
 REPLAYED = (Reason.BACKFILL, Reason.RECOVERY)
 """The reasons of runs that come from a replay."""
