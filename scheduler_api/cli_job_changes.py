@@ -209,7 +209,7 @@ def _show_plan(server: Server, job_id: str | None, before: Stored | None, body: 
     from scheduler_api.wire import JOB_FIELDS, job_of, read_object
     from scheduler_core.base.clock import SystemClock
     from scheduler_core.base.instants import rfc3339
-    from scheduler_core.job_trigger import trigger_of
+    from scheduler_core.plan.fire_times import trigger_of
     from scheduler_core.triggers.trigger import check_fires_again
 
     job = job_of(read_object(body, JOB_FIELDS), path_id=job_id)

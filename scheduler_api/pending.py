@@ -13,8 +13,8 @@ from scheduler_api.catalogue_wire import refuse_schedule
 from scheduler_api.context import context_of
 from scheduler_api.views import instant, show_job, show_pending
 from scheduler_api.wire import backfill_of, pending_of, run_request_of
-from scheduler_core.job_trigger import trigger_of
 from scheduler_core.model.job import Replay
+from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.services.jobs import JobView
 
 COUNTED = 1000

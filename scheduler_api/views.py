@@ -9,9 +9,9 @@ import msgspec
 
 from scheduler_api.policies import seconds, show_policies
 from scheduler_core.base.instants import rfc3339
-from scheduler_core.job_trigger import jitter_offset_ms, trigger_of
 from scheduler_core.model.job import HoldReason, Job, JobState, LastRun, Overlap, Pending, Replay
 from scheduler_core.model.run import Attempt, Miss, Record, Run, RunState
+from scheduler_core.plan.fire_times import jitter_offset_ms, trigger_of
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec, TriggerSpec
 
 if TYPE_CHECKING:  # the command line uses these views without the services

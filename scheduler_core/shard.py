@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 
-from scheduler_core.backoff import RetryPolicy
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreError
@@ -16,6 +15,7 @@ from scheduler_core.base.events import SERVICE_FAILED, STORE_LOST, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.node import Node
+from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.services.base import Service
 from scheduler_core.services.cancel import CutListener
 from scheduler_core.services.catalogue import TargetCache

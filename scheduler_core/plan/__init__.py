@@ -1,8 +1,5 @@
-"""Planning: pure functions that decide. Given a job, its state and the time, what is due, what was missed, when next.
+"""Decides what happens next to a job: pure functions from a job, its state and the time to a transition.
 
-No I/O, no clock, no randomness in here; whoever calls hands these in. The store applies what comes out in one step.
-
-* ``claim``: a job was claimed: which run starts?
-* ``settle``: an attempt ended: is the run over, what passed meanwhile, when does the job wake next?
-* ``change``: a client upserts, deletes, pauses, resumes, asks for a run.
+No I/O, no clock, no randomness: the caller passes these in, and the store applies the transition in one step. Every
+rule of claims, retries, overlap, misses, recovery and changes by clients is here, and only here.
 """

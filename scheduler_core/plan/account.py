@@ -21,11 +21,11 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from scheduler_core.job_trigger import trigger_of
 from scheduler_core.model.job import Downtime, Job, JobState, Overlap, Snapshot
 from scheduler_core.model.run import Miss, MissReason, Reason, Record, Run
 from scheduler_core.model.transition import REPLAYED
 from scheduler_core.plan.claim import Work, plan_claim
+from scheduler_core.plan.fire_times import trigger_of
 
 COUNTED_STEPS = 16
 """How many evaluations of the trigger the count of what is due may cost, where it cannot be calculated."""

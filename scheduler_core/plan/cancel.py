@@ -11,7 +11,7 @@ from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Run, RunState, keep_attempts
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.complete import end_found, find_run
-from scheduler_core.plan.overlap import was_held
+from scheduler_core.plan.passed import was_held
 
 WHY = "cancelled by a client"
 WHY_OPEN = "cancelled by a client while its request was open"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.job_trigger import trigger_of
 from scheduler_core.model.job import Downtime, Job, JobState, Replay
 from scheduler_core.model.run import Miss, MissReason, Reason
+from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import make_miss, miss_through
 from scheduler_core.triggers.trigger import Trigger
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.job_trigger import trigger_of
 from scheduler_core.model.job import (
     QUARANTINE_AFTER_ALONE,
     Downtime,
@@ -30,9 +29,10 @@ from scheduler_core.model.run import Attempt, MissReason, Reason, Record, Run, R
 from scheduler_core.model.transition import REPLAYED, Spawn, Transition, is_replay, next_replay, rest, startable
 from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import catch_up
-from scheduler_core.plan.ending import end_run, park
+from scheduler_core.plan.finish import end_run, park
+from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import last_outside, make_miss, misses_around, pass_over
-from scheduler_core.plan.overlap import conclude, was_held
+from scheduler_core.plan.passed import conclude, was_held
 from scheduler_core.triggers.trigger import Trigger
 
 LOST_WHY = {

@@ -13,10 +13,10 @@ from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, rest
 from scheduler_core.plan.callback import heard
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, read_continuations
-from scheduler_core.plan.ending import end_run, park
+from scheduler_core.plan.finish import end_run, park
 from scheduler_core.plan.in_flight import write_in_flight
 from scheduler_core.plan.misses import pass_over
-from scheduler_core.plan.overlap import conclude, was_held
+from scheduler_core.plan.passed import conclude, was_held
 from scheduler_core.plan.settle import DROPPED
 
 

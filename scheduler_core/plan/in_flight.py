@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from scheduler_core.model.job import Downtime, Job, JobState, Snapshot
 from scheduler_core.model.run import MissReason, Record, RunState
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
-from scheduler_core.plan.ending import end_run
+from scheduler_core.plan.finish import end_run
 from scheduler_core.plan.misses import pass_over
 
 

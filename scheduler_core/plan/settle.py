@@ -7,17 +7,17 @@ from enum import Enum
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.backoff import RetryPolicy, parse_retry_after, retry_delay_ms, with_rule
 from scheduler_core.model.job import Downtime, Job, JobState, Overlap
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.model.run import Attempt, Reason, Record, Run, RunState, keep_attempts
 from scheduler_core.model.transition import Transition, is_finished
+from scheduler_core.plan.backoff import RetryPolicy, parse_retry_after, retry_delay_ms, with_rule
 from scheduler_core.plan.callback import taken
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
 from scheduler_core.plan.detail import detail_of
-from scheduler_core.plan.ending import end_run, park
-from scheduler_core.plan.overlap import account_passed, conclude, was_held
+from scheduler_core.plan.finish import end_run, park
+from scheduler_core.plan.passed import account_passed, conclude, was_held
 
 EXCERPT_BYTES = 512
 """How much of an unsuccessful answer's body a run's record keeps."""

@@ -25,11 +25,9 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job_trigger import same_fire_times, trigger_of
 from scheduler_core.model.job import Job, JobState, LastRun, Lease, Overlap, Pending, Replay, Snapshot
 from scheduler_core.model.run import Miss, Reason, Record, Run, RunState, random_run_id
 from scheduler_core.model.transition import Transition
-from scheduler_core.plan.ask import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.change import (
     plan_cancel_unit,
     plan_delete,
@@ -38,6 +36,8 @@ from scheduler_core.plan.change import (
     plan_resume,
     plan_upsert,
 )
+from scheduler_core.plan.fire_times import same_fire_times, trigger_of
+from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.services.settle import report_record
 from scheduler_core.store.keys import job_of_unit
 from scheduler_core.store.redis_store import Answer, RedisStore, StoredJob

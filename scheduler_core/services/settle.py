@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from scheduler_core.backoff import RetryPolicy
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.events import (
@@ -33,8 +32,9 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, JobState, LostCause
 from scheduler_core.model.run import Miss, Reason, Run, RunState
 from scheduler_core.model.transition import Transition
+from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
-from scheduler_core.plan.hold import may_release, plan_hold, plan_hold_changed
+from scheduler_core.plan.deferral import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.services.base import Service
 from scheduler_core.store.keys import job_of_unit

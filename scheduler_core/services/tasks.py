@@ -9,7 +9,7 @@ from scheduler_core.base.errors import StoreUnavailable, TaskNotFound, TaskNotSt
 from scheduler_core.base.events import LANE_CHANGED, TASK_DELETED, TASK_REVIVED, TASKS_STORED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.task import LaneRules, Task, TaskStatus, new_run_id, task_id, task_number
-from scheduler_core.plan.lane import plan_revive, run_of_deleted
+from scheduler_core.plan.task import plan_revive, run_of_deleted
 from scheduler_core.services.settle import report_record
 from scheduler_core.store.lane_store import PARTS, LaneStore, Place, StoredTask
 

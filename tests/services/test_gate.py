@@ -19,7 +19,7 @@ from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, Run
 from scheduler_core.node import Room
 from scheduler_core.plan.claim import Work
-from scheduler_core.plan.hold import plan_hold
+from scheduler_core.plan.deferral import plan_hold
 from scheduler_core.services.catalogue import CatalogueService
 from scheduler_core.services.gate import CROWD_STEP, Gate, Ticket
 from scheduler_core.services.jobs import JobService

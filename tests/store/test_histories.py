@@ -36,11 +36,11 @@ from scheduler_core.base.errors import (
     WrongStatus,
 )
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.job_trigger import same_fire_times, trigger_of
 from scheduler_core.model.catalogue import Target, Timing, job_id_of
 from scheduler_core.model.job import JobState, Overlap
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
+from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.services.callbacks import CallbackService
 from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.services.jobs import JobService

@@ -6,12 +6,12 @@ import asyncio
 
 import msgspec
 
-from scheduler_core.backoff import RetryPolicy
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.model.outcome import Outcome, Request
 from scheduler_core.node import Node
+from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.services.catalogue import TargetCache
 from scheduler_core.services.claim import Claimer
 from scheduler_core.services.deliver import Courier, Flight

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.job_trigger import trigger_of
 from scheduler_core.model.catalogue import (
     MAX_SECONDS,
     ScheduleStatus,
@@ -28,6 +27,7 @@ from scheduler_core.model.catalogue import (
     with_timing,
 )
 from scheduler_core.model.job import Job, JobState
+from scheduler_core.plan.fire_times import trigger_of
 from tests.support.factories import at
 
 TEXT = "text/plain; charset=utf-8"

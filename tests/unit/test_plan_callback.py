@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.backoff import RetryPolicy
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.job import Job, JobState, Policies, Snapshot
 from scheduler_core.model.run import Miss, Run, RunState, run_id
 from scheduler_core.model.transition import Transition, next_wake_ms
+from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.change import plan_delete, plan_pause, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat

@@ -12,10 +12,10 @@ from scheduler_core.base.errors import RunConflict
 from scheduler_core.model.job import Job, JobState, Lease, Snapshot
 from scheduler_core.model.run import Run, RunState, run_id
 from scheduler_core.model.transition import Transition
-from scheduler_core.plan.ask import Skipped, Started, plan_run_now
 from scheduler_core.plan.change import plan_delete, plan_pause, plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.continuation import PENDING_LIMIT
+from scheduler_core.plan.on_demand import Skipped, Started, plan_run_now
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, at, make_job, make_lease, make_run, make_state, pending, retrying, seconds
 

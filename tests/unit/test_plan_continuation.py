@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from scheduler_core.backoff import RetryPolicy
 from scheduler_core.model.job import Job, JobState, Pending, Policies, RetryRule, Snapshot
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
-from scheduler_core.plan.ask import plan_replace_pending, plan_revive
+from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.change import plan_delete, plan_pause, plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
+from scheduler_core.plan.on_demand import plan_replace_pending, plan_revive
 from scheduler_core.plan.settle import plan_settle, plan_settle_changed
 from tests.support.factories import (
     STORE_ID,

@@ -11,8 +11,8 @@ from scheduler_core.base.errors import RunConflict
 from scheduler_core.model.job import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES, Job, Overlap, Pending, Policies, Recovery
 from scheduler_core.model.run import Miss, Run, RunState
 from scheduler_core.model.transition import is_finished
-from scheduler_core.plan.ask import Skipped, plan_run_now
 from scheduler_core.plan.complete import plan_heartbeat
+from scheduler_core.plan.on_demand import Skipped, plan_run_now
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, answered, at, failed, make_job
 from tests.support.manual_clock import START_MS

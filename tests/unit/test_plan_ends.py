@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.backoff import RetryPolicy
 from scheduler_core.base.errors import InvalidInput, RunConflict
-from scheduler_core.job_trigger import trigger_of
 from scheduler_core.model.job import (
     Downtime,
     HeldBack,
@@ -29,16 +27,18 @@ from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState, derived_run_id
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.account import Entry, make_account
-from scheduler_core.plan.ask import Skipped, Started, plan_revive, plan_run_now
+from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import REPLAY_LIMIT, CatchUp, catch_up
 from scheduler_core.plan.change import plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.complete import plan_complete
 from scheduler_core.plan.continuation import PENDING_LIMIT, read_continuations
-from scheduler_core.plan.ending import end_run
+from scheduler_core.plan.finish import end_run
+from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import last_outside, misses_around
-from scheduler_core.plan.overlap import account_passed
+from scheduler_core.plan.on_demand import Skipped, Started, plan_revive, plan_run_now
+from scheduler_core.plan.passed import account_passed
 from scheduler_core.plan.settle import Verdict, judge, plan_settle, plan_settle_changed
 from tests.support.factories import (
     STORE_ID,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scheduler_core.model.outcome import Outcome, Request
 from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.task import LaneRules, Task, task_id, task_number
-from scheduler_core.plan.lane import TaskOperation, plan_called, plan_deleted, plan_revive, run_of_deleted
 from scheduler_core.plan.settle import Ended
+from scheduler_core.plan.task import TaskOperation, plan_called, plan_deleted, plan_revive, run_of_deleted
 from tests.support.factories import answered, at, ended, failed
 
 RULES = LaneRules(1000, 5000, 200, 2)

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from scheduler_core.backoff import RetryPolicy, with_rule
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.job import Downtime, Job, JobState, Overlap, Policies, Recovery, Replay, RetryRule, Snapshot
 from scheduler_core.model.run import Miss, Reason, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
-from scheduler_core.plan.ask import Skipped, Started, plan_backfill, plan_run_now
+from scheduler_core.plan.backoff import RetryPolicy, with_rule
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_full, plan_spawn
+from scheduler_core.plan.on_demand import Skipped, Started, plan_backfill, plan_run_now
 from scheduler_core.plan.settle import plan_settle
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
 from tests.support.factories import (

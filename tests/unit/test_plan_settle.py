@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.backoff import RetryPolicy
 from scheduler_core.model.job import Downtime, Job, JobState, LastRun, Totals
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Miss, MissReason, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
+from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Verdict, judge, plan_settle, plan_settle_changed
 from tests.support.factories import (

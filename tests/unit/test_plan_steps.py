@@ -28,7 +28,6 @@ from scheduler_core.model.outcome import OutcomeKind, Request
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState
 from scheduler_core.model.task import LaneRules, Task
 from scheduler_core.model.transition import Spawn, Transition
-from scheduler_core.plan.ask import plan_backfill, plan_replace_pending, plan_revive
 from scheduler_core.plan.cancel import plan_cancel_run
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_nothing, plan_outdated, plan_pause
 from scheduler_core.plan.claim import (
@@ -41,9 +40,10 @@ from scheduler_core.plan.claim import (
     with_lost_attempts,
 )
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
-from scheduler_core.plan.hold import let_go, plan_hold, plan_hold_changed
-from scheduler_core.plan.lane import TaskOperation, TaskStep, plan_called, plan_deleted
-from scheduler_core.plan.lane import plan_revive as revive_task
+from scheduler_core.plan.deferral import let_go, plan_hold, plan_hold_changed
+from scheduler_core.plan.on_demand import plan_backfill, plan_replace_pending, plan_revive
+from scheduler_core.plan.task import TaskOperation, TaskStep, plan_called, plan_deleted
+from scheduler_core.plan.task import plan_revive as revive_task
 from tests.support.factories import (
     STORE_ID,
     answered,

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from scheduler_core.job_trigger import trigger_of
 from scheduler_core.model.job import Downtime, Job, JobState, Overlap, Recovery
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import is_replay
 from scheduler_core.plan.catch_up import catch_up
-from scheduler_core.plan.ending import end_run
+from scheduler_core.plan.finish import end_run
+from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import misses_around, pass_over
 from scheduler_core.triggers.trigger import Trigger
 

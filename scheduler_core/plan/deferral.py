@@ -12,7 +12,7 @@ from scheduler_core.model.job import HeldBack, Job, JobState, Lease
 from scheduler_core.model.run import Record, RunState
 from scheduler_core.model.transition import Transition, rest
 from scheduler_core.plan.claim import Work
-from scheduler_core.plan.ending import end_run, park
+from scheduler_core.plan.finish import end_run, park
 from scheduler_core.plan.misses import pass_over
 
 

@@ -8,13 +8,13 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
-from scheduler_core.job_trigger import trigger_of
 from scheduler_core.model.job import Downtime, Job, JobState, Pending, Replay, Snapshot
 from scheduler_core.model.run import MissReason, Reason, Record
 from scheduler_core.model.transition import REPLAYED, Transition, rest, startable
 from scheduler_core.plan.catch_up import REPLAY_LIMIT
 from scheduler_core.plan.change import cancel_entries
 from scheduler_core.plan.continuation import PENDING_BYTES, PENDING_LIMIT
+from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.in_flight import write_in_flight
 from scheduler_core.plan.misses import pass_over
 
