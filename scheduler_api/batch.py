@@ -17,8 +17,8 @@ from scheduler_api.problem import fields_of_problem, problem_body
 from scheduler_api.usual import read_job
 from scheduler_api.wire import BATCH_LIMIT
 from scheduler_core.base.errors import CronpostError, InvalidInput
-from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.delivery.target import check_allowed
+from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.http.validate import check_allowed
 from scheduler_core.model.job import Job
 from scheduler_core.services.batch import Upserted, upsert_on_shards
 

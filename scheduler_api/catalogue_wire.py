@@ -20,7 +20,7 @@ from scheduler_api.json_body import Fields, read_object, refuse_repeated, requir
 from scheduler_api.problem import ApiError, problem
 from scheduler_api.views import instant, next_fire_times
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.target import check_headers, check_url
+from scheduler_core.delivery.http.validate import check_headers, check_url
 from scheduler_core.model.catalogue import (
     MAX_NAME_CHARACTERS,
     TARGET_METHODS,

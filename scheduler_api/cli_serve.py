@@ -128,7 +128,7 @@ def _run_child(descriptor: int, *, sole: bool, own: str) -> None:
     from scheduler_api.node_link import ParentLink
     from scheduler_api.process import Process
     from scheduler_core.base.events import configure_logging
-    from scheduler_core.delivery.guard import Own
+    from scheduler_core.delivery.http.guard import Own
 
     parent = ParentLink(descriptor, sole=sole, own=msgspec.json.decode(own, type=list[Own]))
     settings = load_settings(dotenv=None)

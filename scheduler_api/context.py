@@ -13,7 +13,7 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings, LaneSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.callbacks import CallbackService
 from scheduler_core.services.cancel import CancelService

@@ -27,7 +27,7 @@ from scheduler_api.usual import read_job
 from scheduler_api.views import next_fire_time, show_job, show_last, show_unit
 from scheduler_api.wire import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.target import check_allowed
+from scheduler_core.delivery.http.validate import check_allowed
 from scheduler_core.model.job import Job, Overlap
 from scheduler_core.services.job_list import page_of_jobs
 from scheduler_core.services.jobs import JobView

@@ -20,7 +20,7 @@ from typing import NoReturn, Self
 import msgspec
 from prometheus_client.registry import Collector
 
-from scheduler_core.delivery.guard import Own
+from scheduler_core.delivery.http.guard import Own
 from scheduler_core.services.bays import OpenBreaker
 
 STATE, METRICS = b"?", b"m"

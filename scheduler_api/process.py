@@ -41,8 +41,8 @@ from scheduler_core.base.events import (
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.base.redis_url import parse_redis_url
 from scheduler_core.delivery.base import Deliverer
-from scheduler_core.delivery.guard import AddressGuard, Own
-from scheduler_core.delivery.http import HttpDeliverer
+from scheduler_core.delivery.http.deliverer import HttpDeliverer
+from scheduler_core.delivery.http.guard import AddressGuard, Own
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.engine import Engine
 from scheduler_core.services.base import Service

@@ -18,7 +18,7 @@ from scheduler_api.catalogue_wire import (
     target_of,
 )
 from scheduler_api.context import context_of
-from scheduler_core.delivery.target import check_allowed
+from scheduler_core.delivery.http.validate import check_allowed
 from scheduler_core.model.catalogue import Target
 
 DELETE_SECONDS = 20.0

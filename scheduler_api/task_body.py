@@ -13,8 +13,8 @@ import msgspec
 from scheduler_api.json_body import WHITESPACE, instant_of, refuse_repeated
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.delivery.target import check_allowed, check_headers, check_url
+from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.http.validate import check_allowed, check_headers, check_url
 from scheduler_core.model.task import Task
 from scheduler_core.store.lane_store import PARTS, RULES, Place
 

@@ -26,7 +26,7 @@ from scheduler_api.json_body import (
 )
 from scheduler_api.policies import POLICY_FIELDS, check_policies, policies_of
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.target import check_url
+from scheduler_core.delivery.http.validate import check_url
 from scheduler_core.model.job import Job
 from scheduler_core.model.run import RunState
 from scheduler_core.plan.continuation import LATEST_MS, PAYLOAD_BYTES, PENDING_LIMIT

@@ -19,7 +19,7 @@ from scheduler_api.wire import BATCH_LIMIT, IGNORED_FIELDS, JOB_FIELDS, job_of, 
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.model.job import Job
 from scheduler_core.store.redis_store import RedisStore
 from tests.api.conftest import EXAMPLE, client_of, job

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from scheduler_api.context import Context
-from scheduler_core.delivery.guard import AddressGuard
+from scheduler_core.delivery.http.guard import AddressGuard
 from tests.api.conftest import job
 
 METADATA = "http://169.254.169.254/latest/meta-data"

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {"scheduler_core/base/clock.py"}
 # Deadlines of sockets, of name lookups and of a client that waits: they take real time.
 DEADLINES = {
-    "scheduler_core/delivery/http.py",
-    "scheduler_core/delivery/resolve.py",
+    "scheduler_core/delivery/http/deliverer.py",
+    "scheduler_core/delivery/http/resolve.py",
     "scheduler_core/services/cancel.py",
 }
 RAW = {

@@ -10,8 +10,8 @@ import pytest
 
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.delivery.base import OutcomeKind
-from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.delivery.http import HttpDeliverer
+from scheduler_core.delivery.http.deliverer import HttpDeliverer
+from scheduler_core.delivery.http.guard import AddressGuard
 from tests.support.delivery import deliverer, request
 from tests.support.runners import (
     Runner,

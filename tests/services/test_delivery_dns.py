@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scheduler_core.delivery.base import Outcome, OutcomeKind
-from scheduler_core.delivery.resolve import (
+from scheduler_core.delivery.http.resolve import (
     MOST_TTL_SECONDS,
     REFRESH_PAUSE_SECONDS,
     AddressInfo,

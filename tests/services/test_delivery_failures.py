@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from scheduler_core.delivery.base import OutcomeKind
-from scheduler_core.delivery.resolve import AddressInfo
+from scheduler_core.delivery.http.resolve import AddressInfo
 from tests.support.delivery import addresses, deliverer, request
 from tests.support.runners import (
     Action,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from scheduler_core.delivery.base import OutcomeKind
-from scheduler_core.delivery.guard import AddressGuard, Own
-from scheduler_core.delivery.resolve import AddressInfo
+from scheduler_core.delivery.http.guard import AddressGuard, Own
+from scheduler_core.delivery.http.resolve import AddressInfo
 from tests.support.delivery import addresses, deliverer, request
 from tests.support.runners import Runner, redirect
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 import pytest
 
 from scheduler_core.delivery.base import Outcome, OutcomeKind, always
-from scheduler_core.delivery.connection import STALE_408_SECONDS, Connection
-from scheduler_core.delivery.transport import REPEAT_WITHIN_SECONDS
+from scheduler_core.delivery.http.connection import STALE_408_SECONDS, Connection
+from scheduler_core.delivery.http.transport import REPEAT_WITHIN_SECONDS
 from tests.support.delivery import deliverer, open_descriptors, request
 from tests.support.runners import (
     Action,

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from scheduler_core.delivery.base import NOT_SENT, CoroutineDeliverer, Outcome, OutcomeKind, Request, always
-from scheduler_core.delivery.deadlines import KEPT_GROUPS, Deadlines
-from scheduler_core.delivery.http import HttpDeliverer
+from scheduler_core.delivery.http.deadlines import KEPT_GROUPS, Deadlines
+from scheduler_core.delivery.http.deliverer import HttpDeliverer
 from tests.support.delivery import deliverer, request
 from tests.support.runners import Runner, answer, hang
 from tests.support.stores import until

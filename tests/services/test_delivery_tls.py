@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from scheduler_core.delivery.base import OutcomeKind
-from scheduler_core.delivery.connect import default_ssl_context
+from scheduler_core.delivery.http.connect import default_ssl_context
 from tests.support.delivery import addresses, deliverer, request
 from tests.support.runners import CloseConnection, Runner, answer, until_close
 

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from scheduler_core.base.config import EngineSettings
-from scheduler_core.delivery.http import HttpDeliverer
+from scheduler_core.delivery.http.deliverer import HttpDeliverer
 from tests.support.delivery import deliverer
 from tests.support.factories import make_job, make_state
 from tests.support.manual_clock import ManualClock

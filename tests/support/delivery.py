@@ -12,10 +12,10 @@ from typing import Any
 
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.delivery.base import Request
-from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.delivery.http import HttpDeliverer
-from scheduler_core.delivery.resolve import AddressInfo, Found, LookupFailed, Resolver
-from scheduler_core.delivery.transport import PooledTransport
+from scheduler_core.delivery.http.deliverer import HttpDeliverer
+from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.http.resolve import AddressInfo, Found, LookupFailed, Resolver
+from scheduler_core.delivery.http.transport import PooledTransport
 
 
 def request(

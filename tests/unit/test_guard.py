@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_core.base.target_rules import parse_target_rule
-from scheduler_core.delivery.guard import AddressGuard, Own, embedded_v4
+from scheduler_core.delivery.http.guard import AddressGuard, Own, embedded_v4
 
 METADATA = "169.254.169.254"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.target import check_headers, check_url, refused_header
+from scheduler_core.delivery.http.validate import check_headers, check_url, refused_header
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,13 @@ from scheduler_core.delivery.base import (
     always,
     attempt,
 )
-from scheduler_core.delivery.connect import AddressRefused, TlsFailed
-from scheduler_core.delivery.connection import WRITE_PIECE_BYTES, Connection
-from scheduler_core.delivery.deadlines import Deadlines
-from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.delivery.head import Written, headers_of, write_head
-from scheduler_core.delivery.resolve import LookupFailed
-from scheduler_core.delivery.transport import NotWanted, PooledTransport
+from scheduler_core.delivery.http.connect import AddressRefused, TlsFailed
+from scheduler_core.delivery.http.connection import WRITE_PIECE_BYTES, Connection
+from scheduler_core.delivery.http.deadlines import Deadlines
+from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.http.head import Written, headers_of, write_head
+from scheduler_core.delivery.http.resolve import LookupFailed
+from scheduler_core.delivery.http.transport import NotWanted, PooledTransport
 
 KEPT_HEADERS: Final = 64
 KEPT_HEADER_BYTES: Final = 8192

@@ -23,8 +23,8 @@ import aiohappyeyeballs
 import certifi
 import httpx
 
-from scheduler_core.delivery.guard import AddressGuard, Own, refusal_text
-from scheduler_core.delivery.resolve import AddressInfo, LookupFailed, Resolver
+from scheduler_core.delivery.http.guard import AddressGuard, Own, refusal_text
+from scheduler_core.delivery.http.resolve import AddressInfo, LookupFailed, Resolver
 
 FALLBACK_DELAY_SECONDS: Final = 0.25
 """How long one address may take before the next one is tried beside it (RFC 8305)."""

@@ -14,11 +14,11 @@ from typing import Final
 
 import httpx
 
-from scheduler_core.delivery.connect import Connector, Origin
-from scheduler_core.delivery.connection import Connection
-from scheduler_core.delivery.guard import AddressGuard
-from scheduler_core.delivery.head import IDEMPOTENT, head_of, origin_of
-from scheduler_core.delivery.resolve import Resolver
+from scheduler_core.delivery.http.connect import Connector, Origin
+from scheduler_core.delivery.http.connection import Connection
+from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.http.head import IDEMPOTENT, head_of, origin_of
+from scheduler_core.delivery.http.resolve import Resolver
 
 KEEPALIVE_SECONDS: Final = 4.0
 """How long an idle connection is used again. Below the 5 s after which uvicorn, Node and Apache close theirs, so that

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import httpx
 
 from scheduler_core.delivery.base import Request
-from scheduler_core.delivery.connect import Origin
+from scheduler_core.delivery.http.connect import Origin
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """RFC 9110, 9.2.2."""
