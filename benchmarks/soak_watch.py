@@ -13,10 +13,10 @@ import msgspec
 
 from benchmarks.systems.cronpost import Cronpost
 from scheduler_core.base.config import EngineSettings, LaneSettings
-from scheduler_core.store.codec import decode_record
-from scheduler_core.store.history_store import MINUTES_KEPT
-from scheduler_core.store.keys import Keys
-from scheduler_core.store.redis_store import connect
+from scheduler_core.store.redis.codec import decode_record
+from scheduler_core.store.redis.history import MINUTES_KEPT
+from scheduler_core.store.redis.jobs import connect
+from scheduler_core.store.redis.keys import Keys
 
 DAY_SECONDS = 86_400
 SWEEP_SECONDS = 2.0

@@ -33,7 +33,7 @@ from scheduler_core.model.catalogue import (
     timing_of,
 )
 from scheduler_core.services.catalogue import Schedule
-from scheduler_core.store.catalogue_store import StoredTarget
+from scheduler_core.store.redis.catalogue import StoredTarget
 from scheduler_core.triggers.trigger import IntervalSpec
 
 MAX_SKIP = 10_000

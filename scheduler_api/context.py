@@ -22,9 +22,9 @@ from scheduler_core.services.heartbeat import set_clock
 from scheduler_core.services.history import HistoryService
 from scheduler_core.services.jobs import JobService
 from scheduler_core.services.tasks import TaskService
-from scheduler_core.store.lane_store import LaneStore
-from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.tasks import LaneStore
 
 if TYPE_CHECKING:  # a node without an API does not load starlette
     from starlette.requests import Request

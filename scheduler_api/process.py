@@ -50,9 +50,9 @@ from scheduler_core.services.bays import OpenBreaker
 from scheduler_core.services.clock_watch import ClockWatch
 from scheduler_core.services.heartbeat import set_clock
 from scheduler_core.services.store_check import StoreCheck
-from scheduler_core.store.check import check_servers, wrong_scheme
-from scheduler_core.store.redis_store import Retention
-from scheduler_core.store.shards import Shards, default_number, open_shards, wrong_number
+from scheduler_core.store.redis.check import check_servers, wrong_scheme
+from scheduler_core.store.redis.jobs import Retention
+from scheduler_core.store.redis.shards import Shards, default_number, open_shards, wrong_number
 
 if TYPE_CHECKING:
     # A node without a port loads neither the API nor uvicorn: run() imports them where they are needed.

@@ -17,9 +17,9 @@ from scheduler_core.services.gate import Gate
 from scheduler_core.services.heartbeat import Timekeeper
 from scheduler_core.services.lane import Lane, LaneListener
 from scheduler_core.shard import FLUSH_SECONDS, NodeShard
-from scheduler_core.store.lane_store import LaneStore
-from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.tasks import LaneStore
 
 log = get_logger(__name__)
 

@@ -27,11 +27,11 @@ from scheduler_core.services.reap import Reaper
 from scheduler_core.services.settle import Settler
 from scheduler_core.services.sweep import Sweeper
 from scheduler_core.services.wake import WakeListener
-from scheduler_core.store.catalogue_store import CatalogueStore
-from scheduler_core.store.history_store import Bounds, HistoryStore
-from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.shards import Shards
-from scheduler_core.store.target_copies import TargetCopies
+from scheduler_core.store.redis.catalogue import CatalogueStore
+from scheduler_core.store.redis.history import Bounds, HistoryStore
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.target_copies import TargetCopies
 
 log = get_logger(__name__)
 

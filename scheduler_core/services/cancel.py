@@ -20,8 +20,8 @@ from scheduler_core.services.base import Service
 from scheduler_core.services.deliver import Flight
 from scheduler_core.services.history import HistoryService
 from scheduler_core.services.jobs import JobService
-from scheduler_core.store.redis_store import RedisStore, StoredJob
-from scheduler_core.store.shards import PerShard, Shards
+from scheduler_core.store.redis.jobs import RedisStore, StoredJob
+from scheduler_core.store.redis.shards import PerShard, Shards
 
 log = get_logger(__name__)
 

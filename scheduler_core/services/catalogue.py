@@ -64,10 +64,10 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import plan_upsert
 from scheduler_core.services.jobs import JobService, JobView, changed_view, exists, view_of
 from scheduler_core.services.target_copies import TargetCopier
-from scheduler_core.store.catalogue_store import CatalogueCounts, CatalogueStore, Row, StoredTarget, draw_token
-from scheduler_core.store.redis_store import StoredJob
-from scheduler_core.store.shards import Shards
-from scheduler_core.store.target_copies import TargetCopies
+from scheduler_core.store.redis.catalogue import CatalogueCounts, CatalogueStore, Row, StoredTarget, draw_token
+from scheduler_core.store.redis.jobs import StoredJob
+from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.target_copies import TargetCopies
 from scheduler_core.triggers.trigger import IntervalSpec
 
 log = get_logger(__name__)

@@ -18,9 +18,9 @@ from scheduler_core.services.base import Service
 from scheduler_core.services.catalogue import CatalogueService
 from scheduler_core.services.job_list import page_of_jobs
 from scheduler_core.services.jobs import JobView
-from scheduler_core.store.catalogue_store import CatalogueStore, Row
-from scheduler_core.store.lane_store import LaneStore
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.catalogue import CatalogueStore, Row
+from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.tasks import LaneStore
 
 log = get_logger(__name__)
 

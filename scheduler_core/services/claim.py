@@ -28,8 +28,8 @@ from scheduler_core.services.base import Service
 from scheduler_core.services.deliver import Courier, Flight
 from scheduler_core.services.gate import CROWD_WAIT_MS
 from scheduler_core.services.settle import Settler
-from scheduler_core.store.keys import job_of_unit
-from scheduler_core.store.redis_store import REPLY_BYTES, Claim, ClaimedJob, RedisStore
+from scheduler_core.store.redis.jobs import REPLY_BYTES, Claim, ClaimedJob, RedisStore
+from scheduler_core.store.redis.keys import job_of_unit
 
 log = get_logger(__name__)
 

@@ -29,7 +29,7 @@ from scheduler_core.plan.claim import Work, plan_full
 from scheduler_core.plan.settle import Ended
 from scheduler_core.services.gate import Gate, Ticket
 from scheduler_core.services.settle import Settler
-from scheduler_core.store.redis_store import ClaimedJob, RedisStore
+from scheduler_core.store.redis.jobs import ClaimedJob, RedisStore
 
 NO_PUBLIC_URL = (
     "CRONPOST_PUBLIC_URL is not set for this node, so a job with completion 'callback' cannot be sent: set it to the "

@@ -8,8 +8,8 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.base import Service
 from scheduler_core.services.clock_watch import ClockWatch
-from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.shards import Shards
 
 log = get_logger(__name__)
 

@@ -16,10 +16,10 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import RunNotFound
 from scheduler_core.model.run import Run, RunDetail, RunState, run_id_ms
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
-from scheduler_core.store.history_store import Candidate, HistoryStore, Place, Query, RunTotals, place_of, sum_of
-from scheduler_core.store.keys import job_of_unit
-from scheduler_core.store.redis_store import RedisStore, StoredJob
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.history import Candidate, HistoryStore, Place, Query, RunTotals, place_of, sum_of
+from scheduler_core.store.redis.jobs import RedisStore, StoredJob
+from scheduler_core.store.redis.keys import job_of_unit
+from scheduler_core.store.redis.shards import Shards
 
 LOOKED_AT = 5_000
 """How many runs a page looks at for a state or a reason; it may then be short, and its cursor goes on from there."""

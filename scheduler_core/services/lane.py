@@ -36,7 +36,7 @@ from scheduler_core.plan.settle import Ended
 from scheduler_core.plan.task import TaskOperation, TaskStep, current_run, plan_called, plan_deleted
 from scheduler_core.services.base import Service
 from scheduler_core.services.settle import report_record
-from scheduler_core.store.lane_store import SETTLE_LIMIT, LaneStore, Row, Taken, TaskSettlement
+from scheduler_core.store.redis.tasks import SETTLE_LIMIT, LaneStore, Row, Taken, TaskSettlement
 
 log = get_logger(__name__)
 

@@ -8,7 +8,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node import Node
 from scheduler_core.services.base import Service
 from scheduler_core.services.claim import Claimer
-from scheduler_core.store.redis_store import ReapTurn, RedisStore
+from scheduler_core.store.redis.jobs import ReapTurn, RedisStore
 
 log = get_logger(__name__)
 

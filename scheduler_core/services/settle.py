@@ -37,8 +37,8 @@ from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_un
 from scheduler_core.plan.deferral import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.services.base import Service
-from scheduler_core.store.keys import job_of_unit
-from scheduler_core.store.redis_store import ClaimedJob, RedisStore, Settled, Settlement
+from scheduler_core.store.redis.jobs import ClaimedJob, RedisStore, Settled, Settlement
+from scheduler_core.store.redis.keys import job_of_unit
 
 log = get_logger(__name__)
 

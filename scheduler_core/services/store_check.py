@@ -13,8 +13,8 @@ from scheduler_core.base.errors import StoreError
 from scheduler_core.base.events import STORE_WARNING, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.services.base import Service
-from scheduler_core.store.check import check_servers
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.check import check_servers
+from scheduler_core.store.redis.shards import Shards
 
 log = get_logger(__name__)
 

@@ -6,7 +6,7 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.events import RUNS_TRIMMED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.services.base import Service
-from scheduler_core.store.history_store import Bounds, HistoryStore
+from scheduler_core.store.redis.history import Bounds, HistoryStore
 
 log = get_logger(__name__)
 

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from scheduler_core.base.errors import CronpostError
-from scheduler_core.store.catalogue_store import CatalogueStore, draw_token
-from scheduler_core.store.shards import Shards
-from scheduler_core.store.target_copies import TargetCopies
+from scheduler_core.store.redis.catalogue import CatalogueStore, draw_token
+from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.target_copies import TargetCopies
 
 PAGE = 200
 

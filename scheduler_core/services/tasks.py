@@ -11,7 +11,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.task import LaneRules, Task, TaskStatus, new_run_id, task_id, task_number
 from scheduler_core.plan.task import plan_revive, run_of_deleted
 from scheduler_core.services.settle import report_record
-from scheduler_core.store.lane_store import PARTS, LaneStore, Place, StoredTask
+from scheduler_core.store.redis.tasks import PARTS, LaneStore, Place, StoredTask
 
 log = get_logger(__name__)
 

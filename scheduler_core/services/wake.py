@@ -7,7 +7,7 @@ from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.services.base import Service
 from scheduler_core.services.claim import Claimer
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.jobs import RedisStore
 
 
 class WakeListener(Service):

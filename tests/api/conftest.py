@@ -18,7 +18,7 @@ from scheduler_api.server import ApiServer, listen, url_of
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.store.redis_store import RedisStore, connect
+from scheduler_core.store.redis.jobs import RedisStore, connect
 from tests.api.command_line import KEY
 from tests.api.runner import Runner, running
 from tests.support.described import DescribedTransport

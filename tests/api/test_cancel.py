@@ -13,8 +13,8 @@ from scheduler_api.context import Context
 from scheduler_core.model.job import Overlap, Policies
 from scheduler_core.model.run import Miss, Reason, Run, RunState
 from scheduler_core.services import cancel
-from scheduler_core.store.keys import child_id
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.keys import child_id
 from tests.api.conftest import job
 from tests.api.runner import Runner, running, until
 from tests.support.factories import answered, at, make_job, make_state, pending, retrying

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scheduler_api.context import Context
 from scheduler_api.wire import JOB_FIELDS, job_of, read_object
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.jobs import RedisStore
 
 HEAD = b'{"id":"a","endpoint":"http://h/","cron":"@daily","payload":'
 

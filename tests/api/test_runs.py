@@ -14,8 +14,8 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import CoroutineDeliverer, Outcome, OutcomeKind, Request
 from scheduler_core.engine import Engine
 from scheduler_core.model.run import Miss, MissReason
-from scheduler_core.store.codec import record_args
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.codec import record_args
+from scheduler_core.store.redis.jobs import RedisStore
 from tests.api.conftest import job
 
 

@@ -16,8 +16,8 @@ from scheduler_api.context import Context
 from scheduler_api.problem import ApiError
 from scheduler_core.model.job import LastRun, Totals
 from scheduler_core.model.run import RunState
-from scheduler_core.store.codec import encode_state
-from scheduler_core.store.keys import Keys
+from scheduler_core.store.redis.codec import encode_state
+from scheduler_core.store.redis.keys import Keys
 from tests.api.test_targets import body, schedule
 
 

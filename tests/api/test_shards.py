@@ -14,8 +14,8 @@ from scheduler_api.context import STORE_CONNECTIONS, STORE_TURNS, Context
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.store.keys import Keys
-from scheduler_core.store.shards import Shards, open_shards
+from scheduler_core.store.redis.keys import Keys
+from scheduler_core.store.redis.shards import Shards, open_shards
 from tests.api.conftest import client_of, job
 from tests.api.runner import Runner, running, until
 

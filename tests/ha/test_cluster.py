@@ -7,7 +7,7 @@ import contextlib
 import pytest
 from redis.exceptions import RedisError
 
-from scheduler_core.store.keys import Keys
+from scheduler_core.store.redis.keys import Keys
 from tests.ha.scene import DEAD_SECONDS, SHARDS, Scene, assert_no_downtime
 from tests.support.processes import eventually
 from tests.support.topologies import Cluster, PortServer

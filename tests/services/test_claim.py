@@ -17,7 +17,7 @@ from scheduler_core.plan.claim import plan_claim
 from scheduler_core.services import claim as claim_module
 from scheduler_core.services.jobs import JobService
 from scheduler_core.services.wake import WakeListener
-from scheduler_core.store.redis_store import REPLY_BYTES, Claim, RedisStore, connect
+from scheduler_core.store.redis.jobs import REPLY_BYTES, Claim, RedisStore, connect
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

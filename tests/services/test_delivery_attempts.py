@@ -12,7 +12,7 @@ from scheduler_core.model.run import Run, RunState
 from scheduler_core.plan.claim import Work
 from scheduler_core.services.deliver import build_request
 from scheduler_core.services.tasks import TaskService
-from scheduler_core.store.lane_store import LaneStore
+from scheduler_core.store.redis.tasks import LaneStore
 from tests.support.delivery import deliverer
 from tests.support.factories import make_job, make_run, make_state
 from tests.support.lanes import SteppedLane, make_task, places

@@ -17,7 +17,7 @@ from scheduler_core.engine import Engine
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.services.heartbeat import set_clock
 from scheduler_core.services.jobs import JobService
-from scheduler_core.store.redis_store import RedisStore, connect
+from scheduler_core.store.redis.jobs import RedisStore, connect
 from tests.support.factories import answered, make_job
 from tests.support.nodes import ScriptedDeliverer
 from tests.support.stores import KEYS, opened, until

@@ -20,7 +20,7 @@ from scheduler_core.plan.settle import plan_settle_changed
 from scheduler_core.services import deliver, settle
 from scheduler_core.services.gate import Gate, Ticket
 from scheduler_core.services.jobs import JobService
-from scheduler_core.store.redis_store import Claim, RedisStore
+from scheduler_core.store.redis.jobs import Claim, RedisStore
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

@@ -18,10 +18,10 @@ from scheduler_core.model.catalogue import Timing
 from scheduler_core.services.catalogue_sweep import CatalogueSweeper
 from scheduler_core.services.sweep import Sweeper
 from scheduler_core.shard import bounds_of
-from scheduler_core.store.history_store import HistoryStore
-from scheduler_core.store.keys import CATALOGUE_PARTS, LANE_PARTS, Keys
-from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.history import HistoryStore
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.keys import CATALOGUE_PARTS, LANE_PARTS, Keys
+from scheduler_core.store.redis.shards import Shards
 from tests.support.factories import answered
 from tests.support.lanes import SteppedLane
 from tests.support.manual_clock import ManualClock

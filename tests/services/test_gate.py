@@ -23,8 +23,8 @@ from scheduler_core.plan.deferral import plan_hold
 from scheduler_core.services.catalogue import CatalogueService
 from scheduler_core.services.gate import CROWD_STEP, Gate, Ticket
 from scheduler_core.services.jobs import JobService
-from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import SECOND, answered, at, failed, make_job, make_run, make_state
 from tests.support.manual_clock import ManualClock

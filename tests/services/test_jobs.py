@@ -16,8 +16,8 @@ from scheduler_core.model.run import RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.services.job_list import Page, page_of_jobs
 from scheduler_core.services.jobs import JobService
-from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import at, make_job, make_state, pending, retrying
 from tests.support.manual_clock import ManualClock

@@ -19,8 +19,8 @@ from scheduler_core.model.run import RunState
 from scheduler_core.model.task import TaskStatus
 from scheduler_core.services.lane import LaneListener
 from scheduler_core.services.tasks import TaskService
-from scheduler_core.store.lane_store import LaneStore, SettledBatch, TaskSettlement
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.tasks import LaneStore, SettledBatch, TaskSettlement
 from tests.support.factories import answered, failed
 from tests.support.lanes import SteppedLane, ids, make_task, places
 from tests.support.manual_clock import ManualClock

@@ -18,8 +18,8 @@ from scheduler_core.model.outcome import Outcome, Request
 from scheduler_core.model.task import Task, task_id
 from scheduler_core.services.lane import Lane
 from scheduler_core.services.tasks import TaskService
-from scheduler_core.store.lane_store import LaneStore
-from scheduler_core.store.redis_store import RedisStore, connect
+from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.tasks import LaneStore
 from tests.support.factories import answered
 from tests.support.lanes import SteppedLane, places
 from tests.support.manual_clock import START_MS, ManualClock

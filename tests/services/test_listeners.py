@@ -12,8 +12,8 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.services.base import FIRST_PAUSE, LONGEST_PAUSE, Service
 from scheduler_core.services.lane import LaneListener
 from scheduler_core.services.wake import WakeListener
-from scheduler_core.store.lane_store import LaneStore
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.tasks import LaneStore
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import opened, until
 

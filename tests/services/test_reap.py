@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.model.run import Run
-from scheduler_core.store.redis_store import ReapTurn, RedisStore
+from scheduler_core.store.redis.jobs import ReapTurn, RedisStore
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

@@ -21,7 +21,7 @@ from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
 from scheduler_core.services.jobs import JobService
 from scheduler_core.services.settle import ASIDE_SECONDS, REFUSALS, report_record, waiting_run
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.jobs import RedisStore
 from tests.support.factories import answered, at, ended, failed, make_job, make_run, make_state, retrying, settled_run
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

@@ -21,9 +21,9 @@ from scheduler_core.services.catalogue import CatalogueService, TargetCache
 from scheduler_core.services.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper
 from scheduler_core.services.heartbeat import STALE_SECONDS, Timekeeper, set_clock
 from scheduler_core.services.jobs import JobService
-from scheduler_core.store.catalogue_store import CatalogueStore
-from scheduler_core.store.shards import Shards, open_shards
-from scheduler_core.store.target_copies import TargetCopies
+from scheduler_core.store.redis.catalogue import CatalogueStore
+from scheduler_core.store.redis.shards import Shards, open_shards
+from scheduler_core.store.redis.target_copies import TargetCopies
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import answered, make_job
 from tests.support.manual_clock import ManualClock

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.store.redis_store import RedisStore, Retention, connect
+from scheduler_core.store.redis.jobs import RedisStore, Retention, connect
 from tests.support.stores import check_keys, dump
 
 

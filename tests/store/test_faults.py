@@ -18,9 +18,9 @@ from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Miss, MissReason
 from scheduler_core.model.transition import Transition
-from scheduler_core.store import subscribe
-from scheduler_core.store.faults import PASSING, code_of, translate
-from scheduler_core.store.redis_store import RedisStore, Settlement, connect
+from scheduler_core.store.redis import subscribe
+from scheduler_core.store.redis.faults import PASSING, code_of, translate
+from scheduler_core.store.redis.jobs import RedisStore, Settlement, connect
 from tests.support.factories import at, make_job, make_run, make_state
 from tests.support.redis_proxy import RedisProxy
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, claim, dump, put, until

@@ -13,12 +13,12 @@ from redis.asyncio import Redis
 
 from scheduler_core.model.job import JobState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis_store import RedisStore, Settlement
-from scheduler_core.store.scripts import Arg, Script
+from scheduler_core.store.redis.jobs import RedisStore, Settlement
+from scheduler_core.store.redis.scripts import Arg, Script
 from tests.support.factories import make_job, make_state
 from tests.support.stores import beat, claim, put
 
-FOLDER = files("scheduler_core.store").joinpath("lua")
+FOLDER = files("scheduler_core.store.redis").joinpath("lua")
 SCRIPTS = sorted(path.name.removesuffix(".lua") for path in FOLDER.iterdir() if path.name.endswith(".lua"))
 OF_THE_LOOP = (
     "beat_node",

@@ -45,10 +45,10 @@ from scheduler_core.services.callbacks import CallbackService
 from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.services.jobs import JobService
 from scheduler_core.services.tasks import TaskService
-from scheduler_core.store.keys import CHILD, CLAIMED, IDLE
-from scheduler_core.store.lane_store import LaneStore
-from scheduler_core.store.redis_store import RedisStore, Retention, StoredJob, connect
-from scheduler_core.store.shards import PerShard, Shards
+from scheduler_core.store.redis.jobs import RedisStore, Retention, StoredJob, connect
+from scheduler_core.store.redis.keys import CHILD, CLAIMED, IDLE
+from scheduler_core.store.redis.shards import PerShard, Shards
+from scheduler_core.store.redis.tasks import LaneStore
 from tests.support.factories import make_job
 from tests.support.lanes import SteppedLane, make_task, places
 from tests.support.manual_clock import ManualClock

@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreUnavailable
-from scheduler_core.store.lane_store import PARTS, LaneStore, Place, StoredTask, Taken, TaskSettlement
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.tasks import PARTS, LaneStore, Place, StoredTask, Taken, TaskSettlement
 from tests.support.lanes import make_task, places
 from tests.support.manual_clock import START_MS
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, dump

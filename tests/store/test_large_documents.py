@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 
 from scheduler_core.model.transition import Transition
 from scheduler_core.services.job_list import PAGE_BYTES, page_of_jobs
-from scheduler_core.store.codec import encode_job
-from scheduler_core.store.redis_store import REPLY_BYTES, RedisStore, Settlement
-from scheduler_core.store.shards import Shards
+from scheduler_core.store.redis.codec import encode_job
+from scheduler_core.store.redis.jobs import REPLY_BYTES, RedisStore, Settlement
+from scheduler_core.store.redis.shards import Shards
 from tests.support.factories import make_job, make_state
 from tests.support.stores import KEYS, beat, claim, put
 

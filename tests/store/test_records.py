@@ -15,9 +15,9 @@ from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Miss, MissReason, Record, Run, RunDetail, RunState
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
 from scheduler_core.model.transition import Spawn, Transition
-from scheduler_core.store.history_store import Bounds, HistoryStore
-from scheduler_core.store.keys import child_id
-from scheduler_core.store.redis_store import RedisStore, Retention, Settled, Settlement, connect
+from scheduler_core.store.redis.history import Bounds, HistoryStore
+from scheduler_core.store.redis.jobs import RedisStore, Retention, Settled, Settlement, connect
+from scheduler_core.store.redis.keys import child_id
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
 from tests.support.stores import KEYS, beat, claim, dump, put
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from scheduler_core.store.scripts import load_script
+from scheduler_core.store.redis.scripts import load_script
 
 Command = Sequence[bytes]
 IsCommand = Callable[[Command], bool]

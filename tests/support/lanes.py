@@ -12,8 +12,8 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id
 from scheduler_core.services.lane import Lane
-from scheduler_core.store.lane_store import LaneStore
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.tasks import LaneStore
 from tests.support.factories import at
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import OpenRequest, SteppedNode

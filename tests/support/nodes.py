@@ -18,8 +18,8 @@ from scheduler_core.services.deliver import Courier, Flight
 from scheduler_core.services.heartbeat import Heartbeat
 from scheduler_core.services.reap import Reaper
 from scheduler_core.services.settle import Settler
-from scheduler_core.store.catalogue_store import CatalogueStore
-from scheduler_core.store.redis_store import RedisStore
+from scheduler_core.store.redis.catalogue import CatalogueStore
+from scheduler_core.store.redis.jobs import RedisStore
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import until
 

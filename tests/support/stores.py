@@ -11,9 +11,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from scheduler_core.model.job import Job, JobState
-from scheduler_core.store.codec import encode_job, encode_state
-from scheduler_core.store.keys import Keys
-from scheduler_core.store.redis_store import Claim, RedisStore, Retention, connect, score
+from scheduler_core.store.redis.codec import encode_job, encode_state
+from scheduler_core.store.redis.jobs import Claim, RedisStore, Retention, connect, score
+from scheduler_core.store.redis.keys import Keys
 from tests.support.manual_clock import START_MS
 
 KEYS = Keys()

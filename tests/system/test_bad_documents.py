@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scheduler_core.store.keys import Keys
+from scheduler_core.store.redis.keys import Keys
 from tests.support.processes import Cronpost, eventually
 from tests.system.world import World
 

@@ -27,7 +27,7 @@ from scheduler_core.base.events import (
     RUN_SETTLED,
 )
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.store.keys import Keys
+from scheduler_core.store.redis.keys import Keys
 from tests.support.processes import Cronpost, eventually, is_alive, processes_under
 from tests.system.world import World
 

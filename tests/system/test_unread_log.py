@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 from scheduler_core.base.events import API_STOPPED, LOG_LINES_DROPPED, PROCESS_FAILED
-from scheduler_core.store.keys import Keys
+from scheduler_core.store.redis.keys import Keys
 from tests.support.processes import Cronpost, LogPipe, eventually
 from tests.system.world import EVERY_SECOND, World
 

@@ -32,7 +32,7 @@ from redis.exceptions import (
 )
 
 from scheduler_core.base.clock import SystemClock
-from scheduler_core.store.client import UncancelledRedis
+from scheduler_core.store.redis.client import UncancelledRedis
 
 Address = tuple[str, int]
 Open = Callable[[Address], UncancelledRedis]

@@ -10,10 +10,10 @@ import msgspec
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Miss, Reason, Record, Run
-from scheduler_core.store.codec import decode_entry, decode_record, decode_state, is_mark
-from scheduler_core.store.faults import translated_faults
-from scheduler_core.store.redis_store import RedisStore, StoredJob, read_stored
-from scheduler_core.store.scripts import load_script
+from scheduler_core.store.redis.codec import decode_entry, decode_record, decode_state, is_mark
+from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.jobs import RedisStore, StoredJob, read_stored
+from scheduler_core.store.redis.scripts import load_script
 
 CHILDREN_READ = 1000
 """Open runs of a job that allows overlap which one account shows."""

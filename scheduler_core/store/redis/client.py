@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from scheduler_core.store.faults import NOT_CONNECTED
+from scheduler_core.store.redis.faults import NOT_CONNECTED
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.catalogue import ScheduleStatus, Target
-from scheduler_core.store.faults import translated_faults
-from scheduler_core.store.redis_store import REPLY_BYTES, RedisStore, is_text
-from scheduler_core.store.scripts import Script, load_script
+from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.jobs import REPLY_BYTES, RedisStore, is_text
+from scheduler_core.store.redis.scripts import Script, load_script
 
 log = get_logger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreUnavailable
-from scheduler_core.store.faults import translated_faults
+from scheduler_core.store.redis.faults import translated_faults
 
 SIGN_OF_LIFE_SECONDS = 5.0
 """How long the connection may be silent before Redis is asked whether it is there, and then to answer."""

@@ -20,9 +20,9 @@ from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, LostCause, Snapshot
 from scheduler_core.model.run import Miss, Record, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
-from scheduler_core.store import keys as scores
-from scheduler_core.store.client import carried_through, connect
-from scheduler_core.store.codec import (
+from scheduler_core.store.redis import keys as scores
+from scheduler_core.store.redis.client import carried_through, connect
+from scheduler_core.store.redis.codec import (
     TAG_BYTES,
     Entry,
     decode_counted_downtimes,
@@ -38,10 +38,10 @@ from scheduler_core.store.codec import (
     is_mark,
     record_args,
 )
-from scheduler_core.store.faults import of_replica, translated_faults
-from scheduler_core.store.keys import CHILD, Keys, child_id, job_of_unit
-from scheduler_core.store.scripts import Arg, Script, epoch_ms, load_script
-from scheduler_core.store.subscribe import messages
+from scheduler_core.store.redis.faults import of_replica, translated_faults
+from scheduler_core.store.redis.keys import CHILD, Keys, child_id, job_of_unit
+from scheduler_core.store.redis.scripts import Arg, Script, epoch_ms, load_script
+from scheduler_core.store.redis.subscribe import messages
 
 log = get_logger(__name__)
 

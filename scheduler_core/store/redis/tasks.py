@@ -16,11 +16,11 @@ from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.run import Run, RunDetail
 from scheduler_core.model.task import LaneRules, Task, TaskStatus, task_id
-from scheduler_core.store.codec import record_args
-from scheduler_core.store.faults import of_replica, translated_faults
-from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.scripts import Arg, Script, load_script
-from scheduler_core.store.subscribe import messages
+from scheduler_core.store.redis.codec import record_args
+from scheduler_core.store.redis.faults import of_replica, translated_faults
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.scripts import Arg, Script, load_script
+from scheduler_core.store.redis.subscribe import messages
 
 HAS_FAILED = 10**15
 """Added to a task's score in the set of the running ones if it has failed before."""

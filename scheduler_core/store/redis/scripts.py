@@ -65,7 +65,7 @@ def load_script(name: str) -> Script:
     A first line ``-- needs: a b`` puts ``lua/lib/a.lua`` and ``lua/lib/b.lua`` before it: Redis gives scripts no way to
     load one another.
     """
-    folder = files("scheduler_core.store").joinpath("lua")
+    folder = files("scheduler_core.store.redis").joinpath("lua")
     text = folder.joinpath(f"{name}.lua").read_text("utf-8")
     found = _NEEDS.match(text)
     needed = [] if found is None else found[1].split()

@@ -17,11 +17,11 @@ from redis.crc import key_slot
 from scheduler_core.base.errors import StoreError, StoreRefused, StoreUnavailable
 from scheduler_core.base.redis_url import Topology, parse_redis_url
 from scheduler_core.model.task import task_number
-from scheduler_core.store.client import UncancelledRedis, connect
-from scheduler_core.store.cluster import Address, Cluster, ClusterClient
-from scheduler_core.store.keys import Keys, job_of_unit
-from scheduler_core.store.redis_store import Counts, RedisStore, Retention, StoredJob
-from scheduler_core.store.sentinel import connect_to_master
+from scheduler_core.store.redis.client import UncancelledRedis, connect
+from scheduler_core.store.redis.cluster import Address, Cluster, ClusterClient
+from scheduler_core.store.redis.jobs import Counts, RedisStore, Retention, StoredJob
+from scheduler_core.store.redis.keys import Keys, job_of_unit
+from scheduler_core.store.redis.sentinel import connect_to_master
 
 SHARDS_OF_A_CLUSTER = 16
 """How many shards a store on a Cluster begins with: enough to spread over a dozen masters, few enough that an idle node

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, ReadOnlyError  # noqa: A004 - redis-py's
 
 from scheduler_core.base.redis_url import RedisUrl
-from scheduler_core.store.client import PackedInC, UncancelledRedis
+from scheduler_core.store.redis.client import PackedInC, UncancelledRedis
 
 SENTINEL_SECONDS = 1.0
 """How long one Sentinel may take to answer before the next is asked."""

@@ -14,11 +14,11 @@ import msgspec
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.model.run import Reason, Run, RunDetail, RunState
 from scheduler_core.model.status import LETTERS, RunStatus
-from scheduler_core.store import keys as scores
-from scheduler_core.store.codec import decode_detail, decode_record
-from scheduler_core.store.faults import translated_faults
-from scheduler_core.store.redis_store import RedisStore, is_text
-from scheduler_core.store.scripts import load_script
+from scheduler_core.store.redis import keys as scores
+from scheduler_core.store.redis.codec import decode_detail, decode_record
+from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.jobs import RedisStore, is_text
+from scheduler_core.store.redis.scripts import load_script
 
 MINUTE_MS = 60_000
 MINUTES_KEPT = 120

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler_core.store.catalogue_store import CatalogueStore, StoredTarget, decode_target
-from scheduler_core.store.faults import translated_faults
-from scheduler_core.store.redis_store import RedisStore
-from scheduler_core.store.scripts import load_script
+from scheduler_core.store.redis.catalogue import CatalogueStore, StoredTarget, decode_target
+from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.scripts import load_script
 
 
 class TargetCopies:
