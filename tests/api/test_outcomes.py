@@ -34,24 +34,24 @@ Write = tuple[str, str, Any, str]
 """Method, path, body, and the script that carries the change out."""
 
 WRITES: list[Write] = [
-    ("POST", "/", job(id="new"), "create_jobs"),
-    ("POST", "/", job(id="a", payload="changed"), "change_jobs"),
-    ("DELETE", "/jobs/a", None, "change_jobs"),
-    ("POST", "/jobs/a/pause", None, "change_jobs"),
-    ("POST", "/jobs/a/run", None, "change_jobs"),
-    ("PUT", "/jobs/a/pending", PENDING, "change_jobs"),
-    ("POST", "/api/v1/tasks", TASK, "lane_insert"),
-    ("DELETE", "/api/v1/tasks/task_1", None, "lane_delete"),
-    ("PATCH", "/api/v1/config", {"select_size": 7}, "lane_settings"),
-    ("POST", "/targets", TARGET, "catalogue_add_target"),
-    ("PUT", "/targets/1", {"url": "http://127.0.0.1:9/other"}, "catalogue_change_target"),
-    ("DELETE", "/targets/1", None, "catalogue_drop_target"),
-    ("PUT", "/schedules/1", {"name": "other"}, "catalogue_change_schedule"),
+    ("POST", "/", job(id="new"), "job/create"),
+    ("POST", "/", job(id="a", payload="changed"), "job/change"),
+    ("DELETE", "/jobs/a", None, "job/change"),
+    ("POST", "/jobs/a/pause", None, "job/change"),
+    ("POST", "/jobs/a/run", None, "job/change"),
+    ("PUT", "/jobs/a/pending", PENDING, "job/change"),
+    ("POST", "/api/v1/tasks", TASK, "task/insert"),
+    ("DELETE", "/api/v1/tasks/task_1", None, "task/delete"),
+    ("PATCH", "/api/v1/config", {"select_size": 7}, "task/settings"),
+    ("POST", "/targets", TARGET, "catalogue/add_target"),
+    ("PUT", "/targets/1", {"url": "http://127.0.0.1:9/other"}, "catalogue/change_target"),
+    ("DELETE", "/targets/1", None, "catalogue/drop_target"),
+    ("PUT", "/schedules/1", {"name": "other"}, "catalogue/change_schedule"),
     (
         "POST",
         "/schedules",
         {"name": "new", "target_id": 1, "schedule_type": "INTERVAL", "interval_seconds": 3600},
-        "catalogue_reserve_schedule",
+        "catalogue/reserve_schedule",
     ),
 ]
 VOLATILE = ("claims", "nodes", "counts")
@@ -136,7 +136,7 @@ async def test_a_lost_reply_is_said_and_retry_after_lies_beyond_the_deadline(own
     redis = Redis.from_url(own_redis.url)
     async with FaultProxy(own_redis.socket_path) as proxy, api_on(proxy.url) as client:
         await fill(client)
-        for name in ("create_jobs", "change_jobs"):
+        for name in ("job/create", "job/change"):
             fault = proxy.on(script(name), lose="reply")
             answer = await client.post("/", json=job(id="new", payload=name))
             assert fault.strikes == 1
@@ -150,7 +150,7 @@ async def test_a_lost_reply_is_said_and_retry_after_lies_beyond_the_deadline(own
 async def test_a_lost_request_is_unknown_too_and_repeating_it_stores_it(own_redis: EmbeddedRedis) -> None:
     async with FaultProxy(own_redis.socket_path) as proxy, api_on(proxy.url) as client:
         await fill(client)
-        proxy.on(script("create_jobs"), lose="request")
+        proxy.on(script("job/create"), lose="request")
         assert (await client.post("/", json=job(id="new"))).json()["code"] == "outcome_unknown"
         again = await client.post("/", json=job(id="new"))
         assert (again.status_code, again.json()["changed"]) == (202, True)
@@ -176,7 +176,7 @@ async def test_each_job_of_a_batch_says_whether_its_outcome_is_known(own_redis: 
     jobs = [job(id=f"b{number:04}") for number in range(300)]
     async with FaultProxy(own_redis.socket_path) as proxy, api_on(proxy.url) as client:
         await fill(client)
-        proxy.on(script("create_jobs"), lose="reply")
+        proxy.on(script("job/create"), lose="reply")
         results = (await client.post("/jobs:batch", json=jobs)).json()
         codes = [one["code"] for one in results]
         assert codes == ["outcome_unknown"] * 128 + ["store_unavailable"] * 172
@@ -198,7 +198,7 @@ async def test_a_run_whose_answer_was_lost_is_asked_for_again_with_its_key_and_c
     key = {"Idempotency-Key": "deploy 7"}
     async with FaultProxy(own_redis.socket_path) as proxy, api_on(proxy.url) as client:
         await fill(client)
-        proxy.on(script("change_jobs"), lose=lose)
+        proxy.on(script("job/change"), lose=lose)
         lost = await client.post("/jobs/a/run", headers=key)
         assert (lost.status_code, lost.json()["code"]) == (429, "outcome_unknown")
         answers = [await client.post("/jobs/a/run", headers=key) for _ in range(3)]

@@ -112,7 +112,8 @@ def test_every_dependency_has_its_reason_written_down() -> None:
         assert f"`{name}`" in reasons, f"{name} has no reason in docs/decisions/0002-dependencies.md"
 
 
-SCRIPTS = sorted((ROOT / "scheduler_core" / "store" / "redis" / "lua").glob("*.lua"))
+SCRIPTS = sorted((ROOT / "scheduler_core" / "store" / "redis" / "lua").glob("*/*.lua"))
+SCRIPTS = [path for path in SCRIPTS if path.parent.name != "lib"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -409,9 +409,9 @@ async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
     with monkeypatch.context() as patched:
         patched.setattr(CatalogueStore, "_write", lose)
         assert (await bench.service.add_target(TARGET)).id == 1
-        lost.append("catalogue_commit_schedule")
+        lost.append("catalogue/commit_schedule")
         assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 1
-    assert lost == ["catalogue_add_target", "catalogue_commit_schedule", "catalogue_reserve_schedule"]
+    assert lost == ["catalogue/add_target", "catalogue/commit_schedule", "catalogue/reserve_schedule"]
     assert await bench.service.counts() == CatalogueCounts(1, 1, 1, 0, 0)
 
 

@@ -170,7 +170,7 @@ async def test_a_connection_that_dies_silently_under_the_heartbeat_costs_no_leas
         heartbeat = Heartbeat(node, shards.lead, clock, Metrics())
         await heartbeat.beat(starting=True)
         heartbeat.start()
-        for command in (named("TIME"), script("beat_node")):
+        for command in (named("TIME"), script("node/beat")):
             before = len(proxy.seen)
             fault = proxy.on(command, hold=stage)
             await fault.struck()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
+import scheduler_core.store.redis
 from scheduler_core.model.job import JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.jobs import RedisStore, Settlement
@@ -18,22 +19,24 @@ from scheduler_core.store.redis.scripts import Arg, Script
 from tests.support.factories import make_job, make_state
 from tests.support.stores import beat, claim, put
 
-FOLDER = files("scheduler_core.store.redis").joinpath("lua")
-SCRIPTS = sorted(path.name.removesuffix(".lua") for path in FOLDER.iterdir() if path.name.endswith(".lua"))
-OF_THE_LOOP = (
-    "beat_node",
-    "claim_jobs",
-    "leave_node",
-    "own_leases",
-    "reap_leases",
-    "take_reap_turn",
-    "recover_claims",
-    "settle_runs",
+FOLDER = Path(scheduler_core.store.redis.__path__[0]) / "lua"
+SCRIPTS = sorted(
+    path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.lua") if path.parent.name != "lib"
 )
-OF_REPAIRS = ("repair_due",)
-OF_CLIENTS = ("change_jobs", "create_jobs", "read_beside", "read_jobs")
+OF_THE_LOOP = (
+    "node/beat",
+    "job/claim",
+    "node/leave",
+    "node/own_leases",
+    "node/reap_leases",
+    "node/take_reap_turn",
+    "job/recover_claims",
+    "job/settle",
+)
+OF_REPAIRS = ("job/repair_due",)
+OF_CLIENTS = ("job/change", "job/create", "job/read_beside", "job/read")
 """With those of the loop, what ``RedisStore`` runs; the others have stores of their own."""
-SETS = {"settle_runs": (8 + 8 + 2, 3 + 8), "change_jobs": (9 + 8 + 2, 8 + 9), "create_jobs": (7, 1 + 4)}
+SETS = {"job/settle": (8 + 8 + 2, 3 + 8), "job/change": (9 + 8 + 2, 8 + 9), "job/create": (7, 1 + 4)}
 """Scripts of many units: the keys and arguments of one unit without records."""
 
 
@@ -97,7 +100,7 @@ def test_a_script_uses_exactly_the_keys_and_arguments_of_its_header(name: str) -
         used = {int(number) for number in re.findall(rf"{section}\[(\d+)\]", code)}
         used |= {int(number) for number in re.findall(rf"unpack\({section}, (\d+)\)", code)}
         beyond = {number for number in used if computed and number > max(computed)}
-        assert (used - beyond) | computed == set(entries) or name in {"settle_runs", "change_jobs"}, section
+        assert (used - beyond) | computed == set(entries) or name in {"job/settle", "job/change"}, section
 
 
 class Recorder(Script, frozen=True):

@@ -1,7 +1,7 @@
 """A proxy in front of Redis that breaks it on purpose: one command, one reply, one connection at a time, or all.
 
     async with FaultProxy(upstream) as proxy:
-        fault = proxy.on(script("claim_jobs"), lose="reply", if_reply=took_jobs)
+        fault = proxy.on(script("job/claim"), lose="reply", if_reply=took_jobs)
         ...a node works through proxy.url...
         await fault.struck()
 

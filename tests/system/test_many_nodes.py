@@ -76,7 +76,7 @@ async def test_an_upsert_wakes_a_node_that_sleeps(world: World) -> None:
     api = await world.start("api")
 
     def claims() -> list[float]:
-        return [when for when, command in world.proxy.seen if script("claim_jobs")(command)]
+        return [when for when, command in world.proxy.seen if script("job/claim")(command)]
 
     gaps: list[float] = []
     for number in range(10):

@@ -53,7 +53,7 @@ class TestKilledOnASharedRedis:
 
     async def test_before_its_claim_reaches_redis(self, world: World) -> None:
         survivor, victim = await two_nodes(world)
-        world.proxy.on(script("claim_jobs"), lose="request", times=1_000_000)
+        world.proxy.on(script("job/claim"), lose="request", times=1_000_000)
         await world.put_many(survivor, "a", "b")
         await world.recorder.until_requests(1, "a", "b")
         await victim.kill()
@@ -66,7 +66,7 @@ class TestKilledOnASharedRedis:
         await world.put(survivor, "a", soon())
         survivor.freeze()
         claim = world.proxy.on(
-            lambda command: script("claim_jobs")(command) and int(argument(command, 1)) >= self._due(world),
+            lambda command: script("job/claim")(command) and int(argument(command, 1)) >= self._due(world),
             hold="request",
         )
         await claim.struck()
@@ -83,7 +83,7 @@ class TestKilledOnASharedRedis:
         survivor, victim = await two_nodes(world)
         await world.put(survivor, "a", soon())
         survivor.freeze()
-        claim = world.proxy.on(script("claim_jobs"), hold="reply", if_reply=took_jobs)
+        claim = world.proxy.on(script("job/claim"), hold="reply", if_reply=took_jobs)
         await claim.struck()
         await victim.kill()
         survivor.thaw()
@@ -97,7 +97,7 @@ class TestKilledOnASharedRedis:
         survivor, victim = await two_nodes(world)
         await world.put_many(survivor, "open", "settled", cron=soon())
         survivor.freeze()
-        settle = world.proxy.on(script("settle_runs"), hold="reply")
+        settle = world.proxy.on(script("job/settle"), hold="reply")
         hold = await held(world, "open")
         await settle.struck()
         await victim.kill()
@@ -118,7 +118,7 @@ class TestKilledOnASharedRedis:
         survivor, victim = await two_nodes(world)
         await world.put(survivor, "a", soon())
         survivor.freeze()
-        settle = world.proxy.on(script("settle_runs"), lose="request", times=1_000_000)
+        settle = world.proxy.on(script("job/settle"), lose="request", times=1_000_000)
         await settle.struck()
         killed_at = world.now_ms()
         await victim.kill()

@@ -206,8 +206,8 @@ async def test_calls_or_their_replies_are_lost(world: World, lose: Literal["requ
     """A claim that was carried out is found again by its token, a settle is known by its tag: sent again, neither
     fires nor records anything twice. No disturbance is told to the judge: nothing here excuses a second request."""
     server = await behind_the_proxy(world)
-    for name in ("claim_jobs", "settle_runs", "beat_node"):
-        took = took_jobs if name == "claim_jobs" and lose == "reply" else None
+    for name in ("job/claim", "job/settle", "node/beat"):
+        took = took_jobs if name == "job/claim" and lose == "reply" else None
         fault = world.proxy.on(script(name), lose=lose, if_reply=took, times=2)
         await eventually(lambda fault=fault: fault.spent, what=f"two calls of {name}")  # type: ignore[misc]
     await firing(world, server)
@@ -222,14 +222,14 @@ async def test_a_claim_that_arrives_after_it_was_given_up_strands_no_job(world: 
     due = int(time.time() + 1.5)
 
     def claims_the_jobs(command: Command) -> bool:
-        return script("claim_jobs")(command) and int(argument(command, 1)) >= due * 1000
+        return script("job/claim")(command) and int(argument(command, 1)) >= due * 1000
 
     late = world.proxy.on(claims_the_jobs, hold="request")
     await world.put_many(server, *JOBS, cron=f"{due % 60},{(due + 3) % 60} * * * * *")
     await late.struck()
     following = world.proxy.on(claims_the_jobs, hold="request")
     await following.struck()
-    assert any(script("recover_claims")(command) for _, command in world.proxy.seen)
+    assert any(script("job/recover_claims")(command) for _, command in world.proxy.seen)
     late.release()
     await eventually(lambda: late.passed_on)
     following.release()

@@ -44,7 +44,7 @@ class AccountStore:
     def __init__(self, beside: RedisStore) -> None:
         self._client = beside.client
         self._keys = beside.keys
-        self._read = load_script("read_account")
+        self._read = load_script("history/read_account")
 
     async def read(self, job_id: str) -> StoredAccount:
         """The job as it is stored now. Entries of its history that cannot be read are left out."""

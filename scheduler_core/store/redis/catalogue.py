@@ -95,14 +95,14 @@ class CatalogueStore:
         self._copying = keys.catalogue("copying")
         self._counters = keys.catalogue("counters")
         self._of_prefix = keys.catalogue("of:")
-        self._add_target = load_script("catalogue_add_target")
-        self._change_target = load_script("catalogue_change_target")
-        self._drop_target = load_script("catalogue_drop_target")
-        self._reserve = load_script("catalogue_reserve_schedule")
-        self._commit = load_script("catalogue_commit_schedule")
-        self._change_schedule = load_script("catalogue_change_schedule")
-        self._remove_schedule = load_script("catalogue_remove_schedule")
-        self._duties = load_script("catalogue_duties")
+        self._add_target = load_script("catalogue/add_target")
+        self._change_target = load_script("catalogue/change_target")
+        self._drop_target = load_script("catalogue/drop_target")
+        self._reserve = load_script("catalogue/reserve_schedule")
+        self._commit = load_script("catalogue/commit_schedule")
+        self._change_schedule = load_script("catalogue/change_schedule")
+        self._remove_schedule = load_script("catalogue/remove_schedule")
+        self._duties = load_script("catalogue/duties")
 
     # ---- targets ------------------------------------------------------------------------------------------------
 

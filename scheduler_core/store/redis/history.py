@@ -143,8 +143,8 @@ class HistoryStore:
     def __init__(self, beside: RedisStore) -> None:
         self._client = beside.client
         self._keys = beside.keys
-        self._sweep = load_script("sweep_runs")
-        self._sweep_lists = load_script("sweep_lists")
+        self._sweep = load_script("history/sweep_runs")
+        self._sweep_lists = load_script("history/sweep_lists")
 
     async def candidates(self, query: Query, *, before: Place | None, count: int) -> list[Candidate]:
         """The first ``count`` places of the list that ``query`` asks for, those from ``before`` on left out.

@@ -257,26 +257,26 @@ class RedisStore:
         self._beats = client if beats is None else beats
         self._keys = keys or Keys()
         self._retention = retention or Retention()
-        self._claim = load_script("claim_jobs")
-        self._recover = load_script("recover_claims")
-        self._own = load_script("own_leases")
-        self._settle = load_script("settle_runs")
+        self._claim = load_script("job/claim")
+        self._recover = load_script("job/recover_claims")
+        self._own = load_script("node/own_leases")
+        self._settle = load_script("job/settle")
         k = self._keys
         # Every key is worked out when it is asked for; these are asked for in every request that changes a job.
         kept = (k.answers, k.answered, *k.record_keys)
         self._of_changes = (k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, *kept)
         self._of_creations = (k.due, k.jobs, k.states, k.leases, k.ids, k.meta, k.children)
-        self._change = load_script("change_jobs")
-        self._create = load_script("create_jobs")
-        self._beat = load_script("beat_node")
-        self._leave = load_script("leave_node")
-        self._reap = load_script("reap_leases")
-        self._turn = load_script("take_reap_turn")
+        self._change = load_script("job/change")
+        self._create = load_script("job/create")
+        self._beat = load_script("node/beat")
+        self._leave = load_script("node/leave")
+        self._reap = load_script("node/reap_leases")
+        self._turn = load_script("node/take_reap_turn")
         self.examined = 0
         """How many claimed jobs ``reap`` has looked at."""
-        self._read = load_script("read_jobs")
-        self._read_beside = load_script("read_beside")
-        self._repair = load_script("repair_due")
+        self._read = load_script("job/read")
+        self._read_beside = load_script("job/read_beside")
+        self._repair = load_script("job/repair_due")
 
     @property
     def client(self) -> Redis:
@@ -299,7 +299,7 @@ class RedisStore:
 
     async def number_of_shards(self, number: int) -> int:
         """Into how many shards the store is divided whose first one this is; ``number`` on the very first start."""
-        stored = await self._run(load_script("open_shards"), (self._keys.meta, self._keys.jobs), (number,))
+        stored = await self._run(load_script("node/open_shards"), (self._keys.meta, self._keys.jobs), (number,))
         if not stored.isdigit() or len(stored) > 4:
             raise StoreRefused(f"the field shards of {self._keys.meta} is no number of shards; put the right one there")
         return int(stored)

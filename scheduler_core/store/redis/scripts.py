@@ -60,7 +60,7 @@ def epoch_ms(seconds: int, micros: int) -> float:
 
 
 def load_script(name: str) -> Script:
-    """The script in ``lua/<name>.lua``, after the libraries of ``lua/lib`` that its first line names.
+    """The script in ``lua/<name>.lua`` (``job/claim``), after the libraries of ``lua/lib`` that its first line names.
 
     A first line ``-- needs: a b`` puts ``lua/lib/a.lua`` and ``lua/lib/b.lua`` before it: Redis gives scripts no way to
     load one another.

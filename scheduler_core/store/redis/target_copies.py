@@ -22,7 +22,7 @@ class TargetCopies:
         self._copies = beside.keys.catalogue("copies")
         self._meta = beside.keys.meta
         self._originals = originals
-        self._copy = load_script("catalogue_copy_target")
+        self._copy = load_script("catalogue/copy_target")
 
     async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
         """The targets with these ids, at most 1000."""

@@ -52,7 +52,7 @@ class Taken(msgspec.Struct, frozen=True):
     """The answer to ``LaneStore.take``."""
 
     result: str
-    """``ok``, ``beat``, ``void``, ``busy``, ``wait`` or ``empty``: see lane_take.lua."""
+    """``ok``, ``beat``, ``void``, ``busy``, ``wait`` or ``empty``: see task/take.lua."""
     rows: list[Row] = []
     fence: int = 0
     rules: LaneRules | None = None
@@ -142,15 +142,15 @@ class LaneStore:
         self._fresh, self._failed, self._running, self._stale, self._delivered = (keys.lane(part) for part in PARTS)
         self._tasks, self._batch, self._settings = keys.lane("tasks"), keys.lane("batch"), keys.lane("settings")
         self._channel = keys.lane("wake")
-        self._insert = load_script("lane_insert")
-        self._take = load_script("lane_take")
-        self._settle = load_script("lane_settle")
-        self._return = load_script("lane_return")
-        self._delete = load_script("lane_delete")
-        self._revive = load_script("lane_revive")
-        self._read = load_script("lane_read")
-        self._page = load_script("lane_page")
-        self._change = load_script("lane_settings")
+        self._insert = load_script("task/insert")
+        self._take = load_script("task/take")
+        self._settle = load_script("task/settle")
+        self._return = load_script("task/return")
+        self._delete = load_script("task/delete")
+        self._revive = load_script("task/revive")
+        self._read = load_script("task/read")
+        self._page = load_script("task/page")
+        self._change = load_script("task/settings")
 
     # ---- what the lane does -------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@
 --   2...       four of each job (at most 1000, no id twice): id, definition, state (tag first), wake-up (epoch ms)
 --   last      deadline (lib/deadline.lua)
 -- Returns
---   {downtimes, store id or false, row, row, ...}, a row for each job: 'ok' if it was created, else as read_jobs
+--   {downtimes, store id or false, row, row, ...}, a row for each job: 'ok' if it was created, else as job/read
 --   answers it: {definition or false, state or false, lease or false, number of children where there is no definition},
 --   or 'large' if the reply already holds 2 MiB of definitions and states
 --   downtimes = how many were ever recorded, a space, and those that are kept

@@ -1,6 +1,6 @@
 -- needs: deadline record lists
 -- Apply changes of units that no settle brings about, one or many: upsert, delete, pause, resume, run now, what a runner
--- says by callback. A unit is a job, or one run of a job that allows overlap (see settle_runs).
+-- says by callback. A unit is a job, or one run of a job that allows overlap (see job/settle).
 --
 -- Guarantee: nothing is written of a unit unless its state and lease are those that the caller planned from; what becomes
 -- of one unit says nothing about another. While a node holds the lease, the due set is left alone: the settle of its run

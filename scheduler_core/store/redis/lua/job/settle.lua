@@ -16,7 +16,7 @@
 --   5 ids      sorted set, all job ids at score 0
 --   6 waiting  sorted set, unit by start of its run, for runs that wait for a retry or a completion
 --   7 children sorted set, units of runs that overlap, at score 0
---   8 suspects sorted set, units by losses (claim_jobs)
+--   8 suspects sorted set, units by losses (job/claim)
 --   9...       the eight keys of lib/record.lua, then history and failures list of the job of each unit, in order
 -- ARGV
 --   1 history   entries kept per job

@@ -3,7 +3,7 @@
 --
 -- Guarantee: a job is in the claimed part of the due set from here until it is settled, handed back or reaped, so no
 -- two nodes hold it. A node whose heartbeat is over gets nothing: others may be reaping its leases. A call that arrives
--- after its node has looked for what it took (recover_claims) takes nothing.
+-- after its node has looked for what it took (job/recover_claims) takes nothing.
 --
 -- A job whose run was lost with several nodes in a row is a suspect: it may be what kills them. A suspect that is due is
 -- parked outside of the due part, and claims take suspects in groups, for a trial: at most half of all, fewest losses

@@ -17,7 +17,7 @@
 --   4 from   score in the due set of the jobs that the claim can have taken: 10^15 and its instant
 --   5 to     the highest such score
 -- Returns
---   {row, row, ...} with the rows of claim_jobs
+--   {row, row, ...} with the rows of job/claim
 -- Cost: O(jobs claimed between both scores): those of one millisecond; only after a lost reply.
 
 local leases, jobs, states, claims, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
