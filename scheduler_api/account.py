@@ -15,7 +15,7 @@ from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import parse_instant, rfc3339
 from scheduler_core.model.run import Run
 from scheduler_core.plan.account import Entry
-from scheduler_core.services.account import read_account
+from scheduler_core.usecases.account import read_account
 
 
 async def account(request: Request) -> Response:

@@ -20,7 +20,7 @@ from scheduler_core.base.errors import CronpostError, InvalidInput
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.validate import check_allowed
 from scheduler_core.model.job import Job
-from scheduler_core.services.batch import Upserted, upsert_on_shards
+from scheduler_core.usecases.batch import Upserted, upsert_on_shards
 
 BATCH_BODIES = 8
 """A batch may be so many times as long as any other body; each job in it no longer than the body of ``POST /``."""

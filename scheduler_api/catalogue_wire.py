@@ -32,9 +32,9 @@ from scheduler_core.model.catalogue import (
     stopped_at,
     timing_of,
 )
-from scheduler_core.services.catalogue import Schedule
 from scheduler_core.store.redis.catalogue import StoredTarget
 from scheduler_core.triggers.trigger import IntervalSpec
+from scheduler_core.usecases.catalogue import Schedule
 
 MAX_SKIP = 10_000
 MAX_DIGITS = 15

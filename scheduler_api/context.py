@@ -14,17 +14,17 @@ from scheduler_core.base.config import ApiSettings, LaneSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard
-from scheduler_core.services.bays import OpenBreaker
-from scheduler_core.services.callbacks import CallbackService
-from scheduler_core.services.cancel import CancelService
-from scheduler_core.services.catalogue import CatalogueService
-from scheduler_core.services.heartbeat import set_clock
-from scheduler_core.services.history import HistoryService
-from scheduler_core.services.jobs import JobService
-from scheduler_core.services.tasks import TaskService
+from scheduler_core.node.dispatch.targets import OpenBreaker
+from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.usecases.callbacks import CallbackService
+from scheduler_core.usecases.cancel import CancelService
+from scheduler_core.usecases.catalogue import CatalogueService
+from scheduler_core.usecases.history import HistoryService
+from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.tasks import TaskService
 
 if TYPE_CHECKING:  # a node without an API does not load starlette
     from starlette.requests import Request

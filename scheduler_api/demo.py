@@ -24,8 +24,8 @@ from scheduler_core.base.config import ProcessSettings, Settings
 from scheduler_core.base.errors import StoreError
 from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer, Done, Outcome, Request, Wanted
 from scheduler_core.model.job import Job
-from scheduler_core.services.jobs import JobService
 from scheduler_core.triggers.trigger import CronSpec
+from scheduler_core.usecases.jobs import JobService
 
 JOB_ID = "job-scheduler-unique-id"
 CRON = "*/10 * * * * * *"

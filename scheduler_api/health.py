@@ -15,7 +15,7 @@ from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
 from scheduler_api.nodes import Gathered
 from scheduler_core.base.errors import StoreError
-from scheduler_core.services.heartbeat import set_clock
+from scheduler_core.node.loops.heartbeat import set_clock
 
 TEXT_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")
 """What Prometheus asks for. It may name its binary form first and takes the text as well."""

@@ -29,8 +29,8 @@ from scheduler_api.wire import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_allowed
 from scheduler_core.model.job import Job, Overlap
-from scheduler_core.services.job_list import page_of_jobs
-from scheduler_core.services.jobs import JobView
+from scheduler_core.usecases.job_list import page_of_jobs
+from scheduler_core.usecases.jobs import JobView
 
 STATUSES = ("active", "running", "retrying", "taken", "paused", "quarantined")
 

@@ -21,7 +21,7 @@ import msgspec
 from prometheus_client.registry import Collector
 
 from scheduler_core.delivery.http.guard import Own
-from scheduler_core.services.bays import OpenBreaker
+from scheduler_core.node.dispatch.targets import OpenBreaker
 
 STATE, METRICS = b"?", b"m"
 LENGTH_BYTES = 4

@@ -29,7 +29,7 @@ from scheduler_core.base.config import ENV_PREFIX, SETTINGS, Settings
 from scheduler_core.base.events import NODE_PROCESS_ENDED, NODE_PROCESS_STARTED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import Own
-from scheduler_core.services.bays import OpenBreaker
+from scheduler_core.node.dispatch.targets import OpenBreaker
 
 log = get_logger(__name__)
 

@@ -15,7 +15,7 @@ from scheduler_api.views import instant, show_job, show_pending
 from scheduler_api.wire import backfill_of, pending_of, run_request_of
 from scheduler_core.model.job import Replay
 from scheduler_core.plan.fire_times import trigger_of
-from scheduler_core.services.jobs import JobView
+from scheduler_core.usecases.jobs import JobView
 
 COUNTED = 1000
 """Fire times that are counted one by one for an answer: a few milliseconds."""

@@ -44,12 +44,12 @@ from scheduler_core.delivery.base import Deliverer
 from scheduler_core.delivery.http.deliverer import HttpDeliverer
 from scheduler_core.delivery.http.guard import AddressGuard, Own
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.engine import Engine
-from scheduler_core.services.base import Service
-from scheduler_core.services.bays import OpenBreaker
-from scheduler_core.services.clock_watch import ClockWatch
-from scheduler_core.services.heartbeat import set_clock
-from scheduler_core.services.store_check import StoreCheck
+from scheduler_core.node.dispatch.targets import OpenBreaker
+from scheduler_core.node.engine import Engine
+from scheduler_core.node.loops.clock_watch import ClockWatch
+from scheduler_core.node.loops.heartbeat import set_clock
+from scheduler_core.node.loops.service import Service
+from scheduler_core.node.loops.store_check import StoreCheck
 from scheduler_core.store.redis.check import check_servers, wrong_scheme
 from scheduler_core.store.redis.jobs import Retention
 from scheduler_core.store.redis.shards import Shards, default_number, open_shards, wrong_number

@@ -11,7 +11,7 @@ from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Run
 from scheduler_core.model.status import attempt_error_type, attempt_status, error_type_of, status_of
-from scheduler_core.services.history import FoundRun
+from scheduler_core.usecases.history import FoundRun
 
 
 def show_found(found: FoundRun) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from scheduler_api.catalogue_wire import (
 )
 from scheduler_api.context import context_of
 from scheduler_core.model.catalogue import check_timing, job_id_of
-from scheduler_core.services.catalogue import ScheduleChange
+from scheduler_core.usecases.catalogue import ScheduleChange
 
 
 async def create(request: Request) -> Response:

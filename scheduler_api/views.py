@@ -15,7 +15,7 @@ from scheduler_core.plan.fire_times import jitter_offset_ms, trigger_of
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec, TriggerSpec
 
 if TYPE_CHECKING:  # the command line uses these views without the services
-    from scheduler_core.services.jobs import JobView
+    from scheduler_core.usecases.jobs import JobView
 
 FIRE_TIMES_SHOWN = 5
 

@@ -12,8 +12,8 @@ import httpx
 from scheduler_api.context import Context
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import CoroutineDeliverer
-from scheduler_core.engine import Engine
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.node.engine import Engine
 
 
 class Runner(CoroutineDeliverer):

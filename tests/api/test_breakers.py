@@ -9,10 +9,10 @@ from redis.asyncio import Redis
 from scheduler_api.context import Context
 from scheduler_api.node_link import Report
 from scheduler_api.views import show_job, show_unit
-from scheduler_core.breaker import BreakerState
 from scheduler_core.model.job import HeldBack, HoldReason, Lease
-from scheduler_core.services.bays import OpenBreaker
-from scheduler_core.services.jobs import JobView
+from scheduler_core.node.dispatch.breaker import BreakerState
+from scheduler_core.node.dispatch.targets import OpenBreaker
+from scheduler_core.usecases.jobs import JobView
 from tests.api.conftest import client_of
 from tests.support.factories import at, make_job, make_state
 from tests.support.stores import put

@@ -12,8 +12,8 @@ import pytest
 from scheduler_api.context import Context
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import CoroutineDeliverer, Outcome, OutcomeKind, Request
-from scheduler_core.engine import Engine
 from scheduler_core.model.run import Miss, MissReason
+from scheduler_core.node.engine import Engine
 from scheduler_core.store.redis.codec import record_args
 from scheduler_core.store.redis.jobs import RedisStore
 from tests.api.conftest import job

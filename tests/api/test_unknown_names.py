@@ -120,8 +120,8 @@ async def test_runs_are_found_by_state_and_reason(
         assert await found(f"state=conflict&reason=manual{job_id}") == [one for one in conflicts if one in manual]
         assert await found(f"state=retrying{job_id}") == []
         assert await found(f"state=conflict&skip=3{job_id}") == conflicts[3:]
-    monkeypatch.setattr("scheduler_core.services.history.LOOKED_AT", 4)
-    monkeypatch.setattr("scheduler_core.services.history.LOOK_AT", 2)
+    monkeypatch.setattr("scheduler_core.usecases.history.LOOKED_AT", 4)
+    monkeypatch.setattr("scheduler_core.usecases.history.LOOK_AT", 2)
     for job_id in ("", "&job_id=job"):
         assert await found(f"state=conflict&skip=3&limit=5{job_id}") == conflicts[3:]
         assert await found(f"reason=manual&limit=2{job_id}") == manual

@@ -11,32 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("scheduler_core", "scheduler_api")
 
-# Lower first. A module imports from its own layer or from lower ones, and within BETWEEN not even from its own,
-# unless it is of the same part. A module that is named nowhere is one of the model's: plain structs and functions.
-BASE, MODEL, BETWEEN, SERVICES, ENGINE, ENTRY = range(6)
-LAYERS = {
-    "scheduler_core": BASE,
-    "scheduler_core.base.clock": BASE,
-    "scheduler_core.base.config": BASE,
-    "scheduler_core.base.config_reader": BASE,
-    "scheduler_core.base.errors": BASE,
-    "scheduler_core.base.events": BASE,
-    "scheduler_core.base.line_writer": BASE,
-    "scheduler_core.base.metrics": BASE,
-    "scheduler_core.base.redis_url": BASE,
-    "scheduler_core.base.fast_metrics": BASE,
-    "scheduler_core.base.target_rules": BASE,
-    "scheduler_core.version": BASE,
-    "scheduler_core.delivery": BETWEEN,
-    "scheduler_core.embedded": BETWEEN,
-    "scheduler_core.plan": BETWEEN,
-    "scheduler_core.store": BETWEEN,
-    "scheduler_core.services": SERVICES,
-    "scheduler_core.node": SERVICES,
-    "scheduler_core.shard": ENGINE,
-    "scheduler_core.engine": ENGINE,
-    "scheduler_api": ENTRY,
-}
+# Lower first. A module imports from its own folder or from lower layers; folders of one layer do not know each other.
+LAYERS = (
+    ("scheduler_core.base", "scheduler_core.version"),
+    ("scheduler_core.triggers",),
+    ("scheduler_core.model",),
+    ("scheduler_core.plan", "scheduler_core.delivery", "scheduler_core.store", "scheduler_core.embedded"),
+    ("scheduler_core.usecases",),
+    ("scheduler_core.node",),
+    ("scheduler_api",),
+)
+LAYER = {folder: number for number, folders in enumerate(LAYERS) for folder in folders}
+PURE = ("scheduler_core.triggers", "scheduler_core.model", "scheduler_core.plan")
 # Library -> the parts of the project that may import it.
 DOORS = {
     "redis": ("scheduler_core.store",),
@@ -83,32 +69,30 @@ def imports_of(module: str) -> Iterator[str]:
                 yield full if full in MODULES else str(node.module)
 
 
-def part_of(module: str) -> str:
-    """The longest entry of LAYERS that ``module`` is or lies in; a module of its own where there is none."""
-    while module and module not in LAYERS:
-        parent = module.rpartition(".")[0]
-        if parent in {"scheduler_core", ""}:
-            return module
-        module = parent
-    return module
-
-
-def layer_of(module: str) -> int:
-    return LAYERS.get(part_of(module), MODEL)
+def folder_of(module: str) -> str:
+    """The entry of LAYERS that ``module`` is or lies in; empty for the package itself, which imports nothing."""
+    return next((folder for folder in LAYER if module == folder or module.startswith(folder + ".")), "")
 
 
 def ours(name: str) -> bool:
     return name.partition(".")[0] in PACKAGES
 
 
+def test_every_module_lies_in_a_layer() -> None:
+    assert [module for module in MODULES if not folder_of(module)] == ["scheduler_core"]
+    assert set(LAYER) == {folder_of(module) for module in MODULES} - {""}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_one_way(module: str) -> None:
+    own = folder_of(module)
     for imported in imports_of(module):
-        if not ours(imported) or part_of(imported) == part_of(module):
+        if not ours(imported) or folder_of(imported) == own:
             continue
-        assert layer_of(imported) <= layer_of(module), f"{module} imports {imported}, which is above it"
-        if layer_of(module) == layer_of(imported) == BETWEEN:
-            pytest.fail(f"{module} imports {imported}: store, delivery, plan and embedded do not know each other")
+        assert own, f"{module} is the package itself and imports {imported}"
+        folder = folder_of(imported)
+        assert folder, f"{module} imports {imported}"
+        assert LAYER[folder] < LAYER[own], f"{module} imports {imported}: {own} may not import {folder}"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -121,9 +105,7 @@ def test_a_library_is_imported_only_where_its_door_is(module: str) -> None:
             )
 
 
-@pytest.mark.parametrize(
-    "module", [name for name in MODULES if layer_of(name) == MODEL or part_of(name) == "scheduler_core.plan"]
-)
+@pytest.mark.parametrize("module", [name for name in MODULES if folder_of(name) in PURE])
 def test_the_model_and_the_plan_are_pure(module: str) -> None:
     for imported in imports_of(module):
         assert not any(imported == name or imported.startswith(name + ".") for name in IMPURE), (
@@ -144,13 +126,3 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
     for module in MODULES:
         walk(module, ())
-
-
-def test_every_layer_that_is_named_has_its_module_or_is_still_to_come() -> None:
-    known = {part_of(module) for module in MODULES}
-    assert {
-        "scheduler_core.base.clock",
-        "scheduler_core.base.config",
-        "scheduler_core.store",
-        "scheduler_core.plan",
-    } <= known

@@ -13,7 +13,7 @@ ALLOWED = {"scheduler_core/base/clock.py"}
 DEADLINES = {
     "scheduler_core/delivery/http/deliverer.py",
     "scheduler_core/delivery/http/resolve.py",
-    "scheduler_core/services/cancel.py",
+    "scheduler_core/usecases/cancel.py",
 }
 RAW = {
     "time": {"time", "time_ns", "sleep", "localtime"},

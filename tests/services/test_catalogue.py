@@ -22,11 +22,11 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import ScheduleStatus, Target, Timing, job_id_of, job_of_schedule
-from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
-from scheduler_core.services.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
+from scheduler_core.node.loops.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.redis.catalogue import CatalogueCounts, CatalogueStore, Row
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, dump, opened
 
@@ -477,8 +477,8 @@ async def test_lists_of_one_status_go_by_id_with_skip_and_cursor(bench: Bench) -
 async def test_a_page_of_one_status_looks_at_a_bounded_number_and_goes_on_by_its_cursor(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler_core.services.catalogue.EXAMINED", 6)
-    monkeypatch.setattr("scheduler_core.services.catalogue.LOOK_AT", 3)
+    monkeypatch.setattr("scheduler_core.usecases.catalogue.EXAMINED", 6)
+    monkeypatch.setattr("scheduler_core.usecases.catalogue.LOOK_AT", 3)
     await bench.service.add_target(TARGET)
     for number in range(20):
         await bench.service.add_schedule(str(number), 1, EVERY_10)

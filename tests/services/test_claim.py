@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from scheduler_core.node.node.loops import claim as claim_module
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import RunConflict, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.node.loops.wakeups import WakeListener
 from scheduler_core.plan.claim import plan_claim
-from scheduler_core.services import claim as claim_module
-from scheduler_core.services.jobs import JobService
-from scheduler_core.services.wake import WakeListener
 from scheduler_core.store.redis.jobs import REPLY_BYTES, Claim, RedisStore, connect
+from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

@@ -6,7 +6,7 @@ import pytest
 
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.services.clock_watch import SHOWN_SECONDS, ClockWatch
+from scheduler_core.node.loops.clock_watch import SHOWN_SECONDS, ClockWatch
 
 START_MS = 1_767_225_600_000
 """2026-01-01T00:00:00Z."""
@@ -53,7 +53,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
         def warning(self, event: str, *, seconds: float, **_: object) -> None:
             found.append((event, seconds))
 
-    monkeypatch.setattr("scheduler_core.services.clock_watch.log", Log())
+    monkeypatch.setattr("scheduler_core.node.loops.clock_watch.log", Log())
     return found
 
 

@@ -9,10 +9,10 @@ import pytest
 from scheduler_core.delivery.base import Attempt, Done, OutcomeKind, Request, Wanted
 from scheduler_core.model.job import Job, Policies, RetryRule
 from scheduler_core.model.run import Run, RunState
+from scheduler_core.node.dispatch.dispatcher import build_request
 from scheduler_core.plan.claim import Work
-from scheduler_core.services.deliver import build_request
-from scheduler_core.services.tasks import TaskService
 from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.usecases.tasks import TaskService
 from tests.support.delivery import deliverer
 from tests.support.factories import make_job, make_run, make_state
 from tests.support.lanes import SteppedLane, make_task, places

@@ -13,11 +13,11 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.engine import Engine
 from scheduler_core.model.run import Run, RunState
-from scheduler_core.services.heartbeat import set_clock
-from scheduler_core.services.jobs import JobService
+from scheduler_core.node.engine import Engine
+from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import answered, make_job
 from tests.support.nodes import ScriptedDeliverer
 from tests.support.stores import KEYS, opened, until

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from scheduler_core.node.node.dispatch import dispatcher as deliver
+from scheduler_core.node.node.loops import settle
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
@@ -16,11 +18,10 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, Policies
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import RunState
+from scheduler_core.node.dispatch.limiter import Gate, Ticket
 from scheduler_core.plan.settle import plan_settle_changed
-from scheduler_core.services import deliver, settle
-from scheduler_core.services.gate import Gate, Ticket
-from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis.jobs import Claim, RedisStore
+from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

@@ -15,9 +15,9 @@ from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.errors import StoreError
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Timing
-from scheduler_core.services.catalogue_sweep import CatalogueSweeper
-from scheduler_core.services.sweep import Sweeper
-from scheduler_core.shard import bounds_of
+from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
+from scheduler_core.node.loops.sweep import Sweeper
+from scheduler_core.node.shard_loops import bounds_of
 from scheduler_core.store.redis.history import HistoryStore
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.keys import CATALOGUE_PARTS, LANE_PARTS, Keys

@@ -11,21 +11,21 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.breaker import BreakerState
-from scheduler_core.limits import RATES_PER_TARGET
 from scheduler_core.model.catalogue import Target, Timing
 from scheduler_core.model.job import HeldBack, HoldReason, JobState, Limits, Overlap, Policies
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, Run
-from scheduler_core.node import Room
+from scheduler_core.node.dispatch.breaker import BreakerState
+from scheduler_core.node.dispatch.limiter import CROWD_STEP, Gate, Ticket
+from scheduler_core.node.dispatch.limits import RATES_PER_TARGET
+from scheduler_core.node.node import Room
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.deferral import plan_hold
-from scheduler_core.services.catalogue import CatalogueService
-from scheduler_core.services.gate import CROWD_STEP, Gate, Ticket
-from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
+from scheduler_core.usecases.catalogue import CatalogueService
+from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import SECOND, answered, at, failed, make_job, make_run, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import OpenRequest, SteppedNode
@@ -324,7 +324,7 @@ async def test_a_fault_between_admission_and_attempt_gives_the_slot_back(
         raise RuntimeError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"scheduler_core.services.deliver.{broken}", fail)
+        patch.setattr(f"scheduler_core.node.dispatch.dispatcher.{broken}", fail)
         await bench.work(node)
     gate = node.courier.gate
     assert (gate._open, gate._bays.of(WELL).open, len(node.node.in_flight)) == (0, 0, 0)
@@ -405,8 +405,8 @@ def test_a_target_that_was_quick_and_hangs_holds_up_nobody() -> None:
 
 
 def test_what_is_remembered_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler_core.services.bays.KNOWN_URLS", 50)
-    monkeypatch.setattr("scheduler_core.services.bays.KNOWN_TARGETS", 20)
+    monkeypatch.setattr("scheduler_core.node.dispatch.targets.KNOWN_URLS", 50)
+    monkeypatch.setattr("scheduler_core.node.dispatch.targets.KNOWN_TARGETS", 20)
     gate = Gate(Room(1_000), QUICK, ManualClock(), Metrics())
     for number in range(500):
         url = f"http://host{number}.test/"

@@ -14,8 +14,8 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings, Settings, StoreSettings, beat_timeout_seconds
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Downtime
-from scheduler_core.node import Node
-from scheduler_core.services.heartbeat import Heartbeat, set_clock
+from scheduler_core.node.loops.heartbeat import Heartbeat, set_clock
+from scheduler_core.node.node import Node
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import open_shards
 from tests.support.factories import at

@@ -17,13 +17,13 @@ from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.model.status import RunStatus, status_of
 from scheduler_core.model.transition import Spawn, Transition
-from scheduler_core.services.history import FoundRun, HistoryService
-from scheduler_core.services.sweep import Sweeper
-from scheduler_core.shard import bounds_of
+from scheduler_core.node.loops.sweep import Sweeper
+from scheduler_core.node.shard_loops import bounds_of
 from scheduler_core.store.redis.history import Bounds, HistoryStore, Place, Query, Stored
 from scheduler_core.store.redis.jobs import RedisStore, Settlement
 from scheduler_core.store.redis.keys import child_id
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.usecases.history import FoundRun, HistoryService
 from tests.support.factories import answered, at, make_job, make_state, retrying, settled_run
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

@@ -14,11 +14,11 @@ from scheduler_core.base.errors import InvalidInput, JobNotFound, RunConflict, S
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.run import RunState
 from scheduler_core.model.transition import Transition
-from scheduler_core.services.job_list import Page, page_of_jobs
-from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
+from scheduler_core.usecases.job_list import Page, page_of_jobs
+from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import at, make_job, make_state, pending, retrying
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

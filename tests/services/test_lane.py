@@ -17,10 +17,10 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import RunState
 from scheduler_core.model.task import TaskStatus
-from scheduler_core.services.lane import LaneListener
-from scheduler_core.services.tasks import TaskService
+from scheduler_core.node.loops.task_batches import LaneListener
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.tasks import LaneStore, SettledBatch, TaskSettlement
+from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered, failed
 from tests.support.lanes import SteppedLane, ids, make_task, places
 from tests.support.manual_clock import ManualClock

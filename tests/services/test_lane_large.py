@@ -16,10 +16,10 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.model.outcome import Outcome, Request
 from scheduler_core.model.task import Task, task_id
-from scheduler_core.services.lane import Lane
-from scheduler_core.services.tasks import TaskService
+from scheduler_core.node.loops.task_batches import Lane
 from scheduler_core.store.redis.jobs import RedisStore, connect
 from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered
 from tests.support.lanes import SteppedLane, places
 from tests.support.manual_clock import START_MS, ManualClock

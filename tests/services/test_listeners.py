@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.services.base import FIRST_PAUSE, LONGEST_PAUSE, Service
-from scheduler_core.services.lane import LaneListener
-from scheduler_core.services.wake import WakeListener
+from scheduler_core.node.loops.service import FIRST_PAUSE, LONGEST_PAUSE, Service
+from scheduler_core.node.loops.task_batches import LaneListener
+from scheduler_core.node.loops.wakeups import WakeListener
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.tasks import LaneStore
 from tests.support.manual_clock import ManualClock
@@ -59,7 +59,7 @@ async def test_a_listener_whose_connection_is_lost_now_and_then_is_back_after_a_
         def warning(self, event: str, **_: object) -> None:
             back.append(event)
 
-    monkeypatch.setattr("scheduler_core.services.base.log", Log())
+    monkeypatch.setattr("scheduler_core.node.loops.service.log", Log())
     listener = make(both[0], woken, clock)  # type: ignore[call-arg, arg-type]
     listener.start()
     pauses, faults = [], []

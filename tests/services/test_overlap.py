@@ -12,10 +12,10 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Job, Overlap, Policies
 from scheduler_core.model.run import Miss, MissReason, Run, RunState
 from scheduler_core.model.transition import Transition
-from scheduler_core.services.batch import upsert_many
-from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis.account import AccountStore
 from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.usecases.batch import upsert_many
+from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import SECOND, answered, at, make_job
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import OpenRequest, SteppedNode

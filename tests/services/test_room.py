@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from scheduler_core.node import Room
+from scheduler_core.node.node import Room
 
 
 class Claims:

@@ -17,11 +17,12 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, HoldReason, JobState, Overlap, Pending, Policies
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
+from scheduler_core.node.loops.settle import ASIDE_SECONDS, REFUSALS, waiting_run
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
-from scheduler_core.services.jobs import JobService
-from scheduler_core.services.settle import ASIDE_SECONDS, REFUSALS, report_record, waiting_run
 from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.report import report_record
 from tests.support.factories import answered, at, ended, failed, make_job, make_run, make_state, retrying, settled_run
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
@@ -55,7 +56,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     found = Log()
     for module in ("settle", "claim", "gate"):
         monkeypatch.setattr(f"scheduler_core.services.{module}.log", found)
-    monkeypatch.setattr("scheduler_core.services.settle.log_often", found.often)
+    monkeypatch.setattr("scheduler_core.node.loops.settle.log_often", found.often)
     return found
 
 
@@ -323,7 +324,7 @@ async def test_a_result_that_cannot_be_planned_sets_its_job_aside_with_the_reaso
         raise RuntimeError("broken")
 
     await bench.claim()
-    monkeypatch.setattr("scheduler_core.services.settle.plan_settle", broken)
+    monkeypatch.setattr("scheduler_core.node.loops.settle.plan_settle", broken)
     await bench.node.answer(answered(200))
     await bench.node.settle()
     why = "it cannot be planned: RuntimeError: broken"

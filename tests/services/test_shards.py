@@ -14,17 +14,17 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreError
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.engine import Engine
 from scheduler_core.model.catalogue import Target, Timing, job_id_of
 from scheduler_core.model.run import Run
-from scheduler_core.services.catalogue import CatalogueService, TargetCache
-from scheduler_core.services.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper
-from scheduler_core.services.heartbeat import STALE_SECONDS, Timekeeper, set_clock
-from scheduler_core.services.jobs import JobService
+from scheduler_core.node.engine import Engine
+from scheduler_core.node.loops.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper
+from scheduler_core.node.loops.heartbeat import STALE_SECONDS, Timekeeper, set_clock
 from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.shards import Shards, open_shards
 from scheduler_core.store.redis.target_copies import TargetCopies
 from scheduler_core.triggers.trigger import CronSpec
+from scheduler_core.usecases.catalogue import CatalogueService, TargetCache
+from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import answered, make_job
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import ScriptedDeliverer

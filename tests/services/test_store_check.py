@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.services.store_check import LOOK_SECONDS, StoreCheck
+from scheduler_core.node.loops.store_check import LOOK_SECONDS, StoreCheck
 from scheduler_core.store.redis.shards import open_shards
 from tests.support.manual_clock import ManualClock
 from tests.support.processes import RedisServer, Workshop

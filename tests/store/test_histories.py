@@ -41,14 +41,14 @@ from scheduler_core.model.job import JobState, Overlap
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
-from scheduler_core.services.callbacks import CallbackService
-from scheduler_core.services.catalogue import CatalogueService, ScheduleChange
-from scheduler_core.services.jobs import JobService
-from scheduler_core.services.tasks import TaskService
 from scheduler_core.store.redis.jobs import RedisStore, Retention, StoredJob, connect
 from scheduler_core.store.redis.keys import CHILD, CLAIMED, IDLE
 from scheduler_core.store.redis.shards import PerShard, Shards
 from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.usecases.callbacks import CallbackService
+from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
+from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import make_job
 from tests.support.lanes import SteppedLane, make_task, places
 from tests.support.manual_clock import ManualClock

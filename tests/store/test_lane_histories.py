@@ -20,9 +20,9 @@ from scheduler_core.base.errors import StoreUnavailable, TaskNotFound, TaskNotSt
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id, task_number
-from scheduler_core.services.tasks import TaskService
 from scheduler_core.store.redis.jobs import RedisStore, Retention, connect
 from scheduler_core.store.redis.tasks import HAS_FAILED, PARTS, LaneStore
+from scheduler_core.usecases.tasks import TaskService
 from tests.store.test_histories import PHASES
 from tests.support.factories import answered, failed
 from tests.support.lanes import SteppedLane, make_task

@@ -11,7 +11,7 @@ from scheduler_core.base.config import EngineSettings, LaneSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id
-from scheduler_core.services.lane import Lane
+from scheduler_core.node.loops.task_batches import Lane
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.tasks import LaneStore
 from tests.support.factories import at

@@ -10,16 +10,16 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.model.outcome import Outcome, Request
-from scheduler_core.node import Node
+from scheduler_core.node.dispatch.dispatcher import Courier, Flight
+from scheduler_core.node.loops.claim import Claimer
+from scheduler_core.node.loops.heartbeat import Heartbeat
+from scheduler_core.node.loops.reap import Reaper
+from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
-from scheduler_core.services.catalogue import TargetCache
-from scheduler_core.services.claim import Claimer
-from scheduler_core.services.deliver import Courier, Flight
-from scheduler_core.services.heartbeat import Heartbeat
-from scheduler_core.services.reap import Reaper
-from scheduler_core.services.settle import Settler
 from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.usecases.catalogue import TargetCache
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import until
 

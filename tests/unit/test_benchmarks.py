@@ -160,10 +160,10 @@ def test_the_chart_is_xml_with_a_bar_for_each_system() -> None:
 def test_a_flame_graph_shows_no_path_of_the_machine() -> None:
     frames = [
         "<module> (/srv/somebody/.venv/bin/cronpost:8)",
-        "run_once (/srv/somebody/work/scheduler_core/services/claim.py:80)",
+        "run_once (/srv/somebody/work/scheduler_core/node/loops/claim.py:80)",
         "execute (/srv/somebody/.venv/lib/python3.11/site-packages/redis/client.py:3)",
     ]
-    assert shown(frames[1]) == "run_once scheduler_core/services/claim.py"
+    assert shown(frames[1]) == "run_once scheduler_core/node/loops/claim.py"
     assert shown(frames[2]) == "execute redis/client.py"
     drawn = flame_graph([(frames, 3), (frames[:2], 1)], "title")
     assert "somebody" not in drawn
@@ -173,7 +173,7 @@ def test_a_flame_graph_shows_no_path_of_the_machine() -> None:
 
 def test_a_sample_belongs_to_the_stage_of_its_innermost_known_frame() -> None:
     raw = (
-        "_run (scheduler_api/process.py:1);run_once (scheduler_core/services/settle.py:1);info (structlog/b.py:2) 3\n"
+        "_run (scheduler_api/process.py:1);run_once (scheduler_core/node/loops/settle.py:1);info (structlog/b.py:2) 3\n"
         "_run (scheduler_api/process.py:1);poll (uvloop/loop.py:9) 1\n"
         "_bootstrap (threading.py:1);wait (threading.py:2) 50\n"
     )

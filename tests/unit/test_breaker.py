@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from scheduler_core.breaker import Breaker, BreakerRule, BreakerState
+from scheduler_core.node.dispatch.breaker import Breaker, BreakerRule, BreakerState
 
 RULE = BreakerRule(failures=3, after_ms=10_000, open_ms=5_000, longest_ms=12_000)
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN

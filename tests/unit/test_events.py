@@ -13,7 +13,7 @@ from scheduler_core.base import events
 from scheduler_core.base.config import LogSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.run import RunState
-from scheduler_core.services.settle import report_record
+from scheduler_core.usecases.report import report_record
 from tests.support.factories import make_run
 
 

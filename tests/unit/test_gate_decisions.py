@@ -9,13 +9,13 @@ from msgspec.structs import replace
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.breaker import BreakerState
-from scheduler_core.limits import RATES_PER_TARGET, Rate, rates_for
 from scheduler_core.model.job import HeldBack, HoldReason, Limits, Policies
 from scheduler_core.model.outcome import Outcome, OutcomeKind
-from scheduler_core.node import Room
+from scheduler_core.node.dispatch.breaker import BreakerState
+from scheduler_core.node.dispatch.limiter import CROWD, CROWD_WAIT_MS, Gate, Ticket
+from scheduler_core.node.dispatch.limits import RATES_PER_TARGET, Rate, rates_for
+from scheduler_core.node.node import Room
 from scheduler_core.plan.claim import Work
-from scheduler_core.services.gate import CROWD, CROWD_WAIT_MS, Gate, Ticket
 from tests.support.factories import answered, at, failed, make_job, make_run, make_state
 from tests.support.manual_clock import ManualClock
 
@@ -27,7 +27,7 @@ QUICK = EngineSettings(breaker_failures=2, breaker_after_seconds=0.0, breaker_op
 @pytest.fixture(autouse=True)
 def _half(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn at random is always a half."""
-    monkeypatch.setattr("scheduler_core.services.gate.random.random", lambda: 0.5)
+    monkeypatch.setattr("scheduler_core.node.dispatch.limiter.random.random", lambda: 0.5)
 
 
 class World:

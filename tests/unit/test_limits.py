@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_core.limits import (
+from scheduler_core.node.dispatch.limits import (
     LONGEST_WAIT_MS,
     RATE_BURST_MS,
     RATES_PER_TARGET,

@@ -11,8 +11,7 @@ from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job import Job, Policies, RetryRule
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.model.run import Reason, Run
-from scheduler_core.plan.claim import Work
-from scheduler_core.services.deliver import (
+from scheduler_core.node.dispatch.dispatcher import (
     build_request,
     failure,
     is_last_attempt,
@@ -20,6 +19,7 @@ from scheduler_core.services.deliver import (
     with_callback,
     with_target,
 )
+from scheduler_core.plan.claim import Work
 from tests.support.factories import at, make_job, make_run, make_state
 
 HEADERS = (

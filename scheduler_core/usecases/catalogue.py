@@ -62,13 +62,13 @@ from scheduler_core.model.catalogue import (
 from scheduler_core.model.job import Job, JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import plan_upsert
-from scheduler_core.services.jobs import JobService, JobView, changed_view, exists, view_of
-from scheduler_core.services.target_copies import TargetCopier
 from scheduler_core.store.redis.catalogue import CatalogueCounts, CatalogueStore, Row, StoredTarget, draw_token
 from scheduler_core.store.redis.jobs import StoredJob
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.target_copies import TargetCopies
 from scheduler_core.triggers.trigger import IntervalSpec
+from scheduler_core.usecases.jobs import JobService, JobView, changed_view, exists, view_of
+from scheduler_core.usecases.target_copies import TargetCopier
 
 log = get_logger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from scheduler_core.breaker import Breaker, BreakerState
-from scheduler_core.limits import Line, Rate, origin_of
+from scheduler_core.node.dispatch.breaker import Breaker, BreakerState
+from scheduler_core.node.dispatch.limits import Line, Rate, origin_of
 
 KNOWN_URLS = 16_384
 """How many URLs are remembered with their targets; then they are looked at anew."""

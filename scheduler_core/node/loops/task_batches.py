@@ -31,12 +31,12 @@ from scheduler_core.delivery.base import NOT_SENT, Deliverer, attempt
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.model.run import Run
 from scheduler_core.model.task import LaneRules, Task, task_id
-from scheduler_core.node import Node
+from scheduler_core.node.loops.service import Service
+from scheduler_core.node.node import Node
 from scheduler_core.plan.settle import Ended
 from scheduler_core.plan.task import TaskOperation, TaskStep, current_run, plan_called, plan_deleted
-from scheduler_core.services.base import Service
-from scheduler_core.services.settle import report_record
 from scheduler_core.store.redis.tasks import SETTLE_LIMIT, LaneStore, Row, Taken, TaskSettlement
+from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
 

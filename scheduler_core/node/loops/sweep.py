@@ -5,7 +5,7 @@ from __future__ import annotations
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.events import RUNS_TRIMMED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.services.base import Service
+from scheduler_core.node.loops.service import Service
 from scheduler_core.store.redis.history import Bounds, HistoryStore
 
 log = get_logger(__name__)

@@ -16,7 +16,11 @@ from scheduler_core.base.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CL
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import SUSPECT_LOSSES, HeldBack, Lease, LostCause
 from scheduler_core.model.transition import Transition
-from scheduler_core.node import Node
+from scheduler_core.node.dispatch.dispatcher import Courier, Flight
+from scheduler_core.node.dispatch.limiter import CROWD_WAIT_MS
+from scheduler_core.node.loops.service import Service
+from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.node import Node
 from scheduler_core.plan.claim import (
     Work,
     is_spawned,
@@ -24,10 +28,6 @@ from scheduler_core.plan.claim import (
     plan_claim_tombstone,
     quarantine_unreadable,
 )
-from scheduler_core.services.base import Service
-from scheduler_core.services.deliver import Courier, Flight
-from scheduler_core.services.gate import CROWD_WAIT_MS
-from scheduler_core.services.settle import Settler
 from scheduler_core.store.redis.jobs import REPLY_BYTES, Claim, ClaimedJob, RedisStore
 from scheduler_core.store.redis.keys import job_of_unit
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.services.base import Service
-from scheduler_core.services.claim import Claimer
+from scheduler_core.node.loops.claim import Claimer
+from scheduler_core.node.loops.service import Service
 from scheduler_core.store.redis.jobs import RedisStore
 
 

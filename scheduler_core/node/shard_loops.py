@@ -14,24 +14,24 @@ from scheduler_core.base.errors import StoreError
 from scheduler_core.base.events import SERVICE_FAILED, STORE_LOST, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
-from scheduler_core.node import Node
+from scheduler_core.node.dispatch.dispatcher import Courier
+from scheduler_core.node.dispatch.limiter import Gate
+from scheduler_core.node.loops.claim import Claimer
+from scheduler_core.node.loops.cut_requests import CutListener
+from scheduler_core.node.loops.heartbeat import Heartbeat, Timekeeper
+from scheduler_core.node.loops.reap import Reaper
+from scheduler_core.node.loops.service import Service
+from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.loops.sweep import Sweeper
+from scheduler_core.node.loops.wakeups import WakeListener
+from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
-from scheduler_core.services.base import Service
-from scheduler_core.services.cancel import CutListener
-from scheduler_core.services.catalogue import TargetCache
-from scheduler_core.services.claim import Claimer
-from scheduler_core.services.deliver import Courier
-from scheduler_core.services.gate import Gate
-from scheduler_core.services.heartbeat import Heartbeat, Timekeeper
-from scheduler_core.services.reap import Reaper
-from scheduler_core.services.settle import Settler
-from scheduler_core.services.sweep import Sweeper
-from scheduler_core.services.wake import WakeListener
 from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.history import Bounds, HistoryStore
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.target_copies import TargetCopies
+from scheduler_core.usecases.catalogue import TargetCache
 
 log = get_logger(__name__)
 

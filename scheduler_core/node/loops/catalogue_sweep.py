@@ -14,13 +14,13 @@ from scheduler_core.base.errors import CronpostError, StoreError, TargetNotFound
 from scheduler_core.base.events import SCHEDULES_SWEPT, WAKE_UPS_REPAIRED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import job_id_of, schedule_id_of, schedule_status
-from scheduler_core.services.base import Service
-from scheduler_core.services.catalogue import CatalogueService
-from scheduler_core.services.job_list import page_of_jobs
-from scheduler_core.services.jobs import JobView
+from scheduler_core.node.loops.service import Service
 from scheduler_core.store.redis.catalogue import CatalogueStore, Row
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.usecases.catalogue import CatalogueService
+from scheduler_core.usecases.job_list import page_of_jobs
+from scheduler_core.usecases.jobs import JobView
 
 log = get_logger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.events import NODE_HELD_UP, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.node import Node
-from scheduler_core.services.base import Service
-from scheduler_core.services.clock_watch import ClockWatch
+from scheduler_core.node.loops.clock_watch import ClockWatch
+from scheduler_core.node.loops.service import Service
+from scheduler_core.node.node import Node
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
 

@@ -7,7 +7,6 @@ of a kept result lives as long as the node's heartbeat does; should another node
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 import msgspec
@@ -15,30 +14,28 @@ import msgspec
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.events import (
-    FIRES_MISSED,
     JOB_QUARANTINED,
     RUN_HANDED_BACK,
     RUN_HELD_BACK,
     RUN_RETRYING,
-    RUN_SETTLED,
     RUN_TAKEN,
     SETTLE_PUT_ASIDE,
     SETTLE_REFUSED,
     get_logger,
     instant,
-    log_often,
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, JobState, LostCause
-from scheduler_core.model.run import Miss, Reason, Run, RunState
+from scheduler_core.model.run import Reason, Run, RunState
 from scheduler_core.model.transition import Transition
+from scheduler_core.node.loops.service import Service
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
 from scheduler_core.plan.deferral import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
-from scheduler_core.services.base import Service
 from scheduler_core.store.redis.jobs import ClaimedJob, RedisStore, Settled, Settlement
 from scheduler_core.store.redis.keys import job_of_unit
+from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
 
@@ -46,8 +43,6 @@ BATCH = 256
 REFUSALS = 5
 """So often one settlement is refused alone, in two seconds and a half, before it is put aside for the others' sake."""
 ASIDE_SECONDS = 10.0
-WENT_WRONG = frozenset({RunState.FAILED, RunState.LOST, RunState.CONFLICT})
-"""How a run ends that an operator has to see: its line in the log is a warning."""
 STATUS_CLASSES = tuple(f"{first}xx" for first in range(10))
 
 
@@ -307,37 +302,3 @@ def waiting_run(state: JobState, run_id: str) -> Run | None:
     if state.open is not None:
         return state.open if state.open.id == run_id else None
     return next((entry.run for entry in state.pending if entry.run is not None and entry.run.id == run_id), None)
-
-
-def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
-    """Count and log one entry of a job's history."""
-    if isinstance(record, Miss):
-        metrics.misses.labels(record.reason.value).inc()
-        log.info(
-            FIRES_MISSED,
-            job_id=job_id,
-            reason=record.reason.value,
-            first=instant(record.first_ms),
-            last=instant(record.last_ms),
-        )
-        return
-    state, reason = str(record.state), str(record.reason)
-    metrics.runs.add(state, reason)
-    last = record.attempts[-1] if record.attempts else None
-    log_often(
-        RUN_SETTLED,
-        {
-            "job_id": job_id,
-            "run_id": record.id,
-            "state": state,
-            "reason": reason,
-            "fire_time": instant(record.fire_time_ms),
-            "lateness_ms": record.lateness_ms,
-            "attempt": record.attempt,
-            "outcome": None if last is None else str(last.outcome),
-            "status": record.last_status,
-            "latency_ms": None if last is None else last.latency_ms,
-        },
-        detail=record.message or (last.message if last else ""),
-        level=logging.WARNING if record.state in WENT_WRONG else logging.INFO,
-    )

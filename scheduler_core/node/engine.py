@@ -10,13 +10,13 @@ from scheduler_core.base.config import EngineSettings, LaneSettings
 from scheduler_core.base.events import NODE_DRAINING, NODE_STARTED, NODE_STOPPED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
-from scheduler_core.node import Node
-from scheduler_core.services.base import Service
-from scheduler_core.services.catalogue_sweep import CatalogueSweeper
-from scheduler_core.services.gate import Gate
-from scheduler_core.services.heartbeat import Timekeeper
-from scheduler_core.services.lane import Lane, LaneListener
-from scheduler_core.shard import FLUSH_SECONDS, NodeShard
+from scheduler_core.node.dispatch.limiter import Gate
+from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
+from scheduler_core.node.loops.heartbeat import Timekeeper
+from scheduler_core.node.loops.service import Service
+from scheduler_core.node.loops.task_batches import Lane, LaneListener
+from scheduler_core.node.node import Node
+from scheduler_core.node.shard_loops import FLUSH_SECONDS, NodeShard
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.tasks import LaneStore

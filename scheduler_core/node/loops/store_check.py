@@ -12,7 +12,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreError
 from scheduler_core.base.events import STORE_WARNING, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.services.base import Service
+from scheduler_core.node.loops.service import Service
 from scheduler_core.store.redis.check import check_servers
 from scheduler_core.store.redis.shards import Shards
 

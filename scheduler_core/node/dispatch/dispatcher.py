@@ -23,12 +23,12 @@ from scheduler_core.model.job import HeldBack, Job, LostCause
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.model.run import Run
 from scheduler_core.model.transition import Transition
-from scheduler_core.node import Node
+from scheduler_core.node.dispatch.limiter import Gate, Ticket
+from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.node import Node
 from scheduler_core.plan.change import plan_outdated
 from scheduler_core.plan.claim import Work, plan_full
 from scheduler_core.plan.settle import Ended
-from scheduler_core.services.gate import Gate, Ticket
-from scheduler_core.services.settle import Settler
 from scheduler_core.store.redis.jobs import ClaimedJob, RedisStore
 
 NO_PUBLIC_URL = (

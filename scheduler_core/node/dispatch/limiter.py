@@ -17,13 +17,13 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.events import BREAKER_CLOSED, BREAKER_OPENED, BREAKER_PROBES, get_logger, instant
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.breaker import BreakerRule, BreakerState
-from scheduler_core.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, room_for
 from scheduler_core.model.job import HeldBack, HoldReason, Limits
 from scheduler_core.model.outcome import Outcome, OutcomeKind
-from scheduler_core.node import Room
+from scheduler_core.node.dispatch.breaker import BreakerRule, BreakerState
+from scheduler_core.node.dispatch.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, room_for
+from scheduler_core.node.dispatch.targets import Bay, Bays, OpenBreaker
+from scheduler_core.node.node import Room
 from scheduler_core.plan.claim import Work
-from scheduler_core.services.bays import Bay, Bays, OpenBreaker
 
 log = get_logger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.events import RUN_REAPED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.node import Node
-from scheduler_core.services.base import Service
-from scheduler_core.services.claim import Claimer
+from scheduler_core.node.loops.claim import Claimer
+from scheduler_core.node.loops.service import Service
+from scheduler_core.node.node import Node
 from scheduler_core.store.redis.jobs import ReapTurn, RedisStore
 
 log = get_logger(__name__)

@@ -8,20 +8,15 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from scheduler_core.base.clock import Clock
-from scheduler_core.base.errors import AlreadySettled, RunNotFound, StoreError, StoreUnavailable
-from scheduler_core.base.events import RUN_CUT, get_logger
-from scheduler_core.base.metrics import Metrics
+from scheduler_core.base.errors import AlreadySettled, RunNotFound, StoreError
+from scheduler_core.base.events import get_logger
 from scheduler_core.model.run import RunState
 from scheduler_core.model.transition import Transition
-from scheduler_core.node import Node
 from scheduler_core.plan.cancel import plan_cancel_run
-from scheduler_core.services.base import Service
-from scheduler_core.services.deliver import Flight
-from scheduler_core.services.history import HistoryService
-from scheduler_core.services.jobs import JobService
-from scheduler_core.store.redis.jobs import RedisStore, StoredJob
+from scheduler_core.store.redis.jobs import StoredJob
 from scheduler_core.store.redis.shards import PerShard, Shards
+from scheduler_core.usecases.history import HistoryService
+from scheduler_core.usecases.jobs import JobService
 
 log = get_logger(__name__)
 
@@ -106,29 +101,3 @@ async def _confirmed(confirmed: AsyncGenerator[str | None], run_id: str) -> bool
                 if one == run_id:
                     return True
     return False
-
-
-class CutListener(Service):
-    """Cuts the requests of cancelled runs that this node has open. A message that is lost costs nothing but the rest
-    of the request: its result is refused."""
-
-    name = "cut"
-
-    def __init__(self, node: Node, store: RedisStore, clock: Clock, metrics: Metrics) -> None:
-        super().__init__(clock, metrics)
-        self._node = node
-        self._store = store
-
-    async def run_once(self) -> None:
-        async for run_id in self._store.runs_to_cut():
-            self.works()
-            if run_id is not None and self._cut(run_id):
-                await self._store.confirm_cut(run_id)
-        raise StoreUnavailable("the subscription ended")
-
-    def _cut(self, run_id: str) -> bool:
-        for flight in self._node.in_flight:
-            if isinstance(flight, Flight) and flight.run.id == run_id:
-                log.info(RUN_CUT, job_id=flight.holds[0], run_id=run_id, fence=flight.holds[1])
-                return flight.cut()
-        return False

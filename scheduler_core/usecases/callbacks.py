@@ -11,10 +11,10 @@ from scheduler_core.base.tokens import unit_claimed, unit_of_token
 from scheduler_core.model.run import RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
-from scheduler_core.services.jobs import JobService
 from scheduler_core.store.redis.jobs import StoredJob
 from scheduler_core.store.redis.keys import job_of_unit
 from scheduler_core.store.redis.shards import PerShard, Shards
+from scheduler_core.usecases.jobs import JobService
 
 log = get_logger(__name__)
 

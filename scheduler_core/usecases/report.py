@@ -1,0 +1,48 @@
+"""Counts and logs what was written to the history of a job."""
+
+from __future__ import annotations
+
+import logging
+
+from scheduler_core.base.events import FIRES_MISSED, RUN_SETTLED, get_logger, instant, log_often
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.model.run import Miss, Run, RunState
+
+log = get_logger(__name__)
+
+WENT_WRONG = frozenset({RunState.FAILED, RunState.LOST, RunState.CONFLICT})
+"""How a run ends that an operator has to see: its line in the log is a warning."""
+
+
+def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
+    """Count and log one entry of a job's history."""
+    if isinstance(record, Miss):
+        metrics.misses.labels(record.reason.value).inc()
+        log.info(
+            FIRES_MISSED,
+            job_id=job_id,
+            reason=record.reason.value,
+            first=instant(record.first_ms),
+            last=instant(record.last_ms),
+        )
+        return
+    state, reason = str(record.state), str(record.reason)
+    metrics.runs.add(state, reason)
+    last = record.attempts[-1] if record.attempts else None
+    log_often(
+        RUN_SETTLED,
+        {
+            "job_id": job_id,
+            "run_id": record.id,
+            "state": state,
+            "reason": reason,
+            "fire_time": instant(record.fire_time_ms),
+            "lateness_ms": record.lateness_ms,
+            "attempt": record.attempt,
+            "outcome": None if last is None else str(last.outcome),
+            "status": record.last_status,
+            "latency_ms": None if last is None else last.latency_ms,
+        },
+        detail=record.message or (last.message if last else ""),
+        level=logging.WARNING if record.state in WENT_WRONG else logging.INFO,
+    )
