@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from scheduler_core.base.errors import InvalidInput
 
@@ -10,8 +11,12 @@ LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """Later instants are refused: the calendar ends in the year 9999."""
 
 
+@lru_cache(maxsize=1024)
 def rfc3339(instant_ms: int) -> str:
-    """An instant in UTC with ``Z``, with milliseconds only if there are any."""
+    """An instant in UTC with ``Z``, with milliseconds only if there are any.
+
+    Cached: all jobs that are due at one second send the same two texts, and making them costs 10 µs.
+    """
     instant = datetime.fromtimestamp(instant_ms / 1000, UTC)
     text = instant.strftime("%Y-%m-%dT%H:%M:%S")
     millis = instant_ms % 1000
