@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from scheduler_core.node.node.loops import claim as claim_module
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import RunConflict, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.node.loops import claim as claim_module
 from scheduler_core.node.loops.wakeups import WakeListener
 from scheduler_core.plan.claim import plan_claim
 from scheduler_core.store.redis.jobs import REPLY_BYTES, Claim, RedisStore, connect

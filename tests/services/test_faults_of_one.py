@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from scheduler_core.node.node.dispatch import dispatcher as deliver
-from scheduler_core.node.node.loops import settle
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
@@ -18,7 +16,9 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, Policies
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import RunState
+from scheduler_core.node.dispatch import dispatcher as deliver
 from scheduler_core.node.dispatch.limiter import Gate, Ticket
+from scheduler_core.node.loops import settle
 from scheduler_core.plan.settle import plan_settle_changed
 from scheduler_core.store.redis.jobs import Claim, RedisStore
 from scheduler_core.usecases.jobs import JobService
