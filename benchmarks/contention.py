@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 BATCH = 128
-"""Jobs that a claim takes at most, as in ``services/claim.py``."""
+"""Jobs that a claim takes at most, as in ``node/loops/claim.py``."""
 EMPTY_CLAIM_US = 18.0
 """Time of Redis for a claim that finds nothing."""
 CLAIM_SHARE = 0.45

@@ -54,9 +54,10 @@ class Log:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     found = Log()
-    for module in ("settle", "claim", "gate"):
-        monkeypatch.setattr(f"scheduler_core.services.{module}.log", found)
-    monkeypatch.setattr("scheduler_core.node.loops.settle.log_often", found.often)
+    for module in ("node.loops.settle", "node.loops.claim", "node.dispatch.limiter", "usecases.report"):
+        monkeypatch.setattr(f"scheduler_core.{module}.log", found)
+    for module in ("usecases.report",):
+        monkeypatch.setattr(f"scheduler_core.{module}.log_often", found.often)
     return found
 
 
