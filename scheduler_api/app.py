@@ -8,23 +8,22 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from scheduler_api import (
+from scheduler_api import docs_ui, openapi
+from scheduler_api.context import Context
+from scheduler_api.endpoints import (
     account,
     batch,
     breakers,
     callbacks,
-    cron_next,
-    docs_ui,
     health,
     jobs,
-    openapi,
     pending,
     runs,
     schedules,
     targets,
     tasks,
 )
-from scheduler_api.context import Context
+from scheduler_api.endpoints import cron as cron_next
 from scheduler_api.hosts import AllowedHosts
 from scheduler_api.middleware import Answered, Counted, Guarded, RawPath, SameOrigin
 from scheduler_api.problem import ApiError

@@ -20,7 +20,7 @@ from scheduler_api import (
 )
 from scheduler_api.answers import json_answer
 from scheduler_api.context import context_of
-from scheduler_api.cron_next import MAX_TIMES
+from scheduler_api.endpoints.cron import MAX_TIMES
 from scheduler_api.openapi_words import (
     BAD,
     INSTANT,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler_api.docs_ui import LINKS
-from scheduler_api.jobs import STATUSES
+from scheduler_api.endpoints.jobs import STATUSES
+from scheduler_api.endpoints.runs import MAX_SKIP
 from scheduler_api.openapi_words import (
     BAD,
     BODY_FAULTS,
@@ -31,7 +32,6 @@ from scheduler_api.openapi_words import (
     ref,
 )
 from scheduler_api.policies import LIMIT_ROWS, RETRY_ROWS, ROWS, Row
-from scheduler_api.runs import MAX_SKIP
 from scheduler_api.wire import BATCH_LIMIT, MAX_ID_CHARACTERS, MAX_RETRY_SECONDS
 from scheduler_core.model.job import HoldReason
 from scheduler_core.model.outcome import OutcomeKind

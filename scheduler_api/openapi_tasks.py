@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from scheduler_api.endpoints.tasks import STATUSES
 from scheduler_api.openapi_schedules import IGNORED, PAGE_HEADERS
 from scheduler_api.openapi_words import (
     BAD,
@@ -25,7 +26,6 @@ from scheduler_api.openapi_words import (
     ref,
 )
 from scheduler_api.task_body import MAX_TASKS
-from scheduler_api.tasks import STATUSES
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.store.redis.tasks import RULES

@@ -263,7 +263,7 @@ class Process:
             self._serve(servers, ROUTES, sockets)
             log.info(API_STARTED, address=self.url, docs=f"{self.url}/docs", keys=len(self.settings.api.api_keys))
         if watched:
-            from scheduler_api import health
+            from scheduler_api.endpoints import health
             from scheduler_api.server import url_of
 
             self._serve(servers, health.ROUTES, watched)

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from scheduler_api.answers import json_answer, query, read_body
 from scheduler_api.context import Context, context_of
-from scheduler_api.jobs import check_callback, shown_upsert
+from scheduler_api.endpoints.jobs import check_callback, shown_upsert
 from scheduler_api.json_body import read_array
 from scheduler_api.problem import fields_of_problem, problem_body
 from scheduler_api.usual import read_job
