@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from scheduler_api.context import context_of
-from scheduler_api.json_body import WHITESPACE, nearest, read_object
 from scheduler_api.problem import ApiError
+from scheduler_api.wire.json_body import WHITESPACE, nearest, read_object
 from scheduler_core.base.errors import InvalidInput
 
 _encoder = msgspec.json.Encoder()

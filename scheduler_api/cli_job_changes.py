@@ -25,7 +25,7 @@ from scheduler_api.cli_definition import (
 from scheduler_api.cli_errors import EXIT_REFUSED, Failed, local_problem
 from scheduler_api.cli_ids import complete_job
 from scheduler_api.cli_output import in_zone, printable
-from scheduler_api.policies import POLICY_FIELDS, ROWS, Row
+from scheduler_api.wire.policies import POLICY_FIELDS, ROWS, Row
 
 FIRE_TIMES_SHOWN = 5
 PLAIN_FIELDS = ("endpoint", "cron", "timezone", "retry_already_running", "recovery_check")
@@ -205,8 +205,8 @@ def _show_changes(changes: list[Change]) -> None:
 def _show_plan(server: Server, job_id: str | None, before: Stored | None, body: bytes) -> None:
     """What storing the body would change, by the rules of this version of Cronpost. Sends nothing that changes."""
     from scheduler_api.cli_definition import definition_of
-    from scheduler_api.views import show_definition
-    from scheduler_api.wire import JOB_FIELDS, job_of, read_object
+    from scheduler_api.wire.jobs import JOB_FIELDS, job_of, read_object
+    from scheduler_api.wire.views import show_definition
     from scheduler_core.base.clock import SystemClock
     from scheduler_core.base.instants import rfc3339
     from scheduler_core.plan.fire_times import trigger_of

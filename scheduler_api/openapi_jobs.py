@@ -31,8 +31,8 @@ from scheduler_api.openapi_words import (
     parameter,
     ref,
 )
-from scheduler_api.policies import LIMIT_ROWS, RETRY_ROWS, ROWS, Row
-from scheduler_api.wire import BATCH_LIMIT, MAX_ID_CHARACTERS, MAX_RETRY_SECONDS
+from scheduler_api.wire.jobs import BATCH_LIMIT, MAX_ID_CHARACTERS, MAX_RETRY_SECONDS
+from scheduler_api.wire.policies import LIMIT_ROWS, RETRY_ROWS, ROWS, Row
 from scheduler_core.model.job import HoldReason
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import MissReason, Reason, RunState

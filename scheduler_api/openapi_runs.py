@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
-from scheduler_api.catalogue_wire import MAX_SKIP
 from scheduler_api.openapi_schedules import IGNORED, PAGE_HEADERS, PASSING, SKIP
 from scheduler_api.openapi_words import (
     BAD,
@@ -21,6 +20,7 @@ from scheduler_api.openapi_words import (
     problem,
     ref,
 )
+from scheduler_api.wire.catalogue import MAX_SKIP
 from scheduler_core.model.status import RunStatus
 
 ERROR_TYPES = ("http_4xx", "http_5xx", "http_unexpected", "timeout", "connection", "dns", "unknown")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
-from scheduler_api.catalogue_wire import MAX_SKIP
 from scheduler_api.openapi_words import (
     BODY_FAULTS,
     INSTANT,
@@ -23,6 +22,7 @@ from scheduler_api.openapi_words import (
     problem,
     ref,
 )
+from scheduler_api.wire.catalogue import MAX_SKIP
 from scheduler_core.model.catalogue import (
     MAX_NAME_CHARACTERS,
     MAX_SECONDS,

@@ -25,7 +25,7 @@ from scheduler_api.openapi_words import (
     problem,
     ref,
 )
-from scheduler_api.task_body import MAX_TASKS
+from scheduler_api.wire.tasks import MAX_TASKS
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.store.redis.tasks import RULES

@@ -12,10 +12,10 @@ from starlette.routing import Route
 from scheduler_api.answers import json_answer, query, read_body
 from scheduler_api.context import Context, context_of
 from scheduler_api.endpoints.jobs import check_callback, shown_upsert
-from scheduler_api.json_body import read_array
 from scheduler_api.problem import fields_of_problem, problem_body
-from scheduler_api.usual import read_job
-from scheduler_api.wire import BATCH_LIMIT
+from scheduler_api.wire.fast_jobs import read_job
+from scheduler_api.wire.jobs import BATCH_LIMIT
+from scheduler_api.wire.json_body import read_array
 from scheduler_core.base.errors import CronpostError, InvalidInput
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.validate import check_allowed

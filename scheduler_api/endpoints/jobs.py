@@ -21,11 +21,11 @@ from scheduler_api.answers import (
     read_body,
     whole,
 )
-from scheduler_api.catalogue_wire import refuse_schedule
 from scheduler_api.context import Context, context_of
-from scheduler_api.usual import read_job
-from scheduler_api.views import next_fire_time, show_job, show_last, show_unit
-from scheduler_api.wire import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
+from scheduler_api.wire.catalogue import refuse_schedule
+from scheduler_api.wire.fast_jobs import read_job
+from scheduler_api.wire.jobs import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
+from scheduler_api.wire.views import next_fire_time, show_job, show_last, show_unit
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_allowed
 from scheduler_core.model.job import Job, Overlap

@@ -30,11 +30,11 @@ from scheduler_api.answers import (
     whole,
     yes_or_no,
 )
-from scheduler_api.catalogue_wire import MAX_SKIP as MAX_LIST_SKIP
-from scheduler_api.catalogue_wire import routes
 from scheduler_api.context import context_of
-from scheduler_api.run_views import show_found, show_found_with_detail
-from scheduler_api.views import show_open, show_record
+from scheduler_api.wire.catalogue import MAX_SKIP as MAX_LIST_SKIP
+from scheduler_api.wire.catalogue import routes
+from scheduler_api.wire.run_views import show_found, show_found_with_detail
+from scheduler_api.wire.views import show_open, show_record
 from scheduler_core.base.errors import InvalidInput, JobNotFound
 from scheduler_core.model.catalogue import job_id_of
 from scheduler_core.model.run import Reason, RunState

@@ -6,7 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import json_answer
-from scheduler_api.catalogue_wire import (
+from scheduler_api.context import context_of
+from scheduler_api.wire.catalogue import (
     PAGE_PARAMETERS,
     SCHEDULE_FIELDS,
     PageQuery,
@@ -23,7 +24,6 @@ from scheduler_api.catalogue_wire import (
     target_id_of,
     type_of,
 )
-from scheduler_api.context import context_of
 from scheduler_core.model.catalogue import check_timing, job_id_of
 from scheduler_core.usecases.catalogue import ScheduleChange
 

@@ -6,7 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import json_answer
-from scheduler_api.catalogue_wire import (
+from scheduler_api.context import context_of
+from scheduler_api.wire.catalogue import (
     PAGE_PARAMETERS,
     TARGET_FIELDS,
     PageQuery,
@@ -17,7 +18,6 @@ from scheduler_api.catalogue_wire import (
     show_target,
     target_of,
 )
-from scheduler_api.context import context_of
 from scheduler_core.delivery.http.validate import check_allowed
 from scheduler_core.model.catalogue import Target
 

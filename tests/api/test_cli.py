@@ -10,9 +10,9 @@ import pytest
 
 from scheduler_api.cli_client import refusal
 from scheduler_api.cli_errors import exit_code_of
-from scheduler_api.policies import POLICY_FIELDS
 from scheduler_api.server import listen, url_of
-from scheduler_api.wire import BATCH_LIMIT
+from scheduler_api.wire.jobs import BATCH_LIMIT
+from scheduler_api.wire.policies import POLICY_FIELDS
 from scheduler_core.base.config import SETTINGS
 from scheduler_core.version import __version__
 from tests.api.command_line import KEY, jobs, run, told

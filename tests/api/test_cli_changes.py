@@ -12,7 +12,7 @@ import pytest
 
 from scheduler_api import cli_job_changes
 from scheduler_api.cli_definition import READ_ONLY, Stored, stored_job
-from scheduler_api.wire import JOB_FIELDS
+from scheduler_api.wire.jobs import JOB_FIELDS
 from tests.api.command_line import KEY, jobs, told
 
 pytestmark = pytest.mark.usefixtures("empty_directory")

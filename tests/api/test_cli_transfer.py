@@ -10,7 +10,7 @@ import pytest
 
 from scheduler_api import cli_job_views, cli_transfer
 from scheduler_api.cli_transfer import bodies_of
-from scheduler_api.wire import BATCH_LIMIT
+from scheduler_api.wire.jobs import BATCH_LIMIT
 from tests.api.command_line import KEY, jobs, told
 
 pytestmark = pytest.mark.usefixtures("empty_directory")

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_api.json_body import read_object
-from scheduler_api.policies import BY_NAME, LIMIT_ROWS, POLICY_FIELDS, RETRY_ROWS, ROWS, Row
-from scheduler_api.views import show_definition
-from scheduler_api.wire import JOB_FIELDS, job_of
+from scheduler_api.wire.jobs import JOB_FIELDS, job_of
+from scheduler_api.wire.json_body import read_object
+from scheduler_api.wire.policies import BY_NAME, LIMIT_ROWS, POLICY_FIELDS, RETRY_ROWS, ROWS, Row
+from scheduler_api.wire.views import show_definition
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
 from tests.api.conftest import EXAMPLE, job

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from scheduler_api.context import Context
-from scheduler_api.task_body import MAX_TASKS, execute_at_of
+from scheduler_api.wire.tasks import MAX_TASKS, execute_at_of
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings, LaneSettings
 from scheduler_core.base.errors import InvalidInput

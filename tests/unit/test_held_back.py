@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from scheduler_api.views import show_hold
+from scheduler_api.wire.views import show_hold
 from scheduler_core.model.job import LostCause, LostClaim
 from scheduler_core.usecases.jobs import JobView
 from tests.support.factories import at, make_job, make_lease, make_state

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, ignore, json_answer, next_link, read_body, whole, with_ignored
-from scheduler_api.json_body import Fields, read_object, refuse_repeated, required
 from scheduler_api.problem import ApiError, problem
-from scheduler_api.views import instant, next_fire_times
+from scheduler_api.wire.json_body import Fields, read_object, refuse_repeated, required
+from scheduler_api.wire.views import instant, next_fire_times
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_headers, check_url
 from scheduler_core.model.catalogue import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from scheduler_api.json_body import WHITESPACE, instant_of, refuse_repeated
+from scheduler_api.wire.json_body import WHITESPACE, instant_of, refuse_repeated
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.guard import AddressGuard

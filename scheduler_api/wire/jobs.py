@@ -13,7 +13,7 @@ from functools import lru_cache
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_api.json_body import (
+from scheduler_api.wire.json_body import (
     INSTANT_WORDS,
     MAX_DEPTH,
     WHITESPACE,
@@ -24,7 +24,7 @@ from scheduler_api.json_body import (
     read_object,
     required,
 )
-from scheduler_api.policies import POLICY_FIELDS, check_policies, policies_of
+from scheduler_api.wire.policies import POLICY_FIELDS, check_policies, policies_of
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_url
 from scheduler_core.model.job import Job

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_api.json_body import INSTANT_WORDS, Fields, instant_of, nested, required
+from scheduler_api.wire.json_body import INSTANT_WORDS, Fields, instant_of, nested, required
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
