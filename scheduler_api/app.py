@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from scheduler_api import docs_ui, openapi
+from scheduler_api import docs_ui
 from scheduler_api.context import Context
 from scheduler_api.endpoints import (
     account,
@@ -26,6 +26,7 @@ from scheduler_api.endpoints import (
 from scheduler_api.endpoints import cron as cron_next
 from scheduler_api.hosts import AllowedHosts
 from scheduler_api.middleware import Answered, Counted, Guarded, RawPath, SameOrigin
+from scheduler_api.openapi import document as openapi
 from scheduler_api.problem import ApiError
 
 PROBE_PATHS = ("/health", "/ready")

@@ -12,7 +12,7 @@ from openapi_spec_validator import validate
 from starlette.routing import Route
 
 from scheduler_api.app import OPEN_PATHS, ROUTES
-from scheduler_api.openapi import TAGS, document
+from scheduler_api.openapi.document import TAGS, document
 from scheduler_api.wire.jobs import JOB_FIELDS
 from scheduler_api.wire.policies import ROWS
 from tests.api.conftest import EXAMPLE

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import jsonschema_rs
 
-from scheduler_api.openapi import document
+from scheduler_api.openapi.document import document
 
 Json = dict[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler_api.openapi import TAGS, document
+from scheduler_api.openapi.document import TAGS, document
 from tests.api.command_line import KEY
 from tests.ui.browser import Page
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
-from scheduler_api.openapi_schedules import IGNORED, PAGE_HEADERS, PASSING, SKIP
-from scheduler_api.openapi_words import (
+from scheduler_api.openapi.schedules import IGNORED, PAGE_HEADERS, PASSING, SKIP
+from scheduler_api.openapi.words import (
     BAD,
     INSTANT,
     LIMIT,

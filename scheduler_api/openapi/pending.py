@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scheduler_api.answers import LONGEST_KEY
-from scheduler_api.openapi_words import (
+from scheduler_api.openapi.words import (
     BAD,
     BODY_FAULTS,
     INSTANT,

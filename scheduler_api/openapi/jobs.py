@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from scheduler_api.docs_ui import LINKS
 from scheduler_api.endpoints.jobs import STATUSES
 from scheduler_api.endpoints.runs import MAX_SKIP
-from scheduler_api.openapi_words import (
+from scheduler_api.openapi.words import (
     BAD,
     BODY_FAULTS,
     INSTANT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_api.openapi_words import (
+from scheduler_api.openapi.words import (
     BAD,
     INSTANT,
     JOB_ID,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from scheduler_api.endpoints.tasks import STATUSES
-from scheduler_api.openapi_schedules import IGNORED, PAGE_HEADERS
-from scheduler_api.openapi_words import (
+from scheduler_api.openapi.schedules import IGNORED, PAGE_HEADERS
+from scheduler_api.openapi.words import (
     BAD,
     BODY_FAULTS,
     INSTANT,

@@ -9,19 +9,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler_api import (
-    openapi_account,
-    openapi_docs,
-    openapi_jobs,
-    openapi_pending,
-    openapi_runs,
-    openapi_schedules,
-    openapi_tasks,
-)
 from scheduler_api.answers import json_answer
 from scheduler_api.context import context_of
 from scheduler_api.endpoints.cron import MAX_TIMES
-from scheduler_api.openapi_words import (
+from scheduler_api.openapi import account as openapi_account
+from scheduler_api.openapi import docs as openapi_docs
+from scheduler_api.openapi import jobs as openapi_jobs
+from scheduler_api.openapi import pending as openapi_pending
+from scheduler_api.openapi import runs as openapi_runs
+from scheduler_api.openapi import schedules as openapi_schedules
+from scheduler_api.openapi import tasks as openapi_tasks
+from scheduler_api.openapi.words import (
     BAD,
     INSTANT,
     RETRY_AFTER,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_api.openapi_words import Json, answer
+from scheduler_api.openapi.words import Json, answer
 
 PAGE: Json = {"200": answer("The page.", {"type": "string"}, "text/html")}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
-from scheduler_api.openapi_words import (
+from scheduler_api.openapi.words import (
     BODY_FAULTS,
     INSTANT,
     LIMIT,
