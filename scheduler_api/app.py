@@ -8,8 +8,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from scheduler_api import docs_ui
 from scheduler_api.context import Context
+from scheduler_api.docs import pages as docs_ui
 from scheduler_api.endpoints import (
     account,
     batch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler_api.docs_ui import LINKS
+from scheduler_api.docs.pages import LINKS
 from scheduler_api.endpoints.jobs import STATUSES
 from scheduler_api.endpoints.runs import MAX_SKIP
 from scheduler_api.openapi.words import (

@@ -8,10 +8,10 @@ from importlib.resources import files
 import httpx
 import pytest
 
-from scheduler_api.docs_ui import ASSETS, PAGES
+from scheduler_api.docs.pages import ASSETS, PAGES
 from scheduler_core.base.config import ApiSettings
 
-STATIC = files("scheduler_api").joinpath("static")
+STATIC = files("scheduler_api.docs").joinpath("static")
 
 
 def text_of(name: str) -> str:

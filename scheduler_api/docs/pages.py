@@ -35,7 +35,7 @@ OPEN_PATHS = (*PAGES, *(f"/docs/{name}" for name in ASSETS))
 
 @cache
 def _content(name: str) -> bytes:
-    return files("scheduler_api").joinpath("static", name).read_bytes()
+    return files("scheduler_api.docs").joinpath("static", name).read_bytes()
 
 
 async def page(request: Request) -> Response:
