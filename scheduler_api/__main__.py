@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from scheduler_api.cli import main
+from scheduler_api.cli.main import main
 
 main(prog_name="cronpost")

@@ -6,7 +6,7 @@ import re
 
 from click.testing import CliRunner, Result
 
-from scheduler_api import cli
+from scheduler_api.cli import main as cli
 
 KEY = "a-key-of-the-tests-0123456789"
 

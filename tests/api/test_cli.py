@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_api.cli_client import refusal
-from scheduler_api.cli_errors import exit_code_of
+from scheduler_api.cli.client import refusal
+from scheduler_api.cli.errors import exit_code_of
 from scheduler_api.server import listen, url_of
 from scheduler_api.wire.jobs import BATCH_LIMIT
 from scheduler_api.wire.policies import POLICY_FIELDS

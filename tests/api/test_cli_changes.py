@@ -10,8 +10,8 @@ import httpx
 import msgspec
 import pytest
 
-from scheduler_api import cli_job_changes
-from scheduler_api.cli_definition import READ_ONLY, Stored, stored_job
+from scheduler_api.cli import job_changes as cli_job_changes
+from scheduler_api.cli.definition import READ_ONLY, Stored, stored_job
 from scheduler_api.wire.jobs import JOB_FIELDS
 from tests.api.command_line import KEY, jobs, told
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from scheduler_api import cli_health
-from scheduler_api.cli import main
-from scheduler_api.cli_health import first_command
+from scheduler_api.cli import health as cli_health
+from scheduler_api.cli.health import first_command
+from scheduler_api.cli.main import main
 
 
 class Answering(HTTPServer):

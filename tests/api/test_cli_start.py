@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
-from scheduler_api import cli, cli_jobs
-from scheduler_api.cli_lazy import LazyGroup
+from scheduler_api.cli import jobs as cli_jobs
+from scheduler_api.cli import main as cli
+from scheduler_api.cli.lazy import LazyGroup
 from tests.api.command_line import KEY
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ SERVER_CODE = {"starlette", "uvicorn", "redis", "hiredis", "prometheus_client", 
 
 PROGRAM = """
 import json, sys
-from scheduler_api.cli import main
+from scheduler_api.cli.main import main
 try:
     main(sys.argv[1:], prog_name="cronpost")
 except SystemExit as end:
@@ -69,7 +70,7 @@ def test_commands_on_jobs_load_no_server_code(cli_server: str, args: list[str], 
 
 
 def test_a_node_without_a_port_loads_no_api(tmp_path: Path) -> None:
-    program = "import sys, scheduler_api.cli_serve, scheduler_api.process; print(*sys.modules)"
+    program = "import sys, scheduler_api.cli.serve, scheduler_api.process; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
@@ -80,7 +81,7 @@ def test_a_node_without_a_port_loads_no_api(tmp_path: Path) -> None:
         "starlette",
         "scheduler_api.app",
         "scheduler_api.openapi.document",
-        "scheduler_api.demo",
+        "scheduler_api.cli.demo",
     }
 
 

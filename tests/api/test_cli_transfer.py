@@ -8,8 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from scheduler_api import cli_job_views, cli_transfer
-from scheduler_api.cli_transfer import bodies_of
+from scheduler_api.cli import job_views as cli_job_views
+from scheduler_api.cli import transfer as cli_transfer
+from scheduler_api.cli.transfer import bodies_of
 from scheduler_api.wire.jobs import BATCH_LIMIT
 from tests.api.command_line import KEY, jobs, told
 

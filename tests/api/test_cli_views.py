@@ -19,8 +19,8 @@ import httpx
 import pytest
 from click.testing import Result
 
-from scheduler_api.cli_output import in_zone
-from scheduler_api.cli_times import instant_option
+from scheduler_api.cli.output import in_zone
+from scheduler_api.cli.times import instant_option
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.instants import parse_instant
 from tests.api.command_line import KEY, jobs, run
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("empty_directory")
 
 ROOT = Path(__file__).parents[2]
 PUT = ["--endpoint", "http://h/", "--cron", "0 0 1 1 *", "--payload", '{"report": "daily", "n": 1.10}']
-PROGRAM = "from scheduler_api.cli import main; main(prog_name='cronpost')"
+PROGRAM = "from scheduler_api.cli.main import main; main(prog_name='cronpost')"
 
 
 def runs(server: str, *args: str) -> Result:

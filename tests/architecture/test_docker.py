@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scheduler_api.cli import COMMANDS
+from scheduler_api.cli.main import COMMANDS
 from scheduler_core.base.config import BY_NAME
 
 DOCKER = Path(__file__).parents[2] / "docker"

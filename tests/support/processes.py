@@ -54,7 +54,7 @@ def _die_with_the_test() -> None:
     _libc.prctl(1, signal.SIGKILL)
 
 
-RUN = "from scheduler_api.cli import main; main()"
+RUN = "from scheduler_api.cli.main import main; main()"
 
 
 async def eventually(

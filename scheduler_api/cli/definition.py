@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from scheduler_api.cli_client import Server, job_path
-from scheduler_api.cli_errors import EXIT_NOT_FOUND, Failed, local_problem
+from scheduler_api.cli.client import Server, job_path
+from scheduler_api.cli.errors import EXIT_NOT_FOUND, Failed, local_problem
 from scheduler_api.wire.policies import BY_NAME, ROWS
 
 Fields = dict[str, msgspec.Raw]

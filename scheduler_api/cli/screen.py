@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from scheduler_api.cli_output import in_colour
+from scheduler_api.cli.output import in_colour
 from scheduler_core.base.events import EXIT_SECONDS, write_error
 from scheduler_core.base.line_writer import LineWriter
 

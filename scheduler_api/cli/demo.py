@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import click
 from msgspec.structs import replace
 
+from scheduler_api.cli.screen import show
 from scheduler_api.process import Process
-from scheduler_api.screen import show
 from scheduler_api.server import PortInUseError, listen, url_of
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ProcessSettings, Settings

@@ -89,7 +89,7 @@ def demo(**options: str | None) -> None:
 
     Everything is kept apart from real jobs, in the directory demo of the data directory.
     """
-    from scheduler_api.demo import run_demo
+    from scheduler_api.cli.demo import run_demo
     from scheduler_core.base.events import configure_logging
 
     options["log_level"] = options["log_level"] or "warning"  # the lines that matter here are the fires
@@ -140,7 +140,7 @@ def _banner(process: Any) -> None:
     """On a terminal, once the process is ready: where it is, and what to do next."""
     if not sys.stdout.isatty():
         return
-    from scheduler_api.screen import show
+    from scheduler_api.cli.screen import show
 
     settings = process.settings
     lines = [f"Cronpost {__version__}"]

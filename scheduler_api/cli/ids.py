@@ -37,7 +37,7 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 
 def _asked(ctx: click.Context, path: str, params: dict[str, Any]) -> Any:
-    from scheduler_api.cli_client import find_server
+    from scheduler_api.cli.client import find_server
 
     given = ctx.params
     key_file = given.get("api_key_file")

@@ -10,11 +10,11 @@ from typing import Any
 import click
 import msgspec
 
-from scheduler_api.cli_client import Server, job_path, with_server
-from scheduler_api.cli_errors import Failed
-from scheduler_api.cli_ids import complete_job, complete_status
-from scheduler_api.cli_output import in_zone, paint, printable, run_why, table
-from scheduler_api.cli_times import PAST_WORDS, instant_option
+from scheduler_api.cli.client import Server, job_path, with_server
+from scheduler_api.cli.errors import Failed
+from scheduler_api.cli.ids import complete_job, complete_status
+from scheduler_api.cli.output import in_zone, paint, printable, run_why, table
+from scheduler_api.cli.times import PAST_WORDS, instant_option
 
 NAMES_WIDE = 26
 PAGE = 1000

@@ -11,11 +11,11 @@ from typing import Any
 import click
 import msgspec
 
-from scheduler_api.cli_client import Server, read_input, with_server
-from scheduler_api.cli_definition import Fields, body_of, definition_of, is_schedule, is_unreadable
-from scheduler_api.cli_errors import EXIT_OTHER, exit_code_of, unusable_file
-from scheduler_api.cli_job_views import pages
-from scheduler_api.cli_output import printable
+from scheduler_api.cli.client import Server, read_input, with_server
+from scheduler_api.cli.definition import Fields, body_of, definition_of, is_schedule, is_unreadable
+from scheduler_api.cli.errors import EXIT_OTHER, exit_code_of, unusable_file
+from scheduler_api.cli.job_views import pages
+from scheduler_api.cli.output import printable
 
 BATCH_LIMIT = 1000
 """The most jobs in one ``POST /jobs:batch``."""

@@ -6,40 +6,40 @@ from typing import Any
 
 import click
 
-from scheduler_api.cli_errors import EXIT_CODES, Failed, report
-from scheduler_api.cli_lazy import LazyGroup
+from scheduler_api.cli.errors import EXIT_CODES, Failed, report
+from scheduler_api.cli.lazy import LazyGroup
 from scheduler_core.base.errors import CronpostError
 from scheduler_core.version import __version__
 
 COMMANDS = {
     "serve": (
-        "scheduler_api.cli_serve:serve",
+        "scheduler_api.cli.serve:serve",
         "Run the server: API and scheduler in one process; with --nodes, nodes in processes of their own beside it.",
     ),
-    "api": ("scheduler_api.cli_serve:api", "Run the API alone, on a Redis that it shares with nodes."),
+    "api": ("scheduler_api.cli.serve:api", "Run the API alone, on a Redis that it shares with nodes."),
     "node": (
-        "scheduler_api.cli_serve:node",
+        "scheduler_api.cli.serve:node",
         "Run a scheduler node, or several, on a Redis that is shared with others.",
     ),
     "demo": (
-        "scheduler_api.cli_serve:demo",
+        "scheduler_api.cli.serve:demo",
         "Start a server, a runner and an example job, and show each fire until Ctrl-C.",
     ),
     "config": (
-        "scheduler_api.cli_serve:config",
+        "scheduler_api.cli.serve:config",
         "List all settings: value, where it comes from, default, meaning.",
     ),
     "health": (
-        "scheduler_api.cli_health:health",
+        "scheduler_api.cli.health:health",
         "Ask the server or node of this container whether it lives; for health checks.",
     ),
-    "cron": ("scheduler_api.cli_cron:cron", "Explain a cron EXPRESSION in words and show its next fire times."),
-    "jobs": ("scheduler_api.cli_jobs:jobs", "Look at and change the jobs of a running server."),
-    "runs": ("scheduler_api.cli_runs:runs", "Look at the runs of all jobs, schedules and tasks."),
-    "completion": ("scheduler_api.cli_completion:completion", "Print the completion script of a shell."),
+    "cron": ("scheduler_api.cli.cron:cron", "Explain a cron EXPRESSION in words and show its next fire times."),
+    "jobs": ("scheduler_api.cli.jobs:jobs", "Look at and change the jobs of a running server."),
+    "runs": ("scheduler_api.cli.runs:runs", "Look at the runs of all jobs, schedules and tasks."),
+    "completion": ("scheduler_api.cli.completion:completion", "Print the completion script of a shell."),
 }
 
-_AS_JSON = "scheduler_api.cli.as_json"
+_AS_JSON = "scheduler_api.cli.main.as_json"
 
 
 class Main(LazyGroup):

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from scheduler_api.cli_client import Server, job_path, json_option, read_input, with_server
-from scheduler_api.cli_ids import complete_job
-from scheduler_api.cli_output import printable, table
-from scheduler_api.cli_times import FUTURE_WORDS, PAST_WORDS, instant_option
+from scheduler_api.cli.client import Server, job_path, json_option, read_input, with_server
+from scheduler_api.cli.ids import complete_job
+from scheduler_api.cli.output import printable, table
+from scheduler_api.cli.times import FUTURE_WORDS, PAST_WORDS, instant_option
 
 
 @click.command()

@@ -18,7 +18,7 @@ def completion(shell: str) -> None:
     zsh    eval "$(cronpost completion zsh)"                               in ~/.zshrc
     fish   cronpost completion fish > ~/.config/fish/completions/cronpost.fish
     """
-    from scheduler_api.cli import main
+    from scheduler_api.cli.main import main
 
     found = get_completion_class(shell)
     assert found is not None

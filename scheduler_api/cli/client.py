@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import click
 
-from scheduler_api.cli_errors import Failed, exit_code_of, local_problem, unreachable, unusable_file
+from scheduler_api.cli.errors import Failed, exit_code_of, local_problem, unreachable, unusable_file
 from scheduler_core.base.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS = 30.0
-_STDIN_READ = "scheduler_api.cli_client.stdin_read"
+_STDIN_READ = "scheduler_api.cli.client.stdin_read"
 
 
 class Server:

@@ -9,8 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from scheduler_api.cli_client import Server, job_path, json_option, read_input, with_server
-from scheduler_api.cli_definition import (
+from scheduler_api.cli.client import Server, job_path, json_option, read_input, with_server
+from scheduler_api.cli.definition import (
     Change,
     Fields,
     Stored,
@@ -22,9 +22,9 @@ from scheduler_api.cli_definition import (
     no_such_job,
     stored_job,
 )
-from scheduler_api.cli_errors import EXIT_REFUSED, Failed, local_problem
-from scheduler_api.cli_ids import complete_job
-from scheduler_api.cli_output import in_zone, printable
+from scheduler_api.cli.errors import EXIT_REFUSED, Failed, local_problem
+from scheduler_api.cli.ids import complete_job
+from scheduler_api.cli.output import in_zone, printable
 from scheduler_api.wire.policies import POLICY_FIELDS, ROWS, Row
 
 FIRE_TIMES_SHOWN = 5
@@ -204,7 +204,7 @@ def _show_changes(changes: list[Change]) -> None:
 
 def _show_plan(server: Server, job_id: str | None, before: Stored | None, body: bytes) -> None:
     """What storing the body would change, by the rules of this version of Cronpost. Sends nothing that changes."""
-    from scheduler_api.cli_definition import definition_of
+    from scheduler_api.cli.definition import definition_of
     from scheduler_api.wire.jobs import JOB_FIELDS, job_of, read_object
     from scheduler_api.wire.views import show_definition
     from scheduler_core.base.clock import SystemClock

@@ -79,7 +79,7 @@ def report(error: Exception, *, as_json: bool) -> int:
 
 def _write(line: str) -> None:
     if "scheduler_core.base.events" in sys.modules:  # a server, whose log lines go to the same place in their order
-        from scheduler_api.screen import show_error
+        from scheduler_api.cli.screen import show_error
 
         show_error(line)
     else:

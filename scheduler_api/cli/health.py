@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from scheduler_api.cli_errors import unreachable
+from scheduler_api.cli.errors import unreachable
 from scheduler_core.base.config import BY_NAME, Settings
 from scheduler_core.base.config_reader import load_settings
 
