@@ -1,2 +1,4 @@
-"""The HTTP face of Cronpost: routes, wire types, problem documents, the command line. Reaches the core through the
-services of ``scheduler_core`` and never looks into Redis by itself."""
+"""The HTTP face of Cronpost: endpoints, request and response bodies, the description, the command line, the server.
+
+It reaches the core through ``usecases/`` and ``node/`` of ``scheduler_core``, and never uses Redis itself.
+"""

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from scheduler_api.nodes import Nodes
+from scheduler_api.server.nodes import Nodes
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings, LaneSettings
 from scheduler_core.base.errors import StoreRefused

@@ -1,4 +1,4 @@
-"""The core of Cronpost: what fires jobs, and nothing that speaks HTTP to clients.
+"""The core of Cronpost: everything that fires jobs. It knows no web framework.
 
-Imports run one way: engine -> services -> {store, delivery, plan} -> {job, run, trigger} -> {config, errors, clock}.
+Imports run one way: node -> usecases -> {plan, delivery, store} -> model -> triggers -> base.
 """

@@ -17,8 +17,8 @@ import click
 from msgspec.structs import replace
 
 from scheduler_api.cli.screen import show
-from scheduler_api.process import Process
-from scheduler_api.server import PortInUseError, listen, url_of
+from scheduler_api.server.listen import PortInUseError, listen, url_of
+from scheduler_api.server.process import Process
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ProcessSettings, Settings
 from scheduler_core.base.errors import StoreError

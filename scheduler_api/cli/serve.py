@@ -107,7 +107,7 @@ def _need_redis_url(settings: Settings, command: str) -> None:
 
 
 def _run(settings: Settings, *, api: bool, node: bool) -> None:
-    from scheduler_api.process import Process
+    from scheduler_api.server.process import Process
     from scheduler_core.base.events import SETTING_WARNING, configure_logging, get_logger
 
     configure_logging(settings.log)
@@ -125,8 +125,8 @@ def _run_child(descriptor: int, *, sole: bool, own: str) -> None:
     """One of the nodes of a server, which has put all settings into the environment."""
     import msgspec
 
-    from scheduler_api.node_link import ParentLink
-    from scheduler_api.process import Process
+    from scheduler_api.server.node_link import ParentLink
+    from scheduler_api.server.process import Process
     from scheduler_core.base.events import configure_logging
     from scheduler_core.delivery.http.guard import Own
 

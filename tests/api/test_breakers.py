@@ -7,7 +7,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from scheduler_api.context import Context
-from scheduler_api.node_link import Report
+from scheduler_api.server.node_link import Report
 from scheduler_api.wire.views import show_job, show_unit
 from scheduler_core.model.job import HeldBack, HoldReason, Lease
 from scheduler_core.node.dispatch.breaker import BreakerState

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler_api.cli.client import refusal
 from scheduler_api.cli.errors import exit_code_of
-from scheduler_api.server import listen, url_of
+from scheduler_api.server.listen import listen, url_of
 from scheduler_api.wire.jobs import BATCH_LIMIT
 from scheduler_api.wire.policies import POLICY_FIELDS
 from scheduler_core.base.config import SETTINGS

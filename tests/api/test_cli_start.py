@@ -70,7 +70,7 @@ def test_commands_on_jobs_load_no_server_code(cli_server: str, args: list[str], 
 
 
 def test_a_node_without_a_port_loads_no_api(tmp_path: Path) -> None:
-    program = "import sys, scheduler_api.cli.serve, scheduler_api.process; print(*sys.modules)"
+    program = "import sys, scheduler_api.cli.serve, scheduler_api.server.process; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True

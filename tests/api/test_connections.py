@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from scheduler_api import protocol
 from scheduler_api.app import create_app
-from scheduler_api.connections import Connections
 from scheduler_api.context import Context
-from scheduler_api.protocol import MAX_HEAD_BYTES, ServerProtocol
-from scheduler_api.server import ApiServer, PortInUseError, listen, url_of
+from scheduler_api.server import protocol
+from scheduler_api.server.connections import Connections
+from scheduler_api.server.listen import ApiServer, PortInUseError, listen, url_of
+from scheduler_api.server.protocol import MAX_HEAD_BYTES, ServerProtocol
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.errors import ConfigError
 from tests.api.conftest import EXAMPLE

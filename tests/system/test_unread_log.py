@@ -129,7 +129,7 @@ async def test_a_server_whose_log_nobody_reads_can_be_stopped(world: World) -> N
 
 
 async def test_a_crash_is_logged_as_the_last_line(world: World) -> None:
-    crash = "import scheduler_api.process as p\nasync def main(*_): raise RuntimeError('that was that')\n"
+    crash = "import scheduler_api.server.process as p\nasync def main(*_): raise RuntimeError('that was that')\n"
     crash += "p.Process._main = main"
     server = world.workshop.cronpost("serve", pipe=LogPipe(), prelude=crash, data_dir=world.workshop.directory / "d")
     assert await server.ended() == 1

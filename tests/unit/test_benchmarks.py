@@ -173,8 +173,9 @@ def test_a_flame_graph_shows_no_path_of_the_machine() -> None:
 
 def test_a_sample_belongs_to_the_stage_of_its_innermost_known_frame() -> None:
     raw = (
-        "_run (scheduler_api/process.py:1);run_once (scheduler_core/node/loops/settle.py:1);info (structlog/b.py:2) 3\n"
-        "_run (scheduler_api/process.py:1);poll (uvloop/loop.py:9) 1\n"
+        "_run (scheduler_api/server/process.py:1);run_once (scheduler_core/node/loops/settle.py:1);"
+        "info (structlog/b.py:2) 3\n"
+        "_run (scheduler_api/server/process.py:1);poll (uvloop/loop.py:9) 1\n"
         "_bootstrap (threading.py:1);wait (threading.py:2) 50\n"
     )
     assert shares(samples_of(raw)) == {"log line": 0.75, "event loop and rest": 0.25}

@@ -3,7 +3,7 @@
 Start: embedded Redis (if no other is given) - the check of Redis - the node - the API. Stop: ``/ready`` answers 503,
 the node drains while the API goes on (runners report the end of their runs to it), the API closes its port and answers
 what is open, the embedded Redis writes out what it holds. Where there is more than one
-node, each is a process that this one starts, watches and drains (``scheduler_api.nodes``).
+node, each is a process that this one starts, watches and drains (``scheduler_api.server.nodes``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvloop
 
-from scheduler_api.connections import Connections
 from scheduler_api.context import STORE_CONNECTIONS, Context
-from scheduler_api.node_link import ParentLink, Report
-from scheduler_api.nodes import Nodes
+from scheduler_api.server.connections import Connections
+from scheduler_api.server.node_link import ParentLink, Report
+from scheduler_api.server.nodes import Nodes
 from scheduler_core.base.clock import Clock, RedisClock, SystemClock
 from scheduler_core.base.config import EngineSettings, Settings, beat_timeout_seconds
 from scheduler_core.base.errors import ConfigError, EmbeddedRedisError, StoreError, StoreRefused
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     # A node without a port loads neither the API nor uvicorn: run() imports them where they are needed.
     from starlette.routing import BaseRoute
 
-    from scheduler_api.server import ApiServer
+    from scheduler_api.server.listen import ApiServer
 
 log = get_logger(__name__)
 
@@ -157,7 +157,7 @@ class Process:
         if not self._with_api and metrics_port is None:
             return
         import scheduler_api.app  # noqa: F401 - used by _serve
-        from scheduler_api.server import listen
+        from scheduler_api.server.listen import listen
 
         if self._with_api:
             sockets += listen(host, self.settings.api.port)
@@ -223,7 +223,7 @@ class Process:
         if self.embedded is not None:
             background.add(asyncio.create_task(self._keep_redis(self.embedded), name="cronpost redis"))
         if self._with_api:
-            from scheduler_api.server import url_of
+            from scheduler_api.server.listen import url_of
 
             self.url = url_of(sockets, self.settings.api.host)
         apart = self._with_node and self.settings.process.nodes > 1
@@ -264,7 +264,7 @@ class Process:
             log.info(API_STARTED, address=self.url, docs=f"{self.url}/docs", keys=len(self.settings.api.api_keys))
         if watched:
             from scheduler_api.endpoints import health
-            from scheduler_api.server import url_of
+            from scheduler_api.server.listen import url_of
 
             self._serve(servers, health.ROUTES, watched)
             log.info(METRICS_SERVED, address=url_of(watched, self.settings.api.host))
@@ -301,7 +301,7 @@ class Process:
         self, servers: dict[asyncio.Task[None], ApiServer], routes: Sequence[BaseRoute], sockets: list[socket.socket]
     ) -> None:
         from scheduler_api.app import create_app
-        from scheduler_api.server import ApiServer
+        from scheduler_api.server.listen import ApiServer
 
         assert self.context is not None
         api = self.settings.api

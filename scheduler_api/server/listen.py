@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from scheduler_api.connections import Connections
-from scheduler_api.protocol import ServerProtocol
+from scheduler_api.server.connections import Connections
+from scheduler_api.server.protocol import ServerProtocol
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.errors import ConfigError
 

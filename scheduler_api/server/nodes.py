@@ -23,7 +23,7 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 import scheduler_api
-from scheduler_api.node_link import METRICS, STATE, ChildLink, Family, Report, added, families_of
+from scheduler_api.server.node_link import METRICS, STATE, ChildLink, Family, Report, added, families_of
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import ENV_PREFIX, SETTINGS, Settings
 from scheduler_core.base.events import NODE_PROCESS_ENDED, NODE_PROCESS_STARTED, get_logger
