@@ -22,17 +22,18 @@ VARIABLE = "TEST_REDIS_SERVER"
 ROOT = Path(__file__).parents[2]
 PATHS = (
     "tests/store",
-    "tests/services",
+    "tests/usecases",
+    "tests/node",
     "tests/api/test_store_faults.py",
     "tests/api/test_redis_check.py",
     "tests/system/test_embedded.py",
     "tests/system/test_redis_bad_days.py",
 )
 """What depends on the server: scripts, errors, files, and how it fails. Everything else sees the store only."""
-SHORT = ("-m", "not slow", *(path for path in PATHS if path != "tests/services"))
-SHORT += tuple(f"--ignore=tests/store/test_{name}.py" for name in ("histories", "lane_histories", "account"))
-"""``--short``, for CI, where make test has just run everything on the server of Cronpost: without the services
-and without random histories."""
+SHORT = ("-m", "not slow", *(path for path in PATHS if path not in {"tests/usecases", "tests/node"}))
+SHORT += tuple(f"--ignore=tests/store/test_{name}.py" for name in ("histories", "task_histories", "account"))
+"""``--short``, for CI, where make test has just run everything on the server of Cronpost: without the tests of
+use cases and loops, and without random histories."""
 
 
 def chosen_program() -> Path | None:

@@ -19,7 +19,7 @@ from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.keys import child_id
 from tests.api.conftest import job
 from tests.api.test_outcomes import api_on
-from tests.services.test_overlap import Bench, overlapping
+from tests.node.test_overlap import Bench, overlapping
 from tests.support.factories import SECOND, at, make_job, make_state, retrying
 from tests.support.fault_proxy import FaultProxy, named
 from tests.support.stores import KEYS, opened, put
