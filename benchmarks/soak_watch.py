@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.systems.cronpost import Cronpost
-from scheduler_core.base.config import EngineSettings, LaneSettings
+from scheduler_core.base.config import EngineSettings, TaskSettings
 from scheduler_core.store.redis.codec import decode_record
 from scheduler_core.store.redis.history import MINUTES_KEPT
 from scheduler_core.store.redis.jobs import connect
@@ -128,7 +128,7 @@ class Slope(msgspec.Struct, frozen=True):
         return "RISES" if self.percent - SURE * self.error > MAX_SLOPE else "cannot tell"
 
 
-def bounds_of(engine: EngineSettings, lane: LaneSettings, runs_per_second: float, bytes_per_run: float) -> list[Bound]:
+def bounds_of(engine: EngineSettings, lane: TaskSettings, runs_per_second: float, bytes_per_run: float) -> list[Bound]:
     """What has to hold. A list per job is cut when it is a sixteenth too long; what is trimmed over all jobs is late by
     a sweep, in which so many runs are settled."""
     swept = SWEEP_SECONDS * runs_per_second

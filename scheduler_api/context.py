@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from scheduler_api.server.nodes import Nodes
 from scheduler_core.base.clock import RedisClock
-from scheduler_core.base.config import ApiSettings, LaneSettings
+from scheduler_core.base.config import ApiSettings, TaskSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard
@@ -18,7 +18,7 @@ from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService
 from scheduler_core.usecases.catalogue import CatalogueService
@@ -53,7 +53,7 @@ class Context:
         store: Shards | RedisStore,
         clock: RedisClock,
         metrics: Metrics,
-        lane: LaneSettings | None = None,
+        lane: TaskSettings | None = None,
         faults: Callable[[], list[str]] = list,
         warnings: Callable[[], list[str]] = list,
         fires: bool = True,
@@ -81,7 +81,7 @@ class Context:
         self.jobs = self.job_services.lead
         self.callbacks = CallbackService(self.shards, self.job_services)
         self.catalogue = CatalogueService(self.shards, clock, metrics)
-        self.tasks = TaskService(LaneStore(self.store, lane), clock, metrics)
+        self.tasks = TaskService(TaskStore(self.store, lane), clock, metrics)
         self.history = HistoryService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)
         self._probing = asyncio.Lock()

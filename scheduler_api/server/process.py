@@ -345,14 +345,14 @@ class Process:
             self._engine.node.id,
             self._engine.has_started,
             self.faults(),
-            breakers=self._engine.gate.breakers(),
+            breakers=self._engine.limiter.breakers(),
             warnings=self.warnings(),
         )
 
     def breakers(self) -> list[tuple[str, list[OpenBreaker]]] | None:
         """The breakers that are not closed, by node; None: there is no node here."""
         if self._engine is not None:
-            return [(self._engine.node.id, self._engine.gate.breakers())]
+            return [(self._engine.node.id, self._engine.limiter.breakers())]
         return None if self.nodes is None else self.nodes.breakers()
 
     @property

@@ -28,7 +28,7 @@ def read_job(body: bytes) -> Job:
     return usual or job_of(read_object(body, JOB_FIELDS, ignored=IGNORED_FIELDS))
 
 
-class _Usual(msgspec.Struct, forbid_unknown_fields=True):
+class _FastJob(msgspec.Struct, forbid_unknown_fields=True):
     """An element without any of the policies."""
 
     id: str
@@ -40,7 +40,7 @@ class _Usual(msgspec.Struct, forbid_unknown_fields=True):
     timezone: str | UnsetType = UNSET
 
 
-_usual_decoder = msgspec.json.Decoder(_Usual)
+_usual_decoder = msgspec.json.Decoder(_FastJob)
 
 
 def read_usual(element: bytes) -> Job | None:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from scheduler_api.wire.json_body import INSTANT_WORDS, Fields, instant_of, nested, required
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import rfc3339
-from scheduler_core.model.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.model.job import DEFAULT_POLICIES, Job, Limits, Overlap, Policies, Recovery, RetryRule
 
 DAY = 86_400
 YEAR = 366 * DAY
@@ -340,7 +340,7 @@ def policies_of(fields: Fields) -> Policies:
     if "limits" in fields:
         given["limits"] = _limits_of(fields)
     policies = Policies(**given)
-    return USUAL if policies == USUAL else policies
+    return DEFAULT_POLICIES if policies == DEFAULT_POLICIES else policies
 
 
 def _retry_of(fields: Fields) -> RetryRule | None:
@@ -389,7 +389,7 @@ def check_policies(job: Job, fields: Fields) -> Job:
         overlap=None if policies.overlap == bare.overlap else policies.overlap,
         recovery=None if policies.recovery == bare.recovery else policies.recovery,
     )
-    return replace(job, policies=USUAL if policies == USUAL else policies)
+    return replace(job, policies=DEFAULT_POLICIES if policies == DEFAULT_POLICIES else policies)
 
 
 def show_policies(job: Job) -> dict[str, Any]:

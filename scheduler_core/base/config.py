@@ -318,7 +318,7 @@ class EngineSettings(Section, frozen=True, kw_only=True):
     ] = 512
 
 
-class LaneSettings(Section, frozen=True, kw_only=True):
+class TaskSettings(Section, frozen=True, kw_only=True):
     """One-off tasks. The first four are what a store starts with: later changes go through the API and hold for all
     nodes. The others are each node's own."""
 
@@ -417,7 +417,7 @@ _SECTIONS: tuple[type[Section], ...] = (
     ApiSettings,
     StoreSettings,
     EngineSettings,
-    LaneSettings,
+    TaskSettings,
     ProcessSettings,
     LogSettings,
     ClientSettings,
@@ -463,7 +463,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: ApiSettings = ApiSettings()
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
-    lane: LaneSettings = LaneSettings()
+    lane: TaskSettings = TaskSettings()
     process: ProcessSettings = ProcessSettings()
     log: LogSettings = LogSettings()
     client: ClientSettings = ClientSettings()

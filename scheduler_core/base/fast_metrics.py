@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 
-class Tally(Collector):
+class FastCounter(Collector):
     """A counter with labels. Its name has no ``_total``, which is added when it is shown."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
@@ -36,7 +36,7 @@ class Tally(Collector):
         yield family
 
 
-class Spread(Collector):
+class FastHistogram(Collector):
     """A histogram without labels. ``bounds`` are the upper ends of its buckets, rising."""
 
     def __init__(self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from scheduler_core.base.events import dropped_lines
-from scheduler_core.base.fast_metrics import Spread, Tally
+from scheduler_core.base.fast_metrics import FastCounter, FastHistogram
 
 # The instant at which counting began, as a gauge beside each counter: series that nothing asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -24,22 +24,22 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
-        self.lateness = Spread(
+        self.lateness = FastHistogram(
             "cronpost_lateness_seconds",
             "From the fire time of a scheduled run to the start of its first attempt.",
             LATENESS_BUCKETS,
             r,
         )
-        self.duration = Spread(
+        self.duration = FastHistogram(
             "cronpost_attempt_duration_seconds",
             "From the name lookup of an attempt to the last byte read.",
             DURATION_BUCKETS,
             r,
         )
-        self.attempts = Tally(
+        self.attempts = FastCounter(
             "cronpost_attempts", "Attempts ended, by outcome and status class.", ["outcome", "status"], r
         )
-        self.runs = Tally("cronpost_runs", "Runs settled, by final state and reason.", ["state", "reason"], r)
+        self.runs = FastCounter("cronpost_runs", "Runs settled, by final state and reason.", ["state", "reason"], r)
         self.misses = Counter(
             "cronpost_miss_ranges_total", "Recorded ranges of fire times that became no run.", ["reason"], registry=r
         )

@@ -16,24 +16,24 @@ from scheduler_core.base.errors import TokenRefused
 _SIGNATURE_BYTES = 16
 
 
-def make_token(secret: bytes, unit: str, run_id: str) -> str:
+def make_token(secret: bytes, claim_key: str, run_id: str) -> str:
     """The token of a run: URL-safe characters only."""
-    return f"{_text(unit.encode())}.{_text(_signature(secret, unit, run_id))}"
+    return f"{_text(claim_key.encode())}.{_text(_signature(secret, claim_key, run_id))}"
 
 
-def unit_of_token(secret: bytes, token: str, run_id: str) -> str:
+def claim_key_of_token(secret: bytes, token: str, run_id: str) -> str:
     """The unit of the run that ``token`` was made for. Raises TokenRefused if it was made for another, or never."""
-    unit = unit_claimed(token)
+    claim_key = claim_key_claimed(token)
     try:
         given = _bytes(token.partition(".")[2])
     except (binascii.Error, ValueError):
         raise _refused() from None
-    if not hmac.compare_digest(given, _signature(secret, unit, run_id)):
+    if not hmac.compare_digest(given, _signature(secret, claim_key, run_id)):
         raise _refused()
-    return unit
+    return claim_key
 
 
-def unit_claimed(token: str) -> str:
+def claim_key_claimed(token: str) -> str:
     """The unit that ``token`` speaks of, true or not: it says whose secret can tell. Raises TokenRefused."""
     try:
         return _bytes(token.partition(".")[0]).decode("utf-8")
@@ -45,8 +45,8 @@ def _refused() -> TokenRefused:
     return TokenRefused("the token is not the one of this run")
 
 
-def _signature(secret: bytes, unit: str, run_id: str) -> bytes:
-    message = f"{len(unit)}:{unit}:{run_id}".encode()
+def _signature(secret: bytes, claim_key: str, run_id: str) -> bytes:
+    message = f"{len(claim_key)}:{claim_key}:{run_id}".encode()
     return hmac.new(secret, message, hashlib.sha256).digest()[:_SIGNATURE_BYTES]
 
 

@@ -102,7 +102,7 @@ class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
     limits: Limits | None = msgspec.field(default=None, name="q")
 
 
-USUAL = Policies()
+DEFAULT_POLICIES = Policies()
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -120,7 +120,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """1 for a new job, one more with each change."""
     created_at_ms: int = msgspec.field(default=0, name="c")
     updated_at_ms: int = msgspec.field(default=0, name="m")
-    policies: Policies = msgspec.field(default=USUAL, name="o")
+    policies: Policies = msgspec.field(default=DEFAULT_POLICIES, name="o")
     name: str | None = msgspec.field(default=None, name="n")
     """A name for people, unique among those that have one (schedules)."""
     target_id: int | None = msgspec.field(default=None, name="t")

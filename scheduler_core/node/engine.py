@@ -6,20 +6,20 @@ import asyncio
 import contextlib
 
 from scheduler_core.base.clock import RedisClock
-from scheduler_core.base.config import EngineSettings, LaneSettings
+from scheduler_core.base.config import EngineSettings, TaskSettings
 from scheduler_core.base.events import NODE_DRAINING, NODE_STARTED, NODE_STOPPED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
-from scheduler_core.node.dispatch.limiter import Gate
+from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
-from scheduler_core.node.loops.heartbeat import Timekeeper
+from scheduler_core.node.loops.heartbeat import ClockSync
 from scheduler_core.node.loops.service import Service
-from scheduler_core.node.loops.task_batches import Lane, LaneListener
+from scheduler_core.node.loops.task_batches import TaskBatcher, TaskWakeupSubscriber
 from scheduler_core.node.node import Node
 from scheduler_core.node.shard_loops import FLUSH_SECONDS, NodeShard
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.store.redis.tasks import TaskStore
 
 log = get_logger(__name__)
 
@@ -39,28 +39,28 @@ class Engine:
         clock: RedisClock,
         metrics: Metrics,
         *,
-        lane: LaneSettings | None = None,
+        lane: TaskSettings | None = None,
         sole: bool = False,
     ) -> None:
         shards = store if isinstance(store, Shards) else Shards.of_one(store)
         self._deliverer = deliverer
-        timekeeper = Timekeeper(clock, metrics)
+        timekeeper = ClockSync(clock, metrics)
         self.node = Node(settings, clock)
-        self.gate = Gate(self.node.room, settings, clock, metrics)
+        self.limiter = TargetLimiter(self.node.slots, settings, clock, metrics)
         nodes = [self.node]
-        nodes += [Node(settings, clock, node_id=self.node.id, room=self.node.room) for _ in shards.all[1:]]
+        nodes += [Node(settings, clock, node_id=self.node.id, slots=self.node.slots) for _ in shards.all[1:]]
         self._shards = [
-            NodeShard(node, one, shards, deliverer, clock, metrics, timekeeper, self.gate, sole=sole)
+            NodeShard(node, one, shards, deliverer, clock, metrics, timekeeper, self.limiter, sole=sole)
             for node, one in zip(nodes, shards.all, strict=True)
         ]
         metrics.in_flight.set_function(lambda: len(self.node.in_flight))
         metrics.unsettled.set_function(lambda: sum(shard.settler.unsettled for shard in self._shards))
         first = self._shards[0]
-        lane_store = LaneStore(first.store, lane)
-        self._lane = Lane(
-            self.node, lane_store, deliverer, clock, metrics, may_take_back=first.reaper.may_take_back, sole=sole
+        task_store = TaskStore(first.store, lane)
+        self._lane = TaskBatcher(
+            self.node, task_store, deliverer, clock, metrics, may_take_back=first.reaper.may_take_back, sole=sole
         )
-        self._lane_listener = LaneListener(lane_store, self._lane, clock, metrics)
+        self._lane_listener = TaskWakeupSubscriber(task_store, self._lane, clock, metrics)
         self._catalogue_sweeper = CatalogueSweeper(shards, clock, metrics)
         self._of_all: tuple[Service, ...] = (self._lane, self._lane_listener, self._catalogue_sweeper)
         for service in self._of_all:

@@ -12,7 +12,7 @@ from scheduler_core.model.job import Downtime
 from scheduler_core.model.run import random_store_id
 
 
-class Room:
+class SlotPool:
     """How many attempts a process may have open at once. Those who claim for it share it: when it is full, they stand
     in line, and each place that becomes free goes to the one who has waited longest."""
 
@@ -87,16 +87,16 @@ class Node:
     """One scheduler process, as one shard of the store knows it. Its id is drawn at start; a host name or a pid could
     be another's after a restart.
 
-    The shards of a process have the same id and share the ``room``; each has leases, downtimes and a store id of its
+    The shards of a process have the same id and share the ``slots``; each has leases, downtimes and a store id of its
     own.
     """
 
     def __init__(
-        self, settings: EngineSettings, clock: Clock, *, node_id: str | None = None, room: Room | None = None
+        self, settings: EngineSettings, clock: Clock, *, node_id: str | None = None, slots: SlotPool | None = None
     ) -> None:
         self.id = secrets.token_hex(8) if node_id is None else node_id
         self.settings = settings
-        self.room = Room(settings.max_in_flight) if room is None else room
+        self.slots = SlotPool(settings.max_in_flight) if slots is None else slots
         self.store_id = random_store_id()
         """Proposed with the first beat; replaced by the store's own."""
         self.downtimes: tuple[Downtime, ...] = ()
@@ -109,11 +109,11 @@ class Node:
     @property
     def in_flight(self) -> set[asyncio.Future[None]]:
         """Open attempts of the process."""
-        return self.room.in_flight
+        return self.slots.in_flight
 
     def slot_freed(self) -> None:
         """An attempt has ended."""
-        self.room.freed()
+        self.slots.freed()
 
     def beat_taken(self, sent_at: float) -> None:
         """A beat that was sent at ``sent_at`` (monotonic seconds) reached Redis."""

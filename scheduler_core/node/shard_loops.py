@@ -14,16 +14,16 @@ from scheduler_core.base.errors import StoreError
 from scheduler_core.base.events import SERVICE_FAILED, STORE_LOST, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
-from scheduler_core.node.dispatch.dispatcher import Courier
-from scheduler_core.node.dispatch.limiter import Gate
+from scheduler_core.node.dispatch.dispatcher import Dispatcher
+from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.loops.claim import Claimer
-from scheduler_core.node.loops.cut_requests import CutListener
-from scheduler_core.node.loops.heartbeat import Heartbeat, Timekeeper
+from scheduler_core.node.loops.cut_requests import CutSubscriber
+from scheduler_core.node.loops.heartbeat import ClockSync, Heartbeat
 from scheduler_core.node.loops.reap import Reaper
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.loops.sweep import Sweeper
-from scheduler_core.node.loops.wakeups import WakeListener
+from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.redis.catalogue import CatalogueStore
@@ -53,8 +53,8 @@ class NodeShard:
         deliverer: Deliverer,
         clock: RedisClock,
         metrics: Metrics,
-        timekeeper: Timekeeper,
-        gate: Gate,
+        timekeeper: ClockSync,
+        limiter: TargetLimiter,
         *,
         sole: bool,
     ) -> None:
@@ -68,15 +68,17 @@ class NodeShard:
         self.settler = Settler(store, retry_policy(settings), clock, metrics)
         catalogue = CatalogueStore(shards.lead)
         targets = TargetCache(catalogue if store is shards.lead else TargetCopies(store, catalogue))
-        courier = Courier(node, deliverer, self.settler, clock, metrics, store=store, targets=targets, gate=gate)
-        self.claimer = Claimer(node, store, courier, self.settler, clock, metrics)
+        dispatcher = Dispatcher(
+            node, deliverer, self.settler, clock, metrics, store=store, targets=targets, limiter=limiter
+        )
+        self.claimer = Claimer(node, store, dispatcher, self.settler, clock, metrics)
         self.settler.woken = self.claimer.wake_at
         self.settler.suspect_left = self.claimer.suspect_left
         self.heartbeat = Heartbeat(node, store, clock, metrics, shard=self.number, timekeeper=timekeeper)
         self.settler.takes_writes = lambda: self.heartbeat.fault is None
         self.reaper = Reaper(node, store, self.claimer, clock, metrics)
-        self._listener = WakeListener(store, self.claimer, clock, metrics)
-        self._cutter = CutListener(node, store, clock, metrics)
+        self._listener = WakeupSubscriber(store, self.claimer, clock, metrics)
+        self._cutter = CutSubscriber(node, store, clock, metrics)
         self._sweeper = Sweeper(HistoryStore(store), bounds_of(settings, len(shards)), clock, metrics)
         self.services: tuple[Service, ...] = (
             self.heartbeat,

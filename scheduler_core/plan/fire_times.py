@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from scheduler_core.model.job import USUAL, Job
+from scheduler_core.model.job import DEFAULT_POLICIES, Job
 from scheduler_core.triggers.interval import LAST_INSTANT_MS
 from scheduler_core.triggers.trigger import Trigger, compile_trigger
 
@@ -27,7 +27,7 @@ def trigger_of(job: Job) -> Trigger:
     """
     trigger = compile_trigger(job.trigger)
     policies = job.policies
-    if policies is USUAL:
+    if policies is DEFAULT_POLICIES:
         return trigger
     if policies.starts_at_ms is None and policies.ends_at_ms is None and not policies.jitter_ms:
         return trigger

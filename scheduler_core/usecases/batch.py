@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from scheduler_core.base.errors import CronpostError, InvalidInput, StoreRefused, StoreUnavailable
 from scheduler_core.base.events import JOB_UPSERTED, JOBS_UPSERTED, get_logger
-from scheduler_core.model.job import USUAL, Job, JobState
+from scheduler_core.model.job import DEFAULT_POLICIES, Job, JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.jobs import StoredJob
 from scheduler_core.store.redis.shards import PerShard
@@ -133,7 +133,7 @@ class _Chunk:
         fresh: list[tuple[Job, Job, JobState]] = []
         for job in self._new:
             # The usual state depends on nothing but the trigger, and many jobs have the same.
-            is_usual = job.policies is USUAL
+            is_usual = job.policies is DEFAULT_POLICIES
             created = as_created(job, now_ms=self._now_ms, state=states.get(job.trigger) if is_usual else None)
             if created is not None:
                 fresh.append((job, *created))

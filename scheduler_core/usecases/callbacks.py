@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from scheduler_core.base.errors import RunCancelled, RunLost, RunNotFound
 from scheduler_core.base.events import RUN_COMPLETED, get_logger
-from scheduler_core.base.tokens import unit_claimed, unit_of_token
+from scheduler_core.base.tokens import claim_key_claimed, claim_key_of_token
 from scheduler_core.model.run import RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.store.redis.jobs import StoredJob
-from scheduler_core.store.redis.keys import job_of_unit
+from scheduler_core.store.redis.keys import job_of_claim_key
 from scheduler_core.store.redis.shards import PerShard, Shards
 from scheduler_core.usecases.jobs import JobService
 
@@ -34,7 +34,7 @@ class CallbackService:
         ``continuation`` is the JSON text of what the runner asks for besides. Raises InvalidInput if that cannot be
         taken up.
         """
-        unit = await self._unit(run_id, token)
+        claim_key = await self._claim_key(run_id, token)
         wanted = RunState.SUCCEEDED if succeeded else RunState.FAILED
         answer: RunState | None = None
 
@@ -53,16 +53,16 @@ class CallbackService:
             answer = wanted if isinstance(planned, Transition) else planned
             return planned if isinstance(planned, Transition) else None
 
-        await self._jobs.of(unit).change(unit, plan)
+        await self._jobs.of(claim_key).change(claim_key, plan)
         if answer is None:
-            return await self._settled(unit, run_id)
-        log.info(RUN_COMPLETED, job_id=job_of_unit(unit), run_id=run_id, state=answer.value)
+            return await self._settled(claim_key, run_id)
+        log.info(RUN_COMPLETED, job_id=job_of_claim_key(claim_key), run_id=run_id, state=answer.value)
         return answer
 
     async def heartbeat(self, run_id: str, token: str, *, progress: float | None = None, note: str = "") -> int | None:
         """Keep a run alive; until when it is without another sign of life, in epoch ms, or None while its request is
         still open."""
-        unit = await self._unit(run_id, token)
+        claim_key = await self._claim_key(run_id, token)
         lost_at_ms: int | None = None
         known = False
 
@@ -83,18 +83,18 @@ class CallbackService:
             transition, lost_at_ms = planned
             return transition
 
-        await self._jobs.of(unit).change(unit, plan)
+        await self._jobs.of(claim_key).change(claim_key, plan)
         if not known:
-            await self._settled(unit, run_id)
+            await self._settled(claim_key, run_id)
         return lost_at_ms
 
-    async def _unit(self, run_id: str, token: str) -> str:
-        secret = await self._shards.of(unit_claimed(token)).secret()
-        return unit_of_token(secret, token, run_id)
+    async def _claim_key(self, run_id: str, token: str) -> str:
+        secret = await self._shards.of(claim_key_claimed(token)).secret()
+        return claim_key_of_token(secret, token, run_id)
 
-    async def _settled(self, unit: str, run_id: str) -> RunState:
+    async def _settled(self, claim_key: str, run_id: str) -> RunState:
         """How a run that is over ended."""
-        run = await self._shards.of(unit).settled_run(run_id)
+        run = await self._shards.of(claim_key).settled_run(run_id)
         if run is None:
             raise RunNotFound(f"no run {run_id!r} is open, and none is on record")
         if run.state is RunState.LOST:

@@ -54,15 +54,15 @@ class CancelService:
                 if found.run.state is not RunState.CANCELLED:
                     raise AlreadySettled(run_id, found.run.state.value)
                 return Cancelled(found.job_id, run_id)
-            store = self._shards.of(found.unit)
+            store = self._shards.of(found.claim_key)
             if found.run.state is not RunState.OPEN:
-                if await self._end(found.unit, run_id) is not None:
+                if await self._end(found.claim_key, run_id) is not None:
                     return Cancelled(found.job_id, run_id)
                 continue
             # Listens before the change is made: the node confirms at once.
             async with contextlib.aclosing(store.cut_runs()) as confirmed:
                 listens = await _listen(confirmed)
-                step = await self._end(found.unit, run_id)
+                step = await self._end(found.claim_key, run_id)
                 if step is None:
                     continue
                 cut: bool | None = None
@@ -73,7 +73,7 @@ class CancelService:
                 return Cancelled(found.job_id, run_id, cut)
         raise RunNotFound(f"no run {run_id[:100]!r} is open, and none is on record")
 
-    async def _end(self, unit: str, run_id: str) -> Transition | None:
+    async def _end(self, claim_key: str, run_id: str) -> Transition | None:
         """Store that the run is cancelled; None: it is no longer open."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
@@ -81,7 +81,7 @@ class CancelService:
                 stored.snapshot, run_id, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id
             )
 
-        return (await self._jobs.of(unit).change(unit, plan))[1]
+        return (await self._jobs.of(claim_key).change(claim_key, plan))[1]
 
 
 async def _listen(confirmed: AsyncGenerator[str | None]) -> bool:

@@ -18,7 +18,7 @@ from scheduler_core.model.run import Run, RunDetail, RunState, run_id_ms
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.store.redis.history import Candidate, HistoryStore, Place, Query, RunTotals, place_of, sum_of
 from scheduler_core.store.redis.jobs import RedisStore, StoredJob
-from scheduler_core.store.redis.keys import job_of_unit
+from scheduler_core.store.redis.keys import job_of_claim_key
 from scheduler_core.store.redis.shards import Shards
 
 LOOKED_AT = 5_000
@@ -35,7 +35,7 @@ class FoundRun(msgspec.Struct, frozen=True):
     run: Run
     place: Place
     detail: RunDetail | None = None
-    unit: str = ""
+    claim_key: str = ""
     """Where the state of a run that is not settled is kept; set by ``HistoryService.get``."""
 
 
@@ -179,9 +179,9 @@ class _HistoryOfShard:
     async def of_job(self, job_id: str, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
         open_: dict[str, FoundRun] = {}
         if query.status is None:
-            units = [job_id, *await self._store.children(job_id)]
-            for unit, stored in zip(units, await self._read(units), strict=True):
-                for run in (*_waiting(stored), *_in_flight(unit, stored)):
+            claim_keys = [job_id, *await self._store.children(job_id)]
+            for claim_key, stored in zip(claim_keys, await self._read(claim_keys), strict=True):
+                for run in (*_waiting(stored), *_in_flight(claim_key, stored)):
                     place = Place(run.started_at_ms or 0, run.id.encode())
                     if query.covers(place):
                         open_[run.id] = FoundRun(job_id, run, place)
@@ -235,20 +235,20 @@ class _HistoryOfShard:
     async def _open(self, candidates: Sequence[Candidate]) -> list[FoundRun]:
         """The runs of these units that are not settled."""
         found: list[FoundRun] = []
-        units = [one.name for one in candidates]
-        for one, stored in zip(candidates, await self._read(units), strict=True):
+        claim_keys = [one.name for one in candidates]
+        for one, stored in zip(candidates, await self._read(claim_keys), strict=True):
             runs = _waiting(stored)
             if not one.waits:
                 # A retry in flight is found as what waits for it, under the start of its run.
                 waiting = {run.id for run in runs}
                 runs = [run for run in _in_flight(one.name, stored) if run.id not in waiting]
-            found += [FoundRun(job_of_unit(one.name), run, one.place, unit=one.name) for run in runs]
+            found += [FoundRun(job_of_claim_key(one.name), run, one.place, claim_key=one.name) for run in runs]
         return found
 
-    async def _read(self, units: Sequence[str]) -> list[StoredJob]:
+    async def _read(self, claim_keys: Sequence[str]) -> list[StoredJob]:
         found: list[StoredJob] = []
-        for start in range(0, len(units), EXAMINED):
-            found += await self._store.read_many(units[start : start + EXAMINED])
+        for start in range(0, len(claim_keys), EXAMINED):
+            found += await self._store.read_many(claim_keys[start : start + EXAMINED])
         return found
 
 
@@ -265,7 +265,7 @@ def _waiting(stored: StoredJob) -> list[Run]:
     return sorted(waiting, key=lambda run: run.started_at_ms or 0, reverse=True)
 
 
-def _in_flight(unit: str, stored: StoredJob) -> list[Run]:
+def _in_flight(claim_key: str, stored: StoredJob) -> list[Run]:
     """The run of a unit that a node works on now; the start of a first attempt is taken to be its claim."""
     job, state, lease = stored.snapshot.job, stored.snapshot.state, stored.snapshot.lease
     if state is None or lease is None or stored.fault is not None:

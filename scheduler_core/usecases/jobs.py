@@ -39,7 +39,7 @@ from scheduler_core.plan.change import (
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.store.redis.jobs import Answer, RedisStore, StoredJob
-from scheduler_core.store.redis.keys import job_of_unit
+from scheduler_core.store.redis.keys import job_of_claim_key
 from scheduler_core.triggers.trigger import check_fires_again, compile_trigger
 from scheduler_core.usecases.report import report_record
 
@@ -346,9 +346,9 @@ class JobService:
 
     async def children(self, job_id: str) -> list[JobView]:
         """The runs of a job that allows overlap, each as the unit that it is; empty for any other job."""
-        units = await self._store.children(job_id)
-        found = zip(units, await self._store.read_many(units), strict=True)
-        return [view_of(unit, stored) for unit, stored in found if exists(stored)]
+        claim_keys = await self._store.children(job_id)
+        found = zip(claim_keys, await self._store.read_many(claim_keys), strict=True)
+        return [view_of(claim_key, stored) for claim_key, stored in found if exists(stored)]
 
     async def get(self, job_id: str) -> JobView:
         """Raises JobNotFound."""
@@ -399,14 +399,14 @@ class JobService:
         itself is stored.
         """
         try:
-            for unit in await self._store.children(job_id):
-                await self._cancel_child(unit, why, deleted=deleted, of_others_than=of_others_than)
+            for claim_key in await self._store.children(job_id):
+                await self._cancel_child(claim_key, why, deleted=deleted, of_others_than=of_others_than)
         except StoreUnavailable as error:
             raise OutcomeUnknown(
                 f"{why}, but not all of its overlapping runs are cancelled yet ({error}); repeat the request"
             ) from error
 
-    async def _cancel_child(self, unit: str, why: str, *, deleted: bool, of_others_than: Job | None) -> None:
+    async def _cancel_child(self, claim_key: str, why: str, *, deleted: bool, of_others_than: Job | None) -> None:
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             its = stored.snapshot.job
             if of_others_than is not None and its is not None and its.same_version(of_others_than):
@@ -420,7 +420,7 @@ class JobService:
                 store_id=stored.store_id,
             )
 
-        await self.change(unit, plan)
+        await self.change(claim_key, plan)
 
     async def _change_existing(
         self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]
@@ -465,7 +465,7 @@ class JobService:
     def report(self, job_id: str, applied: Transition) -> None:
         """Log and count the records that a change has written."""
         for record in applied.records:
-            report_record(self._metrics, job_of_unit(job_id), record)
+            report_record(self._metrics, job_of_claim_key(job_id), record)
 
 
 _NOTHING = StoredJob(Snapshot(None, None, None), b"", b"", (), "")

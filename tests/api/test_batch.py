@@ -111,14 +111,14 @@ MEMBERS = {
     "timeout_seconds": st.sampled_from(["1", "null", "-1"]),
     "cromn": st.just("1"),
 }
-USUAL = ("id", "endpoint", "cron", "payload")
+DEFAULT_POLICIES = ("id", "endpoint", "cron", "payload")
 
 
 @st.composite
 def elements(draw: st.DrawFn) -> str:
     """The text of an element: mostly good, with members that are missing, strange or there twice."""
     good = {"id": '"a"', "endpoint": '"http://h/"', "cron": '"@daily"'}
-    names = draw(st.permutations([*USUAL, *draw(st.lists(st.sampled_from(list(MEMBERS)), max_size=2))]))
+    names = draw(st.permutations([*DEFAULT_POLICIES, *draw(st.lists(st.sampled_from(list(MEMBERS)), max_size=2))]))
     members = []
     for name in names:
         plain = good.get(name)

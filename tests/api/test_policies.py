@@ -16,7 +16,7 @@ from scheduler_api.wire.json_body import read_object
 from scheduler_api.wire.policies import BY_NAME, LIMIT_ROWS, POLICY_FIELDS, RETRY_ROWS, ROWS, Row
 from scheduler_api.wire.views import show_definition
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.model.job import USUAL, Job, Limits, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.model.job import DEFAULT_POLICIES, Job, Limits, Overlap, Policies, Recovery, RetryRule
 from tests.api.conftest import EXAMPLE, job
 
 Contents = Callable[[], dict[bytes, Any]]
@@ -35,8 +35,8 @@ def refused(**fields: Any) -> InvalidInput:
 
 
 def test_a_job_that_asks_for_nothing_has_the_usual_policies() -> None:
-    assert read().policies is USUAL
-    assert read(retry_already_running=3, recovery_check=True, timezone="Europe/Paris").policies is USUAL
+    assert read().policies is DEFAULT_POLICIES
+    assert read(retry_already_running=3, recovery_check=True, timezone="Europe/Paris").policies is DEFAULT_POLICIES
 
 
 ASKED: dict[str, tuple[dict[str, Any], Policies]] = {

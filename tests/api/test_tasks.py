@@ -12,7 +12,7 @@ import pytest
 from scheduler_api.context import Context
 from scheduler_api.wire.tasks import MAX_TASKS, execute_at_of
 from scheduler_core.base.clock import RedisClock
-from scheduler_core.base.config import ApiSettings, LaneSettings
+from scheduler_core.base.config import ApiSettings, TaskSettings
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.store.redis.jobs import RedisStore
@@ -210,7 +210,7 @@ async def test_a_deleted_task_is_gone(client: httpx.AsyncClient, slash: str) -> 
 
 @pytest.fixture
 def context(store: RedisStore, api_settings: ApiSettings) -> Context:
-    lane = LaneSettings()
+    lane = TaskSettings()
     clock = ManualClock()
     return Context(settings=api_settings, store=store, clock=clock, metrics=Metrics(), lane=lane)
 
@@ -369,7 +369,7 @@ async def test_a_bad_setting_is_named_and_none_is_changed(
 
 
 async def test_a_store_begins_with_the_settings_of_its_first_process(store: RedisStore) -> None:
-    chosen = LaneSettings(base_interval_ms=7, max_retries=9)
+    chosen = TaskSettings(base_interval_ms=7, max_retries=9)
     context = Context(settings=ApiSettings(), store=store, clock=ManualClock(), metrics=Metrics(), lane=chosen)
     async with client_of(context) as client:
         assert (await client.get(CONFIG)).json() == {**DEFAULTS, "base_interval_ms": 7, "max_retries": 9}

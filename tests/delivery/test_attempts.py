@@ -11,7 +11,7 @@ from scheduler_core.model.job import Job, Policies, RetryRule
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.node.dispatch.dispatcher import build_request
 from scheduler_core.plan.claim import Work
-from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.delivery import deliverer
 from tests.support.factories import make_job, make_run, make_state
@@ -56,7 +56,7 @@ async def test_a_run_of_one_attempt_whose_connection_is_lost_after_a_while_is_re
         opened(redis_url) as (store, redis),
     ):
         node = SteppedNode(store, ManualClock())
-        node.courier.start = http.start
+        node.dispatcher.start = http.start
         await node.start()
 
         async def fire(job: Job) -> None:
@@ -97,7 +97,7 @@ async def test_a_node_that_is_frozen_before_the_first_byte_sends_nothing_and_han
     async with opened(redis_url) as (store, redis):
         node = SteppedNode(store, clock)
         frozen = Freezing(clock, node)
-        node.courier.start = frozen.start
+        node.dispatcher.start = frozen.start
         await node.start()
         await put(redis, make_job(), make_state(0))
         (claimed,) = (await node.claimer._claim(1)).jobs
@@ -117,7 +117,7 @@ async def test_a_node_that_is_frozen_before_the_first_byte_calls_no_task(redis_u
         frozen = Freezing(clock, node)
         node.lane._deliverer = frozen
         await node.start()
-        await TaskService(LaneStore(store), clock, node.lane.metrics).add([make_task(0)])
+        await TaskService(TaskStore(store), clock, node.lane.metrics).add([make_task(0)])
         assert await node.take() == "ok"
         await until(lambda: bool(node.lane._batch is None or node.lane._batch.ended))
         await node.settle_lane()

@@ -38,7 +38,7 @@ async def attempts(http: HttpDeliverer, url: str, redis_url: str, timeout_ms: in
     async with opened(redis_url) as (store, redis):
         clock = ManualClock()
         node = SteppedNode(store, clock, settings=EngineSettings(attempt_timeout_seconds=timeout_ms / 1000))
-        node.courier.start = http.start
+        node.dispatcher.start = http.start
         await node.start()
         for round_ in range(4):
             for number in range(5):

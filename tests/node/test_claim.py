@@ -14,7 +14,7 @@ from scheduler_core.base.errors import RunConflict, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.node.loops import claim as claim_module
-from scheduler_core.node.loops.wakeups import WakeListener
+from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.plan.claim import plan_claim
 from scheduler_core.store.redis.jobs import REPLY_BYTES, Claim, RedisStore, connect
 from scheduler_core.usecases.jobs import JobService
@@ -125,7 +125,7 @@ async def test_a_wake_up_during_a_claim_is_not_lost(bench: Bench) -> None:
 
 
 async def test_an_upsert_elsewhere_wakes_a_sleeping_node(bench: Bench) -> None:
-    listener = WakeListener(bench.store, bench.node.claimer, bench.clock, Metrics())
+    listener = WakeupSubscriber(bench.store, bench.node.claimer, bench.clock, Metrics())
     bench.node.claimer.start()
     listener.start()
 
@@ -141,7 +141,7 @@ async def test_an_upsert_elsewhere_wakes_a_sleeping_node(bench: Bench) -> None:
 
 
 async def test_the_listener_is_well_again_as_soon_as_it_is_subscribed(bench: Bench) -> None:
-    listener = WakeListener(bench.store, bench.node.claimer, bench.clock, Metrics())
+    listener = WakeupSubscriber(bench.store, bench.node.claimer, bench.clock, Metrics())
     listener.fault = "wake: away"
     listener.start()
     await until(lambda: listener.fault is None)

@@ -17,7 +17,7 @@ from scheduler_core.model.job import HeldBack, Policies
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import RunState
 from scheduler_core.node.dispatch import dispatcher as deliver
-from scheduler_core.node.dispatch.limiter import Gate, Ticket
+from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
 from scheduler_core.node.loops import settle
 from scheduler_core.plan.settle import plan_settle_changed
 from scheduler_core.store.redis.jobs import Claim, RedisStore
@@ -68,14 +68,14 @@ async def test_a_job_whose_target_cannot_be_judged_takes_no_other_of_its_batch_a
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.start()
-    admit = Gate.admit
+    admit = TargetLimiter.admit
 
-    def broken(gate: Gate, url: str | None, *rest: Any, **options: Any) -> Ticket | HeldBack:
+    def broken(limiter: TargetLimiter, url: str | None, *rest: Any, **options: Any) -> Permit | HeldBack:
         if url == "http://a.test/run":
             raise RuntimeError("broken")
-        return admit(gate, url, *rest, **options)
+        return admit(limiter, url, *rest, **options)
 
-    monkeypatch.setattr(Gate, "admit", broken)
+    monkeypatch.setattr(TargetLimiter, "admit", broken)
     assert await bench.node.claim() == 3
     assert bench.open() == ["b", "c"]
     assert await bench.retried("a") == "RuntimeError: broken"
@@ -167,12 +167,12 @@ async def test_nothing_is_sent_when_the_lease_has_run_out_while_something_was_lo
 async def test_a_shard_whose_redis_does_not_answer_leaves_the_places_to_the_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claimer, room = bench.node.claimer, bench.node.node.room
+    claimer, slots = bench.node.claimer, bench.node.node.slots
     places: list[int] = []
     away, claim = True, bench.store.claim
 
     async def hung(**options: Any) -> Claim:
-        places.append(room.size - room.free - len(room.in_flight))
+        places.append(slots.size - slots.free - len(slots.in_flight))
         if away:
             raise StoreUnavailable("Redis did not answer")
         return await claim(**options)

@@ -16,9 +16,9 @@ from scheduler_core.model.job import HeldBack, HoldReason, JobState, Limits, Ove
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, Run
 from scheduler_core.node.dispatch.breaker import BreakerState
-from scheduler_core.node.dispatch.limiter import CROWD_STEP, Gate, Ticket
+from scheduler_core.node.dispatch.limiter import CROWD_STEP, Permit, TargetLimiter
 from scheduler_core.node.dispatch.limits import RATES_PER_TARGET
-from scheduler_core.node.node import Room
+from scheduler_core.node.node import SlotPool
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.deferral import plan_hold
 from scheduler_core.store.redis.jobs import RedisStore
@@ -94,7 +94,7 @@ class Bench:
         for _ in range(2):
             await node.answer(failed(OutcomeKind.CONNECTION))
         await node.settle()
-        assert [one.state for one in node.courier.gate.breakers()] == [BreakerState.OPEN]
+        assert [one.state for one in node.dispatcher.limiter.breakers()] == [BreakerState.OPEN]
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ async def test_a_rate_is_shared_by_the_nodes_and_gives_each_run_one_place(bench:
     node = await bench.node(EngineSettings(target_rate=4.0))
     await bench.node()
     await node.beat()
-    assert node.node.room.live_nodes == 2
+    assert node.node.slots.live_nodes == 2
     for number in range(5):
         await bench.put(f"job{number}", WELL)
     await bench.put("other", "http://third.test/")
@@ -266,7 +266,7 @@ async def test_a_rate_is_shared_by_the_nodes_and_gives_each_run_one_place(bench:
         await bench.work(node)
         begun += [bench.clock.now_ms() - at(0)] * (len(node.deliverer.open) - before)
     assert begun == [600, 1_100, 1_600, 2_100], "no one had to ask again"
-    assert node.courier.gate._metrics.held_back.labels("rate")._value.get() == 4
+    assert node.dispatcher.limiter._metrics.held_back.labels("rate")._value.get() == 4
 
 
 async def test_a_job_asks_for_a_rate_of_its_own(bench: Bench) -> None:
@@ -289,12 +289,12 @@ def with_rate(rate: float) -> Work:
 @pytest.mark.parametrize("rates", [[1.0 + n for n in range(24)], [24.0 - n for n in range(24)]], ids=["up", "down"])
 def test_however_many_rates_one_target_has_each_job_is_limited(rates: list[float]) -> None:
     clock = ManualClock()
-    gate = Gate(Room(10_000), EngineSettings(), clock, Metrics())
+    limiter = TargetLimiter(SlotPool(10_000), EngineSettings(), clock, Metrics())
     admitted = dict.fromkeys(rates, 0)
     for _ in range(1_000):
         for rate in rates:
-            admitted[rate] += isinstance(gate.admit(WELL, with_rate(rate), None, taken_over=False), Ticket)
-        assert len(gate._bays.of(WELL).rates) <= RATES_PER_TARGET
+            admitted[rate] += isinstance(limiter.admit(WELL, with_rate(rate), None, taken_over=False), Permit)
+        assert len(limiter._bays.of(WELL).rates) <= RATES_PER_TARGET
         clock.advance(10)
     # In 10 s: one at once and 10 s worth of its rate at most; each adds at most what it may do alone.
     for rate in rates:
@@ -304,10 +304,10 @@ def test_however_many_rates_one_target_has_each_job_is_limited(rates: list[float
 
 def test_an_idle_rate_makes_room_for_another_one() -> None:
     clock = ManualClock()
-    gate = Gate(Room(10_000), EngineSettings(target_rate=100.0), clock, Metrics())
+    limiter = TargetLimiter(SlotPool(10_000), EngineSettings(target_rate=100.0), clock, Metrics())
     for number in range(3 * RATES_PER_TARGET):
-        gate.admit(WELL, with_rate(2.0 + number), None, taken_over=False)
-        rates = gate._bays.of(WELL).rates
+        limiter.admit(WELL, with_rate(2.0 + number), None, taken_over=False)
+        rates = limiter._bays.of(WELL).rates
         assert len(rates) <= RATES_PER_TARGET
         assert {100.0, 2.0 + number} <= set(rates)
         clock.advance(10 * SECOND)
@@ -326,101 +326,101 @@ async def test_a_fault_between_admission_and_attempt_gives_the_slot_back(
     with monkeypatch.context() as patch:
         patch.setattr(f"scheduler_core.node.dispatch.dispatcher.{broken}", fail)
         await bench.work(node)
-    gate = node.courier.gate
-    assert (gate._open, gate._bays.of(WELL).open, len(node.node.in_flight)) == (0, 0, 0)
+    limiter = node.dispatcher.limiter
+    assert (limiter._open, limiter._bays.of(WELL).open, len(node.node.in_flight)) == (0, 0, 0)
 
 
 def test_giving_a_ticket_back_twice_frees_one_slot() -> None:
-    gate = Gate(Room(10), EngineSettings(), ManualClock(), Metrics())
+    limiter = TargetLimiter(SlotPool(10), EngineSettings(), ManualClock(), Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
-    one, other = (gate.admit(WELL, work, None, taken_over=False) for _ in range(2))
-    assert isinstance(one, Ticket)
-    assert isinstance(other, Ticket)
-    gate.left(one, None)
-    gate.left(one, answered(200))
-    assert (gate._open, gate._bays.of(WELL).open) == (1, 1)
+    one, other = (limiter.admit(WELL, work, None, taken_over=False) for _ in range(2))
+    assert isinstance(one, Permit)
+    assert isinstance(other, Permit)
+    limiter.left(one, None)
+    limiter.left(one, answered(200))
+    assert (limiter._open, limiter._bays.of(WELL).open) == (1, 1)
 
 
 async def test_requests_to_a_named_target_count_for_its_share(bench: Bench) -> None:
-    gate = Gate(Room(10), EngineSettings(), ManualClock(), Metrics())
+    limiter = TargetLimiter(SlotPool(10), EngineSettings(), ManualClock(), Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
     tickets = []
     for _ in range(6):
-        ticket = gate.admit(None, work, None, taken_over=False)
-        assert isinstance(ticket, Ticket)
-        held = gate.enter(ticket, WELL, work, None)
-        tickets.append((ticket, held))
+        permit = limiter.admit(None, work, None, taken_over=False)
+        assert isinstance(permit, Permit)
+        held = limiter.enter(permit, WELL, work, None)
+        tickets.append((permit, held))
     assert [held is None for _, held in tickets] == [True] * 5 + [False]
-    assert (gate._open, gate._bays.of(WELL).open) == (6, 5)
-    for ticket, _ in tickets:
-        gate.left(ticket, None)
-    assert (gate._open, gate._bays.of(WELL).open) == (0, 0)
+    assert (limiter._open, limiter._bays.of(WELL).open) == (6, 5)
+    for permit, _ in tickets:
+        limiter.left(permit, None)
+    assert (limiter._open, limiter._bays.of(WELL).open) == (0, 0)
 
 
 def test_a_herd_for_one_quick_target_is_claimed_as_fast_as_it_has_room() -> None:
     clock = ManualClock()
-    gate = Gate(Room(400), EngineSettings(max_in_flight=400), clock, Metrics())
+    limiter = TargetLimiter(SlotPool(400), EngineSettings(max_in_flight=400), clock, Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
     woken: list[str] = []
 
-    def admit() -> Ticket | HeldBack:
-        return gate.admit(WELL, work, None, taken_over=False)
+    def admit() -> Permit | HeldBack:
+        return limiter.admit(WELL, work, None, taken_over=False)
 
     def wake() -> None:
         woken.append("woken")
 
-    tickets = [ticket for _ in range(100) if isinstance(ticket := admit(), Ticket)]
+    tickets = [permit for _ in range(100) if isinstance(permit := admit(), Permit)]
     while tickets:
-        gate.left(tickets.pop(), answered(200))  # 12 ms each
-    tickets = [ticket for _ in range(400) if isinstance(ticket := admit(), Ticket)]
+        limiter.left(tickets.pop(), answered(200))  # 12 ms each
+    tickets = [permit for _ in range(400) if isinstance(permit := admit(), Permit)]
     assert len(tickets) == 200
-    assert gate.batch(128, wake) == 0
+    assert limiter.batch(128, wake) == 0
     for _ in range(CROWD_STEP // 2 - 1):
-        gate.left(tickets.pop(), answered(200))
+        limiter.left(tickets.pop(), answered(200))
     assert woken == []
-    gate.left(tickets.pop(), answered(200))
+    limiter.left(tickets.pop(), answered(200))
     assert woken == ["woken"]
-    assert gate.batch(128, wake) == CROWD_STEP
-    gate.claimed(CROWD_STEP, CROWD_STEP)
-    assert gate.batch(128, wake) == CROWD_STEP, "for as long as the herd lasts"
-    gate.claimed(CROWD_STEP, 3)
-    assert gate.batch(128, wake) == 128
+    assert limiter.batch(128, wake) == CROWD_STEP
+    limiter.claimed(CROWD_STEP, CROWD_STEP)
+    assert limiter.batch(128, wake) == CROWD_STEP, "for as long as the herd lasts"
+    limiter.claimed(CROWD_STEP, 3)
+    assert limiter.batch(128, wake) == 128
 
 
 def test_a_target_that_was_quick_and_hangs_holds_up_nobody() -> None:
     clock = ManualClock()
-    gate = Gate(Room(400), EngineSettings(max_in_flight=400), clock, Metrics())
+    limiter = TargetLimiter(SlotPool(400), EngineSettings(max_in_flight=400), clock, Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
-    first = gate.admit(WELL, work, None, taken_over=False)
-    assert isinstance(first, Ticket)
-    gate.left(first, answered(200))
+    first = limiter.admit(WELL, work, None, taken_over=False)
+    assert isinstance(first, Permit)
+    limiter.left(first, answered(200))
     for _ in range(300):
-        gate.admit(WELL, work, None, taken_over=False)
-    assert gate.batch(128, lambda: None) == 0
+        limiter.admit(WELL, work, None, taken_over=False)
+    assert limiter.batch(128, lambda: None) == 0
     clock.advance(25)
-    assert gate.batch(128, lambda: None) == 128
+    assert limiter.batch(128, lambda: None) == 128
     clock.advance(1_000)
-    assert isinstance(gate.admit(WELL, work, None, taken_over=False), HeldBack)
-    assert gate.batch(128, lambda: None) == 128
+    assert isinstance(limiter.admit(WELL, work, None, taken_over=False), HeldBack)
+    assert limiter.batch(128, lambda: None) == 128
 
 
 def test_what_is_remembered_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduler_core.node.dispatch.targets.KNOWN_URLS", 50)
     monkeypatch.setattr("scheduler_core.node.dispatch.targets.KNOWN_TARGETS", 20)
-    gate = Gate(Room(1_000), QUICK, ManualClock(), Metrics())
+    limiter = TargetLimiter(SlotPool(1_000), QUICK, ManualClock(), Metrics())
     for number in range(500):
         url = f"http://host{number}.test/"
-        ticket = gate.admit(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
-        assert isinstance(ticket, Ticket)
+        permit = limiter.admit(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
+        assert isinstance(permit, Permit)
         if number:
-            gate.left(ticket, failed(OutcomeKind.CONNECTION))
-            again = gate.admit(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
-            assert isinstance(again, Ticket)
-            gate.left(again, failed(OutcomeKind.CONNECTION))
-        assert len(gate._bays._by_url) <= 50
-        assert len(gate._bays) <= 21
-        assert len(gate.breakers()) <= 21
-    assert gate._bays.of("http://host0.test").open == 1
+            limiter.left(permit, failed(OutcomeKind.CONNECTION))
+            again = limiter.admit(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
+            assert isinstance(again, Permit)
+            limiter.left(again, failed(OutcomeKind.CONNECTION))
+        assert len(limiter._bays._by_url) <= 50
+        assert len(limiter._bays) <= 21
+        assert len(limiter.breakers()) <= 21
+    assert limiter._bays.of("http://host0.test").open == 1
 
 
 # ---- breakers -------------------------------------------------------------------------------------------------------
@@ -434,16 +434,16 @@ async def test_an_open_breaker_holds_everything_back_but_one_probe_and_an_answer
     assert await bench.work(node) == ["well"]
     assert len(node.deliverer.seen) == 3
     hold = await bench.held("c")
-    [shown] = node.courier.gate.breakers()
+    [shown] = node.dispatcher.limiter.breakers()
     assert (hold.reason, hold.target, hold.until_ms) == (HoldReason.BREAKER, "http://dead.test", shown.probe_at_ms)
     assert shown.last_error == "connection: why"
 
     bench.clock.advance(shown.probe_at_ms - at(0) + 1_500)
     assert len(await bench.work(node)) == 2, "the probe, and what is well"
-    assert node.courier.gate.breakers()[0].state is BreakerState.HALF_OPEN
+    assert node.dispatcher.limiter.breakers()[0].state is BreakerState.HALF_OPEN
     await node.answer(answered(500), node.deliverer.open.index(by_host(node, DEAD)[0]))
     await node.settle()
-    assert node.courier.gate.breakers() == []
+    assert node.dispatcher.limiter.breakers() == []
     bench.clock.advance(SECOND)
     await bench.work(node)
     assert len(by_host(node, DEAD)) >= 2
@@ -452,12 +452,12 @@ async def test_an_open_breaker_holds_everything_back_but_one_probe_and_an_answer
 async def test_a_probe_that_fails_keeps_the_breaker_open_for_longer(bench: Bench) -> None:
     node = await bench.node(QUICK)
     await bench.open_breaker(node)
-    first = node.courier.gate.breakers()[0]
+    first = node.dispatcher.limiter.breakers()[0]
     bench.clock.advance(first.probe_at_ms - at(0) + 10)
     assert len(await bench.work(node)) == 1
     await node.answer(failed())
     await node.settle()
-    [second] = node.courier.gate.breakers()
+    [second] = node.dispatcher.limiter.breakers()
     assert second.state is BreakerState.OPEN
     assert second.since_ms == first.since_ms
     assert 10_000 <= second.probe_at_ms - bench.clock.now_ms() <= 11_000
@@ -589,7 +589,7 @@ async def test_the_target_of_a_schedule_is_known_before_its_run_is_sent(bench: B
     bench.clock.advance(4 * SECOND)
     while not (await bench.work(node)):
         bench.clock.advance(100)
-    assert node.courier.gate._open == 1
+    assert node.dispatcher.limiter._open == 1
 
 
 async def test_what_never_reached_its_target_says_nothing_about_it(
@@ -610,8 +610,8 @@ async def test_what_never_reached_its_target_says_nothing_about_it(
         await node.beat()
         await node.claim()
         await node.settle()
-    assert node.courier.gate.breakers()[0].state is BreakerState.OPEN
-    assert node.courier.gate._open == 0
+    assert node.dispatcher.limiter.breakers()[0].state is BreakerState.OPEN
+    assert node.dispatcher.limiter._open == 0
     assert await bench.work(node) == ["c"], "another is the probe"
 
 

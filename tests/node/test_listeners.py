@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.service import FIRST_PAUSE, LONGEST_PAUSE, Service
-from scheduler_core.node.loops.task_batches import LaneListener
-from scheduler_core.node.loops.wakeups import WakeListener
+from scheduler_core.node.loops.task_batches import TaskWakeupSubscriber
+from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.store.redis.jobs import RedisStore
-from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.store.redis.tasks import TaskStore
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import opened, until
 
@@ -38,11 +38,11 @@ async def both(redis_url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
 
 
 def wake_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
-    return WakeListener(store, woken, clock, Metrics())  # type: ignore[arg-type]
+    return WakeupSubscriber(store, woken, clock, Metrics())  # type: ignore[arg-type]
 
 
 def lane_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
-    return LaneListener(LaneStore(store, None), woken, clock, Metrics())  # type: ignore[arg-type]
+    return TaskWakeupSubscriber(TaskStore(store, None), woken, clock, Metrics())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("make", [wake_listener, lane_listener])

@@ -168,8 +168,8 @@ async def test_a_run_whose_document_cannot_be_read_is_lost_and_gives_its_place_f
     await bench.node.beat()
     await bench.node.claim()
     await bench.node.settle()
-    (unit,) = await bench.store.children("a")
-    await bench.store.client.hset(KEYS.jobs, unit, b"no definition")
+    (claim_key,) = await bench.store.children("a")
+    await bench.store.client.hset(KEYS.jobs, claim_key, b"no definition")
     await bench.work()
     assert not await bench.store.children("a")
     assert [one.state for one in await bench.records() if isinstance(one, Run)] == [RunState.LOST]

@@ -29,14 +29,14 @@ from tests.support.nodes import SteppedNode
 from tests.support.stores import KEYS, opened, put
 
 INSTANT = "2026-12-31T23:50:{:06.3f}Z"
-Line = tuple[str, str, dict[str, Any]]
+RetryQueue = tuple[str, str, dict[str, Any]]
 
 
 class Log:
     """Takes what a module logs."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
+        self.lines: list[RetryQueue] = []
 
     def __getattr__(self, level: str) -> Callable[..., None]:
         def take(event: str, **fields: Any) -> None:
@@ -47,7 +47,7 @@ class Log:
     def often(self, event: str, fields: dict[str, Any], *, detail: str, level: int = logging.INFO) -> None:
         self.lines.append((logging.getLevelName(level).lower(), event, fields | {"detail": detail}))
 
-    def of(self, event: str) -> list[Line]:
+    def of(self, event: str) -> list[RetryQueue]:
         return [line for line in self.lines if line[1] == event]
 
 

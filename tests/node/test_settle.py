@@ -209,11 +209,11 @@ async def test_results_that_arrive_while_a_batch_is_on_its_way_make_the_next_bat
 ) -> None:
     await bench.claim(*[f"job{number}" for number in range(10)])
     sizes: list[int] = []
-    settle, gate = RedisStore.settle, asyncio.Event()
+    settle, limiter = RedisStore.settle, asyncio.Event()
 
     async def slow(self: RedisStore, settlements: Sequence[Settlement]) -> list[Settled]:
         sizes.append(len(settlements))
-        await gate.wait()
+        await limiter.wait()
         return await settle(self, settlements)
 
     monkeypatch.setattr(RedisStore, "settle", slow)
@@ -221,7 +221,7 @@ async def test_results_that_arrive_while_a_batch_is_on_its_way_make_the_next_bat
     await bench.node.answer(answered(200))
     await until(lambda: sizes == [1])
     await bench.answer_all()
-    gate.set()
+    limiter.set()
     await until(lambda: bench.node.settler.is_idle)
     await bench.node.settler.stop()
     assert sizes == [1, 9]

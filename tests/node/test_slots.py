@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import asyncio
 
-from scheduler_core.node.node import Room
+from scheduler_core.node.node import SlotPool
 
 
 class Claims:
     """Claimers that take what they get and tell who was woken."""
 
     def __init__(self, size: int) -> None:
-        self.room = Room(size)
+        self.slots = SlotPool(size)
         self.woken: list[str] = []
         self.wakes = {name: (lambda name=name: self.woken.append(name)) for name in "abc"}
 
     def reserve(self, name: str, most: int = 10) -> int:
-        return self.room.reserve(most, self.wakes[name])
+        return self.slots.reserve(most, self.wakes[name])
 
     def begin(self, count: int) -> list[asyncio.Future[None]]:
         """A claim for ``count`` places has brought as many jobs."""
         begun = [asyncio.get_running_loop().create_future() for _ in range(count)]
-        self.room.in_flight.update(begun)
-        self.room.release(count)
+        self.slots.in_flight.update(begun)
+        self.slots.release(count)
         return begun
 
     def end(self, attempt: asyncio.Future[None]) -> None:
-        self.room.in_flight.discard(attempt)
-        self.room.freed()
+        self.slots.in_flight.discard(attempt)
+        self.slots.freed()
 
 
 async def test_never_more_is_given_than_there_is_however_many_claims_are_under_way() -> None:
@@ -36,8 +36,8 @@ async def test_never_more_is_given_than_there_is_however_many_claims_are_under_w
     assert claims.reserve("b", 6) == 4
     assert claims.reserve("c", 6) == 0
     claims.begin(6)
-    assert claims.room.free == 0
-    claims.room.release(4)  # of the second claim nothing came
+    assert claims.slots.free == 0
+    claims.slots.release(4)  # of the second claim nothing came
     assert claims.woken == ["c"]
     assert claims.reserve("c", 6) == 4
 
@@ -64,11 +64,11 @@ async def test_who_leaves_the_line_or_needs_nothing_holds_up_nobody() -> None:
     claims = Claims(size=1)
     (attempt,) = claims.begin(claims.reserve("a"))
     assert [claims.reserve(name) for name in "bc"] == [0, 0]
-    claims.room.leave(claims.wakes["b"])
+    claims.slots.leave(claims.wakes["b"])
     claims.end(attempt)
     assert claims.woken == ["c"]
     assert claims.reserve("c") == 1
-    claims.room.release(1)
+    claims.slots.release(1)
     assert claims.reserve("a") == 1
 
 
@@ -89,7 +89,7 @@ async def test_who_leaves_the_line_lets_the_next_know_of_the_place_it_was_told_o
     assert claims.reserve("b") == 0
     assert claims.reserve("c") == 0
     claims.end(attempt)
-    claims.room.leave(claims.wakes["b"])
+    claims.slots.leave(claims.wakes["b"])
     assert claims.woken == ["b", "c"]
-    claims.room.leave(claims.wakes["b"])
+    claims.slots.leave(claims.wakes["b"])
     assert claims.woken == ["b", "c"]

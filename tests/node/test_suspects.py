@@ -13,7 +13,7 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import NOT_SENT
 from scheduler_core.model.job import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES
 from scheduler_core.model.run import Run, RunState
-from scheduler_core.node.node import Room
+from scheduler_core.node.node import SlotPool
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import answered, make_job, make_state
@@ -167,7 +167,9 @@ async def test_a_node_holds_one_group_of_suspects_at_a_time(stored: Stored) -> N
     assert len(first) == 10
     assert await fleet.claim_all() == first, "no further one while it holds these"
     turns: list[str] = []
-    assert not fleet.node.node.room.begin_trial(lambda: turns.append("beside")), "nor does another shard of its process"
+    assert not fleet.node.node.slots.begin_trial(lambda: turns.append("beside")), (
+        "nor does another shard of its process"
+    )
     assert "suspects" in fleet.node.claimer.warnings
     assert (await store.counts(now_ms=fleet.clock.now)).suspects == 20
     # Other nodes go on with half of those that wait; fresh jobs wait for nobody.
@@ -284,20 +286,20 @@ async def test_a_suspect_whose_lease_is_gone_is_due_again(stored: Stored) -> Non
 
 
 def test_one_claimer_of_a_process_at_a_time_holds_suspects() -> None:
-    room = Room(10)
+    slots = SlotPool(10)
     woken: list[str] = []
     wakes = {name: (lambda name=name: woken.append(name)) for name in "abc"}
-    assert room.begin_trial(wakes["a"])
-    assert room.begin_trial(wakes["a"])
-    assert not room.begin_trial(wakes["b"])
-    assert not room.begin_trial(wakes["c"])
-    room.end_trial(wakes["c"])
-    assert not room.begin_trial(wakes["c"])
-    room.end_trial(wakes["a"])
+    assert slots.begin_trial(wakes["a"])
+    assert slots.begin_trial(wakes["a"])
+    assert not slots.begin_trial(wakes["b"])
+    assert not slots.begin_trial(wakes["c"])
+    slots.end_trial(wakes["c"])
+    assert not slots.begin_trial(wakes["c"])
+    slots.end_trial(wakes["a"])
     assert woken == ["b"]
-    assert not room.begin_trial(wakes["a"]), "those who waited come first"
-    assert room.begin_trial(wakes["b"])
-    room.end_trial(wakes["b"])
+    assert not slots.begin_trial(wakes["a"]), "those who waited come first"
+    assert slots.begin_trial(wakes["b"])
+    slots.end_trial(wakes["b"])
     assert woken == ["b", "c"]
 
 
@@ -321,7 +323,7 @@ async def test_a_request_that_was_not_wanted_any_more_hands_its_job_back(stored:
         asyncio.get_running_loop().call_soon(done, NOT_SENT)
         return Nothing()
 
-    node.courier.start = start
+    node.dispatcher.start = start
     (claimed,) = (await node.claimer._claim(1)).jobs
     node.claimer._start(claimed)
     await until(lambda: not node.node.in_flight)

@@ -11,22 +11,22 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.base.config import EngineSettings, LaneSettings
+from scheduler_core.base.config import EngineSettings, TaskSettings
 from scheduler_core.base.errors import StoreUnavailable, TaskNotFound, TaskNotStale
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import RunState
 from scheduler_core.model.task import TaskStatus
-from scheduler_core.node.loops.task_batches import LaneListener
+from scheduler_core.node.loops.task_batches import TaskWakeupSubscriber
 from scheduler_core.store.redis.jobs import RedisStore
-from scheduler_core.store.redis.tasks import LaneStore, SettledBatch, TaskSettlement
+from scheduler_core.store.redis.tasks import SettledBatch, TaskSettlement, TaskStore
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered, failed
 from tests.support.lanes import SteppedLane, ids, make_task, places
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, opened, until
 
-RULES = LaneSettings(base_interval_ms=1000, http_callback_timeout_ms=5000, select_size=3, max_retries=2)
+RULES = TaskSettings(base_interval_ms=1000, http_callback_timeout_ms=5000, select_size=3, max_retries=2)
 
 MakeLane = Callable[..., SteppedLane]
 
@@ -54,7 +54,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def tasks(store: RedisStore, clock: ManualClock) -> TaskService:
-    return TaskService(LaneStore(store, RULES), clock, Metrics())
+    return TaskService(TaskStore(store, RULES), clock, Metrics())
 
 
 @pytest.fixture
@@ -312,14 +312,14 @@ async def test_a_take_whose_answer_was_lost_is_asked_again_and_takes_the_same(
     node: SteppedLane, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0) for _ in range(6)])
-    lost = await node.lane_store.take(now_ms=clock.now_ms(), node=node.node.id, token=1, dead_after_ms=5000, room=100)
+    lost = await node.task_store.take(now_ms=clock.now_ms(), node=node.node.id, token=1, dead_after_ms=5000, slots=100)
     assert [row.number for row in lost.rows] == [1, 2, 3]
     assert await node.take() == "ok"
     assert node.called == ids(1, 2, 3)
     await node.answer_all(answered(200))
     await node.settle_lane()
     clock.advance(1000)
-    late = await node.lane_store.take(now_ms=clock.now_ms(), node=node.node.id, token=1, dead_after_ms=5000, room=100)
+    late = await node.task_store.take(now_ms=clock.now_ms(), node=node.node.id, token=1, dead_after_ms=5000, slots=100)
     assert late.result == "void", "the first one arrives once more, late"
 
 
@@ -340,7 +340,7 @@ async def test_what_redis_cannot_take_is_kept_and_tried_again(
     node: SteppedLane, tasks: TaskService, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await tasks.add([make_task(0), make_task(0)])
-    settle, tries = node.lane_store.settle, []
+    settle, tries = node.task_store.settle, []
 
     async def away_then_mute(settlements: Sequence[TaskSettlement], **context: Any) -> SettledBatch:
         tries.append([one.number for one in settlements])
@@ -351,7 +351,7 @@ async def test_what_redis_cannot_take_is_kept_and_tried_again(
             raise StoreUnavailable("the answer was lost", effect_unknown=True)
         return answer
 
-    monkeypatch.setattr(node.lane_store, "settle", away_then_mute)
+    monkeypatch.setattr(node.task_store, "settle", away_then_mute)
     node.lane.start()
     await until(lambda: node.called == ids(1, 2))
     await node.answer_all(answered(200))
@@ -448,10 +448,10 @@ async def test_a_stale_task_is_revived_with_all_retries_and_a_new_run(
 async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_go(
     store: RedisStore, clock: ManualClock, client: Redis
 ) -> None:
-    bounds = LaneSettings(max_retries=0, lane_keep_delivered=2, lane_keep_stale=3, base_interval_ms=1)
+    bounds = TaskSettings(max_retries=0, lane_keep_delivered=2, lane_keep_stale=3, base_interval_ms=1)
     metrics = Metrics()
     node = SteppedLane(store, clock, metrics, lane=bounds)
-    tasks = TaskService(node.lane_store, clock, metrics)
+    tasks = TaskService(node.task_store, clock, metrics)
     await node.start()
     for outcome in (answered(200), failed()):
         for _ in range(5):
@@ -506,7 +506,7 @@ async def test_the_loop_keeps_a_small_pause_to_the_millisecond(
 async def test_a_sleeping_loop_is_woken_by_a_new_task_and_by_its_time(
     node: SteppedLane, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
-    listener = LaneListener(node.lane_store, node.lane, clock, Metrics())
+    listener = TaskWakeupSubscriber(node.task_store, node.lane, clock, Metrics())
     listener.start()
     node.lane.start()
     try:

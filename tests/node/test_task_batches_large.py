@@ -11,14 +11,14 @@ from contextlib import AsyncExitStack
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.base.config import LaneSettings
+from scheduler_core.base.config import TaskSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.model.outcome import Outcome, Request
 from scheduler_core.model.task import Task, task_id
-from scheduler_core.node.loops.task_batches import Lane
+from scheduler_core.node.loops.task_batches import TaskBatcher
 from scheduler_core.store.redis.jobs import RedisStore, connect
-from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered
 from tests.support.lanes import SteppedLane, places
@@ -58,7 +58,7 @@ class Receiver(CoroutineDeliverer):
 @pytest.mark.timeout(180)
 async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_under_the_rate(redis_url: str) -> None:
     clock, metrics = ManualClock(), Metrics()
-    rules = LaneSettings(base_interval_ms=INTERVAL_MS, select_size=SELECT_SIZE)
+    rules = TaskSettings(base_interval_ms=INTERVAL_MS, select_size=SELECT_SIZE)
     dice = random.Random(4)
     instants = [START_MS - dice.randrange(50_000) for _ in range(TASKS)]
     async with AsyncExitStack() as stack:
@@ -68,9 +68,9 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
         node = SteppedLane(store, clock, metrics)
         await node.start()
         receiver = Receiver(clock)
-        lane_store = LaneStore(store, rules)
-        lane = Lane(node.node, lane_store, receiver, clock, metrics, may_take_back=lambda: True)
-        tasks = TaskService(lane_store, clock, metrics)
+        task_store = TaskStore(store, rules)
+        lane = TaskBatcher(node.node, task_store, receiver, clock, metrics, may_take_back=lambda: True)
+        tasks = TaskService(task_store, clock, metrics)
         for first in range(0, TASKS, 1_000):
             batch = [Task("http://hook.test/", instant, 0, "") for instant in instants[first : first + 1_000]]
             added = await tasks.add(batch)
@@ -110,6 +110,6 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
             "failed": 0,
             "running": 0,
             "stale": 0,
-            "delivered": LaneSettings().lane_keep_delivered,
+            "delivered": TaskSettings().lane_keep_delivered,
         }
-        assert await client.hlen(KEYS.lane("tasks")) == LaneSettings().lane_keep_delivered
+        assert await client.hlen(KEYS.lane("tasks")) == TaskSettings().lane_keep_delivered

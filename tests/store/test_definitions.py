@@ -56,10 +56,10 @@ def test_what_is_no_definition_is_called_so(stored: bytes) -> None:
 
 
 async def test_a_unit_has_the_definition_of_its_job(store: RedisStore, redis: Redis) -> None:
-    unit = child_id("job", "RUN")
-    await redis.hset(store.keys.jobs, unit, encode_job(make_job("job")))
-    await redis.hset(store.keys.states, unit, encode_states([make_state(0)])[0])
-    assert (await store.read(unit)).snapshot.job == make_job("job")
+    claim_key = child_id("job", "RUN")
+    await redis.hset(store.keys.jobs, claim_key, encode_job(make_job("job")))
+    await redis.hset(store.keys.states, claim_key, encode_states([make_state(0)])[0])
+    assert (await store.read(claim_key)).snapshot.job == make_job("job")
 
 
 def test_states_that_are_encoded_together_have_tags_of_their_own() -> None:

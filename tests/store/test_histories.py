@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from scheduler_core.base.config import EngineSettings, LaneSettings
+from scheduler_core.base.config import EngineSettings, TaskSettings
 from scheduler_core.base.errors import (
     InvalidInput,
     JobNotFound,
@@ -44,7 +44,7 @@ from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.store.redis.jobs import RedisStore, Retention, StoredJob, connect
 from scheduler_core.store.redis.keys import CHILD, CLAIMED, IDLE
 from scheduler_core.store.redis.shards import PerShard, Shards
-from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.usecases.jobs import JobService
@@ -60,7 +60,7 @@ from tests.unit.test_plan_account import KINDS, OUTCOMES, TRIGGERS, make_policie
 NAMES = ["a", "b"]
 MOST_NODES = 3
 MOST_TASKS = 6
-LANE = LaneSettings(base_interval_ms=2_000, select_size=2, max_retries=1)
+LANE = TaskSettings(base_interval_ms=2_000, select_size=2, max_retries=1)
 SPARING = EngineSettings(
     target_max_in_flight=1, target_rate=0.5, breaker_failures=1, breaker_after_seconds=0.0, breaker_open_seconds=5.0
 )
@@ -96,7 +96,7 @@ class History(RuleBasedStateMachine):
         self.jobs = JobService(self.store, self.clock, self.metrics)
         self.callbacks = CallbackService(Shards.of_one(self.store), PerShard([self.jobs]))
         self.catalogue = CatalogueService(Shards.of_one(self.store), self.clock, self.metrics)
-        self.tasks = TaskService(LaneStore(self.store, LANE), self.clock, self.metrics)
+        self.tasks = TaskService(TaskStore(self.store, LANE), self.clock, self.metrics)
         self.nodes: list[SteppedLane] = []
         self.segments: dict[str, list[Segment]] = {name: [] for name in NAMES}
         self.schedules: list[int] = []
@@ -428,7 +428,7 @@ class History(RuleBasedStateMachine):
         due, jobs = content.get(KEYS.due, {}), content.get(KEYS.jobs, {})
         leases, states = content.get(KEYS.leases, {}), content.get(KEYS.states, {})
         assert set(jobs) <= set(due)
-        children = {unit for unit in jobs if CHILD.encode() in unit}
+        children = {claim_key for claim_key in jobs if CHILD.encode() in claim_key}
         assert children == set(content.get(KEYS.children, {})) & set(jobs)
         assert set(jobs) - children == set(content.get(KEYS.ids, {}))
         assert set(jobs) <= set(states)
@@ -490,8 +490,8 @@ class History(RuleBasedStateMachine):
                 open_runs = [] if position.open is None else [position.open]
                 if planned.remove:
                     position = replace(position, next_fire_ms=None)
-        for unit in self.run(self.store.children(name)):
-            child = self.run(self.store.read(unit)).snapshot.state
+        for claim_key in self.run(self.store.children(name)):
+            child = self.run(self.store.read(claim_key)).snapshot.state
             if child is not None and child.open is not None:
                 open_runs.append(child.open)
         check_account(self.segments[name], records, open_runs, position)

@@ -273,19 +273,19 @@ async def test_a_spawn_makes_a_unit_that_is_due_with_the_definition_of_its_job(s
     assert (await store.settle([spawn]))[0].result == "done"
     assert await dump(redis) == content
     run = settled_run(0)
-    unit = child_id("a b", run.id)
-    assert await store.children("a b") == [unit]
+    claim_key = child_id("a b", run.id)
+    assert await store.children("a b") == [claim_key]
     assert await store.children("a b!") == await store.children("a") == []
-    assert content[KEYS.due] == {b"a b": at(1), b"a b!": at(500), unit.encode(): at(0)}
+    assert content[KEYS.due] == {b"a b": at(1), b"a b!": at(500), claim_key.encode(): at(0)}
     assert set(content[KEYS.ids]) == {b"a b", b"a b!"}
 
     (child,) = (await claim(store, now_ms=at(0.5))).jobs
-    assert (child.id, child.job) == (unit, make_job("a b"))
+    assert (child.id, child.job) == (claim_key, make_job("a b"))
     assert child.state is not None
     assert child.state.open is not None
     assert child.state.open.id == run.id
-    stored = await store.read(unit)
-    assert await store.change(unit, stored, Transition(JobState(open=child.state.open)))
+    stored = await store.read(claim_key)
+    assert await store.change(claim_key, stored, Transition(JobState(open=child.state.open)))
     assert set((await dump(redis))[KEYS.ids]) == {b"a b", b"a b!"}, "a child is no job"
     again = (await store.settle([Settlement.of(child, Transition(None, (run,), remove=True))]))[0]
     assert again.result == "changed"
@@ -312,8 +312,10 @@ async def test_a_job_has_no_more_children_than_it_may(store: RedisStore, redis: 
     assert await dump(redis) == before, "nothing was changed, and the lease stays"
     claimed = await store.read_many(await store.children("job"))
     assert len(claimed) == 2
-    unit = (await store.children("job"))[0]
-    child = next(one for one in await store.recover(node="node", token=_last_token(before, unit)) if one.id == unit)
+    claim_key = (await store.children("job"))[0]
+    child = next(
+        one for one in await store.recover(node="node", token=_last_token(before, claim_key)) if one.id == claim_key
+    )
     # The child that ends makes room, in the very batch that needs it.
     done = Settlement.of(child, Transition(None, (settled_run(0),), remove=True))
     answers = await store.settle([done, Settlement.of(job, spawning(2, 2))])
@@ -321,8 +323,8 @@ async def test_a_job_has_no_more_children_than_it_may(store: RedisStore, redis: 
     assert len(await store.children("job")) == 2
 
 
-def _last_token(content: dict[str, Any], unit: str) -> int:
-    return int(content[KEYS.leases][unit.encode()].split()[-1].partition(b":")[0])
+def _last_token(content: dict[str, Any], claim_key: str) -> int:
+    return int(content[KEYS.leases][claim_key.encode()].split()[-1].partition(b":")[0])
 
 
 async def test_a_child_that_a_client_cancels_leaves_nothing_but_its_record(store: RedisStore, redis: Redis) -> None:
@@ -330,9 +332,9 @@ async def test_a_child_that_a_client_cancels_leaves_nothing_but_its_record(store
     await put(redis, make_job(), make_state(0))
     (job,) = (await claim(store)).jobs
     await store.settle([Settlement.of(job, spawning(0, 2))])
-    (unit,) = await store.children("job")
+    (claim_key,) = await store.children("job")
     cancelled = settled_run(0, state=RunState.CANCELLED)
-    assert await store.change(unit, await store.read(unit), Transition(None, (cancelled,), remove=True))
+    assert await store.change(claim_key, await store.read(claim_key), Transition(None, (cancelled,), remove=True))
     content = await dump(redis)
     assert KEYS.children not in content
     assert set(content[KEYS.jobs]) == set(content[KEYS.ids]) == set(content[KEYS.due]) == {b"job"}

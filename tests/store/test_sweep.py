@@ -64,11 +64,11 @@ async def test_beyond_the_bytes_the_oldest_successes_go_and_then_the_oldest_fail
     await seeded(store, redis)
     content = await dump(redis)
     stored = [*content[KEYS.records].values(), *content[KEYS.details].values()]
-    room = max(map(len, content[KEYS.records].values())) + max(map(len, content[KEYS.details].values()))
-    assert sum(map(len, stored)) > room * 9
-    await HistoryStore(store).sweep(Bounds(bytes=room * wanted), now_ms=at(100))
+    slots = max(map(len, content[KEYS.records].values())) + max(map(len, content[KEYS.details].values()))
+    assert sum(map(len, stored)) > slots * 9
+    await HistoryStore(store).sweep(Bounds(bytes=slots * wanted), now_ms=at(100))
     assert await left(redis) == list(stays)
-    assert (await check_agreement(redis))["bytes"] <= room * wanted
+    assert (await check_agreement(redis))["bytes"] <= slots * wanted
 
 
 async def test_pages_are_bounded_and_say_whether_there_is_more(store: RedisStore, redis: Redis) -> None:
@@ -219,8 +219,8 @@ class TestTheListsOfAJobWhoseRecordsWereTrimmedBeforeItWent:
 
     async def test_go_with_the_last_of_its_runs_that_overlap(self, store: RedisStore, redis: Redis) -> None:
         await self.trimmed(store, redis)
-        unit = child_id("job", "run-1")
-        await put(redis, make_job(unit), make_state(0))
+        claim_key = child_id("job", "run-1")
+        await put(redis, make_job(claim_key), make_state(0))
         await redis.hdel(KEYS.jobs, "job")
         (claimed,) = (await claim(store)).jobs
         await store.settle([Settlement.of(claimed, Transition(None, remove=True))])

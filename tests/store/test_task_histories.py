@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from scheduler_core.base.config import LaneSettings
+from scheduler_core.base.config import TaskSettings
 from scheduler_core.base.errors import StoreUnavailable, TaskNotFound, TaskNotStale
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id, task_number
 from scheduler_core.store.redis.jobs import RedisStore, Retention, connect
-from scheduler_core.store.redis.tasks import HAS_FAILED, PARTS, LaneStore
+from scheduler_core.store.redis.tasks import HAS_FAILED, PARTS, TaskStore
 from scheduler_core.usecases.tasks import TaskService
 from tests.store.test_histories import PHASES
 from tests.support.factories import answered, failed
@@ -29,7 +29,7 @@ from tests.support.lanes import SteppedLane, make_task
 from tests.support.manual_clock import START_MS, ManualClock
 from tests.support.stores import KEYS, check_keys, dump
 
-RULES = LaneSettings(base_interval_ms=1000, select_size=3, max_retries=1)
+RULES = TaskSettings(base_interval_ms=1000, select_size=3, max_retries=1)
 OUTCOMES: list[Outcome] = [answered(200), answered(204), answered(503), answered(404), failed()]
 MOST_NODES = 3
 MOST_TASKS = 30
@@ -49,8 +49,8 @@ class LaneHistory(RuleBasedStateMachine):
         self.metrics = Metrics()
         self.client = Redis.from_url(url)
         self.store = RedisStore(connect(url), retention=Retention(entries=1_000))
-        self.lane_store = LaneStore(self.store, RULES)
-        self.tasks = TaskService(self.lane_store, self.clock, self.metrics)
+        self.task_store = TaskStore(self.store, RULES)
+        self.tasks = TaskService(self.task_store, self.clock, self.metrics)
         self.nodes: list[SteppedLane] = []
         self.added = 0
         self.deleted: set[int] = set()
@@ -219,7 +219,7 @@ class LaneHistory(RuleBasedStateMachine):
             self.take_with(node)
 
     def take_with(self, node: SteppedLane) -> str:
-        before, rules = self.scores(), self.run(self.lane_store.rules())
+        before, rules = self.scores(), self.run(self.task_store.rules())
         known = self.run(self.client.hget(KEYS.lane("batch"), "token"))
         seen = len(node.deliverer.seen)
         result: str = self.run(node.take())
@@ -261,18 +261,18 @@ class LaneHistory(RuleBasedStateMachine):
         node = self.awake(index)
         if node is None or node.has_batch:
             return
-        take = node.lane_store.take
+        take = node.task_store.take
 
         async def mute(**arguments: Any) -> Any:
             await take(**arguments)
             raise StoreUnavailable("the answer was lost", effect_unknown=True)
 
-        node.lane_store.take = mute  # type: ignore[method-assign]
+        node.task_store.take = mute  # type: ignore[method-assign]
         try:
             with contextlib.suppress(StoreUnavailable):
                 self.run(node.take())
         finally:
-            node.lane_store.take = take  # type: ignore[method-assign]
+            node.task_store.take = take  # type: ignore[method-assign]
 
     @rule(index=nodes, which=st.integers(0, 3), outcome=st.sampled_from(OUTCOMES), at_once=st.booleans())
     def answer(self, index: int, which: int, outcome: Outcome, at_once: bool) -> None:
@@ -312,18 +312,18 @@ class LaneHistory(RuleBasedStateMachine):
         node = self.awake(index)
         if node is None or not node.has_batch:
             return
-        settle = node.lane_store.settle
+        settle = node.task_store.settle
 
         async def mute(*arguments: Any, **named: Any) -> Any:
             await settle(*arguments, **named)
             raise StoreUnavailable("the answer was lost", effect_unknown=True)
 
-        node.lane_store.settle = mute  # type: ignore[method-assign]
+        node.task_store.settle = mute  # type: ignore[method-assign]
         try:
             with contextlib.suppress(StoreUnavailable):
                 self.run(node.settle_lane())
         finally:
-            node.lane_store.settle = settle  # type: ignore[method-assign]
+            node.task_store.settle = settle  # type: ignore[method-assign]
 
     @rule(index=nodes)
     def beat(self, index: int) -> None:

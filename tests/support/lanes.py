@@ -7,13 +7,13 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from scheduler_core.base.config import EngineSettings, LaneSettings
+from scheduler_core.base.config import EngineSettings, TaskSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id
-from scheduler_core.node.loops.task_batches import Lane
+from scheduler_core.node.loops.task_batches import TaskBatcher
 from scheduler_core.store.redis.jobs import RedisStore
-from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.store.redis.tasks import TaskStore
 from tests.support.factories import at
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import OpenRequest, SteppedNode
@@ -38,15 +38,15 @@ class SteppedLane(SteppedNode):
         metrics: Metrics | None = None,
         settings: EngineSettings | None = None,
         *,
-        lane: LaneSettings | None = None,
+        lane: TaskSettings | None = None,
         sole: bool = False,
     ) -> None:
         metrics = metrics or Metrics()
         super().__init__(store, clock, metrics, settings)
-        self.lane_store = LaneStore(store, lane)
-        self.lane = Lane(
+        self.task_store = TaskStore(store, lane)
+        self.lane = TaskBatcher(
             self.node,
-            self.lane_store,
+            self.task_store,
             self.deliverer,
             clock,
             metrics,

@@ -10,7 +10,7 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.model.outcome import Outcome, Request
-from scheduler_core.node.dispatch.dispatcher import Courier, Flight
+from scheduler_core.node.dispatch.dispatcher import Dispatcher, Flight
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.heartbeat import Heartbeat
 from scheduler_core.node.loops.reap import Reaper
@@ -85,10 +85,10 @@ class SteppedNode:
         self.deliverer = ScriptedDeliverer()
         self.settler = Settler(store, RetryPolicy(), clock, metrics)
         self.targets = TargetCache(CatalogueStore(store))
-        self.courier = Courier(
+        self.dispatcher = Dispatcher(
             self.node, self.deliverer, self.settler, clock, metrics, store=store, targets=self.targets
         )
-        self.claimer = Claimer(self.node, store, self.courier, self.settler, clock, metrics)
+        self.claimer = Claimer(self.node, store, self.dispatcher, self.settler, clock, metrics)
         self.settler.woken = self.claimer.wake_at
         self.settler.suspect_left = self.claimer.suspect_left
         self.heartbeat = Heartbeat(self.node, store, clock, metrics)

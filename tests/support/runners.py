@@ -240,11 +240,11 @@ def hang() -> Action:
     return act
 
 
-def gated(gate: asyncio.Event, then: Action) -> Action:
-    """Does ``then`` once the test has set ``gate``."""
+def gated(limiter: asyncio.Event, then: Action) -> Action:
+    """Does ``then`` once the test has set ``limiter``."""
 
     async def act(exchange: Exchange) -> None:
-        await gate.wait()
+        await limiter.wait()
         await then(exchange)
 
     return act

@@ -153,8 +153,8 @@ class World:
         put = self.puts[job_id]
         state = (await store.read(job_id)).snapshot.state
         # Read before the history: what is settled in between is in both, and not in neither.
-        units = await store.children(job_id) if put.max_concurrent > 1 else []
-        children = [one.snapshot.state for one in await store.read_many(units)]
+        claim_keys = await store.children(job_id) if put.max_concurrent > 1 else []
+        children = [one.snapshot.state for one in await store.read_many(claim_keys)]
         records = await store.history(job_id, limit=100_000)
         settled = {one.id for one in records if isinstance(one, Run)}
         open_run = None if state is None else state.open

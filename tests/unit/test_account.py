@@ -204,8 +204,8 @@ class Accounted(World):
         self.kept: list[Record | int] = []
         """A number at the head is the latest fire time that may have left it."""
 
-    def apply(self, unit: Unit, transition: Transition) -> None:
-        super().apply(unit, transition)
+    def apply(self, claim_key: Unit, transition: Transition) -> None:
+        super().apply(claim_key, transition)
         if not transition.records:
             return
         born = not self.kept
@@ -240,7 +240,7 @@ class Accounted(World):
         shown = make_account(
             self.main.snapshot,
             [entry for entry in self.kept if not isinstance(entry, int)],
-            [unit.state for unit in self.children if unit.state is not None],
+            [one.state for one in self.children if one.state is not None],
             forgotten_ms=forgotten[0] if forgotten else None,
             downtimes=self.downtimes,
             store_id=STORE_ID,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
-from scheduler_core.base.fast_metrics import Spread, Tally
+from scheduler_core.base.fast_metrics import FastCounter, FastHistogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # as Cronpost does
 
@@ -20,7 +20,7 @@ def lines(registry: CollectorRegistry) -> list[str]:
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "2xx"])), max_size=20))
 def test_a_tally_is_a_counter(events: list[tuple[str, str]]) -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
-    tally = Tally("cronpost_things", "Things.", ["kind", "status"], ours)
+    tally = FastCounter("cronpost_things", "Things.", ["kind", "status"], ours)
     counter = Counter("cronpost_things", "Things.", ["kind", "status"], registry=theirs)
     for kind, status in events:
         tally.add(kind, status)
@@ -31,7 +31,7 @@ def test_a_tally_is_a_counter(events: list[tuple[str, str]]) -> None:
 @given(st.lists(st.one_of(st.sampled_from(BOUNDS), st.floats(min_value=0, max_value=1000)), max_size=20))
 def test_a_spread_is_a_histogram(values: list[float]) -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
-    spread = Spread("cronpost_seconds", "Seconds.", BOUNDS, ours)
+    spread = FastHistogram("cronpost_seconds", "Seconds.", BOUNDS, ours)
     histogram = Histogram("cronpost_seconds", "Seconds.", buckets=BOUNDS, registry=theirs)
     for value in values:
         spread.observe(value)

@@ -12,9 +12,9 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, HoldReason, Limits, Policies
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.breaker import BreakerState
-from scheduler_core.node.dispatch.limiter import CROWD, CROWD_WAIT_MS, Gate, Ticket
+from scheduler_core.node.dispatch.limiter import CROWD, CROWD_WAIT_MS, Permit, TargetLimiter
 from scheduler_core.node.dispatch.limits import RATES_PER_TARGET, Rate, rates_for
-from scheduler_core.node.node import Room
+from scheduler_core.node.node import SlotPool
 from scheduler_core.plan.claim import Work
 from tests.support.factories import answered, at, failed, make_job, make_run, make_state
 from tests.support.manual_clock import ManualClock
@@ -34,19 +34,19 @@ class World:
     def __init__(self, settings: EngineSettings | None = None, slots: int = 10) -> None:
         self.clock = ManualClock()
         self.metrics = Metrics()
-        self.room = Room(slots)
-        self.gate = Gate(self.room, settings or EngineSettings(), self.clock, self.metrics)
+        self.slots = SlotPool(slots)
+        self.limiter = TargetLimiter(self.slots, settings or EngineSettings(), self.clock, self.metrics)
 
     def ask(
         self, url: str | None = URL, *, hold: HeldBack | None = None, taken_over: bool = False, **limits: Any
-    ) -> Ticket | HeldBack:
+    ) -> Permit | HeldBack:
         policies = Policies(limits=Limits(**limits) if limits else None)
         work = Work(make_job(url=url or URL, policies=policies), make_run(), make_state())
-        return self.gate.admit(url, work, hold, taken_over=taken_over)
+        return self.limiter.admit(url, work, hold, taken_over=taken_over)
 
-    def ticket(self, url: str | None = URL, **how: Any) -> Ticket:
+    def permit(self, url: str | None = URL, **how: Any) -> Permit:
         found = self.ask(url, **how)
-        assert isinstance(found, Ticket)
+        assert isinstance(found, Permit)
         return found
 
     def held(self, url: str = URL, **how: Any) -> HeldBack:
@@ -55,7 +55,7 @@ class World:
         return found
 
     def fail(self, kind: OutcomeKind = OutcomeKind.CONNECTION, message: str = "refused") -> None:
-        self.gate.left(self.ticket(), Outcome(kind, 1.0, message=message))
+        self.limiter.left(self.permit(), Outcome(kind, 1.0, message=message))
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -63,24 +63,24 @@ class World:
 
 def test_a_full_share_holds_back_until_a_slot_is_likely_to_be_free() -> None:
     world = World()
-    tickets = [world.ticket() for _ in range(5)]
-    assert all(ticket.probe == 0 for ticket in tickets)
+    tickets = [world.permit() for _ in range(5)]
+    assert all(permit.probe == 0 for permit in tickets)
     # No request has ended: 50 ms are guessed, five go at once, and 10 ms is the least wait.
     assert world.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.011), ORIGIN)
     assert world.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.021), ORIGIN)
     assert world.value("cronpost_held_back_total", reason="limit") == 2.0
-    world.gate.left(tickets[0], answered(200))
-    assert isinstance(world.ask(), Ticket)
-    assert world.gate._bays.of(URL).service_ms == 12.0
-    world.gate.left(tickets[1], replace(answered(200), latency_ms=112.0))
-    assert world.gate._bays.of(URL).service_ms == 22.0
-    assert world.gate._bays.of(URL).ended == 2
+    world.limiter.left(tickets[0], answered(200))
+    assert isinstance(world.ask(), Permit)
+    assert world.limiter._bays.of(URL).service_ms == 12.0
+    world.limiter.left(tickets[1], replace(answered(200), latency_ms=112.0))
+    assert world.limiter._bays.of(URL).service_ms == 22.0
+    assert world.limiter._bays.of(URL).ended == 2
 
 
 def test_a_mark_with_a_place_keeps_it_while_the_target_is_full() -> None:
     world = World()
     for _ in range(5):
-        world.ticket()
+        world.permit()
     placed = HeldBack(HoldReason.RATE, at(-1), at(0), ORIGIN, placed=True)
     assert world.held(hold=placed).placed
     assert not world.held(hold=replace(placed, placed=False)).placed
@@ -89,7 +89,7 @@ def test_a_mark_with_a_place_keeps_it_while_the_target_is_full() -> None:
 def test_a_target_at_which_nothing_ends_is_taken_to_be_as_slow_as_that() -> None:
     world = World()
     for _ in range(5):
-        world.ticket()
+        world.permit()
     assert world.held().until_ms == at(0.011)
     world.clock.advance(400)
     assert world.held().until_ms == at(0.4) + 80 + 1  # 400 ms for five at once
@@ -99,49 +99,49 @@ def test_a_target_at_which_nothing_ends_is_taken_to_be_as_slow_as_that() -> None
 
 def test_a_job_asks_for_less_than_its_share() -> None:
     world = World()
-    world.ticket(max_in_flight=2)
-    world.ticket(max_in_flight=2)
+    world.permit(max_in_flight=2)
+    world.permit(max_in_flight=2)
     assert world.held(max_in_flight=2).reason is HoldReason.LIMIT
-    assert isinstance(world.ask(max_in_flight=3), Ticket)
+    assert isinstance(world.ask(max_in_flight=3), Permit)
 
 
 def test_a_rate_gives_each_that_it_holds_back_a_place() -> None:
     world = World()
-    assert isinstance(world.ask(rate=2.0), Ticket)
+    assert isinstance(world.ask(rate=2.0), Permit)
     assert world.held(rate=2.0) == HeldBack(HoldReason.RATE, at(0), at(0.501), ORIGIN, placed=True)
     placed = world.held(rate=2.0)
     assert placed == HeldBack(HoldReason.RATE, at(0), at(1.001), ORIGIN, placed=True)
-    assert isinstance(world.ask(rate=2.0, hold=placed), Ticket), "it has its place"
-    assert isinstance(world.ask(rate=2.0, taken_over=True), Ticket), "it was counted on another node"
+    assert isinstance(world.ask(rate=2.0, hold=placed), Permit), "it has its place"
+    assert isinstance(world.ask(rate=2.0, taken_over=True), Permit), "it was counted on another node"
     assert world.held(rate=2.0).until_ms == at(1.501)
     assert world.value("cronpost_held_back_total", reason="rate") == 3.0
 
 
 def test_a_rate_is_shared_by_the_nodes() -> None:
     world = World()
-    world.room.live_nodes = 3
-    assert isinstance(world.ask(rate=2.0), Ticket)
+    world.slots.live_nodes = 3
+    assert isinstance(world.ask(rate=2.0), Permit)
     assert world.held(rate=2.0).until_ms == at(1.501)
 
 
 def test_a_line_that_is_too_long_gives_no_more_places() -> None:
     world = World()
-    assert isinstance(world.ask(rate=0.02), Ticket)
+    assert isinstance(world.ask(rate=0.02), Permit)
     assert world.held(rate=0.02) == HeldBack(HoldReason.RATE, at(0), at(50.001), ORIGIN, placed=True)
     assert world.held(rate=0.02) == HeldBack(HoldReason.RATE, at(0), at(45), ORIGIN)
 
 
 def test_a_request_of_a_job_without_a_rate_counts_for_those_that_have_one() -> None:
     world = World()
-    assert isinstance(world.ask(rate=2.0), Ticket)
+    assert isinstance(world.ask(rate=2.0), Permit)
     world.clock.advance(500)
-    assert isinstance(world.ask(), Ticket)
+    assert isinstance(world.ask(), Permit)
     assert world.held(rate=2.0).until_ms == at(1.001)
 
 
 def test_the_rate_of_the_settings_holds_for_every_job() -> None:
     world = World(EngineSettings(target_rate=1.0))
-    assert isinstance(world.ask(), Ticket)
+    assert isinstance(world.ask(), Permit)
     assert world.held().until_ms == at(1.001)
     assert world.held(rate=0.5).until_ms == at(2.001), "the stricter of the two"
 
@@ -149,9 +149,9 @@ def test_the_rate_of_the_settings_holds_for_every_job() -> None:
 def test_a_breaker_opens_after_failures_in_a_row_and_its_probe_goes_when_it_is_time() -> None:
     world = World(QUICK)
     world.fail()
-    assert world.gate.breakers() == []
+    assert world.limiter.breakers() == []
     world.fail(message="gone")
-    (shown,) = world.gate.breakers()
+    (shown,) = world.limiter.breakers()
     assert (shown.target, shown.state, shown.failures) == (ORIGIN, BreakerState.OPEN, 2)
     assert (shown.since_ms, shown.probe_at_ms, shown.last_error) == (at(0), at(5.25), "connection: gone")
     assert world.value("cronpost_breaker_state", target=ORIGIN) == 1.0
@@ -161,22 +161,22 @@ def test_a_breaker_opens_after_failures_in_a_row_and_its_probe_goes_when_it_is_t
     assert second.until_ms == at(5.251), "one a millisecond"
     placed = HeldBack(HoldReason.RATE, at(-1), at(0), ORIGIN, placed=True)
     assert world.held(hold=placed).placed
-    assert world.gate.shut(URL) == HeldBack(HoldReason.BREAKER, at(0), at(5.253), ORIGIN, breaker=True)
-    assert world.gate.shut("http://other.test/") is None
-    assert world.gate.shut(None) is None
+    assert world.limiter.shut(URL) == HeldBack(HoldReason.BREAKER, at(0), at(5.253), ORIGIN, breaker=True)
+    assert world.limiter.shut("http://other.test/") is None
+    assert world.limiter.shut(None) is None
     world.clock.advance(5_250)
-    assert world.gate.shut(URL) is None
-    probe = world.ticket()
+    assert world.limiter.shut(URL) is None
+    probe = world.permit()
     assert probe.probe == 1
     assert world.value("cronpost_breaker_state", target=ORIGIN) == 0.5
     waits = world.held()
     assert waits == HeldBack(HoldReason.BREAKER, at(5.25), at(5.301), ORIGIN, breaker=True)
-    world.gate.left(probe, failed(OutcomeKind.TIMEOUT))
+    world.limiter.left(probe, failed(OutcomeKind.TIMEOUT))
     assert world.value("cronpost_breaker_state", target=ORIGIN) == 1.0
     assert world.held().until_ms == at(5.25) + 10_500
     world.clock.advance(10_500)
-    world.gate.left(world.ticket(), answered(500))
-    assert world.gate.breakers() == []
+    world.limiter.left(world.permit(), answered(500))
+    assert world.limiter.breakers() == []
     assert world.value("cronpost_breaker_state", target=ORIGIN) is None
     assert world.value("cronpost_breakers_open") == 0.0
 
@@ -198,7 +198,7 @@ def test_only_what_got_no_answer_speaks_against_a_target(kind: OutcomeKind, open
     world = World(QUICK)
     world.fail(kind, message="")
     world.fail(kind, message="")
-    assert [one.last_error for one in world.gate.breakers()] == ([kind.value] if opens else [])
+    assert [one.last_error for one in world.limiter.breakers()] == ([kind.value] if opens else [])
 
 
 @pytest.mark.parametrize("outcome", [None, Outcome(OutcomeKind.BLOCKED, 1.0)], ids=["never sent", "blocked"])
@@ -207,57 +207,57 @@ def test_a_probe_that_says_nothing_about_its_target_makes_way_for_another(outcom
     world.fail()
     world.fail()
     world.clock.advance(5_250)
-    world.gate.left(world.ticket(), outcome)
-    assert world.ticket().probe == 2
+    world.limiter.left(world.permit(), outcome)
+    assert world.permit().probe == 2
 
 
 def test_an_attempt_whose_target_becomes_known_later_keeps_its_slot_and_may_be_the_probe() -> None:
     world = World(QUICK)
     work = Work(make_job(), make_run(), make_state())
-    ticket = world.ticket(None)
-    assert ticket.bay is None
-    assert world.gate._open == 1
-    assert world.gate.enter(ticket, URL, work, None) is None
-    assert (world.gate._open, world.gate._bays.of(URL).open) == (1, 1)
-    assert world.gate.enter(ticket, "http://other.test/", work, None) is None, "it has entered"
-    assert world.gate._bays.of("http://other.test/").open == 0
-    world.gate.left(ticket, failed(OutcomeKind.CONNECTION))
+    permit = world.permit(None)
+    assert permit.target is None
+    assert world.limiter._open == 1
+    assert world.limiter.enter(permit, URL, work, None) is None
+    assert (world.limiter._open, world.limiter._bays.of(URL).open) == (1, 1)
+    assert world.limiter.enter(permit, "http://other.test/", work, None) is None, "it has entered"
+    assert world.limiter._bays.of("http://other.test/").open == 0
+    world.limiter.left(permit, failed(OutcomeKind.CONNECTION))
     world.fail()
-    late = world.ticket(None)
-    held = world.gate.enter(late, URL, work, None)
+    late = world.permit(None)
+    held = world.limiter.enter(late, URL, work, None)
     assert held == HeldBack(HoldReason.BREAKER, at(0), at(5.25), ORIGIN, breaker=True)
     world.clock.advance(5_250)
-    assert world.gate.enter(late, URL, work, held) is None
+    assert world.limiter.enter(late, URL, work, held) is None
     assert late.probe == 1
-    world.gate.left(late, None)
-    assert (world.gate._open, world.gate._bays.of(URL).open) == (0, 0)
+    world.limiter.left(late, None)
+    assert (world.limiter._open, world.limiter._bays.of(URL).open) == (0, 0)
 
 
 def test_only_a_quick_target_with_many_open_requests_is_a_crowd() -> None:
     for slots, latency, crowded in ((2 * CROWD, 50.0, True), (2 * CROWD, 50.1, False), (2 * CROWD - 2, 10.0, False)):
         world = World(slots=slots)
-        world.gate.left(world.ticket(), replace(answered(200), latency_ms=latency))
-        while isinstance(world.ask(), Ticket):
+        world.limiter.left(world.permit(), replace(answered(200), latency_ms=latency))
+        while isinstance(world.ask(), Permit):
             pass
         woken: list[int] = []
-        assert (world.gate.batch(5, lambda woken=woken: woken.append(1)) == 0) is crowded  # type: ignore[misc]
+        assert (world.limiter.batch(5, lambda woken=woken: woken.append(1)) == 0) is crowded  # type: ignore[misc]
         if crowded:
             world.clock.advance(CROWD_WAIT_MS - 1)
-            assert world.gate.batch(5, lambda: None) == 0
+            assert world.limiter.batch(5, lambda: None) == 0
             world.clock.advance(1)
-            assert world.gate.batch(5, lambda: None) == 5, "it has waited long enough"
+            assert world.limiter.batch(5, lambda: None) == 5, "it has waited long enough"
 
 
 def test_a_claim_that_brought_less_than_asked_for_ends_the_crowd() -> None:
     world = World(slots=2 * CROWD)
-    world.gate.left(world.ticket(), answered(200))
-    while isinstance(world.ask(), Ticket):
+    world.limiter.left(world.permit(), answered(200))
+    while isinstance(world.ask(), Permit):
         pass
-    assert world.gate.batch(5, lambda: None) == 0
-    world.gate.claimed(5, 5)
-    assert world.gate.batch(5, lambda: None) == 0
-    world.gate.claimed(5, 4)
-    assert world.gate.batch(5, lambda: None) == 5
+    assert world.limiter.batch(5, lambda: None) == 0
+    world.limiter.claimed(5, 5)
+    assert world.limiter.batch(5, lambda: None) == 0
+    world.limiter.claimed(5, 4)
+    assert world.limiter.batch(5, lambda: None) == 5
 
 
 def test_a_rate_already_in_use_is_its_own_and_of_others_the_next_stricter_serves() -> None:

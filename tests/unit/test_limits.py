@@ -11,8 +11,8 @@ from scheduler_core.node.dispatch.limits import (
     RATE_BURST_MS,
     RATES_PER_TARGET,
     WAIT_PER_JOB_MS,
-    Line,
     Rate,
+    RetryQueue,
     origin_of,
     rates_for,
     room_for,
@@ -88,20 +88,22 @@ def test_with_k_targets_that_hang_one_of_k_and_1_parts_stays_free(max_in_flight:
         assert max_in_flight - sum(held) >= max_in_flight // (hanging + 1) - hanging
 
 
-@pytest.mark.parametrize(("open_to_it", "own", "room"), [(0, 1, 1), (1, 1, 0), (3, 5, 2), (60, 5, -55), (0, None, 100)])
-def test_a_job_may_ask_for_less(open_to_it: int, own: int | None, room: int) -> None:
-    assert room_for(open_to_it, open_to_it, 100 + 2 * open_to_it, None, own) == max(room, 0)
+@pytest.mark.parametrize(
+    ("open_to_it", "own", "slots"), [(0, 1, 1), (1, 1, 0), (3, 5, 2), (60, 5, -55), (0, None, 100)]
+)
+def test_a_job_may_ask_for_less(open_to_it: int, own: int | None, slots: int) -> None:
+    assert room_for(open_to_it, open_to_it, 100 + 2 * open_to_it, None, own) == max(slots, 0)
 
 
 def test_those_who_wait_come_back_as_fast_as_the_target_has_shown_to_be() -> None:
-    line = Line()
+    line = RetryQueue()
     places = [line.place(1_000.0, service_ms=40.0, abreast=4, jitter=0.0) for _ in range(20)]
     assert places == [1_000 + 10 * number + 1 for number in range(1, 21)]
 
 
 def test_one_who_waits_for_a_target_that_hangs_looks_again_within_a_second() -> None:
-    assert 500 <= Line().place(0.0, service_ms=30_000.0, abreast=1, jitter=0.0) <= LONGEST_WAIT_MS
-    assert Line().place(0.0, service_ms=30_000.0, abreast=1, jitter=0.999) <= LONGEST_WAIT_MS + 1
+    assert 500 <= RetryQueue().place(0.0, service_ms=30_000.0, abreast=1, jitter=0.0) <= LONGEST_WAIT_MS
+    assert RetryQueue().place(0.0, service_ms=30_000.0, abreast=1, jitter=0.999) <= LONGEST_WAIT_MS + 1
 
 
 @settings(max_examples=15)
@@ -109,7 +111,7 @@ def test_one_who_waits_for_a_target_that_hangs_looks_again_within_a_second() -> 
 def test_however_many_wait_they_look_again_at_a_bounded_pace(
     waiting: int, service_ms: float, abreast: int, random: object
 ) -> None:
-    line, now_ms = Line(), 5_000.0
+    line, now_ms = RetryQueue(), 5_000.0
     places = [
         line.place(now_ms, service_ms=service_ms, abreast=abreast, jitter=random.random())  # type: ignore[attr-defined]
         for _ in range(waiting)
@@ -122,14 +124,14 @@ def test_however_many_wait_they_look_again_at_a_bounded_pace(
 
 
 def test_an_empty_line_begins_anew() -> None:
-    line = Line()
+    line = RetryQueue()
     for _ in range(1_000):
         line.place(0.0, service_ms=100.0, abreast=1, jitter=0.5)
     assert line.place(60_000.0, service_ms=20.0, abreast=1, jitter=0.5) == 60_021
 
 
 def test_the_longest_wait_grows_with_the_number_that_wait_for_a_target_that_hangs() -> None:
-    line = Line()
+    line = RetryQueue()
     places = [line.place(0.0, service_ms=60_000.0, abreast=1, jitter=0.999999) for _ in range(2_000)]
     assert places[0] == LONGEST_WAIT_MS
     assert places[499] == LONGEST_WAIT_MS

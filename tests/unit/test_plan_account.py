@@ -120,30 +120,30 @@ class World:
         self.claims: dict[int, str] = {}
         self.runs_asked_for = 0
 
-    def unit(self, index: int) -> Unit:
+    def one(self, index: int) -> Unit:
         """The job, or one of its runs that overlap."""
-        units = [self.main, *self.children]
-        return units[index % len(units)]
+        ones = [self.main, *self.children]
+        return ones[index % len(ones)]
 
-    def apply(self, unit: Unit, transition: Transition) -> None:
-        unit.generation += 1
+    def apply(self, one: Unit, transition: Transition) -> None:
+        one.generation += 1
         self.records += transition.records
         if transition.spawn is not None:
             run = transition.spawn.run
             born = child_id("job", run.id, replay=transition.spawn.replay)
-            self.children.append(Unit(born, unit.job, JobState(open=run, child=True)))
+            self.children.append(Unit(born, one.job, JobState(open=run, child=True)))
         if transition.remove:
-            unit.job, unit.state = None, transition.state
-            if unit is self.main:
+            one.job, one.state = None, transition.state
+            if one is self.main:
                 self.end_segment()
-            elif unit.state is None:
-                self.children.remove(unit)
+            elif one.state is None:
+                self.children.remove(one)
             return
         if transition.job is not None:
-            unit.job = transition.job
-        before, unit.state = unit.state, transition.state
-        if unit is self.main and before is not None and unit.state is not None and self.in_segment:
-            position, moved = before.next_fire_ms, unit.state.next_fire_ms
+            one.job = transition.job
+        before, one.state = one.state, transition.state
+        if one is self.main and before is not None and one.state is not None and self.in_segment:
+            position, moved = before.next_fire_ms, one.state.next_fire_ms
             assert position is None or moved is None or moved >= position, "a schedule ran backwards"
 
     @property
@@ -179,22 +179,22 @@ class World:
         if old is not None and old.policies.overlap is Overlap.ALLOW:
             self.cancel_children()
 
-    def change(self, unit: Unit, plan: Callable[[], Transition | RunState | None]) -> bool:
+    def change(self, one: Unit, plan: Callable[[], Transition | RunState | None]) -> bool:
         try:
             planned = plan()
         except (RunConflict, InvalidInput):
             return False
         if not isinstance(planned, Transition):
             return False
-        self.apply(unit, planned)
+        self.apply(one, planned)
         return True
 
     def cancel_children(self) -> None:
-        for unit in list(self.children):
+        for one in list(self.children):
             self.change(
-                unit,
-                lambda unit=unit: plan_cancel_unit(  # type: ignore[misc]
-                    unit.snapshot,
+                one,
+                lambda one=one: plan_cancel_unit(  # type: ignore[misc]
+                    one.snapshot,
                     now_ms=self.now,
                     why="why",
                     deleted=self.main.job is None,
@@ -291,22 +291,22 @@ class World:
 
     # ---- runners that call back ---------------------------------------------------------------------------------
 
-    def open_run(self, unit: Unit) -> str:
+    def open_run(self, one: Unit) -> str:
         """The run that a runner knows of: it is in flight, taken, or waits for a retry."""
-        if unit.held is not None and isinstance(unit.held.planned, Work):
-            return unit.held.planned.run.id
-        if unit.state is not None and unit.state.open is not None:
-            return unit.state.open.id
+        if one.held is not None and isinstance(one.held.planned, Work):
+            return one.held.planned.run.id
+        if one.state is not None and one.state.open is not None:
+            return one.state.open.id
         return "NONE"
 
     def complete(self, index: int, succeeded: bool, asks: bool) -> None:
-        unit = self.unit(index)
+        one = self.one(index)
         final = RunState.SUCCEEDED if succeeded else RunState.FAILED
-        run_id = self.open_run(unit)
+        run_id = self.open_run(one)
         self.change(
-            unit,
+            one,
             lambda: plan_complete(
-                unit.snapshot,
+                one.snapshot,
                 run_id,
                 final,
                 message="done",
@@ -318,10 +318,10 @@ class World:
         )
 
     def heartbeat(self, index: int) -> None:
-        unit = self.unit(index)
+        one = self.one(index)
         planned = plan_heartbeat(
-            unit.snapshot,
-            self.open_run(unit),
+            one.snapshot,
+            self.open_run(one),
             progress=0.5,
             note="half",
             now_ms=self.now,
@@ -329,116 +329,121 @@ class World:
             store_id=STORE_ID,
         )
         if planned is not None:
-            self.apply(unit, planned[0])
+            self.apply(one, planned[0])
 
     # ---- nodes --------------------------------------------------------------------------------------------------
 
-    def plan(self, unit: Unit) -> Work | Transition:
-        assert unit.lease is not None
-        if unit.state is None:
+    def plan(self, one: Unit) -> Work | Transition:
+        assert one.lease is not None
+        if one.state is None:
             return Transition(None, remove=True)
-        if unit.job is None:
-            return plan_claim_tombstone(unit.state, unit.lease, now_ms=self.now, downtimes=self.downtimes)
+        if one.job is None:
+            return plan_claim_tombstone(one.state, one.lease, now_ms=self.now, downtimes=self.downtimes)
         return plan_claim(
-            unit.job, unit.state, unit.lease, downtimes=self.downtimes, store_id=STORE_ID, now_ms=self.now
+            one.job,
+            one.state,
+            one.lease,
+            downtimes=self.downtimes,
+            store_id=STORE_ID,
+            now_ms=self.now,
         )
 
     def claim(self, index: int = 0) -> None:
-        unit = self.unit(index)
-        if unit.held is not None:
+        one = self.one(index)
+        if one.held is not None:
             return
-        if unit.lease is None:
-            wake = None if unit.state is None else next_wake_ms(unit.state)
-            if unit is not self.main and unit.state is not None and unit.state.open is not None:
-                wake = wake if wake is not None else unit.state.open.fire_time_ms
-            if unit.state is None or wake is None or wake > self.now:
+        if one.lease is None:
+            wake = None if one.state is None else next_wake_ms(one.state)
+            if one is not self.main and one.state is not None and one.state.open is not None:
+                wake = wake if wake is not None else one.state.open.fire_time_ms
+            if one.state is None or wake is None or wake > self.now:
                 return
         self.fence += 1
-        old = unit.lease
-        unit.lease = (
+        old = one.lease
+        one.lease = (
             Lease(self.fence, "node", self.fence, self.now)
             if old is None
             else replace(old, fence=self.fence, node="node", group=int(old.losses >= SUSPECT_LOSSES))
         )
-        planned = self.plan(unit)
+        planned = self.plan(one)
         if isinstance(planned, Work):
             assert planned.run.fire_time_ms <= self.now, "early"
-            first = self.claims.setdefault(unit.lease.first_fence, planned.run.id)
+            first = self.claims.setdefault(one.lease.first_fence, planned.run.id)
             assert first == planned.run.id, "who takes over delivers another run"
-            if planned.state.next_fire_ms is None and unit is self.main:
+            if planned.state.next_fire_ms is None and one is self.main:
                 self.end_segment()
-        unit.held = Held(planned, self.fence, self.now, unit.generation)
+        one.held = Held(planned, self.fence, self.now, one.generation)
         if isinstance(planned, Transition):
-            self.write(unit, planned)
+            self.write(one, planned)
         elif planned.state.draining and self.children:
-            assert unit.state is not None
-            self.write(unit, plan_full(planned, unit.state, now_ms=self.now))
+            assert one.state is not None
+            self.write(one, plan_full(planned, one.state, now_ms=self.now))
         elif is_spawned(planned):
             step = plan_spawn(planned)
             assert step.spawn is not None
             replays = [one for one in self.children if "~" in one.id]
             if len(self.children) >= step.spawn.limit or (step.spawn.replay and replays):
-                assert unit.state is not None
-                step = plan_full(planned, unit.state, now_ms=unit.lease.first_claimed_at_ms)
-            self.write(unit, step)
+                assert one.state is not None
+                step = plan_full(planned, one.state, now_ms=one.lease.first_claimed_at_ms)
+            self.write(one, step)
 
     def hold(self, reason: HoldReason, wait_ms: int, index: int = 0) -> None:
         """A node that has claimed a unit holds its run back, for its target's sake."""
-        unit = self.unit(index)
-        held, unit.held = unit.held, None
+        one = self.one(index)
+        held, one.held = one.held, None
         if held is None:
             return
         assert isinstance(held.planned, Work)
-        assert unit.lease is not None
-        if not may_release(unit.lease):
-            unit.lease = replace(unit.lease, node="-")
+        assert one.lease is not None
+        if not may_release(one.lease):
+            one.lease = replace(one.lease, node="-")
             return
-        if held.generation == unit.generation:
-            assert unit.state is not None
+        if held.generation == one.generation:
+            assert one.state is not None
             mark = HeldBack(reason, self.now, self.now + wait_ms, breaker=reason is HoldReason.BREAKER)
-            self.write(unit, plan_hold(unit.state, mark))
+            self.write(one, plan_hold(one.state, mark))
             return
         planned = None
-        if unit.state is not None:
-            planned = plan_hold_changed(unit.job, unit.state, held.planned, now_ms=self.now)
+        if one.state is not None:
+            planned = plan_hold_changed(one.job, one.state, held.planned, now_ms=self.now)
         if planned is None:
-            unit.lease = replace(unit.lease, node="-")
+            one.lease = replace(one.lease, node="-")
         else:
-            self.write(unit, planned)
+            self.write(one, planned)
 
-    def write(self, unit: Unit, transition: Transition) -> None:
+    def write(self, one: Unit, transition: Transition) -> None:
         """Settle a unit for which nothing is delivered."""
-        unit.held = unit.lease = None
-        self.apply(unit, transition)
+        one.held = one.lease = None
+        self.apply(one, transition)
 
     def settle(self, outcome: Outcome | None, index: int = 0) -> None:
-        unit = self.unit(index)
-        held, unit.held = unit.held, None
+        one = self.one(index)
+        held, one.held = one.held, None
         if held is None:
             return
         assert outcome is not None
         assert isinstance(held.planned, Work)
         ended = Ended(outcome, held.fence, held.started_at_ms, self.now, 0.0)
-        unit.lease = None
-        if held.generation != unit.generation:
-            self.apply(unit, plan_settle_changed(unit.job, unit.state, held.planned, ended, POLICY))
+        one.lease = None
+        if held.generation != one.generation:
+            self.apply(one, plan_settle_changed(one.job, one.state, held.planned, ended, POLICY))
         else:
-            self.apply(unit, plan_settle(held.planned, ended, POLICY))
+            self.apply(one, plan_settle(held.planned, ended, POLICY))
 
     def die(self, index: int = 0) -> None:
         """The node that holds a unit dies, and another notices."""
-        unit = self.unit(index)
-        if unit.held is not None and unit.lease is not None:
-            lease = unit.lease
-            unit.lease = replace(
+        one = self.one(index)
+        if one.held is not None and one.lease is not None:
+            lease = one.lease
+            one.lease = replace(
                 lease,
                 node="-",
                 losses=lease.losses + 1,
                 alone=lease.alone + lease.group,
-                lost=(*lease.lost, LostClaim(lease.fence, unit.held.started_at_ms, LostCause.DIED))[-10:],
+                lost=(*lease.lost, LostClaim(lease.fence, one.held.started_at_ms, LostCause.DIED))[-10:],
                 lost_count=lease.lost_count + 1,
             )
-            unit.held = None
+            one.held = None
 
     def downtime(self, since_beat_ms: int, length_ms: int) -> None:
         """All nodes die. Their last beat was ``since_beat_ms`` ago."""
@@ -467,9 +472,9 @@ class World:
                 open_runs = [] if position.open is None else [position.open]
                 if planned.remove:
                     position = replace(position, next_fire_ms=None)
-        for unit in self.children:
-            if unit.state is not None and unit.state.open is not None:
-                open_runs.append(unit.state.open)
+        for one in self.children:
+            if one.state is not None and one.state.open is not None:
+                open_runs.append(one.state.open)
         check_account(self.segments, records, open_runs, position)
         assert len(position.pending) <= 101 + 1
 

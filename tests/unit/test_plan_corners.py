@@ -47,7 +47,7 @@ def misses(made: World) -> list[tuple[str, float, float]]:
 
 
 def in_flight(made: World) -> int:
-    return sum(unit.held is not None for unit in (made.main, *made.children))
+    return sum(one.held is not None for one in (made.main, *made.children))
 
 
 def poke(made: World) -> object:

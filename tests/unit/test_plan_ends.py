@@ -129,8 +129,8 @@ def test_a_run_that_was_asked_for_waits_among_the_entries_or_in_a_unit_of_its_ow
     waits = tried(None, state=RunState.RETRYING, failures=1, retry_at_ms=at(4), asked=True, reason=Reason.MANUAL)
     parked = Pending("RUN", at(4), b"own", Reason.MANUAL, waits)
     assert settle(failed(), run) == Transition(make_state(10, pending=(parked,)))
-    unit = Work(JOB, run, make_state(None, child=True))
-    step = plan_settle(unit, end_of(failed()), POLICY)
+    claim_key = Work(JOB, run, make_state(None, child=True))
+    step = plan_settle(claim_key, end_of(failed()), POLICY)
     assert step == Transition(make_state(None, open=replace(waits, payload=b"own"), child=True))
 
 

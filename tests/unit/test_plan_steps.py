@@ -354,9 +354,9 @@ def test_what_cannot_be_read_is_set_aside_and_a_run_of_it_is_lost() -> None:
     state = make_state(10, keep=True)
     assert quarantine_unreadable(state, "bad") == Transition(replace(state, quarantine="bad"))
     assert quarantine_unreadable(None, "bad") == Transition(JobState(quarantine="bad"))
-    unit = make_state(None, open=WAITS, child=True)
+    alone = make_state(None, open=WAITS, child=True)
     lost = over(WAITS, RunState.LOST, 5, "bad")
-    assert quarantine_unreadable(unit, "bad", child=True, now_ms=at(5)) == Transition(None, (lost,), remove=True)
+    assert quarantine_unreadable(alone, "bad", child=True, now_ms=at(5)) == Transition(None, (lost,), remove=True)
     assert quarantine_unreadable(None, "bad", child=True) == Transition(None, remove=True)
     assert quarantine_unreadable(make_state(None), "bad", child=True) == Transition(None, remove=True)
 
@@ -511,10 +511,10 @@ def test_a_run_that_keeps_killing_nodes_is_lost_and_sets_its_job_aside_or_ends_i
     why = f"7 nodes in a row died or froze while they worked its run {record.id}, 4 of them with no other suspect"
     assert record == make_run(0, id=record.id, state=RunState.LOST, ended_at_ms=at(3), message=why)
     assert step.state == make_state(10, quarantine=why, totals=Totals(1, 0, 0.0), **last(record, RunState.LOST, 3))
-    unit = claim(JobState(open=replace(WAITS, retry_at_ms=at(-1)), child=True))
-    (lost,) = unit.records
+    step_of_child = claim(JobState(open=replace(WAITS, retry_at_ms=at(-1)), child=True))
+    (lost,) = step_of_child.records
     assert isinstance(lost, Run)
-    assert (unit.state, unit.remove, lost.state) == (None, True, RunState.LOST)
+    assert (step_of_child.state, step_of_child.remove, lost.state) == (None, True, RunState.LOST)
 
 
 # ---- runs held back --------------------------------------------------------------------------------------------------
@@ -546,9 +546,9 @@ def test_a_run_held_back_while_its_job_changed_waits_where_it_did() -> None:
     asked = replace(run, asked=True, payload=b"own", conflict=True)
     parked = Pending("RUN", at(5), b"own", run=replace(waiting, asked=True, conflict=True), reason=Reason.SCHEDULED)
     assert hold_changed(make_state(10, open=asked)) == Transition(make_state(10, pending=(parked,)))
-    unit = make_state(None, open=asked, child=True)
+    child_state = make_state(None, open=asked, child=True)
     kept = replace(waiting, asked=True, payload=b"own", conflict=True)
-    assert hold_changed(unit) == Transition(make_state(None, open=kept, child=True))
+    assert hold_changed(child_state) == Transition(make_state(None, open=kept, child=True))
 
 
 @pytest.mark.parametrize("fields", [{"id": "OTHER", "in_flight": True}, {"in_flight": False}, None])

@@ -75,8 +75,8 @@ class Side:
             if kind == b"hash":
                 values = await self.redis.hgetall(key)
                 found[name] = {
-                    unit: value[TAG_BYTES:] if key == self.store.keys.states else value
-                    for unit, value in values.items()
+                    claim_key: value[TAG_BYTES:] if key == self.store.keys.states else value
+                    for claim_key, value in values.items()
                 }
             elif kind == b"zset":
                 found[name] = dict(await self.redis.zrange(key, 0, -1, withscores=True))
@@ -113,20 +113,20 @@ async def _before(side: Side, kinds: list[str]) -> None:
             )
         elif kind == "overlapping":
             allowing = replace(job, policies=Policies(overlap=Overlap.ALLOW, max_concurrent=3))
-            unit = child_id(job_id, f"RUN{job_id}")
+            claim_key = child_id(job_id, f"RUN{job_id}")
             run = retrying(-10, 5, id=f"RUN{job_id}")
             await side.put(allowing, make_state(10), job_id=job_id)
-            await side.put(allowing, JobState(open=run, child=True), job_id=unit)
-            await side.redis.zrem(side.store.keys.ids, unit)
-            await side.redis.zadd(side.store.keys.children, {unit: 0})
+            await side.put(allowing, JobState(open=run, child=True), job_id=claim_key)
+            await side.redis.zrem(side.store.keys.ids, claim_key)
+            await side.redis.zadd(side.store.keys.children, {claim_key: 0})
         elif kind == "leased":
             await side.put(None, None, job_id=job_id, lease=LEASE)
         elif kind == "left over":
             # Its job, which allowed overlap, is gone; whoever deleted it died before its runs were told.
-            unit = child_id(job_id, f"RUN{job_id}")
-            await side.put(job, JobState(open=retrying(-10, 5, id=f"RUN{job_id}"), child=True), job_id=unit)
-            await side.redis.zrem(side.store.keys.ids, unit)
-            await side.redis.zadd(side.store.keys.children, {unit: 0})
+            claim_key = child_id(job_id, f"RUN{job_id}")
+            await side.put(job, JobState(open=retrying(-10, 5, id=f"RUN{job_id}"), child=True), job_id=claim_key)
+            await side.redis.zrem(side.store.keys.ids, claim_key)
+            await side.redis.zadd(side.store.keys.children, {claim_key: 0})
         elif kind == "unreadable":
             await side.put(b"\xc1", make_state(10), job_id=job_id)
 

@@ -18,7 +18,7 @@ from scheduler_core.model.catalogue import Target, Timing, job_id_of
 from scheduler_core.model.run import Run
 from scheduler_core.node.engine import Engine
 from scheduler_core.node.loops.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper
-from scheduler_core.node.loops.heartbeat import STALE_SECONDS, Timekeeper, set_clock
+from scheduler_core.node.loops.heartbeat import STALE_SECONDS, ClockSync, set_clock
 from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.shards import Shards, open_shards
 from scheduler_core.store.redis.target_copies import TargetCopies
@@ -163,7 +163,7 @@ class SampledClock(ManualClock):
 
 async def test_one_server_sets_the_clock_and_another_when_that_one_is_away() -> None:
     clock = SampledClock()
-    keeper = Timekeeper(clock, Metrics())
+    keeper = ClockSync(clock, Metrics())
 
     def answered_by(*shards: int) -> list[float]:
         clock.samples.clear()

@@ -23,7 +23,7 @@ from scheduler_core.model.job import HeldBack, Job, LostCause
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.model.run import Run
 from scheduler_core.model.transition import Transition
-from scheduler_core.node.dispatch.limiter import Gate, Ticket
+from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.node import Node
 from scheduler_core.plan.change import plan_outdated
@@ -55,7 +55,7 @@ class Targets(Protocol):
         ...
 
 
-class Courier:
+class Dispatcher:
     """Starts attempts; the claimer sees to it that there are never more than the node may have open."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Courier:
         *,
         store: RedisStore,
         targets: Targets,
-        gate: Gate | None = None,
+        limiter: TargetLimiter | None = None,
     ) -> None:
         self.node = node
         self.targets = targets
@@ -79,7 +79,7 @@ class Courier:
         self._timeout_ms = int(node.settings.attempt_timeout_seconds * 1000)
         if node.settings.public_url is None:
             settler.warnings["public_url"] = NO_PUBLIC_URL
-        self.gate = Gate(node.room, node.settings, clock, metrics) if gate is None else gate
+        self.limiter = TargetLimiter(node.slots, node.settings, clock, metrics) if limiter is None else limiter
 
     def url_of(self, job: Job) -> str | None:
         """Where the job's requests go; None: its target has to be looked up."""
@@ -88,9 +88,9 @@ class Courier:
         target = self.targets.known(job.target_id)
         return None if target is None else target.url
 
-    def send(self, claimed: ClaimedJob, work: Work, ticket: Ticket) -> None:
+    def send(self, claimed: ClaimedJob, work: Work, permit: Permit) -> None:
         """Begin the next attempt of ``work.run``. What comes of it goes to the settler, whatever it is."""
-        flight = Flight(self, claimed, work, ticket)
+        flight = Flight(self, claimed, work, permit)
         self.node.in_flight.add(flight)
         try:
             self._begin(flight, claimed, work)
@@ -139,7 +139,7 @@ class Courier:
             flight.hand_back()  # what was asked took so long that another node may hold this job by now
             return
         hold = None if claimed.state is None else claimed.state.hold
-        held = self.gate.enter(flight.ticket, request.url, work, hold)
+        held = self.limiter.enter(flight.permit, request.url, work, hold)
         if held is None:
             flight.begin(work, request)
         else:
@@ -172,11 +172,11 @@ class Flight(asyncio.Future[None]):
     none: the request is sent at once, and the arrival of its answer ends them.
     """
 
-    def __init__(self, courier: Courier, claimed: ClaimedJob, work: Work, ticket: Ticket) -> None:
+    def __init__(self, dispatcher: Dispatcher, claimed: ClaimedJob, work: Work, permit: Permit) -> None:
         super().__init__()
-        self.ticket = ticket
+        self.permit = permit
         self._outcome: Outcome | None = None
-        self._courier = courier
+        self._dispatcher = dispatcher
         self._claimed = claimed
         self._work = work
         self._request: Request | None = None
@@ -215,33 +215,33 @@ class Flight(asyncio.Future[None]):
     def begin(self, work: Work, request: Request | None) -> None:
         """Send the request; None: it follows from what the claim brought."""
         self._work = work
-        self._started_at_ms = self._courier.clock.now_ms()
+        self._started_at_ms = self._dispatcher.clock.now_ms()
         try:
-            self._request = self._courier.request_of(self._claimed, work) if request is None else request
-            self._under_way = self._courier.start(self._request, self._ended, self._is_wanted)
+            self._request = self._dispatcher.request_of(self._claimed, work) if request is None else request
+            self._under_way = self._dispatcher.start(self._request, self._ended, self._is_wanted)
         except Exception as error:  # noqa: BLE001 - one that ends without a result would hold its lease for ever
             self._ended(failure(error))
 
     def begin_after(self, preparation: Coroutine[Any, Any, None]) -> None:
         """Run what has to be asked or looked up first, which begins or ends this."""
-        self._started_at_ms = self._courier.clock.now_ms()
+        self._started_at_ms = self._dispatcher.clock.now_ms()
         task = asyncio.create_task(preparation)
         task.add_done_callback(self._prepared)
         self._under_way = task
 
     def hand_back(self) -> None:
         """Let another claim go on with the same run."""
-        self._courier.settler.hand_back(self._claimed)
+        self._dispatcher.settler.hand_back(self._claimed)
         self._land()
 
     def hold(self, held: HeldBack) -> None:
         """Put the job back for its target's sake, which became known only now."""
-        self._courier.settler.hold(self._claimed, self._work, held)
+        self._dispatcher.settler.hold(self._claimed, self._work, held)
         self._land()
 
     def end_without_attempt(self, transition: Transition) -> None:
         """The job needs no request after all."""
-        self._courier.settler.put_transition(self._claimed, transition)
+        self._dispatcher.settler.put_transition(self._claimed, transition)
         self._land()
 
     def cancel(self, msg: Any = None) -> bool:
@@ -251,7 +251,7 @@ class Flight(asyncio.Future[None]):
         if self._under_way is not None:
             self._under_way.cancel()
         if self.has_begun:
-            self._courier.settler.hand_back_lost(self._claimed, LostCause.STOPPED, self._started_at_ms)
+            self._dispatcher.settler.hand_back_lost(self._claimed, LostCause.STOPPED, self._started_at_ms)
             self._land()
         else:
             self.hand_back()
@@ -269,7 +269,7 @@ class Flight(asyncio.Future[None]):
             self._ended(failure(error))
 
     def _is_wanted(self) -> bool:
-        return self._courier.node.lease_holds
+        return self._dispatcher.node.lease_holds
 
     def _ended(self, outcome: Outcome) -> None:
         if self.done():
@@ -278,28 +278,28 @@ class Flight(asyncio.Future[None]):
             # The node was frozen while it waited for a connection; others may have the job by now.
             self.hand_back()
             return
-        courier = self._courier
+        dispatcher = self._dispatcher
         self._outcome = outcome
         ended = Ended(
             outcome,
             self._claimed.lease.fence,
             self._started_at_ms,
-            courier.clock.now_ms(),
+            dispatcher.clock.now_ms(),
             jitter=random.random(),
-            downtimes=courier.node.downtimes,
+            downtimes=dispatcher.node.downtimes,
             request=self._request,
         )
         try:
-            courier.settler.put(self._claimed, self._work, ended)
+            dispatcher.settler.put(self._claimed, self._work, ended)
         finally:
             self._land()
 
     def _land(self) -> None:
-        node = self._courier.node
+        node = self._dispatcher.node
         self._under_way = None  # the two hold each other, and would wait for the collector
         node.in_flight.discard(self)
         try:
-            self._courier.gate.left(self.ticket, self._outcome)
+            self._dispatcher.limiter.left(self.permit, self._outcome)
         finally:
             self.set_result(None)
             node.slot_freed()

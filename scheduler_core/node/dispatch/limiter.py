@@ -21,8 +21,8 @@ from scheduler_core.model.job import HeldBack, HoldReason, Limits
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.breaker import BreakerRule, BreakerState
 from scheduler_core.node.dispatch.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, room_for
-from scheduler_core.node.dispatch.targets import Bay, Bays, OpenBreaker
-from scheduler_core.node.node import Room
+from scheduler_core.node.dispatch.targets import OpenBreaker, TargetRegistry, TargetState
+from scheduler_core.node.node import SlotPool
 from scheduler_core.plan.claim import Work
 
 log = get_logger(__name__)
@@ -33,28 +33,28 @@ NO_ANSWER = frozenset({OutcomeKind.TIMEOUT, OutcomeKind.DNS, OutcomeKind.CONNECT
 """How an attempt ends that says something against its target."""
 ANSWER = frozenset({OutcomeKind.RESPONSE, OutcomeKind.PROTOCOL})
 CROWD = 64
-"""A target with so many requests open may be one that many jobs want at once: see ``Gate.batch``."""
+"""A target with so many requests open may be one that many jobs want at once: see ``TargetLimiter.batch``."""
 CROWD_STEP = 32
 CROWD_WAIT_MS = 25
 
 
-class Ticket(msgspec.Struct, eq=False):
-    """The right of one attempt to its slot. Whoever ends the attempt gives it back, by ``Gate.left``."""
+class Permit(msgspec.Struct, eq=False):
+    """The right of one attempt to its slot. Whoever ends the attempt gives it back, by ``TargetLimiter.left``."""
 
-    bay: Bay | None = None
+    target: TargetState | None = None
     """None: its target was not known when it was claimed."""
     probe: int = 0
     given_back: bool = False
 
 
-class Gate:
+class TargetLimiter:
     """Of one process: the shards of a node share it."""
 
-    def __init__(self, room: Room, settings: EngineSettings, clock: Clock, metrics: Metrics) -> None:
-        self._room = room
+    def __init__(self, slots: SlotPool, settings: EngineSettings, clock: Clock, metrics: Metrics) -> None:
+        self._slots = slots
         self._clock = clock
         self._metrics = metrics
-        self._most = room.size
+        self._most = slots.size
         self._most_each = settings.target_max_in_flight
         self._rate = settings.target_rate
         self._rule = BreakerRule(
@@ -63,8 +63,8 @@ class Gate:
             int(settings.breaker_open_seconds * 1000),
         )
         self._open = 0
-        self._bays = Bays(self._show)
-        self._crowded: Bay | None = None
+        self._bays = TargetRegistry(self._show)
+        self._crowded: TargetState | None = None
         self._crowded_since_ms: int | None = None
         self._waiting: set[Callable[[], None]] = set()
         """Told when ``batch`` has let them wait, and need not any more."""
@@ -72,7 +72,7 @@ class Gate:
 
     # ---- the way in ---------------------------------------------------------------------------------------------
 
-    def admit(self, url: str | None, work: Work, hold: HeldBack | None, *, taken_over: bool) -> Ticket | HeldBack:
+    def admit(self, url: str | None, work: Work, hold: HeldBack | None, *, taken_over: bool) -> Permit | HeldBack:
         """A ticket for the next attempt, or why and until when it is held back.
 
         ``url``: where it goes; None: that has to be looked up. ``hold``: the mark with which the job was claimed.
@@ -80,70 +80,70 @@ class Gate:
         """
         if url is None:
             self._open += 1
-            return Ticket()
-        bay = self._bays.of(url)
-        held = self._held_back(bay, work.job.policies.limits, hold, taken_over)
+            return Permit()
+        target = self._bays.of(url)
+        held = self._held_back(target, work.job.policies.limits, hold, taken_over)
         if held is not None:
             return held
-        ticket = Ticket(bay, 0 if bay.breaker.state is BreakerState.CLOSED else self._probe(bay))
-        bay.open += 1
+        permit = Permit(target, 0 if target.breaker.state is BreakerState.CLOSED else self._probe(target))
+        target.open += 1
         self._open += 1
-        return ticket
+        return permit
 
-    def enter(self, ticket: Ticket, url: str, work: Work, hold: HeldBack | None) -> HeldBack | None:
+    def enter(self, permit: Permit, url: str, work: Work, hold: HeldBack | None) -> HeldBack | None:
         """Decide about an attempt whose target was not known when it got its ticket. Held back, it keeps the ticket
         until it has ``left``."""
-        if ticket.bay is not None:
+        if permit.target is not None:
             return None
-        bay = self._bays.of(url)
+        target = self._bays.of(url)
         self._open -= 1
         try:
-            held = self._held_back(bay, work.job.policies.limits, hold, False)
+            held = self._held_back(target, work.job.policies.limits, hold, False)
         finally:
             self._open += 1
         if held is None:
-            bay.open += 1
-            ticket.bay = bay
-            ticket.probe = self._probe(bay)
+            target.open += 1
+            permit.target = target
+            permit.probe = self._probe(target)
         return held
 
     def shut(self, url: str | None) -> HeldBack | None:
         """Why a job that allows overlap puts no run beside itself now: its target's breaker is open."""
         if url is None or not self._bays.failing:
             return None
-        bay = self._bays.of(url)
+        target = self._bays.of(url)
         now_ms = self._clock.now_ms()
-        return None if bay.breaker.lets_through(now_ms) else self._by_breaker(bay, now_ms, None)
+        return None if target.breaker.lets_through(now_ms) else self._by_breaker(target, now_ms, None)
 
-    def left(self, ticket: Ticket, outcome: Outcome | None) -> None:
+    def left(self, permit: Permit, outcome: Outcome | None) -> None:
         """Give back the slot of an attempt that is over. ``outcome`` None: it was never sent, or cut off. Giving back a
         ticket a second time changes nothing, so every place where an attempt can fail may do it."""
-        if ticket.given_back:
+        if permit.given_back:
             return
-        ticket.given_back = True
+        permit.given_back = True
         self._open -= 1
-        bay = ticket.bay
-        if bay is None:
+        target = permit.target
+        if target is None:
             return
-        bay.open -= 1
-        breaker = bay.breaker
+        target.open -= 1
+        breaker = target.breaker
         if outcome is None:
-            breaker.gave_up(probe=ticket.probe)
+            breaker.gave_up(probe=permit.probe)
         else:
-            bay.ended += 1
-            bay.service_ms = (
+            target.ended += 1
+            target.service_ms = (
                 outcome.latency_ms
-                if bay.service_ms is None
-                else bay.service_ms + 0.1 * (outcome.latency_ms - bay.service_ms)
+                if target.service_ms is None
+                else target.service_ms + 0.1 * (outcome.latency_ms - target.service_ms)
             )
             if outcome.kind in ANSWER:
                 if breaker.failures:
-                    self._answered(bay)
+                    self._answered(target)
             elif outcome.kind in NO_ANSWER:
-                self._failed(bay, ticket, outcome)
+                self._failed(target, permit, outcome)
             else:
-                breaker.gave_up(probe=ticket.probe)
-        if bay is self._crowded and self._crowded_since_ms is not None and self._room_of(bay) >= CROWD_STEP:
+                breaker.gave_up(probe=permit.probe)
+        if target is self._crowded and self._crowded_since_ms is not None and self._room_of(target) >= CROWD_STEP:
             self._crowded_since_ms = None
             waiting, self._waiting = self._waiting, set()
             for wake in waiting:
@@ -158,16 +158,16 @@ class Gate:
         back. Then no more are claimed than it has room for; 0: wait, at most ``CROWD_WAIT_MS``, until ``wake`` is
         called. Jobs of other targets lose no more than that.
         """
-        bay = self._crowded
-        if bay is None:
+        target = self._crowded
+        if target is None:
             return most
-        room, now_ms = self._room_of(bay), self._clock.now_ms()
-        if room >= most:
+        slots, now_ms = self._room_of(target), self._clock.now_ms()
+        if slots >= most:
             self._crowded = None
             return most
-        if room >= CROWD_STEP:
+        if slots >= CROWD_STEP:
             self._crowded_since_ms = None
-            return room
+            return slots
         if self._crowded_since_ms is None:
             self._crowded_since_ms = now_ms
         if now_ms - self._crowded_since_ms < CROWD_WAIT_MS:
@@ -189,109 +189,115 @@ class Gate:
 
     # ---- decisions ----------------------------------------------------------------------------------------------
 
-    def _held_back(self, bay: Bay, limits: Limits | None, hold: HeldBack | None, taken_over: bool) -> HeldBack | None:
+    def _held_back(
+        self, target: TargetState, limits: Limits | None, hold: HeldBack | None, taken_over: bool
+    ) -> HeldBack | None:
         """Why an attempt may not begin now; None: it may, and the rates have counted it."""
         placed = hold is not None and hold.placed
-        breaker = bay.breaker
+        breaker = target.breaker
         if breaker.state is not BreakerState.CLOSED:
             now_ms = self._clock.now_ms()
             if not breaker.lets_through(now_ms):
-                return self._by_breaker(bay, now_ms, hold)
+                return self._by_breaker(target, now_ms, hold)
         own = None if limits is None else limits.max_in_flight
-        if room_for(bay.open, self._open, self._most, self._most_each, own) < 1:
-            return self._by_limit(bay, own, placed)
-        if self._rate is not None or bay.rates or (limits is not None and limits.rate is not None):
-            return self._by_rate(bay, limits, free=placed or taken_over)
+        if room_for(target.open, self._open, self._most, self._most_each, own) < 1:
+            return self._by_limit(target, own, placed)
+        if self._rate is not None or target.rates or (limits is not None and limits.rate is not None):
+            return self._by_rate(target, limits, free=placed or taken_over)
         return None
 
-    def _by_breaker(self, bay: Bay, now_ms: int, hold: HeldBack | None) -> HeldBack:
-        breaker = bay.breaker
+    def _by_breaker(self, target: TargetState, now_ms: int, hold: HeldBack | None) -> HeldBack:
+        breaker = target.breaker
         if breaker.state is BreakerState.OPEN:
             # One a millisecond from the moment on at which the probe is due: the first is the probe.
-            until_ms = breaker.probe_at_ms + bay.held % max(1, breaker.open_for_ms)
-            bay.held += 1
+            until_ms = breaker.probe_at_ms + target.held % max(1, breaker.open_for_ms)
+            target.held += 1
         else:
-            until_ms = bay.line.place(now_ms, service_ms=GUESSED_SERVICE_MS, abreast=1, jitter=random.random())
+            until_ms = target.line.place(now_ms, service_ms=GUESSED_SERVICE_MS, abreast=1, jitter=random.random())
         placed = hold is not None and hold.placed
-        return self._hold(bay, HoldReason.BREAKER, now_ms, until_ms, placed=placed)
+        return self._hold(target, HoldReason.BREAKER, now_ms, until_ms, placed=placed)
 
-    def _by_limit(self, bay: Bay, own: int | None, placed: bool) -> HeldBack:
+    def _by_limit(self, target: TargetState, own: int | None, placed: bool) -> HeldBack:
         now_ms = self._clock.now_ms()
-        if bay.ended != bay.seen_ended or not bay.still_since_ms:
-            bay.seen_ended, bay.still_since_ms = bay.ended, now_ms
-        service_ms = max(GUESSED_SERVICE_MS if bay.service_ms is None else bay.service_ms, now_ms - bay.still_since_ms)
-        quick = bay.service_ms is not None and service_ms * CROWD_STEP <= CROWD_WAIT_MS * bay.open
-        if quick and bay.open >= CROWD and own is None and self._most_each is None:
-            self._crowded = bay
-        until_ms = bay.line.place(now_ms, service_ms=service_ms, abreast=bay.open, jitter=random.random())
-        return self._hold(bay, HoldReason.LIMIT, now_ms, until_ms, placed=placed)
+        if target.ended != target.seen_ended or not target.still_since_ms:
+            target.seen_ended, target.still_since_ms = target.ended, now_ms
+        service_ms = max(
+            GUESSED_SERVICE_MS if target.service_ms is None else target.service_ms, now_ms - target.still_since_ms
+        )
+        quick = target.service_ms is not None and service_ms * CROWD_STEP <= CROWD_WAIT_MS * target.open
+        if quick and target.open >= CROWD and own is None and self._most_each is None:
+            self._crowded = target
+        until_ms = target.line.place(now_ms, service_ms=service_ms, abreast=target.open, jitter=random.random())
+        return self._hold(target, HoldReason.LIMIT, now_ms, until_ms, placed=placed)
 
-    def _by_rate(self, bay: Bay, limits: Limits | None, *, free: bool) -> HeldBack | None:
+    def _by_rate(self, target: TargetState, limits: Limits | None, *, free: bool) -> HeldBack | None:
         """Whether the rates let a request begin now. ``free``: it was counted before."""
         if free:
             return None
         now_ms = self._clock.now_ms()
-        nodes = self._room.live_nodes
+        nodes = self._slots.live_nodes
         wanted = [rate for rate in (self._rate, None if limits is None else limits.rate) if rate is not None]
-        asked = rates_for(bay.rates, wanted, now_ms=now_ms, nodes=nodes)
-        at_ms = max((bay.rates[rate].next_ms(now_ms, 1000 * nodes / rate) for rate in asked), default=0.0)
+        asked = rates_for(target.rates, wanted, now_ms=now_ms, nodes=nodes)
+        at_ms = max((target.rates[rate].next_ms(now_ms, 1000 * nodes / rate) for rate in asked), default=0.0)
         if at_ms - now_ms > RATE_HORIZON_MS:
             # The line is long enough: it comes again when it has become shorter, not all at the same moment.
             until_ms = int(now_ms + RATE_HORIZON_MS * (0.5 + 0.5 * random.random()))
-            return self._hold(bay, HoldReason.RATE, now_ms, until_ms)
-        for rate, one in bay.rates.items():
+            return self._hold(target, HoldReason.RATE, now_ms, until_ms)
+        for rate, one in target.rates.items():
             if rate in asked:
                 one.spend(now_ms, 1000 * nodes / rate)
             elif at_ms <= now_ms:
                 one.count(now_ms, 1000 * nodes / rate)
         if at_ms <= now_ms:
             return None
-        return self._hold(bay, HoldReason.RATE, now_ms, int(at_ms) + 1, placed=True)
+        return self._hold(target, HoldReason.RATE, now_ms, int(at_ms) + 1, placed=True)
 
-    def _hold(self, bay: Bay, reason: HoldReason, now_ms: int, until_ms: int, *, placed: bool = False) -> HeldBack:
+    def _hold(
+        self, target: TargetState, reason: HoldReason, now_ms: int, until_ms: int, *, placed: bool = False
+    ) -> HeldBack:
         self._metrics.held_back.labels(reason.value).inc()
-        return HeldBack(reason, now_ms, until_ms, bay.origin, placed, reason is HoldReason.BREAKER)
+        return HeldBack(reason, now_ms, until_ms, target.origin, placed, reason is HoldReason.BREAKER)
 
     # ---- breakers -----------------------------------------------------------------------------------------------
 
-    def _probe(self, bay: Bay) -> int:
-        probe = bay.breaker.began()
+    def _probe(self, target: TargetState) -> int:
+        probe = target.breaker.began()
         if probe:
-            log.info(BREAKER_PROBES, target=bay.origin, failures=bay.breaker.failures)
-            self._show(bay)
+            log.info(BREAKER_PROBES, target=target.origin, failures=target.breaker.failures)
+            self._show(target)
         return probe
 
-    def _answered(self, bay: Bay) -> None:
-        failures = bay.breaker.failures
-        if bay.breaker.answered():
-            self._bays.failing.pop(bay.origin, None)
-            log.info(BREAKER_CLOSED, target=bay.origin, failures=failures)
-            self._show(bay)
+    def _answered(self, target: TargetState) -> None:
+        failures = target.breaker.failures
+        if target.breaker.answered():
+            self._bays.failing.pop(target.origin, None)
+            log.info(BREAKER_CLOSED, target=target.origin, failures=failures)
+            self._show(target)
 
-    def _failed(self, bay: Bay, ticket: Ticket, outcome: Outcome) -> None:
-        breaker = bay.breaker
+    def _failed(self, target: TargetState, permit: Permit, outcome: Outcome) -> None:
+        breaker = target.breaker
         error = f"{outcome.kind.value}: {outcome.message}" if outcome.message else outcome.kind.value
         now_ms = self._clock.now_ms()
-        if breaker.failed(self._rule, now_ms, error, probe=ticket.probe, jitter=random.random()):
-            tell = log.info if bay.origin in self._bays.failing else log.warning
-            self._bays.failing[bay.origin] = bay
-            bay.held = 0
+        if breaker.failed(self._rule, now_ms, error, probe=permit.probe, jitter=random.random()):
+            tell = log.info if target.origin in self._bays.failing else log.warning
+            self._bays.failing[target.origin] = target
+            target.held = 0
             tell(
                 BREAKER_OPENED,
-                target=bay.origin,
+                target=target.origin,
                 failures=breaker.failures,
                 probe_at=instant(breaker.probe_at_ms),
                 detail=breaker.last_error,
             )
-            self._show(bay)
+            self._show(target)
 
-    def _show(self, bay: Bay) -> None:
+    def _show(self, target: TargetState) -> None:
         """Bring the metric of this target up to date; only those that are not closed have one, and not too many."""
-        gauge, state = self._metrics.breaker_state, bay.breaker.state
+        gauge, state = self._metrics.breaker_state, target.breaker.state
         if state is BreakerState.CLOSED:
-            gauge.remove(bay.origin)
+            gauge.remove(target.origin)
         elif len(self._bays.failing) <= SHOWN_TARGETS:
-            gauge.labels(bay.origin).set(1.0 if state is BreakerState.OPEN else 0.5)
+            gauge.labels(target.origin).set(1.0 if state is BreakerState.OPEN else 0.5)
 
-    def _room_of(self, bay: Bay) -> int:
-        return room_for(bay.open, self._open, self._most, self._most_each)
+    def _room_of(self, target: TargetState) -> int:
+        return room_for(target.open, self._open, self._most, self._most_each)

@@ -1,7 +1,7 @@
 """How much of a node one target may take: its share of the slots, a rate, and when to try again what did not fit.
 
 A *target* is an origin: scheme, host and port of a URL. All of this is plain arithmetic on numbers that are passed in;
-``gate`` keeps them.
+``limiter`` keeps them.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ def room_for(open_to_it: int, open_in_all: int, max_in_flight: int, bound: int |
     k of them 1/(k+1) stay free for all others. ``bound`` is what was set for every target: not more, either, and no
     share at all if it is as large as the node. ``own`` is what a job asks for. One request is always let through.
     """
-    room = max_in_flight - open_in_all
+    slots = max_in_flight - open_in_all
     if bound is None:
-        room -= open_to_it
+        slots -= open_to_it
     elif bound < max_in_flight:
-        room = min(room - open_to_it, bound - open_to_it)
-    if own is not None and own - open_to_it < room:
-        room = own - open_to_it
-    return max(room, 0 if open_to_it else 1)
+        slots = min(slots - open_to_it, bound - open_to_it)
+    if own is not None and own - open_to_it < slots:
+        slots = own - open_to_it
+    return max(slots, 0 if open_to_it else 1)
 
 
-class Line(msgspec.Struct):
+class RetryQueue(msgspec.Struct):
     """When those that were put back are tried again: one after the other, as fast as the target has shown to be."""
 
     last_ms: float = 0.0

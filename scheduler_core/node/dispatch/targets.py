@@ -7,21 +7,21 @@ from collections.abc import Callable
 import msgspec
 
 from scheduler_core.node.dispatch.breaker import Breaker, BreakerState
-from scheduler_core.node.dispatch.limits import Line, Rate, origin_of
+from scheduler_core.node.dispatch.limits import Rate, RetryQueue, origin_of
 
 KNOWN_URLS = 16_384
 """How many URLs are remembered with their targets; then they are looked at anew."""
 KNOWN_TARGETS = 16_384
 
 
-class Bay(msgspec.Struct, eq=False):
+class TargetState(msgspec.Struct, eq=False):
     """One target, as this node knows it."""
 
     origin: str
     open: int = 0
     """Requests that are open."""
     breaker: Breaker = msgspec.field(default_factory=Breaker)
-    line: Line = msgspec.field(default_factory=Line)
+    line: RetryQueue = msgspec.field(default_factory=RetryQueue)
     service_ms: float | None = None
     """How long its requests took lately; None: none has ended."""
     ended: int = 0
@@ -44,20 +44,20 @@ class OpenBreaker(msgspec.Struct, frozen=True):
     last_error: str
 
 
-class Bays:
+class TargetRegistry:
     """All targets that this node knows. ``forgotten`` is told of those that are dropped although they do not answer."""
 
-    def __init__(self, forgotten: Callable[[Bay], None]) -> None:
-        self._by_url: dict[str, Bay] = {}
-        self._by_origin: dict[str, Bay] = {}
+    def __init__(self, forgotten: Callable[[TargetState], None]) -> None:
+        self._by_url: dict[str, TargetState] = {}
+        self._by_origin: dict[str, TargetState] = {}
         self._forgotten = forgotten
-        self.failing: dict[str, Bay] = {}
+        self.failing: dict[str, TargetState] = {}
         """Those whose breakers are not closed, by origin."""
 
     def __len__(self) -> int:
         return len(self._by_origin)
 
-    def of(self, url: str) -> Bay:
+    def of(self, url: str) -> TargetState:
         """The target of a URL. One look-up for a URL that came lately."""
         return self._by_url.get(url) or self._find(url)
 
@@ -65,36 +65,36 @@ class Bays:
         """The breakers that are not closed, those that opened first before the others."""
         found = [
             OpenBreaker(
-                bay.origin,
-                bay.breaker.state,
-                bay.breaker.opened_at_ms,
-                bay.breaker.failures,
-                bay.breaker.probe_at_ms,
-                bay.breaker.last_error,
+                target.origin,
+                target.breaker.state,
+                target.breaker.opened_at_ms,
+                target.breaker.failures,
+                target.breaker.probe_at_ms,
+                target.breaker.last_error,
             )
-            for bay in self.failing.values()
+            for target in self.failing.values()
         ]
         return sorted(found, key=lambda one: (one.since_ms, one.target))
 
-    def _find(self, url: str) -> Bay:
+    def _find(self, url: str) -> TargetState:
         if len(self._by_url) >= KNOWN_URLS:
             self._by_url.clear()
         origin = origin_of(url)
-        bay = self._by_origin.get(origin)
-        if bay is None:
+        target = self._by_origin.get(origin)
+        if target is None:
             if len(self._by_origin) >= KNOWN_TARGETS:
                 self._forget()
-            bay = self._by_origin[origin] = Bay(origin)
-        self._by_url[url] = bay
-        return bay
+            target = self._by_origin[origin] = TargetState(origin)
+        self._by_url[url] = target
+        return target
 
     def _forget(self) -> None:
         """Drop what can be learned anew: targets without an open request, and in need also those that do not answer."""
-        kept = {origin: bay for origin, bay in self._by_origin.items() if bay.open or origin in self.failing}
+        kept = {origin: target for origin, target in self._by_origin.items() if target.open or origin in self.failing}
         if len(kept) > KNOWN_TARGETS // 2:
-            for bay in [bay for bay in kept.values() if not bay.open]:
-                del kept[bay.origin]
-                if self.failing.pop(bay.origin, None) is not None:
-                    bay.breaker.answered()
-                    self._forgotten(bay)
+            for target in [target for target in kept.values() if not target.open]:
+                del kept[target.origin]
+                if self.failing.pop(target.origin, None) is not None:
+                    target.breaker.answered()
+                    self._forgotten(target)
         self._by_origin, self._by_url = kept, {}

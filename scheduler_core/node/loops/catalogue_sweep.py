@@ -17,7 +17,7 @@ from scheduler_core.model.catalogue import job_id_of, schedule_id_of, schedule_s
 from scheduler_core.node.loops.service import Service
 from scheduler_core.store.redis.catalogue import CatalogueStore, Row
 from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.tasks import LaneStore
+from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.catalogue import CatalogueService
 from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.jobs import JobView
@@ -45,7 +45,7 @@ class CatalogueSweeper(Service):
         self._shards = shards
         self._catalogue = CatalogueStore(shards.lead)
         self._service = CatalogueService(shards, clock, metrics)
-        self._lane = LaneStore(shards.lead)
+        self._lane = TaskStore(shards.lead)
         self._looked_at = [0] * len(shards)
         """For each shard the rank of the next id whose entry in the due set is looked for."""
 

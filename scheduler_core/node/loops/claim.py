@@ -16,7 +16,7 @@ from scheduler_core.base.events import JOB_QUARANTINED, LEASES_FORGOTTEN, RUN_CL
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import SUSPECT_LOSSES, HeldBack, Lease, LostCause
 from scheduler_core.model.transition import Transition
-from scheduler_core.node.dispatch.dispatcher import Courier, Flight
+from scheduler_core.node.dispatch.dispatcher import Dispatcher, Flight
 from scheduler_core.node.dispatch.limiter import CROWD_WAIT_MS
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
@@ -29,7 +29,7 @@ from scheduler_core.plan.claim import (
     quarantine_unreadable,
 )
 from scheduler_core.store.redis.jobs import REPLY_BYTES, Claim, ClaimedJob, RedisStore
-from scheduler_core.store.redis.keys import job_of_unit
+from scheduler_core.store.redis.keys import job_of_claim_key
 
 log = get_logger(__name__)
 
@@ -49,13 +49,13 @@ class Claimer(Service):
     name = "claim"
 
     def __init__(
-        self, node: Node, store: RedisStore, courier: Courier, settler: Settler, clock: Clock, metrics: Metrics
+        self, node: Node, store: RedisStore, dispatcher: Dispatcher, settler: Settler, clock: Clock, metrics: Metrics
     ) -> None:
         super().__init__(clock, metrics)
         self._node = node
         self._store = store
-        self._courier = courier
-        self._gate = courier.gate
+        self._dispatcher = dispatcher
+        self._limiter = dispatcher.limiter
         self._settler = settler
         self._tokens = itertools.count(1)
         self._lost_token: int | None = None
@@ -92,27 +92,27 @@ class Claimer(Service):
         self._heard_ms = None
         if self._settler.is_behind:
             self._end_trial()
-            self._node.room.leave(self.wake)
+            self._node.slots.leave(self.wake)
             await self._sleep(None)
             return
-        most = self._gate.batch(BATCH, self.wake)
+        most = self._limiter.batch(BATCH, self.wake)
         if most == 0:
-            self._node.room.leave(self.wake)
+            self._node.slots.leave(self.wake)
             await self._sleep(self.clock.now_ms() + CROWD_WAIT_MS)
             return
         # While its Redis does not answer, it tries with one place: the other shards need the rest.
-        limit = self._node.room.reserve(most if self.fault is None else 1, self.wake)
+        limit = self._node.slots.reserve(most if self.fault is None else 1, self.wake)
         if limit == 0:
             await self._sleep(None)
             return
         try:
             await self._compare_leases()
             claim = await self._claim(limit)
-            self._gate.claimed(limit, len(claim.jobs))
+            self._limiter.claimed(limit, len(claim.jobs))
             for claimed in claim.jobs:
                 self._start(claimed)
         finally:
-            self._node.room.release(limit)
+            self._node.slots.release(limit)
         if claim.suspects_waiting and not self._suspects and not self._in_trial and self._begin_trial():
             return  # this claim did not know yet that there are any
         if len(claim.jobs) == limit:
@@ -133,7 +133,7 @@ class Claimer(Service):
                 self._settler.hand_back(claimed)
             if found:
                 found = [one for one in found if one not in unfit]
-                self._courier.targets.saw(None)
+                self._dispatcher.targets.saw(None)
                 return Claim(found, self.clock.now_ms(), None, self._node.downtime_count)
         trial = self._suspects_waiting > 0 and self._begin_trial()
         token = next(self._tokens)
@@ -158,7 +158,7 @@ class Claimer(Service):
             self._lost_token = token
             self._end_trial()
             raise
-        self._courier.targets.saw(claim.targets_version)
+        self._dispatcher.targets.saw(claim.targets_version)
         if claim.downtimes is not None:
             self._node.downtimes = claim.downtimes
             self._node.downtime_count = claim.downtime_count
@@ -174,7 +174,7 @@ class Claimer(Service):
             self._suspects &= self._known()
         if self._suspects:
             return False
-        self._in_trial = self._node.room.begin_trial(self.wake)
+        self._in_trial = self._node.slots.begin_trial(self.wake)
         return self._in_trial
 
     def _note_suspects(self, jobs: list[ClaimedJob]) -> None:
@@ -187,7 +187,7 @@ class Claimer(Service):
         stand in its way."""
         if not self._suspects:
             self._in_trial = False
-            self._node.room.end_trial(self.wake)
+            self._node.slots.end_trial(self.wake)
 
     def suspect_left(self) -> None:
         """A suspect was settled. After the last one of its group the next trial can begin."""
@@ -248,7 +248,7 @@ class Claimer(Service):
 
     async def stop(self) -> None:
         await super().stop()
-        self._node.room.leave(self.wake)
+        self._node.slots.leave(self.wake)
         self._end_trial()
 
     @property
@@ -276,7 +276,7 @@ class Claimer(Service):
             except Exception as error:
                 self.metrics.service_faults.labels(self.name).inc()
                 log.exception(SERVICE_FAILED, service=self.name, job_id=claimed.id)
-                self._courier.fail(claimed, planned, error)
+                self._dispatcher.fail(claimed, planned, error)
             return
         if planned.state is not None and planned.state.quarantine is not None:
             self.metrics.quarantined.inc()
@@ -285,25 +285,25 @@ class Claimer(Service):
 
     def _begin(self, claimed: ClaimedJob, work: Work) -> None:
         """Send the next attempt of a run, hold it back, or let it become a unit of its own."""
-        url, lease = self._courier.url_of(work.job), claimed.lease
+        url, lease = self._dispatcher.url_of(work.job), claimed.lease
         if is_spawned(work):
-            held = self._gate.shut(url)
+            held = self._limiter.shut(url)
             if held is None:
                 self._settler.spawn(claimed, work)
             else:
                 self._settler.hold(claimed, work, held)
             return
         hold = None if claimed.state is None else claimed.state.hold
-        ticket = self._gate.admit(url, work, hold, taken_over=lease.fence != lease.first_fence)
-        if isinstance(ticket, HeldBack):
-            self._settler.hold(claimed, work, ticket)
+        permit = self._limiter.admit(url, work, hold, taken_over=lease.fence != lease.first_fence)
+        if isinstance(permit, HeldBack):
+            self._settler.hold(claimed, work, permit)
             return
         try:
             log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=work.run.id, fence=lease.fence)
-            self._courier.send(claimed, work, ticket)
+            self._dispatcher.send(claimed, work, permit)
         except BaseException:
             # Without this, a fault between here and the attempt would cost the target a slot until the process ends.
-            self._gate.left(ticket, None)
+            self._limiter.left(permit, None)
             raise
 
     def _plan(self, claimed: ClaimedJob) -> Work | Transition:
@@ -329,7 +329,7 @@ class Claimer(Service):
         )
 
     def _set_aside(self, claimed: ClaimedJob, reason: str) -> Transition:
-        child = job_of_unit(claimed.id) != claimed.id
+        child = job_of_claim_key(claimed.id) != claimed.id
         return quarantine_unreadable(claimed.state, reason, child=child, now_ms=self.clock.now_ms())
 
     async def _sleep(self, next_wake_ms: int | None) -> None:

@@ -14,7 +14,7 @@ from scheduler_core.store.redis.jobs import RedisStore
 log = get_logger(__name__)
 
 
-class CutListener(Service):
+class CutSubscriber(Service):
     """Cuts the requests of cancelled runs that this node has open. A message that is lost costs nothing but the rest
     of the request: its result is refused."""
 

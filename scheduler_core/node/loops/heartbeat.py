@@ -27,7 +27,7 @@ async def set_clock(store: RedisStore | Shards, clock: RedisClock) -> None:
     clock.sample(redis_ms, received_at=clock.monotonic())
 
 
-class Timekeeper:
+class ClockSync:
     """Sees to it that one server sets the clock of the process, and another if that one is away.
 
     The clocks of servers differ by a little. The clock follows the first shard that answers, so that all nodes that
@@ -63,11 +63,11 @@ class Heartbeat(Service):
         metrics: Metrics,
         *,
         shard: int = 0,
-        timekeeper: Timekeeper | None = None,
+        timekeeper: ClockSync | None = None,
     ) -> None:
         super().__init__(clock, metrics)
         self._shard = shard
-        self._timekeeper = timekeeper or Timekeeper(clock, metrics)
+        self._timekeeper = timekeeper or ClockSync(clock, metrics)
         self.warnings = self._timekeeper.watch.warnings
         self._node = node
         self._store = store
@@ -107,7 +107,7 @@ class Heartbeat(Service):
         self._node.store_id = beat.store_id
         self._node.downtimes = beat.downtimes
         self._node.downtime_count = beat.downtime_count
-        self._node.room.live_nodes = max(1, beat.nodes)
+        self._node.slots.live_nodes = max(1, beat.nodes)
 
     async def run_once(self) -> None:
         began = self.clock.monotonic()

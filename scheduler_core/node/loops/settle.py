@@ -34,7 +34,7 @@ from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_un
 from scheduler_core.plan.deferral import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.redis.jobs import ClaimedJob, RedisStore, Settled, Settlement
-from scheduler_core.store.redis.keys import job_of_unit
+from scheduler_core.store.redis.keys import job_of_claim_key
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -259,7 +259,7 @@ class Settler(Service):
     def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
         self.metrics.quarantined.inc()
         log.error(JOB_QUARANTINED, job_id=claimed.id, detail=reason)
-        child = job_of_unit(claimed.id) != claimed.id
+        child = job_of_claim_key(claimed.id) != claimed.id
         return quarantine_unreadable(claimed.state, reason, child=child, now_ms=self.clock.now_ms())
 
     def _report(self, one: Unsettled) -> None:
@@ -270,7 +270,7 @@ class Settler(Service):
         if one.transition is None:
             log.info(RUN_HANDED_BACK, job_id=one.claimed.id, fence=one.claimed.lease.fence)
             return
-        job_id = job_of_unit(one.claimed.id)
+        job_id = job_of_claim_key(one.claimed.id)
         for record in one.transition.records:
             report_record(self.metrics, job_id, record)
         state = one.transition.state

@@ -35,7 +35,7 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.plan.settle import Ended
 from scheduler_core.plan.task import TaskOperation, TaskStep, current_run, plan_called, plan_deleted
-from scheduler_core.store.redis.tasks import SETTLE_LIMIT, LaneStore, Row, Taken, TaskSettlement
+from scheduler_core.store.redis.tasks import SETTLE_LIMIT, Row, Taken, TaskSettlement, TaskStore
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -65,7 +65,7 @@ class Batch:
         """What is to be settled, in the order in which calls ended."""
 
 
-class Lane(Service):
+class TaskBatcher(Service):
     """This node's part in the lane.
 
     ``sole``: no other node can live, so a batch that is out at the start is taken back at once. ``may_take_back``:
@@ -80,7 +80,7 @@ class Lane(Service):
     def __init__(
         self,
         node: Node,
-        store: LaneStore,
+        store: TaskStore,
         deliverer: Deliverer,
         clock: Clock,
         metrics: Metrics,
@@ -167,7 +167,7 @@ class Lane(Service):
             node=self._node.id,
             token=self._token,
             dead_after_ms=self._node.dead_after_ms,
-            room=self._node.settings.max_in_flight,
+            slots=self._node.settings.max_in_flight,
         )
         if taken.result in {"ok", "void"}:
             self._token = None
@@ -331,12 +331,12 @@ class Lane(Service):
         return self._batch is None
 
 
-class LaneListener(Service):
+class TaskWakeupSubscriber(Service):
     """Hears of tasks that become due before those the lane knows of, of a batch's end, and of changed settings."""
 
     name = "lane wake"
 
-    def __init__(self, store: LaneStore, lane: Lane, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: TaskStore, lane: TaskBatcher, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._store = store
         self._lane = lane

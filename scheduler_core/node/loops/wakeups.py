@@ -10,7 +10,7 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.store.redis.jobs import RedisStore
 
 
-class WakeListener(Service):
+class WakeupSubscriber(Service):
     """Subscribed for as long as Redis is there. What it misses meanwhile costs at most the cap of the loop's sleep."""
 
     name = "wake"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.model.job import USUAL, Downtime, Job, JobState, Lease, LostCause, LostClaim, Policies
+from scheduler_core.model.job import DEFAULT_POLICIES, Downtime, Job, JobState, Lease, LostCause, LostClaim, Policies
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail, RunState
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
@@ -42,7 +42,7 @@ class _Definition(msgspec.Struct, omit_defaults=True):
     v: int = 1
     c: int = 0
     m: int | None = None
-    o: Policies = USUAL
+    o: Policies = DEFAULT_POLICIES
     n: str | None = None
     t: int | None = None
     i: str = ""

@@ -251,8 +251,8 @@ class HistoryStore:
                 pipe.zrangebyscore(k.due, scores.CLAIMED + at_ms, scores.SUSPECTED - 1, 0, limit, withscores=True)
                 pipe.zrangebyscore(k.waiting, at_ms, FOREVER_MS, 0, limit, withscores=True)
                 claimed, waiting = await pipe.execute()
-        found = [Candidate(Place(int(score) - scores.CLAIMED, unit), False) for unit, score in claimed]
-        found += [Candidate(Place(int(score), unit), False, waits=True) for unit, score in waiting]
+        found = [Candidate(Place(int(score) - scores.CLAIMED, claim_key), False) for claim_key, score in claimed]
+        found += [Candidate(Place(int(score), claim_key), False, waits=True) for claim_key, score in waiting]
         return [one for one in found if is_text(one.place.member)]
 
     async def totals(self, *, now_ms: int) -> RunTotals:

@@ -39,7 +39,7 @@ from scheduler_core.store.redis.codec import (
     record_args,
 )
 from scheduler_core.store.redis.faults import of_replica, translated_faults
-from scheduler_core.store.redis.keys import CHILD, Keys, child_id, job_of_unit
+from scheduler_core.store.redis.keys import CHILD, Keys, child_id, job_of_claim_key
 from scheduler_core.store.redis.scripts import Arg, Script, epoch_ms, load_script
 from scheduler_core.store.redis.subscribe import messages
 
@@ -437,7 +437,7 @@ class RedisStore:
         names = [k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, k.suspects, *k.record_keys]
         args: list[Arg] = [kept.entries, kept.failures, kept.after_ms]
         for one in settlements:
-            job_id = job_of_unit(one.job_id)
+            job_id = job_of_claim_key(one.job_id)
             names += (k.history(job_id), k.failures(job_id))
             args += (one.job_id, one.holder, one.expected_tag)
             args += one.step
@@ -580,14 +580,14 @@ class RedisStore:
         names = [*self._of_changes]
         args: list[Arg] = [kept.entries, kept.failures, kept.after_ms, k.wake]
         args += ("", b"", 0, 0) if answer is None else (answer.key, answer.content, answer.now_ms, answer.until_ms)
-        for unit, stored, transition in changes:
-            operation, state, wake, waiting, *records = _step(unit, transition)
+        for claim_key, stored, transition in changes:
+            operation, state, wake, waiting, *records = _step(claim_key, transition)
             definition = b"" if transition.job is None else encode_job(transition.job)
-            owner = job_of_unit(unit)
+            owner = job_of_claim_key(claim_key)
             names += (k.history(owner), k.failures(owner))
             if transition.revoke:
                 operation = f"revoke_{operation!s}"
-            args += (unit, stored.tag, stored.lease_row, definition, operation, state, wake, waiting, *records)
+            args += (claim_key, stored.tag, stored.lease_row, definition, operation, state, wake, waiting, *records)
         answers = await self.write(self._change, names, args)
         return [
             answer == b"ok" if isinstance(answer, bytes) else _refusal(answer[0].decode(errors="replace"))
@@ -705,11 +705,11 @@ class RedisStore:
         latest = (await self.beside(job_id, job_id)).latest_success
         return None if latest is None else await self.settled_run(latest.run_id)
 
-    async def beside(self, job_id: str, unit: str) -> Beside:
+    async def beside(self, job_id: str, claim_key: str) -> Beside:
         """What the next attempt of a run that overlaps others needs beside its own documents."""
         k = self._keys
         answer = await self._run(
-            self._read_beside, (k.jobs, k.history(job_id)), (job_id, unit, SUCCESSES_PART, SUCCESSES_PARTS)
+            self._read_beside, (k.jobs, k.history(job_id)), (job_id, claim_key, SUCCESSES_PART, SUCCESSES_PARTS)
         )
         latest: Entry | None = None
         for row in answer[1:]:
@@ -732,7 +732,7 @@ class RedisStore:
             found: list[Any] = await self._client.zrange(
                 self._keys.children, low, high, bylex=True, offset=0, num=limit
             )
-        return [unit.decode() for unit in found if is_text(unit)]
+        return [claim_key.decode() for claim_key in found if is_text(claim_key)]
 
     async def secret(self) -> bytes:
         """32 random bytes, drawn once for the store: what tokens are made with.
@@ -763,8 +763,10 @@ class RedisStore:
         """Put right the entries of the due set that no job can have, and those that are missing among the ids from the
         rank ``first`` on: how many, and the rank to go on from (0: from the beginning)."""
         k = self._keys
-        following, *units = await self._run(self._repair, (k.due, k.ids, k.children, k.leases), (now_ms, first, page))
-        return len(units), int(following)
+        following, *claim_keys = await self._run(
+            self._repair, (k.due, k.ids, k.children, k.leases), (now_ms, first, page)
+        )
+        return len(claim_keys), int(following)
 
     async def wrong_keys(self, job_id: str | None = None) -> dict[str, str]:
         """The keys of the shard that hold another Redis type than they should, each with what is wrong; with ``job_id``
@@ -826,7 +828,7 @@ def score(state: JobState) -> int:
     return scores.PAUSED if state.paused_at_ms is not None else scores.IDLE
 
 
-def _step(unit: str, transition: Transition | None) -> tuple[Arg, ...]:
+def _step(claim_key: str, transition: Transition | None) -> tuple[Arg, ...]:
     """Operation, state, wake-up, waiting, number of records, records, and what a spawn needs: as scripts take it."""
     if transition is None:
         return ("return", b"", 0, "", 0)
@@ -836,7 +838,7 @@ def _step(unit: str, transition: Transition | None) -> tuple[Arg, ...]:
         waiting = _waiting_since(transition.state)
     operation = "remove" if transition.remove else "save" if state else "release"
     records: list[Arg] = []
-    job_id, detail = job_of_unit(unit), transition.detail
+    job_id, detail = job_of_claim_key(claim_key), transition.detail
     for record in transition.records:
         of_attempt = detail is not None and not isinstance(record, Miss) and record.id == transition.detail_of
         records += record_args(job_id, record, detail if of_attempt else None)
@@ -844,7 +846,7 @@ def _step(unit: str, transition: Transition | None) -> tuple[Arg, ...]:
         operation, run = "spawn", transition.spawn.run
         # Due at its fire time: it has come, or there would be no run yet.
         records += (
-            child_id(unit, run.id, replay=transition.spawn.replay),
+            child_id(claim_key, run.id, replay=transition.spawn.replay),
             run.fire_time_ms,
             encode_state(JobState(open=run, child=True)),
             transition.spawn.limit,
@@ -865,10 +867,10 @@ def _waiting_since(state: JobState) -> str:
 
 
 def _claimed(raw_id: bytes, definition: bytes | None, state: bytes | None, lease: bytes) -> ClaimedJob:
-    unit = raw_id.decode()
-    job, position, fault = _decode(unit, definition, state)
+    claim_key = raw_id.decode()
+    job, position, fault = _decode(claim_key, definition, state)
     tag = b"" if state is None else state[:TAG_BYTES]
-    return ClaimedJob(unit, job, position, decode_lease(lease), tag, fault)
+    return ClaimedJob(claim_key, job, position, decode_lease(lease), tag, fault)
 
 
 def _settled(settlement: Settlement, answer: Any) -> Settled:
@@ -883,7 +885,7 @@ def _settled(settlement: Settlement, answer: Any) -> Settled:
 
 
 def read_stored(
-    unit: str,
+    claim_key: str,
     definition: bytes | None,
     state: bytes | None,
     lease: bytes | None,
@@ -892,7 +894,7 @@ def read_stored(
     children: int = 0,
 ) -> StoredJob:
     """A job or unit from the three rows that the store keeps of it, and the facts that all jobs share."""
-    job, position, fault = _decode(unit, definition, state)
+    job, position, fault = _decode(claim_key, definition, state)
     if fault is None and (job is None) != (position is None) and not (position is not None and position.deleted):
         fault = f"its {'definition' if job is None else 'state'} is gone"
     held: Lease | None = None
@@ -922,12 +924,14 @@ def _refusal(text: str) -> StoreRefused:
     return StoreRefused(f"Redis refuses the command: {text}")
 
 
-def _decode(unit: str, definition: bytes | None, state: bytes | None) -> tuple[Job | None, JobState | None, str | None]:
+def _decode(
+    claim_key: str, definition: bytes | None, state: bytes | None
+) -> tuple[Job | None, JobState | None, str | None]:
     job: Job | None = None
     position: JobState | None = None
     fault: str | None = None
     try:
-        job = None if definition is None else decode_job(job_of_unit(unit), definition)
+        job = None if definition is None else decode_job(job_of_claim_key(claim_key), definition)
     except CorruptDocument as error:
         fault = str(error)
     try:

@@ -64,9 +64,9 @@ def child_id(job_id: str, run_id: str, *, replay: bool = False) -> str:
     return f"{job_id}{CHILD}{REPLAY if replay else ''}{run_id}"
 
 
-def job_of_unit(unit: str) -> str:
+def job_of_claim_key(claim_key: str) -> str:
     """The id of the job that a claimed unit belongs to: itself, unless it is a run of a job that allows overlap."""
-    return unit.partition(CHILD)[0]
+    return claim_key.partition(CHILD)[0]
 
 
 class Keys(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from scheduler_core.model.task import task_number
 from scheduler_core.store.redis.client import UncancelledRedis, connect
 from scheduler_core.store.redis.cluster import Address, Cluster, ClusterClient
 from scheduler_core.store.redis.jobs import Counts, RedisStore, Retention, StoredJob
-from scheduler_core.store.redis.keys import Keys, job_of_unit
+from scheduler_core.store.redis.keys import Keys, job_of_claim_key
 from scheduler_core.store.redis.sentinel import connect_to_master
 
 SHARDS_OF_A_CLUSTER = 16
@@ -43,7 +43,7 @@ def shard_of(job_id: str, shards: int) -> int:
     """
     if shards == 1 or task_number(job_id) is not None:
         return 0
-    return binascii.crc_hqx(job_of_unit(job_id).encode(), 0) % shards
+    return binascii.crc_hqx(job_of_claim_key(job_id).encode(), 0) % shards
 
 
 class PerShard(Generic[T]):

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from scheduler_core.base.config import LaneSettings
+from scheduler_core.base.config import TaskSettings
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.run import Run, RunDetail
@@ -49,7 +49,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """The answer to ``LaneStore.take``."""
+    """The answer to ``TaskStore.take``."""
 
     result: str
     """``ok``, ``beat``, ``void``, ``busy``, ``wait`` or ``empty``: see task/take.lua."""
@@ -81,7 +81,7 @@ class TaskSettlement(msgspec.Struct, frozen=True):
 
 
 class SettledBatch(msgspec.Struct, frozen=True):
-    """The answer to a call of ``LaneStore.settle``."""
+    """The answer to a call of ``TaskStore.settle``."""
 
     over: bool
     """Nothing of the batch is left to this node."""
@@ -125,14 +125,14 @@ _STATUS_OF = {
 NEWEST_FIRST = ("stale", "delivered")
 
 
-class LaneStore:
+class TaskStore:
     """Raises StoreUnavailable or StoreRefused, never an exception of redis-py.
 
     ``settings`` say how many settled tasks are kept, and what a store begins with.
     """
 
-    def __init__(self, beside: RedisStore, settings: LaneSettings | None = None) -> None:
-        settings = settings or LaneSettings()
+    def __init__(self, beside: RedisStore, settings: TaskSettings | None = None) -> None:
+        settings = settings or TaskSettings()
         self._client = beside.client
         self._write = beside.write
         self._kept = (settings.lane_keep_delivered, settings.lane_keep_stale)
@@ -154,7 +154,7 @@ class LaneStore:
 
     # ---- what the lane does -------------------------------------------------------------------------------------
 
-    async def take(self, *, now_ms: int, node: str, token: int, dead_after_ms: int, room: int) -> Taken:
+    async def take(self, *, now_ms: int, node: str, token: int, dead_after_ms: int, slots: int) -> Taken:
         """Take the next batch, if it may be taken. Without an answer, ask again under the same ``token``."""
         answer = await self._run(
             self._take,
@@ -168,7 +168,7 @@ class LaneStore:
                 self._keys.meta,
                 self._keys.nodes,
             ),
-            (now_ms, node, token, dead_after_ms, room, *self._defaults),
+            (now_ms, node, token, dead_after_ms, slots, *self._defaults),
         )
         result = answer[0].decode()
         if result == "ok":
