@@ -9,7 +9,7 @@ import pytest
 from scheduler_core.delivery.base import Attempt, Done, OutcomeKind, Request, Wanted
 from scheduler_core.model.job import Job, Policies, RetryRule
 from scheduler_core.model.run import Run, RunState
-from scheduler_core.node.dispatch.dispatcher import build_request
+from scheduler_core.node.dispatch.requests import build_request
 from scheduler_core.plan.claim import Work
 from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.tasks import TaskService

@@ -11,9 +11,9 @@ from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job import Job, Policies, RetryRule
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.model.run import Reason, Run
-from scheduler_core.node.dispatch.dispatcher import (
+from scheduler_core.node.dispatch.dispatcher import failure
+from scheduler_core.node.dispatch.requests import (
     build_request,
-    failure,
     is_last_attempt,
     needs_nothing_else,
     with_callback,

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import Coroutine
-from functools import lru_cache
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from msgspec.structs import replace
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import ConfigError, StoreError
-from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.base.tokens import make_token
 from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer
-from scheduler_core.model.catalogue import Target, request_of_target
+from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job import HeldBack, Job, LostCause
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.model.run import Run
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
+from scheduler_core.node.dispatch.requests import build_request, needs_nothing_else, with_callback, with_target
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.node import Node
 from scheduler_core.plan.change import plan_outdated
@@ -35,8 +32,6 @@ NO_PUBLIC_URL = (
     "CRONPOST_PUBLIC_URL is not set for this node, so a job with completion 'callback' cannot be sent: set it to the "
     "address at which runners reach the API"
 )
-_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
-"""What percent-encoding leaves as it is (RFC 3986, 2.3)."""
 
 
 class Targets(Protocol):
@@ -308,63 +303,3 @@ class Flight(asyncio.Future[None]):
 def failure(error: BaseException) -> Outcome:
     """What an attempt comes to that Cronpost itself could not make."""
     return Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
-
-
-def needs_nothing_else(work: Work) -> bool:
-    """Whether the request can be built from what the claim brought: no target to look up, no token to make."""
-    job, state = work.job, work.state
-    return job.target_id is None and not state.draining and not state.child and not job.policies.callback
-
-
-def build_request(work: Work, *, fence: int, timeout_ms: int) -> Request:
-    """The request of a run's next attempt. The payload goes out byte for byte as the client sent it."""
-    job, run = work.job, work.run
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Idempotency-Key", run.id),
-        ("Cronpost-Job-Id", _quoted(job.id)),
-        ("Cronpost-Fire-Time", rfc3339(run.fire_time_ms)),
-        ("Cronpost-Attempt", str(run.attempt + 1)),
-        ("Cronpost-Fence", str(fence)),
-        ("Cronpost-Reason", run.reason.value),
-    ]
-    if work.state.last_success_ms is not None:
-        headers.append(("Cronpost-Last-Success", rfc3339(work.state.last_success_ms)))
-    body = job.payload if run.payload is None else run.payload
-    return Request(
-        "POST",
-        job.url,
-        tuple(headers),
-        body,
-        timeout_ms,
-        whole_answer=job.policies.continuations,
-        repeatable=not is_last_attempt(job, run),
-    )
-
-
-def is_last_attempt(job: Job, run: Run) -> bool:
-    """Whether the job's retry rule allows no attempt of ``run`` after the next one."""
-    rule = job.policies.retry
-    return rule is not None and rule.attempts is not None and run.failures + 1 >= rule.attempts
-
-
-def with_target(request: Request, target: Target) -> Request:
-    """``request`` as a named target wants it. Its own headers come first; a Content-Type among them holds."""
-    wanted = request_of_target(target)
-    headers = (*wanted.headers, *(pair for pair in request.headers if pair[0] != "Content-Type"))
-    return replace(request, method=wanted.method, url=wanted.url, headers=headers, body=wanted.body)
-
-
-def with_callback(request: Request, base_url: str, run_id: str, token: str) -> Request:
-    """``request`` with where, and by what right, the runner says how the run ended."""
-    callback = (
-        ("Cronpost-Callback-Url", f"{base_url.rstrip('/')}/runs/{run_id}/complete"),
-        ("Cronpost-Heartbeat-Url", f"{base_url.rstrip('/')}/runs/{run_id}/heartbeat"),
-        ("Cronpost-Callback-Token", token),
-    )
-    return replace(request, headers=(*request.headers, *callback))
-
-
-@lru_cache(maxsize=1024)
-def _quoted(job_id: str) -> str:
-    return job_id if _UNRESERVED.fullmatch(job_id) else quote(job_id, safe="")
