@@ -17,6 +17,7 @@ from scheduler_core.model.job import HeldBack, Policies
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import RunState
 from scheduler_core.node.dispatch import dispatcher as deliver
+from scheduler_core.node.dispatch import requests
 from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
 from scheduler_core.node.loops import settle
 from scheduler_core.plan.settle import plan_settle_changed
@@ -85,7 +86,7 @@ async def test_a_request_that_cannot_be_built_is_a_failed_attempt_and_leaves_its
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.start()
-    build_request = deliver.build_request
+    build_request = requests.build_request
 
     def broken(work: Any, **options: Any) -> Any:
         if work.job.id == "a":
