@@ -6,7 +6,7 @@ from benchmarks.capacity import hanging_target, highest_held, two_nodes
 from benchmarks.clients import bare_clients
 from benchmarks.firing import every_second, herd, run_now, spread_out
 from benchmarks.scenario import Scenario
-from benchmarks.standing import bulk_upserts, cold_start, idle, stored, upserts
+from benchmarks.startup_idle import bulk_upserts, cold_start, idle, stored, upserts
 
 OWN_ONLY = (("every second", "8000 jobs"), ("every second", "10000 jobs"), ("herd at one instant", "50000 jobs"))
 """More than any peer can do, so it would only take time."""
