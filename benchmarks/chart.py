@@ -63,7 +63,7 @@ def _panel(measure: Measure, found: dict[str, Compared]) -> str:
             end = NAME_WIDTH + wide
             parts.append(f'<path d="M{end + 1} {y}l-9 {BAR / 2}l9 {BAR / 2}z" fill="#fff"/>')
         text = f"{one.value:,.{measure.digits}f}" + (f" + {one.second:,.0f}" if one.second is not None else "")
-        text += f" {measure.claim_key}" + (f" [{100 * one.share:.0f} %]" if one.share < 1 else "")
+        text += f" {measure.unit}" + (f" [{100 * one.share:.0f} %]" if one.share < 1 else "")
         at = NAME_WIDTH + whole + 5
         parts.append(f'<text x="{at:.1f}" y="{y + 13}" fill="#222">{escape(text)}</text>')
     return "".join(parts)

@@ -22,7 +22,7 @@ class Measure(msgspec.Struct, frozen=True):
     scenario: str
     size: str
     pick: Pick
-    claim_key: str
+    unit: str
     more_is_better: bool = False
     digits: int = 0
     second: Pick | None = None
@@ -136,7 +136,7 @@ def _cell(measure: Measure, own: Compared, there: Compared | str | None, *, is_o
     text = f"{there.value:,.{measure.digits}f}"
     if there.second is not None:
         text += f" + {there.second:,.{measure.digits}f}"
-    text += f" {measure.claim_key}"
+    text += f" {measure.unit}"
     if there.share < 1:
         text += f" [{100 * there.share:.0f} %]"
     if not is_own:
@@ -152,7 +152,7 @@ class Target(msgspec.Struct, frozen=True):
     reached: float
     limit: float
     at_least: bool
-    claim_key: str
+    unit: str
 
     @property
     def met(self) -> bool:
@@ -168,13 +168,13 @@ def reached(results: Sequence[Result]) -> list[Target]:
         picked = [pick(one) for one in own if one.scenario == scenario and one.size.startswith(size)]
         return [value for value in picked if value is not None and not math.isnan(value)]
 
-    def at_most(name: str, scenario: str, size: str, pick: Pick, limit: float, claim_key: str) -> None:
+    def at_most(name: str, scenario: str, size: str, pick: Pick, limit: float, unit: str) -> None:
         if there := values(scenario, size, pick):
-            found.append(Target(name, max(there), limit, False, claim_key))
+            found.append(Target(name, max(there), limit, False, unit))
 
-    def at_least(name: str, scenario: str, size: str, pick: Pick, limit: float, claim_key: str) -> None:
+    def at_least(name: str, scenario: str, size: str, pick: Pick, limit: float, unit: str) -> None:
         if there := values(scenario, size, pick):
-            found.append(Target(name, min(there), limit, True, claim_key))
+            found.append(Target(name, min(there), limit, True, unit))
 
     def value(name: str) -> Pick:
         return lambda one: one.values.get(name)
@@ -227,8 +227,8 @@ def targets(results: Sequence[Result]) -> list[list[str]]:
     rows = [
         [
             one.name,
-            f"{_short(one.reached)} {one.claim_key}".rstrip(),
-            f"{'at least' if one.at_least else 'at most'} {_short(one.limit)} {one.claim_key}".rstrip(),
+            f"{_short(one.reached)} {one.unit}".rstrip(),
+            f"{'at least' if one.at_least else 'at most'} {_short(one.limit)} {one.unit}".rstrip(),
             "met" if one.met else "NOT MET",
         ]
         for one in reached(results)
