@@ -9,129 +9,14 @@ Redis, in two minutes; ``--update docs/scale.md`` puts the tables there.
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.contention import Contention, contention_table, simulate
 from benchmarks.report import Report, as_markdown, as_text, load_report, update
-
-ENTRY_BYTES, LIST_BYTES = 50, 160
-"""In Redis: an entry in the history of a job, which stays when the record of its run has gone; the list without any."""
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What one fire and one job cost, as measured on the machine of docs/performance.md."""
-
-    own_us: float = 80.0
-    """CPU of a node a fire, at full batches."""
-    redis_us: float = 26.0
-    """CPU of Redis a fire."""
-    job_bytes: float = 548.0
-    """In Redis: a job with a payload of 120 bytes that never fired, its indexes included."""
-    fired_bytes: float = 145.0
-    """What such a job takes more when it has fired: its state, and its lease while it runs."""
-    record_bytes: float = 400.0
-    """In Redis: a settled run without details, its indexes included."""
-    entry_bytes: float = ENTRY_BYTES
-    list_bytes: float = LIST_BYTES
-    aof_bytes: float = 740.0
-    """What a fire adds to the append-only file, and sends to each replica."""
-    to_redis_bytes: float = 570.0
-    from_redis_bytes: float = 410.0
-    to_target_bytes: float = 500.0
-    from_target_bytes: float = 40.0
-    node_mb: float = 60.0
-    upsert_us: float = 11.0
-    """CPU of an API process for a job in a batch."""
-    load_mb_per_second: float = 60.0
-    """How fast a Redis loads its snapshot when it starts."""
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for, and what is chosen."""
-
-    jobs: float = 100e6
-    fires: float = 1e6
-    """A second, on average."""
-    peak: float = 3.0
-    """The hottest second has so many times the average: people like whole minutes."""
-    peak_lateness_s: float = 5.0
-    """How long the fires of the hottest second may take."""
-    records: float = 200e6
-    """Settled runs that are kept, all shards together: ``CRONPOST_HISTORY_MAX_RUNS`` bounds them."""
-    history: float = 10
-    """Entries in the history of a job: ``CRONPOST_HISTORY_PER_JOB``, of which the default is 100."""
-    node_use: float = 0.7
-    """Of a core of a node, at the average rate."""
-    redis_use: float = 0.5
-    """Of the core of a master, at the average rate."""
-    replicas: int = 1
-    fragmentation: float = 1.25
-    """Resident memory by what Redis counts."""
-    rewrite: float = 1.3
-    """Room for pages that are copied while the append-only file is written anew."""
-    shards_a_master: int = 2
-    """So that a master can be split later: the number of shards is fixed for ever."""
-    cores_a_machine: int = 32
-    connections: int = 8
-    """Of a node to each shard."""
-
-
-def calculate(m: Measured, w: Wanted) -> dict[str, float]:
-    """All numbers, by name."""
-    # A core is sized for the average at its intended use, or for working off the hottest second in time.
-    rate = max(w.fires, w.fires * w.peak / w.peak_lateness_s)
-    nodes = math.ceil(rate * m.own_us / 1e6 / w.node_use)
-    masters = math.ceil(rate * m.redis_us / 1e6 / w.redis_use)
-    shards = 2 ** math.ceil(math.log2(masters * w.shards_a_master))
-    jobs = w.jobs * (m.job_bytes + m.fired_bytes)
-    histories = w.jobs * (m.list_bytes + w.history * m.entry_bytes)
-    data = jobs + histories + w.records * m.record_bytes
-    resident = data * w.fragmentation
-    servers = masters * (1 + w.replicas)
-    master_mb = resident * w.rewrite / masters / 1e6
-    burst = w.fires * w.peak
-    jobs_a_shard = w.jobs / shards
-    redis_rate = w.fires * (m.to_redis_bytes + m.from_redis_bytes)
-    target_rate = w.fires * (m.to_target_bytes + m.from_target_bytes)
-    replication = w.fires * m.aof_bytes * w.replicas
-    polls = nodes * shards
-    return {
-        "nodes": nodes,
-        "masters": masters,
-        "servers": servers,
-        "shards": shards,
-        "machines": math.ceil((nodes + servers) / w.cores_a_machine),
-        "fires_a_node": w.fires / nodes,
-        "fires_a_master": w.fires / masters,
-        "nodes_gb": nodes * m.node_mb / 1e3,
-        "jobs_gb": jobs / 1e9,
-        "histories_gb": histories / 1e9,
-        "default_histories_gb": w.jobs * (m.list_bytes + 100 * m.entry_bytes) / 1e9,
-        "records_gb": w.records * m.record_bytes / 1e9,
-        "records_s": w.records / w.fires,
-        "resident_gb": resident / 1e9,
-        "master_gb": master_mb / 1e3,
-        "all_gb": master_mb / 1e3 * servers,
-        "load_s": resident / masters / 1e6 / m.load_mb_per_second,
-        "redis_gbit": redis_rate * 8 / 1e9,
-        "target_gbit": target_rate * 8 / 1e9,
-        "replication_gbit": replication * 8 / 1e9,
-        "master_mbit": (redis_rate + replication) * 8 / 1e6 / masters,
-        "aof_mb_s": w.fires * m.aof_bytes / masters / 1e6,
-        "aof_day_gb": w.fires * m.aof_bytes / masters * 86_400 / 1e9,
-        "burst": burst,
-        "burst_s": burst / min(nodes * 1e6 / m.own_us, masters * 1e6 / m.redis_us),
-        "connections": nodes * shards * w.connections,
-        "connections_a_master": nodes * shards * w.connections / masters,
-        "beats_a_master": polls / masters,
-        "idle_claims_a_master": polls / masters,
-        "shard_jobs": jobs_a_shard,
-        "shard_spread": 100 * 4 * math.sqrt(jobs_a_shard) / jobs_a_shard,
-        "import_core_s": w.jobs * m.upsert_us / 1e6,
-    }
+from benchmarks.scale_model import Measured, Wanted, calculate
+from benchmarks.wire import measure_contention, measure_wire
 
 
 def plan_table(m: Measured, w: Wanted) -> list[list[str]]:
@@ -258,8 +143,6 @@ def main() -> None:
     wanted = Wanted(jobs=arguments.jobs, fires=arguments.fires)
     found: list[Contention] = []
     if arguments.measure:
-        from benchmarks.wire import measure_contention, measure_wire
-
         measured = msgspec.structs.replace(measured, **measure_wire())
         found = measure_contention()
     n = calculate(measured, wanted)

@@ -8,7 +8,7 @@ import time
 from benchmarks import machine
 from benchmarks.bench import Bench, next_second_ms, terminal_progress
 from benchmarks.contention import Contention
-from benchmarks.scale import ENTRY_BYTES, LIST_BYTES
+from benchmarks.scale_model import ENTRY_BYTES, LIST_BYTES
 from benchmarks.systems.cronpost import Cronpost
 from scheduler_core.base.config import LogSettings
 from scheduler_core.base.events import configure_logging

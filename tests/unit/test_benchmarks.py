@@ -21,7 +21,8 @@ from benchmarks.load import Load, _requests_of
 from benchmarks.measures import Arrival, Fires, judge
 from benchmarks.peers import install
 from benchmarks.report import Report, load_report, merged, update
-from benchmarks.scale import Measured, Wanted, calculate, from_results
+from benchmarks.scale import from_results
+from benchmarks.scale_model import Measured, Wanted, calculate
 from benchmarks.systems.bullmq import BullMQ
 
 
