@@ -125,7 +125,7 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
     note: str = msgspec.field(default="", name="q")
     heard_at_ms: int | None = msgspec.field(default=None, name="j")
     """When the runner last gave a sign of life by callback."""
-    asked: bool = msgspec.field(default=False, name="as")
+    on_demand: bool = msgspec.field(default=False, name="as")
     """It was asked for (an entry of the pending list, a replay): it waits for its retry there, not in the trigger's
     way."""
     list_replaced: bool = msgspec.field(default=False, name="lr")

@@ -73,14 +73,14 @@ def _next_wake_ms(state: JobState) -> int | None:
         if state.open.conflict or state.open.state is RunState.TAKEN:
             return state.open.retry_at_ms
         return _earliest(state.open.retry_at_ms, trigger_ms)
-    asked_ms = min((entry.not_before_ms for entry in startable(state)), default=None)
+    on_demand_ms = min((entry.not_before_ms for entry in startable(state)), default=None)
     replay = next_replay(state)
-    return _earliest(_earliest(trigger_ms, asked_ms), None if replay is None else replay.next_ms)
+    return _earliest(_earliest(trigger_ms, on_demand_ms), None if replay is None else replay.next_ms)
 
 
 def is_replay(run: Run) -> bool:
     """Whether the run comes from a replay: a backfill, or a belated run of ``recovery: all``."""
-    return run.asked and run.reason in REPLAYED
+    return run.on_demand and run.reason in REPLAYED
 
 
 def startable(state: JobState) -> list[Pending]:

@@ -143,7 +143,7 @@ def is_spawned(work: Work) -> bool:
 
 def plan_full(work: Work, before: JobState, *, now_ms: int) -> Transition:
     """The step of a job that allows overlap when as many of its runs are open as may: the fire time is missed."""
-    if work.run.asked:
+    if work.run.on_demand:
         waiting = park(work.state, work.run, now_ms + FULL_WAIT_MS, conflict=False)
         return Transition(waiting, work.records)
     trigger, state = trigger_of(work.job), work.state
@@ -191,7 +191,7 @@ def _decide(
 
     entry = _due_entry(state, now_ms)
     if latest_ms is None or due_ms is None:
-        return _start_asked(job, state, entry, records, lease, trigger, store_id)
+        return _start_on_demand(job, state, entry, records, lease, trigger, store_id)
     if entry is not None and entry.reason not in REPLAYED and entry.not_before_ms < due_ms:
         return _start_entry(job, state, entry, records)
 
@@ -204,7 +204,7 @@ def _decide(
         if found is not None:
             state, caught = found.state, found.records
             if found.rest_ms is None:
-                return _start_asked(job, state, entry, (*records, *caught), lease, trigger, store_id)
+                return _start_on_demand(job, state, entry, (*records, *caught), lease, trigger, store_id)
             due_ms = found.rest_ms
     elif any(d.covers(latest_ms) for d in downtimes):
         if recovery is Recovery.NONE:
@@ -262,7 +262,7 @@ def _take_over(
     """The node that worked this run is gone, and the job was changed while it did, or the runner has called back."""
     others = replace(state, open=None)
     if run.completed is None and not run.detached:
-        if state.paused_at_ms is not None and run.asked and run.reason is not Reason.MANUAL:
+        if state.paused_at_ms is not None and run.on_demand and run.reason is not Reason.MANUAL:
             return Transition(park(others, run, now_ms, conflict=run.conflict))
         return Work(job, replace(run, in_flight=False), others)
     # Nobody knows when its request was sent: not before the run was claimed.
@@ -293,7 +293,7 @@ def _due_entry(state: JobState, now_ms: int) -> Pending | None:
     return entry if entry is not None and entry.not_before_ms <= now_ms else None
 
 
-def _start_asked(
+def _start_on_demand(
     job: Job,
     state: JobState,
     entry: Pending | None,
@@ -313,7 +313,7 @@ def _start_asked(
         fire_time_ms=replay.next_ms,
         reason=replay.reason,
         job_version=job.version,
-        asked=True,
+        on_demand=True,
     )
     others = tuple(other for other in state.replays if other is not replay)
     return Work(job, run, replace(state, replays=(*_advanced(replay, trigger), *others)), records)
@@ -337,7 +337,7 @@ def _start_entry(job: Job, state: JobState, entry: Pending, records: tuple[Recor
             reason=entry.reason,
             job_version=job.version,
             payload=entry.payload,
-            asked=True,
+            on_demand=True,
         )
     return Work(job, run, replace(state, pending=others), records)
 

@@ -34,7 +34,7 @@ def plan_complete(
     final: RunState,
     *,
     message: str,
-    asked: bytes | None,
+    continuation: bytes | None,
     now_ms: int,
     downtimes: Sequence[Downtime],
     store_id: str,
@@ -42,9 +42,9 @@ def plan_complete(
     """End a run as its runner says, from the start of its first attempt on. None: it is not open here.
 
     While a request of it is open, what was said is kept and decides when that request has ended, whatever its answer;
-    saying it again changes nothing: then how the run will end is returned. ``asked`` is the value of ``continue``.
-    After a delete the result is recorded and starts nothing. Raises InvalidInput for a continuation that cannot be
-    taken up.
+    saying it again changes nothing: then how the run will end is returned. ``continuation`` is the value of
+    ``continue``. After a delete the result is recorded and starts nothing. Raises InvalidInput for a continuation that
+    cannot be taken up.
     """
     found = find_run(snapshot, run_id, downtimes, store_id)
     if found is None:
@@ -52,7 +52,7 @@ def plan_complete(
     run, state, job = found.run, found.state, snapshot.job
     if run.completed is not None:
         return run.completed
-    entries, dropped = _entries(job, state, run, asked, now_ms=now_ms)
+    entries, dropped = _entries(job, state, run, continuation, now_ms=now_ms)
     message = "; ".join(text for text in (run.message, message, dropped) if text)
     held = was_held(state, run)
     state = replace(state, pending=(*state.pending, *entries))
@@ -113,7 +113,7 @@ def plan_heartbeat(
         return None
     run, state = found.run, found.state
     run = heard(run, progress=progress, note=note, now_ms=now_ms)
-    if found.run.state is RunState.RETRYING and found.run.asked and not found.run.in_flight:
+    if found.run.state is RunState.RETRYING and found.run.on_demand and not found.run.in_flight:
         state = park(state, run, run.retry_at_ms or now_ms, conflict=run.conflict)
     else:
         state = replace(state, open=run)
@@ -139,17 +139,17 @@ def find_run(snapshot: Snapshot, run_id: str, downtimes: Sequence[Downtime], sto
 
 
 def _entries(
-    job: Job | None, state: JobState, run: Run, asked: bytes | None, *, now_ms: int
+    job: Job | None, state: JobState, run: Run, continuation: bytes | None, *, now_ms: int
 ) -> tuple[tuple[Pending, ...], str]:
     """What the runner asks for besides, and why it is dropped if it is."""
-    if asked is None:
+    if continuation is None:
         return (), ""
     if job is None or state.deleted or run.list_replaced:
         return (), DROPPED
     if not job.policies.continuations:
         raise InvalidInput("the job does not take continuations", field="continue")
     try:
-        entries = read_continuations(asked, run, now_ms=now_ms)
+        entries = read_continuations(continuation, run, now_ms=now_ms)
     except BadContinuation as error:
         raise InvalidInput(str(error), field="continue") from None
     if len(state.pending) + len(entries) > PENDING_LIMIT:

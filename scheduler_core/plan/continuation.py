@@ -36,14 +36,14 @@ class BadContinuation(Exception):
     """What a runner asked for cannot be understood or kept; the text says why."""
 
 
-class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Continuation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payload: msgspec.Raw = msgspec.Raw()
     after_seconds: float | None = None
     not_before: datetime | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    asked: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="continue")
+    value: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="continue")
 
 
 _NAME = "continue"
@@ -54,7 +54,7 @@ _WIDE_KEYS = tuple(f'"{_NAME}"'.encode(encoding).rstrip(b"\0") for encoding in (
 """The name in UTF-16 and UTF-32. Without the last zeros, this is found in either order of bytes."""
 
 _answer_decoder = msgspec.json.Decoder(_Answer)
-_asked_decoder = msgspec.json.Decoder(list[_Asked] | _Asked | None)
+_continuations_decoder = msgspec.json.Decoder(list[_Continuation] | _Continuation | None)
 
 
 def continuations_in(body: bytes, run: Run, *, now_ms: int) -> tuple[Pending, ...]:
@@ -70,41 +70,41 @@ def continuations_in(body: bytes, run: Run, *, now_ms: int) -> tuple[Pending, ..
         return ()
     text = body.removeprefix(BOM_UTF8)
     try:
-        asked = _asked_in(text) if names == 1 else _asked_once_in(text)
+        value = _continue_value(text) if names == 1 else _single_continue_value(text)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
         raise BadContinuation(f'the answer contains "continue" and cannot be read as JSON: {reason}') from None
-    return read_continuations(asked, run, now_ms=now_ms) if asked else ()
+    return read_continuations(value, run, now_ms=now_ms) if value else ()
 
 
-def _asked_in(text: bytes) -> bytes:
+def _continue_value(text: bytes) -> bytes:
     """The value of ``continue``; empty if ``text`` is an object without it, or another JSON value."""
     try:
-        return bytes(_answer_decoder.decode(text).asked)
+        return bytes(_answer_decoder.decode(text).value)
     except msgspec.ValidationError:
         msgspec.json.decode(text)  # not an object; raises unless it is JSON to its end
         return b""
 
 
-def _asked_once_in(text: bytes) -> bytes:
+def _single_continue_value(text: bytes) -> bytes:
     """The same for a text in which the name occurs several times. Raises ValueError if the object has it twice: only
     one of the two would be taken up."""
-    asked = _asked_in(text)
+    value = _continue_value(text)
 
     def members(pairs: list[tuple[str, Any]]) -> int:
         return sum(name == _NAME for name, _ in pairs)
 
     # The hook is called for the outermost object last, so its result is what loads returns.
-    if asked and json.loads(text, object_pairs_hook=members) > 1:
+    if value and json.loads(text, object_pairs_hook=members) > 1:
         raise ValueError('the member "continue" is given twice')
-    return asked
+    return value
 
 
-def read_continuations(asked: bytes, run: Run, *, now_ms: int) -> tuple[Pending, ...]:
-    """The entries that the JSON text ``asked``, the value of ``continue``, asks for. Raises BadContinuation."""
+def read_continuations(value: bytes, run: Run, *, now_ms: int) -> tuple[Pending, ...]:
+    """The entries that the JSON text ``value``, the value of ``continue``, asks for. Raises BadContinuation."""
     try:
-        found = _asked_decoder.decode(asked)
-        asked.decode("utf-8")
+        found = _continuations_decoder.decode(value)
+        value.decode("utf-8")
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadContinuation(f"its continuation cannot be read: {error}") from None
     if found is None:
@@ -115,19 +115,19 @@ def read_continuations(asked: bytes, run: Run, *, now_ms: int) -> tuple[Pending,
     return tuple(_entry(one, run, index, now_ms=now_ms) for index, one in enumerate(several))
 
 
-def _entry(asked: _Asked, run: Run, index: int, *, now_ms: int) -> Pending:
-    if asked.after_seconds is not None and asked.not_before is not None:
+def _entry(continuation: _Continuation, run: Run, index: int, *, now_ms: int) -> Pending:
+    if continuation.after_seconds is not None and continuation.not_before is not None:
         raise BadContinuation("its continuation has both after_seconds and not_before")
     wait_ms = 0.0
-    if asked.after_seconds is not None:
-        wait_ms = asked.after_seconds * 1000
-    elif asked.not_before is not None:
-        if asked.not_before.tzinfo is None:
+    if continuation.after_seconds is not None:
+        wait_ms = continuation.after_seconds * 1000
+    elif continuation.not_before is not None:
+        if continuation.not_before.tzinfo is None:
             raise BadContinuation("the not_before of its continuation has no offset from UTC")
-        wait_ms = asked.not_before.timestamp() * 1000 - now_ms
-    if wait_ms > LATEST_MS or (asked.after_seconds is not None and wait_ms < 0):
+        wait_ms = continuation.not_before.timestamp() * 1000 - now_ms
+    if wait_ms > LATEST_MS or (continuation.after_seconds is not None and wait_ms < 0):
         raise BadContinuation("the time of its continuation is not from now to a year ahead")
-    payload = bytes(asked.payload) or None
+    payload = bytes(continuation.payload) or None
     if payload is not None and len(payload) > PAYLOAD_BYTES:
         raise BadContinuation(f"the payload of its continuation is longer than {PAYLOAD_BYTES} bytes")
     not_before_ms = now_ms + max(SOONEST_MS, int(-(-wait_ms // 1)))

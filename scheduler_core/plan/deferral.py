@@ -43,7 +43,7 @@ def plan_hold_changed(job: Job | None, state: JobState, work: Work, *, now_ms: i
     gone = job is None or state.deleted
     if run.completed is None and not run.detached and not gone:
         waiting = replace(run, in_flight=False, state=RunState.RETRYING, retry_at_ms=now_ms)
-        if run.asked and not state.child:
+        if run.on_demand and not state.child:
             return Transition(park(others, run, now_ms, conflict=run.conflict))
         return Transition(replace(others, open=waiting))
     final, why = run.completed or RunState.CANCELLED, "its job was changed, paused or deleted before it was sent"

@@ -24,7 +24,7 @@ def end_run(
         conflict=False,
         in_flight=False,
         detached=False,
-        asked=False,
+        on_demand=False,
         list_replaced=False,
         completed=None,
         payload=None,

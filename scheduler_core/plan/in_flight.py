@@ -48,8 +48,8 @@ def detach(
     if state.open is None:
         return state, records
     if state.open.in_flight or state.open.state is RunState.TAKEN:
-        return replace(state, open=replace(state.open, detached=not state.open.asked)), records
-    if state.open.asked:
+        return replace(state, open=replace(state.open, detached=not state.open.on_demand)), records
+    if state.open.on_demand:
         return state, records  # one of several runs at once, which a client asked for
     waited_for_runner = state.open.conflict
     state, ended = end_run(job, state, state.open, RunState.CANCELLED, now_ms=now_ms, message=why)

@@ -160,7 +160,9 @@ def _settle(
         if not _is_parked(state, run):
             return _wait(state, run, retry_at, conflict=True), ()
         return _account(job, park(state, run, retry_at, conflict=True), run, ended, held=held)
-    elif verdict is Verdict.RETRY or (verdict is Verdict.CONFLICT and run.asked and run.reason is not Reason.MANUAL):
+    elif verdict is Verdict.RETRY or (
+        verdict is Verdict.CONFLICT and run.on_demand and run.reason is not Reason.MANUAL
+    ):
         run = replace(run, failures=run.failures + 1)
         given_up, retry_at = _next_attempt(run, ended, policy)
         if given_up is None and _is_parked(state, run):
@@ -186,7 +188,7 @@ def _settle(
 
 def _is_parked(state: JobState, run: Run) -> bool:
     """Whether the run waits among the pending entries: it was asked for, and does not have a unit for itself."""
-    return run.asked and not state.child
+    return run.on_demand and not state.child
 
 
 def _continue(state: JobState, run: Run, ended: Ended) -> tuple[JobState, Run, str]:

@@ -45,7 +45,7 @@ class CallbackService:
                 run_id,
                 wanted,
                 message=message,
-                asked=continuation,
+                continuation=continuation,
                 now_ms=now_ms,
                 downtimes=stored.downtimes,
                 store_id=stored.store_id,

@@ -181,7 +181,7 @@ async def test_a_run_of_a_job_or_of_one_that_was_deleted_is_cancelled(
 
 
 async def test_the_entry_of_a_continuation_goes_and_the_trigger_takes_over(bench: Bench) -> None:
-    run = retrying(0, 3600, id="0" * 26, reason=Reason.CONTINUATION, asked=True)
+    run = retrying(0, 3600, id="0" * 26, reason=Reason.CONTINUATION, on_demand=True)
     from msgspec.structs import replace
 
     entry = replace(pending(run.id, 3600), run=run, reason=Reason.CONTINUATION)

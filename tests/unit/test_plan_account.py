@@ -60,9 +60,9 @@ TRIGGERS = [
 INTERVALS = [IntervalSpec(13_000, START_MS), IntervalSpec(9_000, START_MS, START_MS + 200_000)]
 
 
-def continuing(*asked: str) -> Outcome:
+def continuing(*continuation: str) -> Outcome:
     """A 2xx answer that asks for further runs."""
-    body = f'{{"continue": [{", ".join(asked)}]}}'.encode()
+    body = f'{{"continue": [{", ".join(continuation)}]}}'.encode()
     return Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body)
 
 
@@ -310,7 +310,7 @@ class World:
                 run_id,
                 final,
                 message="done",
-                asked=b'{"after_seconds": 5}' if asks else None,
+                continuation=b'{"after_seconds": 5}' if asks else None,
                 now_ms=self.now,
                 downtimes=self.downtimes,
                 store_id=STORE_ID,

@@ -51,10 +51,17 @@ def taken(state: JobState | None = None, *, job: Job = JOB, until: float = 1) ->
 
 
 def complete(
-    snapshot: Snapshot, now: float, final: RunState = RunState.SUCCEEDED, *, asked: bytes | None = None
+    snapshot: Snapshot, now: float, final: RunState = RunState.SUCCEEDED, *, continuation: bytes | None = None
 ) -> Transition | RunState | None:
     return plan_complete(
-        snapshot, FIRST_RUN, final, message="said", asked=asked, now_ms=at(now), downtimes=(), store_id=STORE_ID
+        snapshot,
+        FIRST_RUN,
+        final,
+        message="said",
+        continuation=continuation,
+        now_ms=at(now),
+        downtimes=(),
+        store_id=STORE_ID,
     )
 
 
@@ -183,14 +190,14 @@ def test_of_another_run_nothing_is_known_here() -> None:
 
 def test_a_completion_may_ask_for_a_continuation() -> None:
     job = slow_job(policies={"continuations": True})
-    planned = complete(Snapshot(job, taken(job=job), None), 14, asked=b'{"payload": 1, "after_seconds": 5}')
+    planned = complete(Snapshot(job, taken(job=job), None), 14, continuation=b'{"payload": 1, "after_seconds": 5}')
     assert summary(step(planned)) == [("succeeded",), ("overlap", 10, 10)]
     entry = state_of(planned).pending[0]
     assert (seconds(entry.not_before_ms), entry.payload) == (19, b"1")
     with pytest.raises(InvalidInput):
-        complete(Snapshot(job, taken(job=job), None), 14, asked=b'{"after": 1}')
+        complete(Snapshot(job, taken(job=job), None), 14, continuation=b'{"after": 1}')
     with pytest.raises(InvalidInput):
-        complete(Snapshot(JOB, taken(), None), 14, asked=b"{}")
+        complete(Snapshot(JOB, taken(), None), 14, continuation=b"{}")
 
 
 def test_after_a_delete_a_completion_is_recorded_and_starts_nothing() -> None:
@@ -200,7 +207,7 @@ def test_after_a_delete_a_completion_is_recorded_and_starts_nothing() -> None:
     assert gone.state is not None
     assert gone.remove
     assert seconds(next_wake_ms(gone.state)) == 61
-    planned = step(complete(Snapshot(None, gone.state, None), 14, asked=b"{}"))
+    planned = step(complete(Snapshot(None, gone.state, None), 14, continuation=b"{}"))
     assert summary(planned) == [("succeeded",)]
     assert (planned.state, planned.remove) == (None, True)
     assert "dropped" in getattr(planned.records[0], "message", "")

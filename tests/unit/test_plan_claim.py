@@ -194,7 +194,7 @@ def test_a_paused_job_starts_nothing_by_itself_but_what_was_asked_for() -> None:
     assert plan(state, make_lease(50)) == Transition(state)
     planned = work(plan(replace(state, pending=(pending("P", 40, b"[]"),)), make_lease(50)))
     assert planned.run == Run(
-        id="P", fire_time_ms=at(40), reason=Reason.MANUAL, job_version=1, payload=b"[]", asked=True
+        id="P", fire_time_ms=at(40), reason=Reason.MANUAL, job_version=1, payload=b"[]", on_demand=True
     )
     assert planned.state == state
     assert planned.records == ()
@@ -246,9 +246,9 @@ def test_without_recovery_a_run_that_waits_for_its_runner_outlives_a_downtime() 
     assert planned.run.id == "RUN"
 
 
-@pytest.mark.parametrize(("asked", "starts"), [(9, "P"), (10, None), (11, None)])
-def test_what_was_asked_for_goes_first_only_if_it_was_due_first(asked: float, starts: str | None) -> None:
-    planned = work(plan(make_state(10, pending=(pending("P", asked),)), make_lease(12)))
+@pytest.mark.parametrize(("not_before", "starts"), [(9, "P"), (10, None), (11, None)])
+def test_an_on_demand_run_goes_first_only_if_it_was_due_first(not_before: float, starts: str | None) -> None:
+    planned = work(plan(make_state(10, pending=(pending("P", not_before),)), make_lease(12)))
     if starts is None:
         assert planned.run.fire_time_ms == at(10)
         assert len(planned.state.pending) == 1

@@ -240,7 +240,7 @@ def test_while_a_continuation_waits_the_trigger_is_held_and_all_it_held_is_one_m
 
 @pytest.mark.parametrize("outcome", [answered(503), answered(429, retry_after="7"), failed(), answered(409)])
 def test_a_retryable_outcome_moves_the_entry_and_lets_others_go_first(outcome: Outcome) -> None:
-    run = make_run(0, id="P1", reason=Reason.CONTINUATION, asked=True, payload=b"1")
+    run = make_run(0, id="P1", reason=Reason.CONTINUATION, on_demand=True, payload=b"1")
     planned = settle(outcome, run=run, state=make_state(10, pending=(page("P2", 0),)))
     assert planned.records == ()
     state = state_of(planned)
@@ -257,7 +257,7 @@ def test_a_retryable_outcome_moves_the_entry_and_lets_others_go_first(outcome: O
 
 
 def test_a_continuation_that_failed_for_good_is_set_aside_and_holds_the_trigger_no_longer() -> None:
-    run = make_run(0, id="P1", reason=Reason.CONTINUATION, asked=True, payload=b"1")
+    run = make_run(0, id="P1", reason=Reason.CONTINUATION, on_demand=True, payload=b"1")
     planned = settle(answered(500), run=run, until=12)
     assert final(planned).state is RunState.FAILED
     assert misses(planned) == [(10, 10, "held")]
@@ -274,7 +274,7 @@ def test_a_continuation_that_failed_for_good_is_set_aside_and_holds_the_trigger_
 
 def test_a_job_that_lists_500_tries_it_again_until_its_attempts_are_used_up() -> None:
     job = make_job(policies=Policies(continuations=True, retry=RetryRule(statuses=(500,), attempts=2)))
-    run = make_run(0, id="P1", reason=Reason.CONTINUATION, asked=True)
+    run = make_run(0, id="P1", reason=Reason.CONTINUATION, on_demand=True)
     first = settle(answered(500), run=run, job=job)
     assert first.records == ()
     parked = state_of(first).pending[0].run

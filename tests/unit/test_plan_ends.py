@@ -125,8 +125,8 @@ def test_not_now_leaves_the_run_waiting_and_accounts_for_what_passed() -> None:
 
 
 def test_a_run_that_was_asked_for_waits_among_the_entries_or_in_a_unit_of_its_own() -> None:
-    run = make_run(0, asked=True, payload=b"own", reason=Reason.MANUAL)
-    waits = tried(None, state=RunState.RETRYING, failures=1, retry_at_ms=at(4), asked=True, reason=Reason.MANUAL)
+    run = make_run(0, on_demand=True, payload=b"own", reason=Reason.MANUAL)
+    waits = tried(None, state=RunState.RETRYING, failures=1, retry_at_ms=at(4), on_demand=True, reason=Reason.MANUAL)
     parked = Pending("RUN", at(4), b"own", Reason.MANUAL, waits)
     assert settle(failed(), run) == Transition(make_state(10, pending=(parked,)))
     claim_key = Work(JOB, run, make_state(None, child=True))
@@ -134,18 +134,18 @@ def test_a_run_that_was_asked_for_waits_among_the_entries_or_in_a_unit_of_its_ow
     assert step == Transition(make_state(None, open=replace(waits, payload=b"own"), child=True))
 
 
-@pytest.mark.parametrize(("asked", "every", "until"), [(False, 3, 6), (True, 3, 6), (False, 0, 3.5)])
+@pytest.mark.parametrize(("on_demand", "every", "until"), [(False, 3, 6), (True, 3, 6), (False, 0, 3.5)])
 def test_a_busy_runner_is_asked_again_after_as_many_seconds_as_the_job_says(
-    asked: bool, every: int, until: float
+    on_demand: bool, every: int, until: float
 ) -> None:
-    run = make_run(0, asked=asked, reason=Reason.MANUAL, payload=b"own")
+    run = make_run(0, on_demand=on_demand, reason=Reason.MANUAL, payload=b"own")
     work = Work(make_job(retry_already_running=every), run, make_state(10))
     waits = tried(
-        409, state=RunState.RETRYING, retry_at_ms=at(until), conflict=True, asked=asked, reason=Reason.MANUAL,
-        payload=None if asked else b"own",
+        409, state=RunState.RETRYING, retry_at_ms=at(until), conflict=True, on_demand=on_demand, reason=Reason.MANUAL,
+        payload=None if on_demand else b"own",
     )  # fmt: skip
     state = make_state(10, open=waits)
-    if asked:
+    if on_demand:
         state = make_state(10, pending=(Pending("RUN", at(until), b"own", Reason.MANUAL, waits),))
     assert plan_settle(work, end_of(answered(409)), POLICY) == Transition(state)
 
@@ -589,15 +589,22 @@ def test_a_revival_beside_a_run_in_flight_writes_that_run_down() -> None:
     assert step.state.pending == (Pending("NEW", at(9), b"own", Reason.MANUAL),)
 
 
-def complete(state: JobState, asked: bytes | None = None, **policies: Any) -> Any:
+def complete(state: JobState, continuation: bytes | None = None, **policies: Any) -> Any:
     snapshot = Snapshot(make_job(policies=Policies(**policies)), state, None)
     return plan_complete(
-        snapshot, "RUN", RunState.FAILED, message="said", asked=asked, now_ms=at(25), downtimes=(), store_id=STORE_ID
+        snapshot,
+        "RUN",
+        RunState.FAILED,
+        message="said",
+        continuation=continuation,
+        now_ms=at(25),
+        downtimes=(),
+        store_id=STORE_ID,
     )
 
 
 @pytest.mark.parametrize(
-    ("asked", "policies", "why"),
+    ("continuation", "policies", "why"),
     [
         (b"{}", {}, "the job does not take continuations"),
         (b"1", {"continuations": True}, "its continuation cannot be read"),
@@ -605,12 +612,12 @@ def complete(state: JobState, asked: bytes | None = None, **policies: Any) -> An
     ],
 )
 def test_a_completion_whose_continuation_cannot_be_taken_up_is_refused(
-    asked: bytes, policies: dict[str, Any], why: str
+    continuation: bytes, policies: dict[str, Any], why: str
 ) -> None:
     run = make_run(0, state=RunState.TAKEN, taken_at_ms=at(1))
     many = tuple(entry(f"E{number}", 90) for number in range(PENDING_LIMIT))
     with pytest.raises(InvalidInput, match=why) as refused:
-        complete(make_state(30, open=run, pending=many), asked, **policies)
+        complete(make_state(30, open=run, pending=many), continuation, **policies)
     assert refused.value.field == "continue"
 
 
@@ -622,10 +629,12 @@ def test_a_continuation_that_is_completed_lets_the_trigger_go_on_and_what_it_hel
 
 
 def test_a_continuation_completed_beside_an_open_run_frees_the_trigger() -> None:
-    waits = retrying(0, 60, reason=Reason.CONTINUATION, asked=True)
+    waits = retrying(0, 60, reason=Reason.CONTINUATION, on_demand=True)
     other = make_run(5, id="OTHER", in_flight=True)
     parked = Pending("RUN", at(60), b"own", Reason.CONTINUATION, waits)
-    record = replace(waits, state=RunState.FAILED, ended_at_ms=at(25), retry_at_ms=None, asked=False, message="said")
+    record = replace(
+        waits, state=RunState.FAILED, ended_at_ms=at(25), retry_at_ms=None, on_demand=False, message="said"
+    )
     aside = Pending("RUN", at(25), b"own", Reason.CONTINUATION, failed="said")
     last = LastRun("RUN", at(0), RunState.FAILED, at(25), None)
     assert complete(make_state(10, open=other, pending=(parked,))) == Transition(
@@ -645,7 +654,7 @@ def test_a_continuation_completed_beside_an_open_run_frees_the_trigger() -> None
 
 
 def test_the_account_shows_runs_among_the_entries_and_each_range_that_is_owed_in_its_own_place() -> None:
-    belated = retrying(3, 60, id="LATE", asked=True, reason=Reason.RECOVERY)
+    belated = retrying(3, 60, id="LATE", on_demand=True, reason=Reason.RECOVERY)
     given_up = replace(entry("X", 1), run=make_run(1, id="X", reason=Reason.RECOVERY), failed="why")
     replays = (
         Replay(Reason.RECOVERY, at(-50), at(-30), 3),

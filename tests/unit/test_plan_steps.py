@@ -83,7 +83,7 @@ def over(run: Run, state: RunState, until: float, message: str) -> Run:
         conflict=False,
         in_flight=False,
         detached=False,
-        asked=False,
+        on_demand=False,
         payload=None,
         completed=None,
     )
@@ -240,7 +240,7 @@ def test_a_cancelled_continuation_lets_the_trigger_go_on_and_what_it_held_is_mis
 
 
 def test_a_cancelled_run_among_the_entries_leaves_the_others() -> None:
-    run = retrying(3, 60, asked=True, reason=Reason.MANUAL)
+    run = retrying(3, 60, on_demand=True, reason=Reason.MANUAL)
     waiting = Pending("RUN", at(60), b"own", Reason.MANUAL, run)
     others = (entry("A", 30), entry("B", 40))
     record = cancelled(replace(run, payload=b"own"), 5, "cancelled by a client")
@@ -264,19 +264,19 @@ def test_an_overlapping_run_that_waits_is_cancelled_with_its_job() -> None:
 
 
 def test_an_overlapping_run_that_was_asked_for_goes_on_after_a_change_but_not_after_a_delete() -> None:
-    run = replace(WAITS, asked=True)
+    run = replace(WAITS, on_demand=True)
     state = make_state(None, open=run, child=True)
     assert cancel_unit(state) == Transition(state)
     assert cancel_unit(state, deleted=True) == Transition(None, (cancelled(run, 5, "because"),), remove=True)
 
 
-@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("on_demand", [False, True])
 @pytest.mark.parametrize("fields", [{"in_flight": True}, {"state": RunState.TAKEN}], ids=["in flight", "taken"])
-def test_an_overlapping_run_that_is_under_way_may_end(fields: dict[str, Any], asked: bool) -> None:
-    run = make_run(0, asked=asked, **fields)
+def test_an_overlapping_run_that_is_under_way_may_end(fields: dict[str, Any], on_demand: bool) -> None:
+    run = make_run(0, on_demand=on_demand, **fields)
     state = make_state(None, open=run, child=True, quarantine="q")
     for deleted in (False, True):
-        kept = make_state(None, open=replace(run, detached=deleted or not asked), child=True)
+        kept = make_state(None, open=replace(run, detached=deleted or not on_demand), child=True)
         assert cancel_unit(state, deleted=deleted) == Transition(kept)
 
 
@@ -297,7 +297,7 @@ def test_an_overlapping_run_that_is_outdated_is_not_sent() -> None:
 
 def test_a_delete_records_all_that_will_not_come() -> None:
     given_up = replace(entry("FAILED", 1), failed="why")
-    waiting = Pending("WAITS", at(60), b"own", Reason.MANUAL, retrying(3, 60, asked=True, id="WAITS"))
+    waiting = Pending("WAITS", at(60), b"own", Reason.MANUAL, retrying(3, 60, on_demand=True, id="WAITS"))
     belated = Replay(Reason.RECOVERY, at(-100), at(-60), 5, "R")
     again = Replay(Reason.BACKFILL, at(-300), at(-200), 11, "B")
     state = make_state(
@@ -324,7 +324,7 @@ def test_a_delete_records_all_that_will_not_come() -> None:
 
 
 def test_a_delete_leaves_a_tombstone_while_a_run_is_under_way() -> None:
-    run = make_run(0, in_flight=True, asked=True)
+    run = make_run(0, in_flight=True, on_demand=True)
     state = make_state(100, open=run, keep=True)
     assert plan_delete(known(state), now_ms=at(5), downtimes=(), store_id=STORE_ID) == Transition(
         JobState(open=replace(run, detached=True), deleted=True), remove=True
@@ -420,9 +420,9 @@ def test_a_run_beside_its_job_is_told_apart_from_one_that_is_run_again() -> None
     run = make_run(0)
     spawned = plan_spawn(Work(ALLOWS, run, make_state(10), (missed,)))
     assert spawned == Transition(make_state(10), (missed,), spawn=Spawn(run, 2))
-    again = make_run(0, reason=Reason.BACKFILL, asked=True)
+    again = make_run(0, reason=Reason.BACKFILL, on_demand=True)
     assert plan_spawn(Work(ALLOWS, again, make_state(10))).spawn == Spawn(again, 2, replay=True)
-    by_hand = make_run(0, reason=Reason.MANUAL, asked=True)
+    by_hand = make_run(0, reason=Reason.MANUAL, on_demand=True)
     assert plan_spawn(Work(ALLOWS, by_hand, make_state(10))).spawn == Spawn(by_hand, 2)
 
 
@@ -440,7 +440,7 @@ def test_a_fire_time_without_a_place_is_missed_and_does_not_count_for_max_runs()
 
 def test_a_run_that_was_asked_for_and_finds_no_place_waits_a_moment() -> None:
     earlier = Miss(MissReason.COALESCED, at(-20), at(-10), at(1), 2)
-    run = make_run(0, asked=True, payload=b"own", reason=Reason.MANUAL)
+    run = make_run(0, on_demand=True, payload=b"own", reason=Reason.MANUAL)
     waits = replace(run, state=RunState.RETRYING, retry_at_ms=at(2.25), payload=None)
     parked = Pending("RUN", at(2.25), b"own", Reason.MANUAL, waits)
     work = Work(ALLOWS, run, make_state(10, pending=(entry("A", 5),)), (earlier,))
@@ -453,12 +453,12 @@ def test_an_entry_that_starts_is_a_run_with_its_own_payload_and_leaves_the_list(
     job = make_job(version=3)
     others = (entry("B", 7), replace(entry("C", 1), failed="why"))
     state = make_state(20, pending=(entry("A", 5, b"own"), *others))
-    run = make_run(5, id="A", reason=Reason.MANUAL, job_version=3, payload=b"own", asked=True)
+    run = make_run(5, id="A", reason=Reason.MANUAL, job_version=3, payload=b"own", on_demand=True)
     lease = make_lease(8)
     assert plan_claim(job, state, lease, downtimes=(), store_id=STORE_ID) == Work(
         job, run, make_state(20, pending=others)
     )
-    waits = retrying(1, 5, asked=True, id="A", reason=Reason.MANUAL)
+    waits = retrying(1, 5, on_demand=True, id="A", reason=Reason.MANUAL)
     again = Pending("A", at(5), b"own", Reason.MANUAL, waits)
     resumed = replace(waits, state=RunState.OPEN, retry_at_ms=None, payload=b"own")
     assert plan_claim(job, make_state(20, pending=(again,)), lease, downtimes=(), store_id=STORE_ID) == Work(
@@ -473,7 +473,7 @@ def test_fire_times_are_run_again_until_the_last_or_until_as_many_as_were_asked_
     replay = Replay(Reason.BACKFILL, at(-10), at(last_at), left, "B1")
     work = plan_claim(job, make_state(20, replays=(replay, other)), make_lease(8), downtimes=(), store_id=STORE_ID)
     assert isinstance(work, Work)
-    run = make_run(-10, id=work.run.id, reason=Reason.BACKFILL, job_version=3, asked=True)
+    run = make_run(-10, id=work.run.id, reason=Reason.BACKFILL, job_version=3, on_demand=True)
     rest = replace(replay, next_ms=at(0), left=left - 1)
     assert work == Work(job, run, make_state(20, replays=(rest, other)))
     work = plan_claim(job, work.state, make_lease(9), downtimes=(), store_id=STORE_ID)
@@ -543,11 +543,11 @@ def test_a_run_held_back_while_its_job_changed_waits_where_it_did() -> None:
     run = make_run(0, in_flight=True)
     waiting = make_run(0, state=RunState.RETRYING, retry_at_ms=at(5))
     assert hold_changed(make_state(10, open=run)) == Transition(make_state(10, open=waiting))
-    asked = replace(run, asked=True, payload=b"own", conflict=True)
-    parked = Pending("RUN", at(5), b"own", run=replace(waiting, asked=True, conflict=True), reason=Reason.SCHEDULED)
-    assert hold_changed(make_state(10, open=asked)) == Transition(make_state(10, pending=(parked,)))
-    child_state = make_state(None, open=asked, child=True)
-    kept = replace(waiting, asked=True, payload=b"own", conflict=True)
+    on_demand = replace(run, on_demand=True, payload=b"own", conflict=True)
+    parked = Pending("RUN", at(5), b"own", run=replace(waiting, on_demand=True, conflict=True), reason=Reason.SCHEDULED)
+    assert hold_changed(make_state(10, open=on_demand)) == Transition(make_state(10, pending=(parked,)))
+    child_state = make_state(None, open=on_demand, child=True)
+    kept = replace(waiting, on_demand=True, payload=b"own", conflict=True)
     assert hold_changed(child_state) == Transition(make_state(None, open=kept, child=True))
 
 
@@ -586,7 +586,7 @@ def test_a_mark_that_is_lifted_leaves_what_passed_as_missed(breaker: bool, reaso
 
 def complete(snapshot: Snapshot, final: RunState = RunState.FAILED, message: str = "said") -> Any:
     return plan_complete(
-        snapshot, "RUN", final, message=message, asked=None, now_ms=at(5), downtimes=(), store_id=STORE_ID
+        snapshot, "RUN", final, message=message, continuation=None, now_ms=at(5), downtimes=(), store_id=STORE_ID
     )
 
 
@@ -634,7 +634,7 @@ def test_a_heartbeat_moves_the_deadline_of_a_taken_run_and_of_no_other() -> None
 
 
 def test_a_heartbeat_of_a_run_among_the_entries_leaves_it_there() -> None:
-    run = retrying(3, 60, asked=True, conflict=True)
+    run = retrying(3, 60, on_demand=True, conflict=True)
     others = (entry("A", 30),)
     heard = replace(run, heard_at_ms=at(5), progress=0.5, note="half")
     before = make_state(10, pending=(Pending("RUN", at(60), b"own", Reason.SCHEDULED, run), *others))
@@ -689,7 +689,7 @@ def test_a_backfill_that_cannot_be_is_refused_with_the_reason() -> None:
 
 
 def test_a_replaced_list_keeps_belated_runs_and_cancels_the_others() -> None:
-    belated = Pending("R", at(1), None, Reason.RECOVERY, retrying(1, 60, id="R", asked=True))
+    belated = Pending("R", at(1), None, Reason.RECOVERY, retrying(1, 60, id="R", on_demand=True))
     state = make_state(40, pending=(entry("A", 5, b"2"), belated))
     step = plan_replace_pending(
         known(state, version=2), [entry("N", 50)], now_ms=at(9), downtimes=(), store_id=STORE_ID

@@ -110,7 +110,7 @@ async def test_the_status_of_a_job_in_one_word(bench: Bench) -> None:
 async def test_a_paused_job_is_shown_and_listed_as_paused_whatever_waits(bench: Bench, state: RunState) -> None:
     run = retrying(0, 60, state=state)
     await put(bench.redis, make_job("waits"), make_state(10, open=run, paused_at_ms=at(1)))
-    entry = replace(pending("ENTRY", 60), run=retrying(0, 60, asked=True))
+    entry = replace(pending("ENTRY", 60), run=retrying(0, 60, on_demand=True))
     await put(bench.redis, make_job("entry"), make_state(10, pending=(entry,), paused_at_ms=at(1)))
     assert [one.id for one in (await bench.page(status="paused")).jobs] == ["entry", "waits"]
     assert not (await bench.page(status="retrying")).jobs

@@ -123,7 +123,7 @@ class Dispatcher:
             work = replace(work, state=replace(work.state, draining=False))
         if work.state.child:
             beside = await self._store.beside(work.job.id, claimed.id)
-            if beside.job == "gone" or (beside.job == "changed" and not work.run.asked):
+            if beside.job == "gone" or (beside.job == "changed" and not work.run.on_demand):
                 flight.end_without_attempt(plan_outdated(work, now_ms=self.clock.now_ms()))
                 return
             if beside.latest_success is not None:
