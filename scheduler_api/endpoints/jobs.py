@@ -22,12 +22,13 @@ from scheduler_api.answers import (
     whole,
 )
 from scheduler_api.context import Context, context_of
-from scheduler_api.wire.catalogue import refuse_schedule
+from scheduler_api.problem import ApiError
 from scheduler_api.wire.fast_jobs import read_job
 from scheduler_api.wire.jobs import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
 from scheduler_api.wire.views import next_fire_time, show_job, show_last, show_unit
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_allowed
+from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.job import Job, Overlap
 from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.jobs import JobView
@@ -47,6 +48,17 @@ async def put(request: Request) -> Response:
     job_id = path_id(request)
     fields = read_object(await read_body(request), JOB_FIELDS, ignored=IGNORED_FIELDS)
     return await _store(context_of(request), job_of(fields, path_id=job_id))
+
+
+def refuse_schedule(job_id: str, instead: str, why: str = "this job is a schedule") -> None:
+    """Raise ApiError if the job is a schedule: ``/jobs`` shows it and runs it, but its life is that of ``/schedules``,
+    where its name is freed and its status counted. ``instead`` is a method and an action, such as ``POST /pause``;
+    ``why`` says what a schedule does not have."""
+    schedule_id = schedule_id_of(job_id)
+    if schedule_id is not None:
+        method, _, action = instead.partition(" ")
+        hint = f"{method} /schedules/{schedule_id}{action}"
+        raise ApiError(409, f"{why}; use {hint}", code="is_a_schedule")
 
 
 def check_callback(context: Context, job: Job) -> None:

@@ -31,8 +31,8 @@ from scheduler_api.answers import (
     yes_or_no,
 )
 from scheduler_api.context import context_of
-from scheduler_api.wire.catalogue import MAX_SKIP as MAX_LIST_SKIP
-from scheduler_api.wire.catalogue import routes
+from scheduler_api.endpoints.lenient import MAX_SKIP as MAX_LIST_SKIP
+from scheduler_api.endpoints.lenient import routes
 from scheduler_api.wire.run_views import show_found, show_found_with_detail
 from scheduler_api.wire.views import show_open, show_record
 from scheduler_core.base.errors import InvalidInput, JobNotFound

@@ -7,16 +7,10 @@ from starlette.responses import Response
 
 from scheduler_api.answers import json_answer
 from scheduler_api.context import context_of
-from scheduler_api.wire.catalogue import (
-    PAGE_PARAMETERS,
+from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fields, ignored_body, path_number, routes
+from scheduler_api.wire.schedules import (
     SCHEDULE_FIELDS,
-    PageQuery,
-    body_fields,
     if_given,
-    ignored_body,
-    name_of,
-    path_number,
-    routes,
     seconds_of,
     show_schedule,
     show_schedule_metrics,
@@ -24,6 +18,7 @@ from scheduler_api.wire.catalogue import (
     target_id_of,
     type_of,
 )
+from scheduler_api.wire.targets import name_of
 from scheduler_core.model.catalogue import check_timing, job_id_of
 from scheduler_core.usecases.catalogue import ScheduleChange
 

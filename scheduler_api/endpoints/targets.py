@@ -7,17 +7,8 @@ from starlette.responses import Response
 
 from scheduler_api.answers import json_answer
 from scheduler_api.context import context_of
-from scheduler_api.wire.catalogue import (
-    PAGE_PARAMETERS,
-    TARGET_FIELDS,
-    PageQuery,
-    body_fields,
-    path_number,
-    routes,
-    show_stored,
-    show_target,
-    target_of,
-)
+from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fields, path_number, routes
+from scheduler_api.wire.targets import TARGET_FIELDS, show_stored, show_target, target_of
 from scheduler_core.delivery.http.validate import check_allowed
 from scheduler_core.model.catalogue import Target
 

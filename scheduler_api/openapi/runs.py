@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
+from scheduler_api.endpoints.lenient import MAX_SKIP
 from scheduler_api.openapi.schedules import IGNORED, PAGE_HEADERS, PASSING, SKIP
 from scheduler_api.openapi.words import (
     BAD,
@@ -20,7 +21,6 @@ from scheduler_api.openapi.words import (
     problem,
     ref,
 )
-from scheduler_api.wire.catalogue import MAX_SKIP
 from scheduler_core.model.status import RunStatus
 
 ERROR_TYPES = ("http_4xx", "http_5xx", "http_unexpected", "timeout", "connection", "dns", "unknown")

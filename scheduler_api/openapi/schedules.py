@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
+from scheduler_api.endpoints.lenient import MAX_SKIP
 from scheduler_api.openapi.words import (
     BODY_FAULTS,
     INSTANT,
@@ -22,7 +23,6 @@ from scheduler_api.openapi.words import (
     problem,
     ref,
 )
-from scheduler_api.wire.catalogue import MAX_SKIP
 from scheduler_core.model.catalogue import (
     MAX_NAME_CHARACTERS,
     MAX_SECONDS,

@@ -169,6 +169,11 @@ def _given_twice(body: bytes) -> InvalidInput:
     return InvalidInput(f"the field {name[:100]!r} is given twice", field=name[:100])
 
 
+def is_given(fields: Fields, name: str) -> bool:
+    """Whether the field is there and not null."""
+    return name in fields and bytes(fields[name]).strip() != b"null"
+
+
 def required(fields: Mapping[str, msgspec.Raw], name: str, kind: Any, words: str, *, path: str = "") -> Any:
     """The value of a field that has to be there, as ``kind``, strictly; ``words`` say what was expected.
 

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_api.context import Context
+from scheduler_api.endpoints.jobs import refuse_schedule
 from scheduler_api.problem import ApiError
-from scheduler_api.wire.catalogue import refuse_schedule
 from scheduler_core.model.job import LastRun, Totals
 from scheduler_core.model.run import RunState
 from scheduler_core.store.redis.codec import encode_state

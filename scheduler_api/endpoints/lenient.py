@@ -1,0 +1,96 @@
+"""Request and response rules of the endpoints of targets, schedules and the list of runs.
+
+They are more lenient than those of jobs, as their clients expect: unknown fields and parameters are ignored, invalid
+input is a 422, lists are bare arrays, and a trailing slash in the path makes no difference.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, ignore, json_answer, next_link, read_body, whole, with_ignored
+from scheduler_api.problem import problem
+from scheduler_api.wire.json_body import Fields, read_object
+from scheduler_api.wire.targets import MAX_DIGITS
+from scheduler_core.base.errors import InvalidInput
+
+MAX_SKIP = 10_000
+PAGE_PARAMETERS = ("skip", "limit", "cursor")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def unprocessable(endpoint: Endpoint, parameters: Collection[str]) -> Endpoint:
+    """The same endpoint, whose clients know what cannot be accepted as 422, and which passes over what it does not
+    know, and names it."""
+
+    @functools.wraps(endpoint)
+    async def answered(request: Request) -> Response:
+        try:
+            return with_ignored(request, await endpoint(request), parameters)
+        except InvalidInput as error:
+            return problem(422, error.detail, code=error.code, field=error.field)
+
+    return answered
+
+
+def routes(path: str, endpoint: Endpoint, method: str, *, parameters: Collection[str] = ()) -> list[Route]:
+    """The route, and the same with a trailing slash, which is not described apart. ``parameters`` of its query."""
+    answering = unprocessable(endpoint, parameters)
+    return [
+        Route(path, answering, methods=[method]),
+        Route(f"{path}/", answering, methods=[method], include_in_schema=False),
+    ]
+
+
+def path_number(request: Request, name: str) -> int:
+    """The integer id in the path; raises InvalidInput. One that no id can be is 0, which is nobody's."""
+    text = request.path_params[name]
+    digits = text[1:] if text[:1] in {"-", "+"} else text
+    if not (digits.isascii() and digits.isdecimal()):
+        raise InvalidInput(f"{name} must be an integer", field=name)
+    return int(digits) if text[0] != "-" and len(digits) <= MAX_DIGITS else 0
+
+
+async def body_fields(request: Request, known: Collection[str]) -> Fields:
+    """The fields of the JSON object in the body; those that are not ``known`` are passed over, and named in the
+    answer."""
+    fields = read_object(await read_body(request), None)
+    ignore(request, (name for name in fields if name not in known))
+    return fields
+
+
+async def ignored_body(request: Request) -> None:
+    """Read the body of a request that needs none; its fields are named in the answer."""
+    body = await read_body(request)
+    try:
+        ignore(request, read_object(body, None))
+    except InvalidInput:
+        return  # its clients may send anything here
+
+
+class PageQuery:
+    """``skip``, ``limit`` and ``cursor`` of a request for a list. Raises InvalidInput."""
+
+    def __init__(self, request: Request) -> None:
+        self.params: dict[str, str] = dict(request.query_params)
+        self.limit = whole(self.params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
+        self.skip = whole(self.params, "skip", 0, 0, MAX_SKIP)
+        self.after = whole(self.params, "cursor", 0, 0, 10**MAX_DIGITS)
+        self._request = request
+
+    def answer(self, shown: list[dict[str, Any]], cursor: int | None, skip: int = 0) -> Response:
+        """The page as a bare array, with a ``Link`` to the next one if there is one; ``skip``: what that has to leave
+        out still."""
+        if cursor is None:
+            return json_answer(shown)
+        if skip:
+            return json_answer(shown, headers=next_link(self._request, self.params, skip=str(skip), cursor=str(cursor)))
+        kept = {name: value for name, value in self.params.items() if name not in {"skip", "cursor"}}
+        return json_answer(shown, headers=next_link(self._request, kept, cursor=str(cursor)))

@@ -1,0 +1,84 @@
+"""Targets: request bodies read into values, values shown as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scheduler_api.wire.json_body import Fields, is_given, refuse_repeated, required
+from scheduler_api.wire.views import instant
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.delivery.http.validate import check_headers, check_url
+from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, TARGET_METHODS, Target
+from scheduler_core.store.redis.catalogue import StoredTarget
+
+MAX_DIGITS = 15
+TARGET_FIELDS = ("name", "url", "method", "headers", "body_template")
+
+
+def target_of(fields: Fields, old: Target | None = None) -> Target:
+    """The target that a body asks for: a new one, or ``old`` but for the fields that are given.
+
+    In a change, null leaves a field that cannot be null as it is. Raises InvalidInput.
+    """
+    target = old or Target(id=0, name="", url="")
+    name, url, method = target.name, target.url, target.method
+    if old is None or is_given(fields, "name"):
+        name = name_of(fields)
+    if old is None or is_given(fields, "url"):
+        url = check_url(required(fields, "url", str, "an absolute http or https URL"), field="url")
+    if (old is None and "method" in fields) or is_given(fields, "method"):
+        words = f"one of {', '.join(TARGET_METHODS)}"
+        method = required(fields, "method", str, words)
+        if method not in TARGET_METHODS:
+            raise InvalidInput(f"method must be {words}", field="method")
+    headers, template = target.headers, target.body_template
+    if "headers" in fields:
+        sent = required(fields, "headers", dict[str, str] | None, "an object of strings, or null")
+        if sent is not None:
+            refuse_repeated(bytes(fields["headers"]), path="headers.")
+        headers = None if sent is None else check_headers(sent)
+    if "body_template" in fields:
+        template = required(fields, "body_template", str | None, "a string or null")
+    return Target(
+        id=target.id,
+        name=name,
+        url=url,
+        method=method,
+        headers=headers,
+        body_template=template,
+        created_at_ms=target.created_at_ms,
+        updated_at_ms=target.updated_at_ms,
+    )
+
+
+def name_of(fields: Fields) -> str:
+    """The name of a target or a schedule."""
+    name = required(fields, "name", str, f"a string of 1 to {MAX_NAME_CHARACTERS} characters")
+    assert isinstance(name, str)
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+        raise InvalidInput(f"name must have 1 to {MAX_NAME_CHARACTERS} characters, and has {len(name)}", field="name")
+    if not name.isprintable():
+        character = next(character for character in name if not character.isprintable())
+        raise InvalidInput(f"name must be printable text, and has {character!a}", field="name")
+    return name
+
+
+def show_stored(stored: StoredTarget) -> dict[str, Any]:
+    """A target as it is stored. Of one that cannot be read, its id and why: PUT with all fields replaces it."""
+    if stored.fault is not None:
+        return {"id": stored.target.id, "status": "unreadable", "detail": stored.fault}
+    return show_target(stored.target)
+
+
+def show_target(target: Target) -> dict[str, Any]:
+    """A target as it was written, the values of its headers included: clients read it, change it and send it back."""
+    return {
+        "id": target.id,
+        "name": target.name,
+        "url": target.url,
+        "method": target.method,
+        "headers": None if target.headers is None else dict(target.headers),
+        "body_template": target.body_template,
+        "created_at": instant(target.created_at_ms),
+        "updated_at": instant(target.updated_at_ms),
+    }
