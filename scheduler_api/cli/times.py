@@ -27,7 +27,7 @@ def instant_option(text: str | None, direction: Literal["ago", "ahead"]) -> str 
     match = _DISTANCE.fullmatch(text.strip())
     if match is None:
         return text
-    seconds = sum(float(number) * _SECONDS[claim_key] for number, claim_key in _PART.findall(match["parts"]))
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(match["parts"]))
     back = match["sign"] == "-" or (not match["sign"] and direction == "ago")
     at_ms = SystemClock().now_ms() + round((-seconds if back else seconds) * 1000)
     return rfc3339(at_ms) if 0 <= at_ms < 221_845_392_000_000 else text
