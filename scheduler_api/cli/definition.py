@@ -12,7 +12,7 @@ import msgspec
 
 from scheduler_api.cli.client import Server, job_path
 from scheduler_api.cli.errors import EXIT_NOT_FOUND, Failed, local_problem
-from scheduler_api.wire.policies import BY_NAME, ROWS
+from scheduler_api.wire.policy_rows import BY_NAME, ROWS
 
 Fields = dict[str, msgspec.Raw]
 

@@ -25,7 +25,8 @@ from scheduler_api.cli.definition import (
 from scheduler_api.cli.errors import EXIT_REFUSED, Failed, local_problem
 from scheduler_api.cli.ids import complete_job
 from scheduler_api.cli.output import in_zone, printable
-from scheduler_api.wire.policies import POLICY_FIELDS, ROWS, Row
+from scheduler_api.wire.policy_row import Row
+from scheduler_api.wire.policy_rows import POLICY_FIELDS, ROWS
 
 FIRE_TIMES_SHOWN = 5
 PLAIN_FIELDS = ("endpoint", "cron", "timezone", "retry_already_running", "recovery_check")

@@ -32,7 +32,8 @@ from scheduler_api.openapi.words import (
     ref,
 )
 from scheduler_api.wire.jobs import BATCH_LIMIT, MAX_ID_CHARACTERS, MAX_RETRY_SECONDS
-from scheduler_api.wire.policies import LIMIT_ROWS, RETRY_ROWS, ROWS, Row
+from scheduler_api.wire.policy_row import Row
+from scheduler_api.wire.policy_rows import LIMIT_ROWS, RETRY_ROWS, ROWS
 from scheduler_core.model.job import HoldReason
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import MissReason, Reason, RunState

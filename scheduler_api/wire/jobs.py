@@ -24,7 +24,8 @@ from scheduler_api.wire.json_body import (
     read_object,
     required,
 )
-from scheduler_api.wire.policies import POLICY_FIELDS, check_policies, policies_of
+from scheduler_api.wire.policies import check_policies, policies_of
+from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_url
 from scheduler_core.model.job import Job

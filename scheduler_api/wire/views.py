@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from scheduler_api.wire.policies import seconds, show_policies
+from scheduler_api.wire.policies import show_policies
+from scheduler_api.wire.policy_row import seconds
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.job import HoldReason, Job, JobState, LastRun, Overlap, Pending, Replay
 from scheduler_core.model.run import Attempt, Miss, Record, Run, RunState

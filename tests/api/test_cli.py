@@ -12,7 +12,7 @@ from scheduler_api.cli.client import refusal
 from scheduler_api.cli.errors import exit_code_of
 from scheduler_api.server.listen import listen, url_of
 from scheduler_api.wire.jobs import BATCH_LIMIT
-from scheduler_api.wire.policies import POLICY_FIELDS
+from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_core.base.config import SETTINGS
 from scheduler_core.version import __version__
 from tests.api.command_line import KEY, jobs, run, told

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from scheduler_api.app import OPEN_PATHS, ROUTES
 from scheduler_api.openapi.document import TAGS, document
 from scheduler_api.wire.jobs import JOB_FIELDS
-from scheduler_api.wire.policies import ROWS
+from scheduler_api.wire.policy_rows import ROWS
 from tests.api.conftest import EXAMPLE
 from tests.support.described import NotDescribed, check
 

@@ -1,0 +1,227 @@
+"""The optional fields of a job, one row each.
+
+The rows are the only place where a field's name, bounds and default stand; bodies, answers, the description for
+machines and the command line's options are made from them.
+"""
+
+from __future__ import annotations
+
+from scheduler_api.wire.policy_row import Row
+from scheduler_core.model.job import Overlap, Recovery
+
+DAY = 86_400
+YEAR = 366 * DAY
+LEAST_SECONDS = 0.001
+
+RETRY_ROWS = (
+    Row(
+        name="attempts",
+        attribute="attempts",
+        kind="whole",
+        low=1,
+        high=1000,
+        usual="as many as the age allows",
+        meaning="Attempts of a run in all, the first one counted; 1: never tried again.",
+    ),
+    Row(
+        name="first_delay_seconds",
+        attribute="first_delay_ms",
+        kind="seconds",
+        low=0.1,
+        high=DAY,
+        usual="1 s",
+        meaning="The delay before the second attempt, and before the third.",
+    ),
+    Row(
+        name="factor",
+        attribute="factor",
+        kind="number",
+        low=1,
+        high=10,
+        usual="2",
+        meaning="How much longer each further delay is than the one before.",
+    ),
+    Row(
+        name="max_delay_seconds",
+        attribute="cap_ms",
+        kind="seconds",
+        low=0.1,
+        high=DAY,
+        usual="CRONPOST_RETRY_MAX_DELAY_SECONDS",
+        meaning="The longest delay.",
+    ),
+    Row(
+        name="statuses",
+        attribute="statuses",
+        kind="statuses",
+        usual="none",
+        meaning="Answers that are retried besides 408, 425, 429, 502, 503 and 504.",
+    ),
+    Row(
+        name="max_age_seconds",
+        attribute="max_age_ms",
+        kind="seconds",
+        low=LEAST_SECONDS,
+        high=30 * DAY,
+        usual="CRONPOST_RETRY_FOR_MAX_SECONDS",
+        meaning="How long after its first attempt a run is still retried.",
+    ),
+)
+RETRY_FIELDS = tuple(row.name for row in RETRY_ROWS)
+
+LIMIT_ROWS = (
+    Row(
+        name="max_in_flight",
+        attribute="max_in_flight",
+        kind="whole",
+        low=1,
+        high=100_000,
+        usual="CRONPOST_TARGET_MAX_IN_FLIGHT",
+        meaning="A request of the job begins only while a node has fewer open to its host, of whatever job.",
+    ),
+    Row(
+        name="rate",
+        attribute="rate",
+        kind="number",
+        low=0.001,
+        high=1_000_000,
+        usual="CRONPOST_TARGET_RATE",
+        meaning="Requests a second to its host over all nodes, of whatever job, beyond which those of the job wait.",
+    ),
+)
+LIMIT_FIELDS = tuple(row.name for row in LIMIT_ROWS)
+
+ROWS = (
+    Row(
+        name="overlap",
+        attribute="overlap",
+        kind="choice",
+        choices=tuple(choice.value for choice in Overlap),
+        usual="queue_one with retry_already_running, else skip",
+        meaning="What becomes of a fire time that arrives while the run before it is not settled.",
+    ),
+    Row(
+        name="max_concurrent",
+        attribute="max_concurrent",
+        kind="whole",
+        low=1,
+        high=1000,
+        default=10,
+        needs=("overlap", "allow"),
+        meaning="The most runs of the job at the same time.",
+    ),
+    Row(
+        name="recovery",
+        attribute="recovery",
+        kind="choice",
+        choices=tuple(choice.value for choice in Recovery),
+        usual="latest with recovery_check, else none",
+        meaning="What becomes of fire times that passed while no node was alive.",
+    ),
+    Row(
+        name="catch_up_limit",
+        attribute="catch_up_limit",
+        kind="whole",
+        low=1,
+        high=1000,
+        default=10,
+        needs=("recovery", "all"),
+        meaning="The most fire times that one recovery catches up: the latest ones.",
+    ),
+    Row(
+        name="catch_up_window_seconds",
+        attribute="catch_up_window_ms",
+        kind="seconds",
+        low=LEAST_SECONDS,
+        high=YEAR,
+        default=DAY,
+        needs=("recovery", "all"),
+        meaning="Older fire times are not caught up.",
+    ),
+    Row(
+        name="timeout_seconds",
+        attribute="timeout_ms",
+        kind="seconds",
+        low=LEAST_SECONDS,
+        high=DAY,
+        usual="CRONPOST_ATTEMPT_TIMEOUT_SECONDS",
+        meaning="Total deadline of one attempt.",
+    ),
+    Row(
+        name="starts_at",
+        attribute="starts_at_ms",
+        kind="instant",
+        usual="now",
+        meaning="No fire time lies before it.",
+    ),
+    Row(
+        name="ends_at",
+        attribute="ends_at_ms",
+        kind="instant",
+        usual="never",
+        meaning="No fire time lies after it.",
+    ),
+    Row(
+        name="max_runs",
+        attribute="max_runs",
+        kind="whole",
+        low=1,
+        high=1_000_000_000,
+        usual="without end",
+        meaning="After so many runs of its trigger the job is done.",
+    ),
+    Row(
+        name="jitter_seconds",
+        attribute="jitter_ms",
+        kind="seconds",
+        high=DAY,
+        default=0,
+        meaning="All fire times come later by one offset below this, which the id decides.",
+    ),
+    Row(
+        name="continuations",
+        attribute="continuations",
+        kind="flag",
+        default=False,
+        meaning="A 2xx answer may ask for further runs.",
+    ),
+    Row(
+        name="min_interval_seconds",
+        attribute="min_interval_ms",
+        kind="seconds",
+        high=YEAR,
+        default=0,
+        meaning="POST .../run starts nothing so soon after the last start that led to success.",
+    ),
+    Row(
+        name="completion",
+        attribute="callback",
+        kind="choice",
+        choices=("response", "callback"),
+        default="response",
+        meaning="callback: a 2xx means «taken», and the runner says later how the run ended.",
+    ),
+    Row(
+        name="run_timeout_seconds",
+        attribute="run_timeout_ms",
+        kind="seconds",
+        low=LEAST_SECONDS,
+        high=30 * DAY,
+        default=3600,
+        needs=("completion", "callback"),
+        meaning="A run that is not completed so long after it was taken is lost.",
+    ),
+    Row(
+        name="heartbeat_timeout_seconds",
+        attribute="heartbeat_timeout_ms",
+        kind="seconds",
+        low=LEAST_SECONDS,
+        high=30 * DAY,
+        usual="no heartbeat is expected",
+        needs=("completion", "callback"),
+        meaning="A run without a sign of life for so long is lost.",
+    ),
+)
+"""All but ``retry`` and ``limits``, which are objects of ``RETRY_ROWS`` and ``LIMIT_ROWS``."""
+BY_NAME = {row.name: row for row in ROWS}
+POLICY_FIELDS = (*BY_NAME, "retry", "limits")
