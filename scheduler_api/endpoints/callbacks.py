@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from scheduler_api.answers import decoded, json_answer, query, read_body
 from scheduler_api.context import context_of
-from scheduler_api.wire.jobs import completion_of, sign_of_life_of
+from scheduler_api.wire.run_requests import completion_of, sign_of_life_of
 from scheduler_api.wire.views import instant
 from scheduler_core.base.errors import TokenRefused
 from scheduler_core.model.run import RunState

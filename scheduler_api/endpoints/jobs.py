@@ -24,7 +24,8 @@ from scheduler_api.answers import (
 from scheduler_api.context import Context, context_of
 from scheduler_api.problem import ApiError
 from scheduler_api.wire.fast_jobs import read_job
-from scheduler_api.wire.jobs import IGNORED_FIELDS, JOB_FIELDS, job_of, read_object
+from scheduler_api.wire.jobs import IGNORED_FIELDS, JOB_FIELDS, job_of
+from scheduler_api.wire.json_body import read_object
 from scheduler_api.wire.views import next_fire_time, show_job, show_last, show_unit
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_allowed

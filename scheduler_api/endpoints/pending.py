@@ -11,7 +11,7 @@ from starlette.routing import Route
 from scheduler_api.answers import decoded, idempotency_key, json_answer, no_fields, path_id, query, read_body
 from scheduler_api.context import context_of
 from scheduler_api.endpoints.jobs import refuse_schedule
-from scheduler_api.wire.jobs import backfill_of, pending_of, run_request_of
+from scheduler_api.wire.run_requests import backfill_of, pending_of, run_request_of
 from scheduler_api.wire.views import instant, show_job, show_pending
 from scheduler_core.model.job import Replay
 from scheduler_core.plan.fire_times import trigger_of

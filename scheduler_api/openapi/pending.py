@@ -23,7 +23,7 @@ from scheduler_api.openapi.words import (
     problem,
     ref,
 )
-from scheduler_api.wire.jobs import MAX_BACKFILL, USUAL_BACKFILL
+from scheduler_api.wire.run_requests import MAX_BACKFILL, USUAL_BACKFILL
 from scheduler_core.plan.continuation import LATEST_MS, PENDING_LIMIT
 
 RUN_ID = parameter("run_id", TEXT, "The run's id.", required=True, where="path")

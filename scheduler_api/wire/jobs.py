@@ -7,44 +7,23 @@ How a body is read stands in ``json_body``, the optional fields of a job in
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 
-import msgspec
 from msgspec.structs import replace
 
-from scheduler_api.wire.json_body import (
-    INSTANT_WORDS,
-    MAX_DEPTH,
-    WHITESPACE,
-    Fields,
-    instant_of,
-    items,
-    nested,
-    read_object,
-    required,
-)
+from scheduler_api.wire.json_body import Fields, required
 from scheduler_api.wire.policies import check_policies, policies_of
 from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_url
 from scheduler_core.model.job import Job
-from scheduler_core.model.run import RunState
-from scheduler_core.plan.continuation import LATEST_MS, PAYLOAD_BYTES, PENDING_LIMIT
 from scheduler_core.triggers.trigger import CronSpec, compile_trigger
-
-__all__ = ["MAX_DEPTH", "Fields", "instant_of", "read_object", "required"]
 
 MAX_ID_CHARACTERS = 255
 MAX_RETRY_SECONDS = 86_400
 """The longest ``retry_already_running``: a day."""
 BATCH_LIMIT = 1000
 """The most jobs in one ``POST /jobs:batch``."""
-MAX_BACKFILL = 10_000
-"""The most runs that one backfill can ask for."""
-USUAL_BACKFILL = 100
-MAX_MESSAGE_CHARACTERS = 1000
-"""What a runner says by callback is cut to this: a long reason must not keep a run from being completed."""
 
 JOB_FIELDS = (
     "id",
@@ -58,11 +37,6 @@ JOB_FIELDS = (
 )
 IGNORED_FIELDS = ("last_run",)
 """Old clients send back what an older server told them."""
-RUN_FIELDS = ("force", "payload", "not_before")
-BACKFILL_FIELDS = ("start", "end", "limit")
-PENDING_FIELDS = ("payload", "not_before", "after_seconds")
-COMPLETE_FIELDS = ("state", "message", "continue")
-HEARTBEAT_FIELDS = ("progress", "note")
 
 _POLICY_FIELDS = frozenset(POLICY_FIELDS)
 _RESERVED_ID = re.compile(r"(?:schedule|task)_[0-9]+\Z")
@@ -128,144 +102,3 @@ def check_id(job_id: str) -> str:
     if _RESERVED_ID.match(job_id):
         raise InvalidInput("ids of the form schedule_<digits> and task_<digits> are kept for others", field="id")
     return job_id
-
-
-class RunRequest(msgspec.Struct, frozen=True):
-    """What ``POST /jobs/{id}/run`` asks for."""
-
-    force: bool = False
-    payload: bytes | None = None
-    not_before_ms: int | None = None
-
-
-def run_request_of(body: bytes) -> RunRequest:
-    """A request to run a job now; an empty body asks for nothing in particular."""
-    fields = _fields_if_any(body, RUN_FIELDS)
-    return RunRequest(
-        force="force" in fields and required(fields, "force", bool, "true or false"),
-        payload=bytes(fields["payload"]) if "payload" in fields else None,
-        not_before_ms=_instant(fields, "not_before") if "not_before" in fields else None,
-    )
-
-
-class BackfillRequest(msgspec.Struct, frozen=True):
-    """The fire times to run again: from ``start_ms`` to ``end_ms``, both included, at most ``limit``."""
-
-    start_ms: int
-    end_ms: int
-    limit: int
-
-
-def backfill_of(body: bytes) -> BackfillRequest:
-    """The body of ``POST /jobs/{id}/backfill``."""
-    fields = read_object(body, BACKFILL_FIELDS)
-    start_ms, end_ms = _instant(fields, "start"), _instant(fields, "end")
-    if end_ms < start_ms:
-        raise InvalidInput("end lies before start", field="end")
-    limit = USUAL_BACKFILL
-    if "limit" in fields:
-        words = f"a whole number from 1 to {MAX_BACKFILL}"
-        limit = required(fields, "limit", int, words)
-        if not 1 <= limit <= MAX_BACKFILL:
-            raise InvalidInput(f"limit must be {words}", field="limit")
-    return BackfillRequest(start_ms, end_ms, limit)
-
-
-class PendingEntry(msgspec.Struct, frozen=True):
-    """A run to put in line. Neither time: at once."""
-
-    payload: bytes | None = None
-    not_before_ms: int | None = None
-    after_ms: int | None = None
-
-    def at_ms(self, now_ms: int) -> int | None:
-        """Its not-before time if it is asked for at ``now_ms``; None: at once."""
-        return self.not_before_ms if self.after_ms is None else now_ms + self.after_ms
-
-
-def pending_of(body: bytes) -> Sequence[PendingEntry]:
-    """The body of ``PUT /jobs/{id}/pending``: an array of entries, or an object with it as its one member."""
-    if body.lstrip(WHITESPACE).startswith(b"["):
-        # Read by the same rules: what comes after the array makes another member, or no JSON at all.
-        body = b'{"pending":' + body + b"}"
-    fields = read_object(body, ("pending",))
-    required(fields, "pending", list[msgspec.Raw], "an array of entries")
-    entries = items(fields["pending"], path="pending")
-    if len(entries) > PENDING_LIMIT:
-        raise InvalidInput(
-            f"at most {PENDING_LIMIT} runs can wait for a job; these are {len(entries)}", field="pending"
-        )
-    return [_pending_entry(raw, f"pending[{index}]") for index, raw in enumerate(entries)]
-
-
-def _pending_entry(raw: msgspec.Raw, path: str) -> PendingEntry:
-    fields = nested(raw, PENDING_FIELDS, path=path)
-    payload = bytes(fields["payload"]) if "payload" in fields else None
-    if payload is not None and len(payload) > PAYLOAD_BYTES:
-        raise InvalidInput(f"the payload of a run that waits is at most {PAYLOAD_BYTES} bytes", field=f"{path}.payload")
-    if "after_seconds" not in fields:
-        not_before_ms = _instant(fields, "not_before", path=f"{path}.") if "not_before" in fields else None
-        return PendingEntry(payload, not_before_ms)
-    if "not_before" in fields:
-        raise InvalidInput("either not_before or after_seconds", field=f"{path}.after_seconds")
-    words = f"a number of seconds from 0 to {LATEST_MS // 1000}"
-    after: float = required(fields, "after_seconds", float, words, path=f"{path}.")
-    if not 0 <= after * 1000 <= LATEST_MS:
-        raise InvalidInput(f"{path}.after_seconds must be {words}", field=f"{path}.after_seconds")
-    return PendingEntry(payload, after_ms=round(after * 1000))
-
-
-class Completion(msgspec.Struct, frozen=True):
-    """How a run ended, as its runner says by callback."""
-
-    state: RunState
-    message: str = ""
-    continuation: bytes | None = None
-    """The JSON text of ``continue``."""
-
-
-def completion_of(body: bytes) -> Completion:
-    """The body of ``POST /runs/{id}/complete``."""
-    fields = read_object(body, COMPLETE_FIELDS)
-    words = '"succeeded" or "failed"'
-    state = required(fields, "state", str, words)
-    if state not in {RunState.SUCCEEDED, RunState.FAILED}:
-        raise InvalidInput(f"state must be {words}", field="state")
-    continuation = bytes(fields["continue"]) if "continue" in fields else None
-    if continuation is not None and state == RunState.FAILED:
-        raise InvalidInput(
-            "a run that failed asks for no continuation; PUT .../pending puts runs in line", field="continue"
-        )
-    return Completion(RunState(state), _text(fields, "message"), continuation)
-
-
-class SignOfLife(msgspec.Struct, frozen=True):
-    """How far a run is, as its runner says by callback."""
-
-    progress: float | None = None
-    note: str = ""
-
-
-def sign_of_life_of(body: bytes) -> SignOfLife:
-    """The body of ``POST /runs/{id}/heartbeat``; an empty one says no more than that the runner lives."""
-    fields = _fields_if_any(body, HEARTBEAT_FIELDS)
-    words = "a number from 0 to 1, or null"
-    progress = required(fields, "progress", float | None, words) if "progress" in fields else None
-    if progress is not None and not 0 <= progress <= 1:
-        raise InvalidInput(f"progress must be {words}", field="progress")
-    return SignOfLife(progress, _text(fields, "note"))
-
-
-def _fields_if_any(body: bytes, known: Sequence[str]) -> Fields:
-    return read_object(body, known) if body.strip(WHITESPACE) else {}
-
-
-def _instant(fields: Fields, name: str, *, path: str = "") -> int:
-    return instant_of(required(fields, name, str, INSTANT_WORDS, path=path), field=path + name)
-
-
-def _text(fields: Fields, name: str) -> str:
-    if name not in fields:
-        return ""
-    text: str = required(fields, name, str, "a text")
-    return text[:MAX_MESSAGE_CHARACTERS]

@@ -11,7 +11,7 @@ import pytest
 
 from scheduler_api.context import Context
 from scheduler_api.server.process import callback_base
-from scheduler_api.wire.jobs import MAX_MESSAGE_CHARACTERS
+from scheduler_api.wire.run_requests import MAX_MESSAGE_CHARACTERS
 from scheduler_core.base.config import ApiSettings
 from tests.api.runner import Runner, running, until
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scheduler_api.context import Context
-from scheduler_api.wire.jobs import JOB_FIELDS, job_of, read_object
+from scheduler_api.wire.jobs import JOB_FIELDS, job_of
+from scheduler_api.wire.json_body import read_object
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.store.redis.jobs import RedisStore
 

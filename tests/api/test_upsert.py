@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from scheduler_api.wire.jobs import MAX_DEPTH, MAX_RETRY_SECONDS
+from scheduler_api.wire.jobs import MAX_RETRY_SECONDS
+from scheduler_api.wire.json_body import MAX_DEPTH
 from tests.api.conftest import EXAMPLE, job
 
 Contents = Callable[[], dict[bytes, Any]]
