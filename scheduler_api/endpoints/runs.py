@@ -39,7 +39,7 @@ from scheduler_core.base.errors import InvalidInput, JobNotFound
 from scheduler_core.model.catalogue import job_id_of
 from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.status import RunStatus
-from scheduler_core.store.redis.history import Place, Query
+from scheduler_core.store.history import Place, Query
 
 MAX_SKIP = 100_000
 RUN_PARAMETERS = (

@@ -32,7 +32,7 @@ from scheduler_api.wire.views import instant
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.run import Attempt
 from scheduler_core.model.task import LaneRules, TaskStatus, task_id
-from scheduler_core.store.redis.tasks import StoredTask
+from scheduler_core.store.tasks import StoredTask
 from scheduler_core.usecases.tasks import PARTS_OF
 
 LIST_PARAMETERS = ("status", "cursor", "limit")

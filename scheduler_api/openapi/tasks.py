@@ -28,7 +28,7 @@ from scheduler_api.openapi.words import (
 from scheduler_api.wire.tasks import MAX_TASKS
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.model.outcome import OutcomeKind
-from scheduler_core.store.redis.tasks import RULES
+from scheduler_core.store.tasks import RULES
 
 _SETTINGS: Json = {
     name: msgspec.json.schema(BY_NAME[name].convert_to)

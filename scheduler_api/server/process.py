@@ -50,8 +50,8 @@ from scheduler_core.node.loops.clock_watch import ClockWatch
 from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.store_check import StoreCheck
+from scheduler_core.store.jobs import Retention
 from scheduler_core.store.redis.check import check_servers, wrong_scheme
-from scheduler_core.store.redis.jobs import Retention
 from scheduler_core.store.redis.shards import Shards, default_number, open_shards, wrong_number
 
 if TYPE_CHECKING:

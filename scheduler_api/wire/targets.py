@@ -9,7 +9,7 @@ from scheduler_api.wire.views import instant
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_headers, check_url
 from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, TARGET_METHODS, Target
-from scheduler_core.store.redis.catalogue import StoredTarget
+from scheduler_core.store.catalogue import StoredTarget
 
 MAX_DIGITS = 15
 TARGET_FIELDS = ("name", "url", "method", "headers", "body_template")

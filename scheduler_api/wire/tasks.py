@@ -16,7 +16,7 @@ from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.validate import check_allowed, check_headers, check_url
 from scheduler_core.model.task import Task
-from scheduler_core.store.redis.tasks import PARTS, RULES, Place
+from scheduler_core.store.tasks import PARTS, RULES, Place
 
 MAX_TASKS = 1000
 """Tasks in one request."""

@@ -26,8 +26,9 @@ from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
+from scheduler_core.store.history import Bounds
 from scheduler_core.store.redis.catalogue import CatalogueStore
-from scheduler_core.store.redis.history import Bounds, HistoryStore
+from scheduler_core.store.redis.history import HistoryStore
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.target_copies import TargetCopies

@@ -11,8 +11,8 @@ from scheduler_core.base.tokens import claim_key_claimed, claim_key_of_token
 from scheduler_core.model.run import RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
-from scheduler_core.store.redis.jobs import StoredJob
-from scheduler_core.store.redis.keys import job_of_claim_key
+from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.redis.shards import PerShard, Shards
 from scheduler_core.usecases.jobs import JobService
 

@@ -13,7 +13,7 @@ from scheduler_core.base.events import get_logger
 from scheduler_core.model.run import RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.cancel import plan_cancel_run
-from scheduler_core.store.redis.jobs import StoredJob
+from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.redis.shards import PerShard, Shards
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.jobs import JobService

@@ -62,8 +62,9 @@ from scheduler_core.model.catalogue import (
 from scheduler_core.model.job import Job, JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import plan_upsert
-from scheduler_core.store.redis.catalogue import CatalogueCounts, CatalogueStore, Row, StoredTarget, draw_token
-from scheduler_core.store.redis.jobs import StoredJob
+from scheduler_core.store.catalogue import CatalogueCounts, Row, StoredTarget, draw_token
+from scheduler_core.store.jobs import StoredJob
+from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.target_copies import TargetCopies
 from scheduler_core.triggers.trigger import IntervalSpec

@@ -16,9 +16,11 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import RunNotFound
 from scheduler_core.model.run import Run, RunDetail, RunState, run_id_ms
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
-from scheduler_core.store.redis.history import Candidate, HistoryStore, Place, Query, RunTotals, place_of, sum_of
-from scheduler_core.store.redis.jobs import RedisStore, StoredJob
-from scheduler_core.store.redis.keys import job_of_claim_key
+from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.history import Candidate, Place, Query, RunTotals, place_of, sum_of
+from scheduler_core.store.jobs import StoredJob
+from scheduler_core.store.redis.history import HistoryStore
+from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
 
 LOOKED_AT = 5_000

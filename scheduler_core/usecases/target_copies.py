@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from scheduler_core.base.errors import CronpostError
-from scheduler_core.store.redis.catalogue import CatalogueStore, draw_token
+from scheduler_core.store.catalogue import draw_token
+from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.target_copies import TargetCopies
 

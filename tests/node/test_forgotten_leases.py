@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.model.run import RunState
-from scheduler_core.store.redis.jobs import OwnLease, RedisStore
+from scheduler_core.store.loop import OwnLease
+from scheduler_core.store.redis.jobs import RedisStore
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

@@ -14,9 +14,9 @@ from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.job import JobState, Policies
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.model.transition import Transition
+from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import encode_job, encode_state
 from scheduler_core.store.redis.jobs import RedisStore
-from scheduler_core.store.redis.keys import child_id
 from tests.api.conftest import job
 from tests.api.test_outcomes import api_on
 from tests.node.test_overlap import Bench, overlapping

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core.store.redis.jobs import RedisStore, Retention, connect
+from scheduler_core.store.jobs import Retention
+from scheduler_core.store.redis.jobs import RedisStore, connect
 from tests.support.stores import check_keys, dump
 
 

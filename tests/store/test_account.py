@@ -16,8 +16,9 @@ from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.account import OF_THE_TRIGGER, Account, make_account
 from scheduler_core.plan.change import plan_upsert
+from scheduler_core.store.jobs import Retention
 from scheduler_core.store.redis.account import AccountStore
-from scheduler_core.store.redis.jobs import RedisStore, Retention, connect
+from scheduler_core.store.redis.jobs import RedisStore, connect
 from tests.store.test_histories import History, nodes
 from tests.support.factories import answered, at, make_job, make_run, make_state
 from tests.support.lanes import SteppedLane

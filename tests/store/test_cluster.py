@@ -12,11 +12,12 @@ import pytest_asyncio
 from redis.crc import key_slot
 
 from scheduler_core.base.errors import StoreUnavailable
+from scheduler_core.store.loop import Beat
 from scheduler_core.store.redis.client import UncancelledRedis, carried_through, connect
 from scheduler_core.store.redis.cluster import Address, _has_command
 from scheduler_core.store.redis.cluster import Cluster as ClusterMap
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.jobs import Beat, RedisStore
+from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards, open_shards
 from tests.support.processes import eventually
 from tests.support.stores import beat, claim, until

@@ -15,9 +15,12 @@ from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Miss, MissReason, Record, Run, RunDetail, RunState
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
 from scheduler_core.model.transition import Spawn, Transition
-from scheduler_core.store.redis.history import Bounds, HistoryStore
-from scheduler_core.store.redis.jobs import RedisStore, Retention, Settled, Settlement, connect
-from scheduler_core.store.redis.keys import child_id
+from scheduler_core.store.claim_keys import child_id
+from scheduler_core.store.history import Bounds
+from scheduler_core.store.jobs import Retention
+from scheduler_core.store.loop import Settled
+from scheduler_core.store.redis.history import HistoryStore
+from scheduler_core.store.redis.jobs import RedisStore, Settlement, connect
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
 from tests.support.stores import KEYS, beat, claim, dump, put
 

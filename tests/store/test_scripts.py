@@ -11,15 +11,10 @@ from scheduler_core.base.errors import StoreRefused
 from scheduler_core.model.job import Downtime, JobState, Lease, LostCause, LostClaim
 from scheduler_core.model.run import Miss, MissReason, Reason
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.codec import (
-    Entry,
-    decode_entry,
-    decode_lease,
-    decode_record,
-    decode_state,
-    encode_state,
-)
-from scheduler_core.store.redis.jobs import DOWNTIMES_KEPT, ClaimedJob, OwnLease, RedisStore, Settlement, score
+from scheduler_core.store.jobs import Entry
+from scheduler_core.store.loop import ClaimedJob, OwnLease
+from scheduler_core.store.redis.codec import decode_entry, decode_lease, decode_record, decode_state, encode_state
+from scheduler_core.store.redis.jobs import DOWNTIMES_KEPT, RedisStore, Settlement, score
 from scheduler_core.store.redis.keys import CLAIMED, IDLE, PAUSED, QUARANTINED
 from tests.support.factories import STORE_ID, at, make_job, make_run, make_state, pending, settled_run
 from tests.support.manual_clock import START_MS

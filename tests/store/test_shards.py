@@ -10,8 +10,9 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.model.job import JobState
+from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import encode_job, encode_state
-from scheduler_core.store.redis.keys import Keys, child_id
+from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.shards import Shards, default_number, open_shards, shard_of
 from tests.support.factories import make_job
 from tests.support.manual_clock import START_MS

@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.redis.jobs import RedisStore
-from scheduler_core.store.redis.tasks import PARTS, Place, StoredTask, Taken, TaskSettlement, TaskStore
+from scheduler_core.store.redis.tasks import TaskSettlement, TaskStore
+from scheduler_core.store.tasks import PARTS, Place, StoredTask, Taken
 from tests.support.lanes import make_task, places
 from tests.support.manual_clock import START_MS
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, dump

@@ -44,7 +44,7 @@ from scheduler_core.plan.deferral import may_release, plan_hold, plan_hold_chang
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.plan.on_demand import Started, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
-from scheduler_core.store.redis.keys import child_id
+from scheduler_core.store.claim_keys import child_id
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
 from tests.support.factories import STORE_ID, answered, failed, make_job
 from tests.support.manual_clock import START_MS

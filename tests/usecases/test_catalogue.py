@@ -23,7 +23,8 @@ from scheduler_core.base.errors import (
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import ScheduleStatus, Target, Timing, job_id_of, job_of_schedule
 from scheduler_core.node.loops.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
-from scheduler_core.store.redis.catalogue import CatalogueCounts, CatalogueStore, Row
+from scheduler_core.store.catalogue import CatalogueCounts, Row
+from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange

@@ -19,9 +19,10 @@ from scheduler_core.model.status import RunStatus, status_of
 from scheduler_core.model.transition import Spawn, Transition
 from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.node.shard_loops import bounds_of
-from scheduler_core.store.redis.history import Bounds, HistoryStore, Place, Query, Stored
+from scheduler_core.store.claim_keys import child_id
+from scheduler_core.store.history import Bounds, Place, Query, Stored
+from scheduler_core.store.redis.history import HistoryStore
 from scheduler_core.store.redis.jobs import RedisStore, Settlement
-from scheduler_core.store.redis.keys import child_id
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.usecases.history import FoundRun, HistoryService
 from tests.support.factories import answered, at, make_job, make_state, retrying, settled_run

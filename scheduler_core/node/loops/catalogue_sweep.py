@@ -15,7 +15,8 @@ from scheduler_core.base.events import SCHEDULES_SWEPT, WAKE_UPS_REPAIRED, get_l
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import job_id_of, schedule_id_of, schedule_status
 from scheduler_core.node.loops.service import Service
-from scheduler_core.store.redis.catalogue import CatalogueStore, Row
+from scheduler_core.store.catalogue import Row
+from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.catalogue import CatalogueService

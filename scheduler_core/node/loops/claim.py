@@ -28,8 +28,9 @@ from scheduler_core.plan.claim import (
     plan_claim_tombstone,
     quarantine_unreadable,
 )
-from scheduler_core.store.redis.jobs import REPLY_BYTES, Claim, ClaimedJob, RedisStore
-from scheduler_core.store.redis.keys import job_of_claim_key
+from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob
+from scheduler_core.store.redis.jobs import RedisStore
 
 log = get_logger(__name__)
 

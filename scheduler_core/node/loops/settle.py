@@ -33,8 +33,9 @@ from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
 from scheduler_core.plan.deferral import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
-from scheduler_core.store.redis.jobs import ClaimedJob, RedisStore, Settled, Settlement
-from scheduler_core.store.redis.keys import job_of_claim_key
+from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.loop import ClaimedJob, Settled
+from scheduler_core.store.redis.jobs import RedisStore, Settlement
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)

@@ -6,7 +6,8 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.events import RUNS_TRIMMED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.service import Service
-from scheduler_core.store.redis.history import Bounds, HistoryStore
+from scheduler_core.store.history import Bounds
+from scheduler_core.store.redis.history import HistoryStore
 
 log = get_logger(__name__)
 

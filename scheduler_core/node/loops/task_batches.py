@@ -35,7 +35,8 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.plan.settle import Ended
 from scheduler_core.plan.task import TaskOperation, TaskStep, current_run, plan_called, plan_deleted
-from scheduler_core.store.redis.tasks import SETTLE_LIMIT, Row, Taken, TaskSettlement, TaskStore
+from scheduler_core.store.redis.tasks import TaskSettlement, TaskStore
+from scheduler_core.store.tasks import SETTLE_LIMIT, Row, Taken
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)

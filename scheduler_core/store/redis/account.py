@@ -5,37 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Miss, Reason, Record, Run
+from scheduler_core.store.jobs import StoredAccount
 from scheduler_core.store.redis.codec import decode_entry, decode_record, decode_state, is_mark
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.jobs import RedisStore, StoredJob, read_stored
+from scheduler_core.store.redis.jobs import RedisStore, read_stored
 from scheduler_core.store.redis.scripts import load_script
 
 CHILDREN_READ = 1000
 """Open runs of a job that allows overlap which one account shows."""
-
-
-class StoredAccount(msgspec.Struct, frozen=True):
-    """A job with its history, all of one moment."""
-
-    stored: StoredJob
-    records: tuple[Record, ...]
-    """Oldest first. Runs are bare: what their entry tells, without attempts."""
-    forgotten_ms: int | None
-    """The latest fire time that may have left the history; None: there is no history."""
-    children: tuple[JobState, ...]
-
-    @property
-    def exists(self) -> bool:
-        """Whether anything is known under the id."""
-        snapshot = self.stored.snapshot
-        return not (snapshot.job is None and snapshot.state is None and self.stored.fault is None) or (
-            self.forgotten_ms is not None
-        )
 
 
 class AccountStore:

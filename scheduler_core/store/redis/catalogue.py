@@ -8,7 +8,6 @@ other: ``catalogue`` has the order of the steps, and sweeps up what was left in 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,10 @@ from msgspec.structs import replace
 
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.catalogue import ScheduleStatus, Target
+from scheduler_core.store.catalogue import CatalogueCounts, Duties, Row, StoredTarget
+from scheduler_core.store.loop import REPLY_BYTES
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.jobs import REPLY_BYTES, RedisStore, is_text
+from scheduler_core.store.redis.jobs import RedisStore, is_text
 from scheduler_core.store.redis.scripts import Script, load_script
 
 log = get_logger(__name__)
@@ -28,49 +29,6 @@ _target_decoder = msgspec.msgpack.Decoder(Target)
 
 BATCH = 1000
 """Entries looked at in one round trip."""
-
-
-class StoredTarget(msgspec.Struct, frozen=True):
-    """A target as read, and the bytes that a change of it is checked against. ``fault``: why it cannot be read; of such
-    a target only the id is known."""
-
-    target: Target
-    raw: bytes
-    fault: str | None = None
-
-
-class Row(msgspec.Struct, frozen=True):
-    """What the catalogue says of a schedule."""
-
-    target_id: int
-    name: str
-    unreadable: bytes | None = None
-    """What is stored, where that is no row."""
-
-    @property
-    def raw(self) -> bytes:
-        return f"{self.target_id} {self.name}".encode() if self.unreadable is None else self.unreadable
-
-
-class CatalogueCounts(msgspec.Struct, frozen=True):
-    """How many there are, and how many schedules of each status."""
-
-    targets: int
-    schedules: int
-    active: int
-    paused: int
-    stopped: int
-
-
-class Duties(msgspec.Struct, frozen=True):
-    """What a sweeper has to do."""
-
-    turn: bool
-    """Compare all schedules with their jobs."""
-    reserved: tuple[int, ...]
-    """Schedules that were reserved and not committed."""
-    deleting: tuple[int, ...]
-    """Targets whose deletion was cut."""
 
 
 class CatalogueStore:
@@ -373,11 +331,6 @@ class CatalogueStore:
     async def _run(self, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
         with translated_faults():
             return await script.run(self._client, keys, args)
-
-
-def draw_token() -> str:
-    """Names one creation, so that it can be asked for again when its reply was lost."""
-    return secrets.token_hex(8)
 
 
 def decode_target(target_id: int, raw: bytes) -> StoredTarget:

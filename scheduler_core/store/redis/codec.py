@@ -15,8 +15,9 @@ import msgspec
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.model.job import DEFAULT_POLICIES, Downtime, Job, JobState, Lease, LostCause, LostClaim, Policies
 from scheduler_core.model.outcome import OutcomeKind
-from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail, RunState
+from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
+from scheduler_core.store.jobs import Entry
 from scheduler_core.triggers.trigger import CronSpec, TriggerSpec
 
 TAG_BYTES = 8
@@ -160,21 +161,6 @@ def decode_detail(stored: bytes) -> RunDetail:
 
 _REASONS = {reason.value[0]: reason for reason in Reason}
 """By the letter that stands for it in an entry: its first one."""
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """An entry of a job's list that stands for a run: what is known of it even when its record was trimmed."""
-
-    letter: str
-    """Of its status."""
-    run_id: str
-    fire_time_ms: int
-    reason: Reason
-
-    def bare(self) -> Run:
-        """The run without its record."""
-        state = RunState.SUCCEEDED if self.letter == "S" else RunState.FAILED
-        return Run(self.run_id, self.fire_time_ms, self.reason, state, message="its record was trimmed")
 
 
 def decode_entry(stored: bytes) -> Entry | Miss:

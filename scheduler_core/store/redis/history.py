@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.model.run import Reason, Run, RunDetail, RunState
 from scheduler_core.model.status import LETTERS, RunStatus
+from scheduler_core.store.history import Bounds, Candidate, Place, Query, RunTotals, Stored
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import decode_detail, decode_record
 from scheduler_core.store.redis.faults import translated_faults
@@ -31,110 +31,6 @@ TIES = 16
 _COUNT = re.compile(rb"[A-Za-z]+|m:[0-9]{1,15}")
 """The fields of the counts."""
 FOREVER_MS = scores.IDLE - scores.CLAIMED - 1
-
-
-class Place(msgspec.Struct, frozen=True, order=True):
-    """Where something stands in the list of runs. The list goes from the largest place to the smallest."""
-
-    at_ms: int
-    """Start of the run; of one that never started, its end."""
-    member: bytes
-    """Decides between equal instants: the run's id, or for one that is not settled its unit."""
-
-
-class Candidate(msgspec.Struct, frozen=True):
-    """Something that may stand in the list: a settled run, or a unit with one that is not."""
-
-    place: Place
-    is_settled: bool
-    waits: bool = False
-    """Of a unit: whether its run waits for a retry or a completion; else a node has claimed it."""
-
-    @property
-    def name(self) -> str:
-        return self.place.member.decode()
-
-
-class Query(msgspec.Struct, frozen=True):
-    """What is wanted of the list. Bounds are inclusive, on the start of a run."""
-
-    status: RunStatus | None = None
-    start_ms: int | None = None
-    end_ms: int | None = None
-    state: RunState | None = None
-    reason: Reason | None = None
-    """No index tells state and reason: they are looked for among the runs that the others leave."""
-
-    @property
-    def looks_at_runs(self) -> bool:
-        """Whether something is asked for that only the runs tell."""
-        return self.state is not None or self.reason is not None
-
-    def takes(self, run: Run) -> bool:
-        """Whether state and reason are those that are asked for."""
-        return self.state in (None, run.state) and self.reason in (None, run.reason)
-
-    def covers(self, place: Place) -> bool:
-        """Whether the bounds hold."""
-        low = 0 if self.start_ms is None else self.start_ms
-        return low <= place.at_ms and (self.end_ms is None or place.at_ms <= self.end_ms)
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """A settled run."""
-
-    job_id: str
-    run: Run
-    detail: RunDetail | None = None
-
-
-class RunTotals(msgspec.Struct, frozen=True):
-    """What all runs that were ever settled came to, however many of them are still stored."""
-
-    by_status: dict[RunStatus, int]
-    latency_ms: float
-    """The sum over the last attempts of ``timed`` runs."""
-    timed: int
-    last_hour: int
-    """Runs that started in this minute or in one of the 59 before it."""
-    stored: int
-    """Runs whose records are stored."""
-    stored_bytes: int
-
-    @property
-    def runs(self) -> int:
-        return sum(self.by_status.values())
-
-    @property
-    def success_rate(self) -> float:
-        """In percent, with two decimals; 0 where nothing ran."""
-        return round(100 * self.by_status[RunStatus.SUCCESS] / self.runs, 2) if self.runs else 0.0
-
-    @property
-    def avg_latency_ms(self) -> float | None:
-        return self.latency_ms / self.timed if self.timed else None
-
-
-def sum_of(totals: Sequence[RunTotals]) -> RunTotals:
-    """The totals of several shards together."""
-    return RunTotals(
-        by_status={status: sum(one.by_status[status] for one in totals) for status in RunStatus},
-        latency_ms=sum(one.latency_ms for one in totals),
-        timed=sum(one.timed for one in totals),
-        last_hour=sum(one.last_hour for one in totals),
-        stored=sum(one.stored for one in totals),
-        stored_bytes=sum(one.stored_bytes for one in totals),
-    )
-
-
-class Bounds(msgspec.Struct, frozen=True):
-    """How much is kept in all, successes and failures apart."""
-
-    success_age_ms: int = 7 * 86_400_000
-    failure_age_ms: int = 30 * 86_400_000
-    successes: int = 1_000_000
-    failures: int = 1_000_000
-    bytes: int = 512 << 20
 
 
 class HistoryStore:
@@ -304,12 +200,6 @@ class HistoryStore:
                 lists = [key for job_id in part for key in (k.history(job_id), k.failures(job_id))]
                 await self._sweep_lists.run(self._client, (k.jobs, k.records, *lists), part)
         return len(rows), more == b"1"
-
-
-def place_of(run: Run) -> Place:
-    """Where a settled run stands in the list."""
-    at_ms = run.started_at_ms if run.started_at_ms is not None else run.ended_at_ms
-    return Place(run.fire_time_ms if at_ms is None else at_ms, run.id.encode())
 
 
 def _stored(row: bytes | None) -> Stored | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from enum import Enum
 from typing import Any, Literal
 
 import msgspec
@@ -17,14 +16,16 @@ from redis.asyncio import Redis
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.errors import CorruptDocument, OutcomeUnknown, StoreRefused, StoreUnavailable
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
-from scheduler_core.model.job import SUSPECT_LOSSES, Downtime, Job, JobState, Lease, LostCause, Snapshot
+from scheduler_core.model.job import SUSPECT_LOSSES, Job, JobState, Lease, LostCause, Snapshot
 from scheduler_core.model.run import Miss, Record, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
+from scheduler_core.store.claim_keys import CHILD, child_id, job_of_claim_key
+from scheduler_core.store.jobs import Answer, Beside, Counts, Entry, Retention, StoredJob
+from scheduler_core.store.loop import REPLY_BYTES, Beat, Claim, ClaimedJob, OwnLease, ReapTurn, Settled
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.client import carried_through, connect
 from scheduler_core.store.redis.codec import (
     TAG_BYTES,
-    Entry,
     decode_counted_downtimes,
     decode_downtimes,
     decode_entry,
@@ -39,7 +40,7 @@ from scheduler_core.store.redis.codec import (
     record_args,
 )
 from scheduler_core.store.redis.faults import of_replica, translated_faults
-from scheduler_core.store.redis.keys import CHILD, Keys, child_id, job_of_claim_key
+from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.scripts import Arg, Script, epoch_ms, load_script
 from scheduler_core.store.redis.subscribe import messages
 
@@ -68,63 +69,10 @@ DOWNTIMES_KEPT = 64
 """How many downtimes are kept apart. A job that was not claimed through so many is judged by their sum."""
 CLAIM_LIMIT = 1000
 """The most jobs that one claim takes; Lua's stack bounds it."""
-REPLY_BYTES = 2 << 20
-"""How many bytes of definitions and states one script reads into its reply, at least one job: a few milliseconds of
-Redis's time, and a reply that passes a slow link before the socket's timeout."""
-
-
 SUCCESSES_PART = 100
 SUCCESSES_PARTS = 10
 """How many entries of a job's history are looked at together for the latest success, and how many times at most. Of
 runs that overlap, an earlier one may be recorded after a later one, within the number that overlap (at most 100)."""
-
-
-class Retention(msgspec.Struct, frozen=True):
-    """How much history a job keeps: ``entries`` runs and misses, and ``failures`` runs that left these and did not
-    succeed; nothing of it when ``after_ms`` have passed since the last entry."""
-
-    entries: int = 100
-    after_ms: int = 30 * 86_400_000
-    failures: int = 100
-
-
-class ClaimedJob(msgspec.Struct, frozen=True):
-    """A job that a claim took, as it is stored. ``fault`` says what cannot be read."""
-
-    id: str
-    job: Job | None
-    state: JobState | None
-    lease: Lease
-    tag: bytes
-    fault: str | None = None
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """The answer to a claim."""
-
-    jobs: list[ClaimedJob]
-    next_wake_ms: int | None
-    """The earliest wake-up among the jobs that nobody holds."""
-    downtimes: tuple[Downtime, ...] | None
-    """Set when they are others than the caller knows."""
-    downtime_count: int
-    must_beat: bool = False
-    suspects_waiting: int = 0
-    """How many suspects wait for a trial in this shard, ..."""
-    suspects: int = 0
-    """... and how many there are, with those that are tried now."""
-    targets_version: int | None = None
-    """Raised with every change of a target; None: unknown."""
-
-
-class OwnLease(msgspec.Struct, frozen=True):
-    """A job that a node holds, as Redis has it."""
-
-    job_id: str
-    fence: int
-    token: int
-    """The number of the claim that took it."""
-    first_claimed_at_ms: int
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -158,80 +106,6 @@ class Settlement(msgspec.Struct, frozen=True):
         """Hands the job back unfinished although its request, begun at ``at_ms``, may have been sent."""
         holder = f"{claimed.lease.fence} {claimed.lease.node}"
         return cls(claimed.id, holder, claimed.tag, ("return", f"{cause.value}{at_ms}", 0, "", 0))
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """The answer to a settlement: ``ok``, ``done``, ``stale``, ``full`` (the job has as many runs at once as it may;
-    the lease stays), ``later`` (nothing was done, send it again) or ``changed``, with what is stored."""
-
-    result: str
-    stored: ClaimedJob | None = None
-
-
-class StoredJob(msgspec.Struct, frozen=True):
-    """A job as read for a change, with what the change is checked against."""
-
-    snapshot: Snapshot
-    tag: bytes
-    lease_row: bytes
-    downtimes: tuple[Downtime, ...]
-    store_id: str
-    fault: str | None = None
-    children: int = 0
-    """Where there is no job: how many runs of an earlier one, which allowed overlap, are open."""
-
-
-class Beside(msgspec.Struct, frozen=True):
-    """What is stored beside a run of a job that allows overlap."""
-
-    job: str
-    """``same``: the job is the one that the run was made from; ``changed`` or ``gone``: it is not."""
-    latest_success: Entry | None
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """The answer to a change that is asked for once, kept so that a repetition is answered the same."""
-
-    key: str
-    content: bytes
-    now_ms: int
-    until_ms: int
-    """How long it is kept, unless there are very many."""
-
-
-class Beat(msgspec.Struct, frozen=True):
-    """The answer to a heartbeat."""
-
-    downtime_count: int
-    downtimes: tuple[Downtime, ...]
-    nodes: int
-    store_id: str
-    redis_ms: float
-    """Redis's clock when the beat arrived, in epoch milliseconds."""
-
-
-class ReapTurn(Enum):
-    """What the node that asks has to do about the leases of dead nodes."""
-
-    TAKEN = 0
-    """Nothing: another node has had the turn."""
-    IDLE = 1
-    """Nothing: no node has died."""
-    SWEEP = 2
-    """A node has died: give back what it held."""
-    AUDIT = 3
-    """It is time to look for leases that the beats of nodes say nothing about."""
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """Sizes for metrics and readiness."""
-
-    jobs: int
-    due: int
-    claimed: int
-    nodes: int
-    suspects: int = 0
-    """Runs that are tried, or wait for a trial, because they were lost with several nodes."""
 
 
 class RedisStore:

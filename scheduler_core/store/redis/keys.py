@@ -18,16 +18,6 @@ QUARANTINED = 6_000_000_000_000_000
 """Scores of jobs that only a client can wake. Every job has exactly one entry in the due set."""
 
 
-CHILD = "\x1f"
-"""Between the id of a job that allows overlap and the id of one of its runs: the unit under which that run is claimed.
-No job id holds it, because ids are printable."""
-
-
-REPLAY = "~"
-"""Before the run id in the unit of a fire time that is run again or belatedly. These sort after all others, and are
-counted by that: they go one at a time."""
-
-
 LANE_PARTS = {
     "fresh": "zset",
     "failed": "zset",
@@ -57,16 +47,6 @@ CATALOGUE_PARTS = {
     "of:": "",
 }
 """The same of targets and schedules; empty for the first part of a key of each target."""
-
-
-def child_id(job_id: str, run_id: str, *, replay: bool = False) -> str:
-    """The unit of one run of a job that allows overlap."""
-    return f"{job_id}{CHILD}{REPLAY if replay else ''}{run_id}"
-
-
-def job_of_claim_key(claim_key: str) -> str:
-    """The id of the job that a claimed unit belongs to: itself, unless it is a run of a job that allows overlap."""
-    return claim_key.partition(CHILD)[0]
 
 
 class Keys(msgspec.Struct, frozen=True):

@@ -17,10 +17,12 @@ from redis.crc import key_slot
 from scheduler_core.base.errors import StoreError, StoreRefused, StoreUnavailable
 from scheduler_core.base.redis_url import Topology, parse_redis_url
 from scheduler_core.model.task import task_number
+from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.jobs import Counts, Retention, StoredJob
 from scheduler_core.store.redis.client import UncancelledRedis, connect
 from scheduler_core.store.redis.cluster import Address, Cluster, ClusterClient
-from scheduler_core.store.redis.jobs import Counts, RedisStore, Retention, StoredJob
-from scheduler_core.store.redis.keys import Keys, job_of_claim_key
+from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.sentinel import connect_to_master
 
 SHARDS_OF_A_CLUSTER = 16

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler_core.store.redis.catalogue import CatalogueStore, StoredTarget, decode_target
+from scheduler_core.store.catalogue import StoredTarget
+from scheduler_core.store.redis.catalogue import CatalogueStore, decode_target
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.scripts import load_script

@@ -21,11 +21,10 @@ from scheduler_core.store.redis.faults import of_replica, translated_faults
 from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.scripts import Arg, Script, load_script
 from scheduler_core.store.redis.subscribe import messages
+from scheduler_core.store.tasks import PARTS, RULES, Place, Row, SettledBatch, StoredTask, Taken
 
 HAS_FAILED = 10**15
 """Added to a task's score in the set of the running ones if it has failed before."""
-SETTLE_LIMIT = 500
-"""The most tasks that one call settles; Lua's stack bounds it."""
 TASK_HISTORY = 100
 """Runs that one task's history holds. A task has one, and one more each time it is revived."""
 
@@ -33,33 +32,6 @@ log = get_logger(__name__)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Task)
-
-RULES = tuple(field.name for field in msgspec.structs.fields(LaneRules))
-
-
-class Row(msgspec.Struct, frozen=True):
-    """A task of a batch."""
-
-    number: int
-    has_failed: bool
-    execute_at_ms: int
-    task: Task | None
-    """None: it was deleted (``fault`` is None too), or cannot be read."""
-    fault: str | None = None
-
-
-class Taken(msgspec.Struct, frozen=True):
-    """The answer to ``TaskStore.take``."""
-
-    result: str
-    """``ok``, ``beat``, ``void``, ``busy``, ``wait`` or ``empty``: see task/take.lua."""
-    rows: list[Row] = []
-    fence: int = 0
-    rules: LaneRules | None = None
-    until_ms: int | None = None
-    """``wait``: the end of the pause. ``empty``: when the next task is due, if there is one."""
-    holder: str = ""
-    holder_beats: bool = True
 
 
 class TaskSettlement(msgspec.Struct, frozen=True):
@@ -80,41 +52,6 @@ class TaskSettlement(msgspec.Struct, frozen=True):
         return cls(number, operation, document, args)
 
 
-class SettledBatch(msgspec.Struct, frozen=True):
-    """The answer to a call of ``TaskStore.settle``."""
-
-    over: bool
-    """Nothing of the batch is left to this node."""
-    removed: int
-    """Stale tasks that were removed, because there were too many."""
-    answers: list[str]
-    """``ok``, ``done``, ``deleted`` or ``refused`` for each task."""
-
-
-class StoredTask(msgspec.Struct, frozen=True):
-    """A task as it is stored, with the bytes that a change of it is checked against."""
-
-    number: int
-    status: TaskStatus
-    settled_at_ms: int | None
-    """When it became delivered or stale."""
-    task: Task | None
-    """None: it cannot be read; ``fault`` says why."""
-    raw: bytes
-    fault: str | None = None
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a list goes on: behind the task with this score and number, in the set with this name; with no score, at
-    its beginning."""
-
-    part: str
-    score: int | None = None
-    number: int = 0
-
-
-PARTS = ("fresh", "failed", "running", "stale", "delivered")
-"""The sets that hold tasks, in the order in which a list of all tasks shows them."""
 _STATUS_OF = {
     "fresh": TaskStatus.PENDING,
     "failed": TaskStatus.PENDING,
