@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import msgspec
 
+CHECKOUT = Path(__file__).parent.parent
+"""The checkout of Cronpost that measures, and that is measured if no other is named."""
 PACKAGES = (
     "uvloop",
     "redis",
@@ -64,10 +66,17 @@ def start_module(
     environment: Mapping[str, str] | None = None,
     stderr: IO[bytes] | int | None = None,
     stdout: IO[bytes] | int = subprocess.PIPE,
+    checkout: Path = CHECKOUT,
 ) -> subprocess.Popen[bytes]:
-    """Start ``python -m module arguments`` on ``core``, or on several."""
-    command = [sys.executable, "-m", module, *arguments]
-    return start_program(core, command, environment=environment, stderr=stderr, stdout=stdout)
+    """Start ``python -m module arguments`` of ``checkout`` on ``core``, or on several."""
+    command = [str(python_of(checkout)), "-m", module, *arguments]
+    return start_program(core, command, environment=environment, stderr=stderr, stdout=stdout, checkout=checkout)
+
+
+def python_of(checkout: Path) -> Path:
+    """The interpreter for ``checkout``: of its own ``.venv``, or the running one if it has none."""
+    own = checkout / ".venv" / "bin" / "python"
+    return own if checkout != CHECKOUT and own.exists() else Path(sys.executable)
 
 
 def start_program(
@@ -77,9 +86,9 @@ def start_program(
     environment: Mapping[str, str] | None = None,
     stderr: IO[bytes] | int | None = None,
     stdout: IO[bytes] | int = subprocess.PIPE,
+    checkout: Path = CHECKOUT,
 ) -> subprocess.Popen[bytes]:
-    """Start ``command`` on ``core``, or on several, in the directory of the project."""
-    root = Path(__file__).parent.parent
+    """Start ``command`` on ``core``, or on several, in the directory ``checkout``."""
     # Settings of the person who measures must not change what is measured.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
     with pinned(*((core,) if isinstance(core, int) else core)):
@@ -88,7 +97,7 @@ def start_program(
             stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=stderr,
-            cwd=root,
+            cwd=checkout,
             env={**inherited, **(environment or {})},
         )
 
@@ -180,12 +189,11 @@ def busy_seconds(core: int) -> float:
     return 0.0
 
 
-def code_digest() -> str:
-    """Names what is measured: it changes with every file of the two packages."""
-    root = Path(__file__).parent.parent
+def code_digest(checkout: Path = CHECKOUT) -> str:
+    """A digest of the code that is measured: it changes with every file of the two packages."""
     digest = hashlib.sha256()
     for package in ("scheduler_core", "scheduler_api"):
-        for path in sorted((root / package).rglob("*")):
+        for path in sorted((checkout / package).rglob("*")):
             if path.suffix in {".py", ".lua"}:
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

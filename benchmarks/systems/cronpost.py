@@ -37,7 +37,7 @@ def program_of(settings: Mapping[str, str]) -> Path | None:
 
 
 class Cronpost:
-    """One ``cronpost serve``. ``settings`` are environment variables beyond the defaults.
+    """One ``cronpost serve`` of ``checkout``. ``settings`` are environment variables beyond the defaults.
 
     With ``shares_redis`` its Redis is not embedded: the same program and settings, but on ``redis_core``, and it
     outlives the server. An embedded Redis is a child of the server and so on its core. With more than one of ``cores``,
@@ -58,6 +58,7 @@ class Cronpost:
         redis_core: int = machine.SYSTEM_CORE,
         cores: tuple[int, ...] = (machine.SYSTEM_CORE,),
         nodes: int = 1,
+        checkout: Path = machine.CHECKOUT,
     ) -> None:
         self.name = name
         self.process: subprocess.Popen[bytes] | None = None
@@ -67,6 +68,7 @@ class Cronpost:
         self.redis_core = redis_core
         self._cores = cores
         self._nodes = nodes
+        self._checkout = checkout
         self._more: list[subprocess.Popen[bytes]] = []
         self._shared: EmbeddedRedis | None = None
         self.settings = dict(settings or {})
@@ -104,7 +106,13 @@ class Cronpost:
 
             def start(*arguments: str) -> subprocess.Popen[bytes]:
                 return machine.start_module(
-                    self._cores, "scheduler_api", *arguments, environment=environment, stdout=log, stderr=log
+                    self._cores,
+                    "scheduler_api",
+                    *arguments,
+                    environment=environment,
+                    stdout=log,
+                    stderr=log,
+                    checkout=self._checkout,
                 )
 
             if self._nodes > 1 and can_start_nodes():

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from benchmarks import beside
 from benchmarks.bench import Result, as_json
 from benchmarks.budget import samples_of, shares, stages_ms
 from benchmarks.capacity import is_held
@@ -18,12 +19,14 @@ from benchmarks.compare import comparison, reached, targets
 from benchmarks.contention import simulate
 from benchmarks.flame import flame_graph, shown
 from benchmarks.load import Load, _requests_of
+from benchmarks.machine import Usage
 from benchmarks.measures import Arrival, Fires, judge
 from benchmarks.peers import install
 from benchmarks.report import Report, load_report, merged, update
 from benchmarks.scale import from_results
 from benchmarks.scale_model import Measured, Wanted, calculate
 from benchmarks.systems.bullmq import BullMQ
+from scheduler_core.triggers.cron import parse_cron
 
 
 def fires(p99_ms: float, *, expected: int = 100, delivered: int = 100, max_ms: float = 0.0, early: int = 0) -> Fires:
@@ -216,6 +219,57 @@ def test_each_node_that_is_not_needed_asks_once_in_vain() -> None:
     found = simulate(nodes=10, fires_a_shard=50, redis_us=20.0)
     assert found.claims == 10
     assert found.empty == 9
+
+
+def used(own_seconds: float, redis_seconds: float) -> tuple[Usage, Usage]:
+    return Usage(own_seconds, 0), Usage(redis_seconds, 0)
+
+
+def test_beside_lets_a_and_b_fire_at_alternating_seconds_and_swaps_them_each_round() -> None:
+    assert beside.crons_of(0) == beside.crons_of(2) == (beside.EVEN, beside.ODD)
+    assert beside.crons_of(1) == (beside.ODD, beside.EVEN)
+    for cron, first in ((beside.EVEN, 0), (beside.ODD, 1)):
+        trigger = parse_cron(cron)
+        fire_times = [at for at in range(0, 120_000, 1000) if trigger.next_after(at - 1) == at]
+        assert fire_times == list(range(1000 * first, 120_000, 2000))
+
+
+def test_beside_divides_cpu_by_the_fires_that_were_delivered() -> None:
+    cost = beside.cost_of(used(1.0, 2.0), used(1.01, 2.004), fires(1, expected=100))
+    assert cost.own_us == pytest.approx(100)
+    assert cost.redis_us == pytest.approx(40)
+
+
+def test_beside_refuses_a_round_in_which_a_server_did_not_keep_up() -> None:
+    with pytest.raises(RuntimeError, match="only 99 of 100 fires were delivered: use fewer --jobs"):
+        beside.cost_of(used(1, 1), used(2, 2), fires(1, delivered=99))
+
+
+def test_beside_gives_the_median_ratio_of_b_to_a_with_its_range() -> None:
+    rounds = [
+        beside.Round(beside.Cost(100, 40), beside.Cost(100 * ratio, 20), a_is_even=even)
+        for ratio, even in ((0.9, True), (1.2, False), (1.0, True))
+    ]
+    assert beside.summary(rounds) == [
+        "CPU per fire, server, B : A: median 1.000 (0.900 to 1.200)",
+        "CPU per fire, Redis, B : A: median 0.500 (0.500 to 0.500)",
+    ]
+    assert row_of(beside.table(rounds), "2") == {
+        "round": "2",
+        "A fires at": "odd seconds",
+        "A us/fire": "100.0",
+        "A Redis": "40.0",
+        "B us/fire": "120.0",
+        "B Redis": "20.0",
+        "B : A": "1.200",
+        "Redis, B : A": "0.500",
+    }
+
+
+def test_a_window_of_beside_begins_at_an_even_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    for now, expected in ((10.0, 14_000), (10.1, 14_000), (11.0, 14_000), (11.1, 16_000)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        assert beside.next_even_second_ms(3) == expected
 
 
 @pytest.fixture
