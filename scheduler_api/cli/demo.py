@@ -22,7 +22,7 @@ from scheduler_api.server.process import Process
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ProcessSettings, Settings
 from scheduler_core.base.errors import StoreError
-from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer, Done, Outcome, Request, Wanted
+from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer, Done, MaySend, Outcome, Request
 from scheduler_core.model.job import Job
 from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases.jobs import JobService
@@ -165,7 +165,7 @@ class Watched:
         self._inner = inner
         self._clock = clock
 
-    def start(self, request: Request, done: Done, wanted: Wanted, /) -> Attempt:
+    def start(self, request: Request, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin the attempt; write its line when it has ended."""
         fire_time = datetime.fromisoformat(dict(request.headers)["Cronpost-Fire-Time"])
         late_ms = self._clock.now_ms() - round(fire_time.timestamp() * 1000)
@@ -175,7 +175,7 @@ class Watched:
                 show(fire_line(request, outcome, late_ms=late_ms))
             done(outcome)
 
-        return self._inner.start(request, ended, wanted)
+        return self._inner.start(request, ended, may_send)
 
     async def aclose(self) -> None:
         """Close the deliverer behind."""

@@ -19,21 +19,21 @@ __all__ = [
     "CoroutineDeliverer",
     "Deliverer",
     "Done",
-    "InTurn",
+    "MaySend",
     "Outcome",
     "OutcomeKind",
     "Request",
     "Start",
-    "Wanted",
+    "TaskAttempt",
     "always",
     "attempt",
 ]
 
-Wanted = Callable[[], bool]
+MaySend = Callable[[], bool]
 """Returns whether the request may still be sent: whether the node's lease still holds."""
 Done = Callable[[Outcome], None]
 """Receives the outcome of an attempt."""
-Start = Callable[[Request, Done, Wanted], "Attempt"]
+Start = Callable[[Request, Done, MaySend], "Attempt"]
 """The signature of ``Deliverer.start``."""
 
 NOT_SENT = Outcome(OutcomeKind.INTERNAL, 0.0, message="it was not sent, because it was not wanted any more")
@@ -41,18 +41,18 @@ NOT_SENT = Outcome(OutcomeKind.INTERNAL, 0.0, message="it was not sent, because 
 
 
 def always() -> bool:
-    """A ``Wanted`` for callers without a lease."""
+    """A ``MaySend`` for callers without a lease."""
     return True
 
 
 class Deliverer(Protocol):
     """Makes attempts. Safe to call from many coroutines at once."""
 
-    def start(self, request: Request, done: Done, wanted: Wanted, /) -> Attempt:
+    def start(self, request: Request, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt and return at once.
 
         ``done`` is called once, from the event loop and never from in here; not after ``Attempt.cancel``.
-        ``wanted`` must be called immediately before the first byte is sent. If it returns False, nothing may be sent
+        ``may_send`` must be called immediately before the first byte is sent. If it returns False, nothing may be sent
         and the outcome is ``NOT_SENT``: a node that was frozen for longer than its lease must not send a request that
         another node sends too.
         """
@@ -75,16 +75,16 @@ class CoroutineDeliverer(ABC):
     """Base for deliverers that are written as one coroutine. Each attempt runs in a task of its own.
 
     The lease is checked when the task starts. A deliverer that waits before it sends (for a connection, a slot)
-    overrides ``deliver_if`` and checks ``wanted`` again after the wait.
+    overrides ``deliver_if`` and checks ``may_send`` again after the wait.
     """
 
-    def start(self, request: Request, done: Done, wanted: Wanted, /) -> Attempt:
+    def start(self, request: Request, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
-        return InTurn(self.deliver_if(request, wanted), done)
+        return TaskAttempt(self.deliver_if(request, may_send), done)
 
-    async def deliver_if(self, request: Request, wanted: Wanted) -> Outcome:
+    async def deliver_if(self, request: Request, may_send: MaySend) -> Outcome:
         """Make one attempt if it is still wanted, else return ``NOT_SENT``."""
-        return await self.deliver(request) if wanted() else NOT_SENT
+        return await self.deliver(request) if may_send() else NOT_SENT
 
     @abstractmethod
     async def deliver(self, request: Request) -> Outcome:
@@ -94,10 +94,10 @@ class CoroutineDeliverer(ABC):
         """Close idle and open connections."""
 
 
-async def attempt(deliverer: Deliverer, request: Request, wanted: Wanted = always) -> Outcome:
+async def attempt(deliverer: Deliverer, request: Request, may_send: MaySend = always) -> Outcome:
     """Make one attempt and return its outcome, ``NOT_SENT`` included. Cancelling this cancels the attempt."""
     ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    started = deliverer.start(request, lambda outcome: None if ended.done() else ended.set_result(outcome), wanted)
+    started = deliverer.start(request, lambda outcome: None if ended.done() else ended.set_result(outcome), may_send)
     try:
         return await ended
     except asyncio.CancelledError:
@@ -105,7 +105,7 @@ async def attempt(deliverer: Deliverer, request: Request, wanted: Wanted = alway
         raise
 
 
-class InTurn:
+class TaskAttempt:
     """An attempt that a task of its own makes."""
 
     def __init__(self, delivery: Coroutine[Any, Any, Outcome], done: Done) -> None:

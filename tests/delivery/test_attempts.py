@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from scheduler_core.delivery.base import Attempt, Done, OutcomeKind, Request, Wanted
+from scheduler_core.delivery.base import Attempt, Done, MaySend, OutcomeKind, Request
 from scheduler_core.model.job import Job, Policies, RetryRule
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.node.dispatch.requests import build_request
@@ -86,8 +86,8 @@ class Freezing(ScriptedDeliverer):
         self._clock = clock
         self._node = node
 
-    def start(self, request: Request, done: Done, wanted: Wanted, /) -> Attempt:
-        attempt = super().start(request, done, wanted)
+    def start(self, request: Request, done: Done, may_send: MaySend, /) -> Attempt:
+        attempt = super().start(request, done, may_send)
         self._clock.advance(self._node.node.dead_after_ms + 1)
         return attempt
 

@@ -315,11 +315,11 @@ async def test_a_request_that_was_not_wanted_any_more_hands_its_job_back(stored:
         def cancel(self) -> None:
             pass
 
-    def start(request: object, done: object, wanted: object) -> Nothing:
+    def start(request: object, done: object, may_send: object) -> Nothing:
         assert callable(done)
-        assert callable(wanted)
+        assert callable(may_send)
         clock.advance(node.node.dead_after_ms + 1)  # frozen for longer than its lease, while it connects
-        asked.append(wanted())
+        asked.append(may_send())
         asyncio.get_running_loop().call_soon(done, NOT_SENT)
         return Nothing()
 

@@ -19,11 +19,11 @@ from scheduler_core.delivery.base import (
     NOT_SENT,
     Attempt,
     Done,
-    InTurn,
+    MaySend,
     Outcome,
     OutcomeKind,
     Request,
-    Wanted,
+    TaskAttempt,
     always,
     attempt,
 )
@@ -33,7 +33,7 @@ from scheduler_core.delivery.http.deadlines import Deadlines
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.head import Written, headers_of, write_head
 from scheduler_core.delivery.http.resolve import LookupFailed
-from scheduler_core.delivery.http.transport import NotWanted, PooledTransport
+from scheduler_core.delivery.http.transport import NotSent, PooledTransport
 
 KEPT_HEADERS: Final = 64
 KEPT_HEADER_BYTES: Final = 8192
@@ -88,21 +88,23 @@ class HttpDeliverer:
         """
         return await attempt(self, request)
 
-    def start(self, request: Request, done: Done, wanted: Wanted = always, /) -> Attempt:
+    def start(self, request: Request, done: Done, may_send: MaySend = always, /) -> Attempt:
         """Begin what ``deliver`` does, and return at once. ``done`` is called once, from the event loop and never
-        from in here; not after the attempt was cancelled. ``wanted`` is asked before the request is written, and the
+        from in here; not after the attempt was cancelled. ``may_send`` is asked before the request is written, and the
         outcome is ``NOT_SENT`` if it says no.
 
         Where a connection is idle and the request is short, the arrival of the answer drives the attempt: no task, no
         timer of its own, half of the processor time.
         """
-        if self._pool is not None and len(request.body) <= WRITE_PIECE_BYTES and wanted():
-            direct = self._direct(self._pool, request, done, wanted)
+        if self._pool is not None and len(request.body) <= WRITE_PIECE_BYTES and may_send():
+            direct = self._direct(self._pool, request, done, may_send)
             if direct is not None:
                 return direct
-        return InTurn(self._in_turn(request, self._clock.monotonic(), request.timeout_ms / 1000.0, wanted=wanted), done)
+        return TaskAttempt(
+            self._in_turn(request, self._clock.monotonic(), request.timeout_ms / 1000.0, may_send=may_send), done
+        )
 
-    def _direct(self, pool: PooledTransport, request: Request, done: Done, wanted: Wanted) -> _Direct | None:
+    def _direct(self, pool: PooledTransport, request: Request, done: Done, may_send: MaySend) -> _Direct | None:
         """Begin the attempt on an idle connection; None: there is none."""
         try:
             written = write_head(request, self._user_agent)
@@ -111,7 +113,7 @@ class HttpDeliverer:
         connection = pool.take_idle(written.origin)
         if connection is None:
             return None
-        return _Direct(self, pool, connection, request, written, done, wanted)
+        return _Direct(self, pool, connection, request, written, done, may_send)
 
     async def _in_turn(
         self,
@@ -120,20 +122,20 @@ class HttpDeliverer:
         timeout_seconds: float,
         *,
         fresh: bool = False,
-        wanted: Wanted,
+        may_send: MaySend,
     ) -> Outcome:
         """One attempt as a coroutine: the first on a connection, one with a long body, and over any httpx transport."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._attempt(request, started, fresh=fresh, wanted=wanted)
-        except NotWanted:
+                return await self._attempt(request, started, fresh=fresh, may_send=may_send)
+        except NotSent:
             return NOT_SENT
         except TimeoutError:
             return self._timed_out(request, started)
         except Exception as error:  # noqa: BLE001 - a fault here must end one attempt, not the loop that made it
             return self._failed(error, started)
 
-    async def _attempt(self, request: Request, started: float, *, fresh: bool, wanted: Wanted) -> Outcome:
+    async def _attempt(self, request: Request, started: float, *, fresh: bool, may_send: MaySend) -> Outcome:
         if self._pool is not None:
             written = write_head(request, self._user_agent)
             answer = await self._pool.exchange(
@@ -143,14 +145,14 @@ class HttpDeliverer:
                 request.body,
                 repeatable=written.repeatable,
                 fresh=fresh,
-                wanted=wanted,
+                may_send=may_send,
             )
             try:
                 return await self._read(answer.status, answer.headers, answer.read, started, self._kept(request))
             finally:
                 answer.close()
-        if not wanted():
-            raise NotWanted
+        if not may_send():
+            raise NotSent
         headers = headers_of(request, self._user_agent)
         response = await self._transport.handle_async_request(
             httpx.Request(request.method, request.url, headers=headers, stream=httpx.ByteStream(request.body))
@@ -249,11 +251,11 @@ class _Direct:
         "_deliverer",
         "_done",
         "_left",
+        "_may_send",
         "_pool",
         "_request",
         "_second",
         "_started",
-        "_wanted",
         "_written",
     )
 
@@ -265,7 +267,7 @@ class _Direct:
         request: Request,
         written: Written,
         done: Done,
-        wanted: Wanted,
+        may_send: MaySend,
     ) -> None:
         self._deliverer = deliverer
         self._pool = pool
@@ -273,9 +275,9 @@ class _Direct:
         self._request = request
         self._written = written
         self._done = done
-        self._wanted = wanted
+        self._may_send = may_send
         self._left = False
-        self._second: InTurn | None = None
+        self._second: TaskAttempt | None = None
         self._body = Body(deliverer._read_limit, deliverer._kept(request))
         self._started = deliverer._clock.monotonic()
         deliverer._deadlines.add(self, request.timeout_ms)
@@ -317,14 +319,14 @@ class _Direct:
         # The target closed the connection while it was idle: once more, on a new one.
         deliverer, request = self._deliverer, self._request
         left = request.timeout_ms / 1000.0 - (deliverer._clock.monotonic() - self._started)
-        self._second = InTurn(
-            deliverer._in_turn(request, self._started, left, fresh=True, wanted=self._wanted), self._done
+        self._second = TaskAttempt(
+            deliverer._in_turn(request, self._started, left, fresh=True, may_send=self._may_send), self._done
         )
 
     def _leave(self) -> None:
         self._left = True
         self._deliverer._deadlines.remove(self, self._request.timeout_ms)
-        self._pool.give_back(self._written.origin, self._connection)
+        self._pool.release(self._written.origin, self._connection)
 
 
 def _kept_headers(raw: list[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:

@@ -57,7 +57,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         resolver: Resolver | None = None,
     ) -> None:
         self._connector = Connector(guard=guard, resolver=resolver, ssl_context=ssl_context)
-        self._places = Places(max_connections)
+        self._slots = SlotQueue(max_connections)
         self._max_connections = max_connections
         self._keepalive = keepalive_seconds
         self._repeat_within = repeat_within_seconds
@@ -92,23 +92,23 @@ class PooledTransport(httpx.AsyncBaseTransport):
         *,
         repeatable: bool,
         fresh: bool = False,
-        wanted: Callable[[], bool] | None = None,
+        may_send: Callable[[], bool] | None = None,
     ) -> Answer:
         """Send a request that is written already, and return when the head of its answer is here.
 
         What ``handle_async_request`` does, without httpx's objects, which cost as much as the rest of a request.
-        ``fresh`` asks for a new connection. ``wanted`` is asked when there is a connection; NotWanted is raised, and
+        ``fresh`` asks for a new connection. ``may_send`` is asked when there is a connection; NotSent is raised, and
         nothing sent, if it says no. The caller closes the answer.
         """
         if self._closed:
             raise RuntimeError("the transport is closed")
-        await self._places.take()
+        await self._slots.take()
         try:
             connection = await self._exchange(
-                origin, method, head, body, repeatable=repeatable, fresh=fresh, wanted=wanted
+                origin, method, head, body, repeatable=repeatable, fresh=fresh, may_send=may_send
             )
         except BaseException:
-            self._places.give_back()
+            self._slots.release()
             raise
         return Answer(self, origin, connection)
 
@@ -124,14 +124,14 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
         For a caller that writes and reads by itself (``Connection.begin``).
         """
-        if self._closed or not self._places.take_now():
+        if self._closed or not self._slots.take_nowait():
             return None
         connection = self._take_idle(origin)
         if connection is None:
-            self._places.give_back()
+            self._slots.release()
         return connection
 
-    def give_back(self, origin: Origin, connection: Connection) -> None:
+    def release(self, origin: Origin, connection: Connection) -> None:
         """The exchange on ``connection`` is over. It becomes idle, or is closed if there is more to come."""
         self._busy.discard(connection)
         if connection.finish() and not self._closed:
@@ -145,7 +145,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 self._sweep = loop.call_later(self._keepalive, self._close_expired)
         else:
             connection.abort()
-        self._places.give_back()
+        self._slots.release()
 
     async def _exchange(
         self,
@@ -156,15 +156,15 @@ class PooledTransport(httpx.AsyncBaseTransport):
         *,
         repeatable: bool,
         fresh: bool,
-        wanted: Callable[[], bool] | None,
+        may_send: Callable[[], bool] | None,
     ) -> Connection:
         """Send on an idle connection or else a new one; return it with the answer's head read."""
         connection = None if fresh else self._take_idle(origin)
         if connection is not None:
-            if wanted is not None and not wanted():
+            if may_send is not None and not may_send():
                 self._busy.discard(connection)
                 connection.abort()
-                raise NotWanted
+                raise NotSent
             try:
                 await self._send(connection, method, head, body)
             except httpx.ReadError:
@@ -173,10 +173,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
             else:
                 return connection
         connection = await self._open(origin)
-        if wanted is not None and not wanted():
+        if may_send is not None and not may_send():
             self._busy.discard(connection)
             connection.abort()
-            raise NotWanted
+            raise NotSent
         await self._send(connection, method, head, body)
         return connection
 
@@ -252,18 +252,18 @@ class PooledTransport(httpx.AsyncBaseTransport):
             await connection.wait_closed()
 
 
-class NotWanted(Exception):
-    """A request was not sent, because nobody wanted it any more when its connection was there."""
+class NotSent(Exception):
+    """The lease expired before the connection was available, so the request was not sent."""
 
 
-class Places:
+class SlotQueue:
     """A bounded number of places, first come, first served. As a semaphore, but one can also ask without waiting."""
 
     def __init__(self, count: int) -> None:
         self._free = count
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def take_now(self) -> bool:
+    def take_nowait(self) -> bool:
         """Take a place if one is free and nobody waits for it."""
         if self._free <= 0:
             return False
@@ -272,7 +272,7 @@ class Places:
 
     async def take(self) -> None:
         """Take a place, after those who asked before."""
-        if self.take_now():
+        if self.take_nowait():
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -280,10 +280,10 @@ class Places:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back()  # it was handed over just then
+                self.release()  # it was handed over just then
             raise
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Hand the place to whoever has waited longest, or keep it free."""
         while self._waiting:
             turn = self._waiting.popleft()
@@ -320,7 +320,7 @@ class Answer(httpx.AsyncByteStream):
         """Give the connection back, or close it if there is more to come."""
         transport, self._transport = self._transport, None
         if transport is not None:
-            transport.give_back(self._origin, self._connection)
+            transport.release(self._origin, self._connection)
 
     async def aclose(self) -> None:
         self.close()

@@ -214,7 +214,7 @@ class Flight(asyncio.Future[None]):
         self._started_at_ms = self._dispatcher.clock.now_ms()
         try:
             self._request = self._dispatcher.request_of(self._claimed, work) if request is None else request
-            self._under_way = self._dispatcher.start(self._request, self._ended, self._is_wanted)
+            self._under_way = self._dispatcher.start(self._request, self._ended, self._may_send)
         except Exception as error:  # noqa: BLE001 - one that ends without a result would hold its lease for ever
             self._ended(failure(error))
 
@@ -264,7 +264,7 @@ class Flight(asyncio.Future[None]):
         else:
             self._ended(failure(error))
 
-    def _is_wanted(self) -> bool:
+    def _may_send(self) -> bool:
         return self._dispatcher.node.lease_holds
 
     def _ended(self, outcome: Outcome) -> None:
