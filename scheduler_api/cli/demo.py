@@ -22,7 +22,7 @@ from scheduler_api.server.process import Process
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ProcessSettings, Settings
 from scheduler_core.base.errors import StoreError
-from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer, Done, MaySend, Outcome, Request
+from scheduler_core.delivery.base import Attempt, Deliverer, Done, MaySend, Outcome, OutcomeKind, Request
 from scheduler_core.model.job import Job
 from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases.jobs import JobService
@@ -171,7 +171,7 @@ class Watched:
         late_ms = self._clock.now_ms() - round(fire_time.timestamp() * 1000)
 
         def ended(outcome: Outcome) -> None:
-            if outcome is not NOT_SENT:
+            if outcome.kind is not OutcomeKind.NOT_SENT:
                 show(fire_line(request, outcome, late_ms=late_ms))
             done(outcome)
 

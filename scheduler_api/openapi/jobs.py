@@ -35,7 +35,7 @@ from scheduler_api.wire.jobs import BATCH_LIMIT, MAX_ID_CHARACTERS, MAX_RETRY_SE
 from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import LIMIT_ROWS, RETRY_ROWS, ROWS
 from scheduler_core.model.job import HoldReason
-from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.outcome import RECORDED_KINDS
 from scheduler_core.model.run import MissReason, Reason, RunState
 
 FLAG: Json = {"type": "boolean"}
@@ -295,7 +295,7 @@ SCHEMAS: Json = {
             "number": WHOLE,
             "started_at": INSTANT,
             "latency_ms": {"type": "number"},
-            "outcome": one_of(OutcomeKind),
+            "outcome": one_of(RECORDED_KINDS),
             "status_code": or_null(WHOLE),
             "message": TEXT,
         },

@@ -27,7 +27,7 @@ from scheduler_api.openapi.words import (
 )
 from scheduler_api.wire.tasks import MAX_TASKS
 from scheduler_core.base.config import BY_NAME
-from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.outcome import RECORDED_KINDS
 from scheduler_core.store.tasks import RULES
 
 _SETTINGS: Json = {
@@ -68,7 +68,7 @@ SCHEMAS: Json = {
         {
             "startedAt": INSTANT,
             "latencyMs": {"type": "number"},
-            "outcome": one_of(OutcomeKind),
+            "outcome": one_of(RECORDED_KINDS),
             "statusCode": or_null(WHOLE),
             "message": TEXT,
         }

@@ -36,8 +36,8 @@ Done = Callable[[Outcome], None]
 Start = Callable[[Request, Done, MaySend], "Attempt"]
 """The signature of ``Deliverer.start``."""
 
-NOT_SENT = Outcome(OutcomeKind.INTERNAL, 0.0, message="it was not sent, because it was not wanted any more")
-"""Sentinel: the lease expired before the request was sent, so it never was. Compare with ``is``."""
+NOT_SENT = Outcome(OutcomeKind.NOT_SENT, 0.0, message="not sent: the lease expired before the first byte")
+"""The outcome of an attempt whose lease expired before its first byte."""
 
 
 def always() -> bool:

@@ -31,6 +31,12 @@ class OutcomeKind(StrEnum):
     """Cronpost itself failed while it made the request: a fault to report. Whether something was sent is unknown."""
     LOST = "lost"
     """The node died or stopped before it could record how the attempt ended; whether something was sent is unknown."""
+    NOT_SENT = "not_sent"
+    """The lease expired before the first byte, so nothing was sent. The node hands the job back. Never stored."""
+
+
+RECORDED_KINDS = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.NOT_SENT)
+"""The kinds that the record of an attempt can have."""
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -91,7 +91,7 @@ async def test_what_waited_for_a_connection_is_sent_only_if_it_is_still_wanted()
         http.start(request(runner.url()), told.append, lambda: False)
         await until(lambda: bool(told))
         assert told == [NOT_SENT]
-        assert told[0] is NOT_SENT
+        assert told[0].kind is OutcomeKind.NOT_SENT
         await runner.wait_until(lambda runner: runner.open_connections == 0)
         assert runner.received == []
         for _ in range(3):  # its place is free again
@@ -105,7 +105,7 @@ async def test_nothing_is_sent_on_an_idle_connection_either_if_it_is_not_wanted(
         told: list[Outcome] = []
         http.start(request(runner.url(), body=body), told.append, lambda: False)
         await until(lambda: bool(told))
-        assert told[0] is NOT_SENT
+        assert told[0].kind is OutcomeKind.NOT_SENT
     assert len(runner.received) == 1
 
 
@@ -122,7 +122,7 @@ async def test_a_deliverer_that_is_a_coroutine_is_asked_only_for_what_is_wanted(
     Coroutine().start(request("http://runner.test/"), told.append, lambda: lease_holds)
     lease_holds = False  # frozen before the task had its turn
     await until(lambda: bool(told))
-    assert told[0] is NOT_SENT
+    assert told[0].kind is OutcomeKind.NOT_SENT
     assert asked == []
 
 

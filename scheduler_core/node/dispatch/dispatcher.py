@@ -13,7 +13,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import ConfigError, StoreError
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.base.tokens import make_token
-from scheduler_core.delivery.base import NOT_SENT, Attempt, Deliverer
+from scheduler_core.delivery.base import Attempt, Deliverer
 from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job import HeldBack, Job, LostCause
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
@@ -270,7 +270,7 @@ class Flight(asyncio.Future[None]):
     def _ended(self, outcome: Outcome) -> None:
         if self.done():
             return
-        if outcome is NOT_SENT:
+        if outcome.kind is OutcomeKind.NOT_SENT:
             # The node was frozen while it waited for a connection; others may have the job by now.
             self.hand_back()
             return

@@ -27,7 +27,7 @@ from scheduler_core.base.events import (
 )
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.base import NOT_SENT, Deliverer, attempt
+from scheduler_core.delivery.base import Deliverer, attempt
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
 from scheduler_core.model.run import Run
 from scheduler_core.model.task import LaneRules, Task, task_id
@@ -233,7 +233,7 @@ class TaskBatcher(Service):
             raise
         except Exception as error:  # noqa: BLE001 - a call that ends without a result would hold the lane for ever
             outcome = Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
-        if outcome is NOT_SENT:
+        if outcome.kind is OutcomeKind.NOT_SENT:
             self._put(batch, row, TaskStep(TaskOperation.BACK))
             return
         ended = Ended(outcome, batch.fence, started_at_ms, self.clock.now_ms(), request=request)
