@@ -29,7 +29,7 @@ from scheduler_core.model.run import Attempt, MissReason, Reason, Record, Run, R
 from scheduler_core.model.transition import REPLAYED, Spawn, Transition, is_replay, next_replay, rest, startable
 from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import catch_up
-from scheduler_core.plan.finish import end_run, park
+from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import last_outside, make_miss, misses_around, pass_over
 from scheduler_core.plan.passed import conclude, was_held
@@ -144,7 +144,7 @@ def is_spawned(work: Work) -> bool:
 def plan_full(work: Work, before: JobState, *, now_ms: int) -> Transition:
     """The step of a job that allows overlap when as many of its runs are open as may: the fire time is missed."""
     if work.run.on_demand:
-        waiting = park(work.state, work.run, now_ms + FULL_WAIT_MS, conflict=False)
+        waiting = requeue(work.state, work.run, now_ms + FULL_WAIT_MS, conflict=False)
         return Transition(waiting, work.records)
     trigger, state = trigger_of(work.job), work.state
     missed = make_miss(trigger, work.run.fire_time_ms, work.run.fire_time_ms, MissReason.OVERLAP, now_ms=now_ms)
@@ -263,7 +263,7 @@ def _take_over(
     others = replace(state, open=None)
     if run.completed is None and not run.detached:
         if state.paused_at_ms is not None and run.on_demand and run.reason is not Reason.MANUAL:
-            return Transition(park(others, run, now_ms, conflict=run.conflict))
+            return Transition(requeue(others, run, now_ms, conflict=run.conflict))
         return Work(job, replace(run, in_flight=False), others)
     # Nobody knows when its request was sent: not before the run was claimed.
     run = replace(run, started_at_ms=run.started_at_ms or lease.first_claimed_at_ms)

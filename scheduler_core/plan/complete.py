@@ -13,7 +13,7 @@ from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, rest
 from scheduler_core.plan.callback import heard
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, read_continuations
-from scheduler_core.plan.finish import end_run, park
+from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.in_flight import write_in_flight
 from scheduler_core.plan.misses import pass_over
 from scheduler_core.plan.passed import conclude, was_held
@@ -114,7 +114,7 @@ def plan_heartbeat(
     run, state = found.run, found.state
     run = heard(run, progress=progress, note=note, now_ms=now_ms)
     if found.run.state is RunState.RETRYING and found.run.on_demand and not found.run.in_flight:
-        state = park(state, run, run.retry_at_ms or now_ms, conflict=run.conflict)
+        state = requeue(state, run, run.retry_at_ms or now_ms, conflict=run.conflict)
     else:
         state = replace(state, open=run)
     lost_at = run.retry_at_ms if run.state is RunState.TAKEN else None

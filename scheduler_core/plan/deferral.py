@@ -12,7 +12,7 @@ from scheduler_core.model.job import HeldBack, Job, JobState, Lease
 from scheduler_core.model.run import Record, RunState
 from scheduler_core.model.transition import Transition, rest
 from scheduler_core.plan.claim import Work
-from scheduler_core.plan.finish import end_run, park
+from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.misses import pass_over
 
 
@@ -44,7 +44,7 @@ def plan_hold_changed(job: Job | None, state: JobState, work: Work, *, now_ms: i
     if run.completed is None and not run.detached and not gone:
         waiting = replace(run, in_flight=False, state=RunState.RETRYING, retry_at_ms=now_ms)
         if run.on_demand and not state.child:
-            return Transition(park(others, run, now_ms, conflict=run.conflict))
+            return Transition(requeue(others, run, now_ms, conflict=run.conflict))
         return Transition(replace(others, open=waiting))
     final, why = run.completed or RunState.CANCELLED, "its job was changed, paused or deleted before it was sent"
     after, ended = end_run(None if gone else job, others, run, final, now_ms=now_ms, message=why)

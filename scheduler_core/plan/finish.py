@@ -62,7 +62,7 @@ def _how_it_failed(run: Run) -> str:
     return f"after {run.attempt} attempts: {answer}" if run.attempt > 1 else answer
 
 
-def park(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:
+def requeue(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:
     """``state`` with a run that was asked for back in the pending list, where it waits for its next attempt."""
     waiting = replace(
         run, state=RunState.RETRYING, retry_at_ms=retry_at_ms, conflict=conflict, in_flight=False, payload=None

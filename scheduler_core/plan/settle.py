@@ -16,7 +16,7 @@ from scheduler_core.plan.callback import taken
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
 from scheduler_core.plan.detail import detail_of
-from scheduler_core.plan.finish import end_run, park
+from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.passed import account_passed, conclude, was_held
 
 EXCERPT_BYTES = 512
@@ -157,16 +157,16 @@ def _settle(
         final, message = _detached_end(run, verdict) if not message else (final, message)
     elif verdict is Verdict.CONFLICT and began.retry_already_running is not None:
         retry_at = now_ms + max(began.retry_already_running * 1000, policy.conflict_floor_ms)
-        if not _is_parked(state, run):
+        if not _waits_in_pending(state, run):
             return _wait(state, run, retry_at, conflict=True), ()
-        return _account(job, park(state, run, retry_at, conflict=True), run, ended, held=held)
+        return _account(job, requeue(state, run, retry_at, conflict=True), run, ended, held=held)
     elif verdict is Verdict.RETRY or (
         verdict is Verdict.CONFLICT and run.on_demand and run.reason is not Reason.MANUAL
     ):
         run = replace(run, failures=run.failures + 1)
         given_up, retry_at = _next_attempt(run, ended, policy)
-        if given_up is None and _is_parked(state, run):
-            return _account(job, park(state, run, retry_at, conflict=False), run, ended, held=held)
+        if given_up is None and _waits_in_pending(state, run):
+            return _account(job, requeue(state, run, retry_at, conflict=False), run, ended, held=held)
         if given_up is None:
             state = _wait(state, run, retry_at, conflict=False)
             if job.overlap is Overlap.QUEUE_ONE:
@@ -186,7 +186,7 @@ def _settle(
     )
 
 
-def _is_parked(state: JobState, run: Run) -> bool:
+def _waits_in_pending(state: JobState, run: Run) -> bool:
     """Whether the run waits among the pending entries: it was asked for, and does not have a unit for itself."""
     return run.on_demand and not state.child
 

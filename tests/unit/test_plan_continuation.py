@@ -245,13 +245,13 @@ def test_a_retryable_outcome_moves_the_entry_and_lets_others_go_first(outcome: O
     assert planned.records == ()
     state = state_of(planned)
     assert state.open is None
-    parked = state.pending[-1]
-    assert (parked.run_id, parked.payload, parked.reason) == ("P1", b"1", Reason.CONTINUATION)
-    assert seconds(parked.not_before_ms) == (8 if outcome.status == 429 else 2)
+    requeued = state.pending[-1]
+    assert (requeued.run_id, requeued.payload, requeued.reason) == ("P1", b"1", Reason.CONTINUATION)
+    assert seconds(requeued.not_before_ms) == (8 if outcome.status == 429 else 2)
     other = plan_claim(GETTER, state, make_lease(1), downtimes=(), store_id=STORE_ID)
     assert isinstance(other, Work)
     assert other.run.id == "P2"
-    later = plan_claim(GETTER, replace(state, pending=(parked,)), make_lease(8), downtimes=(), store_id=STORE_ID)
+    later = plan_claim(GETTER, replace(state, pending=(requeued,)), make_lease(8), downtimes=(), store_id=STORE_ID)
     assert isinstance(later, Work)
     assert (later.run.id, later.run.attempt, later.run.payload) == ("P1", 1, b"1")
 
@@ -277,9 +277,9 @@ def test_a_job_that_lists_500_tries_it_again_until_its_attempts_are_used_up() ->
     run = make_run(0, id="P1", reason=Reason.CONTINUATION, on_demand=True)
     first = settle(answered(500), run=run, job=job)
     assert first.records == ()
-    parked = state_of(first).pending[0].run
-    assert parked is not None
-    second = settle(answered(500), run=replace(parked, state=RunState.OPEN), job=job)
+    requeued = state_of(first).pending[0].run
+    assert requeued is not None
+    second = settle(answered(500), run=replace(requeued, state=RunState.OPEN), job=job)
     assert final(second).state is RunState.FAILED
     assert final(second).message == "given up after 2 attempts"
     assert state_of(second).pending[0].failed == "given up after 2 attempts"

@@ -127,8 +127,8 @@ def test_not_now_leaves_the_run_waiting_and_accounts_for_what_passed() -> None:
 def test_a_run_that_was_asked_for_waits_among_the_entries_or_in_a_unit_of_its_own() -> None:
     run = make_run(0, on_demand=True, payload=b"own", reason=Reason.MANUAL)
     waits = tried(None, state=RunState.RETRYING, failures=1, retry_at_ms=at(4), on_demand=True, reason=Reason.MANUAL)
-    parked = Pending("RUN", at(4), b"own", Reason.MANUAL, waits)
-    assert settle(failed(), run) == Transition(make_state(10, pending=(parked,)))
+    requeued = Pending("RUN", at(4), b"own", Reason.MANUAL, waits)
+    assert settle(failed(), run) == Transition(make_state(10, pending=(requeued,)))
     claim_key = Work(JOB, run, make_state(None, child=True))
     step = plan_settle(claim_key, end_of(failed()), POLICY)
     assert step == Transition(make_state(None, open=replace(waits, payload=b"own"), child=True))
@@ -631,21 +631,21 @@ def test_a_continuation_that_is_completed_lets_the_trigger_go_on_and_what_it_hel
 def test_a_continuation_completed_beside_an_open_run_frees_the_trigger() -> None:
     waits = retrying(0, 60, reason=Reason.CONTINUATION, on_demand=True)
     other = make_run(5, id="OTHER", in_flight=True)
-    parked = Pending("RUN", at(60), b"own", Reason.CONTINUATION, waits)
+    requeued = Pending("RUN", at(60), b"own", Reason.CONTINUATION, waits)
     record = replace(
         waits, state=RunState.FAILED, ended_at_ms=at(25), retry_at_ms=None, on_demand=False, message="said"
     )
     aside = Pending("RUN", at(25), b"own", Reason.CONTINUATION, failed="said")
     last = LastRun("RUN", at(0), RunState.FAILED, at(25), None)
-    assert complete(make_state(10, open=other, pending=(parked,))) == Transition(
+    assert complete(make_state(10, open=other, pending=(requeued,))) == Transition(
         make_state(30, open=other, pending=(aside,), last=last, totals=Totals(1, 0, 0.0)),
         (record, Miss(MissReason.HELD, at(10), at(20), at(25), 2)),
     )
     # Another continuation holds it still, and a run of another kind never did.
     holds = Pending("NEXT", at(70), None, Reason.CONTINUATION)
-    step = complete(make_state(10, open=other, pending=(parked, holds)))
+    step = complete(make_state(10, open=other, pending=(requeued, holds)))
     assert (step.state.next_fire_ms, step.records) == (at(10), (record,))
-    by_hand = replace(parked, reason=Reason.MANUAL, run=replace(waits, reason=Reason.MANUAL))
+    by_hand = replace(requeued, reason=Reason.MANUAL, run=replace(waits, reason=Reason.MANUAL))
     step = complete(make_state(10, open=other, pending=(by_hand,)))
     assert (step.state.next_fire_ms, step.records) == (at(10), (replace(record, reason=Reason.MANUAL),))
 

@@ -442,10 +442,10 @@ def test_a_run_that_was_asked_for_and_finds_no_place_waits_a_moment() -> None:
     earlier = Miss(MissReason.COALESCED, at(-20), at(-10), at(1), 2)
     run = make_run(0, on_demand=True, payload=b"own", reason=Reason.MANUAL)
     waits = replace(run, state=RunState.RETRYING, retry_at_ms=at(2.25), payload=None)
-    parked = Pending("RUN", at(2.25), b"own", Reason.MANUAL, waits)
+    requeued = Pending("RUN", at(2.25), b"own", Reason.MANUAL, waits)
     work = Work(ALLOWS, run, make_state(10, pending=(entry("A", 5),)), (earlier,))
     assert plan_full(work, make_state(0), now_ms=at(2)) == Transition(
-        make_state(10, pending=(entry("A", 5), parked)), (earlier,)
+        make_state(10, pending=(entry("A", 5), requeued)), (earlier,)
     )
 
 
@@ -544,8 +544,10 @@ def test_a_run_held_back_while_its_job_changed_waits_where_it_did() -> None:
     waiting = make_run(0, state=RunState.RETRYING, retry_at_ms=at(5))
     assert hold_changed(make_state(10, open=run)) == Transition(make_state(10, open=waiting))
     on_demand = replace(run, on_demand=True, payload=b"own", conflict=True)
-    parked = Pending("RUN", at(5), b"own", run=replace(waiting, on_demand=True, conflict=True), reason=Reason.SCHEDULED)
-    assert hold_changed(make_state(10, open=on_demand)) == Transition(make_state(10, pending=(parked,)))
+    requeued = Pending(
+        "RUN", at(5), b"own", run=replace(waiting, on_demand=True, conflict=True), reason=Reason.SCHEDULED
+    )
+    assert hold_changed(make_state(10, open=on_demand)) == Transition(make_state(10, pending=(requeued,)))
     child_state = make_state(None, open=on_demand, child=True)
     kept = replace(waiting, on_demand=True, payload=b"own", conflict=True)
     assert hold_changed(child_state) == Transition(make_state(None, open=kept, child=True))
