@@ -32,7 +32,7 @@ from scheduler_core.plan.catch_up import catch_up
 from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import last_outside, make_miss, misses_around, pass_over
-from scheduler_core.plan.passed import conclude, was_held
+from scheduler_core.plan.passed import finish_and_account, was_held
 from scheduler_core.triggers.trigger import Trigger
 
 LOST_WHY = {
@@ -252,7 +252,9 @@ def _lost(
     in_time = run.taken_at_ms is not None and now_ms < run.taken_at_ms + (run.run_timeout_ms or 0)
     why = f"the runner took it: {'no sign of life' if in_time else 'not completed in time'}"
     held = was_held(state, run)
-    state, ended = conclude(job, state, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, held=held, message=why)
+    state, ended = finish_and_account(
+        job, state, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, held=held, message=why
+    )
     return rest(state, (*records, *ended))
 
 
@@ -271,7 +273,9 @@ def _take_over(
     if run.completed is None:
         why = "its node died, and the job was changed meanwhile"
     held = was_held(others, run)
-    state, records = conclude(job, others, run, final, now_ms=now_ms, downtimes=downtimes, held=held, message=why)
+    state, records = finish_and_account(
+        job, others, run, final, now_ms=now_ms, downtimes=downtimes, held=held, message=why
+    )
     return rest(state, records)
 
 

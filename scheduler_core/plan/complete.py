@@ -16,7 +16,7 @@ from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, rea
 from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.in_flight import write_in_flight
 from scheduler_core.plan.misses import pass_over
-from scheduler_core.plan.passed import conclude, was_held
+from scheduler_core.plan.passed import finish_and_account, was_held
 from scheduler_core.plan.settle import DROPPED
 
 
@@ -81,7 +81,7 @@ def end_found(
         _, ended = end_run(None, state, run, final, now_ms=now_ms, message=message)
         return Transition(None, (ended,), remove=True)
     if state.open is None:
-        after, records = conclude(
+        after, records = finish_and_account(
             job, state, run, final, now_ms=now_ms, downtimes=downtimes, message=message, held=held
         )
         return rest(after, (*found.records, *records))

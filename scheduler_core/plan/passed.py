@@ -16,7 +16,7 @@ from scheduler_core.plan.misses import misses_around, pass_over
 from scheduler_core.triggers.trigger import Trigger
 
 
-def conclude(
+def finish_and_account(
     job: Job,
     state: JobState,
     run: Run,
@@ -31,7 +31,7 @@ def conclude(
     """End a run and account for what passed while it was open. ``state`` is the job's without that run, and ``held``
     whether the two together held the trigger (see ``was_held``)."""
     state, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
-    state, passed = account_passed(
+    state, passed = account_for_passed(
         job, state, run, held=held, now_ms=now_ms, downtimes=downtimes, stands_until_ms=stands_until_ms
     )
     return state, (ended, *passed)
@@ -42,7 +42,7 @@ def was_held(state: JobState, run: Run) -> bool:
     return run.reason is Reason.CONTINUATION or state.is_held
 
 
-def account_passed(
+def account_for_passed(
     job: Job,
     state: JobState,
     run: Run,

@@ -17,7 +17,7 @@ from scheduler_core.plan.claim import Work
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
 from scheduler_core.plan.detail import detail_of
 from scheduler_core.plan.finish import end_run, requeue
-from scheduler_core.plan.passed import account_passed, conclude, was_held
+from scheduler_core.plan.passed import account_for_passed, finish_and_account, was_held
 
 EXCERPT_BYTES = 512
 """How much of an unsuccessful answer's body a run's record keeps."""
@@ -159,21 +159,21 @@ def _settle(
         retry_at = now_ms + max(began.retry_already_running * 1000, policy.conflict_floor_ms)
         if not _waits_in_pending(state, run):
             return _wait(state, run, retry_at, conflict=True), ()
-        return _account(job, requeue(state, run, retry_at, conflict=True), run, ended, held=held)
+        return _account_for_passed(job, requeue(state, run, retry_at, conflict=True), run, ended, held=held)
     elif verdict is Verdict.RETRY or (
         verdict is Verdict.CONFLICT and run.on_demand and run.reason is not Reason.MANUAL
     ):
         run = replace(run, failures=run.failures + 1)
         given_up, retry_at = _next_attempt(run, ended, policy)
         if given_up is None and _waits_in_pending(state, run):
-            return _account(job, requeue(state, run, retry_at, conflict=False), run, ended, held=held)
+            return _account_for_passed(job, requeue(state, run, retry_at, conflict=False), run, ended, held=held)
         if given_up is None:
             state = _wait(state, run, retry_at, conflict=False)
             if job.overlap is Overlap.QUEUE_ONE:
                 return state, ()  # a fire time that passed takes over at once
-            return _account(job, state, run, ended, held=held)
+            return _account_for_passed(job, state, run, ended, held=held)
         message = given_up
-    return conclude(
+    return finish_and_account(
         job,
         state,
         run,
@@ -242,9 +242,11 @@ def _detached_end(run: Run, verdict: Verdict) -> tuple[RunState, str]:
     return _final_state(verdict), ""
 
 
-def _account(job: Job, state: JobState, run: Run, ended: Ended, *, held: bool) -> tuple[JobState, tuple[Record, ...]]:
+def _account_for_passed(
+    job: Job, state: JobState, run: Run, ended: Ended, *, held: bool
+) -> tuple[JobState, tuple[Record, ...]]:
     """The run is not over, but others may start: account for what passed during the request."""
-    return account_passed(job, state, run, held=held, now_ms=ended.ended_at_ms, downtimes=ended.downtimes)
+    return account_for_passed(job, state, run, held=held, now_ms=ended.ended_at_ms, downtimes=ended.downtimes)
 
 
 def _wait(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:

@@ -38,7 +38,7 @@ from scheduler_core.plan.finish import end_run
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import last_outside, misses_around
 from scheduler_core.plan.on_demand import Skipped, Started, plan_revive, plan_run_now
-from scheduler_core.plan.passed import account_passed
+from scheduler_core.plan.passed import account_for_passed
 from scheduler_core.plan.settle import Verdict, judge, plan_settle, plan_settle_changed
 from tests.support.factories import (
     STORE_ID,
@@ -338,7 +338,7 @@ def test_the_latest_fire_time_outside_of_downtimes_goes_back_through_those_that_
 @pytest.mark.parametrize("held", [False, True])
 def test_what_fell_into_a_downtime_during_a_run_is_caught_up_one_by_one(held: bool) -> None:
     job = make_job(policies=Policies(recovery=Recovery.ALL, catch_up_limit=2, catch_up_window_ms=3_600_000))
-    state, records = account_passed(
+    state, records = account_for_passed(
         job, make_state(10), make_run(0), held=held, now_ms=at(55), downtimes=[Downtime(at(15), at(45))]
     )
     if held:
@@ -398,7 +398,7 @@ def test_how_much_of_a_downtime_is_caught_up(
 )
 def test_a_run_is_owed_if_a_fire_time_that_passed_fell_into_a_downtime(after: float, until: float, owed: bool) -> None:
     job = make_job(policies=Policies(recovery=Recovery.LATEST))
-    state, records = account_passed(
+    state, records = account_for_passed(
         job, make_state(10), make_run(0), held=False, now_ms=at(35), downtimes=[Downtime(at(after), at(until))]
     )
     assert state == make_state(30 if owed else 40)
