@@ -234,7 +234,7 @@ def show_run(run: Run) -> dict[str, Any]:
         "message": run.message,
         "answer_excerpt": run.excerpt,
         "taken_at": instant(run.taken_at_ms),
-        "heard_at": instant(run.heard_at_ms),
+        "heard_at": instant(run.heartbeat_at_ms),
         "deadline": instant(run.retry_at_ms) if run.state is RunState.TAKEN else None,
         "progress": run.progress,
         "note": run.note,

@@ -123,7 +123,7 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
     progress: float | None = msgspec.field(default=None, name="g")
     """From 0 to 1, as the runner last said by callback."""
     note: str = msgspec.field(default="", name="q")
-    heard_at_ms: int | None = msgspec.field(default=None, name="j")
+    heartbeat_at_ms: int | None = msgspec.field(default=None, name="j")
     """When the runner last gave a sign of life by callback."""
     on_demand: bool = msgspec.field(default=False, name="as")
     """It was asked for (an entry of the pending list, a replay): it waits for its retry there, not in the trigger's

@@ -27,9 +27,9 @@ def taken(job: Job, run: Run, *, now_ms: int) -> Run:
     return replace(run, retry_at_ms=lost_at_ms(run))
 
 
-def heard(run: Run, *, progress: float | None, note: str, now_ms: int) -> Run:
+def with_heartbeat(run: Run, *, progress: float | None, note: str, now_ms: int) -> Run:
     """``run`` after a sign of life."""
-    run = replace(run, heard_at_ms=now_ms, progress=run.progress if progress is None else progress, note=note)
+    run = replace(run, heartbeat_at_ms=now_ms, progress=run.progress if progress is None else progress, note=note)
     return replace(run, retry_at_ms=lost_at_ms(run)) if run.state is RunState.TAKEN else run
 
 
@@ -42,7 +42,7 @@ def lost_at_ms(run: Run, downtimes: Sequence[Downtime] = ()) -> int:
     deadline = taken_at_ms + (run.run_timeout_ms or 0)
     if run.heartbeat_timeout_ms is None:
         return deadline
-    silent_since = max(taken_at_ms, run.heard_at_ms or 0)
+    silent_since = max(taken_at_ms, run.heartbeat_at_ms or 0)
     for downtime in downtimes:
         if downtime.after_ms <= silent_since + run.heartbeat_timeout_ms:
             silent_since = max(silent_since, downtime.until_ms)

@@ -11,7 +11,7 @@ from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.job import Downtime, Job, JobState, Pending, Snapshot
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, rest
-from scheduler_core.plan.callback import heard
+from scheduler_core.plan.callback import with_heartbeat
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, read_continuations
 from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.in_flight import write_in_flight
@@ -112,7 +112,7 @@ def plan_heartbeat(
     if found is None:
         return None
     run, state = found.run, found.state
-    run = heard(run, progress=progress, note=note, now_ms=now_ms)
+    run = with_heartbeat(run, progress=progress, note=note, now_ms=now_ms)
     if found.run.state is RunState.RETRYING and found.run.on_demand and not found.run.in_flight:
         state = requeue(state, run, run.retry_at_ms or now_ms, conflict=run.conflict)
     else:

@@ -94,7 +94,7 @@ def plan_settle_changed(
         message=stored.message,
         progress=stored.progress,
         note=stored.note,
-        heard_at_ms=stored.heard_at_ms,
+        heartbeat_at_ms=stored.heartbeat_at_ms,
         list_replaced=stored.list_replaced,
     )
     base = replace(state, open=None)

@@ -233,9 +233,9 @@ def changed(stored: Run | None, outcome: Outcome, *, deleted: bool = False, job:
 
 
 def test_a_run_whose_job_was_changed_keeps_what_the_change_and_the_runner_wrote() -> None:
-    said = {"message": "m", "progress": 0.5, "note": "n", "heard_at_ms": at(2)}
-    stored = make_run(0, in_flight=True, detached=True, list_replaced=True, **said)
-    record = tried(500, state=RunState.FAILED, ended_at_ms=at(3), **said)
+    stored_fields = {"message": "m", "progress": 0.5, "note": "n", "heartbeat_at_ms": at(2)}
+    stored = make_run(0, in_flight=True, detached=True, list_replaced=True, **stored_fields)
+    record = tried(500, state=RunState.FAILED, ended_at_ms=at(3), **stored_fields)
     state = make_state(10, last=LastRun("RUN", at(0), RunState.FAILED, at(3), 500), totals=Totals(1, 0, 12.346))
     step = changed(stored, answered(500))
     assert step == Transition(state, (record,), detail=detail(), detail_of="RUN")
@@ -447,7 +447,7 @@ def test_a_taken_run_is_lost_without_a_sign_of_life_but_not_for_a_downtime(
 ) -> None:
     run = make_run(0, taken_at_ms=at(1), run_timeout_ms=60_000, heartbeat_timeout_ms=20_000)
     assert lost_at_ms(run, [Downtime(at(after), at(until)) for after, until in downtimes]) == at(lost)
-    assert lost_at_ms(replace(run, heard_at_ms=at(10))) == at(30)
+    assert lost_at_ms(replace(run, heartbeat_at_ms=at(10))) == at(30)
     assert lost_at_ms(replace(run, heartbeat_timeout_ms=None)) == at(61)
 
 

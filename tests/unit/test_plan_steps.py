@@ -625,22 +625,22 @@ def test_a_heartbeat_moves_the_deadline_of_a_taken_run_and_of_no_other() -> None
     run = make_run(
         0, state=RunState.TAKEN, taken_at_ms=at(1), retry_at_ms=at(9), run_timeout_ms=60_000, heartbeat_timeout_ms=8_000
     )
-    heard = replace(run, heard_at_ms=at(5), progress=0.5, note="half", retry_at_ms=at(13))
-    assert heartbeat(make_state(10, open=run)) == (Transition(make_state(10, open=heard)), at(13))
-    again = replace(heard, progress=0.5)
-    assert heartbeat(make_state(10, open=heard), None) == (Transition(make_state(10, open=again)), at(13))
+    beating = replace(run, heartbeat_at_ms=at(5), progress=0.5, note="half", retry_at_ms=at(13))
+    assert heartbeat(make_state(10, open=run)) == (Transition(make_state(10, open=beating)), at(13))
+    again = replace(beating, progress=0.5)
+    assert heartbeat(make_state(10, open=beating), None) == (Transition(make_state(10, open=again)), at(13))
     waits = retrying(0, 60, heartbeat_timeout_ms=8_000)
-    heard = replace(waits, heard_at_ms=at(5), progress=0.5, note="half")
-    assert heartbeat(make_state(10, open=waits)) == (Transition(make_state(10, open=heard)), None)
+    beating = replace(waits, heartbeat_at_ms=at(5), progress=0.5, note="half")
+    assert heartbeat(make_state(10, open=waits)) == (Transition(make_state(10, open=beating)), None)
     assert heartbeat(make_state(10)) is None
 
 
 def test_a_heartbeat_of_a_run_among_the_entries_leaves_it_there() -> None:
     run = retrying(3, 60, on_demand=True, conflict=True)
     others = (entry("A", 30),)
-    heard = replace(run, heard_at_ms=at(5), progress=0.5, note="half")
+    beating = replace(run, heartbeat_at_ms=at(5), progress=0.5, note="half")
     before = make_state(10, pending=(Pending("RUN", at(60), b"own", Reason.SCHEDULED, run), *others))
-    after = make_state(10, pending=(*others, Pending("RUN", at(60), b"own", Reason.SCHEDULED, heard)))
+    after = make_state(10, pending=(*others, Pending("RUN", at(60), b"own", Reason.SCHEDULED, beating)))
     assert heartbeat(before) == (Transition(after), None)
 
 
