@@ -28,7 +28,7 @@ def instant(at_ms: int | None) -> str | None:
 
 def next_fire_time(job: Job, state: JobState) -> str | None:
     """The first of ``next_fire_times``."""
-    if state.is_held or state.next_fire_ms is None:
+    if state.trigger_is_blocked or state.next_fire_ms is None:
         return None
     if job.policies.max_runs is not None and state.fired >= job.policies.max_runs:
         return None
@@ -44,7 +44,7 @@ def next_fire_times(job: Job, state: JobState, count: int = FIRE_TIMES_SHOWN) ->
 
     They are those at which the job fires: the offset of its jitter is in them.
     """
-    if state.is_held:
+    if state.trigger_is_blocked:
         return []
     trigger = trigger_of(job)
     if job.policies.max_runs is not None:
@@ -75,10 +75,10 @@ def _show_job(view: JobView, *, with_payload: bool) -> dict[str, Any]:
         if not with_payload:
             shown.pop("payload", None)
         shown["next_fire_times"] = next_fire_times(job, state)
-    held_for = state.held_for
+    trigger_blocked_by = state.trigger_blocked_by
     shown |= {
-        "held_for": None if held_for is None else held_for.value,
-        "held_back": None if held_for is not None else show_hold(view),
+        "held_for": None if trigger_blocked_by is None else trigger_blocked_by.value,
+        "held_back": None if trigger_blocked_by is not None else show_hold(view),
         "paused_at": instant(state.paused_at_ms),
         "quarantine_reason": view.fault or state.quarantine,
         "open_run": show_open(view),

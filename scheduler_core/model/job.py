@@ -272,7 +272,7 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is due is held back, for its target's sake."""
 
     @property
-    def held_for(self) -> MissReason | None:
+    def trigger_blocked_by(self) -> MissReason | None:
         """Why the trigger's fire times become no runs now; None: they do."""
         if self.paused_at_ms is not None:
             return MissReason.PAUSED
@@ -285,8 +285,8 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
         return None
 
     @property
-    def is_held(self) -> bool:
-        return self.held_for is not None
+    def trigger_is_blocked(self) -> bool:
+        return self.trigger_blocked_by is not None
 
 
 SUSPECT_LOSSES = 3

@@ -68,7 +68,10 @@ def next_wake_ms(state: JobState) -> int | None:
 
 
 def _next_wake_ms(state: JobState) -> int | None:
-    trigger_ms = state.ends_at_ms if state.paused_at_ms is not None else None if state.is_held else state.next_fire_ms
+    if state.paused_at_ms is not None:
+        trigger_ms = state.ends_at_ms
+    else:
+        trigger_ms = None if state.trigger_is_blocked else state.next_fire_ms
     if state.open is not None:
         if state.open.conflict or state.open.state is RunState.TAKEN:
             return state.open.retry_at_ms
@@ -116,6 +119,6 @@ def is_finished(state: JobState) -> bool:
         and state.open is None
         and not state.pending
         and not state.replays
-        and not state.is_held
+        and not state.trigger_is_blocked
         and not state.keep
     )

@@ -191,7 +191,7 @@ def _due(job: Job, state: JobState, now_ms: int) -> tuple[Entry | None, int]:
         # The position is a fire time by what was stored, if no longer by the trigger.
         last_ms = first_ms
     count = trigger.count_in(first_ms - 1, last_ms, COUNTED_STEPS)
-    return Entry(first_ms, last_ms, reason=state.held_for, count=count or None, settled=False), first_ms
+    return Entry(first_ms, last_ms, reason=state.trigger_blocked_by, count=count or None, settled=False), first_ms
 
 
 def _nothing_settled(job: Job, entries: Sequence[Entry], now_ms: int) -> bool:

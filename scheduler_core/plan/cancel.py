@@ -11,7 +11,7 @@ from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Run, RunState, keep_attempts
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.complete import end_found, find_run
-from scheduler_core.plan.passed import was_held
+from scheduler_core.plan.passed import trigger_was_blocked
 
 WHY = "cancelled by a client"
 WHY_OPEN = "cancelled by a client while its request was open"
@@ -29,7 +29,7 @@ def plan_cancel_run(
     if found is None:
         return None
     run, lease = found.run, snapshot.lease
-    held = was_held(found.state, run)
+    trigger_blocked = trigger_was_blocked(found.state, run)
     why = WHY
     revoke = run.in_flight and lease is not None
     if revoke and lease is not None and lease.node != "-":
@@ -41,7 +41,7 @@ def plan_cancel_run(
         now_ms=now_ms,
         downtimes=downtimes,
         message=why,
-        held=held,
+        trigger_blocked=trigger_blocked,
     )
     return replace(step, revoke=revoke)
 

@@ -96,7 +96,7 @@ def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime]
     if job is None or state is None or state.paused_at_ms is not None:
         return None
     state, records = detach(job, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was paused")
-    if state.held_for is MissReason.HELD:
+    if state.trigger_blocked_by is MissReason.HELD:
         state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
         records = (*records, *misses)
     state, held_back = let_go(job, state, now_ms=now_ms)

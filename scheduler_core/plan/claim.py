@@ -32,7 +32,7 @@ from scheduler_core.plan.catch_up import catch_up
 from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import last_outside, make_miss, misses_around, pass_over
-from scheduler_core.plan.passed import finish_and_account, was_held
+from scheduler_core.plan.passed import finish_and_account, trigger_was_blocked
 from scheduler_core.triggers.trigger import Trigger
 
 LOST_WHY = {
@@ -168,7 +168,7 @@ def _decide(
     if state.ends_at_ms is not None and state.ends_at_ms <= now_ms:
         state, records = pass_over(job, replace(state, ends_at_ms=None), MissReason.PAUSED, now_ms=now_ms)
     trigger = trigger_of(job)
-    due_ms = None if state.is_held else state.next_fire_ms
+    due_ms = None if state.trigger_is_blocked else state.next_fire_ms
     latest_ms = trigger.last_in(due_ms - 1, now_ms) if due_ms is not None and due_ms <= now_ms else None
 
     waiting = state.open
@@ -251,9 +251,9 @@ def _lost(
         return Transition(replace(state, open=replace(run, retry_at_ms=lost_at)), records)
     in_time = run.taken_at_ms is not None and now_ms < run.taken_at_ms + (run.run_timeout_ms or 0)
     why = f"the runner took it: {'no sign of life' if in_time else 'not completed in time'}"
-    held = was_held(state, run)
+    trigger_blocked = trigger_was_blocked(state, run)
     state, ended = finish_and_account(
-        job, state, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, held=held, message=why
+        job, state, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, trigger_blocked=trigger_blocked, message=why
     )
     return rest(state, (*records, *ended))
 
@@ -272,9 +272,9 @@ def _take_over(
     final, why = run.completed or RunState.LOST, ""
     if run.completed is None:
         why = "its node died, and the job was changed meanwhile"
-    held = was_held(others, run)
+    trigger_blocked = trigger_was_blocked(others, run)
     state, records = finish_and_account(
-        job, others, run, final, now_ms=now_ms, downtimes=downtimes, held=held, message=why
+        job, others, run, final, now_ms=now_ms, downtimes=downtimes, trigger_blocked=trigger_blocked, message=why
     )
     return rest(state, records)
 

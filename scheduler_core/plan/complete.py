@@ -16,7 +16,7 @@ from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, rea
 from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.in_flight import write_in_flight
 from scheduler_core.plan.misses import pass_over
-from scheduler_core.plan.passed import finish_and_account, was_held
+from scheduler_core.plan.passed import finish_and_account, trigger_was_blocked
 from scheduler_core.plan.settle import DROPPED
 
 
@@ -54,13 +54,19 @@ def plan_complete(
         return run.completed
     entries, dropped = _entries(job, state, run, continuation, now_ms=now_ms)
     message = "; ".join(text for text in (run.message, message, dropped) if text)
-    held = was_held(state, run)
+    trigger_blocked = trigger_was_blocked(state, run)
     state = replace(state, pending=(*state.pending, *entries))
     if run.in_flight:
         run = replace(run, completed=final, message=message)
         return Transition(replace(state, open=run), found.records, remove=state.deleted)
     return end_found(
-        job, replace(found, run=run, state=state), final, now_ms=now_ms, downtimes=downtimes, message=message, held=held
+        job,
+        replace(found, run=run, state=state),
+        final,
+        now_ms=now_ms,
+        downtimes=downtimes,
+        message=message,
+        trigger_blocked=trigger_blocked,
     )
 
 
@@ -72,24 +78,24 @@ def end_found(
     now_ms: int,
     downtimes: Sequence[Downtime],
     message: str,
-    held: bool,
+    trigger_blocked: bool,
 ) -> Transition:
-    """The step that ends a run without an outcome of a request. ``held``: see ``was_held``, for the state before
-    continuations were added to it."""
+    """Return the step that ends a run without an outcome of a request. ``trigger_blocked``: the answer of
+    ``trigger_was_blocked`` for the state before continuations were added to it."""
     run, state = found.run, found.state
     if job is None or state.deleted:
         _, ended = end_run(None, state, run, final, now_ms=now_ms, message=message)
         return Transition(None, (ended,), remove=True)
     if state.open is None:
         after, records = finish_and_account(
-            job, state, run, final, now_ms=now_ms, downtimes=downtimes, message=message, held=held
+            job, state, run, final, now_ms=now_ms, downtimes=downtimes, message=message, trigger_blocked=trigger_blocked
         )
         return rest(after, (*found.records, *records))
     # It waited for its retry among the entries, and another run is open: that one accounts for what passes.
     after, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     after = replace(after, open=state.open)
     misses: tuple[Record, ...] = ()
-    if run.reason is Reason.CONTINUATION and not after.is_held:
+    if run.reason is Reason.CONTINUATION and not after.trigger_is_blocked:
         after, misses = pass_over(job, after, MissReason.HELD, now_ms=now_ms)
     return rest(after, (*found.records, ended, *misses))
 

@@ -54,7 +54,7 @@ def detach(
     waited_for_runner = state.open.conflict
     state, ended = end_run(job, state, state.open, RunState.CANCELLED, now_ms=now_ms, message=why)
     records = (*records, ended)
-    if waited_for_runner and not state.is_held:
+    if waited_for_runner and not state.trigger_is_blocked:
         state, misses = pass_over(job, state, MissReason.OVERLAP, now_ms=now_ms)
         records = (*records, *misses)
     return state, records

@@ -32,7 +32,7 @@ def pass_over(job: Job, state: JobState, reason: MissReason, *, now_ms: int) -> 
     if state.next_fire_ms is None or state.next_fire_ms > now_ms:
         return state, ()
     trigger = trigger_of(job)
-    misses = miss_through(trigger, state.next_fire_ms, now_ms, state.held_for or reason, now_ms=now_ms)
+    misses = miss_through(trigger, state.next_fire_ms, now_ms, state.trigger_blocked_by or reason, now_ms=now_ms)
     return replace(state, next_fire_ms=trigger.next_after(now_ms)), misses
 
 

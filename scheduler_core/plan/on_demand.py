@@ -69,12 +69,12 @@ def plan_run_now(
         waiting = [one for one in state.pending if one not in poked and (one in waiting or one.holds_trigger)]
     if bare and waiting:
         earliest = min(waiting, key=lambda one: one.not_before_ms)
-        held = state.paused_at_ms is not None and earliest not in startable(state)
-        if earliest.not_before_ms <= now_ms and not held:
+        paused_continuation = state.paused_at_ms is not None and earliest not in startable(state)
+        if earliest.not_before_ms <= now_ms and not paused_continuation:
             return Started(earliest.run_id, None)
         if not force:
             return Skipped("not_due", earliest.not_before_ms)
-        sooner = replace(earliest, not_before_ms=min(now_ms, earliest.not_before_ms), forced=held)
+        sooner = replace(earliest, not_before_ms=min(now_ms, earliest.not_before_ms), forced=paused_continuation)
         pending = tuple(sooner if one is earliest else one for one in state.pending)
         return Started(earliest.run_id, Transition(replace(state, pending=pending), records))
     if bare and not force and state.last_success_start_ms is not None:
@@ -131,7 +131,7 @@ def plan_replace_pending(
     asks for will be dropped, and one that came from the list is not tried again."""
     job, state = _present(snapshot)
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
-    was_held = state.held_for is MissReason.HELD
+    was_blocked = state.trigger_blocked_by is MissReason.HELD
     belated = tuple(one for one in state.pending if one.reason in REPLAYED)
     replaced = [one for one in state.pending if one.reason not in REPLAYED]
     cancelled = cancel_entries(job, replaced, now_ms=now_ms, why="the pending list was replaced")
@@ -141,7 +141,7 @@ def plan_replace_pending(
         state = replace(state, open=replace(run, list_replaced=True, detached=detached))
     state = replace(state, pending=(*entries, *belated))
     misses: tuple[Record, ...] = ()
-    if was_held and not entries:
+    if was_blocked and not entries:
         state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
     return rest(state, (*records, *cancelled, *misses))
 

@@ -24,22 +24,29 @@ def finish_and_account(
     *,
     now_ms: int,
     downtimes: Sequence[Downtime],
-    held: bool,
+    trigger_blocked: bool,
     message: str = "",
     stands_until_ms: int | None = None,
 ) -> tuple[JobState, tuple[Record, ...]]:
-    """End a run and account for what passed while it was open. ``state`` is the job's without that run, and ``held``
-    whether the two together held the trigger (see ``was_held``)."""
+    """End a run and account for the fire times that passed while it was open.
+
+    ``state`` is the job's without that run; ``trigger_blocked`` is the answer of ``trigger_was_blocked`` for both."""
     state, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     state, passed = account_for_passed(
-        job, state, run, held=held, now_ms=now_ms, downtimes=downtimes, stands_until_ms=stands_until_ms
+        job,
+        state,
+        run,
+        trigger_blocked=trigger_blocked,
+        now_ms=now_ms,
+        downtimes=downtimes,
+        stands_until_ms=stands_until_ms,
     )
     return state, (ended, *passed)
 
 
-def was_held(state: JobState, run: Run) -> bool:
-    """Whether continuations held the trigger while ``run`` was open; ``state`` is the job's without it."""
-    return run.reason is Reason.CONTINUATION or state.is_held
+def trigger_was_blocked(state: JobState, run: Run) -> bool:
+    """Whether continuations blocked the trigger while ``run`` was open; ``state`` is the job's without it."""
+    return run.reason is Reason.CONTINUATION or state.trigger_is_blocked
 
 
 def account_for_passed(
@@ -47,7 +54,7 @@ def account_for_passed(
     state: JobState,
     run: Run,
     *,
-    held: bool,
+    trigger_blocked: bool,
     now_ms: int,
     downtimes: Sequence[Downtime],
     stands_until_ms: int | None = None,
@@ -60,14 +67,15 @@ def account_for_passed(
     or becomes a replay. All others are misses. ``stands_until_ms``: the run stands for fire times up to then, because
     it waited for a busy runner and was taken only then.
 
-    ``held``: continuations held the trigger meanwhile. Then nothing is accounted for as long as they do, and all of it
-    as one miss when they no longer do. While a job is paused or quarantined, nothing is accounted: resume will.
+    ``trigger_blocked``: continuations blocked the trigger meanwhile. Then nothing is accounted for as long as they do,
+    and all of it as one miss when they no longer do. While a job is paused or quarantined, nothing is accounted for:
+    the resume does that.
     """
     due_ms = state.next_fire_ms
-    if due_ms is None or due_ms > now_ms or state.held_for in (MissReason.PAUSED, MissReason.QUARANTINED):
+    if due_ms is None or due_ms > now_ms or state.trigger_blocked_by in (MissReason.PAUSED, MissReason.QUARANTINED):
         return state, ()
-    if held:
-        return (state, ()) if state.is_held else pass_over(job, state, MissReason.HELD, now_ms=now_ms)
+    if trigger_blocked:
+        return (state, ()) if state.trigger_is_blocked else pass_over(job, state, MissReason.HELD, now_ms=now_ms)
     trigger = trigger_of(job)
     latest = trigger.last_in(due_ms - 1, now_ms)
     if latest is None:

@@ -17,7 +17,7 @@ from scheduler_core.plan.claim import Work
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
 from scheduler_core.plan.detail import detail_of
 from scheduler_core.plan.finish import end_run, requeue
-from scheduler_core.plan.passed import account_for_passed, finish_and_account, was_held
+from scheduler_core.plan.passed import account_for_passed, finish_and_account, trigger_was_blocked
 
 EXCERPT_BYTES = 512
 """How much of an unsuccessful answer's body a run's record keeps."""
@@ -138,7 +138,7 @@ def _settle(
         policy = with_rule(policy, began.policies.retry)
     now_ms = ended.ended_at_ms
     verdict = judge(ended.outcome, policy, began)
-    held = was_held(state, run)
+    trigger_blocked = trigger_was_blocked(state, run)
     stands_until_ms = ended.started_at_ms if run.conflict else None
     run = _with_attempt(run, ended)
     final, message = _final_state(verdict), ""
@@ -159,19 +159,23 @@ def _settle(
         retry_at = now_ms + max(began.retry_already_running * 1000, policy.conflict_floor_ms)
         if not _waits_in_pending(state, run):
             return _wait(state, run, retry_at, conflict=True), ()
-        return _account_for_passed(job, requeue(state, run, retry_at, conflict=True), run, ended, held=held)
+        return _account_for_passed(
+            job, requeue(state, run, retry_at, conflict=True), run, ended, trigger_blocked=trigger_blocked
+        )
     elif verdict is Verdict.RETRY or (
         verdict is Verdict.CONFLICT and run.on_demand and run.reason is not Reason.MANUAL
     ):
         run = replace(run, failures=run.failures + 1)
         given_up, retry_at = _next_attempt(run, ended, policy)
         if given_up is None and _waits_in_pending(state, run):
-            return _account_for_passed(job, requeue(state, run, retry_at, conflict=False), run, ended, held=held)
+            return _account_for_passed(
+                job, requeue(state, run, retry_at, conflict=False), run, ended, trigger_blocked=trigger_blocked
+            )
         if given_up is None:
             state = _wait(state, run, retry_at, conflict=False)
             if job.overlap is Overlap.QUEUE_ONE:
                 return state, ()  # a fire time that passed takes over at once
-            return _account_for_passed(job, state, run, ended, held=held)
+            return _account_for_passed(job, state, run, ended, trigger_blocked=trigger_blocked)
         message = given_up
     return finish_and_account(
         job,
@@ -181,7 +185,7 @@ def _settle(
         now_ms=now_ms,
         downtimes=ended.downtimes,
         message=message,
-        held=held,
+        trigger_blocked=trigger_blocked,
         stands_until_ms=stands_until_ms,
     )
 
@@ -243,10 +247,12 @@ def _detached_end(run: Run, verdict: Verdict) -> tuple[RunState, str]:
 
 
 def _account_for_passed(
-    job: Job, state: JobState, run: Run, ended: Ended, *, held: bool
+    job: Job, state: JobState, run: Run, ended: Ended, *, trigger_blocked: bool
 ) -> tuple[JobState, tuple[Record, ...]]:
     """The run is not over, but others may start: account for what passed during the request."""
-    return account_for_passed(job, state, run, held=held, now_ms=ended.ended_at_ms, downtimes=ended.downtimes)
+    return account_for_passed(
+        job, state, run, trigger_blocked=trigger_blocked, now_ms=ended.ended_at_ms, downtimes=ended.downtimes
+    )
 
 
 def _wait(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:

@@ -190,7 +190,7 @@ async def test_the_entry_of_a_continuation_goes_and_the_trigger_takes_over(bench
     bench.clock.advance(25_000)
     await bench.service.cancel(run.id)
     view = await bench.jobs.get("a")
-    assert (view.state.pending, view.state.held_for) == ((), None)
+    assert (view.state.pending, view.state.trigger_blocked_by) == ((), None)
     assert await bench.records() == [("cancelled", 0), ("held", 10)]
     assert view.state.next_fire_ms == at(30)
 

@@ -221,7 +221,7 @@ def test_more_than_may_wait_fail_the_run() -> None:
 
 def test_while_a_continuation_waits_the_trigger_is_held_and_all_it_held_is_one_miss() -> None:
     first = state_of(settle(says('{"continue": {"after_seconds": 30}}')))
-    assert first.held_for is MissReason.HELD
+    assert first.trigger_blocked_by is MissReason.HELD
     assert seconds(next_wake_ms(first)) == 31
     work = plan_claim(GETTER, first, make_lease(31), downtimes=(), store_id=STORE_ID)
     assert isinstance(work, Work)
@@ -234,7 +234,7 @@ def test_while_a_continuation_waits_the_trigger_is_held_and_all_it_held_is_one_m
     last = plan_settle(work, ended(answered(200), 34, 41), POLICY)
     assert misses(last) == [(10, 40, "held")]
     assert next(one for one in last.records if isinstance(one, Miss)).count == 4
-    assert state_of(last).held_for is None
+    assert state_of(last).trigger_blocked_by is None
     assert seconds(next_wake_ms(state_of(last))) == 50
 
 
@@ -263,13 +263,13 @@ def test_a_continuation_that_failed_for_good_is_set_aside_and_holds_the_trigger_
     assert misses(planned) == [(10, 10, "held")]
     state = state_of(planned)
     assert [(one.run_id, one.payload, bool(one.failed)) for one in state.pending] == [("P1", b"1", True)]
-    assert state.held_for is None
+    assert state.trigger_blocked_by is None
     assert seconds(next_wake_ms(state)) == 20
     snapshot = Snapshot(GETTER, state, None)
     assert plan_revive(snapshot, "P9", "NEW", now_ms=at(15), downtimes=(), store_id=STORE_ID) is None
     revived = state_of(plan_revive(snapshot, "P1", "NEW", now_ms=at(15), downtimes=(), store_id=STORE_ID))
     assert revived.pending == (Pending("NEW", at(15), b"1", Reason.CONTINUATION),)
-    assert revived.held_for is MissReason.HELD
+    assert revived.trigger_blocked_by is MissReason.HELD
 
 
 def test_a_job_that_lists_500_tries_it_again_until_its_attempts_are_used_up() -> None:
@@ -287,7 +287,7 @@ def test_a_job_that_lists_500_tries_it_again_until_its_attempts_are_used_up() ->
 
 def test_a_run_that_was_asked_for_by_a_client_never_holds_the_trigger() -> None:
     state = make_state(10, pending=(pending("M", 30),))
-    assert state.held_for is None
+    assert state.trigger_blocked_by is None
     assert seconds(next_wake_ms(state)) == 10
 
 
@@ -326,7 +326,7 @@ def test_a_pause_holds_continuations_and_a_resume_tells_the_two_holds_apart() ->
     resumed = plan_resume(Snapshot(GETTER, state_of(paused), None), now_ms=at(65))
     assert resumed is not None
     assert misses(resumed) == [(40, 60, "paused")]
-    assert state_of(resumed).held_for is MissReason.HELD
+    assert state_of(resumed).trigger_blocked_by is MissReason.HELD
     assert seconds(next_wake_ms(state_of(resumed))) == 15
 
 

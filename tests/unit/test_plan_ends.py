@@ -335,13 +335,18 @@ def test_the_latest_fire_time_outside_of_downtimes_goes_back_through_those_that_
     assert outside((-1, 99)) is None
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_what_fell_into_a_downtime_during_a_run_is_caught_up_one_by_one(held: bool) -> None:
+@pytest.mark.parametrize("trigger_blocked", [False, True])
+def test_what_fell_into_a_downtime_during_a_run_is_caught_up_one_by_one(trigger_blocked: bool) -> None:
     job = make_job(policies=Policies(recovery=Recovery.ALL, catch_up_limit=2, catch_up_window_ms=3_600_000))
     state, records = account_for_passed(
-        job, make_state(10), make_run(0), held=held, now_ms=at(55), downtimes=[Downtime(at(15), at(45))]
+        job,
+        make_state(10),
+        make_run(0),
+        trigger_blocked=trigger_blocked,
+        now_ms=at(55),
+        downtimes=[Downtime(at(15), at(45))],
     )
-    if held:
+    if trigger_blocked:
         assert (state, records) == (make_state(60), (Miss(MissReason.HELD, at(10), at(50), at(55), 5),))
         return
     assert state == make_state(60, replays=(Replay(Reason.RECOVERY, at(30), at(40), 2),))
@@ -399,7 +404,12 @@ def test_how_much_of_a_downtime_is_caught_up(
 def test_a_run_is_owed_if_a_fire_time_that_passed_fell_into_a_downtime(after: float, until: float, owed: bool) -> None:
     job = make_job(policies=Policies(recovery=Recovery.LATEST))
     state, records = account_for_passed(
-        job, make_state(10), make_run(0), held=False, now_ms=at(35), downtimes=[Downtime(at(after), at(until))]
+        job,
+        make_state(10),
+        make_run(0),
+        trigger_blocked=False,
+        now_ms=at(35),
+        downtimes=[Downtime(at(after), at(until))],
     )
     assert state == make_state(30 if owed else 40)
     assert {one.last_ms for one in records if isinstance(one, Miss)} >= {at(20) if owed else at(30)}
