@@ -18,7 +18,7 @@ from scheduler_core.model.run import Miss, Run
 from scheduler_core.node.dispatch.breaker import BreakerState
 from scheduler_core.node.dispatch.limiter import CROWD_STEP, Permit, TargetLimiter
 from scheduler_core.node.dispatch.limits import RATES_PER_TARGET
-from scheduler_core.node.node import SlotPool
+from scheduler_core.node.slots import SlotPool
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.deferral import plan_hold
 from scheduler_core.store.redis.jobs import RedisStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from scheduler_core.node.node import SlotPool
+from scheduler_core.node.slots import SlotPool
 
 
 class Claims:

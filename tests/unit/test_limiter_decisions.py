@@ -14,7 +14,7 @@ from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.breaker import BreakerState
 from scheduler_core.node.dispatch.limiter import CROWD, CROWD_WAIT_MS, Permit, TargetLimiter
 from scheduler_core.node.dispatch.limits import RATES_PER_TARGET, Rate, rates_for
-from scheduler_core.node.node import SlotPool
+from scheduler_core.node.slots import SlotPool
 from scheduler_core.plan.claim import Work
 from tests.support.factories import answered, at, failed, make_job, make_run, make_state
 from tests.support.manual_clock import ManualClock

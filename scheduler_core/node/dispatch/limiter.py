@@ -22,7 +22,7 @@ from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.breaker import BreakerRule, BreakerState
 from scheduler_core.node.dispatch.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, room_for
 from scheduler_core.node.dispatch.targets import OpenBreaker, TargetRegistry, TargetState
-from scheduler_core.node.node import SlotPool
+from scheduler_core.node.slots import SlotPool
 from scheduler_core.plan.claim import Work
 
 log = get_logger(__name__)
