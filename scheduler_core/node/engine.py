@@ -58,7 +58,7 @@ class Engine:
         first = self._shards[0]
         task_store = TaskStore(first.store, lane)
         self._lane = TaskBatcher(
-            self.node, task_store, deliverer, clock, metrics, may_take_back=first.reaper.may_take_back, sole=sole
+            self.node, task_store, deliverer, clock, metrics, may_reclaim=first.reaper.may_reclaim, sole=sole
         )
         self._lane_listener = TaskWakeupSubscriber(task_store, self._lane, clock, metrics)
         self._catalogue_sweeper = CatalogueSweeper(shards, clock, metrics)

@@ -142,7 +142,7 @@ class NodeShard:
         """After the last attempt has ended: tell Redis what it was not told yet, and go; whether Redis could be told
         all."""
         with contextlib.suppress(StoreError):
-            await self.claimer.give_back_lost()
+            await self.claimer.release_lost_claim()
         settled = await self.settler.flush(FLUSH_SECONDS)
         await self.settler.stop()
         await self._cutter.stop()

@@ -17,9 +17,9 @@ class SlotPool:
         self.in_flight: set[asyncio.Future[None]] = set()
         """Open attempts."""
         self._reserved = 0
-        self._line: dict[Callable[[], None], None] = {}
+        self._waiting: dict[Callable[[], None], None] = {}
         self._trial: Callable[[], None] | None = None
-        self._trial_line: dict[Callable[[], None], None] = {}
+        self._waiting_for_trial: dict[Callable[[], None], None] = {}
 
     @property
     def free(self) -> int:
@@ -31,11 +31,11 @@ class SlotPool:
         0: there is none, and ``wake`` is called when it is the caller's turn.
         """
         free = self.free
-        if free <= 0 or next(iter(self._line), wake) != wake:
-            self._line.setdefault(wake)
+        if free <= 0 or next(iter(self._waiting), wake) != wake:
+            self._waiting.setdefault(wake)
             self.freed()
             return 0
-        self._line.pop(wake, None)
+        self._waiting.pop(wake, None)
         count = min(free, most)
         self._reserved += count
         self.freed()
@@ -46,32 +46,32 @@ class SlotPool:
         self._reserved -= count
         self.freed()
 
-    def leave(self, wake: Callable[[], None]) -> None:
+    def cancel_wait(self, wake: Callable[[], None]) -> None:
         """Stand in line no longer. The next may have been waiting for the caller to take what is free."""
-        if wake in self._line:
-            del self._line[wake]
+        if wake in self._waiting:
+            del self._waiting[wake]
             self.freed()
 
     def begin_trial(self, wake: Callable[[], None]) -> bool:
         """Whether the caller may hold suspects now: only one claimer of the process does, so that the death of the
         process is evidence against its group alone. False: ``wake`` is called when it is the caller's turn."""
-        if self._trial is None and next(iter(self._trial_line), wake) == wake:
+        if self._trial is None and next(iter(self._waiting_for_trial), wake) == wake:
             self._trial = wake
-            self._trial_line.pop(wake, None)
+            self._waiting_for_trial.pop(wake, None)
         if self._trial == wake:
             return True
-        self._trial_line.setdefault(wake)
+        self._waiting_for_trial.setdefault(wake)
         return False
 
     def end_trial(self, wake: Callable[[], None]) -> None:
         """The caller holds no suspect, and waits for none any more."""
-        self._trial_line.pop(wake, None)
+        self._waiting_for_trial.pop(wake, None)
         if self._trial == wake:
             self._trial = None
-        if self._trial is None and self._trial_line:
-            next(iter(self._trial_line))()
+        if self._trial is None and self._waiting_for_trial:
+            next(iter(self._waiting_for_trial))()
 
     def freed(self) -> None:
         """Tell the first in line if there is a place."""
-        if self._line and self.free > 0:
-            next(iter(self._line))()
+        if self._waiting and self.free > 0:
+            next(iter(self._waiting))()

@@ -190,7 +190,7 @@ async def test_a_claim_that_was_cancelled_is_handed_back_when_the_node_stops(
         bench.node.claimer.start()
         await taken.wait()
         await bench.node.claimer.stop()
-    await bench.node.claimer.give_back_lost()
+    await bench.node.claimer.release_lost_claim()
     await bench.node.settle()
     stored = await bench.store.read("a")
     assert stored.snapshot.lease is not None

@@ -70,14 +70,14 @@ async def test_a_job_whose_target_cannot_be_judged_takes_no_other_of_its_batch_a
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.start()
-    admit = TargetLimiter.admit
+    acquire = TargetLimiter.acquire
 
     def broken(limiter: TargetLimiter, url: str | None, *rest: Any, **options: Any) -> Permit | HeldBack:
         if url == "http://a.test/run":
             raise RuntimeError("broken")
-        return admit(limiter, url, *rest, **options)
+        return acquire(limiter, url, *rest, **options)
 
-    monkeypatch.setattr(TargetLimiter, "admit", broken)
+    monkeypatch.setattr(TargetLimiter, "acquire", broken)
     assert await bench.node.claim() == 3
     assert bench.open() == ["b", "c"]
     assert await bench.retried("a") == "RuntimeError: broken"

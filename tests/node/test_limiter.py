@@ -16,7 +16,7 @@ from scheduler_core.model.job import HeldBack, HoldReason, JobState, Limits, Ove
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, Run
 from scheduler_core.node.dispatch.breaker import BreakerState
-from scheduler_core.node.dispatch.limiter import CROWD_STEP, Permit, TargetLimiter
+from scheduler_core.node.dispatch.limiter import SATURATED_STEP, Permit, TargetLimiter
 from scheduler_core.node.dispatch.limits import RATES_PER_TARGET
 from scheduler_core.node.slots import SlotPool
 from scheduler_core.plan.claim import Work
@@ -293,8 +293,8 @@ def test_however_many_rates_one_target_has_each_job_is_limited(rates: list[float
     admitted = dict.fromkeys(rates, 0)
     for _ in range(1_000):
         for rate in rates:
-            admitted[rate] += isinstance(limiter.admit(WELL, with_rate(rate), None, taken_over=False), Permit)
-        assert len(limiter._bays.of(WELL).rates) <= RATES_PER_TARGET
+            admitted[rate] += isinstance(limiter.acquire(WELL, with_rate(rate), None, taken_over=False), Permit)
+        assert len(limiter._targets.of(WELL).rates) <= RATES_PER_TARGET
         clock.advance(10)
     # In 10 s: one at once and 10 s worth of its rate at most; each adds at most what it may do alone.
     for rate in rates:
@@ -306,8 +306,8 @@ def test_an_idle_rate_makes_room_for_another_one() -> None:
     clock = ManualClock()
     limiter = TargetLimiter(SlotPool(10_000), EngineSettings(target_rate=100.0), clock, Metrics())
     for number in range(3 * RATES_PER_TARGET):
-        limiter.admit(WELL, with_rate(2.0 + number), None, taken_over=False)
-        rates = limiter._bays.of(WELL).rates
+        limiter.acquire(WELL, with_rate(2.0 + number), None, taken_over=False)
+        rates = limiter._targets.of(WELL).rates
         assert len(rates) <= RATES_PER_TARGET
         assert {100.0, 2.0 + number} <= set(rates)
         clock.advance(10 * SECOND)
@@ -327,34 +327,34 @@ async def test_a_fault_between_admission_and_attempt_gives_the_slot_back(
         patch.setattr(f"scheduler_core.node.dispatch.dispatcher.{broken}", fail)
         await bench.work(node)
     limiter = node.dispatcher.limiter
-    assert (limiter._open, limiter._bays.of(WELL).open, len(node.node.in_flight)) == (0, 0, 0)
+    assert (limiter._open, limiter._targets.of(WELL).open, len(node.node.in_flight)) == (0, 0, 0)
 
 
 def test_giving_a_ticket_back_twice_frees_one_slot() -> None:
     limiter = TargetLimiter(SlotPool(10), EngineSettings(), ManualClock(), Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
-    one, other = (limiter.admit(WELL, work, None, taken_over=False) for _ in range(2))
+    one, other = (limiter.acquire(WELL, work, None, taken_over=False) for _ in range(2))
     assert isinstance(one, Permit)
     assert isinstance(other, Permit)
-    limiter.left(one, None)
-    limiter.left(one, answered(200))
-    assert (limiter._open, limiter._bays.of(WELL).open) == (1, 1)
+    limiter.release(one, None)
+    limiter.release(one, answered(200))
+    assert (limiter._open, limiter._targets.of(WELL).open) == (1, 1)
 
 
 async def test_requests_to_a_named_target_count_for_its_share(bench: Bench) -> None:
     limiter = TargetLimiter(SlotPool(10), EngineSettings(), ManualClock(), Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
-    tickets = []
+    permits = []
     for _ in range(6):
-        permit = limiter.admit(None, work, None, taken_over=False)
+        permit = limiter.acquire(None, work, None, taken_over=False)
         assert isinstance(permit, Permit)
-        held = limiter.enter(permit, WELL, work, None)
-        tickets.append((permit, held))
-    assert [held is None for _, held in tickets] == [True] * 5 + [False]
-    assert (limiter._open, limiter._bays.of(WELL).open) == (6, 5)
-    for permit, _ in tickets:
-        limiter.left(permit, None)
-    assert (limiter._open, limiter._bays.of(WELL).open) == (0, 0)
+        held = limiter.acquire_resolved(permit, WELL, work, None)
+        permits.append((permit, held))
+    assert [held is None for _, held in permits] == [True] * 5 + [False]
+    assert (limiter._open, limiter._targets.of(WELL).open) == (6, 5)
+    for permit, _ in permits:
+        limiter.release(permit, None)
+    assert (limiter._open, limiter._targets.of(WELL).open) == (0, 0)
 
 
 def test_a_herd_for_one_quick_target_is_claimed_as_fast_as_it_has_room() -> None:
@@ -363,27 +363,27 @@ def test_a_herd_for_one_quick_target_is_claimed_as_fast_as_it_has_room() -> None
     work = Work(make_job(url=WELL), make_run(), make_state())
     woken: list[str] = []
 
-    def admit() -> Permit | HeldBack:
-        return limiter.admit(WELL, work, None, taken_over=False)
+    def acquire() -> Permit | HeldBack:
+        return limiter.acquire(WELL, work, None, taken_over=False)
 
     def wake() -> None:
         woken.append("woken")
 
-    tickets = [permit for _ in range(100) if isinstance(permit := admit(), Permit)]
-    while tickets:
-        limiter.left(tickets.pop(), answered(200))  # 12 ms each
-    tickets = [permit for _ in range(400) if isinstance(permit := admit(), Permit)]
-    assert len(tickets) == 200
+    permits = [permit for _ in range(100) if isinstance(permit := acquire(), Permit)]
+    while permits:
+        limiter.release(permits.pop(), answered(200))  # 12 ms each
+    permits = [permit for _ in range(400) if isinstance(permit := acquire(), Permit)]
+    assert len(permits) == 200
     assert limiter.batch(128, wake) == 0
-    for _ in range(CROWD_STEP // 2 - 1):
-        limiter.left(tickets.pop(), answered(200))
+    for _ in range(SATURATED_STEP // 2 - 1):
+        limiter.release(permits.pop(), answered(200))
     assert woken == []
-    limiter.left(tickets.pop(), answered(200))
+    limiter.release(permits.pop(), answered(200))
     assert woken == ["woken"]
-    assert limiter.batch(128, wake) == CROWD_STEP
-    limiter.claimed(CROWD_STEP, CROWD_STEP)
-    assert limiter.batch(128, wake) == CROWD_STEP, "for as long as the herd lasts"
-    limiter.claimed(CROWD_STEP, 3)
+    assert limiter.batch(128, wake) == SATURATED_STEP
+    limiter.claimed(SATURATED_STEP, SATURATED_STEP)
+    assert limiter.batch(128, wake) == SATURATED_STEP, "for as long as the herd lasts"
+    limiter.claimed(SATURATED_STEP, 3)
     assert limiter.batch(128, wake) == 128
 
 
@@ -391,16 +391,16 @@ def test_a_target_that_was_quick_and_hangs_holds_up_nobody() -> None:
     clock = ManualClock()
     limiter = TargetLimiter(SlotPool(400), EngineSettings(max_in_flight=400), clock, Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
-    first = limiter.admit(WELL, work, None, taken_over=False)
+    first = limiter.acquire(WELL, work, None, taken_over=False)
     assert isinstance(first, Permit)
-    limiter.left(first, answered(200))
+    limiter.release(first, answered(200))
     for _ in range(300):
-        limiter.admit(WELL, work, None, taken_over=False)
+        limiter.acquire(WELL, work, None, taken_over=False)
     assert limiter.batch(128, lambda: None) == 0
     clock.advance(25)
     assert limiter.batch(128, lambda: None) == 128
     clock.advance(1_000)
-    assert isinstance(limiter.admit(WELL, work, None, taken_over=False), HeldBack)
+    assert isinstance(limiter.acquire(WELL, work, None, taken_over=False), HeldBack)
     assert limiter.batch(128, lambda: None) == 128
 
 
@@ -410,17 +410,17 @@ def test_what_is_remembered_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatc
     limiter = TargetLimiter(SlotPool(1_000), QUICK, ManualClock(), Metrics())
     for number in range(500):
         url = f"http://host{number}.test/"
-        permit = limiter.admit(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
+        permit = limiter.acquire(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
         assert isinstance(permit, Permit)
         if number:
-            limiter.left(permit, failed(OutcomeKind.CONNECTION))
-            again = limiter.admit(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
+            limiter.release(permit, failed(OutcomeKind.CONNECTION))
+            again = limiter.acquire(url, Work(make_job(url=url), make_run(), make_state()), None, taken_over=False)
             assert isinstance(again, Permit)
-            limiter.left(again, failed(OutcomeKind.CONNECTION))
-        assert len(limiter._bays._by_url) <= 50
-        assert len(limiter._bays) <= 21
+            limiter.release(again, failed(OutcomeKind.CONNECTION))
+        assert len(limiter._targets._by_url) <= 50
+        assert len(limiter._targets) <= 21
         assert len(limiter.breakers()) <= 21
-    assert limiter._bays.of("http://host0.test").open == 1
+    assert limiter._targets.of("http://host0.test").open == 1
 
 
 # ---- breakers -------------------------------------------------------------------------------------------------------

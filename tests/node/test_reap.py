@@ -153,7 +153,7 @@ async def test_the_leases_looked_at_do_not_grow_with_the_number_of_nodes(redis_u
             clock.advance(1_000)
             for node in fleet:
                 await node.beat()
-                if node.reaper.may_take_back():
+                if node.reaper.may_reclaim():
                     await node.reaper._take_turn()
         assert store.examined == 2 * 50, "one look at its start, and one after a minute"
         # A death is noticed at once, by whichever node has the turn, and the leases are looked at a few times more.
@@ -162,7 +162,7 @@ async def test_the_leases_looked_at_do_not_grow_with_the_number_of_nodes(redis_u
         for _ in range(15):
             clock.advance(1_000)
             await survivor.heartbeat.beat(starting=survivor.node.downtime_count < 0)
-            if survivor.reaper.may_take_back():
+            if survivor.reaper.may_reclaim():
                 await survivor.reaper._take_turn()
         lease = (await store.read("job0")).snapshot.lease
         assert lease is not None

@@ -17,7 +17,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, HoldReason, JobState, Overlap, Pending, Policies
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
-from scheduler_core.node.loops.settle import ASIDE_SECONDS, REFUSALS, waiting_run
+from scheduler_core.node.loops.settle import REFUSALS, REJECTED_SECONDS, waiting_run
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
 from scheduler_core.store.redis.jobs import RedisStore
@@ -234,13 +234,13 @@ async def test_a_job_that_is_handed_back_is_logged_and_due_at_once(bench: Bench,
     await bench.node.start()
     await put(bench.redis, make_job("a"), make_state(0))
     (claimed,) = (await bench.node.claimer._claim(1)).jobs
-    bench.node.settler.hand_back(claimed)
+    bench.node.settler.release(claimed)
     await bench.node.settle()
     fence = claimed.lease.fence
     assert log.of("run handed back") == [("info", "run handed back", {"job_id": "a", "fence": fence})]
     (again,) = (await bench.node.claimer._claim(1)).jobs
     assert (again.lease.first_fence, again.lease.lost) == (claimed.lease.first_fence, ())
-    bench.node.settler.hand_back_until(again, at(7))
+    bench.node.settler.requeue(again, at(7))
     await bench.node.settle()
     assert bench.woken[-1] == at(7)
     assert await bench.redis.zscore(KEYS.due, "a") == at(7)
@@ -298,7 +298,7 @@ async def test_a_run_that_is_held_back_is_logged_with_reason_and_target(bench: B
     assert claimed.job is not None
     work = Work(claimed.job, make_run(0), make_state(10))
     held = HeldBack(HoldReason.RATE, at(0), at(4), "http://one.test")
-    bench.node.settler.hold(claimed, work, held)
+    bench.node.settler.hold_back(claimed, work, held)
     fields = {"job_id": "a", "reason": "rate", "target": "http://one.test", "until": INSTANT.format(4)}
     assert log.lines == [("debug", "run held back", fields)]
     await bench.node.settle()
@@ -355,7 +355,7 @@ async def test_what_redis_refuses_again_and_again_is_one_line_when_it_is_put_asi
     fields = {"job_id": "a", "fence": fence, "detail": "its keys cannot be used"}
     assert log.of("settle put aside") == [("error", "settle put aside", fields)]
     assert (settler.is_idle, settler.unsettled) == (True, 1)
-    bench.clock.advance(round(ASIDE_SECONDS * 1000))
+    bench.clock.advance(round(REJECTED_SECONDS * 1000))
     await settler.run_once()
     assert len(log.of("settle put aside")) == 1
     assert settler.unsettled == 1

@@ -64,7 +64,7 @@ async def test_who_leaves_the_line_or_needs_nothing_holds_up_nobody() -> None:
     claims = Claims(size=1)
     (attempt,) = claims.begin(claims.reserve("a"))
     assert [claims.reserve(name) for name in "bc"] == [0, 0]
-    claims.slots.leave(claims.wakes["b"])
+    claims.slots.cancel_wait(claims.wakes["b"])
     claims.end(attempt)
     assert claims.woken == ["c"]
     assert claims.reserve("c") == 1
@@ -89,7 +89,7 @@ async def test_who_leaves_the_line_lets_the_next_know_of_the_place_it_was_told_o
     assert claims.reserve("b") == 0
     assert claims.reserve("c") == 0
     claims.end(attempt)
-    claims.slots.leave(claims.wakes["b"])
+    claims.slots.cancel_wait(claims.wakes["b"])
     assert claims.woken == ["b", "c"]
-    claims.slots.leave(claims.wakes["b"])
+    claims.slots.cancel_wait(claims.wakes["b"])
     assert claims.woken == ["b", "c"]

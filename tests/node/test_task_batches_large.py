@@ -69,7 +69,7 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
         await node.start()
         receiver = Receiver(clock)
         task_store = TaskStore(store, rules)
-        lane = TaskBatcher(node.node, task_store, receiver, clock, metrics, may_take_back=lambda: True)
+        lane = TaskBatcher(node.node, task_store, receiver, clock, metrics, may_reclaim=lambda: True)
         tasks = TaskService(task_store, clock, metrics)
         for first in range(0, TASKS, 1_000):
             batch = [Task("http://hook.test/", instant, 0, "") for instant in instants[first : first + 1_000]]

@@ -56,10 +56,10 @@ async def test_a_batch_of_another_fence_or_node_is_left_alone(lane: TaskStore, r
 async def test_a_batch_is_given_back_once_and_its_node_is_refused_from_then_on(lane: TaskStore, redis: Redis) -> None:
     await lane.insert([make_task(), make_task()])
     fence = (await take(lane)).fence
-    assert await lane.give_back(node="node", fence=fence + 1, ended_at_ms=START_MS) == -1
-    assert await lane.give_back(node="other", fence=None, ended_at_ms=START_MS) == -1
-    assert await lane.give_back(node="node", fence=fence, ended_at_ms=START_MS) == 2
-    assert await lane.give_back(node="node", fence=fence, ended_at_ms=START_MS) == -1
+    assert await lane.release(node="node", fence=fence + 1, ended_at_ms=START_MS) == -1
+    assert await lane.release(node="other", fence=None, ended_at_ms=START_MS) == -1
+    assert await lane.release(node="node", fence=fence, ended_at_ms=START_MS) == 2
+    assert await lane.release(node="node", fence=fence, ended_at_ms=START_MS) == -1
     assert await settle(lane, fence, (1, "delivered")) == ["refused"], "although no other batch was taken since"
     assert (await places(redis))["fresh"] == [1, 2]
 
@@ -107,7 +107,7 @@ async def test_a_full_redis_lets_a_batch_be_given_back(lane: TaskStore, redis: R
     await lane.insert([make_task() for _ in range(3)])
     batch = await take(lane)
     await redis.config_set("maxmemory", 1)
-    assert await lane.give_back(node="node", fence=batch.fence, ended_at_ms=START_MS) == 3
+    assert await lane.release(node="node", fence=batch.fence, ended_at_ms=START_MS) == 3
 
 
 async def test_an_insert_that_is_refused_stores_none_of_its_tasks(lane: TaskStore, redis: Redis) -> None:

@@ -50,7 +50,7 @@ class SteppedLane(SteppedNode):
             self.deliverer,
             clock,
             metrics,
-            may_take_back=self.reaper.may_take_back,
+            may_reclaim=self.reaper.may_reclaim,
             sole=sole,
         )
 

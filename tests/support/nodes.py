@@ -137,6 +137,6 @@ class SteppedNode:
     async def leave(self) -> None:
         """End in good order, as the engine does."""
         await self.crash()
-        await self.claimer.give_back_lost()
+        await self.claimer.release_lost_claim()
         await self.settle()
         await self.store.leave(node=self.node.id, now_ms=self.clock.now_ms())

@@ -1,4 +1,4 @@
-"""What the gate decides about one attempt, value by value: tickets, marks, what is counted and what is shown."""
+"""What the gate decides about one attempt, value by value: permits, marks, what is counted and what is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, HoldReason, Limits, Policies
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.breaker import BreakerState
-from scheduler_core.node.dispatch.limiter import CROWD, CROWD_WAIT_MS, Permit, TargetLimiter
+from scheduler_core.node.dispatch.limiter import SATURATED_OPEN, SATURATED_WAIT_MS, Permit, TargetLimiter
 from scheduler_core.node.dispatch.limits import RATES_PER_TARGET, Rate, rates_for
 from scheduler_core.node.slots import SlotPool
 from scheduler_core.plan.claim import Work
@@ -42,7 +42,7 @@ class World:
     ) -> Permit | HeldBack:
         policies = Policies(limits=Limits(**limits) if limits else None)
         work = Work(make_job(url=url or URL, policies=policies), make_run(), make_state())
-        return self.limiter.admit(url, work, hold, taken_over=taken_over)
+        return self.limiter.acquire(url, work, hold, taken_over=taken_over)
 
     def permit(self, url: str | None = URL, **how: Any) -> Permit:
         found = self.ask(url, **how)
@@ -55,7 +55,7 @@ class World:
         return found
 
     def fail(self, kind: OutcomeKind = OutcomeKind.CONNECTION, message: str = "refused") -> None:
-        self.limiter.left(self.permit(), Outcome(kind, 1.0, message=message))
+        self.limiter.release(self.permit(), Outcome(kind, 1.0, message=message))
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -63,18 +63,18 @@ class World:
 
 def test_a_full_share_holds_back_until_a_slot_is_likely_to_be_free() -> None:
     world = World()
-    tickets = [world.permit() for _ in range(5)]
-    assert all(permit.probe == 0 for permit in tickets)
+    permits = [world.permit() for _ in range(5)]
+    assert all(permit.probe == 0 for permit in permits)
     # No request has ended: 50 ms are guessed, five go at once, and 10 ms is the least wait.
     assert world.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.011), ORIGIN)
     assert world.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.021), ORIGIN)
     assert world.value("cronpost_held_back_total", reason="limit") == 2.0
-    world.limiter.left(tickets[0], answered(200))
+    world.limiter.release(permits[0], answered(200))
     assert isinstance(world.ask(), Permit)
-    assert world.limiter._bays.of(URL).service_ms == 12.0
-    world.limiter.left(tickets[1], replace(answered(200), latency_ms=112.0))
-    assert world.limiter._bays.of(URL).service_ms == 22.0
-    assert world.limiter._bays.of(URL).ended == 2
+    assert world.limiter._targets.of(URL).service_ms == 12.0
+    world.limiter.release(permits[1], replace(answered(200), latency_ms=112.0))
+    assert world.limiter._targets.of(URL).service_ms == 22.0
+    assert world.limiter._targets.of(URL).ended == 2
 
 
 def test_a_mark_with_a_place_keeps_it_while_the_target_is_full() -> None:
@@ -161,21 +161,21 @@ def test_a_breaker_opens_after_failures_in_a_row_and_its_probe_goes_when_it_is_t
     assert second.until_ms == at(5.251), "one a millisecond"
     placed = HeldBack(HoldReason.RATE, at(-1), at(0), ORIGIN, placed=True)
     assert world.held(hold=placed).placed
-    assert world.limiter.shut(URL) == HeldBack(HoldReason.BREAKER, at(0), at(5.253), ORIGIN, breaker=True)
-    assert world.limiter.shut("http://other.test/") is None
-    assert world.limiter.shut(None) is None
+    assert world.limiter.blocked_by(URL) == HeldBack(HoldReason.BREAKER, at(0), at(5.253), ORIGIN, breaker=True)
+    assert world.limiter.blocked_by("http://other.test/") is None
+    assert world.limiter.blocked_by(None) is None
     world.clock.advance(5_250)
-    assert world.limiter.shut(URL) is None
+    assert world.limiter.blocked_by(URL) is None
     probe = world.permit()
     assert probe.probe == 1
     assert world.value("cronpost_breaker_state", target=ORIGIN) == 0.5
     waits = world.held()
     assert waits == HeldBack(HoldReason.BREAKER, at(5.25), at(5.301), ORIGIN, breaker=True)
-    world.limiter.left(probe, failed(OutcomeKind.TIMEOUT))
+    world.limiter.release(probe, failed(OutcomeKind.TIMEOUT))
     assert world.value("cronpost_breaker_state", target=ORIGIN) == 1.0
     assert world.held().until_ms == at(5.25) + 10_500
     world.clock.advance(10_500)
-    world.limiter.left(world.permit(), answered(500))
+    world.limiter.release(world.permit(), answered(500))
     assert world.limiter.breakers() == []
     assert world.value("cronpost_breaker_state", target=ORIGIN) is None
     assert world.value("cronpost_breakers_open") == 0.0
@@ -207,7 +207,7 @@ def test_a_probe_that_says_nothing_about_its_target_makes_way_for_another(outcom
     world.fail()
     world.fail()
     world.clock.advance(5_250)
-    world.limiter.left(world.permit(), outcome)
+    world.limiter.release(world.permit(), outcome)
     assert world.permit().probe == 2
 
 
@@ -217,40 +217,44 @@ def test_an_attempt_whose_target_becomes_known_later_keeps_its_slot_and_may_be_t
     permit = world.permit(None)
     assert permit.target is None
     assert world.limiter._open == 1
-    assert world.limiter.enter(permit, URL, work, None) is None
-    assert (world.limiter._open, world.limiter._bays.of(URL).open) == (1, 1)
-    assert world.limiter.enter(permit, "http://other.test/", work, None) is None, "it has entered"
-    assert world.limiter._bays.of("http://other.test/").open == 0
-    world.limiter.left(permit, failed(OutcomeKind.CONNECTION))
+    assert world.limiter.acquire_resolved(permit, URL, work, None) is None
+    assert (world.limiter._open, world.limiter._targets.of(URL).open) == (1, 1)
+    assert world.limiter.acquire_resolved(permit, "http://other.test/", work, None) is None, "it has entered"
+    assert world.limiter._targets.of("http://other.test/").open == 0
+    world.limiter.release(permit, failed(OutcomeKind.CONNECTION))
     world.fail()
     late = world.permit(None)
-    held = world.limiter.enter(late, URL, work, None)
+    held = world.limiter.acquire_resolved(late, URL, work, None)
     assert held == HeldBack(HoldReason.BREAKER, at(0), at(5.25), ORIGIN, breaker=True)
     world.clock.advance(5_250)
-    assert world.limiter.enter(late, URL, work, held) is None
+    assert world.limiter.acquire_resolved(late, URL, work, held) is None
     assert late.probe == 1
-    world.limiter.left(late, None)
-    assert (world.limiter._open, world.limiter._bays.of(URL).open) == (0, 0)
+    world.limiter.release(late, None)
+    assert (world.limiter._open, world.limiter._targets.of(URL).open) == (0, 0)
 
 
-def test_only_a_quick_target_with_many_open_requests_is_a_crowd() -> None:
-    for slots, latency, crowded in ((2 * CROWD, 50.0, True), (2 * CROWD, 50.1, False), (2 * CROWD - 2, 10.0, False)):
+def test_only_a_quick_target_with_many_open_requests_is_saturated() -> None:
+    for slots, latency, saturated in (
+        (2 * SATURATED_OPEN, 50.0, True),
+        (2 * SATURATED_OPEN, 50.1, False),
+        (2 * SATURATED_OPEN - 2, 10.0, False),
+    ):
         world = World(slots=slots)
-        world.limiter.left(world.permit(), replace(answered(200), latency_ms=latency))
+        world.limiter.release(world.permit(), replace(answered(200), latency_ms=latency))
         while isinstance(world.ask(), Permit):
             pass
         woken: list[int] = []
-        assert (world.limiter.batch(5, lambda woken=woken: woken.append(1)) == 0) is crowded  # type: ignore[misc]
-        if crowded:
-            world.clock.advance(CROWD_WAIT_MS - 1)
+        assert (world.limiter.batch(5, lambda woken=woken: woken.append(1)) == 0) is saturated  # type: ignore[misc]
+        if saturated:
+            world.clock.advance(SATURATED_WAIT_MS - 1)
             assert world.limiter.batch(5, lambda: None) == 0
             world.clock.advance(1)
             assert world.limiter.batch(5, lambda: None) == 5, "it has waited long enough"
 
 
-def test_a_claim_that_brought_less_than_asked_for_ends_the_crowd() -> None:
-    world = World(slots=2 * CROWD)
-    world.limiter.left(world.permit(), answered(200))
+def test_a_claim_that_brings_less_than_asked_for_ends_the_saturation() -> None:
+    world = World(slots=2 * SATURATED_OPEN)
+    world.limiter.release(world.permit(), answered(200))
     while isinstance(world.ask(), Permit):
         pass
     assert world.limiter.batch(5, lambda: None) == 0

@@ -15,7 +15,7 @@ from scheduler_core.node.dispatch.limits import (
     RetryQueue,
     origin_of,
     rates_for,
-    room_for,
+    slots_for,
 )
 
 
@@ -52,7 +52,7 @@ def filled(max_in_flight: int, hanging: int, bound: int | None = None) -> list[i
     while True:
         before = list(held)
         for one in range(hanging):
-            if sum(held) < max_in_flight and room_for(held[one], sum(held), max_in_flight, bound) >= 1:
+            if sum(held) < max_in_flight and slots_for(held[one], sum(held), max_in_flight, bound) >= 1:
                 held[one] += 1
         if held == before:
             return held
@@ -92,32 +92,32 @@ def test_with_k_targets_that_hang_one_of_k_and_1_parts_stays_free(max_in_flight:
     ("open_to_it", "own", "slots"), [(0, 1, 1), (1, 1, 0), (3, 5, 2), (60, 5, -55), (0, None, 100)]
 )
 def test_a_job_may_ask_for_less(open_to_it: int, own: int | None, slots: int) -> None:
-    assert room_for(open_to_it, open_to_it, 100 + 2 * open_to_it, None, own) == max(slots, 0)
+    assert slots_for(open_to_it, open_to_it, 100 + 2 * open_to_it, None, own) == max(slots, 0)
 
 
 def test_those_who_wait_come_back_as_fast_as_the_target_has_shown_to_be() -> None:
     line = RetryQueue()
-    places = [line.place(1_000.0, service_ms=40.0, abreast=4, jitter=0.0) for _ in range(20)]
+    places = [line.next_slot(1_000.0, service_ms=40.0, parallel=4, jitter=0.0) for _ in range(20)]
     assert places == [1_000 + 10 * number + 1 for number in range(1, 21)]
 
 
 def test_one_who_waits_for_a_target_that_hangs_looks_again_within_a_second() -> None:
-    assert 500 <= RetryQueue().place(0.0, service_ms=30_000.0, abreast=1, jitter=0.0) <= LONGEST_WAIT_MS
-    assert RetryQueue().place(0.0, service_ms=30_000.0, abreast=1, jitter=0.999) <= LONGEST_WAIT_MS + 1
+    assert 500 <= RetryQueue().next_slot(0.0, service_ms=30_000.0, parallel=1, jitter=0.0) <= LONGEST_WAIT_MS
+    assert RetryQueue().next_slot(0.0, service_ms=30_000.0, parallel=1, jitter=0.999) <= LONGEST_WAIT_MS + 1
 
 
 @settings(max_examples=15)
 @given(st.integers(1, 2_000), st.floats(0.01, 60_000), st.integers(1, 500), st.randoms())
 def test_however_many_wait_they_look_again_at_a_bounded_pace(
-    waiting: int, service_ms: float, abreast: int, random: object
+    waiting: int, service_ms: float, parallel: int, random: object
 ) -> None:
     line, now_ms = RetryQueue(), 5_000.0
     places = [
-        line.place(now_ms, service_ms=service_ms, abreast=abreast, jitter=random.random())  # type: ignore[attr-defined]
+        line.next_slot(now_ms, service_ms=service_ms, parallel=parallel, jitter=random.random())  # type: ignore[attr-defined]
         for _ in range(waiting)
     ]
     assert all(now_ms < place <= now_ms + max(LONGEST_WAIT_MS, WAIT_PER_JOB_MS * waiting) + 1 for place in places)
-    if waiting >= 1_000 and service_ms / abreast >= WAIT_PER_JOB_MS:
+    if waiting >= 1_000 and service_ms / parallel >= WAIT_PER_JOB_MS:
         # Not more than a few hundred of them in any half a second.
         soon = sum(place <= now_ms + 500 for place in places)
         assert soon <= 500 + 0.5 * LONGEST_WAIT_MS / WAIT_PER_JOB_MS
@@ -126,20 +126,20 @@ def test_however_many_wait_they_look_again_at_a_bounded_pace(
 def test_an_empty_line_begins_anew() -> None:
     line = RetryQueue()
     for _ in range(1_000):
-        line.place(0.0, service_ms=100.0, abreast=1, jitter=0.5)
-    assert line.place(60_000.0, service_ms=20.0, abreast=1, jitter=0.5) == 60_021
+        line.next_slot(0.0, service_ms=100.0, parallel=1, jitter=0.5)
+    assert line.next_slot(60_000.0, service_ms=20.0, parallel=1, jitter=0.5) == 60_021
 
 
 def test_the_longest_wait_grows_with_the_number_that_wait_for_a_target_that_hangs() -> None:
     line = RetryQueue()
-    places = [line.place(0.0, service_ms=60_000.0, abreast=1, jitter=0.999999) for _ in range(2_000)]
+    places = [line.next_slot(0.0, service_ms=60_000.0, parallel=1, jitter=0.999999) for _ in range(2_000)]
     assert places[0] == LONGEST_WAIT_MS
     assert places[499] == LONGEST_WAIT_MS
     assert places[999] == pytest.approx(1_000 * WAIT_PER_JOB_MS, abs=2)
     assert places[1_999] == pytest.approx(2_000 * WAIT_PER_JOB_MS, abs=2)
     # The line is empty at the very moment of its last place, and counts from one again.
     line.last_ms = 4_000.0
-    assert line.place(4_000.0, service_ms=60_000.0, abreast=1, jitter=0.0) == 4_000 + LONGEST_WAIT_MS / 2 + 1
+    assert line.next_slot(4_000.0, service_ms=60_000.0, parallel=1, jitter=0.0) == 4_000 + LONGEST_WAIT_MS / 2 + 1
     assert line.waiting == 1
 
 

@@ -135,7 +135,7 @@ class Dispatcher:
             flight.hand_back()  # what was asked took so long that another node may hold this job by now
             return
         hold = None if claimed.state is None else claimed.state.hold
-        held = self.limiter.enter(flight.permit, request.url, work, hold)
+        held = self.limiter.acquire_resolved(flight.permit, request.url, work, hold)
         if held is None:
             flight.begin(work, request)
         else:
@@ -227,12 +227,12 @@ class Flight(asyncio.Future[None]):
 
     def hand_back(self) -> None:
         """Let another claim go on with the same run."""
-        self._dispatcher.settler.hand_back(self._claimed)
+        self._dispatcher.settler.release(self._claimed)
         self._land()
 
     def hold(self, held: HeldBack) -> None:
         """Put the job back for its target's sake, which became known only now."""
-        self._dispatcher.settler.hold(self._claimed, self._work, held)
+        self._dispatcher.settler.hold_back(self._claimed, self._work, held)
         self._land()
 
     def end_without_attempt(self, transition: Transition) -> None:
@@ -247,7 +247,7 @@ class Flight(asyncio.Future[None]):
         if self._under_way is not None:
             self._under_way.cancel()
         if self.has_begun:
-            self._dispatcher.settler.hand_back_lost(self._claimed, LostCause.STOPPED, self._started_at_ms)
+            self._dispatcher.settler.release_lost(self._claimed, LostCause.STOPPED, self._started_at_ms)
             self._land()
         else:
             self.hand_back()
@@ -295,7 +295,7 @@ class Flight(asyncio.Future[None]):
         self._under_way = None  # the two hold each other, and would wait for the collector
         node.in_flight.discard(self)
         try:
-            self._dispatcher.limiter.left(self.permit, self._outcome)
+            self._dispatcher.limiter.release(self.permit, self._outcome)
         finally:
             self.set_result(None)
             node.slot_freed()

@@ -20,7 +20,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, HoldReason, Limits
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.breaker import BreakerRule, BreakerState
-from scheduler_core.node.dispatch.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, room_for
+from scheduler_core.node.dispatch.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, slots_for
 from scheduler_core.node.dispatch.targets import OpenBreaker, TargetRegistry, TargetState
 from scheduler_core.node.slots import SlotPool
 from scheduler_core.plan.claim import Work
@@ -32,19 +32,19 @@ SHOWN_TARGETS = 100
 NO_ANSWER = frozenset({OutcomeKind.TIMEOUT, OutcomeKind.DNS, OutcomeKind.CONNECTION, OutcomeKind.TLS})
 """How an attempt ends that says something against its target."""
 ANSWER = frozenset({OutcomeKind.RESPONSE, OutcomeKind.PROTOCOL})
-CROWD = 64
+SATURATED_OPEN = 64
 """A target with so many requests open may be one that many jobs want at once: see ``TargetLimiter.batch``."""
-CROWD_STEP = 32
-CROWD_WAIT_MS = 25
+SATURATED_STEP = 32
+SATURATED_WAIT_MS = 25
 
 
 class Permit(msgspec.Struct, eq=False):
-    """The right of one attempt to its slot. Whoever ends the attempt gives it back, by ``TargetLimiter.left``."""
+    """The right of one attempt to its slot. Whoever ends the attempt gives it back, by ``TargetLimiter.release``."""
 
     target: TargetState | None = None
     """None: its target was not known when it was claimed."""
     probe: int = 0
-    given_back: bool = False
+    released: bool = False
 
 
 class TargetLimiter:
@@ -63,16 +63,16 @@ class TargetLimiter:
             int(settings.breaker_open_seconds * 1000),
         )
         self._open = 0
-        self._bays = TargetRegistry(self._show)
-        self._crowded: TargetState | None = None
-        self._crowded_since_ms: int | None = None
+        self._targets = TargetRegistry(self._show)
+        self._saturated: TargetState | None = None
+        self._saturated_since_ms: int | None = None
         self._waiting: set[Callable[[], None]] = set()
         """Told when ``batch`` has let them wait, and need not any more."""
-        metrics.breakers_open.set_function(lambda: len(self._bays.failing))
+        metrics.breakers_open.set_function(lambda: len(self._targets.failing))
 
     # ---- the way in ---------------------------------------------------------------------------------------------
 
-    def admit(self, url: str | None, work: Work, hold: HeldBack | None, *, taken_over: bool) -> Permit | HeldBack:
+    def acquire(self, url: str | None, work: Work, hold: HeldBack | None, *, taken_over: bool) -> Permit | HeldBack:
         """A ticket for the next attempt, or why and until when it is held back.
 
         ``url``: where it goes; None: that has to be looked up. ``hold``: the mark with which the job was claimed.
@@ -81,7 +81,7 @@ class TargetLimiter:
         if url is None:
             self._open += 1
             return Permit()
-        target = self._bays.of(url)
+        target = self._targets.of(url)
         held = self._held_back(target, work.job.policies.limits, hold, taken_over)
         if held is not None:
             return held
@@ -90,12 +90,12 @@ class TargetLimiter:
         self._open += 1
         return permit
 
-    def enter(self, permit: Permit, url: str, work: Work, hold: HeldBack | None) -> HeldBack | None:
+    def acquire_resolved(self, permit: Permit, url: str, work: Work, hold: HeldBack | None) -> HeldBack | None:
         """Decide about an attempt whose target was not known when it got its ticket. Held back, it keeps the ticket
         until it has ``left``."""
         if permit.target is not None:
             return None
-        target = self._bays.of(url)
+        target = self._targets.of(url)
         self._open -= 1
         try:
             held = self._held_back(target, work.job.policies.limits, hold, False)
@@ -107,20 +107,20 @@ class TargetLimiter:
             permit.probe = self._probe(target)
         return held
 
-    def shut(self, url: str | None) -> HeldBack | None:
+    def blocked_by(self, url: str | None) -> HeldBack | None:
         """Why a job that allows overlap puts no run beside itself now: its target's breaker is open."""
-        if url is None or not self._bays.failing:
+        if url is None or not self._targets.failing:
             return None
-        target = self._bays.of(url)
+        target = self._targets.of(url)
         now_ms = self._clock.now_ms()
         return None if target.breaker.lets_through(now_ms) else self._by_breaker(target, now_ms, None)
 
-    def left(self, permit: Permit, outcome: Outcome | None) -> None:
+    def release(self, permit: Permit, outcome: Outcome | None) -> None:
         """Give back the slot of an attempt that is over. ``outcome`` None: it was never sent, or cut off. Giving back a
         ticket a second time changes nothing, so every place where an attempt can fail may do it."""
-        if permit.given_back:
+        if permit.released:
             return
-        permit.given_back = True
+        permit.released = True
         self._open -= 1
         target = permit.target
         if target is None:
@@ -143,8 +143,19 @@ class TargetLimiter:
                 self._failed(target, permit, outcome)
             else:
                 breaker.gave_up(probe=permit.probe)
-        if target is self._crowded and self._crowded_since_ms is not None and self._room_of(target) >= CROWD_STEP:
-            self._crowded_since_ms = None
+        if (
+            target is self._saturated
+            and self._saturated_since_ms is not None
+            and self._slots_of(target) >= SATURATED_STEP
+        ):
+            self._saturated_since_ms = None
+            waiting, self._waiting = self._waiting, set()
+            for wake in waiting:
+                wake()
+
+    def _wake_claimers(self, saturated: TargetState) -> None:
+        if self._slots_of(saturated) >= SATURATED_STEP:
+            self._saturated_since_ms = None
             waiting, self._waiting = self._waiting, set()
             for wake in waiting:
                 wake()
@@ -155,37 +166,37 @@ class TargetLimiter:
         """How many jobs to claim now, at most ``most``.
 
         When many jobs want one quick target at the same time, those beyond its share would be claimed only to be put
-        back. Then no more are claimed than it has room for; 0: wait, at most ``CROWD_WAIT_MS``, until ``wake`` is
+        back. Then no more are claimed than it has room for; 0: wait, at most ``SATURATED_WAIT_MS``, until ``wake`` is
         called. Jobs of other targets lose no more than that.
         """
-        target = self._crowded
+        target = self._saturated
         if target is None:
             return most
-        slots, now_ms = self._room_of(target), self._clock.now_ms()
+        slots, now_ms = self._slots_of(target), self._clock.now_ms()
         if slots >= most:
-            self._crowded = None
+            self._saturated = None
             return most
-        if slots >= CROWD_STEP:
-            self._crowded_since_ms = None
+        if slots >= SATURATED_STEP:
+            self._saturated_since_ms = None
             return slots
-        if self._crowded_since_ms is None:
-            self._crowded_since_ms = now_ms
-        if now_ms - self._crowded_since_ms < CROWD_WAIT_MS:
+        if self._saturated_since_ms is None:
+            self._saturated_since_ms = now_ms
+        if now_ms - self._saturated_since_ms < SATURATED_WAIT_MS:
             self._waiting.add(wake)
             return 0
-        self._crowded = self._crowded_since_ms = None  # it is not that quick any more: let it hold up no others
+        self._saturated = self._saturated_since_ms = None  # it is not that quick any more: let it hold up no others
         return most
 
     def claimed(self, asked: int, came: int) -> None:
         """A claim for ``asked`` jobs has brought ``came``: with fewer than asked for, nobody else waits."""
         if came < asked:
-            self._crowded = self._crowded_since_ms = None
+            self._saturated = self._saturated_since_ms = None
 
     # ---- what is shown ------------------------------------------------------------------------------------------
 
     def breakers(self) -> list[OpenBreaker]:
         """The breakers that are not closed, those that opened first before the others."""
-        return self._bays.open_breakers()
+        return self._targets.open_breakers()
 
     # ---- decisions ----------------------------------------------------------------------------------------------
 
@@ -200,7 +211,7 @@ class TargetLimiter:
             if not breaker.lets_through(now_ms):
                 return self._by_breaker(target, now_ms, hold)
         own = None if limits is None else limits.max_in_flight
-        if room_for(target.open, self._open, self._most, self._most_each, own) < 1:
+        if slots_for(target.open, self._open, self._most, self._most_each, own) < 1:
             return self._by_limit(target, own, placed)
         if self._rate is not None or target.rates or (limits is not None and limits.rate is not None):
             return self._by_rate(target, limits, free=placed or taken_over)
@@ -213,7 +224,7 @@ class TargetLimiter:
             until_ms = breaker.probe_at_ms + target.held % max(1, breaker.open_for_ms)
             target.held += 1
         else:
-            until_ms = target.line.place(now_ms, service_ms=GUESSED_SERVICE_MS, abreast=1, jitter=random.random())
+            until_ms = target.line.next_slot(now_ms, service_ms=GUESSED_SERVICE_MS, parallel=1, jitter=random.random())
         placed = hold is not None and hold.placed
         return self._hold(target, HoldReason.BREAKER, now_ms, until_ms, placed=placed)
 
@@ -224,10 +235,10 @@ class TargetLimiter:
         service_ms = max(
             GUESSED_SERVICE_MS if target.service_ms is None else target.service_ms, now_ms - target.still_since_ms
         )
-        quick = target.service_ms is not None and service_ms * CROWD_STEP <= CROWD_WAIT_MS * target.open
-        if quick and target.open >= CROWD and own is None and self._most_each is None:
-            self._crowded = target
-        until_ms = target.line.place(now_ms, service_ms=service_ms, abreast=target.open, jitter=random.random())
+        quick = target.service_ms is not None and service_ms * SATURATED_STEP <= SATURATED_WAIT_MS * target.open
+        if quick and target.open >= SATURATED_OPEN and own is None and self._most_each is None:
+            self._saturated = target
+        until_ms = target.line.next_slot(now_ms, service_ms=service_ms, parallel=target.open, jitter=random.random())
         return self._hold(target, HoldReason.LIMIT, now_ms, until_ms, placed=placed)
 
     def _by_rate(self, target: TargetState, limits: Limits | None, *, free: bool) -> HeldBack | None:
@@ -270,7 +281,7 @@ class TargetLimiter:
     def _answered(self, target: TargetState) -> None:
         failures = target.breaker.failures
         if target.breaker.answered():
-            self._bays.failing.pop(target.origin, None)
+            self._targets.failing.pop(target.origin, None)
             log.info(BREAKER_CLOSED, target=target.origin, failures=failures)
             self._show(target)
 
@@ -279,8 +290,8 @@ class TargetLimiter:
         error = f"{outcome.kind.value}: {outcome.message}" if outcome.message else outcome.kind.value
         now_ms = self._clock.now_ms()
         if breaker.failed(self._rule, now_ms, error, probe=permit.probe, jitter=random.random()):
-            tell = log.info if target.origin in self._bays.failing else log.warning
-            self._bays.failing[target.origin] = target
+            tell = log.info if target.origin in self._targets.failing else log.warning
+            self._targets.failing[target.origin] = target
             target.held = 0
             tell(
                 BREAKER_OPENED,
@@ -296,8 +307,8 @@ class TargetLimiter:
         gauge, state = self._metrics.breaker_state, target.breaker.state
         if state is BreakerState.CLOSED:
             gauge.remove(target.origin)
-        elif len(self._bays.failing) <= SHOWN_TARGETS:
+        elif len(self._targets.failing) <= SHOWN_TARGETS:
             gauge.labels(target.origin).set(1.0 if state is BreakerState.OPEN else 0.5)
 
-    def _room_of(self, target: TargetState) -> int:
-        return room_for(target.open, self._open, self._most, self._most_each)
+    def _slots_of(self, target: TargetState) -> int:
+        return slots_for(target.open, self._open, self._most, self._most_each)

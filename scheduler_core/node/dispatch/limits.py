@@ -43,7 +43,7 @@ def origin_of(url: str) -> str:
     return f"{scheme}://{authority.rstrip(':')}"
 
 
-def room_for(open_to_it: int, open_in_all: int, max_in_flight: int, bound: int | None, own: int | None = None) -> int:
+def slots_for(open_to_it: int, open_in_all: int, max_in_flight: int, bound: int | None, own: int | None = None) -> int:
     """How many more requests to one target a node may begin now.
 
     A target may hold as many slots as it leaves free: one that hangs gets half of them, two get a third each, and with
@@ -68,13 +68,13 @@ class RetryQueue(msgspec.Struct):
     waiting: int = 0
     """How many were put into the line since it was last empty."""
 
-    def place(self, now_ms: float, *, service_ms: float, abreast: int, jitter: float) -> int:
-        """A moment for one more. ``service_ms``: how long a request takes, of which ``abreast`` go at once."""
+    def next_slot(self, now_ms: float, *, service_ms: float, parallel: int, jitter: float) -> int:
+        """A moment for one more. ``service_ms``: how long a request takes, of which ``parallel`` go at once."""
         if self.last_ms <= now_ms:
             self.last_ms, self.waiting = now_ms, 0
         self.waiting += 1
         horizon = max(LONGEST_WAIT_MS, WAIT_PER_JOB_MS * self.waiting)
-        wait = self.last_ms - now_ms + service_ms / max(1, abreast)
+        wait = self.last_ms - now_ms + service_ms / max(1, parallel)
         if wait > horizon:
             # Its end is further off than anyone should wait without another look: spread over what is left of that.
             self.last_ms = now_ms + horizon

@@ -17,7 +17,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import SUSPECT_LOSSES, HeldBack, Lease, LostCause
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.dispatch.dispatcher import Dispatcher, Flight
-from scheduler_core.node.dispatch.limiter import CROWD_WAIT_MS
+from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.node import Node
@@ -93,13 +93,13 @@ class Claimer(Service):
         self._heard_ms = None
         if self._settler.is_behind:
             self._end_trial()
-            self._node.slots.leave(self.wake)
+            self._node.slots.cancel_wait(self.wake)
             await self._sleep(None)
             return
         most = self._limiter.batch(BATCH, self.wake)
         if most == 0:
-            self._node.slots.leave(self.wake)
-            await self._sleep(self.clock.now_ms() + CROWD_WAIT_MS)
+            self._node.slots.cancel_wait(self.wake)
+            await self._sleep(self.clock.now_ms() + SATURATED_WAIT_MS)
             return
         # While its Redis does not answer, it tries with one place: the other shards need the rest.
         limit = self._node.slots.reserve(most if self.fault is None else 1, self.wake)
@@ -131,7 +131,7 @@ class Claimer(Service):
             known = self._node.downtime_count
             unfit = [one for one in found if one.lease.group or (one.lease.downtimes or 0) > known]
             for claimed in unfit:
-                self._settler.hand_back(claimed)
+                self._settler.release(claimed)
             if found:
                 found = [one for one in found if one not in unfit]
                 self._dispatcher.targets.saw(None)
@@ -237,7 +237,7 @@ class Claimer(Service):
         for lease in strays:
             # Its request may have been sent: only how it ended is not known any more.
             stray = ClaimedJob(lease.job_id, None, None, Lease(lease.fence, self._node.id, lease.fence, 0), b"")
-            self._settler.hand_back_lost(stray, LostCause.FORGOTTEN, lease.first_claimed_at_ms)
+            self._settler.release_lost(stray, LostCause.FORGOTTEN, lease.first_claimed_at_ms)
         if strays:
             jobs = [lease.job_id for lease in strays[:SHOWN]]
             log.warning(LEASES_FORGOTTEN, count=len(strays), jobs=jobs, detail="Redis has lost how they ended")
@@ -249,7 +249,7 @@ class Claimer(Service):
 
     async def stop(self) -> None:
         await super().stop()
-        self._node.slots.leave(self.wake)
+        self._node.slots.cancel_wait(self.wake)
         self._end_trial()
 
     @property
@@ -257,7 +257,7 @@ class Claimer(Service):
         """Whether a claim took jobs whose reply was lost."""
         return self._lost_token is not None
 
-    async def give_back_lost(self) -> None:
+    async def release_lost_claim(self) -> None:
         """When the node stops: hand back what a claim took whose reply never came."""
         if self._lost_token is not None:
             await self._store.recover(
@@ -270,7 +270,7 @@ class Claimer(Service):
         try:
             planned = self._plan(claimed)
         except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
-            planned = self._set_aside(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
+            planned = self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
         if isinstance(planned, Work):
             try:
                 self._begin(claimed, planned)
@@ -288,28 +288,28 @@ class Claimer(Service):
         """Send the next attempt of a run, hold it back, or let it become a unit of its own."""
         url, lease = self._dispatcher.url_of(work.job), claimed.lease
         if is_spawned(work):
-            held = self._limiter.shut(url)
+            held = self._limiter.blocked_by(url)
             if held is None:
                 self._settler.spawn(claimed, work)
             else:
-                self._settler.hold(claimed, work, held)
+                self._settler.hold_back(claimed, work, held)
             return
         hold = None if claimed.state is None else claimed.state.hold
-        permit = self._limiter.admit(url, work, hold, taken_over=lease.fence != lease.first_fence)
+        permit = self._limiter.acquire(url, work, hold, taken_over=lease.fence != lease.first_fence)
         if isinstance(permit, HeldBack):
-            self._settler.hold(claimed, work, permit)
+            self._settler.hold_back(claimed, work, permit)
             return
         try:
             log.debug(RUN_CLAIMED, job_id=claimed.id, run_id=work.run.id, fence=lease.fence)
             self._dispatcher.send(claimed, work, permit)
         except BaseException:
             # Without this, a fault between here and the attempt would cost the target a slot until the process ends.
-            self._limiter.left(permit, None)
+            self._limiter.release(permit, None)
             raise
 
     def _plan(self, claimed: ClaimedJob) -> Work | Transition:
         if claimed.fault is not None:
-            return self._set_aside(claimed, claimed.fault)
+            return self._quarantine(claimed, claimed.fault)
         if claimed.job is None:
             if claimed.state is not None and claimed.state.deleted:
                 return plan_claim_tombstone(
@@ -317,9 +317,9 @@ class Claimer(Service):
                 )
             if claimed.state is None:
                 return Transition(None, remove=True)
-            return self._set_aside(claimed, "its definition is gone")
+            return self._quarantine(claimed, "its definition is gone")
         if claimed.state is None:
-            return self._set_aside(claimed, "its state is gone")
+            return self._quarantine(claimed, "its state is gone")
         return plan_claim(
             claimed.job,
             claimed.state,
@@ -329,7 +329,7 @@ class Claimer(Service):
             now_ms=self.clock.now_ms(),
         )
 
-    def _set_aside(self, claimed: ClaimedJob, reason: str) -> Transition:
+    def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
         child = job_of_claim_key(claimed.id) != claimed.id
         return quarantine_unreadable(claimed.state, reason, child=child, now_ms=self.clock.now_ms())
 

@@ -52,7 +52,7 @@ class Reaper(Service):
         return len(reaped)
 
     async def run_once(self) -> None:
-        if self.may_take_back():
+        if self.may_reclaim():
             await self._take_turn()
         await self.clock.sleep(PERIOD_SECONDS)
 
@@ -68,7 +68,7 @@ class Reaper(Service):
             audited_at_ms = now_ms if turn is ReapTurn.AUDIT else None
             await self._store.swept(until_ms=now_ms - dead_after_ms - LATE_CLAIM_MS, audited_at_ms=audited_at_ms)
 
-    def may_take_back(self) -> bool:
+    def may_reclaim(self) -> bool:
         """Whether this node may take another for dead because it does not beat."""
         return self._beats_can_be_judged() and self._node.may_reap
 

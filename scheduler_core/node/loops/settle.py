@@ -43,7 +43,7 @@ log = get_logger(__name__)
 BATCH = 256
 REFUSALS = 5
 """So often one settlement is refused alone, in two seconds and a half, before it is put aside for the others' sake."""
-ASIDE_SECONDS = 10.0
+REJECTED_SECONDS = 10.0
 STATUS_CLASSES = tuple(f"{first}xx" for first in range(10))
 
 
@@ -75,10 +75,10 @@ class Settler(Service):
         self._progress = asyncio.Event()
         """Set after each round; for those that wait until all is settled."""
         self._singly = False
-        self._aside: list[Unsettled] = []
+        self._rejected: list[Unsettled] = []
         """What Redis refuses although it takes other writes: something is wrong with that job's keys. It is tried again
         now and then, and as long as its node lives nobody else takes the job."""
-        self._aside_until = 0.0
+        self._rejected_until = 0.0
         self.takes_writes: Callable[[], bool] = lambda: True
         """Whether Redis takes writes of others; the node's heartbeat knows."""
         self.woken: Callable[[int], None] = lambda wake_ms: None
@@ -89,11 +89,11 @@ class Settler(Service):
     @property
     def unsettled(self) -> int:
         """How much Redis was not told yet."""
-        return len(self._queue) + len(self._batch) + len(self._aside)
+        return len(self._queue) + len(self._batch) + len(self._rejected)
 
     def holds(self) -> set[tuple[str, int]]:
         """Id and fence of each job whose result Redis was not told yet."""
-        return {(one.claimed.id, one.claimed.lease.fence) for one in (*self._queue, *self._batch, *self._aside)}
+        return {(one.claimed.id, one.claimed.lease.fence) for one in (*self._queue, *self._batch, *self._rejected)}
 
     @property
     def is_behind(self) -> bool:
@@ -122,7 +122,7 @@ class Settler(Service):
         """A run of a job that allows overlap becomes a unit of its own, which the next claim takes."""
         self._put(claimed, plan_spawn(work), work)
 
-    def hold(self, claimed: ClaimedJob, work: Work, held: HeldBack) -> None:
+    def hold_back(self, claimed: ClaimedJob, work: Work, held: HeldBack) -> None:
         """A run that is due is not sent now, for its target's sake: its job is put back with the same fire time."""
         log.debug(
             RUN_HELD_BACK, job_id=claimed.id, reason=held.reason.value, target=held.target, until=instant(held.until_ms)
@@ -130,18 +130,18 @@ class Settler(Service):
         if claimed.state is not None and may_release(claimed.lease):
             self._put(claimed, plan_hold(claimed.state, held), work)
         else:
-            self.hand_back_until(claimed, held.until_ms)
+            self.requeue(claimed, held.until_ms)
 
-    def hand_back_until(self, claimed: ClaimedJob, wake_ms: int) -> None:
+    def requeue(self, claimed: ClaimedJob, wake_ms: int) -> None:
         """A claimed job is not finished here; at ``wake_ms`` a claim goes on with the same run."""
         self._queue.append(Unsettled(claimed, None, Settlement.later(claimed, wake_ms)))
         self._arrived.set()
 
-    def hand_back(self, claimed: ClaimedJob) -> None:
+    def release(self, claimed: ClaimedJob) -> None:
         """A claimed job is not finished here; another claim goes on with the same run."""
         self._put(claimed, None)
 
-    def hand_back_lost(self, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> None:
+    def release_lost(self, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> None:
         """A claimed job is not finished here, but its request, begun at ``at_ms``, may have been sent."""
         self._queue.append(Unsettled(claimed, None, Settlement.lost(claimed, cause, at_ms)))
         self._arrived.set()
@@ -164,7 +164,7 @@ class Settler(Service):
         except StoreRefused as error:
             # One job's keys may be unusable: settled one by one, it holds up no other. What was applied before the
             # script failed answers «done» the second time.
-            if self._singly and self._put_aside(part[0], str(error)):
+            if self._singly and self._reject(part[0], str(error)):
                 self._progress.set()
                 return
             self._singly = True
@@ -179,9 +179,9 @@ class Settler(Service):
     async def _next_batch(self) -> None:
         """Take from the queue when there is something, or what was put aside when it is time to try that again."""
         while True:
-            left = self._aside_until - self.clock.monotonic() if self._aside else None
+            left = self._rejected_until - self.clock.monotonic() if self._rejected else None
             if left is not None and left <= 0:
-                self._batch, self._aside, self._singly = self._aside, [], True
+                self._batch, self._rejected, self._singly = self._rejected, [], True
                 return
             if self._queue:
                 self._batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
@@ -189,7 +189,7 @@ class Settler(Service):
             self._arrived.clear()
             await self.clock.wait_for(self._arrived, left)
 
-    def _put_aside(self, one: Unsettled, reason: str) -> bool:
+    def _reject(self, one: Unsettled, reason: str) -> bool:
         """Let the others go first; whether it was refused so often that it is put aside."""
         self._batch = self._batch[1:]
         one.refused += 1
@@ -198,8 +198,8 @@ class Settler(Service):
             return False
         if one.refused == REFUSALS:
             log.error(SETTLE_PUT_ASIDE, job_id=one.claimed.id, fence=one.claimed.lease.fence, detail=reason)
-        self._aside.append(one)
-        self._aside_until = self.clock.monotonic() + ASIDE_SECONDS
+        self._rejected.append(one)
+        self._rejected_until = self.clock.monotonic() + REJECTED_SECONDS
         self._singly = bool(self._batch)
         return True
 

@@ -69,7 +69,7 @@ class Batch:
 class TaskBatcher(Service):
     """This node's part in the lane.
 
-    ``sole``: no other node can live, so a batch that is out at the start is taken back at once. ``may_take_back``:
+    ``sole``: no other node can live, so a batch that is out at the start is taken back at once. ``may_reclaim``:
     whether others may be judged by their beats now.
 
     The lane has its own bound on open calls, as large as that of jobs: a batch of slow webhooks does not keep jobs from
@@ -86,14 +86,14 @@ class TaskBatcher(Service):
         clock: Clock,
         metrics: Metrics,
         *,
-        may_take_back: Callable[[], bool],
+        may_reclaim: Callable[[], bool],
         sole: bool = False,
     ) -> None:
         super().__init__(clock, metrics)
         self._node = node
         self._store = store
         self._deliverer = deliverer
-        self._may_take_back = may_take_back
+        self._may_reclaim = may_reclaim
         self._sole = sole
         self._batch: Batch | None = None
         self._tokens = itertools.count(1)
@@ -184,11 +184,11 @@ class TaskBatcher(Service):
         if taken.holder == self._node.id:
             # Of a take of this node that arrived after it had been given up: nothing of it was called.
             ended_at_ms = None
-        elif self._sole or (not taken.holder_beats and self._may_take_back()):
+        elif self._sole or (not taken.holder_beats and self._may_reclaim()):
             ended_at_ms = self.clock.now_ms()
         else:
             return False
-        count = await self._store.give_back(node=taken.holder, fence=taken.fence, ended_at_ms=ended_at_ms)
+        count = await self._store.release(node=taken.holder, fence=taken.fence, ended_at_ms=ended_at_ms)
         if count >= 0:
             self.metrics.reaped.inc(count)
             log.warning(LANE_BATCH_LOST, count=count, holder=taken.holder, fence=taken.fence)
@@ -269,7 +269,7 @@ class TaskBatcher(Service):
             [one.settlement for one in part], now_ms=self.clock.now_ms(), node=self._node.id, fence=batch.fence
         )
         if not part and not answer.over:
-            await self._store.give_back(node=self._node.id, fence=batch.fence, ended_at_ms=self.clock.now_ms())
+            await self._store.release(node=self._node.id, fence=batch.fence, ended_at_ms=self.clock.now_ms())
             self._let_go(batch)
             return
         del batch.ended[: len(part)]
@@ -328,7 +328,7 @@ class TaskBatcher(Service):
         with contextlib.suppress(StoreError):
             # What a take got whose answer never came, and what could not be settled.
             fence, ended_at_ms = (None, None) if self._batch is None else (self._batch.fence, self.clock.now_ms())
-            await self._store.give_back(node=self._node.id, fence=fence, ended_at_ms=ended_at_ms)
+            await self._store.release(node=self._node.id, fence=fence, ended_at_ms=ended_at_ms)
         return self._batch is None
 
 

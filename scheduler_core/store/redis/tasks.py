@@ -131,7 +131,7 @@ class TaskStore:
         over, removed, *answers = await self._run(self._settle, names, args)
         return SettledBatch(over == b"1", int(removed), [answer.decode() for answer in answers])
 
-    async def give_back(self, *, node: str, fence: int | None, ended_at_ms: int | None) -> int:
+    async def release(self, *, node: str, fence: int | None, ended_at_ms: int | None) -> int:
         """Give back what is left of the batch that ``node`` took; how many tasks, or -1 if there is no such batch.
 
         ``fence`` None: whichever batch it is. ``ended_at_ms`` None: none of it was called, so it needs no pause.
