@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
-from scheduler_api.server.nodes import Gathered
+from scheduler_api.server.node_metrics import Gathered
 from scheduler_core.base.errors import StoreError
 from scheduler_core.node.loops.heartbeat import set_clock
 

@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
-from prometheus_client import Metric
-from prometheus_client.registry import Collector
 
-import scheduler_api
-from scheduler_api.server.node_link import METRICS, STATE, ChildLink, Family, Report, added, families_of
+from scheduler_api.server.node_command import command, environment
+from scheduler_api.server.node_link import METRICS, STATE, ChildLink, Report
+from scheduler_api.server.node_metrics import Family, added, families_of
 from scheduler_core.base.clock import Clock
-from scheduler_core.base.config import ENV_PREFIX, SETTINGS, Settings
+from scheduler_core.base.config import Settings
 from scheduler_core.base.events import NODE_PROCESS_ENDED, NODE_PROCESS_STARTED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import Own
@@ -45,8 +41,6 @@ STEADY_SECONDS = 30.0
 SETTLE_SECONDS = 10.0
 """What a draining node may take beyond its grace time: to settle, and to tell Redis that it leaves."""
 STARTING = "it is starting"
-NOT_OF_NODES = ("api", "process", "client")
-"""Sections of the settings that are this process's own."""
 
 
 class Slot:
@@ -254,46 +248,3 @@ class Nodes:
             if slot.process is not None:
                 with contextlib.suppress(ProcessLookupError):
                     slot.process.send_signal(number)
-
-
-def command(descriptor: int, *, sole: bool, own: Sequence[Own] = ()) -> list[str]:
-    """How a node process is started. Its settings come by the environment: arguments can be read by every user."""
-    # -P: the package of this process, and none that lies in the working directory.
-    program = [sys.executable, "-P", "-m", "scheduler_api", "node", "--parent", str(descriptor)]
-    if own:
-        program += ["--own", msgspec.json.encode(own).decode()]
-    return [*program, "--sole"] if sole else program
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """The environment of a node process: this one's, with the settings as they were read here."""
-    variables = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    package = str(Path(scheduler_api.__file__).parents[1])
-    variables["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [variables.get("PYTHONPATH")])])
-    for setting in SETTINGS:
-        value = getattr(getattr(settings, setting.section), setting.name)
-        if setting.section not in NOT_OF_NODES and value is not None:
-            variables[setting.env] = _text_of(value)
-    return variables
-
-
-def _text_of(value: object) -> str:
-    """A setting's value as the environment holds it."""
-    if isinstance(value, tuple):
-        return ",".join(value)
-    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
-
-
-class Gathered(Collector):
-    """Metrics of several processes, for an encoder of ``prometheus_client``."""
-
-    def __init__(self, families: Iterable[Family]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        """As a registry does."""
-        for family in self._families:
-            metric = Metric(family.name, family.meaning, family.type)
-            for name, labels, value in family.samples:
-                metric.add_sample(name, labels, value)
-            yield metric

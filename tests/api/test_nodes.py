@@ -9,8 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from scheduler_api.context import Context
-from scheduler_api.server.node_link import Family, added, families_of
-from scheduler_api.server.nodes import Nodes, environment
+from scheduler_api.server.node_command import environment
+from scheduler_api.server.node_metrics import Family, added, families_of
+from scheduler_api.server.nodes import Nodes
 from scheduler_core.base.config import ApiSettings, EngineSettings, ProcessSettings, Settings, StoreSettings
 from scheduler_core.base.config_reader import load_settings
 from scheduler_core.base.metrics import Metrics
