@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
-from scheduler_api.server.nodes import Nodes
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings, TaskSettings
 from scheduler_core.base.errors import StoreRefused
@@ -27,6 +26,7 @@ from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.tasks import TaskService
 
 if TYPE_CHECKING:  # a node without an API does not load starlette
+    from prometheus_client.registry import Collector
     from starlette.requests import Request
 
 STORE_TURNS = 64
@@ -37,6 +37,21 @@ WRITE_PROBE_SECONDS = 1.0
 LEAST_TURNS = 4
 """Where there are several shards, none has more than its part of these turns at a time, and requests that ask all of
 them have a quarter: the server of some shards that does not answer must not hold up requests for the others."""
+
+
+class NodeProcesses(Protocol):
+    """The node processes that this server started."""
+
+    @property
+    def wanted(self) -> int:
+        """How many nodes there should be."""
+
+    @property
+    def working(self) -> int:
+        """How many nodes work now."""
+
+    async def metrics(self) -> Collector:
+        """The metrics of this process and of all its nodes, added up."""
 
 
 class Context:
@@ -57,7 +72,7 @@ class Context:
         faults: Callable[[], list[str]] = list,
         warnings: Callable[[], list[str]] = list,
         fires: bool = True,
-        nodes: Nodes | None = None,
+        nodes: NodeProcesses | None = None,
         callbacks: bool = True,
         breakers: Callable[[], list[tuple[str, list[OpenBreaker]]] | None] = lambda: None,
         guard: AddressGuard | None = None,

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from scheduler_api.context import Context
 from scheduler_api.hosts import AllowedHosts, host_of
 from scheduler_api.problem import ApiError, problem, problem_of
-from scheduler_api.server.connections import KEY_IN_SCOPE, RESERVED_IN_SCOPE
+from scheduler_api.scope import KEY_IN_SCOPE, RESERVED_IN_SCOPE
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import CronpostError
 from scheduler_core.base.events import API_FAILED, KEY_REFUSED, get_logger

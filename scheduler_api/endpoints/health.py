@@ -13,7 +13,6 @@ from starlette.routing import Route
 
 from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
-from scheduler_api.server.node_metrics import Gathered
 from scheduler_core.base.errors import StoreError
 from scheduler_core.node.loops.heartbeat import set_clock
 
@@ -72,7 +71,7 @@ async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder("")
     registry: Collector = context.metrics.registry
     if context.nodes is not None:
-        registry = Gathered(await context.nodes.families())
+        registry = await context.nodes.metrics()
     return Response(encode(registry), headers={"Content-Type": content_type})
 
 

@@ -21,12 +21,6 @@ SHARE_PART = 2
 """One client address holds at most this part of the places. Loopback addresses have no share: behind a proxy on this
 machine, all clients have one."""
 
-KEY_IN_SCOPE = "cronpost.key"
-"""In the scope of a request: the name of the API key that it carried, absent if it carried none. A server without
-keys counts each request as one with a key."""
-RESERVED_IN_SCOPE = "cronpost.reserved"
-"""In the scope of a request: it came on a connection of the reserve."""
-
 
 class Admission(Enum):
     """What becomes of a new connection."""

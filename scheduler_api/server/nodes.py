@@ -16,10 +16,11 @@ import socket
 from collections.abc import Sequence
 
 import msgspec
+from prometheus_client.registry import Collector
 
 from scheduler_api.server.node_command import command, environment
 from scheduler_api.server.node_link import METRICS, STATE, ChildLink, Report
-from scheduler_api.server.node_metrics import Family, added, families_of
+from scheduler_api.server.node_metrics import Family, Gathered, added, families_of
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import Settings
 from scheduler_core.base.events import NODE_PROCESS_ENDED, NODE_PROCESS_STARTED, get_logger
@@ -81,19 +82,24 @@ class Nodes:
         inherit: tuple[int, ...] = (),
         own: Sequence[Own] = (),
     ) -> None:
-        self.wanted = settings.process.nodes
+        self._wanted = settings.process.nodes
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._sole = sole
         self._inherit = inherit
         self._own = own
-        self._slots = [Slot(number) for number in range(1, self.wanted + 1)]
+        self._slots = [Slot(number) for number in range(1, self._wanted + 1)]
         self._keeping: list[asyncio.Task[None]] = []
         self._others_may_begin = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended: list[Family] = []
         """What processes that ended have counted."""
+
+    @property
+    def wanted(self) -> int:
+        """How many nodes there should be."""
+        return self._wanted
 
     @property
     def working(self) -> int:
@@ -133,6 +139,10 @@ class Nodes:
             if left:
                 self._signal(signal.SIGKILL)
                 await asyncio.wait(left)
+
+    async def metrics(self) -> Collector:
+        """What ``families`` gives, for an encoder of ``prometheus_client``."""
+        return Gathered(await self.families())
 
     async def families(self) -> list[Family]:
         """The metrics of this process, its nodes, and those that ended, as those of one.

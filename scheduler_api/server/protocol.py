@@ -22,7 +22,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from scheduler_api.hosts import host_of
-from scheduler_api.server.connections import KEY_IN_SCOPE, RESERVED_IN_SCOPE, Admission, Connections
+from scheduler_api.scope import KEY_IN_SCOPE, RESERVED_IN_SCOPE
+from scheduler_api.server.connections import Admission, Connections
 
 HEAD_SECONDS = 10.0
 """For a request's line and headers, from the first byte, or from the start of the connection."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from scheduler_api.context import Context
 from scheduler_api.server.node_command import environment
-from scheduler_api.server.node_metrics import Family, added, families_of
-from scheduler_api.server.nodes import Nodes
+from scheduler_api.server.node_metrics import Family, Gathered, added, families_of
 from scheduler_core.base.config import ApiSettings, EngineSettings, ProcessSettings, Settings, StoreSettings
 from scheduler_core.base.config_reader import load_settings
 from scheduler_core.base.metrics import Metrics
@@ -122,8 +121,8 @@ class SomeNodes:
         self.working = working
         self._parts = parts
 
-    async def families(self) -> list[Family]:
-        return added(self._parts)
+    async def metrics(self) -> Collector:
+        return Gathered(added(self._parts))
 
 
 def context_with(store: RedisStore, context: Context, nodes: SomeNodes) -> Context:
@@ -134,7 +133,7 @@ def context_with(store: RedisStore, context: Context, nodes: SomeNodes) -> Conte
         metrics=Metrics(),
         faults=lambda: [] if nodes.working else ["node 1: it is starting"],
         warnings=lambda: ["node 2: it does not answer"] if nodes.working else [],
-        nodes=cast("Nodes", nodes),
+        nodes=nodes,
     )
 
 

@@ -21,6 +21,22 @@ LAYERS = (
     ("scheduler_core.node",),
     ("scheduler_api",),
 )
+# The same inside scheduler_api. A module of its own, such as app, is a layer like a folder.
+API_LAYERS = (
+    ("wire", "scope", "hosts", "problem"),
+    ("context",),
+    ("answers",),
+    ("endpoints", "docs"),
+    ("openapi",),
+    ("middleware",),
+    ("app",),
+    ("server",),
+    ("cli",),
+    ("__main__",),
+)
+API_LAYER = {f"scheduler_api.{folder}": number for number, folders in enumerate(API_LAYERS) for folder in folders}
+# The commands that run a server; all others are its clients.
+SERVER_COMMANDS = ("scheduler_api.cli.serve", "scheduler_api.cli.demo")
 LAYER = {folder: number for number, folders in enumerate(LAYERS) for folder in folders}
 PURE = ("scheduler_core.triggers", "scheduler_core.model", "scheduler_core.plan")
 # Library -> the parts of the project that may import it.
@@ -76,6 +92,11 @@ def folder_of(module: str) -> str:
     return next((folder for folder in LAYER if module == folder or module.startswith(folder + ".")), "")
 
 
+def api_folder_of(module: str) -> str:
+    """The entry of API_LAYER that ``module`` is or lies in; empty for other modules and for the package itself."""
+    return next((folder for folder in API_LAYER if module == folder or module.startswith(folder + ".")), "")
+
+
 def ours(name: str) -> bool:
     return name.partition(".")[0] in PACKAGES
 
@@ -95,6 +116,36 @@ def test_imports_run_one_way(module: str) -> None:
         folder = folder_of(imported)
         assert folder, f"{module} imports {imported}"
         assert LAYER[folder] < LAYER[own], f"{module} imports {imported}: {own} may not import {folder}"
+
+
+def test_every_module_of_the_api_lies_in_a_layer() -> None:
+    api = [module for module in MODULES if module.startswith("scheduler_api")]
+    assert [module for module in api if not api_folder_of(module)] == ["scheduler_api"]
+    assert set(API_LAYER) == {api_folder_of(module) for module in api} - {""}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if api_folder_of(name)])
+def test_imports_run_one_way_inside_the_api(module: str) -> None:
+    own = api_folder_of(module)
+    for imported in imports_of(module):
+        folder = api_folder_of(imported)
+        if folder not in {"", own}:
+            assert API_LAYER[folder] < API_LAYER[own], f"{module} imports {imported}: {own} may not import {folder}"
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if api_folder_of(name) == "scheduler_api.cli" and name not in SERVER_COMMANDS]
+)
+def test_a_client_command_needs_no_part_of_a_server(module: str) -> None:
+    reached, left = {module}, [module]
+    while left:
+        for imported in imports_of(left.pop()):
+            library = imported.partition(".")[0]
+            assert library not in {"starlette", "uvicorn"}, f"{module} reaches {imported}"
+            if imported in MODULES and imported not in reached:
+                reached.add(imported)
+                left.append(imported)
+    assert not any(api_folder_of(name) in {"scheduler_api.server", "scheduler_api.app"} for name in reached)
 
 
 @pytest.mark.parametrize("module", MODULES)
