@@ -49,10 +49,10 @@ class Sent(msgspec.Struct, kw_only=True):
 async def _cronpost(url: str) -> AsyncIterator[Repeat]:
     from scheduler_core.base.clock import SystemClock
     from scheduler_core.delivery.base import Request, always
-    from scheduler_core.delivery.http.deliverer import HttpDeliverer
+    from scheduler_core.delivery.http.client import HttpClient
     from scheduler_core.delivery.http.guard import AddressGuard
 
-    delivery = HttpDeliverer(clock=SystemClock(), guard=AddressGuard(), max_connections=CONNECTIONS)
+    delivery = HttpClient(clock=SystemClock(), guard=AddressGuard(), max_connections=CONNECTIONS)
     request = Request(method="POST", url=url, headers=tuple(HEADERS.items()), body=payload_of(1), timeout_ms=30_000)
     start = delivery.start
 

@@ -38,7 +38,7 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings, LogSettings
 from scheduler_core.base.events import configure_logging
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.http.deliverer import HttpDeliverer
+from scheduler_core.delivery.http.client import HttpClient
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.job import Job
@@ -142,7 +142,7 @@ async def running_node(redis_url: str, url: str) -> AsyncIterator[RedisClock]:
     client = connect(redis_url)
     store = RedisStore(client)
     settings = EngineSettings()
-    deliverer = HttpDeliverer(clock=clock, guard=AddressGuard(), max_connections=settings.max_in_flight)
+    deliverer = HttpClient(clock=clock, guard=AddressGuard(), max_connections=settings.max_in_flight)
     engine = Engine(settings, store, deliverer, clock, metrics, sole=True)
     engine.start()
     await engine.started()

@@ -41,7 +41,7 @@ from scheduler_core.base.events import (
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.base.redis_url import parse_redis_url
 from scheduler_core.delivery.base import Deliverer
-from scheduler_core.delivery.http.deliverer import HttpDeliverer
+from scheduler_core.delivery.http.client import HttpClient
 from scheduler_core.delivery.http.guard import AddressGuard, Own
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.node.dispatch.targets import OpenBreaker
@@ -419,7 +419,7 @@ class Process:
 
     def _make_engine(self, store: Shards, clock: RedisClock, metrics: Metrics) -> Engine:
         engine = self._engine_settings()
-        deliverer: Deliverer = HttpDeliverer(
+        deliverer: Deliverer = HttpClient(
             clock=clock,
             guard=self._guard,
             max_connections=2 * engine.max_in_flight,  # of jobs, and as many of one-off tasks

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.delivery.base import OutcomeKind
-from scheduler_core.delivery.http.deliverer import HttpDeliverer
+from scheduler_core.delivery.http.client import HttpClient
 from scheduler_core.delivery.http.guard import AddressGuard
 from tests.support.delivery import deliverer, request
 from tests.support.runners import (
@@ -275,7 +275,7 @@ async def test_any_httpx_transport_can_stand_in() -> None:
     def handle(seen: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers={"X-Method": seen.method}, content=seen.read())
 
-    http = HttpDeliverer(
+    http = HttpClient(
         clock=SystemClock(), guard=AddressGuard(), max_connections=1, transport=httpx.MockTransport(handle)
     )
     outcome = await http.deliver(request("http://nowhere.invalid/", body=b"abc"))
@@ -287,7 +287,7 @@ async def test_an_unexpected_fault_is_an_outcome_without_its_text() -> None:
     def handle(_: httpx.Request) -> httpx.Response:
         raise RuntimeError("secret")
 
-    http = HttpDeliverer(
+    http = HttpClient(
         clock=SystemClock(), guard=AddressGuard(), max_connections=1, transport=httpx.MockTransport(handle)
     )
     outcome = await http.deliver(request("http://h/"))
@@ -304,7 +304,7 @@ async def test_cancellation_passes() -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    http = HttpDeliverer(
+    http = HttpClient(
         clock=SystemClock(), guard=AddressGuard(), max_connections=1, transport=httpx.MockTransport(handle)
     )
     task = asyncio.create_task(http.deliver(request("http://h/")))

@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from scheduler_core.delivery.base import NOT_SENT, CoroutineDeliverer, Outcome, OutcomeKind, Request, always
+from scheduler_core.delivery.http.client import HttpClient
 from scheduler_core.delivery.http.deadlines import KEPT_GROUPS, Deadlines
-from scheduler_core.delivery.http.deliverer import HttpDeliverer
 from tests.support.delivery import deliverer, request
 from tests.support.runners import Runner, answer, hang
 from tests.support.stores import until
 
 
-async def warm(http: HttpDeliverer, runner: Runner) -> None:
+async def warm(http: HttpClient, runner: Runner) -> None:
     """Leave one idle connection to the runner."""
     assert (await http.deliver(request(runner.url()))).status == 200
 

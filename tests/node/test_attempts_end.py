@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from scheduler_core.base.config import EngineSettings
-from scheduler_core.delivery.http.deliverer import HttpDeliverer
+from scheduler_core.delivery.http.client import HttpClient
 from tests.support.delivery import deliverer
 from tests.support.factories import make_job, make_state
 from tests.support.manual_clock import ManualClock
@@ -20,7 +20,7 @@ from tests.support.nodes import SteppedNode
 from tests.support.runners import Runner, answer, hang, reset
 from tests.support.stores import opened, put, until
 
-KINDS = ("Flight", "_Direct", "InTurn", "Connection", "Answer", "Request", "Outcome", "Unsettled", "Task")
+KINDS = ("Flight", "_Direct", "TaskAttempt", "Connection", "Answer", "Request", "Outcome", "Unsettled", "Task")
 HOW = {
     "answered": (answer(body=b"done"), 2_000),
     "refused by the runner": (answer(503), 2_000),
@@ -33,7 +33,7 @@ def left() -> Counter[str]:
     return Counter(name for one in gc.get_objects() if (name := type(one).__name__) in KINDS)
 
 
-async def attempts(http: HttpDeliverer, url: str, redis_url: str, timeout_ms: int = 2_000) -> None:
+async def attempts(http: HttpClient, url: str, redis_url: str, timeout_ms: int = 2_000) -> None:
     """Twenty attempts, some on new connections and some on used ones, and everything settled."""
     async with opened(redis_url) as (store, redis):
         clock = ManualClock()

@@ -12,7 +12,7 @@ from typing import Any
 
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.delivery.base import Request
-from scheduler_core.delivery.http.deliverer import HttpDeliverer
+from scheduler_core.delivery.http.client import HttpClient
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.resolve import AddressInfo, Found, LookupFailed, Resolver
 from scheduler_core.delivery.http.transport import PooledTransport
@@ -64,7 +64,7 @@ async def deliverer(
     transport_options: Mapping[str, Any] | None = None,
     resolver: Resolver | None = None,
     **options: Any,
-) -> AsyncIterator[HttpDeliverer]:
+) -> AsyncIterator[HttpClient]:
     """A deliverer on a real transport, closed at the end."""
     guard = guard if guard is not None else AddressGuard()
     if resolver is None:
@@ -72,7 +72,7 @@ async def deliverer(
     transport = PooledTransport(
         guard=guard, max_connections=max_connections, resolver=resolver, **(transport_options or {})
     )
-    deliverer = HttpDeliverer(
+    deliverer = HttpClient(
         clock=SystemClock(), guard=guard, max_connections=max_connections, transport=transport, **options
     )
     try:

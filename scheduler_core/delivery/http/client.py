@@ -50,7 +50,7 @@ _KINDS: Final = (
 )
 
 
-class HttpDeliverer:
+class HttpClient:
     """Makes attempts over HTTP/1.1. Safe to call from many coroutines at once.
 
     ``max_connections`` bounds the requests under way; one more waits, and its deadline runs meanwhile.
@@ -261,7 +261,7 @@ class _Direct:
 
     def __init__(
         self,
-        deliverer: HttpDeliverer,
+        deliverer: HttpClient,
         pool: PooledTransport,
         connection: Connection,
         request: Request,
