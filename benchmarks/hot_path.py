@@ -43,7 +43,8 @@ from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.job import Job
 from scheduler_core.node.engine import Engine
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases.jobs import JobService
 

@@ -13,9 +13,9 @@ import msgspec
 
 from benchmarks.systems.cronpost import Cronpost
 from scheduler_core.base.config import EngineSettings, TaskSettings
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.codec import decode_record
 from scheduler_core.store.redis.history import MINUTES_KEPT
-from scheduler_core.store.redis.jobs import connect
 from scheduler_core.store.redis.keys import Keys
 
 DAY_SECONDS = 86_400

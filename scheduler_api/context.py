@@ -15,8 +15,8 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.loops.heartbeat import set_clock
-from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService

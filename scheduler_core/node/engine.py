@@ -17,8 +17,8 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.task_batches import TaskBatcher, TaskWakeupSubscriber
 from scheduler_core.node.node import Node
 from scheduler_core.node.shard_loops import FLUSH_SECONDS, NodeShard
-from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import TaskStore
 
 log = get_logger(__name__)

@@ -29,8 +29,8 @@ from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.history import Bounds
 from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.history import HistoryStore
-from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.target_copies import TargetCopies
 from scheduler_core.usecases.catalogue import TargetCache
 

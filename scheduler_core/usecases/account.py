@@ -8,7 +8,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import JobNotFound
 from scheduler_core.plan.account import Account, Entry, make_account
 from scheduler_core.store.redis.account import AccountStore
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 
 
 class AccountPage(msgspec.Struct, frozen=True):

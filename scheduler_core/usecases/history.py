@@ -20,8 +20,8 @@ from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.history import Candidate, Place, Query, RunTotals, place_of, sum_of
 from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.redis.history import HistoryStore
-from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.store import RedisStore
 
 LOOKED_AT = 5_000
 """How many runs a page looks at for a state or a reason; it may then be short, and its cursor goes on from there."""

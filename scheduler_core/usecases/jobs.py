@@ -40,7 +40,7 @@ from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Answer, StoredJob
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import check_fires_again, compile_trigger
 from scheduler_core.usecases.report import report_record
 

@@ -18,7 +18,8 @@ from scheduler_api.server.listen import ApiServer, listen, url_of
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.command_line import KEY
 from tests.api.runner import Runner, running
 from tests.support.described import DescribedTransport

@@ -17,7 +17,7 @@ from scheduler_core.model.job import Policies
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import client_of, job
 from tests.support.factories import at, make_job, make_run, make_state, retrying
 from tests.support.manual_clock import ManualClock

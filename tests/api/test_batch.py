@@ -21,7 +21,7 @@ from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.model.job import Job
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import EXAMPLE, client_of, job
 from tests.api.test_payload_bytes import BLANKS, JSON_TEXTS
 from tests.support.manual_clock import ManualClock

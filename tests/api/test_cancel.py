@@ -13,7 +13,7 @@ from scheduler_api.context import Context
 from scheduler_core.model.job import Overlap, Policies
 from scheduler_core.model.run import Miss, Reason, Run, RunState
 from scheduler_core.store.claim_keys import child_id
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases import cancel
 from tests.api.conftest import job
 from tests.api.runner import Runner, running, until

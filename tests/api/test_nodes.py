@@ -14,7 +14,7 @@ from scheduler_api.server.node_metrics import Family, Gathered, added, families_
 from scheduler_core.base.config import ApiSettings, EngineSettings, ProcessSettings, Settings, StoreSettings
 from scheduler_core.base.config_reader import load_settings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import client_of
 
 

@@ -19,7 +19,8 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import client_of, job
 from tests.support.fault_proxy import FaultProxy, script
 from tests.support.stores import until

@@ -15,7 +15,7 @@ from scheduler_api.context import Context
 from scheduler_api.wire.jobs import JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import read_object
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 
 HEAD = b'{"id":"a","endpoint":"http://h/","cron":"@daily","payload":'
 

@@ -9,7 +9,7 @@ import pytest
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.redis_url import Topology
 from scheduler_core.store.redis.check import check_server, check_servers, wrong_scheme
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 
 GOOD: dict[str, Any] = {
     "redis_version": "7.2.4",

@@ -14,7 +14,8 @@ from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Run, RunDetail, RunState
 from scheduler_core.model.status import RunStatus
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.jobs import RedisStore, Settlement
+from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
 from tests.support.manual_clock import START_MS
 from tests.support.stores import beat, claim, put

@@ -15,7 +15,7 @@ from scheduler_core.delivery.base import CoroutineDeliverer, Outcome, OutcomeKin
 from scheduler_core.model.run import Miss, MissReason
 from scheduler_core.node.engine import Engine
 from scheduler_core.store.redis.codec import record_args
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import job
 
 

@@ -16,7 +16,8 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import EXAMPLE, client_of, job
 
 REQUESTS = [

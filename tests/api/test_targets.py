@@ -15,8 +15,9 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import TARGET_METHODS
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.keys import Keys
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import client_of
 
 URL = "http://runner.test/path?query=1"

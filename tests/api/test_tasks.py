@@ -15,7 +15,7 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings, TaskSettings
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import client_of
 from tests.support.factories import answered, failed
 from tests.support.lanes import SteppedLane

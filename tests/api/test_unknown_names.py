@@ -10,7 +10,8 @@ import pytest
 from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.jobs import RedisStore, Settlement
+from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import job
 from tests.support.factories import make_job, make_state, settled_run
 from tests.support.manual_clock import START_MS

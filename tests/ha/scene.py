@@ -19,8 +19,9 @@ import msgspec
 
 from scheduler_core.base.events import NODE_STARTED
 from scheduler_core.model.run import MissReason
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.keys import Keys
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import IntervalSpec
 from tests.support.checker import Account
 from tests.support.processes import Cronpost, eventually

@@ -17,7 +17,8 @@ from scheduler_core.node.loops import claim as claim_module
 from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.plan.claim import plan_claim
 from scheduler_core.store.loop import REPLY_BYTES, Claim
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock

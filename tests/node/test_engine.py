@@ -16,7 +16,8 @@ from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.node.engine import Engine
 from scheduler_core.node.loops.heartbeat import set_clock
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import answered, make_job
 from tests.support.nodes import ScriptedDeliverer

@@ -22,7 +22,7 @@ from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
 from scheduler_core.node.loops import settle
 from scheduler_core.plan.settle import plan_settle_changed
 from scheduler_core.store.loop import Claim
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock

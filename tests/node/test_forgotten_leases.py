@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.model.run import RunState
 from scheduler_core.store.loop import OwnLease
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

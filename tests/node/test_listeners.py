@@ -12,7 +12,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.service import FIRST_PAUSE, LONGEST_PAUSE, Service
 from scheduler_core.node.loops.task_batches import TaskWakeupSubscriber
 from scheduler_core.node.loops.wakeups import WakeupSubscriber
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import TaskStore
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import opened, until

@@ -12,7 +12,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Policies, RetryRule
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Run, RunState
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

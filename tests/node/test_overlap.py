@@ -13,7 +13,7 @@ from scheduler_core.model.job import Job, Overlap, Policies
 from scheduler_core.model.run import Miss, MissReason, Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.account import AccountStore
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.batch import upsert_many
 from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import SECOND, answered, at, make_job

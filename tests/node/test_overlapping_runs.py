@@ -16,7 +16,7 @@ from scheduler_core.model.run import Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import encode_job, encode_state
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import job
 from tests.api.test_outcomes import api_on
 from tests.node.test_overlap import Bench, overlapping

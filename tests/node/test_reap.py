@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.model.run import Run
 from scheduler_core.store.loop import ReapTurn
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

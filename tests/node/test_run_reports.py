@@ -20,7 +20,7 @@ from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.node.loops.settle import REFUSALS, REJECTED_SECONDS, waiting_run
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.report import report_record
 from tests.support.factories import answered, at, ended, failed, make_job, make_run, make_state, retrying, settled_run

@@ -15,7 +15,9 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.store.loop import Settled
-from scheduler_core.store.redis.jobs import RedisStore, Settlement, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock

@@ -14,7 +14,7 @@ from scheduler_core.delivery.base import NOT_SENT
 from scheduler_core.model.job import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.node.slots import SlotPool
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock

@@ -18,7 +18,7 @@ from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import RunState
 from scheduler_core.model.task import TaskStatus
 from scheduler_core.node.loops.task_batches import TaskWakeupSubscriber
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import TaskSettlement, TaskStore
 from scheduler_core.store.tasks import SettledBatch
 from scheduler_core.usecases.tasks import TaskService

@@ -17,7 +17,8 @@ from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.model.outcome import Outcome, Request
 from scheduler_core.model.task import Task, task_id
 from scheduler_core.node.loops.task_batches import TaskBatcher
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered

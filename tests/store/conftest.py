@@ -8,7 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.store.jobs import Retention
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.stores import check_keys, dump
 
 

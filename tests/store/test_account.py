@@ -18,7 +18,8 @@ from scheduler_core.plan.account import OF_THE_TRIGGER, Account, make_account
 from scheduler_core.plan.change import plan_upsert
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.redis.account import AccountStore
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from tests.store.test_histories import History, nodes
 from tests.support.factories import answered, at, make_job, make_run, make_state
 from tests.support.lanes import SteppedLane

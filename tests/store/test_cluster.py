@@ -17,8 +17,8 @@ from scheduler_core.store.redis.client import UncancelledRedis, carried_through,
 from scheduler_core.store.redis.cluster import Address, _has_command
 from scheduler_core.store.redis.cluster import Cluster as ClusterMap
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards, open_shards
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.processes import eventually
 from tests.support.stores import beat, claim, until
 from tests.support.topologies import Cluster, PortServer

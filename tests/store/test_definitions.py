@@ -13,7 +13,7 @@ from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.model.job import Job, Overlap, Policies, RetryRule
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import decode_job, encode_job, encode_states
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import AtSpec, CronSpec, IntervalSpec
 from tests.support.factories import at, make_job, make_state
 from tests.support.servers import server_under_test

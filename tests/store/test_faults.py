@@ -19,8 +19,10 @@ from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Miss, MissReason
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis import subscribe
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.faults import PASSING, code_of, translate
-from scheduler_core.store.redis.jobs import RedisStore, Settlement, connect
+from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import at, make_job, make_run, make_state
 from tests.support.redis_proxy import RedisProxy
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, claim, dump, put, until

@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 import scheduler_core.store.redis
 from scheduler_core.model.job import JobState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.jobs import RedisStore, Settlement
 from scheduler_core.store.redis.scripts import Arg, Script
+from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import make_job, make_state
 from tests.support.stores import beat, claim, put
 

@@ -43,9 +43,10 @@ from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.store.claim_keys import CHILD
 from scheduler_core.store.jobs import Retention, StoredJob
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.keys import CLAIMED, IDLE
 from scheduler_core.store.redis.shards import PerShard, Shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import TaskStore
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange

@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.loop import REPLY_BYTES
 from scheduler_core.store.redis.codec import encode_job
-from scheduler_core.store.redis.jobs import RedisStore, Settlement
+from scheduler_core.store.redis.settlements import Settlement
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.job_list import PAGE_BYTES, page_of_jobs
 from tests.support.factories import make_job, make_state
 from tests.support.stores import KEYS, beat, claim, put

@@ -19,8 +19,10 @@ from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.history import Bounds
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.loop import Settled
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.history import HistoryStore
-from scheduler_core.store.redis.jobs import RedisStore, Settlement, connect
+from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
 from tests.support.stores import KEYS, beat, claim, dump, put
 

@@ -14,8 +14,10 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import Entry
 from scheduler_core.store.loop import ClaimedJob, OwnLease
 from scheduler_core.store.redis.codec import decode_entry, decode_lease, decode_record, decode_state, encode_state
-from scheduler_core.store.redis.jobs import DOWNTIMES_KEPT, RedisStore, Settlement, score
 from scheduler_core.store.redis.keys import CLAIMED, IDLE, PAUSED, QUARANTINED
+from scheduler_core.store.redis.nodes import DOWNTIMES_KEPT
+from scheduler_core.store.redis.settlements import Settlement, score
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import STORE_ID, at, make_job, make_run, make_state, pending, settled_run
 from tests.support.manual_clock import START_MS
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, claim, dump, put

@@ -12,7 +12,8 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.history import Bounds
 from scheduler_core.store.redis.history import HistoryStore
-from scheduler_core.store.redis.jobs import RedisStore, Settlement
+from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.store import RedisStore
 from tests.store.test_records import DETAIL, check_agreement, settle
 from tests.support.factories import SECOND, at, make_job, make_state, settled_run
 from tests.support.stores import KEYS, beat, claim, dump, put

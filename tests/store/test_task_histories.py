@@ -21,7 +21,8 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id, task_number
 from scheduler_core.store.jobs import Retention
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import HAS_FAILED, TaskStore
 from scheduler_core.store.tasks import PARTS
 from scheduler_core.usecases.tasks import TaskService

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreUnavailable
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import TaskSettlement, TaskStore
 from scheduler_core.store.tasks import PARTS, Place, StoredTask, Taken
 from tests.support.lanes import make_task, places

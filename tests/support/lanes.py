@@ -12,7 +12,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id
 from scheduler_core.node.loops.task_batches import TaskBatcher
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import TaskStore
 from tests.support.factories import at
 from tests.support.manual_clock import ManualClock

@@ -18,7 +18,7 @@ from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.redis.catalogue import CatalogueStore
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.catalogue import TargetCache
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import until

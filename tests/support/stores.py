@@ -13,9 +13,11 @@ from redis.asyncio import Redis
 from scheduler_core.model.job import Job, JobState
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.loop import Claim
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.codec import encode_job, encode_state
-from scheduler_core.store.redis.jobs import RedisStore, connect, score
 from scheduler_core.store.redis.keys import Keys
+from scheduler_core.store.redis.settlements import score
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.manual_clock import START_MS
 
 KEYS = Keys()

@@ -20,7 +20,8 @@ from scheduler_core import embedded
 from scheduler_core.base.errors import DataDirectoryInUse, EmbeddedRedisError
 from scheduler_core.embedded import EmbeddedRedis, Server, ask, find_server
 from scheduler_core.model.run import Run, RunState
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.servers import chosen_program, server_under_test
 
 # A server process: starts the embedded Redis, says so with its pid, and waits to be killed.

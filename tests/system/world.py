@@ -12,8 +12,9 @@ from typing import Any, Self
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.run import Miss, Run
 from scheduler_core.store.jobs import StoredJob
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.shards import open_shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import TriggerSpec
 from tests.support.checker import Account, Disturbance, assert_promises
 from tests.support.fault_proxy import FaultProxy

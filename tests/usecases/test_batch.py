@@ -16,9 +16,11 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Job, JobState, Overlap, Policies
 from scheduler_core.model.run import RunState
 from scheduler_core.store.claim_keys import child_id
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.codec import TAG_BYTES, encode_job, encode_state
-from scheduler_core.store.redis.jobs import RedisStore, connect, score
 from scheduler_core.store.redis.keys import Keys
+from scheduler_core.store.redis.settlements import score
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases import batch
 from scheduler_core.usecases.batch import Upserted, upsert_many

@@ -19,8 +19,9 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import ScheduleStatus, Target, Timing
 from scheduler_core.node.loops.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.redis.catalogue import CatalogueStore
-from scheduler_core.store.redis.jobs import RedisStore, connect
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, check_keys, dump

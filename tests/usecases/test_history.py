@@ -22,8 +22,9 @@ from scheduler_core.node.shard_loops import bounds_of
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.history import Bounds, Place, Query, Stored
 from scheduler_core.store.redis.history import HistoryStore
-from scheduler_core.store.redis.jobs import RedisStore, Settlement
+from scheduler_core.store.redis.settlements import Settlement
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.history import FoundRun, HistoryService
 from tests.support.factories import answered, at, make_job, make_state, retrying, settled_run
 from tests.support.manual_clock import ManualClock

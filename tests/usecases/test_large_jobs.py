@@ -8,7 +8,7 @@ import pytest
 
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.loop import ClaimedJob
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode

@@ -17,8 +17,9 @@ from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.run import Miss, MissReason, Record, Run, RunState
 from scheduler_core.store.redis.catalogue import CatalogueStore
 from scheduler_core.store.redis.codec import encode_state
-from scheduler_core.store.redis.jobs import RedisStore, score
+from scheduler_core.store.redis.settlements import score
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange, TargetCache
 from tests.support.factories import answered, at, failed
 from tests.support.manual_clock import START_MS, ManualClock

@@ -30,7 +30,7 @@ from scheduler_core.plan.claim import (
 )
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 
 log = get_logger(__name__)
 

@@ -8,8 +8,8 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.clock_watch import ClockWatch
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
-from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.store import RedisStore
 
 log = get_logger(__name__)
 

@@ -9,7 +9,7 @@ from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.store.loop import ReapTurn
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 
 log = get_logger(__name__)
 

@@ -35,7 +35,8 @@ from scheduler_core.plan.deferral import may_release, plan_hold, plan_hold_chang
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.loop import ClaimedJob, Settled
-from scheduler_core.store.redis.jobs import RedisStore, Settlement
+from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)

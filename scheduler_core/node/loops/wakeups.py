@@ -7,7 +7,7 @@ from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.service import Service
-from scheduler_core.store.redis.jobs import RedisStore
+from scheduler_core.store.redis.store import RedisStore
 
 
 class WakeupSubscriber(Service):

@@ -10,9 +10,10 @@ from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Miss, Reason, Record, Run
 from scheduler_core.store.jobs import StoredAccount
 from scheduler_core.store.redis.codec import decode_entry, decode_record, decode_state, is_mark
+from scheduler_core.store.redis.documents import read_stored
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.jobs import RedisStore, read_stored
 from scheduler_core.store.redis.scripts import load_script
+from scheduler_core.store.redis.store import RedisStore
 
 CHILDREN_READ = 1000
 """Open runs of a job that allows overlap which one account shows."""

@@ -19,8 +19,9 @@ from scheduler_core.model.catalogue import ScheduleStatus, Target
 from scheduler_core.store.catalogue import CatalogueCounts, Duties, Row, StoredTarget
 from scheduler_core.store.loop import REPLY_BYTES
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.jobs import RedisStore, is_text
 from scheduler_core.store.redis.scripts import Script, load_script
+from scheduler_core.store.redis.shard import is_text
+from scheduler_core.store.redis.store import RedisStore
 
 log = get_logger(__name__)
 

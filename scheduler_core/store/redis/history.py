@@ -17,8 +17,9 @@ from scheduler_core.store.history import Bounds, Candidate, Place, Query, RunTot
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import decode_detail, decode_record
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.jobs import RedisStore, is_text
 from scheduler_core.store.redis.scripts import load_script
+from scheduler_core.store.redis.shard import is_text
+from scheduler_core.store.redis.store import RedisStore
 
 MINUTE_MS = 60_000
 MINUTES_KEPT = 120

@@ -21,9 +21,9 @@ from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Counts, Retention, StoredJob
 from scheduler_core.store.redis.client import UncancelledRedis, connect
 from scheduler_core.store.redis.cluster import Address, Cluster, ClusterClient
-from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.sentinel import connect_to_master
+from scheduler_core.store.redis.store import RedisStore
 
 SHARDS_OF_A_CLUSTER = 16
 """How many shards a store on a Cluster begins with: enough to spread over a dozen masters, few enough that an idle node

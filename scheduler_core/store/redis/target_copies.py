@@ -8,8 +8,8 @@ from typing import Any
 from scheduler_core.store.catalogue import StoredTarget
 from scheduler_core.store.redis.catalogue import CatalogueStore, decode_target
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.scripts import load_script
+from scheduler_core.store.redis.store import RedisStore
 
 
 class TargetCopies:

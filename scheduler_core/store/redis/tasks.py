@@ -18,8 +18,8 @@ from scheduler_core.model.run import Run, RunDetail
 from scheduler_core.model.task import LaneRules, Task, TaskStatus, task_id
 from scheduler_core.store.redis.codec import record_args
 from scheduler_core.store.redis.faults import of_replica, translated_faults
-from scheduler_core.store.redis.jobs import RedisStore
 from scheduler_core.store.redis.scripts import Arg, Script, load_script
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.subscribe import messages
 from scheduler_core.store.tasks import PARTS, RULES, Place, Row, SettledBatch, StoredTask, Taken
 

@@ -1,0 +1,95 @@
+"""Changes of jobs by clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from scheduler_core.base.errors import StoreRefused
+from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.transition import Transition
+from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.jobs import Answer, StoredJob
+from scheduler_core.store.redis.codec import (
+    encode_job,
+    encode_states,
+)
+from scheduler_core.store.redis.documents import read_stored
+from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.scripts import Arg
+from scheduler_core.store.redis.settlements import encode_step, score
+from scheduler_core.store.redis.shard import RedisShard
+
+
+class Changes(RedisShard):
+    """Changes by clients; part of ``RedisStore``."""
+
+    async def change(
+        self, job_id: str, stored: StoredJob, transition: Transition, *, answer: Answer | None = None
+    ) -> bool:
+        """Apply a client's change, unless the job is no longer what ``stored`` says; whether it was applied.
+
+        ``job_id`` may be a child unit. A change spawns none. ``answer`` is kept in the same step; where one is kept
+        under its key already, nothing is applied.
+        """
+        result = (await self._change_all([(job_id, stored, transition)], answer))[0]
+        if isinstance(result, StoreRefused):
+            raise result
+        return result
+
+    async def change_many(self, changes: Sequence[tuple[str, StoredJob, Transition]]) -> list[bool | StoreRefused]:
+        """Apply a change of each of several jobs, no job twice, at most 250; each by itself as ``change`` does."""
+        return await self._change_all(changes, None)
+
+    async def _change_all(
+        self, changes: Sequence[tuple[str, StoredJob, Transition]], answer: Answer | None
+    ) -> list[bool | StoreRefused]:
+        k, kept = self._keys, self._retention
+        names = [*self._of_changes]
+        args: list[Arg] = [kept.entries, kept.failures, kept.after_ms, k.wake]
+        args += ("", b"", 0, 0) if answer is None else (answer.key, answer.content, answer.now_ms, answer.until_ms)
+        for claim_key, stored, transition in changes:
+            operation, state, wake, waiting, *records = encode_step(claim_key, transition)
+            definition = b"" if transition.job is None else encode_job(transition.job)
+            owner = job_of_claim_key(claim_key)
+            names += (k.history(owner), k.failures(owner))
+            if transition.revoke:
+                operation = f"revoke_{operation!s}"
+            args += (claim_key, stored.tag, stored.lease_row, definition, operation, state, wake, waiting, *records)
+        answers = await self.write(self._change, names, args)
+        return [
+            answer == b"ok" if isinstance(answer, bytes) else _refusal(answer[0].decode(errors="replace"))
+            for answer in answers
+        ]
+
+    async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | Literal["large"] | None]:
+        """Create those of these jobs (no id twice, at most 1000) under whose ids nothing is stored, no tombstone either
+        nor an open run. None for each that was created; for the others what is stored, all of one moment, or ``large``
+        where that is too much for one reply: read it by itself.
+        """
+        k = self._keys
+        args: list[Arg] = [k.wake]
+        for (job, state), encoded in zip(new, encode_states([state for _, state in new]), strict=True):
+            args += (job.id, encode_job(job), encoded, score(state))
+        downtimes, store_id, *rows = await self.write(self._create, self._of_creations, args)
+        return [
+            None
+            if row == b"ok"
+            else "large"
+            if row == b"large"
+            else read_stored(job.id, row[0], row[1], row[2], downtimes, store_id, int(row[3]))
+            for (job, _), row in zip(new, rows, strict=True)
+        ]
+
+    async def answer(self, key: str, *, now_ms: int) -> bytes | None:
+        """What is kept under this key (see ``Answer``)."""
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zscore(self._keys.answered, key)
+                pipe.hget(self._keys.answers, key)
+                until_ms, found = await pipe.execute()
+        return found if until_ms is not None and until_ms > now_ms else None
+
+
+def _refusal(text: str) -> StoreRefused:
+    return StoreRefused(f"Redis refuses the command: {text}")

@@ -1,0 +1,125 @@
+"""Claims due jobs, and finds what a node holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scheduler_core.base.errors import CorruptDocument
+from scheduler_core.base.events import ENTRY_REMOVED, get_logger
+from scheduler_core.model.job import SUSPECT_LOSSES
+from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, OwnLease
+from scheduler_core.store.redis import keys as scores
+from scheduler_core.store.redis.codec import (
+    decode_downtimes,
+)
+from scheduler_core.store.redis.documents import decode_claimed
+from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.scripts import Arg
+from scheduler_core.store.redis.shard import RedisShard, is_text
+
+CLAIM_LIMIT = 1000
+"""The most jobs that one claim takes; Lua's stack bounds it."""
+log = get_logger(__name__)
+
+
+class Claims(RedisShard):
+    """Claims of due jobs; part of ``RedisStore``."""
+
+    async def claim(
+        self,
+        *,
+        now_ms: int,
+        limit: int,
+        node: str,
+        token: int,
+        recent_ms: int,
+        dead_after_ms: int,
+        downtime_count: int,
+        trial: bool = True,
+    ) -> Claim:
+        """Take up to ``limit`` due jobs, fewer if their documents are large. ``token`` numbers the claims of this node,
+        from 1. ``trial``: whether it may take jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a row.
+
+        After StoreUnavailable with ``effect_unknown``, ask ``recover``.
+        """
+        k = self._keys
+        answer = await self._run(
+            self._claim,
+            (k.due, k.jobs, k.states, k.leases, k.meta, k.nodes, k.claims, k.suspects),
+            (
+                now_ms,
+                min(limit, CLAIM_LIMIT),
+                node,
+                token,
+                recent_ms,
+                dead_after_ms,
+                downtime_count,
+                int(trial),
+                SUSPECT_LOSSES,
+                REPLY_BYTES,
+            ),
+        )
+        if answer[0] == b"beat":
+            return Claim([], None, None, downtime_count, must_beat=True)
+        if answer[0] == b"void":
+            return Claim([], now_ms, None, downtime_count)
+        return Claim(
+            jobs=await self._claimed_jobs(answer[7:]),
+            next_wake_ms=int(float(answer[1])) if answer[1] else None,
+            downtimes=None if answer[3] is None else decode_downtimes(answer[3], int(answer[2])),
+            downtime_count=int(answer[2]),
+            targets_version=int(answer[4]),
+            suspects_waiting=int(answer[5]),
+            suspects=int(answer[6]),
+        )
+
+    async def recover(
+        self, *, node: str, token: int, claimed_at_ms: int | None = None, reply_bytes: int = REPLY_BYTES
+    ) -> list[ClaimedJob]:
+        """The jobs that the claim with the number ``token`` took and that are still this node's.
+
+        ``claimed_at_ms``: the time that the claim was made with; None: not known, so all claimed jobs are looked at.
+        Jobs that do not fit into ``reply_bytes`` are given back: they are due again. With 0, all are. Should that claim
+        arrive only after this, it takes nothing.
+        """
+        k = self._keys
+        names = (k.leases, k.jobs, k.states, k.claims, k.due)
+        at = (scores.CLAIMED, scores.SUSPECTED - 1)
+        if claimed_at_ms is not None:
+            at = (scores.CLAIMED + claimed_at_ms, scores.CLAIMED + claimed_at_ms)
+        rows = await self._run(self._recover, names, (node, token, reply_bytes, *at))
+        return await self._claimed_jobs(rows)
+
+    async def _claimed_jobs(self, rows: Sequence[Any]) -> list[ClaimedJob]:
+        """The claimed jobs of these rows. A member of the due set that cannot be an id is taken out of it."""
+        found: list[ClaimedJob] = []
+        for row in rows:
+            try:
+                found.append(decode_claimed(*row))
+            except (UnicodeDecodeError, CorruptDocument):
+                await self._remove_foreign(row[0])
+        return found
+
+    async def _remove_foreign(self, member: bytes) -> None:
+        k = self._keys
+        log.warning(ENTRY_REMOVED, key=k.due, entry=member[:100].decode(errors="replace"))
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zrem(k.due, member)
+                pipe.hdel(k.leases, member)
+                await pipe.execute()
+
+    async def leases_of(self, node: str, *, page: int = 500) -> list[OwnLease]:
+        """The jobs that Redis says this node holds, looked for in pages. A lease that cannot be read is left out: the
+        reaper voids it."""
+        leases: dict[bytes, OwnLease] = {}
+        cursor: Arg = 0
+        while True:
+            cursor, *found = await self._run(self._own, (self._keys.leases,), (node, cursor, page))
+            for job_id, fence, token, first in zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True):
+                if not is_text(job_id) or max(len(fence), len(token), len(first)) > 16:
+                    continue  # of somebody else's making
+                leases[job_id] = OwnLease(job_id.decode(), int(fence), int(token), int(first))
+            if int(cursor) == 0:
+                return list(leases.values())

@@ -1,0 +1,193 @@
+"""Reads jobs, and the lists of their runs."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from scheduler_core.base.errors import CorruptDocument
+from scheduler_core.base.events import ENTRY_REMOVED, get_logger
+from scheduler_core.model.run import Miss, Record, Run
+from scheduler_core.store.claim_keys import CHILD
+from scheduler_core.store.jobs import Beside, Counts, Entry, StoredJob
+from scheduler_core.store.loop import REPLY_BYTES
+from scheduler_core.store.redis import keys as scores
+from scheduler_core.store.redis.codec import (
+    decode_entry,
+    decode_record,
+    is_mark,
+)
+from scheduler_core.store.redis.documents import read_stored
+from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.shard import RedisShard, is_text
+
+log = get_logger(__name__)
+SUCCESSES_PART = 100
+SUCCESSES_PARTS = 10
+"""How many entries of a job's history are looked at together for the latest success, and how many times at most. Of
+runs that overlap, an earlier one may be recorded after a later one, within the number that overlap (at most 100)."""
+
+
+class Reads(RedisShard):
+    """Reads of jobs and runs; part of ``RedisStore``."""
+
+    async def read(self, job_id: str) -> StoredJob:
+        """The job as it is stored now, all of one moment."""
+        return (await self.read_many([job_id]))[0]
+
+    async def page_ids(self, *, after: str, prefix: str, limit: int) -> list[str]:
+        """Up to ``limit`` job ids that start with ``prefix`` and come after ``after``, in the order of their bytes."""
+        low = b"(" + after.encode() if after > prefix else b"[" + prefix.encode()
+        high = b"(" + prefix.encode() + b"\xff" if prefix else b"+"
+        if not after and not prefix:
+            low = b"-"
+        with translated_faults():
+            found: list[Any] = await self._client.zrange(self._keys.ids, low, high, bylex=True, offset=0, num=limit)
+            for foreign in [one for one in found if not is_text(one)]:
+                log.warning(ENTRY_REMOVED, key=self._keys.ids, entry=foreign[:100].decode(errors="replace"))
+                await self._client.zrem(self._keys.ids, foreign)
+        if not all(map(is_text, found)):
+            return await self.page_ids(after=after, prefix=prefix, limit=limit)
+        return [job_id.decode() for job_id in found]
+
+    async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
+        """The jobs with these ids, at most 1000. Those that fit into one reply are of one moment."""
+        found: list[StoredJob] = []
+        while len(found) < len(job_ids):
+            found += await self.read_some(job_ids[len(found) :])
+        return found
+
+    async def read_some(self, job_ids: Sequence[str], *, reply_bytes: int = REPLY_BYTES) -> list[StoredJob]:
+        """Read the first of these jobs that fit into ``reply_bytes``, at least one; all of one moment."""
+        k = self._keys
+        names = (k.jobs, k.states, k.leases, k.meta, k.children)
+        downtimes, store_id, *rows = await self._run(self._read, names, (reply_bytes, *job_ids))
+        return [
+            read_stored(job_id, definition, state, lease, downtimes, store_id, int(children))
+            for job_id, (definition, state, lease, children) in zip(job_ids, rows, strict=False)
+        ]
+
+    async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
+        """Settled runs and misses of a job, newest first, and after them the failures that were kept longer.
+
+        Entries that cannot be read are left out. A run whose record was trimmed comes as the little that its entry
+        tells: id, fire time and whether it succeeded.
+        """
+        return [one for one in await self.history_entries(job_id, skip=skip, limit=limit) if one is not None]
+
+    async def history_entries(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record | None]:
+        """The same, with None for each entry that cannot be read: fewer than ``limit`` only at the end."""
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.lrange(k.history(job_id), -(skip + limit), -(skip + 1))
+                pipe.llen(k.history(job_id))
+                pipe.lindex(k.history(job_id), 0)
+                rows, length, first = await pipe.execute()
+            rows.reverse()
+            if is_mark(first):
+                length -= 1
+                rows = [row for row in rows if row != first]
+            if len(rows) < limit:
+                skip = max(0, skip - length)
+                older: list[Any] = await self._client.lrange(
+                    k.failures(job_id), -(skip + limit - len(rows)), -(skip + 1)
+                )
+                rows += reversed(older)
+            return await self._resolved(rows)
+
+    async def _resolved(self, rows: Sequence[bytes]) -> list[Record | None]:
+        """The records that list entries stand for; None for one that cannot be read."""
+        found: list[Record | None] = []
+        places: list[int] = []
+        ids: list[str] = []
+        for row in rows:
+            try:
+                entry = decode_entry(row)
+            except CorruptDocument:
+                found.append(None)
+                continue
+            if isinstance(entry, Miss):
+                found.append(entry)
+            else:
+                places.append(len(found))
+                ids.append(entry.run_id)
+                found.append(entry.bare())
+        stored: list[Any] = await self._client.hmget(self._keys.records, ids) if ids else []
+        for place, record in zip(places, stored, strict=True):
+            try:
+                if record is not None:
+                    found[place] = decode_record(record)[1]
+            except CorruptDocument:
+                found[place] = None
+        return found
+
+    async def latest_success(self, job_id: str) -> Run | None:
+        """The run with the latest fire time among the latest successes that the job's history still has."""
+        latest = (await self.beside(job_id, job_id)).latest_success
+        return None if latest is None else await self.settled_run(latest.run_id)
+
+    async def beside(self, job_id: str, claim_key: str) -> Beside:
+        """What the next attempt of a run that overlaps others needs beside its own documents."""
+        k = self._keys
+        answer = await self._run(
+            self._read_beside, (k.jobs, k.history(job_id)), (job_id, claim_key, SUCCESSES_PART, SUCCESSES_PARTS)
+        )
+        latest: Entry | None = None
+        for row in answer[1:]:
+            with contextlib.suppress(CorruptDocument):
+                entry = decode_entry(row)
+                if isinstance(entry, Entry) and (latest is None or entry.fire_time_ms >= latest.fire_time_ms):
+                    latest = entry
+        return Beside(answer[0].decode(), latest)
+
+    async def settled_run(self, run_id: str) -> Run | None:
+        """The record of a settled run; None: it was trimmed, or there never was one. Raises CorruptDocument."""
+        with translated_faults():
+            stored: Any = await self._client.hget(self._keys.records, run_id)
+        return None if stored is None else decode_record(stored)[1]
+
+    async def children(self, job_id: str, *, limit: int = 1000) -> list[str]:
+        """The units of the runs of a job that overlap, at most ``limit``, oldest first."""
+        low, high = f"[{job_id}{CHILD}", f"({job_id}{chr(ord(CHILD) + 1)}"
+        with translated_faults():
+            found: list[Any] = await self._client.zrange(
+                self._keys.children, low, high, bylex=True, offset=0, num=limit
+            )
+        return [claim_key.decode() for claim_key in found if is_text(claim_key)]
+
+    async def secret(self) -> bytes:
+        """32 random bytes, drawn once for the store: what tokens are made with.
+
+        Read it for each token, and do not keep it: a store that was emptied or restored has another one.
+        """
+        with translated_faults():
+            found: Any = await self._client.hget(self._keys.meta, "secret")
+            if found is None:
+                await self._client.hsetnx(self._keys.meta, "secret", secrets.token_bytes(32))
+                found = await self._client.hget(self._keys.meta, "secret")
+        return bytes(found)
+
+    async def counts(self, *, now_ms: int) -> Counts:
+        """How many jobs there are, are due and unclaimed, are claimed; and how many nodes beat lately."""
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zcard(k.ids)
+                pipe.zcount(k.due, "-inf", now_ms)
+                pipe.zcount(k.due, scores.CLAIMED, scores.SUSPECTED - 1)
+                pipe.zcount(k.nodes, now_ms - 10_000, "+inf")
+                pipe.zcard(k.suspects)
+                jobs, due, claimed, nodes, suspects = await pipe.execute()
+        return Counts(jobs, due, claimed, nodes, suspects)
+
+    async def repair_due(self, *, now_ms: int, first: int, page: int = 500) -> tuple[int, int]:
+        """Put right the entries of the due set that no job can have, and those that are missing among the ids from the
+        rank ``first`` on: how many, and the rank to go on from (0: from the beginning)."""
+        k = self._keys
+        following, *claim_keys = await self._run(
+            self._repair, (k.due, k.ids, k.children, k.leases), (now_ms, first, page)
+        )
+        return len(claim_keys), int(following)

@@ -1,0 +1,132 @@
+"""Settles claimed jobs in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from scheduler_core.model.job import JobState, Lease, LostCause
+from scheduler_core.model.run import Miss, RunState
+from scheduler_core.model.transition import Transition, next_wake_ms
+from scheduler_core.store.claim_keys import child_id, job_of_claim_key
+from scheduler_core.store.loop import ClaimedJob, Settled
+from scheduler_core.store.redis import keys as scores
+from scheduler_core.store.redis.codec import (
+    TAG_BYTES,
+    encode_state,
+    record_args,
+)
+from scheduler_core.store.redis.documents import decode_rows
+from scheduler_core.store.redis.scripts import Arg
+from scheduler_core.store.redis.shard import RedisShard
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """One claimed job to settle. It is encoded once: sent again, it carries the same tag, by which Redis knows it."""
+
+    job_id: str
+    holder: str
+    """Fence and node of the lease under which the job is settled."""
+    expected_tag: bytes
+    step: tuple[Arg, ...]
+    wake_ms: int | None = None
+    """When the job is due again afterwards; None: not by itself."""
+
+    @classmethod
+    def of(cls, claimed: ClaimedJob, transition: Transition | None) -> Settlement:
+        """``transition`` None hands the job back unfinished."""
+        holder = f"{claimed.lease.fence} {claimed.lease.node}"
+        step = encode_step(claimed.id, transition)
+        wake = step[2] if transition is not None and transition.state is not None else None
+        wake_ms = wake if isinstance(wake, int) and wake < scores.CLAIMED else None
+        return cls(claimed.id, holder, claimed.tag, step, wake_ms)
+
+    @classmethod
+    def later(cls, claimed: ClaimedJob, wake_ms: int) -> Settlement:
+        """Hands the job back unfinished, to be claimed again at ``wake_ms``."""
+        holder = f"{claimed.lease.fence} {claimed.lease.node}"
+        return cls(claimed.id, holder, claimed.tag, ("return", b"", wake_ms, "", 0), wake_ms)
+
+    @classmethod
+    def lost(cls, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> Settlement:
+        """Hands the job back unfinished although its request, begun at ``at_ms``, may have been sent."""
+        holder = f"{claimed.lease.fence} {claimed.lease.node}"
+        return cls(claimed.id, holder, claimed.tag, ("return", f"{cause.value}{at_ms}", 0, "", 0))
+
+
+class Settlements(RedisShard):
+    """Settlements of claimed jobs; part of ``RedisStore``."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
+        """Settle a batch. One answer per settlement; running the same batch again is harmless."""
+        k, kept = self._keys, self._retention
+        names = [k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, k.suspects, *k.record_keys]
+        args: list[Arg] = [kept.entries, kept.failures, kept.after_ms]
+        for one in settlements:
+            job_id = job_of_claim_key(one.job_id)
+            names += (k.history(job_id), k.failures(job_id))
+            args += (one.job_id, one.holder, one.expected_tag)
+            args += one.step
+        answers = await self._run(self._settle, names, args)
+        return [_settled(one, answer) for one, answer in zip(settlements, answers, strict=True)]
+
+
+def score(state: JobState) -> int:
+    """The job's score in the due set."""
+    if state.quarantine is not None:
+        return scores.QUARANTINED
+    wake = next_wake_ms(state)
+    if wake is not None:
+        return wake
+    return scores.PAUSED if state.paused_at_ms is not None else scores.IDLE
+
+
+def encode_step(claim_key: str, transition: Transition | None) -> tuple[Arg, ...]:
+    """Operation, state, wake-up, waiting, number of records, records, and what a spawn needs: as scripts take it."""
+    if transition is None:
+        return ("return", b"", 0, "", 0)
+    state, wake, waiting = b"", 0, "-"
+    if transition.state is not None:
+        state, wake = encode_state(transition.state), score(transition.state)
+        waiting = _waiting_since(transition.state)
+    operation = "remove" if transition.remove else "save" if state else "release"
+    records: list[Arg] = []
+    job_id, detail = job_of_claim_key(claim_key), transition.detail
+    for record in transition.records:
+        of_attempt = detail is not None and not isinstance(record, Miss) and record.id == transition.detail_of
+        records += record_args(job_id, record, detail if of_attempt else None)
+    if transition.spawn is not None:
+        operation, run = "spawn", transition.spawn.run
+        # Due at its fire time: it has come, or there would be no run yet.
+        records += (
+            child_id(claim_key, run.id, replay=transition.spawn.replay),
+            run.fire_time_ms,
+            encode_state(JobState(open=run, child=True)),
+            transition.spawn.limit,
+        )
+    return (operation, state, wake, waiting, len(transition.records), *records)
+
+
+def _waiting_since(state: JobState) -> str:
+    """When the latest of the job's runs that wait for a retry or a completion started; ``-`` if none waits."""
+    if state.open is None and not state.pending:
+        return "-"
+    starts = [
+        run.started_at_ms or run.fire_time_ms
+        for run in (state.open, *(entry.run for entry in state.pending))
+        if run is not None and not run.in_flight and run.state in (RunState.RETRYING, RunState.TAKEN)
+    ]
+    return str(max(starts)) if starts else "-"
+
+
+def _settled(settlement: Settlement, answer: Any) -> Settled:
+    if isinstance(answer, bytes):
+        return Settled(answer.decode())
+    definition, state = answer
+    job, position, fault = decode_rows(settlement.job_id, definition, state)
+    tag = b"" if state is None else state[:TAG_BYTES]
+    fence, node = settlement.holder.split(" ")
+    lease = Lease(int(fence), node, int(fence), 0)
+    return Settled("changed", ClaimedJob(settlement.job_id, job, position, lease, tag, fault))

@@ -1,0 +1,174 @@
+"""One shard of the store: its connections, its keys, and how scripts are run on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.errors import OutcomeUnknown, StoreRefused, StoreUnavailable
+from scheduler_core.store.jobs import Retention
+from scheduler_core.store.redis.client import carried_through
+from scheduler_core.store.redis.faults import of_replica, translated_faults
+from scheduler_core.store.redis.keys import Keys
+from scheduler_core.store.redis.scripts import Arg, Script, epoch_ms, load_script
+
+PROBE_MS = 10_000
+"""How long the key lasts that a probe of writes leaves."""
+
+
+class RedisShard:
+    """Jobs, their leases and their history, on one shard of Redis.
+
+    ``beats`` is a client of its own for heartbeats, with a timeout that is short beside the lease: a beat must not wait
+    behind other commands, nor for a connection that died without a word. None: beats share ``client``.
+    """
+
+    clock: RedisClock | None = None
+    """Redis's clock, for stores that clients' changes go through (``write``); None: changes have no deadline."""
+
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        keys: Keys | None = None,
+        retention: Retention | None = None,
+        beats: Redis | None = None,
+    ) -> None:
+        self._client = client
+        self._timeout_ms = int(1000 * (client.connection_pool.connection_kwargs.get("socket_timeout") or 0))
+        self._beats = client if beats is None else beats
+        self._keys = keys or Keys()
+        self._retention = retention or Retention()
+        self._claim = load_script("job/claim")
+        self._recover = load_script("job/recover_claims")
+        self._own = load_script("node/own_leases")
+        self._settle = load_script("job/settle")
+        k = self._keys
+        # Every key is worked out when it is asked for; these are asked for in every request that changes a job.
+        kept = (k.answers, k.answered, *k.record_keys)
+        self._of_changes = (k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, *kept)
+        self._of_creations = (k.due, k.jobs, k.states, k.leases, k.ids, k.meta, k.children)
+        self._change = load_script("job/change")
+        self._create = load_script("job/create")
+        self._beat = load_script("node/beat")
+        self._leave = load_script("node/leave")
+        self._reap = load_script("node/reap_leases")
+        self._turn = load_script("node/take_reap_turn")
+        self.examined = 0
+        """How many claimed jobs ``reap`` has looked at."""
+        self._read = load_script("job/read")
+        self._read_beside = load_script("job/read_beside")
+        self._repair = load_script("job/repair_due")
+
+    @property
+    def client(self) -> Redis:
+        """For the other stores on the same Redis; they share its connections."""
+        return self._client
+
+    @property
+    def keys(self) -> Keys:
+        return self._keys
+
+    @property
+    def retention(self) -> Retention:
+        return self._retention
+
+    async def aclose(self) -> None:
+        """Close all connections, after commands whose callers were cancelled have ended."""
+        await carried_through()
+        await self._client.aclose()
+        await self._beats.aclose()
+
+    async def number_of_shards(self, number: int) -> int:
+        """Into how many shards the store is divided whose first one this is; ``number`` on the very first start."""
+        stored = await self._run(load_script("node/open_shards"), (self._keys.meta, self._keys.jobs), (number,))
+        if not stored.isdigit() or len(stored) > 4:
+            raise StoreRefused(f"the field shards of {self._keys.meta} is no number of shards; put the right one there")
+        return int(stored)
+
+    async def write(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        """Run a script that carries out a client's change, with a deadline that is not after this call gives up.
+
+        Raises OutcomeUnknown if the change was sent and not answered: it may have been stored, but is not carried out
+        after the deadline. Any other StoreError: nothing was stored.
+        """
+        clock = self.clock
+        deadline_ms = None if clock is None else clock.deadline_ms(self._timeout_ms)
+        try:
+            return await self._run(script, keys, args, deadline_ms=deadline_ms)
+        except StoreUnavailable as error:
+            if not error.effect_unknown:
+                raise
+            left_ms = 0 if clock is None or deadline_ms is None else deadline_ms - clock.now_ms()
+            raise OutcomeUnknown(_unknown(error), retry_after_ms=max(0, left_ms)) from error
+
+    async def time_ms(self) -> float:
+        """Redis's clock, in epoch milliseconds."""
+        with translated_faults():
+            return epoch_ms(*await self._beats.time())
+
+    async def try_write(self) -> None:
+        """Write a small key that expires. Raises StoreError where an upsert would fail: out of memory, read-only,
+        a disk that is full."""
+        with translated_faults():
+            await self._client.set(self._keys.probe, 1, px=PROBE_MS)
+
+    async def wrong_keys(self, job_id: str | None = None) -> dict[str, str]:
+        """The keys of the shard that hold another Redis type than they should, each with what is wrong; with ``job_id``
+        also those of that job."""
+        types = self._keys.types()
+        if job_id is not None:
+            types |= {self._keys.history(job_id): "list", self._keys.failures(job_id): "list"}
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for key in types:
+                    pipe.type(key)
+                found = await pipe.execute()
+        return {
+            key: f"the key {key} holds a {kind.decode()} and must hold a {wanted}: remove it or put back what it held"
+            for (key, wanted), kind in zip(types.items(), found, strict=True)
+            if kind.decode() not in (wanted, "none")
+        }
+
+    async def server_info(self) -> Mapping[str, Any]:
+        """Redis's INFO, with ``maxmemory_policy`` and ``appendonly`` where the server tells them."""
+        with translated_faults():
+            info: dict[str, Any] = dict(await self._client.info("everything"))
+        return info
+
+    async def _run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Arg], *, deadline_ms: int | None = None
+    ) -> Any:
+        async with self._of_master(self._client):
+            return await script.run(self._client, keys, args, deadline_ms=deadline_ms)
+
+    @contextlib.asynccontextmanager
+    async def _of_master(self, client: Redis) -> AsyncGenerator[None]:
+        """Translates faults; where the server has become a replica, has new connections look for the new master."""
+        try:
+            with translated_faults():
+                yield
+        except Exception as error:
+            if of_replica(error):
+                await client.connection_pool.disconnect(inuse_connections=False)
+            raise
+
+
+def is_text(member: bytes) -> bool:
+    """Whether a member of a key can be an id of ours: it is UTF-8."""
+    try:
+        member.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unknown(error: StoreUnavailable) -> str:
+    return (
+        f"the change was sent and not answered, so it may have been stored ({error}). Repeating an upsert, a deletion, "
+        "a pause or a resume is safe, and so is a run with the same Idempotency-Key; look before repeating others"
+    )
