@@ -37,7 +37,7 @@ STAGES = (
     ("log line", ("(structlog/", "(logging/", "scheduler_core/base/events.py")),
     (
         "limits of targets, breakers",
-        ("dispatch/limiter.py", "dispatch/limits.py", "dispatch/breaker.py", "plan/deferral"),
+        ("dispatch/limiter.py", "dispatch/limits.py", "dispatch/breaker.py", "plan/held_back"),
     ),
     ("metrics", ("(prometheus_client/", "scheduler_core/base/metrics.py", "scheduler_core/base/fast_metrics.py")),
     ("decode documents", ("decode_", "_claimed (", "_decode (")),

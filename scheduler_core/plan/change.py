@@ -14,9 +14,9 @@ from scheduler_core.model.job import Downtime, Job, JobState, Overlap, Pending, 
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, rest
 from scheduler_core.plan.claim import Work
-from scheduler_core.plan.deferral import let_go
 from scheduler_core.plan.finish import end_run
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
+from scheduler_core.plan.held_back import let_go
 from scheduler_core.plan.in_flight import detach, write_in_flight
 from scheduler_core.plan.misses import make_miss, pass_over
 from scheduler_core.triggers.trigger import IntervalSpec

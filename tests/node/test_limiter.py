@@ -20,7 +20,7 @@ from scheduler_core.node.dispatch.limiter import SATURATED_STEP, Permit, TargetL
 from scheduler_core.node.dispatch.limits import RATES_PER_TARGET
 from scheduler_core.node.slots import SlotPool
 from scheduler_core.plan.claim import Work
-from scheduler_core.plan.deferral import plan_hold
+from scheduler_core.plan.held_back import plan_hold
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import CronSpec

@@ -40,7 +40,7 @@ from scheduler_core.plan.claim import (
     with_lost_attempts,
 )
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
-from scheduler_core.plan.deferral import let_go, plan_hold, plan_hold_changed
+from scheduler_core.plan.held_back import let_go, plan_hold, plan_hold_changed
 from scheduler_core.plan.on_demand import plan_backfill, plan_replace_pending, plan_revive
 from scheduler_core.plan.task import TaskOperation, TaskStep, plan_called, plan_deleted
 from scheduler_core.plan.task import plan_revive as revive_task

@@ -31,7 +31,7 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.node.loops.service import Service
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
-from scheduler_core.plan.deferral import may_release, plan_hold, plan_hold_changed
+from scheduler_core.plan.held_back import may_release, plan_hold, plan_hold_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.loop import ClaimedJob, Settled

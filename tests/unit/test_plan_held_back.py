@@ -10,7 +10,7 @@ from scheduler_core.model.run import Miss, RunState
 from scheduler_core.model.transition import next_wake_ms
 from scheduler_core.plan.change import plan_pause, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
-from scheduler_core.plan.deferral import may_release, plan_hold, plan_hold_changed
+from scheduler_core.plan.held_back import may_release, plan_hold, plan_hold_changed
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, at, make_job, make_lease, make_run, make_state, pending, retrying, seconds
 
