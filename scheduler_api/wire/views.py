@@ -97,7 +97,7 @@ def _show_job(view: JobView, *, with_payload: bool) -> dict[str, Any]:
 
 def show_hold(view: JobView) -> dict[str, Any] | None:
     """Why a run that is due is not sent yet; None: nothing keeps it, or it is being sent."""
-    hold = view.state.hold
+    hold = view.state.held_back
     if view.lease is not None and view.lease.waits_as_suspect:
         since = rfc3339(view.lease.lost[-1].at_ms) if view.lease.lost else None
         return {"reason": HoldReason.SUSPECT.value, "target": None, "since": since, "until": None}

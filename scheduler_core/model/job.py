@@ -268,7 +268,7 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     draining: bool = msgspec.field(default=False, name="g")
     """Runs from when the job allowed overlap may be open; it starts none before they are over."""
     totals: Totals = msgspec.field(default=Totals(), name="t")
-    hold: HeldBack | None = msgspec.field(default=None, name="h")
+    held_back: HeldBack | None = msgspec.field(default=None, name="h")
     """What is due is held back, for its target's sake."""
 
     @property

@@ -62,9 +62,9 @@ def next_wake_ms(state: JobState) -> int | None:
     if state.quarantine is not None:
         return None
     wake_ms = _next_wake_ms(state)
-    if state.hold is None:
+    if state.held_back is None:
         return wake_ms
-    return state.hold.until_ms if wake_ms is None else max(wake_ms, state.hold.until_ms)
+    return state.held_back.until_ms if wake_ms is None else max(wake_ms, state.held_back.until_ms)
 
 
 def _next_wake_ms(state: JobState) -> int | None:

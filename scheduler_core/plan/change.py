@@ -16,7 +16,7 @@ from scheduler_core.model.transition import Transition, rest
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.finish import end_run
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
-from scheduler_core.plan.held_back import let_go
+from scheduler_core.plan.held_back import drop_hold_back
 from scheduler_core.plan.in_flight import detach, write_in_flight
 from scheduler_core.plan.misses import make_miss, pass_over
 from scheduler_core.triggers.trigger import IntervalSpec
@@ -46,7 +46,7 @@ def plan_upsert(
     if not same_fire_times(old, new):
         state, misses = pass_over(old, state, MissReason.REPLACED, now_ms=now_ms)
         state, dropped = _drop_replays(old, state, now_ms=now_ms)
-        state = replace(state, next_fire_ms=trigger_of(new).next_after(now_ms), fired=0, hold=None)
+        state = replace(state, next_fire_ms=trigger_of(new).next_after(now_ms), fired=0, held_back=None)
         records = (*records, *misses, *dropped)
     elif old.policies.max_runs != new.policies.max_runs:
         moved = _recount(new, state, now_ms=now_ms)
@@ -60,9 +60,9 @@ def plan_upsert(
         state, misses = pass_over(new, state, MissReason.QUARANTINED, now_ms=now_ms)
         state = replace(state, quarantine=None)
         records = (*records, *misses)
-    if state.hold is not None:
+    if state.held_back is not None:
         # The new definition may name another target: it is tried at once.
-        state = replace(state, hold=replace(state.hold, until_ms=now_ms, placed=False))
+        state = replace(state, held_back=replace(state.held_back, until_ms=now_ms, placed=False))
     draining = old.policies.overlap is Overlap.ALLOW and new.policies.overlap is not Overlap.ALLOW
     state = replace(state, keep=new.policies.keep, draining=draining or state.draining)
     job = replace(new, version=old.version + 1, created_at_ms=old.created_at_ms, updated_at_ms=now_ms)
@@ -99,7 +99,7 @@ def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime]
     if state.trigger_blocked_by is MissReason.HELD:
         state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
         records = (*records, *misses)
-    state, held_back = let_go(job, state, now_ms=now_ms)
+    state, held_back = drop_hold_back(job, state, now_ms=now_ms)
     records = (*records, *held_back)
     return Transition(replace(state, paused_at_ms=now_ms, ends_at_ms=_end_of(job, now_ms)), records)
 

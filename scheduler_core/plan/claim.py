@@ -73,9 +73,9 @@ def plan_claim(
     now_ms = claimed_at_ms if now_ms is None else max(now_ms, claimed_at_ms)
     if state.quarantine is not None:
         return Transition(state)
-    hold = state.hold
-    if hold is not None:
-        state = replace(state, hold=None)
+    held_back = state.held_back
+    if held_back is not None:
+        state = replace(state, held_back=None)
     if state.open is not None and state.open.in_flight:
         run = with_lost_attempts(state.open, lease)
         decided = _take_over(job, state, run, lease, downtimes, now_ms=now_ms)
@@ -83,7 +83,7 @@ def plan_claim(
         # A later downtime began with the death of the node that had claimed the run. It is no reason to decide
         # otherwise: the run may have been delivered already.
         known = [downtime for downtime in downtimes if lease.knew(downtime)]
-        decided = _decide(job, state, lease, downtimes=known, store_id=store_id, hold=hold)
+        decided = _decide(job, state, lease, downtimes=known, store_id=store_id, held_back=held_back)
         if lease.lost and isinstance(decided, Work):
             decided = replace(decided, run=with_lost_attempts(decided.run, lease))
     # A definition that was changed since has killed nobody yet.
@@ -161,7 +161,7 @@ def _decide(
     *,
     downtimes: Sequence[Downtime],
     store_id: str,
-    hold: HeldBack | None = None,
+    held_back: HeldBack | None = None,
 ) -> Work | Transition:
     now_ms = lease.first_claimed_at_ms
     records: tuple[Record, ...] = ()
@@ -172,7 +172,7 @@ def _decide(
     latest_ms = trigger.last_in(due_ms - 1, now_ms) if due_ms is not None and due_ms <= now_ms else None
 
     waiting = state.open
-    passed_reason = MissReason.COALESCED if hold is None else hold.miss_reason
+    passed_reason = MissReason.COALESCED if held_back is None else held_back.miss_reason
     if waiting is not None:
         taken_over = latest_ms is not None and _gives_way(waiting, job, latest_ms, downtimes)
         if not taken_over:
@@ -186,7 +186,7 @@ def _decide(
             job, state, waiting, RunState.SUPERSEDED, now_ms=now_ms, message="the next fire time took over"
         )
         records = (*records, ended)
-        if hold is None or not hold.breaker:
+        if held_back is None or not held_back.breaker:
             passed_reason = MissReason.OVERLAP
 
     entry = _due_entry(state, now_ms)

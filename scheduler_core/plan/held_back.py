@@ -22,15 +22,15 @@ def may_release(lease: Lease) -> bool:
     return lease.fence == lease.first_fence
 
 
-def plan_hold(before: JobState, hold: HeldBack) -> Transition:
+def plan_hold_back(before: JobState, held_back: HeldBack) -> Transition:
     """The step that holds a job's run back. ``before``: the state that it was claimed with."""
-    old = before.hold
+    old = before.held_back
     if old is not None:
-        hold = replace(hold, since_ms=old.since_ms, breaker=hold.breaker or old.breaker)
-    return Transition(replace(before, hold=hold))
+        held_back = replace(held_back, since_ms=old.since_ms, breaker=held_back.breaker or old.breaker)
+    return Transition(replace(before, held_back=held_back))
 
 
-def plan_hold_changed(job: Job | None, state: JobState, work: Work, *, now_ms: int) -> Transition | None:
+def plan_hold_back_changed(job: Job | None, state: JobState, work: Work, *, now_ms: int) -> Transition | None:
     """The step instead, if the job was changed since it was claimed. None: what is stored does not know of the run.
 
     The change has left the run in ``state.open``, as one in flight. It never was: it is over if the change would not
@@ -53,10 +53,10 @@ def plan_hold_changed(job: Job | None, state: JobState, work: Work, *, now_ms: i
     return rest(after, (ended,))
 
 
-def let_go(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:
+def drop_hold_back(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:
     """``state`` without the mark, for a change after which there is nothing to hold back; what had passed by then was
     missed for the mark's reason."""
-    if state.hold is None:
+    if state.held_back is None:
         return state, ()
-    hold, state = state.hold, replace(state, hold=None)
-    return pass_over(job, state, hold.miss_reason, now_ms=now_ms)
+    held_back, state = state.held_back, replace(state, held_back=None)
+    return pass_over(job, state, held_back.miss_reason, now_ms=now_ms)

@@ -53,8 +53,8 @@ async def test_a_job_says_why_its_run_is_held_back_unless_its_trigger_is(
 ) -> None:
     hold = HeldBack(HoldReason.BREAKER, at(0), at(5), "http://dead.test", breaker=True)
     redis = Redis.from_url(redis_url)
-    await put(redis, make_job("held"), make_state(0, hold=hold))
-    await put(redis, make_job("paused"), make_state(0, hold=hold, paused_at_ms=at(1)))
+    await put(redis, make_job("held"), make_state(0, held_back=hold))
+    await put(redis, make_job("paused"), make_state(0, held_back=hold, paused_at_ms=at(1)))
     await put(redis, make_job("plain"), make_state(0))
     await redis.aclose()
     assert (await client.get("/jobs/held")).json()["held_back"] == {
@@ -68,7 +68,7 @@ async def test_a_job_says_why_its_run_is_held_back_unless_its_trigger_is(
 
 
 def test_a_run_that_is_being_sent_is_not_shown_as_held_back() -> None:
-    state = make_state(0, hold=HeldBack(HoldReason.RATE, at(0), at(5), "http://slow.test"))
+    state = make_state(0, held_back=HeldBack(HoldReason.RATE, at(0), at(5), "http://slow.test"))
     handed_back, sent = (JobView("a", make_job("a"), state, Lease(7, node, 7, at(5))) for node in ("-", "node"))
     for shown in (show_job(handed_back), show_unit(handed_back)):
         assert shown is not None

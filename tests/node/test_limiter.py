@@ -20,7 +20,7 @@ from scheduler_core.node.dispatch.limiter import SATURATED_STEP, Permit, TargetL
 from scheduler_core.node.dispatch.limits import RATES_PER_TARGET
 from scheduler_core.node.slots import SlotPool
 from scheduler_core.plan.claim import Work
-from scheduler_core.plan.held_back import plan_hold
+from scheduler_core.plan.held_back import plan_hold_back
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import CronSpec
@@ -67,7 +67,7 @@ class Bench:
         return state
 
     async def held(self, name: str) -> HeldBack:
-        hold = (await self.state(name)).hold
+        hold = (await self.state(name)).held_back
         assert hold is not None
         return hold
 
@@ -187,7 +187,7 @@ async def test_a_run_that_is_put_back_keeps_its_fire_time_and_counts_no_attempt(
     run = (await bench.store.history(waiting))[0]
     assert isinstance(run, Run)
     assert run.lateness_ms == hold.until_ms - at(0)
-    assert (await bench.state(waiting)).hold is None
+    assert (await bench.state(waiting)).held_back is None
 
 
 async def test_limits_of_one_job_count_the_requests_of_others_and_hold_none_of_them(bench: Bench) -> None:
@@ -473,7 +473,7 @@ async def test_a_retry_that_is_due_is_held_back_without_counting_an_attempt(benc
     assert await bench.work(node) == []
     state = await bench.state("a")
     assert state.open == run
-    assert state.hold is not None
+    assert state.held_back is not None
     assert (await bench.jobs.get("a")).status == "retrying"
     bench.clock.advance(4 * SECOND)
     [probing] = await bench.work(node)
@@ -509,7 +509,7 @@ async def test_a_pause_records_what_the_breaker_held_back(bench: Bench) -> None:
     await bench.jobs.pause("c")
     assert await bench.records("c") == [("breaker", 0.0, 0.0)]
     state = await bench.state("c")
-    assert state.hold is None
+    assert state.held_back is None
     bench.clock.advance(25 * SECOND)
     await bench.jobs.resume("c")
     assert await bench.records("c") == [("breaker", 0.0, 0.0), ("paused", 10.0, 20.0)]
@@ -618,10 +618,10 @@ async def test_what_never_reached_its_target_says_nothing_about_it(
 def test_a_mark_remembers_since_when_and_that_a_breaker_had_a_part_in_it() -> None:
     first = HeldBack(HoldReason.BREAKER, at(1), at(5), "http://h", breaker=True)
     second = HeldBack(HoldReason.LIMIT, at(5), at(6), "http://h")
-    state = plan_hold(make_state(), first).state
+    state = plan_hold_back(make_state(), first).state
     assert state is not None
-    mark = plan_hold(state, second).state
+    mark = plan_hold_back(state, second).state
     assert mark is not None
-    assert mark.hold is not None
-    assert (mark.hold.reason, mark.hold.since_ms, mark.hold.until_ms) == (HoldReason.LIMIT, at(1), at(6))
-    assert mark.hold.miss_reason.value == "breaker"
+    assert mark.held_back is not None
+    assert (mark.held_back.reason, mark.held_back.since_ms, mark.held_back.until_ms) == (HoldReason.LIMIT, at(1), at(6))
+    assert mark.held_back.miss_reason.value == "breaker"

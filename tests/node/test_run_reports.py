@@ -303,7 +303,7 @@ async def test_a_run_that_is_held_back_is_logged_with_reason_and_target(bench: B
     assert log.lines == [("debug", "run held back", fields)]
     await bench.node.settle()
     state = (await bench.store.read("a")).snapshot.state
-    assert state == make_state(0, hold=held)
+    assert state == make_state(0, held_back=held)
     assert bench.woken == [at(4)]
 
 

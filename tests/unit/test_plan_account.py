@@ -41,7 +41,7 @@ from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone, plan_full, plan_spawn
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
-from scheduler_core.plan.held_back import may_release, plan_hold, plan_hold_changed
+from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.on_demand import Started, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import child_id
@@ -401,11 +401,11 @@ class World:
         if held.generation == one.generation:
             assert one.state is not None
             mark = HeldBack(reason, self.now, self.now + wait_ms, breaker=reason is HoldReason.BREAKER)
-            self.write(one, plan_hold(one.state, mark))
+            self.write(one, plan_hold_back(one.state, mark))
             return
         planned = None
         if one.state is not None:
-            planned = plan_hold_changed(one.job, one.state, held.planned, now_ms=self.now)
+            planned = plan_hold_back_changed(one.job, one.state, held.planned, now_ms=self.now)
         if planned is None:
             one.lease = replace(one.lease, node="-")
         else:

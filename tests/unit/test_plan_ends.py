@@ -537,9 +537,9 @@ def test_a_change_that_ends_the_wait_for_a_busy_runner_accounts_for_what_passed(
 
 def test_a_change_has_what_is_held_back_tried_at_once() -> None:
     mark = HeldBack(HoldReason.RATE, at(1), at(90), "http://runner.test", placed=True)
-    step = upsert(make_job(payload=b"2"), make_state(10, hold=mark))
+    step = upsert(make_job(payload=b"2"), make_state(10, held_back=mark))
     assert step is not None
-    assert step.state == make_state(10, hold=replace(mark, until_ms=at(25), placed=False))
+    assert step.state == make_state(10, held_back=replace(mark, until_ms=at(25), placed=False))
 
 
 # ---- what clients ask for --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from scheduler_core.model.run import Miss, RunState
 from scheduler_core.model.transition import next_wake_ms
 from scheduler_core.plan.change import plan_pause, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
-from scheduler_core.plan.held_back import may_release, plan_hold, plan_hold_changed
+from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, at, make_job, make_lease, make_run, make_state, pending, retrying, seconds
 
@@ -34,14 +34,14 @@ def misses(planned: Work) -> list[tuple[str, float | None, float | None]]:
 @pytest.mark.parametrize(
     ("state", "wake"),
     [
-        (make_state(0, hold=held(3)), 3),
-        (make_state(10, hold=held(3)), 10),
-        (make_state(10, hold=held(13)), 13),
-        (make_state(0, open=retrying(-10, 1), hold=held(5)), 5),
-        (make_state(20, open=retrying(-10, 1, conflict=True), hold=held(15)), 15),
-        (make_state(None, pending=(pending("P", 1),), hold=held(2)), 2),
-        (JobState(open=make_run(0), child=True, hold=held(4)), 4),
-        (make_state(0, quarantine="why", hold=held(4)), None),
+        (make_state(0, held_back=held(3)), 3),
+        (make_state(10, held_back=held(3)), 10),
+        (make_state(10, held_back=held(13)), 13),
+        (make_state(0, open=retrying(-10, 1), held_back=held(5)), 5),
+        (make_state(20, open=retrying(-10, 1, conflict=True), held_back=held(15)), 15),
+        (make_state(None, pending=(pending("P", 1),), held_back=held(2)), 2),
+        (JobState(open=make_run(0), child=True, held_back=held(4)), 4),
+        (make_state(0, quarantine="why", held_back=held(4)), None),
     ],
 )
 def test_what_is_held_back_wakes_no_earlier_than_it_may_try_again(state: JobState, wake: float | None) -> None:
@@ -50,7 +50,7 @@ def test_what_is_held_back_wakes_no_earlier_than_it_may_try_again(state: JobStat
 
 def test_the_same_fire_time_is_decided_about_anew_and_the_mark_goes() -> None:
     first = claim(make_state(0), 0)
-    step = plan_hold(make_state(0), held(3))
+    step = plan_hold_back(make_state(0), held(3))
     assert step.records == ()
     assert step.state is not None
     again = claim(step.state, 3)
@@ -61,15 +61,15 @@ def test_the_same_fire_time_is_decided_about_anew_and_the_mark_goes() -> None:
 
 @pytest.mark.parametrize(("breaker", "reason"), [(True, "breaker"), (False, "coalesced")])
 def test_fire_times_that_passed_are_missed_for_the_reason_in_the_mark(breaker: bool, reason: str) -> None:
-    planned = claim(make_state(0, hold=held(31, breaker=breaker)), 31)
+    planned = claim(make_state(0, held_back=held(31, breaker=breaker)), 31)
     assert planned.run.fire_time_ms == at(30)
     assert misses(planned) == [(reason, 0, 20)]
-    assert planned.state.hold is None
+    assert planned.state.held_back is None
 
 
 @pytest.mark.parametrize(("breaker", "reason"), [(True, "breaker"), (False, "overlap")])
 def test_fire_times_that_passed_while_a_retry_was_held_back(breaker: bool, reason: str) -> None:
-    state = make_state(10, open=retrying(0, 1), hold=held(31, breaker=breaker))
+    state = make_state(10, open=retrying(0, 1), held_back=held(31, breaker=breaker))
     planned = claim(state, 31)
     assert planned.run.fire_time_ms == at(30)
     assert planned.records[0] == replace(retrying(0, 1), state=RunState.SUPERSEDED, retry_at_ms=None, **ended_at(31))
@@ -82,7 +82,7 @@ def ended_at(now: float) -> dict[str, object]:
 
 def test_a_retry_that_was_held_back_is_the_same_run_with_as_many_attempts() -> None:
     waiting = retrying(0, 1)
-    planned = claim(make_state(10, open=waiting, hold=held(5)), 5)
+    planned = claim(make_state(10, open=waiting, held_back=held(5)), 5)
     assert planned.run == replace(waiting, state=RunState.OPEN, retry_at_ms=None)
 
 
@@ -92,13 +92,13 @@ def test_only_a_claim_of_its_own_can_be_undone() -> None:
 
 
 def test_an_upsert_has_it_tried_at_once_and_one_with_another_trigger_forgets_it() -> None:
-    job, state = make_job(), make_state(0, hold=held(30, breaker=True, placed=True))
+    job, state = make_job(), make_state(0, held_back=held(30, breaker=True, placed=True))
 
     def upserted(new: Job) -> HeldBack | None:
         planned = plan_upsert(new, Snapshot(job, state, None), now_ms=at(4), downtimes=(), store_id=STORE_ID)
         assert planned is not None
         assert planned.state is not None
-        return planned.state.hold
+        return planned.state.held_back
 
     mark = upserted(replace(job, url="http://other/"))
     assert mark is not None
@@ -107,11 +107,11 @@ def test_an_upsert_has_it_tried_at_once_and_one_with_another_trigger_forgets_it(
 
 
 def test_a_pause_records_what_was_held_back() -> None:
-    snapshot = Snapshot(make_job(), make_state(0, hold=held(30, breaker=True)), None)
+    snapshot = Snapshot(make_job(), make_state(0, held_back=held(30, breaker=True)), None)
     planned = plan_pause(snapshot, now_ms=at(12), downtimes=(), store_id=STORE_ID)
     assert planned is not None
     assert planned.state is not None
-    assert (planned.state.hold, planned.state.next_fire_ms) == (None, at(20))
+    assert (planned.state.held_back, planned.state.next_fire_ms) == (None, at(20))
     [miss] = planned.records
     assert isinstance(miss, Miss)
     assert (miss.reason.value, seconds(miss.first_ms), seconds(miss.last_ms)) == ("breaker", 0, 10)
@@ -119,6 +119,6 @@ def test_a_pause_records_what_was_held_back() -> None:
 
 def test_a_change_that_did_not_write_the_run_leaves_it_to_the_next_claim() -> None:
     work = claim(make_state(0), 0)
-    assert plan_hold_changed(make_job(), make_state(10), work, now_ms=at(1)) is None
+    assert plan_hold_back_changed(make_job(), make_state(10), work, now_ms=at(1)) is None
     other = make_state(10, open=make_run(0, id="OTHER", in_flight=True))
-    assert plan_hold_changed(make_job(), other, work, now_ms=at(1)) is None
+    assert plan_hold_back_changed(make_job(), other, work, now_ms=at(1)) is None

@@ -40,7 +40,7 @@ from scheduler_core.plan.claim import (
     with_lost_attempts,
 )
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
-from scheduler_core.plan.held_back import let_go, plan_hold, plan_hold_changed
+from scheduler_core.plan.held_back import drop_hold_back, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.on_demand import plan_backfill, plan_replace_pending, plan_revive
 from scheduler_core.plan.task import TaskOperation, TaskStep, plan_called, plan_deleted
 from scheduler_core.plan.task import plan_revive as revive_task
@@ -526,17 +526,21 @@ def mark(until: float, reason: HoldReason = HoldReason.RATE, since: float = 1, *
 
 def test_a_mark_keeps_since_when_the_run_is_held_back_and_that_a_breaker_was_open() -> None:
     state = make_state(0, keep=True)
-    assert plan_hold(state, mark(3)) == Transition(replace(state, hold=mark(3)))
-    held = replace(state, hold=mark(3, since=-7, breaker=True))
-    assert plan_hold(held, mark(9)) == Transition(replace(state, hold=mark(9, since=-7, breaker=True)))
-    held = replace(state, hold=mark(3, since=-7))
-    assert plan_hold(held, mark(9, breaker=True)) == Transition(replace(state, hold=mark(9, since=-7, breaker=True)))
-    assert plan_hold(held, mark(9)) == Transition(replace(state, hold=mark(9, since=-7)))
+    assert plan_hold_back(state, mark(3)) == Transition(replace(state, held_back=mark(3)))
+    held = replace(state, held_back=mark(3, since=-7, breaker=True))
+    assert plan_hold_back(held, mark(9)) == Transition(replace(state, held_back=mark(9, since=-7, breaker=True)))
+    held = replace(state, held_back=mark(3, since=-7))
+    assert plan_hold_back(held, mark(9, breaker=True)) == Transition(
+        replace(state, held_back=mark(9, since=-7, breaker=True))
+    )
+    assert plan_hold_back(held, mark(9)) == Transition(replace(state, held_back=mark(9, since=-7)))
 
 
 def hold_changed(state: JobState, *, job: bool = True) -> Transition | None:
     run = make_run(0)
-    return plan_hold_changed(make_job() if job else None, state, Work(make_job(), run, make_state(10)), now_ms=at(5))
+    return plan_hold_back_changed(
+        make_job() if job else None, state, Work(make_job(), run, make_state(10)), now_ms=at(5)
+    )
 
 
 def test_a_run_held_back_while_its_job_changed_waits_where_it_did() -> None:
@@ -576,8 +580,8 @@ def test_a_run_held_back_that_would_not_be_tried_again_is_over() -> None:
 @pytest.mark.parametrize(("breaker", "reason"), [(True, MissReason.BREAKER), (False, MissReason.COALESCED)])
 def test_a_mark_that_is_lifted_leaves_what_passed_as_missed(breaker: bool, reason: MissReason) -> None:
     state = make_state(0)
-    assert let_go(make_job(), state, now_ms=at(15)) == (state, ())
-    assert let_go(make_job(), make_state(0, hold=mark(30, breaker=breaker)), now_ms=at(15)) == (
+    assert drop_hold_back(make_job(), state, now_ms=at(15)) == (state, ())
+    assert drop_hold_back(make_job(), make_state(0, held_back=mark(30, breaker=breaker)), now_ms=at(15)) == (
         make_state(20),
         (Miss(reason, at(0), at(10), at(15), 2),),
     )

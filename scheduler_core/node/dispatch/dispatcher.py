@@ -134,7 +134,7 @@ class Dispatcher:
         if not self.node.lease_holds:
             flight.hand_back()  # what was asked took so long that another node may hold this job by now
             return
-        hold = None if claimed.state is None else claimed.state.hold
+        hold = None if claimed.state is None else claimed.state.held_back
         held = self.limiter.acquire_resolved(flight.permit, request.url, work, hold)
         if held is None:
             flight.begin(work, request)

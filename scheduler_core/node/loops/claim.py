@@ -294,7 +294,7 @@ class Claimer(Service):
             else:
                 self._settler.hold_back(claimed, work, held)
             return
-        hold = None if claimed.state is None else claimed.state.hold
+        hold = None if claimed.state is None else claimed.state.held_back
         permit = self._limiter.acquire(url, work, hold, taken_over=lease.fence != lease.first_fence)
         if isinstance(permit, HeldBack):
             self._settler.hold_back(claimed, work, permit)

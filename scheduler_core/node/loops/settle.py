@@ -31,7 +31,7 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.node.loops.service import Service
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
-from scheduler_core.plan.held_back import may_release, plan_hold, plan_hold_changed
+from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.loop import ClaimedJob, Settled
@@ -129,7 +129,7 @@ class Settler(Service):
             RUN_HELD_BACK, job_id=claimed.id, reason=held.reason.value, target=held.target, until=instant(held.until_ms)
         )
         if claimed.state is not None and may_release(claimed.lease):
-            self._put(claimed, plan_hold(claimed.state, held), work)
+            self._put(claimed, plan_hold_back(claimed.state, held), work)
         else:
             self.requeue(claimed, held.until_ms)
 
@@ -242,7 +242,7 @@ class Settler(Service):
         # A run that was to be held back: the change may have written it into the state as one in flight.
         if stored.state is None:
             return None
-        return plan_hold_changed(stored.job, stored.state, one.work, now_ms=self.clock.now_ms())
+        return plan_hold_back_changed(stored.job, stored.state, one.work, now_ms=self.clock.now_ms())
 
     def _put_planned(
         self,
