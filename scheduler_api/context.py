@@ -17,7 +17,7 @@ from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService
 from scheduler_core.usecases.catalogue import CatalogueService
@@ -96,7 +96,7 @@ class Context:
         self.jobs = self.job_services.lead
         self.callbacks = CallbackService(self.shards, self.job_services)
         self.catalogue = CatalogueService(self.shards, clock, metrics)
-        self.tasks = TaskService(TaskStore(self.store, lane), clock, metrics)
+        self.tasks = TaskService(RedisTasks(self.store, lane), clock, metrics)
         self.history = HistoryService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)
         self._probing = asyncio.Lock()

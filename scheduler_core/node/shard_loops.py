@@ -27,11 +27,11 @@ from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.history import Bounds
-from scheduler_core.store.redis.catalogue import CatalogueStore
-from scheduler_core.store.redis.history import HistoryStore
+from scheduler_core.store.redis.catalogue import RedisCatalogue
+from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.target_copies import TargetCopies
+from scheduler_core.store.redis.target_copies import RedisTargetCopies
 from scheduler_core.usecases.catalogue import TargetCache
 
 log = get_logger(__name__)
@@ -67,8 +67,8 @@ class NodeShard:
         self._clock = clock
         self._sole = sole
         self.settler = Settler(store, retry_policy(settings), clock, metrics)
-        catalogue = CatalogueStore(shards.lead)
-        targets = TargetCache(catalogue if store is shards.lead else TargetCopies(store, catalogue))
+        catalogue = RedisCatalogue(shards.lead)
+        targets = TargetCache(catalogue if store is shards.lead else RedisTargetCopies(store, catalogue))
         dispatcher = Dispatcher(
             node, deliverer, self.settler, clock, metrics, store=store, targets=targets, limiter=limiter
         )
@@ -80,7 +80,7 @@ class NodeShard:
         self.reaper = Reaper(node, store, self.claimer, clock, metrics)
         self._listener = WakeupSubscriber(store, self.claimer, clock, metrics)
         self._cutter = CutSubscriber(node, store, clock, metrics)
-        self._sweeper = Sweeper(HistoryStore(store), bounds_of(settings, len(shards)), clock, metrics)
+        self._sweeper = Sweeper(RedisHistory(store), bounds_of(settings, len(shards)), clock, metrics)
         self.services: tuple[Service, ...] = (
             self.heartbeat,
             self.settler,

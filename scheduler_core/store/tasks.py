@@ -29,7 +29,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """The answer to ``TaskStore.take``."""
+    """The answer to ``RedisTasks.take``."""
 
     result: str
     """``ok``, ``beat``, ``void``, ``busy``, ``wait`` or ``empty``: see task/take.lua."""
@@ -43,7 +43,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class SettledBatch(msgspec.Struct, frozen=True):
-    """The answer to a call of ``TaskStore.settle``."""
+    """The answer to a call of ``RedisTasks.settle``."""
 
     over: bool
     """Nothing of the batch is left to this node."""

@@ -19,7 +19,7 @@ from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.history import Candidate, Place, Query, RunTotals, place_of, sum_of
 from scheduler_core.store.jobs import StoredJob
-from scheduler_core.store.redis.history import HistoryStore
+from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
 
@@ -161,7 +161,7 @@ class _HistoryOfShard:
 
     def __init__(self, store: RedisStore) -> None:
         self._store = store
-        self.history = HistoryStore(store)
+        self.history = RedisHistory(store)
 
     async def get(self, run_id: str) -> FoundRun | None:
         stored = await self.history.record(run_id)

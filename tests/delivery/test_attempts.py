@@ -11,7 +11,7 @@ from scheduler_core.model.job import Job, Policies, RetryRule
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.node.dispatch.requests import build_request
 from scheduler_core.plan.claim import Work
-from scheduler_core.store.redis.tasks import TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.delivery import deliverer
 from tests.support.factories import make_job, make_run, make_state
@@ -117,7 +117,7 @@ async def test_a_node_that_is_frozen_before_the_first_byte_calls_no_task(redis_u
         frozen = Freezing(clock, node)
         node.lane._deliverer = frozen
         await node.start()
-        await TaskService(TaskStore(store), clock, node.lane.metrics).add([make_task(0)])
+        await TaskService(RedisTasks(store), clock, node.lane.metrics).add([make_task(0)])
         assert await node.take() == "ok"
         await until(lambda: bool(node.lane._batch is None or node.lane._batch.ended))
         await node.settle_lane()

@@ -18,7 +18,7 @@ from scheduler_core.model.catalogue import Timing
 from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
 from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.node.shard_loops import bounds_of
-from scheduler_core.store.redis.history import HistoryStore
+from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.keys import CATALOGUE_PARTS, LANE_PARTS, Keys
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
@@ -61,7 +61,7 @@ class World:
         self.sweepers: list[Callable[[], Awaitable[Any]]] = [
             CatalogueSweeper(shards, self.clock, metrics).repair,
             CatalogueSweeper(shards, self.clock, metrics).sweep,
-            Sweeper(HistoryStore(store), bounds_of(self.node.node.settings), self.clock, metrics).sweep,
+            Sweeper(RedisHistory(store), bounds_of(self.node.node.settings), self.clock, metrics).sweep,
         ]
 
     async def start(self) -> None:

@@ -13,7 +13,7 @@ from scheduler_core.node.loops.service import FIRST_PAUSE, LONGEST_PAUSE, Servic
 from scheduler_core.node.loops.task_batches import TaskWakeupSubscriber
 from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import opened, until
 
@@ -42,7 +42,7 @@ def wake_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
 
 
 def lane_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
-    return TaskWakeupSubscriber(TaskStore(store, None), woken, clock, Metrics())  # type: ignore[arg-type]
+    return TaskWakeupSubscriber(RedisTasks(store, None), woken, clock, Metrics())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("make", [wake_listener, lane_listener])

@@ -19,7 +19,7 @@ from scheduler_core.model.run import RunState
 from scheduler_core.model.task import TaskStatus
 from scheduler_core.node.loops.task_batches import TaskWakeupSubscriber
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import TaskSettlement, TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks, TaskSettlement
 from scheduler_core.store.tasks import SettledBatch
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered, failed
@@ -55,7 +55,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def tasks(store: RedisStore, clock: ManualClock) -> TaskService:
-    return TaskService(TaskStore(store, RULES), clock, Metrics())
+    return TaskService(RedisTasks(store, RULES), clock, Metrics())
 
 
 @pytest.fixture

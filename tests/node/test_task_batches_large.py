@@ -19,7 +19,7 @@ from scheduler_core.model.task import Task, task_id
 from scheduler_core.node.loops.task_batches import TaskBatcher
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered
 from tests.support.lanes import SteppedLane, places
@@ -69,7 +69,7 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
         node = SteppedLane(store, clock, metrics)
         await node.start()
         receiver = Receiver(clock)
-        task_store = TaskStore(store, rules)
+        task_store = RedisTasks(store, rules)
         lane = TaskBatcher(node.node, task_store, receiver, clock, metrics, may_reclaim=lambda: True)
         tasks = TaskService(task_store, clock, metrics)
         for first in range(0, TASKS, 1_000):

@@ -47,7 +47,7 @@ from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.keys import CLAIMED, IDLE
 from scheduler_core.store.redis.shards import PerShard, Shards
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.usecases.jobs import JobService
@@ -99,7 +99,7 @@ class History(RuleBasedStateMachine):
         self.jobs = JobService(self.store, self.clock, self.metrics)
         self.callbacks = CallbackService(Shards.of_one(self.store), PerShard([self.jobs]))
         self.catalogue = CatalogueService(Shards.of_one(self.store), self.clock, self.metrics)
-        self.tasks = TaskService(TaskStore(self.store, LANE), self.clock, self.metrics)
+        self.tasks = TaskService(RedisTasks(self.store, LANE), self.clock, self.metrics)
         self.nodes: list[SteppedLane] = []
         self.segments: dict[str, list[Segment]] = {name: [] for name in NAMES}
         self.schedules: list[int] = []

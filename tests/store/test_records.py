@@ -20,7 +20,7 @@ from scheduler_core.store.history import Bounds
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.loop import Settled
 from scheduler_core.store.redis.client import connect
-from scheduler_core.store.redis.history import HistoryStore
+from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.settlements import Settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
@@ -63,7 +63,7 @@ async def test_a_settled_run_is_recorded_indexed_and_counted_under_the_letter_of
     counts = await check_agreement(redis)
     assert {letter: counts.get(letter) for letter in LETTERS} == {"S": 1, "F": 1, "T": 1, "D": None, "C": None}
     assert (counts["latency"], counts.get("untimed")) == (3 * 12_500, None)
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     for number, code in enumerate((200, 500, None)):
         run = settled_run(number, code)
         stored = await history.record(run.id)
@@ -185,7 +185,7 @@ async def test_failures_that_no_list_takes_are_still_trimmed_by_age(store: Redis
         await settle(store, redis, [settled_run(number, 500)])
     assert await redis.hlen(KEYS.records) == 8
     await redis.delete(KEYS.failures("job"))
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     assert await history.sweep(Bounds(failure_age_ms=1_000), now_ms=at(100)) == (8, False)
     await check_agreement(redis)
 
@@ -203,7 +203,7 @@ async def test_a_full_redis_still_takes_records_and_trims(store: RedisStore, red
     ]
     assert [answer.result for answer in await store.settle(batch)] == ["ok"] * 3
     assert (await check_agreement(redis))["F"] == 3
-    assert await HistoryStore(store).sweep(Bounds(successes=1), now_ms=at(0)) == (2, False)
+    assert await RedisHistory(store).sweep(Bounds(successes=1), now_ms=at(0)) == (2, False)
     await check_agreement(redis)
 
 
@@ -375,7 +375,7 @@ async def test_totals_are_those_of_all_runs_ever_settled_whatever_was_trimmed(
 ) -> None:
     await redis.flushall()
     store = RedisStore(connect(redis_url), retention=Retention(entries=3, failures=2))
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     await beat(store)
     for name in "abc":
         await put(redis, make_job(name), make_state(0))

@@ -11,7 +11,7 @@ from scheduler_core.model.run import Miss, MissReason, Run
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.history import Bounds
-from scheduler_core.store.redis.history import HistoryStore
+from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.settlements import Settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.store.test_records import DETAIL, check_agreement, settle
@@ -51,7 +51,7 @@ async def test_each_bound_trims_the_oldest_of_its_kind(
     store: RedisStore, redis: Redis, bounds: Bounds, stays: tuple[int, ...]
 ) -> None:
     await seeded(store, redis)
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     trimmed, more = await history.sweep(bounds, now_ms=at(100))
     assert await left(redis) == list(stays)
     assert (trimmed, more) == (10 - len(stays), False)
@@ -68,14 +68,14 @@ async def test_beyond_the_bytes_the_oldest_successes_go_and_then_the_oldest_fail
     stored = [*content[KEYS.records].values(), *content[KEYS.details].values()]
     slots = max(map(len, content[KEYS.records].values())) + max(map(len, content[KEYS.details].values()))
     assert sum(map(len, stored)) > slots * 9
-    await HistoryStore(store).sweep(Bounds(bytes=slots * wanted), now_ms=at(100))
+    await RedisHistory(store).sweep(Bounds(bytes=slots * wanted), now_ms=at(100))
     assert await left(redis) == list(stays)
     assert (await check_agreement(redis))["bytes"] <= slots * wanted
 
 
 async def test_pages_are_bounded_and_say_whether_there_is_more(store: RedisStore, redis: Redis) -> None:
     await seeded(store, redis)
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     everything = Bounds(success_age_ms=1, failure_age_ms=1)
     answers = [await history.sweep(everything, now_ms=at(100), page=2) for _ in range(4)]
     assert answers == [(4, True), (4, True), (2, True), (0, False)]
@@ -93,7 +93,7 @@ async def test_pages_are_bounded_and_say_whether_there_is_more(store: RedisStore
 
 async def test_the_lists_of_a_job_outlive_the_records_and_its_totals_stay(store: RedisStore, redis: Redis) -> None:
     runs = await seeded(store, redis)
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     before = await history.totals(now_ms=at(100))
     await history.sweep(Bounds(bytes=0), now_ms=at(100))
     (known,) = await store.history("job3")
@@ -108,7 +108,7 @@ async def test_the_lists_of_a_job_outlive_the_records_and_its_totals_stay(store:
 
 
 async def test_minutes_that_nobody_asks_for_any_more_go(store: RedisStore, redis: Redis) -> None:
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     for minute in (0, 1, 59, 60, 61):
         await settle(store, redis, [settled_run(minute * 60)], name=f"job{minute}")
     assert (await history.totals(now_ms=at(60 * 60))).last_hour == 4
@@ -121,7 +121,7 @@ async def test_minutes_that_nobody_asks_for_any_more_go(store: RedisStore, redis
 
 
 async def test_several_nodes_sweep_at_once_while_runs_are_settled(store: RedisStore, redis: Redis) -> None:
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     bounds = Bounds(successes=3, failures=2)
     done = asyncio.Event()
 
@@ -145,7 +145,7 @@ async def test_the_lists_of_a_job_that_is_gone_go_with_its_last_record(store: Re
         await settle(store, redis, [settled_run(number, 500)], name="gone")
     await settle(store, redis, [settled_run(1, 200)], name="there")
     await redis.hdel(KEYS.jobs, "gone")
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     await history.sweep(Bounds(failures=2), now_ms=at(100))
     assert await redis.exists(KEYS.history("gone"), KEYS.failures("gone")) == 2
     assert len(await store.history("gone")) == 8
@@ -165,7 +165,7 @@ async def test_a_thousand_jobs_that_ran_once_leave_no_key_behind(store: RedisSto
     ]
     await store.settle(batch)
     before = len(await redis.keys("*"))
-    history = HistoryStore(store)
+    history = RedisHistory(store)
     while (await history.sweep(Bounds(successes=10), now_ms=at(1_000)))[1]:
         pass
     assert len(await redis.keys("*")) == before - 990
@@ -183,7 +183,7 @@ class TestTheListsOfAJobWhoseRecordsWereTrimmedBeforeItWent:
         """A job that is there, with both lists, and none of its runs is stored."""
         for number in range(8):
             await settle(store, redis, [settled_run(number, 500)], name="job")
-        await HistoryStore(store).sweep(Bounds(bytes=0), now_ms=at(100))
+        await RedisHistory(store).sweep(Bounds(bytes=0), now_ms=at(100))
         assert await left(redis) == []
         assert await lists_of(redis, "job") == 2, "the job is there"
 
@@ -208,7 +208,7 @@ class TestTheListsOfAJobWhoseRecordsWereTrimmedBeforeItWent:
         assert answer.stored is not None
         await store.settle([Settlement.of(answer.stored, Transition(None, (settled_run(50),), remove=True))])
         assert await lists_of(redis, "job") == 1
-        await HistoryStore(store).sweep(Bounds(bytes=0), now_ms=at(100))
+        await RedisHistory(store).sweep(Bounds(bytes=0), now_ms=at(100))
         assert await lists_of(redis, "job") == 0
 
     async def test_go_when_it_comes_to_its_own_end_without_a_further_run(self, store: RedisStore, redis: Redis) -> None:
@@ -234,14 +234,14 @@ class TestTheListsOfAJobWhoseRecordsWereTrimmedBeforeItWent:
         await self.remove(store)
         assert await lists_of(redis, "job") == 2
         assert len(await store.history("job")) == 9
-        await HistoryStore(store).sweep(Bounds(bytes=0), now_ms=at(100))
+        await RedisHistory(store).sweep(Bounds(bytes=0), now_ms=at(100))
         assert await lists_of(redis, "job") == 0
 
     async def test_stay_if_it_was_created_again(self, store: RedisStore, redis: Redis) -> None:
         await settle(store, redis, [settled_run(1)], name="job")
         await self.remove(store)
         await put(redis, make_job("job"), make_state(0))
-        await HistoryStore(store).sweep(Bounds(bytes=0), now_ms=at(100))
+        await RedisHistory(store).sweep(Bounds(bytes=0), now_ms=at(100))
         assert await lists_of(redis, "job") == 1
 
     async def test_stay_if_they_hold_nothing_but_misses(self, store: RedisStore, redis: Redis) -> None:

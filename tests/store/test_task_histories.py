@@ -23,7 +23,7 @@ from scheduler_core.model.task import Task, task_id, task_number
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import HAS_FAILED, TaskStore
+from scheduler_core.store.redis.tasks import HAS_FAILED, RedisTasks
 from scheduler_core.store.tasks import PARTS
 from scheduler_core.usecases.tasks import TaskService
 from tests.store.test_histories import PHASES
@@ -52,7 +52,7 @@ class LaneHistory(RuleBasedStateMachine):
         self.metrics = Metrics()
         self.client = Redis.from_url(url)
         self.store = RedisStore(connect(url), retention=Retention(entries=1_000))
-        self.task_store = TaskStore(self.store, RULES)
+        self.task_store = RedisTasks(self.store, RULES)
         self.tasks = TaskService(self.task_store, self.clock, self.metrics)
         self.nodes: list[SteppedLane] = []
         self.added = 0

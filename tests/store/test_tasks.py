@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import TaskSettlement, TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks, TaskSettlement
 from scheduler_core.store.tasks import PARTS, Place, StoredTask, Taken
 from tests.support.lanes import make_task, places
 from tests.support.manual_clock import START_MS
@@ -20,21 +20,21 @@ _tokens = itertools.count(1)
 
 
 @pytest.fixture
-async def lane(store: RedisStore) -> TaskStore:
+async def lane(store: RedisStore) -> RedisTasks:
     await beat(store)
-    return TaskStore(store)
+    return RedisTasks(store)
 
 
-async def take(lane: TaskStore, *, node: str = "node", now_ms: int = START_MS, slots: int = 100) -> Taken:
+async def take(lane: RedisTasks, *, node: str = "node", now_ms: int = START_MS, slots: int = 100) -> Taken:
     return await lane.take(now_ms=now_ms, node=node, token=next(_tokens), dead_after_ms=DEAD_AFTER_MS, slots=slots)
 
 
-async def settle(lane: TaskStore, fence: int, *steps: tuple[int, str], node: str = "node") -> list[str]:
+async def settle(lane: RedisTasks, fence: int, *steps: tuple[int, str], node: str = "node") -> list[str]:
     batch = [TaskSettlement.of(number, what, make_task(), None, None) for number, what in steps]
     return (await lane.settle(batch, now_ms=START_MS, node=node, fence=fence)).answers
 
 
-async def test_a_settle_sent_twice_changes_nothing_the_second_time(lane: TaskStore, redis: Redis) -> None:
+async def test_a_settle_sent_twice_changes_nothing_the_second_time(lane: RedisTasks, redis: Redis) -> None:
     await lane.insert([make_task(), make_task(), make_task()])
     fence = (await take(lane)).fence
     steps = ((1, "delivered"), (2, "failed"), (3, "stale"))
@@ -44,7 +44,7 @@ async def test_a_settle_sent_twice_changes_nothing_the_second_time(lane: TaskSto
     assert await dump(redis) == before
 
 
-async def test_a_batch_of_another_fence_or_node_is_left_alone(lane: TaskStore, redis: Redis) -> None:
+async def test_a_batch_of_another_fence_or_node_is_left_alone(lane: RedisTasks, redis: Redis) -> None:
     await lane.insert([make_task()])
     fence = (await take(lane)).fence
     before = await dump(redis)
@@ -53,7 +53,7 @@ async def test_a_batch_of_another_fence_or_node_is_left_alone(lane: TaskStore, r
     assert await dump(redis) == before
 
 
-async def test_a_batch_is_given_back_once_and_its_node_is_refused_from_then_on(lane: TaskStore, redis: Redis) -> None:
+async def test_a_batch_is_given_back_once_and_its_node_is_refused_from_then_on(lane: RedisTasks, redis: Redis) -> None:
     await lane.insert([make_task(), make_task()])
     fence = (await take(lane)).fence
     assert await lane.release(node="node", fence=fence + 1, ended_at_ms=START_MS) == -1
@@ -64,7 +64,7 @@ async def test_a_batch_is_given_back_once_and_its_node_is_refused_from_then_on(l
     assert (await places(redis))["fresh"] == [1, 2]
 
 
-async def test_a_clock_that_was_set_back_does_not_stop_the_lane(lane: TaskStore, store: RedisStore) -> None:
+async def test_a_clock_that_was_set_back_does_not_stop_the_lane(lane: RedisTasks, store: RedisStore) -> None:
     await lane.insert([make_task(-100_000), make_task(-100_000)])
     await settle(lane, (await take(lane, slots=1)).fence, (1, "delivered"))
     assert (await take(lane)).result == "wait"
@@ -72,7 +72,7 @@ async def test_a_clock_that_was_set_back_does_not_stop_the_lane(lane: TaskStore,
     assert (await take(lane, now_ms=START_MS - 60_000)).result == "ok"
 
 
-async def test_numbers_are_never_given_twice_and_sort_by_arrival(lane: TaskStore) -> None:
+async def test_numbers_are_never_given_twice_and_sort_by_arrival(lane: RedisTasks) -> None:
     first = await lane.insert([make_task() for _ in range(12)])
     stored = await lane.read(12)
     assert stored is not None
@@ -83,7 +83,7 @@ async def test_numbers_are_never_given_twice_and_sort_by_arrival(lane: TaskStore
 
 
 async def test_a_full_redis_takes_results_and_deletions_but_no_new_tasks_and_no_new_batch(
-    lane: TaskStore, redis: Redis
+    lane: RedisTasks, redis: Redis
 ) -> None:
     await lane.insert([make_task() for _ in range(6)])
     batch = await take(lane, slots=3)
@@ -103,14 +103,14 @@ async def test_a_full_redis_takes_results_and_deletions_but_no_new_tasks_and_no_
     assert (await places(redis)) == {"fresh": [4, 5, 6], "failed": [2], "running": [], "stale": [], "delivered": [1]}
 
 
-async def test_a_full_redis_lets_a_batch_be_given_back(lane: TaskStore, redis: Redis) -> None:
+async def test_a_full_redis_lets_a_batch_be_given_back(lane: RedisTasks, redis: Redis) -> None:
     await lane.insert([make_task() for _ in range(3)])
     batch = await take(lane)
     await redis.config_set("maxmemory", 1)
     assert await lane.release(node="node", fence=batch.fence, ended_at_ms=START_MS) == 3
 
 
-async def test_an_insert_that_is_refused_stores_none_of_its_tasks(lane: TaskStore, redis: Redis) -> None:
+async def test_an_insert_that_is_refused_stores_none_of_its_tasks(lane: RedisTasks, redis: Redis) -> None:
     await redis.config_set("maxmemory", 1)
     with pytest.raises(StoreUnavailable):
         await lane.insert([make_task() for _ in range(1000)])
@@ -119,7 +119,7 @@ async def test_an_insert_that_is_refused_stores_none_of_its_tasks(lane: TaskStor
     assert await redis.hlen(KEYS.lane("tasks")) == 0
 
 
-async def every_page(lane: TaskStore, parts: tuple[str, ...], limit: int) -> list[list[StoredTask]]:
+async def every_page(lane: RedisTasks, parts: tuple[str, ...], limit: int) -> list[list[StoredTask]]:
     pages = []
     place: Place | None = None
     while True:
@@ -130,7 +130,7 @@ async def every_page(lane: TaskStore, parts: tuple[str, ...], limit: int) -> lis
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
-async def test_pages_hold_every_task_once_in_order(lane: TaskStore, limit: int) -> None:
+async def test_pages_hold_every_task_once_in_order(lane: RedisTasks, limit: int) -> None:
     # Most have the same instant: only the number tells them apart.
     await lane.insert([make_task(0) for _ in range(9)] + [make_task(-1), make_task(5)])
     fence = (await take(lane, slots=6)).fence
@@ -147,7 +147,7 @@ async def test_pages_hold_every_task_once_in_order(lane: TaskStore, limit: int) 
     ]
 
 
-async def test_a_page_goes_on_where_the_last_ended_although_that_task_has_gone(lane: TaskStore) -> None:
+async def test_a_page_goes_on_where_the_last_ended_although_that_task_has_gone(lane: RedisTasks) -> None:
     await lane.insert([make_task(0) for _ in range(8)])
     found, place = await lane.page(("fresh",), None, 3)
     for one in found:
@@ -158,7 +158,7 @@ async def test_a_page_goes_on_where_the_last_ended_although_that_task_has_gone(l
     assert end is None
 
 
-async def test_a_page_is_full_although_tasks_were_deleted_while_they_are_called(lane: TaskStore) -> None:
+async def test_a_page_is_full_although_tasks_were_deleted_while_they_are_called(lane: RedisTasks) -> None:
     await lane.insert([make_task(0) for _ in range(8)])
     await take(lane)
     for number in (1, 2, 3, 5):
@@ -168,7 +168,7 @@ async def test_a_page_is_full_although_tasks_were_deleted_while_they_are_called(
     assert [[one.number for one in page] for page in pages] == [[4, 6], [7, 8]]
 
 
-async def test_a_change_of_what_was_changed_meanwhile_is_refused(lane: TaskStore) -> None:
+async def test_a_change_of_what_was_changed_meanwhile_is_refused(lane: RedisTasks) -> None:
     await lane.insert([make_task()])
     stored = await lane.read(1)
     assert stored is not None

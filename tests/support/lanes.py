@@ -13,7 +13,7 @@ from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id
 from scheduler_core.node.loops.task_batches import TaskBatcher
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks
 from tests.support.factories import at
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import OpenRequest, SteppedNode
@@ -43,7 +43,7 @@ class SteppedLane(SteppedNode):
     ) -> None:
         metrics = metrics or Metrics()
         super().__init__(store, clock, metrics, settings)
-        self.task_store = TaskStore(store, lane)
+        self.task_store = RedisTasks(store, lane)
         self.lane = TaskBatcher(
             self.node,
             self.task_store,

@@ -17,7 +17,7 @@ from scheduler_core.node.loops.reap import Reaper
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
-from scheduler_core.store.redis.catalogue import CatalogueStore
+from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.catalogue import TargetCache
 from tests.support.manual_clock import ManualClock
@@ -84,7 +84,7 @@ class SteppedNode:
         self.node = Node(settings or EngineSettings(), clock)
         self.deliverer = ScriptedDeliverer()
         self.settler = Settler(store, RetryPolicy(), clock, metrics)
-        self.targets = TargetCache(CatalogueStore(store))
+        self.targets = TargetCache(RedisCatalogue(store))
         self.dispatcher = Dispatcher(
             self.node, self.deliverer, self.settler, clock, metrics, store=store, targets=self.targets
         )

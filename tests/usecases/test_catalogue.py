@@ -24,7 +24,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import ScheduleStatus, Target, Timing, job_id_of, job_of_schedule
 from scheduler_core.node.loops.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.catalogue import CatalogueCounts, Row
-from scheduler_core.store.redis.catalogue import CatalogueStore
+from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
@@ -42,7 +42,7 @@ class Bench:
         self.store = store
         self.redis = redis
         self.clock = ManualClock()
-        self.catalogue = CatalogueStore(store)
+        self.catalogue = RedisCatalogue(store)
         self.service = CatalogueService(Shards.of_one(store), self.clock, Metrics())
         self.sweeper = CatalogueSweeper(Shards.of_one(store), self.clock, Metrics())
 
@@ -138,7 +138,7 @@ class Between:
         monkeypatch.setattr(kind, step, patched)
 
 
-STEPS: list[tuple[type, str]] = [(CatalogueStore, "reserve"), (RedisStore, "change"), (CatalogueStore, "commit")]
+STEPS: list[tuple[type, str]] = [(RedisCatalogue, "reserve"), (RedisStore, "change"), (RedisCatalogue, "commit")]
 
 
 async def test_a_resume_that_overtakes_a_pause_leaves_the_count_right(
@@ -146,7 +146,7 @@ async def test_a_resume_that_overtakes_a_pause_leaves_the_count_right(
 ) -> None:
     await bench.service.add_target(TARGET)
     await bench.service.add_schedule("s", 1, EVERY_10)
-    Between(monkeypatch, CatalogueStore, "commit", lambda: bench.service.resume(1))
+    Between(monkeypatch, RedisCatalogue, "commit", lambda: bench.service.resume(1))
     assert (await bench.service.pause(1)).status is ScheduleStatus.ACTIVE
     assert await bench.service.counts() == CatalogueCounts(1, 1, 1, 0, 0)
 
@@ -162,7 +162,7 @@ async def test_a_target_that_is_deleted_while_a_schedule_is_created_leaves_none_
     await bench.check_nothing_is_left()
 
 
-@pytest.mark.parametrize(("kind", "step"), [(CatalogueStore, "change_schedule"), *STEPS[1:]])
+@pytest.mark.parametrize(("kind", "step"), [(RedisCatalogue, "change_schedule"), *STEPS[1:]])
 async def test_a_target_that_is_deleted_while_its_schedule_changes_takes_it_along(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
 ) -> None:
@@ -174,7 +174,7 @@ async def test_a_target_that_is_deleted_while_its_schedule_changes_takes_it_alon
     await bench.check_nothing_is_left()
 
 
-@pytest.mark.parametrize(("kind", "step"), [(CatalogueStore, "remove_schedule"), (RedisStore, "change")])
+@pytest.mark.parametrize(("kind", "step"), [(RedisCatalogue, "remove_schedule"), (RedisStore, "change")])
 async def test_a_schedule_that_gets_another_target_while_its_old_one_is_deleted_is_whole_or_gone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
 ) -> None:
@@ -238,7 +238,7 @@ async def test_a_name_that_was_reserved_gives_way_after_a_second_and_its_creator
         bench.clock.advance(1_000)
         created.append((await bench.service.add_schedule("s", 1, Timing(20))).id)
 
-    Between(monkeypatch, CatalogueStore, "commit", other)
+    Between(monkeypatch, RedisCatalogue, "commit", other)
     with pytest.raises(DuplicateName):
         await bench.service.add_schedule("s", 1, EVERY_10)
     assert created == [2]
@@ -397,10 +397,10 @@ async def test_when_redis_fails_in_the_middle_what_was_done_is_undone(
 async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = CatalogueStore._write
+    original = RedisCatalogue._write
     lost: list[str] = []
 
-    async def lose(self: CatalogueStore, script: Any, keys: Any, args: Any) -> Any:
+    async def lose(self: RedisCatalogue, script: Any, keys: Any, args: Any) -> Any:
         answer = await original(self, script, keys, args)
         if script.name not in lost:
             lost.append(script.name)
@@ -408,7 +408,7 @@ async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
         return answer
 
     with monkeypatch.context() as patched:
-        patched.setattr(CatalogueStore, "_write", lose)
+        patched.setattr(RedisCatalogue, "_write", lose)
         assert (await bench.service.add_target(TARGET)).id == 1
         lost.append("catalogue/commit_schedule")
         assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 1
@@ -417,13 +417,13 @@ async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
 
 
 async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = CatalogueStore._write
+    original = RedisCatalogue._write
 
-    async def twice(self: CatalogueStore, script: Any, keys: Any, args: Any) -> Any:
+    async def twice(self: RedisCatalogue, script: Any, keys: Any, args: Any) -> Any:
         await original(self, script, keys, args)
         return await original(self, script, keys, args)
 
-    monkeypatch.setattr(CatalogueStore, "_write", twice)
+    monkeypatch.setattr(RedisCatalogue, "_write", twice)
     assert (await bench.service.add_target(TARGET)).id == 1
     assert (await bench.service.add_target(replace(TARGET, name="u"))).id == 2
     assert (await bench.service.change_target(1, lambda old: replace(old, name="v"))).name == "v"

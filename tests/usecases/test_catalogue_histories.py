@@ -18,7 +18,7 @@ from scheduler_core.base.errors import DuplicateName, ScheduleNotFound, StoreUna
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import ScheduleStatus, Target, Timing
 from scheduler_core.node.loops.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
-from scheduler_core.store.redis.catalogue import CatalogueStore
+from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
@@ -67,7 +67,7 @@ class MortalStore(RedisStore):
         return bool(await self.mortal.write(super().change(*args, **named)))
 
 
-class MortalCatalogue(CatalogueStore):
+class MortalCatalogue(RedisCatalogue):
     """A catalogue, changed by someone who may die."""
 
     mortal: Mortal

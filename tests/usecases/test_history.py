@@ -21,7 +21,7 @@ from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.node.shard_loops import bounds_of
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.history import Bounds, Place, Query, Stored
-from scheduler_core.store.redis.history import HistoryStore
+from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.settlements import Settlement
 from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
@@ -119,13 +119,13 @@ async def test_a_page_of_one_job_reads_no_more_records_than_it_shows(
     runs = [settled_run(number) for number in range(60)]
     await bench.settle("job", *runs)
     read: list[int] = []
-    records = HistoryStore.records
+    records = RedisHistory.records
 
-    async def counted(self: HistoryStore, run_ids: Sequence[str]) -> list[Stored | None]:
+    async def counted(self: RedisHistory, run_ids: Sequence[str]) -> list[Stored | None]:
         read.append(len(run_ids))
         return await records(self, run_ids)
 
-    monkeypatch.setattr(HistoryStore, "records", counted)
+    monkeypatch.setattr(RedisHistory, "records", counted)
     page = await bench.history.find(Query(), job_id="job", skip=10, limit=5)
     assert [one.run.id for one in page.runs] == [run.id for run in reversed(runs)][10:15]
     assert sum(read) == 5
@@ -275,7 +275,7 @@ async def test_an_unknown_run_is_told_as_such_whatever_its_id_looks_like(bench: 
 async def test_a_sweeper_trims_until_nothing_is_beyond_the_bounds(bench: Bench) -> None:
     await seeded(bench)
     metrics = Metrics()
-    sweeper = Sweeper(HistoryStore(bench.store), Bounds(successes=4, failures=3), bench.clock, metrics)
+    sweeper = Sweeper(RedisHistory(bench.store), Bounds(successes=4, failures=3), bench.clock, metrics)
     assert await sweeper.sweep() == 33
     assert len((await bench.history.find(Query())).runs) == 7
     assert await sweeper.sweep() == 0

@@ -15,7 +15,7 @@ from scheduler_core.model.catalogue import ScheduleStatus, ScheduleType, Target,
 from scheduler_core.model.job import JobState
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.run import Miss, MissReason, Record, Run, RunState
-from scheduler_core.store.redis.catalogue import CatalogueStore
+from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.codec import encode_state
 from scheduler_core.store.redis.settlements import score
 from scheduler_core.store.redis.shards import Shards
@@ -38,7 +38,7 @@ class Bench:
         self.store = store
         self.redis = redis
         self.clock = ManualClock()
-        self.catalogue = CatalogueStore(store)
+        self.catalogue = RedisCatalogue(store)
         self.service = CatalogueService(Shards.of_one(store), self.clock, Metrics())
         self.node = SteppedNode(store, self.clock)
 
@@ -367,7 +367,7 @@ async def test_a_schedule_does_not_get_a_target_that_is_not_there(bench: Bench) 
 # ---- the cache of a node --------------------------------------------------------------------------------------------
 
 
-class CountedStore(CatalogueStore):
+class CountedStore(RedisCatalogue):
     """Counts what is read, and can hold an answer back."""
 
     def __init__(self, beside: RedisStore) -> None:
@@ -430,7 +430,7 @@ async def test_what_was_read_before_a_change_is_not_kept_after_it(bench: Bench) 
 
 async def test_one_run_that_is_cancelled_does_not_take_the_target_from_the_others(bench: Bench) -> None:
     await bench.service.add_target(TARGET)
-    cache = TargetCache(CatalogueStore(bench.store))
+    cache = TargetCache(RedisCatalogue(bench.store))
     first, second = asyncio.create_task(cache.get(1)), asyncio.create_task(cache.get(1))
     await asyncio.sleep(0)
     first.cancel()

@@ -19,9 +19,9 @@ from scheduler_core.model.run import Run
 from scheduler_core.node.engine import Engine
 from scheduler_core.node.loops.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper
 from scheduler_core.node.loops.heartbeat import STALE_SECONDS, ClockSync, set_clock
-from scheduler_core.store.redis.catalogue import CatalogueStore
+from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.shards import Shards, open_shards
-from scheduler_core.store.redis.target_copies import TargetCopies
+from scheduler_core.store.redis.target_copies import RedisTargetCopies
 from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases.catalogue import CatalogueService, TargetCache
 from scheduler_core.usecases.jobs import JobService
@@ -188,8 +188,8 @@ class Catalogue:
         self.clock = ManualClock()
         self.service = CatalogueService(shards, self.clock, Metrics())
         self.sweeper = CatalogueSweeper(shards, self.clock, Metrics())
-        self.store = CatalogueStore(shards.lead)
-        self.copies = [TargetCopies(store, self.store) for store in shards.all[1:]]
+        self.store = RedisCatalogue(shards.lead)
+        self.copies = [RedisTargetCopies(store, self.store) for store in shards.all[1:]]
 
     async def add(self) -> Target:
         return await self.service.add_target(Target(0, "t", "http://a.test/"))

@@ -16,9 +16,9 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import job_id_of, schedule_id_of, schedule_status
 from scheduler_core.node.loops.service import Service
 from scheduler_core.store.catalogue import Row
-from scheduler_core.store.redis.catalogue import CatalogueStore
+from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.tasks import TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.usecases.catalogue import CatalogueService
 from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.jobs import JobView
@@ -44,9 +44,9 @@ class CatalogueSweeper(Service):
     def __init__(self, shards: Shards, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._shards = shards
-        self._catalogue = CatalogueStore(shards.lead)
+        self._catalogue = RedisCatalogue(shards.lead)
         self._service = CatalogueService(shards, clock, metrics)
-        self._lane = TaskStore(shards.lead)
+        self._lane = RedisTasks(shards.lead)
         self._looked_at = [0] * len(shards)
         """For each shard the rank of the next id whose entry in the due set is looked for."""
 

@@ -35,7 +35,7 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.plan.settle import Ended
 from scheduler_core.plan.task import TaskOperation, TaskStep, current_run, plan_called, plan_deleted
-from scheduler_core.store.redis.tasks import TaskSettlement, TaskStore
+from scheduler_core.store.redis.tasks import RedisTasks, TaskSettlement
 from scheduler_core.store.tasks import SETTLE_LIMIT, Row, Taken
 from scheduler_core.usecases.report import report_record
 
@@ -81,7 +81,7 @@ class TaskBatcher(Service):
     def __init__(
         self,
         node: Node,
-        store: TaskStore,
+        store: RedisTasks,
         deliverer: Deliverer,
         clock: Clock,
         metrics: Metrics,
@@ -337,7 +337,7 @@ class TaskWakeupSubscriber(Service):
 
     name = "lane wake"
 
-    def __init__(self, store: TaskStore, lane: TaskBatcher, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: RedisTasks, lane: TaskBatcher, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._store = store
         self._lane = lane

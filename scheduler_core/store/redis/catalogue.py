@@ -32,7 +32,7 @@ BATCH = 1000
 """Entries looked at in one round trip."""
 
 
-class CatalogueStore:
+class RedisCatalogue:
     """Works on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused, never an
     exception of redis-py."""
 

@@ -34,7 +34,7 @@ _COUNT = re.compile(rb"[A-Za-z]+|m:[0-9]{1,15}")
 FOREVER_MS = scores.IDLE - scores.CLAIMED - 1
 
 
-class HistoryStore:
+class RedisHistory:
     """Works on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused."""
 
     def __init__(self, beside: RedisStore) -> None:

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from scheduler_core.store.catalogue import StoredTarget
-from scheduler_core.store.redis.catalogue import CatalogueStore, decode_target
+from scheduler_core.store.redis.catalogue import RedisCatalogue, decode_target
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts import load_script
 from scheduler_core.store.redis.store import RedisStore
 
 
-class TargetCopies:
+class RedisTargetCopies:
     """The copies that one shard holds. Raises StoreUnavailable or StoreRefused.
 
     ``originals``: where a target is read of which there is no copy yet.
     """
 
-    def __init__(self, beside: RedisStore, originals: CatalogueStore) -> None:
+    def __init__(self, beside: RedisStore, originals: RedisCatalogue) -> None:
         self._client = beside.client
         self._copies = beside.keys.catalogue("copies")
         self._meta = beside.keys.meta

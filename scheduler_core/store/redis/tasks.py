@@ -62,7 +62,7 @@ _STATUS_OF = {
 NEWEST_FIRST = ("stale", "delivered")
 
 
-class TaskStore:
+class RedisTasks:
     """Raises StoreUnavailable or StoreRefused, never an exception of redis-py.
 
     ``settings`` say how many settled tasks are kept, and what a store begins with.
