@@ -67,7 +67,7 @@ def show_entry(entry: Entry, *, trimmed: frozenset[str] = frozenset()) -> dict[s
     reason = "due" if entry.reason is None else entry.reason.value
     if entry.again:
         reason = "backfill"
-    elif entry.owed:
+    elif entry.gets_run:
         reason = "recovery"
     return {
         "kind": "range",

@@ -265,7 +265,7 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     """The job stays when its trigger is exhausted."""
     child: bool = msgspec.field(default=False, name="c")
     """This is not a job's state, but that of one run of a job that allows overlap."""
-    draining: bool = msgspec.field(default=False, name="g")
+    awaits_children: bool = msgspec.field(default=False, name="g")
     """Runs from when the job allowed overlap may be open; it starts none before they are over."""
     totals: Totals = msgspec.field(default=Totals(), name="t")
     held_back: HeldBack | None = msgspec.field(default=None, name="h")

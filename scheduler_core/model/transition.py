@@ -45,7 +45,7 @@ class Transition(msgspec.Struct, frozen=True):
         return None if self.state is None else next_wake_ms(self.state)
 
 
-def rest(state: JobState, records: tuple[Record, ...] = ()) -> Transition:
+def transition_to(state: JobState, records: tuple[Record, ...] = ()) -> Transition:
     """The step that leaves a job in ``state``, or removes it if nothing can ever come of it again."""
     finished = is_finished(state)
     return Transition(None if finished else state, records, remove=finished)

@@ -47,7 +47,7 @@ class Entry(msgspec.Struct, frozen=True):
     """Recorded, and final."""
     again: bool = False
     """A backfill: these fire times are accounted for by other entries."""
-    owed: bool = False
+    gets_run: bool = False
     """A range that is caught up one by one: each of its fire times gets a run."""
     place: str = ""
     """Tells ranges apart that begin with the same fire time: backfills may."""
@@ -113,7 +113,7 @@ def make_account(
     open_runs += [entry.run for entry in position.pending if entry.run is not None and entry.failed is None]
     known = {entry.run.id for entry in entries if entry.run is not None}
     entries += [_of_run(run, settled=False) for run in open_runs if run.id not in known and _has_place(run)]
-    entries += _owed(position)
+    entries += _replay_entries(position)
     due, until_ms = (None, now_ms + 1) if job is None else _due(job, position, now_ms)
     if due is not None:
         entries.append(due)
@@ -162,7 +162,7 @@ def _as_claimed(
     return after, [msgspec.structs.replace(entry, settled=False) for entry in _recorded(planned.records)]
 
 
-def _owed(state: JobState) -> list[Entry]:
+def _replay_entries(state: JobState) -> list[Entry]:
     return [
         Entry(
             replay.next_ms,
@@ -170,7 +170,7 @@ def _owed(state: JobState) -> list[Entry]:
             count=replay.left if replay.reason is Reason.RECOVERY else None,
             settled=False,
             again=replay.reason is not Reason.RECOVERY,
-            owed=True,
+            gets_run=True,
             place=f"replay{number}",
         )
         for number, replay in enumerate(state.replays)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from scheduler_core.model.job import Downtime, Job, JobState, Overlap, Pending, Snapshot
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
-from scheduler_core.model.transition import Transition, rest
+from scheduler_core.model.transition import Transition, transition_to
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.finish import end_run
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
@@ -63,10 +63,10 @@ def plan_upsert(
     if state.held_back is not None:
         # The new definition may name another target: it is tried at once.
         state = replace(state, held_back=replace(state.held_back, until_ms=now_ms, placed=False))
-    draining = old.policies.overlap is Overlap.ALLOW and new.policies.overlap is not Overlap.ALLOW
-    state = replace(state, keep=new.policies.keep, draining=draining or state.draining)
+    awaits_children = old.policies.overlap is Overlap.ALLOW and new.policies.overlap is not Overlap.ALLOW
+    state = replace(state, keep=new.policies.keep, awaits_children=awaits_children or state.awaits_children)
     job = replace(new, version=old.version + 1, created_at_ms=old.created_at_ms, updated_at_ms=now_ms)
-    step = rest(state, records)
+    step = transition_to(state, records)
     return step if step.remove else replace(step, job=job)
 
 
@@ -118,7 +118,7 @@ def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
     reason = MissReason.PAUSED if state.paused_at_ms is not None else MissReason.QUARANTINED
     state, misses = pass_over(job, state, reason, now_ms=now_ms)
     state = _recount(job, replace(state, paused_at_ms=None, quarantine=None, ends_at_ms=None), now_ms=now_ms)
-    return rest(state, (*records, *misses))
+    return transition_to(state, (*records, *misses))
 
 
 def plan_nothing(snapshot: Snapshot, *, downtimes: Sequence[Downtime], store_id: str) -> Transition:
@@ -153,7 +153,7 @@ def plan_cancel_unit(
         else:
             state, ended = end_run(job, state, run, RunState.CANCELLED, now_ms=now_ms, message=why)
             records = (*records, ended)
-    return rest(replace(state, quarantine=None), records)
+    return transition_to(replace(state, quarantine=None), records)
 
 
 def plan_outdated(work: Work, *, now_ms: int) -> Transition:
@@ -164,7 +164,7 @@ def plan_outdated(work: Work, *, now_ms: int) -> Transition:
     state, ended = end_run(
         work.job, work.state, work.run, RunState.CANCELLED, now_ms=now_ms, message="its job was changed or deleted"
     )
-    return rest(state, (*work.records, ended))
+    return transition_to(state, (*work.records, ended))
 
 
 def cancel_entries(job: Job, entries: Sequence[Pending], *, now_ms: int, why: str) -> tuple[Run, ...]:
@@ -187,7 +187,7 @@ def _create(new: Job, state: JobState | None, *, now_ms: int, children: bool) ->
         next_fire_ms=trigger_of(new).next_after(now_ms),
         open=None if left is None else replace(left, list_replaced=True),
         keep=new.policies.keep,
-        draining=children and new.policies.overlap is not Overlap.ALLOW,
+        awaits_children=children and new.policies.overlap is not Overlap.ALLOW,
     )
     return Transition(fresh, job=replace(new, version=1, created_at_ms=now_ms, updated_at_ms=now_ms))
 

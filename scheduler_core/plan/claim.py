@@ -26,7 +26,15 @@ from scheduler_core.model.job import (
 )
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, MissReason, Reason, Record, Run, RunState, keep_attempts, run_id
-from scheduler_core.model.transition import REPLAYED, Spawn, Transition, is_replay, next_replay, rest, startable
+from scheduler_core.model.transition import (
+    REPLAYED,
+    Spawn,
+    Transition,
+    is_replay,
+    next_replay,
+    startable,
+    transition_to,
+)
 from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import catch_up
 from scheduler_core.plan.finish import end_run, requeue
@@ -129,7 +137,7 @@ def plan_spawn(work: Work) -> Transition:
     Fire times that are run again or belatedly go one at a time.
     """
     spawn = Spawn(work.run, work.job.policies.max_concurrent, replay=is_replay(work.run))
-    return replace(rest(work.state, work.records), spawn=spawn)
+    return replace(transition_to(work.state, work.records), spawn=spawn)
 
 
 def is_spawned(work: Work) -> bool:
@@ -151,7 +159,7 @@ def plan_full(work: Work, before: JobState, *, now_ms: int) -> Transition:
     if state.fired != before.fired:
         # It was counted as a run, and may have been the last.
         state = replace(state, fired=state.fired - 1, next_fire_ms=trigger.next_after(work.run.fire_time_ms))
-    return rest(state, (*work.records, missed))
+    return transition_to(state, (*work.records, missed))
 
 
 def _decide(
@@ -215,7 +223,7 @@ def _decide(
     records = (*records, *caught, *misses)
     state = replace(state, next_fire_ms=trigger.next_after(latest_ms))
     if chosen is None:
-        return rest(state, records)
+        return transition_to(state, records)
     if job.policies.max_runs is not None:
         state = replace(state, fired=state.fired + 1)
         if state.fired >= job.policies.max_runs:
@@ -255,7 +263,7 @@ def _lost(
     state, ended = finish_and_account(
         job, state, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, trigger_blocked=trigger_blocked, message=why
     )
-    return rest(state, (*records, *ended))
+    return transition_to(state, (*records, *ended))
 
 
 def _take_over(
@@ -276,7 +284,7 @@ def _take_over(
     state, records = finish_and_account(
         job, others, run, final, now_ms=now_ms, downtimes=downtimes, trigger_blocked=trigger_blocked, message=why
     )
-    return rest(state, records)
+    return transition_to(state, records)
 
 
 def _quarantine(work: Work, lease: Lease, *, now_ms: int) -> Transition:
@@ -286,7 +294,7 @@ def _quarantine(work: Work, lease: Lease, *, now_ms: int) -> Transition:
     )
     state, ended = end_run(work.job, work.state, work.run, RunState.LOST, now_ms=now_ms, message=reason)
     if state.child:
-        return rest(state, (*work.records, ended))
+        return transition_to(state, (*work.records, ended))
     return Transition(replace(state, quarantine=reason), (*work.records, ended))
 
 
@@ -311,7 +319,7 @@ def _start_on_demand(
         return _start_entry(job, state, entry, records)
     replay = next_replay(state)
     if replay is None:
-        return rest(state, records)
+        return transition_to(state, records)
     run = Run(
         id=run_id(lease.first_claimed_at_ms, store_id, lease.first_fence),
         fire_time_ms=replay.next_ms,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.job import Downtime, Job, JobState, Pending, Snapshot
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
-from scheduler_core.model.transition import Transition, rest
+from scheduler_core.model.transition import Transition, transition_to
 from scheduler_core.plan.callback import with_heartbeat
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, read_continuations
 from scheduler_core.plan.finish import end_run, requeue
@@ -90,14 +90,14 @@ def end_found(
         after, records = finish_and_account(
             job, state, run, final, now_ms=now_ms, downtimes=downtimes, message=message, trigger_blocked=trigger_blocked
         )
-        return rest(after, (*found.records, *records))
+        return transition_to(after, (*found.records, *records))
     # It waited for its retry among the entries, and another run is open: that one accounts for what passes.
     after, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     after = replace(after, open=state.open)
     misses: tuple[Record, ...] = ()
     if run.reason is Reason.CONTINUATION and not after.trigger_is_blocked:
         after, misses = pass_over(job, after, MissReason.HELD, now_ms=now_ms)
-    return rest(after, (*found.records, ended, *misses))
+    return transition_to(after, (*found.records, ended, *misses))
 
 
 def plan_heartbeat(

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from scheduler_core.model.job import HeldBack, Job, JobState, Lease
 from scheduler_core.model.run import Record, RunState
-from scheduler_core.model.transition import Transition, rest
+from scheduler_core.model.transition import Transition, transition_to
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.misses import pass_over
@@ -50,7 +50,7 @@ def plan_hold_back_changed(job: Job | None, state: JobState, work: Work, *, now_
     after, ended = end_run(None if gone else job, others, run, final, now_ms=now_ms, message=why)
     if gone:
         return Transition(None, (ended,), remove=True)
-    return rest(after, (ended,))
+    return transition_to(after, (ended,))
 
 
 def drop_hold_back(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:

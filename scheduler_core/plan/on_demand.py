@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.job import Downtime, Job, JobState, Pending, Replay, Snapshot
 from scheduler_core.model.run import MissReason, Reason, Record
-from scheduler_core.model.transition import REPLAYED, Transition, rest, startable
+from scheduler_core.model.transition import REPLAYED, Transition, startable, transition_to
 from scheduler_core.plan.catch_up import REPLAY_LIMIT
 from scheduler_core.plan.change import cancel_entries
 from scheduler_core.plan.continuation import PENDING_BYTES, PENDING_LIMIT
@@ -143,7 +143,7 @@ def plan_replace_pending(
     misses: tuple[Record, ...] = ()
     if was_blocked and not entries:
         state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
-    return rest(state, (*records, *cancelled, *misses))
+    return transition_to(state, (*records, *cancelled, *misses))
 
 
 def plan_revive(

@@ -26,7 +26,7 @@ def finish_and_account(
     downtimes: Sequence[Downtime],
     trigger_blocked: bool,
     message: str = "",
-    stands_until_ms: int | None = None,
+    covers_until_ms: int | None = None,
 ) -> tuple[JobState, tuple[Record, ...]]:
     """End a run and account for the fire times that passed while it was open.
 
@@ -39,7 +39,7 @@ def finish_and_account(
         trigger_blocked=trigger_blocked,
         now_ms=now_ms,
         downtimes=downtimes,
-        stands_until_ms=stands_until_ms,
+        covers_until_ms=covers_until_ms,
     )
     return state, (ended, *passed)
 
@@ -57,14 +57,14 @@ def account_for_passed(
     trigger_blocked: bool,
     now_ms: int,
     downtimes: Sequence[Downtime],
-    stands_until_ms: int | None = None,
+    covers_until_ms: int | None = None,
 ) -> tuple[JobState, tuple[Record, ...]]:
     """Account for the fire times that passed while ``run``, which just ended, was not settled.
 
     A job with ``overlap: queue_one`` is owed one run for the latest of them, and so is any job whose run gave way to
     today's: a fire time that is run again must not cost another. A job with a recovery is owed what that says if any of
     them fell into a downtime (the node of this run died, and it was taken over). What is owed stays due
-    or becomes a replay. All others are misses. ``stands_until_ms``: the run stands for fire times up to then, because
+    or becomes a replay. All others are misses. ``covers_until_ms``: the run stands for fire times up to then, because
     it waited for a busy runner and was taken only then.
 
     ``trigger_blocked``: continuations blocked the trigger meanwhile. Then nothing is accounted for as long as they do,
@@ -81,8 +81,8 @@ def account_for_passed(
     if latest is None:
         return state, ()
     caught: tuple[Record, ...] = ()
-    owed = (job.overlap is Overlap.QUEUE_ONE or is_replay(run)) and not (
-        stands_until_ms is not None and latest <= stands_until_ms
+    gets_run = (job.overlap is Overlap.QUEUE_ONE or is_replay(run)) and not (
+        covers_until_ms is not None and latest <= covers_until_ms
     )
     if job.recovery is Recovery.ALL and downtimes:
         found = catch_up(job, state, due_ms, latest, downtimes, reason=MissReason.OVERLAP, now_ms=now_ms)
@@ -91,12 +91,12 @@ def account_for_passed(
             if found.rest_ms is None:
                 return state, caught
             due_ms = found.rest_ms
-    elif job.recovery is Recovery.LATEST and not owed:
-        owed = any(_fires_within(trigger, due_ms, downtime) for downtime in downtimes)
+    elif job.recovery is Recovery.LATEST and not gets_run:
+        gets_run = any(_fires_within(trigger, due_ms, downtime) for downtime in downtimes)
     misses = misses_around(
-        trigger, due_ms, latest, latest if owed else None, MissReason.OVERLAP, downtimes, now_ms=now_ms
+        trigger, due_ms, latest, latest if gets_run else None, MissReason.OVERLAP, downtimes, now_ms=now_ms
     )
-    next_fire = latest if owed else trigger.next_after(latest)
+    next_fire = latest if gets_run else trigger.next_after(latest)
     return replace(state, next_fire_ms=next_fire), (*caught, *misses)
 
 

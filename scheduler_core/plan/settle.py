@@ -131,18 +131,18 @@ def _step(
 
 
 def _settle(
-    began: Job, job: Job, state: JobState, run: Run, ended: Ended, policy: RetryPolicy
+    started_as: Job, job: Job, state: JobState, run: Run, ended: Ended, policy: RetryPolicy
 ) -> tuple[JobState, tuple[Record, ...]]:
-    """``began`` is the definition that the run started with, ``job`` the one that holds now."""
-    if began.policies.retry is not None:
-        policy = with_rule(policy, began.policies.retry)
+    """``started_as`` is the definition that the run started with, ``job`` the one that holds now."""
+    if started_as.policies.retry is not None:
+        policy = with_rule(policy, started_as.policies.retry)
     now_ms = ended.ended_at_ms
-    verdict = judge(ended.outcome, policy, began)
+    verdict = judge(ended.outcome, policy, started_as)
     trigger_blocked = trigger_was_blocked(state, run)
-    stands_until_ms = ended.started_at_ms if run.conflict else None
+    covers_until_ms = ended.started_at_ms if run.conflict else None
     run = _with_attempt(run, ended)
     final, message = _final_state(verdict), ""
-    if began.policies.continuations and verdict in (Verdict.SUCCEEDED, Verdict.TAKEN):
+    if started_as.policies.continuations and verdict in (Verdict.SUCCEEDED, Verdict.TAKEN):
         state, run, fault = _continue(state, run, ended)
         if fault and verdict is Verdict.TAKEN:
             run = replace(run, message=fault)
@@ -152,11 +152,11 @@ def _settle(
         final = run.completed
         run = _with_completion(run, verdict, ended)
     elif verdict is Verdict.TAKEN:
-        return replace(state, open=taken(began, run, now_ms=now_ms)), ()
+        return replace(state, open=taken(started_as, run, now_ms=now_ms)), ()
     elif run.detached:
         final, message = _detached_end(run, verdict) if not message else (final, message)
-    elif verdict is Verdict.CONFLICT and began.retry_already_running is not None:
-        retry_at = now_ms + max(began.retry_already_running * 1000, policy.conflict_floor_ms)
+    elif verdict is Verdict.CONFLICT and started_as.retry_already_running is not None:
+        retry_at = now_ms + max(started_as.retry_already_running * 1000, policy.conflict_floor_ms)
         if not _waits_in_pending(state, run):
             return _wait(state, run, retry_at, conflict=True), ()
         return _account_for_passed(
@@ -166,17 +166,17 @@ def _settle(
         verdict is Verdict.CONFLICT and run.on_demand and run.reason is not Reason.MANUAL
     ):
         run = replace(run, failures=run.failures + 1)
-        given_up, retry_at = _next_attempt(run, ended, policy)
-        if given_up is None and _waits_in_pending(state, run):
+        no_retry, retry_at = _next_attempt(run, ended, policy)
+        if no_retry is None and _waits_in_pending(state, run):
             return _account_for_passed(
                 job, requeue(state, run, retry_at, conflict=False), run, ended, trigger_blocked=trigger_blocked
             )
-        if given_up is None:
+        if no_retry is None:
             state = _wait(state, run, retry_at, conflict=False)
             if job.overlap is Overlap.QUEUE_ONE:
                 return state, ()  # a fire time that passed takes over at once
             return _account_for_passed(job, state, run, ended, trigger_blocked=trigger_blocked)
-        message = given_up
+        message = no_retry
     return finish_and_account(
         job,
         state,
@@ -186,7 +186,7 @@ def _settle(
         downtimes=ended.downtimes,
         message=message,
         trigger_blocked=trigger_blocked,
-        stands_until_ms=stands_until_ms,
+        covers_until_ms=covers_until_ms,
     )
 
 
@@ -213,9 +213,9 @@ def _continue(state: JobState, run: Run, ended: Ended) -> tuple[JobState, Run, s
     return replace(state, pending=(*state.pending, *entries)), run, ""
 
 
-def _without_continuation(began: Job, run: Run, ended: Ended) -> Run:
+def _without_continuation(started_as: Job, run: Run, ended: Ended) -> Run:
     """``run`` of a job that is gone: what its answer asks for is dropped, and that is recorded."""
-    if began.policies.continuations and b'"continue"' in ended.outcome.body:
+    if started_as.policies.continuations and b'"continue"' in ended.outcome.body:
         return replace(run, message=DROPPED)
     return run
 

@@ -152,7 +152,7 @@ class JobService:
         have failed before this step, so its remaining runs are looked for as well.
         """
         state = stored.snapshot.state
-        if unchanged and (overlaps(stored) or (state is not None and state.draining)):
+        if unchanged and (overlaps(stored) or (state is not None and state.awaits_children)):
             await self._cancel_children(job_id, "its job was changed", of_others_than=stored.snapshot.job)
         elif not unchanged and overlaps(stored):
             await self._cancel_children(job_id, "its job was changed")

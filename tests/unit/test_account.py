@@ -129,7 +129,10 @@ def test_what_is_caught_up_one_by_one_is_a_range_that_is_owed() -> None:
     job = make_job(policies=Policies(recovery=Recovery.ALL))
     replays = (Replay(Reason.RECOVERY, at(10), at(40), 4), Replay(Reason.BACKFILL, at(-50), at(-10), 99))
     found = account(make_state(50, replays=replays), job=job, forgotten=-60, now=45)
-    assert [(entry.owed, entry.again, entry.count) for entry in found.entries] == [(True, True, None), (True, False, 4)]
+    assert [(entry.gets_run, entry.again, entry.count) for entry in found.entries] == [
+        (True, True, None),
+        (True, False, 4),
+    ]
 
 
 # ---- where it begins and ends ---------------------------------------------------------------------------------------

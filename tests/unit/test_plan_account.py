@@ -375,7 +375,7 @@ class World:
         one.held = Held(planned, self.fence, self.now, one.generation)
         if isinstance(planned, Transition):
             self.write(one, planned)
-        elif planned.state.draining and self.children:
+        elif planned.state.awaits_children and self.children:
             assert one.state is not None
             self.write(one, plan_full(planned, one.state, now_ms=self.now))
         elif is_spawned(planned):

@@ -399,9 +399,12 @@ def test_how_much_of_a_downtime_is_caught_up(
 
 
 @pytest.mark.parametrize(
-    ("after", "until", "owed"), [(5, 10, False), (5, 10.001, True), (9.999, 11, True), (10, 20, False), (19, 21, True)]
+    ("after", "until", "gets_run"),
+    [(5, 10, False), (5, 10.001, True), (9.999, 11, True), (10, 20, False), (19, 21, True)],
 )
-def test_a_run_is_owed_if_a_fire_time_that_passed_fell_into_a_downtime(after: float, until: float, owed: bool) -> None:
+def test_a_run_follows_if_a_fire_time_that_passed_fell_into_a_downtime(
+    after: float, until: float, gets_run: bool
+) -> None:
     job = make_job(policies=Policies(recovery=Recovery.LATEST))
     state, records = account_for_passed(
         job,
@@ -411,8 +414,8 @@ def test_a_run_is_owed_if_a_fire_time_that_passed_fell_into_a_downtime(after: fl
         now_ms=at(35),
         downtimes=[Downtime(at(after), at(until))],
     )
-    assert state == make_state(30 if owed else 40)
-    assert {one.last_ms for one in records if isinstance(one, Miss)} >= {at(20) if owed else at(30)}
+    assert state == make_state(30 if gets_run else 40)
+    assert {one.last_ms for one in records if isinstance(one, Miss)} >= {at(20) if gets_run else at(30)}
 
 
 def test_of_too_many_ranges_that_wait_the_oldest_expires() -> None:
@@ -680,8 +683,8 @@ def test_the_account_shows_runs_among_the_entries_and_each_range_that_is_owed_in
     )
     assert found.until_ms == at(40)
     assert found.entries == (
-        Entry(at(-50), at(-30), count=3, settled=False, owed=True, place="replay0"),
-        Entry(at(-50), at(-40), settled=False, again=True, owed=True, place="replay1"),
+        Entry(at(-50), at(-30), count=3, settled=False, gets_run=True, place="replay0"),
+        Entry(at(-50), at(-40), settled=False, again=True, gets_run=True, place="replay1"),
         Entry(at(3), at(3), run=belated, settled=False),
     )
 

@@ -114,7 +114,7 @@ def test_a_callback_adds_where_and_by_what_right_to_say_how_the_run_ended(base: 
     [
         ({}, {}, True),
         ({"target_id": 3}, {}, False),
-        ({}, {"draining": True}, False),
+        ({}, {"awaits_children": True}, False),
         ({}, {"child": True}, False),
         ({"policies": Policies(callback=True)}, {}, False),
     ],

@@ -116,12 +116,12 @@ class Dispatcher:
         return build_request(work, fence=claimed.lease.fence, timeout_ms=timeout_ms)
 
     async def _prepare(self, flight: Flight, claimed: ClaimedJob, work: Work) -> None:
-        if work.state.draining:
+        if work.state.awaits_children:
             if await self._store.children(work.job.id, limit=1):
                 planned = plan_full(work, claimed.state or work.state, now_ms=self.clock.now_ms())
                 flight.end_without_attempt(planned)
                 return
-            work = replace(work, state=replace(work.state, draining=False))
+            work = replace(work, state=replace(work.state, awaits_children=False))
         if work.state.child:
             beside = await self._store.beside(work.job.id, claimed.id)
             if beside.job == "gone" or (beside.job == "changed" and not work.run.on_demand):

@@ -22,7 +22,7 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
 def needs_nothing_else(work: Work) -> bool:
     """Whether the request can be built from what the claim brought: no target to look up, no token to make."""
     job, state = work.job, work.state
-    return job.target_id is None and not state.draining and not state.child and not job.policies.callback
+    return job.target_id is None and not state.awaits_children and not state.child and not job.policies.callback
 
 
 def build_request(work: Work, *, fence: int, timeout_ms: int) -> Request:
