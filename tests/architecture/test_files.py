@@ -128,8 +128,25 @@ def test_every_script_starts_with_its_signature(script: Path) -> None:
         assert re.search(rf"^--\s*{section}\b", text, re.MULTILINE | re.IGNORECASE), f"{script.name}: no {section}"
 
 
-def test_decisions_are_numbered_without_gaps_in_their_names() -> None:
-    names = [path.name for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))]
+def decisions() -> list[str]:
+    """The file names of all decisions; the index of the folder is not one."""
+    names = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("*.md"))
+    return [name for name in names if name != "README.md"]
+
+
+def test_the_file_name_of_a_decision_is_its_number_and_title() -> None:
+    names = decisions()
     assert all(re.fullmatch(r"[0-9]{4}-[a-z0-9-]+\.md", name) for name in names), names
     numbers = [name[:4] for name in names]
     assert len(set(numbers)) == len(numbers), "two decisions share a number"
+
+
+def test_the_index_of_decisions_lists_each_with_its_status() -> None:
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| \[([0-9]+)\]\(([^)]+)\) \| [^|]+\. \| (in force|superseded by)[^|]* \|$", index, re.MULTILINE
+    )
+    assert [name for _, name, _ in rows] == decisions(), (
+        "docs/decisions/README.md has a row for each decision, in order"
+    )
+    assert [int(number) for number, _, _ in rows] == [int(name[:4]) for _, name, _ in rows]
