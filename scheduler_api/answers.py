@@ -19,6 +19,10 @@ _encoder = msgspec.json.Encoder()
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
+MAX_SKIP = 10_000
+"""The largest ``skip`` of lists that have a cursor as well."""
+MAX_HISTORY_SKIP = 100_000
+"""The largest ``skip`` in the history of a job, which has no cursor."""
 LONGEST_KEY = 255
 MAX_IGNORED = 20
 """Names in one ``Cronpost-Ignored`` header."""

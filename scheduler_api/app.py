@@ -10,46 +10,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scheduler_api.context import Context
 from scheduler_api.docs import pages as docs_ui
-from scheduler_api.endpoints import (
-    account,
-    batch,
-    breakers,
-    callbacks,
-    health,
-    jobs,
-    pending,
-    runs,
-    schedules,
-    targets,
-    tasks,
-)
-from scheduler_api.endpoints import cron as cron_next
+from scheduler_api.endpoints import callbacks
 from scheduler_api.hosts import AllowedHosts
 from scheduler_api.middleware import Answered, Counted, Guarded, RawPath, SameOrigin
-from scheduler_api.openapi import document as openapi
 from scheduler_api.problem import ApiError
+from scheduler_api.routes import ROUTES
 
 PROBE_PATHS = ("/health", "/ready")
 OPEN_PATHS = (*PROBE_PATHS, *docs_ui.OPEN_PATHS)
 """For the probes of an orchestrator, which carry no key (what ``/ready`` answers names no job, address or secret), and
 for browsers that open the documentation."""
-
-ROUTES: list[BaseRoute] = [
-    *jobs.ROUTES,
-    *batch.ROUTES,
-    *pending.ROUTES,
-    *callbacks.ROUTES,
-    *runs.ROUTES,
-    *account.ROUTES,
-    *breakers.ROUTES,
-    *cron_next.ROUTES,
-    *health.ROUTES,
-    *targets.ROUTES,
-    *schedules.ROUTES,
-    *tasks.ROUTES,
-    *openapi.ROUTES,
-    *docs_ui.ROUTES,
-]
 
 
 def create_app(context: Context, routes: Sequence[BaseRoute] = ROUTES) -> ASGIApp:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from starlette.responses import Response
 
+from scheduler_api.wire.answers.problem import Problem
 from scheduler_core.base.errors import (
     AlreadySettled,
     CorruptDocument,
@@ -72,7 +73,7 @@ class ApiError(Exception):
 def problem_of(error: CronpostError) -> Response:
     """The answer to an error of the core."""
     body = problem_body(error)
-    headers = {"Retry-After": str(_retry_after(error))} if body["status"] == 429 else None
+    headers = {"Retry-After": str(_retry_after(error))} if body.status == 429 else None
     return _answer(body, headers)
 
 
@@ -83,7 +84,7 @@ def _retry_after(error: CronpostError) -> int:
     return RETRY_AFTER_SECONDS
 
 
-def problem_body(error: CronpostError) -> dict[str, Any]:
+def problem_body(error: CronpostError) -> Problem:
     """What that answer says."""
     status = next((STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES), 500)
     if isinstance(error, InvalidInput):
@@ -103,18 +104,15 @@ def problem(
     return _answer(fields_of_problem(status, detail, code, field), headers)
 
 
-def fields_of_problem(status: int, detail: str, code: str, field: str | None = None) -> dict[str, Any]:
+def fields_of_problem(status: int, detail: str, code: str, field: str | None = None) -> Problem:
     """What a problem document says."""
-    body: dict[str, Any] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
-    if field is not None:
-        body["field"] = field
-    return body
+    return Problem(HTTPStatus(status).phrase, status, detail, code, UNSET if field is None else field)
 
 
-def _answer(body: dict[str, Any], headers: Mapping[str, str] | None) -> Response:
+def _answer(body: Problem, headers: Mapping[str, str] | None) -> Response:
     return Response(
         msgspec.json.encode(body) + b"\n",
-        body["status"],
+        body.status,
         media_type="application/problem+json",
         headers=dict(headers or {}),
     )

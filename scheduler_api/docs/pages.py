@@ -16,7 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from scheduler_api.answers import json_answer
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Header, Operation
 from scheduler_api.problem import ApiError
+from scheduler_api.wire.answers.service import LINKS, Links
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -56,7 +58,7 @@ async def root(request: Request) -> Response:
     """``GET /``: the documentation for a browser, links for other clients. Like the documentation, it needs no key."""
     if prefers_html(request.headers.get("accept", "")):
         return Response(status_code=307, headers={"Location": "/docs", "Vary": "Accept"})
-    return json_answer({"name": "cronpost", **LINKS}, headers={"Vary": "Accept"})
+    return json_answer(LINKS, headers={"Vary": "Accept"})
 
 
 def prefers_html(accepted: str) -> bool:
@@ -65,10 +67,47 @@ def prefers_html(accepted: str) -> bool:
     return "text/html" in types and "application/json" not in types[: types.index("text/html")]
 
 
-LINKS = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "ready": "/ready", "jobs": "/jobs"}
+_PAGE = {200: Answer("The page.", str, media_type="text/html")}
 
 ROUTES = [
-    Route("/", root, methods=["GET"]),
-    *(Route(path, page, methods=["GET"]) for path in PAGES),
+    DescribedRoute(
+        "GET",
+        "/",
+        root,
+        Operation(
+            id="get_links",
+            tag="Documentation",
+            summary="Redirect a browser to the documentation; answer other clients with links",
+            security="open",
+            answers={
+                200: Answer("Paths of this API.", Links),
+                307: Answer("To the documentation.", headers=[Header("Location", "`/docs`.")]),
+            },
+        ),
+    ),
+    DescribedRoute(
+        "GET",
+        "/docs",
+        page,
+        Operation(
+            id="get_docs",
+            tag="Documentation",
+            summary="Show this documentation, with forms to send requests",
+            security="open",
+            answers=_PAGE,
+        ),
+    ),
+    DescribedRoute(
+        "GET",
+        "/redoc",
+        page,
+        Operation(
+            id="get_redoc",
+            tag="Documentation",
+            summary="Show this documentation on one page",
+            security="open",
+            answers=_PAGE,
+        ),
+    ),
     Route("/docs/{name}", asset, methods=["GET"], include_in_schema=False),
 ]

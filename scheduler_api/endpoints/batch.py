@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +11,8 @@ from scheduler_api.answers import json_answer, query, read_body
 from scheduler_api.context import Context, context_of
 from scheduler_api.endpoints.jobs import check_callback, shown_upsert
 from scheduler_api.problem import fields_of_problem, problem_body
+from scheduler_api.wire.answers.jobs import BatchResult
+from scheduler_api.wire.answers.problem import Problem
 from scheduler_api.wire.fast_jobs import read_job
 from scheduler_api.wire.jobs import BATCH_LIMIT
 from scheduler_api.wire.json_body import read_array
@@ -27,7 +27,7 @@ BATCH_BODIES = 8
 READ_AT_ONCE = 32
 """Elements that are read before others get their turn on the loop."""
 
-Read = Job | dict[str, Any]
+Read = Job | BatchResult
 """A job, or the result of an element that is none."""
 
 
@@ -56,10 +56,11 @@ async def _store(context: Context, jobs: list[Job]) -> list[Upserted | CronpostE
         return [error] * len(jobs)
 
 
-def _result(job: Job, stored: Upserted | CronpostError) -> dict[str, Any]:
+def _result(job: Job, stored: Upserted | CronpostError) -> BatchResult:
     if isinstance(stored, CronpostError):
         return _refused(job.id, problem_body(stored))
-    return {"id": job.id, "status": 202, **shown_upsert(job, *stored)}
+    done = shown_upsert(job, *stored)
+    return BatchResult(job.id, 202, done.changed, done.version, done.next_fire_time)
 
 
 def _checked(context: Context, one: Read) -> Read:
@@ -72,8 +73,10 @@ def _checked(context: Context, one: Read) -> Read:
     return one
 
 
-def _refused(job_id: str | None, problem: dict[str, Any]) -> dict[str, Any]:
-    return {"id": job_id, "status": problem["status"], **problem}
+def _refused(job_id: str | None, problem: Problem) -> BatchResult:
+    return BatchResult(
+        job_id, problem.status, title=problem.title, detail=problem.detail, code=problem.code, field=problem.field
+    )
 
 
 def read_element(element: bytes, longest: int, guard: AddressGuard) -> Read:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from scheduler_api.answers import json_answer, query
 from scheduler_api.context import context_of
+from scheduler_api.openapi.common import BAD
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation
+from scheduler_api.wire.answers.service import Breaker, Breakers
 from scheduler_core.base.instants import rfc3339
 
 NO_NODE = "this server has no node of its own, and breakers are each node's own: ask a server that has one"
@@ -18,21 +20,33 @@ async def list_breakers(request: Request) -> Response:
     query(request)
     found = context_of(request).breakers()
     if found is None:
-        return json_answer({"breakers": [], "nodes": 0, "detail": NO_NODE})
+        return json_answer(Breakers([], 0, NO_NODE))
     shown = [
-        {
-            "target": one.target,
-            "state": one.state.value,
-            "since": rfc3339(one.since_ms),
-            "failures": one.failures,
-            "probe_at": rfc3339(one.probe_at_ms),
-            "last_error": one.last_error,
-            "node": node,
-        }
+        Breaker(
+            target=one.target,
+            state=one.state.value,
+            since=rfc3339(one.since_ms),
+            failures=one.failures,
+            probe_at=rfc3339(one.probe_at_ms),
+            last_error=one.last_error,
+            node=node,
+        )
         for node, breakers in found
         for one in breakers
     ]
-    return json_answer({"breakers": shown, "nodes": len(found)})
+    return json_answer(Breakers(shown, len(found)))
 
 
-ROUTES = [Route("/breakers", list_breakers, methods=["GET"])]
+ROUTES = [
+    DescribedRoute(
+        "GET",
+        "/breakers",
+        list_breakers,
+        Operation(
+            id="list_breakers",
+            tag="Monitoring",
+            summary="List the targets that do not answer the nodes of this server",
+            answers={200: Answer("The breakers that are not closed. Each node has its own.", Breakers), **BAD},
+        ),
+    )
+]

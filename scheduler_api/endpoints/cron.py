@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from scheduler_api.answers import json_answer, query, whole
 from scheduler_api.context import context_of
+from scheduler_api.openapi.common import BAD
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, names_of
+from scheduler_api.wire.answers.service import FireTimes
+from scheduler_api.wire.fields import Instant
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import parse_instant, rfc3339
@@ -18,12 +24,21 @@ _PARAMETERS = {"cron": "expr", "timezone": "tz"}
 """The names here of what a job calls otherwise."""
 
 
+PARAMETERS = (
+    Parameter("expr", Annotated[str, Meta(examples=["*/10 * * * *"])], "The cron expression.", required=True),
+    Parameter("timezone", str, "IANA name; absent: UTC."),
+    Parameter("tz", str, "The same as `timezone`.", deprecated=True),
+    Parameter("start", Instant, "Fire times after this instant (exclusive); absent: now."),
+    Parameter("n", Annotated[int, Meta(ge=1, le=MAX_TIMES)], "The maximum number of fire times.", default=5),
+)
+
+
 async def cron_next(request: Request) -> Response:
     """``expr`` in the zone ``timezone`` (or ``tz``): its next ``n`` fire times after ``start``.
 
     ``start`` is exclusive; absent, it is now.
     """
-    params = query(request, "expr", "tz", "timezone", "start", "n")
+    params = query(request, *names_of(PARAMETERS))
     if params.setdefault("timezone", params.get("tz", "UTC")) != params.get("tz", params["timezone"]):
         raise InvalidInput("tz and timezone mean the same, and name two zones", field="timezone")
     if "expr" not in params:
@@ -45,7 +60,20 @@ async def cron_next(request: Request) -> Response:
     while at_ms is not None and len(times) < count:
         times.append(rfc3339(at_ms))
         at_ms = trigger.next_after(at_ms)
-    return json_answer({"next": times})
+    return json_answer(FireTimes(times))
 
 
-ROUTES = [Route("/cron/next", cron_next, methods=["GET"])]
+ROUTES = [
+    DescribedRoute(
+        "GET",
+        "/cron/next",
+        cron_next,
+        Operation(
+            id="preview_cron",
+            tag="Jobs",
+            summary="Show the next fire times of a cron expression; stores nothing",
+            parameters=PARAMETERS,
+            answers={200: Answer("Fire times.", FireTimes), **BAD},
+        ),
+    )
+]

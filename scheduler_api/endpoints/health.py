@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
+from msgspec import UNSET
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
+from scheduler_api.openapi.common import RETRY_AFTER, STORE_FAULTS
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation
+from scheduler_api.wire.answers.service import Health, NodeCount, Readiness, Totals
 from scheduler_core.base.errors import StoreError
 from scheduler_core.node.loops.heartbeat import set_clock
 
@@ -22,7 +24,7 @@ TEXT_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.goo
 
 async def health(_: Request) -> Response:
     """The process lives. Asks nothing of Redis: a restart would not mend that."""
-    return json_answer({"status": "healthy", "scheduler_running": True})
+    return json_answer(Health("healthy", True))
 
 
 async def ready(request: Request) -> Response:
@@ -44,11 +46,13 @@ async def ready(request: Request) -> Response:
             warnings.append("no node is alive: jobs are stored, and nothing fires them")
     except StoreError as error:
         reasons.append(f"store: {error}")
-    answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
-    if warnings:
-        answer["warnings"] = warnings
-    if context.nodes is not None:
-        answer["nodes"] = {"wanted": context.nodes.wanted, "working": context.nodes.working}
+    nodes = context.nodes
+    answer = Readiness(
+        not reasons,
+        reasons,
+        warnings or UNSET,
+        UNSET if nodes is None else NodeCount(nodes.wanted, nodes.working),
+    )
     if reasons:
         return json_answer(answer, 503, headers={"Retry-After": "1"})
     return json_answer(answer)
@@ -96,21 +100,21 @@ def asks_for_text(accepted: str) -> bool:
     return text > json
 
 
-async def _totals(context: Context) -> dict[str, Any]:
+async def _totals(context: Context) -> Totals:
     totals = await context.history.totals()
     counts = await context.catalogue.counts()
     latency = totals.avg_latency_ms
-    return {
-        "total_targets": counts.targets,
-        "total_schedules": counts.schedules,
-        "active_schedules": counts.active,
-        "paused_schedules": counts.paused,
-        "stopped_schedules": counts.stopped,
-        "total_runs": totals.runs,
-        "runs_last_hour": totals.last_hour,
-        "success_rate": totals.success_rate,
-        "avg_latency_ms": None if latency is None else round(latency, 3),
-    }
+    return Totals(
+        total_targets=counts.targets,
+        total_schedules=counts.schedules,
+        active_schedules=counts.active,
+        paused_schedules=counts.paused,
+        stopped_schedules=counts.stopped,
+        total_runs=totals.runs,
+        runs_last_hour=totals.last_hour,
+        success_rate=totals.success_rate,
+        avg_latency_ms=None if latency is None else round(latency, 3),
+    )
 
 
 async def _nodes_alive(context: Context) -> int:
@@ -134,7 +138,46 @@ async def _count(context: Context) -> None:
 
 
 ROUTES = [
-    Route("/health", health, methods=["GET"]),
-    Route("/ready", ready, methods=["GET"]),
-    Route("/metrics", metrics, methods=["GET"]),
+    DescribedRoute(
+        "GET",
+        "/health",
+        health,
+        Operation(
+            id="get_health",
+            tag="Monitoring",
+            summary="Check that the process is alive",
+            security="open",
+            answers={200: Answer("It is.", Health)},
+        ),
+    ),
+    DescribedRoute(
+        "GET",
+        "/ready",
+        ready,
+        Operation(
+            id="get_readiness",
+            tag="Monitoring",
+            summary="Check that the process can do its work",
+            security="open",
+            answers={
+                200: Answer("It can; `warnings` lists what is wrong nevertheless.", Readiness),
+                503: Answer("It cannot; `reasons` says why.", Readiness, [RETRY_AFTER]),
+            },
+        ),
+    ),
+    DescribedRoute(
+        "GET",
+        "/metrics",
+        metrics,
+        Operation(
+            id="get_metrics",
+            tag="Monitoring",
+            summary="Get totals as JSON, or the metrics of this process for Prometheus",
+            description="The `Accept` header decides: Prometheus asks for its text format or for OpenMetrics.",
+            answers={
+                200: Answer("The numbers.", Totals, also={"text/plain": str, "application/openmetrics-text": str}),
+                **STORE_FAULTS,
+            },
+        ),
+    ),
 ]

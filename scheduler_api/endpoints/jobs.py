@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +22,7 @@ from scheduler_api.answers import (
 )
 from scheduler_api.context import Context, context_of
 from scheduler_api.problem import ApiError
+from scheduler_api.wire.answers.jobs import Deleted, JobStatus, Upserted
 from scheduler_api.wire.fast_jobs import read_job
 from scheduler_api.wire.jobs import IGNORED_FIELDS, JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import read_object
@@ -33,8 +33,6 @@ from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.job import Job, Overlap
 from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.jobs import JobView
-
-STATUSES = ("active", "running", "retrying", "taken", "paused", "quarantined")
 
 
 async def upsert(request: Request) -> Response:
@@ -83,14 +81,9 @@ async def _store(context: Context, job: Job) -> Response:
     return json_answer(shown_upsert(job, view, changed), 202)
 
 
-def shown_upsert(job: Job, view: JobView, changed: bool) -> dict[str, Any]:
+def shown_upsert(job: Job, view: JobView, changed: bool) -> Upserted:
     """The answer to an upsert that was accepted."""
-    return {
-        "id": job.id,
-        "changed": changed,
-        "version": None if view.job is None else view.job.version,
-        "next_fire_time": next_fire_time(job, view.state),
-    }
+    return Upserted(job.id, changed, (view.job or job).version, next_fire_time(job, view.state))
 
 
 async def delete_by_query(request: Request) -> Response:
@@ -113,7 +106,7 @@ async def _delete(context: Context, job_id: str) -> Response:
     refuse_schedule(job_id, "DELETE")
     async with context.turn(job_id) as jobs:
         await jobs.delete(job_id)
-    return json_answer({"id": job_id, "deleted": True})
+    return json_answer(Deleted(job_id, True))
 
 
 async def get(request: Request) -> Response:
@@ -141,8 +134,8 @@ async def list_jobs(request: Request) -> Response:
     if "view" in params and not with_payloads:
         raise InvalidInput("view must be full", field="view")
     status = params.get("status")
-    if status is not None and status not in STATUSES:
-        raise InvalidInput(f"status must be one of {', '.join(STATUSES)}", field="status")
+    if status is not None and status not in list(JobStatus):
+        raise InvalidInput(f"status must be one of {', '.join(JobStatus)}", field="status")
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
     cursor = _read_cursor(params["cursor"]) if "cursor" in params else ""
     context = context_of(request)

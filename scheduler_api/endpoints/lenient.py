@@ -14,13 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, ignore, json_answer, next_link, read_body, whole, with_ignored
+from scheduler_api.answers import (
+    DEFAULT_PAGE,
+    MAX_PAGE,
+    MAX_SKIP,
+    ignore,
+    json_answer,
+    next_link,
+    read_body,
+    whole,
+    with_ignored,
+)
 from scheduler_api.problem import problem
 from scheduler_api.wire.json_body import Fields, read_object
 from scheduler_api.wire.targets import MAX_DIGITS
 from scheduler_core.base.errors import InvalidInput
 
-MAX_SKIP = 10_000
 PAGE_PARAMETERS = ("skip", "limit", "cursor")
 
 Endpoint = Callable[[Request], Awaitable[Response]]

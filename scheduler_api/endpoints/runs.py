@@ -20,7 +20,9 @@ from starlette.routing import Route
 
 from scheduler_api.answers import (
     DEFAULT_PAGE,
+    MAX_HISTORY_SKIP,
     MAX_PAGE,
+    MAX_SKIP,
     decoded,
     json_answer,
     next_link,
@@ -31,7 +33,6 @@ from scheduler_api.answers import (
     yes_or_no,
 )
 from scheduler_api.context import context_of
-from scheduler_api.endpoints.lenient import MAX_SKIP as MAX_LIST_SKIP
 from scheduler_api.endpoints.lenient import routes
 from scheduler_api.wire.run_views import show_found, show_found_with_detail
 from scheduler_api.wire.views import show_open, show_record
@@ -41,7 +42,6 @@ from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.status import RunStatus
 from scheduler_core.store.history import Place, Query
 
-MAX_SKIP = 100_000
 RUN_PARAMETERS = (
     "schedule_id",
     "job_id",
@@ -71,7 +71,7 @@ async def find_runs(request: Request) -> Response:
         state=_one_of(RunState, params, "state"),
         reason=_one_of(Reason, params, "reason"),
     )
-    skip = whole(params, "skip", 0, 0, MAX_LIST_SKIP)
+    skip = whole(params, "skip", 0, 0, MAX_SKIP)
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
     before = _read_cursor(params["cursor"]) if "cursor" in params else None
     job_id = params.get("job_id")
@@ -192,7 +192,7 @@ async def list_runs(request: Request) -> Response:
     """
     params = query(request, "misses", "skip", "limit")
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
-    skip = whole(params, "skip", 0, 0, MAX_SKIP)
+    skip = whole(params, "skip", 0, 0, MAX_HISTORY_SKIP)
     with_misses = yes_or_no(params, "misses")
     job_id = path_id(request)
     async with context_of(request).look(job_id) as jobs:

@@ -1,202 +1,75 @@
-"""``GET /openapi.json``: the API described for machines (OpenAPI 3.1). A test compares it with the routes."""
+"""Generates the OpenAPI 3.1 document from the routes and their types."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+import msgspec
+from starlette.routing import BaseRoute
 
-from scheduler_api.answers import json_answer
-from scheduler_api.context import context_of
-from scheduler_api.endpoints.cron import MAX_TIMES
-from scheduler_api.openapi import account as openapi_account
-from scheduler_api.openapi import docs as openapi_docs
-from scheduler_api.openapi import jobs as openapi_jobs
-from scheduler_api.openapi import pending as openapi_pending
-from scheduler_api.openapi import runs as openapi_runs
-from scheduler_api.openapi import schedules as openapi_schedules
-from scheduler_api.openapi import tasks as openapi_tasks
-from scheduler_api.openapi.words import (
-    BAD,
-    INSTANT,
-    RETRY_AFTER,
-    TEXT,
-    WHOLE,
-    Json,
-    answer,
-    fixed,
-    header,
-    one_of,
-    parameter,
-    problem,
-    ref,
-)
+from scheduler_api.openapi import account, jobs, pending, runs, schedules, tasks
+from scheduler_api.openapi.common import RETRY_AFTER
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Header, Parameter, problem
+from scheduler_api.wire.fields import Described
 from scheduler_core.version import __version__
 
-PARTS = (openapi_jobs, openapi_pending, openapi_runs, openapi_schedules, openapi_tasks, openapi_account, openapi_docs)
+Json = dict[str, Any]
 
 TAGS = {
     "Jobs": "A job calls its runner at every fire time of a cron expression.",
-    "Runs on request": "Runs that a client starts, puts in line, repeats or cancels.",
-    "History": "What became of fire times: runs and misses.",
-    "Callbacks": "What a runner sends about a run that it completes later. The run's token is the key.",
+    "Runs on request": "Runs that a client starts, queues, repeats or cancels.",
+    "History": "What happened at each fire time: runs and misses.",
+    "Callbacks": "What a runner sends about a run that it completes later. The run's token authorizes it.",
     "Targets": "Named requests that schedules share.",
-    "Schedules": "Targets called at equal distances.",
-    "One-off tasks": "Calls at one instant each, and the settings of their lane.",
+    "Schedules": "Calls of a target at a fixed interval.",
+    "One-off tasks": "Single calls at a given time, and the settings of their queue.",
     "Monitoring": "For probes, dashboards and Prometheus.",
     "Documentation": "This documentation, for people and for machines.",
 }
 """The groups of operations, in the order in which the documentation shows them."""
 
-SCHEMAS: Json = {
-    "Problem": {
-        "type": "object",
-        "description": "RFC 9457. `code` is stable and for programs, `detail` is for people.",
-        "required": ["title", "status", "detail", "code"],
-        "properties": {
-            "title": TEXT,
-            "status": WHOLE,
-            "detail": TEXT,
-            "code": TEXT,
-            "field": {"type": "string", "description": "The field or parameter at fault."},
-        },
-        "examples": [
-            {
-                "title": "Bad Request",
-                "status": 400,
-                "detail": "unknown field 'endpont'; did you mean 'endpoint'?",
-                "code": "invalid_input",
-                "field": "endpont",
-            }
-        ],
-    },
-    "Breaker": fixed(
-        {
-            "target": {"type": "string", "description": "Scheme, host and port."},
-            "state": one_of(("open", "half_open")),
-            "since": INSTANT,
-            "failures": {"type": "integer", "description": "In a row."},
-            "probe_at": INSTANT,
-            "last_error": TEXT,
-            "node": TEXT,
-        },
-        description="A target that does not answer a node: its runs are held back, except for a probe now and then.",
+LAYERS = {
+    "Unauthorized": problem(
+        "No API key, or an unknown one (`unauthorized`).", Header("WWW-Authenticate", "The scheme: Bearer.")
     ),
-    "Health": fixed({"status": {"const": "healthy"}, "scheduler_running": {"const": True}}),
-    "Readiness": fixed(
-        {
-            "ready": {"type": "boolean"},
-            "reasons": {"type": "array", "items": TEXT, "description": "Why the process cannot work."},
-            "warnings": {"type": "array", "items": TEXT, "description": "What is amiss although it works."},
-            "nodes": fixed({"wanted": WHOLE, "working": WHOLE})
-            | {"description": "The nodes that are processes of their own; absent if it has none."},
-        },
-        optional=("warnings", "nodes"),
-    ),
-}
-
-RESPONSES: Json = {
-    "Unauthorized": problem("No API key, or one that is not known (`unauthorized`).")
-    | header("WWW-Authenticate", "The scheme: Bearer."),
     "Forbidden": problem("A page of another origin sent the request, or its Host header is not allowed."),
     "TokenRefused": problem("No token, or not the run's (`token_refused`); or a page of another origin sent it."),
-    "TooManyConnections": problem("Too many connections are open (`too_many_connections`).") | RETRY_AFTER,
+    "TooManyConnections": problem("Too many connections are open (`too_many_connections`).", RETRY_AFTER),
 }
-"""Answers of the layers around all endpoints."""
-
+"""Answers of the layers around all endpoints (``middleware``)."""
+OF_THE_LAYERS = {
+    "key": {"401": "Unauthorized", "403": "Forbidden", "503": "TooManyConnections"},
+    "run_token": {"403": "TokenRefused", "503": "TooManyConnections"},
+    "open": {"403": "Forbidden"},
+}
+SECURITY: Mapping[str, Json] = {"key": {}, "run_token": {"security": [{"runToken": []}]}, "open": {"security": []}}
 SECURITY_SCHEMES: Json = {
     "apiKey": {"type": "http", "scheme": "bearer", "description": "One of the keys in CRONPOST_API_KEYS."},
     "runToken": {
         "type": "apiKey",
         "in": "header",
         "name": "Cronpost-Callback-Token",
-        "description": "The token that came with the run's request. Also taken as a bearer token.",
+        "description": "The token that came with the run's request. Also accepted as a bearer token.",
     },
 }
-
-PATHS: Json = {
-    "/cron/next": {
-        "get": {
-            "operationId": "preview_cron",
-            "tags": ["Jobs"],
-            "summary": "Show the next fire times of a cron expression; stores nothing",
-            "parameters": [
-                parameter("expr", TEXT | {"examples": ["*/10 * * * *"]}, "The cron expression.", required=True),
-                parameter("timezone", TEXT, "IANA name. If it is not given: UTC."),
-                parameter("tz", TEXT, "The same as `timezone`.", deprecated=True),
-                parameter("start", INSTANT, "Look after this instant (exclusive); absent: now."),
-                parameter(
-                    "n",
-                    {"type": "integer", "minimum": 1, "maximum": MAX_TIMES, "default": 5},
-                    "The most fire times in the answer.",
-                ),
-            ],
-            "responses": {
-                "200": answer("Fire times.", fixed({"next": {"type": "array", "items": INSTANT}})),
-                "400": BAD,
-            },
-        }
-    },
-    "/breakers": {
-        "get": {
-            "operationId": "list_breakers",
-            "tags": ["Monitoring"],
-            "summary": "List the targets that do not answer the nodes of this server",
-            "responses": {
-                "200": answer(
-                    "Breakers that are not closed. Each node has its own.",
-                    fixed(
-                        {
-                            "breakers": {"type": "array", "items": ref("Breaker")},
-                            "nodes": {"type": "integer", "description": "How many nodes were asked."},
-                            "detail": {"type": "string", "description": "Only where this server has no node."},
-                        },
-                        optional=("detail",),
-                    ),
-                ),
-                "400": BAD,
-            },
-        }
-    },
-    "/health": {
-        "get": {
-            "operationId": "get_health",
-            "tags": ["Monitoring"],
-            "summary": "Tell whether the process lives",
-            "security": [],
-            "responses": {"200": answer("It does.", ref("Health"))},
-        }
-    },
-    "/ready": {
-        "get": {
-            "operationId": "get_readiness",
-            "tags": ["Monitoring"],
-            "summary": "Tell whether the process can do its work",
-            "security": [],
-            "responses": {
-                "200": answer("It can; `warnings` says what is amiss nevertheless.", ref("Readiness")),
-                "503": answer("It cannot; `reasons` says why.", ref("Readiness")) | RETRY_AFTER,
-            },
-        }
-    },
-    "/openapi.json": {
-        "get": {
-            "operationId": "get_openapi",
-            "tags": ["Documentation"],
-            "summary": "Get this document",
-            "responses": {"200": answer("The document.", {"type": "object"})},
-        }
-    },
-}
+PARTS = (jobs, pending, runs, schedules, tasks, account)
+COMPONENTS = "#/components/schemas/"
+RENAMED = {"Reason": "RunReason"}
+"""Names of schemas whose class has another name."""
 
 
-@cache
-def document(*, keys: bool) -> Json:
-    """The whole document; ``keys``: whether the API asks for one."""
-    paths = merged([part.PATHS for part in PARTS], PATHS)
+def describe(all_routes: Sequence[BaseRoute], *, keys: bool) -> Json:
+    """The whole document; ``keys``: whether the API requires one."""
+    routes = [route for route in all_routes if isinstance(route, DescribedRoute)]
+    schemas = Schemas(routes)
+    paths: dict[str, Json] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+    for part in PARTS:
+        for path, item in part.PATHS.items():
+            paths.setdefault(path, {}).update(_with_common_answers(item))
+        schemas.components |= part.SCHEMAS
     return {
         "openapi": "3.1.0",
         "info": {
@@ -210,17 +83,121 @@ def document(*, keys: bool) -> Json:
         "servers": [{"url": ".", "description": "The server that this document comes from."}],
         "security": [{"apiKey": []}] if keys else [],
         "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
-        "paths": {path: _with_common_answers(item) for path, item in paths.items()},
+        "paths": paths,
         "components": {
-            "schemas": merged([part.SCHEMAS for part in PARTS], SCHEMAS),
-            "responses": RESPONSES,
+            "schemas": schemas.components,
+            "responses": {name: _answer(one, schemas) for name, one in LAYERS.items()},
             "securitySchemes": SECURITY_SCHEMES,
         },
     }
 
 
+class Schemas:
+    """The schemas of all types in the descriptions of ``routes``; ``components``: those with a name."""
+
+    def __init__(self, routes: list[DescribedRoute]) -> None:
+        types = [one for route in routes for one in _types(route)]
+        types += [one for answer in LAYERS.values() for one in _types_of(answer)]
+        found, components = msgspec.json.schema_components(types, ref_template=COMPONENTS + "{name}")
+        self._found = {id(one): _tidied(schema) for one, schema in zip(types, found, strict=True)}
+        self.components = {RENAMED.get(name, name): _tidied(schema) for name, schema in sorted(components.items())}
+        for described in _subclasses(Described):
+            if described.EXAMPLES and described.__name__ in self.components:
+                self.components[described.__name__]["examples"] = list(described.EXAMPLES)
+
+    def of(self, wanted: Any) -> Json:
+        """The schema of a type."""
+        found: Json = self._found[id(wanted)]
+        return found
+
+
+def _types(route: DescribedRoute) -> Iterator[Any]:
+    yield from (parameter.type for parameter in route.parameters)
+    if route.operation.body is not None:
+        yield route.operation.body
+    for answer in route.operation.answers.values():
+        yield from _types_of(answer)
+
+
+def _types_of(answer: Answer) -> Iterator[Any]:
+    yield from (header.type for header in answer.headers)
+    if answer.type is not None:
+        yield answer.type
+    yield from answer.also.values()
+
+
+def _subclasses(cls: type[Described]) -> Iterator[type[Described]]:
+    for one in cls.__subclasses__():
+        yield one
+        yield from _subclasses(one)
+
+
+def _tidied(node: Any) -> Any:
+    """A schema of msgspec in the form that documents and generators of clients read best: without titles, enums with
+    their type, constants as such, docstrings as Markdown, one of several that a field tells apart as ``oneOf``."""
+    if isinstance(node, list):
+        return [_tidied(one) for one in node]
+    if isinstance(node, str):
+        name = node.removeprefix(COMPONENTS)
+        return COMPONENTS + RENAMED[name] if name != node and name in RENAMED else node
+    if not isinstance(node, dict):
+        return node
+    tidied = {name: _tidied(value) for name, value in node.items() if not (name == "title" and isinstance(value, str))}
+    values = tidied.get("enum")
+    if isinstance(values, list) and all(isinstance(one, str) for one in values):
+        tidied = {"type": "string"} | tidied
+        if len(values) == 1:
+            tidied["const"] = tidied.pop("enum")[0]
+    if "discriminator" in tidied:
+        tidied["oneOf"] = tidied.pop("anyOf")
+    if isinstance(tidied.get("description"), str):
+        tidied["description"] = " ".join(tidied["description"].replace("``", "`").split())
+    return tidied
+
+
+def _operation(route: DescribedRoute, schemas: Schemas) -> Json:
+    operation = route.operation
+    described: Json = {"operationId": operation.id, "tags": [operation.tag], "summary": operation.summary}
+    if operation.description:
+        described["description"] = operation.description
+    described |= SECURITY[operation.security]
+    if route.parameters:
+        described["parameters"] = [_parameter(one, schemas) for one in route.parameters]
+    if operation.body is not None:
+        content = {"application/json": {"schema": schemas.of(operation.body)}}
+        described["requestBody"] = {"required": operation.body_required, "content": content}
+    answers = {str(status): _answer(one, schemas) for status, one in operation.answers.items()}
+    layers = OF_THE_LAYERS[operation.security].items()
+    answers = {status: {"$ref": f"#/components/responses/{name}"} for status, name in layers} | answers
+    return described | {"responses": dict(sorted(answers.items()))}
+
+
+def _parameter(one: Parameter, schemas: Schemas) -> Json:
+    schema = schemas.of(one.type)
+    described = {
+        "name": one.name,
+        "in": one.where,
+        "required": one.required,
+        "schema": schema if one.default is None else schema | {"default": one.default},
+        "description": one.description,
+    }
+    return described | ({"deprecated": True} if one.deprecated else {})
+
+
+def _answer(one: Answer, schemas: Schemas) -> Json:
+    described: Json = {"description": one.description}
+    if one.headers:
+        described["headers"] = {
+            header.name: {"description": header.description, "schema": schemas.of(header.type)}
+            for header in one.headers
+        }
+    content = one.also if one.type is None else {one.media_type: one.type, **one.also}
+    if content:
+        described["content"] = {media_type: {"schema": schemas.of(kind)} for media_type, kind in content.items()}
+    return described
+
+
 def _with_common_answers(item: Json) -> Json:
-    """A path with the answers of the layers around its operations (``middleware``)."""
     completed: Json = {}
     for method, operation in item.items():
         completed[method] = operation
@@ -235,20 +212,3 @@ def _with_common_answers(item: Json) -> Json:
         answers = {status: {"$ref": f"#/components/responses/{name}"} for status, name in common.items()}
         completed[method] = operation | {"responses": dict(sorted((answers | operation["responses"]).items()))}
     return completed
-
-
-def merged(parts: Sequence[Json], last: Json) -> Json:
-    """All of them in one; no name may come twice."""
-    whole: Json = {}
-    for part in (*parts, last):
-        assert whole.keys().isdisjoint(part), f"described twice: {sorted(whole.keys() & part)}"
-        whole |= part
-    return whole
-
-
-async def openapi(request: Request) -> Response:
-    """The document."""
-    return json_answer(document(keys=bool(context_of(request).settings.api_keys)))
-
-
-ROUTES = [Route("/openapi.json", openapi, methods=["GET"])]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler_api.docs.pages import LINKS
-from scheduler_api.endpoints.jobs import STATUSES
-from scheduler_api.endpoints.runs import MAX_SKIP
+from scheduler_api.answers import MAX_HISTORY_SKIP
 from scheduler_api.openapi.words import (
     BAD,
     BODY_FAULTS,
@@ -24,13 +22,13 @@ from scheduler_api.openapi.words import (
     body,
     either,
     fixed,
-    header,
     list_of,
     one_of,
     or_null,
     parameter,
     ref,
 )
+from scheduler_api.wire.answers.jobs import JobStatus
 from scheduler_api.wire.jobs import BATCH_LIMIT, MAX_ID_CHARACTERS, MAX_RETRY_SECONDS
 from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import LIMIT_ROWS, RETRY_ROWS, ROWS
@@ -175,7 +173,7 @@ _OPEN_RUN: Json = {
 
 SCHEMAS: Json = {
     "JobStatus": one_of(
-        STATUSES,
+        JobStatus,
         description="running: a request is open; retrying: a run waits for its next attempt; taken: a run waits for "
         "its runner's callback; quarantined: stopped, because nodes died with it or its definition cannot be read.",
     ),
@@ -316,19 +314,6 @@ SCHEMAS: Json = {
 
 PATHS: Json = {
     "/": {
-        "get": {
-            "operationId": "get_links",
-            "tags": ["Documentation"],
-            "summary": "Lead a browser to the documentation; answer other clients with links",
-            "security": [],
-            "responses": {
-                "200": answer(
-                    "Paths of this API.",
-                    fixed({"name": {"const": "cronpost"}} | {name: {"const": path} for name, path in LINKS.items()}),
-                ),
-                "307": {"description": "To the documentation."} | header("Location", "`/docs`."),
-            },
-        },
         "post": {
             "operationId": "upsert_job",
             "tags": ["Jobs"],
@@ -455,7 +440,7 @@ PATHS: Json = {
                 parameter("misses", {"type": "boolean", "default": False}, "Also the recorded misses."),
                 parameter(
                     "skip",
-                    {"type": "integer", "minimum": 0, "maximum": MAX_SKIP, "default": 0},
+                    {"type": "integer", "minimum": 0, "maximum": MAX_HISTORY_SKIP, "default": 0},
                     "`next` of the page before.",
                 ),
                 LIMIT,

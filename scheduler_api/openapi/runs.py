@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
-from scheduler_api.endpoints.lenient import MAX_SKIP
+from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, MAX_SKIP
 from scheduler_api.openapi.schedules import IGNORED, PAGE_HEADERS, PASSING, SKIP
 from scheduler_api.openapi.words import (
     BAD,
@@ -88,20 +87,6 @@ SCHEMAS: Json = {
             },
         }
     ),
-    "Totals": fixed(
-        {
-            "total_targets": WHOLE,
-            "total_schedules": WHOLE,
-            "active_schedules": WHOLE,
-            "paused_schedules": WHOLE,
-            "stopped_schedules": WHOLE,
-            "total_runs": WHOLE,
-            "runs_last_hour": WHOLE | {"description": "Started in this minute or one of the 59 before it."},
-            "success_rate": NUMBER | {"description": "In percent, with two decimals; 0 before the first run."},
-            "avg_latency_ms": or_null(NUMBER),
-        },
-        description="Of all runs ever settled, trimmed ones too.",
-    ),
 }
 
 BOUND = "Inclusive, on started_at. Without a zone it is UTC."
@@ -164,24 +149,5 @@ PATHS: Json = {
                 **STORE,
             },
         },
-    },
-    "/metrics": {
-        "get": {
-            "operationId": "get_metrics",
-            "tags": ["Monitoring"],
-            "summary": "Get totals as JSON, or the metrics of this process for Prometheus",
-            "description": "The `Accept` header decides: Prometheus asks for its text format or for OpenMetrics.",
-            "responses": {
-                "200": {
-                    "description": "The numbers.",
-                    "content": {
-                        "application/json": {"schema": ref("Totals")},
-                        "text/plain": {"schema": TEXT},
-                        "application/openmetrics-text": {"schema": TEXT},
-                    },
-                },
-                **STORE,
-            },
-        }
     },
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
-from scheduler_api.endpoints.lenient import MAX_SKIP
+from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, MAX_SKIP
 from scheduler_api.openapi.words import (
     BODY_FAULTS,
     INSTANT,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from scheduler_api.endpoints.tasks import STATUSES
 from scheduler_api.openapi.schedules import IGNORED, PAGE_HEADERS
 from scheduler_api.openapi.words import (
     BAD,
@@ -28,6 +27,7 @@ from scheduler_api.openapi.words import (
 from scheduler_api.wire.tasks import MAX_TASKS
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.model.outcome import RECORDED_KINDS
+from scheduler_core.model.task import TaskStatus
 from scheduler_core.store.tasks import RULES
 
 _SETTINGS: Json = {
@@ -63,7 +63,7 @@ SCHEMAS: Json = {
             }
         ],
     },
-    "TaskStatus": one_of(STATUSES, description="stale: all calls failed, and nothing is called until it is retried."),
+    "TaskStatus": one_of(TaskStatus, description="stale: all calls failed, and nothing is called until it is retried."),
     "TaskCall": fixed(
         {
             "startedAt": INSTANT,

@@ -258,7 +258,7 @@ class Process:
         )
         servers: dict[asyncio.Task[None], ApiServer] = {}
         if sockets:
-            from scheduler_api.app import ROUTES
+            from scheduler_api.routes import ROUTES
 
             self._serve(servers, ROUTES, sockets)
             log.info(API_STARTED, address=self.url, docs=f"{self.url}/docs", keys=len(self.settings.api.api_keys))

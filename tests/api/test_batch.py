@@ -137,7 +137,7 @@ def test_the_short_way_of_reading_reads_what_the_long_one_reads(text: str) -> No
     except InvalidInput as error:
         expected = error.detail
     found = read_element(body, 1 << 20, AddressGuard())
-    assert (found if isinstance(found, Job) else found["detail"]) == expected
+    assert (found if isinstance(found, Job) else found.detail) == expected
 
 
 async def test_what_is_refused_touches_nothing_else(client: httpx.AsyncClient) -> None:

@@ -17,7 +17,7 @@ from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig,
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi import checks
 
-from scheduler_api.openapi.document import document
+from scheduler_api.routes import document
 from tests.api.command_line import KEY
 from tests.api.conftest import job
 from tests.api.runner import Runner

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from scheduler_api.openapi.document import document
+from scheduler_api.routes import document
 from tests.api.command_line import KEY
 
 PACKAGE = "cronpost_client"

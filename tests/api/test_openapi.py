@@ -11,8 +11,9 @@ import pytest
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from scheduler_api.app import OPEN_PATHS, ROUTES
-from scheduler_api.openapi.document import TAGS, document
+from scheduler_api.app import OPEN_PATHS
+from scheduler_api.openapi.document import TAGS
+from scheduler_api.routes import ROUTES, document
 from scheduler_api.wire.jobs import JOB_FIELDS
 from scheduler_api.wire.policy_rows import ROWS
 from tests.api.conftest import EXAMPLE

@@ -23,11 +23,13 @@ LAYERS = (
 )
 # The same inside scheduler_api. A module of its own, such as app, is a layer like a folder.
 API_LAYERS = (
-    ("wire", "scope", "hosts", "problem"),
+    ("wire", "scope", "hosts"),
+    ("problem",),
     ("context",),
     ("answers",),
-    ("endpoints", "docs"),
     ("openapi",),
+    ("endpoints", "docs"),
+    ("routes",),
     ("middleware",),
     ("app",),
     ("server",),

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import jsonschema_rs
 
-from scheduler_api.openapi.document import document
+from scheduler_api.routes import document
 
 Json = dict[str, Any]
 

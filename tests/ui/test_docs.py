@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler_api.openapi.document import TAGS, document
+from scheduler_api.openapi.document import TAGS
+from scheduler_api.routes import document
 from tests.api.command_line import KEY
 from tests.ui.browser import Page
 

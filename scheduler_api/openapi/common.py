@@ -1,0 +1,39 @@
+"""Parameters, headers and answers that many operations share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
+from scheduler_api.openapi.operation import Answers, Header, Parameter, problem
+
+LIMIT = Parameter(
+    "limit",
+    Annotated[int, Meta(ge=1, le=MAX_PAGE)],
+    "The maximum number of entries.",
+    default=DEFAULT_PAGE,
+)
+CURSOR = Parameter("cursor", str, "`next` of the previous page.")
+
+RETRY_AFTER = Header("Retry-After", "Seconds to wait.", int)
+NEXT_PAGE = Header("Link", 'The next page, with rel="next" (RFC 8288); absent on the last page.')
+IGNORED = Header("Cronpost-Ignored", "Unknown parameters and fields of the request, which were ignored.")
+
+BAD: Answers = {400: problem("The request is invalid and changes nothing. `field` names the invalid part.")}
+NO_JOB: Answers = {404: problem("No such job.")}
+IS_A_SCHEDULE: Answers = {409: problem("The job is a schedule: change it under `/schedules` (`is_a_schedule`).")}
+BODY_FAULTS: Answers = {
+    413: problem("The body is too long."),
+    415: problem("The body has a Content-Encoding."),
+}
+STORE_FAULTS: Answers = {
+    429: problem(
+        "Redis is temporarily unavailable (down, loading, failing over, out of memory): try again later. Nothing was "
+        "stored, unless the code is `outcome_unknown`: then the change may have been stored.",
+        RETRY_AFTER,
+    ),
+    422: problem("Redis refuses permanently (wrong password, no permission, wrong type)."),
+    500: problem("An unexpected error, or a stored entry that cannot be read (`corrupt_document`)."),
+}

@@ -1,0 +1,69 @@
+"""All routes of the API, and ``GET /openapi.json``, which describes them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from scheduler_api.answers import json_answer
+from scheduler_api.context import context_of
+from scheduler_api.docs import pages
+from scheduler_api.endpoints import (
+    account,
+    batch,
+    breakers,
+    callbacks,
+    cron,
+    health,
+    jobs,
+    pending,
+    runs,
+    schedules,
+    targets,
+    tasks,
+)
+from scheduler_api.openapi.document import describe
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation
+
+
+@cache
+def document(*, keys: bool) -> dict[str, Any]:
+    """The OpenAPI document; ``keys``: whether the API requires one."""
+    return describe(ROUTES, keys=keys)
+
+
+async def openapi(request: Request) -> Response:
+    """``GET /openapi.json``."""
+    return json_answer(document(keys=bool(context_of(request).settings.api_keys)))
+
+
+ROUTES: list[BaseRoute] = [
+    *jobs.ROUTES,
+    *batch.ROUTES,
+    *pending.ROUTES,
+    *callbacks.ROUTES,
+    *runs.ROUTES,
+    *account.ROUTES,
+    *breakers.ROUTES,
+    *cron.ROUTES,
+    *health.ROUTES,
+    *targets.ROUTES,
+    *schedules.ROUTES,
+    *tasks.ROUTES,
+    DescribedRoute(
+        "GET",
+        "/openapi.json",
+        openapi,
+        Operation(
+            id="get_openapi",
+            tag="Documentation",
+            summary="Get this document",
+            answers={200: Answer("The document.", dict[str, Any])},
+        ),
+    ),
+    *pages.ROUTES,
+]
