@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from scheduler_core import embedded
 from scheduler_core.base.config import ENV_PREFIX
 from scheduler_core.base.errors import EmbeddedRedisError
 from scheduler_core.embedded import EmbeddedRedis, ask
+from scheduler_core.embedded import program as server_program
 from tests.support.servers import chosen_program, server_under_test
 
 
@@ -20,7 +20,7 @@ def pytest_configure() -> None:
     """Under ``TEST_REDIS_SERVER``, that program takes the place of the one that comes with Cronpost."""
     program = chosen_program()
     if program is not None:
-        embedded.bundled_servers = lambda: [program]
+        server_program.bundled_servers = lambda: [program]
 
 
 def pytest_report_header() -> str:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_core import embedded
 from scheduler_core.base.errors import DataDirectoryInUse, EmbeddedRedisError
-from scheduler_core.embedded import EmbeddedRedis, Server, ask, find_server
+from scheduler_core.embedded import EmbeddedRedis, Server, ask, directory, find_server, program
+from scheduler_core.embedded.directory import MAX_SOCKET_PATH_BYTES, MULTI_PART_AOF_VERSION
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
@@ -180,7 +180,7 @@ def test_the_redis_of_a_killed_owner_ends_by_itself(owner: tuple[subprocess.Pope
 def test_a_frozen_orphan_is_killed_and_loses_nothing_that_was_acknowledged(
     owner: tuple[subprocess.Popen[str], int], server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(directory, "STOP_SECONDS", 0.2)
     process, pid = owner
     assert ask(server.directory / "redis.sock", "SET", "job", "kept") == "+OK"
     os.kill(pid, signal.SIGSTOP)
@@ -304,7 +304,7 @@ def test_a_damaged_snapshot_at_the_head_is_not_to_be_cut(server: EmbeddedRedis) 
     server.stop()
     bases = list(server.directory.glob("appendonlydir/*.base.rdb"))
     if not bases:  # Redis 6.2 has one file, and its tool cuts it
-        assert server_under_test().version < embedded.MULTI_PART_AOF_VERSION
+        assert server_under_test().version < MULTI_PART_AOF_VERSION
         return
     content = bases[0].read_bytes()
     bases[0].write_bytes(content[:9] + b"\xf3" * (len(content) - 9))
@@ -333,7 +333,7 @@ def test_a_failed_start_leaves_the_directory_free(server: EmbeddedRedis) -> None
 
 def test_data_of_a_newer_redis_is_never_started_empty_by_an_older_one(server: EmbeddedRedis) -> None:
     (server.directory / "appendonlydir").mkdir(parents=True, mode=0o700)
-    if server_under_test().version >= embedded.MULTI_PART_AOF_VERSION:
+    if server_under_test().version >= MULTI_PART_AOF_VERSION:
         server.start()
         return
     with pytest.raises(EmbeddedRedisError, match="Redis 7 or newer"):
@@ -348,7 +348,7 @@ FORMS = {"Valkey 9.1": b"VALKEY080", "Redis 7.4": b"REDIS0012"}
 def test_a_snapshot_of_another_server_is_never_called_damaged(server: EmbeddedRedis, writer: str) -> None:
     """The remedy for a damaged file cuts it; here that would cut all jobs."""
     under_test = server_under_test()
-    if under_test.version < embedded.MULTI_PART_AOF_VERSION or str(under_test).startswith(writer):
+    if under_test.version < MULTI_PART_AOF_VERSION or str(under_test).startswith(writer):
         return  # the test above; or it reads its own
     server.start()
     command(server, "SET", "job", "kept")
@@ -399,7 +399,7 @@ def test_a_data_directory_with_a_long_path_works_across_restarts(tmp_path: Path)
     server = EmbeddedRedis(long)
     server.start()
     short = server.socket_path
-    assert len(os.fsencode(short)) <= embedded.MAX_SOCKET_PATH_BYTES
+    assert len(os.fsencode(short)) <= MAX_SOCKET_PATH_BYTES
     assert stat.S_IMODE(short.parent.stat().st_mode) == 0o700
     assert (server.directory / "redis.sock").readlink() == short
     command(server, "SET", "job", "kept")
@@ -456,7 +456,7 @@ def test_where_the_server_of_cronpost_does_not_run_the_newest_on_the_path_is_tak
     broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_server(tmp_path, "broken", "cannot open shared object file")
-    monkeypatch.setattr(embedded, "bundled_servers", lambda: [tmp_path / "broken"] if broken else [])
+    monkeypatch.setattr(program, "bundled_servers", lambda: [tmp_path / "broken"] if broken else [])
     fake_server(tmp_path / "bin", "redis-server", MIDDLE)
     fake_server(tmp_path / "bin", "valkey-server", NEW)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -493,7 +493,7 @@ def test_the_package_of_the_bundled_server_is_not_imported(pytestconfig: pytest.
 def test_without_any_server_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_server(tmp_path / "bin", "redis-server", OLD)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(embedded, "bundled_servers", list)
+    monkeypatch.setattr(program, "bundled_servers", list)
     with pytest.raises(EmbeddedRedisError) as caught:
         find_server()
     assert "redis-server is Redis 6.0.16" in str(caught.value)

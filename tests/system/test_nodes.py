@@ -13,7 +13,6 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_core import embedded
 from scheduler_core.base.errors import DataDirectoryInUse
 from scheduler_core.base.events import (
     METRICS_SERVED,
@@ -26,7 +25,7 @@ from scheduler_core.base.events import (
     RUN_REAPED,
     RUN_SETTLED,
 )
-from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.embedded import EmbeddedRedis, directory
 from scheduler_core.store.redis.keys import Keys
 from tests.support.processes import Cronpost, eventually, is_alive, processes_under
 from tests.system.world import World
@@ -140,7 +139,7 @@ async def test_a_server_that_is_killed_leaves_nothing_behind_and_its_runs_are_se
 
 def test_no_server_begins_while_a_node_of_an_earlier_one_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would void the leases of that node."""
-    monkeypatch.setattr(embedded, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(directory, "LOCK_SECONDS", 0.2)
     server = EmbeddedRedis(tmp_path)
     server.start()
     lock = server.lock
