@@ -48,13 +48,14 @@ class Sent(msgspec.Struct, kw_only=True):
 @contextlib.asynccontextmanager
 async def _cronpost(url: str) -> AsyncIterator[Repeat]:
     from scheduler_core.base.clock import SystemClock
-    from scheduler_core.delivery.base import Request, always
+    from scheduler_core.delivery.base import always
     from scheduler_core.delivery.http.client import HttpClient
     from scheduler_core.delivery.http.guard import AddressGuard
+    from scheduler_core.delivery.http.request import Request
 
     delivery = HttpClient(clock=SystemClock(), guard=AddressGuard(), max_connections=CONNECTIONS)
     request = Request(method="POST", url=url, headers=tuple(HEADERS.items()), body=payload_of(1), timeout_ms=30_000)
-    start = delivery.start
+    start = delivery.send
 
     async def repeat(until: float) -> int:
         # As a node does it: attempts that call back, no task for each.

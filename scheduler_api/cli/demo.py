@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import unquote
 
 import click
 from msgspec.structs import replace
@@ -22,8 +21,9 @@ from scheduler_api.server.process import Process
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ProcessSettings, Settings
 from scheduler_core.base.errors import StoreError
-from scheduler_core.delivery.base import Attempt, Deliverer, Done, MaySend, Outcome, OutcomeKind, Request
+from scheduler_core.delivery.base import Attempt, Call, Deliverer, Done, MaySend, Outcome, OutcomeKind
 from scheduler_core.model.job import Job
+from scheduler_core.model.run import Reason
 from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases.jobs import JobService
 
@@ -133,20 +133,18 @@ def heading() -> str:
     return click.style("".join(name.ljust(width) for name, width in COLUMNS).rstrip(), bold=True)
 
 
-def fire_line(request: Request, outcome: Outcome, *, late_ms: int) -> str:
+def fire_line(call: Call, outcome: Outcome, *, late_ms: int) -> str:
     """One attempt as a line."""
-    headers = dict(request.headers)
-    job_id = "".join(c if c.isprintable() else "?" for c in unquote(headers["Cronpost-Job-Id"]))
-    fire_time = datetime.fromisoformat(headers["Cronpost-Fire-Time"]).astimezone(UTC)
+    job_id = "".join(c if c.isprintable() else "?" for c in call.job_id)
+    fire_time = datetime.fromtimestamp(call.fire_time_ms // 1000, UTC)
     answer = f"{outcome.status}" if outcome.status is not None else outcome.kind.value
-    reason = headers["Cronpost-Reason"]
-    if reason != "scheduled":
-        answer += f" ({reason})"
+    if call.reason is not Reason.SCHEDULED:
+        answer += f" ({call.reason})"
     good = outcome.status is not None and outcome.status < 300
     cells = (
         f"{fire_time:%H:%M:%S}Z",
         job_id if len(job_id) < 28 else job_id[:24] + "...",
-        headers["Cronpost-Attempt"],
+        str(call.attempt),
         f"{late_ms} ms",
         click.style(answer, fg="green" if good else "red"),
         f"{outcome.latency_ms:.1f} ms",
@@ -165,17 +163,16 @@ class Watched:
         self._inner = inner
         self._clock = clock
 
-    def start(self, request: Request, done: Done, may_send: MaySend, /) -> Attempt:
+    def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin the attempt; write its line when it has ended."""
-        fire_time = datetime.fromisoformat(dict(request.headers)["Cronpost-Fire-Time"])
-        late_ms = self._clock.now_ms() - round(fire_time.timestamp() * 1000)
+        late_ms = self._clock.now_ms() - call.fire_time_ms
 
         def ended(outcome: Outcome) -> None:
             if outcome.kind is not OutcomeKind.NOT_SENT:
-                show(fire_line(request, outcome, late_ms=late_ms))
+                show(fire_line(call, outcome, late_ms=late_ms))
             done(outcome)
 
-        return self._inner.start(request, ended, may_send)
+        return self._inner.start(call, ended, may_send)
 
     async def aclose(self) -> None:
         """Close the deliverer behind."""

@@ -11,18 +11,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.call import Call
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 
 __all__ = [
     "NOT_SENT",
     "Attempt",
+    "Call",
     "CoroutineDeliverer",
     "Deliverer",
     "Done",
     "MaySend",
     "Outcome",
     "OutcomeKind",
-    "Request",
     "Start",
     "TaskAttempt",
     "always",
@@ -33,7 +34,7 @@ MaySend = Callable[[], bool]
 """Returns whether the request may still be sent: whether the node's lease still holds."""
 Done = Callable[[Outcome], None]
 """Receives the outcome of an attempt."""
-Start = Callable[[Request, Done, MaySend], "Attempt"]
+Start = Callable[[Call, Done, MaySend], "Attempt"]
 """The signature of ``Deliverer.start``."""
 
 NOT_SENT = Outcome(OutcomeKind.NOT_SENT, 0.0, message="not sent: the lease expired before the first byte")
@@ -48,7 +49,7 @@ def always() -> bool:
 class Deliverer(Protocol):
     """Makes attempts. Safe to call from many coroutines at once."""
 
-    def start(self, request: Request, done: Done, may_send: MaySend, /) -> Attempt:
+    def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt and return at once.
 
         ``done`` is called once, from the event loop and never from in here; not after ``Attempt.cancel``.
@@ -78,26 +79,26 @@ class CoroutineDeliverer(ABC):
     overrides ``deliver_if`` and checks ``may_send`` again after the wait.
     """
 
-    def start(self, request: Request, done: Done, may_send: MaySend, /) -> Attempt:
+    def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
-        return TaskAttempt(self.deliver_if(request, may_send), done)
+        return TaskAttempt(self.deliver_if(call, may_send), done)
 
-    async def deliver_if(self, request: Request, may_send: MaySend) -> Outcome:
+    async def deliver_if(self, call: Call, may_send: MaySend) -> Outcome:
         """Make one attempt if it is still wanted, else return ``NOT_SENT``."""
-        return await self.deliver(request) if may_send() else NOT_SENT
+        return await self.deliver(call) if may_send() else NOT_SENT
 
     @abstractmethod
-    async def deliver(self, request: Request) -> Outcome:
+    async def deliver(self, call: Call) -> Outcome:
         """Make one attempt. Raises nothing but cancellation."""
 
     async def aclose(self) -> None:  # noqa: B027 - a deliverer without connections has nothing to close
         """Close idle and open connections."""
 
 
-async def attempt(deliverer: Deliverer, request: Request, may_send: MaySend = always) -> Outcome:
-    """Make one attempt and return its outcome, ``NOT_SENT`` included. Cancelling this cancels the attempt."""
+async def attempt(start: Callable[[Done], Attempt]) -> Outcome:
+    """Begin an attempt by ``start`` and return its outcome. Cancelling this cancels the attempt."""
     ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    started = deliverer.start(request, lambda outcome: None if ended.done() else ended.set_result(outcome), may_send)
+    started = start(lambda outcome: None if ended.done() else ended.set_result(outcome))
     try:
         return await ended
     except asyncio.CancelledError:

@@ -56,16 +56,6 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
         return self == replace(other, id=self.id, created_at_ms=self.created_at_ms, updated_at_ms=self.updated_at_ms)
 
 
-class TargetRequest(msgspec.Struct, frozen=True):
-    """What a target asks for, without what belongs to a single run."""
-
-    method: str
-    url: str
-    headers: Headers
-    """The target's own, and a Content-Type if there is a body and they have none."""
-    body: bytes
-
-
 def body_of(target: Target) -> tuple[str | None, bytes]:
     """The body of a target's requests and its content type; None if the headers need not name one.
 
@@ -78,15 +68,6 @@ def body_of(target: Target) -> tuple[str | None, bytes]:
     if any(name.lower() == "content-type" for name, _ in target.headers or ()):
         return None, body
     return "application/json" if _is_json(body) else "text/plain; charset=utf-8", body
-
-
-def request_of_target(target: Target) -> TargetRequest:
-    """Method, URL, headers and body of the target's requests."""
-    content_type, body = body_of(target)
-    headers = target.headers or ()
-    if content_type is not None:
-        headers = (("Content-Type", content_type), *headers)
-    return TargetRequest(target.method, target.url, headers, body)
 
 
 def _is_json(text: bytes) -> bool:

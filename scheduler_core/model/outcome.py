@@ -1,7 +1,4 @@
-"""One attempt: the request to make, and how it ended. Plain values, known to every part of the core.
-
-How a target answered is never an exception. What a planner needs to know of it is in ``Outcome``.
-"""
+"""How an attempt ended, as a value. A target's answer is never an exception."""
 
 from __future__ import annotations
 
@@ -39,25 +36,6 @@ RECORDED_KINDS = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.N
 """The kinds that the record of an attempt can have."""
 
 
-class Request(msgspec.Struct, frozen=True):
-    """One HTTP request to make.
-
-    ``headers`` are complete but for Host, Content-Length and Connection, which the transport sets.
-    ``timeout_ms`` is the total deadline of the attempt.
-    """
-
-    method: str
-    url: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    timeout_ms: int
-    whole_answer: bool = False
-    """Whether the outcome must hold the answer's body as far as it is read, not only its first bytes."""
-    repeatable: bool = True
-    """Whether a policy allows another request of this run. If not, the transport must not send this one again once a
-    byte of it was sent."""
-
-
 class Outcome(msgspec.Struct, frozen=True):
     """How one attempt ended."""
 
@@ -75,6 +53,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """The body was longer than the read limit; the connection was closed and the rest never read."""
     message: str = ""
     """One line for people. Never holds a query string, credentials or payload."""
+    sent_headers: tuple[tuple[str, str], ...] = ()
+    """The headers that were sent, where the kind of target has them. They may hold secrets."""
 
     def header(self, name: str) -> str | None:
         """The first value of the header ``name`` (given in lower case), or None."""

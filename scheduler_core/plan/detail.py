@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from scheduler_core.base.secret_names import MASK, mask_headers
-from scheduler_core.model.outcome import Outcome, Request
+from scheduler_core.model.call import Call
+from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.run import RunDetail
 
 __all__ = ["DETAIL_BYTES", "MASK", "detail_of"]
@@ -12,11 +13,11 @@ DETAIL_BYTES = 10_240
 """How much of each body is kept."""
 
 
-def detail_of(request: Request | None, outcome: Outcome) -> RunDetail:
+def detail_of(call: Call | None, outcome: Outcome) -> RunDetail:
     """Return the detail of an attempt, with secrets in headers masked by name."""
     return RunDetail(
-        () if request is None else mask_headers(request.headers),
-        b"" if request is None else request.body[:DETAIL_BYTES],
+        mask_headers(outcome.sent_headers),
+        b"" if call is None else call.payload[:DETAIL_BYTES],
         mask_headers(outcome.headers),
         outcome.body[:DETAIL_BYTES],
     )

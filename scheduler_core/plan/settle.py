@@ -7,8 +7,9 @@ from enum import Enum
 import msgspec
 from msgspec.structs import replace
 
+from scheduler_core.model.call import Call
 from scheduler_core.model.job import Downtime, Job, JobState, Overlap
-from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Attempt, Reason, Record, Run, RunState, keep_attempts
 from scheduler_core.model.transition import Transition, is_finished
 from scheduler_core.plan.backoff import RetryPolicy, parse_retry_after, retry_delay_ms, with_rule
@@ -46,8 +47,8 @@ class Ended(msgspec.Struct, frozen=True):
     """A random number in [0, 1) for the delay of a retry."""
     downtimes: tuple[Downtime, ...] = ()
     """The times without a living node, oldest first: one may lie in the life of a run that was taken over."""
-    request: Request | None = None
-    """What was sent; None where the request could not even be made."""
+    call: Call | None = None
+    """The attempt as it was passed to its target; None if the call could not be built."""
 
 
 def judge(outcome: Outcome, policy: RetryPolicy, job: Job | None = None) -> Verdict:
@@ -127,7 +128,7 @@ def _step(
     final = next((one for one in records if isinstance(one, Run) and one.id == run.id), None)
     if final is None or (final.state is RunState.SUCCEEDED and not job.policies.keep_answers):
         return Transition(state, records, remove=remove)
-    return Transition(state, records, remove=remove, detail=detail_of(ended.request, ended.outcome), detail_of=run.id)
+    return Transition(state, records, remove=remove, detail=detail_of(ended.call, ended.outcome), detail_of=run.id)
 
 
 def _settle(
@@ -260,7 +261,7 @@ def _wait(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> Job
 
 
 def _with_attempt(run: Run, ended: Ended) -> Run:
-    outcome, request = ended.outcome, ended.request
+    outcome, call = ended.outcome, ended.call
     attempt = Attempt(
         number=run.attempt + 1,
         fence=ended.fence,
@@ -276,8 +277,8 @@ def _with_attempt(run: Run, ended: Ended) -> Run:
         attempts=keep_attempts(run.attempts, attempt),
         started_at_ms=ended.started_at_ms if run.started_at_ms is None else run.started_at_ms,
         excerpt=outcome.body[:EXCERPT_BYTES].decode("utf-8", "replace"),
-        method=run.method if request is None else request.method,
-        url=run.url if request is None else request.url,
+        method=run.method if call is None else call.method,
+        url=run.url if call is None else call.url,
         answer_bytes=outcome.body_bytes if outcome.kind is OutcomeKind.RESPONSE else None,
     )
 

@@ -7,7 +7,8 @@ from enum import StrEnum
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.model.outcome import OutcomeKind, Request
+from scheduler_core.model.call import Call
+from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Reason, Run, RunDetail, RunState, keep_attempts
 from scheduler_core.model.status import is_success
 from scheduler_core.model.task import LaneRules, Task
@@ -69,7 +70,7 @@ def plan_called(task: Task, ended: Ended, rules: LaneRules) -> TaskStep:
         return TaskStep(TaskOperation.FAILED, replace(task, run=run, retries=task.retries + 1))
     run = replace(run, state=RunState.FAILED, ended_at_ms=ended.ended_at_ms)
     return TaskStep(
-        TaskOperation.STALE, replace(task, run=run), _recorded(task, run), detail_of(_masked(ended.request), outcome)
+        TaskOperation.STALE, replace(task, run=run), _recorded(task, run), detail_of(_masked(ended.call), outcome)
     )
 
 
@@ -99,8 +100,8 @@ def _recorded(task: Task, run: Run) -> Run:
     return replace(run, url=task.url)
 
 
-def _masked(request: Request | None) -> Request | None:
-    """The request without the token in its body, which is the Authorization header once more."""
-    if request is None or not any(name == "Authorization" for name, _ in request.headers):
-        return request
-    return replace(request, body=b'{"token":"%s"}' % MASK.encode())
+def _masked(call: Call | None) -> Call | None:
+    """Return the call without the token in its payload, which repeats the Authorization header."""
+    if call is None or not any(name == "Authorization" for name, _ in call.headers):
+        return call
+    return replace(call, payload=b'{"token":"%s"}' % MASK.encode())

@@ -12,7 +12,9 @@ import httpx
 from scheduler_api.context import Context
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import CoroutineDeliverer
-from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.delivery.http.request import Request, request_of
+from scheduler_core.model.call import Call
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.engine import Engine
 
 
@@ -29,7 +31,8 @@ class Runner(CoroutineDeliverer):
         self.cut = 0
         """How many requests were broken off while they were held."""
 
-    async def deliver(self, request: Request) -> Outcome:
+    async def deliver(self, call: Call) -> Outcome:
+        request = request_of(call)
         self.requests.append(request)
         if self.hold is not None:
             try:
@@ -38,7 +41,7 @@ class Runner(CoroutineDeliverer):
                 self.cut += 1
                 raise
         status, body = self.answers.pop(0) if self.answers else (200, b"{}")
-        return Outcome(OutcomeKind.RESPONSE, 1.25, status=status, body=body)
+        return Outcome(OutcomeKind.RESPONSE, 1.25, status=status, body=body, sent_headers=request.headers)
 
     async def aclose(self) -> None:
         pass

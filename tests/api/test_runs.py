@@ -11,7 +11,7 @@ import pytest
 
 from scheduler_api.context import Context
 from scheduler_core.base.config import EngineSettings
-from scheduler_core.delivery.base import CoroutineDeliverer, Outcome, OutcomeKind, Request
+from scheduler_core.delivery.base import Call, CoroutineDeliverer, Outcome, OutcomeKind
 from scheduler_core.model.run import Miss, MissReason
 from scheduler_core.node.engine import Engine
 from scheduler_core.store.redis.codec import record_args
@@ -25,10 +25,10 @@ class ScriptedDeliverer(CoroutineDeliverer):
     def __init__(self) -> None:
         self.status: int | None = 200
         self.release = asyncio.Event()
-        self.requests: list[Request] = []
+        self.calls: list[Call] = []
 
-    async def deliver(self, request: Request) -> Outcome:
-        self.requests.append(request)
+    async def deliver(self, call: Call) -> Outcome:
+        self.calls.append(call)
         if self.status is None:
             await self.release.wait()
         return Outcome(OutcomeKind.RESPONSE, 1.25, status=self.status or 200, body=b"the answer")
@@ -73,8 +73,8 @@ async def test_a_run_is_in_the_history_with_all_that_is_known_of_it(
     assert run["lateness_ms"] >= 0
     assert run["fire_time"] <= run["started_at"] <= run["ended_at"]
     assert run["attempts"][0]["latency_ms"] == 1.25
-    (request,) = deliverer.requests
-    assert request.body == b"[2]"
+    (call,) = deliverer.calls
+    assert call.payload == b"[2]"
     shown = (await client.get("/jobs/a")).json()
     assert shown["last_run"]["id"] == run_id
     assert shown["last_run"]["state"] == "succeeded"

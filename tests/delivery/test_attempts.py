@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from scheduler_core.delivery.base import Attempt, Done, MaySend, OutcomeKind, Request
+from scheduler_core.delivery.base import Attempt, Call, Done, MaySend, OutcomeKind
+from scheduler_core.delivery.http.request import request_of
 from scheduler_core.model.job import Job, Policies, RetryRule
 from scheduler_core.model.run import Run, RunState
-from scheduler_core.node.dispatch.requests import build_request
+from scheduler_core.node.dispatch.calls import call_of
 from scheduler_core.plan.claim import Work
 from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.usecases.tasks import TaskService
@@ -38,7 +39,7 @@ def test_the_last_attempt_that_a_retry_rule_allows_is_not_repeatable(
     policies: Policies, run: Run, repeatable: bool
 ) -> None:
     work = Work(make_job(policies=policies), run, make_state(0))
-    assert build_request(work, fence=1, timeout_ms=1000).repeatable is repeatable
+    assert request_of(call_of(work, fence=1, timeout_ms=1000)).repeatable is repeatable
 
 
 async def test_a_run_of_one_attempt_whose_connection_is_lost_after_a_while_is_received_and_recorded_once(
@@ -86,8 +87,8 @@ class Freezing(ScriptedDeliverer):
         self._clock = clock
         self._node = node
 
-    def start(self, request: Request, done: Done, may_send: MaySend, /) -> Attempt:
-        attempt = super().start(request, done, may_send)
+    def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
+        attempt = super().start(call, done, may_send)
         self._clock.advance(self._node.node.dead_after_ms + 1)
         return attempt
 

@@ -271,7 +271,7 @@ async def test_a_408_that_crosses_the_request_on_its_way_is_not_its_answer(
             assert (await http.deliver(request(idle.url))).status == 200
             connection = await asyncio.to_thread(idle.idle.get)
             told: list[Outcome] = []
-            http.start(request(idle.url, repeatable=repeatable), told.append, always)
+            http.send(request(idle.url, repeatable=repeatable), told.append, always)
             if at_the_end_of_the_turn:
                 loop.call_soon(_say_408, connection)
             else:

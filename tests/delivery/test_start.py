@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from scheduler_core.delivery.base import NOT_SENT, CoroutineDeliverer, Outcome, OutcomeKind, Request, always
+from scheduler_core.delivery.base import NOT_SENT, Call, CoroutineDeliverer, Outcome, OutcomeKind, always
 from scheduler_core.delivery.http.client import HttpClient
 from scheduler_core.delivery.http.deadlines import KEPT_GROUPS, Deadlines
 from tests.support.delivery import deliverer, request
+from tests.support.factories import make_call
 from tests.support.runners import Runner, answer, hang
 from tests.support.stores import until
 
@@ -25,7 +26,7 @@ async def test_an_attempt_is_told_once_and_not_from_within(used: bool) -> None:
         if used:
             await warm(http, runner)
         told: list[Outcome] = []
-        http.start(request(runner.url()), told.append)
+        http.send(request(runner.url()), told.append, always)
         assert told == []
         await until(lambda: bool(told))
         await asyncio.sleep(0.02)
@@ -39,7 +40,7 @@ async def test_an_attempt_that_is_given_up_is_told_to_nobody_and_leaves_its_plac
         if used:
             await warm(http, runner)
         told: list[Outcome] = []
-        attempt = http.start(request(runner.url(), timeout_ms=100), told.append)
+        attempt = http.send(request(runner.url(), timeout_ms=100), told.append, always)
         await runner.wait_until(lambda runner: len(runner.received) == 1 + used)
         attempt.cancel()
         assert (await http.deliver(request(runner.url()))).status == 200  # the only place is free again
@@ -56,11 +57,11 @@ async def test_giving_up_an_attempt_that_has_just_ended_touches_no_other(used: b
 
         def ended(outcome: Outcome) -> None:
             told.append(outcome)
-            http.start(request(runner.url()), told.append)  # on the connection that has just been given back
+            http.send(request(runner.url()), told.append, always)  # on the connection that has just been given back
             attempt.cancel()
             attempt.cancel()
 
-        attempt = http.start(request(runner.url()), ended)
+        attempt = http.send(request(runner.url()), ended, always)
         await until(lambda: len(told) == 2)
         assert [outcome.status for outcome in told] == [200, 200]
         outcomes = await asyncio.gather(*(http.deliver(request(runner.url())) for _ in range(3)))
@@ -72,7 +73,7 @@ async def test_a_request_that_cannot_be_written_is_an_outcome_too() -> None:
     async with Runner() as runner, deliverer() as http:
         await warm(http, runner)
         told: list[Outcome] = []
-        http.start(request(runner.url(), headers={"X-A": "a\r\nX-B: b"}), told.append)
+        http.send(request(runner.url(), headers={"X-A": "a\r\nX-B: b"}), told.append, always)
         await until(lambda: bool(told))
         assert told[0].kind is OutcomeKind.INTERNAL
     assert len(runner.received) == 1
@@ -88,7 +89,7 @@ async def test_what_is_longer_than_may_be_read_ends_the_attempt_and_its_connecti
 async def test_what_waited_for_a_connection_is_sent_only_if_it_is_still_wanted() -> None:
     async with Runner() as runner, deliverer(max_connections=2) as http:
         told: list[Outcome] = []
-        http.start(request(runner.url()), told.append, lambda: False)
+        http.send(request(runner.url()), told.append, lambda: False)
         await until(lambda: bool(told))
         assert told == [NOT_SENT]
         assert told[0].kind is OutcomeKind.NOT_SENT
@@ -103,23 +104,23 @@ async def test_nothing_is_sent_on_an_idle_connection_either_if_it_is_not_wanted(
     async with Runner() as runner, deliverer() as http:
         await warm(http, runner)
         told: list[Outcome] = []
-        http.start(request(runner.url(), body=body), told.append, lambda: False)
+        http.send(request(runner.url(), body=body), told.append, lambda: False)
         await until(lambda: bool(told))
         assert told[0].kind is OutcomeKind.NOT_SENT
     assert len(runner.received) == 1
 
 
 async def test_a_deliverer_that_is_a_coroutine_is_asked_only_for_what_is_wanted() -> None:
-    asked: list[Request] = []
+    asked: list[Call] = []
 
     class Coroutine(CoroutineDeliverer):
-        async def deliver(self, request: Request) -> Outcome:
-            asked.append(request)
+        async def deliver(self, call: Call) -> Outcome:
+            asked.append(call)
             return Outcome(OutcomeKind.RESPONSE, 1.0, status=200)
 
     told: list[Outcome] = []
     lease_holds = True
-    Coroutine().start(request("http://runner.test/"), told.append, lambda: lease_holds)
+    Coroutine().start(make_call(), told.append, lambda: lease_holds)
     lease_holds = False  # frozen before the task had its turn
     await until(lambda: bool(told))
     assert told[0].kind is OutcomeKind.NOT_SENT
@@ -129,13 +130,13 @@ async def test_a_deliverer_that_is_a_coroutine_is_asked_only_for_what_is_wanted(
 class Broken(CoroutineDeliverer):
     """A deliverer that breaks its word."""
 
-    async def deliver(self, request: Request) -> Outcome:
-        raise RuntimeError(request.method)
+    async def deliver(self, call: Call) -> Outcome:
+        raise RuntimeError(call.method)
 
 
 async def test_a_deliverer_that_is_a_coroutine_gets_a_task_and_its_faults_become_outcomes() -> None:
     told: list[Outcome] = []
-    Broken().start(request("http://runner.test/"), told.append, always)
+    Broken().start(make_call(), told.append, always)
     await until(lambda: bool(told))
     assert (told[0].kind, told[0].message) == (OutcomeKind.INTERNAL, "RuntimeError: POST")
 
@@ -143,13 +144,13 @@ async def test_a_deliverer_that_is_a_coroutine_gets_a_task_and_its_faults_become
 class Cancelled(Broken):
     """A deliverer in which something that it waited for was cancelled, but not by us."""
 
-    async def deliver(self, request: Request) -> Outcome:
+    async def deliver(self, call: Call) -> Outcome:
         raise asyncio.CancelledError
 
 
 async def test_an_attempt_that_is_cancelled_from_within_is_told_all_the_same() -> None:
     told: list[Outcome] = []
-    Cancelled().start(request("http://runner.test/"), told.append, always)
+    Cancelled().start(make_call(), told.append, always)
     await until(lambda: bool(told))
     assert told[0].kind is OutcomeKind.INTERNAL
 

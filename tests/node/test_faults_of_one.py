@@ -16,8 +16,8 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, Policies
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import RunState
+from scheduler_core.node.dispatch import calls
 from scheduler_core.node.dispatch import dispatcher as deliver
-from scheduler_core.node.dispatch import requests
 from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
 from scheduler_core.node.loops import settle
 from scheduler_core.plan.settle import plan_settle_changed
@@ -87,14 +87,14 @@ async def test_a_request_that_cannot_be_built_is_a_failed_attempt_and_leaves_its
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.start()
-    build_request = requests.build_request
+    call_of = calls.call_of
 
     def broken(work: Any, **options: Any) -> Any:
         if work.job.id == "a":
             raise ValueError("broken")
-        return build_request(work, **options)
+        return call_of(work, **options)
 
-    monkeypatch.setattr(deliver, "build_request", broken)
+    monkeypatch.setattr(deliver, "call_of", broken)
     assert await bench.node.claim() == 3
     assert bench.open() == ["b", "c"]
     assert len(bench.node.node.in_flight) == 2

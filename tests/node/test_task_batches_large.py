@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import TaskSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
-from scheduler_core.model.outcome import Outcome, Request
+from scheduler_core.model.call import Call
+from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id
 from scheduler_core.node.loops.task_batches import TaskBatcher
 from scheduler_core.store.redis.client import connect
@@ -41,15 +42,14 @@ class Receiver(CoroutineDeliverer):
         self.open = 0
         self.most_open = 0
 
-    async def deliver(self, request: Request) -> Outcome:
-        headers = dict(request.headers)
-        number = int(headers["Cronpost-Job-Id"].removeprefix("task_"))
+    async def deliver(self, call: Call) -> Outcome:
+        number = int(call.job_id.removeprefix("task_"))
         self.called.append((self._clock.now_ms(), number))
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         await asyncio.sleep(0)
         self.open -= 1
-        return answered(503 if number % 10 == 0 and headers["Cronpost-Attempt"] == "1" else 200)
+        return answered(503 if number % 10 == 0 and call.attempt == 1 else 200)
 
     async def aclose(self) -> None:
         pass

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from scheduler_core.base.clock import SystemClock
-from scheduler_core.delivery.base import Request
 from scheduler_core.delivery.http.client import HttpClient
 from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.http.request import Request
 from scheduler_core.delivery.http.resolve import AddressInfo, Found, LookupFailed, Resolver
 from scheduler_core.delivery.http.transport import PooledTransport
 

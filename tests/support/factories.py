@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from scheduler_core.model.call import Call
 from scheduler_core.model.job import Job, JobState, Lease, Pending
 from scheduler_core.model.outcome import Outcome, OutcomeKind
-from scheduler_core.model.run import Attempt, Run, RunState
+from scheduler_core.model.run import Attempt, Reason, Run, RunState
 from scheduler_core.plan.settle import Ended
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.manual_clock import START_MS
@@ -65,6 +66,22 @@ def settled_run(number: float = 0, status: int | None = 200, **fields: Any) -> R
         "attempts": (Attempt(1, 7, at(number), 12.5, outcome, status),),
     }
     return make_run(number, **(values | fields))
+
+
+def make_call(**fields: Any) -> Call:
+    """The first attempt of a run that is due at the start of the test's time."""
+    values: dict[str, Any] = {
+        "run_id": "RUN",
+        "job_id": "job",
+        "reason": Reason.SCHEDULED,
+        "fire_time_ms": at(0),
+        "attempt": 1,
+        "fence": 7,
+        "url": "http://runner.test/",
+        "payload": b'{"a": 1}',
+        "timeout_ms": 10_000,
+    }
+    return Call(**(values | fields))
 
 
 def pending(run_id: str, not_before: float, payload: bytes | None = None) -> Pending:

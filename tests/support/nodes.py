@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+from msgspec.structs import replace
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
-from scheduler_core.model.outcome import Outcome, Request
+from scheduler_core.delivery.http.request import Request, request_of
+from scheduler_core.model.call import Call
+from scheduler_core.model.outcome import Outcome
 from scheduler_core.node.dispatch.dispatcher import Dispatcher, Flight
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.heartbeat import Heartbeat
@@ -54,13 +57,13 @@ class ScriptedDeliverer(CoroutineDeliverer):
         self.arrived = asyncio.Event()
         self.closed = False
 
-    async def deliver(self, request: Request) -> Outcome:
-        entry = OpenRequest(request, asyncio.get_running_loop().create_future())
+    async def deliver(self, call: Call) -> Outcome:
+        entry = OpenRequest(request_of(call), asyncio.get_running_loop().create_future())
         self.open.append(entry)
         self.seen.append(entry)
         self.arrived.set()
         try:
-            return await entry.answer
+            return replace(await entry.answer, sent_headers=entry.request.headers)
         finally:
             self.open.remove(entry)
 

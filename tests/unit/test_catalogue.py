@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
+from scheduler_core.delivery.http.request import request_of
 from scheduler_core.model.catalogue import (
     MAX_SECONDS,
     ScheduleStatus,
@@ -19,7 +20,6 @@ from scheduler_core.model.catalogue import (
     check_timing,
     job_id_of,
     job_of_schedule,
-    request_of_target,
     schedule_id_of,
     schedule_status,
     stopped_at,
@@ -27,8 +27,9 @@ from scheduler_core.model.catalogue import (
     with_timing,
 )
 from scheduler_core.model.job import Job, JobState
+from scheduler_core.node.dispatch.calls import with_target
 from scheduler_core.plan.fire_times import trigger_of
-from tests.support.factories import at
+from tests.support.factories import at, make_call
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -72,15 +73,17 @@ def test_without_a_template_the_body_is_empty_and_has_no_type(template: str | No
 
 def test_a_content_type_among_the_targets_own_headers_wins() -> None:
     own = (("X-A", "1"), ("content-TYPE", "application/xml"))
-    request = request_of_target(target(method="PUT", headers=own, body_template="{}"))
-    assert request.headers == own
+    request = request_of(with_target(make_call(), target(method="PUT", headers=own, body_template="{}")))
+    assert request.headers[: len(own)] == own
+    assert "Content-Type" not in dict(request.headers)
     assert request.body == b"{}"
 
 
 def test_a_request_has_the_targets_method_url_and_headers() -> None:
-    request = request_of_target(target(method="PATCH", headers=(("X-A", "1"),), body_template="{}"))
+    named = target(method="PATCH", headers=(("X-A", "1"),), body_template="{}")
+    request = request_of(with_target(make_call(), named))
     assert (request.method, request.url) == ("PATCH", "http://runner.test/a?b=c")
-    assert request.headers == (("Content-Type", JSON), ("X-A", "1"))
+    assert request.headers[:3] == (("Content-Type", JSON), ("X-A", "1"), ("Idempotency-Key", "RUN"))
 
 
 @given(st.integers(1, 10**15 - 1))

@@ -23,7 +23,7 @@ from scheduler_core.model.job import (
     Snapshot,
     Totals,
 )
-from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState, derived_run_id
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.account import Entry, make_account
@@ -46,6 +46,7 @@ from tests.support.factories import (
     at,
     ended,
     failed,
+    make_call,
     make_job,
     make_lease,
     make_run,
@@ -55,14 +56,16 @@ from tests.support.factories import (
 from tests.support.factories import pending as entry
 
 POLICY = RetryPolicy(jitter=0.0)
-REQUEST = Request("PUT", "http://sent.test/", (("Authorization", "secret"), ("X", "1")), b"sent", 5_000)
+SENT = (("Authorization", "secret"), ("X", "1"))
+CALL = make_call(url="http://sent.test/", method="PUT", headers=SENT, payload=b"sent")
 JOB = make_job()
 TRIGGER = trigger_of(JOB)
 CALLBACK = Policies(callback=True, run_timeout_ms=60_000, heartbeat_timeout_ms=20_000)
 
 
 def end_of(outcome: Outcome, until: float = 3, **fields: Any) -> Any:
-    return replace(ended(replace(outcome, body_bytes=10, latency_ms=12.34567), 1, until), request=REQUEST, **fields)
+    outcome = replace(outcome, body_bytes=10, latency_ms=12.34567, sent_headers=SENT)
+    return replace(ended(outcome, 1, until), call=CALL, **fields)
 
 
 def tried(status: int | None, **fields: Any) -> Run:

@@ -24,7 +24,7 @@ from scheduler_core.model.job import (
     Snapshot,
     Totals,
 )
-from scheduler_core.model.outcome import OutcomeKind, Request
+from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState
 from scheduler_core.model.task import LaneRules, Task
 from scheduler_core.model.transition import Spawn, Transition
@@ -50,6 +50,7 @@ from tests.support.factories import (
     at,
     ended,
     failed,
+    make_call,
     make_job,
     make_lease,
     make_run,
@@ -125,8 +126,9 @@ def test_a_call_that_fails_leaves_the_run_waiting_and_counts_one_retry() -> None
 
 def test_the_last_call_that_fails_is_recorded_with_what_was_sent_but_not_the_token() -> None:
     before = called(state=RunState.RETRYING, started_at_ms=at(-30), answer_bytes=None)
-    request = Request("POST", "http://hook.test/", (("Authorization", "Bearer t"),), b'{"token":"t"}', 200)
-    end = replace(ended(replace(failed(), body=b"\xff" + b"x" * 600), 1, 2), request=request)
+    secret = (("Authorization", "Bearer t"),)
+    call = make_call(url="http://hook.test/", headers=secret, payload=b'{"token":"t"}')
+    end = replace(ended(replace(failed(), body=b"\xff" + b"x" * 600, sent_headers=secret), 1, 2), call=call)
     step = plan_called(task(run=before, retries=2), end, RULES)
     attempt = Attempt(2, 7, at(1), 12.0, OutcomeKind.TIMEOUT, None, "why")
     run = replace(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from scheduler_core.model.outcome import Outcome, Request
+from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.task import LaneRules, Task, task_id, task_number
 from scheduler_core.plan.settle import Ended
 from scheduler_core.plan.task import TaskOperation, plan_called, plan_deleted, plan_revive, run_of_deleted
-from tests.support.factories import answered, at, ended, failed
+from tests.support.factories import answered, at, ended, failed, make_call
 
 RULES = LaneRules(1000, 5000, 200, 2)
 
@@ -59,9 +60,12 @@ def test_with_fewer_retries_than_a_task_has_had_its_next_failure_is_the_last() -
 
 
 def test_what_is_kept_of_a_stale_task_masks_its_secret() -> None:
-    request = Request("POST", "http://hook.test/", (("Authorization", "s3cret"),), b'{"token":"s3cret"}', 5000)
+    secret = (("Authorization", "s3cret"),)
+    sent_call = make_call(url="http://hook.test/", headers=secret, payload=b'{"token":"s3cret"}')
     one = call(answered(500))
-    sent = Ended(one.outcome, one.fence, one.started_at_ms, one.ended_at_ms, request=request)
+    sent = Ended(
+        replace(one.outcome, sent_headers=secret), one.fence, one.started_at_ms, one.ended_at_ms, call=sent_call
+    )
     step = plan_called(task(retries=2, auth="s3cret"), sent, RULES)
     assert step.detail is not None
     assert step.detail.request_body == b'{"token":"***"}'

@@ -1,4 +1,4 @@
-"""The request of an attempt, whole: what a runner receives from a job, a named target and a job with callbacks."""
+"""The call and the HTTP request of an attempt: of a job, a named target, and a job with completion by callback."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from scheduler_core.delivery.http.request import Request, request_of
+from scheduler_core.model.call import Call
 from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job import Job, Policies, RetryRule
-from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Reason, Run
+from scheduler_core.node.dispatch.calls import call_of, is_last_attempt, needs_nothing_else, with_callback, with_target
 from scheduler_core.node.dispatch.dispatcher import failure
-from scheduler_core.node.dispatch.requests import (
-    build_request,
-    is_last_attempt,
-    needs_nothing_else,
-    with_callback,
-    with_target,
-)
 from scheduler_core.plan.claim import Work
 from tests.support.factories import at, make_job, make_run, make_state
 
@@ -33,9 +29,13 @@ HEADERS = (
 )
 
 
-def request(job: Job | None = None, run: Run | None = None, **state: Any) -> Request:
+def call(job: Job | None = None, run: Run | None = None, **state: Any) -> Call:
     work = Work(job or make_job(), run or make_run(), make_state(10, **state))
-    return build_request(work, fence=7, timeout_ms=5_000)
+    return call_of(work, fence=7, timeout_ms=5_000)
+
+
+def request(job: Job | None = None, run: Run | None = None, **state: Any) -> Request:
+    return request_of(call(job, run, **state))
 
 
 def test_a_request_carries_what_a_runner_needs_and_the_payload_of_its_job() -> None:
@@ -87,7 +87,7 @@ def test_the_last_attempt_is_the_one_after_which_the_rule_allows_none(
 
 def test_a_named_target_sends_its_own_request_with_the_headers_of_the_run() -> None:
     target = Target(1, "t", "http://named.test/x", "PUT", (("X-Key", "1"), ("content-type", "text/plain")), "hello")
-    found = with_target(replace(request(), whole_answer=True), target)
+    found = request_of(with_target(replace(call(), whole_answer=True), target))
     assert (found.method, found.url, found.body) == ("PUT", "http://named.test/x", b"hello")
     assert (found.timeout_ms, found.whole_answer) == (5_000, True)
     names = [name for name, _ in found.headers]
@@ -98,7 +98,7 @@ def test_a_named_target_sends_its_own_request_with_the_headers_of_the_run() -> N
 
 @pytest.mark.parametrize("base", ["http://api.test", "http://api.test/", "http://api.test//"])
 def test_a_callback_adds_where_and_by_what_right_to_say_how_the_run_ended(base: str) -> None:
-    assert with_callback(request(), base, "RUN", "token") == replace(
+    assert request_of(with_callback(call(), base, "token")) == replace(
         request(),
         headers=(
             *HEADERS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scheduler_core.base.secret_names import is_secret_header, is_secret_parameter, mask_url
-from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.plan.detail import detail_of
 
 
@@ -95,10 +95,13 @@ def test_secrets_in_a_url_are_masked_and_the_rest_stays(url: str, masked: str) -
 
 
 def test_the_detail_of_an_attempt_holds_no_secret() -> None:
-    request = Request("POST", "http://h/", (("X-Functions-Key", "s3cret"), ("X-A", "a")), b"{}", 1000)
     outcome = Outcome(
-        OutcomeKind.RESPONSE, 1.0, 302, (("location", "/next?token=s3cret&page=2"), ("set-cookie", "s3cret"))
+        OutcomeKind.RESPONSE,
+        1.0,
+        302,
+        (("location", "/next?token=s3cret&page=2"), ("set-cookie", "s3cret")),
+        sent_headers=(("X-Functions-Key", "s3cret"), ("X-A", "a")),
     )
-    detail = detail_of(request, outcome)
+    detail = detail_of(None, outcome)
     assert detail.request_headers == (("X-Functions-Key", "***"), ("X-A", "a"))
     assert detail.response_headers == (("location", "/next?token=***&page=2"), ("set-cookie", "***"))

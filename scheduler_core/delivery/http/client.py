@@ -18,11 +18,11 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.delivery.base import (
     NOT_SENT,
     Attempt,
+    Call,
     Done,
     MaySend,
     Outcome,
     OutcomeKind,
-    Request,
     TaskAttempt,
     always,
     attempt,
@@ -31,7 +31,7 @@ from scheduler_core.delivery.http.connect import AddressRefused, TlsFailed
 from scheduler_core.delivery.http.connection import WRITE_PIECE_BYTES, Connection
 from scheduler_core.delivery.http.deadlines import Deadlines
 from scheduler_core.delivery.http.guard import AddressGuard
-from scheduler_core.delivery.http.head import Written, headers_of, write_head
+from scheduler_core.delivery.http.request import Request, Written, headers_of, request_of, write_head
 from scheduler_core.delivery.http.resolve import LookupFailed
 from scheduler_core.delivery.http.transport import NotSent, PooledTransport
 
@@ -86,12 +86,14 @@ class HttpClient:
         Redirects are answers like any other. 1xx answers are passed over. An answer whose status and headers have
         arrived but whose body fails is not a response: the attempt ends as what went wrong.
         """
-        return await attempt(self, request)
+        return await attempt(lambda done: self.send(request, done, always))
 
-    def start(self, request: Request, done: Done, may_send: MaySend = always, /) -> Attempt:
-        """Begin what ``deliver`` does, and return at once. ``done`` is called once, from the event loop and never
-        from in here; not after the attempt was cancelled. ``may_send`` is asked before the request is written, and the
-        outcome is ``NOT_SENT`` if it says no.
+    def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
+        """Begin one attempt, as ``Deliverer.start`` says."""
+        return self.send(request_of(call), done, may_send)
+
+    def send(self, request: Request, done: Done, may_send: MaySend) -> Attempt:
+        """Begin what ``deliver`` does, and return at once, as ``Deliverer.start`` does for a call.
 
         Where a connection is idle and the request is short, the arrival of the answer drives the attempt: no task, no
         timer of its own, half of the processor time.
@@ -133,7 +135,7 @@ class HttpClient:
         except TimeoutError:
             return self._timed_out(request, started)
         except Exception as error:  # noqa: BLE001 - a fault here must end one attempt, not the loop that made it
-            return self._failed(error, started)
+            return self._failed(error, request, started)
 
     async def _attempt(self, request: Request, started: float, *, fresh: bool, may_send: MaySend) -> Outcome:
         if self._pool is not None:
@@ -148,7 +150,7 @@ class HttpClient:
                 may_send=may_send,
             )
             try:
-                return await self._read(answer.status, answer.headers, answer.read, started, self._kept(request))
+                return await self._read(answer.status, answer.headers, answer.read, request, started)
             finally:
                 answer.close()
         if not may_send():
@@ -165,8 +167,8 @@ class HttpClient:
                 response.status_code,
                 response.headers.raw,
                 lambda: anext(chunks, b""),
+                request,
                 started,
-                self._kept(request),
             )
         finally:
             await stream.aclose()
@@ -176,17 +178,19 @@ class HttpClient:
         status: int,
         headers: list[tuple[bytes, bytes]],
         read: Callable[[], Awaitable[bytes]],
+        request: Request,
         started: float,
-        keep: int,
     ) -> Outcome:
-        """Read the body through ``read``, which gives b"" at its end, up to the limit; ``keep`` bytes go out."""
-        body = Body(self._read_limit, keep)
+        """Read the body up to the limit, by ``read``, which returns b"" at its end."""
+        body = Body(self._read_limit, self._kept(request))
         while chunk := await read():
             if not body.add(chunk):
                 break
-        return self._answered(status, headers, body, started)
+        return self._answered(status, headers, body, request, started)
 
-    def _answered(self, status: int, headers: list[tuple[bytes, bytes]], body: Body, started: float) -> Outcome:
+    def _answered(
+        self, status: int, headers: list[tuple[bytes, bytes]], body: Body, request: Request, started: float
+    ) -> Outcome:
         return Outcome(
             OutcomeKind.RESPONSE,
             (self._clock.monotonic() - started) * 1000.0,
@@ -195,22 +199,30 @@ class HttpClient:
             body.kept,
             body.length,
             body.truncated,
+            sent_headers=request.headers,
         )
 
     def _kept(self, request: Request) -> int:
         return self._read_limit if request.whole_answer else self._keep
 
     def _timed_out(self, request: Request, started: float) -> Outcome:
-        return self._ended_without(OutcomeKind.TIMEOUT, started, f"no complete answer within {request.timeout_ms} ms")
+        return self._ended_without(
+            OutcomeKind.TIMEOUT, request, started, f"no complete answer within {request.timeout_ms} ms"
+        )
 
-    def _failed(self, error: Exception, started: float) -> Outcome:
+    def _failed(self, error: Exception, request: Request, started: float) -> Outcome:
         if not isinstance(error, httpx.TransportError):
-            return self._ended_without(OutcomeKind.INTERNAL, started, _where(error))
+            return self._ended_without(OutcomeKind.INTERNAL, request, started, _where(error))
         kind = next((kind for error_class, kind in _KINDS if isinstance(error, error_class)), OutcomeKind.INTERNAL)
-        return self._ended_without(kind, started, str(error))
+        return self._ended_without(kind, request, started, str(error))
 
-    def _ended_without(self, kind: OutcomeKind, started: float, message: str) -> Outcome:
-        return Outcome(kind, (self._clock.monotonic() - started) * 1000.0, message=" ".join(message.split())[:500])
+    def _ended_without(self, kind: OutcomeKind, request: Request, started: float, message: str) -> Outcome:
+        return Outcome(
+            kind,
+            (self._clock.monotonic() - started) * 1000.0,
+            message=" ".join(message.split())[:500],
+            sent_headers=request.headers,
+        )
 
     async def aclose(self) -> None:
         """Close idle and open connections."""
@@ -247,8 +259,8 @@ class _Direct:
 
     __slots__ = (
         "_body",
+        "_client",
         "_connection",
-        "_deliverer",
         "_done",
         "_left",
         "_may_send",
@@ -261,7 +273,7 @@ class _Direct:
 
     def __init__(
         self,
-        deliverer: HttpClient,
+        client: HttpClient,
         pool: PooledTransport,
         connection: Connection,
         request: Request,
@@ -269,7 +281,7 @@ class _Direct:
         done: Done,
         may_send: MaySend,
     ) -> None:
-        self._deliverer = deliverer
+        self._client = client
         self._pool = pool
         self._connection = connection
         self._request = request
@@ -278,9 +290,9 @@ class _Direct:
         self._may_send = may_send
         self._left = False
         self._second: TaskAttempt | None = None
-        self._body = Body(deliverer._read_limit, deliverer._kept(request))
-        self._started = deliverer._clock.monotonic()
-        deliverer._deadlines.add(self, request.timeout_ms)
+        self._body = Body(client._read_limit, client._kept(request))
+        self._started = client._clock.monotonic()
+        client._deadlines.add(self, request.timeout_ms)
         connection.begin(request.method, written.head, request.body, self._progressed)
 
     def cancel(self) -> None:
@@ -293,7 +305,7 @@ class _Direct:
     def expire(self) -> None:
         """The deadline has passed."""
         self._leave()
-        self._done(self._deliverer._timed_out(self._request, self._started))
+        self._done(self._client._timed_out(self._request, self._started))
 
     def _progressed(self) -> None:
         connection = self._connection
@@ -306,7 +318,7 @@ class _Direct:
         if not more or connection.complete:
             status, headers = connection.status, connection.headers
             self._leave()
-            self._done(self._deliverer._answered(status, headers, self._body, self._started))
+            self._done(self._client._answered(status, headers, self._body, self._request, self._started))
 
     def _lost(self, fault: httpx.TransportError) -> None:
         repeat = isinstance(fault, httpx.ReadError) and self._pool.may_repeat(
@@ -314,18 +326,18 @@ class _Direct:
         )
         self._leave()
         if not repeat:
-            self._done(self._deliverer._failed(fault, self._started))
+            self._done(self._client._failed(fault, self._request, self._started))
             return
         # The target closed the connection while it was idle: once more, on a new one.
-        deliverer, request = self._deliverer, self._request
-        left = request.timeout_ms / 1000.0 - (deliverer._clock.monotonic() - self._started)
+        client, request = self._client, self._request
+        left = request.timeout_ms / 1000.0 - (client._clock.monotonic() - self._started)
         self._second = TaskAttempt(
-            deliverer._in_turn(request, self._started, left, fresh=True, may_send=self._may_send), self._done
+            client._in_turn(request, self._started, left, fresh=True, may_send=self._may_send), self._done
         )
 
     def _leave(self) -> None:
         self._left = True
-        self._deliverer._deadlines.remove(self, self._request.timeout_ms)
+        self._client._deadlines.remove(self, self._request.timeout_ms)
         self._pool.release(self._written.origin, self._connection)
 
 

@@ -17,7 +17,7 @@ import httpx
 from scheduler_core.delivery.http.connect import Connector, Origin
 from scheduler_core.delivery.http.connection import Connection
 from scheduler_core.delivery.http.guard import AddressGuard
-from scheduler_core.delivery.http.head import IDEMPOTENT, head_of, origin_of
+from scheduler_core.delivery.http.request import IDEMPOTENT, head_of, origin_of
 from scheduler_core.delivery.http.resolve import Resolver
 
 KEEPALIVE_SECONDS: Final = 4.0

@@ -17,7 +17,7 @@ import httpx
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.connect import Origin
 from scheduler_core.delivery.http.guard import AddressGuard, refusal_text
-from scheduler_core.delivery.http.head import origin_of
+from scheduler_core.delivery.http.request import origin_of
 
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 

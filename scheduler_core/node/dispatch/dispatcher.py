@@ -1,4 +1,4 @@
-"""One attempt of a run: build the request, send it, pass on what came of it."""
+"""One attempt of a run: builds the call, delivers it, passes the outcome to the settler."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from scheduler_core.base.errors import ConfigError, StoreError
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.base.tokens import make_token
 from scheduler_core.delivery.base import Attempt, Deliverer
+from scheduler_core.model.call import Call
 from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job import HeldBack, Job, LostCause
-from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Run
 from scheduler_core.model.transition import Transition
+from scheduler_core.node.dispatch.calls import call_of, needs_nothing_else, with_callback, with_target
 from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
-from scheduler_core.node.dispatch.requests import build_request, needs_nothing_else, with_callback, with_target
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.node import Node
 from scheduler_core.plan.change import plan_outdated
@@ -109,11 +110,11 @@ class Dispatcher:
         ended = Ended(failure(error), claimed.lease.fence, now_ms, now_ms, jitter=jitter, downtimes=self.node.downtimes)
         self.settler.put(claimed, work, ended)
 
-    def request_of(self, claimed: ClaimedJob, work: Work) -> Request:
-        """What the claim alone says about the request of the next attempt."""
+    def call_of(self, claimed: ClaimedJob, work: Work) -> Call:
+        """Return the call of the next attempt as far as the claim determines it."""
         timeout_ms = work.job.policies.timeout_ms
         timeout_ms = self._timeout_ms if timeout_ms is None else timeout_ms
-        return build_request(work, fence=claimed.lease.fence, timeout_ms=timeout_ms)
+        return call_of(work, fence=claimed.lease.fence, timeout_ms=timeout_ms)
 
     async def _prepare(self, flight: Flight, claimed: ClaimedJob, work: Work) -> None:
         if work.state.awaits_children:
@@ -130,35 +131,35 @@ class Dispatcher:
             if beside.latest_success is not None:
                 latest_ms = beside.latest_success.fire_time_ms
                 work = replace(work, state=replace(work.state, last_success_ms=latest_ms))
-        request = await self._request(claimed, work)
+        call = await self._complete_call(claimed, work)
         if not self.node.lease_holds:
             flight.hand_back()  # what was asked took so long that another node may hold this job by now
             return
         hold = None if claimed.state is None else claimed.state.held_back
-        held = self.limiter.acquire_resolved(flight.permit, request.url, work, hold)
+        held = self.limiter.acquire_resolved(flight.permit, call.url, work, hold)
         if held is None:
-            flight.begin(work, request)
+            flight.begin(work, call)
         else:
             flight.hold(held)
 
-    async def _request(self, claimed: ClaimedJob, work: Work) -> Request:
-        """The request of the next attempt of a job with a named target, a callback or overlapping runs.
+    async def _complete_call(self, claimed: ClaimedJob, work: Work) -> Call:
+        """Return the call of the next attempt of a job with a named target, a callback or overlapping runs.
 
         Raises ConfigError for a callback if nobody could be told where to call.
         """
-        request = self.request_of(claimed, work)
+        call = self.call_of(claimed, work)
         if work.job.target_id is not None:
             target = await self.targets.get(work.job.target_id)
             if target is None:
                 raise LookupError(f"the target {work.job.target_id} is gone")
-            request = with_target(request, target)
+            call = with_target(call, target)
         if work.job.policies.callback:
             public_url = self.node.settings.public_url
             if public_url is None:
                 raise ConfigError(NO_PUBLIC_URL)
             token = make_token(await self._store.secret(), claimed.id, work.run.id)
-            request = with_callback(request, public_url, work.run.id, token)
-        return request
+            call = with_callback(call, public_url, token)
+        return call
 
 
 class Flight(asyncio.Future[None]):
@@ -175,14 +176,14 @@ class Flight(asyncio.Future[None]):
         self._dispatcher = dispatcher
         self._claimed = claimed
         self._work = work
-        self._request: Request | None = None
+        self._call: Call | None = None
         self._started_at_ms = 0
         self._under_way: Attempt | asyncio.Task[None] | None = None
 
     @property
     def has_begun(self) -> bool:
-        """Whether its request is built and on its way."""
-        return self._request is not None
+        """Whether its call is built and on its way."""
+        return self._call is not None
 
     @property
     def losses(self) -> int:
@@ -208,13 +209,13 @@ class Flight(asyncio.Future[None]):
         self._land()
         return True
 
-    def begin(self, work: Work, request: Request | None) -> None:
-        """Send the request; None: it follows from what the claim brought."""
+    def begin(self, work: Work, call: Call | None) -> None:
+        """Deliver the call; None: build it from the claim."""
         self._work = work
         self._started_at_ms = self._dispatcher.clock.now_ms()
         try:
-            self._request = self._dispatcher.request_of(self._claimed, work) if request is None else request
-            self._under_way = self._dispatcher.start(self._request, self._ended, self._may_send)
+            self._call = self._dispatcher.call_of(self._claimed, work) if call is None else call
+            self._under_way = self._dispatcher.start(self._call, self._ended, self._may_send)
         except Exception as error:  # noqa: BLE001 - one that ends without a result would hold its lease for ever
             self._ended(failure(error))
 
@@ -283,7 +284,7 @@ class Flight(asyncio.Future[None]):
             dispatcher.clock.now_ms(),
             jitter=random.random(),
             downtimes=dispatcher.node.downtimes,
-            request=self._request,
+            call=self._call,
         )
         try:
             dispatcher.settler.put(self._claimed, self._work, ended)

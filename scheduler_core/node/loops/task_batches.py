@@ -25,10 +25,10 @@ from scheduler_core.base.events import (
     TASKS_REMOVED,
     get_logger,
 )
-from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer, attempt
-from scheduler_core.model.outcome import Outcome, OutcomeKind, Request
+from scheduler_core.model.call import Call
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Run
 from scheduler_core.model.task import LaneRules, Task, task_id
 from scheduler_core.node.loops.service import Service
@@ -224,10 +224,10 @@ class TaskBatcher(Service):
             self._put(batch, row, TaskStep(TaskOperation.BACK))
             return
         started_at_ms = self.clock.now_ms()
-        request: Request | None = None
+        call: Call | None = None
         try:
-            request = request_of(task, row.number, batch.fence, batch.rules)
-            outcome = await attempt(self._deliverer, request, self._may_call)
+            call = call_of(task, row.number, batch.fence, batch.rules)
+            outcome = await self._deliver(call)
         except asyncio.CancelledError:
             self._put(batch, row, TaskStep(TaskOperation.BACK))
             raise
@@ -236,12 +236,15 @@ class TaskBatcher(Service):
         if outcome.kind is OutcomeKind.NOT_SENT:
             self._put(batch, row, TaskStep(TaskOperation.BACK))
             return
-        ended = Ended(outcome, batch.fence, started_at_ms, self.clock.now_ms(), request=request)
+        ended = Ended(outcome, batch.fence, started_at_ms, self.clock.now_ms(), call=call)
         status = f"{outcome.status // 100}xx" if outcome.status else ""
         self.metrics.attempts.add(str(outcome.kind), status)
         self.metrics.duration.observe(outcome.latency_ms / 1000)
         step = plan_called(task, ended, batch.rules)
         self._put(batch, row, step, step.task)
+
+    async def _deliver(self, call: Call) -> Outcome:
+        return await attempt(lambda done: self._deliverer.start(call, done, self._may_call))
 
     def _may_call(self) -> bool:
         return self._node.lease_holds
@@ -352,29 +355,21 @@ class TaskWakeupSubscriber(Service):
         raise StoreUnavailable("the subscription ended")
 
 
-def request_of(task: Task, number: int, fence: int, rules: LaneRules) -> Request:
-    """The request of a task's next call."""
+def call_of(task: Task, number: int, fence: int, rules: LaneRules) -> Call:
+    """Return the next call of a task."""
     run = current_run(task)
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Idempotency-Key", run.id),
-        ("Cronpost-Job-Id", task_id(number)),
-        ("Cronpost-Fire-Time", rfc3339(run.fire_time_ms)),
-        ("Cronpost-Attempt", str(run.attempt + 1)),
-        ("Cronpost-Fence", str(fence)),
-        ("Cronpost-Reason", run.reason.value),
-    ]
-    body = b"{}"
-    if task.auth is not None:
-        headers.append(("Authorization", task.auth))
-        body = msgspec.json.encode({"token": task.auth})
-    return Request(
-        "POST",
+    return Call(
+        run.id,
+        task_id(number),
+        run.reason,
+        run.fire_time_ms,
+        run.attempt + 1,
+        fence,
         task.url,
-        tuple(headers),
-        body,
+        b"{}" if task.auth is None else msgspec.json.encode({"token": task.auth}),
         rules.http_callback_timeout_ms,
-        repeatable=task.retries < rules.max_retries,
+        headers=() if task.auth is None else (("Authorization", task.auth),),
+        is_last_attempt=task.retries >= rules.max_retries,
     )
 
 

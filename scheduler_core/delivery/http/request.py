@@ -1,7 +1,7 @@
-"""What a request looks like on the wire, up to its body, and where it goes.
+"""From a call to the bytes of an HTTP request: its headers, its request line, and the origin that it goes to.
 
-Most requests of a node are alike but for the values of some headers, so what is costly to find out is found out once:
-of a URL where it leads, of the names of its headers whether they may be sent.
+Most requests of a node differ only in the values of some headers. So the origin of each URL, and the check of each set
+of header names, are computed once and cached.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Final, NamedTuple
+from urllib.parse import quote
 
 import httpx
+import msgspec
 
-from scheduler_core.delivery.base import Request
+from scheduler_core.base.instants import rfc3339
 from scheduler_core.delivery.http.connect import Origin
+from scheduler_core.model.call import Call, Headers
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """RFC 9110, 9.2.2."""
@@ -28,6 +31,62 @@ _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 
 _TRANSPORT_HEADERS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 _METHOD: Final = re.compile(r"[A-Z]+\Z")
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*")
+"""What percent-encoding leaves as it is (RFC 3986, 2.3)."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One HTTP request to make.
+
+    ``headers`` are complete except for Host, Content-Length and Connection, which the transport sets.
+    ``timeout_ms`` is the deadline of the whole attempt.
+    """
+
+    method: str
+    url: str
+    headers: Headers
+    body: bytes
+    timeout_ms: int
+    whole_answer: bool = False
+    """Whether the outcome must hold the answer's body as far as it is read, not only its first bytes."""
+    repeatable: bool = True
+    """Whether a policy allows another request of this run. If not, the transport must not send this one again once a
+    byte of it was sent."""
+
+
+def request_of(call: Call) -> Request:
+    """Return the HTTP request of ``call``: the user's headers, then those that describe the run."""
+    headers = [
+        *call.headers,
+        ("Idempotency-Key", call.run_id),
+        ("Cronpost-Job-Id", _quoted(call.job_id)),
+        ("Cronpost-Fire-Time", rfc3339(call.fire_time_ms)),
+        ("Cronpost-Attempt", str(call.attempt)),
+        ("Cronpost-Fence", str(call.fence)),
+        ("Cronpost-Reason", call.reason.value),
+    ]
+    if call.content_type is not None:
+        headers.insert(0, ("Content-Type", call.content_type))
+    if call.last_success_ms is not None:
+        headers.append(("Cronpost-Last-Success", rfc3339(call.last_success_ms)))
+    if call.callback is not None:
+        headers.append(("Cronpost-Callback-Url", call.callback.complete_url))
+        headers.append(("Cronpost-Heartbeat-Url", call.callback.heartbeat_url))
+        headers.append(("Cronpost-Callback-Token", call.callback.token))
+    return Request(
+        call.method,
+        call.url,
+        tuple(headers),
+        call.payload,
+        call.timeout_ms,
+        call.whole_answer,
+        not call.is_last_attempt,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _quoted(job_id: str) -> str:
+    return job_id if _UNRESERVED.fullmatch(job_id) else quote(job_id, safe="")
 
 
 class Written(NamedTuple):

@@ -1,0 +1,63 @@
+"""Builds the call of an attempt from its job, run and named target."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from scheduler_core.model.call import Call, Callback
+from scheduler_core.model.catalogue import Target, body_of
+from scheduler_core.model.job import Job
+from scheduler_core.model.run import Run
+from scheduler_core.plan.claim import Work
+
+
+def needs_nothing_else(work: Work) -> bool:
+    """Return whether the claim holds all that the call needs: no target to look up, no token to make."""
+    job, state = work.job, work.state
+    return job.target_id is None and not state.awaits_children and not state.child and not job.policies.callback
+
+
+def call_of(work: Work, *, fence: int, timeout_ms: int) -> Call:
+    """Return the call of a run's next attempt."""
+    job, run = work.job, work.run
+    retry = job.policies.retry
+    return Call(
+        run.id,
+        job.id,
+        run.reason,
+        run.fire_time_ms,
+        run.attempt + 1,
+        fence,
+        job.url,
+        job.payload if run.payload is None else run.payload,
+        timeout_ms,
+        last_success_ms=work.state.last_success_ms,
+        is_last_attempt=retry is not None and is_last_attempt(job, run),
+        retry_statuses=() if retry is None else retry.statuses,
+        whole_answer=job.policies.continuations,
+    )
+
+
+def is_last_attempt(job: Job, run: Run) -> bool:
+    """Return whether the job's retry rule allows no attempt of ``run`` after the next one."""
+    rule = job.policies.retry
+    return rule is not None and rule.attempts is not None and run.failures + 1 >= rule.attempts
+
+
+def with_target(call: Call, target: Target) -> Call:
+    """Return ``call`` with the URL, method, headers and body of a named target."""
+    content_type, body = body_of(target)
+    return replace(
+        call,
+        url=target.url,
+        payload=body,
+        content_type=content_type,
+        method=target.method,
+        headers=target.headers or (),
+    )
+
+
+def with_callback(call: Call, base_url: str, token: str) -> Call:
+    """Return ``call`` with the URLs below ``base_url`` at which the runner reports how the run ended."""
+    base = f"{base_url.rstrip('/')}/runs/{call.run_id}"
+    return replace(call, callback=Callback(f"{base}/complete", f"{base}/heartbeat", token))
