@@ -15,9 +15,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.loops.heartbeat import set_clock
-from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import RedisTasks
+from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService
 from scheduler_core.usecases.catalogue import CatalogueService
@@ -65,7 +63,7 @@ class Context:
         self,
         *,
         settings: ApiSettings,
-        store: Shards | RedisStore,
+        store: Shards[ShardStore] | ShardStore,
         clock: RedisClock,
         metrics: Metrics,
         lane: TaskSettings | None = None,
@@ -96,7 +94,7 @@ class Context:
         self.jobs = self.job_services.lead
         self.callbacks = CallbackService(self.shards, self.job_services)
         self.catalogue = CatalogueService(self.shards, clock, metrics)
-        self.tasks = TaskService(RedisTasks(self.store, lane), clock, metrics)
+        self.tasks = TaskService(self.store.task_store(lane), clock, metrics)
         self.history = HistoryService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)
         self._probing = asyncio.Lock()

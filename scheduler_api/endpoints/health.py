@@ -38,7 +38,7 @@ async def ready(request: Request) -> Response:
     reasons += await context.shards.faults()
     if not context.fires and not reasons:  # nodes find out with their heartbeats
         reasons += await context.write_faults()
-    essential = frozenset().union(*(store.keys.of_the_loop for store in context.shards.all))
+    essential = frozenset().union(*(store.essential_keys for store in context.shards.all))
     for key, text in (await context.wrong_keys()).items():
         (reasons if key in essential else warnings).append(f"store: {text}")
     try:

@@ -51,8 +51,10 @@ from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.store_check import StoreCheck
 from scheduler_core.store.jobs import Retention
-from scheduler_core.store.redis.check import check_servers, wrong_scheme
-from scheduler_core.store.redis.shards import Shards, default_number, open_shards, wrong_number
+from scheduler_core.store.redis.check import wrong_scheme
+from scheduler_core.store.redis.open import default_number, open_shards
+from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards, wrong_number
 
 if TYPE_CHECKING:
     # A node without a port loads neither the API nor uvicorn: run() imports them where they are needed.
@@ -361,7 +363,7 @@ class Process:
         assert url is not None
         return url
 
-    def _open_store(self, connections: int, *, beats: bool = False) -> Shards:
+    def _open_store(self, connections: int, *, beats: bool = False) -> Shards[RedisStore]:
         """``beats``: for a node, which sends heartbeats."""
         settings = self.settings
         return open_shards(
@@ -381,7 +383,7 @@ class Process:
             ),
         )
 
-    async def _divided(self, store: Shards) -> Shards:
+    async def _divided(self, store: Shards[RedisStore]) -> Shards[RedisStore]:
         """``store`` with as many shards as are stored. If that cannot be told now, nothing begins before it can.
 
         Raises ConfigError if another number is set.
@@ -417,7 +419,7 @@ class Process:
             engine = msgspec.structs.replace(engine, public_url=callback_base(self.url))
         return engine
 
-    def _make_engine(self, store: Shards, clock: RedisClock, metrics: Metrics) -> Engine:
+    def _make_engine(self, store: Shards[RedisStore], clock: RedisClock, metrics: Metrics) -> Engine:
         engine = self._engine_settings()
         deliverer: Deliverer = HttpClient(
             clock=clock,
@@ -434,7 +436,7 @@ class Process:
 
     # ---- the check of Redis -------------------------------------------------------------------------------------
 
-    async def _first_check(self, store: Shards) -> None:
+    async def _first_check(self, store: Shards[RedisStore]) -> None:
         """At the start a Redis that breaks promises stops the process; one that cannot be reached does not."""
         if self.embedded is not None or self._parent is not None:
             self._check_fault = None  # started by us, with our settings; or looked at by the parent
@@ -447,7 +449,7 @@ class Process:
     def _redis_is_good(self) -> bool:
         return self._check_fault is None
 
-    async def _check_until_good(self, store: Shards) -> None:
+    async def _check_until_good(self, store: Shards[RedisStore]) -> None:
         """Redis was away at the start. Once it is there, it has to be good before the node begins; the process
         lives on meanwhile, and /ready says why it is not ready."""
         while not self._redis_is_good():
@@ -468,7 +470,7 @@ class Process:
                     self._set_check_fault(str(error))
         self._start_firing()
 
-    async def _check(self, store: Shards) -> str | None:
+    async def _check(self, store: Shards[RedisStore]) -> str | None:
         """Look once; the fatal finding, if there is one. Sets the fault that ``faults`` tells."""
         try:
             infos = await store.server_infos()
@@ -486,7 +488,7 @@ class Process:
         except StoreError as error:
             self._set_check_fault(str(error))
             return None
-        findings = check_servers(infos, store.topology)
+        findings = store.lead.findings(infos, store.topology)
         fatal = next((finding.text for finding in findings if finding.fatal), None)
         for finding in findings:
             if not finding.fatal:
@@ -543,7 +545,7 @@ class ClockService(Service):
 
     name = "clock"
 
-    def __init__(self, store: Shards, clock: RedisClock, metrics: Metrics) -> None:
+    def __init__(self, store: Shards[RedisStore], clock: RedisClock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._store = store
         self._redis_clock = clock

@@ -17,9 +17,7 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.task_batches import TaskBatcher, TaskWakeupSubscriber
 from scheduler_core.node.node import Node
 from scheduler_core.node.shard_loops import FLUSH_SECONDS, NodeShard
-from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import RedisTasks
+from scheduler_core.store.shards import Shards, ShardStore
 
 log = get_logger(__name__)
 
@@ -34,7 +32,7 @@ class Engine:
     def __init__(
         self,
         settings: EngineSettings,
-        store: Shards | RedisStore,
+        store: Shards[ShardStore] | ShardStore,
         deliverer: Deliverer,
         clock: RedisClock,
         metrics: Metrics,
@@ -56,7 +54,7 @@ class Engine:
         metrics.in_flight.set_function(lambda: len(self.node.in_flight))
         metrics.unsettled.set_function(lambda: sum(shard.settler.unsettled for shard in self._shards))
         first = self._shards[0]
-        task_store = RedisTasks(first.store, lane)
+        task_store = first.store.task_store(lane)
         self._lane = TaskBatcher(
             self.node, task_store, deliverer, clock, metrics, may_reclaim=first.reaper.may_reclaim, sole=sole
         )

@@ -27,11 +27,7 @@ from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.history import Bounds
-from scheduler_core.store.redis.catalogue import RedisCatalogue
-from scheduler_core.store.redis.history import RedisHistory
-from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.target_copies import RedisTargetCopies
+from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.catalogue import TargetCache
 
 log = get_logger(__name__)
@@ -49,8 +45,8 @@ class NodeShard:
     def __init__(
         self,
         node: Node,
-        store: RedisStore,
-        shards: Shards,
+        store: ShardStore,
+        shards: Shards[ShardStore],
         deliverer: Deliverer,
         clock: RedisClock,
         metrics: Metrics,
@@ -62,13 +58,13 @@ class NodeShard:
         settings = node.settings
         self.node = node
         self.store = store
-        self.number = store.keys.shard
+        self.number = store.number
         self.start_fault: str | None = "the node is starting"
         self._clock = clock
         self._sole = sole
         self.settler = Settler(store, retry_policy(settings), clock, metrics)
-        catalogue = RedisCatalogue(shards.lead)
-        targets = TargetCache(catalogue if store is shards.lead else RedisTargetCopies(store, catalogue))
+        catalogue = shards.lead.catalogue_store()
+        targets = TargetCache(catalogue if store is shards.lead else store.target_copies(catalogue))
         dispatcher = Dispatcher(
             node, deliverer, self.settler, clock, metrics, store=store, targets=targets, limiter=limiter
         )
@@ -80,7 +76,7 @@ class NodeShard:
         self.reaper = Reaper(node, store, self.claimer, clock, metrics)
         self._listener = WakeupSubscriber(store, self.claimer, clock, metrics)
         self._cutter = CutSubscriber(node, store, clock, metrics)
-        self._sweeper = Sweeper(RedisHistory(store), bounds_of(settings, len(shards)), clock, metrics)
+        self._sweeper = Sweeper(store.history_store(), bounds_of(settings, len(shards)), clock, metrics)
         self.services: tuple[Service, ...] = (
             self.heartbeat,
             self.settler,

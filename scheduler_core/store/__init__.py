@@ -1,5 +1,5 @@
-"""The store: what Cronpost keeps, and the only part that writes it.
+"""The store: what Cronpost keeps. Here are the protocols that nodes and use cases are typed against, and their values.
 
-One folder for each kind of database; there is one, ``redis``. Nothing here decides: the plan made the transition that a
-method applies.
+One file per subject: ``loop``, ``jobs``, ``history``, ``tasks``, ``catalogue``; ``shards`` puts them together. The only
+implementation is ``redis``. Nothing here decides: a method applies a transition that the plan made.
 """

@@ -1,12 +1,14 @@
-"""What is stored and read of targets and schedules."""
+"""``CatalogueStore``: targets, and the names and ids of schedules. ``TargetCopies``: the targets on further shards."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
-from scheduler_core.model.catalogue import Target
+from scheduler_core.model.catalogue import ScheduleStatus, Target
 
 
 class StoredTarget(msgspec.Struct, frozen=True):
@@ -55,3 +57,111 @@ class Duties(msgspec.Struct, frozen=True):
 def draw_token() -> str:
     """Names one creation, so that it can be asked for again when its reply was lost."""
     return secrets.token_hex(8)
+
+
+class TargetReader(Protocol):
+    """Where a node reads targets: the catalogue itself, or the copies on a further shard."""
+
+    async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
+        """Read up to 1000 targets."""
+        ...
+
+
+class TargetCopies(TargetReader, Protocol):
+    """The copies of targets on one further shard. Every method raises StoreUnavailable or StoreRefused."""
+
+    async def revisions(self, target_ids: Sequence[int]) -> list[int | None]:
+        """Return when the copied targets were changed, in epoch ms; None: no copy."""
+        ...
+
+    async def put(self, stored: StoredTarget) -> None:
+        """Copy a target, unless the copy is of a later state."""
+        ...
+
+    async def drop(self, target_id: int) -> None:
+        """Delete the copy of a deleted target."""
+        ...
+
+
+class CatalogueStore(TargetReader, Protocol):
+    """Every method raises StoreUnavailable or StoreRefused; those that change something for a client raise
+    OutcomeUnknown as those of ``JobStore`` do."""
+
+    async def add_target(self, target: Target, *, token: str) -> int | None:
+        """Store a new target; return its id, or None if its name is taken. ``token``: see ``draw_token``."""
+        ...
+
+    async def change_target(self, stored: StoredTarget, target: Target) -> str:
+        """Replace ``stored`` by ``target``: ``ok``, ``gone``, ``taken`` (the name) or ``changed``."""
+        ...
+
+    async def drop_target(self, target_id: int, *, name: str, now_ms: int) -> str | list[int]:
+        """Delete a target, or continue its deletion: ids of schedules to delete first, or ``done``, ``gone``,
+        ``changed``."""
+        ...
+
+    async def keep(self, target_id: int) -> bool:
+        """Whether a target listed as being deleted still exists: its deletion never began, and the entry is removed."""
+        ...
+
+    async def name_of_unreadable(self, target_id: int) -> str:
+        """Find the name of a target whose definition cannot be read; empty: it has none. Reads all names."""
+        ...
+
+    async def page_targets(self, *, after: int, skip: int, limit: int) -> list[int]:
+        """Return up to ``limit`` target ids above ``after`` in ascending order, without the first ``skip``."""
+        ...
+
+    async def mark(self, mark: str, *, now_ms: int) -> None:
+        """Record that copies of a target are about to be changed. ``mark``: the target's id, a blank and a token."""
+        ...
+
+    async def unmark(self, mark: str) -> None:
+        """Record that all copies are changed."""
+        ...
+
+    async def marks(self, *, before_ms: int, limit: int) -> list[str]:
+        """Return marks that were set before an instant and are still there."""
+        ...
+
+    async def reserve(self, row: Row, *, token: str, now_ms: int, patience_ms: int) -> int | str:
+        """Reserve the name of a new schedule; return its id, or ``taken`` or ``no target``."""
+        ...
+
+    async def commit(self, schedule_id: int, *, end_ms: int | None, paused: bool) -> Row | None:
+        """List a schedule with its end and whether it is paused; return its row, None if the schedule, its name or its
+        target is gone."""
+        ...
+
+    async def rows(self, schedule_ids: Sequence[int]) -> list[Row | None]:
+        """Read the rows of up to 1000 schedules, reserved ones included."""
+        ...
+
+    async def change_schedule(self, schedule_id: int, old: Row, new: Row) -> str:
+        """Change the name or the target of a schedule: ``ok``, ``gone``, ``taken``, ``no target`` or ``changed``."""
+        ...
+
+    async def remove_schedule(self, schedule_id: int, row: Row | None, *, target_id: int | None = None) -> bool:
+        """Remove a schedule; False if its row is not ``row``. ``target_id``: of a schedule that has no row."""
+        ...
+
+    async def page_schedules(self, *, after: int, skip: int, limit: int) -> list[int]:
+        """Return up to ``limit`` schedule ids above ``after`` in ascending order, without the first ``skip``."""
+        ...
+
+    async def statuses(self, schedule_ids: Sequence[int], *, now_ms: int) -> list[ScheduleStatus | None]:
+        """Return the status of up to 1000 schedules as the catalogue has it; None: not listed."""
+        ...
+
+    async def is_committed(self, schedule_id: int) -> bool:
+        """Whether the schedule is listed."""
+        ...
+
+    async def counts(self, *, now_ms: int) -> CatalogueCounts:
+        """Count targets, and schedules by status."""
+        ...
+
+    async def duties(self, *, now_ms: int, old_ms: int, period_ms: int, limit: int = 200) -> Duties:
+        """Return what was left unfinished for longer than ``old_ms``, and whether this caller has the turn to compare
+        all schedules with their jobs, which comes once in ``period_ms``."""
+        ...

@@ -1,8 +1,9 @@
-"""What is read of settled runs, across all jobs."""
+"""``HistoryStore``: the runs of all jobs of a shard. List, totals, trimming."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -118,3 +119,39 @@ def place_of(run: Run) -> Place:
     """Where a settled run stands in the list."""
     at_ms = run.started_at_ms if run.started_at_ms is not None else run.ended_at_ms
     return Place(run.fire_time_ms if at_ms is None else at_ms, run.id.encode())
+
+
+class HistoryStore(Protocol):
+    """Every method raises StoreUnavailable or StoreRefused."""
+
+    async def candidates(self, query: Query, *, before: Place | None, count: int) -> list[Candidate]:
+        """Return the first ``count`` places of the list that match ``query``, after ``before``.
+
+        Runs that are not settled are read first: one that is settled in between is found twice rather than not at all.
+        """
+        ...
+
+    async def records(self, run_ids: Sequence[str]) -> list[Stored | None]:
+        """Read settled runs; None for one that is gone or cannot be read."""
+        ...
+
+    async def record(self, run_id: str) -> Stored | None:
+        """Read a settled run with what its last attempt sent and received, as far as that was kept."""
+        ...
+
+    async def places_of_job(self, job_id: str, query: Query) -> list[Place]:
+        """Return the places of all settled runs of a job that match ``query``, unordered."""
+        ...
+
+    async def units_from(self, at_ms: int, *, limit: int) -> list[Candidate]:
+        """Return claim keys with a run that is not settled and started at ``at_ms`` or later; up to ``limit`` claimed
+        ones and ``limit`` waiting ones."""
+        ...
+
+    async def totals(self, *, now_ms: int) -> RunTotals:
+        """Read the totals of all runs ever settled; trimming does not change them."""
+        ...
+
+    async def sweep(self, bounds: Bounds, *, now_ms: int, page: int = 500) -> tuple[int, bool]:
+        """Trim one page of the runs beyond ``bounds``; return how many were trimmed and whether more may be left."""
+        ...

@@ -1,11 +1,16 @@
-"""What clients store and read of jobs."""
+"""``JobStore``: what use cases do with the jobs of a shard. Read, change, create, list."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
+from typing import Literal, Protocol
+
 import msgspec
 
-from scheduler_core.model.job import Downtime, JobState, Snapshot
+from scheduler_core.base.errors import StoreRefused
+from scheduler_core.model.job import Downtime, Job, JobState, Snapshot
 from scheduler_core.model.run import Reason, Record, Run, RunState
+from scheduler_core.model.transition import Transition
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -91,3 +96,97 @@ class StoredAccount(msgspec.Struct, frozen=True):
         return not (snapshot.job is None and snapshot.state is None and self.stored.fault is None) or (
             self.forgotten_ms is not None
         )
+
+
+class JobStore(Protocol):
+    """Every method raises StoreUnavailable or StoreRefused.
+
+    A method that changes something raises OutcomeUnknown if the change was sent and not answered: it may be stored, but
+    is not stored later. After any other StoreError nothing is stored.
+    """
+
+    async def read(self, job_id: str) -> StoredJob:
+        """Read a job (or a child run, by its claim key) in one step."""
+        ...
+
+    async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
+        """Read up to 1000 jobs. Those that fit into one reply are read in one step."""
+        ...
+
+    async def page_ids(self, *, after: str, prefix: str, limit: int) -> list[str]:
+        """Return up to ``limit`` job ids that start with ``prefix`` and follow ``after``, ordered by their
+        bytes."""
+        ...
+
+    async def children(self, job_id: str, *, limit: int = 1000) -> list[str]:
+        """Return the claim keys of the open child runs of a job, oldest first."""
+        ...
+
+    async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | Literal["large"] | None]:
+        """Create those of these jobs (no id twice, at most 1000) under whose ids nothing is stored: no job, no
+        tombstone, no open child run.
+
+        Returns None for each job that was created; for the others what is stored, or ``large`` if that does not fit
+        into one reply: read it by itself.
+        """
+        ...
+
+    async def change(
+        self, job_id: str, stored: StoredJob, transition: Transition, *, answer: Answer | None = None
+    ) -> bool:
+        """Apply a client's change if the job is still ``stored``; return whether it was applied.
+
+        ``job_id`` may be the claim key of a child run. A change spawns no child run. ``answer`` is stored in the same
+        step; if an answer is already stored under its key, nothing is applied.
+        """
+        ...
+
+    async def change_many(self, changes: Sequence[tuple[str, StoredJob, Transition]]) -> list[bool | StoreRefused]:
+        """Apply changes of up to 250 different jobs; each one succeeds or fails alone, as with ``change``."""
+        ...
+
+    async def answer(self, key: str, *, now_ms: int) -> bytes | None:
+        """Read the answer stored under this key (see ``Answer``)."""
+        ...
+
+    async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
+        """Read settled runs and misses of a job, newest first, then the failures that were kept longer.
+
+        Entries that cannot be read are left out. A run whose record was trimmed has only what its entry holds: id,
+        fire time, reason and whether it succeeded.
+        """
+        ...
+
+    async def history_entries(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record | None]:
+        """As ``history``, with None for each entry that cannot be read: shorter than ``limit`` only at the end."""
+        ...
+
+    async def latest_success(self, job_id: str) -> Run | None:
+        """Return the successful run with the latest fire time that the job's history still has."""
+        ...
+
+    async def settled_run(self, run_id: str) -> Run | None:
+        """Read the record of a settled run; None: it was trimmed or never existed. Raises CorruptDocument."""
+        ...
+
+    async def settled_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        """Read the records of settled runs, by id. Records that were trimmed or cannot be read are left out."""
+        ...
+
+    async def read_account(self, job_id: str) -> StoredAccount:
+        """Read a job with its history and its open child runs, in one step. Entries that cannot be read are left
+        out."""
+        ...
+
+    async def secret(self) -> bytes:
+        """Return the secret that signs tokens (see ``LoopStore.secret``)."""
+        ...
+
+    async def ask_to_cut(self, run_id: str) -> None:
+        """Publish that the node which has the request of this run open is to cut it."""
+        ...
+
+    def cut_runs(self) -> AsyncGenerator[str | None]:
+        """Yield ids of runs whose requests nodes have cut. The first item, None, means that the subscription is
+        active."""
+        ...

@@ -1,12 +1,16 @@
-"""What the loop of a node stores and reads: claims, settlements, heartbeats, leases."""
+"""``LoopStore``: what the loop of a node does with a shard. Claims, settlements, heartbeats, leases of dead nodes."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
 from enum import Enum
+from typing import Any, Protocol
 
 import msgspec
 
-from scheduler_core.model.job import Downtime, Job, JobState, Lease
+from scheduler_core.model.job import Downtime, Job, JobState, Lease, LostCause
+from scheduler_core.model.transition import Transition
+from scheduler_core.store.jobs import Beside
 
 REPLY_BYTES = 2 << 20
 """How many bytes of definitions and states one script reads into its reply, at least one job: a few milliseconds of
@@ -52,6 +56,19 @@ class OwnLease(msgspec.Struct, frozen=True):
     first_claimed_at_ms: int
 
 
+class Settlement(msgspec.Struct, frozen=True):
+    """A claimed job to settle; made by ``LoopStore.settlement``, ``requeue`` or ``lost``.
+
+    It is encoded once. Sent again, it carries the same tag, by which the store recognises it.
+    """
+
+    claim_key: str
+    encoded: Any
+    """What the store sends; only the store reads it."""
+    wake_ms: int | None = None
+    """When the job is due again; None: only a client can wake it."""
+
+
 class Settled(msgspec.Struct, frozen=True):
     """The answer to a settlement: ``ok``, ``done``, ``stale``, ``full`` (the job has as many runs at once as it may;
     the lease stays), ``later`` (nothing was done, send it again) or ``changed``, with what is stored."""
@@ -82,3 +99,128 @@ class ReapTurn(Enum):
     """A node has died: give back what it held."""
     AUDIT = 3
     """It is time to look for leases that the beats of nodes say nothing about."""
+
+
+class LoopStore(Protocol):
+    """Every method that does I/O raises StoreUnavailable or StoreRefused."""
+
+    async def claim(
+        self,
+        *,
+        now_ms: int,
+        limit: int,
+        node: str,
+        token: int,
+        recent_ms: int,
+        dead_after_ms: int,
+        downtime_count: int,
+        trial: bool = True,
+    ) -> Claim:
+        """Claim up to ``limit`` due jobs, fewer if their documents are large.
+
+        ``token`` numbers the claims of this node, from 1. ``recent_ms``: half of the batch goes to jobs that became due
+        in this time. ``trial``: suspects may be claimed (jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a
+        row). After StoreUnavailable with ``effect_unknown``, call ``recover``.
+        """
+        ...
+
+    async def recover(
+        self, *, node: str, token: int, claimed_at_ms: int | None = None, reply_bytes: int = REPLY_BYTES
+    ) -> list[ClaimedJob]:
+        """Return the jobs claimed by a claim whose reply was lost, and void that claim if it is still on its way.
+
+        ``claimed_at_ms``: the ``now_ms`` of that claim; None: unknown, so all claimed jobs are examined. Jobs that do
+        not fit into ``reply_bytes`` are released: they are due again. With 0, all are released.
+        """
+        ...
+
+    async def leases_of(self, node: str, *, page: int = 500) -> list[OwnLease]:
+        """Read all leases of a node, in pages. Leases that cannot be read are left out: the reaper voids them."""
+        ...
+
+    def settlement(self, claimed: ClaimedJob, transition: Transition | None) -> Settlement:
+        """Encode the transition of a claimed job; None releases the job unfinished, due at once."""
+        ...
+
+    def requeue(self, claimed: ClaimedJob, wake_ms: int) -> Settlement:
+        """Encode the release of a claimed job that is to be claimed again at ``wake_ms``."""
+        ...
+
+    def lost(self, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> Settlement:
+        """Encode the release of a claimed job whose request, begun at ``at_ms``, may have been sent."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
+        """Apply a batch of settlements; one answer each. Sending the same batch again changes nothing."""
+        ...
+
+    async def beside(self, job_id: str, claim_key: str) -> Beside:
+        """Read what the next attempt of a child run needs besides its own documents."""
+        ...
+
+    async def children(self, job_id: str, *, limit: int = 1000) -> list[str]:
+        """Return the claim keys of the open child runs of a job, oldest first."""
+        ...
+
+    async def secret(self) -> bytes:
+        """Return the secret that signs tokens: 32 random bytes, drawn once for each shard.
+
+        Read it for each token: a store that was emptied or restored has another one.
+        """
+        ...
+
+    async def beat(
+        self,
+        *,
+        node: str,
+        now_ms: int,
+        starting: bool,
+        sole: bool,
+        start_gap_ms: int,
+        lived_gap_ms: int,
+        forget_ms: int,
+        store_id: str,
+    ) -> Beat:
+        """Record a heartbeat of ``node``. ``store_id`` becomes the store's id if it has none."""
+        ...
+
+    async def leave(self, *, node: str, now_ms: int) -> int:
+        """Remove the entry of a node that stops; return the number of nodes left."""
+        ...
+
+    async def take_reap_turn(self, *, now_ms: int, dead_after_ms: int, interval_ms: int, audit_ms: int) -> ReapTurn:
+        """Ask for the turn to reap, which one node of the fleet gets in each interval."""
+        ...
+
+    async def reap(self, *, now_ms: int, dead_after_ms: int, void_all: bool = False, page: int = 500) -> list[str]:
+        """Reclaim the jobs of dead nodes (with ``void_all``, of all nodes); return their claim keys.
+
+        Examines every claimed job, in pages, in the order of the claims.
+        """
+        ...
+
+    async def swept(self, *, until_ms: int, audited_at_ms: int | None = None) -> None:
+        """Record that all leases were examined, and those of nodes whose last beat was before ``until_ms``
+        reclaimed."""
+        ...
+
+    async def time_ms(self) -> float:
+        """Read the server's clock, in epoch milliseconds."""
+        ...
+
+    def wake_ups(self) -> AsyncGenerator[int | None]:
+        """Yield wake-ups (epoch ms) that clients set and that come before all others.
+
+        The first item, None, means that the subscription is active; earlier messages are not received. A lost message
+        costs at most the longest sleep of the loop.
+        """
+        ...
+
+    def runs_to_cut(self) -> AsyncGenerator[str | None]:
+        """Yield ids of runs that were cancelled while their request was open. The first item, None, means that the
+        subscription is active."""
+        ...
+
+    async def confirm_cut(self, run_id: str) -> None:
+        """Publish that the request of this run is cut."""
+        ...

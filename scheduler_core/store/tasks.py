@@ -1,9 +1,13 @@
-"""What is stored and read of one-off tasks."""
+"""``TaskStore``: one-off tasks. Batches for the node; insert, read, list and change for use cases."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Protocol
+
 import msgspec
 
+from scheduler_core.model.run import Run, RunDetail
 from scheduler_core.model.task import LaneRules, Task, TaskStatus
 
 SETTLE_LIMIT = 500
@@ -42,6 +46,15 @@ class Taken(msgspec.Struct, frozen=True):
     holder_beats: bool = True
 
 
+class TaskSettlement(msgspec.Struct, frozen=True):
+    """A task of a batch to settle; made by ``TaskStore.settlement``. It is encoded once, so that it can be sent
+    again."""
+
+    number: int
+    encoded: Any
+    """What the store sends; only the store reads it."""
+
+
 class SettledBatch(msgspec.Struct, frozen=True):
     """The answer to a call of ``RedisTasks.settle``."""
 
@@ -73,3 +86,73 @@ class Place(msgspec.Struct, frozen=True):
     part: str
     score: int | None = None
     number: int = 0
+
+
+class TaskStore(Protocol):
+    """Every method that does I/O raises StoreUnavailable or StoreRefused; those that change something for a client
+    raise OutcomeUnknown as those of ``JobStore`` do."""
+
+    async def take(self, *, now_ms: int, node: str, token: int, dead_after_ms: int, slots: int) -> Taken:
+        """Take the next batch if none is out and the pause is over. After a lost reply, ask again with the same
+        ``token``."""
+        ...
+
+    def settlement(
+        self, number: int, operation: str, task: Task | None, record: Run | None, detail: RunDetail | None
+    ) -> TaskSettlement:
+        """Encode how a task of the batch ended; ``task`` None leaves the stored document."""
+        ...
+
+    async def settle(
+        self, settlements: Sequence[TaskSettlement], *, now_ms: int, node: str, fence: int
+    ) -> SettledBatch:
+        """Settle up to ``SETTLE_LIMIT`` tasks of the batch. Sending the same settlements again changes nothing."""
+        ...
+
+    async def release(self, *, node: str, fence: int | None, ended_at_ms: int | None) -> int:
+        """Release what is left of the batch that ``node`` took; return the number of tasks, -1 if no such batch is out.
+
+        ``fence`` None: whichever batch it is. ``ended_at_ms`` None: no task was called, so no pause follows.
+        """
+        ...
+
+    def wake_ups(self) -> AsyncGenerator[int | None]:
+        """Yield instants at which a task becomes due, as clients set them; 0 when something else changed.
+
+        The first item, None, means that the subscription is active.
+        """
+        ...
+
+    async def insert(self, tasks: Sequence[Task]) -> list[int]:
+        """Store up to 1000 new tasks, all or none; return their numbers."""
+        ...
+
+    async def read(self, number: int) -> StoredTask | None:
+        """Read one task."""
+        ...
+
+    async def page(
+        self, parts: Sequence[str], start: Place | None, limit: int
+    ) -> tuple[list[StoredTask], Place | None]:
+        """Read up to ``limit`` tasks of ``parts`` from ``start`` on; also return where the next page begins."""
+        ...
+
+    async def delete(self, stored: StoredTask, record: Run | None) -> str:
+        """Delete a task as it was read: ``ok``, ``running``, ``changed`` or ``missing``."""
+        ...
+
+    async def revive(self, stored: StoredTask, task: Task) -> str:
+        """Make a stale task due again, as ``task``: ``ok``, ``not_stale``, ``changed`` or ``missing``."""
+        ...
+
+    async def rules(self) -> LaneRules:
+        """Read the settings of one-off tasks."""
+        ...
+
+    async def change_rules(self, changes: dict[str, int]) -> LaneRules:
+        """Change some of the settings; return all of them."""
+        ...
+
+    async def repair(self, *, limit: int = 100) -> int:
+        """Remove or correct set members that cannot be tasks or have an impossible score; return how many."""
+        ...

@@ -7,8 +7,7 @@ import msgspec
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import JobNotFound
 from scheduler_core.plan.account import Account, Entry, make_account
-from scheduler_core.store.redis.account import AccountStore
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.jobs import JobStore
 
 
 class AccountPage(msgspec.Struct, frozen=True):
@@ -24,7 +23,7 @@ class AccountPage(msgspec.Struct, frozen=True):
 
 
 async def read_account(
-    store: RedisStore,
+    store: JobStore,
     clock: Clock,
     job_id: str,
     *,
@@ -38,8 +37,7 @@ async def read_account(
 
     Raises JobNotFound for an id under which nothing is stored, neither a job nor a history.
     """
-    reader = AccountStore(store)
-    read = await reader.read(job_id)
+    read = await store.read_account(job_id)
     if not read.exists:
         raise JobNotFound(job_id)
     now_ms = clock.now_ms()
@@ -59,7 +57,7 @@ async def read_account(
     following = entries[limit - 1].key if len(entries) > limit else None
     entries = entries[:limit]
     wanted = [entry.run.id for entry in entries if entry.run is not None and entry.settled]
-    runs = await reader.runs(wanted)
+    runs = await store.settled_runs(wanted)
     whole = [
         msgspec.structs.replace(entry, run=runs.get(entry.run.id, entry.run)) if entry.run is not None else entry
         for entry in entries

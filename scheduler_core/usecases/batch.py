@@ -15,7 +15,7 @@ from scheduler_core.base.events import JOB_UPSERTED, JOBS_UPSERTED, get_logger
 from scheduler_core.model.job import DEFAULT_POLICIES, Job, JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import StoredJob
-from scheduler_core.store.redis.shards import PerShard
+from scheduler_core.store.shards import PerShard
 from scheduler_core.triggers.trigger import TriggerSpec
 from scheduler_core.usecases.jobs import JobService, JobView, as_created, changed_view, step_of_upsert, view_of
 

@@ -13,7 +13,7 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import StoredJob
-from scheduler_core.store.redis.shards import PerShard, Shards
+from scheduler_core.store.shards import PerShard, Shards, ShardStore
 from scheduler_core.usecases.jobs import JobService
 
 log = get_logger(__name__)
@@ -22,7 +22,7 @@ log = get_logger(__name__)
 class CallbackService:
     """Every method raises TokenRefused, RunNotFound, RunLost, and StoreError as JobService does."""
 
-    def __init__(self, shards: Shards, jobs: PerShard[JobService]) -> None:
+    def __init__(self, shards: Shards[ShardStore], jobs: PerShard[JobService]) -> None:
         self._shards = shards
         self._jobs = jobs
 

@@ -14,7 +14,7 @@ from scheduler_core.model.run import RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.cancel import plan_cancel_run
 from scheduler_core.store.jobs import StoredJob
-from scheduler_core.store.redis.shards import PerShard, Shards
+from scheduler_core.store.shards import PerShard, Shards, ShardStore
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.jobs import JobService
 
@@ -38,7 +38,7 @@ class Cancelled(msgspec.Struct, frozen=True):
 class CancelService:
     """Needs no node. Raises StoreError as JobService does."""
 
-    def __init__(self, shards: Shards, jobs: PerShard[JobService], history: HistoryService) -> None:
+    def __init__(self, shards: Shards[ShardStore], jobs: PerShard[JobService], history: HistoryService) -> None:
         self._shards = shards
         self._jobs = jobs
         self._history = history

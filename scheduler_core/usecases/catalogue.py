@@ -62,11 +62,9 @@ from scheduler_core.model.catalogue import (
 from scheduler_core.model.job import Job, JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import plan_upsert
-from scheduler_core.store.catalogue import CatalogueCounts, Row, StoredTarget, draw_token
+from scheduler_core.store.catalogue import CatalogueCounts, Row, StoredTarget, TargetReader, draw_token
 from scheduler_core.store.jobs import StoredJob
-from scheduler_core.store.redis.catalogue import RedisCatalogue
-from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.target_copies import RedisTargetCopies
+from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.triggers.trigger import IntervalSpec
 from scheduler_core.usecases.jobs import JobService, JobView, changed_view, exists, view_of
 from scheduler_core.usecases.target_copies import TargetCopier
@@ -175,9 +173,9 @@ class ScheduleJobs(JobService):
 class CatalogueService:
     """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part."""
 
-    def __init__(self, shards: Shards, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, shards: Shards[ShardStore], clock: Clock, metrics: Metrics) -> None:
         self._shards = shards
-        self._catalogue = RedisCatalogue(shards.lead)
+        self._catalogue = shards.lead.catalogue_store()
         self.copies = TargetCopier(shards, self._catalogue)
         self._clock = clock
         self.jobs = shards.each(lambda store: ScheduleJobs(store, clock, metrics))
@@ -533,7 +531,7 @@ class TargetCache:
     with another version empties the cache, so a run that was claimed after a change never sees what was before it.
     """
 
-    def __init__(self, catalogue: RedisCatalogue | RedisTargetCopies, *, limit: int = 10_000) -> None:
+    def __init__(self, catalogue: TargetReader, *, limit: int = 10_000) -> None:
         self._catalogue = catalogue
         self._limit = limit
         self._version: int | None = None

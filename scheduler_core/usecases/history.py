@@ -19,9 +19,7 @@ from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.history import Candidate, Place, Query, RunTotals, place_of, sum_of
 from scheduler_core.store.jobs import StoredJob
-from scheduler_core.store.redis.history import RedisHistory
-from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards, ShardStore
 
 LOOKED_AT = 5_000
 """How many runs a page looks at for a state or a reason; it may then be short, and its cursor goes on from there."""
@@ -53,7 +51,7 @@ class RunPage(msgspec.Struct, frozen=True):
 class HistoryService:
     """Needs no node. Raises StoreUnavailable or StoreRefused when Redis does not do its part."""
 
-    def __init__(self, shards: Shards, clock: Clock) -> None:
+    def __init__(self, shards: Shards[ShardStore], clock: Clock) -> None:
         self._shards = shards
         self._parts = [_HistoryOfShard(store) for store in shards.all]
         self._clock = clock
@@ -159,9 +157,9 @@ class HistoryService:
 class _HistoryOfShard:
     """The same of one shard."""
 
-    def __init__(self, store: RedisStore) -> None:
+    def __init__(self, store: ShardStore) -> None:
         self._store = store
-        self.history = RedisHistory(store)
+        self.history = store.history_store()
 
     async def get(self, run_id: str) -> FoundRun | None:
         stored = await self.history.record(run_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.jobs import JobView, exists, view_of
 
 EXAMINED = 1000
@@ -23,7 +23,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 async def page_of_jobs(
-    shards: Shards, *, cursor: str = "", prefix: str = "", status: str | None = None, limit: int = 100
+    shards: Shards[ShardStore], *, cursor: str = "", prefix: str = "", status: str | None = None, limit: int = 100
 ) -> Page:
     """Jobs from after ``cursor``: those that start with ``prefix`` and have ``status``.
 

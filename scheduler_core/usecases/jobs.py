@@ -39,8 +39,7 @@ from scheduler_core.plan.change import (
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.store.claim_keys import job_of_claim_key
-from scheduler_core.store.jobs import Answer, StoredJob
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.jobs import Answer, JobStore, StoredJob
 from scheduler_core.triggers.trigger import check_fires_again, compile_trigger
 from scheduler_core.usecases.report import report_record
 
@@ -106,17 +105,17 @@ _kept_decoder = msgspec.msgpack.Decoder(_Kept)
 class JobService:
     """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part; nothing is changed then.
 
-    OutcomeUnknown: the change may be made as a whole, but is not made later (``RedisStore.write``); or it is made,
+    OutcomeUnknown: the change may be made as a whole, but is not made later (``JobStore.write``); or it is made,
     and what has to follow is not: repeating the request completes it.
     """
 
-    def __init__(self, store: RedisStore, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: JobStore, clock: Clock, metrics: Metrics) -> None:
         self._store = store
         self._clock = clock
         self._metrics = metrics
 
     @property
-    def store(self) -> RedisStore:
+    def store(self) -> JobStore:
         return self._store
 
     @property

@@ -11,10 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from scheduler_core.base.errors import CronpostError
-from scheduler_core.store.catalogue import draw_token
-from scheduler_core.store.redis.catalogue import RedisCatalogue
-from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.target_copies import RedisTargetCopies
+from scheduler_core.store.catalogue import CatalogueStore, draw_token
+from scheduler_core.store.shards import Shards, ShardStore
 
 PAGE = 200
 
@@ -22,9 +20,9 @@ PAGE = 200
 class TargetCopier:
     """Raises StoreUnavailable or StoreRefused when a shard does not do its part, after all others have."""
 
-    def __init__(self, shards: Shards, catalogue: RedisCatalogue) -> None:
+    def __init__(self, shards: Shards[ShardStore], catalogue: CatalogueStore) -> None:
         self._catalogue = catalogue
-        self._further = [RedisTargetCopies(store, catalogue) for store in shards.all[1:]]
+        self._further = [store.target_copies(catalogue) for store in shards.all[1:]]
 
     @asynccontextmanager
     async def changing(self, target_id: int, *, now_ms: int) -> AsyncIterator[None]:

@@ -10,8 +10,7 @@ from scheduler_core.base.events import LANE_CHANGED, TASK_DELETED, TASK_REVIVED,
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.task import LaneRules, Task, TaskStatus, new_run_id, task_id, task_number
 from scheduler_core.plan.task import plan_revive, run_of_deleted
-from scheduler_core.store.redis.tasks import RedisTasks
-from scheduler_core.store.tasks import PARTS, Place, StoredTask
+from scheduler_core.store.tasks import PARTS, Place, StoredTask, TaskStore
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -30,7 +29,7 @@ PARTS_OF = {
 class TaskService:
     """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part."""
 
-    def __init__(self, store: RedisTasks, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: TaskStore, clock: Clock, metrics: Metrics) -> None:
         self._store = store
         self._clock = clock
         self._metrics = metrics

@@ -25,7 +25,7 @@ from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import EXAMPLE, client_of, job
 from tests.api.test_payload_bytes import BLANKS, JSON_TEXTS
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import dump
+from tests.support.stores import dump, redis_of
 
 Contents = Callable[[], dict[bytes, Any]]
 HEAD = '{"id":"a","endpoint":"http://h/","cron":"@daily","payload":'
@@ -158,9 +158,9 @@ async def test_what_is_refused_touches_nothing_else(client: httpx.AsyncClient) -
 async def test_the_same_batch_again_changes_nothing(client: httpx.AsyncClient, context: Context) -> None:
     batch = [job(id=f"job {number}", payload=number) for number in range(300)]
     first = await post(client, batch)
-    before = await dump(context.store.client)
+    before = await dump(redis_of(context.store).client)
     again = await post(client, batch)
-    assert await dump(context.store.client) == before
+    assert await dump(redis_of(context.store).client) == before
     assert [one["changed"] for one in first] == [True] * 300
     assert [one["changed"] for one in again] == [False] * 300
     assert [one["version"] for one in again] == [1] * 300
@@ -238,8 +238,8 @@ async def test_a_job_that_cannot_be_read_is_put_again_with_the_others(
 ) -> None:
     await post(client, [job(id="a"), job(id="b"), job(id="c")])
     with Redis.from_url(redis_url) as redis:
-        redis.hset(context.store.keys.jobs, "b", b"\xc1 no document")
-        redis.hset(context.store.keys.states, "c", b"12345678\xc1")
+        redis.hset(redis_of(context.store).keys.jobs, "b", b"\xc1 no document")
+        redis.hset(redis_of(context.store).keys.states, "c", b"12345678\xc1")
     assert (await client.get("/jobs/b")).json()["status"] == "quarantined"
     results = await post(client, [job(id="a"), job(id="b"), job(id="c"), job(id="d")])
     assert [(one["status"], one["changed"]) for one in results] == [(202, False), *[(202, True)] * 3]

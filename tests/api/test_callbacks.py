@@ -14,6 +14,7 @@ from scheduler_api.server.process import callback_base
 from scheduler_api.wire.run_requests import MAX_MESSAGE_CHARACTERS
 from scheduler_core.base.config import ApiSettings
 from tests.api.runner import Runner, running, until
+from tests.support.stores import redis_of
 
 Contents = Callable[[], dict[bytes, Any]]
 
@@ -109,8 +110,8 @@ async def test_tokens_are_good_again_after_the_store_has_another_secret(
     client: httpx.AsyncClient, taken: Taken, runner: Runner, context: Context
 ) -> None:
     assert (await taken.say("complete", b'{"state":"succeeded"}')).status_code == 200
-    redis: Any = context.store.client
-    await redis.hset(context.store.keys.meta, "secret", b"of a store that was restored, 32 b")
+    redis: Any = redis_of(context.store).client
+    await redis.hset(redis_of(context.store).keys.meta, "secret", b"of a store that was restored, 32 b")
     await until(client, "/jobs/a", lambda answer: answer["status"] == "active")
     await client.post("/jobs/a/run")
     await until(client, "/jobs/a", lambda answer: answer["status"] == "taken")

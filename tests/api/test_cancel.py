@@ -20,7 +20,7 @@ from tests.api.runner import Runner, running, until
 from tests.support.factories import answered, at, make_job, make_state, pending, retrying
 from tests.support.manual_clock import START_MS, ManualClock
 from tests.support.nodes import SteppedNode
-from tests.support.stores import KEYS, put
+from tests.support.stores import KEYS, put, redis_of
 from tests.support.stores import until as until_here
 
 NEVER = "0 0 0 1 1 * 2098"
@@ -112,11 +112,11 @@ class Bench:
     """An API and a node that is stepped, on one clock."""
 
     def __init__(self, context: Context, clock: ManualClock) -> None:
-        self.store: RedisStore = context.store
+        self.store = redis_of(context.store)
         self.clock = clock
         self.service = context.cancels
         self.jobs = context.jobs
-        self.node = SteppedNode(context.store, clock)
+        self.node = SteppedNode(self.store, clock)
 
     async def records(self, job_id: str = "a") -> list[tuple[str, float]]:
         found = (await self.store.history(job_id))[::-1]

@@ -23,7 +23,7 @@ from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import client_of, job
 from tests.support.fault_proxy import FaultProxy, script
-from tests.support.stores import until
+from tests.support.stores import redis_of, until
 
 TIMEOUT_SECONDS = 0.5
 FAR = "2090-01-01T00:00:00Z"
@@ -260,7 +260,7 @@ async def test_kept_answers_are_forgotten_after_a_day_and_are_bounded(
     client: httpx.AsyncClient, context: Context, contents: Callable[[], dict[bytes, Any]]
 ) -> None:
     await client.post("/", json=job(id="a"))
-    keys, redis = context.store.keys, context.store.client
+    keys, redis = redis_of(context.store).keys, redis_of(context.store).client
     kept: Any = redis
     for number in range(100_000 // 1000):
         await kept.zadd(keys.answered, {f"{number}-{one}": 9e12 + number for one in range(1000)})

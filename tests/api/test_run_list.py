@@ -14,7 +14,7 @@ from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Run, RunDetail, RunState
 from scheduler_core.model.status import RunStatus
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
 from tests.support.manual_clock import START_MS
@@ -41,7 +41,7 @@ async def settle(store: RedisStore, redis: Redis, job_id: str, *runs: Run, detai
     await put(redis, make_job(job_id), make_state(0))
     (job,) = (await claim(store)).jobs
     transition = Transition(make_state(86_400 * 365), runs, detail=detail, detail_of=runs[-1].id)
-    assert (await store.settle([Settlement.of(job, transition)]))[0].result == "ok"
+    assert (await store.settle([encode_settlement(job, transition)]))[0].result == "ok"
 
 
 def failed_run() -> Run:

@@ -15,22 +15,25 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.store.redis.keys import Keys
-from scheduler_core.store.redis.shards import Shards, open_shards
+from scheduler_core.store.redis.open import open_shards
+from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from tests.api.conftest import client_of, job
 from tests.api.runner import Runner, running, until
+from tests.support.stores import redis_of
 
 NAMES = [f"job-{number}" for number in range(20)]
 
 
 @pytest.fixture
-async def shards(redis_url: str) -> AsyncIterator[Shards]:
+async def shards(redis_url: str) -> AsyncIterator[Shards[RedisStore]]:
     shards = open_shards(redis_url, number=4, connections=STORE_CONNECTIONS)
     yield shards
     await shards.aclose()
 
 
 @pytest.fixture
-def context(shards: Shards, api_settings: ApiSettings) -> Context:
+def context(shards: Shards[RedisStore], api_settings: ApiSettings) -> Context:
     return Context(settings=api_settings, store=shards, clock=RedisClock(), metrics=Metrics())
 
 
@@ -142,7 +145,7 @@ async def test_a_batch_goes_to_all_shards_and_a_fault_of_one_is_that_of_its_jobs
     answer = await client.post("/jobs:batch", json=[job(id=name, cron="0 0 1 1 *") for name in NAMES])
     assert [(one["id"], one["status"]) for one in answer.json()] == [(name, 202) for name in NAMES]
     async with Redis.from_url(redis_url) as redis:
-        broken = context.shards.all[1].keys.jobs
+        broken = redis_of(context.shards.all[1]).keys.jobs
         await redis.delete(broken)
         await redis.set(broken, "not a hash")
         answer = await client.post("/jobs:batch", json=[job(id=name, cron="0 0 2 1 *") for name in NAMES])

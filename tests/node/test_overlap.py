@@ -12,7 +12,6 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Job, Overlap, Policies
 from scheduler_core.model.run import Miss, MissReason, Run, RunState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.account import AccountStore
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.batch import upsert_many
 from scheduler_core.usecases.jobs import JobService
@@ -201,6 +200,6 @@ async def test_the_account_of_runs_that_overlap_begins_with_the_first_whichever_
         await bench.work()
     await bench.answer(200, 1)
     await bench.answer(200, 0)
-    account = await AccountStore(bench.store).read("a")
+    account = await bench.store.read_account("a")
     assert account.forgotten_ms is not None
     assert account.forgotten_ms < at(10)

@@ -14,9 +14,8 @@ from scheduler_core.base.errors import StoreRefused, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.run import Run, RunState
-from scheduler_core.store.loop import Settled
+from scheduler_core.store.loop import Settled, Settlement
 from scheduler_core.store.redis.client import connect
-from scheduler_core.store.redis.settlements import Settlement
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.jobs import JobService
 from tests.support.factories import answered, at, make_job, make_state
@@ -172,7 +171,7 @@ async def test_what_redis_never_takes_is_put_aside_for_the_others_and_not_given_
     settler.takes_writes = lambda: bool(beats)
 
     async def refused(self: RedisStore, settlements: Sequence[Settlement]) -> list[Settled]:
-        if any(one.job_id == "bad" for one in settlements):
+        if any(one.claim_key == "bad" for one in settlements):
             raise StoreRefused("its keys cannot be used")
         return await settle(self, settlements)
 

@@ -8,7 +8,7 @@ import pytest
 
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.store_check import LOOK_SECONDS, StoreCheck
-from scheduler_core.store.redis.shards import open_shards
+from scheduler_core.store.redis.open import open_shards
 from tests.support.manual_clock import ManualClock
 from tests.support.processes import RedisServer, Workshop
 from tests.support.stores import until

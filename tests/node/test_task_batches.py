@@ -19,8 +19,8 @@ from scheduler_core.model.run import RunState
 from scheduler_core.model.task import TaskStatus
 from scheduler_core.node.loops.task_batches import TaskWakeupSubscriber
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import RedisTasks, TaskSettlement
-from scheduler_core.store.tasks import SettledBatch
+from scheduler_core.store.redis.tasks import RedisTasks
+from scheduler_core.store.tasks import SettledBatch, TaskSettlement
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered, failed
 from tests.support.lanes import SteppedLane, ids, make_task, places

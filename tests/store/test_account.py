@@ -17,7 +17,6 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.plan.account import OF_THE_TRIGGER, Account, make_account
 from scheduler_core.plan.change import plan_upsert
 from scheduler_core.store.jobs import Retention
-from scheduler_core.store.redis.account import AccountStore
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from tests.store.test_histories import History, nodes
@@ -40,7 +39,7 @@ class Received(msgspec.Struct, frozen=True):
 
 
 async def account_of(store: RedisStore, job_id: str, now_ms: int) -> Account:
-    read = await AccountStore(store).read(job_id)
+    read = await store.read_account(job_id)
     return make_account(
         read.stored.snapshot,
         read.records,
@@ -181,12 +180,12 @@ async def test_a_run_whose_record_was_dropped_is_still_in_the_account(redis_url:
         done = make_run(10, id="DONE", state=RunState.SUCCEEDED, started_at_ms=at(10), ended_at_ms=at(11))
         asked = make_run(12, id="ASKED", reason=Reason.MANUAL, state=RunState.FAILED, ended_at_ms=at(13))
         assert await store.change("a", stored, Transition(make_state(20), (done, asked)))
-        assert await AccountStore(store).runs(["DONE", "NONE"]) == {"DONE": done}
+        assert await store.settled_runs(["DONE", "NONE"]) == {"DONE": done}
         await client.delete(KEYS.records)
         (entry,) = (await account_of(store, "a", at(15))).entries
         assert entry.run is not None
         assert (entry.run.id, entry.run.state, entry.settled) == ("DONE", RunState.SUCCEEDED, True)
-        assert await AccountStore(store).runs(["DONE"]) == {}
+        assert await store.settled_runs(["DONE"]) == {}
 
 
 async def test_a_history_tells_how_far_it_reaches_back(redis_url: str) -> None:
@@ -206,7 +205,7 @@ async def test_a_history_tells_how_far_it_reaches_back(redis_url: str) -> None:
     ):
         stored = await store.read("a")
         assert await store.change("a", stored, Transition(stored.snapshot.state, (record,)))
-        read = await AccountStore(store).read("a")
+        read = await store.read_account("a")
         assert read.forgotten_ms == forgotten
         assert len(read.records) >= kept - 1
     await store.aclose()
@@ -215,7 +214,7 @@ async def test_a_history_tells_how_far_it_reaches_back(redis_url: str) -> None:
 
 async def test_nothing_is_known_under_an_id_that_was_never_used(redis_url: str) -> None:
     async with opened(redis_url) as (store, client):
-        assert not (await AccountStore(store).read("a")).exists
+        assert not (await store.read_account("a")).exists
         await put(client, make_job("a"), make_state(20))
-        assert (await AccountStore(store).read("a")).exists
-        assert not (await AccountStore(store).read("b")).exists
+        assert (await store.read_account("a")).exists
+        assert not (await store.read_account("b")).exists

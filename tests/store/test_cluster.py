@@ -17,8 +17,9 @@ from scheduler_core.store.redis.client import UncancelledRedis, carried_through,
 from scheduler_core.store.redis.cluster import Address, _has_command
 from scheduler_core.store.redis.cluster import Cluster as ClusterMap
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.shards import Shards, open_shards
+from scheduler_core.store.redis.open import open_shards
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from tests.support.processes import eventually
 from tests.support.stores import beat, claim, until
 from tests.support.topologies import Cluster, PortServer
@@ -42,7 +43,7 @@ async def cluster(shared: Cluster) -> Cluster:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def shards(cluster: Cluster) -> AsyncIterator[Shards]:
+async def shards(cluster: Cluster) -> AsyncIterator[Shards[RedisStore]]:
     shards = open_shards(cluster.url, number=4, timeout_seconds=2)
     yield shards
     await shards.aclose()
@@ -62,7 +63,9 @@ async def count(store: RedisStore) -> int:
         return int(await store.client.hincrby(store.keys.meta, "counted", 1))
 
 
-async def test_each_shard_finds_its_master_and_follows_it_when_the_slot_moves(cluster: Cluster, shards: Shards) -> None:
+async def test_each_shard_finds_its_master_and_follows_it_when_the_slot_moves(
+    cluster: Cluster, shards: Shards[RedisStore]
+) -> None:
     await shards.confirm()
     for store in shards.all:
         assert await count(store) == 1
@@ -99,7 +102,9 @@ async def test_heartbeats_have_connections_of_their_own_and_follow_a_slot_that_m
         await shards.aclose()
 
 
-async def test_a_pipeline_that_is_redirected_sends_each_command_once(cluster: Cluster, shards: Shards) -> None:
+async def test_a_pipeline_that_is_redirected_sends_each_command_once(
+    cluster: Cluster, shards: Shards[RedisStore]
+) -> None:
     moving = shards.all[1]
     await count(moving)
     await cluster.migrate(slot_of(moving), await other_than(cluster, await cluster.master_of(slot_of(moving))))
@@ -110,7 +115,7 @@ async def test_a_pipeline_that_is_redirected_sends_each_command_once(cluster: Cl
 
 
 async def test_while_a_slot_moves_what_has_arrived_is_found_and_what_is_torn_apart_has_to_wait(
-    cluster: Cluster, shards: Shards
+    cluster: Cluster, shards: Shards[RedisStore]
 ) -> None:
     store = shards.all[0]
     slot = slot_of(store)
@@ -142,7 +147,7 @@ async def test_a_master_that_is_gone_takes_nothing_from_the_shards_of_others() -
         await shards.aclose()
 
 
-async def lose_a_master(cluster: Cluster, shards: Shards) -> None:
+async def lose_a_master(cluster: Cluster, shards: Shards[RedisStore]) -> None:
     for store in shards.all:
         await count(store)
     places = [await cluster.master_of(slot_of(store)) for store in shards.all]
@@ -162,7 +167,7 @@ async def lose_a_master(cluster: Cluster, shards: Shards) -> None:
     assert len(await shards.faults()) == len(shards) - len(others)
 
 
-async def test_a_command_whose_answer_is_lost_is_not_sent_again(cluster: Cluster, shards: Shards) -> None:
+async def test_a_command_whose_answer_is_lost_is_not_sent_again(cluster: Cluster, shards: Shards[RedisStore]) -> None:
     store = shards.all[0]
     await count(store)
     master = await cluster.master_of(slot_of(store))
@@ -181,7 +186,7 @@ async def counted(store: RedisStore) -> bool:
     return False
 
 
-async def test_cancelled_callers_do_the_client_no_harm(shards: Shards) -> None:
+async def test_cancelled_callers_do_the_client_no_harm(shards: Shards[RedisStore]) -> None:
     store = shards.all[2]
     for number in range(200):
         task = asyncio.ensure_future(count(store))
@@ -196,7 +201,7 @@ async def test_cancelled_callers_do_the_client_no_harm(shards: Shards) -> None:
     assert await asyncio.gather(*(count(store) for _ in range(60)))
 
 
-async def test_wake_ups_are_heard_wherever_they_are_published(cluster: Cluster, shards: Shards) -> None:
+async def test_wake_ups_are_heard_wherever_they_are_published(cluster: Cluster, shards: Shards[RedisStore]) -> None:
     store = shards.all[0]
     await count(store)
     heard = store.wake_ups()

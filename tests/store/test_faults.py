@@ -21,7 +21,7 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis import subscribe
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.faults import PASSING, code_of, translate
-from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import at, make_job, make_run, make_state
 from tests.support.redis_proxy import RedisProxy
@@ -58,7 +58,7 @@ async def test_a_flushed_script_cache_costs_nothing_but_a_round_trip(store: Redi
         await redis.script_flush()
         (job,) = (await claim(store, limit=1)).jobs
         await redis.script_flush()
-        assert (await store.settle([Settlement.of(job, Transition(make_state(10)))]))[0].result == "ok"
+        assert (await store.settle([encode_settlement(job, Transition(make_state(10)))]))[0].result == "ok"
 
 
 async def test_a_full_redis_takes_no_new_work_but_hears_how_the_old_ended(store: RedisStore, redis: Redis) -> None:
@@ -80,9 +80,9 @@ async def test_a_full_redis_takes_no_new_work_but_hears_how_the_old_ended(store:
     await beat(store, now_ms=at(1))
     assert (await dump(redis))[KEYS.nodes] == {b"node": at(1)}
     moved_on = Transition(make_state(10), (MISS, make_run(0)))
-    assert (await store.settle([Settlement.of(first, moved_on)]))[0].result == "ok"
+    assert (await store.settle([encode_settlement(first, moved_on)]))[0].result == "ok"
     assert len(await store.history(first.id)) == 2
-    assert (await store.settle([Settlement.of(second, None)]))[0].result == "ok"
+    assert (await store.settle([encode_settlement(second, None)]))[0].result == "ok"
     stored = await store.read(left)
     assert await store.change(left, stored, Transition(JobState(deleted=True), (MISS,), remove=True))
     assert (await store.read(left)).snapshot.job is None
@@ -327,7 +327,7 @@ async def test_a_claim_whose_reply_is_lost_is_carried_out_once_and_found_again(
 
         await behind.settle([])  # loads the script
         proxy.lose_reply_to(found[0].id.encode())
-        settlement = Settlement.of(found[0], Transition(make_state(10), (MISS,)))
+        settlement = encode_settlement(found[0], Transition(make_state(10), (MISS,)))
         with pytest.raises(StoreUnavailable):
             await behind.settle([settlement])
         assert (await behind.settle([settlement]))[0].result == "done"

@@ -15,7 +15,7 @@ import scheduler_core.store.redis
 from scheduler_core.model.job import JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.scripts import Arg, Script
-from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import make_job, make_state
 from tests.support.stores import beat, claim, put
@@ -35,7 +35,7 @@ OF_THE_LOOP = (
     "job/settle",
 )
 OF_REPAIRS = ("job/repair_due",)
-OF_CLIENTS = ("job/change", "job/create", "job/read_beside", "job/read")
+OF_CLIENTS = ("job/change", "job/create", "job/read_beside", "job/read", "history/read_account")
 """With those of the loop, what ``RedisStore`` runs; the others have stores of their own."""
 SETS = {"job/settle": (8 + 8 + 2, 3 + 8), "job/change": (9 + 8 + 2, 8 + 9), "job/create": (7, 1 + 4)}
 """Scripts of many units: the keys and arguments of one unit without records."""
@@ -136,12 +136,13 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(sto
     await store.recover(node="node", token=1)
     await store.leases_of("node")
     await store.take_reap_turn(now_ms=0, dead_after_ms=5_000, interval_ms=900, audit_ms=60_000)
-    await store.settle([Settlement.of(found[0], Transition(make_state(10)))])
+    await store.settle([encode_settlement(found[0], Transition(make_state(10)))])
     await store.reap(now_ms=0, dead_after_ms=1)
     stored = await store.read("job")
     assert await store.change("job", stored, Transition(JobState()))
     assert await store.create([(make_job("new"), make_state(10))]) == [None]
     assert (await store.beside("new", "new")).job == "same"
+    assert (await store.read_account("new")).exists
     assert await store.repair_due(now_ms=1, first=0) == (0, 0)
     await store.leave(node="node", now_ms=1)
     for name, seen in calls.items():

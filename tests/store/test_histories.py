@@ -45,9 +45,9 @@ from scheduler_core.store.claim_keys import CHILD
 from scheduler_core.store.jobs import Retention, StoredJob
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.keys import CLAIMED, IDLE
-from scheduler_core.store.redis.shards import PerShard, Shards
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import RedisTasks
+from scheduler_core.store.shards import PerShard, Shards
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.usecases.jobs import JobService

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.loop import REPLY_BYTES
 from scheduler_core.store.redis.codec import encode_job
-from scheduler_core.store.redis.settlements import Settlement
-from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from scheduler_core.usecases.job_list import PAGE_BYTES, page_of_jobs
 from tests.support.factories import make_job, make_state
 from tests.support.stores import KEYS, beat, claim, put
@@ -143,6 +143,6 @@ async def test_settlements_of_changed_large_jobs_are_answered_a_few_at_a_time(
         claimed += jobs
     for one in claimed:
         await redis.hset(KEYS.states, one.id, b"changed!" + b"\x80")
-    answers = await store.settle([Settlement.of(one, Transition(make_state(10))) for one in claimed])
+    answers = await store.settle([encode_settlement(one, Transition(make_state(10))) for one in claimed])
     assert {one.result for one in answers} == {"changed", "later"}
     assert max(replies) <= REPLY_BYTES + 2 * MIB

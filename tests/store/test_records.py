@@ -18,10 +18,10 @@ from scheduler_core.model.transition import Spawn, Transition
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.history import Bounds
 from scheduler_core.store.jobs import Retention
-from scheduler_core.store.loop import Settled
+from scheduler_core.store.loop import Settled, Settlement
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.history import RedisHistory
-from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
 from tests.support.stores import KEYS, beat, claim, dump, put
@@ -40,7 +40,7 @@ async def settle(
     (claimed,) = (await claim(store)).jobs
     run_id = next((record.id for record in records if isinstance(record, Run)), "")
     transition = Transition(make_state(86_400), tuple(records), detail=detail, detail_of=run_id)
-    return (await store.settle([Settlement.of(claimed, transition)]))[0]
+    return (await store.settle([encode_settlement(claimed, transition)]))[0]
 
 
 async def check_agreement(redis: Redis) -> dict[str, int]:
@@ -170,7 +170,7 @@ async def test_a_list_of_the_wrong_type_costs_no_record_and_holds_up_no_other_jo
         await put(redis, make_job(name), make_state(0))
     await redis.set(KEYS.history("bad"), "no list")
     batch = [
-        Settlement.of(job, Transition(make_state(10), (settled_run(number),)))
+        encode_settlement(job, Transition(make_state(10), (settled_run(number),)))
         for number, job in enumerate((await claim(store)).jobs)
     ]
     assert [answer.result for answer in await store.settle(batch)] == ["ok", "ok", "ok"]
@@ -198,7 +198,7 @@ async def test_a_full_redis_still_takes_records_and_trims(store: RedisStore, red
     jobs = (await claim(store)).jobs
     await redis.config_set("maxmemory", 1)
     batch = [
-        Settlement.of(job, Transition(make_state(10), (settled_run(number), settled_run(number + 100, 500))))
+        encode_settlement(job, Transition(make_state(10), (settled_run(number), settled_run(number + 100, 500))))
         for number, job in enumerate(jobs)
     ]
     assert [answer.result for answer in await store.settle(batch)] == ["ok"] * 3
@@ -213,7 +213,9 @@ async def test_a_large_batch_with_many_records_is_recorded_in_full(store: RedisS
         await put(redis, make_job(f"job{number:03}"), make_state(0))
     jobs = (await claim(store, limit=300)).jobs
     batch = [
-        Settlement.of(job, Transition(make_state(10), tuple(settled_run(number * 10 + each, 500) for each in range(8))))
+        encode_settlement(
+            job, Transition(make_state(10), tuple(settled_run(number * 10 + each, 500) for each in range(8)))
+        )
         for number, job in enumerate(jobs)
     ]
     assert {answer.result for answer in await store.settle(batch)} == {"ok"}
@@ -225,8 +227,8 @@ async def test_a_batch_that_names_a_unit_twice_settles_it_once(store: RedisStore
     await beat(store)
     await put(redis, make_job(), make_state(0))
     (job,) = (await claim(store)).jobs
-    first = Settlement.of(job, Transition(make_state(10), (settled_run(0),)))
-    second = Settlement.of(job, Transition(make_state(20), (settled_run(1),)))
+    first = encode_settlement(job, Transition(make_state(10), (settled_run(0),)))
+    second = encode_settlement(job, Transition(make_state(20), (settled_run(1),)))
     assert [answer.result for answer in await store.settle([first, first, second])] == ["ok", "done", "stale"]
     assert (await check_agreement(redis))["S"] == 1
 
@@ -241,13 +243,13 @@ async def test_a_unit_with_a_run_that_waits_is_listed_by_its_start_until_it_is_s
     await put(redis, make_job(), make_state(0))
     (job,) = (await claim(store)).jobs
     waiting = JobState(next_fire_ms=at(60), open=retrying(0, 5))
-    await store.settle([Settlement.of(job, Transition(waiting))])
+    await store.settle([encode_settlement(job, Transition(waiting))])
     assert (await dump(redis))[KEYS.waiting] == {b"job": at(0)}
     (job,) = (await claim(store, now_ms=at(5))).jobs
-    await store.settle([Settlement.of(job, None)])
+    await store.settle([encode_settlement(job, None)])
     assert (await dump(redis))[KEYS.waiting] == {b"job": at(0)}, "handed back: it waits on"
     (job,) = (await claim(store, now_ms=at(5))).jobs
-    await store.settle([Settlement.of(job, Transition(make_state(60), (settled_run(0),)))])
+    await store.settle([encode_settlement(job, Transition(make_state(60), (settled_run(0),)))])
     assert KEYS.waiting not in await dump(redis)
 
 
@@ -272,7 +274,7 @@ async def test_a_spawn_makes_a_unit_that_is_due_with_the_definition_of_its_job(s
     await put(redis, make_job("a b"), make_state(0))
     await put(redis, make_job("a b!"), make_state(500))
     (job,) = (await claim(store)).jobs
-    spawn = Settlement.of(job, spawning(0, 2))
+    spawn = encode_settlement(job, spawning(0, 2))
     assert (await store.settle([spawn]))[0].result == "ok"
     content = await dump(redis)
     assert (await store.settle([spawn]))[0].result == "done"
@@ -292,10 +294,10 @@ async def test_a_spawn_makes_a_unit_that_is_due_with_the_definition_of_its_job(s
     stored = await store.read(claim_key)
     assert await store.change(claim_key, stored, Transition(JobState(open=child.state.open)))
     assert set((await dump(redis))[KEYS.ids]) == {b"a b", b"a b!"}, "a child is no job"
-    again = (await store.settle([Settlement.of(child, Transition(None, (run,), remove=True))]))[0]
+    again = (await store.settle([encode_settlement(child, Transition(None, (run,), remove=True))]))[0]
     assert again.result == "changed"
     assert again.stored is not None
-    ended = Settlement.of(again.stored, Transition(None, (run,), remove=True))
+    ended = encode_settlement(again.stored, Transition(None, (run,), remove=True))
     assert (await store.settle([ended]))[0].result == "ok"
     content = await dump(redis)
     assert (await store.settle([ended]))[0].result == "done"
@@ -310,10 +312,10 @@ async def test_a_job_has_no_more_children_than_it_may(store: RedisStore, redis: 
     await put(redis, make_job(), make_state(0))
     for number in range(2):
         job = next(one for one in (await claim(store, now_ms=at(number))).jobs if one.id == "job")
-        assert (await store.settle([Settlement.of(job, spawning(number, 2))]))[0].result == "ok"
+        assert (await store.settle([encode_settlement(job, spawning(number, 2))]))[0].result == "ok"
     job = next(one for one in (await claim(store, now_ms=at(2))).jobs if one.id == "job")
     before = await dump(redis)
-    assert (await store.settle([Settlement.of(job, spawning(2, 2))]))[0].result == "full"
+    assert (await store.settle([encode_settlement(job, spawning(2, 2))]))[0].result == "full"
     assert await dump(redis) == before, "nothing was changed, and the lease stays"
     claimed = await store.read_many(await store.children("job"))
     assert len(claimed) == 2
@@ -322,8 +324,8 @@ async def test_a_job_has_no_more_children_than_it_may(store: RedisStore, redis: 
         one for one in await store.recover(node="node", token=_last_token(before, claim_key)) if one.id == claim_key
     )
     # The child that ends makes room, in the very batch that needs it.
-    done = Settlement.of(child, Transition(None, (settled_run(0),), remove=True))
-    answers = await store.settle([done, Settlement.of(job, spawning(2, 2))])
+    done = encode_settlement(child, Transition(None, (settled_run(0),), remove=True))
+    answers = await store.settle([done, encode_settlement(job, spawning(2, 2))])
     assert [answer.result for answer in answers] == ["ok", "ok"]
     assert len(await store.children("job")) == 2
 
@@ -336,7 +338,7 @@ async def test_a_child_that_a_client_cancels_leaves_nothing_but_its_record(store
     await beat(store)
     await put(redis, make_job(), make_state(0))
     (job,) = (await claim(store)).jobs
-    await store.settle([Settlement.of(job, spawning(0, 2))])
+    await store.settle([encode_settlement(job, spawning(0, 2))])
     (claim_key,) = await store.children("job")
     cancelled = settled_run(0, state=RunState.CANCELLED)
     assert await store.change(claim_key, await store.read(claim_key), Transition(None, (cancelled,), remove=True))
@@ -395,7 +397,7 @@ async def test_totals_are_those_of_all_runs_ever_settled_whatever_was_trimmed(
             settled += runs
             jobs = (await claim(store)).jobs
             sent = [
-                Settlement.of(
+                encode_settlement(
                     job,
                     Transition(
                         make_state(0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreRefused
@@ -16,7 +17,7 @@ from scheduler_core.store.loop import ClaimedJob, OwnLease
 from scheduler_core.store.redis.codec import decode_entry, decode_lease, decode_record, decode_state, encode_state
 from scheduler_core.store.redis.keys import CLAIMED, IDLE, PAUSED, QUARANTINED
 from scheduler_core.store.redis.nodes import DOWNTIMES_KEPT
-from scheduler_core.store.redis.settlements import Settlement, score
+from scheduler_core.store.redis.settlements import encode_lost, encode_settlement, score
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import STORE_ID, at, make_job, make_run, make_state, pending, settled_run
 from tests.support.manual_clock import START_MS
@@ -167,7 +168,7 @@ async def test_a_settle_stores_the_state_releases_the_lease_and_appends_the_reco
     job = await one_claimed(store, redis)
     before = await dump(redis)
     run = settled_run(0)
-    settlement = Settlement.of(job, Transition(make_state(10), (run, MISS)))
+    settlement = encode_settlement(job, Transition(make_state(10), (run, MISS)))
     assert [answer.result for answer in await store.settle([settlement])] == ["ok"]
     after = await dump(redis)
     found = changes(before, after)
@@ -189,7 +190,7 @@ async def test_the_history_keeps_its_latest_entries(store: RedisStore, redis: Re
     await seed(redis, store)
     for number in range(8):
         (job,) = (await claim(store)).jobs
-        await store.settle([Settlement.of(job, Transition(make_state(0), (settled_run(number),)))])
+        await store.settle([encode_settlement(job, Transition(make_state(0), (settled_run(number),)))])
     found = await store.history("due")
     assert [record.fire_time_ms for record in found if not isinstance(record, Miss)] == [
         at(number) for number in (7, 6, 5, 4, 3)
@@ -210,7 +211,7 @@ async def test_the_history_keeps_its_latest_entries(store: RedisStore, redis: Re
 async def test_the_second_of_two_equal_settles_is_done_already_and_changes_nothing(
     store: RedisStore, redis: Redis, transition: Transition | None
 ) -> None:
-    settlement = Settlement.of(await one_claimed(store, redis), transition)
+    settlement = encode_settlement(await one_claimed(store, redis), transition)
     assert (await store.settle([settlement]))[0].result == "ok"
     before = await dump(redis)
     assert (await store.settle([settlement]))[0].result == "done"
@@ -226,7 +227,7 @@ async def test_a_fence_that_has_passed_to_another_is_refused(
     store: RedisStore, redis: Redis, transition: Transition | None
 ) -> None:
     late = await one_claimed(store, redis)
-    settlement = Settlement.of(late, transition)
+    settlement = encode_settlement(late, transition)
     await beat(store, OTHER, at(20))
     assert await store.reap(now_ms=at(20), dead_after_ms=DEAD_AFTER_MS) == ["due"]
     given_back = await dump(redis)
@@ -245,7 +246,7 @@ async def test_a_fence_that_a_redis_gave_twice_does_not_let_another_node_settle(
 ) -> None:
     """A crash can cost Redis its last writes, the fence counter's among them."""
     late = await one_claimed(store, redis)
-    settlement = Settlement.of(late, Transition(make_state(10), (MISS,)))
+    settlement = encode_settlement(late, Transition(make_state(10), (MISS,)))
     await redis.hdel(KEYS.leases, "due")
     await redis.zadd(KEYS.due, {"due": at(0)})
     await redis.hset(KEYS.meta, "fence", 0)
@@ -265,12 +266,12 @@ async def test_a_job_that_was_changed_meanwhile_is_answered_with_what_is_stored(
     changed = make_state(40, open=make_run(0, in_flight=True))
     assert await store.change("due", stored, Transition(changed, job=make_job("due", version=2)))
     before = await dump(redis)
-    (answer,) = await store.settle([Settlement.of(job, Transition(make_state(10), (MISS,)))])
+    (answer,) = await store.settle([encode_settlement(job, Transition(make_state(10), (MISS,)))])
     assert answer.result == "changed"
     assert answer.stored is not None
     assert (answer.stored.job, answer.stored.state) == (make_job("due", version=2), changed)
     assert await dump(redis) == before
-    again = Settlement.of(answer.stored, Transition(make_state(40), (MISS,)))
+    again = encode_settlement(answer.stored, Transition(make_state(40), (MISS,)))
     assert (await store.settle([again]))[0].result == "ok"
     assert decode_state((await dump(redis))[KEYS.states][b"due"]) == make_state(40)
 
@@ -279,7 +280,7 @@ async def test_a_job_that_is_handed_back_is_due_again_with_the_facts_of_its_firs
     store: RedisStore, redis: Redis
 ) -> None:
     job = await one_claimed(store, redis, now_ms=at(1))
-    await store.settle([Settlement.of(job, None)])
+    await store.settle([encode_settlement(job, None)])
     content = await dump(redis)
     assert content[KEYS.due][b"due"] == at(0)
     assert decode_lease(content[KEYS.leases][b"due"]) == Lease(FENCE, "-", FENCE, at(1), 0, 0)
@@ -290,7 +291,7 @@ async def test_a_job_that_is_handed_back_is_due_again_with_the_facts_of_its_firs
 
 async def test_a_finished_job_leaves_nothing_but_its_history(store: RedisStore, redis: Redis) -> None:
     job = await one_claimed(store, redis)
-    await store.settle([Settlement.of(job, Transition(make_state(None), (MISS,), remove=True))])
+    await store.settle([encode_settlement(job, Transition(make_state(None), (MISS,), remove=True))])
     content = await dump(redis)
     for key in (KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids):
         assert b"due" not in content.get(key, {})
@@ -304,11 +305,10 @@ async def test_a_batch_is_settled_job_by_job(store: RedisStore, redis: Redis) ->
     a, b, c = (await claim(store)).jobs
     stored = await store.read("b")
     assert await store.change("b", stored, Transition(make_state(50)))
-    stale = Settlement(
-        c.id, f"{c.lease.fence + 9} {c.lease.node}", c.tag, Settlement.of(c, Transition(make_state(1))).step
-    )
+    taken_over = replace(c, lease=replace(c.lease, fence=c.lease.fence + 9))
+    stale = encode_settlement(taken_over, Transition(make_state(1)))
     moved_on = Transition(make_state(10), (MISS,))
-    answers = await store.settle([Settlement.of(a, moved_on), Settlement.of(b, moved_on), stale])
+    answers = await store.settle([encode_settlement(a, moved_on), encode_settlement(b, moved_on), stale])
     assert [answer.result for answer in answers] == ["ok", "changed", "stale"]
     assert await store.history("a") == [MISS]
     assert await store.history("b") == []
@@ -345,7 +345,7 @@ async def test_a_change_is_refused_when_state_or_lease_are_not_what_it_was_plann
     assert not await store.change("due", stale, Transition(make_state(20)))
     assert await dump(redis) == before
     stale = await store.read("due")
-    await store.settle([Settlement.of(job, Transition(make_state(10)))])
+    await store.settle([encode_settlement(job, Transition(make_state(10)))])
     before = await dump(redis)
     assert not await store.change("due", stale, Transition(make_state(20)))
     assert not await store.change("due", await store.read("nothing"), Transition(make_state(20)))
@@ -365,7 +365,7 @@ async def test_a_delete_leaves_nothing_but_history_or_while_claimed_a_tombstone(
     assert set(content[KEYS.states]) == {b"paused", b"due"}
     assert set(content[KEYS.leases]) == {b"due"}
     (job,) = await store.recover(node="node", token=1)
-    (answer,) = await store.settle([Settlement.of(job, Transition(None, remove=True))])
+    (answer,) = await store.settle([encode_settlement(job, Transition(None, remove=True))])
     assert answer.result == "ok"
     assert set((await dump(redis))[KEYS.due]) == {b"paused"}
 
@@ -541,7 +541,7 @@ async def test_losses_add_up_and_are_forgotten_with_the_settle(store: RedisStore
             1000 * at(0),
             at(0),
         )
-    await store.settle([Settlement.of(job, Transition(make_state(0)))])
+    await store.settle([encode_settlement(job, Transition(make_state(0)))])
     (job,) = (await claim(store, now_ms=at(1))).jobs
     assert job.lease.losses == 0
 
@@ -566,7 +566,7 @@ async def test_a_lease_of_an_earlier_version_is_reaped_claimed_and_handed_back(
     assert await store.leases_of("node") == [OwnLease("due", FENCE, 7, at(0))]
     (job,) = await store.recover(node="node", token=7)
     assert job.lease == Lease(FENCE, "node", FENCE, at(0), losses)
-    await store.settle([Settlement.of(job, None)])
+    await store.settle([encode_settlement(job, None)])
     (job,) = (await claim(store, now_ms=at(2))).jobs
     assert (job.lease.first_fence, job.lease.losses, job.lease.downtimes) == (FENCE, losses, None)
     await store.reap(now_ms=at(2), dead_after_ms=DEAD_AFTER_MS, void_all=True)
@@ -577,7 +577,7 @@ async def test_a_lease_of_an_earlier_version_is_reaped_claimed_and_handed_back(
 
 async def test_a_lease_lists_the_latest_of_its_lost_claims_and_counts_all(store: RedisStore, redis: Redis) -> None:
     job = await one_claimed(store, redis)
-    await store.settle([Settlement.lost(job, LostCause.STOPPED, at(0.5))])
+    await store.settle([encode_lost(job, LostCause.STOPPED, at(0.5))])
     for second in range(1, 12):
         await beat(store, now_ms=at(second))
         (job,) = await claim_any(store, at(second))
@@ -626,7 +626,7 @@ async def test_recover_returns_exactly_what_one_claim_of_this_node_took(store: R
     found = await store.recover(node="node", token=1, claimed_at_ms=at(0))
     assert sorted(found, key=lambda job: job.id) == wanted
     assert await dump(redis) == before
-    await store.settle([Settlement.of(wanted[0], Transition(make_state(10)))])
+    await store.settle([encode_settlement(wanted[0], Transition(make_state(10)))])
     await redis.zrem(KEYS.nodes, "node")
     await store.reap(now_ms=at(1), dead_after_ms=DEAD_AFTER_MS)
     assert await store.recover(node="node", token=1) == []

@@ -13,7 +13,9 @@ from scheduler_core.model.job import JobState
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import encode_job, encode_state
 from scheduler_core.store.redis.keys import Keys
-from scheduler_core.store.redis.shards import Shards, default_number, open_shards, shard_of
+from scheduler_core.store.redis.open import default_number, open_shards
+from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards, shard_of
 from tests.support.factories import make_job
 from tests.support.manual_clock import START_MS
 
@@ -26,13 +28,13 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def shards(redis_url: str) -> AsyncIterator[Shards]:
+async def shards(redis_url: str) -> AsyncIterator[Shards[RedisStore]]:
     shards = open_shards(redis_url, number=4)
     yield shards
     await shards.aclose()
 
 
-async def put(redis: Redis, shards: Shards, *job_ids: str) -> None:
+async def put(redis: Redis, shards: Shards[RedisStore], *job_ids: str) -> None:
     for job_id in job_ids:
         keys = shards.of(job_id).keys
         await redis.hset(keys.jobs, job_id, encode_job(make_job(job_id)))
@@ -126,7 +128,9 @@ async def test_a_store_from_before_there_were_shards_has_one(redis_url: str, red
 # ---- over all shards ------------------------------------------------------------------------------------------------
 
 
-async def test_ids_come_in_the_order_of_their_bytes_from_whichever_shard(redis: Redis, shards: Shards) -> None:
+async def test_ids_come_in_the_order_of_their_bytes_from_whichever_shard(
+    redis: Redis, shards: Shards[RedisStore]
+) -> None:
     ids = [f"job-{number}" for number in range(40)] + ["ä", "z", "~", "job", "Ω"]
     await put(redis, shards, *ids)
     assert len({shards.number_of(one) for one in ids}) == 4
@@ -138,7 +142,9 @@ async def test_ids_come_in_the_order_of_their_bytes_from_whichever_shard(redis: 
     assert await shards.page_ids(after="job-2", prefix="job-", limit=3) == ["job-20", "job-21", "job-22"]
 
 
-async def test_jobs_are_read_from_their_shards_in_the_order_that_was_asked_for(redis: Redis, shards: Shards) -> None:
+async def test_jobs_are_read_from_their_shards_in_the_order_that_was_asked_for(
+    redis: Redis, shards: Shards[RedisStore]
+) -> None:
     ids = [f"job-{number}" for number in range(12)]
     await put(redis, shards, *ids)
     asked = [*reversed(ids), "none"]
@@ -147,7 +153,7 @@ async def test_jobs_are_read_from_their_shards_in_the_order_that_was_asked_for(r
     assert await shards.read_many([]) == []
 
 
-async def test_sizes_are_sums_and_a_node_counts_once(redis: Redis, shards: Shards) -> None:
+async def test_sizes_are_sums_and_a_node_counts_once(redis: Redis, shards: Shards[RedisStore]) -> None:
     await put(redis, shards, *(f"job-{number}" for number in range(20)))
     for store in shards.all:
         await redis.zadd(store.keys.due, {"due": START_MS - 1})

@@ -12,7 +12,7 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.history import Bounds
 from scheduler_core.store.redis.history import RedisHistory
-from scheduler_core.store.redis.settlements import Settlement
+from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.store.test_records import DETAIL, check_agreement, settle
 from tests.support.factories import SECOND, at, make_job, make_state, settled_run
@@ -161,7 +161,7 @@ async def test_a_thousand_jobs_that_ran_once_leave_no_key_behind(store: RedisSto
         await put(redis, make_job(f"once{number}"), make_state(0))
     jobs = (await claim(store, limit=1_000)).jobs
     batch = [
-        Settlement.of(job, Transition(None, (settled_run(number),), remove=True)) for number, job in enumerate(jobs)
+        encode_settlement(job, Transition(None, (settled_run(number),), remove=True)) for number, job in enumerate(jobs)
     ]
     await store.settle(batch)
     before = len(await redis.keys("*"))
@@ -203,10 +203,10 @@ class TestTheListsOfAJobWhoseRecordsWereTrimmedBeforeItWent:
         (claimed,) = (await claim(store)).jobs
         await self.remove(store)
         assert await lists_of(redis, "job") == 0
-        (answer,) = await store.settle([Settlement.of(claimed, Transition(None, (settled_run(50),), remove=True))])
+        (answer,) = await store.settle([encode_settlement(claimed, Transition(None, (settled_run(50),), remove=True))])
         assert answer.result == "changed", "it was planned from the job as it was"
         assert answer.stored is not None
-        await store.settle([Settlement.of(answer.stored, Transition(None, (settled_run(50),), remove=True))])
+        await store.settle([encode_settlement(answer.stored, Transition(None, (settled_run(50),), remove=True))])
         assert await lists_of(redis, "job") == 1
         await RedisHistory(store).sweep(Bounds(bytes=0), now_ms=at(100))
         assert await lists_of(redis, "job") == 0
@@ -215,7 +215,7 @@ class TestTheListsOfAJobWhoseRecordsWereTrimmedBeforeItWent:
         await self.trimmed(store, redis)
         await put(redis, make_job("job"), make_state(0))
         (claimed,) = (await claim(store)).jobs
-        (answer,) = await store.settle([Settlement.of(claimed, Transition(None, remove=True))])
+        (answer,) = await store.settle([encode_settlement(claimed, Transition(None, remove=True))])
         assert answer.result == "ok"
         assert await lists_of(redis, "job") == 0
 
@@ -225,7 +225,7 @@ class TestTheListsOfAJobWhoseRecordsWereTrimmedBeforeItWent:
         await put(redis, make_job(claim_key), make_state(0))
         await redis.hdel(KEYS.jobs, "job")
         (claimed,) = (await claim(store)).jobs
-        await store.settle([Settlement.of(claimed, Transition(None, remove=True))])
+        await store.settle([encode_settlement(claimed, Transition(None, remove=True))])
         assert await lists_of(redis, "job") == 0
 
     async def test_stay_while_a_run_that_they_name_is_stored(self, store: RedisStore, redis: Redis) -> None:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.store.redis.tasks import RedisTasks, TaskSettlement
+from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.store.tasks import PARTS, Place, StoredTask, Taken
 from tests.support.lanes import make_task, places
 from tests.support.manual_clock import START_MS
@@ -30,7 +30,7 @@ async def take(lane: RedisTasks, *, node: str = "node", now_ms: int = START_MS, 
 
 
 async def settle(lane: RedisTasks, fence: int, *steps: tuple[int, str], node: str = "node") -> list[str]:
-    batch = [TaskSettlement.of(number, what, make_task(), None, None) for number, what in steps]
+    batch = [lane.settlement(number, what, make_task(), None, None) for number, what in steps]
     return (await lane.settle(batch, now_ms=START_MS, node=node, fence=fence)).answers
 
 

@@ -18,6 +18,7 @@ from scheduler_core.store.redis.codec import encode_job, encode_state
 from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.settlements import score
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import ShardStore
 from tests.support.manual_clock import START_MS
 
 KEYS = Keys()
@@ -96,6 +97,12 @@ async def claim(
         dead_after_ms=DEAD_AFTER_MS,
         downtime_count=downtime_count,
     )
+
+
+def redis_of(store: ShardStore) -> RedisStore:
+    """The store of one shard, for a test that looks at its keys."""
+    assert isinstance(store, RedisStore)
+    return store
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.run import Miss, Run
 from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.redis.client import connect
-from scheduler_core.store.redis.shards import open_shards
+from scheduler_core.store.redis.open import open_shards
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import TriggerSpec
 from tests.support.checker import Account, Disturbance, assert_promises

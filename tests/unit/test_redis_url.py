@@ -16,7 +16,7 @@ from scheduler_core.base.redis_url import (
     Topology,
     parse_redis_url,
 )
-from scheduler_core.store.redis.shards import open_shards
+from scheduler_core.store.redis.open import open_shards
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from scheduler_core.model.catalogue import ScheduleStatus, Target, Timing, job_i
 from scheduler_core.node.loops.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.catalogue import CatalogueCounts, Row
 from scheduler_core.store.redis.catalogue import RedisCatalogue
-from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, dump, opened

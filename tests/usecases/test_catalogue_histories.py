@@ -20,8 +20,8 @@ from scheduler_core.model.catalogue import ScheduleStatus, Target, Timing
 from scheduler_core.node.loops.catalogue_sweep import HALVES_AFTER_MS, TURN_MS, CatalogueSweeper
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.client import connect
-from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, check_keys, dump

@@ -22,9 +22,9 @@ from scheduler_core.node.shard_loops import bounds_of
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.history import Bounds, Place, Query, Stored
 from scheduler_core.store.redis.history import RedisHistory
-from scheduler_core.store.redis.settlements import Settlement
-from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from scheduler_core.usecases.history import FoundRun, HistoryService
 from tests.support.factories import answered, at, make_job, make_state, retrying, settled_run
 from tests.support.manual_clock import ManualClock
@@ -46,7 +46,7 @@ class Bench(msgspec.Struct):
         await put(self.redis, make_job(name), make_state(0))
         await beat(self.store, "other")
         (job,) = [one for one in (await claim(self.store, node="other", limit=500)).jobs if one.id == name]
-        await self.store.settle([Settlement.of(job, Transition(make_state(86_400), runs))])
+        await self.store.settle([encode_settlement(job, Transition(make_state(86_400), runs))])
 
     async def pages(self, limit: int, **options: Any) -> list[FoundRun]:
         """The whole list, page by page with the cursor."""
@@ -254,7 +254,7 @@ async def test_runs_that_overlap_are_each_in_the_list_of_their_job(bench: Bench)
     await beat(bench.store)
     (job,) = (await claim(bench.store)).jobs
     run = settled_run(0, state=RunState.OPEN, attempts=(), attempt=0, started_at_ms=None, ended_at_ms=None)
-    await bench.store.settle([Settlement.of(job, Transition(make_state(86_400), spawn=Spawn(run, 3)))])
+    await bench.store.settle([encode_settlement(job, Transition(make_state(86_400), spawn=Spawn(run, 3)))])
     (child,) = (await claim(bench.store)).jobs
     assert child.id == child_id("job", run.id)
     for job_id in (None, "job"):

@@ -14,8 +14,8 @@ from scheduler_core.base.errors import InvalidInput, JobNotFound, RunConflict, S
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.run import RunState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases.job_list import Page, page_of_jobs
 from scheduler_core.usecases.jobs import JobService

@@ -18,8 +18,8 @@ from scheduler_core.model.run import Miss, MissReason, Record, Run, RunState
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.codec import encode_state
 from scheduler_core.store.redis.settlements import score
-from scheduler_core.store.redis.shards import Shards
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards
 from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange, TargetCache
 from tests.support.factories import answered, at, failed
 from tests.support.manual_clock import START_MS, ManualClock

@@ -20,8 +20,10 @@ from scheduler_core.node.engine import Engine
 from scheduler_core.node.loops.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper
 from scheduler_core.node.loops.heartbeat import STALE_SECONDS, ClockSync, set_clock
 from scheduler_core.store.redis.catalogue import RedisCatalogue
-from scheduler_core.store.redis.shards import Shards, open_shards
+from scheduler_core.store.redis.open import open_shards
+from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.target_copies import RedisTargetCopies
+from scheduler_core.store.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases.catalogue import CatalogueService, TargetCache
 from scheduler_core.usecases.jobs import JobService
@@ -43,7 +45,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def shards(redis_url: str) -> AsyncIterator[Shards]:
+async def shards(redis_url: str) -> AsyncIterator[Shards[RedisStore]]:
     shards = open_shards(redis_url, number=4)
     yield shards
     await shards.aclose()
@@ -52,7 +54,7 @@ async def shards(redis_url: str) -> AsyncIterator[Shards]:
 class Bench:
     """A node, and what a client needs to ask for runs."""
 
-    def __init__(self, shards: Shards, settings: EngineSettings) -> None:
+    def __init__(self, shards: Shards[RedisStore], settings: EngineSettings) -> None:
         self.shards = shards
         self.clock = RedisClock()
         self.deliverer = ScriptedDeliverer()
@@ -76,7 +78,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(shards: Shards) -> AsyncIterator[Bench]:
+async def bench(shards: Shards[RedisStore]) -> AsyncIterator[Bench]:
     bench = Bench(shards, EngineSettings(drain_grace_seconds=0))
     bench.engine.start()
     yield bench
@@ -114,7 +116,9 @@ async def test_a_shard_whose_keys_cannot_be_used_stops_no_other(bench: Bench, re
     await until(lambda: {entry.job_id for entry in bench.deliverer.open} == others)
 
 
-async def test_a_shard_that_cannot_start_does_not_keep_the_others_from_it(shards: Shards, redis: Redis) -> None:
+async def test_a_shard_that_cannot_start_does_not_keep_the_others_from_it(
+    shards: Shards[RedisStore], redis: Redis
+) -> None:
     keys = shards.all[0].keys
     await redis.set(keys.nodes, "not a sorted set")
     bench = Bench(shards, EngineSettings(drain_grace_seconds=0))
@@ -131,7 +135,7 @@ async def test_a_shard_that_cannot_start_does_not_keep_the_others_from_it(shards
     assert await redis.exists(*(store.keys.nodes for store in shards.all)) == 0, "it has left every shard"
 
 
-async def test_all_shards_together_have_no_more_open_than_the_node_may(shards: Shards) -> None:
+async def test_all_shards_together_have_no_more_open_than_the_node_may(shards: Shards[RedisStore]) -> None:
     bench = Bench(shards, EngineSettings(drain_grace_seconds=0, max_in_flight=3, target_max_in_flight=3))
     bench.engine.start()
     await bench.engine.started()
@@ -183,7 +187,7 @@ async def test_one_server_sets_the_clock_and_another_when_that_one_is_away() -> 
 class Catalogue:
     """What clients do with targets, and what a node sees of them on each shard."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards[RedisStore]) -> None:
         self.shards = shards
         self.clock = ManualClock()
         self.service = CatalogueService(shards, self.clock, Metrics())
@@ -207,7 +211,7 @@ class Catalogue:
 
 
 @pytest.fixture
-def catalogue(shards: Shards) -> Catalogue:
+def catalogue(shards: Shards[RedisStore]) -> Catalogue:
     return Catalogue(shards)
 
 

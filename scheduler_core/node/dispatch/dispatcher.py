@@ -27,8 +27,7 @@ from scheduler_core.node.node import Node
 from scheduler_core.plan.change import plan_outdated
 from scheduler_core.plan.claim import Work, plan_full
 from scheduler_core.plan.settle import Ended
-from scheduler_core.store.loop import ClaimedJob
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.loop import ClaimedJob, LoopStore
 
 NO_PUBLIC_URL = (
     "CRONPOST_PUBLIC_URL is not set for this node, so a job with completion 'callback' cannot be sent: set it to the "
@@ -63,7 +62,7 @@ class Dispatcher:
         clock: Clock,
         metrics: Metrics,
         *,
-        store: RedisStore,
+        store: LoopStore,
         targets: Targets,
         limiter: TargetLimiter | None = None,
     ) -> None:

@@ -16,9 +16,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import job_id_of, schedule_id_of, schedule_status
 from scheduler_core.node.loops.service import Service
 from scheduler_core.store.catalogue import Row
-from scheduler_core.store.redis.catalogue import RedisCatalogue
-from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.tasks import RedisTasks
+from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.catalogue import CatalogueService
 from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.jobs import JobView
@@ -41,12 +39,12 @@ class CatalogueSweeper(Service):
 
     name = "catalogue"
 
-    def __init__(self, shards: Shards, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, shards: Shards[ShardStore], clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._shards = shards
-        self._catalogue = RedisCatalogue(shards.lead)
+        self._catalogue = shards.lead.catalogue_store()
         self._service = CatalogueService(shards, clock, metrics)
-        self._lane = RedisTasks(shards.lead)
+        self._lane = shards.lead.task_store()
         self._looked_at = [0] * len(shards)
         """For each shard the rank of the next id whose entry in the due set is looked for."""
 

@@ -29,8 +29,7 @@ from scheduler_core.plan.claim import (
     quarantine_unreadable,
 )
 from scheduler_core.store.claim_keys import job_of_claim_key
-from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, LoopStore
 
 log = get_logger(__name__)
 
@@ -50,7 +49,7 @@ class Claimer(Service):
     name = "claim"
 
     def __init__(
-        self, node: Node, store: RedisStore, dispatcher: Dispatcher, settler: Settler, clock: Clock, metrics: Metrics
+        self, node: Node, store: LoopStore, dispatcher: Dispatcher, settler: Settler, clock: Clock, metrics: Metrics
     ) -> None:
         super().__init__(clock, metrics)
         self._node = node

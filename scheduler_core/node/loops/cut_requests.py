@@ -9,7 +9,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.dispatch.dispatcher import Flight
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.loop import LoopStore
 
 log = get_logger(__name__)
 
@@ -20,7 +20,7 @@ class CutSubscriber(Service):
 
     name = "cut"
 
-    def __init__(self, node: Node, store: RedisStore, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, node: Node, store: LoopStore, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._node = node
         self._store = store

@@ -8,8 +8,8 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.clock_watch import ClockWatch
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
-from scheduler_core.store.redis.shards import Shards
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.loop import LoopStore
+from scheduler_core.store.shards import Shards, ShardStore
 
 log = get_logger(__name__)
 
@@ -21,7 +21,7 @@ STALE_SECONDS = 5.0
 """How long a clock may go without a sample before another server sets it."""
 
 
-async def set_clock(store: RedisStore | Shards, clock: RedisClock) -> None:
+async def set_clock(store: LoopStore | Shards[ShardStore], clock: RedisClock) -> None:
     """Take one sample of Redis's time; of several servers, that of the first that answers."""
     redis_ms = await store.time_ms()
     clock.sample(redis_ms, received_at=clock.monotonic())
@@ -58,7 +58,7 @@ class Heartbeat(Service):
     def __init__(
         self,
         node: Node,
-        store: RedisStore,
+        store: LoopStore,
         clock: RedisClock,
         metrics: Metrics,
         *,

@@ -8,8 +8,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
-from scheduler_core.store.loop import ReapTurn
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.loop import LoopStore, ReapTurn
 
 log = get_logger(__name__)
 
@@ -31,7 +30,7 @@ class Reaper(Service):
 
     name = "reap"
 
-    def __init__(self, node: Node, store: RedisStore, claimer: Claimer, clock: RedisClock, metrics: Metrics) -> None:
+    def __init__(self, node: Node, store: LoopStore, claimer: Claimer, clock: RedisClock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._node = node
         self._store = store

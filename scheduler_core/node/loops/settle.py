@@ -34,9 +34,7 @@ from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_un
 from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import job_of_claim_key
-from scheduler_core.store.loop import ClaimedJob, Settled
-from scheduler_core.store.redis.settlements import Settlement
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.loop import ClaimedJob, LoopStore, Settled, Settlement
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -66,7 +64,7 @@ class Settler(Service):
 
     name = "settle"
 
-    def __init__(self, store: RedisStore, policy: RetryPolicy, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: LoopStore, policy: RetryPolicy, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._store = store
         self._policy = policy
@@ -135,7 +133,7 @@ class Settler(Service):
 
     def requeue(self, claimed: ClaimedJob, wake_ms: int) -> None:
         """A claimed job is not finished here; at ``wake_ms`` a claim goes on with the same run."""
-        self._queue.append(Unsettled(claimed, None, Settlement.later(claimed, wake_ms)))
+        self._queue.append(Unsettled(claimed, None, self._store.requeue(claimed, wake_ms)))
         self._arrived.set()
 
     def release(self, claimed: ClaimedJob) -> None:
@@ -144,7 +142,7 @@ class Settler(Service):
 
     def release_lost(self, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> None:
         """A claimed job is not finished here, but its request, begun at ``at_ms``, may have been sent."""
-        self._queue.append(Unsettled(claimed, None, Settlement.lost(claimed, cause, at_ms)))
+        self._queue.append(Unsettled(claimed, None, self._store.lost(claimed, cause, at_ms)))
         self._arrived.set()
 
     async def flush(self, seconds: float) -> bool:
@@ -207,7 +205,7 @@ class Settler(Service):
     def _put(
         self, claimed: ClaimedJob, transition: Transition | None, work: Work | None = None, ended: Ended | None = None
     ) -> None:
-        self._queue.append(Unsettled(claimed, transition, Settlement.of(claimed, transition), work, ended))
+        self._queue.append(Unsettled(claimed, transition, self._store.settlement(claimed, transition), work, ended))
         self._arrived.set()
 
     def _answered(self, one: Unsettled, answer: Settled) -> None:

@@ -13,8 +13,7 @@ from scheduler_core.base.errors import StoreError
 from scheduler_core.base.events import STORE_WARNING, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.service import Service
-from scheduler_core.store.redis.check import check_servers
-from scheduler_core.store.redis.shards import Shards
+from scheduler_core.store.shards import Shards, ShardStore
 
 log = get_logger(__name__)
 
@@ -26,7 +25,9 @@ class StoreCheck(Service):
 
     name = "store check"
 
-    def __init__(self, store: Shards, clock: Clock, metrics: Metrics, *, known: set[str] | None = None) -> None:
+    def __init__(
+        self, store: Shards[ShardStore], clock: Clock, metrics: Metrics, *, known: set[str] | None = None
+    ) -> None:
         super().__init__(clock, metrics)
         self._store = store
         self._known = set() if known is None else known
@@ -34,8 +35,7 @@ class StoreCheck(Service):
     async def look(self) -> None:
         """Look once. Quiet where this user may not ask INFO, and while Redis is away: others report that."""
         with contextlib.suppress(StoreError):
-            infos = await self._store.server_infos()
-            found = {finding.text: f"store: {finding.text}" for finding in check_servers(infos, self._store.topology)}
+            found = {finding.text: f"store: {finding.text}" for finding in await self._store.findings()}
             for text in found.keys() - self._known:
                 log.warning(STORE_WARNING, detail=text)
             self._known = set(found)

@@ -6,8 +6,7 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.events import RUNS_TRIMMED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.service import Service
-from scheduler_core.store.history import Bounds
-from scheduler_core.store.redis.history import RedisHistory
+from scheduler_core.store.history import Bounds, HistoryStore
 
 log = get_logger(__name__)
 
@@ -23,7 +22,7 @@ class Sweeper(Service):
 
     name = "sweep"
 
-    def __init__(self, history: RedisHistory, bounds: Bounds, clock: RedisClock, metrics: Metrics) -> None:
+    def __init__(self, history: HistoryStore, bounds: Bounds, clock: RedisClock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._history = history
         self._bounds = bounds

@@ -35,8 +35,7 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.plan.settle import Ended
 from scheduler_core.plan.task import TaskOperation, TaskStep, current_run, plan_called, plan_deleted
-from scheduler_core.store.redis.tasks import RedisTasks, TaskSettlement
-from scheduler_core.store.tasks import SETTLE_LIMIT, Row, Taken
+from scheduler_core.store.tasks import SETTLE_LIMIT, Row, Taken, TaskSettlement, TaskStore
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -81,7 +80,7 @@ class TaskBatcher(Service):
     def __init__(
         self,
         node: Node,
-        store: RedisTasks,
+        store: TaskStore,
         deliverer: Deliverer,
         clock: Clock,
         metrics: Metrics,
@@ -250,7 +249,7 @@ class TaskBatcher(Service):
         return self._node.lease_holds
 
     def _put(self, batch: Batch, row: Row, step: TaskStep, called: Task | None = None) -> None:
-        settlement = TaskSettlement.of(row.number, step.operation, step.task, step.record, step.detail)
+        settlement = self._store.settlement(row.number, step.operation, step.task, step.record, step.detail)
         batch.ended.append(Unsettled(row, step, settlement, called))
         self._arrived.set()
 
@@ -340,7 +339,7 @@ class TaskWakeupSubscriber(Service):
 
     name = "lane wake"
 
-    def __init__(self, store: RedisTasks, lane: TaskBatcher, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: TaskStore, lane: TaskBatcher, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._store = store
         self._lane = lane

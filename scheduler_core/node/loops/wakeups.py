@@ -7,7 +7,7 @@ from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.service import Service
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.loop import LoopStore
 
 
 class WakeupSubscriber(Service):
@@ -15,7 +15,7 @@ class WakeupSubscriber(Service):
 
     name = "wake"
 
-    def __init__(self, store: RedisStore, claimer: Claimer, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: LoopStore, claimer: Claimer, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._store = store
         self._claimer = claimer

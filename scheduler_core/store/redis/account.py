@@ -12,26 +12,20 @@ from scheduler_core.store.jobs import StoredAccount
 from scheduler_core.store.redis.codec import decode_entry, decode_record, decode_state, is_mark
 from scheduler_core.store.redis.documents import read_stored
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.scripts import load_script
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.redis.shard import RedisShard
 
 CHILDREN_READ = 1000
 """Open runs of a job that allows overlap which one account shows."""
 
 
-class AccountStore:
-    """Reads on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused."""
+class Accounts(RedisShard):
+    """Reads of the account of a job; part of ``RedisStore``."""
 
-    def __init__(self, beside: RedisStore) -> None:
-        self._client = beside.client
-        self._keys = beside.keys
-        self._read = load_script("history/read_account")
-
-    async def read(self, job_id: str) -> StoredAccount:
+    async def read_account(self, job_id: str) -> StoredAccount:
         """The job as it is stored now. Entries of its history that cannot be read are left out."""
         k = self._keys
         with translated_faults():
-            downtimes, store_id, definition, state, lease, positions, rows = await self._read.run(
+            downtimes, store_id, definition, state, lease, positions, rows = await self._read_account.run(
                 self._client,
                 (k.jobs, k.states, k.leases, k.meta, k.children, k.history(job_id)),
                 (job_id, CHILDREN_READ),
@@ -45,7 +39,7 @@ class AccountStore:
         stored = read_stored(job_id, definition, state, lease, downtimes, store_id)
         return StoredAccount(stored, records, forgotten_ms, children)
 
-    async def runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
+    async def settled_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
         """The records of settled runs, as far as they are kept, by id."""
         if not run_ids:
             return {}

@@ -20,8 +20,7 @@ from scheduler_core.store.catalogue import CatalogueCounts, Duties, Row, StoredT
 from scheduler_core.store.loop import REPLY_BYTES
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts import Script, load_script
-from scheduler_core.store.redis.shard import is_text
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.redis.shard import RedisShard, is_text
 
 log = get_logger(__name__)
 
@@ -36,7 +35,7 @@ class RedisCatalogue:
     """Works on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused, never an
     exception of redis-py."""
 
-    def __init__(self, beside: RedisStore) -> None:
+    def __init__(self, beside: RedisShard) -> None:
         self._client = beside.client
         self._beside = beside
         keys = beside.keys

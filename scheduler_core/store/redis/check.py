@@ -6,19 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.redis_url import Topology
+from scheduler_core.store.shards import Finding
 
 OLDEST_VERSION = (6, 2)
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that is not as it should be, with the remedy. ``fatal``: jobs could be lost or never run."""
-
-    text: str
-    fatal: bool
 
 
 def check_servers(infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:

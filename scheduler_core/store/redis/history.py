@@ -18,8 +18,7 @@ from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import decode_detail, decode_record
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts import load_script
-from scheduler_core.store.redis.shard import is_text
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.redis.shard import RedisShard, is_text
 
 MINUTE_MS = 60_000
 MINUTES_KEPT = 120
@@ -37,7 +36,7 @@ FOREVER_MS = scores.IDLE - scores.CLAIMED - 1
 class RedisHistory:
     """Works on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused."""
 
-    def __init__(self, beside: RedisStore) -> None:
+    def __init__(self, beside: RedisShard) -> None:
         self._client = beside.client
         self._keys = beside.keys
         self._sweep = load_script("history/sweep_runs")

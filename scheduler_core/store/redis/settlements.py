@@ -11,7 +11,7 @@ from scheduler_core.model.job import JobState, Lease, LostCause
 from scheduler_core.model.run import Miss, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
 from scheduler_core.store.claim_keys import child_id, job_of_claim_key
-from scheduler_core.store.loop import ClaimedJob, Settled
+from scheduler_core.store.loop import ClaimedJob, Settled, Settlement
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import (
     TAG_BYTES,
@@ -23,41 +23,44 @@ from scheduler_core.store.redis.scripts import Arg
 from scheduler_core.store.redis.shard import RedisShard
 
 
-class Settlement(msgspec.Struct, frozen=True):
-    """One claimed job to settle. It is encoded once: sent again, it carries the same tag, by which Redis knows it."""
+class _Encoded(msgspec.Struct, frozen=True):
+    """A settlement as the script takes it."""
 
-    job_id: str
     holder: str
     """Fence and node of the lease under which the job is settled."""
     expected_tag: bytes
     step: tuple[Arg, ...]
-    wake_ms: int | None = None
-    """When the job is due again afterwards; None: not by itself."""
 
-    @classmethod
-    def of(cls, claimed: ClaimedJob, transition: Transition | None) -> Settlement:
-        """``transition`` None hands the job back unfinished."""
-        holder = f"{claimed.lease.fence} {claimed.lease.node}"
-        step = encode_step(claimed.id, transition)
-        wake = step[2] if transition is not None and transition.state is not None else None
-        wake_ms = wake if isinstance(wake, int) and wake < scores.CLAIMED else None
-        return cls(claimed.id, holder, claimed.tag, step, wake_ms)
 
-    @classmethod
-    def later(cls, claimed: ClaimedJob, wake_ms: int) -> Settlement:
-        """Hands the job back unfinished, to be claimed again at ``wake_ms``."""
-        holder = f"{claimed.lease.fence} {claimed.lease.node}"
-        return cls(claimed.id, holder, claimed.tag, ("return", b"", wake_ms, "", 0), wake_ms)
+def encode_settlement(claimed: ClaimedJob, transition: Transition | None) -> Settlement:
+    """Encode the transition of a claimed job; None releases the job unfinished."""
+    step = encode_step(claimed.id, transition)
+    wake = step[2] if transition is not None and transition.state is not None else None
+    wake_ms = wake if isinstance(wake, int) and wake < scores.CLAIMED else None
+    return _settlement(claimed, step, wake_ms)
 
-    @classmethod
-    def lost(cls, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> Settlement:
-        """Hands the job back unfinished although its request, begun at ``at_ms``, may have been sent."""
-        holder = f"{claimed.lease.fence} {claimed.lease.node}"
-        return cls(claimed.id, holder, claimed.tag, ("return", f"{cause.value}{at_ms}", 0, "", 0))
+
+def encode_requeue(claimed: ClaimedJob, wake_ms: int) -> Settlement:
+    """Encode the release of a claimed job that is to be claimed again at ``wake_ms``."""
+    return _settlement(claimed, ("return", b"", wake_ms, "", 0), wake_ms)
+
+
+def encode_lost(claimed: ClaimedJob, cause: LostCause, at_ms: int) -> Settlement:
+    """Encode the release of a claimed job whose request, begun at ``at_ms``, may have been sent."""
+    return _settlement(claimed, ("return", f"{cause.value}{at_ms}", 0, "", 0))
+
+
+def _settlement(claimed: ClaimedJob, step: tuple[Arg, ...], wake_ms: int | None = None) -> Settlement:
+    holder = f"{claimed.lease.fence} {claimed.lease.node}"
+    return Settlement(claimed.id, _Encoded(holder, claimed.tag, step), wake_ms)
 
 
 class Settlements(RedisShard):
     """Settlements of claimed jobs; part of ``RedisStore``."""
+
+    settlement = staticmethod(encode_settlement)
+    requeue = staticmethod(encode_requeue)
+    lost = staticmethod(encode_lost)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         """Settle a batch. One answer per settlement; running the same batch again is harmless."""
@@ -65,10 +68,10 @@ class Settlements(RedisShard):
         names = [k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, k.suspects, *k.record_keys]
         args: list[Arg] = [kept.entries, kept.failures, kept.after_ms]
         for one in settlements:
-            job_id = job_of_claim_key(one.job_id)
+            job_id, encoded = job_of_claim_key(one.claim_key), one.encoded
             names += (k.history(job_id), k.failures(job_id))
-            args += (one.job_id, one.holder, one.expected_tag)
-            args += one.step
+            args += (one.claim_key, encoded.holder, encoded.expected_tag)
+            args += encoded.step
         answers = await self._run(self._settle, names, args)
         return [_settled(one, answer) for one, answer in zip(settlements, answers, strict=True)]
 
@@ -125,8 +128,8 @@ def _settled(settlement: Settlement, answer: Any) -> Settled:
     if isinstance(answer, bytes):
         return Settled(answer.decode())
     definition, state = answer
-    job, position, fault = decode_rows(settlement.job_id, definition, state)
+    job, position, fault = decode_rows(settlement.claim_key, definition, state)
     tag = b"" if state is None else state[:TAG_BYTES]
-    fence, node = settlement.holder.split(" ")
+    fence, node = settlement.encoded.holder.split(" ")
     lease = Lease(int(fence), node, int(fence), 0)
-    return Settled("changed", ClaimedJob(settlement.job_id, job, position, lease, tag, fault))
+    return Settled("changed", ClaimedJob(settlement.claim_key, job, position, lease, tag, fault))

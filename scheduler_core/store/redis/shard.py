@@ -10,11 +10,14 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.errors import OutcomeUnknown, StoreRefused, StoreUnavailable
+from scheduler_core.base.redis_url import Topology
 from scheduler_core.store.jobs import Retention
+from scheduler_core.store.redis.check import check_servers
 from scheduler_core.store.redis.client import carried_through
 from scheduler_core.store.redis.faults import of_replica, translated_faults
 from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.scripts import Arg, Script, epoch_ms, load_script
+from scheduler_core.store.shards import Finding
 
 PROBE_MS = 10_000
 """How long the key lasts that a probe of writes leaves."""
@@ -63,6 +66,7 @@ class RedisShard:
         self._read = load_script("job/read")
         self._read_beside = load_script("job/read_beside")
         self._repair = load_script("job/repair_due")
+        self._read_account = load_script("history/read_account")
 
     @property
     def client(self) -> Redis:
@@ -72,6 +76,14 @@ class RedisShard:
     @property
     def keys(self) -> Keys:
         return self._keys
+
+    @property
+    def number(self) -> int:
+        return self._keys.shard
+
+    @property
+    def essential_keys(self) -> frozenset[str]:
+        return self._keys.of_the_loop
 
     @property
     def retention(self) -> Retention:
@@ -139,6 +151,9 @@ class RedisShard:
         with translated_faults():
             info: dict[str, Any] = dict(await self._client.info("everything"))
         return info
+
+    def findings(self, infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:
+        return check_servers(infos, topology)
 
     async def _run(
         self, script: Script, keys: Sequence[str], args: Sequence[Arg], *, deadline_ms: int | None = None

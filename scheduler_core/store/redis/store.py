@@ -5,13 +5,32 @@ Raises StoreUnavailable or StoreRefused (see ``faults``), never an exception of 
 
 from __future__ import annotations
 
+from scheduler_core.base.config import TaskSettings
+from scheduler_core.store.catalogue import CatalogueStore
+from scheduler_core.store.redis.account import Accounts
+from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.changes import Changes
 from scheduler_core.store.redis.claims import Claims
+from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.nodes import Nodes
 from scheduler_core.store.redis.reads import Reads
 from scheduler_core.store.redis.settlements import Settlements
 from scheduler_core.store.redis.signals import Signals
+from scheduler_core.store.redis.target_copies import RedisTargetCopies
+from scheduler_core.store.redis.tasks import RedisTasks
 
 
-class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads):
-    """Jobs, their leases and their history, on one shard of Redis."""
+class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts):
+    """One shard on Redis: a ``ShardStore``."""
+
+    def history_store(self) -> RedisHistory:
+        return RedisHistory(self)
+
+    def task_store(self, settings: TaskSettings | None = None) -> RedisTasks:
+        return RedisTasks(self, settings)
+
+    def catalogue_store(self) -> RedisCatalogue:
+        return RedisCatalogue(self)
+
+    def target_copies(self, originals: CatalogueStore) -> RedisTargetCopies:
+        return RedisTargetCopies(self, originals)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler_core.store.catalogue import StoredTarget
-from scheduler_core.store.redis.catalogue import RedisCatalogue, decode_target
+from scheduler_core.store.catalogue import CatalogueStore, StoredTarget
+from scheduler_core.store.redis.catalogue import decode_target
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts import load_script
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.redis.shard import RedisShard
 
 
 class RedisTargetCopies:
@@ -18,7 +18,7 @@ class RedisTargetCopies:
     ``originals``: where a target is read of which there is no copy yet.
     """
 
-    def __init__(self, beside: RedisStore, originals: RedisCatalogue) -> None:
+    def __init__(self, beside: RedisShard, originals: CatalogueStore) -> None:
         self._client = beside.client
         self._copies = beside.keys.catalogue("copies")
         self._meta = beside.keys.meta

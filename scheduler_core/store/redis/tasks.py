@@ -19,9 +19,9 @@ from scheduler_core.model.task import LaneRules, Task, TaskStatus, task_id
 from scheduler_core.store.redis.codec import record_args
 from scheduler_core.store.redis.faults import of_replica, translated_faults
 from scheduler_core.store.redis.scripts import Arg, Script, load_script
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.redis.shard import RedisShard
 from scheduler_core.store.redis.subscribe import messages
-from scheduler_core.store.tasks import PARTS, RULES, Place, Row, SettledBatch, StoredTask, Taken
+from scheduler_core.store.tasks import PARTS, RULES, Place, Row, SettledBatch, StoredTask, Taken, TaskSettlement
 
 HAS_FAILED = 10**15
 """Added to a task's score in the set of the running ones if it has failed before."""
@@ -34,22 +34,21 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Task)
 
 
-class TaskSettlement(msgspec.Struct, frozen=True):
-    """One task of a batch to settle. Encoded once, so that it can be sent again."""
+class _Encoded(msgspec.Struct, frozen=True):
+    """A settlement as the script takes it."""
 
-    number: int
     operation: str
     document: bytes
     record: tuple[Arg, ...]
 
-    @classmethod
-    def of(
-        cls, number: int, operation: str, task: Task | None, record: Run | None, detail: RunDetail | None
-    ) -> TaskSettlement:
-        """``task`` None leaves the stored one."""
-        document = b"" if task is None else _encoder.encode(task)
-        args = () if record is None else record_args(task_id(number), record, detail)
-        return cls(number, operation, document, args)
+
+def encode_settlement(
+    number: int, operation: str, task: Task | None, record: Run | None, detail: RunDetail | None
+) -> TaskSettlement:
+    """Encode how a task of a batch ended; ``task`` None leaves the stored document."""
+    document = b"" if task is None else _encoder.encode(task)
+    args = () if record is None else record_args(task_id(number), record, detail)
+    return TaskSettlement(number, _Encoded(operation, document, args))
 
 
 _STATUS_OF = {
@@ -68,7 +67,7 @@ class RedisTasks:
     ``settings`` say how many settled tasks are kept, and what a store begins with.
     """
 
-    def __init__(self, beside: RedisStore, settings: TaskSettings | None = None) -> None:
+    def __init__(self, beside: RedisShard, settings: TaskSettings | None = None) -> None:
         settings = settings or TaskSettings()
         self._client = beside.client
         self._write = beside.write
@@ -88,6 +87,8 @@ class RedisTasks:
         self._read = load_script("task/read")
         self._page = load_script("task/page")
         self._change = load_script("task/settings")
+
+    settlement = staticmethod(encode_settlement)
 
     # ---- what the lane does -------------------------------------------------------------------------------------
 
@@ -127,7 +128,9 @@ class RedisTasks:
         args += (TASK_HISTORY, TASK_HISTORY, self._history_ms, self._channel)
         for one in settlements:
             names += self._history_keys(one.number)
-            args += (_member(one.number), one.operation, one.document, 1 if one.record else 0, *one.record)
+            encoded = one.encoded
+            args += (_member(one.number), encoded.operation, encoded.document, 1 if encoded.record else 0)
+            args += encoded.record
         over, removed, *answers = await self._run(self._settle, names, args)
         return SettledBatch(over == b"1", int(removed), [answer.decode() for answer in answers])
 

@@ -1,7 +1,7 @@
-"""The store in shards: which shard a job belongs to, and a store for each.
+"""The store in shards: which shard a job belongs to, and what every shard offers.
 
-A job's id decides its shard, and all keys of a shard lie on one server, so that a step of one job, and a claim of many,
-is one script on one server. What there is once for all (one-off tasks, targets, names) lies on the first shard.
+A job's id decides its shard, and all keys of a shard are on one server, so that a step of one job, and a claim of many,
+is one script on one server. One-off tasks, targets and names exist once and are on the first shard.
 """
 
 from __future__ import annotations
@@ -10,31 +10,104 @@ import asyncio
 import binascii
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from redis.crc import key_slot
+import msgspec
 
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import TaskSettings
 from scheduler_core.base.errors import StoreError, StoreRefused, StoreUnavailable
-from scheduler_core.base.redis_url import Topology, parse_redis_url
+from scheduler_core.base.redis_url import Topology
 from scheduler_core.model.task import task_number
+from scheduler_core.store.catalogue import CatalogueStore, TargetCopies
 from scheduler_core.store.claim_keys import job_of_claim_key
-from scheduler_core.store.jobs import Counts, Retention, StoredJob
-from scheduler_core.store.redis.client import UncancelledRedis, connect
-from scheduler_core.store.redis.cluster import Address, Cluster, ClusterClient
-from scheduler_core.store.redis.keys import Keys
-from scheduler_core.store.redis.sentinel import connect_to_master
-from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.history import HistoryStore
+from scheduler_core.store.jobs import Counts, JobStore, StoredJob
+from scheduler_core.store.loop import LoopStore
+from scheduler_core.store.tasks import TaskStore
 
-SHARDS_OF_A_CLUSTER = 16
-"""How many shards a store on a Cluster begins with: enough to spread over a dozen masters, few enough that an idle node
-has little to look at."""
-BEAT_CONNECTIONS = 4
-"""For the heartbeats of a shard: one beat is under way at a time, and after faults some that nobody waits for."""
-CONNECTIONS_OF_A_SHARD = 8
-"""What the services of a further shard use at most on the same server, beyond the connections of the first."""
-
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that is not as it should be, with the remedy. ``fatal``: jobs could be lost or never run."""
+
+    text: str
+    fatal: bool
+
+
+class ShardStore(LoopStore, JobStore, Protocol):
+    """One shard: its loop, its jobs, the other stores on it, and its state."""
+
+    clock: RedisClock | None
+    """The server's clock, for changes by clients; None: they have no deadline."""
+
+    @property
+    def number(self) -> int:
+        """The number of the shard, from 0."""
+        ...
+
+    @property
+    def essential_keys(self) -> frozenset[str]:
+        """The keys without which no job of the shard fires."""
+        ...
+
+    def history_store(self) -> HistoryStore:
+        """The runs of all jobs of this shard."""
+        ...
+
+    def task_store(self, settings: TaskSettings | None = None) -> TaskStore:
+        """One-off tasks, which are on the first shard. ``settings``: how many settled tasks are kept, and the initial
+        settings of the store."""
+        ...
+
+    def catalogue_store(self) -> CatalogueStore:
+        """Targets and schedules, which are on the first shard."""
+        ...
+
+    def target_copies(self, originals: CatalogueStore) -> TargetCopies:
+        """The copies of targets on this further shard; a target without a copy is read from ``originals``."""
+        ...
+
+    async def counts(self, *, now_ms: int) -> Counts:
+        """Count jobs (all, due, claimed), nodes and suspects."""
+        ...
+
+    async def repair_due(self, *, now_ms: int, first: int, page: int = 500) -> tuple[int, int]:
+        """Correct entries of the due set with a score that no job can have, and add missing ones for the ids from rank
+        ``first`` on; return how many, and the rank to continue from (0: from the beginning)."""
+        ...
+
+    async def number_of_shards(self, number: int) -> int:
+        """Read how many shards the store has; on the very first start, store ``number``. Ask the first shard."""
+        ...
+
+    async def try_write(self) -> None:
+        """Write a small key that expires. Raises StoreError where an upsert would fail: out of memory, read-only,
+        disk full."""
+        ...
+
+    async def wrong_keys(self, job_id: str | None = None) -> dict[str, str]:
+        """Return the keys of the shard that hold a wrong Redis type, each with what is wrong; with ``job_id`` also
+        those of that job."""
+        ...
+
+    async def server_info(self) -> Mapping[str, Any]:
+        """Read the server's INFO."""
+        ...
+
+    def findings(self, infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:
+        """Judge the INFO of the servers; fatal findings first."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections, after commands whose callers were cancelled have ended."""
+        ...
+
+
+S = TypeVar("S", bound=ShardStore)
+S_co = TypeVar("S_co", bound=ShardStore, covariant=True)
 
 
 def shard_of(job_id: str, shards: int) -> int:
@@ -48,17 +121,17 @@ def shard_of(job_id: str, shards: int) -> int:
     return binascii.crc_hqx(job_of_claim_key(job_id).encode(), 0) % shards
 
 
-class PerShard(Generic[T]):
+class PerShard(Generic[T_co]):
     """One thing for each shard."""
 
-    def __init__(self, all_: Sequence[T]) -> None:
+    def __init__(self, all_: Sequence[T_co]) -> None:
         self.all = tuple(all_)
 
     def __len__(self) -> int:
         return len(self.all)
 
     @property
-    def lead(self) -> T:
+    def lead(self) -> T_co:
         """That of the first shard, which also holds what there is only once."""
         return self.all[0]
 
@@ -66,11 +139,11 @@ class PerShard(Generic[T]):
         """The shard of a job or unit."""
         return shard_of(job_id, len(self.all))
 
-    def of(self, job_id: str) -> T:
+    def of(self, job_id: str) -> T_co:
         """That of the shard of a job or unit."""
         return self.all[shard_of(job_id, len(self.all))]
 
-    def each(self, make: Callable[[T], U]) -> PerShard[U]:
+    def each(self, make: Callable[[T_co], U]) -> PerShard[U]:
         """Something made of each."""
         return PerShard([make(one) for one in self.all])
 
@@ -82,19 +155,19 @@ class PerShard(Generic[T]):
         return found
 
 
-class Shards(PerShard[RedisStore]):
+class Shards(PerShard[S_co]):
     """The stores of all shards."""
 
-    def __init__(self, stores: Sequence[RedisStore], *, topology: Topology = Topology.SINGLE) -> None:
+    def __init__(self, stores: Sequence[S_co], *, topology: Topology = Topology.SINGLE) -> None:
         super().__init__(stores)
         self.topology = topology
         self.is_confirmed = False
         """Whether the store is known to have as many shards as there are stores here."""
 
-    @classmethod
-    def of_one(cls, store: RedisStore) -> Shards:
+    @staticmethod
+    def of_one(store: S) -> Shards[S]:
         """A single shard whose number need not be checked."""
-        shards = cls([store])
+        shards = Shards([store])
         shards.is_confirmed = True
         return shards
 
@@ -162,6 +235,10 @@ class Shards(PerShard[RedisStore]):
         found = [one for one in answers if not isinstance(one, BaseException)]
         return list({str(one.get("run_id", number)): one for number, one in enumerate(found)}.values())
 
+    async def findings(self) -> list[Finding]:
+        """What is wrong with the servers; fatal findings first. Raises StoreError as ``server_infos`` does."""
+        return self.lead.findings(await self.server_infos(), self.topology)
+
     async def page_ids(self, *, after: str, prefix: str, limit: int) -> list[str]:
         """Up to ``limit`` job ids that start with ``prefix`` and come after ``after``, in the order of their bytes."""
         pages = await asyncio.gather(*(store.page_ids(after=after, prefix=prefix, limit=limit) for store in self.all))
@@ -195,57 +272,3 @@ def wrong_number(stored: int, configured: int) -> str:
         f"Set CRONPOST_SHARDS={stored}, or leave it out; the number of a store changes only by exporting the jobs and "
         "importing them into a new one (another CRONPOST_KEY_PREFIX, or another Redis)"
     )
-
-
-def default_number(url: str) -> int:
-    """How many shards a new store at ``url`` has."""
-    return SHARDS_OF_A_CLUSTER if parse_redis_url(url).topology is Topology.CLUSTER else 1
-
-
-def open_shards(
-    url: str,
-    *,
-    number: int,
-    prefix: str = "cronpost",
-    retention: Retention | None = None,
-    timeout_seconds: float = 3.0,
-    connections: int = 64,
-    beat_timeout_seconds: float | None = None,
-) -> Shards:
-    """The stores of ``number`` shards at ``url`` (see ``redis_url``). Connects when it is used.
-
-    ``connections``: at most so many to one server, and some more for further shards. ``beat_timeout_seconds``: for a
-    node, which needs connections of its own for its heartbeats; one command on these may take so long.
-    """
-    topology = parse_redis_url(url).topology
-    keys = [Keys(prefix=prefix, shard=shard) for shard in range(number)]
-    further = CONNECTIONS_OF_A_SHARD * (number - 1)
-    clients = _open_clients(url, keys, timeout_seconds=timeout_seconds, connections=connections + further)
-    beats: Sequence[UncancelledRedis | None] = [None] * number
-    if beat_timeout_seconds is not None:
-        most = BEAT_CONNECTIONS * number
-        beats = _open_clients(url, keys, timeout_seconds=beat_timeout_seconds, connections=most)
-    stores = [
-        RedisStore(client, keys=one, retention=retention, beats=own)
-        for client, one, own in zip(clients, keys, beats, strict=True)
-    ]
-    return Shards(stores, topology=topology)
-
-
-def _open_clients(
-    url: str, keys: Sequence[Keys], *, timeout_seconds: float, connections: int
-) -> list[UncancelledRedis]:
-    """A client for each shard; they share the connections to a server."""
-    parsed = parse_redis_url(url)
-    if parsed.topology is Topology.CLUSTER:
-
-        def at(address: Address) -> UncancelledRedis:
-            client = connect(parsed.plain, timeout_seconds=timeout_seconds, connections=connections)
-            client.connection_pool.connection_kwargs.update(host=address[0], port=address[1])
-            return client
-
-        cluster = Cluster(parsed.hosts, at)
-        return [ClusterClient(cluster, key_slot(one.due.encode()), parsed.hosts[0]) for one in keys]
-    if parsed.topology is Topology.SENTINEL:
-        return [connect_to_master(parsed, timeout_seconds=timeout_seconds, connections=connections)] * len(keys)
-    return [connect(url, timeout_seconds=timeout_seconds, connections=connections)] * len(keys)
