@@ -16,25 +16,29 @@ error that stalls cannot stop the event loop. What does not fit into the queue i
 from __future__ import annotations
 
 import atexit
-import datetime
-import functools
 import logging
 import os
-import re
 import sys
-import traceback
-from collections.abc import Callable, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Final, TextIO
-from urllib.parse import urlsplit, urlunsplit
 
-import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.config import LogSettings
 from scheduler_core.base.line_writer import LineWriter
+from scheduler_core.base.log_lines import (
+    ConsoleRenderer,
+    EventDict,
+    Renderer,
+    cut_text,
+    redact,
+    render_json,
+    rfc3339,
+    traceback_of,
+)
+from scheduler_core.base.log_output import LogOutput, StandardHandler
 
 # The life of a node.
 NODE_STARTED: Final = "node started"
@@ -130,40 +134,6 @@ REDIS_TAIL_CUT: Final = "embedded redis cut a half-written command"
 
 EXIT_SECONDS: Final = 1.0
 """How long the end of the process waits for a reader of standard error that stalls."""
-NOT_LOGGED: Final = "[not logged]"
-NEVER_LOGGED: Final = frozenset(
-    {
-        "answer",
-        "api_key",
-        "api_keys",
-        "auth",
-        "authorization",
-        "body",
-        "cookie",
-        "document",
-        "header",
-        "headers",
-        "password",
-        "payload",
-        "request_body",
-        "response_body",
-        "secret",
-        "token",
-    }
-)
-URL_FIELDS: Final = frozenset({"endpoint", "redis_url", "request_url", "target", "url"})
-IDS: Final = frozenset({"job_id", "run_id"})
-"""Shown as they are: a job's id may look like a URL, and is of use only whole."""
-
-_PLAIN: Final = frozenset({int, float, bool, type(None)})
-
-_URL_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
-_REQUEST_TARGET_IN_TEXT = re.compile(r"(\"[A-Z]+ [^\s\"?]*)\?[^\s\"]*")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_CONTROL_OR_NEWLINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-EventDict = MutableMapping[str, Any]
-Renderer = Callable[[Any, str, EventDict], str]
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -179,18 +149,18 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
     writes to; another stream is written to by the caller. The caller of uvicorn has to pass ``log_config=None``, or
     uvicorn puts its own handlers in front.
     """
-    on_terminal = _Output(stream).is_terminal()
+    on_terminal = LogOutput(stream).is_terminal()
     as_console = settings.log_format == "console" or (settings.log_format == "auto" and on_terminal)
     colors = on_terminal and not os.environ.get("NO_COLOR")
-    render: Renderer = _ConsoleRenderer(colors=colors) if as_console else render_json
-    out = _Output(stream, _writer_of_errors(render) if stream is None else None)
+    render: Renderer = ConsoleRenderer(colors=colors) if as_console else render_json
+    out = LogOutput(stream, _writer_of_errors(render) if stream is None else None)
     level = getattr(logging, settings.log_level.upper())
     _configure_structlog(render, out, level, cache=True)
     root = logging.getLogger()
     for handler in root.handlers[:]:
-        if isinstance(handler, _StandardHandler):
+        if isinstance(handler, StandardHandler):
             root.removeHandler(handler)
-    root.addHandler(_StandardHandler(render, out))
+    root.addHandler(StandardHandler(render, out))
     root.setLevel(level)
     # httpx logs each URL in full at INFO; and none of these has news for an operator below WARNING. At one line per
     # request, uvicorn's access log would say again what the metrics count.
@@ -198,7 +168,7 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
-def _configure_structlog(render: Renderer, out: _Output, level: int, *, cache: bool) -> None:
+def _configure_structlog(render: Renderer, out: LogOutput, level: int, *, cache: bool) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -226,7 +196,7 @@ def _writer_of_errors(render: Renderer) -> LineWriter | None:
         return None
 
     def report(count: int) -> str:
-        line = {"level": "warning", "time": _rfc3339(_CLOCK.now_ms()), "event": LOG_LINES_DROPPED, "count": count}
+        line = {"level": "warning", "time": rfc3339(_CLOCK.now_ms()), "event": LOG_LINES_DROPPED, "count": count}
         return render(None, "", {**line, **_bound, "detail": "the reader of the log was too slow"})
 
     writer = LineWriter(descriptor, report=report)
@@ -279,7 +249,7 @@ def log_often(event: str, fields: dict[str, Any], *, detail: str, level: int = l
     for out, render, least in _often:
         if level >= least:
             name = _LEVEL_NAMES[level]
-            line = {"level": name, "time": _rfc3339(_CLOCK.now_ms()), "event": event, **fields, **_bound}
+            line = {"level": name, "time": rfc3339(_CLOCK.now_ms()), "event": event, **fields, **_bound}
             line["detail"] = cut_text(detail) if "://" in detail else detail
             out.msg(render(None, "", line))
 
@@ -289,7 +259,7 @@ _LEVEL_NAMES: Final = {logging.INFO: "info", logging.WARNING: "warning"}
 
 def instant(epoch_ms: int | None) -> str | None:
     """An instant as a field of a log line: RFC 3339 in UTC with milliseconds."""
-    return None if epoch_ms is None else _rfc3339(epoch_ms)
+    return None if epoch_ms is None else rfc3339(epoch_ms)
 
 
 def bind_to_all(**fields: str) -> None:
@@ -299,171 +269,15 @@ def bind_to_all(**fields: str) -> None:
 
 
 _bound: dict[str, str] = {}
-_often: list[tuple[_Output, Renderer, int]] = []
+_often: list[tuple[LogOutput, Renderer, int]] = []
 """Where the lines of ``log_often`` go, and the least level that is wanted there."""
 _writers: list[LineWriter] = []
 """The writer of standard error, once logging is configured by an entry point."""
 
 
-def cut_url(url: str) -> str:
-    """The URL without user, password, query and fragment: what may be logged of it."""
-    if "?" not in url and "@" not in url and "#" not in url:
-        return url
-    try:
-        parts = urlsplit(url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    except ValueError:
-        return NOT_LOGGED
-
-
-def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Replace what must never be logged; a structlog processor."""
-    if not NEVER_LOGGED.isdisjoint(event):
-        for name in NEVER_LOGGED.intersection(event):
-            event[name] = NOT_LOGGED
-    if not URL_FIELDS.isdisjoint(event):
-        for name in URL_FIELDS.intersection(event):
-            event[name] = cut_url(str(event[name]))
-    for name, value in event.items():
-        if type(value) is str:
-            if "://" in value and name not in URL_FIELDS and name not in IDS:
-                event[name] = cut_text(value)
-        elif type(value) in _PLAIN:
-            continue
-        elif isinstance(value, Mapping):
-            event[name] = redact(None, "", {str(key): item for key, item in value.items()})
-        elif isinstance(value, BaseException):
-            event[name] = cut_text(str(value) or type(value).__name__)
-    return event
-
-
-def cut_text(text: str) -> str:
-    """Text of unknown origin (an error message, another library's line) with every URL in it cut."""
-    if "://" in text:
-        text = _URL_IN_TEXT.sub(lambda match: cut_url(match[0]), text)
-    return _REQUEST_TARGET_IN_TEXT.sub(r"\1", text)
-
-
-def render_json(_logger: Any, _method: str, event: EventDict) -> str:
-    """One JSON object; time, level and event first."""
-    line = {
-        "time": event.pop("time", None),
-        "level": event.pop("level", None),
-        "event": event.pop("event", None),
-        **event,
-    }
-    try:
-        return _ENCODER.encode(line).decode()
-    except (TypeError, ValueError, OverflowError):
-        # A lone surrogate, an integer beyond 64 bits: rare, and no reason to lose the line.
-        return _ENCODER.encode({str(name): ascii(value) for name, value in line.items()}).decode()
-
-
-_ENCODER = msgspec.json.Encoder(enc_hook=repr)
-
-
-class _ConsoleRenderer:
-    """One line for people: time of day (UTC), level, event, then the fields."""
-
-    COLORS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
-
-    def __init__(self, *, colors: bool) -> None:
-        self._colors = colors
-
-    def __call__(self, _logger: Any, _method: str, event: EventDict) -> str:
-        time = str(event.pop("time", ""))[11:]
-        level = str(event.pop("level", ""))
-        name = str(event.pop("event", ""))
-        # Our events have no "="; the text of another library's line could look like fields.
-        name = _shown(name) if "=" in name else _escape(name)
-        trace = event.pop("exception", None)
-        event.pop("module", None)
-        fields = "  ".join(f"{key}={_shown(value)}" for key, value in event.items())
-        label = level.ljust(7)
-        if self._colors:
-            label = f"\x1b[{self.COLORS.get(level, '0')}m{label}\x1b[0m"
-            name = f"\x1b[1m{name}\x1b[0m"
-        line = f"{time}  {label}  {name}  {fields}".rstrip()
-        return f"{line}\n{_CONTROL.sub(_escaped, str(trace).rstrip())}" if trace else line
-
-
-def _shown(value: Any) -> str:
-    # A value may be the client's text, and must not look like further fields: what ends a value is quoted or escaped.
-    text = _escape(str(value).replace("\\", "\\\\"))
-    if text and not _NEEDS_QUOTES.search(text):
-        return text
-    return '"' + text.replace('"', '\\"') + '"'
-
-
-_NEEDS_QUOTES: Final = re.compile(r"[\s=\"]")
-
-
-def _escape(text: str) -> str:
-    # A job's id is the client's text: it must not move the cursor, colour the terminal or forge a line.
-    return _CONTROL_OR_NEWLINE.sub(_escaped, text)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return ascii(match[0])[1:-1]
-
-
-class _Output:
-    """Passes finished lines on: to a thread that writes to standard error, or to a stream that cannot block.
-
-    A line that cannot be written is lost: logging must not stop what is logged.
-    """
-
-    def __init__(self, stream: TextIO | None, writer: LineWriter | None = None) -> None:
-        self._stream = stream
-        self._writer = writer
-
-    def is_terminal(self) -> bool:
-        stream = self._stream or sys.stderr
-        try:
-            return stream is not None and stream.isatty()
-        except ValueError:  # closed
-            return False
-
-    def msg(self, line: str) -> None:
-        if self._writer is not None:
-            self._writer.put(line)
-            return
-        stream = self._stream or sys.stderr
-        try:
-            stream.write(line + "\n")
-            stream.flush()
-        except (OSError, ValueError, AttributeError):  # full disk, closed pipe, closed file, no standard error
-            return
-
-    log = debug = info = warning = warn = error = critical = exception = fatal = msg
-
-
-class _StandardHandler(logging.Handler):
-    """Takes the lines of the standard library's ``logging`` the way of our own."""
-
-    def __init__(self, render: Renderer, out: _Output) -> None:
-        super().__init__()
-        self._render_line = render
-        self._out = out
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            event: EventDict = {
-                "time": _rfc3339(int(record.created * 1000)),
-                "level": record.levelname.lower(),
-                "event": cut_text(record.getMessage()),
-                "module": record.name,
-            }
-            if record.exc_info and record.exc_info[1] is not None:
-                event["exception"] = _traceback_of(record.exc_info[1])
-            self._out.msg(self._render_line(None, "", event))
-        except Exception:  # noqa: BLE001 - as the standard handlers do: a bad log call must not raise in its caller
-            self.handleError(record)
-
-
 def _add_level_and_time(_logger: Any, method: str, event: EventDict) -> EventDict:
     event["level"] = "error" if method == "exception" else method
-    event["time"] = _rfc3339(_CLOCK.now_ms())
+    event["time"] = rfc3339(_CLOCK.now_ms())
     return event
 
 
@@ -472,23 +286,8 @@ def _add_traceback(_logger: Any, _method: str, event: EventDict) -> EventDict:
     if exc_info:
         error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
         if error is not None:
-            event["exception"] = _traceback_of(error)
+            event["exception"] = traceback_of(error)
     return event
-
-
-def _traceback_of(error: BaseException) -> str:
-    return cut_text("".join(traceback.format_exception(error)))
-
-
-def _rfc3339(epoch_ms: int) -> str:
-    second, ms = divmod(epoch_ms, 1000)
-    return f"{_rfc3339_second(second)}.{ms:03d}Z"
-
-
-@functools.lru_cache(maxsize=4)
-def _rfc3339_second(second: int) -> str:
-    # A busy node logs many lines a second, and formatting a date costs more than the rest of a line.
-    return datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 # The machine's clock, not the node's: lines must have a time before the first answer of Redis, and match other logs.
@@ -496,4 +295,4 @@ _CLOCK = SystemClock()
 
 # Until an entry point has its settings, or where there is none (a test, a program that uses the core as a library),
 # lines must not go where structlog puts them by default, standard output.
-_configure_structlog(_ConsoleRenderer(colors=False), _Output(None), logging.INFO, cache=False)
+_configure_structlog(ConsoleRenderer(colors=False), LogOutput(None), logging.INFO, cache=False)

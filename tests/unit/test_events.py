@@ -11,6 +11,7 @@ import structlog
 
 from scheduler_core.base import events
 from scheduler_core.base.config import LogSettings
+from scheduler_core.base.log_lines import rfc3339
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.run import RunState
 from scheduler_core.usecases.report import report_record
@@ -45,7 +46,7 @@ def test_a_line_has_an_instant_in_utc_with_milliseconds_a_level_and_its_fields(s
     (line,) = logged(stream)
     assert line.pop("time").endswith("Z")
     assert line == {"level": "warning", "event": "run settled", "module": "here", "job_id": "a", "lateness_ms": 1.5}
-    assert events._rfc3339(1_790_000_000_007) == "2026-09-21T14:13:20.007Z"
+    assert rfc3339(1_790_000_000_007) == "2026-09-21T14:13:20.007Z"
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
