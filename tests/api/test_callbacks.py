@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from scheduler_api.context import Context
-from scheduler_api.server.process import callback_base
+from scheduler_api.server.addresses import callback_base
 from scheduler_api.wire.run_requests import MAX_MESSAGE_CHARACTERS
 from scheduler_core.base.config import ApiSettings
 from tests.api.runner import Runner, running, until
