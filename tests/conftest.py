@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from scheduler_core.base.config import ENV_PREFIX
+from scheduler_core.base.config_table import ENV_PREFIX
 from scheduler_core.base.errors import EmbeddedRedisError
 from scheduler_core.embedded import EmbeddedRedis, ask
 from scheduler_core.embedded import program as server_program

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
-from scheduler_core.base.config import SETTINGS, Setting, Settings, mask_url, shown_value
+from scheduler_core.base.config import SETTINGS, Settings, shown_value
 from scheduler_core.base.config_reader import load_settings
+from scheduler_core.base.config_table import Setting, mask_url
 from scheduler_core.base.errors import ConfigError
 from scheduler_core.version import __version__
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Protocol
 
-from scheduler_core.base.config import is_loopback
+from scheduler_core.base.config_check import is_loopback
 
 MAX_CONNECTIONS = 1000
 RESERVE_PART = 20

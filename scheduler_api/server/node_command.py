@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 import scheduler_api
-from scheduler_core.base.config import ENV_PREFIX, SETTINGS, Settings
+from scheduler_core.base.config import SETTINGS, Settings
+from scheduler_core.base.config_table import ENV_PREFIX
 from scheduler_core.delivery.http.guard import Own
 
 NOT_OF_NODES = ("api", "process", "client")

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from scheduler_api.server.addresses import callback_base
 from scheduler_api.server.nodes import Nodes
 from scheduler_core.base.clock import RedisClock
-from scheduler_core.base.config import EngineSettings, Settings, beat_timeout_seconds
+from scheduler_core.base.config import EngineSettings, Settings
+from scheduler_core.base.config_check import beat_timeout_seconds
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.delivery.http.client import HttpClient

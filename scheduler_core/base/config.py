@@ -9,26 +9,15 @@ command-line option ``--data-dir``.
 
 from __future__ import annotations
 
-import ipaddress
 import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta
 
-from scheduler_core.base.errors import ConfigError
-from scheduler_core.base.redis_url import FORM
-from scheduler_core.base.target_rules import RULE_FORM
-
-ENV_PREFIX = "CRONPOST_"
-MASK = "***"
-MIN_API_KEY_LENGTH = 16
-HEARTBEATS_PER_LEASE = 3
-"""A node may miss two beats in a row (a slow Redis, a busy machine) before the others take it for dead."""
+from scheduler_core.base.config_table import MASK, Setting, SettingRow, make_table, mask_url
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SECRET = Meta(extra={"secret": True})
@@ -424,39 +413,6 @@ _SECTIONS: tuple[type[Section], ...] = (
 )
 
 
-class Setting(msgspec.Struct, frozen=True):
-    """One row of the table of settings, for command-line options, ``cronpost config`` and the documentation."""
-
-    name: str
-    """The field's name, for example ``redis_url``."""
-    section: str
-    kind: str
-    """What a value looks like, in words."""
-    default: Any
-    meaning: str
-    secret: bool
-    convert_to: Any
-
-    @property
-    def env(self) -> str:
-        """The environment variable."""
-        return ENV_PREFIX + self.name.upper()
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """The command-line spellings; the second is the plain name of the setting."""
-        return tuple(dict.fromkeys(("--" + self.name.replace("_", "-"), "--" + self.name)))
-
-
-class SettingRow(msgspec.Struct, frozen=True):
-    """One line of ``cronpost config``; secrets are masked."""
-
-    setting: Setting
-    value: str
-    default: str
-    source: str
-
-
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, and where each came from (``default``, ``.env``, an environment variable or an option)."""
 
@@ -482,77 +438,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def check_settings(settings: Settings) -> None:
-    """Check the rules that bind several settings together; raises ``ConfigError``."""
-    api, engine = settings.api, settings.engine
-    if not is_loopback(api.host) and not api.api_keys and not api.allow_no_authentication:
-        raise ConfigError(
-            f"CRONPOST_HOST={api.host} can be reached from other machines, and no API key is set. Set "
-            "CRONPOST_API_KEYS (python3 -c 'import secrets; print(secrets.token_urlsafe(32))' makes one), or, if "
-            "something in front of Cronpost checks who may call it, set CRONPOST_ALLOW_NO_AUTHENTICATION=yes"
-        )
-    if engine.heartbeat_seconds * HEARTBEATS_PER_LEASE > engine.dead_after_seconds:
-        raise ConfigError(
-            f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g} is less than {HEARTBEATS_PER_LEASE} times "
-            f"CRONPOST_HEARTBEAT_SECONDS={engine.heartbeat_seconds:g}: one late beat would make a living node look dead"
-        )
-    if settings.store.redis_timeout_seconds > engine.dead_after_seconds:
-        raise ConfigError(
-            f"CRONPOST_REDIS_TIMEOUT_SECONDS={settings.store.redis_timeout_seconds:g} is more than "
-            f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g}: one connection that died without a word would "
-            "keep a node from claiming for longer than a lease. Lower the first, or raise the second (and with it "
-            f"CRONPOST_HEARTBEAT_SECONDS={engine.heartbeat_seconds:g}, if there are to be few beats)"
-        )
-    if engine.downtime_after_seconds < engine.dead_after_seconds:
-        raise ConfigError(
-            f"CRONPOST_DOWNTIME_AFTER_SECONDS={engine.downtime_after_seconds:g} is less than "
-            f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g}: "
-            "a pause that is too short for a node to be dead would count as downtime"
-        )
-    if engine.keep_bytes > engine.read_limit_bytes:
-        raise ConfigError(
-            f"CRONPOST_KEEP_BYTES={engine.keep_bytes} is more than "
-            f"CRONPOST_READ_LIMIT_BYTES={engine.read_limit_bytes}: what is not read cannot be kept"
-        )
-
-
-def beat_timeout_seconds(settings: Settings) -> float:
-    """How long one heartbeat may take before it is sent again on another connection.
-
-    Two beats in a row may be lost to connections that died without a word, and a third still arrives before the lease
-    ends: it was taken when the last beat was sent, a period before the first lost one. The fourth quarter is for the
-    pauses between the tries.
-    """
-    engine = settings.engine
-    quarter = (engine.dead_after_seconds - engine.heartbeat_seconds) / 4
-    return min(settings.store.redis_timeout_seconds, quarter)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to ``host``. A name other than localhost counts as reachable."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def mask_url(url: str) -> str:
-    """The URL with its password hidden, also one in the query; for people to read, not to connect with."""
-    try:
-        parts = urlsplit(url)
-        netloc = parts.netloc
-        if parts.password is not None:
-            user, _, address = netloc.rpartition("@")
-            netloc = f"{user.partition(':')[0]}:{MASK}@{address}"
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
-        query = urlencode([(k, MASK if "pass" in k.lower() else v) for k, v in pairs], safe="*/", quote_via=quote)
-        return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
-    except ValueError:
-        return MASK
-
-
 def shown_value(name: str, value: Any) -> str:
     """The value of the setting ``name`` as it may be shown: secrets are masked."""
     if value is None or value == ():
@@ -570,67 +455,6 @@ def shown_value(name: str, value: Any) -> str:
     return str(value)
 
 
-def _make_table() -> tuple[Setting, ...]:
-    table: list[Setting] = []
-    for section in _SECTIONS:
-        hints = typing.get_type_hints(section, include_extras=True)
-        for field in msgspec.structs.fields(section):
-            plain, metas = unwrap(hints[field.name])
-            table.append(
-                Setting(
-                    name=field.name,
-                    section=section.name,
-                    kind=_kind(field.name, plain, metas),
-                    default=field.default,
-                    meaning=next(meta.description for meta in reversed(metas) if meta.description),
-                    secret=any((meta.extra or {}).get("secret", False) for meta in metas),
-                    convert_to=hints[field.name],
-                )
-            )
-    return tuple(table)
-
-
-def unwrap(hint: Any) -> tuple[Any, list[Meta]]:
-    """The plain type and the constraints of an annotation; ``X | None`` counts as X."""
-    metas: list[Meta] = []
-    while typing.get_origin(hint) is Annotated:
-        metas = [meta for meta in hint.__metadata__ if isinstance(meta, Meta)] + metas
-        hint = hint.__origin__
-    if typing.get_origin(hint) in {typing.Union, types.UnionType}:
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-    return hint, metas
-
-
-def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
-    if plain is bool:
-        return "yes or no"
-    if plain in {int, float} and name != "nodes":
-        bounds = [
-            f"{words} {bound}"
-            for meta in metas
-            for words, bound in (("at least", meta.ge), ("more than", meta.gt), ("at most", meta.le))
-            if bound is not None
-        ]
-        return f"{'a whole number' if plain is int else 'a number'}, {' and '.join(bounds)}"
-    if typing.get_origin(plain) is Literal:
-        return "one of " + ", ".join(typing.get_args(plain))
-    return {
-        "host": "an IP address or a host name",
-        "api_keys": f"keys of at least {MIN_API_KEY_LENGTH} printable ASCII characters, separated by commas",
-        "allowed_hosts": "host names or *.domain, without port, separated by commas; * alone for any name",
-        "redis_url": FORM,
-        "data_dir": "a directory",
-        "target_allow": RULE_FORM,
-        "target_deny": RULE_FORM,
-        "redis_server": "the path of a program",
-        "public_url": "an http or https URL without query, user or fragment",
-        "key_prefix": "1 to 32 letters, digits, '_', '-' or '.'",
-        "nodes": "a whole number, at least 1 and at most 256, or auto",
-        "server": "an http or https URL, or host:port",
-        "api_key": "printable ASCII characters",
-    }[name]
-
-
-SETTINGS: tuple[Setting, ...] = _make_table()
+SETTINGS: tuple[Setting, ...] = make_table({section.name: section for section in _SECTIONS})
 """The table of all settings, in the order in which they are shown."""
 BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}

@@ -24,21 +24,18 @@ import msgspec
 
 from scheduler_core.base.config import (
     BY_NAME,
-    ENV_PREFIX,
-    MIN_API_KEY_LENGTH,
     SETTINGS,
     ApiSettings,
     ClientSettings,
     EngineSettings,
     LogSettings,
     ProcessSettings,
-    Setting,
     Settings,
     StoreSettings,
     TaskSettings,
-    check_settings,
-    unwrap,
 )
+from scheduler_core.base.config_check import check_settings
+from scheduler_core.base.config_table import ENV_PREFIX, MIN_API_KEY_LENGTH, Setting, unwrap
 from scheduler_core.base.errors import ConfigError
 from scheduler_core.base.redis_url import parse_redis_url
 from scheduler_core.base.target_rules import parse_target_rule

@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.base.clock import RedisClock
-from scheduler_core.base.config import EngineSettings, Settings, StoreSettings, beat_timeout_seconds
+from scheduler_core.base.config import EngineSettings, Settings, StoreSettings
+from scheduler_core.base.config_check import beat_timeout_seconds
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Downtime
 from scheduler_core.node.loops.heartbeat import Heartbeat, set_clock

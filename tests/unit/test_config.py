@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_core.base.config import SETTINGS, Settings, beat_timeout_seconds, is_loopback, mask_url
+from scheduler_core.base.config import SETTINGS, Settings
+from scheduler_core.base.config_check import beat_timeout_seconds, is_loopback
 from scheduler_core.base.config_reader import load_settings
+from scheduler_core.base.config_table import mask_url
 from scheduler_core.base.errors import ConfigError
 
 KEY = "k3y-of-a-client-0001"
