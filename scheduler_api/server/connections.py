@@ -37,7 +37,7 @@ class Connection(Protocol):
     def is_idle(self) -> bool:
         """It has neither received a part of a request nor something left to send."""
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Close at once."""
 
 
@@ -46,7 +46,7 @@ class Connections:
 
     def __init__(self, limit: int = MAX_CONNECTIONS, *, per_address: int | None = None) -> None:
         self.limit = limit
-        self._places = limit - max(1, limit // RESERVE_PART)
+        self._unreserved_places = limit - max(1, limit // RESERVE_PART)
         self._per_address = per_address
         self._addresses: dict[Connection, str] = {}
         self._of_address: Counter[str] = Counter()
@@ -61,9 +61,9 @@ class Connections:
         """Decide on a new connection, and close another for it if need be. A refused one is not in the table."""
         admission = Admission.OPEN
         if self._of_address[address] >= self._share_of(address):
-            if not self._make_room(address):
+            if not self._evict_one(address):
                 return Admission.REFUSED
-        elif len(self) >= self._places and not self._make_room(None):
+        elif len(self) >= self._unreserved_places and not self._evict_one(None):
             if len(self) >= self.limit:
                 return Admission.REFUSED
             admission = Admission.RESERVED
@@ -72,12 +72,12 @@ class Connections:
         self._waiting[connection] = None
         return admission
 
-    def works(self, connection: Connection) -> None:
+    def mark_busy(self, connection: Connection) -> None:
         """A request has come in whole, but for its body."""
         self._waiting.pop(connection, None)
         self._waiting_with_key.pop(connection, None)
 
-    def waits(self, connection: Connection, *, has_key: bool) -> None:
+    def mark_waiting(self, connection: Connection, *, has_key: bool) -> None:
         """The request is answered, and the next one may come."""
         if connection in self._addresses:
             (self._waiting_with_key if has_key else self._waiting)[connection] = None
@@ -87,7 +87,7 @@ class Connections:
         address = self._addresses.pop(connection, None)
         if address is None:
             return
-        self.works(connection)
+        self.mark_busy(connection)
         self._of_address[address] -= 1
         if not self._of_address[address]:
             del self._of_address[address]
@@ -97,14 +97,14 @@ class Connections:
             return self._per_address
         return self.limit if is_loopback(address) or not address else max(1, self.limit // SHARE_PART)
 
-    def _make_room(self, address: str | None) -> bool:
+    def _evict_one(self, address: str | None) -> bool:
         """Close a connection that waits, if there is one (of this address)."""
         for waiting in (self._waiting, self._waiting_with_key):
             candidates = waiting if address is None else [one for one in waiting if self._addresses[one] == address]
             chosen = _oldest(candidates)
             if chosen is not None:
                 self.remove(chosen)
-                chosen.give_way()
+                chosen.evict()
                 return True
         return False
 

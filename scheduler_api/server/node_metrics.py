@@ -34,22 +34,22 @@ def families_of(registry: Collector) -> list[Family]:
     ]
 
 
-def added(groups: Iterable[Iterable[Family]], *, only_counted: bool = False) -> list[Family]:
+def merge_families(groups: Iterable[Iterable[Family]], *, counters_only: bool = False) -> list[Family]:
     """Metrics of several processes as one: counters, histograms and gauges add up.
 
-    The exceptions are those of which a sum would say nothing (``_together``). ``only_counted`` leaves gauges out: what
+    The exceptions are those of which a sum would say nothing (``_combine``). ``counters_only`` leaves gauges out: what
     a process that is gone has counted stays counted, and nothing of it is open any more.
     """
     merged: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
     for families in groups:
         for family in families:
-            if only_counted and family.type not in {"counter", "histogram"}:
+            if counters_only and family.type not in {"counter", "histogram"}:
                 continue
             _, values = merged.setdefault(family.name, (family, {}))
             for name, labels, value in family.samples:
                 key = (name, tuple(sorted(labels.items())))
                 before = values.get(key)
-                values[key] = value if before is None else _together(name, before, value)
+                values[key] = value if before is None else _combine(name, before, value)
     return [
         Family(
             family.name, family.type, family.meaning, [(name, dict(labels), v) for (name, labels), v in values.items()]
@@ -58,7 +58,7 @@ def added(groups: Iterable[Iterable[Family]], *, only_counted: bool = False) -> 
     ]
 
 
-def _together(name: str, one: float, other: float) -> float:
+def _combine(name: str, one: float, other: float) -> float:
     if name in SMALLEST:
         return min(one, other)
     if name in LARGEST or name.endswith(("_offset_seconds", "_jump_seconds", "_state")):
@@ -66,7 +66,7 @@ def _together(name: str, one: float, other: float) -> float:
     return one + other
 
 
-class Gathered(Collector):
+class MergedMetrics(Collector):
     """Metrics of several processes, for an encoder of ``prometheus_client``."""
 
     def __init__(self, families: Iterable[Family]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from scheduler_api.server.addresses import callback_base
-from scheduler_api.server.nodes import Nodes
+from scheduler_api.server.node_supervisor import NodeSupervisor
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings, Settings
 from scheduler_core.base.config_check import beat_timeout_seconds
@@ -83,14 +83,14 @@ def build_nodes(
     *,
     url: str | None,
     embedded: EmbeddedRedis | None,
-) -> Nodes:
+) -> NodeSupervisor:
     """Build the supervisor of the node processes. They work on ``embedded`` if there is one."""
     settings = replace(settings, engine=_engine_settings(settings, url))
     if embedded is None:
-        return Nodes(settings, clock, metrics, own=own)
+        return NodeSupervisor(settings, clock, metrics, own=own)
     settings = replace(settings, store=replace(settings.store, redis_url=embedded.url))
     inherit = () if embedded.lock is None else (embedded.lock,)
-    return Nodes(settings, clock, metrics, sole=True, inherit=inherit, own=own)
+    return NodeSupervisor(settings, clock, metrics, sole=True, inherit=inherit, own=own)
 
 
 def _engine_settings(settings: Settings, url: str | None) -> EngineSettings:

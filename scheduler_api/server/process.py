@@ -3,7 +3,7 @@
 Start: ports, embedded Redis (unless another is configured), check of Redis, node, API. Stop: ``/ready`` answers 503,
 the node drains while the API still answers (runners report the end of their runs to it), the API closes its port and
 answers open requests, the embedded Redis writes its data to disk. With more than one node, each node is a process that
-this one starts, supervises and drains (``scheduler_api.server.nodes``).
+this one starts, supervises and drains (``scheduler_api.server.node_supervisor``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.server.addresses import own_endpoints
 from scheduler_api.server.clock_service import ClockService
 from scheduler_api.server.node_link import ParentLink, Report
-from scheduler_api.server.nodes import Nodes
+from scheduler_api.server.node_supervisor import NodeSupervisor
 from scheduler_api.server.parts import WrapDeliverer, build_engine, build_nodes, open_store, with_shards
 from scheduler_api.server.redis_check import RedisCheck, keep_running
 from scheduler_core.base.clock import Clock, RedisClock
@@ -89,7 +89,7 @@ class Process:
         """Where the API listens."""
         self.embedded: EmbeddedRedis | None = None
         self.context: Context | None = None
-        self.nodes: Nodes | None = None
+        self.nodes: NodeSupervisor | None = None
         """The nodes that are processes of their own."""
         self._with_api = api
         self._with_node = node

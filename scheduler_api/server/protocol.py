@@ -187,7 +187,7 @@ class ServerProtocol(HttpToolsProtocol):
             self._head_without_upgrade = self._encode_head(without=b"upgrade")
             return
         self._quiet_bytes = 0
-        self._table.works(self)
+        self._table.mark_busy(self)
         self._arm(self.body_seconds)
         super().on_headers_complete()
         self.cycle.transport = _ExchangeTransport(self)  # type: ignore[assignment]
@@ -263,7 +263,7 @@ class ServerProtocol(HttpToolsProtocol):
             self._refuse_now(status)
             return
         has_key = KEY_IN_SCOPE in self.cycle.scope
-        self._table.waits(self, has_key=has_key)
+        self._table.mark_waiting(self, has_key=has_key)
         if self._in_head:
             self._arm(self.head_seconds)
             return
@@ -287,7 +287,7 @@ class ServerProtocol(HttpToolsProtocol):
 
     # What the table of connections calls.
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Close at once, in favour of a new connection."""
         self.transport.abort()
 

@@ -194,7 +194,7 @@ class Held:
         self.is_idle = True
         self.closed = False
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         self.closed = True
 
 

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from scheduler_api.context import Context
 from scheduler_api.server.node_command import environment
-from scheduler_api.server.node_metrics import Family, Gathered, added, families_of
+from scheduler_api.server.node_metrics import Family, MergedMetrics, families_of, merge_families
 from scheduler_core.base.config import ApiSettings, EngineSettings, ProcessSettings, Settings, StoreSettings
 from scheduler_core.base.config_reader import load_settings
 from scheduler_core.base.metrics import Metrics
@@ -36,7 +36,9 @@ def value(families: list[Family], name: str, **labels: str) -> float:
 
 
 def test_counters_histograms_and_gauges_of_several_processes_add_up() -> None:
-    together = added([metrics(3, open_now=2, late=(0.002, 0.2)), metrics(4, open_now=5, late=(0.002,)), metrics(0)])
+    together = merge_families(
+        [metrics(3, open_now=2, late=(0.002, 0.2)), metrics(4, open_now=5, late=(0.002,)), metrics(0)]
+    )
     assert value(together, "cronpost_runs_total", state="succeeded", reason="scheduled") == 7
     assert value(together, "cronpost_in_flight") == 7
     assert value(together, "cronpost_lateness_seconds_count") == 3
@@ -46,7 +48,7 @@ def test_counters_histograms_and_gauges_of_several_processes_add_up() -> None:
 
 def test_an_offset_is_not_added_up() -> None:
     parts = [metrics(0, offset=0.3, late=(1,)), metrics(0, offset=-0.5), metrics(0, offset=0.1)]
-    assert value(added(parts), "cronpost_clock_offset_seconds") == -0.5
+    assert value(merge_families(parts), "cronpost_clock_offset_seconds") == -0.5
 
 
 def process(**values: float) -> list[Family]:
@@ -57,7 +59,7 @@ def process(**values: float) -> list[Family]:
 def test_of_processes_time_and_memory_add_up_and_descriptors_are_those_of_the_one_closest_to_its_limit() -> None:
     one = process(cpu_seconds_total=1.5, resident_memory_bytes=100, start_time_seconds=50, open_fds=7, max_fds=1024)
     other = process(cpu_seconds_total=2, resident_memory_bytes=200, start_time_seconds=40, open_fds=9, max_fds=512)
-    together = added([one, other])
+    together = merge_families([one, other])
     assert {family.name: family.samples[0][2] for family in together} == {
         "process_cpu_seconds_total": 3.5,
         "process_resident_memory_bytes": 300,
@@ -79,12 +81,12 @@ def test_a_state_is_the_worst_that_a_process_tells() -> None:
         one = Metrics()
         one.breaker_state.labels("http://host:1").set(state)
         parts.append(families_of(one.registry))
-    assert value(added(parts), "cronpost_breaker_state", target="http://host:1") == 1.0
+    assert value(merge_families(parts), "cronpost_breaker_state", target="http://host:1") == 1.0
 
 
 def test_of_a_process_that_is_gone_what_it_counted_stays_and_what_it_had_open_does_not() -> None:
-    gone = added([metrics(3, open_now=2)], only_counted=True)
-    together = added([metrics(4, open_now=1), gone])
+    gone = merge_families([metrics(3, open_now=2)], counters_only=True)
+    together = merge_families([metrics(4, open_now=1), gone])
     assert value(together, "cronpost_runs_total", state="succeeded", reason="scheduled") == 7
     assert value(together, "cronpost_in_flight") == 1
 
@@ -122,7 +124,7 @@ class SomeNodes:
         self._parts = parts
 
     async def metrics(self) -> Collector:
-        return Gathered(added(self._parts))
+        return MergedMetrics(merge_families(self._parts))
 
 
 def context_with(store: RedisStore, context: Context, nodes: SomeNodes) -> Context:

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from scheduler_api.server.node_command import command, environment
 from scheduler_api.server.node_link import METRICS, STATE, ChildLink, Report
-from scheduler_api.server.node_metrics import Family, Gathered, added, families_of
+from scheduler_api.server.node_metrics import Family, MergedMetrics, families_of, merge_families
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import Settings
 from scheduler_core.base.events import NODE_PROCESS_ENDED, NODE_PROCESS_STARTED, get_logger
@@ -44,7 +44,7 @@ SETTLE_SECONDS = 10.0
 STARTING = "it is starting"
 
 
-class Slot:
+class NodeSlot:
     """The place of one node, whichever process fills it."""
 
     def __init__(self, number: int) -> None:
@@ -63,7 +63,7 @@ class Slot:
         return [f"node {self.number}: {fault}" for fault in (self.report.faults if self.report else [STARTING])]
 
 
-class Nodes:
+class NodeSupervisor:
     """``sole``: the Redis was just started by this process, so none but its own nodes can live. Then the first node
     alone begins, and voids what earlier ones held, before the others do.
 
@@ -89,8 +89,8 @@ class Nodes:
         self._sole = sole
         self._inherit = inherit
         self._own = own
-        self._slots = [Slot(number) for number in range(1, self._wanted + 1)]
-        self._keeping: list[asyncio.Task[None]] = []
+        self._slots = [NodeSlot(number) for number in range(1, self._wanted + 1)]
+        self._tasks: list[asyncio.Task[None]] = []
         self._others_may_begin = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended: list[Family] = []
@@ -124,8 +124,8 @@ class Nodes:
         """Start all nodes, in the running loop."""
         if not self._sole:
             self._others_may_begin.set()
-        self._keeping = [
-            asyncio.create_task(self._keep(slot), name=f"cronpost node {slot.number}") for slot in self._slots
+        self._tasks = [
+            asyncio.create_task(self._supervise(slot), name=f"cronpost node {slot.number}") for slot in self._slots
         ]
 
     async def stop(self) -> None:
@@ -133,16 +133,16 @@ class Nodes:
         self._stopping.set()
         self._others_may_begin.set()
         self._signal(signal.SIGTERM)
-        if self._keeping:
+        if self._tasks:
             grace = self._settings.engine.drain_grace_seconds + SETTLE_SECONDS
-            _, left = await asyncio.wait(self._keeping, timeout=grace)
+            _, left = await asyncio.wait(self._tasks, timeout=grace)
             if left:
                 self._signal(signal.SIGKILL)
                 await asyncio.wait(left)
 
     async def metrics(self) -> Collector:
         """What ``families`` gives, for an encoder of ``prometheus_client``."""
-        return Gathered(await self.families())
+        return MergedMetrics(await self.families())
 
     async def families(self) -> list[Family]:
         """The metrics of this process, its nodes, and those that ended, as those of one.
@@ -155,15 +155,15 @@ class Nodes:
         silent = {slot.number for slot, answer in zip(asked, answers, strict=True) if answer is None}
         self._metrics.nodes_silent.set(len(silent))
         known = [
-            added([slot.report.families], only_counted=slot.number in silent)
+            merge_families([slot.report.families], counters_only=slot.number in silent)
             for slot in asked
             if slot.report is not None
         ]
-        return added([families_of(self._metrics.registry), self._ended, *known])
+        return merge_families([families_of(self._metrics.registry), self._ended, *known])
 
     # ---- one node -----------------------------------------------------------------------------------------------
 
-    async def _keep(self, slot: Slot) -> None:
+    async def _supervise(self, slot: NodeSlot) -> None:
         """Keep the slot filled until the server stops."""
         if slot.number > 1:
             await self._others_may_begin.wait()
@@ -178,7 +178,7 @@ class Nodes:
             else:
                 await self._watch(slot)
                 pid = slot.process.pid if slot.process is not None else None
-                slot.fault = await self._bury(slot)
+                slot.fault = await self._clean_up(slot)
             if self._stopping.is_set():
                 return
             if self._clock.monotonic() - began > STEADY_SECONDS:
@@ -188,7 +188,7 @@ class Nodes:
             await self._clock.wait_for(self._stopping, pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    async def _start_process(self, slot: Slot) -> None:
+    async def _start_process(self, slot: NodeSlot) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         sole = self._sole and not self._others_may_begin.is_set()
@@ -211,7 +211,7 @@ class Nodes:
         if self._stopping.is_set():
             slot.process.terminate()
 
-    async def _watch(self, slot: Slot) -> None:
+    async def _watch(self, slot: NodeSlot) -> None:
         """Ask how the node is, until its process ends."""
         assert slot.process is not None
         end = asyncio.create_task(slot.process.wait(), name=f"cronpost end of node {slot.number}")
@@ -226,7 +226,7 @@ class Nodes:
             await asyncio.wait([end], timeout=LOOK_SECONDS if started else LOOK_WHILE_STARTING_SECONDS)
             await asking
 
-    async def _ask(self, slot: Slot, question: bytes) -> Report | None:
+    async def _ask(self, slot: NodeSlot, question: bytes) -> Report | None:
         assert slot.link is not None
         link = slot.link
         report = await link.ask(question, seconds=ANSWER_SECONDS)
@@ -242,14 +242,14 @@ class Nodes:
         slot.fault = None
         return report
 
-    async def _bury(self, slot: Slot) -> str:
+    async def _clean_up(self, slot: NodeSlot) -> str:
         """Put away what belonged to a process that ended; how it ended, in words."""
         assert slot.process is not None
         assert slot.link is not None
         status = slot.process.returncode
         await slot.link.aclose()
         if slot.report is not None:
-            self._ended = added([self._ended, slot.report.families], only_counted=True)
+            self._ended = merge_families([self._ended, slot.report.families], counters_only=True)
         slot.process, slot.link, slot.report = None, None, None
         return f"it was ended by signal {-status}" if status is not None and status < 0 else f"it ended with {status}"
 
