@@ -12,7 +12,7 @@ from scheduler_api.context import Context
 from scheduler_api.docs import pages as docs_ui
 from scheduler_api.endpoints import callbacks
 from scheduler_api.hosts import AllowedHosts
-from scheduler_api.middleware import Answered, Counted, Guarded, RawPath, SameOrigin
+from scheduler_api.middleware import ApiKeys, ProblemResponses, RawPath, RequestMetrics, SameOrigin
 from scheduler_api.problem import ApiError
 from scheduler_api.routes import ROUTES
 
@@ -26,9 +26,9 @@ def create_app(context: Context, routes: Sequence[BaseRoute] = ROUTES) -> ASGIAp
     """The API, or a part of it. It starts and stops nothing: the caller owns what is in ``context``."""
     app: ASGIApp = RawPath(_Routes(list(routes)))
     settings = context.settings
-    app = Guarded(app, settings.api_keys, OPEN_PATHS, PROBE_PATHS, callbacks.OPEN_PATHS, context.clock)
+    app = ApiKeys(app, settings.api_keys, OPEN_PATHS, PROBE_PATHS, callbacks.OPEN_PATHS, context.clock)
     app = SameOrigin(app, hosts=None if settings.api_keys else AllowedHosts(settings.allowed_hosts))
-    return Counted(Answered(app), context)
+    return RequestMetrics(ProblemResponses(app), context)
 
 
 class _Routes(Router):

@@ -27,12 +27,12 @@ if TYPE_CHECKING:  # a node without an API does not load starlette
     from prometheus_client.registry import Collector
     from starlette.requests import Request
 
-STORE_TURNS = 64
+STORE_SLOTS = 64
 """Requests that work with Redis at the same time; further ones wait. The API's pool of connections has room for
 these and some more, so that a burst of requests is served late rather than refused."""
-STORE_CONNECTIONS = STORE_TURNS + 16
+STORE_CONNECTIONS = STORE_SLOTS + 16
 WRITE_PROBE_SECONDS = 1.0
-LEAST_TURNS = 4
+MIN_SLOTS_OF_A_SHARD = 4
 """Where there are several shards, none has more than its part of these turns at a time, and requests that ask all of
 them have a quarter: the server of some shards that does not answer must not hold up requests for the others."""
 
@@ -100,14 +100,14 @@ class Context:
         self._probing = asyncio.Lock()
         self._probed_at: float | None = None
         self._write_faults: list[str] = []
-        self._turns = asyncio.Semaphore(STORE_TURNS)
-        of_shard = max(LEAST_TURNS, STORE_TURNS // len(self.shards))
-        self._turns_of = self.shards.each(lambda _: asyncio.Semaphore(of_shard))
-        self._turns_of_all = asyncio.Semaphore(STORE_TURNS // 4 if len(self.shards) > 1 else STORE_TURNS)
+        self._slots = asyncio.Semaphore(STORE_SLOTS)
+        of_shard = max(MIN_SLOTS_OF_A_SHARD, STORE_SLOTS // len(self.shards))
+        self._slots_of_shard = self.shards.each(lambda _: asyncio.Semaphore(of_shard))
+        self._slots_of_all_shards = asyncio.Semaphore(STORE_SLOTS // 4 if len(self.shards) > 1 else STORE_SLOTS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def turn(self, job_id: str | None = None) -> AsyncIterator[JobService]:
+    async def store_slot(self, job_id: str | None = None) -> AsyncIterator[JobService]:
         """The right to work with the store; with ``job_id``, as the only request of this process to change that job,
         through the service of its shard.
 
@@ -122,7 +122,7 @@ class Context:
                 lock = self._locks[job_id] = asyncio.Lock()
             await lock.acquire()
         try:
-            async with self._turns_of_all if job_id is None else self._turns_of.of(job_id), self._turns:
+            async with self._slots_of_all_shards if job_id is None else self._slots_of_shard.of(job_id), self._slots:
                 await self._ensure_ready()
                 async with self._naming_wrong_keys(job_id):
                     yield self.jobs if job_id is None else self.job_services.of(job_id)
@@ -131,9 +131,9 @@ class Context:
                 lock.release()
 
     @asynccontextmanager
-    async def look(self, job_id: str) -> AsyncIterator[JobService]:
-        """The right to read a job, with the service of its shard. Raises StoreUnavailable as ``turn`` does."""
-        async with self._turns_of.of(job_id), self._turns:
+    async def read_slot(self, job_id: str) -> AsyncIterator[JobService]:
+        """The right to read a job, with the service of its shard. Raises StoreUnavailable as ``store_slot`` does."""
+        async with self._slots_of_shard.of(job_id), self._slots:
             await self._ensure_ready()
             async with self._naming_wrong_keys(job_id):
                 yield self.job_services.of(job_id)

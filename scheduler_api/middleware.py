@@ -1,7 +1,7 @@
 """What surrounds every endpoint, each layer one small ASGI application around the next.
 
-From the outside: ``Counted`` (metrics and headers of every answer), ``Answered`` (errors become problem
-documents), ``SameOrigin`` (no pages of others), ``Guarded`` (API keys), ``RawPath`` (routes see the
+From the outside: ``RequestMetrics`` (metrics and headers of every answer), ``ProblemResponses`` (errors become problem
+documents), ``SameOrigin`` (no pages of others), ``ApiKeys`` (API keys), ``RawPath`` (routes see the
 path as it was sent), the routes.
 """
 
@@ -36,7 +36,7 @@ ALWAYS = [
 """A browser must not guess a type, and no cache may keep what needs a key."""
 
 
-class Counted:
+class RequestMetrics:
     """Counts each request by method and status, and puts the headers on that every answer has."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
@@ -58,7 +58,7 @@ class Counted:
         await self._app(scope, receive, count)
 
 
-class Answered:
+class ProblemResponses:
     """Turns whatever an endpoint raises into an answer. What nobody foresaw is a 500, and is logged."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -95,7 +95,7 @@ REFUSALS_SECONDS = 1.0
 """One log line for the refused keys of so long: somebody who tries keys must not fill the log."""
 
 
-class Guarded:
+class ApiKeys:
     """Answers only requests with one of the API keys, except for the ``open_paths`` and for paths that match
     ``own_token``, where the endpoint itself checks a token. Without keys it answers all.
 

@@ -33,7 +33,7 @@ async def account(request: Request) -> Response:
     after = _read_cursor(params["cursor"]) if "cursor" in params else None
     job_id = path_id(request)
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         page = await read_account(
             context.shards.of(job_id), context.clock, job_id, from_ms=from_ms, to_ms=to_ms, after=after, limit=limit
         )

@@ -50,7 +50,7 @@ async def upsert_batch(request: Request) -> Response:
 
 async def _store(context: Context, jobs: list[Job]) -> list[Upserted | CronpostError]:
     try:
-        async with context.turn():
+        async with context.store_slot():
             return await upsert_on_shards(context.job_services, jobs)
     except CronpostError as error:  # before the first of them: Redis was never reached
         return [error] * len(jobs)

@@ -30,7 +30,7 @@ async def complete(request: Request) -> Response:
     run_id, token = _run_id(request), _token(request)
     said = completion_of(await read_body(request))
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         state = await context.callbacks.complete(
             run_id,
             token,
@@ -47,7 +47,7 @@ async def heartbeat(request: Request) -> Response:
     run_id, token = _run_id(request), _token(request)
     said = sign_of_life_of(await read_body(request))
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         deadline_ms = await context.callbacks.heartbeat(run_id, token, progress=said.progress, note=said.note)
     return json_answer({"run_id": run_id, "deadline": instant(deadline_ms)})
 

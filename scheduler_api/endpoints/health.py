@@ -65,7 +65,7 @@ async def metrics(request: Request) -> Response:
     context = context_of(request)
     accepted = request.headers.get("accept", "")
     if not asks_for_text(accepted):
-        async with context.turn():
+        async with context.store_slot():
             return json_answer(await _totals(context))
     with contextlib.suppress(StoreError):
         await _count(context)

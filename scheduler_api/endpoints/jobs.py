@@ -76,7 +76,7 @@ def check_callback(context: Context, job: Job) -> None:
 async def _store(context: Context, job: Job) -> Response:
     check_callback(context, job)
     check_allowed(context.guard, job.url)
-    async with context.turn(job.id) as jobs:
+    async with context.store_slot(job.id) as jobs:
         view, changed = await jobs.upsert(job)
     return json_answer(shown_upsert(job, view, changed), 202)
 
@@ -104,7 +104,7 @@ async def delete(request: Request) -> Response:
 
 async def _delete(context: Context, job_id: str) -> Response:
     refuse_schedule(job_id, "DELETE")
-    async with context.turn(job_id) as jobs:
+    async with context.store_slot(job_id) as jobs:
         await jobs.delete(job_id)
     return json_answer(Deleted(job_id, True))
 
@@ -113,7 +113,7 @@ async def get(request: Request) -> Response:
     """``GET /jobs/{id}``; of a job whose runs may overlap also its ``open_runs``."""
     query(request)
     job_id = path_id(request)
-    async with context_of(request).look(job_id) as jobs:
+    async with context_of(request).read_slot(job_id) as jobs:
         view = await jobs.get(job_id)
         shown = show_job(view)
         if view.job is not None and view.job.overlap is Overlap.ALLOW:
@@ -139,7 +139,7 @@ async def list_jobs(request: Request) -> Response:
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
     cursor = _read_cursor(params["cursor"]) if "cursor" in params else ""
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         page = await page_of_jobs(
             context.shards, cursor=cursor, prefix=params.get("prefix", ""), status=status, limit=limit
         )
@@ -166,7 +166,7 @@ async def pause(request: Request) -> Response:
     await no_fields(request)
     job_id = path_id(request)
     refuse_schedule(job_id, "POST /pause")
-    async with context_of(request).turn(job_id) as jobs:
+    async with context_of(request).store_slot(job_id) as jobs:
         return json_answer(show_job(await jobs.pause(job_id)))
 
 
@@ -176,7 +176,7 @@ async def resume(request: Request) -> Response:
     await no_fields(request)
     job_id = path_id(request)
     refuse_schedule(job_id, "POST /resume")
-    async with context_of(request).turn(job_id) as jobs:
+    async with context_of(request).store_slot(job_id) as jobs:
         return json_answer(show_job(await jobs.resume(job_id)))
 
 

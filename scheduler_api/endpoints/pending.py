@@ -32,7 +32,7 @@ async def run(request: Request) -> Response:
     key = idempotency_key(request)
     if asked.payload is not None:
         refuse_schedule(job_id, "PUT", "its payload is its target's body_template")
-    async with context_of(request).turn(job_id) as jobs:
+    async with context_of(request).store_slot(job_id) as jobs:
         answer = await jobs.run_now(
             job_id, force=asked.force, payload=asked.payload, not_before_ms=asked.not_before_ms, key=key
         )
@@ -47,7 +47,7 @@ async def backfill(request: Request) -> Response:
     job_id = path_id(request)
     refuse_schedule(job_id, "PUT", "its fire times of the past are not run again")
     asked = backfill_of(await read_body(request))
-    async with context_of(request).turn(job_id) as jobs:
+    async with context_of(request).store_slot(job_id) as jobs:
         replay = await jobs.backfill(job_id, start_ms=asked.start_ms, end_ms=asked.end_ms, limit=asked.limit)
         runs = _runs(await jobs.get(job_id), replay)
     return json_answer({"first": instant(replay.next_ms), "last": instant(replay.last_ms), "runs": runs}, 202)
@@ -66,7 +66,7 @@ async def get(request: Request) -> Response:
     """``GET /jobs/{id}/pending``: the runs that wait, and those that were set aside."""
     query(request)
     job_id = path_id(request)
-    async with context_of(request).look(job_id) as jobs:
+    async with context_of(request).read_slot(job_id) as jobs:
         view = await jobs.get(job_id)
     return json_answer(_shown(view))
 
@@ -83,7 +83,7 @@ async def put(request: Request) -> Response:
     refuse_schedule(job_id, "PUT", "it has no pending list")
     entries = pending_of(await read_body(request))
     context = context_of(request)
-    async with context.turn(job_id) as jobs:
+    async with context.store_slot(job_id) as jobs:
         now_ms = context.clock.now_ms()
         view = await jobs.replace_pending(job_id, [(entry.payload, entry.at_ms(now_ms)) for entry in entries])
     return json_answer(_shown(view))
@@ -95,7 +95,7 @@ async def revive(request: Request) -> Response:
     await no_fields(request)
     job_id = path_id(request)
     run_id = decoded(request.path_params["run_id"], field="run_id")
-    async with context_of(request).turn(job_id) as jobs:
+    async with context_of(request).store_slot(job_id) as jobs:
         return json_answer(show_job(await jobs.revive_pending(job_id, run_id)))
 
 

@@ -81,7 +81,7 @@ async def find_runs(request: Request) -> Response:
             return json_answer([])
         job_id = of_schedule
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         page = await context.history.find(wanted, job_id=job_id, before=before, skip=skip, limit=limit)
     headers = None
     if page.after is not None:
@@ -98,7 +98,7 @@ async def get_run(request: Request) -> Response:
     """``GET /runs/{id}``: one run with its attempts, and what the last of them sent and was answered."""
     context = context_of(request)
     run_id = decoded(request.path_params["run_id"], field="id")
-    async with context.turn():
+    async with context.store_slot():
         return json_answer(show_found_with_detail(await context.history.get(run_id)))
 
 
@@ -108,7 +108,7 @@ async def cancel_run(request: Request) -> Response:
     await no_fields(request)
     context = context_of(request)
     run_id = decoded(request.path_params["run_id"], field="id")
-    async with context.turn():
+    async with context.store_slot():
         cancelled = await context.cancels.cancel(run_id)
     return json_answer(
         {
@@ -195,7 +195,7 @@ async def list_runs(request: Request) -> Response:
     skip = whole(params, "skip", 0, 0, MAX_HISTORY_SKIP)
     with_misses = yes_or_no(params, "misses")
     job_id = path_id(request)
-    async with context_of(request).look(job_id) as jobs:
+    async with context_of(request).read_slot(job_id) as jobs:
         records, at = await jobs.runs(job_id, skip=skip, limit=limit, misses=with_misses)
         try:
             open_run = show_open(await jobs.get(job_id))

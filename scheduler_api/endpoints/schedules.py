@@ -30,7 +30,7 @@ async def create(request: Request) -> Response:
     duration = if_given(fields, "duration_seconds", lambda given: seconds_of(given, "duration_seconds"))
     timing = check_timing(schedule_type, seconds_of(fields, "interval_seconds"), duration)
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         schedule = await context.catalogue.add_schedule(name, target_id, timing)
     return json_answer(show_schedule(schedule), 201, headers={"Location": f"/schedules/{schedule.id}"})
 
@@ -43,7 +43,7 @@ async def list_schedules(request: Request) -> Response:
     query = PageQuery(request)
     status = status_filter(query.params)
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         page = await context.catalogue.list_schedules(
             after=query.after, skip=query.skip, limit=query.limit, status=status
         )
@@ -54,7 +54,7 @@ async def get(request: Request) -> Response:
     """``GET /schedules/{id}``."""
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         return json_answer(show_schedule(await context.catalogue.get_schedule(schedule_id)))
 
 
@@ -70,7 +70,7 @@ async def put(request: Request) -> Response:
         duration_seconds=if_given(fields, "duration_seconds", lambda given: seconds_of(given, "duration_seconds")),
     )
     context = context_of(request)
-    async with context.turn(job_id_of(schedule_id)):
+    async with context.store_slot(job_id_of(schedule_id)):
         return json_answer(show_schedule(await context.catalogue.change_schedule(schedule_id, change)))
 
 
@@ -78,7 +78,7 @@ async def delete(request: Request) -> Response:
     """``DELETE /schedules/{id}``."""
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
-    async with context.turn(job_id_of(schedule_id)):
+    async with context.store_slot(job_id_of(schedule_id)):
         await context.catalogue.delete_schedule(schedule_id)
     return json_answer({"message": f"schedule {schedule_id} deleted"})
 
@@ -88,7 +88,7 @@ async def pause(request: Request) -> Response:
     await ignored_body(request)
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
-    async with context.turn(job_id_of(schedule_id)):
+    async with context.store_slot(job_id_of(schedule_id)):
         return json_answer(show_schedule(await context.catalogue.pause(schedule_id)))
 
 
@@ -97,7 +97,7 @@ async def resume(request: Request) -> Response:
     await ignored_body(request)
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
-    async with context.turn(job_id_of(schedule_id)):
+    async with context.store_slot(job_id_of(schedule_id)):
         return json_answer(show_schedule(await context.catalogue.resume(schedule_id)))
 
 
@@ -105,7 +105,7 @@ async def metrics(request: Request) -> Response:
     """``GET /metrics/schedules?skip=&limit=``: totals per schedule."""
     query = PageQuery(request)
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         page = await context.catalogue.list_schedules(after=query.after, skip=query.skip, limit=query.limit)
     return query.answer([show_schedule_metrics(schedule) for schedule in page.schedules], page.cursor, page.skip)
 

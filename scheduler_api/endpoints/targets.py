@@ -21,7 +21,7 @@ async def create(request: Request) -> Response:
     context = context_of(request)
     target = target_of(await body_fields(request, TARGET_FIELDS))
     check_allowed(context.guard, target.url, field="url")
-    async with context.turn():
+    async with context.store_slot():
         stored = await context.catalogue.add_target(target)
     return json_answer(show_target(stored), 201, headers={"Location": f"/targets/{stored.id}"})
 
@@ -30,7 +30,7 @@ async def list_targets(request: Request) -> Response:
     """``GET /targets?skip=&limit=``, in the order of their ids; also with the ``cursor`` of a ``Link``."""
     query = PageQuery(request)
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         page = await context.catalogue.list_targets(after=query.after, skip=query.skip, limit=query.limit)
     return query.answer([show_stored(target) for target in page.targets], page.cursor)
 
@@ -39,7 +39,7 @@ async def get(request: Request) -> Response:
     """``GET /targets/{id}``."""
     target_id = path_number(request, "target_id")
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         return json_answer(show_stored(await context.catalogue.get_stored_target(target_id)))
 
 
@@ -60,7 +60,7 @@ async def put(request: Request) -> Response:
         return target
 
     context = context_of(request)
-    async with context.turn(f"target {target_id}"):
+    async with context.store_slot(f"target {target_id}"):
         return json_answer(show_target(await context.catalogue.change_target(target_id, change, anew=anew)))
 
 
@@ -68,7 +68,7 @@ async def delete(request: Request) -> Response:
     """``DELETE /targets/{id}``: its schedules go with it, those of a large target partly in the background."""
     target_id = path_number(request, "target_id")
     context = context_of(request)
-    async with context.turn(f"target {target_id}"):
+    async with context.store_slot(f"target {target_id}"):
         schedules, all_gone = await context.catalogue.delete_target_within(target_id, DELETE_SECONDS)
     message = f"target {target_id} deleted"
     if not all_gone:

@@ -44,7 +44,7 @@ async def add(request: Request) -> Response:
     context = context_of(request)
     tasks, is_array, ignored = tasks_of(await read_body(request), context.guard)
     ignore(request, sorted(ignored))
-    async with context.turn():
+    async with context.store_slot():
         ids = await context.tasks.add(tasks)
     return json_answer({"ids": ids} if is_array else {"id": ids[0], "ids": ids}, 202)
 
@@ -65,7 +65,7 @@ async def list_tasks(request: Request) -> Response:
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
     start = read_cursor(params["cursor"], PARTS_OF[status]) if "cursor" in params else None
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         found, place = await context.tasks.page(status, start, limit)
     following = None if place is None else write_cursor(place)
     headers = (
@@ -81,7 +81,7 @@ async def list_tasks(request: Request) -> Response:
 async def get(request: Request) -> Response:
     """``GET /api/v1/tasks/{id}``."""
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         stored = await context.tasks.get(_path_id(request))
     return json_answer(show_task(stored))
 
@@ -90,7 +90,7 @@ async def delete(request: Request) -> Response:
     """``DELETE /api/v1/tasks/{id}``: whatever its status. A call that is under way may end; there is no other."""
     public_id = _path_id(request)
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         await context.tasks.delete(public_id)
     return json_answer({"id": public_id, "deleted": True})
 
@@ -98,7 +98,7 @@ async def delete(request: Request) -> Response:
 async def retry(request: Request) -> Response:
     """``POST /api/v1/tasks/{id}/retry``: make a stale task due again, with all its retries before it."""
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         stored = await context.tasks.retry(_path_id(request))
     return json_answer(show_task(stored), 202)
 
@@ -106,7 +106,7 @@ async def retry(request: Request) -> Response:
 async def get_config(request: Request) -> Response:
     """``GET /api/v1/config``: the settings of the lane."""
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         rules = await context.tasks.rules()
     return json_answer(show_rules(rules))
 
@@ -116,7 +116,7 @@ async def change_config(request: Request) -> Response:
     changes, ignored = rules_of(await read_body(request))
     ignore(request, sorted(ignored))
     context = context_of(request)
-    async with context.turn():
+    async with context.store_slot():
         rules = await context.tasks.change_rules(changes)
     return json_answer(show_rules(rules))
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from scheduler_api.context import STORE_CONNECTIONS, STORE_TURNS, Context
+from scheduler_api.context import STORE_CONNECTIONS, STORE_SLOTS, Context
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
@@ -212,7 +212,7 @@ async def test_requests_that_wait_for_one_shard_hold_up_no_other(
     frozen = context.shards.number_of(NAMES[0])
     monkeypatch.setattr(context.shards.all[frozen], "read_many", hang)
     monkeypatch.setattr(context.shards.all[frozen], "page_ids", hang)
-    paths = [f"/jobs/{NAMES[0]}", "/jobs"] * (2 * STORE_TURNS)
+    paths = [f"/jobs/{NAMES[0]}", "/jobs"] * (2 * STORE_SLOTS)
     waiting = [asyncio.ensure_future(client.get(path)) for path in paths]
     for _ in range(50):
         await asyncio.sleep(0)
