@@ -66,8 +66,8 @@ def _option_type(row: Row) -> Any:
 
 def _option_help(row: Row) -> str:
     only = "" if row.needs is None else f" Only with --{row.needs[0]} {row.needs[1]}."
-    usual = row.usual if row.default is None else f"{row.default}"
-    return f"{row.meaning}{only} [default: {usual}]"
+    default = row.default_text if row.default is None else f"{row.default}"
+    return f"{row.meaning}{only} [default: {default}]"
 
 
 def given_fields(options: dict[str, Any]) -> Fields:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from scheduler_api.answers import decoded, json_answer, query, read_body
 from scheduler_api.context import context_of
-from scheduler_api.wire.run_requests import completion_of, sign_of_life_of
+from scheduler_api.wire.run_requests import completion_of, heartbeat_of
 from scheduler_api.wire.views import instant
 from scheduler_core.base.errors import TokenRefused
 from scheduler_core.model.run import RunState
@@ -28,15 +28,15 @@ async def complete(request: Request) -> Response:
     """``POST /runs/{id}/complete``: how the run ended. Said again, it is answered in the same way."""
     query(request)
     run_id, token = _run_id(request), _token(request)
-    said = completion_of(await read_body(request))
+    report = completion_of(await read_body(request))
     context = context_of(request)
     async with context.store_slot():
         state = await context.callbacks.complete(
             run_id,
             token,
-            succeeded=said.state is RunState.SUCCEEDED,
-            message=said.message,
-            continuation=said.continuation,
+            succeeded=report.state is RunState.SUCCEEDED,
+            message=report.message,
+            continuation=report.continuation,
         )
     return json_answer({"run_id": run_id, "state": state.value})
 
@@ -45,10 +45,10 @@ async def heartbeat(request: Request) -> Response:
     """``POST /runs/{id}/heartbeat``: the run goes on; ``deadline`` is when it is lost without a further word."""
     query(request)
     run_id, token = _run_id(request), _token(request)
-    said = sign_of_life_of(await read_body(request))
+    report = heartbeat_of(await read_body(request))
     context = context_of(request)
     async with context.store_slot():
-        deadline_ms = await context.callbacks.heartbeat(run_id, token, progress=said.progress, note=said.note)
+        deadline_ms = await context.callbacks.heartbeat(run_id, token, progress=report.progress, note=report.note)
     return json_answer({"run_id": run_id, "deadline": instant(deadline_ms)})
 
 

@@ -28,13 +28,13 @@ async def run(request: Request) -> Response:
     """
     query(request)
     job_id = path_id(request)
-    asked = run_request_of(await read_body(request))
+    wanted = run_request_of(await read_body(request))
     key = idempotency_key(request)
-    if asked.payload is not None:
+    if wanted.payload is not None:
         refuse_schedule(job_id, "PUT", "its payload is its target's body_template")
     async with context_of(request).store_slot(job_id) as jobs:
         answer = await jobs.run_now(
-            job_id, force=asked.force, payload=asked.payload, not_before_ms=asked.not_before_ms, key=key
+            job_id, force=wanted.force, payload=wanted.payload, not_before_ms=wanted.not_before_ms, key=key
         )
     if answer.skipped is not None:
         return json_answer({"skipped": answer.skipped, "next_at": instant(answer.next_at_ms)})
@@ -46,9 +46,9 @@ async def backfill(request: Request) -> Response:
     query(request)
     job_id = path_id(request)
     refuse_schedule(job_id, "PUT", "its fire times of the past are not run again")
-    asked = backfill_of(await read_body(request))
+    wanted = backfill_of(await read_body(request))
     async with context_of(request).store_slot(job_id) as jobs:
-        replay = await jobs.backfill(job_id, start_ms=asked.start_ms, end_ms=asked.end_ms, limit=asked.limit)
+        replay = await jobs.backfill(job_id, start_ms=wanted.start_ms, end_ms=wanted.end_ms, limit=wanted.limit)
         runs = _runs(await jobs.get(job_id), replay)
     return json_answer({"first": instant(replay.next_ms), "last": instant(replay.last_ms), "runs": runs}, 202)
 

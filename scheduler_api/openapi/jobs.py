@@ -81,7 +81,7 @@ def _field(row: Row, *, sent: bool) -> Json:
     if row.takes_null:
         schema = or_null(schema)
     words = row.meaning
-    usual = row.usual
+    usual = row.default_text
     if row.needs is not None:
         words += f" Only with `{row.needs[0]}` `{row.needs[1]}`{'' if sent else '; otherwise null'}."
         usual = usual or f"{row.default}"

@@ -23,7 +23,7 @@ from scheduler_api.openapi.words import (
     problem,
     ref,
 )
-from scheduler_api.wire.run_requests import MAX_BACKFILL, USUAL_BACKFILL
+from scheduler_api.wire.run_requests import DEFAULT_BACKFILL, MAX_BACKFILL
 from scheduler_core.plan.continuation import LATEST_MS, PENDING_LIMIT
 
 RUN_ID = parameter("run_id", TEXT, "The run's id.", required=True, where="path")
@@ -60,7 +60,7 @@ SCHEMAS: Json = {
         "properties": {
             "start": INSTANT,
             "end": INSTANT,
-            "limit": {"type": "integer", "minimum": 1, "maximum": MAX_BACKFILL, "default": USUAL_BACKFILL},
+            "limit": {"type": "integer", "minimum": 1, "maximum": MAX_BACKFILL, "default": DEFAULT_BACKFILL},
         },
     },
     "Backfilled": fixed(

@@ -68,10 +68,10 @@ class ParentLink:
         try:
             reader, writer = await asyncio.open_unix_connection(sock=self._socket)
             while question := await reader.read(1):
-                said = report()
+                current = report()
                 if question == METRICS:
-                    said = msgspec.structs.replace(said, families=families_of(registry))
-                answer = _encoder.encode(said)
+                    current = msgspec.structs.replace(current, families=families_of(registry))
+                answer = _encoder.encode(current)
                 writer.write(len(answer).to_bytes(LENGTH_BYTES, "big") + answer)
                 await writer.drain()
         except OSError:

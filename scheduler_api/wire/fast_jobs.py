@@ -22,10 +22,10 @@ def read_job(body: bytes) -> Job:
     try:
         body.decode("utf-8")
     except UnicodeDecodeError:
-        usual = None
+        fast = None
     else:
-        usual = read_usual(body)
-    return usual or job_of(read_object(body, JOB_FIELDS, ignored=IGNORED_FIELDS))
+        fast = read_fast(body)
+    return fast or job_of(read_object(body, JOB_FIELDS, ignored=IGNORED_FIELDS))
 
 
 class _FastJob(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,10 +40,10 @@ class _FastJob(msgspec.Struct, forbid_unknown_fields=True):
     timezone: str | UnsetType = UNSET
 
 
-_usual_decoder = msgspec.json.Decoder(_FastJob)
+_fast_decoder = msgspec.json.Decoder(_FastJob)
 
 
-def read_usual(element: bytes) -> Job | None:
+def read_fast(element: bytes) -> Job | None:
     """The job of a body (valid UTF-8) in which all is as usual; None: it has to be read with more care.
 
     Raises InvalidInput for an id, endpoint or cron expression that cannot be a job's.
@@ -53,7 +53,7 @@ def read_usual(element: bytes) -> Job | None:
     are more members than were read.
     """
     try:
-        one = _usual_decoder.decode(element)
+        one = _fast_decoder.decode(element)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     payload = bytes(one.payload)

@@ -59,10 +59,10 @@ def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
         raise InvalidInput("the field 'payload' is missing: any JSON value, null included", field="payload")
     retry: int | None = None
     if "retry_already_running" in fields:
-        words = f"a whole number of seconds from 0 to {MAX_RETRY_SECONDS}, or null"
-        retry = required(fields, "retry_already_running", int | None, words)
+        expected = f"a whole number of seconds from 0 to {MAX_RETRY_SECONDS}, or null"
+        retry = required(fields, "retry_already_running", int | None, expected)
         if retry is not None and not 0 <= retry <= MAX_RETRY_SECONDS:
-            raise InvalidInput(f"retry_already_running must be {words}", field="retry_already_running")
+            raise InvalidInput(f"retry_already_running must be {expected}", field="retry_already_running")
     recovery: bool = "recovery_check" in fields and required(fields, "recovery_check", bool, "true or false")
     timezone = required(fields, "timezone", str, "the IANA name of a time zone") if "timezone" in fields else "UTC"
     trigger = CronSpec(expression, timezone)

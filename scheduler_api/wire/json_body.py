@@ -23,7 +23,7 @@ MAX_DEPTH = 64
 1000, and a deeper one than this is an attack or a mistake."""
 INSTANTS_END_MS = 221_845_392_000_000
 """Instants from the year 9000 on are refused: the calendar ends in the year 9999."""
-INSTANT_WORDS = "an RFC 3339 instant with its offset, such as 2030-01-31T12:00:00Z"
+INSTANT_FORMAT = "an RFC 3339 instant with its offset, such as 2030-01-31T12:00:00Z"
 
 WHITESPACE = b" \t\r\n"
 
@@ -56,7 +56,7 @@ def read_object(body: bytes, known: Iterable[str] | None, *, ignored: Iterable[s
     except msgspec.DecodeError as error:
         raise _not_json(body, error) from None
     if _count_members(body) != len(fields):
-        raise _given_twice(body)
+        raise _repeated(body)
     if known is None:
         return fields
     known = tuple(known)
@@ -75,7 +75,7 @@ def refuse_repeated(body: bytes, *, path: str = "") -> None:
     ``path`` is what leads to the object from the outside, such as ``headers.``.
     """
     if _count_members(body.strip(WHITESPACE)) != len(_fields_decoder.decode(body)):
-        error = _given_twice(body)
+        error = _repeated(body)
         raise InvalidInput(error.detail, field=f"{path}{error.field}")
 
 
@@ -159,7 +159,7 @@ def _too_deep() -> InvalidInput:
     return InvalidInput(f"the body is nested deeper than {MAX_DEPTH} levels")
 
 
-def _given_twice(body: bytes) -> InvalidInput:
+def _repeated(body: bytes) -> InvalidInput:
     def first_repeated(pairs: list[tuple[str, Any]]) -> str:
         names = [name for name, _ in pairs]
         return next((name for name in names if names.count(name) > 1), "")
@@ -174,18 +174,18 @@ def is_given(fields: Fields, name: str) -> bool:
     return name in fields and bytes(fields[name]).strip() != b"null"
 
 
-def required(fields: Mapping[str, msgspec.Raw], name: str, kind: Any, words: str, *, path: str = "") -> Any:
-    """The value of a field that has to be there, as ``kind``, strictly; ``words`` say what was expected.
+def required(fields: Mapping[str, msgspec.Raw], name: str, kind: Any, expected: str, *, path: str = "") -> Any:
+    """The value of a field that has to be there, as ``kind``, strictly; ``expected`` say what was expected.
 
     ``path`` is what leads to these fields from the outside, such as ``retry.``.
     """
     field = path + name
     if name not in fields:
-        raise InvalidInput(f"the field {field!r} is missing: {words}", field=field)
+        raise InvalidInput(f"the field {field!r} is missing: {expected}", field=field)
     try:
         return msgspec.json.decode(fields[name], type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise InvalidInput(f"{field} must be {words}", field=field) from None
+        raise InvalidInput(f"{field} must be {expected}", field=field) from None
 
 
 def nested(raw: msgspec.Raw, known: Iterable[str], *, path: str) -> Fields:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from scheduler_api.wire.json_body import INSTANT_WORDS, Fields, instant_of, required
+from scheduler_api.wire.json_body import INSTANT_FORMAT, Fields, instant_of, required
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import rfc3339
 
@@ -37,8 +37,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     high: float = math.inf
     choices: tuple[str, ...] = ()
     default: Any = None
-    """What holds when it is not given, as clients see it; None: what ``usual`` says."""
-    usual: str = ""
+    """What holds when it is not given, as clients see it; None: what ``default_text`` says."""
+    default_text: str = ""
     """What holds when it is not given, where that is no one value."""
     needs: tuple[str, str] | None = None
     """A field, and the value that it must have."""
@@ -49,7 +49,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return self.needs is not None or (self.default is None and self.kind != "choice")
 
     @property
-    def words(self) -> str:
+    def expected(self) -> str:
         """What a value looks like."""
         nouns = {"seconds": "a number of seconds", "number": "a number", "whole": "a whole number"}
         if self.kind in nouns:
@@ -59,13 +59,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         elif self.kind == "statuses":
             text = "a list of statuses from 400 to 599, without 409"
         else:
-            text = INSTANT_WORDS if self.kind == "instant" else "true or false"
+            text = INSTANT_FORMAT if self.kind == "instant" else "true or false"
         return f"{text}, or null" if self.takes_null else text
 
     def read(self, fields: Fields, *, path: str = "") -> Any:
         """The value in ``fields`` as it is kept; None for null. Raises InvalidInput, naming the field."""
         kind = _JSON_KINDS[self.kind]
-        value = required(fields, self.name, kind | None if self.takes_null else kind, self.words, path=path)
+        value = required(fields, self.name, kind | None if self.takes_null else kind, self.expected, path=path)
         if value is None:
             return None
         field = path + self.name
@@ -78,7 +78,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         else:
             good = self.kind == "flag" or self.low <= value <= self.high
         if not good:
-            raise InvalidInput(f"{field} must be {self.words}", field=field)
+            raise InvalidInput(f"{field} must be {self.expected}", field=field)
         if self.kind == "seconds":
             return round(value * 1000)
         return tuple(sorted(set(value))) if self.kind == "statuses" else value

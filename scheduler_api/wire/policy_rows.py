@@ -20,7 +20,7 @@ RETRY_ROWS = (
         kind="whole",
         low=1,
         high=1000,
-        usual="as many as the age allows",
+        default_text="as many as the age allows",
         meaning="Attempts of a run in all, the first one counted; 1: never tried again.",
     ),
     Row(
@@ -29,7 +29,7 @@ RETRY_ROWS = (
         kind="seconds",
         low=0.1,
         high=DAY,
-        usual="1 s",
+        default_text="1 s",
         meaning="The delay before the second attempt, and before the third.",
     ),
     Row(
@@ -38,7 +38,7 @@ RETRY_ROWS = (
         kind="number",
         low=1,
         high=10,
-        usual="2",
+        default_text="2",
         meaning="How much longer each further delay is than the one before.",
     ),
     Row(
@@ -47,14 +47,14 @@ RETRY_ROWS = (
         kind="seconds",
         low=0.1,
         high=DAY,
-        usual="CRONPOST_RETRY_MAX_DELAY_SECONDS",
+        default_text="CRONPOST_RETRY_MAX_DELAY_SECONDS",
         meaning="The longest delay.",
     ),
     Row(
         name="statuses",
         attribute="statuses",
         kind="statuses",
-        usual="none",
+        default_text="none",
         meaning="Answers that are retried besides 408, 425, 429, 502, 503 and 504.",
     ),
     Row(
@@ -63,7 +63,7 @@ RETRY_ROWS = (
         kind="seconds",
         low=LEAST_SECONDS,
         high=30 * DAY,
-        usual="CRONPOST_RETRY_FOR_MAX_SECONDS",
+        default_text="CRONPOST_RETRY_FOR_MAX_SECONDS",
         meaning="How long after its first attempt a run is still retried.",
     ),
 )
@@ -76,7 +76,7 @@ LIMIT_ROWS = (
         kind="whole",
         low=1,
         high=100_000,
-        usual="CRONPOST_TARGET_MAX_IN_FLIGHT",
+        default_text="CRONPOST_TARGET_MAX_IN_FLIGHT",
         meaning="A request of the job begins only while a node has fewer open to its host, of whatever job.",
     ),
     Row(
@@ -85,7 +85,7 @@ LIMIT_ROWS = (
         kind="number",
         low=0.001,
         high=1_000_000,
-        usual="CRONPOST_TARGET_RATE",
+        default_text="CRONPOST_TARGET_RATE",
         meaning="Requests a second to its host over all nodes, of whatever job, beyond which those of the job wait.",
     ),
 )
@@ -97,7 +97,7 @@ ROWS = (
         attribute="overlap",
         kind="choice",
         choices=tuple(choice.value for choice in Overlap),
-        usual="queue_one with retry_already_running, else skip",
+        default_text="queue_one with retry_already_running, else skip",
         meaning="What becomes of a fire time that arrives while the run before it is not settled.",
     ),
     Row(
@@ -115,7 +115,7 @@ ROWS = (
         attribute="recovery",
         kind="choice",
         choices=tuple(choice.value for choice in Recovery),
-        usual="latest with recovery_check, else none",
+        default_text="latest with recovery_check, else none",
         meaning="What becomes of fire times that passed while no node was alive.",
     ),
     Row(
@@ -144,21 +144,21 @@ ROWS = (
         kind="seconds",
         low=LEAST_SECONDS,
         high=DAY,
-        usual="CRONPOST_ATTEMPT_TIMEOUT_SECONDS",
+        default_text="CRONPOST_ATTEMPT_TIMEOUT_SECONDS",
         meaning="Total deadline of one attempt.",
     ),
     Row(
         name="starts_at",
         attribute="starts_at_ms",
         kind="instant",
-        usual="now",
+        default_text="now",
         meaning="No fire time lies before it.",
     ),
     Row(
         name="ends_at",
         attribute="ends_at_ms",
         kind="instant",
-        usual="never",
+        default_text="never",
         meaning="No fire time lies after it.",
     ),
     Row(
@@ -167,7 +167,7 @@ ROWS = (
         kind="whole",
         low=1,
         high=1_000_000_000,
-        usual="without end",
+        default_text="without end",
         meaning="After so many runs of its trigger the job is done.",
     ),
     Row(
@@ -217,7 +217,7 @@ ROWS = (
         kind="seconds",
         low=LEAST_SECONDS,
         high=30 * DAY,
-        usual="no heartbeat is expected",
+        default_text="no heartbeat is expected",
         needs=("completion", "callback"),
         meaning="A run without a sign of life for so long is lost.",
     ),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from scheduler_api.wire.json_body import (
-    INSTANT_WORDS,
+    INSTANT_FORMAT,
     WHITESPACE,
     Fields,
     instant_of,
@@ -22,7 +22,7 @@ from scheduler_core.plan.continuation import LATEST_MS, PAYLOAD_BYTES, PENDING_L
 
 MAX_BACKFILL = 10_000
 """The most runs that one backfill can ask for."""
-USUAL_BACKFILL = 100
+DEFAULT_BACKFILL = 100
 MAX_MESSAGE_CHARACTERS = 1000
 """What a runner says by callback is cut to this: a long reason must not keep a run from being completed."""
 
@@ -65,12 +65,12 @@ def backfill_of(body: bytes) -> BackfillRequest:
     start_ms, end_ms = _instant(fields, "start"), _instant(fields, "end")
     if end_ms < start_ms:
         raise InvalidInput("end lies before start", field="end")
-    limit = USUAL_BACKFILL
+    limit = DEFAULT_BACKFILL
     if "limit" in fields:
-        words = f"a whole number from 1 to {MAX_BACKFILL}"
-        limit = required(fields, "limit", int, words)
+        expected = f"a whole number from 1 to {MAX_BACKFILL}"
+        limit = required(fields, "limit", int, expected)
         if not 1 <= limit <= MAX_BACKFILL:
-            raise InvalidInput(f"limit must be {words}", field="limit")
+            raise InvalidInput(f"limit must be {expected}", field="limit")
     return BackfillRequest(start_ms, end_ms, limit)
 
 
@@ -111,10 +111,10 @@ def _pending_entry(raw: msgspec.Raw, path: str) -> PendingEntry:
         return PendingEntry(payload, not_before_ms)
     if "not_before" in fields:
         raise InvalidInput("either not_before or after_seconds", field=f"{path}.after_seconds")
-    words = f"a number of seconds from 0 to {LATEST_MS // 1000}"
-    after: float = required(fields, "after_seconds", float, words, path=f"{path}.")
+    expected = f"a number of seconds from 0 to {LATEST_MS // 1000}"
+    after: float = required(fields, "after_seconds", float, expected, path=f"{path}.")
     if not 0 <= after * 1000 <= LATEST_MS:
-        raise InvalidInput(f"{path}.after_seconds must be {words}", field=f"{path}.after_seconds")
+        raise InvalidInput(f"{path}.after_seconds must be {expected}", field=f"{path}.after_seconds")
     return PendingEntry(payload, after_ms=round(after * 1000))
 
 
@@ -130,10 +130,10 @@ class Completion(msgspec.Struct, frozen=True):
 def completion_of(body: bytes) -> Completion:
     """The body of ``POST /runs/{id}/complete``."""
     fields = read_object(body, COMPLETE_FIELDS)
-    words = '"succeeded" or "failed"'
-    state = required(fields, "state", str, words)
+    expected = '"succeeded" or "failed"'
+    state = required(fields, "state", str, expected)
     if state not in {RunState.SUCCEEDED, RunState.FAILED}:
-        raise InvalidInput(f"state must be {words}", field="state")
+        raise InvalidInput(f"state must be {expected}", field="state")
     continuation = bytes(fields["continue"]) if "continue" in fields else None
     if continuation is not None and state == RunState.FAILED:
         raise InvalidInput(
@@ -142,21 +142,21 @@ def completion_of(body: bytes) -> Completion:
     return Completion(RunState(state), _text(fields, "message"), continuation)
 
 
-class SignOfLife(msgspec.Struct, frozen=True):
+class Heartbeat(msgspec.Struct, frozen=True):
     """How far a run is, as its runner says by callback."""
 
     progress: float | None = None
     note: str = ""
 
 
-def sign_of_life_of(body: bytes) -> SignOfLife:
+def heartbeat_of(body: bytes) -> Heartbeat:
     """The body of ``POST /runs/{id}/heartbeat``; an empty one says no more than that the runner lives."""
     fields = _fields_if_any(body, HEARTBEAT_FIELDS)
-    words = "a number from 0 to 1, or null"
-    progress = required(fields, "progress", float | None, words) if "progress" in fields else None
+    expected = "a number from 0 to 1, or null"
+    progress = required(fields, "progress", float | None, expected) if "progress" in fields else None
     if progress is not None and not 0 <= progress <= 1:
-        raise InvalidInput(f"progress must be {words}", field="progress")
-    return SignOfLife(progress, _text(fields, "note"))
+        raise InvalidInput(f"progress must be {expected}", field="progress")
+    return Heartbeat(progress, _text(fields, "note"))
 
 
 def _fields_if_any(body: bytes, known: Sequence[str]) -> Fields:
@@ -164,7 +164,7 @@ def _fields_if_any(body: bytes, known: Sequence[str]) -> Fields:
 
 
 def _instant(fields: Fields, name: str, *, path: str = "") -> int:
-    return instant_of(required(fields, name, str, INSTANT_WORDS, path=path), field=path + name)
+    return instant_of(required(fields, name, str, INSTANT_FORMAT, path=path), field=path + name)
 
 
 def _text(fields: Fields, name: str) -> str:

@@ -29,16 +29,16 @@ def status_filter(params: Mapping[str, str]) -> ScheduleStatus | None:
 
 def type_of(fields: Fields) -> ScheduleType:
     """INTERVAL or WINDOW."""
-    words = " or ".join(ScheduleType)
-    return _one_of(ScheduleType, required(fields, "schedule_type", str, words), "schedule_type")
+    expected = " or ".join(ScheduleType)
+    return _one_of(ScheduleType, required(fields, "schedule_type", str, expected), "schedule_type")
 
 
 def seconds_of(fields: Fields, name: str) -> int:
     """A whole number of seconds above 0. How large it may be is said by the model."""
-    words = "a whole number of seconds, at least 1"
-    value = required(fields, name, int | float, words)
+    expected = "a whole number of seconds, at least 1"
+    value = required(fields, name, int | float, expected)
     if value % 1 != 0:
-        raise InvalidInput(f"{name} must be {words}", field=name)
+        raise InvalidInput(f"{name} must be {expected}", field=name)
     return int(value)
 
 

@@ -27,10 +27,10 @@ def target_of(fields: Fields, old: Target | None = None) -> Target:
     if old is None or is_given(fields, "url"):
         url = check_url(required(fields, "url", str, "an absolute http or https URL"), field="url")
     if (old is None and "method" in fields) or is_given(fields, "method"):
-        words = f"one of {', '.join(TARGET_METHODS)}"
-        method = required(fields, "method", str, words)
+        expected = f"one of {', '.join(TARGET_METHODS)}"
+        method = required(fields, "method", str, expected)
         if method not in TARGET_METHODS:
-            raise InvalidInput(f"method must be {words}", field="method")
+            raise InvalidInput(f"method must be {expected}", field="method")
     headers, template = target.headers, target.body_template
     if "headers" in fields:
         sent = required(fields, "headers", dict[str, str] | None, "an object of strings, or null")

@@ -20,7 +20,7 @@ from scheduler_core.store.tasks import PARTS, RULES, Place
 
 MAX_TASKS = 1000
 """Tasks in one request."""
-EXECUTE_AT_WORDS = "an RFC 3339 instant with its offset, such as 2030-01-31T12:00:00Z"
+EXECUTE_AT_FORMAT = "an RFC 3339 instant with its offset, such as 2030-01-31T12:00:00Z"
 
 _BELOW_A_MILLISECOND = re.compile(r"\.\d{3}\d*[1-9]")
 _CURSOR = re.compile(r"([a-z]+)-([0-9]{1,15})-([0-9]{1,15})\Z", re.ASCII)
@@ -112,7 +112,7 @@ def read_cursor(cursor: str, parts: tuple[str, ...]) -> Place:
     return Place(match[1], int(match[2]), int(match[3]))
 
 
-def _json_text(body: bytes, words: str) -> bytes:
+def _json_text(body: bytes, expected: str) -> bytes:
     if body.startswith(b"\xef\xbb\xbf"):
         raise InvalidInput("the body starts with a byte order mark; send UTF-8 without one")
     try:
@@ -122,7 +122,7 @@ def _json_text(body: bytes, words: str) -> bytes:
         raise InvalidInput(f"the body is not UTF-8: byte {error.start} ({error.reason})") from None
     text = body.strip(WHITESPACE)
     if not text:
-        raise InvalidInput(f"the body is empty; it must be {words}")
+        raise InvalidInput(f"the body is empty; it must be {expected}")
     return text
 
 
@@ -152,7 +152,7 @@ def _task_of(text: bytes, guard: AddressGuard) -> Task:
             raise InvalidInput("webhookAuth must be a string or null", field="webhookAuth")
         check_headers({"Authorization": auth}, field="webhookAuth")
     if sent.execute_at is msgspec.UNSET:
-        raise InvalidInput(f"the field 'executeAt' is missing: {EXECUTE_AT_WORDS}", field="executeAt")
+        raise InvalidInput(f"the field 'executeAt' is missing: {EXECUTE_AT_FORMAT}", field="executeAt")
     if not isinstance(sent.execute_at, str):
-        raise InvalidInput(f"executeAt must be {EXECUTE_AT_WORDS}", field="executeAt")
+        raise InvalidInput(f"executeAt must be {EXECUTE_AT_FORMAT}", field="executeAt")
     return Task(sent.webhook_url, execute_at_of(sent.execute_at), 0, "", auth=auth)
