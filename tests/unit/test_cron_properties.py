@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.triggers import cron
 from scheduler_core.triggers.cron import CronTrigger, parse_cron
+from scheduler_core.triggers.cron_days import CalendarDays
 from scheduler_core.triggers.zone import DAY, Zone, load_zone, zone_names
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -134,7 +134,7 @@ def test_what_was_asked_before_does_not_change_an_answer(
 @pytest.mark.parametrize("expression", [*EXPRESSIONS[::37], "* * * * * *", "0 0 29 2 */7", "30 2 * * *"])
 def test_a_century_of_backlog_is_not_walked(expression: str, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up = asked = 0
-    segment, ask = Zone.segment, cron._CalendarDays._ask
+    segment, ask = Zone.segment, CalendarDays._ask
 
     def count_segment(self: Zone, instant: int) -> object:
         nonlocal looked_up
@@ -148,7 +148,7 @@ def test_a_century_of_backlog_is_not_walked(expression: str, zone: str, monkeypa
 
     trigger = parse_cron(expression, zone)
     monkeypatch.setattr(Zone, "segment", count_segment)
-    monkeypatch.setattr(cron._CalendarDays, "_ask", count_ask)
+    monkeypatch.setattr(CalendarDays, "_ask", count_ask)
     for until in range(END_OF_2099 // 2, END_OF_2099, END_OF_2099 // 40):
         looked_up = asked = 0
         trigger.last_in(0, until)
