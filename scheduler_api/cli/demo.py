@@ -21,7 +21,7 @@ from scheduler_api.server.process import Process
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ProcessSettings, Settings
 from scheduler_core.base.errors import StoreError
-from scheduler_core.delivery.base import Attempt, Call, Deliverer, Done, MaySend, Outcome, OutcomeKind
+from scheduler_core.delivery.base import Attempt, Call, Deliverer, Done, MaySend, Outcome, OutcomeKind, Verdict
 from scheduler_core.model.job import Job
 from scheduler_core.model.run import Reason
 from scheduler_core.triggers.trigger import CronSpec
@@ -140,7 +140,7 @@ def fire_line(call: Call, outcome: Outcome, *, late_ms: int) -> str:
     answer = f"{outcome.status}" if outcome.status is not None else outcome.kind.value
     if call.reason is not Reason.SCHEDULED:
         answer += f" ({call.reason})"
-    good = outcome.status is not None and outcome.status < 300
+    good = outcome.verdict is Verdict.ACCEPTED
     cells = (
         f"{fire_time:%H:%M:%S}Z",
         job_id if len(job_id) < 28 else job_id[:24] + "...",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from scheduler_core.model.call import Call
-from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.outcome import Outcome, OutcomeKind, Verdict
 
 __all__ = [
     "NOT_SENT",
@@ -26,6 +26,7 @@ __all__ = [
     "OutcomeKind",
     "Start",
     "TaskAttempt",
+    "Verdict",
     "always",
     "attempt",
 ]

@@ -11,7 +11,7 @@ class OutcomeKind(StrEnum):
     """How an attempt ended."""
 
     RESPONSE = "response"
-    """The target answered; ``Outcome.status`` says what."""
+    """The target answered; ``Outcome.verdict`` says what that means."""
     TIMEOUT = "timeout"
     """The total deadline of the attempt passed, from name lookup to the last byte."""
     DNS = "dns"
@@ -36,6 +36,19 @@ RECORDED_KINDS = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.N
 """The kinds that the record of an attempt can have."""
 
 
+class Verdict(StrEnum):
+    """What an outcome means for its run. The kind of target decides it; the plan draws the consequences."""
+
+    ACCEPTED = "accepted"
+    """The target has worked on the run, or has taken it on."""
+    BUSY = "busy"
+    """The target still works on the previous run."""
+    RETRY = "retry"
+    """Not now: another attempt may succeed."""
+    REFUSED = "refused"
+    """Not like this: another attempt would end the same."""
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """How one attempt ended."""
 
@@ -43,6 +56,7 @@ class Outcome(msgspec.Struct, frozen=True):
     latency_ms: float
     """From the start of the name lookup to the last byte read, on a monotonic clock."""
     status: int | None = None
+    """The answer's code, where the kind of target has one. For records and people; the verdict decides."""
     headers: tuple[tuple[str, str], ...] = ()
     """The answer's headers, names in lower case, bounded in number and size."""
     body: bytes = b""
@@ -53,6 +67,11 @@ class Outcome(msgspec.Struct, frozen=True):
     """The body was longer than the read limit; the connection was closed and the rest never read."""
     message: str = ""
     """One line for people. Never holds a query string, credentials or payload."""
+    verdict: Verdict = Verdict.RETRY
+    retry_after_ms: int | None = None
+    """How long the target asks to wait before the next attempt; None: it does not say."""
+    unreadable: str = ""
+    """Why the plan cannot read ``body`` as the target wrote it, for example because it is compressed; empty: it can."""
     sent_headers: tuple[tuple[str, str], ...] = ()
     """The headers that were sent, where the kind of target has them. They may hold secrets."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 import msgspec
@@ -18,8 +16,6 @@ MOST_STEPS = 64
 class RetryPolicy(msgspec.Struct, frozen=True):
     """When a failed attempt is tried again, and how often. All times in milliseconds."""
 
-    statuses: frozenset[int] = frozenset({408, 425, 429, 502, 503, 504})
-    """Answers that say «not now», as opposed to «not like this»."""
     first_delay_ms: int = 1_000
     factor: float = 2.0
     cap_ms: int = 60_000
@@ -54,7 +50,6 @@ def with_rule(policy: RetryPolicy, rule: RetryRule) -> RetryPolicy:
     """``policy`` as a job's own rule changes it. A first delay above the cap raises it, if the rule has none."""
     first_delay_ms = policy.first_delay_ms if rule.first_delay_ms is None else rule.first_delay_ms
     return RetryPolicy(
-        statuses=policy.statuses | frozenset(rule.statuses),
         first_delay_ms=first_delay_ms,
         factor=policy.factor if rule.factor is None else rule.factor,
         cap_ms=max(policy.cap_ms, first_delay_ms) if rule.cap_ms is None else rule.cap_ms,
@@ -64,25 +59,3 @@ def with_rule(policy: RetryPolicy, rule: RetryRule) -> RetryPolicy:
         max_age_ms=policy.max_age_ms if rule.max_age_ms is None else rule.max_age_ms,
         conflict_floor_ms=policy.conflict_floor_ms,
     )
-
-
-def parse_retry_after(value: str | None, *, now_ms: int) -> int | None:
-    """Milliseconds that a Retry-After header asks for (RFC 9110 section 10.2.3: seconds or an HTTP date).
-
-    None for an absent header and for one that says nothing sensible; a date in the past is 0.
-    """
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return int(text[:12]) * 1000
-    try:
-        instant = parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
-    try:
-        return max(0, int(instant.timestamp() * 1000) - now_ms)
-    except (ValueError, OverflowError):
-        return None

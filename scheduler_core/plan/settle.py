@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from scheduler_core.model.call import Call
 from scheduler_core.model.job import Downtime, Job, JobState, Overlap
-from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.outcome import Outcome, OutcomeKind, Verdict
 from scheduler_core.model.run import Attempt, Reason, Record, Run, RunState, keep_attempts
 from scheduler_core.model.transition import Transition, is_finished
-from scheduler_core.plan.backoff import RetryPolicy, parse_retry_after, retry_delay_ms, with_rule
+from scheduler_core.plan.backoff import RetryPolicy, retry_delay_ms, with_rule
 from scheduler_core.plan.callback import taken
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
@@ -22,12 +22,11 @@ from scheduler_core.plan.passed import account_for_passed, finish_and_account, t
 
 EXCERPT_BYTES = 512
 """How much of an unsuccessful answer's body a run's record keeps."""
-CONFLICT_STATUS = 409
 DROPPED = "the continuation that it asks for was dropped: its job or the pending list was replaced meanwhile"
 
 
-class Verdict(Enum):
-    """What an outcome means for its run."""
+class RunResult(Enum):
+    """What an outcome means for its run, under the job's policies."""
 
     SUCCEEDED = 1
     TAKEN = 2
@@ -51,20 +50,15 @@ class Ended(msgspec.Struct, frozen=True):
     """The attempt as it was passed to its target; None if the call could not be built."""
 
 
-def judge(outcome: Outcome, policy: RetryPolicy, job: Job | None = None) -> Verdict:
-    """What an outcome means: 2xx succeeded (or taken), 409 conflict, «not now» retry, anything else failed.
-
-    A request that the address guard refused, and an answer that is not HTTP, fail: the next attempt would end the same.
-    """
-    if outcome.kind is OutcomeKind.RESPONSE and outcome.status is not None:
-        if 200 <= outcome.status < 300:
-            return Verdict.TAKEN if job is not None and job.policies.callback else Verdict.SUCCEEDED
-        if outcome.status == CONFLICT_STATUS and not (job is not None and job.policies.conflict_is_failure):
-            return Verdict.CONFLICT
-        return Verdict.RETRY if outcome.status in policy.statuses else Verdict.FAILED
-    if outcome.kind in (OutcomeKind.BLOCKED, OutcomeKind.PROTOCOL):
-        return Verdict.FAILED
-    return Verdict.RETRY
+def judge(outcome: Outcome, job: Job | None = None) -> RunResult:
+    """Return what ``outcome`` means for a run of ``job``, from its verdict and the job's policies."""
+    verdict = outcome.verdict
+    if verdict is Verdict.ACCEPTED:
+        return RunResult.TAKEN if job is not None and job.policies.callback else RunResult.SUCCEEDED
+    if verdict is Verdict.BUSY:
+        is_failure = job is not None and job.policies.conflict_is_failure
+        return RunResult.FAILED if is_failure else RunResult.CONFLICT
+    return RunResult.RETRY if verdict is Verdict.RETRY else RunResult.FAILED
 
 
 def plan_settle(work: Work, ended: Ended, policy: RetryPolicy) -> Transition:
@@ -85,8 +79,8 @@ def plan_settle_changed(
     stored = None if state is None else state.open
     if state is None or stored is None or stored.id != work.run.id:
         run = _without_continuation(work.job, _with_attempt(replace(work.run, detached=True), ended), ended)
-        verdict = judge(ended.outcome, policy, work.job)
-        _, final = end_run(None, JobState(), run, _final_state(verdict), now_ms=ended.ended_at_ms)
+        result = judge(ended.outcome, work.job)
+        _, final = end_run(None, JobState(), run, _final_state(result), now_ms=ended.ended_at_ms)
         return _step(work.job, state, run, (final,), ended, remove=False)
     run = replace(
         work.run,
@@ -102,12 +96,12 @@ def plan_settle_changed(
     if job is not None and not state.deleted:
         after, settled = _settle(work.job, job, base, run, ended, policy)
         return _step(job, after, run, settled, ended)
-    verdict = judge(ended.outcome, policy, work.job)
+    result = judge(ended.outcome, work.job)
     run = _without_continuation(work.job, _with_attempt(run, ended), ended)
-    if verdict is Verdict.TAKEN and run.completed is None:
+    if result is RunResult.TAKEN and run.completed is None:
         return Transition(replace(state, open=taken(work.job, run, now_ms=ended.ended_at_ms)))
-    run = _with_completion(run, verdict, ended)
-    final_state, message = _detached_end(run, verdict)
+    run = _with_completion(run, result, ended)
+    final_state, message = _detached_end(run, result)
     _, final = end_run(None, base, run, final_state, now_ms=ended.ended_at_ms, message=message)
     return _step(work.job, None, run, (final,), ended, remove=True)
 
@@ -138,33 +132,33 @@ def _settle(
     if started_as.policies.retry is not None:
         policy = with_rule(policy, started_as.policies.retry)
     now_ms = ended.ended_at_ms
-    verdict = judge(ended.outcome, policy, started_as)
+    result = judge(ended.outcome, started_as)
     trigger_blocked = trigger_was_blocked(state, run)
     covers_until_ms = ended.started_at_ms if run.conflict else None
     run = _with_attempt(run, ended)
-    final, message = _final_state(verdict), ""
-    if started_as.policies.continuations and verdict in (Verdict.SUCCEEDED, Verdict.TAKEN):
+    final, message = _final_state(result), ""
+    if started_as.policies.continuations and result in (RunResult.SUCCEEDED, RunResult.TAKEN):
         state, run, fault = _continue(state, run, ended)
-        if fault and verdict is Verdict.TAKEN:
+        if fault and result is RunResult.TAKEN:
             run = replace(run, message=fault)
         elif fault:
             final, message = RunState.FAILED, fault
     if run.completed is not None:
         final = run.completed
-        run = _with_completion(run, verdict, ended)
-    elif verdict is Verdict.TAKEN:
+        run = _with_completion(run, result, ended)
+    elif result is RunResult.TAKEN:
         return replace(state, open=taken(started_as, run, now_ms=now_ms)), ()
     elif run.detached:
-        final, message = _detached_end(run, verdict) if not message else (final, message)
-    elif verdict is Verdict.CONFLICT and started_as.retry_already_running is not None:
+        final, message = _detached_end(run, result) if not message else (final, message)
+    elif result is RunResult.CONFLICT and started_as.retry_already_running is not None:
         retry_at = now_ms + max(started_as.retry_already_running * 1000, policy.conflict_floor_ms)
         if not _waits_in_pending(state, run):
             return _wait(state, run, retry_at, conflict=True), ()
         return _account_for_passed(
             job, requeue(state, run, retry_at, conflict=True), run, ended, trigger_blocked=trigger_blocked
         )
-    elif verdict is Verdict.RETRY or (
-        verdict is Verdict.CONFLICT and run.on_demand and run.reason is not Reason.MANUAL
+    elif result is RunResult.RETRY or (
+        result is RunResult.CONFLICT and run.on_demand and run.reason is not Reason.MANUAL
     ):
         run = replace(run, failures=run.failures + 1)
         no_retry, retry_at = _next_attempt(run, ended, policy)
@@ -200,9 +194,8 @@ def _continue(state: JobState, run: Run, ended: Ended) -> tuple[JobState, Run, s
     """Take up what an answer asks for; with why that cannot be done, which is never passed over in silence."""
     if ended.outcome.truncated:
         return state, run, "answer_too_large: a continuation in it may be cut off"
-    encoding = (ended.outcome.header("content-encoding") or "identity").strip().lower()
-    if ended.outcome.body and encoding not in ("", "identity"):
-        return state, run, f"the answer has the Content-Encoding {encoding[:50]}: a continuation in it cannot be read"
+    if ended.outcome.body and ended.outcome.unreadable:
+        return state, run, f"{ended.outcome.unreadable}: a continuation in it cannot be read"
     try:
         entries = continuations_in(ended.outcome.body, run, now_ms=ended.ended_at_ms)
     except BadContinuation as error:
@@ -226,7 +219,7 @@ def _next_attempt(run: Run, ended: Ended, policy: RetryPolicy) -> tuple[str | No
     delay = retry_delay_ms(
         policy,
         run.failures,
-        retry_after_ms=parse_retry_after(ended.outcome.header("retry-after"), now_ms=ended.ended_at_ms),
+        retry_after_ms=ended.outcome.retry_after_ms,
         jitter=ended.jitter,
     )
     retry_at = ended.ended_at_ms + delay
@@ -237,14 +230,14 @@ def _next_attempt(run: Run, ended: Ended, policy: RetryPolicy) -> tuple[str | No
     return None, retry_at
 
 
-def _detached_end(run: Run, verdict: Verdict) -> tuple[RunState, str]:
+def _detached_end(run: Run, result: RunResult) -> tuple[RunState, str]:
     """How a run ends whose job was changed, paused or deleted since it started: its result counts, it is not tried
     again. With a word about why, where it would have been."""
     if run.completed is not None:
         return run.completed, ""
-    if verdict is Verdict.RETRY:
+    if result is RunResult.RETRY:
         return RunState.CANCELLED, "not tried again: its job was changed, paused or deleted meanwhile"
-    return _final_state(verdict), ""
+    return _final_state(result), ""
 
 
 def _account_for_passed(
@@ -283,14 +276,14 @@ def _with_attempt(run: Run, ended: Ended) -> Run:
     )
 
 
-def _with_completion(run: Run, verdict: Verdict, ended: Ended) -> Run:
+def _with_completion(run: Run, result: RunResult, ended: Ended) -> Run:
     """``run`` with the time at which it was taken, also where its completion arrived before the 2xx."""
-    if verdict is Verdict.TAKEN and run.completed is not None:
+    if result is RunResult.TAKEN and run.completed is not None:
         return replace(run, taken_at_ms=ended.ended_at_ms)
     return run
 
 
-def _final_state(verdict: Verdict) -> RunState:
-    if verdict in (Verdict.SUCCEEDED, Verdict.TAKEN):
+def _final_state(result: RunResult) -> RunState:
+    if result in (RunResult.SUCCEEDED, RunResult.TAKEN):
         return RunState.SUCCEEDED
-    return RunState.CONFLICT if verdict is Verdict.CONFLICT else RunState.FAILED
+    return RunState.CONFLICT if result is RunResult.CONFLICT else RunState.FAILED

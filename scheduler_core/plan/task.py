@@ -8,9 +8,8 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.model.call import Call
-from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.outcome import OutcomeKind, Verdict
 from scheduler_core.model.run import Attempt, Reason, Run, RunDetail, RunState, keep_attempts
-from scheduler_core.model.status import is_success
 from scheduler_core.model.task import LaneRules, Task
 from scheduler_core.plan.detail import MASK, detail_of
 from scheduler_core.plan.settle import EXCERPT_BYTES, Ended
@@ -46,7 +45,7 @@ def current_run(task: Task) -> Run:
 
 
 def plan_called(task: Task, ended: Ended, rules: LaneRules) -> TaskStep:
-    """The step after a call: any 2xx settles the task, anything else makes it due again or, in the end, stale."""
+    """The step after a call. An accepted call settles the task; any other makes it due again or, at last, stale."""
     outcome = ended.outcome
     run = current_run(task)
     attempt = Attempt(
@@ -61,7 +60,7 @@ def plan_called(task: Task, ended: Ended, rules: LaneRules) -> TaskStep:
         excerpt=outcome.body[:EXCERPT_BYTES].decode("utf-8", "replace"),
         answer_bytes=outcome.body_bytes if outcome.kind is OutcomeKind.RESPONSE else None,
     )
-    if outcome.kind is OutcomeKind.RESPONSE and is_success(outcome.status):
+    if outcome.verdict is Verdict.ACCEPTED:
         run = replace(run, state=RunState.SUCCEEDED, ended_at_ms=ended.ended_at_ms, excerpt="")
         return TaskStep(TaskOperation.DELIVERED, replace(task, run=run), _recorded(task, run))
     run = replace(run, failures=run.failures + 1)

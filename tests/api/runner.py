@@ -16,6 +16,7 @@ from scheduler_core.delivery.http.request import Request, request_of
 from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.engine import Engine
+from tests.support.factories import over_http
 
 
 class Runner(CoroutineDeliverer):
@@ -41,7 +42,8 @@ class Runner(CoroutineDeliverer):
                 self.cut += 1
                 raise
         status, body = self.answers.pop(0) if self.answers else (200, b"{}")
-        return Outcome(OutcomeKind.RESPONSE, 1.25, status=status, body=body, sent_headers=request.headers)
+        outcome = Outcome(OutcomeKind.RESPONSE, 1.25, status=status, body=body, sent_headers=request.headers)
+        return over_http(outcome, *call.retry_statuses)
 
     async def aclose(self) -> None:
         pass

@@ -17,6 +17,7 @@ from scheduler_core.node.engine import Engine
 from scheduler_core.store.redis.codec import record_args
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import job
+from tests.support.factories import over_http
 
 
 class ScriptedDeliverer(CoroutineDeliverer):
@@ -31,7 +32,7 @@ class ScriptedDeliverer(CoroutineDeliverer):
         self.calls.append(call)
         if self.status is None:
             await self.release.wait()
-        return Outcome(OutcomeKind.RESPONSE, 1.25, status=self.status or 200, body=b"the answer")
+        return over_http(Outcome(OutcomeKind.RESPONSE, 1.25, status=self.status or 200, body=b"the answer"))
 
     async def aclose(self) -> None:
         pass

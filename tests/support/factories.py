@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scheduler_core.delivery.http.verdict import with_verdict
 from scheduler_core.model.call import Call
 from scheduler_core.model.job import Job, JobState, Lease, Pending
 from scheduler_core.model.outcome import Outcome, OutcomeKind
@@ -91,11 +92,16 @@ def pending(run_id: str, not_before: float, payload: bytes | None = None) -> Pen
 def answered(status: int, **headers: str) -> Outcome:
     """The runner answered; keyword arguments are headers, with ``_`` for ``-``."""
     pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
-    return Outcome(OutcomeKind.RESPONSE, 12.0, status=status, headers=pairs, body=b"the answer")
+    return over_http(Outcome(OutcomeKind.RESPONSE, 12.0, status=status, headers=pairs, body=b"the answer"))
+
+
+def over_http(outcome: Outcome, *retry_statuses: int, now_ms: int = START_MS + SECOND) -> Outcome:
+    """``outcome`` with the verdict that an HTTP target gives it."""
+    return with_verdict(outcome, retry_statuses, now_ms=now_ms)
 
 
 def failed(kind: OutcomeKind = OutcomeKind.TIMEOUT) -> Outcome:
-    return Outcome(kind, 12.0, message="why")
+    return over_http(Outcome(kind, 12.0, message="why"))
 
 
 def ended(outcome: Outcome, started: float, until: float, *, jitter: float = 0.0, fence: int = 7) -> Ended:

@@ -12,7 +12,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.delivery.http.request import Request, request_of
 from scheduler_core.model.call import Call
-from scheduler_core.model.outcome import Outcome
+from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.dispatcher import Dispatcher, Flight
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.heartbeat import Heartbeat
@@ -23,6 +23,7 @@ from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.catalogue import TargetCache
+from tests.support.factories import over_http
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import until
 
@@ -63,7 +64,8 @@ class ScriptedDeliverer(CoroutineDeliverer):
         self.seen.append(entry)
         self.arrived.set()
         try:
-            return replace(await entry.answer, sent_headers=entry.request.headers)
+            outcome = replace(await entry.answer, sent_headers=entry.request.headers)
+            return over_http(outcome, *call.retry_statuses) if outcome.kind is OutcomeKind.RESPONSE else outcome
         finally:
             self.open.remove(entry)
 

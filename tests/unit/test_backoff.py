@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_core.plan.backoff import RetryPolicy, parse_retry_after, retry_delay_ms
+from scheduler_core.delivery.http.verdict import parse_retry_after
+from scheduler_core.plan.backoff import RetryPolicy, retry_delay_ms
 
 POLICY = RetryPolicy()
 NOW_MS = 1_445_412_480_000  # Wed, 21 Oct 2015 07:28:00 GMT

@@ -46,7 +46,7 @@ from scheduler_core.plan.on_demand import Started, plan_backfill, plan_replace_p
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
-from tests.support.factories import STORE_ID, answered, failed, make_job
+from tests.support.factories import STORE_ID, answered, failed, make_job, over_http
 from tests.support.manual_clock import START_MS
 from tests.support.model import Segment, check_account
 
@@ -63,7 +63,7 @@ INTERVALS = [IntervalSpec(13_000, START_MS), IntervalSpec(9_000, START_MS, START
 def continuing(*continuation: str) -> Outcome:
     """A 2xx answer that asks for further runs."""
     body = f'{{"continue": [{", ".join(continuation)}]}}'.encode()
-    return Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body)
+    return over_http(Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body))
 
 
 OUTCOMES = [

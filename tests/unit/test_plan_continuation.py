@@ -31,6 +31,7 @@ from tests.support.factories import (
     make_lease,
     make_run,
     make_state,
+    over_http,
     pending,
     seconds,
 )
@@ -41,7 +42,7 @@ RUN = make_run(0)
 
 
 def says(body: str, **fields: Any) -> Outcome:
-    return Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body.encode(), **fields)
+    return over_http(Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body.encode(), **fields))
 
 
 def page(run_id: str, not_before: float, **fields: Any) -> Pending:
@@ -127,15 +128,13 @@ def unreadable_answers() -> list[bytes]:
 def test_an_answer_that_names_continue_and_cannot_be_read_fails_its_run(body: bytes) -> None:
     with pytest.raises(BadContinuation):
         continuations_in(body, RUN, now_ms=at(1))
-    ended_run = final(settle(Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body)))
+    ended_run = final(settle(over_http(Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body))))
     assert ended_run.state is RunState.FAILED
     assert "continu" in ended_run.message
 
 
 def test_a_compressed_answer_fails_its_run() -> None:
-    packed = Outcome(
-        OutcomeKind.RESPONSE, 12.0, status=200, headers=(("content-encoding", "gzip"),), body=b"\x1f\x8b\x08 packed"
-    )
+    packed = replace(answered(200, content_encoding="gzip"), body=b"\x1f\x8b\x08 packed")
     assert "Content-Encoding" in final(settle(packed)).message
     assert final(settle(packed)).state is RunState.FAILED
     assert final(settle(packed, job=make_job())).state is RunState.SUCCEEDED
@@ -275,11 +274,12 @@ def test_a_continuation_that_failed_for_good_is_set_aside_and_holds_the_trigger_
 def test_a_job_that_lists_500_tries_it_again_until_its_attempts_are_used_up() -> None:
     job = make_job(policies=Policies(continuations=True, retry=RetryRule(statuses=(500,), attempts=2)))
     run = make_run(0, id="P1", reason=Reason.CONTINUATION, on_demand=True)
-    first = settle(answered(500), run=run, job=job)
+    answered_again = over_http(answered(500), 500)
+    first = settle(answered_again, run=run, job=job)
     assert first.records == ()
     requeued = state_of(first).pending[0].run
     assert requeued is not None
-    second = settle(answered(500), run=replace(requeued, state=RunState.OPEN), job=job)
+    second = settle(answered_again, run=replace(requeued, state=RunState.OPEN), job=job)
     assert final(second).state is RunState.FAILED
     assert final(second).message == "given up after 2 attempts"
     assert state_of(second).pending[0].failed == "given up after 2 attempts"

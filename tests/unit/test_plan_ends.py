@@ -39,7 +39,7 @@ from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import last_outside, misses_around
 from scheduler_core.plan.on_demand import Skipped, Started, plan_revive, plan_run_now
 from scheduler_core.plan.passed import account_for_passed
-from scheduler_core.plan.settle import Verdict, judge, plan_settle, plan_settle_changed
+from scheduler_core.plan.settle import RunResult, judge, plan_settle, plan_settle_changed
 from tests.support.factories import (
     STORE_ID,
     answered,
@@ -51,6 +51,7 @@ from tests.support.factories import (
     make_lease,
     make_run,
     make_state,
+    over_http,
     retrying,
 )
 from tests.support.factories import pending as entry
@@ -216,17 +217,17 @@ def test_a_run_is_given_up_when_its_next_attempt_would_come_too_long_after_the_f
 
 
 @pytest.mark.parametrize(
-    ("outcome", "verdict"),
+    ("outcome", "result"),
     [
-        (Outcome(OutcomeKind.RESPONSE, 1.0), Verdict.RETRY),
-        (Outcome(OutcomeKind.TIMEOUT, 1.0, 200), Verdict.RETRY),
-        (Outcome(OutcomeKind.BLOCKED, 1.0, 200), Verdict.FAILED),
-        (Outcome(OutcomeKind.RESPONSE, 1.0, 199), Verdict.FAILED),
-        (Outcome(OutcomeKind.RESPONSE, 1.0, 300), Verdict.FAILED),
+        (Outcome(OutcomeKind.RESPONSE, 1.0), RunResult.RETRY),
+        (Outcome(OutcomeKind.TIMEOUT, 1.0, 200), RunResult.RETRY),
+        (Outcome(OutcomeKind.BLOCKED, 1.0, 200), RunResult.FAILED),
+        (Outcome(OutcomeKind.RESPONSE, 1.0, 199), RunResult.FAILED),
+        (Outcome(OutcomeKind.RESPONSE, 1.0, 300), RunResult.FAILED),
     ],
 )
-def test_only_an_answer_is_judged_by_its_status(outcome: Outcome, verdict: Verdict) -> None:
-    assert judge(outcome, POLICY) is verdict
+def test_only_an_answer_is_judged_by_its_status(outcome: Outcome, result: RunResult) -> None:
+    assert judge(over_http(outcome)) is result
 
 
 def changed(stored: Run | None, outcome: Outcome, *, deleted: bool = False, job: bool = True) -> Transition:

@@ -13,7 +13,7 @@ from scheduler_core.model.run import Miss, MissReason, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.claim import Work
-from scheduler_core.plan.settle import Verdict, judge, plan_settle, plan_settle_changed
+from scheduler_core.plan.settle import RunResult, judge, plan_settle, plan_settle_changed
 from tests.support.factories import (
     answered,
     at,
@@ -22,6 +22,7 @@ from tests.support.factories import (
     make_job,
     make_run,
     make_state,
+    over_http,
     pending,
     retrying,
     seconds,
@@ -68,23 +69,23 @@ def waiting(planned: Transition) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "verdict"),
+    ("outcome", "result"),
     [
-        *[(answered(status), Verdict.SUCCEEDED) for status in (200, 201, 202, 204, 299)],
-        *[(answered(status), Verdict.FAILED) for status in (301, 302, 304, 307, 400, 401, 404, 410, 422, 500, 501)],
-        *[(answered(status), Verdict.RETRY) for status in (408, 425, 429, 502, 503, 504)],
-        (answered(409), Verdict.CONFLICT),
-        *[(failed(kind), Verdict.RETRY) for kind in (OutcomeKind.TIMEOUT, OutcomeKind.DNS, OutcomeKind.CONNECTION)],
-        *[(failed(kind), Verdict.RETRY) for kind in (OutcomeKind.TLS, OutcomeKind.INTERNAL)],
-        *[(failed(kind), Verdict.FAILED) for kind in (OutcomeKind.BLOCKED, OutcomeKind.PROTOCOL)],
+        *[(answered(status), RunResult.SUCCEEDED) for status in (200, 201, 202, 204, 299)],
+        *[(answered(status), RunResult.FAILED) for status in (301, 302, 304, 307, 400, 401, 404, 410, 422, 500, 501)],
+        *[(answered(status), RunResult.RETRY) for status in (408, 425, 429, 502, 503, 504)],
+        (answered(409), RunResult.CONFLICT),
+        *[(failed(kind), RunResult.RETRY) for kind in (OutcomeKind.TIMEOUT, OutcomeKind.DNS, OutcomeKind.CONNECTION)],
+        *[(failed(kind), RunResult.RETRY) for kind in (OutcomeKind.TLS, OutcomeKind.INTERNAL)],
+        *[(failed(kind), RunResult.FAILED) for kind in (OutcomeKind.BLOCKED, OutcomeKind.PROTOCOL)],
     ],
 )
-def test_what_an_outcome_means(outcome: Outcome, verdict: Verdict) -> None:
-    assert judge(outcome, POLICY) is verdict
+def test_what_an_outcome_means(outcome: Outcome, result: RunResult) -> None:
+    assert judge(outcome) is result
 
 
-def test_a_policy_can_add_statuses() -> None:
-    assert judge(answered(500), RetryPolicy(statuses=POLICY.statuses | {500})) is Verdict.RETRY
+def test_a_job_can_add_statuses_that_are_retried() -> None:
+    assert judge(over_http(answered(500), 500)) is RunResult.RETRY
 
 
 def test_a_success_ends_the_run_and_is_remembered() -> None:
@@ -271,7 +272,7 @@ def test_the_job_goes_with_the_last_run_of_its_trigger_unless_something_waits() 
 
 
 def test_the_excerpt_is_bounded_and_survives_bytes_that_are_no_text() -> None:
-    planned = settle(Outcome(OutcomeKind.RESPONSE, 1.0, status=500, body=b"\xff" * 5000))
+    planned = settle(over_http(Outcome(OutcomeKind.RESPONSE, 1.0, status=500, body=b"\xff" * 5000)))
     run = planned.records[0]
     assert isinstance(run, Run)
     assert 0 < len(run.excerpt) <= 512

@@ -66,6 +66,12 @@ def test_a_job_with_continuations_needs_the_whole_answer() -> None:
     assert not request().whole_answer
 
 
+def test_a_call_carries_the_statuses_that_its_job_retries() -> None:
+    assert request(make_job(policies=Policies(retry=RetryRule(statuses=(500, 418))))).retry_statuses == (500, 418)
+    assert request(make_job(policies=Policies(retry=RetryRule(attempts=2)))).retry_statuses == ()
+    assert request().retry_statuses == ()
+
+
 @pytest.mark.parametrize(
     ("rule", "failures", "is_last"),
     [

@@ -34,6 +34,8 @@ from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.request import Request, Written, headers_of, request_of, write_head
 from scheduler_core.delivery.http.resolve import LookupFailed
 from scheduler_core.delivery.http.transport import NotSent, PooledTransport
+from scheduler_core.delivery.http.verdict import FINAL_KINDS, with_verdict
+from scheduler_core.model.outcome import Verdict
 
 KEPT_HEADERS: Final = 64
 KEPT_HEADER_BYTES: Final = 8192
@@ -191,7 +193,7 @@ class HttpClient:
     def _answered(
         self, status: int, headers: list[tuple[bytes, bytes]], body: Body, request: Request, started: float
     ) -> Outcome:
-        return Outcome(
+        outcome = Outcome(
             OutcomeKind.RESPONSE,
             (self._clock.monotonic() - started) * 1000.0,
             status,
@@ -199,8 +201,12 @@ class HttpClient:
             body.kept,
             body.length,
             body.truncated,
+            verdict=Verdict.ACCEPTED,
             sent_headers=request.headers,
         )
+        if 200 <= status < 300 and not request.whole_answer:
+            return outcome
+        return with_verdict(outcome, request.retry_statuses, now_ms=self._clock.now_ms())
 
     def _kept(self, request: Request) -> int:
         return self._read_limit if request.whole_answer else self._keep
@@ -221,6 +227,7 @@ class HttpClient:
             kind,
             (self._clock.monotonic() - started) * 1000.0,
             message=" ".join(message.split())[:500],
+            verdict=Verdict.REFUSED if kind in FINAL_KINDS else Verdict.RETRY,
             sent_headers=request.headers,
         )
 

@@ -49,6 +49,8 @@ class Request(msgspec.Struct, frozen=True):
     timeout_ms: int
     whole_answer: bool = False
     """Whether the outcome must hold the answer's body as far as it is read, not only its first bytes."""
+    retry_statuses: tuple[int, ...] = ()
+    """Statuses that the job retries in addition to the usual ones."""
     repeatable: bool = True
     """Whether a policy allows another request of this run. If not, the transport must not send this one again once a
     byte of it was sent."""
@@ -80,6 +82,7 @@ def request_of(call: Call) -> Request:
         call.payload,
         call.timeout_ms,
         call.whole_answer,
+        call.retry_statuses,
         not call.is_last_attempt,
     )
 
