@@ -18,9 +18,9 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import client_of
 from tests.support.factories import answered, failed
-from tests.support.lanes import SteppedLane
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import redis_of
+from tests.support.task_nodes import SteppedLane
 
 PATH = "/api/v1/tasks"
 CONFIG = "/api/v1/config"

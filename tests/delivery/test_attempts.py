@@ -16,11 +16,11 @@ from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.delivery import deliverer
 from tests.support.factories import make_job, make_run, make_state
-from tests.support.lanes import SteppedLane, make_task, places
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import ScriptedDeliverer, SteppedNode
 from tests.support.runners import CloseConnection, Exchange, Runner, answer
 from tests.support.stores import opened, put, until
+from tests.support.task_nodes import SteppedLane, make_task, places
 
 ONCE = Policies(retry=RetryRule(attempts=1))
 

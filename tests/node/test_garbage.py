@@ -23,9 +23,9 @@ from scheduler_core.store.redis.keys import CATALOGUE_PARTS, LANE_PARTS, Keys
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 from tests.support.factories import answered
-from tests.support.lanes import SteppedLane
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, opened
+from tests.support.task_nodes import SteppedLane
 
 pytestmark = pytest.mark.slow  # each is quick, but there are a hundred and fifty of them: a minute in all
 

@@ -23,9 +23,9 @@ from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.store.tasks import SettledBatch, TaskSettlement
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered, failed
-from tests.support.lanes import SteppedLane, ids, make_task, places
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, opened, until
+from tests.support.task_nodes import SteppedLane, ids, make_task, places
 
 RULES = TaskSettings(base_interval_ms=1000, http_callback_timeout_ms=5000, select_size=3, max_retries=2)
 

@@ -23,9 +23,9 @@ from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered
-from tests.support.lanes import SteppedLane, places
 from tests.support.manual_clock import START_MS, ManualClock
 from tests.support.stores import KEYS
+from tests.support.task_nodes import SteppedLane, places
 
 TASKS = 100_000
 SELECT_SIZE = 1_000

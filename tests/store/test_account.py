@@ -21,10 +21,10 @@ from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from tests.store.test_histories import History, nodes
 from tests.support.factories import answered, at, make_job, make_run, make_state
-from tests.support.lanes import SteppedLane
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
 from tests.support.stores import KEYS, opened, put
+from tests.support.task_nodes import SteppedLane
 from tests.unit.test_account import check_shown
 from tests.unit.test_plan_account import OUTCOMES
 

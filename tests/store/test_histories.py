@@ -53,11 +53,11 @@ from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import make_job
-from tests.support.lanes import SteppedLane, make_task, places
 from tests.support.manual_clock import ManualClock
 from tests.support.model import Segment, check_account
 from tests.support.nodes import OpenRequest
 from tests.support.stores import KEYS, check_keys, dump
+from tests.support.task_nodes import SteppedLane, make_task, places
 from tests.unit.test_plan_account import KINDS, OUTCOMES, TRIGGERS, make_policies
 
 NAMES = ["a", "b"]

@@ -28,9 +28,9 @@ from scheduler_core.store.tasks import PARTS
 from scheduler_core.usecases.tasks import TaskService
 from tests.store.test_histories import PHASES
 from tests.support.factories import answered, failed
-from tests.support.lanes import SteppedLane, make_task
 from tests.support.manual_clock import START_MS, ManualClock
 from tests.support.stores import KEYS, check_keys, dump
+from tests.support.task_nodes import SteppedLane, make_task
 
 RULES = TaskSettings(base_interval_ms=1000, select_size=3, max_retries=1)
 OUTCOMES: list[Outcome] = [answered(200), answered(204), answered(503), answered(404), failed()]

@@ -12,9 +12,9 @@ from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.store.tasks import PARTS, Place, StoredTask, Taken
-from tests.support.lanes import make_task, places
 from tests.support.manual_clock import START_MS
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, dump
+from tests.support.task_nodes import make_task, places
 
 _tokens = itertools.count(1)
 

@@ -27,7 +27,7 @@ PATHS = (
     "tests/api/test_store_faults.py",
     "tests/api/test_redis_check.py",
     "tests/system/test_embedded.py",
-    "tests/system/test_redis_bad_days.py",
+    "tests/system/test_redis_faults.py",
 )
 """What depends on the server: scripts, errors, files, and how it fails. Everything else sees the store only."""
 SHORT = ("-m", "not slow", *(path for path in PATHS if path not in {"tests/usecases", "tests/node"}))

@@ -8,7 +8,7 @@ import random
 from scheduler_core.base.events import SETTLE_REFUSED
 from tests.ha.scene import DEAD_SECONDS, Scene, assert_no_downtime, every
 from tests.support.fault_proxy import FaultProxy
-from tests.system.test_clock_bad_days import WRONG_WALL_CLOCK
+from tests.system.test_clock_faults import WRONG_WALL_CLOCK
 
 LONG_SECONDS = DEAD_SECONDS + 2.0
 """Others take over what a node had that was silent for so long."""
