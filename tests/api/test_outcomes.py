@@ -104,7 +104,7 @@ async def test_a_change_that_arrives_after_its_client_gave_up_is_not_carried_out
         answer = await send(client, write)
         assert (answer.status_code, answer.json().get("code")) == (429, "outcome_unknown"), answer.text
         held.release()
-        await until(lambda: held.passed_on)
+        await until(lambda: held.forwarded)
         await client.get("/jobs/a")
         assert await contents(redis) == before
         assert (await send(client, write)).status_code < 300
@@ -140,7 +140,7 @@ async def test_a_lost_reply_is_said_and_retry_after_lies_beyond_the_deadline(own
         for name in ("job/create", "job/change"):
             fault = proxy.on(script(name), lose="reply")
             answer = await client.post("/", json=job(id="new", payload=name))
-            assert fault.strikes == 1
+            assert fault.hits == 1
             assert (answer.status_code, answer.json()["code"]) == (429, "outcome_unknown")
             assert int(answer.headers["retry-after"]) >= TIMEOUT_SECONDS
             again = await client.post("/", json=job(id="new", payload=name))

@@ -20,7 +20,7 @@ from tests.api.conftest import client_of
 from tests.support.factories import answered, failed
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import redis_of
-from tests.support.task_nodes import SteppedLane
+from tests.support.task_nodes import SteppedTaskNode
 
 PATH = "/api/v1/tasks"
 CONFIG = "/api/v1/config"
@@ -216,10 +216,10 @@ def context(store: RedisStore, api_settings: ApiSettings) -> Context:
     return Context(settings=api_settings, store=store, clock=clock, metrics=Metrics(), lane=lane)
 
 
-async def lane_of(context: Context) -> SteppedLane:
+async def lane_of(context: Context) -> SteppedTaskNode:
     clock: RedisClock = context.clock
     assert isinstance(clock, ManualClock)
-    node = SteppedLane(redis_of(context.store), clock)
+    node = SteppedTaskNode(redis_of(context.store), clock)
     await node.start()
     return node
 

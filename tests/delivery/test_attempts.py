@@ -20,7 +20,7 @@ from tests.support.manual_clock import ManualClock
 from tests.support.nodes import ScriptedDeliverer, SteppedNode
 from tests.support.runners import CloseConnection, Exchange, Runner, answer
 from tests.support.stores import opened, put, until
-from tests.support.task_nodes import SteppedLane, make_task, places
+from tests.support.task_nodes import SteppedTaskNode, make_task, task_sets
 
 ONCE = Policies(retry=RetryRule(attempts=1))
 
@@ -114,13 +114,13 @@ async def test_a_node_that_is_frozen_before_the_first_byte_sends_nothing_and_han
 async def test_a_node_that_is_frozen_before_the_first_byte_calls_no_task(redis_url: str) -> None:
     clock = ManualClock()
     async with opened(redis_url) as (store, redis):
-        node = SteppedLane(store, clock)
+        node = SteppedTaskNode(store, clock)
         frozen = Freezing(clock, node)
         node.lane._deliverer = frozen
         await node.start()
         await TaskService(RedisTasks(store), clock, node.lane.metrics).add([make_task(0)])
         assert await node.take() == "ok"
         await until(lambda: bool(node.lane._batch is None or node.lane._batch.ended))
-        await node.settle_lane()
+        await node.settle_calls()
         assert frozen.seen == []
-        assert (await places(redis))["fresh"] == [1]
+        assert (await task_sets(redis))["fresh"] == [1]

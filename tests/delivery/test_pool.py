@@ -24,9 +24,9 @@ from tests.support.runners import (
     CloseConnection,
     Exchange,
     Runner,
+    after,
     answer,
     answer_then_speak_unasked,
-    gated,
     hang,
     head,
     raw,
@@ -115,7 +115,7 @@ async def test_the_replacement_of_a_used_connection_is_not_replaced_again() -> N
 
 async def test_every_idle_connection_may_be_stale_and_still_one_replacement_does() -> None:
     gate = asyncio.Event()
-    script = [gated(gate, answer())] * 5
+    script = [after(gate, answer())] * 5
     async with Runner(*script, _close, answer(202)) as runner, deliverer(transport_options=PATIENT) as http:
         tasks = [asyncio.create_task(http.deliver(request(runner.url()))) for _ in range(5)]
         await runner.wait_until(lambda runner: len(runner.received) == 5)
@@ -319,7 +319,7 @@ async def test_bytes_behind_an_answer_end_its_connection(extra: bytes) -> None:
 
 async def test_a_cancelled_request_closes_its_connection_and_no_other() -> None:
     gate = asyncio.Event()
-    async with Runner(hang(), gated(gate, answer(202))) as runner, deliverer() as http:
+    async with Runner(hang(), after(gate, answer(202))) as runner, deliverer() as http:
         doomed = asyncio.create_task(http.deliver(request(runner.url())))
         await runner.wait_until(lambda runner: len(runner.received) == 1)
         other = asyncio.create_task(http.deliver(request(runner.url())))

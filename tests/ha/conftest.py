@@ -52,7 +52,7 @@ async def scene(request: pytest.FixtureRequest, say: Callable[[str], None]) -> A
             print(
                 "\n".join(
                     line
-                    for line in scene.workshop.logs().splitlines()
+                    for line in scene.processes.logs().splitlines()
                     if not any(one in line for one in ('"run retrying"', '"job upserted"'))
                 )
             )

@@ -83,7 +83,7 @@ class Scene(World):
     async def start(self, kind: str = "serve", *, through_proxy: bool = False, **settings: Any) -> Cronpost:
         if self.topology is not None:
             settings.setdefault("redis_url", self.topology.url)
-            process = self.workshop.cronpost(kind, **{**SETTINGS, **settings})
+            process = self.processes.cronpost(kind, **{**SETTINGS, **settings})
             await process.started()
             return process
         return await super().start(kind, through_proxy=through_proxy, **{**SETTINGS, **settings})

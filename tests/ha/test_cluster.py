@@ -55,7 +55,7 @@ async def test_a_master_fails_and_the_others_go_on(scene: Scene, seconds: float,
                 await victim.child.kill()
             else:
                 victim.child.freeze()
-            scene.disturbed(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
+            scene.record_fault(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
 
             async def promoted(slot: int = slot, victim: PortServer = victim) -> bool:
                 with contextlib.suppress(RedisError, OSError):
@@ -66,7 +66,7 @@ async def test_a_master_fails_and_the_others_go_on(scene: Scene, seconds: float,
             await eventually(promoted, seconds=60, what="no replica is promoted")
             promoted_at = scene.now_ms()
             # Nodes could not beat there for nearly as long as a lease: who is slow to beat again is taken for dead.
-            scene.disturbed(at, promoted_at + 1000 * DEAD_SECONDS)
+            scene.record_fault(at, promoted_at + 1000 * DEAD_SECONDS)
             scene.note(f"{fault}: promoted after {promoted_at - at:.0f} ms")
             meanwhile = {one.job_id for one in scene.recorder.received if at + 1000 < one.arrived_ms < promoted_at}
             assert meanwhile >= others, f"{len(others - meanwhile)} jobs of other masters did not fire meanwhile"

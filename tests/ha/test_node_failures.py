@@ -42,7 +42,7 @@ async def test_kill_9_of_some_node(scene: Scene, seconds: float) -> None:
         at = scene.now_ms()
         await victim.kill()
         # What was answered to a node that could not settle it any more is sent again.
-        scene.disturbed(at - 1000, scene.now_ms())
+        scene.record_fault(at - 1000, scene.now_ms())
         await scene.replace(victim)
         kills += 1
     await scene.firing()
@@ -60,7 +60,7 @@ async def test_frozen_and_thawed(scene: Scene, seconds: float) -> None:
         await asyncio.sleep(SHORT_SECONDS if number % 2 else LONG_SECONDS)
         victim.thaw()
         if not number % 2:
-            scene.disturbed(at, scene.now_ms())
+            scene.record_fault(at, scene.now_ms())
         await scene.firing()
     refused = sum(len(node.events(SETTLE_REFUSED)) for node in scene.nodes)
     scene.note(f"{refused} late results refused")
@@ -82,9 +82,9 @@ async def test_cut_off_from_redis(scene: Scene, seconds: float) -> None:
         await scene.busy(scene.nodes[-1])
         at = scene.now_ms()
         await cut(proxy, number % 3)
-        scene.disturbed(at, scene.now_ms())
+        scene.record_fault(at, scene.now_ms())
         await scene.firing()
-    assert scene.nodes[-1].lives
+    assert scene.nodes[-1].is_running
     assert_no_downtime(await scene.judged())
 
 

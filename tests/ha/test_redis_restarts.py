@@ -40,7 +40,7 @@ async def test_killed(scene: Scene, seconds: float, appendfsync: str) -> None:
             at = scene.now_ms()
             await scene.redis.kill()
             if appendfsync == "everysec":
-                scene.disturbed(at - HELD_BACK_MS, at, loses_writes=True)
+                scene.record_fault(at - HELD_BACK_MS, at, loses_writes=True)
             await scene.redis.start(appendfsync=appendfsync)
             await scene.firing()
             await scene.taken()

@@ -68,7 +68,7 @@ async def test_the_master_is_killed(scene: Scene, seconds: float) -> None:
             master = await topology.master()
             at = scene.now_ms()
             await master.child.kill()
-            scene.disturbed(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
+            scene.record_fault(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
             await promoted(scene, topology, master)
             await scene.firing()
             await scene.taken()
@@ -92,7 +92,7 @@ async def test_the_master_is_frozen_and_thawed_after_another_was_promoted(scene:
             master = await topology.master()
             at = scene.now_ms()
             master.child.freeze()
-            scene.disturbed(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
+            scene.record_fault(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
             await promoted(scene, topology, master)
             await scene.firing()
             await scene.taken()
@@ -128,7 +128,7 @@ async def test_a_master_that_has_lost_its_replicas_stops_and_what_it_took_until_
         # Killed before they thaw: what has arrived at their machines and was not read is gone.
         await asyncio.gather(*(one.child.kill() for one in replicas))
         await master.child.kill()
-        scene.disturbed(cut_at - ON_THE_WAY_MS, cut_at + BOUND_MS, loses_writes=True)
+        scene.record_fault(cut_at - ON_THE_WAY_MS, cut_at + BOUND_MS, loses_writes=True)
         await asyncio.gather(*(one.start() for one in replicas))
         for sentinel in topology.sentinels:
             await sentinel.command("SENTINEL", "SET", "cronpost", "down-after-milliseconds", 1000)

@@ -25,7 +25,7 @@ from scheduler_core.store.shards import Shards
 from tests.support.factories import answered
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, opened
-from tests.support.task_nodes import SteppedLane
+from tests.support.task_nodes import SteppedTaskNode
 
 pytestmark = pytest.mark.slow  # each is quick, but there are a hundred and fifty of them: a minute in all
 
@@ -52,7 +52,7 @@ class World:
         self.store, self.redis = store, redis
         self.clock = ManualClock()
         metrics = Metrics()
-        self.node = SteppedLane(store, self.clock, metrics)
+        self.node = SteppedTaskNode(store, self.clock, metrics)
         shards = Shards.of_one(store)
         self.context = Context(settings=ApiSettings(), store=shards, clock=self.clock, metrics=metrics)
         self.client = httpx.AsyncClient(

@@ -23,15 +23,15 @@ from tests.support.factories import at
 from tests.support.fault_proxy import FaultProxy, IsCommand, named, script
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
-from tests.support.processes import Workshop
+from tests.support.processes import Processes
 from tests.support.stores import KEYS, opened, until
 
 
 @pytest.fixture
-async def workshop() -> AsyncIterator[Workshop]:
-    workshop = Workshop()
-    yield workshop
-    await workshop.close()
+async def processes() -> AsyncIterator[Processes]:
+    processes = Processes()
+    yield processes
+    await processes.close()
 
 
 @pytest.fixture
@@ -150,10 +150,10 @@ async def test_a_node_that_could_not_beat_tries_again_at_least_once_a_beat(both:
 
 @pytest.mark.parametrize("stage", ["request", "reply"])
 async def test_a_connection_that_dies_silently_under_the_heartbeat_costs_no_lease(
-    stage: Literal["request", "reply"], workshop: Workshop
+    stage: Literal["request", "reply"], processes: Processes
 ) -> None:
     """Real time: the node's beats have a timeout of their own, which fits into the lease several times."""
-    redis = workshop.redis()
+    redis = processes.redis()
     await redis.start()
     settings = EngineSettings(heartbeat_seconds=0.3, dead_after_seconds=1.5, downtime_after_seconds=2)
     lost: list[float] = []
@@ -174,7 +174,7 @@ async def test_a_connection_that_dies_silently_under_the_heartbeat_costs_no_leas
         for command in (named("TIME"), script("node/beat")):
             before = len(proxy.seen)
             fault = proxy.on(command, hold=stage)
-            await fault.struck()
+            await fault.triggered()
 
             def went_on(command: IsCommand = command, before: int = before) -> bool:
                 if not node.lease_holds:

@@ -65,7 +65,7 @@ async def test_a_change_that_was_cut_before_it_cancelled_overlapping_runs_is_com
         await add_child(redis)
         cut = proxy.on(named("ZRANGE"), lose="request")
         answer = await client.post(path, json=body)
-        assert cut.strikes == 1
+        assert cut.hits == 1
         result = answer.json()[0] if isinstance(body, list) else answer.json()
         assert (result["status"], result["code"]) == (429, "outcome_unknown")
         assert await redis.zcard(KEYS.children) == 1

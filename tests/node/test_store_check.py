@@ -10,17 +10,17 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.store_check import LOOK_SECONDS, StoreCheck
 from scheduler_core.store.redis.open import open_shards
 from tests.support.manual_clock import ManualClock
-from tests.support.processes import RedisServer, Workshop
+from tests.support.processes import Processes, RedisServer
 from tests.support.stores import until
 
 
 @pytest.fixture
 async def redis() -> AsyncIterator[RedisServer]:
-    workshop = Workshop()
-    redis = workshop.redis()
+    processes = Processes()
+    redis = processes.redis()
     await redis.start()
     yield redis
-    await workshop.close()
+    await processes.close()
 
 
 async def test_a_policy_that_deletes_jobs_is_noticed_within_a_minute_and_so_is_that_it_is_mended(

@@ -25,11 +25,11 @@ from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered, failed
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, opened, until
-from tests.support.task_nodes import SteppedLane, ids, make_task, places
+from tests.support.task_nodes import SteppedTaskNode, ids, make_task, task_sets
 
 RULES = TaskSettings(base_interval_ms=1000, http_callback_timeout_ms=5000, select_size=3, max_retries=2)
 
-MakeLane = Callable[..., SteppedLane]
+MakeLane = Callable[..., SteppedTaskNode]
 
 
 @pytest.fixture
@@ -60,10 +60,10 @@ def tasks(store: RedisStore, clock: ManualClock) -> TaskService:
 
 @pytest.fixture
 async def make_lane(store: RedisStore, clock: ManualClock) -> AsyncIterator[MakeLane]:
-    lanes: list[SteppedLane] = []
+    lanes: list[SteppedTaskNode] = []
 
-    def make(**options: object) -> SteppedLane:
-        lanes.append(SteppedLane(store, clock, lane=RULES, **options))  # type: ignore[arg-type]
+    def make(**options: object) -> SteppedTaskNode:
+        lanes.append(SteppedTaskNode(store, clock, lane=RULES, **options))  # type: ignore[arg-type]
         return lanes[-1]
 
     yield make
@@ -73,14 +73,14 @@ async def make_lane(store: RedisStore, clock: ManualClock) -> AsyncIterator[Make
 
 
 @pytest.fixture
-async def node(make_lane: MakeLane) -> SteppedLane:
+async def node(make_lane: MakeLane) -> SteppedTaskNode:
     lane = make_lane()
     await lane.start()
     return lane
 
 
 async def test_a_batch_is_what_is_due_by_time_then_arrival_and_no_more_than_select_size(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0), make_task(-5), make_task(-5), make_task(0), make_task(10)])
     assert await node.round(answered(200)) == ids(2, 3, 1)
@@ -91,18 +91,18 @@ async def test_a_batch_is_what_is_due_by_time_then_arrival_and_no_more_than_sele
 
 
 async def test_tasks_that_never_failed_go_first(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(-9), make_task(-8)])
     assert await node.round(failed()) == ids(1, 2)
     await tasks.add([make_task(0), make_task(0)])
     clock.advance(1000)
     assert await node.round(answered(200)) == ids(3, 4, 1)
-    assert (await places(client)) == {"fresh": [], "failed": [2], "running": [], "stale": [], "delivered": [1, 3, 4]}
+    assert (await task_sets(client)) == {"fresh": [], "failed": [2], "running": [], "stale": [], "delivered": [1, 3, 4]}
 
 
 async def test_the_next_batch_comes_base_interval_after_the_end_of_the_last(
-    node: SteppedLane, make_lane: MakeLane, tasks: TaskService, clock: ManualClock
+    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock
 ) -> None:
     other = make_lane()
     await other.start()
@@ -112,10 +112,10 @@ async def test_the_next_batch_comes_base_interval_after_the_end_of_the_last(
     assert await other.take() == "busy"
     await node.answer_task("task_1", answered(200))
     await node.answer_task("task_2", answered(200))
-    await node.settle_lane()
+    await node.settle_calls()
     assert await other.take() == "busy", "one of the batch is still called"
     await node.answer_task("task_3", answered(204))
-    await node.settle_lane()
+    await node.settle_calls()
     clock.advance(999)
     assert await other.take() == "wait"
     assert await node.take() == "wait"
@@ -124,7 +124,7 @@ async def test_the_next_batch_comes_base_interval_after_the_end_of_the_last(
     assert other.called == ids(4, 5, 6)
 
 
-async def test_nothing_is_called_before_its_time(node: SteppedLane, tasks: TaskService, clock: ManualClock) -> None:
+async def test_nothing_is_called_before_its_time(node: SteppedTaskNode, tasks: TaskService, clock: ManualClock) -> None:
     await tasks.add([make_task(0.250)])
     clock.advance(249)
     assert await node.take() == "empty"
@@ -133,7 +133,7 @@ async def test_nothing_is_called_before_its_time(node: SteppedLane, tasks: TaskS
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 299])
-async def test_any_2xx_settles_a_task(node: SteppedLane, tasks: TaskService, status: int) -> None:
+async def test_any_2xx_settles_a_task(node: SteppedTaskNode, tasks: TaskService, status: int) -> None:
     await tasks.add([make_task(0)])
     await node.round(answered(status))
     assert (await tasks.get("task_1")).status is TaskStatus.DELIVERED
@@ -141,7 +141,7 @@ async def test_any_2xx_settles_a_task(node: SteppedLane, tasks: TaskService, sta
 
 @pytest.mark.parametrize("outcome", [answered(199), answered(302), answered(409), answered(500), failed()])
 async def test_anything_else_is_retried_and_in_the_end_stale(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock, store: RedisStore, outcome: object
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, store: RedisStore, outcome: object
 ) -> None:
     await tasks.add([make_task(0)])
     seen = []
@@ -163,7 +163,7 @@ async def test_anything_else_is_retried_and_in_the_end_stale(
 
 
 async def test_the_request_says_what_a_receiver_needs(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0, auth="Bearer abc"), make_task(0.001)])
     clock.advance(1)
@@ -181,7 +181,7 @@ async def test_the_request_says_what_a_receiver_needs(
     assert "Authorization" not in dict(second.headers)
     assert dict(second.headers)["Cronpost-Fire-Time"] == "2026-12-31T23:50:00.001Z"
     await node.answer_all(failed())
-    await node.settle_lane()
+    await node.settle_calls()
     clock.advance(1000)
     await node.take()
     again = dict(node.deliverer.open[0].request.headers)
@@ -191,7 +191,7 @@ async def test_the_request_says_what_a_receiver_needs(
 
 
 async def test_a_secret_is_not_in_the_record_of_a_run(
-    node: SteppedLane, tasks: TaskService, client: Redis, clock: ManualClock
+    node: SteppedTaskNode, tasks: TaskService, client: Redis, clock: ManualClock
 ) -> None:
     await tasks.change_rules({"max_retries": 0})
     await tasks.add([make_task(0, auth="geheim")])
@@ -202,7 +202,7 @@ async def test_a_secret_is_not_in_the_record_of_a_run(
 
 
 async def test_changed_settings_hold_from_the_next_batch_on(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0) for _ in range(9)])
     await node.take()
@@ -210,7 +210,7 @@ async def test_changed_settings_hold_from_the_next_batch_on(
     assert msgspec.structs.asdict(await tasks.change_rules(changes)) == changes
     assert node.called == ids(1, 2, 3)
     await node.answer_all(failed())
-    await node.settle_lane()
+    await node.settle_calls()
     stored = await tasks.get("task_1")
     assert stored.status is TaskStatus.PENDING, "this batch was taken when there were two retries"
     clock.advance(49)
@@ -220,7 +220,7 @@ async def test_changed_settings_hold_from_the_next_batch_on(
     assert node.called == ids(4, 5)
     assert {entry.request.timeout_ms for entry in node.deliverer.open} == {70}
     await node.answer_all(failed())
-    await node.settle_lane()
+    await node.settle_calls()
     assert (await tasks.get("task_4")).status is TaskStatus.STALE
 
 
@@ -242,7 +242,7 @@ async def test_a_batch_is_never_larger_than_what_a_node_may_have_open(make_lane:
 # ---- crashes ----------------------------------------------------------------------------------------------------
 
 
-async def live(clock: ManualClock, *nodes: SteppedLane, seconds: int) -> None:
+async def live(clock: ManualClock, *nodes: SteppedTaskNode, seconds: int) -> None:
     for _ in range(seconds):
         clock.advance(1000)
         for node in nodes:
@@ -250,7 +250,7 @@ async def live(clock: ManualClock, *nodes: SteppedLane, seconds: int) -> None:
 
 
 async def test_what_a_dead_node_called_is_called_again_and_no_retry_is_counted(
-    node: SteppedLane, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0) for _ in range(3)])
     await node.round(failed())
@@ -260,14 +260,14 @@ async def test_what_a_dead_node_called_is_called_again_and_no_retry_is_counted(
     assert node.called == ids(4, 1, 2)
     runs = [entry.run_id for entry in node.deliverer.open]
     await node.answer_task("task_1", answered(200))
-    await node.settle_lane()
+    await node.settle_calls()
     await node.crash()
     other = make_lane()
     await other.start()
     assert await other.take() == "busy"
     await live(clock, other, seconds=6)
     assert await other.take() == "void", "it gives the batch back, and asks again"
-    assert (await places(client))["running"] == []
+    assert (await task_sets(client))["running"] == []
     assert await other.take() == "wait", "the batch ended when it was given back"
     clock.advance(1000)
     assert await other.take() == "ok"
@@ -279,7 +279,7 @@ async def test_what_a_dead_node_called_is_called_again_and_no_retry_is_counted(
 
 
 async def test_a_frozen_node_that_thaws_is_refused(
-    node: SteppedLane, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0), make_task(0)])
     await node.take()
@@ -288,16 +288,16 @@ async def test_a_frozen_node_that_thaws_is_refused(
     await live(clock, other, seconds=6)
     assert await other.take() == "void"
     await node.answer_task("task_1", answered(200))
-    await node.settle_lane()
+    await node.settle_calls()
     assert not node.has_batch
     assert node.called == [], "its other calls were ended: another node calls these tasks"
-    assert (await places(client)) == {"fresh": [1, 2], "failed": [], "running": [], "stale": [], "delivered": []}
+    assert (await task_sets(client)) == {"fresh": [1, 2], "failed": [], "running": [], "stale": [], "delivered": []}
     clock.advance(1000)
     assert await other.round(answered(200)) == ids(1, 2)
 
 
 async def test_after_an_immediate_restart_a_sole_node_waits_for_nobody(
-    node: SteppedLane, make_lane: MakeLane, tasks: TaskService, clock: ManualClock
+    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0)])
     await node.take()
@@ -310,7 +310,7 @@ async def test_after_an_immediate_restart_a_sole_node_waits_for_nobody(
 
 
 async def test_a_take_whose_answer_was_lost_is_asked_again_and_takes_the_same(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0) for _ in range(6)])
     lost = await node.task_store.take(now_ms=clock.now_ms(), node=node.node.id, token=1, dead_after_ms=5000, slots=100)
@@ -318,27 +318,27 @@ async def test_a_take_whose_answer_was_lost_is_asked_again_and_takes_the_same(
     assert await node.take() == "ok"
     assert node.called == ids(1, 2, 3)
     await node.answer_all(answered(200))
-    await node.settle_lane()
+    await node.settle_calls()
     clock.advance(1000)
     late = await node.task_store.take(now_ms=clock.now_ms(), node=node.node.id, token=1, dead_after_ms=5000, slots=100)
     assert late.result == "void", "the first one arrives once more, late"
 
 
 async def test_a_node_whose_lease_is_over_calls_nothing(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0)])
     clock.advance(5000)
     assert await node.take() == "ok", "the store still takes its beat for good"
     assert node.called == []
-    await node.settle_lane()
-    assert (await places(client))["fresh"] == [1]
+    await node.settle_calls()
+    assert (await task_sets(client))["fresh"] == [1]
     clock.advance(1)
     assert await node.take() == "beat"
 
 
 async def test_what_redis_cannot_take_is_kept_and_tried_again(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await tasks.add([make_task(0), make_task(0)])
     settle, tries = node.task_store.settle, []
@@ -374,7 +374,7 @@ def _advance(clock: ManualClock, ms: int) -> bool:
 
 @pytest.mark.parametrize("outcome", [answered(200), failed()])
 async def test_a_task_that_is_deleted_during_its_call_is_not_called_again(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock, client: Redis, store: RedisStore, outcome: object
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis, store: RedisStore, outcome: object
 ) -> None:
     await tasks.add([make_task(0), make_task(0)])
     await node.take()
@@ -382,9 +382,9 @@ async def test_a_task_that_is_deleted_during_its_call_is_not_called_again(
     with pytest.raises(TaskNotFound):
         await tasks.get("task_1")
     await node.answer_all(outcome)  # type: ignore[arg-type]
-    await node.settle_lane()
+    await node.settle_calls()
     assert not node.has_batch
-    found = await places(client)
+    found = await task_sets(client)
     assert 1 not in {number for numbers in found.values() for number in numbers}
     assert await client.hlen(KEYS.lane("tasks")) == 1
     (run,) = await store.history("task_1")
@@ -393,7 +393,7 @@ async def test_a_task_that_is_deleted_during_its_call_is_not_called_again(
 
 
 async def test_a_task_that_is_deleted_while_its_node_dies_is_gone(
-    node: SteppedLane, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0)])
     await node.take()
@@ -403,24 +403,24 @@ async def test_a_task_that_is_deleted_while_its_node_dies_is_gone(
     await other.start()
     await live(clock, other, seconds=6)
     assert await other.take() == "void"
-    assert not any((await places(client)).values())
+    assert not any((await task_sets(client)).values())
 
 
 async def test_deleting_a_task_that_waits_for_a_retry_records_its_run_as_cancelled(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock, store: RedisStore, client: Redis
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, store: RedisStore, client: Redis
 ) -> None:
     await tasks.add([make_task(0)])
     await node.round(failed(OutcomeKind.CONNECTION))
     await tasks.delete("task_1")
     (run,) = await store.history("task_1")
     assert (run.state, run.attempt) == (RunState.CANCELLED, 1)  # type: ignore[union-attr]
-    assert not any((await places(client)).values())
+    assert not any((await task_sets(client)).values())
     with pytest.raises(TaskNotFound):
         await tasks.delete("task_1")
 
 
 async def test_a_stale_task_is_revived_with_all_retries_and_a_new_run(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock, store: RedisStore
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, store: RedisStore
 ) -> None:
     await tasks.change_rules({"max_retries": 1})
     await tasks.add([make_task(0), make_task(5)])
@@ -442,7 +442,7 @@ async def test_a_stale_task_is_revived_with_all_retries_and_a_new_run(
     assert node.called == ids(2, 1), "it has failed before"
     assert dict(node.deliverer.open[1].request.headers)["Cronpost-Reason"] == "manual"
     await node.answer_all(answered(200))
-    await node.settle_lane()
+    await node.settle_calls()
     assert [run.state.value for run in await store.history("task_1")] == ["succeeded", "failed"]  # type: ignore[union-attr]
 
 
@@ -451,7 +451,7 @@ async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_go(
 ) -> None:
     bounds = TaskSettings(max_retries=0, lane_keep_delivered=2, lane_keep_stale=3, base_interval_ms=1)
     metrics = Metrics()
-    node = SteppedLane(store, clock, metrics, lane=bounds)
+    node = SteppedTaskNode(store, clock, metrics, lane=bounds)
     tasks = TaskService(node.task_store, clock, metrics)
     await node.start()
     for outcome in (answered(200), failed()):
@@ -459,7 +459,7 @@ async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_go(
             await tasks.add([make_task(0)])
             await node.round(outcome)
             clock.advance(1)
-    assert (await places(client)) == {
+    assert (await task_sets(client)) == {
         "fresh": [],
         "failed": [],
         "running": [],
@@ -471,22 +471,22 @@ async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_go(
 
 
 async def test_a_task_that_cannot_be_read_is_set_aside_and_the_others_run_on(
-    node: SteppedLane, tasks: TaskService, client: Redis
+    node: SteppedTaskNode, tasks: TaskService, client: Redis
 ) -> None:
     await tasks.add([make_task(0), make_task(0)])
     await client.hset(KEYS.lane("tasks"), f"{1:016d}", b"\xc1")
     assert await node.round(answered(200)) == ids(2)
-    assert (await places(client))["stale"] == [1]
+    assert (await task_sets(client))["stale"] == [1]
     assert (await tasks.get("task_1")).fault is not None
     await tasks.delete("task_1")
-    assert (await places(client))["stale"] == []
+    assert (await task_sets(client))["stale"] == []
 
 
 # ---- the loop ---------------------------------------------------------------------------------------------------
 
 
 async def test_the_loop_keeps_a_small_pause_to_the_millisecond(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.change_rules({"base_interval_ms": 5, "select_size": 1})
     await tasks.add([make_task(0) for _ in range(4)])
@@ -505,7 +505,7 @@ async def test_the_loop_keeps_a_small_pause_to_the_millisecond(
 
 
 async def test_a_sleeping_loop_is_woken_by_a_new_task_and_by_its_time(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     listener = TaskWakeupSubscriber(node.task_store, node.lane, clock, Metrics())
     listener.start()
@@ -526,7 +526,9 @@ async def test_a_sleeping_loop_is_woken_by_a_new_task_and_by_its_time(
         await listener.stop()
 
 
-async def test_an_empty_lane_asks_once_a_second_at_most(node: SteppedLane, clock: ManualClock, client: Redis) -> None:
+async def test_an_empty_lane_asks_once_a_second_at_most(
+    node: SteppedTaskNode, clock: ManualClock, client: Redis
+) -> None:
     node.lane.start()
     await until(lambda: bool(clock.waiting))
     before = (await client.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)
@@ -538,7 +540,7 @@ async def test_an_empty_lane_asks_once_a_second_at_most(node: SteppedLane, clock
 
 
 async def test_a_node_that_stops_lets_its_calls_end(
-    node: SteppedLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0) for _ in range(5)])
     node.lane.start()
@@ -548,11 +550,17 @@ async def test_a_node_that_stops_lets_its_calls_end(
     await node.answer_all(answered(200))
     await until(lambda: tick(clock, finishing))
     assert finishing.result()
-    assert (await places(client)) == {"fresh": [4, 5], "failed": [], "running": [], "stale": [], "delivered": [1, 2, 3]}
+    assert (await task_sets(client)) == {
+        "fresh": [4, 5],
+        "failed": [],
+        "running": [],
+        "stale": [],
+        "delivered": [1, 2, 3],
+    }
 
 
 async def test_a_node_that_stops_hands_back_what_does_not_end_in_time(
-    node: SteppedLane, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0) for _ in range(5)])
     node.lane.start()
@@ -562,7 +570,13 @@ async def test_a_node_that_stops_hands_back_what_does_not_end_in_time(
     finishing = asyncio.create_task(node.lane.finish(grace_seconds=0, settle_seconds=5))
     await until(lambda: tick(clock, finishing))
     assert finishing.result()
-    assert (await places(client)) == {"fresh": [1, 3, 4, 5], "failed": [2], "running": [], "stale": [], "delivered": []}
+    assert (await task_sets(client)) == {
+        "fresh": [1, 3, 4, 5],
+        "failed": [2],
+        "running": [],
+        "stale": [],
+        "delivered": [],
+    }
     other = make_lane()
     await other.start()
     clock.advance(1000)

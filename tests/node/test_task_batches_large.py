@@ -25,7 +25,7 @@ from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import answered
 from tests.support.manual_clock import START_MS, ManualClock
 from tests.support.stores import KEYS
-from tests.support.task_nodes import SteppedLane, places
+from tests.support.task_nodes import SteppedTaskNode, task_sets
 
 TASKS = 100_000
 SELECT_SIZE = 1_000
@@ -66,7 +66,7 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
         store, client = RedisStore(connect(redis_url)), Redis.from_url(redis_url)
         stack.push_async_callback(store.aclose)
         stack.push_async_callback(client.aclose)
-        node = SteppedLane(store, clock, metrics)
+        node = SteppedTaskNode(store, clock, metrics)
         await node.start()
         receiver = Receiver(clock)
         task_store = RedisTasks(store, rules)
@@ -105,7 +105,7 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
         at = [receiver.called[place][0] for place in range(0, len(receiver.called), SELECT_SIZE)]
         assert all(later - earlier >= INTERVAL_MS for earlier, later in itertools.pairwise(at))
         assert 0 < most_bytes < 32 << 20, "what a node holds is a batch, not the backlog"
-        found = await places(client)
+        found = await task_sets(client)
         assert {part: len(numbers) for part, numbers in found.items()} == {
             "fresh": 0,
             "failed": 0,

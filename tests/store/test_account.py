@@ -24,7 +24,7 @@ from tests.support.factories import answered, at, make_job, make_run, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
 from tests.support.stores import KEYS, opened, put
-from tests.support.task_nodes import SteppedLane
+from tests.support.task_nodes import SteppedTaskNode
 from tests.unit.test_account import check_shown
 from tests.unit.test_plan_account import OUTCOMES
 
@@ -77,7 +77,7 @@ class Accounted(History):
                 self.run(node.answer(outcome))
             self.run(node.settle())
 
-    def claim_with(self, node: SteppedLane, limit: int) -> None:
+    def claim_with(self, node: SteppedTaskNode, limit: int) -> None:
         seen = len(node.deliverer.seen)
         super().claim_with(node, limit)
         for entry in node.deliverer.seen[seen:]:

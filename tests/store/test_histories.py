@@ -57,7 +57,7 @@ from tests.support.manual_clock import ManualClock
 from tests.support.model import Segment, check_account
 from tests.support.nodes import OpenRequest
 from tests.support.stores import KEYS, check_keys, dump
-from tests.support.task_nodes import SteppedLane, make_task, places
+from tests.support.task_nodes import SteppedTaskNode, make_task, task_sets
 from tests.unit.test_plan_account import KINDS, OUTCOMES, TRIGGERS, make_policies
 
 NAMES = ["a", "b"]
@@ -100,7 +100,7 @@ class History(RuleBasedStateMachine):
         self.callbacks = CallbackService(Shards.of_one(self.store), PerShard([self.jobs]))
         self.catalogue = CatalogueService(Shards.of_one(self.store), self.clock, self.metrics)
         self.tasks = TaskService(RedisTasks(self.store, LANE), self.clock, self.metrics)
-        self.nodes: list[SteppedLane] = []
+        self.nodes: list[SteppedTaskNode] = []
         self.segments: dict[str, list[Segment]] = {name: [] for name in NAMES}
         self.schedules: list[int] = []
         self.task_ids: list[str] = []
@@ -128,7 +128,7 @@ class History(RuleBasedStateMachine):
         self.run(self.client.aclose())
         self.runner.close()
 
-    def node(self, index: int) -> SteppedLane | None:
+    def node(self, index: int) -> SteppedTaskNode | None:
         """One of the nodes that are not frozen."""
         awake = [node for node in self.nodes if not node.frozen]
         return awake[index % len(awake)] if awake else None
@@ -285,7 +285,7 @@ class History(RuleBasedStateMachine):
     def work_the_lane(self, index: int, what: str) -> None:
         node = self.node(index)
         if node is not None and what == "settle":
-            self.run(node.settle_lane())
+            self.run(node.settle_calls())
         elif node is not None and not node.has_batch:
             self.run(node.take())
 
@@ -300,7 +300,7 @@ class History(RuleBasedStateMachine):
         self.run(node.take())
         for entry in self.run(node.answer_all(outcome)):
             self.answered(entry, outcome)
-        self.run(node.settle_lane())
+        self.run(node.settle_calls())
 
     # ---- time ---------------------------------------------------------------------------------------------------
 
@@ -325,7 +325,7 @@ class History(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         settings = SPARING if len(self.nodes) % 2 else None
-        node = SteppedLane(self.store, self.clock, self.metrics, settings, lane=LANE)
+        node = SteppedTaskNode(self.store, self.clock, self.metrics, settings, lane=LANE)
         self.run(node.start())
         self.nodes.append(node)
 
@@ -353,7 +353,7 @@ class History(RuleBasedStateMachine):
         while node.deliverer.open:
             self.answered(self.run(node.answer(outcome)), outcome)
         self.run(node.settle())
-        self.run(node.settle_lane())
+        self.run(node.settle_calls())
 
     def beat_all(self) -> None:
         for one in self.nodes:
@@ -370,7 +370,7 @@ class History(RuleBasedStateMachine):
         if node is not None:
             self.claim_with(node, limit)
 
-    def claim_with(self, node: SteppedLane, limit: int) -> None:
+    def claim_with(self, node: SteppedTaskNode, limit: int) -> None:
         seen = len(node.deliverer.seen)
         self.run(node.claim(limit))
         for entry in node.deliverer.seen[seen:]:
@@ -446,7 +446,7 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def no_task_is_in_two_places_or_called_by_two(self) -> None:
-        found = self.run(places(self.client))
+        found = self.run(task_sets(self.client))
         everywhere = [number for numbers in found.values() for number in numbers]
         assert sorted(everywhere) == sorted({int(one.removeprefix("task_")) for one in self.task_ids})
         for public_id in self.task_ids:

@@ -30,7 +30,7 @@ from tests.store.test_histories import PHASES
 from tests.support.factories import answered, failed
 from tests.support.manual_clock import START_MS, ManualClock
 from tests.support.stores import KEYS, check_keys, dump
-from tests.support.task_nodes import SteppedLane, make_task
+from tests.support.task_nodes import SteppedTaskNode, make_task
 
 RULES = TaskSettings(base_interval_ms=1000, select_size=3, max_retries=1)
 OUTCOMES: list[Outcome] = [answered(200), answered(204), answered(503), answered(404), failed()]
@@ -54,7 +54,7 @@ class LaneHistory(RuleBasedStateMachine):
         self.store = RedisStore(connect(url), retention=Retention(entries=1_000))
         self.task_store = RedisTasks(self.store, RULES)
         self.tasks = TaskService(self.task_store, self.clock, self.metrics)
-        self.nodes: list[SteppedLane] = []
+        self.nodes: list[SteppedTaskNode] = []
         self.added = 0
         self.deleted: set[int] = set()
         self.revived: Counter[int] = Counter()
@@ -102,7 +102,7 @@ class LaneHistory(RuleBasedStateMachine):
             if self.take_with(node) == "ok":
                 for entry in list(node.deliverer.open):
                     self.answer_entry(node, entry.job_id, answered(200))
-                self.run(node.settle_lane())
+                self.run(node.settle_calls())
             self.clock.advance(1)
         found = self.scores()
         assert not found["fresh"]
@@ -116,7 +116,7 @@ class LaneHistory(RuleBasedStateMachine):
             assert number in self.deleted or len(records) >= 1
             assert len({record.id for record in records}) == len(records)
 
-    def awake(self, index: int) -> SteppedLane | None:
+    def awake(self, index: int) -> SteppedTaskNode | None:
         able = [node for node in self.nodes if not node.frozen]
         return able[index % len(able)] if able else None
 
@@ -181,7 +181,7 @@ class LaneHistory(RuleBasedStateMachine):
     @precondition(lambda self: len(self.nodes) < MOST_NODES)
     @rule()
     def start(self) -> None:
-        node = SteppedLane(self.store, self.clock, self.metrics, lane=RULES)
+        node = SteppedTaskNode(self.store, self.clock, self.metrics, lane=RULES)
         self.run(node.start())
         self.nodes.append(node)
 
@@ -201,7 +201,7 @@ class LaneHistory(RuleBasedStateMachine):
         if node is not None and node.has_batch:
             for public_id in node.called:
                 self.answer_entry(node, public_id, outcome)
-            self.run(node.settle_lane())
+            self.run(node.settle_calls())
 
     @rule(index=nodes)
     def holder_dies_and_another_takes_over(self, index: int) -> None:
@@ -221,7 +221,7 @@ class LaneHistory(RuleBasedStateMachine):
         if node is not None and not node.has_batch:
             self.take_with(node)
 
-    def take_with(self, node: SteppedLane) -> str:
+    def take_with(self, node: SteppedTaskNode) -> str:
         before, rules = self.scores(), self.run(self.task_store.rules())
         known = self.run(self.client.hget(KEYS.lane("batch"), "token"))
         seen = len(node.deliverer.seen)
@@ -284,7 +284,7 @@ class LaneHistory(RuleBasedStateMachine):
             node = able[index % len(able)]
             self.answer_entry(node, node.called[which % len(node.called)], outcome)
             if at_once:
-                self.run(node.settle_lane())
+                self.run(node.settle_calls())
 
     @rule(index=nodes, outcome=st.sampled_from(OUTCOMES))
     def answer_all(self, index: int, outcome: Outcome) -> None:
@@ -293,9 +293,9 @@ class LaneHistory(RuleBasedStateMachine):
             node = able[index % len(able)]
             for public_id in node.called:
                 self.answer_entry(node, public_id, outcome)
-            self.run(node.settle_lane())
+            self.run(node.settle_calls())
 
-    def answer_entry(self, node: SteppedLane, public_id: str, outcome: Outcome) -> None:
+    def answer_entry(self, node: SteppedTaskNode, public_id: str, outcome: Outcome) -> None:
         number = task_number(public_id)
         assert number is not None
         if outcome.status is not None and outcome.status < 300:
@@ -308,7 +308,7 @@ class LaneHistory(RuleBasedStateMachine):
     def settle(self, index: int) -> None:
         node = self.awake(index)
         if node is not None:
-            self.run(node.settle_lane())
+            self.run(node.settle_calls())
 
     @rule(index=nodes)
     def settle_and_lose_the_answer(self, index: int) -> None:
@@ -324,7 +324,7 @@ class LaneHistory(RuleBasedStateMachine):
         node.task_store.settle = mute  # type: ignore[method-assign]
         try:
             with contextlib.suppress(StoreUnavailable):
-                self.run(node.settle_lane())
+                self.run(node.settle_calls())
         finally:
             node.task_store.settle = settle  # type: ignore[method-assign]
 
@@ -346,7 +346,7 @@ class LaneHistory(RuleBasedStateMachine):
         if node is not None:
             self.nodes.remove(node)
             self.run(node.crash())
-            self.run(node.settle_lane())
+            self.run(node.settle_calls())
             assert not node.has_batch
             self.run(node.lane.finish(grace_seconds=0, settle_seconds=0))
             self.run(self.store.leave(node=node.node.id, now_ms=self.clock.now))

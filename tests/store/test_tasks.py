@@ -14,7 +14,7 @@ from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.store.tasks import PARTS, Place, StoredTask, Taken
 from tests.support.manual_clock import START_MS
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, dump
-from tests.support.task_nodes import make_task, places
+from tests.support.task_nodes import make_task, task_sets
 
 _tokens = itertools.count(1)
 
@@ -61,7 +61,7 @@ async def test_a_batch_is_given_back_once_and_its_node_is_refused_from_then_on(l
     assert await lane.release(node="node", fence=fence, ended_at_ms=START_MS) == 2
     assert await lane.release(node="node", fence=fence, ended_at_ms=START_MS) == -1
     assert await settle(lane, fence, (1, "delivered")) == ["refused"], "although no other batch was taken since"
-    assert (await places(redis))["fresh"] == [1, 2]
+    assert (await task_sets(redis))["fresh"] == [1, 2]
 
 
 async def test_a_clock_that_was_set_back_does_not_stop_the_lane(lane: RedisTasks, store: RedisStore) -> None:
@@ -100,7 +100,7 @@ async def test_a_full_redis_takes_results_and_deletions_but_no_new_tasks_and_no_
     with pytest.raises(StoreUnavailable, match="memory"):
         await lane.revive(stale, make_task())
     assert await lane.delete(stale, None) == "ok"
-    assert (await places(redis)) == {"fresh": [4, 5, 6], "failed": [2], "running": [], "stale": [], "delivered": [1]}
+    assert (await task_sets(redis)) == {"fresh": [4, 5, 6], "failed": [2], "running": [], "stale": [], "delivered": [1]}
 
 
 async def test_a_full_redis_lets_a_batch_be_given_back(lane: RedisTasks, redis: Redis) -> None:
@@ -115,7 +115,7 @@ async def test_an_insert_that_is_refused_stores_none_of_its_tasks(lane: RedisTas
     with pytest.raises(StoreUnavailable):
         await lane.insert([make_task() for _ in range(1000)])
     await redis.config_set("maxmemory", 0)
-    assert not any((await places(redis)).values())
+    assert not any((await task_sets(redis)).values())
     assert await redis.hlen(KEYS.lane("tasks")) == 0
 
 

@@ -62,7 +62,7 @@ def check(request: httpx.Request, response: httpx.Response) -> None:
         _check_request(where, item, operation, request, response)
 
 
-def _passes_over(operation: Json, response: httpx.Response) -> bool:
+def _ignores_unknown(operation: Json, response: httpx.Response) -> bool:
     """Whether the operation answers requests with fields and parameters that it does not know."""
     return "Cronpost-Ignored" in operation["responses"][str(response.status_code)].get("headers", {})
 
@@ -103,7 +103,7 @@ def _check_request(where: str, item: Json, operation: Json, request: httpx.Reque
             as_text = _resolved(schema).get("type") == "string"
             _validate(f"{where} ?{name}", schema, (json.dumps(value) if as_text else value).encode(), strict=False)
         else:
-            _demand(_passes_over(operation, response), where, f"the parameter {name} is not described")
+            _demand(_ignores_unknown(operation, response), where, f"the parameter {name} is not described")
     body = operation.get("requestBody")
     if body is None or (operation["operationId"] == "upsert_jobs" and b'"code":' in response.content):
         return  # each element of a batch is accepted or refused by itself

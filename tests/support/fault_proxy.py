@@ -67,13 +67,13 @@ class Fault:
     hold: Literal["request", "reply"] | None = None
     if_reply: IsReply | None = None
     times: int = 1
-    strikes: int = 0
-    passed_on: bool = False
+    hits: int = 0
+    forwarded: bool = False
     """Whether what was held has gone its way."""
     _struck: asyncio.Event = field(default_factory=asyncio.Event)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def struck(self, seconds: float = 20.0) -> None:
+    async def triggered(self, seconds: float = 20.0) -> None:
         """Wait until it has hit once."""
         async with asyncio.timeout(seconds):
             await self._struck.wait()
@@ -84,11 +84,11 @@ class Fault:
         self._released.set()
 
     @property
-    def spent(self) -> bool:
-        return self.strikes >= self.times
+    def used_up(self) -> bool:
+        return self.hits >= self.times
 
-    def strike(self) -> None:
-        self.strikes += 1
+    def trigger(self) -> None:
+        self.hits += 1
         self._struck.set()
 
     async def released(self) -> None:
@@ -114,7 +114,7 @@ class FaultProxy:
         self._faults: list[Fault] = []
         self._server: asyncio.Server | None = None
         self._port = 0
-        self._links: set[_Link] = set()
+        self._links: set[_ClientConnection] = set()
         self._open = asyncio.Event()
         self._open.set()
 
@@ -175,20 +175,20 @@ class FaultProxy:
     def fault_of(self, command: Command, stage: Literal["request", "reply"], reply: Any = None) -> Fault | None:
         """The fault that strikes here, if there is one."""
         for fault in self._faults:
-            if fault.spent or stage not in {fault.lose, fault.hold} or not fault.command(command):
+            if fault.used_up or stage not in {fault.lose, fault.hold} or not fault.command(command):
                 continue
             if stage == "reply" and isinstance(reply, bytes) and reply.startswith(b"-NOSCRIPT"):
                 continue  # the script has not run; it is sent again with its text
             if stage == "request" or fault.if_reply is None or fault.if_reply(reply):
-                fault.strike()
+                fault.trigger()
                 return fault
         return None
 
-    async def passable(self) -> None:
+    async def until_open(self) -> None:
         await self._open.wait()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = _Link(self, reader, writer)
+        link = _ClientConnection(self, reader, writer)
         self._links.add(link)
         try:
             await link.run(self._upstream)
@@ -197,7 +197,7 @@ class FaultProxy:
             link.ended.set()
 
 
-class _Link:
+class _ClientConnection:
     """One client's connection, and ours to Redis on its behalf."""
 
     def __init__(self, proxy: FaultProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -247,7 +247,7 @@ class _Link:
                     except Incomplete:
                         break
                     self._proxy.seen.append((time.monotonic(), command))
-                    await self._proxy.passable()
+                    await self._proxy.until_open()
                     fault = self._proxy.fault_of(command, "request")
                     if fault is not None and fault.lose is not None:
                         self.end()
@@ -259,7 +259,7 @@ class _Link:
                     redis.write(buffer[:end])
                     buffer = buffer[end:]
                     if fault is not None:
-                        fault.passed_on = True
+                        fault.forwarded = True
                 await redis.drain()
         with suppress(OSError, RuntimeError):
             redis.write_eof()
@@ -293,7 +293,7 @@ class _Link:
                     await self._send(raw)
 
     async def _send(self, raw: bytes) -> None:
-        await self._proxy.passable()
+        await self._proxy.until_open()
         if self._proxy.delay_seconds:
             await asyncio.sleep(self._proxy.delay_seconds)
         with suppress(ConnectionError):

@@ -1,6 +1,6 @@
 """Real processes for the system tests: Cronpost servers and nodes, and a redis-server of the test's own.
 
-Each is a child of the test, in a session of its own, and ends with it: ``Workshop.close`` kills what is left, by
+Each is a child of the test, in a session of its own, and ends with it: ``Processes.close`` kills what is left, by
 process id. Nothing here waits for a fixed time; what a test waits for is a condition with a generous deadline.
 """
 
@@ -121,7 +121,7 @@ class Child:
         return self.process.pid
 
     @property
-    def lives(self) -> bool:
+    def is_running(self) -> bool:
         return self.process.poll() is None
 
     def output(self) -> str:
@@ -130,7 +130,7 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
-        if self.lives:
+        if self.is_running:
             os.kill(self.pid, number)
 
     def freeze(self) -> None:
@@ -149,13 +149,13 @@ class Child:
 
     async def ended(self, *, seconds: float = WAIT_SECONDS) -> int:
         """Wait for its end; its exit code."""
-        await eventually(lambda: not self.lives, seconds=seconds, what=f"process {self.pid} should have ended")
+        await eventually(lambda: not self.is_running, seconds=seconds, what=f"process {self.pid} should have ended")
         assert self.process.returncode is not None
         return self.process.returncode
 
-    def bury(self) -> None:
+    def clean_up(self) -> None:
         """Kill what is left of it, and close what belongs to it."""
-        if self.lives:
+        if self.is_running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()
@@ -242,7 +242,7 @@ class Cronpost(Child):
         def there() -> bool:
             if len(self.events(name)) >= count:
                 return True
-            assert self.lives, f"the process has ended with {self.process.returncode}:\n{self.output()}"
+            assert self.is_running, f"the process has ended with {self.process.returncode}:\n{self.output()}"
             return False
 
         await eventually(there, seconds=seconds, what=f"no {name!r} in the log of process {self.pid}")
@@ -339,11 +339,11 @@ class RedisServer:
         for name, value in settings.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
         if self._child is not None:
-            self._child.bury()
+            self._child.clean_up()
         self._child = Child(command, directory=self.directory)
 
     async def answers(self) -> bool:
-        assert self.child.lives, f"the redis-server has ended:\n{self.child.output()}"
+        assert self.child.is_running, f"the redis-server has ended:\n{self.child.output()}"
         try:
             return bool(await self.client.ping())
         except (RedisError, OSError):
@@ -365,7 +365,7 @@ class RedisServer:
             self._client = None
 
 
-class Workshop:
+class Processes:
     """What one test has started, in a directory with a short name (a unix socket's path has 107 bytes at most)."""
 
     def __init__(self) -> None:
@@ -399,11 +399,11 @@ class Workshop:
         """End everything; nothing is left running, and nothing on disk."""
         for cronpost in self._cronposts:
             await cronpost.close()
-            cronpost.bury()
+            cronpost.clean_up()
         for redis in self._redis:
             await redis.close()
             if redis._child is not None:
-                redis._child.bury()
+                redis._child.clean_up()
         for pid in processes_under(self.directory):  # the embedded redis-server of a killed server
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -4,7 +4,7 @@
         recorder.script("job", Answer(503), Answer(200, after_seconds=0.2))
         hold = recorder.hold("other")             # the next request of «other» stays open until it is let go
         ...
-        await recorder.until(lambda: hold.taken)
+        await recorder.until(lambda: hold.has_arrived)
         hold.release(200)
 
 What it received is a list of ``Received``; ``Recorder.deliveries`` is the same for the checker.
@@ -64,14 +64,14 @@ class Received:
 
 
 @dataclass
-class Hold:
+class HeldRequest:
     """A request that waits for the test's word. ``request`` is set once it is there."""
 
     request: Received | None = None
     _answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
-    def taken(self) -> bool:
+    def has_arrived(self) -> bool:
         return self.request is not None
 
     @property
@@ -99,7 +99,7 @@ class Recorder:
         """The answer to a request for which there is no script; None: what ``otherwise`` says."""
         self.redis_ahead_ms = 0.0
         """How far Redis's clock is ahead of the machine's; a test that steps it sets this too."""
-        self._scripts: dict[str, deque[Answer | Hold]] = defaultdict(deque)
+        self._scripts: dict[str, deque[Answer | HeldRequest]] = defaultdict(deque)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -135,9 +135,9 @@ class Recorder:
         """A runner that takes its time, and succeeds."""
         return Answer(after_seconds=seconds)
 
-    def hold(self, job_id: str) -> Hold:
+    def hold(self, job_id: str) -> HeldRequest:
         """Keep the next request of a job open until the test lets it go."""
-        hold = Hold()
+        hold = HeldRequest()
         self._scripts[job_id].append(hold)
         return hold
 
@@ -206,11 +206,13 @@ class Recorder:
         step = script.popleft() if script else self.rule(request) or self.otherwise.get(request.job_id, Answer())
         request.ahead_ms = self.redis_ahead_ms
         self.received.append(request)
-        if isinstance(step, Hold):
+        if isinstance(step, HeldRequest):
             step.request = request
         self._changed.set()
         try:
-            answer = await self._wait_with(step, reader) if isinstance(step, Hold) or step.after_seconds else step
+            answer = (
+                await self._wait_with(step, reader) if isinstance(step, HeldRequest) or step.after_seconds else step
+            )
             if answer is None or writer.is_closing():
                 request.client_gone = True
                 return False
@@ -227,11 +229,11 @@ class Recorder:
             self._changed.set()
         return True
 
-    async def _wait_with(self, step: Answer | Hold, reader: asyncio.StreamReader) -> Answer | None:
+    async def _wait_with(self, step: Answer | HeldRequest, reader: asyncio.StreamReader) -> Answer | None:
         """The answer when its time has come; None if the client went away before."""
 
         async def later() -> Answer:
-            if isinstance(step, Hold):
+            if isinstance(step, HeldRequest):
                 return await step.answer()
             await asyncio.sleep(step.after_seconds)
             return step

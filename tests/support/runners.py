@@ -240,11 +240,11 @@ def hang() -> Action:
     return act
 
 
-def gated(limiter: asyncio.Event, then: Action) -> Action:
-    """Does ``then`` once the test has set ``limiter``."""
+def after(event: asyncio.Event, then: Action) -> Action:
+    """Does ``then`` once the test has set ``event``."""
 
     async def act(exchange: Exchange) -> None:
-        await limiter.wait()
+        await event.wait()
         await then(exchange)
 
     return act

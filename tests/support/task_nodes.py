@@ -28,7 +28,7 @@ def make_task(execute_at: float = 0, **fields: Any) -> Task:
     return Task("http://hook.test/", at(execute_at), 0, "", **fields)
 
 
-class SteppedLane(SteppedNode):
+class SteppedTaskNode(SteppedNode):
     """A node whose lane the test steps: it takes, calls and settles when it is told to."""
 
     def __init__(
@@ -88,7 +88,7 @@ class SteppedLane(SteppedNode):
         for _ in range(STEPS):
             await asyncio.sleep(0)
 
-    async def settle_lane(self) -> None:
+    async def settle_calls(self) -> None:
         """Tell Redis of all calls that have ended."""
         while (batch := self.lane._batch) is not None and (batch.ended or not batch.calls):
             await self.lane.settle_ended()
@@ -100,7 +100,7 @@ class SteppedLane(SteppedNode):
         assert await self.take() == "ok"
         called = self.called
         await self.answer_all(outcome)
-        await self.settle_lane()
+        await self.settle_calls()
         assert not self.has_batch
         return called
 
@@ -115,7 +115,7 @@ class SteppedLane(SteppedNode):
             await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def places(client: Redis) -> dict[str, list[int]]:
+async def task_sets(client: Redis) -> dict[str, list[int]]:
     """Which tasks each set of the lane holds, in its order."""
     found = {}
     for part in ("fresh", "failed", "running", "stale", "delivered"):

@@ -114,7 +114,7 @@ class PortServer:
         """Start, or start again on what is there, without waiting."""
         command = [str(server_under_test().program), str(self._config), *(["--sentinel"] if self._sentinel else [])]
         if self._child is not None:
-            self._child.bury()
+            self._child.clean_up()
         self._child = Child(command, directory=self.directory)
 
     async def start(self) -> None:
@@ -123,7 +123,7 @@ class PortServer:
         await eventually(self.answers, seconds=STARTUP_SECONDS, what=f"{self} does not answer")
 
     async def answers(self) -> bool:
-        assert self.child.lives, f"{self} has ended:\n{self.child.output()}"
+        assert self.child.is_running, f"{self} has ended:\n{self.child.output()}"
         try:
             return bool(await self.client.ping())
         except (RedisError, OSError):
@@ -146,7 +146,7 @@ class PortServer:
             await self._client.aclose()
             self._client = None
         if self._child is not None:
-            self._child.bury()
+            self._child.clean_up()
 
 
 class _Topology:
@@ -256,7 +256,7 @@ class Sentinels(_Topology):
     async def replicated(self) -> bool:
         """Whether the master has all other living servers as replicas, and they follow it."""
         master = await self.master()
-        rest = [one for one in self.servers if one is not master and one.child.lives]
+        rest = [one for one in self.servers if one is not master and one.child.is_running]
         roles = await asyncio.gather(*(one.replication() for one in rest))
         return (await master.replication()).get("role") == "master" and all(
             role.get("role") == "slave" and role["master_port"] == master.port and role["master_link_status"] == "up"
@@ -335,7 +335,7 @@ class Cluster(_Topology):
     async def healthy(self) -> bool:
         """Whether all slots are served, and every living server agrees."""
         for server in self.servers:
-            if server.child.lives and (await self._info(server)).get("cluster_state") != "ok":
+            if server.child.is_running and (await self._info(server)).get("cluster_state") != "ok":
                 return False
         return True
 

@@ -18,7 +18,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield world
         report = getattr(request.node, "report_of_call", None)
         if report is not None and report.failed:
-            print(world.workshop.logs())
+            print(world.processes.logs())
 
 
 @pytest.hookimpl(wrapper=True)

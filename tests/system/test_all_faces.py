@@ -135,7 +135,7 @@ async def test_nothing_is_lost_early_or_doubled_and_all_is_listed_and_counted(wo
         victim = servers.pop(0)
         kills.append(world.now_ms())
         await victim.kill()
-        world.disturbed(kills[-1] - 500, kills[-1])
+        world.record_fault(kills[-1] - 500, kills[-1])
         servers.append(await world.start("serve", **LANE))
         # The second of two requests says that the first one's run is settled: a job whose run takes three nodes in a
         # row with it is set aside.
@@ -170,7 +170,7 @@ async def test_nothing_is_lost_early_or_doubled_and_all_is_listed_and_counted(wo
         return all(run["status"] is not None for run in runs) and received <= {run["id"] for run in runs}
 
     await eventually(all_settled, what="not all that was received is on record")
-    await world.check_of(*world.puts)
+    await world.check_jobs(*world.puts)
     assert_called_like_tasks(world, ids, kills)
 
     runs = await all_runs(server)

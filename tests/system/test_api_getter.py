@@ -51,7 +51,7 @@ class Program(Child):
 
     async def address(self) -> str:
         def said() -> re.Match[str] | None:
-            assert self.lives, f"it has ended:\n{self.output()}"
+            assert self.is_running, f"it has ended:\n{self.output()}"
             return re.search(r" on (http://\S+)\n", self.output())
 
         await eventually(said)
@@ -74,10 +74,10 @@ class Shop:
 
     async def open(self) -> None:
         """Everything but Cronpost."""
-        directory = self.world.workshop.directory
+        directory = self.world.processes.directory
         items = [f"{name}={count}" for name, count in ITEMS.items()]
         api = Program("fake_api", "--port", 0, "--items", *items, directory=directory)
-        self.stack.callback(api.bury)
+        self.stack.callback(api.clean_up)
         client = httpx.AsyncClient(base_url=await api.address(), trust_env=False)
         self.api = await self.stack.enter_async_context(client)
         await self.start_getter(port=0)
@@ -87,13 +87,13 @@ class Shop:
         if port is None:
             port = httpx.URL(self.getter_url).port or 0
         options = ("--port", port, "--api", self.api.base_url, "--root", self.root, "--timeout", 60)
-        self.getter = Program("getter", *options, directory=self.world.workshop.directory)
-        self.stack.callback(self.getter.bury)
+        self.getter = Program("getter", *options, directory=self.world.processes.directory)
+        self.stack.callback(self.getter.clean_up)
         self.getter_url = await self.getter.address()
 
     async def start_server(self) -> None:
         """Start Cronpost with a Redis of its own, or start both again."""
-        data = self.world.workshop.directory / "data"
+        data = self.world.processes.directory / "data"
         self.server = await self.world.start("serve", redis_url="", data_dir=data, attempt_timeout_seconds=60)
         # As Cronpost starts it, a kill may cost the last of what its Redis had answered.
         assert ask(EmbeddedRedis(data).socket_path, "CONFIG", "SET", "appendfsync", "always") == "+OK"
@@ -190,7 +190,7 @@ class Shop:
 @pytest.fixture
 async def shop(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Shop]:
     async with AsyncExitStack() as stack:
-        shop = Shop(world, stack, world.workshop.directory / "copy")
+        shop = Shop(world, stack, world.processes.directory / "copy")
         await shop.open()
         yield shop
         report = getattr(request.node, "report_of_call", None)

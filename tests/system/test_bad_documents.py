@@ -38,7 +38,7 @@ async def test_corrupt_documents_set_their_jobs_aside_and_these_can_be_revived(w
     assert (await (await server.api()).post("/jobs/state/resume")).status_code == 200
     await world.recorder.until_requests(2, "definition", "state")
     assert (await world.view(server, "definition"))["status"] in {"active", "running"}
-    await world.check_of(*OTHERS)
+    await world.check_jobs(*OTHERS)
 
 
 async def test_a_definition_that_has_gone_sets_its_job_aside(world: World) -> None:
@@ -52,7 +52,7 @@ async def test_a_definition_that_has_gone_sets_its_job_aside(world: World) -> No
 
     await eventually(set_aside)
     await world.recorder.until_requests(2, *OTHERS)
-    await world.check_of(*OTHERS)
+    await world.check_jobs(*OTHERS)
 
 
 async def test_a_history_that_cannot_be_written_holds_up_no_other_job(world: World) -> None:
@@ -60,4 +60,4 @@ async def test_a_history_that_cannot_be_written_holds_up_no_other_job(world: Wor
     await world.redis.client.set(KEYS.history("broken"), "not a list")
     await world.put_many(server, "broken", *OTHERS)
     await world.recorder.until_requests(3, *OTHERS, seconds=30)
-    await world.check_of(*OTHERS)
+    await world.check_jobs(*OTHERS)

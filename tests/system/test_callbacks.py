@@ -131,7 +131,7 @@ async def test_a_taken_run_goes_on_until_its_runner_says_how_it_ended(world: Wor
 
     # Said as a bearer token, and before the request is answered: that decides, whatever the answer is.
     hold = world.recorder.hold("a")
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     early = Worker(outside, hold.received)
     url = hold.received.headers["cronpost-callback-url"]
     bearer = {"Authorization": f"Bearer {early.token}"}
@@ -196,7 +196,7 @@ async def test_after_a_kill_of_all_servers_what_was_taken_can_be_completed_and_i
     """Five runs when the servers die: taken; taken, of a job whose runs may overlap; open and completed; open; open,
     its runner has said that it lives."""
     settings: Json = {}
-    data = world.workshop.directory / "data"
+    data = world.processes.directory / "data"
     if redis == "embedded":
         settings = {"redis_url": "", "data_dir": data}
     servers = [await world.start("serve", **settings)]
@@ -212,7 +212,7 @@ async def test_after_a_kill_of_all_servers_what_was_taken_can_be_completed_and_i
         overlap: Json = {"overlap": "allow", "max_concurrent": 2} if job_id == "beside" else {}
         await world.put(servers[0], job_id, cron, **SLOW, **overlap)
     workers = {"taken": Worker(outside, await taken(world, servers[0], "taken"))}
-    await world.recorder.until(lambda: all(hold.taken for hold in holds.values()))
+    await world.recorder.until(lambda: all(hold.has_arrived for hold in holds.values()))
     workers |= {job_id: Worker(outside, hold.received) for job_id, hold in holds.items()}
 
     async def is_taken_beside() -> bool:
@@ -227,7 +227,7 @@ async def test_after_a_kill_of_all_servers_what_was_taken_can_be_completed_and_i
     killed_at = world.now_ms()
     for server in servers:
         await server.kill()
-    world.disturbed(killed_at - 500, killed_at)
+    world.record_fault(killed_at - 500, killed_at)
     server = await world.start("serve", **settings)
     await world.put(server, "witness")
     # What was open and is not over comes again, under its id; and only that.

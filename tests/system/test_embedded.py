@@ -78,7 +78,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def lives(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -148,7 +148,7 @@ def test_a_second_server_on_the_directory_is_told_who_holds_it_and_what_to_do(
         server.start()
     assert f"process {process.pid}" in str(caught.value)
     assert "CRONPOST_DATA_DIR" in str(caught.value)
-    assert lives(pid)
+    assert is_running(pid)
 
 
 def test_a_second_server_in_the_same_process_is_refused_too(server: EmbeddedRedis) -> None:
@@ -167,14 +167,14 @@ def test_after_a_kill_of_the_owner_its_redis_ends_and_a_new_start_has_the_data(
     assert ask(server.directory / "redis.sock", "SET", "job", "kept") == "+OK"
     process.kill()
     server.start()  # at once: the old redis-server may still be there
-    assert not lives(pid)
+    assert not is_running(pid)
     assert command(server, "GET", "job").endswith("kept")
 
 
 def test_the_redis_of_a_killed_owner_ends_by_itself(owner: tuple[subprocess.Popen[str], int]) -> None:
     process, pid = owner
     process.kill()
-    eventually(lambda: not lives(pid))
+    eventually(lambda: not is_running(pid))
 
 
 def test_a_frozen_orphan_is_killed_and_loses_nothing_that_was_acknowledged(
@@ -186,7 +186,7 @@ def test_a_frozen_orphan_is_killed_and_loses_nothing_that_was_acknowledged(
     os.kill(pid, signal.SIGSTOP)
     process.kill()
     server.start()
-    assert not lives(pid)
+    assert not is_running(pid)
     assert command(server, "GET", "job").endswith("kept")
 
 
@@ -205,7 +205,7 @@ def test_a_redis_of_somebody_else_is_left_alone(tmp_path: Path, server: Embedded
     with start_owner(tmp_path / "other") as (_, pid):
         server.start()
         server.stop()
-        assert lives(pid)
+        assert is_running(pid)
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(server: EmbeddedRedis) -> None:

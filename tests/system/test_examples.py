@@ -21,7 +21,7 @@ class Example(Child):
     def __init__(self, world: World, name: str, *arguments: str, **environment: str) -> None:
         super().__init__(
             [sys.executable, str(ROOT / "examples" / name), *arguments],
-            directory=world.workshop.directory,
+            directory=world.processes.directory,
             environment={"PATH": os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1", **environment},
         )
 
@@ -62,7 +62,7 @@ async def test_the_runner_listens_where_it_is_told_and_takes_a_run(
         run = await run_once(server, {"endpoint": await runner.address(), "payload": 1})
         assert (run["state"], run["status_code"]) == ("succeeded", 202)
     finally:
-        runner.bury()
+        runner.clean_up()
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ async def test_the_runner_for_slow_work_says_how_each_run_ended(
         if state == "succeeded":
             assert re.fullmatch(r"\d s left", run["note"])
     finally:
-        runner.bury()
+        runner.clean_up()

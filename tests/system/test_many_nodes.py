@@ -65,7 +65,7 @@ async def test_nodes_that_are_killed_one_after_the_other_lose_nothing(world: Wor
         nodes.append(await world.start("node"))
         killed_at = world.now_ms()
         await victim.kill()
-        world.disturbed(killed_at - 100)
+        world.record_fault(killed_at - 100)
         await world.recorder.until_requests(1, *jobs)
     await world.check()
 
@@ -91,7 +91,7 @@ async def test_an_upsert_wakes_a_node_that_sleeps(world: World) -> None:
         if gaps[-1] < 0.7:
             break
     assert min(gaps) < 0.7, f"it slept on: {gaps}"
-    assert node.lives
+    assert node.is_running
     await world.check()
 
 
@@ -100,7 +100,7 @@ async def test_a_delete_is_final_while_nodes_come_and_go(world: World) -> None:
     jobs = [f"job{number}" for number in range(10)]
     await world.put_many(server, *jobs)
     hold = world.recorder.hold("job0")
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     await asyncio.gather(*(world.delete(server, job_id) for job_id in jobs))
     hold.release(503)  # would be retried, if the job were there
     restarted = await world.start("node")
@@ -108,5 +108,5 @@ async def test_a_delete_is_final_while_nodes_come_and_go(world: World) -> None:
     assert await server.ended() == 0
     deleted = time.monotonic()
     await eventually(lambda: time.monotonic() - deleted > 2)
-    assert restarted.lives
+    assert restarted.is_running
     await world.check()

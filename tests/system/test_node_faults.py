@@ -13,15 +13,15 @@ from scheduler_core.embedded import EmbeddedRedis, ask
 from scheduler_core.model.run import RunState
 from tests.support.fault_proxy import argument, script, took_jobs
 from tests.support.processes import FAST, Cronpost, eventually, is_alive, processes_under
-from tests.support.recorder import Answer, Hold
+from tests.support.recorder import Answer, HeldRequest
 from tests.system.world import World
 
 TAKEN_OVER_SECONDS = 7.0
 """What is promised for nodes on a shared Redis. With the short lease of these tests it takes some three seconds."""
 
 
-def all_taken(holds: list[Hold]) -> bool:
-    return all(hold.taken for hold in holds)
+def all_arrived(holds: list[HeldRequest]) -> bool:
+    return all(hold.has_arrived for hold in holds)
 
 
 def has_ended(pid: int) -> bool:
@@ -40,10 +40,10 @@ def soon(seconds: float = 1.5) -> str:
     return f"{int(time.time() + seconds) % 60} * * * * *"
 
 
-async def held(world: World, job_id: str) -> Hold:
+async def held(world: World, job_id: str) -> HeldRequest:
     """Wait until a request of this job is open, and keep it so."""
     hold = world.recorder.hold(job_id)
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     return hold
 
 
@@ -69,10 +69,10 @@ class TestKilledOnASharedRedis:
             lambda command: script("job/claim")(command) and int(argument(command, 1)) >= self._due(world),
             hold="request",
         )
-        await claim.struck()
+        await claim.triggered()
         await victim.kill()
         claim.release()
-        await eventually(lambda: claim.passed_on)
+        await eventually(lambda: claim.forwarded)
         survivor.thaw()
         await world.recorder.until_requests(1, "a", seconds=TAKEN_OVER_SECONDS)
         (account,) = await world.check()
@@ -84,7 +84,7 @@ class TestKilledOnASharedRedis:
         await world.put(survivor, "a", soon())
         survivor.freeze()
         claim = world.proxy.on(script("job/claim"), hold="reply", if_reply=took_jobs)
-        await claim.struck()
+        await claim.triggered()
         await victim.kill()
         survivor.thaw()
         await world.recorder.until_requests(1, "a", seconds=TAKEN_OVER_SECONDS)
@@ -99,7 +99,7 @@ class TestKilledOnASharedRedis:
         survivor.freeze()
         settle = world.proxy.on(script("job/settle"), hold="reply")
         hold = await held(world, "open")
-        await settle.struck()
+        await settle.triggered()
         await victim.kill()
         survivor.thaw()
         await world.recorder.until_requests(1, "open", seconds=TAKEN_OVER_SECONDS)
@@ -119,10 +119,10 @@ class TestKilledOnASharedRedis:
         await world.put(survivor, "a", soon())
         survivor.freeze()
         settle = world.proxy.on(script("job/settle"), lose="request", times=1_000_000)
-        await settle.struck()
+        await settle.triggered()
         killed_at = world.now_ms()
         await victim.kill()
-        world.disturbed(killed_at - 1000)
+        world.record_fault(killed_at - 1000)
         survivor.thaw()
         await world.recorder.until(lambda: len(world.recorder.of("a")) == 2, seconds=TAKEN_OVER_SECONDS)
         first, second = world.recorder.of("a")
@@ -144,18 +144,18 @@ class TestKilledOnASharedRedis:
 
 class TestKilledWithItsEmbeddedRedis:
     async def test_jobs_survive_and_open_runs_are_sent_again_at_once(self, world: World) -> None:
-        data = world.workshop.directory / "data"
+        data = world.processes.directory / "data"
         server = await world.start("serve", redis_url="", data_dir=data)
         redis = next(pid for pid in processes_under(data) if pid != server.pid)
         await world.put(server, "open", soon())
         await world.put(server, "second")
         hold = world.recorder.hold("open")
-        await world.recorder.until(lambda: hold.taken)
-        world.disturbed(world.now_ms() - 500)  # a run whose settle was on its way is sent again
+        await world.recorder.until(lambda: hold.has_arrived)
+        world.record_fault(world.now_ms() - 500)  # a run whose settle was on its way is sent again
         await server.kill()
         await eventually(lambda: not is_alive(redis), what="the redis-server should end with its server")
 
-        again = world.workshop.cronpost("serve", data_dir=data)
+        again = world.processes.cronpost("serve", data_dir=data)
         await again.started()
         started = time.monotonic()
         await world.recorder.until(lambda: len(world.recorder.of("open")) == 2)
@@ -167,21 +167,21 @@ class TestKilledWithItsEmbeddedRedis:
         await world.check(embedded=EmbeddedRedis(data))
 
     async def test_all_open_runs_are_sent_again_side_by_side_when_it_happens_twice_in_a_row(self, world: World) -> None:
-        data = world.workshop.directory / "data"
+        data = world.processes.directory / "data"
         server = await world.start("serve", redis_url="", data_dir=data)
         jobs = [f"job{number:02}" for number in range(20)]
         holds = [[world.recorder.hold(job_id) for job_id in jobs] for _ in range(3)]
         await world.put_many(server, *jobs, cron=soon(8))
         for opened in holds:
             # None of them is answered: that all are open at once shows that they do not go one after the other.
-            await world.recorder.until(partial(all_taken, opened))
+            await world.recorder.until(partial(all_arrived, opened))
             if opened is holds[-1]:
                 break
-            world.disturbed(world.now_ms() - 500)
+            world.record_fault(world.now_ms() - 500)
             redis = next(pid for pid in processes_under(data) if pid != server.pid)
             await server.kill()
             await eventually(partial(has_ended, redis), what="the redis-server should end with its server")
-            server = world.workshop.cronpost("serve", data_dir=data)
+            server = world.processes.cronpost("serve", data_dir=data)
             await server.started()
         for job_id in jobs:
             received = world.recorder.of(job_id)
@@ -195,10 +195,10 @@ class TestKilledWithItsEmbeddedRedis:
             assert run.state is RunState.SUCCEEDED
 
     async def test_a_second_server_on_its_data_directory_says_so_and_stops(self, world: World) -> None:
-        data = world.workshop.directory / "data"
+        data = world.processes.directory / "data"
         server = await world.start("serve", redis_url="", data_dir=data)
         await world.put(server, "a")
-        second = world.workshop.cronpost("serve", data_dir=data)
+        second = world.processes.cronpost("serve", data_dir=data)
         assert await second.ended() == 1
         assert str(data) in second.output()
         assert str(server.pid) in second.output(), "it should name the process that holds the directory"
@@ -207,7 +207,7 @@ class TestKilledWithItsEmbeddedRedis:
         await world.check(embedded=EmbeddedRedis(data))
 
     async def test_its_redis_alone_is_killed(self, world: World) -> None:
-        data = world.workshop.directory / "data"
+        data = world.processes.directory / "data"
         server = await world.start("serve", redis_url="", data_dir=data)
         # As Cronpost starts it, a kill of Redis alone may cost the last second of what it had answered.
         assert ask(EmbeddedRedis(data).socket_path, "CONFIG", "SET", "appendfsync", "always") == "+OK"
@@ -232,11 +232,11 @@ class TestFrozen:
         frozen_at = world.now_ms()
         taken_over = world.recorder.hold("a")
         survivor.thaw()
-        await world.recorder.until(lambda: taken_over.taken, seconds=TAKEN_OVER_SECONDS)
+        await world.recorder.until(lambda: taken_over.has_arrived, seconds=TAKEN_OVER_SECONDS)
         hold.release(500)  # waits in the frozen node's socket
         await world.recorder.until(lambda: hold.received.ended_ms is not None)
         victim.thaw()
-        world.disturbed(frozen_at, world.now_ms())
+        world.record_fault(frozen_at, world.now_ms())
         await victim.logged(SETTLE_REFUSED)  # nothing but the fence tells: the run is still open
         taken_over.release(200)
         await world.recorder.until(lambda: taken_over.received.ended_ms is not None)
@@ -281,7 +281,7 @@ class TestFrozen:
         await world.recorder.until(lambda: len(world.recorder.of("a")) == 2, seconds=TAKEN_OVER_SECONDS)
         hold.release(500)
         await world.recorder.until(lambda: all(one.ended_ms is not None for one in world.recorder.of("a")))
-        world.disturbed(cut_off_at, world.now_ms())
+        world.record_fault(cut_off_at, world.now_ms())
         world.proxy.heal()
         await victim.logged(SETTLE_REFUSED)
         (account,) = await world.check()
@@ -295,7 +295,7 @@ class TestStopped:
         await world.put_many(stopping, "quick", "slow", cron=soon())
         world.recorder.script("quick", Answer(200, after_seconds=0.6))
         hold = world.recorder.hold("slow")
-        await world.recorder.until(lambda: hold.taken and bool(world.recorder.of("quick")))
+        await world.recorder.until(lambda: hold.has_arrived and bool(world.recorder.of("quick")))
         other = await world.start("node")
         stopping.terminate()
         assert await stopping.ended() == 0
@@ -323,7 +323,7 @@ class TestStopped:
         server = await world.start("serve", drain_grace_seconds=600)
         await world.put(server, "a", soon())
         hold = world.recorder.hold("a")
-        await world.recorder.until(lambda: hold.taken)
+        await world.recorder.until(lambda: hold.has_arrived)
         server.terminate()
         await server.logged("node draining")
         server.signal(signal.SIGINT)
@@ -337,7 +337,7 @@ class TestStopped:
         server = await world.start("serve", drain_grace_seconds=20)
         await world.put(server, "a", soon())
         hold = world.recorder.hold("a")
-        await world.recorder.until(lambda: hold.taken)
+        await world.recorder.until(lambda: hold.has_arrived)
         await world.redis.kill()
         server.terminate()
         await server.logged("node draining")

@@ -37,7 +37,7 @@ LEASE_MS = 1500.0
 
 async def serve(world: World, nodes: int, **settings: Any) -> Cronpost:
     """A server with its own Redis, once all of its nodes work."""
-    data = world.workshop.directory / "data"
+    data = world.processes.directory / "data"
     server = await world.start("serve", redis_url="", data_dir=data, nodes=nodes, **SETTINGS, **settings)
     await all_work(server, nodes)
     return server
@@ -58,15 +58,15 @@ def pids(server: Cronpost) -> dict[str, int]:
 
 async def check(world: World) -> None:
     """The judge, while the server and its Redis live."""
-    await world.check(embedded=EmbeddedRedis(world.workshop.directory / "data"), lease_ms=LEASE_MS)
+    await world.check(embedded=EmbeddedRedis(world.processes.directory / "data"), lease_ms=LEASE_MS)
 
 
 async def holder_of_an_open_run(world: World, server: Cronpost) -> int:
     """The process whose request the runner keeps open."""
     hold = world.recorder.hold("held")
     await world.put(server, "held")
-    await world.recorder.until(lambda: hold.taken)
-    redis = EmbeddedRedis(world.workshop.directory / "data")
+    await world.recorder.until(lambda: hold.has_arrived)
+    redis = EmbeddedRedis(world.processes.directory / "data")
     async with Redis.from_url(redis.url) as client:
         lease = await client.hget(Keys().leases, "held")
     assert isinstance(lease, bytes)
@@ -91,7 +91,7 @@ async def test_all_nodes_fire_and_their_metrics_add_up_also_when_one_was_killed(
     victim = await holder_of_an_open_run(world, server)
     killed_at = world.now_ms()
     os.kill(victim, signal.SIGKILL)
-    world.disturbed(killed_at - 100)
+    world.record_fault(killed_at - 100)
     await server.logged(NODE_PROCESS_STARTED, count=4)
     assert victim not in {pid for pid in pids(server).values() if is_alive(pid)}
     await all_work(server, 3)
@@ -117,12 +117,12 @@ async def test_a_server_that_is_killed_leaves_nothing_behind_and_its_runs_are_se
     holder = await holder_of_an_open_run(world, server)
     other = next(pid for pid in pids(server).values() if pid != holder)
     os.kill(other, signal.SIGSTOP)  # the worst child: it can neither see its parent's end nor obey
-    redis = set(processes_under(world.workshop.directory / "data"))
+    redis = set(processes_under(world.processes.directory / "data"))
     killed_at = world.now_ms()
     await server.kill()
-    world.disturbed(killed_at - 100)
-    again = world.workshop.cronpost(
-        "serve", redis_url="", data_dir=world.workshop.directory / "data", nodes=2, **SETTINGS
+    world.record_fault(killed_at - 100)
+    again = world.processes.cronpost(
+        "serve", redis_url="", data_dir=world.processes.directory / "data", nodes=2, **SETTINGS
     )
     await again.started()
     assert not any(is_alive(pid) for pid in [holder, other, *redis])
@@ -161,9 +161,9 @@ async def test_told_to_stop_all_nodes_drain(world: World) -> None:
     server = await serve(world, 2)
     hold = world.recorder.hold("held")
     await world.put(server, "held")
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     open_request = world.recorder.of("held")[0]
-    processes = {*pids(server).values(), *processes_under(world.workshop.directory / "data")}
+    processes = {*pids(server).values(), *processes_under(world.processes.directory / "data")}
     server.terminate()
     await server.logged(NODE_DRAINING, count=2)
     assert not open_request.client_gone
@@ -184,7 +184,7 @@ async def test_nodes_without_an_api_show_their_state_on_a_port_of_their_own(worl
     assert "no node is alive" in no_node
 
     settings = {**SETTINGS, "public_url": "http://cronpost.test"}
-    nodes = world.workshop.cronpost("node", redis_url=world.redis.url, nodes=2, metrics_port=0, **settings)
+    nodes = world.processes.cronpost("node", redis_url=world.redis.url, nodes=2, metrics_port=0, **settings)
     address = (await nodes.logged(METRICS_SERVED))[0]["address"]
     await nodes.logged(NODE_PROCESS_STARTED, count=2)
     ready = {"ready": True, "reasons": [], "warnings": [callbacks_refused]}

@@ -160,7 +160,7 @@ class TestRunsThatWouldOverlap:
         await world.recorder.until(lambda: most_at_once(world.recorder.of("a")) >= 2)
         killed_at = world.now_ms()
         await victim.kill()
-        world.disturbed(killed_at - 500, killed_at)
+        world.record_fault(killed_at - 500, killed_at)
         survivor.thaw()
         await world.recorder.until(lambda: len([one for one in world.recorder.of("a") if one.client_gone]) >= 2)
         broken = {one.run_id for one in world.recorder.of("a") if one.client_gone}
@@ -193,7 +193,7 @@ class TestRunsThatWouldOverlap:
         holds = [world.recorder.hold("a") for _ in range(3)]
         await world.put(server, "a", overlap="allow", max_concurrent=5)
         await world.put(server, "other")
-        await world.recorder.until(lambda: all(hold.taken for hold in holds))
+        await world.recorder.until(lambda: all(hold.has_arrived for hold in holds))
         world.recorder.otherwise["a"] = Answer(503)
         await world.delete(server, "a")
         holds[0].release(200)
@@ -231,7 +231,7 @@ class TestAfterDowntime:
         await eventually(idle)  # a run that is open when its node dies is another story
         killed_at = world.now_ms()
         await server.kill()
-        world.disturbed(killed_at - 500, killed_at)
+        world.record_fault(killed_at - 500, killed_at)
         await eventually(lambda: world.now_ms() > killed_at + 5000)
         server = await world.start()
 
@@ -418,7 +418,7 @@ class TestBounds:
 
         # A job whose trigger is over stays until what was asked for has been run.
         hold = world.recorder.hold("waits")
-        await world.recorder.until(lambda: hold.taken)
+        await world.recorder.until(lambda: hold.has_arrived)
         assert (await client.post("/jobs/waits/run", json={"force": True})).status_code == 202
         for job_id in expected:
             await gone(server, job_id)

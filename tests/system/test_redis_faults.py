@@ -45,7 +45,7 @@ async def server(world: World) -> AsyncIterator[Cronpost]:
     yield server
     await firing(world, server)
     await world.check()
-    assert server.lives
+    assert server.is_running
 
 
 async def test_redis_is_killed_and_comes_back(world: World, server: Cronpost) -> None:
@@ -56,7 +56,7 @@ async def test_redis_is_killed_and_comes_back(world: World, server: Cronpost) ->
 
 async def test_redis_is_killed_while_a_request_is_open(world: World, server: Cronpost) -> None:
     hold = world.recorder.hold("a")
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     await world.redis.kill()
     await not_ready(server, "did not answer")
     hold.release()
@@ -111,7 +111,7 @@ async def test_redis_is_loading(world: World, server: Cronpost) -> None:
 
 async def test_redis_is_out_of_memory(world: World, server: Cronpost) -> None:
     hold = world.recorder.hold("a")
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     await world.redis.set_config("maxmemory", 1)
     await not_ready(server, "out of memory")
     hold.release()
@@ -143,7 +143,7 @@ async def test_the_password_of_redis_is_changed_while_the_server_runs(world: Wor
 async def test_a_wrong_password_at_the_start_leaves_the_process_up_until_it_is_right(world: World) -> None:
     world.redis.password = "right"
     await world.redis.start()
-    server = world.workshop.cronpost("serve", redis_url=world.redis.url.replace("right", "wrong"))
+    server = world.processes.cronpost("serve", redis_url=world.redis.url.replace("right", "wrong"))
     await not_ready(server, "refuses")
     assert "wrong" not in server.output().replace("wrong number", "").replace("WRONGPASS", "")
     answer = await (await server.api()).post(
@@ -159,7 +159,7 @@ async def test_a_wrong_password_at_the_start_leaves_the_process_up_until_it_is_r
 
 
 async def test_no_redis_at_the_start_leaves_the_process_up_until_there_is_one(world: World) -> None:
-    server = world.workshop.cronpost("serve", redis_url=world.redis.url)
+    server = world.processes.cronpost("serve", redis_url=world.redis.url)
     await not_ready(server, "did not answer")
     answer = await (await server.api()).post(
         "/", json={"id": "a", "endpoint": world.recorder.url, "cron": "@hourly", "payload": 1}
@@ -209,7 +209,7 @@ async def test_calls_or_their_replies_are_lost(world: World, lose: Literal["requ
     for name in ("job/claim", "job/settle", "node/beat"):
         took = took_jobs if name == "job/claim" and lose == "reply" else None
         fault = world.proxy.on(script(name), lose=lose, if_reply=took, times=2)
-        await eventually(lambda fault=fault: fault.spent, what=f"two calls of {name}")  # type: ignore[misc]
+        await eventually(lambda fault=fault: fault.used_up, what=f"two calls of {name}")  # type: ignore[misc]
     await firing(world, server)
     await world.check()
     assert await server.metric("cronpost_settles_refused_total") == 0
@@ -226,12 +226,12 @@ async def test_a_claim_that_arrives_after_it_was_given_up_strands_no_job(world: 
 
     late = world.proxy.on(claims_the_jobs, hold="request")
     await world.put_many(server, *JOBS, cron=f"{due % 60},{(due + 3) % 60} * * * * *")
-    await late.struck()
+    await late.triggered()
     following = world.proxy.on(claims_the_jobs, hold="request")
-    await following.struck()
+    await following.triggered()
     assert any(script("job/recover_claims")(command) for _, command in world.proxy.seen)
     late.release()
-    await eventually(lambda: late.passed_on)
+    await eventually(lambda: late.forwarded)
     following.release()
     await firing(world, server)
     await world.check()

@@ -84,7 +84,7 @@ async def test_a_kill_in_the_middle_of_a_call_calls_the_task_again_and_counts_no
     server = await world.start(**FAST_LANE)
     hold = world.recorder.hold("task_1")
     await post(world, server, 3)
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     await until_status(server, "task_2", "delivered")
     await server.kill()
     again = await world.start(**FAST_LANE)
@@ -96,14 +96,14 @@ async def test_a_kill_in_the_middle_of_a_call_calls_the_task_again_and_counts_no
 
 
 async def test_a_kill_of_the_embedded_server_and_a_restart_calls_the_task_again(world: World) -> None:
-    directory = world.workshop.directory / "embedded"
-    server = world.workshop.cronpost("serve", data_dir=directory, **FAST_LANE)
+    directory = world.processes.directory / "embedded"
+    server = world.processes.cronpost("serve", data_dir=directory, **FAST_LANE)
     await server.started()
     hold = world.recorder.hold("task_1")
     await post(world, server, 1)
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     await server.kill()
-    again = world.workshop.cronpost("serve", data_dir=directory, **FAST_LANE)
+    again = world.processes.cronpost("serve", data_dir=directory, **FAST_LANE)
     await again.started()
     await until_status(again, "task_1", "delivered")
     assert len({one.run_id for one in world.recorder.of("task_1")}) == 1
@@ -113,7 +113,7 @@ async def test_a_server_that_is_asked_to_stop_lets_its_calls_end(world: World) -
     server = await world.start(**FAST_LANE, drain_grace_seconds=10)
     hold = world.recorder.hold("task_1")
     await post(world, server, 1)
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     server.terminate()
     await server.logged("node draining")
     hold.release()

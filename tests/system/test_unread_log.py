@@ -20,7 +20,7 @@ DEAD_AFTER = 1.5
 
 async def serve(world: World, pipe: LogPipe, **settings: object) -> Cronpost:
     await world.redis.start()
-    server = world.workshop.cronpost(
+    server = world.processes.cronpost(
         "serve", pipe=pipe, prelude=SMALL_BACKLOG, redis_url=world.redis.url, breaker_failures=1_000_000, **settings
     )
     await server.started()
@@ -131,7 +131,7 @@ async def test_a_server_whose_log_nobody_reads_can_be_stopped(world: World) -> N
 async def test_a_crash_is_logged_as_the_last_line(world: World) -> None:
     crash = "import scheduler_api.server.process as p\nasync def main(*_): raise RuntimeError('that was that')\n"
     crash += "p.Process._main = main"
-    server = world.workshop.cronpost("serve", pipe=LogPipe(), prelude=crash, data_dir=world.workshop.directory / "d")
+    server = world.processes.cronpost("serve", pipe=LogPipe(), prelude=crash, data_dir=world.processes.directory / "d")
     assert await server.ended() == 1
     await eventually(lambda: server.events(PROCESS_FAILED), what="the crash was not logged")
     assert "that was that" in server.events(PROCESS_FAILED)[0]["exception"]
@@ -142,7 +142,7 @@ async def test_a_second_signal_ends_a_server_whose_log_nobody_reads_at_once(worl
     hold = world.recorder.hold("held")
     server = await serve(world, pipe, drain_grace_seconds=600, attempt_timeout_seconds=600)
     await world.put(server, "held")
-    await world.recorder.until(lambda: hold.taken)
+    await world.recorder.until(lambda: hold.has_arrived)
     pipe.stall()
     await put_jobs_that_fail_each_second(server)
     await lines_are_dropped(server)

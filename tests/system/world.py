@@ -18,7 +18,7 @@ from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import TriggerSpec
 from tests.support.checker import Account, Disturbance, assert_promises
 from tests.support.fault_proxy import FaultProxy
-from tests.support.processes import LEASE_MS, Cronpost, RedisServer, Workshop, eventually
+from tests.support.processes import LEASE_MS, Cronpost, Processes, RedisServer, eventually
 from tests.support.recorder import Recorder
 
 EVERY_SECOND = "* * * * * *"
@@ -42,7 +42,7 @@ class Put:
 class World:
     """One test's Cronpost, from the runner to Redis. ``check`` is the judge."""
 
-    workshop: Workshop
+    processes: Processes
     recorder: Recorder
     redis: RedisServer
     proxy: FaultProxy
@@ -53,12 +53,12 @@ class World:
 
     @classmethod
     async def make(cls, stack: AsyncExitStack) -> Self:
-        workshop = Workshop()
-        stack.push_async_callback(workshop.close)
+        processes = Processes()
+        stack.push_async_callback(processes.close)
         recorder = await stack.enter_async_context(Recorder())
-        redis = workshop.redis()
+        redis = processes.redis()
         proxy = await stack.enter_async_context(FaultProxy(redis.socket))
-        return cls(workshop, recorder, redis, proxy)
+        return cls(processes, recorder, redis, proxy)
 
     def now_ms(self) -> float:
         """Redis's clock."""
@@ -71,7 +71,7 @@ class World:
         settings.setdefault("redis_url", self.proxy.url if through_proxy else self.redis.url)
         if self.shards > 1:
             settings.setdefault("shards", self.shards)
-        process = self.workshop.cronpost(kind, **settings)
+        process = self.processes.cronpost(kind, **settings)
         await process.started()
         return process
 
@@ -99,11 +99,11 @@ class World:
         view: dict[str, Any] = answer.json()
         return view
 
-    def disturbed(self, began_ms: float, ended_ms: float | None = None, *, loses_writes: bool = False) -> None:
+    def record_fault(self, began_ms: float, ended_ms: float | None = None, *, loses_writes: bool = False) -> None:
         """Tell the judge of a fault that can excuse two requests of one run."""
         self.disturbances.append(Disturbance(began_ms, ended_ms, loses_writes))
 
-    async def check_of(self, *job_ids: str) -> list[Account]:
+    async def check_jobs(self, *job_ids: str) -> list[Account]:
         """The same, for some of the jobs only."""
         return await self.check(only=job_ids)
 
