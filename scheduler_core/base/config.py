@@ -40,7 +40,7 @@ class ApiSettings(Section, frozen=True, kw_only=True):
 
     host: Annotated[
         str,
-        Meta(description="Address to listen on. Other than loopback needs API keys."),
+        Meta(description="Address to listen on. Any address other than loopback needs API keys."),
     ] = "127.0.0.1"
     port: Annotated[
         int,
@@ -50,23 +50,24 @@ class ApiSettings(Section, frozen=True, kw_only=True):
         tuple[str, ...],
         SECRET,
         Meta(
-            description="Bearer keys that clients must send, comma-separated, at least 16 characters each. "
-            "Better in the environment than on the command line, where every user of the machine can read it."
+            description="Bearer keys that clients must send, comma-separated, at least 16 characters each. Set "
+            "them in the environment: every user of the machine can read the command line."
         ),
     ] = ()
     allow_no_authentication: Annotated[
         bool,
         Meta(
-            description="yes: serve an address other than loopback without any authentication; whoever reaches the "
-            "port can make this server send requests."
+            description="yes: serve an address other than loopback without authentication. Everyone who can reach "
+            "the port can make this server send requests."
         ),
     ] = False
     allowed_hosts: Annotated[
         tuple[str, ...],
         Meta(
-            description="Names under which a server without API keys may be used, besides IP addresses and localhost, "
-            "comma-separated; *.example.com stands for all names below example.com. A name that others control lets "
-            "the pages of their web sites use this server from a browser."
+            description="Host names under which clients may use a server without API keys, besides IP addresses "
+            "and localhost, comma-separated; *.example.com stands for all names below example.com. "
+            "List only names that you control: web pages of a listed name can use this server from a "
+            "browser."
         ),
     ] = ()
     max_connections: Annotated[
@@ -74,8 +75,9 @@ class ApiSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=10,
             le=1_000_000,
-            description="Open client connections. Beyond it the one that has waited longest for its client is closed "
-            "for a new one; the last twentieth is for /health, /ready and requests with an API key.",
+            description="Most open client connections. If a new one exceeds this, the connection that has been "
+            "idle longest is closed. The last twentieth is reserved for /health, /ready and requests "
+            "with an API key.",
         ),
     ] = 1000
     max_connections_per_address: Annotated[
@@ -83,8 +85,9 @@ class ApiSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Open connections of one client address. Not set: half of max_connections, and no limit for "
-            "loopback addresses. Set it to max_connections if a proxy on another machine is the only client.",
+            description="Most open connections of one client address. Not set: half of max_connections, and no "
+            "limit for loopback addresses. Set it to max_connections if a proxy on another machine is "
+            "the only client.",
         ),
     ] = None
     shutdown_delay_seconds: Annotated[
@@ -92,13 +95,17 @@ class ApiSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=3600,
-            description="How long the API goes on after a stop signal at least, with 503 from /ready: the time that a "
-            "load balancer takes to send its requests elsewhere.",
+            description="For at least how long the API continues after a stop signal, with 503 from /ready: the "
+            "time that a load balancer needs to send its requests elsewhere.",
         ),
     ] = 0.0
     max_body_bytes: Annotated[
         int,
-        Meta(ge=1024, le=1 << 30, description="Largest request body that is read; a larger one is refused unread."),
+        Meta(
+            ge=1024,
+            le=1 << 30,
+            description="Largest accepted request body; a larger one is refused without reading it.",
+        ),
     ] = 1 << 20
 
 
@@ -111,35 +118,35 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         str | None,
         SECRET,
         Meta(
-            description="Address of a Redis that nodes share: redis://, rediss:// or unix:// for one server, "
-            "redis+sentinel:// for the master that Sentinels know, redis+cluster:// for a Cluster. "
-            "Not set: a redis-server of our own in the data directory."
+            description="Address of the Redis that nodes share: redis://, rediss:// or unix:// for one server, "
+            "redis+sentinel:// for a master behind Sentinels, redis+cluster:// for a Cluster. Not "
+            "set: an embedded server in data_dir."
         ),
     ] = None
     data_dir: Annotated[
         Path,
-        Meta(description="Directory of the embedded redis-server; not used with a redis_url."),
+        Meta(description="Directory of the embedded redis-server; not used if redis_url is set."),
     ] = Path("cronpost-data")
     redis_server: Annotated[
         Path | None,
         Meta(
-            description="Program of the embedded redis-server: a redis-server or valkey-server, 6.2 or newer. "
-            "Not set: the Valkey that comes with Cronpost; where there is none, the newest on PATH. Older servers "
-            "cannot read the data of newer ones."
+            description="Program of the embedded server: a redis-server or valkey-server, 6.2 or newer. Not set: "
+            "the Valkey that is installed with Cronpost, otherwise the newest server on PATH. Older "
+            "servers cannot read the data of newer ones."
         ),
     ] = None
     key_prefix: Annotated[
         str,
         Meta(
             pattern=r"^[A-Za-z0-9_.-]{1,32}\Z",
-            description="What every key in Redis starts with; stores with different prefixes can share one Redis.",
+            description="Prefix of every key in Redis. Stores with different prefixes can share one Redis.",
         ),
     ] = "cronpost"
     redis_timeout_seconds: Annotated[
         Seconds,
         Meta(
-            description="How long one command may take before Redis counts as away; heartbeats wait for less. At most "
-            "dead_after_seconds."
+            description="How long one command may take before Redis counts as unavailable; heartbeats wait for "
+            "less. At most dead_after_seconds."
         ),
     ] = 5.0
     shards: Annotated[
@@ -147,8 +154,9 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1024,
-            description="Parts into which the jobs are divided, each on one server of a Cluster. Stored at the first "
-            "start, and fixed from then on. Not set: the stored number; on the first start 16 with a Cluster, else 1.",
+            description="Number of parts into which the jobs are divided, each on one server of a Cluster. Stored "
+            "at the first start and fixed from then on. Not set: the stored number; at the first "
+            "start 16 with a Cluster, otherwise 1.",
         ),
     ] = None
 
@@ -160,15 +168,15 @@ class EngineSettings(Section, frozen=True, kw_only=True):
 
     attempt_timeout_seconds: Annotated[
         Seconds,
-        Meta(description="Total deadline of one attempt, from name lookup to the last byte; a job can set its own."),
+        Meta(description="Deadline of one attempt, from name lookup to the last byte. A job can set its own."),
     ] = 30.0
     max_in_flight: Annotated[
         int,
         Meta(
             ge=1,
             le=100_000,
-            description="Attempts that one node has open at once, at most; calls of one-off tasks are counted apart, "
-            "and have the same bound.",
+            description="Most attempts of jobs that one node has open at the same time. Calls of one-off tasks "
+            "are counted separately, with the same limit.",
         ),
     ] = 1000
     target_max_in_flight: Annotated[
@@ -176,9 +184,9 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=100_000,
-            description="Attempts that one node has open at once to one target host, at most. Not set: as many as it "
-            "leaves slots free, so that a host that hangs never takes more than half of a node. As large as "
-            "max_in_flight: no bound at all.",
+            description="Most attempts that one node has open to one target host. Not set: never more than the "
+            "slots that are still free, so that a host that hangs gets at most half of a node. If it "
+            "is as large as max_in_flight, there is no limit per host.",
         ),
     ] = None
     target_rate: Annotated[
@@ -186,8 +194,8 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Meta(
             gt=0,
             le=1_000_000,
-            description="Attempts a second to one target host over all nodes, each of which takes its share. "
-            "Not set: no bound.",
+            description="Most attempts per second to one target host over all nodes; the rate is divided evenly "
+            "among the nodes. Not set: no limit.",
         ),
     ] = None
     breaker_failures: Annotated[
@@ -195,62 +203,73 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1_000_000,
-            description="Attempts in a row without an answer (no connection, no such name, TLS, deadline) after which "
-            "a target host's runs are held back, but for a probe now and then; 0: never.",
+            description="After this many attempts in a row without an answer (no connection, unknown host name, "
+            "TLS, deadline), a target host's runs are held back, except for a probe from time to "
+            "time. 0: never.",
         ),
     ] = 5
     breaker_after_seconds: Annotated[
         float,
-        Meta(ge=0, le=86_400, description="And the first of these attempts was at least so long ago."),
+        Meta(
+            ge=0,
+            le=86_400,
+            description="A breaker opens only if the first of these failed attempts was at least this long ago.",
+        ),
     ] = 10.0
     breaker_open_seconds: Annotated[
         Seconds,
-        Meta(description="How long until the first probe; twice as long after each that fails, up to 60 s."),
+        Meta(
+            description="Time from the opening of a breaker to its first probe. It doubles after each failed "
+            "probe, up to 60 s."
+        ),
     ] = 5.0
     target_allow: Annotated[
         tuple[str, ...],
         Meta(
-            description="Rules for targets that may be called although target_deny, or the refusal of link-local and "
-            "metadata addresses, is against them. Only a rule with a network lifts the latter."
+            description="Targets that may be called although target_deny, or the refusal of link-local and "
+            "metadata addresses, forbids it. Only a rule with a network lifts that refusal."
         ),
     ] = ()
     target_deny: Annotated[
         tuple[str, ...],
-        Meta(description="Rules for targets that may not be called. With * only those in target_allow may be."),
+        Meta(description="Targets that may not be called. With *, only the targets in target_allow may be called."),
     ] = ()
     public_url: Annotated[
         str | None,
         Meta(
-            description="Base URL under which runners reach the API, for runs that they complete by callback. "
-            "Not set: the address that this process listens on; a node without an API needs it."
+            description="Base URL at which runners reach the API, for runs that they complete by callback. Not "
+            "set: the address that this process listens on. A node without an API needs it."
         ),
     ] = None
     heartbeat_seconds: Annotated[
         Seconds,
-        Meta(description="How often a node tells the others that it lives."),
+        Meta(description="How often a node sends a heartbeat."),
     ] = 1.0
     dead_after_seconds: Annotated[
         Seconds,
-        Meta(description="A node silent for so long is dead; its open runs go to the others. At least 3 heartbeats."),
+        Meta(
+            description="A node without a heartbeat for this long is dead, and other nodes reclaim its open runs. "
+            "At least 3 times heartbeat_seconds."
+        ),
     ] = 5.0
     drain_grace_seconds: Annotated[
         float,
         Meta(
             ge=0,
             le=86_400,
-            description="How long a stopping node waits for open attempts; what is left is handed back.",
+            description="How long a stopping node waits for its open attempts; it releases the remaining runs.",
         ),
     ] = 10.0
     downtime_after_seconds: Annotated[
         Seconds,
         Meta(
-            description="Nodes that live, but could not reach Redis for longer than this, treat the gap as downtime "
-            "(recovery applies); a shorter gap makes fires late. At least dead_after_seconds."
+            description="If nodes are alive but cannot reach Redis for longer than this, the gap is a downtime "
+            "(recovery applies). After a shorter gap, fires are late. At least dead_after_seconds."
         ),
     ] = 10.0
     retry_max_delay_seconds: Annotated[
         Seconds,
-        Meta(description="Longest delay between two attempts of a run; delays double up to it."),
+        Meta(description="Longest delay between two attempts of a run; the delays double up to it."),
     ] = 60.0
     retry_after_max_seconds: Annotated[
         Seconds,
@@ -258,42 +277,48 @@ class EngineSettings(Section, frozen=True, kw_only=True):
     ] = 3600.0
     retry_for_max_seconds: Annotated[
         Seconds,
-        Meta(description="A run is retried for so long at most, even if its job's next fire time is later."),
+        Meta(
+            description="For how long after its first attempt a run is retried at most, even if the job's next "
+            "fire time is later."
+        ),
     ] = 86_400.0
     read_limit_bytes: Annotated[
         int,
-        Meta(ge=1, le=1 << 30, description="Bytes of a target's answer that are read before the connection is closed."),
+        Meta(
+            ge=1, le=1 << 30, description="Bytes of a target's response that are read before the connection is closed."
+        ),
     ] = 1 << 20
     keep_bytes: Annotated[
         int,
-        Meta(ge=0, le=1 << 20, description="Bytes of a target's answer that are kept in the history."),
+        Meta(ge=0, le=1 << 20, description="Bytes of a target's response that are kept in the history."),
     ] = 10_240
     history_per_job: Annotated[
         int,
-        Meta(ge=1, le=100_000, description="Ended runs and misses kept per job; older ones are trimmed."),
+        Meta(ge=1, le=100_000, description="Settled runs and misses kept per job; older ones are trimmed."),
     ] = 100
     history_failures_per_job: Annotated[
         int,
         Meta(
             ge=1,
             le=100_000,
-            description="Failed runs kept per job beyond those, so that failures outlive the successes after them.",
+            description="Failed runs kept per job in addition to history_per_job, so that failures outlive later "
+            "successes.",
         ),
     ] = 100
     history_retention_days: Annotated[
         float,
-        Meta(gt=0, le=3650, description="Days that runs that succeeded are kept at most."),
+        Meta(gt=0, le=3650, description="Longest time in days for which successful runs are kept."),
     ] = 7.0
     history_failure_retention_days: Annotated[
         float,
-        Meta(gt=0, le=3650, description="Days that runs that failed are kept at most."),
+        Meta(gt=0, le=3650, description="Longest time in days for which failed runs are kept."),
     ] = 30.0
     history_max_runs: Annotated[
         int,
         Meta(
             ge=1,
             le=100_000_000,
-            description="Runs that succeeded kept over all jobs, at most, and as many failed ones; oldest go first.",
+            description="Most successful runs kept over all jobs, and most failed ones; the oldest are removed first.",
         ),
     ] = 1_000_000
     history_max_megabytes: Annotated[
@@ -301,8 +326,8 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Megabytes of Redis's memory that the records of ended runs may take as they are stored; "
-            "beyond that the oldest successes go, then the oldest failures.",
+            description="Most megabytes of Redis's memory for the records of settled runs, as they are stored. "
+            "Beyond that the oldest successes are removed, then the oldest failures.",
         ),
     ] = 512
 
@@ -315,7 +340,11 @@ class TaskSettings(Section, frozen=True, kw_only=True):
 
     base_interval_ms: Annotated[
         int,
-        Meta(ge=1, le=86_400_000, description="Pause between two batches of one-off tasks, from end to start."),
+        Meta(
+            ge=1,
+            le=86_400_000,
+            description="Pause between two batches of one-off tasks, from the end of one to the start of the next.",
+        ),
     ] = 1000
     http_callback_timeout_ms: Annotated[
         int,
@@ -323,22 +352,26 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     ] = 5000
     select_size: Annotated[
         int,
-        Meta(ge=1, le=100_000, description="One-off tasks in a batch, at most."),
+        Meta(ge=1, le=100_000, description="Most one-off tasks in a batch."),
     ] = 200
     max_retries: Annotated[
         int,
-        Meta(ge=0, le=1_000_000, description="Retries after which a one-off task that fails is stale."),
+        Meta(ge=0, le=1_000_000, description="Retries after which a failing one-off task is stale."),
     ] = 5
     lane_keep_delivered: Annotated[
         int,
-        Meta(ge=0, le=10_000_000, description="Delivered one-off tasks that are still listed; the oldest go first."),
+        Meta(
+            ge=0,
+            le=10_000_000,
+            description="Delivered one-off tasks that are kept and listed; the oldest are removed first.",
+        ),
     ] = 10_000
     lane_keep_stale: Annotated[
         int,
         Meta(
             ge=1,
             le=10_000_000,
-            description="Stale one-off tasks that are kept; the oldest go first, which is logged and counted.",
+            description="Stale one-off tasks that are kept; the oldest are removed first, which is logged and counted.",
         ),
     ] = 100_000
 
@@ -353,8 +386,8 @@ class ProcessSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=256,
-            description="Nodes that fire jobs, each a process of its own if there is more than one; auto: one for each "
-            "core that this process may use.",
+            description="Nodes that fire jobs, each in its own process if there is more than one; auto: one for "
+            "each core that this process may use.",
         ),
     ] = 1
     metrics_port: Annotated[
@@ -362,7 +395,7 @@ class ProcessSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=65_535,
-            description="Port of its own for /health, /ready and /metrics, for a node without an API: on the address "
+            description="Separate port for /health, /ready and /metrics of a node without an API, on the address "
             "and with the keys of the API's settings. Not set: none.",
         ),
     ] = None
@@ -375,11 +408,11 @@ class LogSettings(Section, frozen=True, kw_only=True):
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(description="Least level that is logged."),
+        Meta(description="Lowest level that is logged."),
     ] = "info"
     log_format: Annotated[
         Literal["auto", "console", "json"],
-        Meta(description="console for people, json for machines; auto: console on a terminal, else json."),
+        Meta(description="console for people, json for machines; auto: console on a terminal, otherwise json."),
     ] = "auto"
 
 
@@ -391,8 +424,8 @@ class ClientSettings(Section, frozen=True, kw_only=True):
     server: Annotated[
         str | None,
         Meta(
-            description="Address of the server that cronpost jobs and cronpost runs talk to. "
-            "Not set: the server that CRONPOST_HOST and CRONPOST_PORT describe."
+            description="Address of the server for cronpost jobs and cronpost runs. Not set: the server that "
+            "CRONPOST_HOST and CRONPOST_PORT describe."
         ),
     ] = None
     api_key: Annotated[
