@@ -206,9 +206,9 @@ def _show_changes(changes: list[Change]) -> None:
 def _show_plan(server: Server, job_id: str | None, before: Stored | None, body: bytes) -> None:
     """What storing the body would change, by the rules of this version of Cronpost. Sends nothing that changes."""
     from scheduler_api.cli.definition import definition_of
+    from scheduler_api.wire.answers.jobs import show_definition
     from scheduler_api.wire.jobs import JOB_FIELDS, job_of
     from scheduler_api.wire.json_body import read_object
-    from scheduler_api.wire.views import show_definition
     from scheduler_core.base.clock import SystemClock
     from scheduler_core.base.instants import rfc3339
     from scheduler_core.plan.fire_times import trigger_of

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, path_id, query, whole
 from scheduler_api.context import context_of
-from scheduler_api.wire.views import instant
+from scheduler_api.wire.fields import instant
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import parse_instant, rfc3339
 from scheduler_core.model.run import Run

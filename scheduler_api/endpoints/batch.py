@@ -5,16 +5,17 @@ from __future__ import annotations
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from scheduler_api.answers import json_answer, query, read_body
 from scheduler_api.context import Context, context_of
 from scheduler_api.endpoints.jobs import check_callback, shown_upsert
+from scheduler_api.openapi.common import BAD, BODY_FAULTS, STORE_FAULTS
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation
 from scheduler_api.problem import fields_of_problem, problem_body
 from scheduler_api.wire.answers.jobs import BatchResult
 from scheduler_api.wire.answers.problem import Problem
+from scheduler_api.wire.bodies import BATCH_LIMIT, JobBatch
 from scheduler_api.wire.fast_jobs import read_job
-from scheduler_api.wire.jobs import BATCH_LIMIT
 from scheduler_api.wire.json_body import read_array
 from scheduler_core.base.errors import CronpostError, InvalidInput
 from scheduler_core.delivery.http.guard import AddressGuard
@@ -104,4 +105,23 @@ class _Named(msgspec.Struct):
     id: str
 
 
-ROUTES = [Route("/jobs:batch", upsert_batch, methods=["POST"])]
+ROUTES = [
+    DescribedRoute(
+        "POST",
+        "/jobs:batch",
+        upsert_batch,
+        Operation(
+            id="upsert_jobs",
+            tag="Jobs",
+            summary="Create or replace up to 1000 jobs, each by itself",
+            description="The other elements are stored even if some are refused.",
+            body=JobBatch,
+            answers={
+                200: Answer("One result for each element, in the same order.", list[BatchResult]),
+                **BAD,
+                **BODY_FAULTS,
+                500: STORE_FAULTS[500],
+            },
+        ),
+    )
+]

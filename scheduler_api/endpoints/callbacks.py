@@ -10,12 +10,15 @@ import re
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from scheduler_api.answers import decoded, json_answer, query, read_body
 from scheduler_api.context import context_of
+from scheduler_api.openapi.common import BAD, BODY_FAULTS, STORE_FAULTS
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, problem
+from scheduler_api.wire import bodies
+from scheduler_api.wire.answers.pending import HeartbeatTaken, RunCompleted
+from scheduler_api.wire.fields import instant
 from scheduler_api.wire.run_requests import completion_of, heartbeat_of
-from scheduler_api.wire.views import instant
 from scheduler_core.base.errors import TokenRefused
 from scheduler_core.model.run import RunState
 
@@ -38,7 +41,7 @@ async def complete(request: Request) -> Response:
             message=report.message,
             continuation=report.continuation,
         )
-    return json_answer({"run_id": run_id, "state": state.value})
+    return json_answer(RunCompleted(run_id, state))
 
 
 async def heartbeat(request: Request) -> Response:
@@ -49,7 +52,7 @@ async def heartbeat(request: Request) -> Response:
     context = context_of(request)
     async with context.store_slot():
         deadline_ms = await context.callbacks.heartbeat(run_id, token, progress=report.progress, note=report.note)
-    return json_answer({"run_id": run_id, "deadline": instant(deadline_ms)})
+    return json_answer(HeartbeatTaken(run_id, instant(deadline_ms)))
 
 
 def _run_id(request: Request) -> str:
@@ -67,7 +70,40 @@ def _token(request: Request) -> str:
     return token
 
 
+_FAULTS = {
+    **BAD,
+    404: problem("No such run, or one that is not completed by callback."),
+    409: problem("The run is lost (`run_lost`) or cancelled (`run_cancelled`)."),
+    **BODY_FAULTS,
+    **STORE_FAULTS,
+}
+
 ROUTES = [
-    Route("/runs/{run_id}/complete", complete, methods=["POST"]),
-    Route("/runs/{run_id}/heartbeat", heartbeat, methods=["POST"]),
+    DescribedRoute(
+        "POST",
+        "/runs/{run_id}/complete",
+        complete,
+        Operation(
+            id="complete_run",
+            tag="Callbacks",
+            summary="Report how a run ended (called by its runner)",
+            security="run_token",
+            body=bodies.Completion,
+            answers={200: Answer("The state of the run; a repetition gets the same answer.", RunCompleted), **_FAULTS},
+        ),
+    ),
+    DescribedRoute(
+        "POST",
+        "/runs/{run_id}/heartbeat",
+        heartbeat,
+        Operation(
+            id="send_heartbeat",
+            tag="Callbacks",
+            summary="Report that a run is still executing (called by its runner)",
+            security="run_token",
+            body=bodies.Heartbeat,
+            body_required=False,
+            answers={200: Answer("When the run is lost without a further heartbeat.", HeartbeatTaken), **_FAULTS},
+        ),
+    ),
 ]

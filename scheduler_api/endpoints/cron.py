@@ -11,7 +11,7 @@ from starlette.responses import Response
 from scheduler_api.answers import json_answer, query, whole
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, names_of
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, query_names
 from scheduler_api.wire.answers.service import FireTimes
 from scheduler_api.wire.fields import Instant
 from scheduler_core.base.clock import SystemClock
@@ -38,7 +38,7 @@ async def cron_next(request: Request) -> Response:
 
     ``start`` is exclusive; absent, it is now.
     """
-    params = query(request, *names_of(PARAMETERS))
+    params = query(request, *query_names(PARAMETERS))
     if params.setdefault("timezone", params.get("tz", "UTC")) != params.get("tz", params["timezone"]):
         raise InvalidInput("tz and timezone mean the same, and name two zones", field="timezone")
     if "expr" not in params:

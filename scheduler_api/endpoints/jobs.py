@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from scheduler_api.answers import (
     DEFAULT_PAGE,
@@ -21,18 +21,50 @@ from scheduler_api.answers import (
     whole,
 )
 from scheduler_api.context import Context, context_of
+from scheduler_api.openapi.common import (
+    BAD,
+    BODY_FAULTS,
+    CURSOR,
+    IS_A_SCHEDULE,
+    LIMIT,
+    NEXT_PAGE,
+    NO_JOB,
+    STORE_FAULTS,
+)
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, query_names
 from scheduler_api.problem import ApiError
-from scheduler_api.wire.answers.jobs import Deleted, JobStatus, Upserted
+from scheduler_api.wire.answers.jobs import (
+    Deleted,
+    JobPage,
+    JobStatus,
+    Upserted,
+    next_fire_time,
+    show_job,
+    show_last,
+)
+from scheduler_api.wire.answers.jobs import (
+    Job as ShownJob,
+)
+from scheduler_api.wire.answers.runs import show_child
+from scheduler_api.wire.bodies import IGNORED_FIELDS, JobBody, JobPutBody
 from scheduler_api.wire.fast_jobs import read_job
-from scheduler_api.wire.jobs import IGNORED_FIELDS, JOB_FIELDS, job_of
+from scheduler_api.wire.jobs import JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import read_object
-from scheduler_api.wire.views import next_fire_time, show_job, show_last, show_unit
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_allowed
 from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.job import Job, Overlap
 from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.jobs import JobView
+
+DELETE_PARAMETERS = (Parameter("job_id", str, "The id.", required=True),)
+LIST_PARAMETERS = (
+    Parameter("status", JobStatus, "Only jobs with this status."),
+    Parameter("prefix", str, "Only ids that start with this text."),
+    Parameter("view", Literal["full"], "`full`: with payloads."),
+    CURSOR,
+    LIMIT,
+)
 
 
 async def upsert(request: Request) -> Response:
@@ -88,7 +120,7 @@ def shown_upsert(job: Job, view: JobView, changed: bool) -> Upserted:
 
 async def delete_by_query(request: Request) -> Response:
     """``DELETE /?job_id=``."""
-    params = query(request, "job_id")
+    params = query(request, *query_names(DELETE_PARAMETERS))
     await no_fields(request)
     if "job_id" not in params:
         raise InvalidInput("the query parameter job_id is missing", field="job_id")
@@ -117,9 +149,10 @@ async def get(request: Request) -> Response:
         view = await jobs.get(job_id)
         shown = show_job(view)
         if view.job is not None and view.job.overlap is Overlap.ALLOW:
-            shown["open_runs"] = [show_unit(child) for child in await jobs.children(job_id)]
+            children = [show_child(child) for child in await jobs.children(job_id)]
+            shown.open_runs = [child for child in children if child is not None]
             last = await jobs.last_run(job_id)
-            shown["last_run"] = None if last is None else show_last(last)
+            shown.last_run = None if last is None else show_last(last)
     return json_answer(shown)
 
 
@@ -129,7 +162,7 @@ async def list_jobs(request: Request) -> Response:
 
     A page looks at a bounded number of jobs and of bytes: it may be short or empty and still have a next one.
     """
-    params = query(request, "status", "prefix", "view", "cursor", "limit")
+    params = query(request, *query_names(LIST_PARAMETERS))
     with_payloads = params.get("view") == "full"
     if "view" in params and not with_payloads:
         raise InvalidInput("view must be full", field="view")
@@ -146,7 +179,7 @@ async def list_jobs(request: Request) -> Response:
     following = None if page.cursor is None else _write_cursor(page.cursor)
     headers = None if following is None else next_link(request, params, cursor=following)
     shown = [show_job(view, with_payload=with_payloads) for view in page.jobs]
-    return json_answer({"jobs": shown, "next": following}, headers=headers)
+    return json_answer(JobPage(shown, following), headers=headers)
 
 
 def _write_cursor(job_id: str) -> str:
@@ -180,13 +213,94 @@ async def resume(request: Request) -> Response:
         return json_answer(show_job(await jobs.resume(job_id)))
 
 
+_STORED = {202: Answer("Stored.", Upserted), **BAD, **BODY_FAULTS, **STORE_FAULTS}
+_SHOWN = {200: Answer("The job.", ShownJob), **BAD, **NO_JOB, **STORE_FAULTS}
+_DELETED = {200: Answer("Removed.", Deleted), **BAD, **NO_JOB, **IS_A_SCHEDULE, **STORE_FAULTS}
+
 ROUTES = [
-    Route("/", upsert, methods=["POST"]),
-    Route("/", delete_by_query, methods=["DELETE"]),
-    Route("/jobs", list_jobs, methods=["GET"]),
-    Route("/jobs/{job_id}", get, methods=["GET"]),
-    Route("/jobs/{job_id}", put, methods=["PUT"]),
-    Route("/jobs/{job_id}", delete, methods=["DELETE"]),
-    Route("/jobs/{job_id}/pause", pause, methods=["POST"]),
-    Route("/jobs/{job_id}/resume", resume, methods=["POST"]),
+    DescribedRoute(
+        "POST",
+        "/",
+        upsert,
+        Operation(id="upsert_job", tag="Jobs", summary="Create or replace a job", body=JobBody, answers=_STORED),
+    ),
+    DescribedRoute(
+        "DELETE",
+        "/",
+        delete_by_query,
+        Operation(
+            id="delete_job_by_query",
+            tag="Jobs",
+            summary="Delete a job",
+            parameters=DELETE_PARAMETERS,
+            answers=_DELETED,
+        ),
+    ),
+    DescribedRoute(
+        "GET",
+        "/jobs",
+        list_jobs,
+        Operation(
+            id="list_jobs",
+            tag="Jobs",
+            summary="List jobs in the order of their ids",
+            parameters=LIST_PARAMETERS,
+            answers={
+                200: Answer("A page; a short page can have a next one.", JobPage, [NEXT_PAGE]),
+                **BAD,
+                **STORE_FAULTS,
+            },
+        ),
+    ),
+    DescribedRoute(
+        "GET",
+        "/jobs/{job_id}",
+        get,
+        Operation(
+            id="get_job",
+            tag="Jobs",
+            summary="Get a job: definition, state, next fire times, last run",
+            answers=_SHOWN,
+        ),
+    ),
+    DescribedRoute(
+        "PUT",
+        "/jobs/{job_id}",
+        put,
+        Operation(
+            id="put_job",
+            tag="Jobs",
+            summary="Create or replace a job; the id in the body may be absent",
+            body=JobPutBody,
+            answers=_STORED,
+        ),
+    ),
+    DescribedRoute(
+        "DELETE",
+        "/jobs/{job_id}",
+        delete,
+        Operation(id="delete_job", tag="Jobs", summary="Delete a job", answers=_DELETED),
+    ),
+    DescribedRoute(
+        "POST",
+        "/jobs/{job_id}/pause",
+        pause,
+        Operation(
+            id="pause_job",
+            tag="Jobs",
+            summary="Pause a job: block its trigger",
+            answers={**_SHOWN, **IS_A_SCHEDULE},
+        ),
+    ),
+    DescribedRoute(
+        "POST",
+        "/jobs/{job_id}/resume",
+        resume,
+        Operation(
+            id="resume_job",
+            tag="Jobs",
+            summary="Resume a paused or quarantined job; nothing is caught up",
+            answers={**_SHOWN, **IS_A_SCHEDULE},
+        ),
+    ),
 ]

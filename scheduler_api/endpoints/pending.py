@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from scheduler_api.answers import decoded, idempotency_key, json_answer, no_fields, path_id, query, read_body
+from scheduler_api.answers import (
+    LONGEST_KEY,
+    decoded,
+    idempotency_key,
+    json_answer,
+    no_fields,
+    path_id,
+    query,
+    read_body,
+)
 from scheduler_api.context import context_of
 from scheduler_api.endpoints.jobs import refuse_schedule
+from scheduler_api.openapi.common import BAD, BODY_FAULTS, IS_A_SCHEDULE, NO_JOB, STORE_FAULTS
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, problem
+from scheduler_api.wire import bodies
+from scheduler_api.wire.answers.jobs import Job, show_job
+from scheduler_api.wire.answers.pending import Backfilled, PendingList, RunAccepted, RunSkipped, show_pending
+from scheduler_api.wire.fields import instant
 from scheduler_api.wire.run_requests import backfill_of, pending_of, run_request_of
-from scheduler_api.wire.views import instant, show_job, show_pending
+from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.job import Replay
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.usecases.jobs import JobView
@@ -37,8 +52,9 @@ async def run(request: Request) -> Response:
             job_id, force=wanted.force, payload=wanted.payload, not_before_ms=wanted.not_before_ms, key=key
         )
     if answer.skipped is not None:
-        return json_answer({"skipped": answer.skipped, "next_at": instant(answer.next_at_ms)})
-    return json_answer({"run_id": answer.run_id}, 202)
+        return json_answer(RunSkipped(answer.skipped, instant(answer.next_at_ms)))
+    assert answer.run_id is not None
+    return json_answer(RunAccepted(answer.run_id), 202)
 
 
 async def backfill(request: Request) -> Response:
@@ -50,7 +66,7 @@ async def backfill(request: Request) -> Response:
     async with context_of(request).store_slot(job_id) as jobs:
         replay = await jobs.backfill(job_id, start_ms=wanted.start_ms, end_ms=wanted.end_ms, limit=wanted.limit)
         runs = _runs(await jobs.get(job_id), replay)
-    return json_answer({"first": instant(replay.next_ms), "last": instant(replay.last_ms), "runs": runs}, 202)
+    return json_answer(Backfilled(rfc3339(replay.next_ms), rfc3339(replay.last_ms), runs), 202)
 
 
 def _runs(view: JobView, replay: Replay) -> int:
@@ -71,9 +87,9 @@ async def get(request: Request) -> Response:
     return json_answer(_shown(view))
 
 
-def _shown(view: JobView) -> dict[str, Any]:
+def _shown(view: JobView) -> PendingList:
     """The pending list, by the times before which its entries do not start."""
-    return {"pending": [show_pending(one) for one in sorted(view.state.pending, key=lambda one: one.not_before_ms)]}
+    return PendingList([show_pending(one) for one in sorted(view.state.pending, key=lambda one: one.not_before_ms)])
 
 
 async def put(request: Request) -> Response:
@@ -100,9 +116,108 @@ async def revive(request: Request) -> Response:
 
 
 ROUTES = [
-    Route("/jobs/{job_id}/run", run, methods=["POST"]),
-    Route("/jobs/{job_id}/backfill", backfill, methods=["POST"]),
-    Route("/jobs/{job_id}/pending", get, methods=["GET"]),
-    Route("/jobs/{job_id}/pending", put, methods=["PUT"]),
-    Route("/jobs/{job_id}/pending/{run_id}/revive", revive, methods=["POST"]),
+    DescribedRoute(
+        "POST",
+        "/jobs/{job_id}/run",
+        run,
+        Operation(
+            id="run_job",
+            tag="Runs on request",
+            summary="Start a run now: the earliest pending one, or one with the job's payload",
+            parameters=[
+                Parameter(
+                    "Idempotency-Key",
+                    Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY)],
+                    "A repetition of the request with the same key within a day gets the first answer.",
+                    where="header",
+                )
+            ],
+            body=bodies.RunNow,
+            body_required=False,
+            answers={
+                202: Answer("The id of the run.", RunAccepted),
+                200: Answer("No run is started: it is not due yet.", RunSkipped),
+                **BAD,
+                **NO_JOB,
+                409: problem(
+                    "A run of the job is not settled or its trigger is blocked (`run_not_settled`), or the request "
+                    "has a payload for a schedule (`is_a_schedule`)."
+                ),
+                **BODY_FAULTS,
+                **STORE_FAULTS,
+                422: problem(
+                    "The Idempotency-Key came with another body before (`idempotency_key_reused`), or Redis refuses "
+                    "permanently."
+                ),
+            },
+        ),
+    ),
+    DescribedRoute(
+        "POST",
+        "/jobs/{job_id}/backfill",
+        backfill,
+        Operation(
+            id="backfill_job",
+            tag="Runs on request",
+            summary="Run past fire times again, one by one",
+            body=bodies.Backfill,
+            answers={
+                202: Answer("The runs that it starts.", Backfilled),
+                **BAD,
+                **NO_JOB,
+                409: problem(
+                    "Too many backfills wait already or the job is quarantined (`run_not_settled`), or the job is a "
+                    "schedule (`is_a_schedule`)."
+                ),
+                **BODY_FAULTS,
+                **STORE_FAULTS,
+            },
+        ),
+    ),
+    DescribedRoute(
+        "GET",
+        "/jobs/{job_id}/pending",
+        get,
+        Operation(
+            id="list_pending_runs",
+            tag="Runs on request",
+            summary="List the pending runs, and those that were set aside as failed",
+            answers={200: Answer("All of them.", PendingList), **BAD, **NO_JOB, **STORE_FAULTS},
+        ),
+    ),
+    DescribedRoute(
+        "PUT",
+        "/jobs/{job_id}/pending",
+        put,
+        Operation(
+            id="replace_pending_runs",
+            tag="Runs on request",
+            summary="Replace the pending runs",
+            body=bodies.PendingEntries | bodies.PendingBody,
+            answers={
+                200: Answer("The new pending runs.", PendingList),
+                **BAD,
+                **NO_JOB,
+                **IS_A_SCHEDULE,
+                **BODY_FAULTS,
+                **STORE_FAULTS,
+            },
+        ),
+    ),
+    DescribedRoute(
+        "POST",
+        "/jobs/{job_id}/pending/{run_id}/revive",
+        revive,
+        Operation(
+            id="revive_pending_run",
+            tag="Runs on request",
+            summary="Retry a pending run that was set aside as failed",
+            answers={
+                200: Answer("The job.", Job),
+                **BAD,
+                404: problem("No such job, or no such pending run."),
+                **STORE_FAULTS,
+            },
+        ),
+    ),
 ]

@@ -12,11 +12,11 @@ import binascii
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from scheduler_api.answers import (
     DEFAULT_PAGE,
@@ -34,8 +34,11 @@ from scheduler_api.answers import (
 )
 from scheduler_api.context import context_of
 from scheduler_api.endpoints.lenient import routes
+from scheduler_api.openapi.common import BAD, LIMIT, NEXT_PAGE, NO_JOB, STORE_FAULTS
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, problem, query_names
+from scheduler_api.wire.answers.pending import RunCancelled
+from scheduler_api.wire.answers.runs import JobRuns, show_open, show_record
 from scheduler_api.wire.run_views import show_found, show_found_with_detail
-from scheduler_api.wire.views import show_open, show_record
 from scheduler_core.base.errors import InvalidInput, JobNotFound
 from scheduler_core.model.catalogue import job_id_of
 from scheduler_core.model.run import Reason, RunState
@@ -110,14 +113,7 @@ async def cancel_run(request: Request) -> Response:
     run_id = decoded(request.path_params["run_id"], field="id")
     async with context.store_slot():
         cancelled = await context.cancels.cancel(run_id)
-    return json_answer(
-        {
-            "run_id": cancelled.run_id,
-            "job_id": cancelled.job_id,
-            "state": RunState.CANCELLED.value,
-            "request_cut": cancelled.request_cut,
-        }
-    )
+    return json_answer(RunCancelled(cancelled.run_id, cancelled.job_id, "cancelled", cancelled.request_cut))
 
 
 E = TypeVar("E", bound=StrEnum)
@@ -182,6 +178,13 @@ def _read_cursor(cursor: str) -> Place:
         raise InvalidInput("not a cursor of this list; begin without one", field="cursor") from None
 
 
+HISTORY_PARAMETERS = (
+    Parameter("misses", bool, "Also the recorded misses.", default=False),
+    Parameter("skip", Annotated[int, Meta(ge=0, le=MAX_HISTORY_SKIP)], "`next` of the previous page.", default=0),
+    LIMIT,
+)
+
+
 async def list_runs(request: Request) -> Response:
     """The run that is not settled as ``open_run``, then the settled ones, newest first; with ``misses=true`` the
     recorded misses stand between them, as entries of kind ``miss``.
@@ -190,7 +193,7 @@ async def list_runs(request: Request) -> Response:
     misses it may be short and still have a next one. What is settled between two pages moves the rest along, so that an
     entry may be seen twice, never overlooked. The history of a deleted job can be read until it is trimmed.
     """
-    params = query(request, "misses", "skip", "limit")
+    params = query(request, *query_names(HISTORY_PARAMETERS))
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
     skip = whole(params, "skip", 0, 0, MAX_HISTORY_SKIP)
     with_misses = yes_or_no(params, "misses")
@@ -206,13 +209,41 @@ async def list_runs(request: Request) -> Response:
     shown = [show_record(one) for one in records]
     following = None if at is None else str(at)
     headers = None if following is None else next_link(request, params, skip=following)
-    body = {"open_run": open_run, "runs": shown, "next": following}
-    return json_answer(body, headers=headers)
+    return json_answer(JobRuns(open_run, shown, following), headers=headers)
 
 
 ROUTES = [
     *routes("/runs", find_runs, "GET", parameters=RUN_PARAMETERS),
     *routes("/runs/{run_id}", get_run, "GET"),
-    Route("/runs/{run_id}/cancel", cancel_run, methods=["POST"]),
-    Route("/jobs/{job_id}/runs", list_runs, methods=["GET"]),
+    DescribedRoute(
+        "POST",
+        "/runs/{run_id}/cancel",
+        cancel_run,
+        Operation(
+            id="cancel_run",
+            tag="Runs on request",
+            summary="Cancel a run that is not settled",
+            answers={
+                200: Answer(
+                    "The run is cancelled; a repetition gets the same answer. A late result is refused.", RunCancelled
+                ),
+                **BAD,
+                404: problem("No such run."),
+                409: problem("The run has ended otherwise (`already_settled`)."),
+                **STORE_FAULTS,
+            },
+        ),
+    ),
+    DescribedRoute(
+        "GET",
+        "/jobs/{job_id}/runs",
+        list_runs,
+        Operation(
+            id="list_job_runs",
+            tag="History",
+            summary="List a job's runs and misses, newest first",
+            parameters=HISTORY_PARAMETERS,
+            answers={200: Answer("A page.", JobRuns, [NEXT_PAGE]), **BAD, **NO_JOB, **STORE_FAULTS},
+        ),
+    ),
 ]

@@ -27,8 +27,8 @@ from scheduler_api.answers import (
     with_ignored,
 )
 from scheduler_api.context import context_of
+from scheduler_api.wire.fields import instant
 from scheduler_api.wire.tasks import read_cursor, rules_of, tasks_of, write_cursor
-from scheduler_api.wire.views import instant
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.run import Attempt
 from scheduler_core.model.task import LaneRules, TaskStatus, task_id

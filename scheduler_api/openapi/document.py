@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from starlette.routing import BaseRoute
 
-from scheduler_api.openapi import account, jobs, pending, runs, schedules, tasks
+from scheduler_api.openapi import account, runs, schedules, tasks
 from scheduler_api.openapi.common import RETRY_AFTER
 from scheduler_api.openapi.operation import Answer, DescribedRoute, Header, Parameter, problem
 from scheduler_api.wire.fields import Described
@@ -53,7 +53,7 @@ SECURITY_SCHEMES: Json = {
         "description": "The token that came with the run's request. Also accepted as a bearer token.",
     },
 }
-PARTS = (jobs, pending, runs, schedules, tasks, account)
+PARTS = (runs, schedules, tasks, account)
 COMPONENTS = "#/components/schemas/"
 RENAMED = {"Reason": "RunReason"}
 """Names of schemas whose class has another name."""

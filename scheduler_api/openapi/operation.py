@@ -31,7 +31,7 @@ class Parameter(msgspec.Struct, frozen=True):
     where: Literal["query", "path", "header"] = "query"
 
 
-def names_of(parameters: Sequence[Parameter]) -> tuple[str, ...]:
+def query_names(parameters: Sequence[Parameter]) -> tuple[str, ...]:
     """The names of the query parameters among them."""
     return tuple(one.name for one in parameters if one.where == "query")
 

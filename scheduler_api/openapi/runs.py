@@ -5,10 +5,8 @@ from __future__ import annotations
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, MAX_SKIP
 from scheduler_api.openapi.schedules import IGNORED, PAGE_HEADERS, PASSING, SKIP
 from scheduler_api.openapi.words import (
-    BAD,
     INSTANT,
     LIMIT,
-    STORE,
     TEXT,
     WHOLE,
     Json,
@@ -75,18 +73,6 @@ SCHEMAS: Json = {
         },
         description="A run with what was sent and answered, as far as it was kept; secrets are masked.",
     ),
-    "RunCancelled": fixed(
-        {
-            "run_id": TEXT,
-            "job_id": TEXT,
-            "state": {"type": "string", "const": "cancelled"},
-            "request_cut": or_null({"type": "boolean"})
-            | {
-                "description": "Whether the node that had the request open confirmed that it cut it; null if no "
-                "request was open."
-            },
-        }
-    ),
 }
 
 BOUND = "Inclusive, on started_at. Without a zone it is UTC."
@@ -129,24 +115,6 @@ PATHS: Json = {
                 "200": answer("The run.", ref("RunDetail")) | IGNORED,
                 "404": problem("No such run."),
                 **PASSING,
-            },
-        },
-    },
-    "/runs/{run_id}/cancel": {
-        "parameters": [parameter("run_id", TEXT, "The id.", required=True, where="path")],
-        "post": {
-            "operationId": "cancel_run",
-            "tags": ["Runs on request"],
-            "summary": "Cancel a run that is not settled",
-            "responses": {
-                "200": answer(
-                    "It is cancelled, and was before if this is a repetition. A late result is refused.",
-                    ref("RunCancelled"),
-                ),
-                "400": BAD,
-                "404": problem("No such run."),
-                "409": problem("The run has ended otherwise (`already_settled`)."),
-                **STORE,
             },
         },
     },

@@ -11,7 +11,8 @@ from functools import lru_cache
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from scheduler_api.wire.jobs import IGNORED_FIELDS, JOB_FIELDS, MAX_RETRY_SECONDS, check_endpoint, check_id, job_of
+from scheduler_api.wire.bodies import IGNORED_FIELDS, MAX_RETRY_SECONDS
+from scheduler_api.wire.jobs import JOB_FIELDS, check_endpoint, check_id, job_of
 from scheduler_api.wire.json_body import MAX_DEPTH, read_object
 from scheduler_core.model.job import Job
 from scheduler_core.triggers.trigger import CronSpec, compile_trigger

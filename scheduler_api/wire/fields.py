@@ -6,6 +6,8 @@ from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from msgspec import Meta, Struct, UnsetType
 
+from scheduler_core.base.instants import rfc3339
+
 T = TypeVar("T")
 Maybe: TypeAlias = T | UnsetType
 """A field that can be absent; its default is ``UNSET``."""
@@ -22,3 +24,8 @@ class Described(Struct, gc=False):
     """
 
     EXAMPLES: ClassVar[tuple[dict[str, Any], ...]] = ()
+
+
+def instant(at_ms: int | None) -> str | None:
+    """RFC 3339 in UTC with ``Z``."""
+    return None if at_ms is None else rfc3339(at_ms)

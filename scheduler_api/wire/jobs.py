@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from msgspec.structs import replace
 
+from scheduler_api.wire.bodies import MAX_ID_CHARACTERS, MAX_RETRY_SECONDS, JobBody, names_of
 from scheduler_api.wire.json_body import Fields, required
 from scheduler_api.wire.policies import check_policies, policies_of
 from scheduler_api.wire.policy_rows import POLICY_FIELDS
@@ -19,24 +20,7 @@ from scheduler_core.delivery.http.validate import check_url
 from scheduler_core.model.job import Job
 from scheduler_core.triggers.trigger import CronSpec, compile_trigger
 
-MAX_ID_CHARACTERS = 255
-MAX_RETRY_SECONDS = 86_400
-"""The longest ``retry_already_running``: a day."""
-BATCH_LIMIT = 1000
-"""The most jobs in one ``POST /jobs:batch``."""
-
-JOB_FIELDS = (
-    "id",
-    "endpoint",
-    "cron",
-    "payload",
-    "retry_already_running",
-    "recovery_check",
-    "timezone",
-    *POLICY_FIELDS,
-)
-IGNORED_FIELDS = ("last_run",)
-"""Old clients send back what an older server told them."""
+JOB_FIELDS = names_of(JobBody)
 
 _POLICY_FIELDS = frozenset(POLICY_FIELDS)
 _RESERVED_ID = re.compile(r"(?:schedule|task)_[0-9]+\Z")

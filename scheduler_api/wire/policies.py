@@ -1,4 +1,4 @@
-"""The optional fields of a job together: read from a body, checked against each other, shown.
+"""The optional fields of a job together: read from a body, checked against each other, shown and described.
 
 Bodies have seconds, RFC 3339 instants and words; a ``Policies`` has milliseconds and enums.
 
@@ -9,11 +9,15 @@ that other is not given.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import UNSET, Meta, defstruct
 from msgspec.structs import replace
 
 from scheduler_api.wire.json_body import Fields, nested
+from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import BY_NAME, LIMIT_FIELDS, LIMIT_ROWS, RETRY_FIELDS, RETRY_ROWS, ROWS
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.job import DEFAULT_POLICIES, Job, Limits, Overlap, Policies, Recovery, RetryRule
@@ -106,6 +110,22 @@ def show_policies(job: Job) -> dict[str, Any]:
     if limits is not None:
         shown["limits"] = {row.name: row.show(getattr(limits, row.attribute)) for row in LIMIT_ROWS}
     return shown
+
+
+def described_policies(*, sent: bool) -> list[tuple[str, Any, Any]]:
+    """The optional fields of a job for ``defstruct``, as they stand in a body that is ``sent``, or in an answer."""
+
+    def part(name: str, rows: Sequence[Row], description: str) -> tuple[str, Any, Any]:
+        fields = [(row.name, row.described(sent=sent), *((UNSET,) if sent else ())) for row in rows]
+        schema = msgspec.json.schema(defstruct(name, fields, forbid_unknown_fields=sent))["$defs"][name]
+        schema = {"anyOf": [schema, {"type": "null"}]}
+        return name, Annotated[Any, Meta(description=description, extra_json_schema=schema)], UNSET
+
+    return [
+        *((row.name, row.described(sent=sent), UNSET) for row in ROWS),
+        part("retry", RETRY_ROWS, "How a failed run is retried. Parts that are null or absent: the default rule."),
+        part("limits", LIMIT_ROWS, "The most that its host receives. Parts that are null or absent: the settings."),
+    ]
 
 
 def _choices(job: Job) -> dict[str, str]:

@@ -1,12 +1,14 @@
-"""One optional field of a job: its bounds and default, how it is read from a body and shown."""
+"""One optional field of a job: its bounds and default, how it is read, shown and described."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
+from scheduler_api.wire.fields import Instant
 from scheduler_api.wire.json_body import INSTANT_FORMAT, Fields, instant_of, required
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import rfc3339
@@ -82,6 +84,33 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         if self.kind == "seconds":
             return round(value * 1000)
         return tuple(sorted(set(value))) if self.kind == "statuses" else value
+
+    def described(self, *, sent: bool) -> Any:
+        """The type of the field in a body that is ``sent``, or in an answer, with its schema.
+
+        A field that needs another one has no default: clients that send defaults would have it refused.
+        """
+        kind = _JSON_KINDS[self.kind]
+        if self.kind == "choice":
+            kind = Literal[self.choices]
+        elif self.kind == "instant":
+            kind = Instant
+        elif self.kind == "statuses":
+            kind = list[Annotated[int, Meta(ge=400, le=599)]]
+        elif self.kind != "flag":
+            kind = Annotated[kind, Meta(ge=self.low, le=self.high)]
+        if self.takes_null:
+            kind |= None
+        schema: dict[str, Any] = {}
+        text, default = self.meaning, self.default_text
+        if self.needs is not None:
+            text += f" Only with `{self.needs[0]}` `{self.needs[1]}`{'' if sent else '; otherwise null'}."
+            default = default or f"{self.default}"
+        elif sent and self.default is not None:
+            schema["default"] = self.default
+        if default:
+            text += f" Default: {default}."
+        return Annotated[kind, Meta(description=text, extra_json_schema=schema)]
 
     def show(self, kept: Any) -> Any:
         """What is kept, as clients see it."""

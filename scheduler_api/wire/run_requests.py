@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from scheduler_api.wire import bodies
+from scheduler_api.wire.bodies import DEFAULT_BACKFILL, MAX_BACKFILL, names_of
 from scheduler_api.wire.json_body import (
     INSTANT_FORMAT,
     WHITESPACE,
@@ -20,17 +22,8 @@ from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.run import RunState
 from scheduler_core.plan.continuation import LATEST_MS, PAYLOAD_BYTES, PENDING_LIMIT
 
-MAX_BACKFILL = 10_000
-"""The most runs that one backfill can ask for."""
-DEFAULT_BACKFILL = 100
 MAX_MESSAGE_CHARACTERS = 1000
 """What a runner says by callback is cut to this: a long reason must not keep a run from being completed."""
-
-RUN_FIELDS = ("force", "payload", "not_before")
-BACKFILL_FIELDS = ("start", "end", "limit")
-PENDING_FIELDS = ("payload", "not_before", "after_seconds")
-COMPLETE_FIELDS = ("state", "message", "continue")
-HEARTBEAT_FIELDS = ("progress", "note")
 
 
 class RunRequest(msgspec.Struct, frozen=True):
@@ -43,7 +36,7 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 def run_request_of(body: bytes) -> RunRequest:
     """A request to run a job now; an empty body asks for nothing in particular."""
-    fields = _fields_if_any(body, RUN_FIELDS)
+    fields = _fields_if_any(body, names_of(bodies.RunNow))
     return RunRequest(
         force="force" in fields and required(fields, "force", bool, "true or false"),
         payload=bytes(fields["payload"]) if "payload" in fields else None,
@@ -61,7 +54,7 @@ class BackfillRequest(msgspec.Struct, frozen=True):
 
 def backfill_of(body: bytes) -> BackfillRequest:
     """The body of ``POST /jobs/{id}/backfill``."""
-    fields = read_object(body, BACKFILL_FIELDS)
+    fields = read_object(body, names_of(bodies.Backfill))
     start_ms, end_ms = _instant(fields, "start"), _instant(fields, "end")
     if end_ms < start_ms:
         raise InvalidInput("end lies before start", field="end")
@@ -91,7 +84,7 @@ def pending_of(body: bytes) -> Sequence[PendingEntry]:
     if body.lstrip(WHITESPACE).startswith(b"["):
         # Read by the same rules: what comes after the array makes another member, or no JSON at all.
         body = b'{"pending":' + body + b"}"
-    fields = read_object(body, ("pending",))
+    fields = read_object(body, names_of(bodies.PendingBody))
     required(fields, "pending", list[msgspec.Raw], "an array of entries")
     entries = items(fields["pending"], path="pending")
     if len(entries) > PENDING_LIMIT:
@@ -102,7 +95,7 @@ def pending_of(body: bytes) -> Sequence[PendingEntry]:
 
 
 def _pending_entry(raw: msgspec.Raw, path: str) -> PendingEntry:
-    fields = nested(raw, PENDING_FIELDS, path=path)
+    fields = nested(raw, names_of(bodies.PendingEntry), path=path)
     payload = bytes(fields["payload"]) if "payload" in fields else None
     if payload is not None and len(payload) > PAYLOAD_BYTES:
         raise InvalidInput(f"the payload of a run that waits is at most {PAYLOAD_BYTES} bytes", field=f"{path}.payload")
@@ -129,7 +122,7 @@ class Completion(msgspec.Struct, frozen=True):
 
 def completion_of(body: bytes) -> Completion:
     """The body of ``POST /runs/{id}/complete``."""
-    fields = read_object(body, COMPLETE_FIELDS)
+    fields = read_object(body, names_of(bodies.Completion))
     expected = '"succeeded" or "failed"'
     state = required(fields, "state", str, expected)
     if state not in {RunState.SUCCEEDED, RunState.FAILED}:
@@ -151,7 +144,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
 def heartbeat_of(body: bytes) -> Heartbeat:
     """The body of ``POST /runs/{id}/heartbeat``; an empty one says no more than that the runner lives."""
-    fields = _fields_if_any(body, HEARTBEAT_FIELDS)
+    fields = _fields_if_any(body, names_of(bodies.Heartbeat))
     expected = "a number from 0 to 1, or null"
     progress = required(fields, "progress", float | None, expected) if "progress" in fields else None
     if progress is not None and not 0 <= progress <= 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler_api.wire.views import instant
+from scheduler_api.wire.fields import instant
 from scheduler_core.base.secret_names import mask_headers, mask_url
 from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.outcome import OutcomeKind

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from scheduler_api.wire.answers.jobs import next_fire_times
+from scheduler_api.wire.fields import instant
 from scheduler_api.wire.json_body import Fields, is_given, required
 from scheduler_api.wire.targets import MAX_DIGITS
-from scheduler_api.wire.views import instant, next_fire_times
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.catalogue import ScheduleStatus, ScheduleType, end_of, stopped_at, timing_of
 from scheduler_core.triggers.trigger import IntervalSpec

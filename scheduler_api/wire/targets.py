@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from scheduler_api.wire.fields import instant
 from scheduler_api.wire.json_body import Fields, is_given, refuse_repeated, required
-from scheduler_api.wire.views import instant
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.validate import check_headers, check_url
 from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, TARGET_METHODS, Target

@@ -14,7 +14,8 @@ from redis import Redis
 
 from scheduler_api.context import Context
 from scheduler_api.endpoints.batch import BATCH_BODIES, read_element
-from scheduler_api.wire.jobs import BATCH_LIMIT, IGNORED_FIELDS, JOB_FIELDS, job_of
+from scheduler_api.wire.bodies import BATCH_LIMIT, IGNORED_FIELDS
+from scheduler_api.wire.jobs import JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import MAX_DEPTH, read_object
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.errors import InvalidInput

@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 
 from scheduler_api.context import Context
 from scheduler_api.server.node_link import Report
-from scheduler_api.wire.views import show_job, show_unit
+from scheduler_api.wire.answers.jobs import show_job
+from scheduler_api.wire.answers.runs import show_child
 from scheduler_core.model.job import HeldBack, HoldReason, Lease
 from scheduler_core.node.dispatch.breaker import BreakerState
 from scheduler_core.node.dispatch.targets import OpenBreaker
@@ -70,12 +71,13 @@ async def test_a_job_says_why_its_run_is_held_back_unless_its_trigger_is(
 def test_a_run_that_is_being_sent_is_not_shown_as_held_back() -> None:
     state = make_state(0, held_back=HeldBack(HoldReason.RATE, at(0), at(5), "http://slow.test"))
     handed_back, sent = (JobView("a", make_job("a"), state, Lease(7, node, 7, at(5))) for node in ("-", "node"))
-    for shown in (show_job(handed_back), show_unit(handed_back)):
+    for shown in (show_job(handed_back), show_child(handed_back)):
         assert shown is not None
-        assert shown["held_back"]["reason"] == "rate"
-    for shown in (show_job(sent), show_unit(sent)):
+        assert shown.held_back
+        assert shown.held_back.reason == "rate"
+    for shown in (show_job(sent), show_child(sent)):
         assert shown is not None
-        assert shown["held_back"] is None
+        assert shown.held_back is None
 
 
 async def test_limits_are_stored_shown_and_taken_back(client: httpx.AsyncClient) -> None:

@@ -11,7 +11,7 @@ import pytest
 from scheduler_api.cli.client import refusal
 from scheduler_api.cli.errors import exit_code_of
 from scheduler_api.server.listen import listen, url_of
-from scheduler_api.wire.jobs import BATCH_LIMIT
+from scheduler_api.wire.bodies import BATCH_LIMIT
 from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_core.base.config import SETTINGS
 from scheduler_core.version import __version__

@@ -11,7 +11,7 @@ import pytest
 from scheduler_api.cli import job_views as cli_job_views
 from scheduler_api.cli import transfer as cli_transfer
 from scheduler_api.cli.transfer import bodies_of
-from scheduler_api.wire.jobs import BATCH_LIMIT
+from scheduler_api.wire.bodies import BATCH_LIMIT
 from tests.api.command_line import KEY, jobs, told
 
 pytestmark = pytest.mark.usefixtures("empty_directory")

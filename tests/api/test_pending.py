@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from scheduler_api.context import Context
+from scheduler_api.wire.bodies import MAX_BACKFILL
 from scheduler_api.wire.json_body import MAX_DEPTH
-from scheduler_api.wire.run_requests import MAX_BACKFILL
 from scheduler_core.plan.continuation import PAYLOAD_BYTES, PENDING_LIMIT
 from tests.api.runner import Runner, running, until
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler_api.wire.answers.jobs import show_definition
 from scheduler_api.wire.jobs import JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import read_object
 from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import BY_NAME, LIMIT_ROWS, POLICY_FIELDS, RETRY_ROWS, ROWS
-from scheduler_api.wire.views import show_definition
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.job import DEFAULT_POLICIES, Job, Limits, Overlap, Policies, Recovery, RetryRule
 from tests.api.conftest import EXAMPLE, job

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from scheduler_api.wire.jobs import MAX_RETRY_SECONDS
+from scheduler_api.wire.bodies import MAX_RETRY_SECONDS
 from scheduler_api.wire.json_body import MAX_DEPTH
 from tests.api.conftest import EXAMPLE, job
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from scheduler_api.wire.views import show_hold
-from scheduler_core.model.job import LostCause, LostClaim
+from scheduler_api.wire.answers.runs import HeldBack, show_hold
+from scheduler_core.model.job import HoldReason, LostCause, LostClaim
 from scheduler_core.usecases.jobs import JobView
 from tests.support.factories import at, make_job, make_lease, make_state
 
@@ -16,5 +16,5 @@ def test_a_run_that_waits_because_nodes_died_with_it_says_so(losses: int, node: 
     lost = tuple(LostClaim(7 + number, at(number), LostCause.DIED) for number in range(losses))
     lease = replace(make_lease(0, losses=losses, node=node), lost=lost, lost_count=losses)
     found = show_hold(JobView("job", make_job(), make_state(0), lease))
-    expected = {"reason": "suspect", "target": None, "since": "2026-12-31T23:50:02Z", "until": None}
+    expected = HeldBack(HoldReason.SUSPECT, None, "2026-12-31T23:50:02Z", None)
     assert found == (expected if shown else None)

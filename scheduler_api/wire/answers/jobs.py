@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any
 
-from msgspec import UNSET, Meta
+import msgspec
+from msgspec import UNSET, Meta, Raw, defstruct
 
-from scheduler_api.wire.fields import Described, Instant, Maybe, Yes
+from scheduler_api.wire.answers.pending import Pending, Replay, show_pending, show_replay
+from scheduler_api.wire.answers.runs import HeldBack, OpenRun, show_hold, show_open
+from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, Yes, instant
+from scheduler_api.wire.policies import described_policies, show_policies
+from scheduler_api.wire.policy_row import seconds
+from scheduler_core.base.instants import rfc3339
+from scheduler_core.model import job as model
+from scheduler_core.model.job import JobState, Overlap
+from scheduler_core.model.run import RunState
+from scheduler_core.plan.fire_times import jitter_offset_ms, trigger_of
+from scheduler_core.triggers.trigger import CronSpec, IntervalSpec, TriggerSpec
+
+if TYPE_CHECKING:  # the command line shows jobs without loading the use cases
+    from scheduler_core.usecases.jobs import JobView
+
+FIRE_TIMES_SHOWN = 5
 
 Changed = Annotated[bool, Meta(description="False: the same definition was stored already.")]
 
@@ -23,6 +40,87 @@ class JobStatus(StrEnum):
     TAKEN = "taken"
     PAUSED = "paused"
     QUARANTINED = "quarantined"
+
+
+class LastRun(Described):
+    """The latest settled run of a job, in short."""
+
+    id: str
+    fire_time: Instant
+    state: RunState
+    status_code: int | None
+    ended_at: Instant
+
+
+class RunTotals(Described):
+    """All runs since the job was created, trimmed ones included."""
+
+    runs: int
+    succeeded: int
+
+
+class _Definition(Described):
+    id: str
+    status: JobStatus
+    name: Annotated[Maybe[str], Meta(description="Of a schedule.")] = UNSET
+    endpoint: Maybe[str] = UNSET
+    payload: Annotated[Maybe[Raw], Meta(description="Any JSON value. In lists only with `view=full`.")] = UNSET
+    target_id: Annotated[Maybe[int], Meta(description="Of a schedule, instead of endpoint and payload.")] = UNSET
+    cron: Maybe[str] = UNSET
+    timezone: Maybe[str] = UNSET
+    interval_seconds: Annotated[Maybe[float], Meta(description="Of a schedule, instead of cron.")] = UNSET
+    interval_from: Maybe[Instant] = UNSET
+    interval_until: Maybe[Instant | None] = UNSET
+    at: Maybe[Instant] = UNSET
+    retry_already_running: Maybe[int | None] = UNSET
+    recovery_check: Maybe[bool] = UNSET
+
+
+if TYPE_CHECKING:
+    _WithPolicies = _Definition
+else:
+    _WithPolicies = defstruct("_WithPolicies", described_policies(sent=False), bases=(_Definition,))
+
+
+class Job(_WithPolicies, kw_only=True):
+    """A job: definition, state, next fire times and last run. A job whose definition cannot be read shows only its
+    state."""
+
+    jitter_offset_seconds: Annotated[
+        Maybe[float], Meta(description="All fire times of the job are shifted by this delay.")
+    ] = UNSET
+    version: Maybe[int] = UNSET
+    created_at: Maybe[Instant] = UNSET
+    updated_at: Maybe[Instant] = UNSET
+    next_fire_times: Annotated[
+        Maybe[list[Instant]], Meta(description="Empty while the trigger is blocked (`held_for`).")
+    ] = UNSET
+    held_for: Annotated[
+        Annotated[str, Meta(extra_json_schema={"enum": ["paused", "quarantined", "held"]})] | None,
+        Meta(description="Why fire times become no runs now; held: a continuation waits."),
+    ]
+    held_back: Annotated[
+        HeldBack | None, Meta(description="Why a run that is due is not sent yet; null: nothing holds it back.")
+    ]
+    paused_at: Instant | None
+    quarantine_reason: str | None
+    open_run: OpenRun | None
+    pending: list[Pending]
+    replays: list[Replay]
+    last_run: LastRun | None
+    last_success: Instant | None
+    totals: Annotated[RunTotals | None, Meta(description="Null with overlap allow, where runs are not counted.")]
+    open_runs: Annotated[
+        Maybe[list[OpenRun]],
+        Meta(description="All open runs of a job with overlap allow; only where one job is asked for."),
+    ] = UNSET
+
+
+class JobPage(Described):
+    """A page of the list of jobs."""
+
+    jobs: list[Job]
+    next: Cursor
 
 
 class Upserted(Described):
@@ -57,3 +155,106 @@ class Deleted(Described):
 
     id: str
     deleted: Yes
+
+
+def next_fire_time(job: model.Job, state: JobState) -> str | None:
+    """The first of ``next_fire_times``."""
+    if state.trigger_is_blocked or state.next_fire_ms is None:
+        return None
+    if job.policies.max_runs is not None and state.fired >= job.policies.max_runs:
+        return None
+    return _rfc3339_kept(state.next_fire_ms)
+
+
+# Many jobs have one next fire time.
+_rfc3339_kept = lru_cache(maxsize=4096)(rfc3339)
+
+
+def next_fire_times(job: model.Job, state: JobState, count: int = FIRE_TIMES_SHOWN) -> list[str]:
+    """The next fire times, with the job's jitter offset; none while the trigger is blocked. The first can be due."""
+    if state.trigger_is_blocked:
+        return []
+    trigger = trigger_of(job)
+    if job.policies.max_runs is not None:
+        count = min(count, job.policies.max_runs - state.fired)
+    times: list[str] = []
+    at_ms = state.next_fire_ms
+    while at_ms is not None and len(times) < count:
+        times.append(rfc3339(at_ms))
+        at_ms = trigger.next_after(at_ms)
+    return times
+
+
+def show_job(view: JobView, *, with_payload: bool = True) -> Job:
+    """A job as ``GET /jobs/{id}`` answers it. A job whose document cannot be read shows only what is known."""
+    try:
+        return _show_job(view, with_payload=with_payload)
+    except Exception as error:  # noqa: BLE001 - one document with impossible values must not fail the whole list
+        fault = f"it cannot be shown: {type(error).__name__}: {error}"
+        bare = msgspec.structs.replace(view, job=None, state=JobState(), lease=None, fault=view.fault or fault)
+        return _show_job(bare, with_payload=with_payload)
+
+
+def _show_job(view: JobView, *, with_payload: bool) -> Job:
+    state, job = view.state, view.job
+    definition: dict[str, Any] = {}
+    if job is not None:
+        definition = show_definition(job) | {"next_fire_times": next_fire_times(job, state)}
+        if not with_payload:
+            definition.pop("payload", None)
+    blocked_by = state.trigger_blocked_by
+    counts = job is None or job.overlap is not Overlap.ALLOW  # overlapping runs do not write the job's state
+    return Job(
+        id=view.id,
+        status=JobStatus(view.status),
+        **definition,
+        held_for=None if blocked_by is None else blocked_by.value,
+        held_back=None if blocked_by is not None else show_hold(view),
+        paused_at=instant(state.paused_at_ms),
+        quarantine_reason=view.fault or state.quarantine,
+        open_run=show_open(view),
+        pending=[show_pending(entry, with_payload=with_payload) for entry in state.pending],
+        replays=[show_replay(replay) for replay in state.replays],
+        last_run=None if state.last is None else show_last(state.last),
+        last_success=instant(state.last_success_ms),
+        totals=RunTotals(state.totals.runs, state.totals.succeeded) if counts else None,
+    )
+
+
+def show_last(last: model.LastRun) -> LastRun:
+    """The latest settled run of a job."""
+    return LastRun(last.id, rfc3339(last.fire_time_ms), last.state, last.status, rfc3339(last.ended_at_ms))
+
+
+def show_definition(job: model.Job) -> dict[str, Any]:
+    """The stored definition of a job, under the names of a body, and what follows from it."""
+    shown: dict[str, Any] = {} if job.name is None else {"name": job.name}
+    if job.target_id is None:
+        shown |= {"endpoint": job.url, "payload": Raw(job.payload)}
+    else:
+        shown["target_id"] = job.target_id
+    return (
+        shown
+        | show_trigger(job.trigger)
+        | {"retry_already_running": job.retry_already_running, "recovery_check": job.recovery_check}
+        | show_policies(job)
+        | {
+            "jitter_offset_seconds": seconds(jitter_offset_ms(job.id, job.policies.jitter_ms)),
+            "version": job.version,
+            "created_at": instant(job.created_at_ms),
+            "updated_at": instant(job.updated_at_ms),
+        }
+    )
+
+
+def show_trigger(spec: TriggerSpec) -> dict[str, Any]:
+    """The rule for a job's fire times. Jobs have cron, schedules have the others."""
+    if isinstance(spec, CronSpec):
+        return {"cron": spec.expression, "timezone": spec.timezone}
+    if isinstance(spec, IntervalSpec):
+        return {
+            "interval_seconds": seconds(spec.every_ms),
+            "interval_from": rfc3339(spec.anchor_ms),
+            "interval_until": instant(spec.end_ms),
+        }
+    return {"at": rfc3339(spec.at_ms)}

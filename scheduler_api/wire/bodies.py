@@ -1,0 +1,158 @@
+"""Request bodies, described: one struct for each JSON object that clients send.
+
+They are never instantiated: the modules beside this one read bodies field by field, with an error text for each. They
+take the names of the known fields from here, and the schemas of ``GET /openapi.json`` are generated from here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, defstruct, field
+
+from scheduler_api.wire.fields import Described, Instant, Maybe
+from scheduler_api.wire.policies import described_policies
+from scheduler_core.plan.continuation import LATEST_MS, PENDING_LIMIT
+
+MAX_ID_CHARACTERS = 255
+MAX_RETRY_SECONDS = 86_400
+"""The longest ``retry_already_running``: a day."""
+BATCH_LIMIT = 1000
+"""The maximum number of jobs in one ``POST /jobs:batch``."""
+MAX_BACKFILL = 10_000
+"""The maximum number of runs of one backfill."""
+DEFAULT_BACKFILL = 100
+
+Url = Annotated[str, Meta(description="http or https.", extra_json_schema={"format": "uri"})]
+OwnPayload = Annotated[Any, Meta(description="The body of this run; absent: the job's payload.")]
+Text = Annotated[Maybe[str], Meta(description="For people; cut to 1000 characters.")]
+JobId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_ID_CHARACTERS,
+        description="Printable text; not `schedule_<digits>` or `task_<digits>`.",
+    ),
+]
+SameId = Annotated[Maybe[JobId], Meta(description="If it is given: the id of the path.")]
+RetrySeconds = Annotated[
+    Maybe[Annotated[int, Meta(ge=0, le=MAX_RETRY_SECONDS)] | None],
+    Meta(description="Seconds between attempts while the runner answers 409; null: no further attempt."),
+]
+IGNORED_FIELDS = ("last_run",)
+"""Fields of a job that old clients send back. They are accepted and ignored."""
+
+_JOB_FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+    ("endpoint", Annotated[Url, Meta(description="http or https; requests are sent by POST.")]),
+    ("cron", Annotated[str, Meta(description="5 fields, 6 (seconds first), 7 (year last), or a macro.")]),
+    ("payload", Annotated[Any, Meta(description="Any JSON value; sent byte for byte as it was received.")]),
+    (
+        "retry_already_running",
+        RetrySeconds,
+        UNSET,
+    ),
+    (
+        "recovery_check",
+        Annotated[bool, Meta(description="Run once after a downtime in which fire times passed.")],
+        False,
+    ),
+    ("timezone", Annotated[str, Meta(description="IANA name.")], "UTC"),
+    *described_policies(sent=True),
+    *(
+        (name, Annotated[Any, Meta(description="Accepted and ignored.", extra_json_schema={"deprecated": True})], UNSET)
+        for name in IGNORED_FIELDS
+    ),
+]
+_EXAMPLE: dict[str, Any] = {
+    "endpoint": "http://localhost:8080/enqueue",
+    "cron": "*/10 * * * * * *",
+    "payload": {"queue": "test-queue", "payload": "say my name"},
+    "retry_already_running": 3,
+    "recovery_check": True,
+}
+JobBody = defstruct(
+    "JobBody",
+    [("id", JobId), *_JOB_FIELDS],
+    bases=(Described,),
+    namespace={"EXAMPLES": ({"id": "job-scheduler-unique-id"} | _EXAMPLE,)},
+    forbid_unknown_fields=True,
+)
+JobPutBody = defstruct(
+    "JobPutBody",
+    [("id", SameId, UNSET), *_JOB_FIELDS],
+    bases=(Described,),
+    namespace={"EXAMPLES": (_EXAMPLE,)},
+    forbid_unknown_fields=True,
+    kw_only=True,
+)
+JobBatch = Annotated[list[JobBody], Meta(min_length=1, max_length=BATCH_LIMIT)]  # type: ignore[valid-type]
+
+
+class RunNow(Described, forbid_unknown_fields=True):
+    """A request to run a job now."""
+
+    force: Annotated[
+        bool,
+        Meta(
+            description="Queue the run behind a run that is not settled; ignore not-before times and "
+            "min_interval_seconds."
+        ),
+    ] = False
+    payload: OwnPayload = UNSET
+    not_before: Maybe[Instant] = UNSET
+
+
+class Backfill(Described, forbid_unknown_fields=True):
+    """Past fire times to run again; both bounds are included."""
+
+    start: Instant
+    end: Instant
+    limit: Annotated[int, Meta(ge=1, le=MAX_BACKFILL)] = DEFAULT_BACKFILL
+
+
+class PendingEntry(Described, forbid_unknown_fields=True):
+    """A run to put into the pending list. Without a time, it is due at once."""
+
+    payload: OwnPayload = UNSET
+    not_before: Maybe[Instant] = UNSET
+    after_seconds: Maybe[Annotated[float, Meta(ge=0, le=LATEST_MS // 1000)]] = UNSET
+
+
+PendingEntries = Annotated[list[PendingEntry], Meta(max_length=PENDING_LIMIT)]
+
+
+class PendingBody(Described, forbid_unknown_fields=True):
+    """The pending list of a job."""
+
+    pending: PendingEntries
+
+
+class Continuation(Described):
+    """A further run that a run asks for."""
+
+    payload: OwnPayload = UNSET
+    after_seconds: Maybe[float] = UNSET
+    not_before: Maybe[Instant] = UNSET
+
+
+class Completion(Described, forbid_unknown_fields=True):
+    """How a run ended, reported by its runner."""
+
+    state: Literal["succeeded", "failed"]
+    message: Text = UNSET
+    continuation: Annotated[
+        Maybe[Continuation | list[Continuation]],
+        Meta(description="Further runs of a job with continuations; only with succeeded."),
+    ] = field(default=UNSET, name="continue")
+
+
+class Heartbeat(Described, forbid_unknown_fields=True):
+    """A sign that a run is still executing, sent by its runner."""
+
+    progress: Maybe[Annotated[float, Meta(ge=0, le=1)] | None] = UNSET
+    note: Text = UNSET
+
+
+def names_of(body: Any) -> tuple[str, ...]:
+    """The names of the fields that a body can have, in JSON; without those that are ignored."""
+    return tuple(name for name in body.__struct_encode_fields__ if name not in IGNORED_FIELDS)
