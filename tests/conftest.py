@@ -17,7 +17,7 @@ from tests.support.servers import chosen_program, server_under_test
 
 
 def pytest_configure() -> None:
-    """Under ``TEST_REDIS_SERVER``, that program takes the place of the one that comes with Cronpost."""
+    """With ``TEST_REDIS_SERVER``, use that program instead of the one that comes with Cronpost."""
     program = chosen_program()
     if program is not None:
         server_program.bundled_servers = lambda: [program]
@@ -26,7 +26,7 @@ def pytest_configure() -> None:
 def pytest_report_header() -> str:
     try:
         return f"redis-server: {server_under_test()}"
-    except EmbeddedRedisError as error:  # tests that need none may run
+    except EmbeddedRedisError as error:  # tests that need no server may run
         return f"redis-server: {error}"
 
 
@@ -38,7 +38,7 @@ settings.load_profile("cronpost")
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is set on the machine that runs the tests must not change them."""
+    """Remove the settings of the machine that runs the tests, so that they change nothing."""
     for name in list(os.environ):
         if name.startswith(ENV_PREFIX):
             monkeypatch.delenv(name)
@@ -46,7 +46,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    """The redis-server of this test process. It may hold the keys of earlier tests: ``redis_url`` empties it."""
+    """The redis-server of this test process. It may hold keys of earlier tests; ``redis_url`` empties it."""
     server = EmbeddedRedis(Path(tmp_path_factory.mktemp("redis")))
     server.start()
     yield server

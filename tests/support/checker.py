@@ -1,27 +1,27 @@
-"""The judge of the system tests: what Cronpost promises, held against what a runner received and what was recorded.
+"""Checks the promises of Cronpost in system tests: compares what a runner received with what Cronpost recorded.
 
-The runner's log says what really happened: which requests arrived, when, with which ids, and when they ended. The
-account of each job (its definition, its recorded runs and misses) says what Cronpost claims to have happened. Neither
+The runner's log shows what really happened: which requests arrived, when, with which ids, and when they ended. The
+account of each job (its definition, its recorded runs and misses) shows what Cronpost claims to have happened. Neither
 is trusted alone; ``violations`` names every place where they break a promise or contradict each other:
 
 * every fire time is a run or lies in a miss range, exactly once, and nothing else is accounted for;
 * no request arrives before its fire time;
-* no two requests of a job are open at the same time (of a job that allows overlap: no more than it allows, and no two
-  of one run). The one excuse is a ``Disturbance`` that lasted longer than a lease, and then their fences have to
-  differ;
+* no two requests of a job are open at the same time (for a job that allows overlap: no more than it allows, and no two
+  of one run). The only exception is a ``Disturbance`` that lasted longer than a lease; their fences must then differ;
 * all requests of a run carry one id and one fire time, and a fire time has one id;
-* fences rise strictly from request to request (of a job that allows overlap: within each run). The one excuse is a
-  request that a node had in hand when it was frozen or cut off for longer than a lease, and sends when it wakes up;
-* a run that was answered 2xx is not sent again, unless a disturbance lies between the two;
+* fences rise strictly from request to request (for a job that allows overlap: within each run). The only exception is a
+  request that a node had claimed when it was frozen or cut off for longer than a lease, and that it sends afterwards;
+* a run that was answered 2xx is not sent again, unless a disturbance lies between the two requests;
 * after a delete was acknowledged, at most the one run that had been claimed arrives, once;
-* every request belongs to a recorded run, and every recorded answer was given.
+* every request belongs to a recorded run, and the runner really gave every recorded answer.
 
-Where Redis itself loses writes that it had acknowledged (a replica is promoted that had not got them), a disturbance
-with ``loses_writes`` names the time in which they were written. A request whose claim or settlement lies in it may be
-recorded nowhere, and its fire time may be sent once more under another id, even while it is still open. All else holds:
-what is left is what was true a moment earlier, so every fire time is accounted for once, none is early, fences rise.
+Redis itself may lose writes that it had acknowledged, when a replica is promoted that had not received them. A
+disturbance with ``loses_writes`` names the time in which they were written. A request whose claim or settlement lies
+in it may be recorded nowhere, and its fire time may be sent once more under another id, even while it is still open.
+All other promises hold: the remaining data was true a moment earlier, so every fire time is accounted for once, none
+is early, and fences rise.
 
-All instants are epoch milliseconds. Redis's clock is the machine's, unless a test sets it apart: ``ahead_ms`` then says
+All instants are epoch milliseconds. Redis's clock is the machine's, unless a test sets it apart: ``ahead_ms`` is then
 how far it was ahead when a request arrived.
 """
 
@@ -38,15 +38,15 @@ from scheduler_core.model.run import Miss, Reason, Run
 from scheduler_core.triggers.trigger import CronSpec, TriggerSpec, compile_trigger
 
 EARLY_TOLERANCE_MS = 2.0
-"""The runner's clock and Redis's are read by different programs; each rounds."""
+"""Different programs read the runner's clock and Redis's, and each rounds."""
 BY_TRIGGER = (Reason.SCHEDULED, Reason.RECOVERY)
 SHOWN = 40
 SENT_WITHIN_MS = 1000.0
-"""How long after it was thawed a node may still send what it had claimed before."""
+"""How long after a node continues it may still send what it had claimed before it was frozen."""
 CLAIMED_WITHIN_MS = 2000.0
 SETTLED_WITHIN_MS = 2000.0
-"""How long before a request its claim may have been written, and how long after its end its settlement, by a node on a
-busy machine whose Redis answers."""
+"""How long before a request its claim may have been written, and how long after its end its settlement. A node on a
+busy machine needs this much although its Redis answers."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Delivery:
     reason: str
     arrived_ms: float
     ended_ms: float | None
-    """When the answer was sent, or the client had gone; None while it is open."""
+    """When the answer was sent or the client closed the connection; None while the request is open."""
     status: int | None
-    """The answer; None: it was not (or not yet) answered."""
+    """The status of the answer; None if there was none, or none yet."""
     ahead_ms: float = 0.0
 
     @property
     def arrived_by_redis_ms(self) -> float:
-        """When it arrived, by the clock that fire times are measured with."""
+        """When the request arrived by Redis's clock, which measures fire times."""
         return self.arrived_ms + self.ahead_ms
 
     def __str__(self) -> str:
@@ -81,25 +81,25 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """A fault that was injected: a node frozen, killed or cut off, from ``began_ms`` to ``ended_ms``.
+    """A fault that a test injects: a node frozen, killed or cut off, from ``began_ms`` to ``ended_ms``.
 
-    For a kill, ``ended_ms`` is None: the node never comes back.
+    After a kill, ``ended_ms`` is None: the node never returns.
     """
 
     began_ms: float
     ended_ms: float | None
     loses_writes: bool = False
-    """Whether Redis forgot what it had acknowledged in this time."""
+    """Whether Redis lost what it had acknowledged in this time."""
 
     def forgets(self, delivery: Delivery) -> bool:
-        """Whether the claim or the settlement of this request may be among the writes that were lost."""
+        """Whether the claim or the settlement of this request may be among the lost writes."""
         if not self.loses_writes:
             return False
         settled_by = math.inf if delivery.ended_ms is None else delivery.ended_ms + SETTLED_WITHIN_MS
         return self.touches(delivery.arrived_ms - CLAIMED_WITHIN_MS, settled_by)
 
     def excuses_overlap(self, first: Delivery, second: Delivery, lease_ms: float) -> bool:
-        """Whether ``first`` may still have been open when ``second`` arrived because of this fault."""
+        """Whether this fault explains that ``first`` was still open when ``second`` arrived."""
         if self.forgets(first) and first.fence != second.fence:
             return True
         end = second.arrived_ms if self.ended_ms is None else self.ended_ms
@@ -107,8 +107,8 @@ class Disturbance:
         return lasted >= lease_ms and first.fence != second.fence
 
     def wakes(self, delivery: Delivery, lease_ms: float) -> bool:
-        """Whether this may be a request of a node that this fault held up for longer than its lease, between its claim
-        and the socket: what it had in hand then goes out when it wakes up, and its fence tells the runner."""
+        """Whether this fault explains an outdated fence: it stopped a node for longer than its lease, between the claim
+        and the socket, and the node then sent the request. The fence shows the runner that it is outdated."""
         if self.ended_ms is None or self.ended_ms - self.began_ms < lease_ms:
             return False
         return self.began_ms <= delivery.arrived_ms <= self.ended_ms + SENT_WITHIN_MS
@@ -119,14 +119,14 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Account:
-    """What Cronpost has recorded of a job, and what the client did with it."""
+    """What Cronpost recorded for a job, and what the client did with the job."""
 
     job_id: str
     cron: str
     asked_at_ms: float
-    """When the upsert was sent: no fire time up to here may be accounted for."""
+    """When the upsert was sent. No fire time up to this instant may be accounted for."""
     acked_at_ms: float
-    """When it was acknowledged: from here on every fire time has to be."""
+    """When the upsert was acknowledged. Every fire time after this instant must be accounted for."""
     runs: Sequence[Run] = ()
     misses: Sequence[Miss] = ()
     open_run: Run | None = None
@@ -135,11 +135,11 @@ class Account:
     delete_asked_at_ms: float | None = None
     timezone: str = "UTC"
     trigger: TriggerSpec | None = None
-    """Of a job whose trigger is no cron expression."""
+    """The trigger of the job, if it is not a cron expression."""
     max_concurrent: int = 1
-    """How many of its runs may be open at once."""
+    """How many runs of the job may be open at once."""
     open_children: Sequence[Run] = ()
-    """Those that are, of a job that allows it."""
+    """The open child runs of a job that allows overlap."""
 
     @property
     def all_runs(self) -> list[Run]:
@@ -148,7 +148,7 @@ class Account:
 
 @dataclass
 class _Story:
-    """One job: its account and its requests in the order of their arrival."""
+    """The account of one job, and its requests in the order of their arrival."""
 
     account: Account
     deliveries: list[Delivery] = field(default_factory=list)
@@ -162,10 +162,10 @@ def violations(
     lease_ms: float,
     disturbances: Sequence[Disturbance] = (),
 ) -> list[str]:
-    """Every broken promise, in words; empty if all were kept.
+    """Returns every broken promise as a sentence; empty if all were kept.
 
-    Fire times up to ``until_ms`` have to be accounted for; what came later may still be on its way. ``lease_ms`` is
-    how long a node may be silent before others take its runs.
+    Fire times up to ``until_ms`` must be accounted for; later ones may still be on their way. ``lease_ms`` is how long
+    a node may be silent before others reclaim its runs.
     """
     stories = {account.job_id: _Story(account) for account in accounts}
     found: list[str] = []
@@ -199,7 +199,7 @@ def assert_promises(
     lease_ms: float,
     disturbances: Sequence[Disturbance] = (),
 ) -> None:
-    """Raises AssertionError with every broken promise."""
+    """Raises AssertionError that lists the broken promises."""
     found = violations(accounts, deliveries, until_ms=until_ms, lease_ms=lease_ms, disturbances=disturbances)
     more = [f"... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
     assert not found, "\n".join(["promises broken:", *found[:SHOWN], *more])
@@ -240,7 +240,7 @@ def _unaccounted(account: Account, until_ms: float) -> Iterator[str]:
             if miss.first_ms <= fire_time <= miss.last_ms:
                 yield f"fire time {fire_time} is accounted for twice: {runs[0]} and {miss}"
 
-    # Walks from gap to gap, so that a range of a year costs no more than one of a second.
+    # Steps from gap to gap, so that a range of a year costs no more than one of a second.
     at = int(account.acked_at_ms)
     while (fire_time_or_none := trigger.next_after(at)) is not None and fire_time_or_none <= end:
         fire_time = fire_time_or_none

@@ -27,18 +27,18 @@ def request(
     timeout_ms: int = 10_000,
     repeatable: bool = True,
 ) -> Request:
-    """A request as the loop makes it. The time limit is one that only a failing test reaches."""
+    """A request like those of the loop. Only a failing test reaches its time limit."""
     if headers is None:
         headers = {"Content-Type": "application/json", "Idempotency-Key": "run-1"}
     return Request(method, url, tuple(headers.items()), body, timeout_ms, repeatable=repeatable)
 
 
 Lookup = Callable[..., Sequence[AddressInfo]]
-"""Like ``getaddrinfo``. May block."""
+"""A function like ``getaddrinfo``. It may block."""
 
 
 def resolver_of(lookup: Lookup, ttl_seconds: float) -> Resolver:
-    """A resolver whose names are looked up by ``lookup``, in threads."""
+    """A resolver that calls ``lookup`` in threads."""
     threads = ThreadPoolExecutor(64)
 
     async def look_up(host: str) -> Found:
@@ -65,7 +65,7 @@ async def deliverer(
     resolver: Resolver | None = None,
     **options: Any,
 ) -> AsyncIterator[HttpClient]:
-    """A deliverer on a real transport, closed at the end."""
+    """A deliverer with a real transport, closed at the end."""
     guard = guard if guard is not None else AddressGuard()
     if resolver is None:
         resolver = resolver_of(lookup, lookup_ttl_seconds) if lookup is not None else Resolver()
@@ -82,7 +82,7 @@ async def deliverer(
 
 
 def addresses(*literals: str) -> Sequence[AddressInfo]:
-    """What ``getaddrinfo`` answers for a name with these addresses."""
+    """The result of ``getaddrinfo`` for a name with these addresses."""
     return [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (literal, 0, 0, 0))
         if ":" in literal
@@ -92,5 +92,5 @@ def addresses(*literals: str) -> Sequence[AddressInfo]:
 
 
 def open_descriptors() -> int:
-    """How many file descriptors this process has open."""
+    """The number of file descriptors that this process has open."""
     return len(os.listdir("/proc/self/fd"))

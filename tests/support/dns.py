@@ -1,4 +1,4 @@
-"""A name server on loopback that answers as it is told and counts what it is asked."""
+"""A name server on loopback: answers as a test sets it up, and counts its queries."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SILENT = -1
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """``zone`` maps names to addresses; ``faults`` names (``*`` for all others) to a response code, or ``SILENT``."""
+    """``zone`` maps names to addresses; ``faults`` maps names (``*``: all others) to a response code or ``SILENT``."""
 
     def __init__(self) -> None:
         self.zone: dict[str, list[str]] = {}
         self.faults: dict[str, int] = {}
         self.ttl = 60
         self.asked: Counter[str] = Counter()
-        """Queries for A records by name."""
+        """The number of queries for A records, by name."""
         self.port = 0
         self._transport: asyncio.DatagramTransport | None = None
 
@@ -54,7 +54,7 @@ class NameServer(asyncio.DatagramProtocol):
         self._transport.sendto(header + data[12 : end + 5] + b"".join(records), addr)
 
     def lookup(self, **options: Any) -> CaresLookup:
-        """A lookup that asks this server alone."""
+        """A lookup that queries only this server."""
         defaults = {"servers": [f"127.0.0.1:{self.port}"], "domains": ["search.test"], "ndots": 1}
         return CaresLookup(**(defaults | options))
 

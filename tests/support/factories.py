@@ -1,4 +1,4 @@
-"""Jobs, states, leases and outcomes for tests, with defaults that say nothing special."""
+"""Jobs, states, leases and outcomes for tests, with ordinary defaults."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def retrying(fire_time: float, retry_at: float, *, conflict: bool = False, **fie
 
 
 def settled_run(number: float = 0, status: int | None = 200, **fields: Any) -> Run:
-    """A run that ended after one attempt, named after its fire time. ``status`` None: it got no answer in time."""
+    """A run that ended after one attempt; its id follows from its fire time. ``status`` None: it timed out."""
     succeeded = status is not None and 200 <= status < 300
     outcome = OutcomeKind.TIMEOUT if status is None else OutcomeKind.RESPONSE
     values: dict[str, Any] = {
@@ -90,7 +90,7 @@ def pending(run_id: str, not_before: float, payload: bytes | None = None) -> Pen
 
 
 def answered(status: int, **headers: str) -> Outcome:
-    """The runner answered; keyword arguments are headers, with ``_`` for ``-``."""
+    """The outcome of an answer; keyword arguments are headers, with ``_`` for ``-``."""
     pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
     return over_http(Outcome(OutcomeKind.RESPONSE, 12.0, status=status, headers=pairs, body=b"the answer"))
 

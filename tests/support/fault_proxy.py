@@ -1,12 +1,12 @@
-"""A proxy in front of Redis that breaks it on purpose: one command, one reply, one connection at a time, or all.
+"""A proxy in front of Redis that injects faults: into one command, one reply, one connection, or all of them.
 
     async with FaultProxy(upstream) as proxy:
         fault = proxy.on(script("job/claim"), lose="reply", if_reply=took_jobs)
         ...a node works through proxy.url...
-        await fault.struck()
+        await fault.triggered()
 
-It understands the protocol well enough to tell commands and replies apart and which belong together. Connections that
-subscribe are passed through as they are.
+It parses enough of the protocol to match each reply with its command. Connections that subscribe are passed through
+unchanged.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ SUBSCRIBES = (b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE")
 
 
 def named(*names: str) -> IsCommand:
-    """Commands with one of these names."""
+    """Matches commands with one of these names."""
     wanted = {name.upper().encode() for name in names}
     return lambda command: command[0].upper() in wanted
 
 
 def script(name: str) -> IsCommand:
-    """Calls of one of the scripts of the store, by hash or by text."""
+    """Matches calls of one script of the store, by hash or by text."""
     loaded = load_script(name)
     keys = (loaded.sha.encode(), loaded.text.encode())
     return lambda command: command[0].upper() in {b"EVALSHA", b"EVAL"} and command[1] in keys
 
 
 def argument(command: Command, number: int) -> bytes:
-    """An argument of a script's call, counted from 1 as in its header."""
+    """An argument of a call of a script, counted from 1 as in the header of the script."""
     return command[2 + int(command[2]) + number]
 
 
 def took_jobs(reply: Any) -> bool:
-    """Whether the reply to a claim carries jobs."""
+    """Whether the reply to a claim contains jobs."""
     return isinstance(reply, list) and len(reply) > 7
 
 
@@ -57,9 +57,9 @@ def took_jobs(reply: Any) -> bool:
 class Fault:
     """What happens to the next matching command.
 
-    ``lose``: ``request`` (the connection ends and Redis never hears of it) or ``reply`` (Redis carries it out, and
-    the connection ends before the answer). ``hold``: ``request`` or ``reply`` waits until ``release``; what is
-    held is let go even if its sender has left meanwhile, as a slow network would.
+    ``lose``: ``request`` (the connection ends and Redis never receives it) or ``reply`` (Redis carries it out, and the
+    connection ends before the answer). ``hold``: ``request`` or ``reply`` waits until ``release``. A held request is
+    forwarded even if its sender has closed the connection meanwhile, as on a slow network.
     """
 
     command: IsCommand
@@ -69,17 +69,17 @@ class Fault:
     times: int = 1
     hits: int = 0
     forwarded: bool = False
-    """Whether what was held has gone its way."""
-    _struck: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether a held request has been forwarded."""
+    _triggered: asyncio.Event = field(default_factory=asyncio.Event)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def triggered(self, seconds: float = 20.0) -> None:
-        """Wait until it has hit once."""
+        """Wait until it has hit a command once."""
         async with asyncio.timeout(seconds):
-            await self._struck.wait()
+            await self._triggered.wait()
 
     def release(self) -> None:
-        """Let go of what is held, and of all that matches later."""
+        """Forward what is held, and everything that matches later."""
         self.times = 0
         self._released.set()
 
@@ -89,7 +89,7 @@ class Fault:
 
     def trigger(self) -> None:
         self.hits += 1
-        self._struck.set()
+        self._triggered.set()
 
     async def released(self) -> None:
         await self._released.wait()
@@ -104,11 +104,11 @@ class FaultProxy:
 
     def __init__(self, upstream: Path, *, credentials: str = "") -> None:
         self.time_offset_seconds = 0
-        """What is added to every reply of ``TIME``: Redis's clock as its clients see it."""
+        """Seconds that are added to every reply of ``TIME``: clients see a shifted clock."""
         self.delay_seconds = 0.0
-        """How long each reply is kept."""
+        """How long each reply is delayed."""
         self.seen: list[tuple[float, Command]] = []
-        """Every command, with its arrival on the monotonic clock."""
+        """Every command with its arrival on the monotonic clock."""
         self._upstream = upstream
         self._credentials = credentials
         self._faults: list[Fault] = []
@@ -143,19 +143,19 @@ class FaultProxy:
         if_reply: IsReply | None = None,
         times: int = 1,
     ) -> Fault:
-        """Strike the next ``times`` commands that match (and, for replies, whose reply does)."""
+        """Add a fault for the next ``times`` commands that match, and whose reply matches ``if_reply``."""
         fault = Fault(command, lose, hold, if_reply, times)
         self._faults.append(fault)
         return fault
 
     async def accept(self) -> None:
-        """Take connections, on the same port as ever."""
+        """Accept connections, always on the same port."""
         if self._server is None:
             self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, backlog=256)
             self._port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """End all connections and take no new ones."""
+        """Close all connections and accept no new ones."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -165,20 +165,20 @@ class FaultProxy:
         await asyncio.gather(*(link.ended.wait() for link in links))
 
     def black_hole(self) -> None:
-        """Go silent: connections stay, new ones are taken, and nothing passes in either direction."""
+        """Forward nothing in either direction. Connections stay open, and new ones are accepted."""
         self._open.clear()
 
     def heal(self) -> None:
-        """End the silence. What was sent meanwhile arrives now, as after a partition."""
+        """End ``black_hole``. What was sent meanwhile arrives now, as after a partition."""
         self._open.set()
 
     def fault_of(self, command: Command, stage: Literal["request", "reply"], reply: Any = None) -> Fault | None:
-        """The fault that strikes here, if there is one."""
+        """The fault that applies here, if any; counts the hit."""
         for fault in self._faults:
             if fault.used_up or stage not in {fault.lose, fault.hold} or not fault.command(command):
                 continue
             if stage == "reply" and isinstance(reply, bytes) and reply.startswith(b"-NOSCRIPT"):
-                continue  # the script has not run; it is sent again with its text
+                continue  # Redis has not run the script; the client sends it again with its text
             if stage == "request" or fault.if_reply is None or fault.if_reply(reply):
                 fault.trigger()
                 return fault
@@ -198,7 +198,7 @@ class FaultProxy:
 
 
 class _ClientConnection:
-    """One client's connection, and ours to Redis on its behalf."""
+    """The connection of one client, and the one to Redis that belongs to it."""
 
     def __init__(self, proxy: FaultProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.ended = asyncio.Event()
@@ -224,7 +224,7 @@ class _ClientConnection:
             asyncio.create_task(self._backward(redis[0])),
         ]
         try:
-            # When the client has gone, what it sent still goes its way; when Redis has, there is nothing left to do.
+            # What a client sent before it closed is still forwarded. When Redis has closed, nothing is left to do.
             await self._tasks[1]
         except asyncio.CancelledError:
             pass
@@ -236,7 +236,7 @@ class _ClientConnection:
             self._client[1].close()
 
     async def _forward(self, redis: asyncio.StreamWriter) -> None:
-        """Commands, from the client to Redis."""
+        """Forward commands from the client to Redis."""
         buffer = b""
         with suppress(ConnectionError):
             while chunk := await self._client[0].read(CHUNK):
@@ -265,7 +265,7 @@ class _ClientConnection:
             redis.write_eof()
 
     async def _backward(self, redis: asyncio.StreamReader) -> None:
-        """Replies, from Redis to the client."""
+        """Forward replies from Redis to the client."""
         buffer = b""
         with suppress(ConnectionError):
             while chunk := await redis.read(CHUNK):
@@ -302,7 +302,7 @@ class _ClientConnection:
 
 
 def parse(buffer: bytes, at: int = 0) -> tuple[Any, int]:
-    """The value of the Redis protocol (version 2) that begins at ``at``, and where the next begins.
+    """Parse the value of the Redis protocol (version 2) at ``at``; returns it and where the next begins.
 
     Errors and status replies are bytes with their sign. Raises ``Incomplete``.
     """

@@ -1,4 +1,4 @@
-"""A clock that moves when a test says so."""
+"""A clock that only a test moves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ START_MS = 1_798_761_000_000
 
 
 class ManualClock(RedisClock):
-    """Stands still until ``advance``. Redis's time is ignored; a sleep ends when the clock has moved on.
+    """Stands still until ``advance``. It ignores Redis's time. A sleep ends when the clock has advanced far enough.
 
     ``now`` and ``mono`` move together, unless a test steps one of them.
     """
@@ -23,7 +23,7 @@ class ManualClock(RedisClock):
         self.doubt = False
         self.sleeping: list[tuple[float, asyncio.Event]] = []
         self.waiting: list[tuple[float, asyncio.Event]] = []
-        """Those that wait for an event, or for the end of their time."""
+        """Deadline and event of each ``wait_for``."""
 
     @property
     def is_set(self) -> bool:
@@ -49,7 +49,7 @@ class ManualClock(RedisClock):
         return 0.0
 
     def advance(self, ms: int) -> None:
-        """Let time pass and wake those whose sleep is over."""
+        """Let time pass, and end the sleeps and waits whose time is over."""
         self.now += ms
         self.mono += ms / 1000
         for until, event in (*self.sleeping, *self.waiting):

@@ -1,4 +1,4 @@
-"""The account of a job, kept independently of the planner: which fire times there were, and what became of each."""
+"""A model of the account of a job, independent of the planner: the fire times, and what each of them became."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from scheduler_core.triggers.trigger import Trigger
 
 
 class Segment(msgspec.Struct):
-    """A time in which one job had one trigger: after ``after_ms``, and up to ``until_ms`` when that was the end."""
+    """A time in which a job had one trigger: after ``after_ms``, and up to ``until_ms`` if it has ended."""
 
     trigger: Trigger
     after_ms: int
     until_ms: int | None = None
 
     def fire_times(self, before_ms: int | None) -> list[int]:
-        """Those that are to be accounted for: all up to the end, or before the job's position if it lives."""
+        """The fire times to account for: all up to the end, or before the job's position while the segment lasts."""
         trigger = self.trigger
         found: list[int] = []
         instant = trigger.next_after(self.after_ms)
@@ -38,10 +38,9 @@ class Segment(msgspec.Struct):
 def check_account(
     segments: Sequence[Segment], records: Iterable[Record], open_runs: Sequence[Run], position: JobState
 ) -> None:
-    """Assert promise 1: each fire time is one run, lies in one miss or is owed, and nothing else is recorded.
+    """Assert promise 1: each fire time is one run, one miss or one replay that is left, and nothing else is recorded.
 
-    Runs that someone asked for stand beside the account: their fire times are none of the trigger's, or are accounted
-    for already.
+    Requested runs are not part of the account: their fire times are not the trigger's, or are accounted for already.
     """
     expected: list[int] = []
     for segment in segments:

@@ -1,4 +1,4 @@
-"""Nodes that are stepped one operation at a time: the services of a node, on a clock and a deliverer of the test's."""
+"""Nodes that a test steps one operation at a time, with the test's own clock and deliverer."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ScriptedDeliverer(CoroutineDeliverer):
 
 
 class SteppedNode:
-    """The services of one node, none of them started: the test calls what they would do."""
+    """The services of one node. None of them is started: the test calls what they would do."""
 
     def __init__(
         self,
@@ -107,40 +107,40 @@ class SteppedNode:
         await self.heartbeat.beat()
 
     async def claim(self, limit: int = 10) -> int:
-        """Claim once and let the requests begin; how many jobs came."""
+        """Claim once and let the requests begin; returns the number of claimed jobs."""
         claim = await self.claimer._claim(limit)
         for claimed in claim.jobs:
             self.claimer._start(claimed)
         await asyncio.sleep(0)
-        # Some ask the store something first: what is open afterwards must not depend on how fast that is.
+        # Some attempts read the store first. Wait for them, so that the open requests do not depend on its speed.
         flights = [flight for flight in self.node.in_flight if isinstance(flight, Flight)]
         await until(lambda: all(flight.has_begun or flight.done() for flight in flights))
-        await asyncio.sleep(0)  # what was begun last gets to the deliverer
+        await asyncio.sleep(0)  # the last request to begin reaches the deliverer
         return len(claim.jobs)
 
     async def answer(self, outcome: Outcome, index: int = 0) -> OpenRequest:
         """Answer one of the open requests and let the attempt end."""
         entry = self.deliverer.open[index]
         entry.answer.set_result(outcome)
-        for _ in range(5):  # the deliverer returns, the attempt ends, its task is taken off the list
+        for _ in range(5):  # the deliverer returns, the attempt ends, its task is removed from the list
             await asyncio.sleep(0)
         assert entry not in self.deliverer.open
         return entry
 
     async def settle(self) -> None:
-        """Tell Redis all that ended."""
+        """Write all ended attempts to Redis."""
         while not self.settler.is_idle:
             await self.settler.run_once()
 
     async def crash(self) -> None:
-        """End as after a kill: nothing more is said to anyone."""
+        """End like a killed node: send nothing to Redis any more."""
         tasks = list(self.node.in_flight)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def leave(self) -> None:
-        """End in good order, as the engine does."""
+        """End in order, as the engine does."""
         await self.crash()
         await self.claimer.release_lost_claim()
         await self.settle()

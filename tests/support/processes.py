@@ -1,7 +1,7 @@
-"""Real processes for the system tests: Cronpost servers and nodes, and a redis-server of the test's own.
+"""Real processes for system tests: Cronpost servers and nodes, and redis-servers that belong to one test.
 
-Each is a child of the test, in a session of its own, and ends with it: ``Processes.close`` kills what is left, by
-process id. Nothing here waits for a fixed time; what a test waits for is a condition with a generous deadline.
+Each is a child of the test, in a session of its own, and ends with the test: ``Processes.close`` kills what is left, by
+process id. Nothing here waits for a fixed time; it waits for a condition, with a generous deadline.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ FAST: dict[str, object] = {
     "history_per_job": 1000,
     "log_format": "json",
 }
-"""Settings that make bad days short. What a setting means does not change with its size."""
+"""Settings that make faults and recovery quick. A setting means the same at any size."""
 LEASE_MS = 900.0
-"""The shortest silence of a node after which others may take its runs: a lease runs from the last beat, which may be
-two periods old when a fault begins."""
+"""The shortest silence of a node after which others may reclaim its runs. A lease starts with the last heartbeat, which
+may be two periods old when a fault begins."""
 
 _libc = ctypes.CDLL(None)
 
 
 def _die_with_the_test() -> None:
-    """Runs in the child, before its program: should the tests be killed, Linux kills it too."""
+    """Runs in the child before its program: Linux kills the child if the test process is killed."""
     _libc.prctl(1, signal.SIGKILL)
 
 
@@ -60,7 +60,7 @@ RUN = "from scheduler_api.cli.main import main; main()"
 async def eventually(
     condition: Callable[[], object | Awaitable[object]], *, seconds: float = WAIT_SECONDS, what: str = ""
 ) -> None:
-    """Wait until ``condition()`` is true; asked every 20 ms, fails after ``seconds``."""
+    """Wait until ``condition()`` is true: checks every 20 ms, fails after ``seconds``."""
     end = time.monotonic() + seconds
     while True:
         result = condition()
@@ -73,7 +73,7 @@ async def eventually(
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs, or is frozen; one that only waits to be buried does not."""
+    """Whether a process runs or is frozen. A zombie does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
     except (FileNotFoundError, ProcessLookupError):
@@ -89,7 +89,7 @@ def processes_under(directory: Path) -> Iterator[int]:
 
 
 class Child:
-    """A child process whose lines on standard error are kept."""
+    """A child process whose standard error is kept."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Child:
         environment: dict[str, str] | None = None,
         pipe: LogPipe | None = None,
     ) -> None:
-        """``pipe`` stands between the process and the file with its lines."""
+        """``pipe`` is placed between the process and the file with its lines."""
         self._errors = (directory / f"errors-{time.monotonic_ns()}.log").open("w+b")
         self.pipe = pipe
         output = self._errors if pipe is None else pipe.open(self._errors)
@@ -125,11 +125,11 @@ class Child:
         return self.process.poll() is None
 
     def output(self) -> str:
-        """All that it has written."""
+        """Everything that it has written."""
         return Path(self._errors.name).read_text("utf-8", "replace")
 
     def signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.is_running:
             os.kill(self.pid, number)
 
@@ -143,18 +143,18 @@ class Child:
         self.signal(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """kill -9; returns when it is gone."""
+        """kill -9; returns when the process is gone."""
         self.signal(signal.SIGKILL)
         await self.ended()
 
     async def ended(self, *, seconds: float = WAIT_SECONDS) -> int:
-        """Wait for its end; its exit code."""
+        """Wait until the process ends; returns its exit code."""
         await eventually(lambda: not self.is_running, seconds=seconds, what=f"process {self.pid} should have ended")
         assert self.process.returncode is not None
         return self.process.returncode
 
     def clean_up(self) -> None:
-        """Kill what is left of it, and close what belongs to it."""
+        """Kill what is left of the process, and close its files."""
         if self.is_running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -173,19 +173,19 @@ class LogPipe:
         os.set_blocking(self._read_end, False)
 
     def open(self, file: BinaryIO) -> int:
-        """The write end, for the process; what it writes is copied to ``file``."""
+        """The write end, for the process; its output is copied to ``file``."""
         self._file = file
         return self._write_end
 
     def read(self) -> None:
-        """Read, also after a stall."""
+        """Read from now on, also after a stall."""
         if self._write_end >= 0:
-            os.close(self._write_end)  # the process has its own
+            os.close(self._write_end)  # the process has its own copy
             self._write_end = -1
         asyncio.get_running_loop().add_reader(self._read_end, self._copy)
 
     def stall(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         asyncio.get_running_loop().remove_reader(self._read_end)
 
     def close(self) -> None:
@@ -215,7 +215,7 @@ class Cronpost(Child):
         prelude: str = "",
         pipe: LogPipe | None = None,
     ) -> None:
-        """``prelude`` is Python that runs in the process before Cronpost does."""
+        """``prelude`` is Python code that the process runs before Cronpost."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
         environment["PYTHONPATH"] = str(ROOT)
         chosen = {**FAST, **server_settings(), **({} if kind == "node" else {"port": 0}), **settings}
@@ -237,7 +237,7 @@ class Cronpost(Child):
         return found
 
     async def logged(self, name: str, *, count: int = 1, seconds: float = WAIT_SECONDS) -> list[dict[str, Any]]:
-        """Wait for events with this name in its log."""
+        """Wait for events with this name in the log; returns them."""
 
         def there() -> bool:
             if len(self.events(name)) >= count:
@@ -249,21 +249,21 @@ class Cronpost(Child):
         return self.events(name)
 
     async def started(self) -> None:
-        """Wait until it does its work: the node fires, the API answers."""
+        """Wait until it works: the node fires, the API answers."""
         if self.kind != "api":
             await self.logged(NODE_STARTED)
         if self.kind != "node":
             await self.ready()
 
     async def api(self) -> httpx.AsyncClient:
-        """A client of its API; waits until it listens."""
+        """A client of its API; waits until the API listens."""
         if self._client is None:
             address = (await self.logged(API_STARTED))[0]["address"]
             self._client = httpx.AsyncClient(base_url=address, trust_env=False, timeout=WAIT_SECONDS)
         return self._client
 
     async def ready(self) -> None:
-        """Wait until /ready says so."""
+        """Wait until /ready answers 200."""
 
         async def says_so() -> bool:
             return (await self.readiness())[0]
@@ -271,13 +271,13 @@ class Cronpost(Child):
         await eventually(says_so, what="the server is not ready")
 
     async def readiness(self) -> tuple[bool, str]:
-        """What /ready says now, and why."""
+        """Whether /ready answers 200 now, and its reasons."""
         answer = await (await self.api()).get("/ready")
         assert answer.status_code in {200, 503}
         return answer.status_code == 200, " | ".join(answer.json()["reasons"])
 
     async def metric(self, name: str, **labels: str) -> float:
-        """A number from /metrics: the sum over all series with these labels."""
+        """A number from /metrics: the sum of all series with these labels."""
         answer = await (await self.api()).get("/metrics", headers={"Accept": "text/plain"})
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         lines = [line for line in answer.text.splitlines() if line.split("{")[0].split(" ")[0] == name]
@@ -290,7 +290,7 @@ class Cronpost(Child):
 
 
 class RedisServer:
-    """A redis-server on a unix socket, with an append-only file, that can be killed and started again."""
+    """A redis-server on a unix socket, with an append-only file, that a test can kill and start again."""
 
     def __init__(self, directory: Path, *, password: str | None = None) -> None:
         self.directory = directory
@@ -311,13 +311,13 @@ class RedisServer:
 
     @property
     def client(self) -> Redis:
-        """For the test's own questions and faults."""
+        """A client for the test itself."""
         if self._client is None:
             self._client = Redis.from_url(self.url, socket_timeout=WAIT_SECONDS)
         return self._client
 
     async def start(self, **config: object) -> None:
-        """Start, or start again on what is there; returns when it has loaded its data."""
+        """Start with the stored data, if any; returns when the server has loaded it."""
         self.spawn(**config)
         await eventually(self.answers, what="the redis-server does not answer")
 
@@ -328,8 +328,8 @@ class RedisServer:
             "unixsocket": self.socket,
             "dir": self.directory,
             "appendonly": "yes",
-            # With «everysec» a write may be answered before it is in the file: while a sync is under way, Redis puts
-            # it off. These tests judge what Cronpost does with what Redis has kept.
+            # With "everysec" Redis may answer a write before it is in the file, because it delays writes during a sync.
+            # These tests check what Cronpost does with the data that Redis has kept.
             "appendfsync": "always",
             "save": "",
             **({} if self.password is None else {"requirepass": self.password}),
@@ -366,7 +366,7 @@ class RedisServer:
 
 
 class Processes:
-    """What one test has started, in a directory with a short name (a unix socket's path has 107 bytes at most)."""
+    """All processes of one test, in a directory with a short name (the path of a unix socket has at most 107 bytes)."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="cronpost-"))
@@ -380,7 +380,7 @@ class Processes:
         return process
 
     def redis(self, *, password: str | None = None) -> RedisServer:
-        """A redis-server of this test, not started yet."""
+        """A redis-server of this test, which is not started yet."""
         directory = self.directory / f"redis{len(self._redis)}"
         directory.mkdir()
         server = RedisServer(directory, password=password)
@@ -388,7 +388,7 @@ class Processes:
         return server
 
     def logs(self) -> str:
-        """What all processes wrote, but for the runs that went well: for the report of a failed test."""
+        """The output of all processes for the report of a failed test, without the runs that succeeded."""
         lines = []
         for one in self._cronposts:
             lines.append(f"--- {one.kind} {one.pid}")
@@ -396,7 +396,7 @@ class Processes:
         return "\n".join(lines)
 
     async def close(self) -> None:
-        """End everything; nothing is left running, and nothing on disk."""
+        """End everything: no process keeps running, and no file stays."""
         for cronpost in self._cronposts:
             await cronpost.close()
             cronpost.clean_up()

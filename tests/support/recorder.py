@@ -1,13 +1,13 @@
-"""A job runner that writes down everything: a small HTTP server in the event loop of the test.
+"""A runner that records every request: a small HTTP server in the event loop of the test.
 
     async with Recorder() as recorder:
         recorder.script("job", Answer(503), Answer(200, after_seconds=0.2))
-        hold = recorder.hold("other")             # the next request of «other» stays open until it is let go
+        hold = recorder.hold("other")             # the next request of "other" stays open until it is released
         ...
         await recorder.until(lambda: hold.has_arrived)
         hold.release(200)
 
-What it received is a list of ``Received``; ``Recorder.deliveries`` is the same for the checker.
+The requests are a list of ``Received``; ``Recorder.deliveries`` returns them in the form of the checker.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from urllib.parse import unquote
 from tests.support.checker import Delivery
 
 WAIT_SECONDS = 20.0
-"""How long a test waits for something that has to come. Far more than it takes, also on a busy machine."""
+"""How long a test waits for something that has to happen: far more than it takes, also on a busy machine."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What to answer, and when."""
+    """An answer, and when to send it."""
 
     status: int = 200
     after_seconds: float = 0.0
@@ -52,20 +52,20 @@ class Received:
     reason: str
     body: bytes
     headers: dict[str, str]
-    """Names in lower case."""
+    """The headers, with names in lower case."""
     arrived_ms: float
-    """Wall clock, when it was complete."""
+    """When the request was complete, by the wall clock."""
     ended_ms: float | None = None
     status: int | None = None
     client_gone: bool = False
     """The client closed the connection before the answer."""
     ahead_ms: float = 0.0
-    """How far Redis's clock was ahead of the machine's then."""
+    """How far Redis's clock was ahead of the machine's at that moment."""
 
 
 @dataclass
 class HeldRequest:
-    """A request that waits for the test's word. ``request`` is set once it is there."""
+    """A request that stays open until the test releases it. ``request`` is set when it arrives."""
 
     request: Received | None = None
     _answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -80,7 +80,7 @@ class HeldRequest:
         return self.request
 
     def release(self, status: int = 200) -> None:
-        """Answer now. Does nothing the second time."""
+        """Send the answer now. A second call does nothing."""
         if not self._answer.done():
             self._answer.set_result(Answer(status))
 
@@ -89,14 +89,14 @@ class HeldRequest:
 
 
 class Recorder:
-    """Answers 200 at once where no script says otherwise."""
+    """A runner that answers 200 at once unless a script or a rule says otherwise."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.otherwise: dict[str, Answer] = {}
-        """The answer to a job's requests when its script is used up."""
+        """The answer to the requests of a job after the end of its script."""
         self.rule: Callable[[Received], Answer | None] = lambda request: None
-        """The answer to a request for which there is no script; None: what ``otherwise`` says."""
+        """The answer to a request without a script; None: use ``otherwise``."""
         self.redis_ahead_ms = 0.0
         """How far Redis's clock is ahead of the machine's; a test that steps it sets this too."""
         self._scripts: dict[str, deque[Answer | HeldRequest]] = defaultdict(deque)
@@ -125,18 +125,18 @@ class Recorder:
         return f"http://{host}:{port}/run"
 
     def script(self, job_id: str, *answers: Answer | int, otherwise: Answer | int | None = None) -> None:
-        """The answers to the next requests of a job, in order; then ``otherwise`` for all further ones."""
+        """Set the answers to the next requests of a job, in order, and ``otherwise`` for all further ones."""
         self._scripts[job_id].extend(Answer(one) if isinstance(one, int) else one for one in answers)
         if otherwise is not None:
             self.otherwise[job_id] = Answer(otherwise) if isinstance(otherwise, int) else otherwise
 
     @staticmethod
     def slow(seconds: float) -> Answer:
-        """A runner that takes its time, and succeeds."""
+        """An answer with 200 after ``seconds``."""
         return Answer(after_seconds=seconds)
 
     def hold(self, job_id: str) -> HeldRequest:
-        """Keep the next request of a job open until the test lets it go."""
+        """Keep the next request of a job open until the test releases it."""
         hold = HeldRequest()
         self._scripts[job_id].append(hold)
         return hold
@@ -146,7 +146,7 @@ class Recorder:
         return [one for one in self.received if one.job_id == job_id]
 
     def deliveries(self) -> list[Delivery]:
-        """Everything received so far, for the checker."""
+        """All requests so far, in the form of the checker."""
         return [
             Delivery(
                 one.job_id,
@@ -164,8 +164,8 @@ class Recorder:
         ]
 
     async def until(self, condition: Callable[[], bool], *, seconds: float = WAIT_SECONDS, what: str = "") -> None:
-        """Wait until ``condition()`` holds; it is asked anew whenever a request came or ended, and ten times a
-        second. Fails after ``seconds``."""
+        """Wait until ``condition()`` is true: checked after each request that arrives or ends, and ten times a second.
+        Fails after ``seconds``."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"the runner waited {seconds:g} s in vain{': ' if what else ''}{what}"
@@ -175,7 +175,7 @@ class Recorder:
                     await self._changed.wait()
 
     async def until_requests(self, count: int, *job_ids: str, seconds: float = WAIT_SECONDS) -> None:
-        """Wait until each of these jobs has sent ``count`` more requests than it has now."""
+        """Wait until each of these jobs has sent ``count`` more requests than it has sent so far."""
         before = {job_id: len(self.of(job_id)) for job_id in job_ids}
         await self.until(
             lambda: all(len(self.of(job_id)) >= before[job_id] + count for job_id in job_ids),
@@ -195,13 +195,13 @@ class Recorder:
                 if not await self._answer(_received(headers, body), reader, writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            return  # the client has gone, or the test is over
+            return  # the client has closed the connection, or the test is over
         finally:
             self._connections.discard(task)
             writer.close()
 
     async def _answer(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; whether the connection can go on."""
+        """Answer one request; returns whether the connection can be used again."""
         script = self._scripts[request.job_id]
         step = script.popleft() if script else self.rule(request) or self.otherwise.get(request.job_id, Answer())
         request.ahead_ms = self.redis_ahead_ms
@@ -219,7 +219,7 @@ class Recorder:
             request.status = answer.status
             head = f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
             head += "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
-            # Taken before the answer leaves: who has read it may send the next request at once.
+            # Read the time before sending: the client may send its next request as soon as it has the answer.
             request.ended_ms = time.time() * 1000
             writer.write(f"{head}Content-Length: {len(answer.body)}\r\n\r\n".encode() + answer.body)
             await writer.drain()
@@ -230,7 +230,7 @@ class Recorder:
         return True
 
     async def _wait_with(self, step: Answer | HeldRequest, reader: asyncio.StreamReader) -> Answer | None:
-        """The answer when its time has come; None if the client went away before."""
+        """Wait for the time of the answer; returns None if the client closed the connection before it."""
 
         async def later() -> Answer:
             if isinstance(step, HeldRequest):

@@ -1,4 +1,4 @@
-"""A proxy in front of a Redis socket that loses replies: the command is carried out, and the client never hears."""
+"""A proxy in front of a Redis socket that loses replies: Redis carries the command out without an answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RedisProxy:
         return f"unix://{quote(str(self.path))}"
 
     def lose_reply_to(self, word: bytes) -> None:
-        """Cut the connection when the reply to the next command that holds ``word`` has come."""
+        """Close the connection when the reply to the next command that contains ``word`` arrives."""
         self._word = word
 
     async def __aenter__(self) -> Self:

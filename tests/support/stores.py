@@ -1,4 +1,4 @@
-"""The whole content of a Redis, and whether each key is one that Cronpost knows."""
+"""Stores for tests: reads the whole content of a Redis, and checks that each key is one that Cronpost defines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEAD_AFTER_MS = 5_000
 
 
 async def dump(client: Redis) -> dict[str, Any]:
-    """Every key and its value, without the history's lifetimes."""
+    """Every key and its value, without the lifetimes of the history."""
     redis: Any = client  # its answers are typed as text or bytes
     content: dict[str, Any] = {}
     for raw in sorted(await redis.keys("*")):
@@ -44,7 +44,7 @@ async def dump(client: Redis) -> dict[str, Any]:
 
 
 def check_keys(content: dict[str, Any]) -> None:
-    """Assert that every key is one of ``Keys``."""
+    """Assert that ``Keys`` defines every key."""
     known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.claims, KEYS.meta}
     known |= {KEYS.answers, KEYS.answered, KEYS.suspects, KEYS.waiting, KEYS.children, *KEYS.record_keys}
     families = (KEYS.history(""), KEYS.failures(""), KEYS.catalogue(""), KEYS.lane(""))
@@ -53,7 +53,7 @@ def check_keys(content: dict[str, Any]) -> None:
 
 
 async def put(client: Redis, job: Job, state: JobState) -> bytes:
-    """Store a job as if it had been upserted; its state as stored."""
+    """Store a job with this state, as an upsert would."""
     stored = encode_state(state)
     await client.hset(KEYS.jobs, job.id, encode_job(job))
     await client.hset(KEYS.states, job.id, stored)
@@ -76,7 +76,7 @@ async def beat(store: RedisStore, node: str = "node", now_ms: int = START_MS, *,
 
 
 _tokens = itertools.count(1_000)
-"""Above every number that a test gives by itself."""
+"""Above every number that a test chooses itself."""
 
 
 async def claim(
@@ -107,7 +107,7 @@ def redis_of(store: ShardStore) -> RedisStore:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
-    """A store, and a client to look behind it; at the end each key must be a known one."""
+    """A store, and a client that reads its Redis directly. At the end each key must be a defined one."""
     client = Redis.from_url(url)
     store = RedisStore(connect(url), retention=Retention(entries=1_000))
     try:
@@ -120,7 +120,7 @@ async def opened(url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20.0) -> None:
-    """Wait until ``condition`` holds; a test that waits for too long fails."""
+    """Wait until ``condition`` is true; a test that waits too long fails."""
     async with asyncio.timeout(seconds):
         while True:
             found = condition()

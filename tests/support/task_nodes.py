@@ -1,4 +1,4 @@
-"""Nodes of which only the lane of one-off tasks is stepped, and what such a test reads behind the store."""
+"""Nodes whose one-off tasks a test steps, and helpers that read the tasks directly from Redis."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tests.support.nodes import OpenRequest, SteppedNode
 from tests.support.stores import KEYS
 
 STEPS = 6
-"""Turns of the event loop in which a call that was answered or cut off ends."""
+"""Turns of the event loop in which a call ends after it was answered or cancelled."""
 
 
 def make_task(execute_at: float = 0, **fields: Any) -> Task:
-    """A task whose time is ``execute_at`` seconds after the start of the test's time."""
+    """A task that is due ``execute_at`` seconds after the start of the test's time."""
     return Task("http://hook.test/", at(execute_at), 0, "", **fields)
 
 
 class SteppedTaskNode(SteppedNode):
-    """A node whose lane the test steps: it takes, calls and settles when it is told to."""
+    """A node whose task batcher the test steps: it takes, calls and settles only when the test calls its methods."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class SteppedTaskNode(SteppedNode):
 
     @property
     def called(self) -> list[str]:
-        """The tasks whose calls are open, in the order in which they began."""
+        """The tasks with an open call, in the order in which the calls began."""
         return [entry.job_id for entry in self.deliverer.open]
 
     async def take(self) -> str:
-        """Ask for a batch once and let its calls begin; what the store answered."""
+        """Take a batch once and let its calls begin; returns the result of the store."""
         assert not self.has_batch
         taken = await self.lane.take()
         for _ in range(STEPS):
@@ -89,14 +89,14 @@ class SteppedTaskNode(SteppedNode):
             await asyncio.sleep(0)
 
     async def settle_calls(self) -> None:
-        """Tell Redis of all calls that have ended."""
+        """Write all calls that have ended to Redis."""
         while (batch := self.lane._batch) is not None and (batch.ended or not batch.calls):
             await self.lane.settle_ended()
         for _ in range(STEPS):
-            await asyncio.sleep(0)  # calls that were cut off end
+            await asyncio.sleep(0)  # cancelled calls end
 
     async def round(self, outcome: Outcome) -> list[str]:
-        """Take a batch, answer all its calls alike and settle; the tasks that were called, in order."""
+        """Take a batch, answer all its calls alike and settle it; returns the called tasks, in order."""
         assert await self.take() == "ok"
         called = self.called
         await self.answer_all(outcome)
@@ -105,7 +105,7 @@ class SteppedTaskNode(SteppedNode):
         return called
 
     async def crash(self) -> None:
-        """End as after a kill: nothing more is said to anyone."""
+        """End like a killed node: send nothing to Redis any more."""
         await super().crash()
         batch = self.lane._batch
         if batch is not None:
@@ -116,7 +116,7 @@ class SteppedTaskNode(SteppedNode):
 
 
 async def task_sets(client: Redis) -> dict[str, list[int]]:
-    """Which tasks each set of the lane holds, in its order."""
+    """The task numbers in each set of the lane, in the order of the set."""
     found = {}
     for part in ("fresh", "failed", "running", "stale", "delivered"):
         members: list[Any] = await client.zrange(KEYS.lane(part), 0, -1)

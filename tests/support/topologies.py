@@ -39,24 +39,24 @@ from tests.support.processes import ROOT, Child, eventually
 from tests.support.servers import server_under_test
 
 MASTER_NAME = "cronpost"
-"""What the Sentinels call the master that they watch."""
+"""The name under which the Sentinels watch the master."""
 SLOTS = 16384
 BUS_OFFSET = 10_000
-"""A Cluster's nodes speak with each other on the port this far above the one for clients."""
+"""The nodes of a Cluster talk to each other on a port this far above the one for clients."""
 PORTS = range(11_000, 22_000)
-"""Below the ports that Linux gives to clients by itself, with those of the bus."""
+"""Below the ports that Linux assigns to clients, the ports for the bus included."""
 STARTUP_SECONDS = 60.0
 
 DATA = {
     "appendonly": "yes",
-    # See tests/support/processes.py: these tests judge what Cronpost does with what Redis has kept.
+    # See tests/support/processes.py: these tests check what Cronpost does with the data that Redis has kept.
     "appendfsync": "always",
     "maxmemory": "0",
 }
 
 
 class PortServer:
-    """One redis-server (or Sentinel) on a port of 127.0.0.1, with a configuration file that it may rewrite."""
+    """One redis-server (or Sentinel) on a port of 127.0.0.1, with a configuration file that the server may rewrite."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class PortServer:
 
     @property
     def url(self) -> str:
-        """Of this server alone."""
+        """The URL of this server alone."""
         credentials = "" if self._password is None else f":{self._password}@"
         return f"redis://{credentials}{self.address}"
 
@@ -102,7 +102,7 @@ class PortServer:
 
     @property
     def client(self) -> Redis:
-        """For the test's own questions and faults. It says what is wrong, and tries nothing again."""
+        """A client for the test itself. It raises errors and repeats nothing."""
         if self._client is None:
             once = Retry(NoBackoff(), 0)
             self._client = Redis(
@@ -111,14 +111,14 @@ class PortServer:
         return self._client
 
     def spawn(self) -> None:
-        """Start, or start again on what is there, without waiting."""
+        """Start with the stored data, if any, without waiting."""
         command = [str(server_under_test().program), str(self._config), *(["--sentinel"] if self._sentinel else [])]
         if self._child is not None:
             self._child.clean_up()
         self._child = Child(command, directory=self.directory)
 
     async def start(self) -> None:
-        """Start; returns when it answers, with its data loaded."""
+        """Start; returns when the server answers, with its data loaded."""
         self.spawn()
         await eventually(self.answers, seconds=STARTUP_SECONDS, what=f"{self} does not answer")
 
@@ -130,11 +130,11 @@ class PortServer:
             return False
 
     async def command(self, *words: str | bytes | int) -> Any:
-        """One command, its answer as it came. Raises RedisError, OSError."""
+        """Send one command; returns its answer unchanged. Raises RedisError, OSError."""
         return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def replication(self) -> Mapping[str, Any]:
-        """``INFO replication``, or nothing while it does not answer."""
+        """``INFO replication``; empty while the server does not answer."""
         try:
             found: Mapping[str, Any] = await self.client.info("replication")
         except (RedisError, OSError):
@@ -154,10 +154,10 @@ class _Topology:
 
     def __init__(self, password: str | None) -> None:
         self.password = password
-        # Short: a path to a unix socket has 107 bytes at most, and Redis writes its files under this one.
+        # Short: the path of a unix socket has at most 107 bytes, and Redis writes its files below this one.
         self.directory = Path(tempfile.mkdtemp(prefix="cronpost-redis-"))
         self.servers: list[PortServer] = []
-        """Those that hold data."""
+        """The servers that hold data."""
 
     @property
     def all_servers(self) -> Sequence[PortServer]:
@@ -165,7 +165,7 @@ class _Topology:
 
     @property
     def url(self) -> str:
-        """For ``CRONPOST_REDIS_URL``."""
+        """The value for ``CRONPOST_REDIS_URL``."""
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:
@@ -183,17 +183,17 @@ class _Topology:
         await self.close()
 
     async def close(self) -> None:
-        """End everything, frozen or not; nothing is left running, and nothing on disk."""
+        """End everything, frozen or not: no process keeps running, and no file stays."""
         for server in self.all_servers:
             await server.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     async def _join(self) -> None:
-        """Make one store of the servers; returns when all of it works."""
+        """Connect the servers to one store; returns when all of it works."""
         raise NotImplementedError
 
     async def masters(self) -> list[PortServer]:
-        """The servers that say they are masters, and answer."""
+        """The servers that answer and report that they are masters."""
         roles = await asyncio.gather(*(server.replication() for server in self.servers))
         return [server for server, role in zip(self.servers, roles, strict=True) if role.get("role") == "master"]
 
@@ -210,8 +210,8 @@ class Sentinels(_Topology):
         password: str | None = None,
         config: Mapping[str, object] | None = None,
     ) -> None:
-        """``password`` is asked for by all servers and Sentinels. ``config`` are settings of the servers that hold
-        data, over those of ``docker/``."""
+        """All servers and Sentinels require ``password``. ``config`` are settings of the servers that hold data; they
+        override those of ``docker/``."""
         super().__init__(password)
         ports = free_ports(1 + replicas + 3)
         master_port = next(ports)
@@ -246,7 +246,7 @@ class Sentinels(_Topology):
         return f"redis+sentinel://:{self.password}@{hosts}/{MASTER_NAME}?sentinel_password={self.password}"
 
     async def master(self) -> PortServer:
-        """Whom the first Sentinel that answers takes for the master."""
+        """The master according to the first Sentinel that answers."""
         for sentinel in self.sentinels:
             with contextlib.suppress(RedisError, OSError):
                 address = await sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
@@ -254,7 +254,7 @@ class Sentinels(_Topology):
         raise AssertionError("no Sentinel knows a master")
 
     async def replicated(self) -> bool:
-        """Whether the master has all other living servers as replicas, and they follow it."""
+        """Whether all other running servers are replicas of the master and follow it."""
         master = await self.master()
         rest = [one for one in self.servers if one is not master and one.child.is_running]
         roles = await asyncio.gather(*(one.replication() for one in rest))
@@ -287,7 +287,7 @@ class Cluster(_Topology):
         password: str | None = None,
         config: Mapping[str, object] | None = None,
     ) -> None:
-        """``replicas`` of each master. ``config`` are settings of the servers, over those of ``docker/``."""
+        """``replicas`` of each master. ``config`` are settings of the servers; they override those of ``docker/``."""
         super().__init__(password)
         over = {**DATA, "cluster-node-timeout": node_timeout_ms, **(config or {})}
         lines = _lines("redis.conf", "redis-cluster.conf", over=over)
@@ -306,7 +306,7 @@ class Cluster(_Topology):
         return _text(await server.command("CLUSTER", "MYID"))
 
     async def slots(self) -> list[tuple[int, int, PortServer]]:
-        """First slot, last slot and master of each range, as the first server that answers sees it."""
+        """First slot, last slot and master of each range, according to the first server that answers."""
         for server in self.servers:
             with contextlib.suppress(RedisError, OSError):
                 ranges = await server.command("CLUSTER", "SLOTS")
@@ -317,14 +317,14 @@ class Cluster(_Topology):
         return next(one for one in self.servers if one.port == port)
 
     async def master_of(self, slot: int) -> PortServer:
-        """Who serves this slot."""
+        """The server of this slot."""
         return next(master for first, last, master in await self.slots() if first <= slot <= last)
 
     async def master_of_key(self, key: str) -> PortServer:
         return await self.master_of(int(await self.servers[0].command("CLUSTER", "KEYSLOT", key)))
 
     async def replicas_of(self, master: PortServer) -> list[PortServer]:
-        """The servers that follow a master, with their link up."""
+        """The replicas of a master whose link is up."""
         roles = await asyncio.gather(*(one.replication() for one in self.servers))
         return [
             one
@@ -333,7 +333,7 @@ class Cluster(_Topology):
         ]
 
     async def healthy(self) -> bool:
-        """Whether all slots are served, and every living server agrees."""
+        """Whether all slots are served and every running server agrees."""
         for server in self.servers:
             if server.child.is_running and (await self._info(server)).get("cluster_state") != "ok":
                 return False
@@ -343,10 +343,10 @@ class Cluster(_Topology):
         self, slot: int, target: PortServer, *, keys_at_once: int = 100, pause_seconds: float = 0.0
     ) -> int:
         """Move a slot to another master key by key, as ``redis-cli --cluster reshard`` does, with a pause after each
-        batch; how many keys moved.
+        batch; returns the number of moved keys.
 
-        While it goes on, a command on a key that has moved is answered with ASK, and one on several keys of which
-        some have moved with TRYAGAIN.
+        Meanwhile Redis answers a command on a moved key with ASK, and a command on several keys of which some have
+        moved with TRYAGAIN.
         """
         source = await self.master_of(slot)
         source_id, target_id = await self.node_id(source), await self.node_id(target)
@@ -394,7 +394,7 @@ class Cluster(_Topology):
             try:
                 await replica.command("CLUSTER", "REPLICATE", master_id)
             except RedisError:
-                return False  # it has not heard yet that this one is a master
+                return False  # the replica does not know yet that this one is a master
             return True
 
         await eventually(accepted, seconds=STARTUP_SECONDS, what=f"{replica} should follow {master}")
@@ -409,7 +409,7 @@ class Cluster(_Topology):
 
 
 def free_ports(count: int, *, bus: bool = False) -> Iterator[int]:
-    """Ports of 127.0.0.1 that nobody listens on, and, with ``bus``, whose ports for the bus are free too."""
+    """Ports of 127.0.0.1 on which no program listens; with ``bus``, their ports for the bus are free too."""
     given = 0
     for port in random.sample(PORTS, len(PORTS)):
         if given == count:
@@ -429,7 +429,7 @@ def _is_free(port: int) -> bool:
 
 
 def _lines(*files: str, over: Mapping[str, object] | None = None) -> list[str]:
-    """The settings of these files of ``docker/``, then those given: of two with one name the last counts."""
+    """The settings of these files of ``docker/``, then those of ``over``; the last of several with one name counts."""
     lines = []
     for file in files:
         text = (ROOT / "docker" / file).read_text(encoding="utf-8")
@@ -442,7 +442,7 @@ def _text(value: object) -> str:
 
 
 async def _show(topology: Sentinels | Cluster) -> None:
-    """Keep it up until Ctrl-C or SIGTERM, and say what it is."""
+    """Keep the servers running until Ctrl-C or SIGTERM, and print their addresses."""
     enough = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, enough.set)
