@@ -115,13 +115,10 @@ class Engine:
         await self._lane_listener.stop()
         await self._catalogue_sweeper.stop()
         lane = asyncio.create_task(self._lane.finish(grace_seconds=grace, settle_seconds=FLUSH_SECONDS))
-        if self.node.in_flight:
-            await asyncio.wait(self.node.in_flight, timeout=grace)
+        await self.node.slots.drain(self.node.clock, grace)
         left = list(self.node.in_flight)
         for attempt in left:
             attempt.cancel()
-        if left:
-            await asyncio.wait(left)
         settled = all(await asyncio.gather(*(shard.leave() for shard in shards)))
         settled = await lane and settled
         await asyncio.gather(*(shard.say_goodbye() for shard in shards))

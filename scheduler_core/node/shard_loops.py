@@ -22,8 +22,9 @@ from scheduler_core.node.loops.heartbeat import ClockSync, Heartbeat
 from scheduler_core.node.loops.reap import Reaper
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.loops.suspects import Suspects
 from scheduler_core.node.loops.sweep import Sweeper
-from scheduler_core.node.loops.wakeups import WakeupSubscriber
+from scheduler_core.node.loops.wakeups import Alarm, WakeupSubscriber
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.history import Bounds
@@ -62,31 +63,30 @@ class NodeShard:
         self.start_fault: str | None = "the node is starting"
         self._clock = clock
         self._sole = sole
-        self.settler = Settler(store, retry_policy(settings), clock, metrics)
+        alarm = Alarm(clock)
+        suspects = Suspects(node, alarm.wake)
+        self.heartbeat = Heartbeat(node, store, clock, metrics, shard=self.number, timekeeper=timekeeper)
+        self.settler = Settler(
+            store,
+            retry_policy(settings),
+            clock,
+            metrics,
+            wake_at=alarm.wake_at,
+            suspects=suspects,
+            takes_writes=lambda: self.heartbeat.fault is None,
+        )
         catalogue = shards.lead.catalogue_store()
         targets = TargetCache(catalogue if store is shards.lead else store.target_copies(catalogue))
-        dispatcher = Dispatcher(
-            node, deliverer, self.settler, clock, metrics, store=store, targets=targets, limiter=limiter
-        )
-        self.claimer = Claimer(node, store, dispatcher, self.settler, clock, metrics)
-        self.settler.woken = self.claimer.wake_at
-        self.settler.suspect_left = self.claimer.suspect_left
-        self.heartbeat = Heartbeat(node, store, clock, metrics, shard=self.number, timekeeper=timekeeper)
-        self.settler.takes_writes = lambda: self.heartbeat.fault is None
-        self.reaper = Reaper(node, store, self.claimer, clock, metrics)
-        self._listener = WakeupSubscriber(store, self.claimer, clock, metrics)
+        dispatcher = Dispatcher(node, deliverer.start, self.settler, limiter, store=store, targets=targets)
+        self.reaper = Reaper(node, store, alarm.wake, clock, metrics)
+        self._listener = WakeupSubscriber(store, alarm, clock, metrics)
         self._cutter = CutSubscriber(node, store, clock, metrics)
         self._sweeper = Sweeper(store.history_store(), bounds_of(settings, len(shards)), clock, metrics)
-        self.services: tuple[Service, ...] = (
-            self.heartbeat,
-            self.settler,
-            self.claimer,
-            self.reaper,
-            self._listener,
-            self._cutter,
-            self._sweeper,
+        others = (self.heartbeat, self.settler, self.reaper, self._listener, self._cutter, self._sweeper)
+        self.claimer = Claimer(
+            node, store, dispatcher, self.settler, alarm, suspects, targets, clock, metrics, services=others
         )
-        self.claimer.store_faults_seen = lambda: sum(service.store_faults for service in self.services)
+        self.services: tuple[Service, ...] = (*others[:2], self.claimer, *others[2:])
         for service in self.services:
             service.shard = self.number if len(shards) > 1 else None
 
@@ -99,7 +99,7 @@ class NodeShard:
         if self.start_fault is not None:
             return [self.start_fault]
         faults = [service.fault for service in self.services if service.fault is not None]
-        if not self.node.lease_holds:
+        if not self.node.holds_lease():
             faults.append("heartbeat: the last beat is too long ago; other nodes may take over its runs")
         return faults
 

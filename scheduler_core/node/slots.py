@@ -1,37 +1,61 @@
-"""How many attempts a process may have open at once."""
+"""How many attempts a process may have in flight at once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
+
+from scheduler_core.base.clock import Clock
+
+
+class Occupant(Protocol):
+    """An attempt that occupies a slot: ``dispatch.in_flight.InFlight``."""
+
+    @property
+    def lease_id(self) -> tuple[str, int]:
+        """Claim key and fence of its job."""
+        ...
+
+    @property
+    def run_id(self) -> str: ...
+
+    def cancel(self) -> None:
+        """End the attempt because the node stops."""
+        ...
+
+    def cut(self) -> bool:
+        """End the attempt because its run was cancelled. False: it is over already."""
+        ...
 
 
 class SlotPool:
-    """How many attempts a process may have open at once. Those who claim for it share it: when it is full, they stand
-    in line, and each place that becomes free goes to the one who has waited longest."""
+    """The slots of a process. Its claimers share them: when all are taken, claimers wait in line, and each slot that
+    becomes free goes to the one that has waited longest. A claimer is identified by the ``wake`` that it passes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.live_nodes = 1
-        """How many nodes beat lately, this one among them."""
-        self.in_flight: set[asyncio.Future[None]] = set()
-        """Open attempts."""
+        """How many nodes sent a heartbeat lately, this one included."""
+        self.in_flight: set[Occupant] = set()
         self._reserved = 0
         self._waiting: dict[Callable[[], None], None] = {}
         self._trial: Callable[[], None] | None = None
         self._waiting_for_trial: dict[Callable[[], None], None] = {}
+        self._emptied: asyncio.Event | None = None
 
     @property
     def free(self) -> int:
+        """How many slots are neither occupied nor reserved."""
         return self.size - len(self.in_flight) - self._reserved
 
     def reserve(self, most: int, wake: Callable[[], None]) -> int:
-        """Places for a claim, at most ``most``, to be given back by ``release`` once the attempts have begun.
+        """Reserve slots for a claim, at most ``most``; return how many. ``release`` ends the reservation.
 
-        0: there is none, and ``wake`` is called when it is the caller's turn.
+        0: none is free, and ``wake`` is called when it is the caller's turn.
         """
-        free = self.free
-        if free <= 0 or next(iter(self._waiting), wake) != wake:
+        free = self.size - len(self.in_flight) - self._reserved
+        if free <= 0 or (self._waiting and next(iter(self._waiting)) != wake):
             self._waiting.setdefault(wake)
             self.freed()
             return 0
@@ -42,19 +66,35 @@ class SlotPool:
         return count
 
     def release(self, count: int) -> None:
-        """The claim is over: its attempts are among ``in_flight``, and what it did not need is free."""
+        """End a reservation: the attempts of the claim occupy their slots by now, and the rest is free."""
         self._reserved -= count
         self.freed()
 
     def cancel_wait(self, wake: Callable[[], None]) -> None:
-        """Stand in line no longer. The next may have been waiting for the caller to take what is free."""
+        """Wait in line no longer. The next one may be waiting for the caller to take what is free."""
         if wake in self._waiting:
             del self._waiting[wake]
             self.freed()
 
+    def freed(self) -> None:
+        """Wake the first claimer in line if a slot is free. Call it after an attempt has left ``in_flight``."""
+        if self._waiting and self.free > 0:
+            next(iter(self._waiting))()
+        if self._emptied is not None and not self.in_flight:
+            self._emptied.set()
+
+    async def drain(self, clock: Clock, seconds: float) -> None:
+        """Wait until no attempt is in flight, at most ``seconds``. Only for a process that claims nothing more."""
+        self._emptied = asyncio.Event()
+        if self.in_flight:
+            await clock.wait_for(self._emptied, seconds)
+
     def begin_trial(self, wake: Callable[[], None]) -> bool:
-        """Whether the caller may hold suspects now: only one claimer of the process does, so that the death of the
-        process is evidence against its group alone. False: ``wake`` is called when it is the caller's turn."""
+        """Return whether the caller may hold suspects now.
+
+        Only one claimer of the process does, so that the death of the process is evidence against its group alone.
+        False: ``wake`` is called when it is the caller's turn.
+        """
         if self._trial is None and next(iter(self._waiting_for_trial), wake) == wake:
             self._trial = wake
             self._waiting_for_trial.pop(wake, None)
@@ -64,14 +104,9 @@ class SlotPool:
         return False
 
     def end_trial(self, wake: Callable[[], None]) -> None:
-        """The caller holds no suspect, and waits for none any more."""
+        """The caller holds no suspect and waits for none any more: the next one in line is woken."""
         self._waiting_for_trial.pop(wake, None)
         if self._trial == wake:
             self._trial = None
         if self._trial is None and self._waiting_for_trial:
             next(iter(self._waiting_for_trial))()
-
-    def freed(self) -> None:
-        """Tell the first in line if there is a place."""
-        if self._waiting and self.free > 0:
-            next(iter(self._waiting))()

@@ -36,6 +36,11 @@ API_LAYERS = (
     ("cli",),
     ("__main__",),
 )
+# The same inside the node: dispatch passes its results on through a protocol, and knows no loop.
+NODE_LAYERS = (("slots",), ("node",), ("dispatch",), ("loops",), ("shard_loops",), ("engine",))
+NODE_LAYER = {
+    f"scheduler_core.node.{folder}": number for number, folders in enumerate(NODE_LAYERS) for folder in folders
+}
 API_LAYER = {f"scheduler_api.{folder}": number for number, folders in enumerate(API_LAYERS) for folder in folders}
 # The commands that run a server; all others are its clients.
 SERVER_COMMANDS = ("scheduler_api.cli.serve", "scheduler_api.cli.demo")
@@ -127,6 +132,21 @@ def test_every_module_of_the_api_lies_in_a_layer() -> None:
     api = [module for module in MODULES if module.startswith("scheduler_api")]
     assert [module for module in api if not api_folder_of(module)] == ["scheduler_api"]
     assert set(API_LAYER) == {api_folder_of(module) for module in api} - {""}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("scheduler_core.node.")])
+def test_imports_run_one_way_inside_the_node(module: str) -> None:
+    own = layer_in(NODE_LAYER, module)
+    assert own, f"{module} lies in no layer of the node"
+    for imported in imports_of(module):
+        folder = layer_in(NODE_LAYER, imported)
+        if folder and folder != own:
+            assert NODE_LAYER[folder] < NODE_LAYER[own], f"{module} imports {imported}: {own} may not import {folder}"
+
+
+def layer_in(layers: dict[str, int], module: str) -> str:
+    """The entry of ``layers`` that ``module`` is or lies in; empty: it is in none."""
+    return next((folder for folder in layers if module == folder or module.startswith(folder + ".")), "")
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if api_folder_of(name)])

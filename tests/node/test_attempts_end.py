@@ -20,7 +20,7 @@ from tests.support.nodes import SteppedNode
 from tests.support.runners import Runner, answer, hang, reset
 from tests.support.stores import opened, put, until
 
-KINDS = ("Flight", "_Direct", "TaskAttempt", "Connection", "Answer", "Request", "Outcome", "Unsettled", "Task")
+KINDS = ("InFlight", "_Direct", "TaskAttempt", "Connection", "Answer", "Request", "Outcome", "Unsettled", "Task")
 HOW = {
     "answered": (answer(body=b"done"), 2_000),
     "refused by the runner": (answer(503), 2_000),

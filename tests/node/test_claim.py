@@ -14,6 +14,7 @@ from scheduler_core.base.errors import RunConflict, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.node.loops import claim as claim_module
+from scheduler_core.node.loops import wakeups as wakeups_module
 from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.plan.claim import plan_claim
 from scheduler_core.store.loop import REPLY_BYTES, Claim
@@ -51,12 +52,12 @@ class Bench:
             await put(self.redis, make_job(name), make_state(seconds))
 
     async def asleep(self) -> None:
-        await until(lambda: self.node.claimer._sleeping_until_ms is not None)
+        await until(lambda: self.node.alarm.sleeping_until_ms is not None)
 
 
 @pytest.fixture
 async def bench(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr(claim_module, "LONGEST_SLEEP", 3_600.0)  # so that what ends a sleep is not its cap
+    monkeypatch.setattr(wakeups_module, "LONGEST_SLEEP", 3_600.0)  # so that what ends a sleep is not its cap
     async with opened(redis_url) as (store, redis):
         bench = Bench(store, redis, monkeypatch)
         await bench.node.start()
@@ -83,7 +84,7 @@ async def test_a_node_whose_results_redis_does_not_take_claims_nothing(bench: Be
     await bench.asleep()
     assert bench.claims == []
     bench.node.settler.fault = None
-    bench.node.claimer.wake()
+    bench.node.alarm.wake()
     await until(lambda: len(bench.node.deliverer.open) == 1)
 
 
@@ -91,16 +92,26 @@ async def test_it_sleeps_until_the_next_wake_up_and_an_earlier_one_wakes_it(benc
     await bench.put("a", seconds=50)
     bench.node.claimer.start()
     await bench.asleep()
-    assert bench.node.claimer._sleeping_until_ms == at(50)
-    bench.node.claimer.wake_at(at(60))
+    assert bench.node.alarm.sleeping_until_ms == at(50)
+    bench.node.alarm.wake_at(at(60))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert len(bench.claims) == 1, "a later one does not"
     await bench.put("b", seconds=20)
-    bench.node.claimer.wake_at(at(20))
+    bench.node.alarm.wake_at(at(20))
+    assert bench.node.alarm.sleeping_until_ms == at(20)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(bench.claims) == 1, "it is not due yet"
+    bench.clock.advance(19_999)
+    await bench.node.beat()
+    await asyncio.sleep(0)
+    assert len(bench.claims) == 1
+    bench.clock.advance(1)
     await until(lambda: len(bench.claims) == 2)
+    await until(lambda: [entry.job_id for entry in bench.node.deliverer.open] == ["b"])
     await bench.asleep()
-    assert bench.node.claimer._sleeping_until_ms == at(20)
+    assert bench.node.alarm.sleeping_until_ms == at(50)
 
 
 async def test_it_claims_when_the_wake_up_has_come(bench: Bench) -> None:
@@ -116,18 +127,18 @@ async def test_it_claims_when_the_wake_up_has_come(bench: Bench) -> None:
 async def test_a_wake_up_during_a_claim_is_not_lost(bench: Bench) -> None:
     bench.node.claimer.start()
     await bench.asleep()
-    bench.node.claimer.wake()
+    bench.node.alarm.wake()
     while len(bench.claims) < 2:
-        bench.node.claimer.wake_at(at(5))
+        bench.node.alarm.wake_at(at(5))
         await asyncio.sleep(0)
     await bench.asleep()
-    assert bench.node.claimer._sleeping_until_ms == at(5)
+    assert bench.node.alarm.sleeping_until_ms == at(5)
     bench.clock.advance(5_000)
     await until(lambda: len(bench.claims) == 3)
 
 
 async def test_an_upsert_elsewhere_wakes_a_sleeping_node(bench: Bench) -> None:
-    listener = WakeupSubscriber(bench.store, bench.node.claimer, bench.clock, Metrics())
+    listener = WakeupSubscriber(bench.store, bench.node.alarm, bench.clock, Metrics())
     bench.node.claimer.start()
     listener.start()
 
@@ -136,18 +147,21 @@ async def test_an_upsert_elsewhere_wakes_a_sleeping_node(bench: Bench) -> None:
 
     await until(subscribed)
     await bench.asleep()
-    before = len(bench.claims)
+    assert bench.node.alarm.sleeping_until_ms != at(10)
     await bench.jobs.upsert(make_job("a"))
-    await until(lambda: len(bench.claims) > before and bench.claims[-1].next_wake_ms == at(10))
+    await until(lambda: bench.node.alarm.sleeping_until_ms == at(10))
+    bench.clock.advance(10_000)
+    await bench.node.beat()
+    await until(lambda: len(bench.node.deliverer.open) == 1)
     await listener.stop()
 
 
 async def test_the_listener_is_well_again_as_soon_as_it_is_subscribed(bench: Bench) -> None:
-    listener = WakeupSubscriber(bench.store, bench.node.claimer, bench.clock, Metrics())
+    listener = WakeupSubscriber(bench.store, bench.node.alarm, bench.clock, Metrics())
     listener.fault = "wake: away"
     listener.start()
     await until(lambda: listener.fault is None)
-    assert bench.node.claimer._woken.is_set()
+    assert bench.node.alarm.rang
     await listener.stop()
 
 

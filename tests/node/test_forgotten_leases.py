@@ -22,10 +22,10 @@ LOST = (KEYS.due, KEYS.states, KEYS.leases, KEYS.records, KEYS.details, KEYS.his
 async def compare(node: SteppedNode) -> None:
     """What the claimer does before a claim, some seconds after Redis was away."""
     node.claimer.store_faults += 1
-    await node.claimer._compare_leases()
+    await node.claimer.lease_check.compare_if_due()
     node.clock.advance(node.node.dead_after_ms)
     await node.beat()
-    await node.claimer._compare_leases()
+    await node.claimer.lease_check.compare_if_due()
 
 
 @dataclass
@@ -122,7 +122,7 @@ async def test_leases_are_compared_within_their_time_after_a_fault_and_else_once
     for second in range(150):
         if second == 20:
             bench.node.claimer.store_faults += 1
-        await bench.node.claimer._compare_leases()
+        await bench.node.claimer.lease_check.compare_if_due()
         bench.clock.advance(1_000)
         await bench.node.beat()
     first, *others = [(at_ms - begin) // 1000 for at_ms in compared]
@@ -136,7 +136,7 @@ async def test_leases_are_found_on_whatever_page(bench: Bench) -> None:
     while await bench.node.claim(limit=500):
         pass
     leases = await bench.store.leases_of(bench.node.node.id, page=10)
-    assert {(lease.job_id, lease.fence) for lease in leases} == bench.node.claimer._known()
+    assert {(lease.job_id, lease.fence) for lease in leases} == bench.node.claimer.lease_check.known()
     assert len(leases) >= 100
 
 
@@ -148,7 +148,7 @@ async def test_the_claimer_compares_by_itself(bench: Bench) -> None:
     bench.node.claimer.start()
     bench.clock.advance(60_000)
     await bench.node.beat()
-    bench.node.claimer.wake()
+    bench.node.alarm.wake()
     await until(lambda: not bench.node.settler.is_idle)
     await bench.node.claimer.stop()
     await bench.node.settle()

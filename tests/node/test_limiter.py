@@ -233,7 +233,7 @@ async def test_a_run_that_was_taken_over_stays_the_same_run_while_it_is_held_bac
     assert [entry.job_id for entry in node.deliverer.open] == ["b"]
     await bench.store.reap(now_ms=bench.clock.now_ms(), dead_after_ms=5_000)
     told: list[int] = []
-    node.settler.woken = told.append
+    node.settler._wake_at = told.append
     await bench.work(node)
     assert told == [await bench.due("a")]
     lease = (await bench.store.read("a")).snapshot.lease
@@ -313,7 +313,7 @@ def test_an_idle_rate_makes_room_for_another_one() -> None:
         clock.advance(10 * SECOND)
 
 
-@pytest.mark.parametrize("broken", ["Flight.__init__", "needs_nothing_else"])
+@pytest.mark.parametrize("broken", ["InFlight.__init__", "needs_nothing_else"])
 async def test_a_fault_between_admission_and_attempt_gives_the_slot_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:

@@ -16,7 +16,7 @@ from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
-from tests.support.stores import KEYS, opened, put
+from tests.support.stores import KEYS, opened, put, until
 
 Stored = tuple[RedisStore, Redis]
 
@@ -109,6 +109,8 @@ async def test_a_job_that_is_handed_back_before_its_request_has_begun_keeps_its_
     (claimed,) = (await first.claimer._claim(1)).jobs
     clock.advance(first.node.dead_after_ms + 1)  # frozen between the claim and the request
     first.claimer._start(claimed)
+    await until(lambda: not first.node.in_flight)
+    assert not first.deliverer.seen
     await first.settle()
     second = await started(store, clock)
     await second.claim()

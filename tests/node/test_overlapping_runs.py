@@ -160,7 +160,7 @@ async def test_a_node_without_a_public_url_fails_a_callback_job_with_a_message_a
     async with opened(redis_url) as (store, _):
         bench = Bench(store)
         await bench.node.start()
-        assert "CRONPOST_PUBLIC_URL" in bench.node.settler.warnings["public_url"]
+        assert "CRONPOST_PUBLIC_URL" in bench.node.claimer.warnings["public_url"]
         await bench.jobs.upsert(make_job("a", policies=Policies(callback=True)))
         bench.clock.advance(10 * SECOND)
         await bench.work()

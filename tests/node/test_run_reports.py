@@ -17,7 +17,8 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import HeldBack, HoldReason, JobState, Overlap, Pending, Policies
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
-from scheduler_core.node.loops.settle import REFUSALS, REJECTED_SECONDS, waiting_run
+from scheduler_core.node.loops.settle import waiting_run
+from scheduler_core.node.loops.settle_queue import REFUSALS, REJECTED_SECONDS
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
 from scheduler_core.store.redis.store import RedisStore
@@ -54,7 +55,8 @@ class Log:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     found = Log()
-    for module in ("node.loops.settle", "node.loops.claim", "node.dispatch.limiter", "usecases.report"):
+    modules = ("node.loops.settle", "node.loops.claim", "node.dispatch.dispatcher", "node.dispatch.limiter")
+    for module in (*modules, "usecases.report"):
         monkeypatch.setattr(f"scheduler_core.{module}.log", found)
     for module in ("usecases.report",):
         monkeypatch.setattr(f"scheduler_core.{module}.log_often", found.often)
@@ -68,7 +70,7 @@ class Bench:
         self.metrics = Metrics()
         self.node = SteppedNode(store, self.clock, self.metrics, EngineSettings(public_url="http://cronpost.test"))
         self.woken: list[int] = []
-        self.node.settler.woken = self.woken.append
+        self.node.settler._wake_at = self.woken.append
 
     async def claim(self, **fields: Any) -> None:
         await self.node.start()
@@ -216,11 +218,11 @@ async def test_an_end_tells_the_claimer_when_the_job_is_due_again(bench: Bench, 
 
 
 async def test_of_the_wake_ups_during_a_claim_the_earliest_counts(bench: Bench, log: Log) -> None:
-    claimer = bench.node.claimer
+    alarm = bench.node.alarm
     for wake_ms in (at(9), at(3), at(7)):
-        claimer.wake_at(wake_ms)
-    assert claimer._heard_ms == at(3)
-    assert not claimer._woken.is_set()
+        alarm.wake_at(wake_ms)
+    assert alarm.earliest_ms == at(3)
+    assert not alarm.rang
 
 
 async def test_a_run_beside_its_job_wakes_the_claimer_at_once(bench: Bench, log: Log) -> None:

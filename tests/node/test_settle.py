@@ -168,7 +168,7 @@ async def test_what_redis_never_takes_is_put_aside_for_the_others_and_not_given_
     await bench.answer_all()
     settler, settle = bench.node.settler, RedisStore.settle
     beats: list[str] = []
-    settler.takes_writes = lambda: bool(beats)
+    settler._takes_writes = lambda: bool(beats)
 
     async def refused(self: RedisStore, settlements: Sequence[Settlement]) -> list[Settled]:
         if any(one.claim_key == "bad" for one in settlements):
@@ -190,7 +190,7 @@ async def test_what_redis_never_takes_is_put_aside_for_the_others_and_not_given_
         await rounds(1)
         assert await settler.flush(0), "nothing else waits"
         assert settler.unsettled == 1
-        assert len(settler.holds()) == 1
+        assert len(settler.lease_ids()) == 1
         # The others go on, and it is tried again now and then.
         await put(bench.redis, make_job("d"), make_state(0))
         assert await bench.node.claim() == 1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from scheduler_core.node.dispatch.in_flight import InFlight
 from scheduler_core.node.slots import SlotPool
 
 
@@ -18,14 +17,14 @@ class Claims:
     def reserve(self, name: str, most: int = 10) -> int:
         return self.slots.reserve(most, self.wakes[name])
 
-    def begin(self, count: int) -> list[asyncio.Future[None]]:
+    def begin(self, count: int) -> list[InFlight]:
         """A claim for ``count`` places has brought as many jobs."""
-        begun = [asyncio.get_running_loop().create_future() for _ in range(count)]
+        begun = [object.__new__(InFlight) for _ in range(count)]
         self.slots.in_flight.update(begun)
         self.slots.release(count)
         return begun
 
-    def end(self, attempt: asyncio.Future[None]) -> None:
+    def end(self, attempt: InFlight) -> None:
         self.slots.in_flight.discard(attempt)
         self.slots.freed()
 

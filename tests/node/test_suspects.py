@@ -62,7 +62,7 @@ class Fleet:
 
     async def claim_all(self) -> list[str]:
         """Claim until nothing more comes; the jobs whose requests are open."""
-        while await self.node.claim(limit=1_000) or (self.node.claimer._in_trial and not self.node.claimer._suspects):
+        while await self.node.claim(limit=1_000) or (self.node.suspects.in_trial and not self.node.suspects.held):
             pass
         await self.node.claim(limit=1_000)
         return sorted(request.job_id for request in self.node.deliverer.open)
@@ -183,13 +183,13 @@ async def test_a_node_holds_one_group_of_suspects_at_a_time(stored: Stored) -> N
     assert len(theirs) == 11
     assert not theirs & set(first)
     # The settlement of the last one wakes the claimer for the next group.
-    fleet.node.claimer._woken.clear()
+    fleet.node.alarm.reset()
     while fleet.node.deliverer.open:
         await fleet.node.answer(answered(200))
-        assert not fleet.node.claimer._woken.is_set()
+        assert not fleet.node.alarm.rang
     assert not turns
     await fleet.node.settle()
-    assert fleet.node.claimer._woken.is_set()
+    assert fleet.node.alarm.rang
     assert turns
     await fleet.node.crash()
     await other.crash()

@@ -457,7 +457,7 @@ class History(RuleBasedStateMachine):
     def no_job_has_two_owners_that_live(self) -> None:
         owned: Counter[str] = Counter()
         for node in self.nodes:
-            if not node.node.lease_holds:
+            if not node.node.holds_lease():
                 self.late.update(id(entry) for entry in node.deliverer.open)
             owned.update(entry.run_id for entry in node.deliverer.open if id(entry) not in self.late)
             owned.update(

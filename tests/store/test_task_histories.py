@@ -383,7 +383,7 @@ class LaneHistory(RuleBasedStateMachine):
     def no_task_has_two_calls_of_nodes_that_live(self) -> None:
         open_calls: Counter[str] = Counter()
         for node in self.nodes:
-            if not node.node.lease_holds:
+            if not node.node.holds_lease():
                 self.late.update(id(entry) for entry in node.deliverer.open)
             open_calls.update(entry.job_id for entry in node.deliverer.open if id(entry) not in self.late)
         assert all(count == 1 for count in open_calls.values())

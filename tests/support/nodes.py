@@ -13,11 +13,15 @@ from scheduler_core.delivery.base import CoroutineDeliverer
 from scheduler_core.delivery.http.request import Request, request_of
 from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import Outcome, OutcomeKind
-from scheduler_core.node.dispatch.dispatcher import Dispatcher, Flight
+from scheduler_core.node.dispatch.dispatcher import Dispatcher
+from scheduler_core.node.dispatch.in_flight import InFlight
+from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.heartbeat import Heartbeat
 from scheduler_core.node.loops.reap import Reaper
 from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.loops.suspects import Suspects
+from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.redis.catalogue import RedisCatalogue
@@ -88,16 +92,19 @@ class SteppedNode:
         self.clock = clock
         self.node = Node(settings or EngineSettings(), clock)
         self.deliverer = ScriptedDeliverer()
-        self.settler = Settler(store, RetryPolicy(), clock, metrics)
+        self.alarm = Alarm(clock)
+        self.suspects = Suspects(self.node, self.alarm.wake)
+        self.settler = Settler(store, RetryPolicy(), clock, metrics, wake_at=self.alarm.wake_at, suspects=self.suspects)
         self.targets = TargetCache(RedisCatalogue(store))
+        limiter = TargetLimiter(self.node.slots, self.node.settings, clock, metrics)
         self.dispatcher = Dispatcher(
-            self.node, self.deliverer, self.settler, clock, metrics, store=store, targets=self.targets
+            self.node, self.deliverer.start, self.settler, limiter, store=store, targets=self.targets
         )
-        self.claimer = Claimer(self.node, store, self.dispatcher, self.settler, clock, metrics)
-        self.settler.woken = self.claimer.wake_at
-        self.settler.suspect_left = self.claimer.suspect_left
+        self.claimer = Claimer(
+            self.node, store, self.dispatcher, self.settler, self.alarm, self.suspects, self.targets, clock, metrics
+        )
         self.heartbeat = Heartbeat(self.node, store, clock, metrics)
-        self.reaper = Reaper(self.node, store, self.claimer, clock, metrics)
+        self.reaper = Reaper(self.node, store, self.alarm.wake, clock, metrics)
         self.frozen = False
 
     async def start(self, *, sole: bool = False) -> None:
@@ -113,8 +120,8 @@ class SteppedNode:
             self.claimer._start(claimed)
         await asyncio.sleep(0)
         # Some attempts read the store first. Wait for them, so that the open requests do not depend on its speed.
-        flights = [flight for flight in self.node.in_flight if isinstance(flight, Flight)]
-        await until(lambda: all(flight.has_begun or flight.done() for flight in flights))
+        attempts = [attempt for attempt in self.node.in_flight if isinstance(attempt, InFlight)]
+        await until(lambda: all(attempt.call is not None or attempt.is_over for attempt in attempts))
         await asyncio.sleep(0)  # the last request to begin reaches the deliverer
         return len(claim.jobs)
 
@@ -134,10 +141,10 @@ class SteppedNode:
 
     async def crash(self) -> None:
         """End like a killed node: send nothing to Redis any more."""
-        tasks = list(self.node.in_flight)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for attempt in list(self.node.in_flight):
+            attempt.cancel()
+        for _ in range(5):  # the tasks of their requests end
+            await asyncio.sleep(0)
 
     async def leave(self) -> None:
         """End in order, as the engine does."""

@@ -6,7 +6,6 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.events import RUN_CUT, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.node.dispatch.dispatcher import Flight
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.store.loop import LoopStore
@@ -33,8 +32,9 @@ class CutSubscriber(Service):
         raise StoreUnavailable("the subscription ended")
 
     def _cut(self, run_id: str) -> bool:
-        for flight in self._node.in_flight:
-            if isinstance(flight, Flight) and flight.run.id == run_id:
-                log.info(RUN_CUT, job_id=flight.holds[0], run_id=run_id, fence=flight.holds[1])
-                return flight.cut()
+        for attempt in self._node.in_flight:
+            if attempt.run_id == run_id:
+                job_id, fence = attempt.lease_id
+                log.info(RUN_CUT, job_id=job_id, run_id=run_id, fence=fence)
+                return attempt.cut()
         return False

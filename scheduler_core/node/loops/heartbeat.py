@@ -101,7 +101,7 @@ class Heartbeat(Service):
             store_id=self._node.store_id,
         )
         self._timekeeper.take(self._shard, beat.redis_ms)
-        if not starting and not self._node.lease_holds:
+        if not starting and not self._node.holds_lease():
             log.warning(NODE_HELD_UP, node=self._node.id, detail="others may have taken its runs")
         self._node.beat_taken(sent_at)
         self._node.store_id = beat.store_id

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.events import RUN_REAPED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.store.loop import LoopStore, ReapTurn
@@ -30,11 +31,13 @@ class Reaper(Service):
 
     name = "reap"
 
-    def __init__(self, node: Node, store: LoopStore, claimer: Claimer, clock: RedisClock, metrics: Metrics) -> None:
+    def __init__(
+        self, node: Node, store: LoopStore, wake: Callable[[], None], clock: RedisClock, metrics: Metrics
+    ) -> None:
         super().__init__(clock, metrics)
         self._node = node
         self._store = store
-        self._claimer = claimer
+        self._wake = wake
         self._redis_clock = clock
         self._jumps = clock.jumps
         self._jumped_at: float | None = None
@@ -47,7 +50,7 @@ class Reaper(Service):
         if reaped:
             self.metrics.reaped.inc(len(reaped))
             log.warning(RUN_REAPED, count=len(reaped), jobs=reaped[:SHOWN], detail="their nodes no longer beat")
-            self._claimer.wake()
+            self._wake()
         return len(reaped)
 
     async def run_once(self) -> None:

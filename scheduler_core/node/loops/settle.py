@@ -1,13 +1,16 @@
-"""Records what came of each attempt. Results that arrive while a batch is on its way to Redis make the next batch.
+"""Writes attempt results to Redis in batches. Results that arrive during a write form the next batch.
 
-Nothing is dropped: what Redis cannot take is kept and tried again, and the node claims nothing new meanwhile. The lease
-of a kept result lives as long as the node's heartbeat does; should another node take the run over, the fence tells.
+Nothing is dropped: what Redis does not accept is kept and tried again, and meanwhile the node claims nothing new. The
+lease of a kept result is valid as long as the node's heartbeat is. If another node takes the run over, the fence makes
+Redis refuse the result.
+``settle_queue`` decides what is sent next.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -29,100 +32,92 @@ from scheduler_core.model.job import HeldBack, JobState, LostCause
 from scheduler_core.model.run import Reason, Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.loops.service import Service
+from scheduler_core.node.loops.settle_queue import Refusal, SettleQueue, Unsettled
+from scheduler_core.node.loops.suspects import LeaseId, Suspects
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
 from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import job_of_claim_key
-from scheduler_core.store.loop import ClaimedJob, LoopStore, Settled, Settlement
+from scheduler_core.store.loop import ClaimedJob, LoopStore, Settled
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
 
-BATCH = 256
-REFUSALS = 5
-"""So often one settlement is refused alone, in two seconds and a half, before it is put aside for the others' sake."""
-REJECTED_SECONDS = 10.0
 STATUS_CLASSES = tuple(f"{first}xx" for first in range(10))
 
 
-class Unsettled(msgspec.Struct):
-    """Something to settle, until Redis has taken it."""
-
-    claimed: ClaimedJob
-    transition: Transition | None
-    """None: hand the job back unfinished."""
-    settlement: Settlement
-    work: Work | None = None
-    ended: Ended | None = None
-    refused: int = 0
-    """How often in a row Redis has refused it when it was sent alone."""
-
-
 class Settler(Service):
-    """Settles in batches, in the order in which attempts end."""
+    """Settles in batches, in the order in which attempts end.
+
+    ``wake_at`` receives the next wake-up of each settled job. ``takes_writes`` returns whether Redis accepts the writes
+    of others (the heartbeat): if not, nothing is wrong with the refused job alone.
+    """
 
     name = "settle"
 
-    def __init__(self, store: LoopStore, policy: RetryPolicy, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: LoopStore,
+        policy: RetryPolicy,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        wake_at: Callable[[int], None],
+        suspects: Suspects,
+        takes_writes: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__(clock, metrics)
         self._store = store
         self._policy = policy
-        self._queue: list[Unsettled] = []
-        self._batch: list[Unsettled] = []
+        self._wake_at = wake_at
+        self._suspects = suspects
+        self._takes_writes = takes_writes
+        self._queue = SettleQueue()
         self._arrived = asyncio.Event()
         self._progress = asyncio.Event()
-        """Set after each round; for those that wait until all is settled."""
-        self._singly = False
-        self._rejected: list[Unsettled] = []
-        """What Redis refuses although it takes other writes: something is wrong with that job's keys. It is tried again
-        now and then, and as long as its node lives nobody else takes the job."""
-        self._rejected_until = 0.0
-        self.takes_writes: Callable[[], bool] = lambda: True
-        """Whether Redis takes writes of others; the node's heartbeat knows."""
-        self.woken: Callable[[int], None] = lambda wake_ms: None
-        """Told the next wake-up of each settled job; the engine puts the claimer's ``wake_at`` here."""
-        self.suspect_left: Callable[[], None] = lambda: None
-        """Called when a suspect was settled; the engine puts the claimer's method here."""
+        """Set after each round, for ``flush``."""
 
     @property
     def unsettled(self) -> int:
-        """How much Redis was not told yet."""
-        return len(self._queue) + len(self._batch) + len(self._rejected)
+        """How many settlements Redis has not accepted yet."""
+        return len(self._queue)
 
-    def holds(self) -> set[tuple[str, int]]:
-        """Id and fence of each job whose result Redis was not told yet."""
-        return {(one.claimed.id, one.claimed.lease.fence) for one in (*self._queue, *self._batch, *self._rejected)}
+    def lease_ids(self) -> set[LeaseId]:
+        """Return the leases of all jobs whose settlement Redis has not accepted yet."""
+        return self._queue.lease_ids()
 
     @property
     def is_behind(self) -> bool:
-        """Whether Redis did not take the last batch."""
+        """Whether Redis did not accept the last batch."""
         return self.fault is not None
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything is settled that Redis takes."""
-        return not self._queue and not self._batch
+        """Whether everything is settled that Redis accepts."""
+        return self._queue.is_idle
+
+    # ---- results (``dispatch.in_flight.Results``) ---------------------------------------------------------------
 
     def put(self, claimed: ClaimedJob, work: Work, ended: Ended) -> None:
-        """An attempt has ended."""
-        self.metrics.duration.observe(ended.outcome.latency_ms / 1000)
-        status = ended.outcome.status
-        self.metrics.attempts.add(str(ended.outcome.kind), STATUS_CLASSES[status // 100] if status else "")
+        """Settle an attempt that has an outcome."""
+        metrics, outcome = self.metrics, ended.outcome
+        metrics.duration.observe(outcome.latency_ms / 1000)
+        metrics.attempts.add(str(outcome.kind), STATUS_CLASSES[outcome.status // 100] if outcome.status else "")
         if work.run.started_at_ms is None and work.run.reason is Reason.SCHEDULED:
-            self.metrics.lateness.observe(max(0, ended.started_at_ms - work.run.fire_time_ms) / 1000)
-        self._put_planned(claimed, lambda: plan_settle(work, ended, self._policy), work, ended)
+            metrics.lateness.observe(max(0, ended.started_at_ms - work.run.fire_time_ms) / 1000)
+        self._put_planned(claimed, partial(plan_settle, work, ended, self._policy), work, ended)
 
     def put_transition(self, claimed: ClaimedJob, transition: Transition) -> None:
-        """A claimed job needed no attempt."""
+        """Settle a job that needed no attempt."""
         self._put(claimed, transition)
 
     def spawn(self, claimed: ClaimedJob, work: Work) -> None:
-        """A run of a job that allows overlap becomes a unit of its own, which the next claim takes."""
+        """Make a run that may overlap others a child run, which the next claim takes."""
         self._put(claimed, plan_spawn(work), work)
 
     def hold_back(self, claimed: ClaimedJob, work: Work, held: HeldBack) -> None:
-        """A run that is due is not sent now, for its target's sake: its job is put back with the same fire time."""
+        """Requeue a due run because of its target, with the same fire time."""
         log.debug(
             RUN_HELD_BACK, job_id=claimed.id, reason=held.reason.value, target=held.target, until=instant(held.until_ms)
         )
@@ -132,115 +127,16 @@ class Settler(Service):
             self.requeue(claimed, held.until_ms)
 
     def requeue(self, claimed: ClaimedJob, wake_ms: int) -> None:
-        """A claimed job is not finished here; at ``wake_ms`` a claim goes on with the same run."""
-        self._queue.append(Unsettled(claimed, None, self._store.requeue(claimed, wake_ms)))
-        self._arrived.set()
+        """Release the lease; a claim at ``wake_ms`` continues the same run."""
+        self._append(Unsettled(claimed, None, self._store.requeue(claimed, wake_ms)))
 
     def release(self, claimed: ClaimedJob) -> None:
-        """A claimed job is not finished here; another claim goes on with the same run."""
+        """Release the lease; another claim continues the same run."""
         self._put(claimed, None)
 
     def release_lost(self, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> None:
-        """A claimed job is not finished here, but its request, begun at ``at_ms``, may have been sent."""
-        self._queue.append(Unsettled(claimed, None, self._store.lost(claimed, cause, at_ms)))
-        self._arrived.set()
-
-    async def flush(self, seconds: float) -> bool:
-        """Wait until everything is settled, at most ``seconds``; whether it is."""
-        deadline = self.clock.monotonic() + seconds
-        while not self.is_idle and (left := deadline - self.clock.monotonic()) > 0:
-            self._progress.clear()
-            await self.clock.wait_for(self._progress, left)
-        return self.is_idle
-
-    async def run_once(self) -> None:
-        if not self._batch:
-            await self._next_batch()
-        size = 1 if self._singly else len(self._batch)
-        part = self._batch[:size]
-        try:
-            answers = await self._store.settle([one.settlement for one in part])
-        except StoreRefused as error:
-            # One job's keys may be unusable: settled one by one, it holds up no other. What was applied before the
-            # script failed answers «done» the second time.
-            if self._singly and self._reject(part[0], str(error)):
-                self._progress.set()
-                return
-            self._singly = True
-            raise
-        self._batch = self._batch[size:]
-        if not self._batch:
-            self._singly = False
-        for one, answer in zip(part, answers, strict=True):
-            self._answered(one, answer)
-        self._progress.set()
-
-    async def _next_batch(self) -> None:
-        """Take from the queue when there is something, or what was put aside when it is time to try that again."""
-        while True:
-            left = self._rejected_until - self.clock.monotonic() if self._rejected else None
-            if left is not None and left <= 0:
-                self._batch, self._rejected, self._singly = self._rejected, [], True
-                return
-            if self._queue:
-                self._batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
-                return
-            self._arrived.clear()
-            await self.clock.wait_for(self._arrived, left)
-
-    def _reject(self, one: Unsettled, reason: str) -> bool:
-        """Let the others go first; whether it was refused so often that it is put aside."""
-        self._batch = self._batch[1:]
-        one.refused += 1
-        if one.refused < REFUSALS or not self.takes_writes():
-            self._batch.append(one)
-            return False
-        if one.refused == REFUSALS:
-            log.error(SETTLE_PUT_ASIDE, job_id=one.claimed.id, fence=one.claimed.lease.fence, detail=reason)
-        self._rejected.append(one)
-        self._rejected_until = self.clock.monotonic() + REJECTED_SECONDS
-        self._singly = bool(self._batch)
-        return True
-
-    def _put(
-        self, claimed: ClaimedJob, transition: Transition | None, work: Work | None = None, ended: Ended | None = None
-    ) -> None:
-        self._queue.append(Unsettled(claimed, transition, self._store.settlement(claimed, transition), work, ended))
-        self._arrived.set()
-
-    def _answered(self, one: Unsettled, answer: Settled) -> None:
-        if answer.result == "changed" and answer.stored is not None:
-            self._plan_again(one, answer.stored)
-        elif answer.result == "full" and one.work is not None and one.claimed.state is not None:
-            claimed, work, state = one.claimed, one.work, one.claimed.state
-            self._put_planned(claimed, lambda: plan_full(work, state, now_ms=claimed.lease.first_claimed_at_ms))
-        elif answer.result == "later":
-            self._queue.append(one)
-        elif answer.result == "stale":
-            self.metrics.refused.inc()
-            log.warning(SETTLE_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
-        else:
-            self._report(one)
-        if one.claimed.lease.group:
-            self.suspect_left()
-
-    def _plan_again(self, one: Unsettled, stored: ClaimedJob) -> None:
-        """The job was changed while this node held it: plan from what is stored now."""
-        claimed = msgspec.structs.replace(stored, lease=one.claimed.lease)
-        if stored.fault is not None:
-            self._put(claimed, self._quarantine(claimed, stored.fault), one.work, one.ended)
-        else:
-            self._put_planned(claimed, lambda: self._planned_again(one, stored), one.work, one.ended)
-
-    def _planned_again(self, one: Unsettled, stored: ClaimedJob) -> Transition | None:
-        if one.work is None:
-            return None  # there was nothing to deliver; the next claim plans from what is stored then
-        if one.ended is not None:
-            return plan_settle_changed(stored.job, stored.state, one.work, one.ended, self._policy)
-        # A run that was to be held back: the change may have written it into the state as one in flight.
-        if stored.state is None:
-            return None
-        return plan_hold_back_changed(stored.job, stored.state, one.work, now_ms=self.clock.now_ms())
+        """Release the lease, and count the request that was started at ``at_ms`` as a lost attempt."""
+        self._append(Unsettled(claimed, None, self._store.lost(claimed, cause, at_ms)))
 
     def _put_planned(
         self,
@@ -249,12 +145,21 @@ class Settler(Service):
         work: Work | None = None,
         ended: Ended | None = None,
     ) -> None:
-        """Put what ``plan`` decides. One job that cannot be planned, or not be written, must not stop the others."""
+        """Put what ``plan`` decides. A job that cannot be planned or encoded must not stop the others."""
         try:
             self._put(claimed, plan(), work, ended)
         except Exception as error:  # noqa: BLE001 - see above
             reason = f"it cannot be planned: {type(error).__name__}: {error}"
             self._put(claimed, self._quarantine(claimed, reason), work, ended)
+
+    def _put(
+        self, claimed: ClaimedJob, transition: Transition | None, work: Work | None = None, ended: Ended | None = None
+    ) -> None:
+        self._append(Unsettled(claimed, transition, self._store.settlement(claimed, transition), work, ended))
+
+    def _append(self, one: Unsettled) -> None:
+        self._queue.append(one)
+        self._arrived.set()
 
     def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
         self.metrics.quarantined.inc()
@@ -262,43 +167,117 @@ class Settler(Service):
         child = job_of_claim_key(claimed.id) != claimed.id
         return quarantine_unreadable(claimed.state, reason, child=child, now_ms=self.clock.now_ms())
 
+    # ---- send ---------------------------------------------------------------------------------------------------
+
+    async def run_once(self) -> None:
+        queue = self._queue
+        while not queue.advance(self.clock.monotonic()):
+            self._arrived.clear()
+            retry_at = queue.retry_rejected_at
+            await self.clock.wait_for(self._arrived, None if retry_at is None else retry_at - self.clock.monotonic())
+        try:
+            answers = await self._store.settle([one.settlement for one in queue.part])
+        except StoreRefused as error:
+            one = queue.part[0]
+            if queue.refused(self.clock.monotonic(), takes_writes=self._takes_writes()) is not Refusal.REJECTED:
+                raise
+            if not one.was_rejected:
+                one.was_rejected = True
+                log.error(SETTLE_PUT_ASIDE, job_id=one.claimed.id, fence=one.claimed.lease.fence, detail=str(error))
+        else:
+            for one, answer in zip(queue.accepted(), answers, strict=True):
+                self._answered(one, answer)
+        self._progress.set()
+
+    async def flush(self, seconds: float) -> bool:
+        """Wait until everything is settled, at most ``seconds``; return whether it is."""
+        deadline = self.clock.monotonic() + seconds
+        while not self.is_idle and (left := deadline - self.clock.monotonic()) > 0:
+            self._progress.clear()
+            await self.clock.wait_for(self._progress, left)
+        return self.is_idle
+
+    # ---- answers ------------------------------------------------------------------------------------------------
+
+    def _answered(self, one: Unsettled, answer: Settled) -> None:
+        result = answer.result
+        if result == "changed" and answer.stored is not None:
+            self._plan_again(one, answer.stored)
+        elif result == "full" and one.work is not None and one.claimed.state is not None:
+            now_ms = one.claimed.lease.first_claimed_at_ms
+            self._put_planned(one.claimed, partial(plan_full, one.work, one.claimed.state, now_ms=now_ms))
+        elif result == "later":
+            self._queue.append(one)
+        elif result == "stale":
+            self.metrics.refused.inc()
+            log.warning(SETTLE_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
+        else:
+            self._report(one)
+        if one.claimed.lease.group:
+            self._suspects.settled(self.lease_ids())
+
+    def _plan_again(self, one: Unsettled, stored: ClaimedJob) -> None:
+        """Plan from what is stored now: the job was changed while this node held it."""
+        claimed = msgspec.structs.replace(stored, lease=one.claimed.lease)
+        if stored.fault is not None:
+            self._put(claimed, self._quarantine(claimed, stored.fault), one.work, one.ended)
+        else:
+            plan = partial(planned_again, one, stored, self._policy, self.clock.now_ms())
+            self._put_planned(claimed, plan, one.work, one.ended)
+
     def _report(self, one: Unsettled) -> None:
-        """Count and log what Redis has taken; tell the claimer when the job is due again."""
+        """Count and log what Redis accepted, and wake the claimer when the job is due again."""
         wake_ms = one.settlement.wake_ms
         if wake_ms is not None:
-            self.woken(wake_ms)
-        if one.transition is None:
+            self._wake_at(wake_ms)
+        transition = one.transition
+        if transition is None:
             log.info(RUN_HANDED_BACK, job_id=one.claimed.id, fence=one.claimed.lease.fence)
             return
         job_id = job_of_claim_key(one.claimed.id)
-        for record in one.transition.records:
+        for record in transition.records:
             report_record(self.metrics, job_id, record)
-        state = one.transition.state
+        state = transition.state
         if one.ended is not None and one.work is not None and state is not None and (state.open or state.pending):
             waiting = waiting_run(state, one.work.run.id)
             if waiting is not None and waiting.state is RunState.RETRYING:
                 self.metrics.retries.inc()
-                self._log_retry(job_id, waiting)
+                log_retry(job_id, waiting)
             elif waiting is not None:
                 log.info(RUN_TAKEN, job_id=job_id, run_id=waiting.id, lost_at=instant(waiting.retry_at_ms))
-        if one.transition.spawn is not None:
-            self.woken(one.transition.spawn.run.fire_time_ms)
+        if transition.spawn is not None:
+            self._wake_at(transition.spawn.run.fire_time_ms)
 
-    def _log_retry(self, job_id: str, run: Run) -> None:
-        log.info(
-            RUN_RETRYING,
-            job_id=job_id,
-            run_id=run.id,
-            attempt=run.attempt,
-            status=run.last_status,
-            outcome=run.attempts[-1].outcome.value if run.attempts else None,
-            detail=run.attempts[-1].message if run.attempts else "",
-            retry_at=instant(run.retry_at_ms),
-        )
+
+def planned_again(one: Unsettled, stored: ClaimedJob, policy: RetryPolicy, now_ms: int) -> Transition | None:
+    """Return the transition of a job that was changed meanwhile; None: release the lease."""
+    if one.work is None:
+        return None  # nothing was delivered; the next claim plans from what is stored then
+    if one.ended is not None:
+        return plan_settle_changed(stored.job, stored.state, one.work, one.ended, policy)
+    # A run that was to be held back: the change may have written it into the state as one in flight.
+    if stored.state is None:
+        return None
+    return plan_hold_back_changed(stored.job, stored.state, one.work, now_ms=now_ms)
 
 
 def waiting_run(state: JobState, run_id: str) -> Run | None:
-    """The run as it waits in the job's state, or among its pending entries; None: it does not."""
+    """Return the run from the job's state or its pending entries if it waits there."""
     if state.open is not None:
         return state.open if state.open.id == run_id else None
     return next((entry.run for entry in state.pending if entry.run is not None and entry.run.id == run_id), None)
+
+
+def log_retry(job_id: str, run: Run) -> None:
+    """Log that the run waits for its next attempt."""
+    last = run.attempts[-1] if run.attempts else None
+    log.info(
+        RUN_RETRYING,
+        job_id=job_id,
+        run_id=run.id,
+        attempt=run.attempt,
+        status=run.last_status,
+        outcome=None if last is None else last.outcome.value,
+        detail="" if last is None else last.message,
+        retry_at=instant(run.retry_at_ms),
+    )

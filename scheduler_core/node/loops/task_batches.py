@@ -218,7 +218,7 @@ class TaskBatcher(Service):
     # ---- call ---------------------------------------------------------------------------------------------------
 
     async def _call(self, batch: Batch, row: Row, task: Task) -> None:
-        if not self._node.lease_holds:
+        if not self._node.holds_lease():
             # Another node may have taken this batch back by now: calling would make two calls at once.
             self._put(batch, row, TaskStep(TaskOperation.BACK))
             return
@@ -246,7 +246,7 @@ class TaskBatcher(Service):
         return await attempt(lambda done: self._deliverer.start(call, done, self._may_call))
 
     def _may_call(self) -> bool:
-        return self._node.lease_holds
+        return self._node.holds_lease()
 
     def _put(self, batch: Batch, row: Row, step: TaskStep, called: Task | None = None) -> None:
         settlement = self._store.settlement(row.number, step.operation, step.task, step.record, step.detail)

@@ -1,30 +1,89 @@
-"""Hears of wake-ups that clients set and that come before all others."""
+"""When the claim loop looks for due jobs: its alarm, and the subscription to wake-ups that clients set."""
 
 from __future__ import annotations
+
+import asyncio
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.service import Service
 from scheduler_core.store.loop import LoopStore
 
+LONGEST_SLEEP = 1.0
+"""Seconds. A stepped clock or a lost message delays a job by no more than this."""
+
+
+class Alarm:
+    """Ends the sleep of the claim loop: at the time that it sleeps until, at an earlier one that is set meanwhile, or
+    at once."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self.rang = False
+        """Whether the next sleep ends at once."""
+        self.earliest_ms: int | None = None
+        """The earliest time that was set since ``reset``, while the loop was awake. The answer of a claim under way may
+        not include it."""
+        self.sleeping_until_ms: int | None = None
+        """None: the loop is awake."""
+
+    def reset(self) -> None:
+        """Begin a round of the loop: what is set from now on applies to the sleep at its end."""
+        self.rang = False
+        self.earliest_ms = None
+
+    def wake(self) -> None:
+        """Look for due jobs now."""
+        self.rang = True
+        self._changed.set()
+
+    def wake_at(self, wake_ms: int) -> None:
+        """Look for due jobs at ``wake_ms``, if not earlier."""
+        if self.sleeping_until_ms is None:
+            if self.earliest_ms is None or wake_ms < self.earliest_ms:
+                self.earliest_ms = wake_ms
+        elif wake_ms < self.sleeping_until_ms:
+            self.sleeping_until_ms = wake_ms
+            self._changed.set()
+
+    async def sleep(self, until_ms: int | None) -> None:
+        """Sleep until ``until_ms`` (None: the longest sleep), or until the alarm ends the sleep earlier."""
+        longest_ms = int(LONGEST_SLEEP * 1000)
+        now_ms = self._clock.now_ms()
+        wake_ms = now_ms + longest_ms
+        for earlier_ms in (until_ms, self.earliest_ms):
+            if earlier_ms is not None and earlier_ms < wake_ms:
+                wake_ms = earlier_ms
+        self.sleeping_until_ms = wake_ms
+        left_ms = wake_ms - now_ms
+        try:
+            while left_ms > 0 and not self.rang:
+                self._changed.clear()
+                if not await self._clock.wait_for(self._changed, left_ms / 1000):
+                    return
+                left_ms = min(self.sleeping_until_ms - self._clock.now_ms(), longest_ms)
+        finally:
+            self.sleeping_until_ms = None
+
 
 class WakeupSubscriber(Service):
-    """Subscribed for as long as Redis is there. What it misses meanwhile costs at most the cap of the loop's sleep."""
+    """Subscribes to wake-ups for as long as Redis is there. A wake-up that is missed while the subscription is lost
+    costs at most the claim loop's longest sleep."""
 
     name = "wake"
 
-    def __init__(self, store: LoopStore, claimer: Claimer, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: LoopStore, alarm: Alarm, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._store = store
-        self._claimer = claimer
+        self._alarm = alarm
 
     async def run_once(self) -> None:
         async for wake_ms in self._store.wake_ups():
             if wake_ms is None:
                 self.works()
-                self._claimer.wake()  # it may have missed some while it was not subscribed
+                self._alarm.wake()  # some may have been missed before the subscription
             else:
-                self._claimer.wake_at(wake_ms)
+                self._alarm.wake_at(wake_ms)
         raise StoreUnavailable("the subscription ended")
