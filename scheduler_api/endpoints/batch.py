@@ -19,7 +19,7 @@ from scheduler_api.wire.fast_jobs import read_job
 from scheduler_api.wire.json_body import read_array
 from scheduler_core.base.errors import CronpostError, InvalidInput
 from scheduler_core.delivery.http.guard import AddressGuard
-from scheduler_core.delivery.http.validate import check_allowed
+from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.job import Job
 from scheduler_core.usecases.batch import Upserted, upsert_on_shards
 
@@ -87,7 +87,7 @@ def read_element(element: bytes, longest: int, guard: AddressGuard) -> Read:
         return _refused(_id_of(element), problem)
     try:
         job = read_job(element)
-        check_allowed(guard, job.url)
+        installed_kinds().check_allowed(guard, job.url)
     except InvalidInput as error:
         return _refused(_id_of(element), problem_body(error))
     return job

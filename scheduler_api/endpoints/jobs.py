@@ -51,7 +51,7 @@ from scheduler_api.wire.fast_jobs import read_job
 from scheduler_api.wire.jobs import JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import read_object
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.http.validate import check_allowed
+from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.job import Job, Overlap
 from scheduler_core.usecases.job_list import page_of_jobs
@@ -107,7 +107,7 @@ def check_callback(context: Context, job: Job) -> None:
 
 async def _store(context: Context, job: Job) -> Response:
     check_callback(context, job)
-    check_allowed(context.guard, job.url)
+    installed_kinds().check_allowed(context.guard, job.url)
     async with context.store_slot(job.id) as jobs:
         view, changed = await jobs.upsert(job)
     return json_answer(shown_upsert(job, view, changed), 202)

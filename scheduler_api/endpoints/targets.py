@@ -9,7 +9,7 @@ from scheduler_api.answers import json_answer
 from scheduler_api.context import context_of
 from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fields, path_number, routes
 from scheduler_api.wire.targets import TARGET_FIELDS, show_stored, show_target, target_of
-from scheduler_core.delivery.http.validate import check_allowed
+from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.catalogue import Target
 
 DELETE_SECONDS = 20.0
@@ -20,7 +20,7 @@ async def create(request: Request) -> Response:
     """``POST /targets``."""
     context = context_of(request)
     target = target_of(await body_fields(request, TARGET_FIELDS))
-    check_allowed(context.guard, target.url, field="url")
+    installed_kinds().check_allowed(context.guard, target.url, field="url")
     async with context.store_slot():
         stored = await context.catalogue.add_target(target)
     return json_answer(show_target(stored), 201, headers={"Location": f"/targets/{stored.id}"})
@@ -51,12 +51,12 @@ async def put(request: Request) -> Response:
     def change(old: Target) -> Target:
         target = target_of(fields, old)
         if target.url != old.url:
-            check_allowed(context.guard, target.url, field="url")
+            installed_kinds().check_allowed(context.guard, target.url, field="url")
         return target
 
     def anew() -> Target:
         target = target_of(fields)
-        check_allowed(context.guard, target.url, field="url")
+        installed_kinds().check_allowed(context.guard, target.url, field="url")
         return target
 
     context = context_of(request)

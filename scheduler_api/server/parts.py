@@ -12,9 +12,9 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings, Settings
 from scheduler_core.base.config_check import beat_timeout_seconds
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.base import Deliverer
-from scheduler_core.delivery.http.client import HttpClient
+from scheduler_core.delivery.base import Deliverer, Environment
 from scheduler_core.delivery.http.guard import AddressGuard, Own
+from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.node.engine import Engine
 from scheduler_core.store.jobs import Retention
@@ -63,13 +63,7 @@ def build_engine(
 ) -> Engine:
     """Build the node of this process. ``url``: where its API listens. ``sole``: no other node can be alive."""
     engine = _engine_settings(settings, url)
-    deliverer: Deliverer = HttpClient(
-        clock=clock,
-        guard=guard,
-        max_connections=2 * engine.max_in_flight,  # of jobs, and as many of one-off tasks
-        read_limit_bytes=engine.read_limit_bytes,
-        keep_bytes=engine.keep_bytes,
-    )
+    deliverer = installed_kinds().open(Environment(clock, engine, guard))
     if wrap is not None:
         deliverer = wrap(deliverer, clock)
     return Engine(engine, store, deliverer, clock, metrics, lane=settings.lane, sole=sole)

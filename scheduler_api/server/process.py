@@ -35,6 +35,7 @@ from scheduler_core.base.events import (
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard, Own
+from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.engine import Engine
@@ -115,6 +116,7 @@ class Process:
 
         Raises ConfigError or EmbeddedRedisError if the process cannot start; then nothing is left running.
         """
+        installed_kinds()  # one that cannot be loaded stops the start
         api_sockets: list[socket.socket] = []
         metrics_sockets: list[socket.socket] = []
         try:

@@ -16,7 +16,7 @@ from scheduler_api.wire.json_body import Fields, required
 from scheduler_api.wire.policies import check_policies, policies_of
 from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.http.validate import check_url
+from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.job import Job
 from scheduler_core.triggers.trigger import CronSpec, compile_trigger
 
@@ -68,7 +68,7 @@ def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
 @lru_cache(maxsize=4096)
 def check_endpoint(url: str) -> str:
     """``url`` if it can be a job's; raises InvalidInput."""
-    return check_url(url, field="endpoint")
+    return installed_kinds().check_url(url, field="endpoint")
 
 
 def check_id(job_id: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from scheduler_api.wire.fields import instant
 from scheduler_api.wire.json_body import Fields, is_given, refuse_repeated, required
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.http.validate import check_headers, check_url
+from scheduler_core.delivery.registry import installed_kinds, scheme_of
 from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, TARGET_METHODS, Target
 from scheduler_core.store.catalogue import StoredTarget
 
@@ -21,11 +21,12 @@ def target_of(fields: Fields, old: Target | None = None) -> Target:
     In a change, null leaves a field that cannot be null as it is. Raises InvalidInput.
     """
     target = old or Target(id=0, name="", url="")
+    kinds = installed_kinds()
     name, url, method = target.name, target.url, target.method
     if old is None or is_given(fields, "name"):
         name = name_of(fields)
     if old is None or is_given(fields, "url"):
-        url = check_url(required(fields, "url", str, "an absolute http or https URL"), field="url")
+        url = kinds.check_url(required(fields, "url", str, "an absolute http or https URL"), field="url")
     if (old is None and "method" in fields) or is_given(fields, "method"):
         expected = f"one of {', '.join(TARGET_METHODS)}"
         method = required(fields, "method", str, expected)
@@ -36,7 +37,9 @@ def target_of(fields: Fields, old: Target | None = None) -> Target:
         sent = required(fields, "headers", dict[str, str] | None, "an object of strings, or null")
         if sent is not None:
             refuse_repeated(bytes(fields["headers"]), path="headers.")
-        headers = None if sent is None else check_headers(sent)
+        headers = None if sent is None else kinds.check_headers(url, sent)
+    elif headers is not None and scheme_of(url) != scheme_of(target.url):
+        headers = kinds.check_headers(url, dict(headers))  # those of a target that changes its kind
     if "body_template" in fields:
         template = required(fields, "body_template", str | None, "a string or null")
     return Target(

@@ -14,7 +14,7 @@ from scheduler_api.wire.json_body import WHITESPACE, instant_of, refuse_repeated
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.http.guard import AddressGuard
-from scheduler_core.delivery.http.validate import check_allowed, check_headers, check_url
+from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.task import Task
 from scheduler_core.store.tasks import PARTS, RULES, Place
 
@@ -144,13 +144,14 @@ def _task_of(text: bytes, guard: AddressGuard) -> Task:
         raise InvalidInput("the field 'webhookUrl' is missing: an absolute http or https URL", field="webhookUrl")
     if not isinstance(sent.webhook_url, str):
         raise InvalidInput("webhookUrl must be an absolute http or https URL", field="webhookUrl")
-    check_url(sent.webhook_url, field="webhookUrl")
-    check_allowed(guard, sent.webhook_url, field="webhookUrl")
+    kinds = installed_kinds()
+    kinds.check_url(sent.webhook_url, field="webhookUrl")
+    kinds.check_allowed(guard, sent.webhook_url, field="webhookUrl")
     auth = sent.webhook_auth
     if auth is not None:
         if not isinstance(auth, str):
             raise InvalidInput("webhookAuth must be a string or null", field="webhookAuth")
-        check_headers({"Authorization": auth}, field="webhookAuth")
+        kinds.check_headers(sent.webhook_url, {"Authorization": auth}, field="webhookAuth")
     if sent.execute_at is msgspec.UNSET:
         raise InvalidInput(f"the field 'executeAt' is missing: {EXECUTE_AT_FORMAT}", field="executeAt")
     if not isinstance(sent.execute_at, str):

@@ -1,38 +1,55 @@
-"""The interface between the core and a kind of target: start an attempt, get its outcome as a value.
+"""The protocol between a node and every kind of target: a call in, an outcome with a verdict out.
 
-A new kind of target (a queue, a shell command) is a class with ``Deliverer.start``. One that is written as a
-coroutine extends ``CoroutineDeliverer``. HTTP is the one built in.
+A kind of target is a ``TargetKind``: it checks URLs when they are stored, and opens the ``Deliverer`` of a node. The
+lease check is part of the protocol: every attempt asks ``may_send`` immediately before its first byte. A kind that is
+written as a coroutine extends ``CoroutineDeliverer``, which asks. ``tests/delivery/conformance.py`` proves the protocol
+for any kind. docs/target-kinds.md shows a complete one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, final
 
-from scheduler_core.model.call import Call
+import msgspec
+from msgspec.structs import replace
+
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.model.call import Call, Callback
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Verdict
+
+if TYPE_CHECKING:
+    from scheduler_core.delivery.http.guard import AddressGuard
 
 __all__ = [
     "NOT_SENT",
     "Attempt",
     "Call",
+    "Callback",
     "CoroutineDeliverer",
     "Deliverer",
     "Done",
+    "Environment",
     "MaySend",
     "Outcome",
     "OutcomeKind",
     "Start",
+    "TargetKind",
     "TaskAttempt",
     "Verdict",
     "always",
     "attempt",
+    "fault_text",
 ]
 
 MaySend = Callable[[], bool]
-"""Returns whether the request may still be sent: whether the node's lease still holds."""
+"""Returns whether the node's lease still holds, so that the call may be sent."""
 Done = Callable[[Outcome], None]
 """Receives the outcome of an attempt."""
 Start = Callable[[Call, Done, MaySend], "Attempt"]
@@ -40,11 +57,47 @@ Start = Callable[[Call, Done, MaySend], "Attempt"]
 
 NOT_SENT = Outcome(OutcomeKind.NOT_SENT, 0.0, message="not sent: the lease expired before the first byte")
 """The outcome of an attempt whose lease expired before its first byte."""
+MESSAGE_CHARACTERS = 500
+
+C = TypeVar("C")
 
 
 def always() -> bool:
     """A ``MaySend`` for callers without a lease."""
     return True
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """What a node gives to its deliverers."""
+
+    clock: Clock
+    settings: EngineSettings
+    guard: AddressGuard
+    """Which addresses this node may connect to. A kind that connects to addresses must ask it for each."""
+
+
+class TargetKind(ABC):
+    """One kind of target, chosen by the scheme of a URL. Has no state; safe to use from many coroutines."""
+
+    schemes: ClassVar[tuple[str, ...]]
+    """In lower case."""
+
+    @abstractmethod
+    def check_url(self, url: str, *, field: str) -> None:
+        """Raise InvalidInput for ``field`` if calls cannot be delivered to ``url``, whose scheme is of this kind."""
+
+    def check_headers(self, headers: Mapping[str, str], *, field: str) -> tuple[tuple[str, str], ...]:
+        """Return ``headers`` as pairs if a user may set them; raise InvalidInput for ``field`` otherwise."""
+        if headers:
+            raise InvalidInput(f"targets of the kind {self.schemes[0]} have no headers", field=field)
+        return ()
+
+    def check_allowed(self, url: str, guard: AddressGuard, *, field: str) -> None:  # noqa: B027 - optional
+        """Raise InvalidInput for ``field`` if the rules of this server refuse ``url`` whatever its name resolves to."""
+
+    @abstractmethod
+    def open(self, environment: Environment) -> Deliverer:
+        """Return the deliverer of a node. Called once per node, from its event loop."""
 
 
 class Deliverer(Protocol):
@@ -53,10 +106,12 @@ class Deliverer(Protocol):
     def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt and return at once.
 
-        ``done`` is called once, from the event loop and never from in here; not after ``Attempt.cancel``.
-        ``may_send`` must be called immediately before the first byte is sent. If it returns False, nothing may be sent
-        and the outcome is ``NOT_SENT``: a node that was frozen for longer than its lease must not send a request that
-        another node sends too.
+        * Calls ``done`` exactly once, from the event loop, never from inside ``start`` and not after
+          ``Attempt.cancel``. Failures are outcomes too.
+        * Calls ``may_send`` immediately before the first byte, after every wait. If it returns False, sends nothing and
+          the outcome is ``NOT_SENT``: a node that was frozen for longer than its lease must not send a call that
+          another node sends too.
+        * Ends the attempt after ``call.timeout_ms`` at the latest, with the kind ``TIMEOUT``.
         """
         ...
 
@@ -66,34 +121,69 @@ class Deliverer(Protocol):
 
 
 class Attempt(Protocol):
-    """An attempt under way."""
+    """An attempt that has begun."""
 
     def cancel(self) -> None:
-        """Give the attempt up. ``done`` is not called afterwards. Harmless once the attempt has ended."""
+        """Stop the attempt. ``done`` is not called afterwards. Does nothing if the attempt has ended."""
         ...
 
 
-class CoroutineDeliverer(ABC):
-    """Base for deliverers that are written as one coroutine. Each attempt runs in a task of its own.
+class CoroutineDeliverer(ABC, Generic[C]):
+    """Base of deliverers that are written as coroutines. Each attempt runs in a task of its own.
 
-    The lease is checked when the task starts. A deliverer that waits before it sends (for a connection, a slot)
-    overrides ``deliver_if`` and checks ``may_send`` again after the wait.
+    A subclass writes ``send``. If it must wait before the first byte (for a connection, a slot), it writes
+    ``connection`` too. This class does the rest: it checks the lease between the two, keeps the deadline over both,
+    measures the latency, and turns exceptions into outcomes.
     """
 
+    @final
     def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
-        return TaskAttempt(self.deliver_if(call, may_send), done)
+        return TaskAttempt(self._run(call, may_send), done)
 
-    async def deliver_if(self, call: Call, may_send: MaySend) -> Outcome:
-        """Make one attempt if it is still wanted, else return ``NOT_SENT``."""
-        return await self.deliver(call) if may_send() else NOT_SENT
+    def connection(self, call: Call) -> AbstractAsyncContextManager[C]:
+        """Return a context in which the call can be sent at once. Nothing of the call may be sent before ``send``."""
+        return nullcontext()  # type: ignore[return-value]  # without a connection, send gets None
 
     @abstractmethod
-    async def deliver(self, call: Call) -> Outcome:
-        """Make one attempt. Raises nothing but cancellation."""
+    async def send(self, call: Call, connection: C, /) -> Outcome:
+        """Send the call and return the outcome. Exceptions become outcomes, as ``_failed`` says."""
 
-    async def aclose(self) -> None:  # noqa: B027 - a deliverer without connections has nothing to close
+    async def aclose(self) -> None:
         """Close idle and open connections."""
+
+    async def _run(self, call: Call, may_send: MaySend) -> Outcome:
+        """Make one attempt within its deadline."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(call.timeout_ms / 1000):
+                outcome = await self._attempt(call, may_send)
+        except Exception as error:  # noqa: BLE001 - a fault of a kind must end one attempt, not the loop that made it
+            outcome = _failed(error, call)
+        latency_ms = outcome.latency_ms or (loop.time() - started) * 1000.0
+        message = " ".join(outcome.message.split())[:MESSAGE_CHARACTERS]
+        return replace(outcome, latency_ms=latency_ms, message=message)
+
+    async def _attempt(self, call: Call, may_send: MaySend) -> Outcome:
+        async with self.connection(call) as connection:
+            return await self.send(call, connection) if may_send() else NOT_SENT
+
+
+def _failed(error: Exception, call: Call) -> Outcome:
+    """Return the outcome of an attempt that ended with ``error``. Its text is left out: it may hold secrets."""
+    if isinstance(error, TimeoutError):
+        return Outcome(OutcomeKind.TIMEOUT, message=f"no complete answer within {call.timeout_ms} ms")
+    if isinstance(error, OSError):
+        return Outcome(OutcomeKind.CONNECTION, message=f"{type(error).__name__}: {error.strerror or 'no reason given'}")
+    return Outcome(OutcomeKind.INTERNAL, message=fault_text(error))
+
+
+def fault_text(error: BaseException) -> str:
+    """Name an unexpected error and its place. Not its text, which may hold secrets."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
+    return f"unexpected {type(error).__name__}{place}"
 
 
 async def attempt(start: Callable[[Done], Attempt]) -> Outcome:
@@ -108,25 +198,22 @@ async def attempt(start: Callable[[Done], Attempt]) -> Outcome:
 
 
 class TaskAttempt:
-    """An attempt that a task of its own makes."""
+    """An attempt that runs in a task of its own."""
 
     def __init__(self, delivery: Coroutine[Any, Any, Outcome], done: Done) -> None:
         self._done = done
-        self._given_up = False
+        self._cancelled = False
         self._task = asyncio.create_task(delivery)
         self._task.add_done_callback(self._ended)
 
     def cancel(self) -> None:
-        self._given_up = True
+        self._cancelled = True
         self._task.cancel()
 
     def _ended(self, task: asyncio.Task[Outcome]) -> None:
-        if self._given_up:
+        if self._cancelled:
             return
-        # An exception here is a fault of the deliverer, or the cancellation of one of its own tasks. It becomes an
+        # An exception here is a fault of the deliverer, or the cancellation of a task that it waited for. It becomes an
         # outcome, because a run without a result would hold its lease for ever.
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None:
-            self._done(Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}"))
-            return
-        self._done(task.result())
+        self._done(task.result() if error is None else Outcome(OutcomeKind.INTERNAL, message=fault_text(error)))

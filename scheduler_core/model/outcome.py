@@ -53,7 +53,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """How one attempt ended."""
 
     kind: OutcomeKind
-    latency_ms: float
+    latency_ms: float = 0.0
     """From the start of the name lookup to the last byte read, on a monotonic clock."""
     status: int | None = None
     """The answer's code, where the kind of target has one. For records and people; the verdict decides."""

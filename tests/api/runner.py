@@ -19,7 +19,7 @@ from scheduler_core.node.engine import Engine
 from tests.support.factories import over_http
 
 
-class Runner(CoroutineDeliverer):
+class Runner(CoroutineDeliverer[None]):
     """Answers each request with the next of ``answers`` (status and body), and with 200 when there are no more.
 
     While ``hold`` is set, requests stay open.
@@ -32,7 +32,7 @@ class Runner(CoroutineDeliverer):
         self.cut = 0
         """How many requests were broken off while they were held."""
 
-    async def deliver(self, call: Call) -> Outcome:
+    async def send(self, call: Call, _: None, /) -> Outcome:
         request = request_of(call)
         self.requests.append(request)
         if self.hold is not None:

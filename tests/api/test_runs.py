@@ -20,7 +20,7 @@ from tests.api.conftest import job
 from tests.support.factories import over_http
 
 
-class ScriptedDeliverer(CoroutineDeliverer):
+class ScriptedDeliverer(CoroutineDeliverer[None]):
     """Answers with ``status``, or not before ``release`` is set if that is None."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class ScriptedDeliverer(CoroutineDeliverer):
         self.release = asyncio.Event()
         self.calls: list[Call] = []
 
-    async def deliver(self, call: Call) -> Outcome:
+    async def send(self, call: Call, _: None, /) -> Outcome:
         self.calls.append(call)
         if self.status is None:
             await self.release.wait()

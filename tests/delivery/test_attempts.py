@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from scheduler_core.delivery.base import Attempt, Call, Done, MaySend, OutcomeKind
+from scheduler_core.delivery.base import Call, OutcomeKind
 from scheduler_core.delivery.http.request import request_of
 from scheduler_core.model.job import Job, Policies, RetryRule
 from scheduler_core.model.run import Run, RunState
@@ -87,10 +89,10 @@ class Freezing(ScriptedDeliverer):
         self._clock = clock
         self._node = node
 
-    def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
-        attempt = super().start(call, done, may_send)
+    @asynccontextmanager
+    async def connection(self, call: Call) -> AsyncIterator[None]:
         self._clock.advance(self._node.node.dead_after_ms + 1)
-        return attempt
+        yield
 
 
 async def test_a_node_that_is_frozen_before_the_first_byte_sends_nothing_and_hands_the_job_back(redis_url: str) -> None:

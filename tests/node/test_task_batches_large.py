@@ -32,7 +32,7 @@ SELECT_SIZE = 1_000
 INTERVAL_MS = 1_000
 
 
-class Receiver(CoroutineDeliverer):
+class Receiver(CoroutineDeliverer[None]):
     """Answers as soon as the other calls of the batch have begun: 503 to the first call of every tenth task."""
 
     def __init__(self, clock: ManualClock) -> None:
@@ -42,7 +42,7 @@ class Receiver(CoroutineDeliverer):
         self.open = 0
         self.most_open = 0
 
-    async def deliver(self, call: Call) -> Outcome:
+    async def send(self, call: Call, _: None, /) -> Outcome:
         number = int(call.job_id.removeprefix("task_"))
         self.called.append((self._clock.now_ms(), number))
         self.open += 1

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.base import CoroutineDeliverer
+from scheduler_core.delivery.base import CoroutineDeliverer, MaySend
 from scheduler_core.delivery.http.request import Request, request_of
 from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import Outcome, OutcomeKind
@@ -53,7 +53,7 @@ class OpenRequest(msgspec.Struct, eq=False):
         return self.header("Idempotency-Key")
 
 
-class ScriptedDeliverer(CoroutineDeliverer):
+class ScriptedDeliverer(CoroutineDeliverer[None]):
     """Holds each request open until the test answers it."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class ScriptedDeliverer(CoroutineDeliverer):
         self.arrived = asyncio.Event()
         self.closed = False
 
-    async def deliver(self, call: Call) -> Outcome:
+    async def send(self, call: Call, _: None, /) -> Outcome:
         entry = OpenRequest(request_of(call), asyncio.get_running_loop().create_future())
         self.open.append(entry)
         self.seen.append(entry)
@@ -72,6 +72,9 @@ class ScriptedDeliverer(CoroutineDeliverer):
             return over_http(outcome, *call.retry_statuses) if outcome.kind is OutcomeKind.RESPONSE else outcome
         finally:
             self.open.remove(entry)
+
+    async def _run(self, call: Call, may_send: MaySend) -> Outcome:
+        return await self._attempt(call, may_send)  # without the deadline: the test's clock stands still
 
     async def aclose(self) -> None:
         self.closed = True

@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.http.validate import check_headers, check_url, refused_header
+from scheduler_core.delivery.http.validate import check_headers, refused_header
+from scheduler_core.delivery.registry import TargetKinds
+
+check_url = TargetKinds().check_url
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ libraries have them, are outlived by a target that sends a byte now and then.
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Awaitable, Callable
 from importlib import metadata
 from typing import Final
@@ -26,6 +25,7 @@ from scheduler_core.delivery.base import (
     TaskAttempt,
     always,
     attempt,
+    fault_text,
 )
 from scheduler_core.delivery.http.connect import AddressRefused, TlsFailed
 from scheduler_core.delivery.http.connection import WRITE_PIECE_BYTES, Connection
@@ -218,7 +218,7 @@ class HttpClient:
 
     def _failed(self, error: Exception, request: Request, started: float) -> Outcome:
         if not isinstance(error, httpx.TransportError):
-            return self._ended_without(OutcomeKind.INTERNAL, request, started, _where(error))
+            return self._ended_without(OutcomeKind.INTERNAL, request, started, fault_text(error))
         kind = next((kind for error_class, kind in _KINDS if isinstance(error, error_class)), OutcomeKind.INTERNAL)
         return self._ended_without(kind, request, started, str(error))
 
@@ -357,13 +357,6 @@ def _kept_headers(raw: list[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]
             break
         kept.append((name.decode("latin-1").lower(), value.decode("latin-1")))
     return tuple(kept)
-
-
-def _where(error: Exception) -> str:
-    """Name an unexpected error and its place. Not its text, which may hold what must not be logged."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
-    return f"unexpected {type(error).__name__}{place}"
 
 
 def default_user_agent() -> str:

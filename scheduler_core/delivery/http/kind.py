@@ -1,0 +1,37 @@
+"""The kind of target for ``http`` and ``https`` URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from scheduler_core.delivery.base import Deliverer, Environment, TargetKind
+from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.http.validate import check_allowed, check_headers, check_url
+
+
+class HttpKind(TargetKind):
+    """Calls become HTTP/1.1 requests."""
+
+    schemes: ClassVar[tuple[str, ...]] = ("http", "https")
+
+    def check_url(self, url: str, *, field: str) -> None:
+        check_url(url, field=field)
+
+    def check_headers(self, headers: Mapping[str, str], *, field: str) -> tuple[tuple[str, str], ...]:
+        return check_headers(headers, field=field)
+
+    def check_allowed(self, url: str, guard: AddressGuard, *, field: str) -> None:
+        check_allowed(guard, url, field=field)
+
+    def open(self, environment: Environment) -> Deliverer:
+        from scheduler_core.delivery.http.client import HttpClient  # only nodes load it
+
+        settings = environment.settings
+        return HttpClient(
+            clock=environment.clock,
+            guard=environment.guard,
+            max_connections=2 * settings.max_in_flight,  # as many for one-off tasks as for jobs
+            read_limit_bytes=settings.read_limit_bytes,
+            keep_bytes=settings.keep_bytes,
+        )
