@@ -18,9 +18,10 @@ from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService
-from scheduler_core.usecases.catalogue import CatalogueService
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.schedules import ScheduleService
+from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
 
 if TYPE_CHECKING:  # a node without an API does not load starlette
@@ -93,7 +94,8 @@ class Context:
         self.job_services = self.shards.each(lambda one: JobService(one, clock, metrics))
         self.jobs = self.job_services.lead
         self.callbacks = CallbackService(self.shards, self.job_services)
-        self.catalogue = CatalogueService(self.shards, clock, metrics)
+        self.schedules = ScheduleService(self.shards, clock, metrics)
+        self.targets = TargetService(self.shards, clock, self.schedules)
         self.tasks = TaskService(self.store.task_store(lane), clock, metrics)
         self.history = HistoryService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)

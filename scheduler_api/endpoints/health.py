@@ -102,7 +102,7 @@ def asks_for_text(accepted: str) -> bool:
 
 async def _totals(context: Context) -> Totals:
     totals = await context.history.totals()
-    counts = await context.catalogue.counts()
+    counts = await context.schedules.counts()
     latency = totals.avg_latency_ms
     return Totals(
         total_targets=counts.targets,

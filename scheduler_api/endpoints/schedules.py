@@ -20,7 +20,7 @@ from scheduler_api.wire.schedules import (
 )
 from scheduler_api.wire.targets import name_of
 from scheduler_core.model.catalogue import check_timing, job_id_of
-from scheduler_core.usecases.catalogue import ScheduleChange
+from scheduler_core.usecases.schedules import ScheduleChange
 
 
 async def create(request: Request) -> Response:
@@ -31,7 +31,7 @@ async def create(request: Request) -> Response:
     timing = check_timing(schedule_type, seconds_of(fields, "interval_seconds"), duration)
     context = context_of(request)
     async with context.store_slot():
-        schedule = await context.catalogue.add_schedule(name, target_id, timing)
+        schedule = await context.schedules.add(name, target_id, timing)
     return json_answer(show_schedule(schedule), 201, headers={"Location": f"/schedules/{schedule.id}"})
 
 
@@ -44,9 +44,7 @@ async def list_schedules(request: Request) -> Response:
     status = status_filter(query.params)
     context = context_of(request)
     async with context.store_slot():
-        page = await context.catalogue.list_schedules(
-            after=query.after, skip=query.skip, limit=query.limit, status=status
-        )
+        page = await context.schedules.page(after=query.after, skip=query.skip, limit=query.limit, status=status)
     return query.answer([show_schedule(schedule) for schedule in page.schedules], page.cursor, page.skip)
 
 
@@ -55,7 +53,7 @@ async def get(request: Request) -> Response:
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
     async with context.store_slot():
-        return json_answer(show_schedule(await context.catalogue.get_schedule(schedule_id)))
+        return json_answer(show_schedule(await context.schedules.get(schedule_id)))
 
 
 async def put(request: Request) -> Response:
@@ -71,7 +69,7 @@ async def put(request: Request) -> Response:
     )
     context = context_of(request)
     async with context.store_slot(job_id_of(schedule_id)):
-        return json_answer(show_schedule(await context.catalogue.change_schedule(schedule_id, change)))
+        return json_answer(show_schedule(await context.schedules.change(schedule_id, change)))
 
 
 async def delete(request: Request) -> Response:
@@ -79,7 +77,7 @@ async def delete(request: Request) -> Response:
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
     async with context.store_slot(job_id_of(schedule_id)):
-        await context.catalogue.delete_schedule(schedule_id)
+        await context.schedules.delete(schedule_id)
     return json_answer({"message": f"schedule {schedule_id} deleted"})
 
 
@@ -89,7 +87,7 @@ async def pause(request: Request) -> Response:
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
     async with context.store_slot(job_id_of(schedule_id)):
-        return json_answer(show_schedule(await context.catalogue.pause(schedule_id)))
+        return json_answer(show_schedule(await context.schedules.pause(schedule_id)))
 
 
 async def resume(request: Request) -> Response:
@@ -98,7 +96,7 @@ async def resume(request: Request) -> Response:
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
     async with context.store_slot(job_id_of(schedule_id)):
-        return json_answer(show_schedule(await context.catalogue.resume(schedule_id)))
+        return json_answer(show_schedule(await context.schedules.resume(schedule_id)))
 
 
 async def metrics(request: Request) -> Response:
@@ -106,7 +104,7 @@ async def metrics(request: Request) -> Response:
     query = PageQuery(request)
     context = context_of(request)
     async with context.store_slot():
-        page = await context.catalogue.list_schedules(after=query.after, skip=query.skip, limit=query.limit)
+        page = await context.schedules.page(after=query.after, skip=query.skip, limit=query.limit)
     return query.answer([show_schedule_metrics(schedule) for schedule in page.schedules], page.cursor, page.skip)
 
 

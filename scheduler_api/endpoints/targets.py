@@ -22,7 +22,7 @@ async def create(request: Request) -> Response:
     target = target_of(await body_fields(request, TARGET_FIELDS))
     installed_kinds().check_allowed(context.guard, target.url, field="url")
     async with context.store_slot():
-        stored = await context.catalogue.add_target(target)
+        stored = await context.targets.add(target)
     return json_answer(show_target(stored), 201, headers={"Location": f"/targets/{stored.id}"})
 
 
@@ -31,7 +31,7 @@ async def list_targets(request: Request) -> Response:
     query = PageQuery(request)
     context = context_of(request)
     async with context.store_slot():
-        page = await context.catalogue.list_targets(after=query.after, skip=query.skip, limit=query.limit)
+        page = await context.targets.page(after=query.after, skip=query.skip, limit=query.limit)
     return query.answer([show_stored(target) for target in page.targets], page.cursor)
 
 
@@ -40,7 +40,7 @@ async def get(request: Request) -> Response:
     target_id = path_number(request, "target_id")
     context = context_of(request)
     async with context.store_slot():
-        return json_answer(show_stored(await context.catalogue.get_stored_target(target_id)))
+        return json_answer(show_stored(await context.targets.get_stored(target_id)))
 
 
 async def put(request: Request) -> Response:
@@ -61,7 +61,7 @@ async def put(request: Request) -> Response:
 
     context = context_of(request)
     async with context.store_slot(f"target {target_id}"):
-        return json_answer(show_target(await context.catalogue.change_target(target_id, change, anew=anew)))
+        return json_answer(show_target(await context.targets.change(target_id, change, anew=anew)))
 
 
 async def delete(request: Request) -> Response:
@@ -69,7 +69,7 @@ async def delete(request: Request) -> Response:
     target_id = path_number(request, "target_id")
     context = context_of(request)
     async with context.store_slot(f"target {target_id}"):
-        schedules, all_gone = await context.catalogue.delete_target_within(target_id, DELETE_SECONDS)
+        schedules, all_gone = await context.targets.delete_within(target_id, DELETE_SECONDS)
     message = f"target {target_id} deleted"
     if not all_gone:
         message += "; its other schedules are being deleted in the background"

@@ -13,7 +13,7 @@ from scheduler_api.wire.targets import MAX_DIGITS
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.catalogue import ScheduleStatus, ScheduleType, end_of, stopped_at, timing_of
 from scheduler_core.triggers.trigger import IntervalSpec
-from scheduler_core.usecases.catalogue import Schedule
+from scheduler_core.usecases.schedules import Schedule
 
 SCHEDULE_FIELDS = ("name", "target_id", "schedule_type", "interval_seconds", "duration_seconds")
 

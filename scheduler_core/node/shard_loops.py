@@ -16,6 +16,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.limiter import TargetLimiter
+from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.cut_requests import CutSubscriber
 from scheduler_core.node.loops.heartbeat import ClockSync, Heartbeat
@@ -29,7 +30,6 @@ from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.history import Bounds
 from scheduler_core.store.shards import Shards, ShardStore
-from scheduler_core.usecases.catalogue import TargetCache
 
 log = get_logger(__name__)
 

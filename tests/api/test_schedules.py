@@ -200,7 +200,7 @@ async def test_a_window_that_is_over_has_stopped_for_good(client: httpx.AsyncCli
     answer = await client.put("/schedules/1", json={"duration_seconds": 9000})
     assert (answer.status_code, answer.json()["code"]) == (400, "wrong_status")
     assert (await client.put("/schedules/1", json={"name": "kept"})).json()["status"] == "STOPPED"
-    counts = await context.catalogue.counts()
+    counts = await context.schedules.counts()
     assert (counts.active, counts.paused, counts.stopped) == (0, 0, 1)
 
 

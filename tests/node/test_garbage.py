@@ -80,7 +80,7 @@ class World:
         for number in (1, 2):
             target = {"name": f"target{number}", "url": f"http://target{number}.test/"}
             assert (await self.client.post("/targets", json=target)).status_code == 201
-            await self.context.catalogue.add_schedule(f"schedule{number}", number, Timing(1))
+            await self.context.schedules.add(f"schedule{number}", number, Timing(1))
         await self.post_task()
         await self.go_on()
 

@@ -24,8 +24,9 @@ from scheduler_core.plan.held_back import plan_hold_back
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
-from scheduler_core.usecases.catalogue import CatalogueService
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.schedules import ScheduleService
+from scheduler_core.usecases.targets import TargetService
 from tests.support.factories import SECOND, answered, at, failed, make_job, make_run, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import OpenRequest, SteppedNode
@@ -576,9 +577,10 @@ async def test_a_run_beside_others_waits_for_room_too(bench: Bench) -> None:
 async def test_the_target_of_a_schedule_is_known_before_its_run_is_sent(bench: Bench) -> None:
     node = await bench.node(QUICK)
     await bench.open_breaker(node)
-    catalogue = CatalogueService(Shards.of_one(bench.store), bench.clock, Metrics())
-    target = await catalogue.add_target(Target(0, "dead", DEAD))
-    schedule = await catalogue.add_schedule("s", target.id, Timing(1))
+    schedules = ScheduleService(Shards.of_one(bench.store), bench.clock, Metrics())
+    targets = TargetService(Shards.of_one(bench.store), bench.clock, schedules)
+    target = await targets.add(Target(0, "dead", DEAD))
+    schedule = await schedules.add("s", target.id, Timing(1))
     job_id = schedule.view.id
     for _ in range(3):
         bench.clock.advance(SECOND)

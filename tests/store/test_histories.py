@@ -49,8 +49,9 @@ from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.store.shards import PerShard, Shards
 from scheduler_core.usecases.callbacks import CallbackService
-from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
+from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.factories import make_job
 from tests.support.manual_clock import ManualClock
@@ -98,7 +99,8 @@ class History(RuleBasedStateMachine):
         self.store = RedisStore(connect(url), retention=Retention(entries=1_000_000))
         self.jobs = JobService(self.store, self.clock, self.metrics)
         self.callbacks = CallbackService(Shards.of_one(self.store), PerShard([self.jobs]))
-        self.catalogue = CatalogueService(Shards.of_one(self.store), self.clock, self.metrics)
+        self.schedule_service = ScheduleService(Shards.of_one(self.store), self.clock, self.metrics)
+        self.target_service = TargetService(Shards.of_one(self.store), self.clock, self.schedule_service)
         self.tasks = TaskService(RedisTasks(self.store, LANE), self.clock, self.metrics)
         self.nodes: list[SteppedTaskNode] = []
         self.segments: dict[str, list[Segment]] = {name: [] for name in NAMES}
@@ -116,7 +118,7 @@ class History(RuleBasedStateMachine):
         self.run(self.client.flushall())
         self.start()
         target = Target(0, "target", "http://1.test/", "GET", None, None, 0, 0)
-        self.target = self.run(self.catalogue.add_target(target)).id
+        self.target = self.run(self.target_service.add(target)).id
 
     def run(self, operation: Any) -> Any:
         return self.runner.run(operation)
@@ -232,7 +234,7 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: len(self.schedules) < 2)
     @rule(timing=timings)
     def add_schedule(self, timing: Timing) -> None:
-        made = self.run(self.catalogue.add_schedule(f"s{len(self.segments)}", self.target, timing))
+        made = self.run(self.schedule_service.add(f"s{len(self.segments)}", self.target, timing))
         self.schedules.append(made.id)
         self.segments[job_id_of(made.id)] = []
         self.next_segment(made.id)
@@ -249,19 +251,19 @@ class History(RuleBasedStateMachine):
         schedule_id = self.schedules[which % len(self.schedules)]
         name = job_id_of(schedule_id)
         if what in {"pause", "resume"}:
-            self.refused(getattr(self.catalogue, what)(schedule_id))
+            self.refused(getattr(self.schedule_service, what)(schedule_id))
         elif what == "target":
             self.urls += 1
             url = f"http://{self.urls}.test/"
-            self.run(self.catalogue.change_target(self.target, lambda target: replace(target, url=url)))
+            self.run(self.target_service.change(self.target, lambda target: replace(target, url=url)))
         elif what == "delete":
             self.schedules.remove(schedule_id)
-            self.run(self.catalogue.delete_schedule(schedule_id))
+            self.run(self.schedule_service.delete(schedule_id))
             self.end_segment(name)
         else:
             before = self.run(self.store.read(name)).snapshot.job
             change = ScheduleChange(interval_seconds=5 + which)
-            if not self.refused(self.catalogue.change_schedule(schedule_id, change)):
+            if not self.refused(self.schedule_service.change(schedule_id, change)):
                 after = self.run(self.store.read(name)).snapshot.job
                 if before is not None and after is not None and not same_fire_times(before, after):
                     self.end_segment(name)

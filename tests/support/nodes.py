@@ -16,6 +16,7 @@ from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.in_flight import InFlight
 from scheduler_core.node.dispatch.limiter import TargetLimiter
+from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.heartbeat import Heartbeat
 from scheduler_core.node.loops.reap import Reaper
@@ -26,7 +27,6 @@ from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.usecases.catalogue import TargetCache
 from tests.support.factories import over_http
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import until

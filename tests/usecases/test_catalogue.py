@@ -27,7 +27,8 @@ from scheduler_core.store.catalogue import CatalogueCounts, Row
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
-from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
+from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
+from scheduler_core.usecases.targets import TargetService
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, dump, opened
 
@@ -43,11 +44,12 @@ class Bench:
         self.redis = redis
         self.clock = ManualClock()
         self.catalogue = RedisCatalogue(store)
-        self.service = CatalogueService(Shards.of_one(store), self.clock, Metrics())
+        self.schedules = ScheduleService(Shards.of_one(store), self.clock, Metrics())
+        self.targets = TargetService(Shards.of_one(store), self.clock, self.schedules)
         self.sweeper = CatalogueSweeper(Shards.of_one(store), self.clock, Metrics())
 
     async def names(self) -> list[str | None]:
-        page = await self.service.list_schedules(limit=1000)
+        page = await self.schedules.page(limit=1000)
         return [None if one.view.job is None else one.view.job.name for one in page.schedules]
 
     async def later(self, milliseconds: int = TURN_MS + HALVES_AFTER_MS) -> int:
@@ -73,37 +75,37 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
 
 
 async def test_of_many_who_create_one_name_at_once_one_succeeds(bench: Bench) -> None:
-    answers = await asyncio.gather(*(bench.service.add_target(TARGET) for _ in range(10)), return_exceptions=True)
+    answers = await asyncio.gather(*(bench.targets.add(TARGET) for _ in range(10)), return_exceptions=True)
     assert sorted(type(one).__name__ for one in answers) == ["DuplicateName"] * 9 + ["Target"]
-    created = [bench.service.add_schedule("s", 1, EVERY_10) for _ in range(10)]
+    created = [bench.schedules.add("s", 1, EVERY_10) for _ in range(10)]
     found = await asyncio.gather(*created, return_exceptions=True)
     assert sorted(type(one).__name__ for one in found) == ["DuplicateName"] * 9 + ["Schedule"]
     assert await bench.names() == ["s"]
-    assert await bench.service.counts() == CatalogueCounts(1, 1, 1, 0, 0)
+    assert await bench.schedules.counts() == CatalogueCounts(1, 1, 1, 0, 0)
 
 
 async def test_of_many_who_take_one_name_for_what_they_have_one_succeeds(bench: Bench) -> None:
     for number in range(6):
-        await bench.service.add_target(replace(TARGET, name=str(number)))
-        await bench.service.add_schedule(str(number), 1, EVERY_10)
+        await bench.targets.add(replace(TARGET, name=str(number)))
+        await bench.schedules.add(str(number), 1, EVERY_10)
 
     def rename(target: Target) -> Target:
         return replace(target, name="new")
 
-    changes: list[Any] = [bench.service.change_target(one, rename) for one in range(1, 7)]
-    changes += [bench.service.change_schedule(one, ScheduleChange(name="new")) for one in range(1, 7)]
+    changes: list[Any] = [bench.targets.change(one, rename) for one in range(1, 7)]
+    changes += [bench.schedules.change(one, ScheduleChange(name="new")) for one in range(1, 7)]
     answers = await asyncio.gather(*changes, return_exceptions=True)
     assert sum(isinstance(one, DuplicateName) for one in answers) == 10
-    targets = [one.target.name for one in (await bench.service.list_targets()).targets]
+    targets = [one.target.name for one in (await bench.targets.page()).targets]
     assert targets.count("new") == (await bench.names()).count("new") == 1
     assert len(set(targets)) == len(set(await bench.names())) == 6
 
 
 async def test_of_two_names_given_to_one_schedule_at_once_job_and_catalogue_have_the_same(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.targets.add(TARGET)
+    await bench.schedules.add("s", 1, EVERY_10)
     names = [f"name {number}" for number in range(8)]
-    await asyncio.gather(*(bench.service.change_schedule(1, ScheduleChange(name=name)) for name in names))
+    await asyncio.gather(*(bench.schedules.change(1, ScheduleChange(name=name)) for name in names))
     (row,) = await bench.catalogue.rows([1])
     assert row is not None
     assert [row.name] == await bench.names()
@@ -111,13 +113,14 @@ async def test_of_two_names_given_to_one_schedule_at_once_job_and_catalogue_have
 
 
 async def test_of_pauses_and_resumes_at_once_the_count_is_that_of_the_last(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.targets.add(TARGET)
+    await bench.schedules.add("s", 1, EVERY_10)
     for _ in range(10):
-        operations = [bench.service.pause(1), bench.service.resume(1), bench.service.pause(1), bench.service.resume(1)]
+        schedules = bench.schedules
+        operations = [schedules.pause(1), schedules.resume(1), schedules.pause(1), schedules.resume(1)]
         await asyncio.gather(*operations, return_exceptions=True)
-        status = (await bench.service.get_schedule(1)).status
-        counts = await bench.service.counts()
+        status = (await bench.schedules.get(1)).status
+        counts = await bench.schedules.counts()
         assert (counts.active, counts.paused) == ((1, 0) if status is ScheduleStatus.ACTIVE else (0, 1))
 
 
@@ -144,21 +147,21 @@ STEPS: list[tuple[type, str]] = [(RedisCatalogue, "reserve"), (RedisStore, "chan
 async def test_a_resume_that_overtakes_a_pause_leaves_the_count_right(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_schedule("s", 1, EVERY_10)
-    Between(monkeypatch, RedisCatalogue, "commit", lambda: bench.service.resume(1))
-    assert (await bench.service.pause(1)).status is ScheduleStatus.ACTIVE
-    assert await bench.service.counts() == CatalogueCounts(1, 1, 1, 0, 0)
+    await bench.targets.add(TARGET)
+    await bench.schedules.add("s", 1, EVERY_10)
+    Between(monkeypatch, RedisCatalogue, "commit", lambda: bench.schedules.resume(1))
+    assert (await bench.schedules.pause(1)).status is ScheduleStatus.ACTIVE
+    assert await bench.schedules.counts() == CatalogueCounts(1, 1, 1, 0, 0)
 
 
 @pytest.mark.parametrize(("kind", "step"), STEPS)
 async def test_a_target_that_is_deleted_while_a_schedule_is_created_leaves_none_without_target(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
 ) -> None:
-    await bench.service.add_target(TARGET)
-    Between(monkeypatch, kind, step, lambda: bench.service.delete_target(1))
+    await bench.targets.add(TARGET)
+    Between(monkeypatch, kind, step, lambda: bench.targets.delete(1))
     with pytest.raises(TargetNotFound):
-        await bench.service.add_schedule("s", 1, EVERY_10)
+        await bench.schedules.add("s", 1, EVERY_10)
     await bench.check_nothing_is_left()
 
 
@@ -166,11 +169,11 @@ async def test_a_target_that_is_deleted_while_a_schedule_is_created_leaves_none_
 async def test_a_target_that_is_deleted_while_its_schedule_changes_takes_it_along(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
 ) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_schedule("s", 1, EVERY_10)
-    Between(monkeypatch, kind, step, lambda: bench.service.delete_target(1))
+    await bench.targets.add(TARGET)
+    await bench.schedules.add("s", 1, EVERY_10)
+    Between(monkeypatch, kind, step, lambda: bench.targets.delete(1))
     with pytest.raises((ScheduleNotFound, TargetNotFound)):
-        await bench.service.change_schedule(1, ScheduleChange(name="new", interval_seconds=5))
+        await bench.schedules.change(1, ScheduleChange(name="new", interval_seconds=5))
     await bench.check_nothing_is_left()
 
 
@@ -178,33 +181,33 @@ async def test_a_target_that_is_deleted_while_its_schedule_changes_takes_it_alon
 async def test_a_schedule_that_gets_another_target_while_its_old_one_is_deleted_is_whole_or_gone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
 ) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_target(replace(TARGET, name="u"))
-    await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.targets.add(TARGET)
+    await bench.targets.add(replace(TARGET, name="u"))
+    await bench.schedules.add("s", 1, EVERY_10)
 
     async def move() -> None:
         with contextlib.suppress(ScheduleNotFound, TargetNotFound):
-            await bench.service.change_schedule(1, ScheduleChange(target_id=2))
+            await bench.schedules.change(1, ScheduleChange(target_id=2))
 
     Between(monkeypatch, kind, step, move)
-    await bench.service.delete_target(1)
+    await bench.targets.delete(1)
     await bench.later()
-    counts = await bench.service.counts()
+    counts = await bench.schedules.counts()
     assert counts.schedules == len(await bench.names())
-    await bench.service.delete_target(2)
+    await bench.targets.delete(2)
     await bench.check_nothing_is_left()
 
 
 async def test_creating_and_deleting_at_random_moments_leaves_no_half(bench: Bench) -> None:
     for number in range(15):
-        await bench.service.add_target(replace(TARGET, name=str(number)))
+        await bench.targets.add(replace(TARGET, name=str(number)))
         target = number + 1
 
         async def create(name: str, target_id: int) -> None:
-            await bench.service.add_schedule(name, target_id, EVERY_10)
+            await bench.schedules.add(name, target_id, EVERY_10)
 
         operations: list[Awaitable[Any]] = [create(f"{number} {one}", target) for one in range(4)]
-        operations.insert(number % 5, bench.service.delete_target(target))
+        operations.insert(number % 5, bench.targets.delete(target))
         answers = await asyncio.gather(*operations, return_exceptions=True)
         assert all(isinstance(one, TargetNotFound | int | None) for one in answers), answers
     await bench.check_nothing_is_left()
@@ -214,46 +217,46 @@ async def test_creating_and_deleting_at_random_moments_leaves_no_half(bench: Ben
 
 
 async def test_a_name_that_was_reserved_and_no_more_is_free_again_after_a_minute(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     row = Row(1, "s")
     assert await bench.catalogue.reserve(row, token="a", now_ms=bench.clock.now, patience_ms=1_000) == 1
     assert await bench.later(HALVES_AFTER_MS - 1) == 0
     assert await bench.catalogue.rows([1]) == [row]
     assert await bench.later(1) == 1
     assert await bench.catalogue.rows([1]) == [None]
-    assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 2
-    await bench.service.delete_target(1)
+    assert (await bench.schedules.add("s", 1, EVERY_10)).id == 2
+    await bench.targets.delete(1)
     await bench.check_nothing_is_left()
 
 
 async def test_a_name_that_was_reserved_gives_way_after_a_second_and_its_creator_is_told(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     created: list[int] = []
 
     async def other() -> None:
         with pytest.raises(DuplicateName):
-            await bench.service.add_schedule("s", 1, EVERY_10)
+            await bench.schedules.add("s", 1, EVERY_10)
         bench.clock.advance(1_000)
-        created.append((await bench.service.add_schedule("s", 1, Timing(20))).id)
+        created.append((await bench.schedules.add("s", 1, Timing(20))).id)
 
     Between(monkeypatch, RedisCatalogue, "commit", other)
     with pytest.raises(DuplicateName):
-        await bench.service.add_schedule("s", 1, EVERY_10)
+        await bench.schedules.add("s", 1, EVERY_10)
     assert created == [2]
     assert await bench.names() == ["s"]
     assert await bench.redis.hkeys(KEYS.jobs) == [b"schedule_2"]
-    assert await bench.service.delete_target(1) == 1
+    assert await bench.targets.delete(1) == 1
     await bench.check_nothing_is_left()
 
 
 async def test_a_schedule_that_was_written_and_not_committed_becomes_a_whole_one(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     schedule_id = await bench.catalogue.reserve(Row(1, "s"), token="a", now_ms=bench.clock.now, patience_ms=1_000)
     assert isinstance(schedule_id, int)
     job = job_of_schedule(schedule_id, name="s", target_id=1, timing=EVERY_10, now_ms=bench.clock.now)
-    await bench.service.jobs.lead.upsert(job)
+    await bench.schedules.jobs.lead.upsert(job)
     assert await bench.names() == []
     assert await bench.later() == 1
     assert await bench.names() == ["s"]
@@ -262,89 +265,89 @@ async def test_a_schedule_that_was_written_and_not_committed_becomes_a_whole_one
 
 async def test_a_schedule_without_an_entry_in_the_catalogue_goes(bench: Bench) -> None:
     job = job_of_schedule(77, name="s", target_id=1, timing=EVERY_10, now_ms=bench.clock.now)
-    await bench.service.jobs.lead.upsert(job)
+    await bench.schedules.jobs.lead.upsert(job)
     assert await bench.later() == 1
     with pytest.raises(JobNotFound):
-        await bench.service.jobs.lead.get(job_id_of(77))
+        await bench.schedules.jobs.lead.get(job_id_of(77))
     await bench.check_nothing_is_left()
 
 
 async def test_a_schedule_whose_job_is_gone_leaves_the_catalogue(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_schedule("s", 1, EVERY_10)
-    await bench.service.jobs.lead.delete("schedule_1")
+    await bench.targets.add(TARGET)
+    await bench.schedules.add("s", 1, EVERY_10)
+    await bench.schedules.jobs.lead.delete("schedule_1")
     assert await bench.later() == 1
-    assert await bench.service.counts() == CatalogueCounts(1, 0, 0, 0, 0)
-    assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 2
+    assert await bench.schedules.counts() == CatalogueCounts(1, 0, 0, 0, 0)
+    assert (await bench.schedules.add("s", 1, EVERY_10)).id == 2
 
 
 async def test_a_deletion_of_a_schedule_that_was_cut_can_be_repeated(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_schedule("s", 1, EVERY_10)
-    await bench.service.jobs.lead.delete("schedule_1")
-    await bench.service.delete_schedule(1)
+    await bench.targets.add(TARGET)
+    await bench.schedules.add("s", 1, EVERY_10)
+    await bench.schedules.jobs.lead.delete("schedule_1")
+    await bench.schedules.delete(1)
     with pytest.raises(ScheduleNotFound):
-        await bench.service.delete_schedule(1)
+        await bench.schedules.delete(1)
 
 
 async def test_a_deletion_of_a_target_that_was_cut_goes_on(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     for number in range(3):
-        await bench.service.add_schedule(str(number), 1, EVERY_10)
+        await bench.schedules.add(str(number), 1, EVERY_10)
     await bench.catalogue.drop_target(1, name="t", now_ms=bench.clock.now)
     with pytest.raises(TargetNotFound):
-        await bench.service.get_target(1)
+        await bench.targets.get(1)
     with pytest.raises(TargetNotFound):
-        await bench.service.add_schedule("new", 1, EVERY_10)
-    assert (await bench.service.add_target(TARGET)).id == 2
+        await bench.schedules.add("new", 1, EVERY_10)
+    assert (await bench.targets.add(TARGET)).id == 2
     assert await bench.later(HALVES_AFTER_MS) == 1
     assert await bench.names() == []
-    await bench.service.delete_target(2)
+    await bench.targets.delete(2)
     await bench.check_nothing_is_left()
 
 
 async def test_a_deletion_of_a_target_that_was_cut_can_be_asked_for_again(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.targets.add(TARGET)
+    await bench.schedules.add("s", 1, EVERY_10)
     await bench.catalogue.drop_target(1, name="t", now_ms=bench.clock.now)
-    assert await bench.service.delete_target(1) == 1
+    assert await bench.targets.delete(1) == 1
     with pytest.raises(TargetNotFound):
-        await bench.service.delete_target(1)
+        await bench.targets.delete(1)
     await bench.check_nothing_is_left()
 
 
 async def test_a_target_with_more_schedules_than_one_step_takes_goes_with_all_of_them(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     for number in range(230):
-        await bench.service.add_schedule(str(number), 1, EVERY_10)
-    assert await bench.service.delete_target(1) == 230
+        await bench.schedules.add(str(number), 1, EVERY_10)
+    assert await bench.targets.delete(1) == 230
     await bench.check_nothing_is_left()
 
 
 async def test_a_deletion_of_a_target_that_takes_too_long_is_finished_by_the_sweeper(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     for number in range(230):
-        await bench.service.add_schedule(str(number), 1, EVERY_10)
-    deleted, all_gone = await bench.service.delete_target_within(1, 0.0)
+        await bench.schedules.add(str(number), 1, EVERY_10)
+    deleted, all_gone = await bench.targets.delete_within(1, 0.0)
     assert 0 < deleted < 230
     assert not all_gone
     with pytest.raises(TargetNotFound):
-        await bench.service.add_schedule("one more", 1, EVERY_10)
+        await bench.schedules.add("one more", 1, EVERY_10)
     assert await bench.later(HALVES_AFTER_MS) == 1
     await bench.check_nothing_is_left()
 
 
 async def test_a_pause_a_window_and_a_name_of_which_only_a_half_was_written_are_put_right(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     for number in range(4):
-        await bench.service.add_schedule(str(number), 1, EVERY_10)
-    await bench.service.jobs.lead.pause("schedule_1")
+        await bench.schedules.add(str(number), 1, EVERY_10)
+    await bench.schedules.jobs.lead.pause("schedule_1")
     await bench.catalogue.change_schedule(2, Row(1, "1"), Row(1, "new"))
     await bench.catalogue.commit(3, end_ms=bench.clock.now, paused=False)
-    assert (await bench.service.counts()).paused == 0
-    assert (await bench.service.counts()).stopped == 1
+    assert (await bench.schedules.counts()).paused == 0
+    assert (await bench.schedules.counts()).stopped == 1
     assert await bench.later() == 3
-    assert await bench.service.counts() == CatalogueCounts(1, 4, 3, 1, 0)
+    assert await bench.schedules.counts() == CatalogueCounts(1, 4, 3, 1, 0)
     assert await bench.names() == ["0", "new", "2", "3"]
     assert await bench.later() == 0
 
@@ -366,14 +369,14 @@ async def test_a_clock_that_was_set_back_does_not_stop_the_sweeps(bench: Bench) 
 
 
 async def test_a_full_redis_takes_no_new_schedule_keeps_no_half_and_lets_them_be_deleted(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.targets.add(TARGET)
+    await bench.schedules.add("s", 1, EVERY_10)
     # Scripts are loaded now, so that they need no memory later.
     await bench.redis.config_set("maxmemory", 1)
-    for refused in (bench.service.add_target(replace(TARGET, name="u")), bench.service.add_schedule("x", 1, EVERY_10)):
+    for refused in (bench.targets.add(replace(TARGET, name="u")), bench.schedules.add("x", 1, EVERY_10)):
         with pytest.raises(StoreUnavailable):
             await refused
-    assert await bench.service.delete_target(1) == 1
+    assert await bench.targets.delete(1) == 1
     await bench.redis.config_set("maxmemory", 0)
     await bench.check_nothing_is_left()
 
@@ -381,7 +384,7 @@ async def test_a_full_redis_takes_no_new_schedule_keeps_no_half_and_lets_them_be
 async def test_when_redis_fails_in_the_middle_what_was_done_is_undone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
 
     async def fail() -> None:
         raise StoreUnavailable("no answer", effect_unknown=True)
@@ -390,8 +393,8 @@ async def test_when_redis_fails_in_the_middle_what_was_done_is_undone(
         with monkeypatch.context() as patched:
             Between(patched, kind, step, fail)
             with pytest.raises(StoreUnavailable):
-                await bench.service.add_schedule("s", 1, EVERY_10)
-    assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 3
+                await bench.schedules.add("s", 1, EVERY_10)
+    assert (await bench.schedules.add("s", 1, EVERY_10)).id == 3
 
 
 async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
@@ -409,11 +412,11 @@ async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
 
     with monkeypatch.context() as patched:
         patched.setattr(RedisCatalogue, "_write", lose)
-        assert (await bench.service.add_target(TARGET)).id == 1
+        assert (await bench.targets.add(TARGET)).id == 1
         lost.append("catalogue/commit_schedule")
-        assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 1
+        assert (await bench.schedules.add("s", 1, EVERY_10)).id == 1
     assert lost == ["catalogue/add_target", "catalogue/commit_schedule", "catalogue/reserve_schedule"]
-    assert await bench.service.counts() == CatalogueCounts(1, 1, 1, 0, 0)
+    assert await bench.schedules.counts() == CatalogueCounts(1, 1, 1, 0, 0)
 
 
 async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,28 +427,28 @@ async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monk
         return await original(self, script, keys, args)
 
     monkeypatch.setattr(RedisCatalogue, "_write", twice)
-    assert (await bench.service.add_target(TARGET)).id == 1
-    assert (await bench.service.add_target(replace(TARGET, name="u"))).id == 2
-    assert (await bench.service.change_target(1, lambda old: replace(old, name="v"))).name == "v"
-    assert (await bench.service.add_schedule("s", 1, EVERY_10)).id == 1
-    await bench.service.change_schedule(1, ScheduleChange(name="n", target_id=2))
-    await bench.service.pause(1)
-    assert await bench.service.counts() == CatalogueCounts(2, 1, 0, 1, 0)
-    assert await bench.service.delete_target(2) == 1
-    assert [one.target.name for one in (await bench.service.list_targets()).targets] == ["v"]
+    assert (await bench.targets.add(TARGET)).id == 1
+    assert (await bench.targets.add(replace(TARGET, name="u"))).id == 2
+    assert (await bench.targets.change(1, lambda old: replace(old, name="v"))).name == "v"
+    assert (await bench.schedules.add("s", 1, EVERY_10)).id == 1
+    await bench.schedules.change(1, ScheduleChange(name="n", target_id=2))
+    await bench.schedules.pause(1)
+    assert await bench.schedules.counts() == CatalogueCounts(2, 1, 0, 1, 0)
+    assert await bench.targets.delete(2) == 1
+    assert [one.target.name for one in (await bench.targets.page()).targets] == ["v"]
     assert await bench.redis.hget(KEYS.meta, "targets_version") is not None
 
 
 async def test_a_version_that_a_failover_lost_is_not_given_again(bench: Bench) -> None:
     """A node that has read the lost content would take it for what is stored now."""
-    await bench.service.add_target(TARGET)
-    await bench.service.change_target(1, lambda old: replace(old, name="first"))
+    await bench.targets.add(TARGET)
+    await bench.targets.change(1, lambda old: replace(old, name="first"))
     before = await bench.redis.dump(KEYS.meta)
     assert before is not None
-    await bench.service.change_target(1, lambda old: replace(old, name="lost"))
+    await bench.targets.change(1, lambda old: replace(old, name="lost"))
     lost = await bench.redis.hget(KEYS.meta, "targets_version")
     await bench.redis.restore(KEYS.meta, 0, before, replace=True)
-    await bench.service.change_target(1, lambda old: replace(old, name="kept"))
+    await bench.targets.change(1, lambda old: replace(old, name="kept"))
     assert int(await bench.redis.hget(KEYS.meta, "targets_version") or 0) > int(lost or 0)
 
 
@@ -453,16 +456,16 @@ async def test_a_version_that_a_failover_lost_is_not_given_again(bench: Bench) -
 
 
 async def test_lists_of_one_status_go_by_id_with_skip_and_cursor(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     for number in range(12):
         timing = Timing(10, 5) if number % 3 == 2 else EVERY_10
-        schedule = await bench.service.add_schedule(str(number), 1, timing)
+        schedule = await bench.schedules.add(str(number), 1, timing)
         if number % 3 == 1:
-            await bench.service.pause(schedule.id)
+            await bench.schedules.pause(schedule.id)
     bench.clock.advance(5_000)
 
     async def ids(**query: Any) -> tuple[list[int], int | None]:
-        page = await bench.service.list_schedules(**query)
+        page = await bench.schedules.page(**query)
         return [one.id for one in page.schedules], page.cursor
 
     assert await ids(status=ScheduleStatus.ACTIVE) == ([1, 4, 7, 10], None)
@@ -472,61 +475,61 @@ async def test_lists_of_one_status_go_by_id_with_skip_and_cursor(bench: Bench) -
     assert await ids(status=ScheduleStatus.STOPPED, skip=1, limit=2) == ([6, 9], 9)
     assert await ids(limit=5, skip=2) == ([3, 4, 5, 6, 7], 7)
     assert await ids(skip=100) == ([], None)
-    assert await bench.service.counts() == CatalogueCounts(1, 12, 4, 4, 4)
+    assert await bench.schedules.counts() == CatalogueCounts(1, 12, 4, 4, 4)
 
 
 async def test_a_page_of_one_status_looks_at_a_bounded_number_and_goes_on_by_its_cursor(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler_core.usecases.catalogue.EXAMINED", 6)
-    monkeypatch.setattr("scheduler_core.usecases.catalogue.LOOK_AT", 3)
-    await bench.service.add_target(TARGET)
+    monkeypatch.setattr("scheduler_core.usecases.schedules.EXAMINED", 6)
+    monkeypatch.setattr("scheduler_core.usecases.schedules.LOOK_AT", 3)
+    await bench.targets.add(TARGET)
     for number in range(20):
-        await bench.service.add_schedule(str(number), 1, EVERY_10)
+        await bench.schedules.add(str(number), 1, EVERY_10)
     for schedule_id in (2, 13, 20):
-        await bench.service.pause(schedule_id)
+        await bench.schedules.pause(schedule_id)
     found: list[int] = []
     pages = 0
     cursor: int | None = 0
     while cursor is not None:
-        page = await bench.service.list_schedules(status=ScheduleStatus.PAUSED, after=cursor)
+        page = await bench.schedules.page(status=ScheduleStatus.PAUSED, after=cursor)
         found += [one.id for one in page.schedules]
         pages += 1
         cursor = page.cursor
     assert found == [2, 13, 20]
     assert pages == 4
-    page = await bench.service.list_schedules(status=ScheduleStatus.PAUSED, skip=2)
+    page = await bench.schedules.page(status=ScheduleStatus.PAUSED, skip=2)
     found = [one.id for one in page.schedules]
     while page.cursor is not None:
-        page = await bench.service.list_schedules(status=ScheduleStatus.PAUSED, skip=page.skip, after=page.cursor)
+        page = await bench.schedules.page(status=ScheduleStatus.PAUSED, skip=page.skip, after=page.cursor)
         found += [one.id for one in page.schedules]
     assert found == [20]
 
 
 async def test_a_schedule_that_cannot_be_read_does_not_hide_the_others(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     for number in range(3):
-        await bench.service.add_schedule(str(number), 1, EVERY_10)
+        await bench.schedules.add(str(number), 1, EVERY_10)
     await bench.redis.hset(KEYS.jobs, "schedule_2", b"\xff")
-    page = await bench.service.list_schedules()
+    page = await bench.schedules.page()
     assert [one.view.fault is None for one in page.schedules] == [True, False, True]
     assert page.schedules[1].status is ScheduleStatus.PAUSED
-    for operation in (bench.service.resume, bench.service.pause):
+    for operation in (bench.schedules.resume, bench.schedules.pause):
         with pytest.raises(CronpostError):
             await operation(2)
     assert await bench.later() == 0
-    await bench.service.delete_schedule(2)
+    await bench.schedules.delete(2)
     assert await bench.names() == ["0", "2"]
 
 
 async def test_only_an_active_schedule_can_be_paused_and_only_a_paused_one_resumed(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
-    await bench.service.add_schedule("s", 1, EVERY_10)
+    await bench.targets.add(TARGET)
+    await bench.schedules.add("s", 1, EVERY_10)
     with pytest.raises(WrongStatus, match="ACTIVE"):
-        await bench.service.resume(1)
-    await bench.service.pause(1)
+        await bench.schedules.resume(1)
+    await bench.schedules.pause(1)
     with pytest.raises(WrongStatus, match="PAUSED"):
-        await bench.service.pause(1)
-    for operation in (bench.service.pause, bench.service.resume, bench.service.get_schedule):
+        await bench.schedules.pause(1)
+    for operation in (bench.schedules.pause, bench.schedules.resume, bench.schedules.get):
         with pytest.raises(ScheduleNotFound):
             await operation(9)

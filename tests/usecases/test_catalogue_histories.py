@@ -22,7 +22,8 @@ from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
-from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange
+from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
+from scheduler_core.usecases.targets import TargetService
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, check_keys, dump
 
@@ -90,7 +91,8 @@ class Histories(RuleBasedStateMachine):
         self.store = store
         self.catalogue = MortalCatalogue(store)
         self.catalogue.mortal = self.mortal
-        self.service = CatalogueService(Shards.of_one(store), self.clock, Metrics())
+        self.schedule_service = ScheduleService(Shards.of_one(store), self.clock, Metrics())
+        self.target_service = TargetService(Shards.of_one(store), self.clock, self.schedule_service)
         self.sweeper = CatalogueSweeper(Shards.of_one(store), self.clock, Metrics())
         self.targets: dict[int, str] = {}
         self.schedules: dict[int, tuple[str, int]] = {}
@@ -122,9 +124,9 @@ class Histories(RuleBasedStateMachine):
         target = Target(id=0, name=name, url="http://runner.test/")
         if name in self.targets.values():
             with pytest.raises(DuplicateName):
-                self.run(self.service.add_target(target))
+                self.run(self.target_service.add(target))
             return
-        stored = self.run(self.service.add_target(target))
+        stored = self.run(self.target_service.add(target))
         self.new_id("target", stored.id)
         self.targets[stored.id] = name
 
@@ -132,14 +134,14 @@ class Histories(RuleBasedStateMachine):
     def rename_target(self, index: int, name: str) -> None:
         target_id = self.pick(self.targets, index)
         with contextlib.suppress(*REFUSALS):
-            self.run(self.service.change_target(target_id, lambda old: replace(old, name=name)))
+            self.run(self.target_service.change(target_id, lambda old: replace(old, name=name)))
             self.targets[target_id] = name
 
     @rule(index=picks)
     def delete_target(self, index: int) -> None:
         target_id = self.pick(self.targets, index)
         with contextlib.suppress(TargetNotFound):
-            self.run(self.service.delete_target(target_id))
+            self.run(self.target_service.delete(target_id))
             del self.targets[target_id]
             self.schedules = {one: row for one, row in self.schedules.items() if row[1] != target_id}
 
@@ -147,7 +149,7 @@ class Histories(RuleBasedStateMachine):
     def add_schedule(self, name: str, index: int, timing: Timing) -> None:
         target_id = self.pick(self.targets, index)
         with contextlib.suppress(*REFUSALS):
-            stored = self.run(self.service.add_schedule(name, target_id, timing))
+            stored = self.run(self.schedule_service.add(name, target_id, timing))
             self.new_id("schedule", stored.id)
             assert name not in {row[0] for row in self.schedules.values()}
             self.schedules[stored.id] = (name, target_id)
@@ -157,20 +159,20 @@ class Histories(RuleBasedStateMachine):
         schedule_id = self.pick(self.schedules, index)
         target_id = None if to is None else self.pick(self.targets, to)
         with contextlib.suppress(*REFUSALS):
-            self.run(self.service.change_schedule(schedule_id, ScheduleChange(name, target_id, None, interval)))
+            self.run(self.schedule_service.change(schedule_id, ScheduleChange(name, target_id, None, interval)))
             old = self.schedules[schedule_id]
             self.schedules[schedule_id] = (name or old[0], target_id or old[1])
 
     @rule(index=picks, what=st.sampled_from(["pause", "resume"]))
     def hold_or_release(self, index: int, what: str) -> None:
         with contextlib.suppress(*REFUSALS):
-            self.run(getattr(self.service, what)(self.pick(self.schedules, index)))
+            self.run(getattr(self.schedule_service, what)(self.pick(self.schedules, index)))
 
     @rule(index=picks)
     def delete_schedule(self, index: int) -> None:
         schedule_id = self.pick(self.schedules, index)
         with contextlib.suppress(ScheduleNotFound):
-            self.run(self.service.delete_schedule(schedule_id))
+            self.run(self.schedule_service.delete(schedule_id))
             del self.schedules[schedule_id]
 
     @rule(milliseconds=st.sampled_from([1, 999, 5_000, 30_000]))
@@ -198,12 +200,12 @@ class Histories(RuleBasedStateMachine):
         """An operation whose process dies at one of its writes; someone may ask again before the sweeper comes."""
         schedule_id, target_id = self.pick(self.schedules, index), self.pick(self.targets, to)
         operations: dict[str, Any] = {
-            "add": lambda: self.service.add_schedule(name, target_id, Timing(10)),
-            "change": lambda: self.service.change_schedule(schedule_id, ScheduleChange(name, target_id, None, 4)),
-            "pause": lambda: self.service.pause(schedule_id),
-            "resume": lambda: self.service.resume(schedule_id),
-            "delete": lambda: self.service.delete_schedule(schedule_id),
-            "delete target": lambda: self.service.delete_target(target_id),
+            "add": lambda: self.schedule_service.add(name, target_id, Timing(10)),
+            "change": lambda: self.schedule_service.change(schedule_id, ScheduleChange(name, target_id, None, 4)),
+            "pause": lambda: self.schedule_service.pause(schedule_id),
+            "resume": lambda: self.schedule_service.resume(schedule_id),
+            "delete": lambda: self.schedule_service.delete(schedule_id),
+            "delete target": lambda: self.target_service.delete(target_id),
         }
         self.mortal.left, self.mortal.answer_lost = at_write, answer_lost
         with contextlib.suppress(Died, *REFUSALS):
@@ -227,8 +229,8 @@ class Histories(RuleBasedStateMachine):
             await asyncio.gather(*left, return_exceptions=True)
 
     def read_anew(self) -> None:
-        targets = [one.target for one in self.run(self.service.list_targets(limit=1000)).targets]
-        schedules = self.run(self.service.list_schedules(limit=1000)).schedules
+        targets = [one.target for one in self.run(self.target_service.page(limit=1000)).targets]
+        schedules = self.run(self.schedule_service.page(limit=1000)).schedules
         for kind, found, known in (("target", targets, self.targets), ("schedule", schedules, self.schedules)):
             for one in found:
                 if one.id not in known:
@@ -240,14 +242,14 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def what_is_listed_is_what_was_answered(self) -> None:
-        targets = [one.target for one in self.run(self.service.list_targets(limit=1000)).targets]
-        schedules = self.run(self.service.list_schedules(limit=1000)).schedules
+        targets = [one.target for one in self.run(self.target_service.page(limit=1000)).targets]
+        schedules = self.run(self.schedule_service.page(limit=1000)).schedules
         assert {one.id: one.name for one in targets} == self.targets
         assert {one.id: (one.view.job.name, one.view.job.target_id) for one in schedules} == self.schedules
         assert len(set(self.targets.values())) == len(self.targets)
         assert len({name for name, _ in self.schedules.values()}) == len(self.schedules)
         assert {target_id for _, target_id in self.schedules.values()} <= self.targets.keys()
-        counts = self.run(self.service.counts())
+        counts = self.run(self.schedule_service.counts())
         statuses = [one.status for one in schedules]
         assert (counts.targets, counts.schedules) == (len(targets), len(schedules))
         assert counts.active == statuses.count(ScheduleStatus.ACTIVE)

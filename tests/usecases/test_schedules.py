@@ -15,12 +15,14 @@ from scheduler_core.model.catalogue import ScheduleStatus, ScheduleType, Target,
 from scheduler_core.model.job import JobState
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.run import Miss, MissReason, Record, Run, RunState
+from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.codec import encode_state
 from scheduler_core.store.redis.settlements import score
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
-from scheduler_core.usecases.catalogue import CatalogueService, ScheduleChange, TargetCache
+from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
+from scheduler_core.usecases.targets import TargetService
 from tests.support.factories import answered, at, failed
 from tests.support.manual_clock import START_MS, ManualClock
 from tests.support.nodes import OpenRequest, SteppedNode
@@ -39,7 +41,8 @@ class Bench:
         self.redis = redis
         self.clock = ManualClock()
         self.catalogue = RedisCatalogue(store)
-        self.service = CatalogueService(Shards.of_one(store), self.clock, Metrics())
+        self.schedules = ScheduleService(Shards.of_one(store), self.clock, Metrics())
+        self.targets = TargetService(Shards.of_one(store), self.clock, self.schedules)
         self.node = SteppedNode(store, self.clock)
 
     @property
@@ -50,8 +53,8 @@ class Bench:
     async def begin(self, timing: Timing, *, target: Target = TARGET) -> int:
         """A node, a target and a schedule on it; the schedule's id."""
         await self.node.start()
-        stored = await self.service.add_target(target)
-        return (await self.service.add_schedule("s", stored.id, timing)).id
+        stored = await self.targets.add(target)
+        return (await self.schedules.add("s", stored.id, timing)).id
 
     async def until(self, second: float, answer: Outcome | None = OK) -> list[float]:
         """Let the node live until ``second``, looking every second; the fire times (in seconds) of what it sent.
@@ -80,7 +83,7 @@ class Bench:
         return (int(minutes) - 50) % 60 * 60 + float(seconds)
 
     async def records(self, schedule_id: int) -> list[Record]:
-        return list(reversed(await self.service.jobs.lead.history(job_id_of(schedule_id))))
+        return list(reversed(await self.schedules.jobs.lead.history(job_id_of(schedule_id))))
 
     async def misses(self, schedule_id: int) -> list[tuple[str, float, float]]:
         return [
@@ -90,7 +93,7 @@ class Bench:
         ]
 
     async def status(self, schedule_id: int) -> ScheduleStatus:
-        return (await self.service.get_schedule(schedule_id)).status
+        return (await self.schedules.get(schedule_id)).status
 
 
 @pytest.fixture
@@ -112,9 +115,9 @@ async def test_it_fires_one_interval_after_its_creation_and_then_on_that_grid(be
 async def test_a_pause_stops_fires_and_a_resume_keeps_the_old_phase_without_catching_up(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     assert await bench.until(13) == [10]
-    assert (await bench.service.pause(schedule_id)).status is ScheduleStatus.PAUSED
+    assert (await bench.schedules.pause(schedule_id)).status is ScheduleStatus.PAUSED
     assert await bench.until(44) == []
-    assert (await bench.service.resume(schedule_id)).status is ScheduleStatus.ACTIVE
+    assert (await bench.schedules.resume(schedule_id)).status is ScheduleStatus.ACTIVE
     assert await bench.until(65) == [50, 60]
     assert await bench.misses(schedule_id) == [("paused", 20, 40)]
 
@@ -122,7 +125,7 @@ async def test_a_pause_stops_fires_and_a_resume_keeps_the_old_phase_without_catc
 async def test_a_request_that_is_open_at_a_pause_ends_and_counts(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     await bench.until(11, answer=None)
-    await bench.service.pause(schedule_id)
+    await bench.schedules.pause(schedule_id)
     await bench.node.answer(OK)
     await bench.node.settle()
     (run,) = await bench.records(schedule_id)
@@ -134,14 +137,14 @@ async def test_a_request_that_is_open_at_a_pause_ends_and_counts(bench: Bench) -
 async def test_a_changed_interval_counts_from_the_change(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     assert await bench.until(13) == [10]
-    await bench.service.change_schedule(schedule_id, ScheduleChange(interval_seconds=4))
+    await bench.schedules.change(schedule_id, ScheduleChange(interval_seconds=4))
     assert await bench.until(26) == [17, 21, 25]
 
 
 async def test_another_name_keeps_the_grid(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     await bench.until(13)
-    await bench.service.change_schedule(schedule_id, ScheduleChange(name="other", interval_seconds=10))
+    await bench.schedules.change(schedule_id, ScheduleChange(name="other", interval_seconds=10))
     assert await bench.until(35) == [20, 30]
 
 
@@ -155,7 +158,7 @@ async def test_a_window_fires_to_its_end_and_is_stopped_to_the_second(bench: Ben
     bench.clock.advance(1)
     assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
     assert await bench.until(80) == [30]
-    shown = await bench.service.get_schedule(schedule_id)
+    shown = await bench.schedules.get(schedule_id)
     assert shown.status is ScheduleStatus.STOPPED
     assert [run.state for run in await bench.records(schedule_id) if isinstance(run, Run)] == [RunState.SUCCEEDED] * 3
 
@@ -163,13 +166,13 @@ async def test_a_window_fires_to_its_end_and_is_stopped_to_the_second(bench: Ben
 async def test_a_window_ends_while_it_is_paused(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10, 35))
     await bench.until(15)
-    await bench.service.pause(schedule_id)
+    await bench.schedules.pause(schedule_id)
     assert await bench.until(34.999) == []
     assert await bench.status(schedule_id) is ScheduleStatus.PAUSED
     bench.clock.advance(1)
     assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
     with pytest.raises(WrongStatus, match="STOPPED"):
-        await bench.service.resume(schedule_id)
+        await bench.schedules.resume(schedule_id)
     assert await bench.until(90) == []
     assert await bench.misses(schedule_id) == [("paused", 20, 30)]
 
@@ -177,9 +180,9 @@ async def test_a_window_ends_while_it_is_paused(bench: Bench) -> None:
 async def test_a_window_that_is_resumed_after_its_last_fire_time_is_active_until_it_ends(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10, 25))
     await bench.until(5)
-    await bench.service.pause(schedule_id)
+    await bench.schedules.pause(schedule_id)
     await bench.until(22)
-    assert (await bench.service.resume(schedule_id)).status is ScheduleStatus.ACTIVE
+    assert (await bench.schedules.resume(schedule_id)).status is ScheduleStatus.ACTIVE
     assert await bench.until(24.999) == []
     assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
     assert await bench.until(60) == []
@@ -200,7 +203,7 @@ async def test_what_has_stopped_can_neither_be_paused_nor_resumed(bench: Bench, 
     schedule_id = await bench.begin(Timing(10, 10))
     await bench.until(10)
     with pytest.raises(WrongStatus):
-        await getattr(bench.service, operation)(schedule_id)
+        await getattr(bench.schedules, operation)(schedule_id)
 
 
 @pytest.mark.parametrize(
@@ -214,11 +217,11 @@ async def test_what_has_stopped_can_neither_be_paused_nor_resumed(bench: Bench, 
 async def test_what_has_stopped_gets_no_other_timing_and_never_runs_again(bench: Bench, change: ScheduleChange) -> None:
     schedule_id = await bench.begin(Timing(10, 10))
     await bench.until(15)
-    before = await bench.service.get_schedule(schedule_id)
+    before = await bench.schedules.get(schedule_id)
     with pytest.raises(WrongStatus):
-        await bench.service.change_schedule(schedule_id, replace(change, name="other"))
-    assert (await bench.service.get_schedule(schedule_id)).view == before.view
-    renamed = await bench.service.change_schedule(schedule_id, ScheduleChange(name="other", duration_seconds=10))
+        await bench.schedules.change(schedule_id, replace(change, name="other"))
+    assert (await bench.schedules.get(schedule_id)).view == before.view
+    renamed = await bench.schedules.change(schedule_id, ScheduleChange(name="other", duration_seconds=10))
     assert renamed.view.job is not None
     assert renamed.view.job.name == "other"
     assert await bench.until(600) == []
@@ -227,7 +230,7 @@ async def test_what_has_stopped_gets_no_other_timing_and_never_runs_again(bench:
 async def test_a_window_that_is_cut_short_has_stopped_at_once(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10, 100))
     await bench.until(25)
-    changed = await bench.service.change_schedule(schedule_id, ScheduleChange(duration_seconds=20))
+    changed = await bench.schedules.change(schedule_id, ScheduleChange(duration_seconds=20))
     assert changed.status is ScheduleStatus.STOPPED
     assert await bench.until(60) == []
 
@@ -235,19 +238,19 @@ async def test_a_window_that_is_cut_short_has_stopped_at_once(bench: Bench) -> N
 async def test_a_window_can_be_made_longer_and_endless_on_its_grid(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10, 30))
     await bench.until(25)
-    await bench.service.change_schedule(schedule_id, ScheduleChange(duration_seconds=50))
+    await bench.schedules.change(schedule_id, ScheduleChange(duration_seconds=50))
     assert await bench.until(45) == [30, 40]
-    await bench.service.change_schedule(schedule_id, ScheduleChange(type=ScheduleType.INTERVAL))
+    await bench.schedules.change(schedule_id, ScheduleChange(type=ScheduleType.INTERVAL))
     assert await bench.until(75) == [50, 60, 70]
 
 
 async def test_an_interval_becomes_a_window_only_with_a_duration(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     with pytest.raises(InvalidInput) as error:
-        await bench.service.change_schedule(schedule_id, ScheduleChange(type=ScheduleType.WINDOW))
+        await bench.schedules.change(schedule_id, ScheduleChange(type=ScheduleType.WINDOW))
     assert error.value.field == "duration_seconds"
     change = ScheduleChange(type=ScheduleType.WINDOW, duration_seconds=20)
-    await bench.service.change_schedule(schedule_id, change)
+    await bench.schedules.change(schedule_id, change)
     assert await bench.until(45) == [10, 20]
 
 
@@ -287,8 +290,8 @@ async def test_after_a_downtime_it_goes_on_with_its_grid_and_catches_nothing_up(
 
 async def test_after_a_downtime_what_was_paused_stays_so_and_a_window_that_is_over_has_stopped(bench: Bench) -> None:
     paused = await bench.begin(Timing(10))
-    window = (await bench.service.add_schedule("w", 1, Timing(10, 30))).id
-    await bench.service.pause(paused)
+    window = (await bench.schedules.add("w", 1, Timing(10, 30))).id
+    await bench.schedules.pause(paused)
     await bench.until(12)
     await bench.node.leave()
     bench.clock.advance(60 * SECOND)
@@ -301,11 +304,11 @@ async def test_after_a_downtime_what_was_paused_stays_so_and_a_window_that_is_ov
 
 async def test_a_schedule_that_was_set_aside_shows_as_paused_and_a_resume_revives_it(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
-    state = (await bench.service.get_schedule(schedule_id)).view.state
+    state = (await bench.schedules.get(schedule_id)).view.state
     await put_state(bench.redis, job_id_of(schedule_id), replace(state, quarantine="why"))
     assert await bench.status(schedule_id) is ScheduleStatus.PAUSED
     assert await bench.until(25) == []
-    assert (await bench.service.resume(schedule_id)).status is ScheduleStatus.ACTIVE
+    assert (await bench.schedules.resume(schedule_id)).status is ScheduleStatus.ACTIVE
     assert await bench.until(45) == [30, 40]
     assert await bench.misses(schedule_id) == [("quarantined", 10, 20)]
 
@@ -332,9 +335,9 @@ async def test_a_run_sends_what_its_target_says(bench: Bench) -> None:
 
 async def test_a_changed_target_serves_all_its_schedules_from_the_next_run_on(bench: Bench) -> None:
     await bench.begin(Timing(10))
-    await bench.service.add_schedule("s2", 1, Timing(10))
+    await bench.schedules.add("s2", 1, Timing(10))
     await bench.until(15)
-    await bench.service.change_target(1, lambda old: replace(old, url="http://runner.test/new", method="GET"))
+    await bench.targets.change(1, lambda old: replace(old, url="http://runner.test/new", method="GET"))
     await bench.until(25)
     seen = [(one.job_id, one.request.method, one.request.url) for one in bench.node.deliverer.seen]
     assert sorted(seen[:2]) == [(f"schedule_{one}", "POST", "http://runner.test/t") for one in (1, 2)]
@@ -343,23 +346,23 @@ async def test_a_changed_target_serves_all_its_schedules_from_the_next_run_on(be
 
 async def test_a_schedule_that_gets_another_target_calls_that(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
-    other = await bench.service.add_target(replace(TARGET, name="u", url="http://runner.test/u"))
-    await bench.service.change_schedule(schedule_id, ScheduleChange(target_id=other.id))
+    other = await bench.targets.add(replace(TARGET, name="u", url="http://runner.test/u"))
+    await bench.schedules.change(schedule_id, ScheduleChange(target_id=other.id))
     await bench.until(10)
     assert bench.node.deliverer.seen[0].request.url == "http://runner.test/u"
-    assert await bench.service.delete_target(1) == 0
+    assert await bench.targets.delete(1) == 0
     assert await bench.until(20) == [20]
-    assert await bench.service.delete_target(other.id) == 1
+    assert await bench.targets.delete(other.id) == 1
     with pytest.raises(ScheduleNotFound):
-        await bench.service.get_schedule(schedule_id)
+        await bench.schedules.get(schedule_id)
     assert await bench.until(40) == []
 
 
 async def test_a_schedule_does_not_get_a_target_that_is_not_there(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     with pytest.raises(TargetNotFound):
-        await bench.service.change_schedule(schedule_id, ScheduleChange(target_id=9, name="other"))
-    view = (await bench.service.get_schedule(schedule_id)).view
+        await bench.schedules.change(schedule_id, ScheduleChange(target_id=9, name="other"))
+    view = (await bench.schedules.get(schedule_id)).view
     assert view.job is not None
     assert (view.job.name, view.job.target_id) == ("s", 1)
 
@@ -384,7 +387,7 @@ class CountedStore(RedisCatalogue):
 
 
 async def test_a_target_is_read_once_for_all_runs_until_a_claim_sees_another_version(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     store = CountedStore(bench.store)
     cache = TargetCache(store)
     cache.saw(0)
@@ -393,7 +396,7 @@ async def test_a_target_is_read_once_for_all_runs_until_a_claim_sees_another_ver
     cache.saw(0)
     await cache.get(1)
     assert store.reads == 1
-    await bench.service.change_target(1, lambda old: replace(old, url="http://new.test/"))
+    await bench.targets.change(1, lambda old: replace(old, url="http://new.test/"))
     cache.saw(1)
     changed = await cache.get(1)
     assert changed is not None
@@ -404,7 +407,7 @@ async def test_a_target_is_read_once_for_all_runs_until_a_claim_sees_another_ver
 
 
 async def test_what_was_read_before_a_change_is_not_kept_after_it(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     store = CountedStore(bench.store)
     cache = TargetCache(store)
     cache.saw(0)
@@ -418,7 +421,7 @@ async def test_what_was_read_before_a_change_is_not_kept_after_it(bench: Bench) 
     store.gate = hold
     slow = asyncio.create_task(cache.get(1))
     await reading.wait()
-    await bench.service.change_target(1, lambda old: replace(old, url="http://new.test/"))
+    await bench.targets.change(1, lambda old: replace(old, url="http://new.test/"))
     cache.saw(1)
     answered_late.set()
     old = await slow
@@ -429,7 +432,7 @@ async def test_what_was_read_before_a_change_is_not_kept_after_it(bench: Bench) 
 
 
 async def test_one_run_that_is_cancelled_does_not_take_the_target_from_the_others(bench: Bench) -> None:
-    await bench.service.add_target(TARGET)
+    await bench.targets.add(TARGET)
     cache = TargetCache(RedisCatalogue(bench.store))
     first, second = asyncio.create_task(cache.get(1)), asyncio.create_task(cache.get(1))
     await asyncio.sleep(0)
@@ -441,7 +444,7 @@ async def test_one_run_that_is_cancelled_does_not_take_the_target_from_the_other
 
 async def test_the_cache_is_bounded_and_a_target_that_is_not_there_is_asked_for_again(bench: Bench) -> None:
     for number in range(4):
-        await bench.service.add_target(replace(TARGET, name=str(number)))
+        await bench.targets.add(replace(TARGET, name=str(number)))
     store = CountedStore(bench.store)
     cache = TargetCache(store, limit=2)
     for target_id in (1, 2, 3, 2, 3):

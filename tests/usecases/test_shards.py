@@ -16,6 +16,7 @@ from scheduler_core.base.errors import StoreError
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Target, Timing, job_id_of
 from scheduler_core.model.run import Run
+from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.engine import Engine
 from scheduler_core.node.loops.catalogue_sweep import COPIES_AFTER_MS, CatalogueSweeper
 from scheduler_core.node.loops.heartbeat import STALE_SECONDS, ClockSync, set_clock
@@ -25,8 +26,9 @@ from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.target_copies import RedisTargetCopies
 from scheduler_core.store.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
-from scheduler_core.usecases.catalogue import CatalogueService, TargetCache
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.schedules import ScheduleService
+from scheduler_core.usecases.targets import TargetService
 from tests.support.factories import answered, make_job
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import ScriptedDeliverer
@@ -190,13 +192,14 @@ class Catalogue:
     def __init__(self, shards: Shards[RedisStore]) -> None:
         self.shards = shards
         self.clock = ManualClock()
-        self.service = CatalogueService(shards, self.clock, Metrics())
+        self.schedules = ScheduleService(shards, self.clock, Metrics())
+        self.targets = TargetService(shards, self.clock, self.schedules)
         self.sweeper = CatalogueSweeper(shards, self.clock, Metrics())
         self.store = RedisCatalogue(shards.lead)
         self.copies = [RedisTargetCopies(store, self.store) for store in shards.all[1:]]
 
     async def add(self) -> Target:
-        return await self.service.add_target(Target(0, "t", "http://a.test/"))
+        return await self.targets.add(Target(0, "t", "http://a.test/"))
 
     async def revisions(self, target_id: int) -> list[int | None]:
         return [(await one.revisions([target_id]))[0] for one in self.copies]
@@ -207,7 +210,7 @@ class Catalogue:
 
     async def change(self, target_id: int, url: str) -> Target:
         self.clock.advance(1)
-        return await self.service.change_target(target_id, lambda old: replace(old, url=url))
+        return await self.targets.change(target_id, lambda old: replace(old, url=url))
 
 
 @pytest.fixture
@@ -225,7 +228,7 @@ async def test_every_shard_has_a_target_before_its_change_is_answered(catalogue:
     after = [int(await redis.hget(store.keys.meta, "targets_version") or 0) for store in catalogue.shards.all]
     assert all(new > old for old, new in zip(before, after, strict=True)), "claims tell every node to read it again"
     assert await catalogue.store.marks(before_ms=2**50, limit=10) == []
-    await catalogue.service.delete_target(target.id)
+    await catalogue.targets.delete(target.id)
     assert await catalogue.revisions(target.id) == [None] * 3
     assert await catalogue.store.marks(before_ms=2**50, limit=10) == []
 
@@ -250,7 +253,7 @@ async def test_a_change_that_a_shard_misses_is_a_fault_and_is_brought_to_its_end
     await redis.set(key, "not a hash")
     with pytest.raises(StoreError):
         await catalogue.change(target.id, "http://b.test/")
-    assert (await catalogue.service.get_target(target.id)).url == "http://b.test/"
+    assert (await catalogue.targets.get(target.id)).url == "http://b.test/"
     await redis.delete(key)
     assert kept is not None
     await redis.restore(key, 0, kept)
@@ -264,7 +267,7 @@ async def test_a_change_that_a_shard_misses_is_a_fault_and_is_brought_to_its_end
 
 
 async def test_copies_that_went_astray_are_found_in_the_sweepers_turn(catalogue: Catalogue, redis: Redis) -> None:
-    targets = [await catalogue.service.add_target(Target(0, f"t{one}", "http://a.test/")) for one in range(3)]
+    targets = [await catalogue.targets.add(Target(0, f"t{one}", "http://a.test/")) for one in range(3)]
     await redis.delete(catalogue.shards.all[1].keys.catalogue("copies"))
     await redis.hset(catalogue.shards.all[3].keys.catalogue("copies"), str(targets[1].id), b"1 old")
     assert await catalogue.sweeper.sweep() == 3
@@ -279,7 +282,7 @@ async def test_a_run_reads_the_copy_of_its_own_shard_and_the_first_where_there_i
     cache = TargetCache(catalogue.copies[0])
     await redis.delete(catalogue.shards.lead.keys.catalogue("targets"))
     assert (await cache.get(target.id)) == target, "without the first shard"
-    other = await catalogue.service.add_target(Target(0, "u", "http://u.test/"))
+    other = await catalogue.targets.add(Target(0, "u", "http://u.test/"))
     await redis.delete(catalogue.shards.all[1].keys.catalogue("copies"))
     cache.saw(None)
     assert (await cache.get(other.id)) == other
@@ -288,17 +291,17 @@ async def test_a_run_reads_the_copy_of_its_own_shard_and_the_first_where_there_i
 
 async def test_schedules_live_on_the_shards_of_their_jobs(catalogue: Catalogue, redis: Redis) -> None:
     target = await catalogue.add()
-    made = [await catalogue.service.add_schedule(f"s{one}", target.id, Timing(60)) for one in range(8)]
+    made = [await catalogue.schedules.add(f"s{one}", target.id, Timing(60)) for one in range(8)]
     places = {catalogue.shards.number_of(job_id_of(one.id)) for one in made}
     assert len(places) > 1
     for one in made:
         keys = catalogue.shards.of(job_id_of(one.id)).keys
         assert await redis.hexists(keys.jobs, job_id_of(one.id))
-    assert (await catalogue.service.pause(made[3].id)).status.value == "PAUSED"
-    page = await catalogue.service.list_schedules()
+    assert (await catalogue.schedules.pause(made[3].id)).status.value == "PAUSED"
+    page = await catalogue.schedules.page()
     assert [one.id for one in page.schedules] == [one.id for one in made]
-    assert (await catalogue.service.counts()).paused == 1
+    assert (await catalogue.schedules.counts()).paused == 1
     assert await catalogue.sweeper.sweep() == 0, "catalogue and jobs are in line"
-    await catalogue.service.delete_target(target.id)
+    await catalogue.targets.delete(target.id)
     for store in catalogue.shards.all:
         assert await redis.hlen(store.keys.jobs) == 0

@@ -17,9 +17,10 @@ from scheduler_core.model.catalogue import job_id_of, schedule_id_of, schedule_s
 from scheduler_core.node.loops.service import Service
 from scheduler_core.store.catalogue import Row
 from scheduler_core.store.shards import Shards, ShardStore
-from scheduler_core.usecases.catalogue import CatalogueService
 from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.jobs import JobView
+from scheduler_core.usecases.schedules import ScheduleService
+from scheduler_core.usecases.targets import TargetService
 
 log = get_logger(__name__)
 
@@ -43,7 +44,8 @@ class CatalogueSweeper(Service):
         super().__init__(clock, metrics)
         self._shards = shards
         self._catalogue = shards.lead.catalogue_store()
-        self._service = CatalogueService(shards, clock, metrics)
+        self._schedules = ScheduleService(shards, clock, metrics)
+        self._targets = TargetService(shards, clock, self._schedules)
         self._lane = shards.lead.task_store()
         self._looked_at = [0] * len(shards)
         """For each shard the rank of the next id whose entry in the due set is looked for."""
@@ -68,19 +70,19 @@ class CatalogueSweeper(Service):
     async def sweep(self) -> int:
         """Do what there is to do now; how many schedules and targets were put right."""
         duties = await self._catalogue.duties(now_ms=self.clock.now_ms(), old_ms=HALVES_AFTER_MS, period_ms=TURN_MS)
-        mended = await self._service.copies.sweep(now_ms=self.clock.now_ms(), old_ms=COPIES_AFTER_MS)
+        mended = await self._targets.copies.sweep(now_ms=self.clock.now_ms(), old_ms=COPIES_AFTER_MS)
         for target_id in duties.deleting:
             if await self._catalogue.keep(target_id):
                 continue
             with contextlib.suppress(TargetNotFound):  # another node was faster
-                await self._service.delete_target(target_id)
+                await self._targets.delete(target_id)
                 mended += 1
         for schedule_id in duties.reserved:
             mended += await self._mend(schedule_id)
         if duties.turn:
             mended += await self._compare_jobs()
             mended += await self._compare_schedules()
-            mended += await self._service.copies.compare()
+            mended += await self._targets.copies.compare()
         if mended:
             log.warning(SCHEDULES_SWEPT, count=mended)
         return mended
@@ -116,7 +118,7 @@ class CatalogueSweeper(Service):
         rows = await self._catalogue.rows(schedule_ids)
         now_ms = self.clock.now_ms()
         statuses = await self._catalogue.statuses(schedule_ids, now_ms=now_ms)
-        views = await self._service.views([job_id_of(one) for one in schedule_ids])
+        views = await self._schedules.views([job_id_of(one) for one in schedule_ids])
         return [
             schedule_id
             for schedule_id, row, status, view in zip(schedule_ids, rows, statuses, views, strict=True)
@@ -125,7 +127,7 @@ class CatalogueSweeper(Service):
 
     async def _mend(self, schedule_id: int) -> bool:
         try:
-            await self._service.align(schedule_id)
+            await self._schedules.align(schedule_id)
         except StoreError:
             raise
         except CronpostError:

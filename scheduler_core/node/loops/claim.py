@@ -16,6 +16,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.dispatch.dispatcher import NO_PUBLIC_URL, Dispatcher
 from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
+from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.loops.lease_check import LeaseCheck
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
@@ -25,7 +26,6 @@ from scheduler_core.node.node import Node
 from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, LoopStore
-from scheduler_core.usecases.catalogue import TargetCache
 
 log = get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""Targets and schedules: what clients do with them, and what a node needs of them.
+"""Schedules: what clients do with them, and how the job and the catalogue of a schedule are kept equal.
 
 A schedule is a job; everything about its runs is the business of the loop. What is done here is to keep the job and the
 catalogue (unique names, the schedules of a target, counts by status) in line, although they are written one after the
@@ -15,17 +15,14 @@ Each step can be repeated, and ``catalogue_sweep`` goes on with what was cut in 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import (
-    CorruptDocument,
     DuplicateName,
     JobNotFound,
     OutcomeUnknown,
@@ -39,16 +36,12 @@ from scheduler_core.base.errors import (
 from scheduler_core.base.events import (
     JOB_UPSERTED,
     SCHEDULES_SWEPT,
-    TARGET_CHANGED,
-    TARGET_CREATED,
-    TARGET_DELETED,
     get_logger,
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import (
     ScheduleStatus,
     ScheduleType,
-    Target,
     Timing,
     check_timing,
     end_of,
@@ -62,27 +55,21 @@ from scheduler_core.model.catalogue import (
 from scheduler_core.model.job import Job, JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import plan_upsert
-from scheduler_core.store.catalogue import CatalogueCounts, Row, StoredTarget, TargetReader, draw_token
+from scheduler_core.store.catalogue import CatalogueCounts, Row, draw_token
 from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.triggers.trigger import IntervalSpec
+from scheduler_core.usecases.catalogue_steps import TRIES, read_target, repeat_if_unknown
 from scheduler_core.usecases.jobs import JobService, JobView, changed_view, exists, view_of
-from scheduler_core.usecases.target_copies import TargetCopier
 
 log = get_logger(__name__)
 
-T = TypeVar("T")
-
-TRIES = 32
-"""Each failed try means that another change came first."""
 PATIENCE_MS = 1_000
 """How long a name that was reserved waits for its schedule before another may have it. Whoever is told to try again is
 told to wait so long (``Retry-After``)."""
 EXAMINED = 20_000
 """How many schedules a page of one status looks at; it may then be short, and its cursor goes on from there."""
 LOOK_AT = 1_000
-DELETES_AT_ONCE = 4
-"""The pool of connections has little room beyond one for each request."""
 
 
 class Schedule(msgspec.Struct, frozen=True):
@@ -142,13 +129,6 @@ class SchedulePage(msgspec.Struct, frozen=True):
     skip: int = 0
 
 
-class TargetPage(msgspec.Struct, frozen=True):
-    """Part of a list. ``cursor``: the id after which the next page begins; None at the end."""
-
-    targets: list[StoredTarget]
-    cursor: int | None
-
-
 class ScheduleJobs(JobService):
     """Jobs, with what only schedules need."""
 
@@ -170,13 +150,12 @@ class ScheduleJobs(JobService):
         return changed_view(job_id, stored, transition)
 
 
-class CatalogueService:
+class ScheduleService:
     """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part."""
 
     def __init__(self, shards: Shards[ShardStore], clock: Clock, metrics: Metrics) -> None:
         self._shards = shards
         self._catalogue = shards.lead.catalogue_store()
-        self.copies = TargetCopier(shards, self._catalogue)
         self._clock = clock
         self.jobs = shards.each(lambda store: ScheduleJobs(store, clock, metrics))
 
@@ -192,130 +171,7 @@ class CatalogueService:
         """How many targets and schedules there are, and how many of each status."""
         return await self._catalogue.counts(now_ms=self._clock.now_ms())
 
-    # ---- targets ------------------------------------------------------------------------------------------------
-
-    async def add_target(self, target: Target) -> Target:
-        """Store a new target; its id and instants are set here. Raises DuplicateName."""
-        now_ms = self._clock.now_ms()
-        target = replace(target, created_at_ms=now_ms, updated_at_ms=now_ms)
-        token = draw_token()
-        target_id = await _asked_again(lambda: self._catalogue.add_target(target, token=token))
-        if target_id is None:
-            raise DuplicateName("target", target.name)
-        with contextlib.suppress(StoreError):  # where it is not copied yet, it is read from the first shard
-            async with self.copies.changing(target_id, now_ms=now_ms):
-                pass
-        log.info(TARGET_CREATED, target_id=target_id, name=target.name)
-        return replace(target, id=target_id)
-
-    async def get_target(self, target_id: int) -> Target:
-        """Raises TargetNotFound and CorruptDocument."""
-        stored = await self.get_stored_target(target_id)
-        if stored.fault is not None:
-            raise CorruptDocument(stored.fault)
-        return stored.target
-
-    async def get_stored_target(self, target_id: int) -> StoredTarget:
-        """The target, or why it cannot be read. Raises TargetNotFound."""
-        return await self._read_target(target_id)
-
-    async def list_targets(self, *, after: int = 0, skip: int = 0, limit: int = 100) -> TargetPage:
-        """Targets in the order of their ids."""
-        ids = await self._catalogue.page_targets(after=after, skip=skip, limit=limit + 1)
-        stored = await self._catalogue.read_targets(ids[:limit])
-        cursor = ids[limit - 1] if len(ids) > limit else None
-        return TargetPage([one for one in stored if one is not None], cursor)
-
-    async def change_target(
-        self, target_id: int, change: Callable[[Target], Target], *, anew: Callable[[], Target] | None = None
-    ) -> Target:
-        """Store what ``change`` makes of the target; its schedules use it from their next run on. A target that cannot
-        be read is replaced by what ``anew`` makes.
-
-        Raises TargetNotFound, DuplicateName and, without ``anew``, CorruptDocument.
-        """
-        for _ in range(TRIES):
-            stored = await self._read_target(target_id)
-            if stored.fault is not None:
-                if anew is None:
-                    raise CorruptDocument(stored.fault)
-                name = await self._catalogue.name_of_unreadable(target_id)
-                now_ms = self._clock.now_ms()
-                target = replace(anew(), id=target_id, created_at_ms=now_ms)
-                stored = StoredTarget(replace(stored.target, name=name), stored.raw, stored.fault)
-            else:
-                target = change(stored.target)
-                if target.same_request(stored.target):
-                    return stored.target
-            target = replace(target, updated_at_ms=max(self._clock.now_ms(), stored.target.updated_at_ms + 1))
-            async with self.copies.changing(target_id, now_ms=target.updated_at_ms):
-                result = await self._catalogue.change_target(stored, target)
-            if result == "ok":
-                log.info(TARGET_CHANGED, target_id=target_id, name=target.name)
-                return target
-            if result == "taken":
-                raise DuplicateName("target", target.name)
-            if result == "gone":
-                raise TargetNotFound(target_id)
-        raise StoreUnavailable(f"target {target_id} changes too often to be changed now")
-
-    async def delete_target(self, target_id: int) -> int:
-        """Delete a target and all its schedules; how many schedules went. Goes on with a deletion that was cut.
-
-        Raises TargetNotFound.
-        """
-        deleted, _ = await self.delete_target_within(target_id, None)
-        return deleted
-
-    async def delete_target_within(self, target_id: int, seconds: float | None) -> tuple[int, bool]:
-        """Delete a target and, for at most ``seconds``, its schedules; how many went, and whether that were all.
-
-        The target is gone at once: no schedule can be added to it, and no request is sent to it. The sweeper deletes
-        the schedules that are left. Raises TargetNotFound.
-        """
-        until = None if seconds is None else self._clock.monotonic() + seconds
-        deleted = 0
-        begun = False
-        changed = 0
-        turns = asyncio.Semaphore(DELETES_AT_ONCE)
-
-        async def drop(schedule_id: int) -> None:
-            async with turns:
-                await self._drop(schedule_id, of_target=target_id)
-
-        while True:
-            stored = (await self._catalogue.read_targets([target_id]))[0]
-            name = "" if stored is None else stored.target.name
-            if stored is not None and (stored.fault is not None or changed > TRIES):
-                name = await self._catalogue.name_of_unreadable(target_id)
-            now_ms = self._clock.now_ms()
-            left = await self._catalogue.drop_target(target_id, name=name, now_ms=now_ms)
-            if isinstance(left, list):
-                begun = True
-                deleted += len(left)
-                await asyncio.gather(*(drop(schedule_id) for schedule_id in left))
-                if until is not None and self._clock.monotonic() >= until:
-                    return deleted, False
-            elif left == "gone" and not begun:
-                raise TargetNotFound(target_id)
-            elif left == "changed":
-                changed += 1
-            else:
-                with contextlib.suppress(StoreError):  # no schedule uses them any more
-                    async with self.copies.changing(target_id, now_ms=now_ms):
-                        pass
-                log.info(TARGET_DELETED, target_id=target_id, schedules=deleted)
-                return deleted, True
-
-    async def _read_target(self, target_id: int) -> StoredTarget:
-        stored = (await self._catalogue.read_targets([target_id]))[0]
-        if stored is None:
-            raise TargetNotFound(target_id)
-        return stored
-
-    # ---- schedules ----------------------------------------------------------------------------------------------
-
-    async def add_schedule(self, name: str, target_id: int, timing: Timing) -> Schedule:
+    async def add(self, name: str, target_id: int, timing: Timing) -> Schedule:
         """Create a schedule: its first fire time is one interval from now.
 
         Raises TargetNotFound and DuplicateName. When Redis fails in the middle, what was done is undone as far as
@@ -323,7 +179,7 @@ class CatalogueService:
         """
         row, token = Row(target_id, name), draw_token()
         now_ms = self._clock.now_ms()
-        answer = await _asked_again(
+        answer = await repeat_if_unknown(
             lambda: self._catalogue.reserve(row, token=token, now_ms=now_ms, patience_ms=PATIENCE_MS)
         )
         if answer == "taken":
@@ -340,18 +196,18 @@ class CatalogueService:
             return await self._align(schedule_id, view)
         except ScheduleNotFound:
             # Between reserve and commit the target was deleted, or the name given to another who asked later.
-            await self._drop(schedule_id, of_target=target_id)
-            await self._read_target(target_id)
+            await self.drop(schedule_id, of_target=target_id)
+            await read_target(self._catalogue, target_id)
             raise DuplicateName("schedule", name) from None
         except StoreError as error:
             try:
-                await self._drop(schedule_id, of_target=target_id)
+                await self.drop(schedule_id, of_target=target_id)
             except StoreError:
                 # A sweeper completes what is left if its job is written, and removes it if not.
                 raise OutcomeUnknown(f"the schedule may have been created: {error}") from error
             raise
 
-    async def get_schedule(self, schedule_id: int) -> Schedule:
+    async def get(self, schedule_id: int) -> Schedule:
         """Raises ScheduleNotFound."""
         try:
             view = await self._jobs_of(schedule_id).get(job_id_of(schedule_id))
@@ -359,7 +215,7 @@ class CatalogueService:
             raise ScheduleNotFound(schedule_id) from None
         return self._shown(schedule_id, view)
 
-    async def list_schedules(
+    async def page(
         self, *, after: int = 0, skip: int = 0, limit: int = 100, status: ScheduleStatus | None = None
     ) -> SchedulePage:
         """Schedules in the order of their ids; with ``status``, those that have it.
@@ -383,7 +239,7 @@ class CatalogueService:
             after = ids[-1]
         return SchedulePage(await self._read(found[skip:], status), after, max(0, skip - len(found)))
 
-    async def change_schedule(self, schedule_id: int, change: ScheduleChange) -> Schedule:
+    async def change(self, schedule_id: int, change: ScheduleChange) -> Schedule:
         """Change some of a schedule; a changed interval counts from now.
 
         Raises ScheduleNotFound, TargetNotFound, DuplicateName, InvalidInput and WrongStatus. When Redis fails in the
@@ -395,7 +251,7 @@ class CatalogueService:
                 raise ScheduleNotFound(schedule_id)
             return change.applied(job, state, now_ms)
 
-        view = (await self.get_schedule(schedule_id)).view
+        view = (await self.get(schedule_id)).view
         if view.job is not None:
             apply(view.job, view.state, self._clock.now_ms())  # before anything is written
         await self._change_row(schedule_id, change)
@@ -415,20 +271,18 @@ class CatalogueService:
         await self._require(schedule_id, ScheduleStatus.PAUSED, "resumed")
         return await self._align(schedule_id, await self._job_of(schedule_id, self._jobs_of(schedule_id).resume))
 
-    async def delete_schedule(self, schedule_id: int) -> None:
+    async def delete(self, schedule_id: int) -> None:
         """Delete a schedule, or go on with it. Raises ScheduleNotFound."""
         if not await self._catalogue.is_committed(schedule_id):
             raise ScheduleNotFound(schedule_id)
-        await self._drop(schedule_id)
-
-    # ---- keeping both in line -----------------------------------------------------------------------------------
+        await self.drop(schedule_id)
 
     async def align(self, schedule_id: int) -> None:
         """Bring job and catalogue in line; what has only one of both, or no target, goes."""
         try:
             await self._align(schedule_id, await self._jobs_of(schedule_id).get(job_id_of(schedule_id)))
         except (JobNotFound, ScheduleNotFound):
-            await self._drop(schedule_id)
+            await self.drop(schedule_id)
 
     async def _align(self, schedule_id: int, view: JobView) -> Schedule:
         """Tell the catalogue where the schedule stands, and the job what the catalogue has decided.
@@ -448,7 +302,7 @@ class CatalogueService:
             if (row.name, row.target_id) != (job.name, job.target_id):
                 view = await self._jobs_of(schedule_id).edit(job_id_of(schedule_id), _copy_of(schedule_id, row))
                 continue
-            fresh = (await self.get_schedule(schedule_id)).view
+            fresh = (await self.get(schedule_id)).view
             if fresh.job is not None and _facts(fresh.job, fresh.state) == _facts(job, view.state):
                 return self._shown(schedule_id, fresh)
             view = fresh
@@ -462,7 +316,7 @@ class CatalogueService:
         log.warning(SCHEDULES_SWEPT, count=1, detail=f"the row of schedule {schedule_id} could not be read")
         return await self._catalogue.change_schedule(schedule_id, row, Row(job.target_id, job.name)) == "ok"
 
-    async def _drop(self, schedule_id: int, *, of_target: int | None = None) -> None:
+    async def drop(self, schedule_id: int, *, of_target: int | None = None) -> None:
         """Delete the job, then what the catalogue has of it. With ``of_target``, only if it still belongs to it."""
         row = (await self._catalogue.rows([schedule_id]))[0]
         if row is not None and row.unreadable is None and of_target not in {None, row.target_id}:
@@ -483,7 +337,7 @@ class CatalogueService:
             if old is None:
                 raise ScheduleNotFound(schedule_id)
             if old.unreadable is not None:
-                job = (await self.get_schedule(schedule_id)).view.job
+                job = (await self.get(schedule_id)).view.job
                 if job is None or not await self._repaired_row(schedule_id, job):
                     raise RunConflict(f"schedule {schedule_id} cannot be read; delete it")
                 continue
@@ -505,7 +359,7 @@ class CatalogueService:
         raise StoreUnavailable(f"schedule {schedule_id} changes too often to be changed now")
 
     async def _require(self, schedule_id: int, status: ScheduleStatus, what: str) -> None:
-        schedule = await self.get_schedule(schedule_id)
+        schedule = await self.get(schedule_id)
         if schedule.status is not status:
             raise WrongStatus(f"the schedule is {schedule.status.value}; only one that is {status.value} can be {what}")
 
@@ -524,66 +378,6 @@ class CatalogueService:
         return Schedule(schedule_id, view, self._clock.now_ms())
 
 
-class TargetCache:
-    """The targets that this node's runs call, as they were at the latest claim or later.
-
-    Every claim tells the version of all targets, which each change raises in the step in which it is stored. A claim
-    with another version empties the cache, so a run that was claimed after a change never sees what was before it.
-    """
-
-    def __init__(self, catalogue: TargetReader, *, limit: int = 10_000) -> None:
-        self._catalogue = catalogue
-        self._limit = limit
-        self._version: int | None = None
-        self._known: dict[int, Target] = {}
-        self._asked: dict[int, asyncio.Task[Target | None]] = {}
-
-    def saw(self, version: int | None) -> None:
-        """A claim told this version; None: what it told is lost, so nothing is known."""
-        if version is None or version != self._version:
-            self._version = version
-            # What is being read for the old version ends up in the old dictionaries, where nobody looks any more.
-            self._known = {}
-            self._asked = {}
-
-    def known(self, target_id: int) -> Target | None:
-        """The target, if it is in memory."""
-        return self._known.get(target_id)
-
-    async def get(self, target_id: int) -> Target | None:
-        """The target, or None if there is none. Raises StoreError, and CorruptDocument."""
-        known = self._known.get(target_id)
-        if known is not None:
-            return known
-        task = self._asked.get(target_id)
-        if task is None:
-            task = asyncio.create_task(self._read(target_id, self._known, self._asked))
-            task.add_done_callback(_looked_at)
-            self._asked[target_id] = task
-        return await asyncio.shield(task)  # one caller that is cancelled must not take it from the others
-
-    async def _read(
-        self, target_id: int, known: dict[int, Target], asked: dict[int, asyncio.Task[Target | None]]
-    ) -> Target | None:
-        try:
-            stored = (await self._catalogue.read_targets([target_id]))[0]
-        finally:
-            asked.pop(target_id, None)
-        if stored is None:
-            return None
-        if stored.fault is not None:
-            raise CorruptDocument(stored.fault)
-        if len(known) >= self._limit:
-            del known[next(iter(known))]
-        known[target_id] = stored.target
-        return stored.target
-
-
-def _looked_at(task: asyncio.Task[Target | None]) -> None:
-    if not task.cancelled():
-        task.exception()  # whoever waited has it; if nobody did, nobody needs it
-
-
 def _copy_of(schedule_id: int, row: Row) -> Callable[[Job | None, JobState | None, int], Job]:
     def copy(job: Job | None, _state: JobState | None, _now_ms: int) -> Job:
         if job is None:
@@ -596,17 +390,3 @@ def _copy_of(schedule_id: int, row: Row) -> Callable[[Job | None, JobState | Non
 def _facts(job: Job, state: JobState) -> tuple[object, ...]:
     """What the catalogue has of a job."""
     return job.name, job.target_id, end_of(job), is_paused(state)
-
-
-async def _asked_again(operation: Callable[[], Awaitable[T]]) -> T:
-    """The answer of a step that can be repeated; once more if the first answer was lost."""
-    try:
-        return await operation()
-    except StoreUnavailable as error:
-        if not error.effect_unknown:
-            raise
-        try:
-            return await operation()
-        except StoreUnavailable as again:
-            # The first may have been carried out, whatever is wrong with the second.
-            raise (again if again.effect_unknown else error) from again

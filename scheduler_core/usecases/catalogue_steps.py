@@ -1,0 +1,39 @@
+"""Steps that targets and schedules share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from scheduler_core.base.errors import (
+    StoreUnavailable,
+    TargetNotFound,
+)
+from scheduler_core.store.catalogue import CatalogueStore, StoredTarget
+
+T = TypeVar("T")
+
+TRIES = 32
+"""Each failed try means that another change came first."""
+
+
+async def read_target(catalogue: CatalogueStore, target_id: int) -> StoredTarget:
+    """Return the stored target, readable or not. Raises TargetNotFound."""
+    stored = (await catalogue.read_targets([target_id]))[0]
+    if stored is None:
+        raise TargetNotFound(target_id)
+    return stored
+
+
+async def repeat_if_unknown(operation: Callable[[], Awaitable[T]]) -> T:
+    """The answer of a step that can be repeated; once more if the first answer was lost."""
+    try:
+        return await operation()
+    except StoreUnavailable as error:
+        if not error.effect_unknown:
+            raise
+        try:
+            return await operation()
+        except StoreUnavailable as again:
+            # The first may have been carried out, whatever is wrong with the second.
+            raise (again if again.effect_unknown else error) from again
