@@ -1,1 +1,2 @@
-"""Measurements, beside peers, on one machine. ``python -m benchmarks --help``; what they mean: docs/performance.md."""
+"""Measures Cronpost beside its peers on one machine. ``python -m benchmarks --help``; docs/performance.md explains
+the results."""

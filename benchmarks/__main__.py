@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure, print tables, write a JSON file."""
+"""Runs the scenarios, prints tables and writes a JSON file: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Measure what the arguments ask for."""
+    """Measure what the arguments select."""
     arguments = _arguments()
     settings = dict(one.split("=", 1) for one in arguments.set)
     systems: dict[str, Callable[[], System]] = {
@@ -50,13 +50,13 @@ def main() -> None:
     }
     chosen = arguments.systems.split(",") if arguments.systems else list(systems)
     if unknown := set(chosen) - set(systems):
-        sys.exit(f"unknown system {', '.join(unknown)}; there are {', '.join(systems)}")
+        sys.exit(f"unknown system {', '.join(unknown)}; known: {', '.join(systems)}")
     plan = quick_plan() if arguments.quick else full_plan(arguments.seconds)
     if arguments.only:
         groups = arguments.only.split(",")
         if unknown := set(groups) - {scenario.group for scenario in plan}:
             there = ", ".join(dict.fromkeys(scenario.group for scenario in plan))
-            sys.exit(f"unknown scenario {', '.join(unknown)}; there are {there}")
+            sys.exit(f"unknown scenario {', '.join(unknown)}; known: {there}")
         plan = [scenario for scenario in plan if scenario.group in groups]
     if arguments.quick and not arguments.systems:
         chosen = chosen[:1]
@@ -69,7 +69,7 @@ def main() -> None:
             return scenario.peers and (repetition == 1 or arguments.repeat_all)
         return repetition == 1 or not scenario.once or arguments.repeat_all
 
-    # Repetitions are the outer loop: what disturbs the machine for a while does not hit one system only.
+    # Repetitions are the outer loop, so that a disturbance of the machine does not hit one system only.
     todo = [
         (scenario, name, repetition)
         for repetition in range(1, repetitions + 1)
@@ -78,7 +78,7 @@ def main() -> None:
         if is_asked(scenario, name, repetition)
     ]
     configure_logging(LogSettings(log_level="warning"))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a SIGTERM stops the started processes, too
     os.sched_setaffinity(0, {machine.OTHER_CORE})
     report = Report(
         began_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -103,7 +103,7 @@ def main() -> None:
                 )
                 report.results.append(_measure(bench, scenario, systems[name], arguments.undisturbed))
                 report.took_seconds = time.monotonic() - began
-                path.write_bytes(as_json(report))  # an interrupted call leaves what it has
+                path.write_bytes(as_json(report))  # an interrupted call keeps the results so far
     except KeyboardInterrupt:
         progress("interrupted")
     progress("done")
@@ -111,18 +111,18 @@ def main() -> None:
 
 
 def _pace(done: list[tuple[Scenario, str, int]], seconds: float) -> float:
-    """How much longer than foreseen it took so far."""
+    """How much longer than estimated it took so far, as a factor."""
     foreseen = sum(one.seconds for one, _, _ in done)
     return max(0.5, seconds / foreseen) if foreseen > 60 else 1.0
 
 
 def _measure(bench: Bench, scenario: Scenario, make: Callable[[], System], undisturbed: float | None) -> Result:
-    """Measure once. With ``undisturbed``, a time in which other programs took more than that is not used, unless
-    there is no better one; which of the tries is used does not depend on what it measured."""
+    """Measure once. With ``undisturbed``, repeat while other programs took more than that share of a core, and keep the
+    try with the least disturbance; the choice does not depend on the measured result."""
     tries = 1 if undisturbed is None else DISTURBED_TRIES
     best = _measure_once(bench, scenario, make())
     while (tries := tries - 1) > 0 and (best.others_percent or 0.0) > (undisturbed or 0.0):
-        bench.step("disturbed by other programs, once more")
+        bench.step("disturbed by other programs, measuring again")
         again = _measure_once(bench, scenario, make())
         if (again.others_percent or 0.0) < (best.others_percent or 0.0):
             best = again
@@ -151,21 +151,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under two minutes: Cronpost only, short")
     parser.add_argument("--only", metavar="NAMES", help="scenarios, separated by commas")
     parser.add_argument("--systems", metavar="NAMES", help="systems, separated by commas")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="repetitions, of Cronpost's (default 1)")
-    parser.add_argument("--repeat-all", action="store_true", help="repeat also the peers, and what takes long")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="repetitions of Cronpost's scenarios (default 1)")
+    parser.add_argument("--repeat-all", action="store_true", help="repeat also the peers, and the long scenarios")
     parser.add_argument("--seconds", type=int, default=10, metavar="N", help="length of a window (default 10)")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of Cronpost, like CRONPOST_LOG_LEVEL=error",
+        help="a setting of Cronpost, such as CRONPOST_LOG_LEVEL=error",
     )
     parser.add_argument(
         "--undisturbed",
         type=float,
         metavar="PERCENT",
-        help="measure again, at most twice, if other programs took more of a core than that meanwhile",
+        help="repeat, at most twice, a measurement in which other programs took more than this share of a core",
     )
     parser.add_argument("--output", metavar="FILE", help="where the JSON goes (default benchmarks/results/)")
     return parser.parse_args()
@@ -180,7 +180,7 @@ def _print(report: Report, path: Path) -> None:
     print(f"Load average at the start {facts['load_average'][0]:.2f}, now {os.getloadavg()[0]:.2f}")
     if facts["code"] != machine.code_digest():
         print("THE CODE WAS CHANGED WHILE IT WAS MEASURED")
-    print(f"{report.repetitions} repetition(s): median (least to most)\n\nThe sink:")
+    print(f"{report.repetitions} repetition(s): median (least to greatest)\n\nThe sink:")
     for name, value in report.sink.items():
         print(f"  {name}: {value:,.1f}")
     for title, rows in tables(report.results):
@@ -188,7 +188,7 @@ def _print(report: Report, path: Path) -> None:
     if rows := comparison(report.results):
         print(f"\nBeside the peers (x: how many times Cronpost is better)\n{as_text(rows)}")
     if rows := targets(report.results):
-        print(f"\nTo reach, by the worst repetition\n{as_text(rows)}")
+        print(f"\nTargets, judged by the worst repetition\n{as_text(rows)}")
     print(f"\nAll numbers: {path}\nTook {report.took_seconds / 60:.1f} min")
 
 

@@ -1,4 +1,4 @@
-"""What scenarios share: the sink, a directory, the progress on the terminal, and how a window is measured."""
+"""What scenarios share: the sink, a directory, progress on the terminal, and the measurement of a window."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from benchmarks.systems.base import System
 from benchmarks.systems.cronpost import pound
 
 GRACE_SECONDS = 10.0
-"""How long fires may arrive after the last fire time before they count as not delivered."""
+"""How long after the last fire time a fire may arrive before it counts as not delivered."""
 BEFORE_MS = 200
-"""Usage is read so long before the first fire time, and the same before what would be the first one after the last."""
+"""CPU is read this long before the first fire time, and this long before the fire time that would follow the last."""
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """What one repetition of a scenario with one system came to."""
+    """The result of one repetition of a scenario with one system."""
 
     scenario: str = ""
     system: str = ""
     size: str = ""
     fires: Fires | None = None
     missed_on_record: int | None = None
-    """Fire times that were not delivered and that the system itself has recorded as missed."""
+    """Fire times that were not delivered and that the system itself recorded as missed."""
     own_us_per_fire: float | None = None
     redis_us_per_fire: float | None = None
     own_mb: float | None = None
     redis_mb: float | None = None
     others_percent: float | None = None
-    """How much of a core other programs took meanwhile; of the two cores, the one of which they took more."""
+    """The share of a core that other programs took meanwhile, on the busier of the two cores."""
     work_ms: float | None = None
-    """Processor time of a fixed piece of work, before and after: the mean. How fast the core was."""
+    """Processor time of a fixed piece of work, the mean of before and after: how fast the core was."""
     values: dict[str, float] = {}
-    """What else was measured, by name and unit."""
+    """Further measured values, by name and unit."""
     fault: str | None = None
 
 
 class Span(msgspec.Struct, kw_only=True):
-    """Use of the system's core over a time."""
+    """The use of the system's core in a window."""
 
     seconds: float
     own_seconds: float
@@ -62,7 +62,7 @@ class Span(msgspec.Struct, kw_only=True):
 
 
 class Bench:
-    """Owns the sink. ``show`` takes a line of progress."""
+    """Owns the sink. ``show`` displays a line of progress."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
@@ -81,22 +81,22 @@ class Bench:
             machine.end(self._sink)
 
     def move_sink(self, *cores: int) -> None:
-        """Let the sink run on ``cores`` from now on."""
+        """Move the sink to ``cores``."""
         assert self._sink is not None
         os.sched_setaffinity(self._sink.pid, cores)
 
     def begin(self, task: str) -> None:
-        """Say what is running now."""
+        """Show which task runs now."""
         self._task = task
         self._show(task)
 
     def step(self, text: str) -> None:
-        """Say how far it is."""
+        """Show the progress of the task."""
         self._show(f"{self._task}: {text}")
 
     @contextlib.contextmanager
     def running(self, system: System) -> Iterator[Path]:
-        """``system`` with an empty store; both are gone afterwards."""
+        """Run ``system`` with an empty store, and remove both afterwards."""
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             try:
                 self.step("starting")
@@ -116,18 +116,18 @@ class Bench:
             connection.close()
 
     def arrivals(self) -> list[Arrival]:
-        """What the sink received since the last reset."""
+        """The requests that the sink received since the last reset."""
         return parse_arrivals(self.ask_sink("requests"))
 
     def sleep_until(self, at_ms: float) -> None:
-        """Wait, and count down."""
+        """Wait, and show a countdown."""
         while (left := at_ms / 1000 - time.time()) > 0:
             if left > 1.5:
                 self.step(f"{left:.0f} s")
             time.sleep(min(left, 1.0))
 
     def span(self, system: System, from_ms: float, until_ms: float) -> Span:
-        """Wait for both instants; what the system used in between."""
+        """Wait for both instants; returns what the system used between them."""
         self.sleep_until(from_ms)
         own, redis = system.usage()
         busy, began, here = self._busy(), time.monotonic(), self._used_here()
@@ -172,12 +172,12 @@ class Bench:
             time.sleep(0.2 if not enough else 1.0)
 
     def sink_capacity(self, seconds: float) -> dict[str, float]:
-        """Requests per second that the sink answers: one open on each of 50 connections, and pipelined."""
+        """Requests per second that the sink can answer: one open on each of 50 connections, and pipelined."""
         found = {}
         for name, connections, depth in (("50 connections", 50, 1), ("50 connections, 8 pipelined on each", 50, 8)):
             assert self._sink is not None
             before = machine.usage_of([self._sink.pid]).cpu_seconds
-            # The load is on the other core: what it reaches is a lower bound of what the sink can do.
+            # The load runs on the other core, so its rate is a lower bound of what the sink can do.
             loaded = pound(
                 Load(kind="post", port=self.sink_port, connections=connections, depth=depth, seconds=seconds),
                 core=machine.SYSTEM_CORE,
@@ -195,7 +195,7 @@ def next_second_ms(after_seconds: float) -> int:
 
 
 def with_span(result: Result, span: Span, fires: int) -> Result:
-    """Put use of the core into ``result``."""
+    """Put the use of the core into ``result``."""
     result.own_us_per_fire = 1e6 * span.own_seconds / fires if fires else None
     result.redis_us_per_fire = 1e6 * span.redis_seconds / fires if fires else None
     result.own_mb, result.redis_mb = span.own_mb, span.redis_mb
@@ -204,7 +204,7 @@ def with_span(result: Result, span: Span, fires: int) -> Result:
 
 
 def terminal_progress() -> Callable[[str], None]:
-    """One line that is written over, on a terminal; elsewhere a line per task."""
+    """On a terminal, one line that is overwritten; elsewhere one line per task."""
     last = ""
 
     def show(text: str) -> None:

@@ -1,9 +1,9 @@
-"""Where the time of a fire goes: ``python -m benchmarks.budget``.
+"""Measures where the CPU time and the latency of a fire go: ``python -m benchmarks.budget``.
 
-Runs Cronpost with jobs that fire every second, and once more with fires at random instants; takes what a fire costs,
-then samples the stacks of the process with py-spy (which has to be allowed to trace) and gives each sample to the stage
-that its innermost known frame belongs to. Time inside C code counts for the frame that called it. Sampling slows the
-process, so only the shares come from it.
+Runs Cronpost with jobs that fire every second, and again with fires at random instants, and measures the CPU per fire.
+Then py-spy samples the stacks of the process (it must be allowed to trace). Each sample counts for the stage of its
+innermost known frame; time inside C code counts for the frame that called it. Sampling slows the process, so only the
+shares come from it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from scheduler_core.base.events import configure_logging
 
 SAMPLES_PER_SECOND = 250
 STAGES = (
-    # Stage, and what a frame of it looks like: "function (file:line)". The first that matches is taken.
-    ("log line", ("(structlog/", "(logging/", "scheduler_core/base/events.py")),
+    # Stage, and the marks of its frames, which look like "function (file:line)". The first stage that matches is taken.
+    ("log line", ("(structlog/", "(logging/", "scheduler_core/base/events.py", "scheduler_core/base/line_writer.py")),
     (
         "limits of targets, breakers",
         ("dispatch/limiter.py", "dispatch/limits.py", "dispatch/breaker.py", "plan/held_back"),
@@ -42,14 +42,14 @@ STAGES = (
     ("metrics", ("(prometheus_client/", "scheduler_core/base/metrics.py", "scheduler_core/base/fast_metrics.py")),
     ("decode documents", ("decode_", "_claimed (", "_decode (")),
     ("encode documents", ("encode_", "_step (", "of (scheduler_core/store")),
-    ("next fire time", ("scheduler_core/triggers/", "(croniter/")),
+    ("next fire time", ("scheduler_core/triggers/", "scheduler_core/plan/fire_times", "(croniter/")),
     ("plan the run (claim)", ("scheduler_core/plan/claim", "scheduler_core/plan/misses")),
     ("plan the settle", ("scheduler_core/plan/settle", "scheduler_core/plan/backoff")),
     ("build the request", ("build_request (", "rfc3339 (", "_quoted (", "_http_request (")),
     ("request and answer", ("scheduler_core/delivery/", "(httpx/", "scheduler_core/model/outcome")),
     ("Redis client", ("(redis/", "(hiredis/", "scheduler_core/store/")),
     ("loop: claim", ("loops/claim.py",)),
-    ("loop: deliver", ("dispatch/dispatcher.py",)),
+    ("loop: deliver", ("dispatch/dispatcher.py", "node/slots.py")),
     ("loop: settle", ("loops/settle.py",)),
     ("API", ("scheduler_api/", "(uvicorn/", "(starlette/")),
 )
@@ -64,10 +64,10 @@ LATENESS_STAGES = (
 
 
 def stage_of(stack: list[str]) -> str:
-    """The stage of a stack, whose outermost frame comes first."""
+    """The stage of a stack. The outermost frame comes first."""
     for frame in reversed(stack):
-        if "process.py" in frame or "cli.py" in frame:
-            break  # what is further out is in every stack
+        if "server/process.py" in frame or "scheduler_api/cli/" in frame:
+            break  # frames further out are in every stack
         for stage, marks in STAGES:
             if any(mark in frame for mark in marks):
                 return stage
@@ -75,7 +75,7 @@ def stage_of(stack: list[str]) -> str:
 
 
 def samples_of(raw: str) -> list[tuple[list[str], int]]:
-    """Stacks, outermost frame first, and how often each was seen, from py-spy's ``raw`` output. Only those of the event
+    """Stacks (outermost frame first) and their counts, from the ``raw`` output of py-spy. Only stacks of the event
     loop: other threads wait."""
     found = []
     for line in raw.splitlines():
@@ -96,7 +96,7 @@ def shares(samples: Sequence[tuple[list[str], int]]) -> dict[str, float]:
 
 
 class Budget(msgspec.Struct):
-    """What a fire costs, in microseconds of CPU, and which share of it each stage has."""
+    """The CPU per fire in microseconds, and the share of each stage."""
 
     title: str
     own_us: float
@@ -105,11 +105,11 @@ class Budget(msgspec.Struct):
     shares: dict[str, float]
     samples: list[tuple[list[str], int]]
     stages_ms: dict[str, list[float]]
-    """How long each stage of a fire took, from its fire time on: sorted."""
+    """How long each stage of a fire took, from its fire time on; sorted."""
 
 
 class Settled(msgspec.Struct):
-    """What the log says of a run."""
+    """The log event of a settled run."""
 
     event: str
     time: datetime
@@ -120,7 +120,7 @@ class Settled(msgspec.Struct):
 
 
 def stages_ms(log: bytes, arrivals: Sequence[Arrival]) -> dict[str, list[float]]:
-    """How long the stages of the runs took that are in the node's ``log`` and were seen by the sink; sorted."""
+    """How long each stage of the runs took that are in the node's ``log`` and arrived at the sink; sorted."""
     arrived = {(one.job, one.fire_ms): one.lateness_ms for one in arrivals}
     found: dict[str, list[float]] = {stage: [] for stage in LATENESS_STAGES}
     for line in log.splitlines():
@@ -139,7 +139,7 @@ def stages_ms(log: bytes, arrivals: Sequence[Arrival]) -> dict[str, list[float]]
 
 
 def lateness_table(budgets: Sequence[Budget]) -> list[list[str]]:
-    """A row for each stage of a fire's way: p50 and p99 of how long it took."""
+    """A row for each stage between fire time and record: p50 and p99 of its duration."""
     rows = [["stage, ms, p50 and p99", *(one.title for one in budgets)]]
     for stage in LATENESS_STAGES:
         values = [one.stages_ms[stage] for one in budgets]
@@ -148,7 +148,7 @@ def lateness_table(budgets: Sequence[Budget]) -> list[list[str]]:
 
 
 def measure(bench: Bench, jobs: int, seconds: int, *, spread: bool) -> Budget:
-    """``jobs`` fires a second, all on whole seconds or at random instants."""
+    """Measure ``jobs`` fires per second, all on whole seconds or at random instants."""
     bench.begin(f"budget, {jobs} fires/s {'at random instants' if spread else 'every second'}")
     system = Cronpost(shares_redis=True, redis_core=machine.OTHER_CORE)
     with bench.running(system) as directory:
@@ -190,7 +190,7 @@ def measure(bench: Bench, jobs: int, seconds: int, *, spread: bool) -> Budget:
 
 
 def table(budgets: Sequence[Budget]) -> list[list[str]]:
-    """A row for each stage, a column for each budget: CPU in microseconds a fire."""
+    """A row for each stage, a column for each budget: CPU in microseconds per fire."""
     first = budgets[0].shares
     stages = sorted({stage for one in budgets for stage in one.shares}, key=lambda stage: -first.get(stage, 0.0))
     rows = [["stage, CPU us a fire", *(one.title for one in budgets)]]
@@ -206,10 +206,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.budget", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1000, help="jobs that fire every second (default 1000)")
     parser.add_argument(
-        "--spread", type=int, default=100, help="fires a second at random instants (default 100; 0: none)"
+        "--spread", type=int, default=100, help="fires per second at random instants (default 100; 0: none)"
     )
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--flame", type=Path, metavar="FILE", help="a flame graph of the first, as SVG")
+    parser.add_argument("--flame", type=Path, metavar="FILE", help="where to write a flame graph of the first budget, as SVG")
     parser.add_argument("--update", type=Path, metavar="FILE", help="a document whose block 'budget' is replaced")
     arguments = parser.parse_args()
     configure_logging(LogSettings(log_level="warning"))

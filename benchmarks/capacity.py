@@ -15,29 +15,30 @@ from benchmarks.systems.base import System
 from benchmarks.systems.cronpost import Cronpost
 
 LADDER = 1.2
-"""Each step asks for so many times the jobs of the one before."""
+"""Each step has this many times the jobs of the one before."""
 LOWERED = (1.0, 0.93, 0.86, 0.78, 0.66, 0.5)
-"""What held for some seconds may not hold for the whole time: then it is tried again with this share of it."""
+"""A rate that held for some seconds may not hold for the whole time; then the next try uses this share of it."""
 PEER_SECONDS = 20
-"""A peer has to hold its rate so long, Cronpost for a minute: what it should reach is said for that."""
+"""How long a peer has to hold its rate. Cronpost has to hold its own for a minute, because its target is stated for
+a minute."""
 LOWEST_RATE = 20
 P99_MS, MAX_MS = 1000.0, 2000.0
 
 
 def is_held(fires: Fires) -> bool:
-    """Every fire time was delivered, none early, and each second's were done before the next second's were due.
+    """Whether every fire time was delivered, none early, and the fires of each second before the next second began.
 
-    That is said of 99 in 100, and none may be two seconds late: a virtual machine stands still for a moment now and
-    then, which says nothing about who runs on it.
+    One fire in 100 may take longer, but none two seconds: a virtual machine stops for a moment now and then, whatever
+    runs on it.
     """
     return fires.delivered == fires.expected and not fires.early and fires.p99_ms < P99_MS and fires.max_ms < MAX_MS
 
 
 def highest_held(step_seconds: int, confirm_seconds: int, *, last: int = 40_000) -> Scenario:
-    """The most jobs that can fire on every whole second.
+    """Find the most jobs that can fire on every whole second.
 
-    A ladder first: more and more jobs, ``step_seconds`` for each step, until one is not held. Then a fresh process with
-    what was held, for ``confirm_seconds``; less and less if that was too much.
+    A ladder first: more jobs in each step of ``step_seconds``, until a step is not held. Then a fresh process runs the
+    highest step that was held for ``confirm_seconds``, with fewer jobs if that fails.
     """
 
     def run(bench: Bench, system: System) -> Result:
@@ -64,7 +65,7 @@ def highest_held(step_seconds: int, confirm_seconds: int, *, last: int = 40_000)
 
 
 def _climb(bench: Bench, system: System, seconds: int, last: int) -> int:
-    """The last step that was held; 0 if none was."""
+    """The number of jobs of the last step that was held; 0 if none was."""
     first = system.first_rate
     while first >= LOWEST_RATE:
         jobs = held = 0
@@ -106,13 +107,13 @@ def _hold(bench: Bench, system: System, jobs: int, seconds: int) -> Result:
 
 
 def _rounded(jobs: float) -> int:
-    """Two digits are all that such a measurement is worth."""
+    """Rounded to two digits; the measurement is not more exact."""
     step = 10 if jobs < 1000 else 100
     return int(jobs // step) * step
 
 
 def two_nodes(jobs: int, rounds: int) -> Scenario:
-    """How fast a herd of ``jobs`` is through: one node with its Redis and the sink on one core, beside two nodes with
+    """Compare the rate of a herd of ``jobs``: one node with its Redis and the sink on one core, and two nodes with
     their Redis and the sink on two. Each stack is complete, so each core does the same kinds of work."""
 
     def run(bench: Bench, system: System) -> Result:
@@ -143,7 +144,7 @@ def two_nodes(jobs: int, rounds: int) -> Scenario:
 
 
 def _herd_rate(bench: Bench, system: Cronpost, jobs: int, name: str) -> float:
-    """Fires a second between the instant and the last of the herd."""
+    """Fires per second between the instant and the last fire of the herd."""
     with bench.running(system):
         bench.step(f"{name}: adding jobs")
         at_ms = next_second_ms(5 + jobs / system.loads_per_second)
@@ -158,8 +159,8 @@ def _herd_rate(bench: Bench, system: Cronpost, jobs: int, name: str) -> float:
 
 
 def hanging_target(jobs: int, hanging: int, seconds: int) -> Scenario:
-    """``jobs`` that fire every second, alone and then beside ``hanging`` more, on one target that takes connections and
-    never answers."""
+    """Measure ``jobs`` that fire every second, alone and then beside ``hanging`` more on one target that accepts
+    connections and never answers."""
 
     def run(bench: Bench, system: System) -> Result:
         assert isinstance(system, Cronpost)
@@ -198,7 +199,7 @@ def _healthy(bench: Bench, system: Cronpost, jobs: int, seconds: int, endpoint: 
 
 @contextlib.contextmanager
 def _never_answers() -> Iterator[str]:
-    """A port at which the system completes connections and keeps what is sent, and which nobody reads."""
+    """A port on which the system completes connections and buffers data, and which no program reads."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(4096)

@@ -1,4 +1,4 @@
-"""The comparison as a chart: bars per system, a panel per measure, as SVG."""
+"""Draws the comparison as an SVG: one panel per measure, one bar per system."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ COLUMNS = 2
 WIDTH, BAR, BAR_GAP, HEAD, GAP = 480, 17, 5, 26, 22
 NAME_WIDTH, VALUE_WIDTH = 146, 128
 CUT = 2.5
-"""A bar that is so many times as long as the next shorter one is cut off: it would hide the others."""
+"""A bar that is longer than this many times the next shorter one is cut off, because it would hide the others."""
 OWN_COLOUR, PEER_COLOUR, REDIS_COLOUR = "#0b62c4", "#8a94a3", "#c9ced6"
 
 
 def chart(results: Sequence[Result]) -> str:
-    """All panels. What was not measured has no panel, and a system that was not measured no bar."""
+    """All panels. A measure without values has no panel, and a system without a value no bar."""
     systems = [name for name in systems_of(results) if name == OWN or not name.startswith(OWN)]
     panels = []
     for measure in MEASURES:

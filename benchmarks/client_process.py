@@ -1,8 +1,8 @@
-"""HTTP clients alone: how fast one core sends 120-byte POSTs when nothing else is to be done.
+"""Measures an HTTP client alone: how fast one core sends POSTs of 120 bytes and nothing else.
 
-What no scheduler on this core can beat, and the yardstick for one: ``python -m benchmarks.client_process NAME
-PORT SECONDS`` keeps a request open on each of 50 connections, and prints a ``Sent`` as JSON. It runs under the
-interpreter that has the client: that of the peers, or Cronpost's own.
+No scheduler on the same core can be faster, so this is a yardstick. ``python -m benchmarks.client_process NAME PORT
+SECONDS`` keeps a request open on each of 50 connections, and prints a ``Sent`` as JSON. It runs under the interpreter
+that has the client: that of the peers, or Cronpost's own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WARM_UP_SECONDS = 0.5
 OWN = "Cronpost's delivery"
 CLIENTS = (OWN, "aiohttp", "httpx", "pyreqwest")
 HEADERS = {
-    # As many as a scheduler sends.
+    # As many headers as a scheduler sends.
     "Content-Type": "application/json",
     "Idempotency-Key": "0" * 26,
     "Cronpost-Job-Id": "j000001",
@@ -34,11 +34,11 @@ HEADERS = {
 }
 
 Repeat = Callable[[float], Awaitable[int]]
-"""Sends one request after the other until an instant of the monotonic clock; gives how many were answered."""
+"""Sends one request after the other until an instant of the monotonic clock; returns how many were answered."""
 
 
 class Sent(msgspec.Struct, kw_only=True):
-    """What came of it."""
+    """How many requests were answered, and what they took."""
 
     answered: int
     seconds: float
@@ -58,7 +58,7 @@ async def _cronpost(url: str) -> AsyncIterator[Repeat]:
     start = delivery.send
 
     async def repeat(until: float) -> int:
-        # As a node does it: attempts that call back, no task for each.
+        # Like a node: each attempt calls back and needs no task.
         over = asyncio.get_running_loop().create_future()
         answered = 0
 
@@ -139,7 +139,7 @@ async def _measure(name: str, port: int, seconds: float) -> Sent:
         await all_repeat(time.monotonic() + WARM_UP_SECONDS)
         gc.collect()
         gc.freeze()
-        gc.set_threshold(10_000)  # as a node of Cronpost has it
+        gc.set_threshold(10_000)  # the value that a node of Cronpost sets
         began, cpu = time.monotonic(), time.process_time()
         answered = await all_repeat(began + seconds)
         return Sent(answered=answered, seconds=time.monotonic() - began, cpu_seconds=time.process_time() - cpu)

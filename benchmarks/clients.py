@@ -1,4 +1,4 @@
-"""Scenarios that measure HTTP clients alone, as a yardstick: what no scheduler on the same core can beat."""
+"""Scenarios that measure HTTP clients alone: a limit for any scheduler on the same core."""
 
 from __future__ import annotations
 

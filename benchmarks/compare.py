@@ -1,4 +1,4 @@
-"""What the results come to: Cronpost beside its peers, and beside what it is to reach. Pure functions."""
+"""Compares the results of Cronpost with those of its peers and with its targets. Pure functions."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Measure(msgspec.Struct, frozen=True):
     more_is_better: bool = False
     digits: int = 0
     second: Pick | None = None
-    """A part that is shown apart, but counts: what Redis takes."""
+    """A second part of the value, which is shown apart and added: the part of Redis."""
     whole: bool = False
-    """Whether it means anything only if every fire time was delivered."""
+    """Whether the value is valid only if every fire time was delivered."""
 
 
 def _p99(one: Result) -> float | None:
@@ -65,12 +65,12 @@ MEASURES = (
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """What a system came to in one measure: the median of its repetitions."""
+    """The result of a system in one measure: the median of its repetitions."""
 
     value: float
     second: float | None
     share: float
-    """Of the fire times that should have been delivered."""
+    """The delivered share of the fire times."""
 
     @property
     def whole(self) -> float:
@@ -78,7 +78,7 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 def compared(results: Iterable[Result], measure: Measure, system: str) -> Compared | str | None:
-    """The value; why there is none; None if it was not asked."""
+    """The value; the reason why there is none; None if it was not measured."""
     found = [
         one
         for one in results
@@ -96,21 +96,21 @@ def compared(results: Iterable[Result], measure: Measure, system: str) -> Compar
 
 
 def times(measure: Measure, own: Compared, other: Compared) -> float:
-    """How many times better ``own`` is; below 1: how much worse."""
+    """How many times better ``own`` is; below 1: how many times worse."""
     return own.whole / other.whole if measure.more_is_better else other.whole / own.whole
 
 
 def systems_of(results: Iterable[Result]) -> list[str]:
-    """The systems there are results of, Cronpost first."""
+    """The systems with results, Cronpost first."""
     names = {one.system for one in results}
     return [name for name in (OWN, OWN_WITH_REDIS, *PEERS) if name in names]
 
 
 def comparison(results: Sequence[Result], *, sign: str = "x") -> list[list[str]]:
-    """A table: a row for each measure, a column for each system; with its head. Empty without anything to compare.
+    """A table with a head, a row for each measure and a column for each system; empty without a peer to compare.
 
-    ``sign`` stands after how many times better Cronpost is. ``[87 %]``: only so many were delivered, so that
-    the number beside it is too good.
+    ``sign`` follows the number that says how many times better Cronpost is. ``[87 %]`` is the share that was delivered;
+    the number beside it is then too good.
     """
     systems = systems_of(results)
     if OWN not in systems or len(systems) < 2:
@@ -146,7 +146,7 @@ def _cell(measure: Measure, own: Compared, there: Compared | str | None, *, is_o
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Something to reach."""
+    """A value that Cronpost should reach."""
 
     name: str
     reached: float
@@ -160,7 +160,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def reached(results: Sequence[Result]) -> list[Target]:
-    """What was to be reached, judged by the worst repetition, and by what was measured only."""
+    """The targets with their values of the worst repetition; only those that were measured."""
     own = [one for one in results if one.system in {OWN, ""} and one.fault is None]
     found: list[Target] = []
 
@@ -223,7 +223,7 @@ def _growth(one: Result) -> float | None:
 
 
 def targets(results: Sequence[Result]) -> list[list[str]]:
-    """A table of what was to be reached; with its head. Empty if nothing of it was measured."""
+    """A table of the targets, with its head; empty if none was measured."""
     rows = [
         [
             one.name,

@@ -1,7 +1,7 @@
-"""What it costs that every node asks every shard: a small simulation of nodes that claim from one shard.
+"""Simulates several nodes that claim from one shard, to find the cost of claims that find nothing.
 
-Nodes do not talk to each other. All of them know when the next job of a shard is due, wake up then and claim; one is
-first. Who comes when nothing is left has asked in vain: a round trip of its own, and a little time of Redis.
+Nodes do not communicate. All of them know when the next job of a shard is due, wake up then and claim. A node that
+claims when no job is left has claimed in vain: this costs a round trip and a little time of Redis.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ BATCH = 128
 EMPTY_CLAIM_US = 18.0
 """Time of Redis for a claim that finds nothing."""
 CLAIM_SHARE = 0.45
-"""Of Redis's time for a fire, what its claim takes; the rest is its settlement."""
+"""The share of a claim in Redis's time for a fire; the rest is the settlement."""
 START_US = 45.0
-"""What a node does for a fire before it claims again: plan it, send its request."""
+"""Time of a node per fire before it claims again: it plans the fire and sends its request."""
 WAY_US = 150.0
-"""From a node to Redis, and back."""
+"""Time from a node to Redis, and back."""
 WAKE_SPREAD_US = 1000.0
-"""Nodes wake up at the same instant by clocks that differ by so much."""
+"""The clocks of nodes that wake up at the same instant differ by at most this."""
 
 
 class Contention(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened in a second at one shard."""
+    """What happened at one shard in a second."""
 
     nodes: int
     fires: float
     claims: float
-    """Scripts of any kind, where it was measured."""
+    """Where it was measured, the number of all scripts."""
     empty: float | None
     last_claimed_ms: float | None
-    """After the second began."""
+    """Time since the second began."""
     redis_us: float
-    """Time of Redis a fire, claims in vain included."""
+    """Time of Redis per fire, with claims in vain."""
 
 
 def simulate(*, nodes: int, fires_a_shard: int, redis_us: float, seconds: int = 20, seed: int = 1) -> Contention:
-    """``fires_a_shard`` jobs of one shard due on each whole second, ``nodes`` that claim them."""
+    """Simulate ``nodes`` that claim ``fires_a_shard`` jobs of one shard, due on each whole second."""
     chance = random.Random(seed)
     claims = empty = 0
     last_us = busy_us = 0.0
@@ -74,7 +74,7 @@ def simulate(*, nodes: int, fires_a_shard: int, redis_us: float, seconds: int = 
 
 
 def contention_table(found: Sequence[Contention]) -> list[list[str]]:
-    """A row for each."""
+    """A table with a row for each."""
     measured = any(one.empty is None for one in found)
     if measured:
         head = ["nodes", "fires/s", "scripts a second", "Redis, us a fire"]

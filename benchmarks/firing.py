@@ -1,4 +1,4 @@
-"""Scenarios in which jobs fire: all at once, every second, at random instants, when somebody asks."""
+"""Scenarios in which jobs fire: all at once, every second, at random instants, on request."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from benchmarks.systems.base import FireAt, System
 from benchmarks.systems.cronpost import Cronpost, pound
 
 WARM_UP_SECONDS = 3.0
-"""Between the last change and the first fire time that counts: connections are open by then."""
+"""Time between the last change and the first fire time that counts: connections are open by then."""
 GRACE_SECONDS, PEER_GRACE_SECONDS, SMALL = 3.0, 15.0, 1000
-"""How long fires of a window may arrive after it. A peer with few jobs may take longer: else there would be no lateness
-to tell of one that is behind."""
+"""How long after a window its fires may arrive. A peer with few jobs has longer; otherwise a peer that is behind would
+have no lateness at all."""
 HERD_GRACE_SECONDS = 40.0
 
 
 def every_second(jobs: int, seconds: int) -> Scenario:
-    """``jobs`` that all fire on every whole second."""
+    """Measure ``jobs`` that all fire on every whole second."""
 
     def run(bench: Bench, system: System) -> Result:
         with bench.running(system):
@@ -52,7 +52,7 @@ def every_second(jobs: int, seconds: int) -> Scenario:
 
 
 def herd(jobs: int) -> Scenario:
-    """``jobs`` that are all due at one instant, and then not for a day."""
+    """Measure ``jobs`` that are all due at one instant, and then not for a day."""
 
     def run(bench: Bench, system: System) -> Result:
         with bench.running(system):
@@ -79,7 +79,7 @@ def herd(jobs: int) -> Scenario:
 
 
 def spread_out(rate: int, seconds: int) -> Scenario:
-    """``rate`` fires per second at random milliseconds, each of a job of its own."""
+    """Measure ``rate`` fires per second at random milliseconds, each from its own job."""
 
     def run(bench: Bench, system: System) -> Result:
         count = rate * seconds
@@ -108,7 +108,8 @@ def spread_out(rate: int, seconds: int) -> Scenario:
 
 
 def run_now(rate: int, seconds: int, jobs: int = 2000) -> Scenario:
-    """Runs asked for over HTTP at random instants; lateness counts from the instant at which the server took it in."""
+    """Measure runs that are requested over HTTP at random instants. Lateness counts from the instant at which the
+    server accepted the request."""
 
     def run(bench: Bench, system: System) -> Result:
         assert isinstance(system, Cronpost)

@@ -1,4 +1,4 @@
-"""A flame graph of sampled stacks as one small SVG: no script, no paths of the machine, narrow frames left out."""
+"""Draws a flame graph of sampled stacks as one small SVG, without scripts, machine paths and narrow frames."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import msgspec
 
 WIDTH, ROW = 1180, 17
 LEAST_SHARE = 0.0025
-"""Of all samples: a narrower frame is left out, and so is what it called."""
+"""The smallest share of all samples that is drawn; a narrower frame is left out, with the frames that it called."""
 CHARACTER_WIDTH = 6.1
 LOOP = "event loop and system calls (uvloop)"
-"""What the innermost frame that is in every stack stands for."""
+"""The label of the innermost frame that is in every stack."""
 _ROOTS = re.compile(r"^.*?(?=scheduler_core/|scheduler_api/)|^.*/(?:site-packages|lib/python[0-9.]+|bin)/")
 _FRAME = re.compile(r"(?P<function>.*) \((?P<file>[^():]*)(?::(?P<line>[0-9]+))?\)")
 COLOURS = (
@@ -32,7 +32,7 @@ class _Node(msgspec.Struct):
 
 
 def shown(frame: str) -> str:
-    """``function file`` of a frame as py-spy has it, with the file as from the root of its package."""
+    """``function file`` of a frame of py-spy, with the path of the file from the root of its package."""
     found = _FRAME.fullmatch(frame.strip())
     if found is None:
         return frame.strip().rpartition("/")[2]
@@ -40,7 +40,7 @@ def shown(frame: str) -> str:
 
 
 def flame_graph(samples: Sequence[tuple[Sequence[str], int]], title: str) -> str:
-    """The SVG of ``samples``: stacks, outermost frame first, and how often each was seen."""
+    """The SVG of ``samples``: stacks with the outermost frame first, and their counts."""
     root = _Node()
     for stack, count in samples:
         node = root
@@ -48,7 +48,7 @@ def flame_graph(samples: Sequence[tuple[Sequence[str], int]], title: str) -> str
         for frame in stack:
             node = node.below.setdefault(shown(frame), _Node())
             node.count += count
-    # What is in every stack tells nothing.
+    # Frames that are in every stack carry no information.
     while len(root.below) == 1 and (only := next(iter(root.below.values()))).count == root.count:
         root = only
     parts: list[str] = []
@@ -66,7 +66,7 @@ def flame_graph(samples: Sequence[tuple[Sequence[str], int]], title: str) -> str
 
 
 def _draw(node: _Node, x: float, level: int, total: int, parts: list[str]) -> int:
-    """The frames that ``node`` called, left to right by share; the number of rows below."""
+    """Draw the frames that ``node`` called, left to right by share; returns the number of rows below."""
     deepest = level
     for name, child in sorted(node.below.items(), key=lambda item: -item[1].count):
         width = WIDTH * child.count / total

@@ -1,7 +1,8 @@
-"""A client that asks as fast as it may: for the sink's capacity, for upserts, and for runs at random instants.
+"""A client that sends requests as fast as allowed: to measure the sink, to upsert jobs, to request runs at random
+instants.
 
-A process of its own, so that it can have a core of its own: ``python -m benchmarks.load`` reads a ``Load`` as JSON
-and prints a ``Loaded``.
+It is a process of its own, so that it can have its own core: ``python -m benchmarks.load`` reads a ``Load`` as JSON and
+prints a ``Loaded``.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ import uvloop
 
 PAYLOAD_BYTES = 120
 YEARLY = "0 0 0 1 1 *"
-"""A fire time that no measurement meets, unless it is made at midnight on New Year's Eve."""
+"""A fire time that no measurement reaches, except at midnight on New Year's Eve."""
 
 
 _FAULT = re.compile(rb'"status": ?[45]')
-"""In the results of a batch."""
+"""A fault in the results of a batch."""
 
 
 class Load(msgspec.Struct, kw_only=True):
-    """What to ask, of whom, and how long."""
+    """Which requests to send, where, and how long."""
 
     kind: str
     """``post``: plain POSTs; ``upsert``: jobs that do not exist yet; ``batch``: the same, ``batch`` of them in a
@@ -46,17 +47,17 @@ class Load(msgspec.Struct, kw_only=True):
     seconds: float = 600.0
     connections: int = 16
     depth: int = 1
-    """Requests that a connection has open at once."""
+    """Requests that a connection keeps open at once."""
     batch: int = 0
     recovery_check: bool = False
     instants: list[int] = []
-    """For ``later``: epoch milliseconds, of the first job, the second and so on."""
+    """For ``later``: the epoch milliseconds of the first job, the second and so on."""
     rate: float = 0.0
-    """Requests per second at random instants (a Poisson process); 0: as fast as answers come."""
+    """Requests per second at random instants (a Poisson process); 0: as fast as the answers arrive."""
 
 
 class Loaded(msgspec.Struct, kw_only=True):
-    """What came of it."""
+    """The result of a load."""
 
     answered: int
     seconds: float
@@ -79,12 +80,12 @@ def payload_of(number: int) -> bytes:
 
 
 def job_id(prefix: str, number: int) -> str:
-    """The id of the ``number``-th job that a scenario makes."""
+    """The id of job ``number`` of a scenario."""
     return f"{prefix}{number:06d}"
 
 
 class _Connection(asyncio.Protocol):
-    """Keeps ``depth`` requests open until there are no more, or sends when it is told to."""
+    """Keeps ``depth`` requests open until none are left, or sends what its client passes to it."""
 
     def __init__(self, client: _Client) -> None:
         self.client = client
@@ -191,7 +192,7 @@ class _Client:
         while at < self._deadline:
             at += random.expovariate(self.load.rate)
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
-            if self._idle:  # else the server is behind; what is not asked for cannot be late
+            if self._idle:  # otherwise the server is behind, and a request that is not sent cannot be late
                 self._open += 1
                 self._idle.popleft().send([next(self._requests)])
         self._all_sent = True

@@ -1,4 +1,4 @@
-"""The machine: cores, processes on them, what they use, and what else is going on. Linux only (``/proc``)."""
+"""The machine: cores, processes on them, what they use, and what other programs use. Linux only (``/proc``)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import IO, Any
 import msgspec
 
 CHECKOUT = Path(__file__).parent.parent
-"""The checkout of Cronpost that measures, and that is measured if no other is named."""
+"""The checkout of Cronpost that runs the benchmark. It is also the measured one, unless another is named."""
 PACKAGES = (
     "uvloop",
     "redis",
@@ -35,7 +35,7 @@ END_SECONDS = 20.0
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What processes have used so far."""
+    """CPU time and memory that processes have used so far."""
 
     cpu_seconds: float
     rss_bytes: int
@@ -43,14 +43,15 @@ class Usage(msgspec.Struct, frozen=True):
 
 _CORES = sorted(os.sched_getaffinity(0))
 SYSTEM_CORE = _CORES[0]
-"""For the system under test."""
+"""The core of the system under test."""
 OTHER_CORE = _CORES[-1]
-"""For the sink, the load, this program and, unless a row says otherwise, Redis; the same if there is only one."""
+"""The core of the sink, the load, this program and, unless a row says otherwise, Redis; the same if the machine has
+one core."""
 
 
 @contextlib.contextmanager
 def pinned(*cores: int) -> Iterator[None]:
-    """Processes that are started inside run on ``cores``, and so do their children."""
+    """Run processes that are started inside, and their children, on ``cores``."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -89,7 +90,7 @@ def start_program(
     checkout: Path = CHECKOUT,
 ) -> subprocess.Popen[bytes]:
     """Start ``command`` on ``core``, or on several, in the directory ``checkout``."""
-    # Settings of the person who measures must not change what is measured.
+    # Settings in the environment of the caller must not change the measurement.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
     with pinned(*((core,) if isinstance(core, int) else core)):
         return subprocess.Popen(
@@ -103,7 +104,7 @@ def start_program(
 
 
 def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
-    """Send the signal and wait; what does not end by then is killed."""
+    """Send the signal and wait; kill the process after ``END_SECONDS``."""
     if process.poll() is None:
         process.send_signal(number)
         try:
@@ -118,7 +119,7 @@ def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
 
 
 def usage_of(pids: Iterable[int]) -> Usage:
-    """Processor time to the nanosecond where the kernel tells it, and resident memory."""
+    """CPU time, in nanoseconds if the kernel provides them, and resident memory."""
     cpu, rss = 0.0, 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -162,10 +163,10 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def work_ms() -> float:
-    """Processor time of a fixed piece of Python work on the system's core, right now: the least of five.
+    """CPU time of a fixed piece of Python work on the system's core: the least of five.
 
-    A virtual core is not always equally fast: its neighbours share caches, execution units and clock. Where this number
-    doubles, processor time per fire does too, and so does lateness.
+    The speed of a virtual core varies, because its neighbours share caches, execution units and clock. If this number
+    doubles, the CPU per fire and the lateness double too.
     """
 
     def work() -> float:
@@ -180,7 +181,7 @@ def work_ms() -> float:
 
 
 def busy_seconds(core: int) -> float:
-    """How long ``core`` was not idle since the machine started, whoever used it."""
+    """How long ``core`` was busy since the machine started, with any program."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *numbers = line.split()
         if name == f"cpu{core}":
@@ -200,7 +201,7 @@ def code_digest(checkout: Path = CHECKOUT) -> str:
 
 
 def facts(redis: str = "") -> dict[str, Any]:
-    """What the numbers depend on; ``redis`` names the server program with its version."""
+    """The facts that the numbers depend on; ``redis`` is the name and version of the server program."""
     model = "unknown"
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -227,7 +228,7 @@ def _version(package: str) -> str:
 
 
 def run_module(core: int, module: str, *arguments: str, stdin: bytes = b"") -> bytes:
-    """Run ``python -m module`` on ``core`` to its end; what it printed."""
+    """Run ``python -m module`` on ``core`` to its end; returns its output."""
     process = start_module(core, module, *arguments)
     try:
         output, _ = process.communicate(stdin, timeout=900)

@@ -1,4 +1,4 @@
-"""From what the sink received to numbers. Pure functions."""
+"""Computes numbers from the requests that the sink received. Pure functions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Fires(msgspec.Struct, kw_only=True):
     delivered: int
     """Fire times that arrived at least once."""
     duplicates: int
-    """Requests beyond the first of a fire time."""
+    """Requests after the first for the same fire time."""
     early: int
     """Requests that arrived before their fire time."""
     p50_ms: float
@@ -37,7 +37,7 @@ class Fires(msgspec.Struct, kw_only=True):
 
 
 def parse_arrivals(text: bytes) -> list[Arrival]:
-    """The sink's list of requests."""
+    """Parse the sink's list of requests."""
     arrivals = []
     for line in text.decode().splitlines():
         arrived_ns, fire_ms, job = line.split(" ", 2)
@@ -46,7 +46,7 @@ def parse_arrivals(text: bytes) -> list[Arrival]:
 
 
 def judge(arrivals: Iterable[Arrival], *, from_ms: int, until_ms: int, expected: int) -> Fires:
-    """Those of the fire times in ``[from_ms, until_ms)``. Lateness is that of the first request of each."""
+    """Judge the fire times in ``[from_ms, until_ms)``. The lateness of a fire time is that of its first request."""
     first: dict[tuple[str, int], float] = {}
     duplicates = early = 0
     for arrival in arrivals:
@@ -80,7 +80,7 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Least, median, most."""
+    """The least value, the median and the greatest."""
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return (float("nan"),) * 3

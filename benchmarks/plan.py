@@ -1,4 +1,4 @@
-"""Which scenarios are measured, and how large."""
+"""Lists the scenarios and their sizes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from benchmarks.scenario import Scenario
 from benchmarks.startup_idle import bulk_upserts, cold_start, idle, stored, upserts
 
 OWN_ONLY = (("every second", "8000 jobs"), ("every second", "10000 jobs"), ("herd at one instant", "50000 jobs"))
-"""More than any peer can do, so it would only take time."""
+"""Cronpost measures these without the peers: none of them can do it, so it would only take time."""
 
 
 def full_plan(seconds: int) -> list[Scenario]:
-    """All of it. What comes first is what the table of the peers needs."""
+    """All scenarios. Those for the table of the peers come first."""
     plan = [
         every_second(1000, seconds),
         herd(10_000),
@@ -42,7 +42,7 @@ def full_plan(seconds: int) -> list[Scenario]:
 
 
 def quick_plan() -> list[Scenario]:
-    """Whether everything works, and roughly how fast, in under two minutes with one repetition."""
+    """A check that everything works, with rough speeds, in under two minutes with one repetition."""
     return [
         every_second(1000, 4),
         herd(1000),

@@ -1,6 +1,6 @@
-"""Tables of results, for the terminal and for Markdown.
+"""Prints tables of results on the terminal and as Markdown.
 
-``python -m benchmarks.report FILE`` prints them; ``--update docs/performance.md`` replaces the marked blocks there,
+``python -m benchmarks.report FILE`` prints them; ``--update docs/performance.md`` replaces the marked blocks there;
 ``--chart docs/performance.svg`` draws the comparison.
 """
 
@@ -39,25 +39,25 @@ NAMED = (
     "celery",
     "celery-redbeat",
 )
-"""Packages whose versions are told."""
+"""Packages whose versions are shown."""
 _BLOCK = re.compile(r"<!-- bench: (?P<name>[a-z]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """Everything that one call measured."""
+    """All results of one call."""
 
     began_at: str
     machine: dict[str, Any]
     sink: dict[str, float]
     repetitions: int
     peers: dict[str, str] = {}
-    """The versions of the packages of the peers."""
+    """The versions of the peers' packages."""
     took_seconds: float = 0.0
     results: list[Result] = []
 
 
 def tables(results: Iterable[Result]) -> list[tuple[str, list[list[str]]]]:
-    """A table for each scenario: its title and its rows, the first of which is the head."""
+    """A table for each scenario: its title and its rows; the first row is the head."""
     by_scenario: dict[str, list[Result]] = {}
     for result in results:
         by_scenario.setdefault(result.scenario, []).append(result)
@@ -73,7 +73,7 @@ def _table(results: list[Result]) -> list[list[str]]:
     else:
         head = [*FIRE_COLUMNS, *extra]
     rows = [head, *(_row(found, head, extra) for found in groups)]
-    # A column in which nothing was measured says nothing.
+    # A column without any value is left out.
     used = [column for column in range(len(head)) if column < 2 or any(row[column] for row in rows[1:])]
     return [[row[column] for column in used] for row in rows]
 
@@ -113,7 +113,7 @@ def _row(found: list[Result], head: list[str], extra: list[str]) -> list[str]:
 
 
 def _range(values: Sequence[float], digits: int) -> str:
-    """The median, and least and most if there were several."""
+    """The median; with several values also the least and the greatest."""
     if not values:
         return ""
     least, median, most = (f"{value:.{digits}f}" for value in spread(values))
@@ -126,14 +126,14 @@ def _number(size: str) -> int:
 
 
 def as_text(rows: list[list[str]]) -> str:
-    """Aligned columns."""
+    """Rows with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def as_markdown(rows: list[list[str]]) -> str:
-    """A table as Markdown has it; nothing if there are no rows."""
+    """A Markdown table; empty without rows."""
     if not rows:
         return ""
     head, *rest = ["| " + " | ".join(row) + " |" for row in rows]
@@ -141,7 +141,7 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 
 def load_report(text: bytes) -> Report:
-    """A report as it was stored. JSON has no NaN, which says that nothing arrived in a window: null stands for it."""
+    """Read a stored report. JSON has no NaN, which means that nothing arrived in a window; it is stored as null."""
     stored = msgspec.json.decode(text)
     for one in stored["results"]:
         for numbers in (one["fires"] or {}, one["values"]):
@@ -150,7 +150,7 @@ def load_report(text: bytes) -> Report:
 
 
 def blocks(report: Report) -> dict[str, str]:
-    """What goes into a document, as Markdown, by the name of its block."""
+    """The blocks of a document as Markdown, by name."""
     facts = report.machine
     packages = {**facts["packages"], **report.peers}
     versions = ", ".join(f"{name} {packages[name]}" for name in NAMED if name in packages)
@@ -189,7 +189,7 @@ def update(text: str, found: dict[str, str]) -> str:
 def main() -> None:
     """Print a stored report as Markdown, or put it into a document and draw its chart."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+", help="results; what a later file measured replaces the earlier")
+    parser.add_argument("files", type=Path, nargs="+", help="results; those of a later file replace those of an earlier one")
     parser.add_argument("--update", type=Path, metavar="FILE", help="a document with marked blocks")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="where to write the chart, as SVG")
     arguments = parser.parse_args()
@@ -203,7 +203,7 @@ def main() -> None:
 
 
 def merged(reports: Sequence[Report]) -> Report:
-    """One report of several: of each scenario, size and system the results of the last that has it."""
+    """Merge reports: for each scenario, size and system the results of the last report that has any."""
     last = reports[-1]
     results: dict[tuple[str, str, str], list[Result]] = {}
     for report in reports:

@@ -1,9 +1,9 @@
-"""A worked calculation: what so many jobs and so many fires a second need. ``python -m benchmarks.scale``.
+"""Calculates what a number of jobs and of fires per second needs: ``python -m benchmarks.scale``.
 
-Everything is linear in what was measured on one core, but for what is said to be a choice or a rule of thumb.
-``--results FILE`` takes the costs of a fire and the bytes of a job from a run of ``python -m benchmarks``;
-``--measure`` measures what crosses the wire and what a record takes, on loopback, and what several nodes cost their
-Redis, in two minutes; ``--update docs/scale.md`` puts the tables there.
+Everything is linear in what was measured on one core, except the inputs that are marked as a choice or a rule of thumb.
+``--results FILE`` takes the costs of a fire and the bytes of a job from a run of ``python -m benchmarks``.
+``--measure`` measures in two minutes, on loopback, the bytes on the wire, the size of a record, and the cost of several
+nodes for their Redis. ``--update docs/scale.md`` writes the tables there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.wire import measure_contention, measure_wire
 
 
 def plan_table(m: Measured, w: Wanted) -> list[list[str]]:
-    """What is needed, a row for each thing, with how it comes about."""
+    """A row for each thing that is needed, with its derivation."""
     n = calculate(m, w)
     return [
         ["", "number", "from"],
@@ -80,7 +80,7 @@ def plan_table(m: Measured, w: Wanted) -> list[list[str]]:
 
 
 def sizes_table(m: Measured, w: Wanted) -> list[list[str]]:
-    """The same for smaller stores, a column each."""
+    """The same for smaller stores, one column each."""
     sizes = ((1e6, 1e4), (10e6, 1e5), (w.jobs, w.fires))
     columns = []
     for jobs, fires in sizes:
@@ -101,7 +101,7 @@ def sizes_table(m: Measured, w: Wanted) -> list[list[str]]:
 
 
 def inputs_table(m: Measured, w: Wanted) -> list[list[str]]:
-    """Every number that goes in."""
+    """All inputs."""
     rows = [["input", "value", "kind"]]
     for struct, kind in ((m, "measured"), (w, "chosen")):
         rows += [[name.replace("_", " "), f"{getattr(struct, name):,g}", kind] for name in struct.__struct_fields__]
@@ -109,7 +109,7 @@ def inputs_table(m: Measured, w: Wanted) -> list[list[str]]:
 
 
 def from_results(measured: Measured, report: Report) -> Measured:
-    """``measured`` with what a run of the benchmarks knows better."""
+    """``measured`` with the values that ``report`` contains."""
     own = [one for one in report.results if one.system == "Cronpost" and one.fault is None]
     for one in own:
         busy = one.scenario == "highest held" or (one.scenario == "every second" and one.size == "5000 jobs")
@@ -127,14 +127,14 @@ def from_results(measured: Measured, report: Report) -> Measured:
 
 
 def main() -> None:
-    """Print the tables, or put them into a document."""
+    """Print the tables, or write them into a document."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--results", type=Path, metavar="FILE", help="a JSON file of python -m benchmarks")
     parser.add_argument(
-        "--measure", action="store_true", help="measure the wire, the records and claims of 1 to 4 nodes"
+        "--measure", action="store_true", help="measure bytes on the wire, sizes of records, and the claims of 1 to 4 nodes"
     )
     parser.add_argument("--jobs", type=float, default=Wanted().jobs)
-    parser.add_argument("--fires", type=float, default=Wanted().fires, help="a second, on average")
+    parser.add_argument("--fires", type=float, default=Wanted().fires, help="fires per second, on average")
     parser.add_argument("--update", type=Path, metavar="FILE", help="a document with marked blocks")
     arguments = parser.parse_args()
     measured = Measured()

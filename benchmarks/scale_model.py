@@ -10,70 +10,71 @@ import math
 import msgspec
 
 ENTRY_BYTES, LIST_BYTES = 50, 160
-"""In Redis: an entry in the history of a job, which stays when the record of its run has gone; the list without any."""
+"""Bytes in Redis of an entry in the history of a job, which outlives the record of its run, and of the list without
+entries."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What one fire and one job cost, as measured on the machine of docs/performance.md."""
+    """The costs of one fire and one job, as measured on the machine of docs/performance.md."""
 
     own_us: float = 80.0
-    """CPU of a node a fire, at full batches."""
+    """CPU of a node per fire, with full batches."""
     redis_us: float = 26.0
-    """CPU of Redis a fire."""
+    """CPU of Redis per fire."""
     job_bytes: float = 548.0
-    """In Redis: a job with a payload of 120 bytes that never fired, its indexes included."""
+    """Bytes in Redis of a job with a payload of 120 bytes that never fired, with its indexes."""
     fired_bytes: float = 145.0
-    """What such a job takes more when it has fired: its state, and its lease while it runs."""
+    """Further bytes of such a job after it fired: its state, and its lease while it runs."""
     record_bytes: float = 400.0
-    """In Redis: a settled run without details, its indexes included."""
+    """Bytes in Redis of a settled run without details, with its indexes."""
     entry_bytes: float = ENTRY_BYTES
     list_bytes: float = LIST_BYTES
     aof_bytes: float = 740.0
-    """What a fire adds to the append-only file, and sends to each replica."""
+    """Bytes that a fire adds to the append-only file and sends to each replica."""
     to_redis_bytes: float = 570.0
     from_redis_bytes: float = 410.0
     to_target_bytes: float = 500.0
     from_target_bytes: float = 40.0
     node_mb: float = 60.0
     upsert_us: float = 11.0
-    """CPU of an API process for a job in a batch."""
+    """CPU of an API process per job in a batch."""
     load_mb_per_second: float = 60.0
-    """How fast a Redis loads its snapshot when it starts."""
+    """How fast Redis loads its snapshot when it starts."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for, and what is chosen."""
+    """What is required, and what is chosen."""
 
     jobs: float = 100e6
     fires: float = 1e6
-    """A second, on average."""
+    """Fires per second, on average."""
     peak: float = 3.0
-    """The hottest second has so many times the average: people like whole minutes."""
+    """The ratio of the busiest second to the average: people choose whole minutes."""
     peak_lateness_s: float = 5.0
-    """How long the fires of the hottest second may take."""
+    """How long the fires of the busiest second may take."""
     records: float = 200e6
-    """Settled runs that are kept, all shards together: ``CRONPOST_HISTORY_MAX_RUNS`` bounds them."""
+    """Settled runs that are kept in all shards together, bounded by ``CRONPOST_HISTORY_MAX_RUNS``."""
     history: float = 10
-    """Entries in the history of a job: ``CRONPOST_HISTORY_PER_JOB``, of which the default is 100."""
+    """Entries in the history of a job: ``CRONPOST_HISTORY_PER_JOB``, whose default is 100."""
     node_use: float = 0.7
-    """Of a core of a node, at the average rate."""
+    """The used share of a node's core at the average rate."""
     redis_use: float = 0.5
-    """Of the core of a master, at the average rate."""
+    """The used share of a master's core at the average rate."""
     replicas: int = 1
     fragmentation: float = 1.25
-    """Resident memory by what Redis counts."""
+    """The ratio of resident memory to the memory that Redis counts."""
     rewrite: float = 1.3
-    """Room for pages that are copied while the append-only file is written anew."""
+    """The factor for pages that are copied while the append-only file is rewritten."""
     shards_a_master: int = 2
-    """So that a master can be split later: the number of shards is fixed for ever."""
+    """More than one, so that a master can be split later: the number of shards never changes."""
     cores_a_machine: int = 32
     connections: int = 8
-    """Of a node to each shard."""
+    """Connections of a node to each shard."""
 
 
 def calculate(m: Measured, w: Wanted) -> dict[str, float]:
-    """All numbers, by name."""
-    # A core is sized for the average at its intended use, or for working off the hottest second in time.
+    """Compute all numbers, by name."""
+    # A core is sized for the average at its intended use, or for the busiest second within its time.
     rate = max(w.fires, w.fires * w.peak / w.peak_lateness_s)
     nodes = math.ceil(rate * m.own_us / 1e6 / w.node_use)
     masters = math.ceil(rate * m.redis_us / 1e6 / w.redis_use)

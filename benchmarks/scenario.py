@@ -1,4 +1,4 @@
-"""What a scenario is."""
+"""The description of a scenario."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from benchmarks.systems.base import System
 
 
 class Scenario(msgspec.Struct, kw_only=True):
-    """One row of the plan. ``run`` measures once; the system is fresh each time."""
+    """One row of the plan. ``run`` measures once, with a fresh system."""
 
     group: str
-    """By which it is chosen on the command line."""
+    """The name that selects it on the command line."""
     title: str
     size: str
-    """What varies within the group, in words: ``1000 jobs``."""
+    """What varies within the group, as text: ``1000 jobs``."""
     run: Callable[[Bench, System], Result]
     seconds: float
-    """Roughly how long it takes."""
+    """The estimated duration."""
     peers: bool = True
-    """Whether it can be asked of other systems than Cronpost."""
+    """Whether other systems than Cronpost are measured too."""
     one_core: bool = False
-    """Whether it is measured also with Cronpost's Redis on Cronpost's core."""
+    """Whether it is also measured with Cronpost's Redis on Cronpost's core."""
     once: bool = False
-    """Whether it is not repeated: it takes long, or no target depends on it."""
+    """Whether it is not repeated, because it takes long or no target depends on it."""

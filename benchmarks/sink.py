@@ -1,8 +1,8 @@
-"""The runner that jobs are sent to: answers at once, and remembers when each request arrived.
+"""The target of all jobs: answers at once and records when each request arrived.
 
-It has to be so fast that it does not matter: it notes the time and the raw bytes of each request, and takes them apart
-only when somebody asks. ``GET /count`` answers how many requests came, ``GET /requests`` lists them, ``GET /reset``
-forgets them, ``GET /raw`` is the last one as it came. Run it with ``python -m benchmarks.sink``; it prints its port.
+It must be so fast that it does not affect the measurement: it stores the time and the raw bytes of each request, and
+parses them only on request. ``GET /count`` answers the number of requests, ``GET /requests`` lists them, ``GET /reset``
+deletes them, ``GET /raw`` is the last one unparsed. ``python -m benchmarks.sink`` starts it; it prints its port.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import uvloop
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 REQUESTS_KEPT = 3_000_000
-"""Later ones are answered, but not remembered. At 600 bytes each this is 1.8 GB, far above what a scenario sends."""
+"""Later requests are answered but not recorded. At 600 bytes each this is 1.8 GB, far above what a scenario sends."""
 JOB_HEADER = "Cronpost-Job-Id"
 FIRE_TIME_HEADER = "Cronpost-Fire-Time"
 FIRE_MS_HEADER = "Bench-Fire-Ms"
-"""How peers, which have no header of their own for it, tell the fire time: epoch milliseconds."""
+"""The fire time in epoch milliseconds, for peers that have no header of their own for it."""
 
 _LENGTH = b"\ncontent-length:"
 _JOB = re.compile(rb"\n%s: *([^\r]*)" % JOB_HEADER.encode(), re.IGNORECASE)
@@ -34,7 +34,7 @@ _FIRE_TIME = re.compile(rb"\n%s: *([^\r]*)" % FIRE_TIME_HEADER.encode(), re.IGNO
 _FIRE_MS = re.compile(rb"\n%s: *([0-9]+)" % FIRE_MS_HEADER.encode(), re.IGNORECASE)
 
 requests: list[tuple[int, bytes]] = []
-"""Arrival in epoch nanoseconds and the request as it came."""
+"""Arrival in epoch nanoseconds, and the raw request."""
 
 
 class Connection(asyncio.Protocol):
@@ -93,7 +93,7 @@ def _tell(path: bytes) -> bytes:
 
 
 def _line(request: tuple[int, bytes]) -> bytes:
-    """Arrival in ns, fire time in ms (0: not told) and job, separated by spaces."""
+    """Arrival in ns, fire time in ms (0: unknown) and job, separated by spaces."""
     arrived_ns, raw = request
     head = raw[: raw.find(b"\r\n\r\n")]
     fire_ms = 0
@@ -114,11 +114,13 @@ async def _serve() -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=4096)
     if stat.S_ISFIFO(os.fstat(0).st_mode):
-        loop.add_reader(0, os._exit, 0)  # the end of the pipe: who started it has ended, perhaps by kill -9
+        loop.add_reader(
+            0, os._exit, 0
+        )  # the pipe has closed: the process that started this one has ended, perhaps by kill -9
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    gc.disable()  # a collection over millions of requests would be a pause of ours in another's lateness
+    gc.disable()  # a collection over millions of requests would add a pause to the measured lateness
     uvloop.run(_serve())

@@ -1,8 +1,9 @@
-"""Whether memory stays flat: ``python -m benchmarks.soak --minutes 12``.
+"""Checks that memory and stored data stay flat: ``python -m benchmarks.soak --minutes 12``.
 
-One node with its embedded Redis and a history that is bounded tightly, some 300 runs a second of every kind, and jobs,
-schedules and one-off tasks that come and go all the time. Every ten seconds all sizes are taken. At the end each of
-them has a slope, each bound a verdict, and after everything was deleted and has aged, the store should be empty.
+Runs one node with its embedded Redis and tight history bounds: about 300 runs per second of every kind, and jobs,
+schedules and one-off tasks that are created and deleted all the time. It samples all sizes every ten seconds. At the
+end it computes a slope for each size and a verdict for each bound. The store must be empty after everything was deleted
+and has aged.
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ SETTINGS = {
     "CRONPOST_BASE_INTERVAL_MS": "200",
     "CRONPOST_MAX_RETRIES": "1",
 }
-"""So small that every bound is met in minutes; but not bytes: for them, ``--set CRONPOST_HISTORY_MAX_MEGABYTES=4``."""
+"""So small that every bound is reached in minutes, except the bytes: for them use ``--set
+CRONPOST_HISTORY_MAX_MEGABYTES=4``."""
 COLUMNS = ("settled/s", "node rss MB", "node fds", "redis used MB", "redis rss MB", "aof MB", "keys", "records", "jobs")
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """Everything that one soak measured."""
+    """All results of one soak."""
 
     began_at: str
     machine: dict[str, Any]
@@ -59,26 +61,26 @@ class Report(msgspec.Struct, kw_only=True):
     minutes: float
     scale: float
     others_percent: list[float]
-    """What other programs took of the node's core and of the other one."""
+    """The share of the node's core and of the other one that other programs took."""
     samples: list[Sample] = []
     slopes: list[Slope] = []
     bounds: list[Held] = []
     faults: list[str] = []
-    """What did not fit together in the store."""
+    """Inconsistencies in the store."""
     asked: dict[str, int] = {}
     unexpected: dict[str, int] = {}
     served: dict[str, int] = {}
     remains: dict[str, int] = {}
     """Keys that are left after everything was deleted and has aged."""
     last: Sample | None = None
-    """Taken then."""
+    """The sample after that."""
 
 
 def main() -> None:
-    """Soak, and say what came of it; the status is 1 if something rises or a bound does not hold."""
+    """Run the soak and print the verdict; the exit status is 1 if a size rises or a bound does not hold."""
     arguments = _arguments()
     settings = SETTINGS | dict(one.split("=", 1) for one in arguments.set)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a SIGTERM stops the started processes, too
     os.sched_setaffinity(0, {machine.OTHER_CORE})
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     report = Report(
@@ -118,7 +120,7 @@ async def _soak(system: Cronpost, listening: socket.socket, report: Report) -> N
         await client.begin()
         while time.monotonic() - began < 60 * report.minutes:
             due = began + SAMPLE_SECONDS * (len(report.samples) + 1)
-            # Not in step with jobs that fire every ten seconds.
+            # Out of step with jobs that fire every ten seconds.
             await asyncio.sleep(max(0.0, due + random.uniform(-2.5, 2.5) - time.monotonic()))
             report.samples.append(await watch.sample())
             _show(report.samples[-1])
@@ -133,7 +135,7 @@ async def _soak(system: Cronpost, listening: socket.socket, report: Report) -> N
         await client.end()
         engine = load_settings(environ=report.settings, dotenv=None).engine
         wait = max(engine.history_retention_days, engine.history_failure_retention_days) * DAY_SECONDS + 15
-        print(f"waiting {wait:.0f} s for the rest to age", flush=True)
+        print(f"waiting {wait:.0f} s until the history has aged", flush=True)
         await asyncio.sleep(wait)
         report.remains = await watch.remains()
         report.last = await watch.sample()
@@ -162,7 +164,7 @@ def _busy() -> tuple[float, float]:
 
 
 def _own(system: Cronpost) -> tuple[float, float]:
-    """Processor time of the node and its Redis, and of this program."""
+    """CPU time of the node with its Redis, and of this program."""
     return sum(one.cpu_seconds for one in system.usage()), machine.usage_of([os.getpid()]).cpu_seconds
 
 
@@ -187,7 +189,7 @@ def _verdict(report: Report) -> bool:
         ]
         for one in report.slopes
     ]
-    bounds = [["bound", "most", "highest", "samples", "at it", "over, in a sweep's slack", "broken"]]
+    bounds = [["bound", "most", "highest", "samples", "at it", "over, within the slack of a sweep", "broken"]]
     bounds += [
         [
             one.bound.size,
@@ -200,20 +202,19 @@ def _verdict(report: Report) -> bool:
     print(f"\n{settled:.0f} runs settled in {report.samples[-1].seconds / 60:.1f} min; ", end="")
     print(f"other programs took {' and '.join(f'{one:.0f} %' for one in report.others_percent)} of the two cores")
     print(f"\nSlopes over the last two thirds\n{as_text(slopes)}\n\nBounds\n{as_text(bounds)}\n")
-    print("The store fits together" if not report.faults else "DOES NOT FIT TOGETHER: " + "; ".join(report.faults))
+    print("The store is consistent" if not report.faults else "THE STORE IS INCONSISTENT: " + "; ".join(report.faults))
     for words, count in report.unexpected.items():
         print(f"UNEXPECTED, {count} times: {words}")
     left = {key: size for key, size in report.remains.items() if key not in STAYS}
     if report.last is not None:
         print(
-            "When everything was deleted and has aged, of the keys that a store without jobs has no use for there were"
+            f"Keys left after everything was deleted and has aged, besides those of an empty store: {left or 'none'}"
         )
-        print(f"left: {left or 'none'}")
     rising = [one.size for one in report.slopes if one.verdict == "RISES"]
     unsure = [one.size for one in report.slopes if one.verdict == "cannot tell"]
     broken = [one.bound.size for one in report.bounds if not one.holds]
     print(f"\nRising: {', '.join(rising) or 'nothing'}")
-    print(f"Not to be told from so few samples: {', '.join(unsure) or 'nothing'}")
+    print(f"Too few samples for: {', '.join(unsure) or 'nothing'}")
     print(f"Bounds that did not hold: {', '.join(broken) or 'none'}")
     return not (rising or broken or left or report.faults)
 
@@ -225,11 +226,11 @@ def _keep_log(log: Path, where: str | None) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=12.0, help="how long (default 12); then 3 more for the end")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the load; 1 (default) is some 300 runs a second")
+    parser.add_argument("--minutes", type=float, default=12.0, help="length of the load (default 12); the end takes 3 more")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the load; 1 (default) is about 300 runs per second")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of Cronpost")
     parser.add_argument("--output", metavar="FILE", help="where the JSON goes (default benchmarks/results/)")
-    parser.add_argument("--log", metavar="FILE", help="keep the node's log there")
+    parser.add_argument("--log", metavar="FILE", help="where to keep the log of the node")
     return parser.parse_args()
 
 

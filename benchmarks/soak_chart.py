@@ -1,4 +1,4 @@
-"""The curves of a soak as SVG: ``python -m benchmarks.soak_chart FILE > docs/soak.svg``."""
+"""Draws the curves of a soak as SVG: ``python -m benchmarks.soak_chart FILE > docs/soak.svg``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PANELS = (
 COLUMNS = 2
 WIDTH, HEIGHT, GAP = 340, 120, 20
 LEFT, TOP = 10, 24
-"""Of a panel: what is left for words."""
+"""The margins of a panel, for its text."""
 
 
 def chart(report: Report) -> str:

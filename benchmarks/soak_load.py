@@ -1,4 +1,4 @@
-"""What a soak does to Cronpost: a runner that answers in every way there is, and a client that never rests."""
+"""The load of a soak: a runner that answers in every way, and a client that never stops."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import aiohttp
 import yarl
 
 ERROR_BODY = b"the runner is out of order " * 75
-"""2 KB: what a failed run keeps of its answer."""
+"""2 KB: the part of its answer that a failed run keeps."""
 LARGE_BODY = b'{"rows": [' + b", ".join(b'{"id": %d, "value": "xxxxxxxxxxxxxxxx"}' % n for n in range(100)) + b"]}"
-"""4 KB: what a schedule keeps of its answer, as it keeps all of them."""
+"""4 KB: the part of its answer that a schedule keeps, for every run."""
 SLOW_SECONDS = 1.5
 TAKEN_SECONDS = 0.5
-"""From taking a run to completing it by callback."""
+"""Time from taking a run to its completion by callback."""
 PAGES = 5
 """Continuations in a row."""
 LIFE_SECONDS = 8.0
-"""How long a job that comes and goes is there."""
+"""Lifetime of a job that is created and deleted."""
 TASKS_LISTED = 5000
-"""Ids of one-off tasks that the client remembers, to delete some."""
+"""How many ids of one-off tasks the client remembers, to delete some of them."""
 
 _LENGTH = re.compile(rb"\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _RUN = re.compile(rb"\nidempotency-key: *([^\r]*)", re.IGNORECASE)
@@ -39,12 +39,12 @@ _PAGE = re.compile(rb'"page": *([0-9]+)')
 
 
 class Runner(asyncio.Protocol):
-    """One connection to the runner; the path says how it answers. HTTP/1.1, one request at a time, and nothing of a
-    request is remembered but what is counted."""
+    """One connection to the runner; the path selects the answer. HTTP/1.1, one request at a time. It stores nothing
+    about a request but counts."""
 
     served: ClassVar[Counter[bytes]] = Counter()
     taken: ClassVar[deque[tuple[float, str, str]]] = deque(maxlen=10_000)
-    """Runs that wait to be completed: when they came, run id and token."""
+    """Runs that wait for their completion: arrival, run id and token."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -89,7 +89,7 @@ class Runner(asyncio.Protocol):
             self._send(200, more if page < PAGES else b"{}")
         elif how == b"take":
             run, token = _RUN.search(head), _TOKEN.search(head)
-            # One in four is never heard of again.
+            # One in four is never completed.
             if run and token and self.served[how] % 4:
                 came = asyncio.get_running_loop().time()
                 self.taken.append((came, run[1].decode(), token[1].decode()))
@@ -103,7 +103,7 @@ class Runner(asyncio.Protocol):
 
 
 class Client:
-    """Everything that is asked of the API, at a pace of its own. ``scale`` 1 is about 300 settled runs a second."""
+    """All requests to the API, each kind at its own pace. ``scale`` 1 is about 300 settled runs per second."""
 
     def __init__(self, api: str, runner: str, closed_port: int, *, scale: float) -> None:
         self._api = api
@@ -118,10 +118,10 @@ class Client:
         self.asked: Counter[str] = Counter()
         """Answers by method and status."""
         self.unexpected: Counter[str] = Counter()
-        """Answers that a client would not expect, with an example of each in the key."""
+        """Answers that a client would not expect; the key contains an example."""
 
     async def begin(self) -> None:
-        """Make what stays, then do what goes on until ``end``."""
+        """Create what stays, then keep changing the rest until ``end``."""
         self._session = aiohttp.ClientSession(base_url=self._api, connector=aiohttp.TCPConnector(limit=32))
         self._targets = {
             "large": await self._target("large", "GET", f"{self._runner}/large/rows"),
@@ -167,16 +167,16 @@ class Client:
     def _many(self, count: int) -> int:
         return max(1, round(count * self._scale))
 
-    # ---- what goes on -------------------------------------------------------------------------------------------
+    # ---- the load ------------------------------------------------------------------------------------------------
 
     async def _come_and_go(self, kind: int) -> None:
-        """A job under an id that was never there before, deleted while it may be running. One kind answers at once, the
-        other fails or is slow."""
+        """Create a job under a new id, and delete it while it may be running. One kind answers at once, the other
+        fails or is slow."""
         job = f"gone-{next(self._numbers)}"
         path = ("ok", "fail" if random.random() < 0.3 else "slow")[kind]
         body: dict[str, Any] = {"endpoint": f"{self._runner}/{path}/0", "cron": "* * * * * *", "payload": {"job": job}}
         if random.random() < 0.1:
-            body["max_runs"] = 3  # it goes by itself
+            body["max_runs"] = 3  # it ends by itself
         await self._call("PUT", f"/jobs/{job}", body)
         await asyncio.sleep(LIFE_SECONDS * (0.5 + random.random()))
         await self._call("DELETE", f"/jobs/{job}", expected=(200, 204, 404))
@@ -242,7 +242,7 @@ class Client:
     # ---- the end ------------------------------------------------------------------------------------------------
 
     async def end(self) -> None:
-        """Ask for nothing more, and delete everything: jobs, schedules, targets and tasks."""
+        """Stop the load and delete everything: jobs, schedules, targets and tasks."""
         for one in self._doing:
             one.cancel()
         await asyncio.gather(*self._doing, return_exceptions=True)
@@ -256,7 +256,7 @@ class Client:
         await self._session.close()
 
     async def _all(self, path: str, name: str = "") -> list[Any]:
-        """The ids in a list, which is an array or stands in an object under ``name``."""
+        """The ids in a list: an array, or an array under ``name`` in an object."""
         found: list[Any] = []
         following: str | None = path
         while following is not None:
@@ -265,10 +265,10 @@ class Client:
             found += [row["id"] for row in (page.get(name, []) if isinstance(page, dict) else page)]
         return found
 
-    # ---- asking -------------------------------------------------------------------------------------------------
+    # ---- requests ------------------------------------------------------------------------------------------------
 
     def _go_on(self, every_seconds: float, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begin ``step`` again and again, whether or not the one before has ended."""
+        """Start ``step`` again and again, whether or not the previous one has ended."""
 
         async def go_on() -> None:
             under_way: set[asyncio.Task[None]] = set()
@@ -302,7 +302,7 @@ class Client:
         headers: dict[str, str] | None = None,
         expected: tuple[int, ...] = (200, 201, 202, 204),
     ) -> bytes | None:
-        """The answer's body, or None if it is not one of the expected."""
+        """The body of the answer, or None if the answer is not an expected one."""
         return (await self._ask(method, path, body, headers=headers, expected=expected))[0]
 
     async def _ask(
@@ -314,7 +314,7 @@ class Client:
         headers: dict[str, str] | None = None,
         expected: tuple[int, ...] = (200, 201, 202, 204),
     ) -> tuple[bytes | None, str | None]:
-        """The same, and where the next page of a list is."""
+        """The same, with the address of the next page of a list."""
         assert self._session is not None
         data = None if body is None else json.dumps(body).encode()
         try:
@@ -346,7 +346,7 @@ def _id(answer: bytes | None) -> int:
 
 
 def closed_port() -> int:
-    """A port of this machine on which nobody listens."""
+    """A port of this machine on which no program listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What a soak looks at: sizes every few seconds, whether the bounds of the history hold, and where a size is going."""
+"""Watches a soak: samples sizes, checks the bounds of the history, and computes the slope of each size."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from scheduler_core.store.redis.keys import Keys
 
 DAY_SECONDS = 86_400
 SWEEP_SECONDS = 2.0
-"""What the node trims once a second may be over its bound by what is settled in so long."""
+"""The time between two trims of the node. Until the next one, a size may exceed its bound by what is settled
+meanwhile."""
 MAX_SLOPE = 5.0
-"""Percent of the mean per 10 minutes: what rises by more is not flat."""
+"""Percent of the mean per 10 minutes. A size that rises by more is not flat."""
 SURE = 2.0
-"""Standard errors of a slope: below that it cannot be told from none."""
+"""Standard errors of a slope. A slope below that may be zero."""
 BATCH_MINUTES = 0.5
-"""Neighbouring samples of a saw-tooth are not independent; the standard error is that of the means of such times."""
+"""Neighbouring samples of a saw-tooth are not independent, so the standard error is that of the means of this many
+minutes."""
 NOISE, NOISE_MB = 10.0, 0.5
-"""A size of which the line adds less than so many things (or megabytes) in 10 minutes is flat, however small it is."""
+"""A size whose line adds less than this many things (or megabytes) in 10 minutes is flat, however small it is."""
 STAYS = ("meta", "counts", "nodes", "claims", "lane:batch", "lane:settings", "catalogue:counters")
 """The only keys of a store without jobs, schedules, tasks and history."""
 
 SIZES = (
-    # What is watched, and whether it has to be flat.
+    # Each size, and whether it has to be flat.
     ("node rss MB", True),
     ("node fds", True),
     ("node sockets", True),
@@ -62,13 +64,13 @@ SIZES = (
     ("lane:delivered", True),
     ("lane:stale", True),
     ("catalogue", True),
-    # What is under way at the instant of a sample, which is not what was at the one before. Whether anything of it is
-    # left behind is seen at the end.
+    # Work in progress, which differs from sample to sample. The end of the soak shows whether anything of it is left
+    # behind.
     ("leases", False),
     ("waiting", False),
     ("children", False),
     ("lane:pending", False),
-    ("counts", False),  # a field a minute, for two hours
+    ("counts", False),  # one field per minute, for two hours
     ("settled/s", False),
 )
 
@@ -81,7 +83,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """A bound of the settings: the size it is about, and what it may be over by because trimming comes after."""
+    """A bound of the settings: its size, and by how much the size may exceed it because trimming follows later."""
 
     size: str
     most: float
@@ -89,13 +91,13 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """How a bound held."""
+    """How well a bound held."""
 
     bound: Bound
     highest: float
     samples: int
     at_bound: int
-    """Samples at 97 % of the bound or more: there it was this bound that held."""
+    """Samples at 97 % of the bound or more: these show that the bound was effective."""
     over: int
     """Samples beyond the bound, but not beyond its slack."""
     broken: int
@@ -106,7 +108,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Slope(msgspec.Struct, frozen=True):
-    """The line through one size. Percent of the mean per 10 minutes, with its standard error."""
+    """The line through one size, in percent of the mean per 10 minutes, with its standard error."""
 
     size: str
     mean: float
@@ -118,7 +120,7 @@ class Slope(msgspec.Struct, frozen=True):
 
     @property
     def verdict(self) -> str:
-        """``flat``, ``RISES``, or that the numbers do not tell."""
+        """``flat``, ``RISES``, or ``cannot tell`` if there are too few samples."""
         added, error = self.percent / 100 * self.mean, self.error / 100 * self.mean
         noise = NOISE_MB if self.size.endswith(" MB") else NOISE
         if not self.must_be_flat:
@@ -129,8 +131,8 @@ class Slope(msgspec.Struct, frozen=True):
 
 
 def bounds_of(engine: EngineSettings, lane: TaskSettings, runs_per_second: float, bytes_per_run: float) -> list[Bound]:
-    """What has to hold. A list per job is cut when it is a sixteenth too long; what is trimmed over all jobs is late by
-    a sweep, in which so many runs are settled."""
+    """The bounds that must hold. The list of a job is cut when it is a sixteenth too long; trims of all jobs are late
+    by one sweep, and so by the runs that are settled in that time."""
     swept = SWEEP_SECONDS * runs_per_second
     per_job, failures = engine.history_per_job, engine.history_failures_per_job
     return [
@@ -149,7 +151,7 @@ def bounds_of(engine: EngineSettings, lane: TaskSettings, runs_per_second: float
 
 
 def judge_bounds(samples: Sequence[Sample], bounds: Sequence[Bound]) -> list[Held]:
-    """Each bound at every sample."""
+    """Check each bound in every sample."""
     judged = []
     for bound in bounds:
         values = [one.sizes[bound.size] for one in samples]
@@ -204,7 +206,7 @@ def least_squares(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 class Watch:
-    """Looks at one node and its embedded Redis, without asking the node."""
+    """Observes one node and its embedded Redis without sending requests to the node."""
 
     def __init__(self, system: Cronpost) -> None:
         assert system.process is not None
@@ -215,7 +217,7 @@ class Watch:
         self._before = (0.0, 0.0)
 
     async def aclose(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def sample(self) -> Sample:
@@ -268,7 +270,7 @@ class Watch:
             "oldest failure s": now - min(first_ms[1:]) / 1000,
             "lane:pending": sizes["lane:fresh"] + sizes["lane:failed"] + sizes["lane:running"],
             "keys": float(keys),
-            # While the file is rewritten Redis collects what comes in the meantime, in pieces of 10 MB.
+            # During a rewrite of the file Redis buffers new writes, in pieces of 10 MB.
             "redis used MB": (info["used_memory"] - info.get("mem_aof_buffer", 0)) / 1e6,
             "redis rss MB": info["used_memory_rss"] / 1e6,
             "redis clients": float(info["connected_clients"]),
@@ -296,10 +298,10 @@ class Watch:
             yield key
 
     async def check(self) -> list[str]:
-        """What does not fit together in the store; empty if it is as it should be.
+        """Find inconsistencies in the store; empty if it is consistent.
 
-        The names of the lists are found one after another, all else at one moment, so a list that began in between may
-        be missed. What does not fit is therefore looked for again.
+        The names of the lists are read one after another, everything else at one moment, so a list that began in
+        between may be missed. A check that fails is therefore repeated.
         """
         faults: list[str] = []
         for _ in range(3):
@@ -346,7 +348,7 @@ class Watch:
         return faults
 
     async def remains(self) -> dict[str, int]:
-        """Every key that is left, without its root, and its size."""
+        """Every key that is left, without its prefix, and its size."""
         keys = sorted([key async for key in self._scan("*")])
         left: dict[str, int] = {}
         for key in keys:

@@ -1,4 +1,4 @@
-"""Scenarios in which what counts is not the fires: starting, doing nothing, taking in jobs. Of Cronpost only."""
+"""Scenarios without a firing load: starting, idling, storing jobs. Only Cronpost is measured."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from benchmarks.systems.cronpost import Cronpost
 
 
 def cold_start(jobs: int, how: str) -> Scenario:
-    """From the start of the process until it is ready, and until a first request arrives.
+    """Measure the time from the start of the process until it is ready, and until a first request arrives.
 
-    ``how`` the server ended before: ``clean stop`` or ``kill -9``, its embedded Redis with it; ``running Redis``: kill
-    -9 of the server alone, whose Redis is a shared one. Beside the stored jobs there are ten that fire every second
-    with ``recovery_check``: fire times passed while the server was down, so that there is something to fire at once.
+    ``how`` says how the server ended before. ``clean stop`` or ``kill -9``: together with its embedded Redis. ``running
+    Redis``: kill -9 of the server alone, with a shared Redis that keeps running. Besides the stored jobs, ten fire
+    every second with ``recovery_check``: their fire times pass while the server is down, so there is something to fire
+    at once.
     """
 
     def run(bench: Bench, system: System) -> Result:
@@ -54,7 +55,7 @@ def cold_start(jobs: int, how: str) -> Scenario:
 
 
 def idle(jobs: int, seconds: int) -> Scenario:
-    """Nothing is due; ``jobs`` are stored that fire some time next year."""
+    """Measure a node with nothing due; ``jobs`` are stored that fire next year."""
 
     def run(bench: Bench, system: System) -> Result:
         assert isinstance(system, Cronpost)
@@ -77,9 +78,9 @@ def idle(jobs: int, seconds: int) -> Scenario:
 
 
 def stored(jobs: int) -> Scenario:
-    """``jobs`` that never fired, in a Redis that runs on: what each takes there, and what a node pays for starting.
+    """Store ``jobs`` that never fire in a Redis that keeps running; measure their bytes there and the start of a node.
 
-    The first fire is that of ten jobs with ``recovery_check`` whose fire times passed while no node was there.
+    The first fire is that of ten jobs with ``recovery_check`` whose fire times passed while no node was running.
     """
 
     def run(bench: Bench, system: System) -> Result:
@@ -133,7 +134,7 @@ def _start_again(bench: Bench, system: Cronpost) -> tuple[float, float]:
 
 
 def bulk_upserts(connections: int, count: int, batch: int) -> Scenario:
-    """New jobs through ``POST /jobs:batch``."""
+    """Measure new jobs through ``POST /jobs:batch``."""
 
     def run(bench: Bench, system: System) -> Result:
         assert isinstance(system, Cronpost)
@@ -165,7 +166,7 @@ def bulk_upserts(connections: int, count: int, batch: int) -> Scenario:
 
 
 def upserts(connections: int, count: int) -> Scenario:
-    """New jobs over HTTP, one request open on each connection."""
+    """Measure new jobs over HTTP, with one request open on each connection."""
 
     def run(bench: Bench, system: System) -> Result:
         assert isinstance(system, Cronpost)

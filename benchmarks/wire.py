@@ -1,4 +1,4 @@
-"""What crosses the wire and stays in memory for a fire, and what several nodes on one Redis cost it; on loopback."""
+"""Measures, on loopback, the bytes of a fire on the wire and in memory, and the cost of several nodes for one Redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scheduler_core.base.events import configure_logging
 
 JOBS, SECONDS, STORED = 500, 6, 20_000
 FEW = 20
-"""Jobs a second at which nodes mostly ask in vain."""
+"""So few jobs per second that most claims are in vain."""
 
 
 def _shared(nodes: int = 1) -> Cronpost:
@@ -24,7 +24,7 @@ def _shared(nodes: int = 1) -> Cronpost:
 
 
 def measure_wire() -> dict[str, float]:
-    """Bytes a fire, by the name of ``Measured``."""
+    """Bytes per fire, under the names of ``Measured``."""
     _prepare()
     with Bench(terminal_progress()) as bench:
         bench.begin("what a fire sends and leaves behind")
@@ -49,7 +49,7 @@ def measure_wire() -> dict[str, float]:
     def each(name: str) -> float:
         return round((float(after[name]) - float(before[name])) / fires)
 
-    # What a run adds is its record and its entry; what is left of the first runs is what a job that fired has more.
+    # A run adds its record and its entry. What is left of the first runs is what a job needs after it has fired.
     history = (kept - fired) / fires
     return {
         "to_redis_bytes": each("total_net_input_bytes"),
@@ -63,7 +63,7 @@ def measure_wire() -> dict[str, float]:
 
 
 def measure_contention() -> list[Contention]:
-    """One to four nodes on one Redis and two cores: many fires a second, and few."""
+    """Measure one to four nodes on one Redis and two cores: with many fires per second, and with few."""
     _prepare()
     found = []
     with Bench(terminal_progress()) as bench:

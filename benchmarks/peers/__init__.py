@@ -1,1 +1,1 @@
-"""Programs of the peers that are not installed with Cronpost. They run under ``.venv/peers``, see ``install``."""
+"""Programs of the peers that are not installed with Cronpost. They run in ``.venv/peers``; see ``install``."""

@@ -1,9 +1,9 @@
 """The processes of the peer Celery with RedBeat: one beat, one worker, and one that adds entries.
 
-Where there is a choice, the one that is faster for it was taken: a worker on gevent with one session of requests, no
-results, no events, no log, JSON, an interval instead of a crontab.
+Each choice is the one that is faster for Celery: a worker on gevent with one session of requests, no results, no
+events, no log, JSON, an interval instead of a crontab.
 
-Arguments: ``worker``, ``beat`` or ``commands``, the socket of Redis, where to send.
+Arguments: ``worker``, ``beat`` or ``commands``, the socket of Redis, the URL of the sink.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ task: Any = app.task(name="bench.send", ignore_result=True)(send)
 
 
 class WholeSeconds(schedule):  # type: ignore[misc, unused-ignore]
-    """Celery's interval counts from the last run, so it drifts by each lateness; this one stays on whole seconds."""
+    """An interval on whole seconds. Celery's own interval counts from the last run, so each lateness shifts it."""
 
     def remaining_estimate(self, last_run_at: datetime) -> timedelta:
         remaining: timedelta = last_run_at.replace(microsecond=0) + self.run_every - self.now()
@@ -67,7 +67,7 @@ class WholeSeconds(schedule):  # type: ignore[misc, unused-ignore]
 
     def is_due(self, last_run_at: datetime) -> tuple[bool, float]:
         seconds = self.remaining_estimate(last_run_at).total_seconds()
-        # After a run, the inherited method has beat sleep for a whole interval, from then.
+        # After a run, the inherited method would let beat sleep for a whole interval from then.
         return (True, 1 - datetime.now(UTC).microsecond / 1e6) if seconds <= 0 else (False, seconds)
 
 
@@ -82,7 +82,7 @@ class Entry(RedBeatSchedulerEntry):  # type: ignore[misc, unused-ignore]
 
 
 class Scheduler(RedBeatScheduler):  # type: ignore[misc, unused-ignore]
-    """Tells the task its fire time, which beat does not."""
+    """Passes the fire time to the task, which beat does not do."""
 
     Entry = Entry
 
@@ -106,7 +106,7 @@ def _add(command: Command) -> None:
 
 
 def main() -> None:
-    """Be what the first argument says."""
+    """Run the role that the first argument names."""
     if role == "worker":
         app.Worker(
             pool="gevent", concurrency=GREENLETS, loglevel="ERROR", without_gossip=True, without_mingle=True,

@@ -1,4 +1,4 @@
-"""What the measuring process asks of the process of a peer: one line of JSON each, answered by ``ok``."""
+"""Commands from the measuring process to the process of a peer: one line of JSON each, answered by ``ok``."""
 
 from __future__ import annotations
 

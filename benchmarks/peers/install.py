@@ -1,7 +1,7 @@
-"""Installs the peers into ``.venv/peers``, when they are needed first and whenever their versions change.
+"""Installs the peers into ``.venv/peers`` at their first use and whenever their versions change.
 
-They lie there apart from what Cronpost needs, and go with it at ``make clean``. What cannot be installed (no ``node``,
-no ``npm``, no network) is not measured, and the tables say why.
+They are separate from what Cronpost needs, and ``make clean`` removes them. A peer that cannot be installed (no
+``node``, no ``npm``, no network) is not measured, and the tables say why.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ INSTALL_SECONDS = 600
 
 
 class NotRunError(Exception):
-    """This cannot be measured here, or not of this system; the message says why."""
+    """This scenario cannot be measured here, or not with this system; the message says why."""
 
 
 @functools.cache
 def python() -> Path:
-    """The interpreter that has the peers in Python. Installs it if need be; raises ``NotRunError``."""
+    """The interpreter with the Python peers; installs them if necessary. Raises ``NotRunError``."""
     directory = ROOT / "python"
     program = directory / "bin" / "python"
     stamp = _stamp(REQUIREMENTS, sys.version)
@@ -47,8 +47,8 @@ def python() -> Path:
 
 @functools.cache
 def node() -> tuple[Path, Path]:
-    """``node``, and the directory whose ``node_modules`` has the peers. Installs them if need be; raises
-    ``NotRunError``."""
+    """The program ``node``, and the directory whose ``node_modules`` contains the peers; installs them if necessary.
+    Raises ``NotRunError``."""
     program, npm = shutil.which("node"), shutil.which("npm")
     if program is None or npm is None:
         raise NotRunError("node and npm are not installed")
@@ -67,7 +67,7 @@ def node() -> tuple[Path, Path]:
 
 
 def versions() -> dict[str, str]:
-    """The versions that are pinned, by package: what is measured, if it is measured."""
+    """The pinned versions by package."""
     pinned = dict(
         line.strip().split("==", 1) for line in REQUIREMENTS.read_text().splitlines() if "==" in line and line[0] != "#"
     )

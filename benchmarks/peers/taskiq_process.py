@@ -1,8 +1,8 @@
 """The process of the peer taskiq: scheduler and worker on one event loop, schedules and queue in Redis.
 
-Where there is a choice, the one that is faster for it was taken: a Redis list as the queue (its stream broker, which
-acknowledges, costs more), an interval instead of a cron expression (whose grain is a minute), orjson, uvloop, no
-results, one aiohttp session.
+Each choice is the one that is faster for taskiq: a Redis list as the queue (its stream broker, which acknowledges,
+costs more), an interval instead of a cron expression (which has a resolution of a minute), orjson, uvloop, no results,
+one aiohttp session.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ async def send(job: str, payload: str, fire_ms: int) -> None:
 
 
 class Scheduler(TaskiqScheduler):  # type: ignore[misc, unused-ignore]
-    """Tells the task its fire time, which taskiq does not: the second (of a cron expression the minute) in which its
-    loop found it due."""
+    """Passes the fire time to the task, which taskiq does not do: the second (for a cron expression the minute) in
+    which its loop found the task due."""
 
     loop: Any = None
 
@@ -68,7 +68,7 @@ class Scheduler(TaskiqScheduler):  # type: ignore[misc, unused-ignore]
 
 
 class Source(ListRedisScheduleSource):  # type: ignore[misc, unused-ignore]
-    """Tells when the schedules were read."""
+    """Signals when the schedules have been read."""
 
     read: asyncio.Event
 
@@ -130,17 +130,17 @@ async def _main(redis_url: str, url: str) -> None:
             while line := await commands.readline():
                 command = msgspec.json.decode(line, type=Command)
                 await _store(source, _schedules(command))
-                # A loop reads the schedules when it starts, and then once a minute; a new one does it now.
+                # A loop reads the schedules when it starts, and then once a minute; a new loop reads them now.
                 if scheduling is not None:
                     scheduling.cancel()
                 scheduler.loop = SchedulerLoop(scheduler)
                 source.read = asyncio.Event()
-                # What is due in this minute already is not what is to be measured.
+                # The fires that are already due in this minute are not measured.
                 scheduling = asyncio.create_task(scheduler.loop.run(skip_first_run=command.kind == "daily"))
                 await source.read.wait()
                 print("ok", flush=True)
         finally:
-            stopping.set()  # who measures sees the end of the process
+            stopping.set()  # the measuring process notices the end of the process
 
     obeying = asyncio.create_task(obey())
     await stopping.wait()
@@ -153,7 +153,7 @@ async def _main(redis_url: str, url: str) -> None:
 
 
 def main() -> None:
-    """Arguments: the URL of Redis, and where to send."""
+    """Arguments: the URL of Redis, the URL of the sink."""
     logging.basicConfig(level=logging.WARNING)
     uvloop.run(functools.partial(_main, sys.argv[1], sys.argv[2])())
 

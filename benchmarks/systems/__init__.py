@@ -1,1 +1,1 @@
-"""What is measured: one module per system. To add one, write a class with the methods of ``base.System``."""
+"""The measured systems, one module each. To add one, write a class with the methods of ``base.System``."""

@@ -9,7 +9,7 @@ from benchmarks.systems.peer import Peer
 
 
 class APScheduler3(Peer):
-    """A process that runs an ``AsyncIOScheduler``. It is the one peer that comes with Cronpost's ``bench`` extra."""
+    """A process that runs an ``AsyncIOScheduler``. It is the only peer in Cronpost's ``bench`` extra."""
 
     def __init__(self, *, store: str, redis_core: int = machine.OTHER_CORE) -> None:
         self.uses_redis = store == "redis"

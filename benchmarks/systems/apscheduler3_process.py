@@ -1,4 +1,4 @@
-"""The process of the peer APScheduler 3. Where there is a choice, the one that is faster for it was taken.
+"""The process of the peer APScheduler 3. Each choice is the one that is faster for APScheduler.
 
 An interval trigger (cheaper than its cron trigger), no log, no history, uvloop, one aiohttp session with as many
 connections as Cronpost may have open.
@@ -28,11 +28,11 @@ from benchmarks.sink import FIRE_MS_HEADER, JOB_HEADER
 CONNECTIONS = 1000
 LONGEST_COMMAND = 1 << 26
 GRACE_SECONDS = 3600
-"""How late APScheduler may still start a job; its default of one second would drop what is late instead."""
+"""How late APScheduler may still start a job. With its default of one second it would drop late jobs."""
 
 
 class Peer:
-    """What a job needs to send its request. APScheduler calls a plain function, so there is one of these."""
+    """What a job needs to send its request. APScheduler calls a plain function, so the values are shared."""
 
     session: aiohttp.ClientSession
     url: str
@@ -40,7 +40,7 @@ class Peer:
 
 
 class Executor(AsyncIOExecutor):  # type: ignore[misc]
-    """Tells the job its fire time, which APScheduler keeps to itself."""
+    """Passes the fire time to the job, which APScheduler does not do."""
 
     def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
         Peer.fire_time.set(run_times[-1])  # the task that runs the job copies this context
@@ -104,12 +104,12 @@ async def _main(socket: str, url: str) -> None:
     async def obey() -> None:
         try:
             while line := await commands.readline():
-                scheduler.pause()  # else every added job makes it look through all of them
+                scheduler.pause()  # otherwise each added job makes it search all of them
                 _add(scheduler, msgspec.json.decode(line, type=Command))
                 scheduler.resume()
                 print("ok", flush=True)
         finally:
-            stopping.set()  # who measures sees the end of the process
+            stopping.set()  # the measuring process notices the end of the process
 
     obeying = asyncio.create_task(obey())
     await stopping.wait()
@@ -119,7 +119,7 @@ async def _main(socket: str, url: str) -> None:
 
 
 def main() -> None:
-    """Arguments: the socket of Redis, or "" for jobs in memory, and where to send."""
+    """Arguments: the socket of Redis, or "" for jobs in memory, and the URL of the sink."""
     socket, url = sys.argv[1:]
     uvloop.run(_main(socket, url))
 

@@ -1,4 +1,4 @@
-"""What a scenario asks of a system under test."""
+"""The interface of a system under test."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class FireAt(msgspec.Struct, frozen=True):
 
 
 class System(Protocol):
-    """A scheduler with its store, on a core of its own. Used once: start, add, measure, stop."""
+    """A scheduler with its store, on its own core. Used once: start, add, measure, stop."""
 
     name: str
-    """How it is called in tables."""
+    """The name in tables."""
     redis_core: int
-    """Where its Redis runs."""
+    """The core of its Redis."""
     grain_ms: int
-    """Fire times are multiples of this: 1, or 1000 for what knows whole seconds only."""
+    """Fire times are multiples of this: 1, or 1000 for systems with whole seconds only."""
     daily_grain_ms: int
     """The same for jobs that fire once a day."""
     first_rate: int
-    """Fires per second from which on the highest rate is looked for."""
+    """The rate, in fires per second, at which the search for the highest rate begins."""
     loads_per_second: int
-    """How fast jobs can be added at least, to choose an instant that lies after it."""
+    """The lowest rate at which jobs can be added; used to choose an instant after all are stored."""
 
     def start(self, directory: Path, sink_port: int) -> None:
         """Start it with an empty store in ``directory`` and wait until it is ready."""
@@ -55,9 +55,9 @@ class System(Protocol):
         ...
 
     def usage(self) -> tuple[Usage, Usage]:
-        """What the scheduler and what its Redis have used so far."""
+        """What the scheduler and its Redis have used so far."""
         ...
 
     def explain_missing(self, from_ms: int, until_ms: int, count: int) -> int | None:
-        """How many of the fire times in this range the system itself records as not delivered, if it keeps account."""
+        """How many fire times in this range the system itself records as not delivered; None if it keeps no account."""
         ...

@@ -1,4 +1,4 @@
-"""Cronpost as people run it: ``cronpost serve`` with default settings and its embedded Redis."""
+"""Cronpost with default settings: ``cronpost serve`` and its embedded Redis."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from scheduler_core.embedded import EmbeddedRedis, ask
 
 READY_SECONDS = 60.0
 BATCH = 500
-"""Jobs in a request when it does not matter how they come in."""
+"""Jobs per request where the speed of storing does not matter."""
 BATCH_CONNECTIONS = 4
 REDIS_SIZES = (("used_memory", 1), ("mem_clients_normal", -1), ("mem_aof_buffer", -1))
 
 
 def program_of(settings: Mapping[str, str]) -> Path | None:
-    """The server program that ``--set CRONPOST_REDIS_SERVER=`` chooses; None: the one that Cronpost would start."""
+    """The server program of ``--set CRONPOST_REDIS_SERVER=``; None: the one that Cronpost would start."""
     chosen = settings.get("CRONPOST_REDIS_SERVER")
     return None if chosen is None else Path(chosen)
 
@@ -94,14 +94,14 @@ class Cronpost:
         self.wait_until_ready()
 
     def launch(self) -> None:
-        """Start the process, and do not wait for it."""
+        """Start the process without waiting."""
         self.port = _free_port()
         environment = {
             "CRONPOST_PORT": str(self.port),
             "CRONPOST_DATA_DIR": str(self._directory / "cronpost"),
             **self.settings,
         }
-        # Its log goes to a file, as under a service manager: writing it is part of what a fire costs.
+        # Its log goes to a file, as under a service manager: writing it is part of the cost of a fire.
         with (self._directory / "cronpost.log").open("ab") as log:
 
             def start(*arguments: str) -> subprocess.Popen[bytes]:
@@ -122,7 +122,7 @@ class Cronpost:
                 self._more = [start("node") for _ in range(self._nodes - 1)]
 
     def wait_until_ready(self) -> None:
-        """Return when ``/ready`` answers 200."""
+        """Wait until ``/ready`` answers 200."""
         assert self.process is not None
         deadline = time.monotonic() + READY_SECONDS
         while not self.is_ready():
@@ -155,12 +155,12 @@ class Cronpost:
             self._shared.stop()
 
     def halt(self) -> None:
-        """End the server; not its Redis, if that is a shared one."""
+        """Stop the server, but not a shared Redis."""
         for process in (*self._more, *filter(None, [self.process])):
             machine.end(process)
 
     def kill(self) -> None:
-        """End the server without warning; an embedded Redis goes with it."""
+        """Kill the server; an embedded Redis ends with it."""
         assert self.process is not None
         machine.end(self.process, signal.SIGKILL)
 
@@ -183,7 +183,7 @@ class Cronpost:
         batch: int = 0,
         batch_connections: int = BATCH_CONNECTIONS,
     ) -> Loaded:
-        """Add jobs over HTTP, as fast as it goes; ``batch`` of them in a request, or each in one of its own (0)."""
+        """Add jobs over HTTP, as fast as possible: ``batch`` of them per request, or each in its own request (0)."""
         load = Load(
             kind="batch" if batch else "upsert",
             port=self.port,
@@ -199,20 +199,20 @@ class Cronpost:
         return pound_well(load)
 
     def add_once(self, fires: Sequence[FireAt]) -> None:
-        """A cron expression knows whole seconds only; what may have any instant is a run that was asked for.
+        """Request a run of each job at its instant, because a cron expression has whole seconds only.
 
-        So each of these jobs gets such a run, with the instant as its not-before time. It waits in the due set and is
-        claimed, delivered and settled like the fire time of a trigger.
+        The instant is the not-before time of the run. It waits in the due set and is claimed, delivered and settled
+        like the fire time of a trigger.
         """
         self.store_jobs(len(fires))
         pound_well(Load(kind="later", port=self.port, instants=[fire.at_ms for fire in fires]))
 
     def store_jobs(self, count: int, *, cron: str = YEARLY, prefix: str = "j", recovery_check: bool = False) -> None:
-        """Add jobs in batches, as fast as it goes."""
+        """Add jobs in batches, as fast as possible."""
         self.upsert(count=count, cron=cron, prefix=prefix, recovery_check=recovery_check, batch=BATCH)
 
     def redis_info(self) -> dict[str, str]:
-        """What its Redis says of itself, by name; ``evalsha calls`` among it."""
+        """The ``INFO`` of its Redis by name, with ``evalsha calls`` added."""
         assert self._shared is not None
         answer = ask(self._shared.socket_path, "INFO", "all", timeout_seconds=10.0)
         found = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
@@ -220,7 +220,7 @@ class Cronpost:
         return {**found, "evalsha calls": calls.partition(",")[0]}
 
     def redis_bytes(self) -> int:
-        """What its Redis holds, without what it keeps for its clients and while it writes its file anew."""
+        """The memory of its Redis, without the buffers of clients and of a rewrite of the append-only file."""
         deadline = time.monotonic() + READY_SECONDS
         while True:
             found = self.redis_info()
@@ -236,7 +236,7 @@ class Cronpost:
         return machine.usage_of(pids), machine.usage_of(self.redis_pids)
 
     def explain_missing(self, from_ms: int, until_ms: int, count: int) -> int | None:
-        """The fire times that the accounts of the jobs give a reason for."""
+        """Count the fire times for which the accounts of the jobs give a reason."""
         first, last = (datetime.fromtimestamp(at_ms / 1000, UTC).isoformat() for at_ms in (from_ms, until_ms - 1000))
         query = urlencode({"from": first, "to": last, "limit": 1000})
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -257,7 +257,7 @@ def _epoch_ms(instant: str) -> int:
 
 
 def pound_well(load: Load) -> Loaded:
-    """Run the load; RuntimeError if anything of it failed."""
+    """Run the load; raises RuntimeError if any request failed."""
     loaded = pound(load)
     if loaded.failed or not loaded.answered:
         raise RuntimeError(f"{loaded.failed} requests failed: {loaded.example_of_failure}")

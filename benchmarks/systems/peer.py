@@ -1,4 +1,4 @@
-"""What the peers have in common: a Redis like Cronpost's, processes on the one core, and commands as lines of JSON."""
+"""What all peers share: a Redis like Cronpost's, processes on one core, and commands as lines of JSON."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from scheduler_core.embedded import EmbeddedRedis
 
 
 class Peer:
-    """A system in processes of its own, of which the first takes commands.
+    """A system in its own processes. The first of them takes commands.
 
-    A subclass says what they are called: ``commands`` gives the command lines.
+    A subclass defines the command lines in ``commands``.
     """
 
     grain_ms = 1
@@ -34,15 +34,15 @@ class Peer:
         self._redis: EmbeddedRedis | None = None
 
     def commands(self, socket: str, url: str) -> list[list[str]]:
-        """The command lines, the one that takes commands first. ``socket`` is that of Redis, "" if it needs none.
+        """The command lines; the first process takes the commands. ``socket`` is that of Redis, "" if it needs none.
 
-        Raises ``NotRunError`` if it cannot be run here.
+        Raises ``NotRunError`` if it cannot run here.
         """
         raise NotImplementedError
 
     def start(self, directory: Path, sink_port: int) -> None:
         socket = ""
-        self.commands(socket, "")  # what is not installed starts nothing
+        self.commands(socket, "")  # a peer that is not installed starts nothing
         if self.uses_redis:
             self._redis = EmbeddedRedis(directory / "redis")
             with machine.pinned(self.redis_core):
@@ -82,7 +82,7 @@ class Peer:
         return machine.usage_of(pids), machine.usage_of([redis] if redis is not None else [])
 
     def explain_missing(self, from_ms: int, until_ms: int, count: int) -> int | None:
-        return None  # none of them keeps account
+        return None  # no peer keeps an account
 
     def _tell(self, command: Command) -> None:
         stdin = self._processes[0].stdin

@@ -8,7 +8,7 @@ from benchmarks.systems.peer import Peer
 
 
 class Taskiq(Peer):
-    """One process, in which the scheduler and a receiver share an event loop."""
+    """One process with the scheduler and a receiver on one event loop."""
 
     grain_ms = 1000
     daily_grain_ms = 60_000
