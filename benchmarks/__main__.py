@@ -151,7 +151,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under two minutes: Cronpost only, short")
     parser.add_argument("--only", metavar="NAMES", help="scenarios, separated by commas")
     parser.add_argument("--systems", metavar="NAMES", help="systems, separated by commas")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="repetitions of Cronpost's scenarios (default 1)")
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="repetitions of Cronpost's scenarios (default 1)"
+    )
     parser.add_argument("--repeat-all", action="store_true", help="repeat also the peers, and the long scenarios")
     parser.add_argument("--seconds", type=int, default=10, metavar="N", help="length of a window (default 10)")
     parser.add_argument(

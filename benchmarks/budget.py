@@ -32,25 +32,32 @@ from scheduler_core.base.config import LogSettings
 from scheduler_core.base.events import configure_logging
 
 SAMPLES_PER_SECOND = 250
+LOG_MODULES = ("events", "log_lines", "log_output", "line_writer")
 STAGES = (
     # Stage, and the marks of its frames, which look like "function (file:line)". The first stage that matches is taken.
-    ("log line", ("(structlog/", "(logging/", "scheduler_core/base/events.py", "scheduler_core/base/line_writer.py")),
+    ("log line", ("(structlog/", "(logging/", *(f"scheduler_core/base/{name}.py" for name in LOG_MODULES))),
     (
         "limits of targets, breakers",
-        ("dispatch/limiter.py", "dispatch/limits.py", "dispatch/breaker.py", "plan/held_back"),
+        (
+            "dispatch/limiter.py",
+            "dispatch/limits.py",
+            "dispatch/breaker.py",
+            "dispatch/targets.py",
+            "plan/held_back.py",
+        ),
     ),
     ("metrics", ("(prometheus_client/", "scheduler_core/base/metrics.py", "scheduler_core/base/fast_metrics.py")),
-    ("decode documents", ("decode_", "_claimed (", "_decode (")),
-    ("encode documents", ("encode_", "_step (", "of (scheduler_core/store")),
-    ("next fire time", ("scheduler_core/triggers/", "scheduler_core/plan/fire_times", "(croniter/")),
-    ("plan the run (claim)", ("scheduler_core/plan/claim", "scheduler_core/plan/misses")),
-    ("plan the settle", ("scheduler_core/plan/settle", "scheduler_core/plan/backoff")),
-    ("build the request", ("build_request (", "rfc3339 (", "_quoted (", "_http_request (")),
-    ("request and answer", ("scheduler_core/delivery/", "(httpx/", "scheduler_core/model/outcome")),
+    ("decode documents", ("decode_",)),
+    ("encode documents", ("encode_",)),
+    ("next fire time", ("scheduler_core/triggers/", "scheduler_core/plan/fire_times.py", "(croniter/")),
+    ("plan the run (claim)", ("scheduler_core/plan/claim.py", "scheduler_core/plan/misses.py")),
+    ("plan the settle", ("scheduler_core/plan/settle.py", "scheduler_core/plan/backoff.py")),
+    ("build the request", ("dispatch/calls.py", "delivery/http/request.py", "rfc3339 (")),
+    ("request and answer", ("scheduler_core/delivery/", "(httpx/", "scheduler_core/model/outcome.py")),
     ("Redis client", ("(redis/", "(hiredis/", "scheduler_core/store/")),
-    ("loop: claim", ("loops/claim.py",)),
-    ("loop: deliver", ("dispatch/dispatcher.py", "node/slots.py")),
-    ("loop: settle", ("loops/settle.py",)),
+    ("loop: claim", ("loops/claim.py", "loops/suspects.py", "loops/lease_check.py")),
+    ("loop: deliver", ("dispatch/dispatcher.py", "dispatch/in_flight.py", "node/slots.py")),
+    ("loop: settle", ("loops/settle.py", "loops/settle_queue.py")),
     ("API", ("scheduler_api/", "(uvicorn/", "(starlette/")),
 )
 REST = "event loop and rest"
@@ -209,7 +216,9 @@ def main() -> None:
         "--spread", type=int, default=100, help="fires per second at random instants (default 100; 0: none)"
     )
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--flame", type=Path, metavar="FILE", help="where to write a flame graph of the first budget, as SVG")
+    parser.add_argument(
+        "--flame", type=Path, metavar="FILE", help="where to write a flame graph of the first budget, as SVG"
+    )
     parser.add_argument("--update", type=Path, metavar="FILE", help="a document whose block 'budget' is replaced")
     arguments = parser.parse_args()
     configure_logging(LogSettings(log_level="warning"))

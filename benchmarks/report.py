@@ -189,7 +189,9 @@ def update(text: str, found: dict[str, str]) -> str:
 def main() -> None:
     """Print a stored report as Markdown, or put it into a document and draw its chart."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+", help="results; those of a later file replace those of an earlier one")
+    parser.add_argument(
+        "files", type=Path, nargs="+", help="results; those of a later file replace those of an earlier one"
+    )
     parser.add_argument("--update", type=Path, metavar="FILE", help="a document with marked blocks")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="where to write the chart, as SVG")
     arguments = parser.parse_args()

@@ -131,7 +131,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--results", type=Path, metavar="FILE", help="a JSON file of python -m benchmarks")
     parser.add_argument(
-        "--measure", action="store_true", help="measure bytes on the wire, sizes of records, and the claims of 1 to 4 nodes"
+        "--measure",
+        action="store_true",
+        help="measure bytes on the wire, sizes of records, and the claims of 1 to 4 nodes",
     )
     parser.add_argument("--jobs", type=float, default=Wanted().jobs)
     parser.add_argument("--fires", type=float, default=Wanted().fires, help="fires per second, on average")

@@ -207,9 +207,7 @@ def _verdict(report: Report) -> bool:
         print(f"UNEXPECTED, {count} times: {words}")
     left = {key: size for key, size in report.remains.items() if key not in STAYS}
     if report.last is not None:
-        print(
-            f"Keys left after everything was deleted and has aged, besides those of an empty store: {left or 'none'}"
-        )
+        print(f"Keys left after everything was deleted and has aged, besides those of an empty store: {left or 'none'}")
     rising = [one.size for one in report.slopes if one.verdict == "RISES"]
     unsure = [one.size for one in report.slopes if one.verdict == "cannot tell"]
     broken = [one.bound.size for one in report.bounds if not one.holds]
@@ -226,8 +224,12 @@ def _keep_log(log: Path, where: str | None) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=12.0, help="length of the load (default 12); the end takes 3 more")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor of the load; 1 (default) is about 300 runs per second")
+    parser.add_argument(
+        "--minutes", type=float, default=12.0, help="length of the load (default 12); the end takes 3 more"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of the load; 1 (default) is about 300 runs per second"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of Cronpost")
     parser.add_argument("--output", metavar="FILE", help="where the JSON goes (default benchmarks/results/)")
     parser.add_argument("--log", metavar="FILE", help="where to keep the log of the node")

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import beside
 from benchmarks.bench import Result, as_json
-from benchmarks.budget import samples_of, shares, stages_ms
+from benchmarks.budget import STAGES, samples_of, shares, stages_ms
 from benchmarks.capacity import is_held
 from benchmarks.chart import chart
 from benchmarks.compare import comparison, reached, targets
@@ -183,6 +183,13 @@ def test_a_sample_belongs_to_the_stage_of_its_innermost_known_frame() -> None:
         "_bootstrap (threading.py:1);wait (threading.py:2) 50\n"
     )
     assert shares(samples_of(raw)) == {"log line": 0.75, "event loop and rest": 0.25}
+
+
+def test_every_module_that_a_stage_names_exists() -> None:
+    root = Path(__file__).parents[2]
+    modules = [path.relative_to(root).as_posix() for path in root.glob("scheduler_*/**/*.py")]
+    marks = [mark for _, found in STAGES for mark in found if "/" in mark and not mark.startswith("(")]
+    assert [mark for mark in marks if not any(mark in module for module in modules)] == []
 
 
 def test_the_stages_of_a_fire_add_up_to_its_way() -> None:
