@@ -55,7 +55,7 @@ from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.job import Job, Overlap
 from scheduler_core.usecases.job_list import page_of_jobs
-from scheduler_core.usecases.jobs import JobView
+from scheduler_core.usecases.job_reads import JobView
 
 DELETE_PARAMETERS = (Parameter("job_id", str, "The id.", required=True),)
 LIST_PARAMETERS = (

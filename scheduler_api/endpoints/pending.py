@@ -30,7 +30,7 @@ from scheduler_api.wire.run_requests import backfill_of, pending_of, run_request
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.job import Replay
 from scheduler_core.plan.fire_times import trigger_of
-from scheduler_core.usecases.jobs import JobView
+from scheduler_core.usecases.job_reads import JobView
 
 COUNTED = 1000
 """Fire times that are counted one by one for an answer: a few milliseconds."""

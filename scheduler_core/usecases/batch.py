@@ -17,7 +17,8 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.shards import PerShard
 from scheduler_core.triggers.trigger import TriggerSpec
-from scheduler_core.usecases.jobs import JobService, JobView, as_created, changed_view, step_of_upsert, view_of
+from scheduler_core.usecases.job_reads import JobView, changed_view, view_of
+from scheduler_core.usecases.jobs import JobService, as_created, step_of_upsert
 
 log = get_logger(__name__)
 

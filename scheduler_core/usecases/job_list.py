@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from scheduler_core.store.shards import Shards, ShardStore
-from scheduler_core.usecases.jobs import JobView, exists, view_of
+from scheduler_core.usecases.job_reads import JobView, exists, view_of
 
 EXAMINED = 1000
 """How many jobs one page of a filtered list looks at; it may then be short, and its cursor goes on from there."""

@@ -25,8 +25,8 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import Job, JobState, LastRun, Lease, Overlap, Pending, Replay, Snapshot
-from scheduler_core.model.run import Miss, Reason, Record, Run, RunState, random_run_id
+from scheduler_core.model.job import Job, JobState, Overlap, Pending, Replay, Snapshot
+from scheduler_core.model.run import Reason, Run, random_run_id
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import (
     plan_cancel_unit,
@@ -41,6 +41,7 @@ from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_p
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Answer, JobStore, StoredJob
 from scheduler_core.triggers.trigger import check_fires_again, compile_trigger
+from scheduler_core.usecases.job_reads import JobReader, JobView, changed_view, exists, overlaps, view_of
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -49,38 +50,8 @@ TRIES = 32
 """Each failed try means that another change or a fire of this very job came first."""
 
 
-RECORDS_LOOKED_AT = 100
-ENTRIES_EXAMINED = 2_000
-"""Entries of a job's history that one page of its runs looks at."""
-ENTRIES_READ = 200
 ANSWERS_KEPT_MS = 86_400_000
 """How long a request with an ``Idempotency-Key`` may be repeated."""
-
-
-class JobView(msgspec.Struct, frozen=True):
-    """A job as clients see it."""
-
-    id: str
-    job: Job | None
-    """None when the stored definition cannot be read."""
-    state: JobState
-    lease: Lease | None
-    fault: str | None = None
-
-    @property
-    def status(self) -> str:
-        """One word: quarantined, running, paused, taken, retrying or active; the first that applies."""
-        if self.fault is not None or self.state.quarantine is not None:
-            return "quarantined"
-        if self.lease is not None and self.lease.node != "-":
-            return "running"
-        if self.state.paused_at_ms is not None:
-            return "paused"
-        if self.state.open is not None:
-            return "taken" if self.state.open.state is RunState.TAKEN else "retrying"
-        if any(entry.run is not None for entry in self.state.pending):
-            return "retrying"
-        return "active"
 
 
 class RunNow(msgspec.Struct, frozen=True):
@@ -102,7 +73,7 @@ _kept_encoder = msgspec.msgpack.Encoder()
 _kept_decoder = msgspec.msgpack.Decoder(_Kept)
 
 
-class JobService:
+class JobService(JobReader):
     """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part; nothing is changed then.
 
     OutcomeUnknown: the change may be made as a whole, but is not made later (``JobStore.write``); or it is made,
@@ -110,17 +81,8 @@ class JobService:
     """
 
     def __init__(self, store: JobStore, clock: Clock, metrics: Metrics) -> None:
-        self._store = store
-        self._clock = clock
+        super().__init__(store, clock)
         self._metrics = metrics
-
-    @property
-    def store(self) -> JobStore:
-        return self._store
-
-    @property
-    def clock(self) -> Clock:
-        return self._clock
 
     async def upsert(self, job: Job) -> tuple[JobView, bool]:
         """Store the job under its id; the job as stored, and whether anything changed.
@@ -344,52 +306,6 @@ class JobService:
 
         return (await self._change_existing(job_id, plan))[0]
 
-    async def children(self, job_id: str) -> list[JobView]:
-        """The runs of a job that allows overlap, each as the unit that it is; empty for any other job."""
-        claim_keys = await self._store.children(job_id)
-        found = zip(claim_keys, await self._store.read_many(claim_keys), strict=True)
-        return [view_of(claim_key, stored) for claim_key, stored in found if exists(stored)]
-
-    async def get(self, job_id: str) -> JobView:
-        """Raises JobNotFound."""
-        stored = await self._store.read(job_id)
-        if not exists(stored):
-            raise JobNotFound(job_id)
-        return view_of(job_id, stored)
-
-    async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
-        """Settled runs and misses of a job, newest first; also of one that is gone, until they are trimmed."""
-        return await self._store.history(job_id, skip=skip, limit=limit)
-
-    async def runs(self, job_id: str, *, skip: int, limit: int, misses: bool) -> tuple[list[Record], int | None]:
-        """The same from the entry ``skip`` on, up to ``limit``, without misses unless they are asked for; and the entry
-        at which the next page begins, None at the end.
-
-        A page looks at a bounded number of entries: it may be short, or empty, and still have a next one.
-        """
-        found: list[Record] = []
-        at = skip
-        while at - skip < ENTRIES_EXAMINED:
-            wanted = limit - len(found) + 1 if at == skip or misses else ENTRIES_READ
-            page = await self._store.history_entries(job_id, skip=at, limit=wanted)
-            for record in page:
-                if record is not None and (misses or not isinstance(record, Miss)):
-                    if len(found) == limit:
-                        return found, at
-                    found.append(record)
-                at += 1
-            if len(page) < wanted:
-                return found, None
-        return found, at
-
-    async def last_run(self, job_id: str) -> LastRun | None:
-        """The latest settled run on record; for a job that allows overlap, whose state does not tell."""
-        for record in await self._store.history(job_id, limit=RECORDS_LOOKED_AT):
-            if isinstance(record, Run):
-                ended_at_ms = record.ended_at_ms or record.fire_time_ms
-                return LastRun(record.id, record.fire_time_ms, record.state, ended_at_ms, record.last_status)
-        return None
-
     async def _cancel_children(
         self, job_id: str, why: str, *, deleted: bool = False, of_others_than: Job | None = None
     ) -> None:
@@ -517,25 +433,3 @@ def check_fires(job: Job, now_ms: int) -> None:
     check_fires_again(trigger, now_ms)
     if trigger_of(job).next_after(now_ms) is None:
         raise InvalidInput("the job has no fire time between now and ends_at", field="ends_at")
-
-
-def overlaps(stored: StoredJob) -> bool:
-    """Whether runs of the job may be units of their own."""
-    job = stored.snapshot.job
-    return job is not None and job.policies.overlap is Overlap.ALLOW
-
-
-def exists(stored: StoredJob) -> bool:
-    """Whether there is a job, be it one that cannot be read."""
-    return stored.fault is not None or stored.snapshot.job is not None
-
-
-def view_of(job_id: str, stored: StoredJob) -> JobView:
-    """The job as it was read."""
-    snapshot = stored.snapshot
-    return JobView(job_id, snapshot.job, snapshot.state or JobState(), snapshot.lease, stored.fault)
-
-
-def changed_view(job_id: str, stored: StoredJob, transition: Transition) -> JobView:
-    """The job as a change has left it."""
-    return JobView(job_id, transition.job or stored.snapshot.job, transition.state or JobState(), stored.snapshot.lease)

@@ -60,7 +60,8 @@ from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.triggers.trigger import IntervalSpec
 from scheduler_core.usecases.catalogue_steps import TRIES, read_target, repeat_if_unknown
-from scheduler_core.usecases.jobs import JobService, JobView, changed_view, exists, view_of
+from scheduler_core.usecases.job_reads import JobView, changed_view, exists, view_of
+from scheduler_core.usecases.jobs import JobService
 
 log = get_logger(__name__)
 

@@ -13,7 +13,7 @@ from scheduler_api.wire.answers.runs import show_child
 from scheduler_core.model.job import HeldBack, HoldReason, Lease
 from scheduler_core.node.dispatch.breaker import BreakerState
 from scheduler_core.node.dispatch.targets import OpenBreaker
-from scheduler_core.usecases.jobs import JobView
+from scheduler_core.usecases.job_reads import JobView
 from tests.api.conftest import client_of
 from tests.support.factories import at, make_job, make_state
 from tests.support.stores import put

@@ -22,7 +22,7 @@ from scheduler_core.plan.fire_times import jitter_offset_ms, trigger_of
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec, TriggerSpec
 
 if TYPE_CHECKING:  # the command line shows jobs without loading the use cases
-    from scheduler_core.usecases.jobs import JobView
+    from scheduler_core.usecases.job_reads import JobView
 
 FIRE_TIMES_SHOWN = 5
 

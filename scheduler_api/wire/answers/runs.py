@@ -15,7 +15,7 @@ from scheduler_core.model.outcome import RECORDED_KINDS
 from scheduler_core.model.run import MissReason, Reason, RunState
 
 if TYPE_CHECKING:  # the command line shows jobs without loading the use cases
-    from scheduler_core.usecases.jobs import JobView
+    from scheduler_core.usecases.job_reads import JobView
 
 OutcomeName = Annotated[str, Meta(extra_json_schema={"enum": [kind.value for kind in RECORDED_KINDS]})]
 AttemptCount = Annotated[int, Meta(description="Attempts that have ended.")]

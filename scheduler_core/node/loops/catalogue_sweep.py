@@ -18,7 +18,7 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.store.catalogue import Row
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.job_list import page_of_jobs
-from scheduler_core.usecases.jobs import JobView
+from scheduler_core.usecases.job_reads import JobView
 from scheduler_core.usecases.schedules import ScheduleService
 from scheduler_core.usecases.targets import TargetService
 

@@ -1,0 +1,129 @@
+"""What clients read of jobs: their definition, state, runs and history."""
+
+from __future__ import annotations
+
+import msgspec
+
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import (
+    JobNotFound,
+)
+from scheduler_core.model.job import Job, JobState, LastRun, Lease, Overlap
+from scheduler_core.model.run import Miss, Record, Run, RunState
+from scheduler_core.model.transition import Transition
+from scheduler_core.store.jobs import JobStore, StoredJob
+
+RECORDS_LOOKED_AT = 100
+ENTRIES_EXAMINED = 2_000
+"""Entries of a job's history that one page of its runs looks at."""
+ENTRIES_READ = 200
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """A job as clients see it."""
+
+    id: str
+    job: Job | None
+    """None when the stored definition cannot be read."""
+    state: JobState
+    lease: Lease | None
+    fault: str | None = None
+
+    @property
+    def status(self) -> str:
+        """One word: quarantined, running, paused, taken, retrying or active; the first that applies."""
+        if self.fault is not None or self.state.quarantine is not None:
+            return "quarantined"
+        if self.lease is not None and self.lease.node != "-":
+            return "running"
+        if self.state.paused_at_ms is not None:
+            return "paused"
+        if self.state.open is not None:
+            return "taken" if self.state.open.state is RunState.TAKEN else "retrying"
+        if any(entry.run is not None for entry in self.state.pending):
+            return "retrying"
+        return "active"
+
+
+class JobReader:
+    """Every method raises StoreUnavailable when Redis does not answer."""
+
+    def __init__(self, store: JobStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    @property
+    def store(self) -> JobStore:
+        return self._store
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    async def children(self, job_id: str) -> list[JobView]:
+        """The runs of a job that allows overlap, each as the unit that it is; empty for any other job."""
+        claim_keys = await self._store.children(job_id)
+        found = zip(claim_keys, await self._store.read_many(claim_keys), strict=True)
+        return [view_of(claim_key, stored) for claim_key, stored in found if exists(stored)]
+
+    async def get(self, job_id: str) -> JobView:
+        """Raises JobNotFound."""
+        stored = await self._store.read(job_id)
+        if not exists(stored):
+            raise JobNotFound(job_id)
+        return view_of(job_id, stored)
+
+    async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
+        """Settled runs and misses of a job, newest first; also of one that is gone, until they are trimmed."""
+        return await self._store.history(job_id, skip=skip, limit=limit)
+
+    async def runs(self, job_id: str, *, skip: int, limit: int, misses: bool) -> tuple[list[Record], int | None]:
+        """The same from the entry ``skip`` on, up to ``limit``, without misses unless they are asked for; and the entry
+        at which the next page begins, None at the end.
+
+        A page looks at a bounded number of entries: it may be short, or empty, and still have a next one.
+        """
+        found: list[Record] = []
+        at = skip
+        while at - skip < ENTRIES_EXAMINED:
+            wanted = limit - len(found) + 1 if at == skip or misses else ENTRIES_READ
+            page = await self._store.history_entries(job_id, skip=at, limit=wanted)
+            for record in page:
+                if record is not None and (misses or not isinstance(record, Miss)):
+                    if len(found) == limit:
+                        return found, at
+                    found.append(record)
+                at += 1
+            if len(page) < wanted:
+                return found, None
+        return found, at
+
+    async def last_run(self, job_id: str) -> LastRun | None:
+        """The latest settled run on record; for a job that allows overlap, whose state does not tell."""
+        for record in await self._store.history(job_id, limit=RECORDS_LOOKED_AT):
+            if isinstance(record, Run):
+                ended_at_ms = record.ended_at_ms or record.fire_time_ms
+                return LastRun(record.id, record.fire_time_ms, record.state, ended_at_ms, record.last_status)
+        return None
+
+
+def overlaps(stored: StoredJob) -> bool:
+    """Whether runs of the job may be units of their own."""
+    job = stored.snapshot.job
+    return job is not None and job.policies.overlap is Overlap.ALLOW
+
+
+def exists(stored: StoredJob) -> bool:
+    """Whether there is a job, be it one that cannot be read."""
+    return stored.fault is not None or stored.snapshot.job is not None
+
+
+def view_of(job_id: str, stored: StoredJob) -> JobView:
+    """The job as it was read."""
+    snapshot = stored.snapshot
+    return JobView(job_id, snapshot.job, snapshot.state or JobState(), snapshot.lease, stored.fault)
+
+
+def changed_view(job_id: str, stored: StoredJob, transition: Transition) -> JobView:
+    """The job as a change has left it."""
+    return JobView(job_id, transition.job or stored.snapshot.job, transition.state or JobState(), stored.snapshot.lease)
