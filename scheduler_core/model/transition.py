@@ -76,6 +76,8 @@ def _next_wake_ms(state: JobState) -> int | None:
         if state.open.conflict or state.open.state is RunState.TAKEN:
             return state.open.retry_at_ms
         return _earliest(state.open.retry_at_ms, trigger_ms)
+    if not state.pending and not state.replays:
+        return trigger_ms
     on_demand_ms = min((entry.not_before_ms for entry in startable(state)), default=None)
     replay = next_replay(state)
     return _earliest(_earliest(trigger_ms, on_demand_ms), None if replay is None else replay.next_ms)

@@ -62,13 +62,15 @@ class SlotPool:
         self._waiting.pop(wake, None)
         count = min(free, most)
         self._reserved += count
-        self.freed()
+        if self._waiting:
+            self.freed()
         return count
 
     def release(self, count: int) -> None:
         """End a reservation: the attempts of the claim occupy their slots by now, and the rest is free."""
         self._reserved -= count
-        self.freed()
+        if self._waiting:
+            self.freed()
 
     def cancel_wait(self, wake: Callable[[], None]) -> None:
         """Wait in line no longer. The next one may be waiting for the caller to take what is free."""

@@ -121,7 +121,8 @@ class Claimer(Service):
                 self._targets.saw(None)
                 usable = self._release_unusable(found)
                 return Claim(usable, self.clock.now_ms(), None, self._node.downtime_count)
-        trial = not self._suspects.is_idle and self._begin_trial()
+        suspects = self._suspects
+        trial = suspects.waiting > 0 and self._begin_trial()
         token = next(self._tokens)
         self._claimed_at_ms = self.clock.now_ms()
         try:
@@ -138,14 +139,14 @@ class Claimer(Service):
         except (StoreUnavailable, asyncio.CancelledError) as error:
             if not isinstance(error, StoreUnavailable) or error.effect_unknown:
                 self._lost_token = token
-            self._suspects.end_trial()
+            suspects.end_trial()
             raise
         self._targets.saw(claim.targets_version)
         if claim.downtimes is not None:
             self._node.downtimes = claim.downtimes
             self._node.downtime_count = claim.downtime_count
-        if claim.suspects or not self._suspects.is_idle:
-            self._suspects.took(claim)
+        if claim.suspects or suspects.waiting or suspects.in_trial:
+            suspects.took(claim)
         return claim
 
     async def _recover(self, token: int) -> list[ClaimedJob]:

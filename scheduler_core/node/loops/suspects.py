@@ -22,24 +22,20 @@ class Suspects:
     def __init__(self, node: Node, wake: Callable[[], None]) -> None:
         self._node = node
         self._wake = wake
-        self._waiting = 0
+        self.waiting = 0
+        """How many suspects waited for a trial at the last claim."""
         self.held: set[LeaseId] = set()
         self.in_trial = False
         """Whether this claimer is the one of the process that may hold suspects."""
         self.warnings: dict[str, str] = {}
         """For ``/ready``."""
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether the last claim found no suspects that wait, and none is in trial here."""
-        return not self._waiting and not self.in_trial
-
     def begin_trial(self, unsettled: set[LeaseId]) -> bool:
         """Return whether the next claim may take suspects: some wait, and no claimer of the process holds any.
 
         ``unsettled``: the leases that the settler of this shard has yet to settle.
         """
-        if not self._waiting:
+        if not self.waiting:
             return False
         self._drop_ended(unsettled)
         if self.held:
@@ -49,7 +45,7 @@ class Suspects:
 
     def took(self, claim: Claim) -> None:
         """Note which suspects a claim took. Without any, the turn for a trial passes to the next claimer."""
-        self._waiting = claim.suspects_waiting
+        self.waiting = claim.suspects_waiting
         self.held.update((claimed.id, claimed.lease.fence) for claimed in claim.jobs if claimed.lease.group)
         self.end_trial()
         if claim.suspects:
