@@ -1,4 +1,4 @@
-"""A node: starts its shards in order, stops them in order, and says what keeps it from working."""
+"""A node: starts its shards in order, stops them in order, and reports its faults."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ log = get_logger(__name__)
 
 
 class Engine:
-    """One node. ``sole``: its Redis was just started by this process, so no other node can live.
+    """One node. ``sole``: this process has just started its Redis, so no other node can be alive.
 
-    Each shard has services of its own. One-off tasks, and what keeps targets and schedules in line, belong to the
-    first shard, and wait for that one only.
+    Each shard has services of its own. One-off tasks and the repair of targets and schedules belong to the first shard,
+    and depend on that one only.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Engine:
         return [service for shard in self._shards for service in shard.services] + list(self._of_all)
 
     def start(self) -> None:
-        """Begin in the background: Redis may be away, and the process is alive all the same."""
+        """Start in the background: Redis may be away, and the process must run nevertheless."""
         self._starting = asyncio.create_task(self._start(), name="cronpost start")
 
     async def started(self) -> None:
@@ -81,24 +81,24 @@ class Engine:
 
     @property
     def has_started(self) -> bool:
-        """Whether the node fires the jobs of every shard, or did: its services run."""
+        """Whether the services of every shard have been started."""
         return all(shard.has_started for shard in self._shards)
 
     def faults(self) -> list[str]:
-        """What keeps this node from doing its job now; empty if nothing does."""
+        """Return what keeps this node from working now; empty: nothing does."""
         found = [(shard.number, fault) for shard in self._shards for fault in shard.faults()]
         found += [(0, service.fault) for service in self._of_all if service.fault is not None]
         return [f"shard {number}: {fault}" if len(self._shards) > 1 else fault for number, fault in found]
 
     def warnings(self) -> list[str]:
-        """Conditions that an operator should see although the node does its job."""
+        """Return conditions that an operator should see although the node works."""
         return list(dict.fromkeys(text for service in self.services for text in service.warnings.values()))
 
     async def stop(self) -> None:
-        """Stop claiming, let open attempts end, hand back the rest, leave.
+        """Stop claiming, wait for attempts in flight, release the rest, leave.
 
-        Takes at most the grace time for open attempts and a few seconds to settle. What Redis cannot be told by then
-        is found by the reaper of another node, or of the next start.
+        Takes at most the grace time for attempts and a few seconds to settle. What Redis has not accepted by then is
+        reclaimed by another node, or at the next start.
         """
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()

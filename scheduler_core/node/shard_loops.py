@@ -1,7 +1,7 @@
-"""A node's part in one shard: the services that claim, settle and take back there, and how they start and stop.
+"""The services of a node for one shard of the store (claim, settle, reap ...), and how they start and stop.
 
-The shards of a node share its id, its clock, its room for open attempts and its deliverer, and nothing else: when the
-server of one is away, the others go on.
+The shards of a node share its id, clock, slots and deliverer, and nothing else: when the server of one shard is away,
+the others go on.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ FIRST_TRY_SECONDS = 0.1
 LONGEST_TRY_SECONDS = 2.0
 DAY_MS = 86_400_000
 FLUSH_SECONDS = 5.0
-"""How long a stopping node goes on trying to tell Redis how its last runs ended."""
+"""How long a stopping node tries to settle its last runs."""
 
 
 class NodeShard:
-    """One of the shards, whose store is ``store``, of one node."""
+    """One node's services for the shard whose store is ``store``."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class NodeShard:
         return self.start_fault is None
 
     def faults(self) -> list[str]:
-        """What keeps this node from doing its job here now; empty if nothing does."""
+        """Return what keeps this node from working on this shard now; empty: nothing does."""
         if self.start_fault is not None:
             return [self.start_fault]
         faults = [service.fault for service in self.services if service.fault is not None]
@@ -104,7 +104,7 @@ class NodeShard:
         return faults
 
     async def start(self) -> None:
-        """Beat for the first time, as soon as Redis takes it, and start the services."""
+        """Send the first heartbeat, as soon as Redis accepts it, and start the services."""
         pause = FIRST_TRY_SECONDS
         while True:
             try:
@@ -115,28 +115,27 @@ class NodeShard:
                     log.warning(STORE_LOST, service="start", fault=error.code, detail=str(error))
                 self.start_fault = str(error)
             except Exception as error:
-                # A node that gave up here would be silent for ever.
+                # Never give up here: the node would do nothing for ever, and no one would notice.
                 self.start_fault = f"the node cannot start: {type(error).__name__}: {error}"
                 log.exception(SERVICE_FAILED, service="start")
             await self._clock.sleep(pause)
             pause = min(2 * pause, LONGEST_TRY_SECONDS)
         if self._sole:
-            with contextlib.suppress(StoreError):  # the reaper finds them later
+            with contextlib.suppress(StoreError):  # the reaper tries again
                 await self.reaper.reap(void_all=True)
         for service in self.services:
             service.start()
         self.start_fault = None
 
     async def stop_claiming(self) -> None:
-        """Begin no further run here."""
+        """Claim nothing more on this shard."""
         await self.claimer.stop()
         await self._listener.stop()
         await self._sweeper.stop()
         await self.reaper.stop()
 
     async def leave(self) -> bool:
-        """After the last attempt has ended: tell Redis what it was not told yet, and go; whether Redis could be told
-        all."""
+        """Settle what is left after the last attempt has ended, and stop; return whether everything is settled."""
         with contextlib.suppress(StoreError):
             await self.claimer.release_lost_claim()
         settled = await self.settler.flush(FLUSH_SECONDS)
@@ -145,8 +144,10 @@ class NodeShard:
         return settled
 
     async def say_goodbye(self) -> None:
-        """Beat no more, so that others need not wait for this node's death. With something left to settle it stays
-        listed: its death is what makes others look for the leases that it still has."""
+        """Stop the heartbeat and remove the node's entry, so that the others need not wait until it counts as dead.
+
+        With something left to settle the entry stays: when the node counts as dead, the others reclaim its leases.
+        """
         await self.heartbeat.stop()
         if self.settler.unsettled or self.claimer.may_hold_more:
             return
@@ -155,7 +156,7 @@ class NodeShard:
 
 
 def bounds_of(settings: EngineSettings, shards: int = 1) -> Bounds:
-    """How much history one of so many shards keeps in all under these settings."""
+    """Return how much history one of ``shards`` shards keeps in all under these settings."""
     return Bounds(
         success_age_ms=int(settings.history_retention_days * DAY_MS),
         failure_age_ms=int(settings.history_failure_retention_days * DAY_MS),
@@ -166,7 +167,7 @@ def bounds_of(settings: EngineSettings, shards: int = 1) -> Bounds:
 
 
 def retry_policy(settings: EngineSettings) -> RetryPolicy:
-    """The retry policy of ``POST /`` jobs under these settings."""
+    """Return the retry policy of ``POST /`` jobs under these settings."""
     return RetryPolicy(
         cap_ms=int(settings.retry_max_delay_seconds * 1000),
         retry_after_cap_ms=int(settings.retry_after_max_seconds * 1000),

@@ -1,15 +1,15 @@
-"""A circuit breaker: whether requests to one target are worth sending at all.
+"""A circuit breaker: stops requests to a target that does not answer, and probes until it answers again.
 
 ::
 
                  enough failures in a row, for long enough
       closed ──────────────────────────────────────────────▶ open ◀──┐
         ▲                                                     │      │ it failed: open for longer
-        │ any answer                                          │ the time is over, one request goes
+        │ any answer                                          │ open time over: one request is sent
         └───────────────────────────────────────────── half-open ────┘
 
-A pure state machine: it is told the time, and what began and ended. A *failure* is an attempt that got no answer (no
-connection, no such name, TLS, deadline). Any HTTP answer is a sign of life, also a 500.
+A state machine without I/O or clock. A *failure* is an attempt that got no answer (no connection, no such name, TLS,
+deadline). Any HTTP answer closes the breaker, also a 500.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from enum import StrEnum
 import msgspec
 
 SPREAD = 0.1
-"""An open time is longer by up to this part of it, at random: many nodes must not probe at the same moment."""
+"""Random addition to each open time, as a fraction of it, so that nodes do not probe at the same moment."""
 
 
 class BreakerState(StrEnum):
-    """Where a breaker stands."""
+    """The state of a breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
-    """One request is under way, to see whether the target answers again."""
+    """One request, the probe, is in flight."""
 
 
 class BreakerRule(msgspec.Struct, frozen=True):
     """When a breaker opens, and for how long. Times in milliseconds."""
 
     failures: int = 5
-    """So many in a row open it; 0: it never opens."""
+    """This many failures in a row open it; 0: it never opens."""
     after_ms: int = 10_000
-    """And the first of them at least so long ago: a restart of the target, or a herd that fails at once, does not."""
+    """The first of these failures must be at least this old: a restart of the target, or many requests that fail at
+    once, do not open the breaker."""
     open_ms: int = 5_000
-    """How long it is open the first time; twice as long after each probe that fails."""
+    """The first open time; it doubles with each failed probe."""
     longest_ms: int = 60_000
 
 
@@ -48,25 +49,25 @@ class Breaker(msgspec.Struct):
 
     state: BreakerState = BreakerState.CLOSED
     failures: int = 0
-    """In a row, up to now."""
+    """Failures in a row."""
     first_failure_ms: int = 0
-    """The first of them."""
+    """When the first of them ended."""
     opened_at_ms: int = 0
     """When it left ``closed``."""
     open_for_ms: int = 0
-    """Without the spread."""
+    """The open time without the random addition."""
     probe_at_ms: int = 0
-    """Open: when one request may go."""
+    """While the breaker is open: when the probe may be sent."""
     last_error: str = ""
     probe: int = 0
-    """The number of the latest probe: an earlier one that ends late decides nothing."""
+    """The number of the latest probe: an earlier one that ends late has no effect."""
 
     def lets_through(self, now_ms: int) -> bool:
-        """Whether a request may begin now. If it is not closed, that request is the probe: see ``began``."""
+        """Return whether a request may start now. If the breaker is not closed, that request is the probe."""
         return self.state is BreakerState.CLOSED or (self.state is BreakerState.OPEN and now_ms >= self.probe_at_ms)
 
     def began(self) -> int:
-        """A request begins that was let through; its number if it is a probe, else 0."""
+        """Note that a request starts; return its number if it is a probe, else 0."""
         if self.state is BreakerState.CLOSED:
             return 0
         self.state = BreakerState.HALF_OPEN
@@ -74,15 +75,15 @@ class Breaker(msgspec.Struct):
         return self.probe
 
     def answered(self) -> bool:
-        """The target has answered, whichever request it was; whether that closes the breaker."""
+        """Note an answer of the target to any request; return whether that closes the breaker."""
         was_closed = self.state is BreakerState.CLOSED
         self.state, self.failures, self.last_error, self.open_for_ms = BreakerState.CLOSED, 0, "", 0
         return not was_closed
 
     def failed(self, rule: BreakerRule, now_ms: int, error: str, *, probe: int, jitter: float) -> bool:
-        """A request got no answer; whether that opens the breaker, or keeps it open for longer.
+        """Note a failure; return whether that opens the breaker, or keeps it open for longer.
 
-        While it is not closed only the probe counts: requests from before it opened say nothing new.
+        While it is not closed, only the probe counts: older requests were sent before it opened.
         """
         if self.state is BreakerState.CLOSED:
             if not rule.failures:
@@ -106,6 +107,6 @@ class Breaker(msgspec.Struct):
         return True
 
     def gave_up(self, *, probe: int) -> None:
-        """A request ended without a word about its target (it was never sent, or cut off): another is the probe."""
+        """Note a request that says nothing about its target (never sent, or cut off): another becomes the probe."""
         if probe == self.probe and self.state is BreakerState.HALF_OPEN:
             self.state = BreakerState.OPEN

@@ -1,9 +1,8 @@
-"""Keeps one target from costing the others their slots, and from being asked in vain.
+"""Limits what each target gets: its share of the slots, its limits and rates, and a circuit breaker.
 
-Every run that is claimed passes here before anything is built or sent. It gets a ticket, or it is held back: put back
-into Redis with the same fire time, a moment later, without counting as an attempt. What is kept is this node's own
-experience with each target, in memory: how many requests are open, how long they take, and a breaker. Nothing here is
-needed after a restart.
+Every claimed run passes here before its request is built. It gets a permit, or it is held back: requeued with the same
+fire time, a moment later, without counting as an attempt. The limiter knows only what this node has seen of each
+target, in memory: open requests, response times, the breaker's state. A restart needs none of it.
 """
 
 from __future__ import annotations
@@ -30,25 +29,27 @@ log = get_logger(__name__)
 SHOWN_TARGETS = 100
 """The most targets that metrics name."""
 NO_ANSWER = frozenset({OutcomeKind.TIMEOUT, OutcomeKind.DNS, OutcomeKind.CONNECTION, OutcomeKind.TLS})
-"""How an attempt ends that says something against its target."""
+"""How an attempt ends that counts as a failure for the breaker."""
 ANSWER = frozenset({OutcomeKind.RESPONSE, OutcomeKind.PROTOCOL})
 SATURATED_OPEN = 64
-"""A target with so many requests open may be one that many jobs want at once: see ``TargetLimiter.batch``."""
+"""A quick target with this many open requests can be saturated: see ``TargetLimiter.batch``."""
 SATURATED_STEP = 32
+"""Claims wait until a saturated target has this many free slots."""
 SATURATED_WAIT_MS = 25
+"""The longest that claims wait for a saturated target."""
 
 
 class Permit(msgspec.Struct, eq=False):
-    """The right of one attempt to its slot. Whoever ends the attempt gives it back, by ``TargetLimiter.release``."""
+    """The right of one attempt to a slot of its target. The end of the attempt returns it to the limiter."""
 
     target: TargetState | None = None
-    """None: its target was not known when it was claimed."""
+    """None: the target was not known when the run was claimed."""
     probe: int = 0
     released: bool = False
 
 
 class TargetLimiter:
-    """Of one process: the shards of a node share it."""
+    """The limiter of one process; the shards of a node share it."""
 
     def __init__(self, slots: SlotPool, settings: EngineSettings, clock: Clock, metrics: Metrics) -> None:
         self._slots = slots
@@ -67,16 +68,16 @@ class TargetLimiter:
         self._saturated: TargetState | None = None
         self._saturated_since_ms: int | None = None
         self._waiting: set[Callable[[], None]] = set()
-        """Told when ``batch`` has let them wait, and need not any more."""
+        """The claimers that wait for the saturated target."""
         metrics.breakers_open.set_function(lambda: len(self._targets.failing))
 
-    # ---- the way in ---------------------------------------------------------------------------------------------
+    # ---- acquire and release ----------------------------------------------------------------------------------------
 
     def acquire(self, url: str | None, work: Work, hold: HeldBack | None, *, taken_over: bool) -> Permit | HeldBack:
-        """A ticket for the next attempt, or why and until when it is held back.
+        """Return a permit for the next attempt, or why and until when the run is held back.
 
-        ``url``: where it goes; None: that has to be looked up. ``hold``: the mark with which the job was claimed.
-        ``taken_over``: the run may have been sent before, by a node that is gone.
+        ``url``: the target's URL; None: it has to be looked up. ``hold``: why the run was held back before it was
+        claimed. ``taken_over``: a node that is gone may have sent the run before.
         """
         if url is None:
             self._open += 1
@@ -91,8 +92,10 @@ class TargetLimiter:
         return permit
 
     def acquire_resolved(self, permit: Permit, url: str, work: Work, hold: HeldBack | None) -> HeldBack | None:
-        """Decide about an attempt whose target was not known when it got its ticket. Held back, it keeps the ticket
-        until it has ``left``."""
+        """Apply the limits to an attempt whose target was not known when it got its permit.
+
+        An attempt that is held back keeps the permit until ``release``.
+        """
         if permit.target is not None:
             return None
         target = self._targets.of(url)
@@ -108,7 +111,7 @@ class TargetLimiter:
         return held
 
     def blocked_by(self, url: str | None) -> HeldBack | None:
-        """Why a job that allows overlap puts no run beside itself now: its target's breaker is open."""
+        """Return why a job that allows overlap may not start a child run now: its target's breaker is open."""
         if url is None or not self._targets.failing:
             return None
         target = self._targets.of(url)
@@ -116,8 +119,10 @@ class TargetLimiter:
         return None if target.breaker.lets_through(now_ms) else self._by_breaker(target, now_ms, None)
 
     def release(self, permit: Permit, outcome: Outcome | None) -> None:
-        """Give back the slot of an attempt that is over. ``outcome`` None: it was never sent, or cut off. Giving back a
-        ticket a second time changes nothing, so every place where an attempt can fail may do it."""
+        """Return the permit of an attempt that is over. ``outcome`` None: it was never sent, or cut off.
+
+        A second release of the same permit has no effect, so each place where an attempt can fail may call this.
+        """
         if permit.released:
             return
         permit.released = True
@@ -154,20 +159,21 @@ class TargetLimiter:
                 wake()
 
     def _wake_claimers(self, saturated: TargetState) -> None:
+        """Wake the claimers that wait for the saturated target, once it has enough free slots."""
         if self._slots_of(saturated) >= SATURATED_STEP:
             self._saturated_since_ms = None
             waiting, self._waiting = self._waiting, set()
             for wake in waiting:
                 wake()
 
-    # ---- how many to claim --------------------------------------------------------------------------------------
+    # ---- how many to claim ------------------------------------------------------------------------------------------
 
     def batch(self, most: int, wake: Callable[[], None]) -> int:
-        """How many jobs to claim now, at most ``most``.
+        """Return how many jobs to claim now, at most ``most``.
 
-        When many jobs want one quick target at the same time, those beyond its share would be claimed only to be put
-        back. Then no more are claimed than it has room for; 0: wait, at most ``SATURATED_WAIT_MS``, until ``wake`` is
-        called. Jobs of other targets lose no more than that.
+        When many jobs of one quick target are due at the same time, those beyond its share would be claimed only to be
+        requeued. Then claims are limited to the free slots of that target. 0: wait until ``wake`` is called, at most
+        ``SATURATED_WAIT_MS``, which is also the most that jobs of other targets are delayed.
         """
         target = self._saturated
         if target is None:
@@ -184,26 +190,26 @@ class TargetLimiter:
         if now_ms - self._saturated_since_ms < SATURATED_WAIT_MS:
             self._waiting.add(wake)
             return 0
-        self._saturated = self._saturated_since_ms = None  # it is not that quick any more: let it hold up no others
+        self._saturated = self._saturated_since_ms = None  # it is slower now: do not delay the others for it
         return most
 
-    def claimed(self, asked: int, came: int) -> None:
-        """A claim for ``asked`` jobs has brought ``came``: with fewer than asked for, nobody else waits."""
-        if came < asked:
+    def claimed(self, limit: int, count: int) -> None:
+        """Note that a claim for at most ``limit`` jobs returned ``count``; if it is less, no other job is due."""
+        if count < limit:
             self._saturated = self._saturated_since_ms = None
 
-    # ---- what is shown ------------------------------------------------------------------------------------------
+    # ---- status -----------------------------------------------------------------------------------------------------
 
     def breakers(self) -> list[OpenBreaker]:
-        """The breakers that are not closed, those that opened first before the others."""
+        """Return the breakers that are not closed, in the order in which they opened."""
         return self._targets.open_breakers()
 
-    # ---- decisions ----------------------------------------------------------------------------------------------
+    # ---- decisions --------------------------------------------------------------------------------------------------
 
     def _held_back(
         self, target: TargetState, limits: Limits | None, hold: HeldBack | None, taken_over: bool
     ) -> HeldBack | None:
-        """Why an attempt may not begin now; None: it may, and the rates have counted it."""
+        """Return why an attempt may not start now; None: it may, and the rates have counted it."""
         placed = hold is not None and hold.placed
         breaker = target.breaker
         if breaker.state is not BreakerState.CLOSED:
@@ -220,11 +226,13 @@ class TargetLimiter:
     def _by_breaker(self, target: TargetState, now_ms: int, hold: HeldBack | None) -> HeldBack:
         breaker = target.breaker
         if breaker.state is BreakerState.OPEN:
-            # One a millisecond from the moment on at which the probe is due: the first is the probe.
+            # One run per millisecond from the time of the probe on: the first of them is the probe.
             until_ms = breaker.probe_at_ms + target.held % max(1, breaker.open_for_ms)
             target.held += 1
         else:
-            until_ms = target.line.next_slot(now_ms, service_ms=GUESSED_SERVICE_MS, parallel=1, jitter=random.random())
+            until_ms = target.retry_queue.next_slot(
+                now_ms, service_ms=GUESSED_SERVICE_MS, parallel=1, jitter=random.random()
+            )
         placed = hold is not None and hold.placed
         return self._hold(target, HoldReason.BREAKER, now_ms, until_ms, placed=placed)
 
@@ -238,11 +246,13 @@ class TargetLimiter:
         quick = target.service_ms is not None and service_ms * SATURATED_STEP <= SATURATED_WAIT_MS * target.open
         if quick and target.open >= SATURATED_OPEN and own is None and self._most_each is None:
             self._saturated = target
-        until_ms = target.line.next_slot(now_ms, service_ms=service_ms, parallel=target.open, jitter=random.random())
+        until_ms = target.retry_queue.next_slot(
+            now_ms, service_ms=service_ms, parallel=target.open, jitter=random.random()
+        )
         return self._hold(target, HoldReason.LIMIT, now_ms, until_ms, placed=placed)
 
     def _by_rate(self, target: TargetState, limits: Limits | None, *, free: bool) -> HeldBack | None:
-        """Whether the rates let a request begin now. ``free``: it was counted before."""
+        """Return why the rates hold a request back; None: they do not. ``free``: they counted it before."""
         if free:
             return None
         now_ms = self._clock.now_ms()
@@ -251,7 +261,7 @@ class TargetLimiter:
         asked = rates_for(target.rates, wanted, now_ms=now_ms, nodes=nodes)
         at_ms = max((target.rates[rate].next_ms(now_ms, 1000 * nodes / rate) for rate in asked), default=0.0)
         if at_ms - now_ms > RATE_HORIZON_MS:
-            # The line is long enough: it comes again when it has become shorter, not all at the same moment.
+            # Too many wait already: try again later, spread out, when fewer do.
             until_ms = int(now_ms + RATE_HORIZON_MS * (0.5 + 0.5 * random.random()))
             return self._hold(target, HoldReason.RATE, now_ms, until_ms)
         for rate, one in target.rates.items():
@@ -269,7 +279,7 @@ class TargetLimiter:
         self._metrics.held_back.labels(reason.value).inc()
         return HeldBack(reason, now_ms, until_ms, target.origin, placed, reason is HoldReason.BREAKER)
 
-    # ---- breakers -----------------------------------------------------------------------------------------------
+    # ---- breakers ---------------------------------------------------------------------------------------------------
 
     def _probe(self, target: TargetState) -> int:
         probe = target.breaker.began()
@@ -290,10 +300,10 @@ class TargetLimiter:
         error = f"{outcome.kind.value}: {outcome.message}" if outcome.message else outcome.kind.value
         now_ms = self._clock.now_ms()
         if breaker.failed(self._rule, now_ms, error, probe=permit.probe, jitter=random.random()):
-            tell = log.info if target.origin in self._targets.failing else log.warning
+            write = log.info if target.origin in self._targets.failing else log.warning
             self._targets.failing[target.origin] = target
             target.held = 0
-            tell(
+            write(
                 BREAKER_OPENED,
                 target=target.origin,
                 failures=breaker.failures,
@@ -303,7 +313,7 @@ class TargetLimiter:
             self._show(target)
 
     def _show(self, target: TargetState) -> None:
-        """Bring the metric of this target up to date; only those that are not closed have one, and not too many."""
+        """Update the breaker metric of this target. Closed breakers have none, and the number of others is bounded."""
         gauge, state = self._metrics.breaker_state, target.breaker.state
         if state is BreakerState.CLOSED:
             gauge.remove(target.origin)

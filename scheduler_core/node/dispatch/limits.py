@@ -1,7 +1,7 @@
-"""How much of a node one target may take: its share of the slots, a rate, and when to try again what did not fit.
+"""Computes how much of a node one target may use: its share of the slots, its rates, and when to retry held-back runs.
 
-A *target* is an origin: scheme, host and port of a URL. All of this is plain arithmetic on numbers that are passed in;
-``limiter`` keeps them.
+A *target* is an origin: scheme, host and port of a URL. All of this is arithmetic without I/O; ``limiter`` keeps the
+state.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from collections.abc import Iterable
 import msgspec
 
 LEAST_WAIT_MS = 10.0
-"""What is put back waits so long at least: a claim and a settle take some milliseconds."""
+"""The shortest wait of a run that is held back: a claim and a settle take some milliseconds."""
 LONGEST_WAIT_MS = 1_000.0
-"""The longest wait while few wait. A target that comes back to life is noticed so soon."""
+"""The longest wait while few runs wait. A target that works again is noticed within this time."""
 WAIT_PER_JOB_MS = 2.0
-"""With many that wait, each is tried every so many milliseconds times their number: a target that hangs costs a node at
-most some hundred claims a second, however many jobs it has."""
+"""The retry interval of a held-back run is this times the number of runs that wait, so a target that hangs causes at
+most about 500 claims per second and node, however many jobs it has."""
 GUESSED_SERVICE_MS = 50.0
-"""How long a request takes, as long as none has ended."""
+"""The assumed response time of a target before its first answer."""
 RATE_BURST_MS = 100.0
-"""A rate lets through at once what it would in this time, and one request at least."""
+"""A rate allows the requests of this time at once, and at least one."""
 RATE_HORIZON_MS = 60_000.0
-"""Places in the line of a rate are given so far ahead; who comes later asks again."""
+"""A rate assigns times at most this far ahead. A run beyond that is tried again later."""
 
-_USUAL_PORTS = {"http": "80", "https": "443"}
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def origin_of(url: str) -> str:
-    """Scheme, host and port of ``url`` in one spelling, without the port where it is the usual one.
+    """Return scheme, host and port of ``url`` in one spelling, without the scheme's default port.
 
-    For URLs that were checked when they were stored; of anything else comes some text, never an error.
+    For URLs that were checked when they were stored. Anything else gives some text, never an error.
     """
     scheme, _, authority = url.partition("://")
     for end in "/?#":
@@ -39,16 +39,17 @@ def origin_of(url: str) -> str:
     host, _, port = authority.rpartition(":")
     if host and port.isdecimal():
         port = str(int(port))
-        authority = host if port == _USUAL_PORTS.get(scheme) else f"{host}:{port}"
+        authority = host if port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
     return f"{scheme}://{authority.rstrip(':')}"
 
 
 def slots_for(open_to_it: int, open_in_all: int, max_in_flight: int, bound: int | None, own: int | None = None) -> int:
-    """How many more requests to one target a node may begin now.
+    """Return how many more requests to one target a node may start now.
 
-    A target may hold as many slots as it leaves free: one that hangs gets half of them, two get a third each, and with
-    k of them 1/(k+1) stay free for all others. ``bound`` is what was set for every target: not more, either, and no
-    share at all if it is as large as the node. ``own`` is what a job asks for. One request is always let through.
+    A target may occupy as many slots as it leaves free: one that hangs gets half of them, two get a third each, and
+    with k such targets 1/(k+1) stay free for all others. ``bound`` is the setting for every target: a second limit,
+    which replaces the share if it is as large as the node. ``own`` is the job's own limit. A target without an open
+    request always gets one.
     """
     slots = max_in_flight - open_in_all
     if bound is None:
@@ -61,22 +62,23 @@ def slots_for(open_to_it: int, open_in_all: int, max_in_flight: int, bound: int 
 
 
 class RetryQueue(msgspec.Struct):
-    """When those that were put back are tried again: one after the other, as fast as the target has shown to be."""
+    """Assigns retry times to held-back runs: one after the other, at the pace of the target's recent responses."""
 
     last_ms: float = 0.0
-    """The moment that the last in the line was given."""
+    """The retry time that was assigned last."""
     waiting: int = 0
-    """How many were put into the line since it was last empty."""
+    """How many runs got a time since the queue was last empty."""
 
     def next_slot(self, now_ms: float, *, service_ms: float, parallel: int, jitter: float) -> int:
-        """A moment for one more. ``service_ms``: how long a request takes, of which ``parallel`` go at once."""
+        """Return the retry time of one more run. ``service_ms``: the response time of the target, which serves
+        ``parallel`` requests at once."""
         if self.last_ms <= now_ms:
             self.last_ms, self.waiting = now_ms, 0
         self.waiting += 1
         horizon = max(LONGEST_WAIT_MS, WAIT_PER_JOB_MS * self.waiting)
         wait = self.last_ms - now_ms + service_ms / max(1, parallel)
         if wait > horizon:
-            # Its end is further off than anyone should wait without another look: spread over what is left of that.
+            # The queue is longer than the longest wait: retry at a random time in the second half of that.
             self.last_ms = now_ms + horizon
             wait = horizon * (0.5 + 0.5 * jitter)
         else:
@@ -85,32 +87,32 @@ class RetryQueue(msgspec.Struct):
 
 
 class Rate(msgspec.Struct):
-    """So many requests a second. What comes sooner gets a place in line, and goes without asking when it comes back."""
+    """Limits requests per second. A request that is too early gets a time, and is not counted again when it is due."""
 
     due_ms: float = 0.0
-    """When the next request would be due if they came evenly."""
+    """When the next request is due if requests are evenly spaced."""
 
     def next_ms(self, now_ms: float, interval_ms: float) -> float:
-        """When one more request may begin; not later than ``now_ms``: at once."""
+        """Return when one more request may start; not later than ``now_ms``: at once."""
         return max(self.due_ms, now_ms - max(0.0, RATE_BURST_MS - interval_ms))
 
     def spend(self, now_ms: float, interval_ms: float) -> None:
-        """One request begins, or is given the place of ``next_ms``."""
+        """Count a request that starts now, or that gets the time of ``next_ms``."""
         self.due_ms = self.next_ms(now_ms, interval_ms) + interval_ms
 
     def count(self, now_ms: float, interval_ms: float) -> None:
-        """A request begins that this rate does not hold back. It uses up what is free, and no more: else those that it
-        holds back would never have their turn."""
+        """Count a request that this rate does not limit. It uses only what is free now: otherwise the requests that
+        the rate limits would never get their turn."""
         if self.next_ms(now_ms, interval_ms) <= now_ms:
             self.spend(now_ms, interval_ms)
 
     def is_idle(self, now_ms: float, interval_ms: float) -> bool:
-        """Whether its last requests are so long ago that it lets through exactly what a new one would."""
+        """Return whether its last requests are so long ago that it allows exactly what a new rate would."""
         return self.due_ms <= now_ms - max(0.0, RATE_BURST_MS - interval_ms)
 
 
 RATES_PER_TARGET = 8
-"""The most rates that a node keeps for one target at a time."""
+"""The maximum number of rates per target and node."""
 
 
 def rates_for(rates: dict[float, Rate], wanted: Iterable[float], *, now_ms: float, nodes: int) -> set[float]:

@@ -1,4 +1,4 @@
-"""What a node knows of each target: how many requests are open, how long they take, and a breaker. In memory only."""
+"""Keeps the state of each target in memory: open requests, response time, circuit breaker, rates."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from scheduler_core.node.dispatch.breaker import Breaker, BreakerState
 from scheduler_core.node.dispatch.limits import Rate, RetryQueue, origin_of
 
 KNOWN_URLS = 16_384
-"""How many URLs are remembered with their targets; then they are looked at anew."""
+"""The maximum number of URLs that are cached with their targets; then the cache is emptied."""
 KNOWN_TARGETS = 16_384
 
 
 class TargetState(msgspec.Struct, eq=False):
-    """One target, as this node knows it."""
+    """The state of one target on this node."""
 
     origin: str
     open: int = 0
     """Requests that are open."""
     breaker: Breaker = msgspec.field(default_factory=Breaker)
-    line: RetryQueue = msgspec.field(default_factory=RetryQueue)
+    retry_queue: RetryQueue = msgspec.field(default_factory=RetryQueue)
     service_ms: float | None = None
-    """How long its requests took lately; None: none has ended."""
+    """Moving average of its response times; None: no request has ended."""
     ended: int = 0
     seen_ended: int = 0
     still_since_ms: int = 0
-    """When ``ended`` was last found to have changed, by one who was held back."""
+    """When a run that was held back last found that ``ended`` had changed."""
     held: int = 0
-    """How many were held back since its breaker last opened."""
+    """How many runs were held back since its breaker last opened."""
     rates: dict[float, Rate] = msgspec.field(default_factory=dict)
 
 
 class OpenBreaker(msgspec.Struct, frozen=True):
-    """A breaker that is not closed, for people."""
+    """A breaker that is not closed, as the API shows it."""
 
     target: str
     state: BreakerState
@@ -45,24 +45,24 @@ class OpenBreaker(msgspec.Struct, frozen=True):
 
 
 class TargetRegistry:
-    """All targets that this node knows. ``forgotten`` is told of those that are dropped although they do not answer."""
+    """The targets that this node has sent requests to. ``forgotten`` receives failing targets that are dropped."""
 
     def __init__(self, forgotten: Callable[[TargetState], None]) -> None:
         self._by_url: dict[str, TargetState] = {}
         self._by_origin: dict[str, TargetState] = {}
         self._forgotten = forgotten
         self.failing: dict[str, TargetState] = {}
-        """Those whose breakers are not closed, by origin."""
+        """The targets whose breakers are not closed, by origin."""
 
     def __len__(self) -> int:
         return len(self._by_origin)
 
     def of(self, url: str) -> TargetState:
-        """The target of a URL. One look-up for a URL that came lately."""
+        """Return the target of a URL; one dictionary look-up if the URL is cached."""
         return self._by_url.get(url) or self._find(url)
 
     def open_breakers(self) -> list[OpenBreaker]:
-        """The breakers that are not closed, those that opened first before the others."""
+        """Return the breakers that are not closed, in the order in which they opened."""
         found = [
             OpenBreaker(
                 target.origin,
@@ -89,7 +89,7 @@ class TargetRegistry:
         return target
 
     def _forget(self) -> None:
-        """Drop what can be learned anew: targets without an open request, and in need also those that do not answer."""
+        """Drop the targets without an open request; if most of the rest is failing, also failing ones."""
         kept = {origin: target for origin, target in self._by_origin.items() if target.open or origin in self.failing}
         if len(kept) > KNOWN_TARGETS // 2:
             for target in [target for target in kept.values() if not target.open]:

@@ -1,7 +1,7 @@
-"""Goes on with what was cut: schedules of which only a half is there, targets whose deletion was not ended.
+"""Repairs interrupted operations: half-created schedules and unfinished target deletions.
 
-A process that dies between two steps of ``catalogue`` leaves a half behind: a name without
-its schedule, a schedule without its name, a count that is one off. None of them fires twice or stays unseen for ever.
+A process that dies between two steps of ``catalogue`` leaves an incomplete entry: a name without its schedule, a
+schedule without its name, a count that is off by one. Such an entry never fires twice, and this loop finds it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ log = get_logger(__name__)
 
 PERIOD_SECONDS = 10.0
 HALVES_AFTER_MS = 60_000
-"""How long whoever creates a schedule or deletes a target is left to it."""
+"""How long the creation of a schedule or the deletion of a target may take before it counts as interrupted."""
 COPIES_AFTER_MS = 10_000
-"""How long whoever changes a target is left to copying it to all shards."""
+"""The same for the copying of a changed target to all shards."""
 TURN_MS = 600_000
-"""How often all schedules are compared with their jobs, by one of the nodes."""
+"""How often one of the nodes compares all schedules with their jobs."""
 PAGE = 200
-"""Schedules read at once: few enough that the loop is not held up while they are decoded."""
+"""Schedules read at once: few enough that decoding them does not block the event loop."""
 
 
 class CatalogueSweeper(Service):
-    """Looks every ten seconds for halves, which costs one command when there are none."""
+    """Looks for interrupted operations every ten seconds; one command if there are none."""
 
     name = "catalogue"
 
@@ -48,7 +48,7 @@ class CatalogueSweeper(Service):
         self._targets = TargetService(shards, clock, self._schedules)
         self._lane = shards.lead.task_store()
         self._looked_at = [0] * len(shards)
-        """For each shard the rank of the next id whose entry in the due set is looked for."""
+        """For each shard the rank of the next id whose entry in the due set is checked."""
 
     async def run_once(self) -> None:
         await self.clock.sleep(PERIOD_SECONDS)
@@ -56,7 +56,7 @@ class CatalogueSweeper(Service):
         await self.sweep()
 
     async def repair(self) -> int:
-        """Put right wake-ups that no job or task can have; how many. Without it, such a job would never fire."""
+        """Repair wake-ups that no job or task can have; return how many. Such a job would never fire."""
         repaired = await self._lane.repair()
         for number, store in enumerate(self._shards.all):
             count, self._looked_at[number] = await store.repair_due(
@@ -68,53 +68,53 @@ class CatalogueSweeper(Service):
         return repaired
 
     async def sweep(self) -> int:
-        """Do what there is to do now; how many schedules and targets were put right."""
+        """Repair what is due for repair now; return how many schedules and targets."""
         duties = await self._catalogue.duties(now_ms=self.clock.now_ms(), old_ms=HALVES_AFTER_MS, period_ms=TURN_MS)
-        mended = await self._targets.copies.sweep(now_ms=self.clock.now_ms(), old_ms=COPIES_AFTER_MS)
+        repaired = await self._targets.copies.sweep(now_ms=self.clock.now_ms(), old_ms=COPIES_AFTER_MS)
         for target_id in duties.deleting:
             if await self._catalogue.keep(target_id):
                 continue
             with contextlib.suppress(TargetNotFound):  # another node was faster
                 await self._targets.delete(target_id)
-                mended += 1
+                repaired += 1
         for schedule_id in duties.reserved:
-            mended += await self._mend(schedule_id)
+            repaired += await self._align(schedule_id)
         if duties.turn:
-            mended += await self._compare_jobs()
-            mended += await self._compare_schedules()
-            mended += await self._targets.copies.compare()
-        if mended:
-            log.warning(SCHEDULES_SWEPT, count=mended)
-        return mended
+            repaired += await self._compare_jobs()
+            repaired += await self._compare_schedules()
+            repaired += await self._targets.copies.compare()
+        if repaired:
+            log.warning(SCHEDULES_SWEPT, count=repaired)
+        return repaired
 
     async def _compare_jobs(self) -> int:
-        """Jobs that are schedules, but not in the catalogue, go. A job is read first, and its row was written before
-        it: if there is none then, it was taken away."""
-        mended = 0
+        """Remove jobs of schedules that are not in the catalogue. The job is read first. Its row was written before it,
+        so a missing row was removed."""
+        repaired = 0
         cursor: str | None = ""
         while cursor is not None:
             page = await page_of_jobs(self._shards, cursor=cursor, prefix=job_id_of(0)[:-1], limit=PAGE)
             ids = [one for view in page.jobs if (one := schedule_id_of(view.id)) is not None]
             rows = await self._catalogue.rows(ids)
             for schedule_id, row in zip(ids, rows, strict=True):
-                mended += row is None and await self._mend(schedule_id)
+                repaired += row is None and await self._align(schedule_id)
             cursor = page.cursor
-        return mended
+        return repaired
 
     async def _compare_schedules(self) -> int:
-        """Schedules without a job go; one whose job says something else than the catalogue is brought in line."""
-        mended = 0
+        """Remove schedules without a job, and align those whose job differs from the catalogue."""
+        repaired = 0
         after = 0
         while True:
             ids = await self._catalogue.page_schedules(after=after, skip=0, limit=PAGE)
             if not ids:
-                return mended
-            for schedule_id in await self._out_of_line(ids):
-                mended += await self._mend(schedule_id)
+                return repaired
+            for schedule_id in await self._unaligned(ids):
+                repaired += await self._align(schedule_id)
             after = ids[-1]
 
-    async def _out_of_line(self, schedule_ids: Sequence[int]) -> list[int]:
-        # The rows first: a row whose job is not there afterwards is of a schedule that was deleted.
+    async def _unaligned(self, schedule_ids: Sequence[int]) -> list[int]:
+        # Read the rows first: if a job is missing after that, its schedule was deleted.
         rows = await self._catalogue.rows(schedule_ids)
         now_ms = self.clock.now_ms()
         statuses = await self._catalogue.statuses(schedule_ids, now_ms=now_ms)
@@ -125,13 +125,13 @@ class CatalogueSweeper(Service):
             if not _agree(row, status, view, now_ms)
         ]
 
-    async def _mend(self, schedule_id: int) -> bool:
+    async def _align(self, schedule_id: int) -> bool:
         try:
             await self._schedules.align(schedule_id)
         except StoreError:
             raise
         except CronpostError:
-            return False  # a schedule that cannot be read: the others are swept all the same
+            return False  # a schedule that cannot be read must not stop the repair of the others
         return True
 
 
@@ -140,6 +140,6 @@ def _agree(row: Row | None, status: object, view: JobView | None, now_ms: int) -
         return False
     job = view.job
     if job is None:
-        return True  # it cannot be read, and waits for someone
+        return True  # unreadable: a person has to look at it
     same_row = (row.name, row.target_id) == (job.name, job.target_id)
     return same_row and status is schedule_status(job, view.state, now_ms)

@@ -1,7 +1,6 @@
-"""Reports what is wrong with Redis's clock: that it was set, or that it and this machine's clock disagree.
+"""Reports jumps of Redis's clock, and a difference between it and the clock of this machine.
 
-Both change when jobs fire, and neither is a fault that keeps a node from working, so they are warnings of ``/ready``,
-log lines and metrics.
+Both change when jobs fire, but the node works, so they are warnings of ``/ready``, log lines and metrics.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from scheduler_core.base.metrics import Metrics
 log = get_logger(__name__)
 
 DIFFERENCE_SECONDS = 60.0
-"""Clocks that are kept by NTP differ by less than a second; a minute is a machine without it, or with a wrong zone."""
+"""Clocks that NTP keeps differ by less than a second; a minute means no NTP, or a wrong time zone."""
 SHOWN_SECONDS = 300.0
-"""How long ``/ready`` shows that the clock was set ahead. That it was set back is shown for as long as it matters."""
+"""How long ``/ready`` shows that the clock was set ahead. A clock that was set back is shown until it has caught up."""
 JUMP, DIFFERENCE = "clock jump", "clock difference"
 
 
 class ClockWatch:
-    """Call ``look`` after each sample of Redis's clock. ``warnings`` is for ``/ready``."""
+    """Compares clocks in ``look``, after each sample of Redis's clock. ``warnings`` is for ``/ready``."""
 
     def __init__(self, clock: RedisClock, metrics: Metrics) -> None:
         self.warnings: dict[str, str] = {}
@@ -30,7 +29,7 @@ class ClockWatch:
         self._ahead_at: float | None = None
 
     def look(self) -> None:
-        """Compare the clocks; log what is new, and bring the warnings and metrics up to date."""
+        """Compare the clocks, log what is new, and update warnings and metrics."""
         self._look_for_jump()
         self._look_for_difference()
 
@@ -79,5 +78,5 @@ class ClockWatch:
 
 
 def _to_the_second(epoch_ms: int) -> str:
-    # Nodes notice a jump some milliseconds apart; the same second makes one warning of theirs.
+    # Nodes notice a jump some milliseconds apart. To the second, their warnings have the same text.
     return f"{instant(epoch_ms - epoch_ms % 1000)}".replace(".000Z", "Z")

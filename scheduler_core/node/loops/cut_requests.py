@@ -1,4 +1,4 @@
-"""Cuts the requests of cancelled runs that this node has open."""
+"""Cancels the open requests of runs that a client has cancelled."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ log = get_logger(__name__)
 
 
 class CutSubscriber(Service):
-    """Cuts the requests of cancelled runs that this node has open. A message that is lost costs nothing but the rest
-    of the request: its result is refused."""
+    """Subscribes to cancelled runs, and cancels their requests that are open here. If a message is lost, the request
+    goes on, and Redis refuses its result."""
 
     name = "cut"
 

@@ -14,35 +14,34 @@ from scheduler_core.store.shards import Shards, ShardStore
 log = get_logger(__name__)
 
 START_GAP_BEATS = 2
-"""A starting node takes the time since the last beat for downtime if it is longer than so many beats: a living node
-would have beaten meanwhile."""
+"""A starting node records a downtime if the last heartbeat of any node is older than this many heartbeats."""
 FORGET_AFTER_MS = 3_600_000
 STALE_SECONDS = 5.0
 """How long a clock may go without a sample before another server sets it."""
 
 
 async def set_clock(store: LoopStore | Shards[ShardStore], clock: RedisClock) -> None:
-    """Take one sample of Redis's time; of several servers, that of the first that answers."""
+    """Take one sample of Redis's time; of several servers, the first that answers."""
     redis_ms = await store.time_ms()
     clock.sample(redis_ms, received_at=clock.monotonic())
 
 
 class ClockSync:
-    """Sees to it that one server sets the clock of the process, and another if that one is away.
+    """Sets the clock of the process by one server, and by another if that one is away.
 
-    The clocks of servers differ by a little. The clock follows the first shard that answers, so that all nodes that
-    reach the same servers follow the same one.
+    The clocks of servers differ slightly. The clock follows the first shard that answers, so that all nodes that reach
+    the same servers follow the same one.
     """
 
     def __init__(self, clock: RedisClock, metrics: Metrics) -> None:
         self.watch = ClockWatch(clock, metrics)
         self._clock = clock
         self._by = 0
-        """The shard whose server set the clock last."""
+        """The shard by whose server the clock was last set."""
         self._set_at: float | None = None
 
     def take(self, shard: int, redis_ms: float) -> None:
-        """Take in the time that this shard's server has just answered, unless a shard before it sees to that."""
+        """Set the clock by the time that this shard's server has just answered, unless an earlier shard sets it."""
         at = self._clock.monotonic()
         if shard > self._by and self._set_at is not None and at - self._set_at < STALE_SECONDS:
             return
@@ -51,7 +50,7 @@ class ClockSync:
 
 
 class Heartbeat(Service):
-    """One beat every ``heartbeat_seconds``."""
+    """Sends a heartbeat every ``heartbeat_seconds``."""
 
     name = "heartbeat"
 
@@ -72,22 +71,22 @@ class Heartbeat(Service):
         self._node = node
         self._store = store
         self._redis_clock = clock
-        # After an outage every node has to beat before the others may take it for dead.
+        # After an outage every node has to send a heartbeat before the others may take it for dead.
         self.longest_pause = node.settings.heartbeat_seconds
 
     async def beat(self, *, starting: bool = False, sole: bool = False) -> None:
-        """Beat once. ``starting``: the node's first; ``sole``: no other node can live."""
+        """Send a heartbeat. ``starting``: the node's first; ``sole``: no other node can be alive."""
         if not self._redis_clock.is_set:
             self._timekeeper.take(self._shard, await self._store.time_ms())
         jumps = self._redis_clock.jumps
         await self._send(starting=starting, sole=sole)
         if self._redis_clock.jumps != jumps:
-            # By the new time, the beat that was just sent may be too old, or lie ahead.
+            # By the new clock, the heartbeat that was just sent may be too old, or in the future.
             await self._send(starting=False, sole=False)
         self._timekeeper.watch.look()
 
     async def _send(self, *, starting: bool, sole: bool) -> None:
-        """One round trip: the beat, and a sample of Redis's clock."""
+        """Send the heartbeat and take a sample of Redis's clock, in one round trip."""
         settings = self._node.settings
         sent_at = self.clock.monotonic()
         beat = await self._store.beat(

@@ -1,4 +1,4 @@
-"""Takes back what dead nodes held."""
+"""Reclaims the leases of dead nodes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ log = get_logger(__name__)
 
 PERIOD_SECONDS = 1.0
 TURN_MS = 900
-"""One node of the fleet looks in each such interval; a little shorter than the period, so that no turn is left out."""
+"""One node of the fleet gets the turn in each interval. Shorter than the period, so that no turn is skipped."""
 AUDIT_MS = 60_000
-"""How often all leases are looked at although no node has died: for those whose node nobody knows, and for claimed jobs
-without a lease. Neither comes about but by a fault."""
+"""How often all leases are examined although no node has died: for leases of unknown nodes, and for claimed jobs
+without a lease. Only faults cause either."""
 LATE_CLAIM_MS = 2_000
-"""For so long after a node's death its leases are looked for again: a claim of it may have been on its way."""
+"""For this long after a node's death its leases are examined again: a claim of it may have been on its way."""
 SHOWN = 20
 
 
 class Reaper(Service):
-    """Looks once a second whether it has the turn, and whether a node has died. Only then, and once a minute for an
-    audit, are the leases looked at: the work does not grow with the number of nodes. What it gives back is claimed like
-    any due job, by whichever node comes first."""
+    """Asks once a second for the turn, which one node of the fleet gets, and whether a node has died. Only then, and
+    once a minute for an audit, the leases are examined, so the work does not grow with the number of nodes. Any node
+    claims the reclaimed jobs, like any due job."""
 
     name = "reap"
 
@@ -43,7 +43,7 @@ class Reaper(Service):
         self._jumped_at: float | None = None
 
     async def reap(self, *, void_all: bool = False) -> int:
-        """Give back the jobs of dead nodes, or, with ``void_all``, of every node; how many."""
+        """Reclaim the jobs of dead nodes, or, with ``void_all``, of every node; return how many."""
         reaped = await self._store.reap(
             now_ms=self.clock.now_ms(), dead_after_ms=self._node.dead_after_ms, void_all=void_all
         )
@@ -59,8 +59,8 @@ class Reaper(Service):
         await self.clock.sleep(PERIOD_SECONDS)
 
     async def _take_turn(self) -> None:
-        """Sweep the leases if it is this node's turn and there is a reason to. What the sweep of a node that dies
-        meanwhile has left is swept by the next: it notes that it is complete at its end."""
+        """Sweep the leases if it is this node's turn and there is a reason to. A sweep is recorded only when it is
+        complete: if this node dies during it, the next node sweeps again."""
         now_ms, dead_after_ms = self.clock.now_ms(), self._node.dead_after_ms
         turn = await self._store.take_reap_turn(
             now_ms=now_ms, dead_after_ms=dead_after_ms, interval_ms=TURN_MS, audit_ms=AUDIT_MS
@@ -71,14 +71,14 @@ class Reaper(Service):
             await self._store.swept(until_ms=now_ms - dead_after_ms - LATE_CLAIM_MS, audited_at_ms=audited_at_ms)
 
     def may_reclaim(self) -> bool:
-        """Whether this node may take another for dead because it does not beat."""
+        """Return whether this node may take another for dead because its heartbeats are missing."""
         return self._beats_can_be_judged() and self._node.may_reap
 
     def _beats_can_be_judged(self) -> bool:
-        """Whether the beats of other nodes were written by the clock that this node reads.
+        """Return whether the heartbeats of other nodes were written by the clock that this node reads.
 
-        When Redis's clock jumps, the nodes believe it one after the other. Each is given as long as it takes to be dead
-        to beat by the new time; else the first would take back what the others are working on.
+        When Redis's clock jumps, the nodes accept it one after the other. Each gets the time after which a node is dead
+        to send a heartbeat by the new clock; otherwise the first node would reclaim what the others work on.
         """
         if self._redis_clock.jumps != self._jumps:
             self._jumps = self._redis_clock.jumps

@@ -1,4 +1,4 @@
-"""The life of a background service: started once, stopped once, never ended by an error."""
+"""The life cycle of a background service: started once, stopped once, never ended by an error."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ log = get_logger(__name__)
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 1.0
-"""Seconds between two tries while a service fails; doubling from the first to the longest, which is what a failover
-costs at most once the new master is known."""
+"""Seconds between two rounds while a service fails, doubling from the first to the longest. After a failover, a service
+loses at most the longest pause once the new master is known."""
 
 CANCEL_AGAIN_SECONDS = 1.0
 
 
 class Service:
-    """Runs ``run_once`` again and again. Subclasses wait inside it for what they wait for."""
+    """Runs ``run_once`` in a loop. Subclasses sleep or wait inside it."""
 
     name = "service"
 
@@ -28,24 +28,24 @@ class Service:
         self.clock = clock
         self.metrics = metrics
         self.fault: str | None = None
-        """Why the service cannot do its work now; None while it can."""
+        """Why the service cannot work now; None: it works."""
         self.warnings: dict[str, str] = {}
-        """Conditions that an operator should see although the service works, as text by a key of its own; ``/ready``
-        lists them. A service adds and removes its entries itself."""
+        """Conditions that an operator should see although the service works: text by key, listed by ``/ready``. A
+        service adds and removes its own entries."""
         self.store_faults = 0
-        """How often Redis has not carried out what the service asked for."""
+        """How many rounds failed because of Redis."""
         self.longest_pause = LONGEST_PAUSE
         self.shard: int | None = None
-        """Where there are several: which it works for."""
+        """The number of its shard; None: the node has only one."""
         self._task: asyncio.Task[None] | None = None
         self._pause = FIRST_PAUSE
 
     def start(self) -> None:
-        """Begin. Call once."""
+        """Start the loop. Call once."""
         self._task = asyncio.create_task(self._loop(), name=f"cronpost {self.name}")
 
     async def stop(self) -> None:
-        """Cancel the loop and wait until it has ended, however often a library swallows the cancellation."""
+        """Cancel the loop and wait until it has ended; cancel again if a library swallows the cancellation."""
         if self._task is not None:
             while not self._task.done():
                 self._task.cancel()
@@ -53,14 +53,14 @@ class Service:
             self._task = None
 
     async def run_once(self) -> None:
-        """One round. Whatever it raises is logged, and the next round follows after a pause."""
+        """Do one round. Any exception is logged, and the next round follows after a pause."""
         raise NotImplementedError
 
     def works(self) -> None:
-        """The service does its work: end a fault, and begin with short pauses at the next one.
+        """Clear the fault, and start with the shortest pause at the next one.
 
-        The loop calls it after each round. A round that goes on for as long as Redis is there (a subscription) calls it
-        itself, as soon as it is connected.
+        The loop calls it after each round. A round that lasts for as long as Redis is reachable (a subscription) calls
+        it as soon as it is connected.
         """
         if self.fault is not None:
             log.info(STORE_BACK, service=self.name, **self._where())
@@ -74,7 +74,7 @@ class Service:
             except StoreError as error:
                 self._store_failed(error)
             except Exception as error:
-                # The one place that takes any error: a service that ends would stop all jobs because of one.
+                # Catch everything: a service that ends because of one job would stop all jobs.
                 self.fault = f"{self.name}: {type(error).__name__}: {error}"
                 self.metrics.service_faults.labels(self.name).inc()
                 log.exception(SERVICE_FAILED, service=self.name, **self._where())

@@ -1,7 +1,7 @@
-"""Looks now and then whether Redis is still set up as the promises need it.
+"""Checks once a minute that Redis is still configured as the promises of Cronpost require.
 
-After the check at the start (``check``) a ``CONFIG SET``, or a failover to a server with other
-settings, can change what it found in order. A later finding stops nothing; ``/ready`` warns, and the log has a line.
+A ``CONFIG SET``, or a failover to a server with other settings, can change what the check at the start has found to be
+right. A later finding stops nothing: it is a warning of ``/ready`` and a log line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOOK_SECONDS = 60.0
 
 
 class StoreCheck(Service):
-    """``known``: findings that the log has already."""
+    """Repeats the check of the start. ``known``: findings that are in the log already."""
 
     name = "store check"
 
@@ -33,7 +33,7 @@ class StoreCheck(Service):
         self._known = set() if known is None else known
 
     async def look(self) -> None:
-        """Look once. Quiet where this user may not ask INFO, and while Redis is away: others report that."""
+        """Check once. Does nothing where this user may not run INFO, and while Redis is away, which others report."""
         with contextlib.suppress(StoreError):
             found = {finding.text: f"store: {finding.text}" for finding in await self._store.findings()}
             for text in found.keys() - self._known:

@@ -1,4 +1,4 @@
-"""Trims the history of all jobs together: by age, number and bytes. Each job's own is trimmed as it grows."""
+"""Trims the history of all jobs together, by age, number and bytes. The history of each job is trimmed as it grows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ log = get_logger(__name__)
 
 PERIOD_SECONDS = 1.0
 PAUSE_SECONDS = 0.005
-"""Between two pages, so that Redis can serve others."""
+"""Pause between two pages, in which Redis serves others."""
 PAGES = 100
-"""In one round; the next follows after a second."""
+"""The maximum number of pages per round."""
 
 
 class Sweeper(Service):
-    """Every node trims, a bounded page at a time; what one has trimmed the next does not find."""
+    """Trims one bounded page at a time. Every node does so; nodes do not trim an entry twice."""
 
     name = "sweep"
 
@@ -29,13 +29,13 @@ class Sweeper(Service):
         self._redis_clock = clock
 
     async def run_once(self) -> None:
-        # A clock that jumped ahead would make everything look old, and what is trimmed does not come back.
+        # By a clock that jumped ahead everything looks old, and trimming cannot be undone.
         if not self._redis_clock.in_doubt:
             await self.sweep()
         await self.clock.sleep(PERIOD_SECONDS)
 
     async def sweep(self) -> int:
-        """Trim what is beyond the bounds now, at most so many pages; how many runs went."""
+        """Trim what is beyond the bounds now, at most ``PAGES`` pages; return how many runs."""
         trimmed = 0
         for _ in range(PAGES):
             gone, more = await self._history.sweep(self._bounds, now_ms=self.clock.now_ms())

@@ -1,8 +1,8 @@
-"""The lane of one-off tasks: one batch at a time across all nodes, its calls at the same time, then a pause.
+"""Calls one-off tasks in batches: one batch at a time across all nodes, all its calls at once, then a pause.
 
-Every node asks for the next batch when it may be due; one gets it. The batch is a lease of all nodes together: while it
-is out nobody gets another, and when its last task is settled the pause to the next begins, so that order and spacing do
-not depend on how many nodes there are. What a dead node had not settled goes back to where it was.
+Every node asks for the next batch when it may be due; one gets it. The batch is a lease for the whole fleet: while a
+node holds it, no node gets another, and the pause begins when its last task is settled. So order and spacing do not
+depend on the number of nodes. Tasks that a dead node had not settled return to their place in the queue.
 """
 
 from __future__ import annotations
@@ -41,38 +41,38 @@ from scheduler_core.usecases.report import report_record
 log = get_logger(__name__)
 
 LONGEST_SLEEP = 1.0
-"""Seconds after which a sleeping lane looks at the store although nothing told it to."""
+"""Seconds after which a sleeping lane asks the store although nothing woke it."""
 
 
 class Unsettled(msgspec.Struct):
-    """A task of the batch to settle, until Redis has taken it."""
+    """A task of the batch that Redis has not accepted as settled yet."""
 
     row: Row
     step: TaskStep
     settlement: TaskSettlement
     called: Task | None = None
-    """The task as the call left it; None: it was not called."""
+    """The task after the call; None: it was not called."""
 
 
 class Batch:
-    """The batch that this node has out. Its calls keep it, so that one that ends late settles nothing else."""
+    """The batch that this node holds. Each call refers to its batch, so a late end cannot settle a task of another."""
 
     def __init__(self, fence: int, rules: LaneRules) -> None:
         self.fence = fence
         self.rules = rules
         self.calls: set[asyncio.Task[None]] = set()
         self.ended: list[Unsettled] = []
-        """What is to be settled, in the order in which calls ended."""
+        """The tasks to settle, in the order in which their calls ended."""
 
 
 class TaskBatcher(Service):
-    """This node's part in the lane.
+    """Takes, calls and settles the batches of this node.
 
-    ``sole``: no other node can live, so a batch that is out at the start is taken back at once. ``may_reclaim``:
-    whether others may be judged by their beats now.
+    ``sole``: no other node can be alive, so a batch that is held at the start is reclaimed at once. ``may_reclaim``:
+    whether missing heartbeats of other nodes count now.
 
-    The lane has its own bound on open calls, as large as that of jobs: a batch of slow webhooks does not keep jobs from
-    firing, nor the other way round. A batch is never larger than what can be called at the same time.
+    The lane has its own limit of open calls, as large as that of jobs: a batch of slow webhooks does not delay jobs,
+    and jobs do not delay it. A batch is never larger than what can be called at the same time.
     """
 
     name = "lane"
@@ -97,28 +97,28 @@ class TaskBatcher(Service):
         self._batch: Batch | None = None
         self._tokens = itertools.count(1)
         self._token: int | None = None
-        """Of a take that was not answered yet."""
+        """The number of a take without an answer so far."""
         self._stopping = False
         self._arrived = asyncio.Event()
         self._batch_over = asyncio.Event()
         self._woken = asyncio.Event()
         self._is_idle = False
-        """Whether the last look found nothing due; else tasks are not what the lane waits for."""
+        """True: the last take found no due task. False: the lane waits for the end of a batch or of a pause."""
         self._sleeping_until_ms: int | None = None
-        self._heard_ms: int | None = None
-        """The earliest wake-up told while it was not asleep."""
+        self._earliest_ms: int | None = None
+        """The earliest wake-up that arrived while the lane was awake."""
         metrics.lane_in_flight.set_function(lambda: 0 if self._batch is None else len(self._batch.calls))
 
     # ---- when to look -------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Look for a batch now."""
+        """Ask for a batch now."""
         self._woken.set()
 
     def wake_at(self, wake_ms: int) -> None:
-        """A task becomes due at ``wake_ms``; look then, if not earlier. 0: something else changed, look now."""
+        """Ask for a batch at ``wake_ms``, when a task is due, if not earlier. 0: something else changed, ask now."""
         if self._sleeping_until_ms is None:
-            self._heard_ms = wake_ms if self._heard_ms is None else min(self._heard_ms, wake_ms)
+            self._earliest_ms = wake_ms if self._earliest_ms is None else min(self._earliest_ms, wake_ms)
         elif wake_ms == 0 or (self._is_idle and wake_ms < self._sleeping_until_ms):
             self._woken.set()
 
@@ -127,7 +127,7 @@ class TaskBatcher(Service):
             await self.settle_ended()
             return
         self._woken.clear()
-        self._heard_ms = None
+        self._earliest_ms = None
         if self._stopping:
             await self._woken.wait()
             return
@@ -138,8 +138,8 @@ class TaskBatcher(Service):
 
     async def _sleep(self, until_ms: int | None) -> None:
         """Sleep until ``until_ms``, until woken, or for the longest sleep, whichever comes first."""
-        # What was heard of while the store was asked; it may have answered before.
-        heard_ms = self._heard_ms if self._is_idle or self._heard_ms == 0 else None
+        # A wake-up that arrived during the take may not be in its answer.
+        heard_ms = self._earliest_ms if self._is_idle or self._earliest_ms == 0 else None
         seconds = LONGEST_SLEEP
         for wake_ms in (until_ms, heard_ms):
             if wake_ms is not None:
@@ -155,10 +155,10 @@ class TaskBatcher(Service):
     # ---- take ---------------------------------------------------------------------------------------------------
 
     async def take(self) -> Taken:
-        """Ask for the next batch once, and begin its calls if it is this node's.
+        """Ask for the next batch once, and start its calls if this node gets it.
 
-        A take without an answer is asked again under its token, so that what it took is not lost. Where a batch that is
-        out belongs to a dead node it is given back, and the next take goes on from there.
+        A take without an answer is repeated under its token, so that the batch that it may have taken is not lost. If
+        a dead node holds a batch, the batch is reclaimed, and the next take can get one.
         """
         if self._token is None:
             self._token = next(self._tokens)
@@ -173,15 +173,15 @@ class TaskBatcher(Service):
             self._token = None
         if taken.result == "ok":
             self._begin(taken)
-        elif taken.result == "busy" and await self._took_back(taken):
+        elif taken.result == "busy" and await self._reclaimed(taken):
             return Taken("void")
         self._sole = self._sole and taken.result in {"beat", "void"}
         return taken
 
-    async def _took_back(self, taken: Taken) -> bool:
-        """Whether the batch that is out was given back, because nobody works on it."""
+    async def _reclaimed(self, taken: Taken) -> bool:
+        """Reclaim the batch that is held if no node works on it; return whether it is reclaimed."""
         if taken.holder == self._node.id:
-            # Of a take of this node that arrived after it had been given up: nothing of it was called.
+            # A take of this node reached Redis after the node had given it up: none of its tasks was called.
             ended_at_ms = None
         elif self._sole or (not taken.holder_beats and self._may_reclaim()):
             ended_at_ms = self.clock.now_ms()
@@ -197,7 +197,7 @@ class TaskBatcher(Service):
         assert taken.rules is not None
         batch = self._batch = Batch(taken.fence, taken.rules)
         self.metrics.lane_batches.inc()
-        self._arrived.set()  # what is settled without a call, and a batch of nothing but deleted tasks
+        self._arrived.set()  # for tasks that are settled without a call, and for a batch of deleted tasks only
         for row in taken.rows:
             if row.task is None:
                 self._put_without_call(batch, row)
@@ -219,7 +219,7 @@ class TaskBatcher(Service):
 
     async def _call(self, batch: Batch, row: Row, task: Task) -> None:
         if not self._node.holds_lease():
-            # Another node may have taken this batch back by now: calling would make two calls at once.
+            # Another node may have reclaimed this batch by now, and call its tasks at the same time.
             self._put(batch, row, TaskStep(TaskOperation.BACK))
             return
         started_at_ms = self.clock.now_ms()
@@ -230,7 +230,7 @@ class TaskBatcher(Service):
         except asyncio.CancelledError:
             self._put(batch, row, TaskStep(TaskOperation.BACK))
             raise
-        except Exception as error:  # noqa: BLE001 - a call that ends without a result would hold the lane for ever
+        except Exception as error:  # noqa: BLE001 - a call that ends without a result would block the lane for ever
             outcome = Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
         if outcome.kind is OutcomeKind.NOT_SENT:
             self._put(batch, row, TaskStep(TaskOperation.BACK))
@@ -256,9 +256,9 @@ class TaskBatcher(Service):
     # ---- settle -------------------------------------------------------------------------------------------------
 
     async def settle_ended(self) -> None:
-        """Wait until calls have ended, and tell Redis of them in one round trip. With the last, the batch is over.
+        """Wait until calls have ended, and settle them in one round trip. With the last one, the batch is over.
 
-        What Redis cannot take is kept, and the lane takes no other batch until it could be told.
+        What Redis does not accept is kept, and the lane takes no other batch until it is settled.
         """
         batch = self._batch
         if batch is None:
@@ -272,7 +272,7 @@ class TaskBatcher(Service):
         )
         if not part and not answer.over:
             await self._store.release(node=self._node.id, fence=batch.fence, ended_at_ms=self.clock.now_ms())
-            self._let_go(batch)
+            self._end_batch(batch)
             return
         del batch.ended[: len(part)]
         for one, result in zip(part, answer.answers, strict=True):
@@ -281,10 +281,10 @@ class TaskBatcher(Service):
             self.metrics.tasks_removed.inc(answer.removed)
             log.warning(TASKS_REMOVED, count=answer.removed, detail="stale tasks beyond the number that is kept")
         if answer.over:
-            self._let_go(batch)
+            self._end_batch(batch)
 
-    def _let_go(self, batch: Batch) -> None:
-        """The batch is over. If it was taken back meanwhile, another node may be calling its tasks: end our calls."""
+    def _end_batch(self, batch: Batch) -> None:
+        """End the batch. If it was reclaimed meanwhile, another node may be calling its tasks: cancel our calls."""
         for call in list(batch.calls):
             call.cancel()
         self._batch = None
@@ -308,13 +308,13 @@ class TaskBatcher(Service):
     # ---- stop ---------------------------------------------------------------------------------------------------
 
     def stop_taking(self) -> None:
-        """Take no further batch; the one that is out goes on."""
+        """Take no further batch; the current one goes on."""
         self._stopping = True
 
     async def finish(self, *, grace_seconds: float, settle_seconds: float) -> bool:
-        """After ``stop_taking``: let calls end for so long, hand back the others, tell Redis, and stop.
+        """Finish after ``stop_taking``: wait for open calls, release the other tasks, settle, stop.
 
-        Whether Redis could be told; if not, another node finds out that this one is gone.
+        Returns whether everything is settled; if not, another node reclaims the batch.
         """
         batch = self._batch
         if batch is not None and batch.calls:
@@ -328,14 +328,14 @@ class TaskBatcher(Service):
         if self._batch is None and self._token is None:
             return True
         with contextlib.suppress(StoreError):
-            # What a take got whose answer never came, and what could not be settled.
+            # What a take without an answer got, and what could not be settled.
             fence, ended_at_ms = (None, None) if self._batch is None else (self._batch.fence, self.clock.now_ms())
             await self._store.release(node=self._node.id, fence=fence, ended_at_ms=ended_at_ms)
         return self._batch is None
 
 
 class TaskWakeupSubscriber(Service):
-    """Hears of tasks that become due before those the lane knows of, of a batch's end, and of changed settings."""
+    """Subscribes to wake-ups of the lane: earlier tasks, the end of a batch, changed settings."""
 
     name = "lane wake"
 
@@ -348,7 +348,7 @@ class TaskWakeupSubscriber(Service):
         async for wake_ms in self._store.wake_ups():
             if wake_ms is None:
                 self.works()
-                self._lane.wake()  # it may have missed some while it was not subscribed
+                self._lane.wake()  # some may have been missed before the subscription
             else:
                 self._lane.wake_at(wake_ms)
         raise StoreUnavailable("the subscription ended")
