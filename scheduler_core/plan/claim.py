@@ -18,19 +18,15 @@ from scheduler_core.model.job import (
     Job,
     JobState,
     Lease,
-    LostCause,
     Overlap,
     Pending,
     Recovery,
     Replay,
 )
-from scheduler_core.model.outcome import OutcomeKind
-from scheduler_core.model.run import Attempt, MissReason, Reason, Record, Run, RunState, keep_attempts, run_id
+from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState, run_id
 from scheduler_core.model.transition import (
     REPLAYED,
-    Spawn,
     Transition,
-    is_replay,
     next_replay,
     startable,
     transition_to,
@@ -39,17 +35,10 @@ from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import catch_up
 from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.fire_times import trigger_of
-from scheduler_core.plan.misses import last_outside, make_miss, misses_around, pass_over
+from scheduler_core.plan.lost_attempts import with_lost_attempts
+from scheduler_core.plan.misses import last_outside, misses_around, pass_over
 from scheduler_core.plan.passed import finish_and_account, trigger_was_blocked
 from scheduler_core.triggers.trigger import Trigger
-
-LOST_WHY = {
-    LostCause.DIED: "the node died or froze before it recorded how the attempt ended",
-    LostCause.STOPPED: "the node stopped before the attempt ended",
-    LostCause.FORGOTTEN: "Redis lost how the attempt ended",
-}
-FULL_WAIT_MS = 250
-"""How long a run that was asked for waits when as many of its job run as may."""
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -100,26 +89,6 @@ def plan_claim(
     return decided
 
 
-def with_lost_attempts(run: Run, lease: Lease) -> Run:
-    """``run`` with the attempts of earlier claims of this lease whose end nobody recorded.
-
-    Each of their requests may have been sent, so each has a number of its own. What ``run`` has already is not added
-    again: fences only grow.
-    """
-    last = run.attempts[-1].fence if run.attempts else 0
-    lost = [claim for claim in lease.lost if claim.fence > last]
-    if not lost:
-        return run
-    number, attempts = run.attempt, run.attempts
-    if len(lost) == len(lease.lost):
-        number += lease.lost_count - len(lost)  # those that the lease only counts
-    for claim in lost:
-        number += 1
-        lost_attempt = Attempt(number, claim.fence, claim.at_ms, 0.0, OutcomeKind.LOST, message=LOST_WHY[claim.cause])
-        attempts = keep_attempts(attempts, lost_attempt)
-    return replace(run, attempt=number, attempts=attempts)
-
-
 def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = False, now_ms: int = 0) -> Transition:
     """Set a job aside whose stored documents cannot be read. One run of a job that allows overlap (``child``) is lost
     instead: set aside, it would keep its place for ever."""
@@ -131,15 +100,6 @@ def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = 
     return Transition(None, (ended,), remove=True)
 
 
-def plan_spawn(work: Work) -> Transition:
-    """The step that makes a run of a job with ``overlap: allow`` a unit of its own, and moves its job on at once.
-
-    Fire times that are run again or belatedly go one at a time.
-    """
-    spawn = Spawn(work.run, work.job.policies.max_concurrent, replay=is_replay(work.run))
-    return replace(transition_to(work.state, work.records), spawn=spawn)
-
-
 def is_spawned(work: Work) -> bool:
     """Whether the run becomes a unit of its own: its job allows overlap, and it is no such unit already.
 
@@ -147,19 +107,6 @@ def is_spawned(work: Work) -> bool:
     """
     allows = work.job.policies.overlap is Overlap.ALLOW
     return allows and not work.state.child and work.run.reason is not Reason.CONTINUATION
-
-
-def plan_full(work: Work, before: JobState, *, now_ms: int) -> Transition:
-    """The step of a job that allows overlap when as many of its runs are open as may: the fire time is missed."""
-    if work.run.on_demand:
-        waiting = requeue(work.state, work.run, now_ms + FULL_WAIT_MS, conflict=False)
-        return Transition(waiting, work.records)
-    trigger, state = trigger_of(work.job), work.state
-    missed = make_miss(trigger, work.run.fire_time_ms, work.run.fire_time_ms, MissReason.OVERLAP, now_ms=now_ms)
-    if state.fired != before.fired:
-        # It was counted as a run, and may have been the last.
-        state = replace(state, fired=state.fired - 1, next_fire_ms=trigger.next_after(work.run.fire_time_ms))
-    return transition_to(state, (*work.records, missed))
 
 
 def _decide(

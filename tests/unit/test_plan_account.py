@@ -38,11 +38,12 @@ from scheduler_core.model.run import Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, is_finished, next_wake_ms
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
-from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone, plan_full, plan_spawn
+from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.on_demand import Started, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
+from scheduler_core.plan.overlapping import plan_full, plan_spawn
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec

@@ -11,7 +11,8 @@ from scheduler_core.model.job import Downtime, Job, JobState, Lease, LostCause, 
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, Reason, Record, Run, RunState, run_id
 from scheduler_core.model.transition import Transition
-from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable, with_lost_attempts
+from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
+from scheduler_core.plan.lost_attempts import with_lost_attempts
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, at, make_job, make_lease, make_run, make_state, pending, retrying, seconds
 

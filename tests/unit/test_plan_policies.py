@@ -12,8 +12,9 @@ from scheduler_core.model.run import Miss, Reason, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
 from scheduler_core.plan.backoff import RetryPolicy, with_rule
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
-from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_full, plan_spawn
+from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.on_demand import Skipped, Started, plan_backfill, plan_run_now
+from scheduler_core.plan.overlapping import plan_full, plan_spawn
 from scheduler_core.plan.settle import plan_settle
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
 from tests.support.factories import (

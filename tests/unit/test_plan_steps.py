@@ -30,18 +30,12 @@ from scheduler_core.model.task import LaneRules, Task
 from scheduler_core.model.transition import Spawn, Transition
 from scheduler_core.plan.cancel import plan_cancel_run
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_nothing, plan_outdated, plan_pause
-from scheduler_core.plan.claim import (
-    Work,
-    plan_claim,
-    plan_claim_tombstone,
-    plan_full,
-    plan_spawn,
-    quarantine_unreadable,
-    with_lost_attempts,
-)
+from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.plan.held_back import drop_hold_back, plan_hold_back, plan_hold_back_changed
+from scheduler_core.plan.lost_attempts import with_lost_attempts
 from scheduler_core.plan.on_demand import plan_backfill, plan_replace_pending, plan_revive
+from scheduler_core.plan.overlapping import plan_full, plan_spawn
 from scheduler_core.plan.task import TaskOperation, TaskStep, plan_called, plan_deleted
 from scheduler_core.plan.task import plan_revive as revive_task
 from tests.support.factories import (

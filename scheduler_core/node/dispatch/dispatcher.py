@@ -27,7 +27,8 @@ from scheduler_core.node.dispatch.in_flight import InFlight, NoOutcome, Result, 
 from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.node import Node
 from scheduler_core.plan.change import plan_outdated
-from scheduler_core.plan.claim import Work, is_spawned, plan_full
+from scheduler_core.plan.claim import Work, is_spawned
+from scheduler_core.plan.overlapping import plan_full
 from scheduler_core.plan.settle import Ended
 from scheduler_core.store.loop import ClaimedJob, LoopStore
 

@@ -35,8 +35,9 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle_queue import Refusal, SettleQueue, Unsettled
 from scheduler_core.node.loops.suspects import LeaseId, Suspects
 from scheduler_core.plan.backoff import RetryPolicy
-from scheduler_core.plan.claim import Work, plan_full, plan_spawn, quarantine_unreadable
+from scheduler_core.plan.claim import Work, quarantine_unreadable
 from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
+from scheduler_core.plan.overlapping import plan_full, plan_spawn
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.loop import ClaimedJob, LoopStore, Settled

@@ -1,0 +1,38 @@
+"""Attempts whose end nobody recorded, because their node died or stopped, or Redis forgot it."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from scheduler_core.model.job import (
+    Lease,
+    LostCause,
+)
+from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.run import Attempt, Run, keep_attempts
+
+LOST_WHY = {
+    LostCause.DIED: "the node died or froze before it recorded how the attempt ended",
+    LostCause.STOPPED: "the node stopped before the attempt ended",
+    LostCause.FORGOTTEN: "Redis lost how the attempt ended",
+}
+
+
+def with_lost_attempts(run: Run, lease: Lease) -> Run:
+    """``run`` with the attempts of earlier claims of this lease whose end nobody recorded.
+
+    Each of their requests may have been sent, so each has a number of its own. What ``run`` has already is not added
+    again: fences only grow.
+    """
+    last = run.attempts[-1].fence if run.attempts else 0
+    lost = [claim for claim in lease.lost if claim.fence > last]
+    if not lost:
+        return run
+    number, attempts = run.attempt, run.attempts
+    if len(lost) == len(lease.lost):
+        number += lease.lost_count - len(lost)  # those that the lease only counts
+    for claim in lost:
+        number += 1
+        lost_attempt = Attempt(number, claim.fence, claim.at_ms, 0.0, OutcomeKind.LOST, message=LOST_WHY[claim.cause])
+        attempts = keep_attempts(attempts, lost_attempt)
+    return replace(run, attempt=number, attempts=attempts)
