@@ -1,4 +1,4 @@
-"""The fixture of the tests of high availability, and their words on the terminal."""
+"""The fixture of the high-availability tests, and their output on the terminal."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.system.conftest import pytest_runtest_makereport
 __all__ = ["pytest_runtest_makereport"]
 
 SECONDS = float(os.environ.get("HA_SECONDS", "30"))
-"""How long each fault goes on; the whole suite takes about twenty times as long."""
+"""How long each fault lasts; the whole suite takes about twenty times as long."""
 
 _said: list[str] = []
 
 
 @pytest.fixture
 def seconds() -> float:
-    """How long the faults of a test go on."""
+    """The duration of the faults of a test."""
     return SECONDS
 
 
@@ -60,7 +60,7 @@ async def scene(request: pytest.FixtureRequest, say: Callable[[str], None]) -> A
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """All that was measured, in one place."""
+    """Print all measured values in one place."""
     if _said:
         terminalreporter.section("measured")
         for text in _said:
@@ -68,7 +68,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each test may take what its faults take and as long again, and then some for a busy machine."""
+    """Allow each test twice the duration of its faults, and more for a busy machine."""
     for item in items:
         if "ha" in item.path.parts and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(180 + 6 * SECONDS))

@@ -1,4 +1,4 @@
-"""A test's Cronpost under load: three nodes, an API, hundreds of jobs that fire every second, and the judge."""
+"""A Cronpost under load: three nodes, an API, hundreds of jobs that fire every second, and the checker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BEAT_SECONDS = 0.5
 DEAD_SECONDS = 4.0
 DOWNTIME_SECONDS = 8.0
 LEASE_MS = 1000 * (DEAD_SECONDS - 2 * BEAT_SECONDS)
-"""See tests/support/processes.py. Four interpreters and their tests share two cores, so that nodes may be silent for a
+"""See tests/support/processes.py. Four interpreters and their tests share two cores, so nodes may be silent for a
 second or two without a fault."""
 SETTINGS: dict[str, Any] = {
     "heartbeat_seconds": BEAT_SECONDS,
@@ -43,27 +43,27 @@ SETTINGS: dict[str, Any] = {
     "base_interval_ms": 200,
 }
 SHARDS = 16
-"""What Cronpost takes with a Cluster, unless told otherwise."""
+"""The default of Cronpost with a Cluster."""
 
 PLAIN, SLOW, BUSY, FAILING, PAGES, SCHEDULES = 200, 10, 20, 20, 10, 5
-"""How many jobs of each kind; see ``Scene.load``."""
+"""The number of jobs of each kind; see ``Scene.load``."""
 STARTUP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Upsert:
-    """One that ``Scene.upserting`` sent."""
+    """An upsert that ``Scene.upserting`` sent."""
 
     job_id: str
     asked_at_ms: float
     answered_at_ms: float
     status: int | None
-    """None: no answer came."""
+    """None: there was no answer."""
 
 
 @dataclass
 class Scene(World):
-    """What the tests here share. ``measured`` is printed when all of them are over."""
+    """What the tests share. ``measured`` is printed when all of them are over."""
 
     say: Callable[[str], None] = print
     measured: list[str] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Scene(World):
 
     @property
     def server(self) -> Cronpost:
-        """The API, on its own: no test does anything to it."""
+        """The API as a process of its own, which no test disturbs."""
         assert self._server is not None
         return self._server
 
@@ -89,11 +89,12 @@ class Scene(World):
         return await super().start(kind, through_proxy=through_proxy, **{**SETTINGS, **settings})
 
     async def use(self, topology: Sentinels | Cluster) -> None:
-        """Work on these servers instead of one Redis; they end with the test."""
+        """Use these servers instead of one Redis; they end with the test."""
         self.topology = await self.stack.enter_async_context(topology)
 
     async def begin(self, *, load: bool = True, **redis: object) -> None:
-        """An API and three nodes, the load, and the first fires of all of it. ``redis`` are settings of a Redis."""
+        """Start an API and three nodes, store the load and wait for its first fires. ``redis`` are
+        settings of a Redis."""
         if self.topology is None:
             await self.redis.start(**redis)
         self._server = await self.start("api")
@@ -103,8 +104,8 @@ class Scene(World):
             self.say(f"{len(self.jobs)} jobs on three nodes")
 
     async def load(self) -> None:
-        """Store the jobs and wait until they all fire. Most fire every second and are answered at once; some are slow,
-        answer 409 or 503 every now and then, or ask for two more pages; a few are schedules."""
+        """Store the jobs and wait until all of them fire. Most fire every second and are answered at once; some are
+        slow, sometimes answer 409 or 503, or request two more pages; a few are schedules."""
         self.recorder.rule = answer_by_name
         server = self.server
         plain, slow = _names("plain", PLAIN), _names("slow", SLOW)
@@ -118,8 +119,8 @@ class Scene(World):
         await self.firing(*every_second)
 
     async def firing(self, *job_ids: str, seconds: float = STARTUP_SECONDS) -> None:
-        """Wait until each of these jobs (those that fire every second, if none is named) has sent a request that
-        arrived after this call."""
+        """Wait until each of these jobs has sent a request that arrived after this call; without names, all jobs that
+        fire every second."""
         wanted = set(job_ids or (one for one in self.jobs if one.startswith(("plain", "slow"))))
         seen = len(self.recorder.received)
 
@@ -133,7 +134,7 @@ class Scene(World):
         await self.recorder.until(all_have, seconds=seconds, what=f"{len(wanted)} jobs should fire")
 
     async def lane_works(self) -> None:
-        """Post a one-off task, and wait until it is delivered."""
+        """Post a one-off task and wait until it is delivered."""
         client = await self.server.api()
         task = {"webhookUrl": self.recorder.url, "executeAt": datetime.fromtimestamp(time.time(), UTC).isoformat()}
         task_id = ""
@@ -172,11 +173,11 @@ class Scene(World):
         self.puts[job_id] = Put(EVERY_SECOND, asked, self.now_ms(), trigger=IntervalSpec(1000, first_ms))
         return job_id
 
-    # ---- what happens meanwhile ---------------------------------------------------------------------------------
+    # ---- during the faults ----------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def upserting(self, each_seconds: float = 0.05) -> AsyncIterator[None]:
-        """Send upserts of new jobs, one after the other, that fire next year; what came of them is in ``upserts``."""
+        """Send upserts of new jobs that fire next year, one after the other; their results are in ``upserts``."""
         enough = asyncio.Event()
         client = await self.server.api()
 
@@ -212,7 +213,7 @@ class Scene(World):
         await eventually(acknowledged, seconds=STARTUP_SECONDS, what=f"no upsert is acknowledged; the last {last}")
 
     async def lost_upserts(self) -> list[Upsert]:
-        """Those that were acknowledged and are not there."""
+        """The acknowledged upserts whose jobs do not exist."""
         client = await self.server.api()
         lost = []
         for one in self.upserts:
@@ -229,7 +230,7 @@ class Scene(World):
         return max((later - earlier for earlier, later in itertools.pairwise(taken)), default=0.0)
 
     def longest_silence_ms(self, *, job_ids: Sequence[str] = (), since_ms: float = 0.0) -> float:
-        """The longest time in which no request at all arrived; of these jobs only, if any are named."""
+        """The longest time in which no request arrived; with names, no request of these jobs."""
         wanted = set(job_ids)
         at = [
             one.arrived_ms
@@ -239,7 +240,7 @@ class Scene(World):
         return max((later - earlier for earlier, later in itertools.pairwise(at)), default=0.0)
 
     async def busy(self, *nodes: Cronpost) -> Cronpost:
-        """Wait until one of these has a few requests open; the one that has most."""
+        """Wait until one of these nodes has a few requests open; returns the one with most."""
         known = {str(node.events(NODE_STARTED)[0]["node"]).encode(): node for node in nodes}
         held: Counter[bytes] = Counter()
 
@@ -253,7 +254,7 @@ class Scene(World):
         return known[held.most_common(1)[0][0]]
 
     async def open_requests(self, count: int) -> None:
-        """Wait until so many requests are open."""
+        """Wait until this many requests are open."""
 
         def there() -> bool:
             return sum(one.ended_ms is None for one in self.recorder.received[-len(self.jobs) :]) >= count
@@ -264,14 +265,14 @@ class Scene(World):
         return random.choice(self.nodes)
 
     async def replace(self, node: Cronpost, **settings: Any) -> None:
-        """Start a node in the place of one that has gone."""
+        """Start a node in place of one that has ended."""
         self.nodes.remove(node)
         self.nodes.append(await self.start("node", **settings))
 
-    # ---- the judge ----------------------------------------------------------------------------------------------
+    # ---- the checker ---------------------------------------------------------------------------------------------
 
     async def stores(self) -> list[RedisStore]:
-        """The judge asks the masters themselves: it trusts no client that knows of failovers."""
+        """Stores for the checker. It reads from the masters directly, not through a client that handles failovers."""
         if self.topology is None:
             return await super().stores()
         if isinstance(self.topology, Sentinels):
@@ -284,7 +285,7 @@ class Scene(World):
         return found
 
     async def judged(self, what: str = "") -> list[Account]:
-        """Hold everything against the promises; say how late it was."""
+        """Check everything against the promises; notes how late the fires were."""
         accounts = await self.check(only=tuple(self.puts), lease_ms=LEASE_MS)
         answers = Counter(one.status for one in self.upserts)
         assert answers.keys() <= {202, 429}, f"a client was told something else than «again later»: {answers}"
@@ -305,28 +306,31 @@ class Scene(World):
         return accounts
 
     def note(self, text: str) -> None:
-        """Something measured: to the terminal now, and once more at the end."""
+        """Note a measured value: on the terminal now, and again at the end."""
         self.say(text)
         self.measured.append(text)
 
 
 def assert_no_downtime(accounts: Sequence[Account], *, outage: bool = False, silence_ms: float = 0.0) -> None:
-    """No fire time became a miss because nobody was there, and no job was set aside. ``outage``: Redis was away for
-    longer than it takes from one fire time to the next, ``silence_ms`` at most: beyond ``DOWNTIME_SECONDS`` it is
-    downtime by the rule, and some failovers take so long."""
+    """Assert that no fire time became a miss because no node was alive, and that no job is quarantined.
+
+    ``outage``: Redis was away for longer than the time between two fire times, for ``silence_ms`` at most. Beyond
+    ``DOWNTIME_SECONDS`` that is downtime by the rule, and some failovers take so long.
+    """
     for account in accounts:
         if silence_ms < 1000 * (DOWNTIME_SECONDS - 1):
             assert all(miss.reason is not MissReason.DOWNTIME for miss in account.misses), account.job_id
         assert all(miss.reason is not MissReason.QUARANTINED for miss in account.misses), account.job_id
         if outage or not account.cron.startswith("*/"):
             continue
-        # These have seconds to begin: what is only late becomes no miss.
+        # These jobs have seconds to begin, so a late fire is not a miss.
         lost = [miss for miss in account.misses if miss.reason is MissReason.COALESCED]
         assert not lost, f"{account.job_id}: {lost}"
 
 
 async def every(seconds: float, duration: float) -> AsyncIterator[int]:
-    """0, 1, 2, ... one each ``seconds``, for ``duration``. What takes longer is not made up for."""
+    """Yields 0, 1, 2, ... once per ``seconds``, for ``duration``. If a step takes longer, the next ones are not made up
+    for."""
     began = time.monotonic()
     for number in itertools.count():
         at = began + number * seconds
@@ -338,7 +342,8 @@ async def every(seconds: float, duration: float) -> AsyncIterator[int]:
 
 
 def answer_by_name(request: Received) -> Answer | None:
-    """What the runner answers, from the request alone: the same whichever node sends it, and sent again."""
+    """The answer of the runner. It depends on the request alone, so it is the same from any node and
+    when sent again."""
     kind = request.job_id.rstrip("0123456789")
     if kind == "slow" or request.job_id.endswith("7"):
         return Answer(after_seconds=0.4)

@@ -1,4 +1,4 @@
-"""A Cluster of three masters with a replica each, sixteen shards, and Cronpost under load: a failover, a migration."""
+"""Cronpost under load on a Cluster of three masters with a replica each and sixteen shards: a failover, a migration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.processes import eventually
 from tests.support.topologies import Cluster, PortServer
 
 ON_THE_WAY_MS = 500.0
-"""How far a replica on loopback lags behind, on a busy machine."""
+"""How far a replica on loopback may be behind, on a busy machine."""
 
 
 async def shards_of(topology: Cluster) -> dict[int, PortServer]:
@@ -40,7 +40,7 @@ async def test_the_jobs_are_spread_over_all_masters(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
-async def test_a_master_fails_and_the_others_go_on(scene: Scene, seconds: float, fault: str) -> None:
+async def test_when_a_master_fails_the_jobs_of_the_others_keep_firing(scene: Scene, seconds: float, fault: str) -> None:
     topology = Cluster()
     await scene.use(topology)
     await scene.begin()
@@ -65,7 +65,7 @@ async def test_a_master_fails_and_the_others_go_on(scene: Scene, seconds: float,
 
             await eventually(promoted, seconds=60, what="no replica is promoted")
             promoted_at = scene.now_ms()
-            # Nodes could not beat there for nearly as long as a lease: who is slow to beat again is taken for dead.
+            # No heartbeats for nearly as long as a lease: the last node to send one again counts as dead.
             scene.record_fault(at, promoted_at + 1000 * DEAD_SECONDS)
             scene.note(f"{fault}: promoted after {promoted_at - at:.0f} ms")
             meanwhile = {one.job_id for one in scene.recorder.received if at + 1000 < one.arrived_ms < promoted_at}
@@ -78,7 +78,7 @@ async def test_a_master_fails_and_the_others_go_on(scene: Scene, seconds: float,
             if fault == "killed":
                 await victim.start()
             else:
-                victim.child.thaw()  # what it had not passed on is thrown away
+                victim.child.thaw()  # the writes that it had not replicated are lost
 
             async def follows(slot: int = slot, victim: PortServer = victim) -> bool:
                 return victim in await topology.replicas_of(await topology.master_of(slot)) and await topology.healthy()
@@ -96,7 +96,7 @@ async def test_a_master_fails_and_the_others_go_on(scene: Scene, seconds: float,
 
 async def test_a_slot_is_migrated_under_load(scene: Scene, seconds: float) -> None:
     """Its shard moves from master to master while its jobs fire. Nothing is lost and nothing is sent twice; the other
-    shards know nothing of it."""
+    shards are not affected."""
     topology = Cluster(password="secret")
     await scene.use(topology)
     await scene.begin()
@@ -107,7 +107,7 @@ async def test_a_slot_is_migrated_under_load(scene: Scene, seconds: float) -> No
             target = next(one for one in await topology.masters() if one is not source)
             slot = int(await source.command("CLUSTER", "KEYSLOT", key))
             at = scene.now_ms()
-            # Drawn out: meanwhile the keys of the shard are on two servers, and its scripts can run on neither.
+            # Slowly: meanwhile the keys of the shard are on two servers, and its scripts can run on neither.
             moved = await topology.migrate(slot, target, keys_at_once=1, pause_seconds=0.06 * (number % 3))
             scene.note(
                 f"slot {slot}: {moved} keys in {scene.now_ms() - at:.0f} ms, from {source.name} to {target.name}"

@@ -1,4 +1,4 @@
-"""Nodes are restarted, killed, frozen, cut off from Redis and told the wrong time, again and again, under load."""
+"""Nodes are restarted, killed, frozen, cut off from Redis and given wrong clocks, repeatedly, under load."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.support.fault_proxy import FaultProxy
 from tests.system.test_clock_faults import WRONG_WALL_CLOCK
 
 LONG_SECONDS = DEAD_SECONDS + 2.0
-"""Others take over what a node had that was silent for so long."""
+"""Other nodes reclaim the runs of a node that was silent for this long."""
 SHORT_SECONDS = 1.2
-"""Nobody may: no disturbance is told to the judge."""
+"""No node may reclaim: no fault is recorded for the checker."""
 
 
 async def test_rolling_restart(scene: Scene, seconds: float) -> None:
-    """One of three, every three seconds. Nothing is sent twice: what is open is drained within the grace time."""
+    """One of three nodes every three seconds. Nothing is sent twice: open runs are drained within the grace time."""
     await scene.begin()
     restarts = 0
     async for _ in every(2.9, 3 * seconds):
@@ -30,18 +30,18 @@ async def test_rolling_restart(scene: Scene, seconds: float) -> None:
     assert_no_downtime(await scene.judged(f"{restarts} restarts"))
 
 
-async def test_kill_9_of_some_node(scene: Scene, seconds: float) -> None:
-    """A run that was open is sent again when the lease is over. Its last request ended with its node."""
+async def test_kill_9_of_random_nodes(scene: Scene, seconds: float) -> None:
+    """An open run is sent again when the lease is over. Its last request ended with its node."""
     await scene.begin()
     kills = 0
     async for _ in every(3.7, seconds):
-        # Not in step with the time after which others take over: three nodes in a row that die with the same runs in
-        # hand are what quarantine is for.
+        # Out of step with the time after which others reclaim: quarantine is for runs that are lost with
+        # three nodes in a row.
         await asyncio.sleep(random.uniform(0, 3))
         victim = scene.some_node()
         at = scene.now_ms()
         await victim.kill()
-        # What was answered to a node that could not settle it any more is sent again.
+        # A run is sent again if its node got the answer but could not settle it.
         scene.record_fault(at - 1000, scene.now_ms())
         await scene.replace(victim)
         kills += 1
@@ -50,8 +50,8 @@ async def test_kill_9_of_some_node(scene: Scene, seconds: float) -> None:
 
 
 async def test_frozen_and_thawed(scene: Scene, seconds: float) -> None:
-    """Frozen for longer than the lease, a node finds its runs taken over, and what it brings is refused. Frozen for
-    less, it goes on as if nothing had been."""
+    """After longer than the lease, a frozen node finds its runs reclaimed, and its results are refused. After less, it
+    continues as before."""
     await scene.begin()
     async for number in every(LONG_SECONDS + SHORT_SECONDS, 1.5 * seconds):
         victim = await scene.busy(*scene.nodes)
@@ -69,8 +69,8 @@ async def test_frozen_and_thawed(scene: Scene, seconds: float) -> None:
 
 
 async def test_cut_off_from_redis(scene: Scene, seconds: float) -> None:
-    """By closed connections, by a black hole in both directions, and by one that takes what is sent and gives no
-    answer. The two others take over; no job waits for more than the lease."""
+    """By closed connections, by a black hole in both directions, and by one that accepts data and never answers. The
+    two other nodes take over; no job waits for longer than the lease."""
     await scene.begin()
     proxy = scene.proxy
     outside = scene.nodes[0]
@@ -104,7 +104,8 @@ async def cut(proxy: FaultProxy, way: int) -> None:
 
 
 async def test_wall_clocks_that_are_five_minutes_wrong(scene: Scene, seconds: float) -> None:
-    """One node ahead, one behind, one right, and each of them is restarted. Time is Redis's, so it makes nothing."""
+    """One node is ahead, one behind, one right, and each is restarted. Nodes use Redis's time, so this
+    has no effect."""
     await scene.begin(load=False)
     for node, offset in zip(list(scene.nodes), (300, -300, 0), strict=True):
         node.terminate()

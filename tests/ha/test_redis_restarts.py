@@ -1,6 +1,7 @@
-"""Redis is restarted under load, with its append-only file: asked to end, and killed.
+"""Redis with its append-only file is restarted under load: stopped in order, and killed.
 
-A kill -9 leaves what Redis has handed to the system. A power loss takes some of that too, and cannot be tested here.
+A kill -9 keeps the writes that Redis has passed to the system. A power loss loses some of these too, and cannot be
+tested here.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import pytest
 from tests.ha.scene import Scene, assert_no_downtime, every
 
 HELD_BACK_MS = 3000.0
-"""With «everysec», Redis answers before it has handed a write to the system while a sync is under way, for up to two
-seconds (``docs/operations.md``): after a kill -9, so much may be gone. Mostly nothing is."""
+"""With "everysec", Redis may answer a write before it has passed it to the system, for up to two seconds while a sync
+is under way (``docs/operations.md``). After a kill -9 that much may be lost; mostly nothing is."""
 
 
 @pytest.mark.parametrize("appendfsync", ["everysec", "always"])
-async def test_asked_to_end_it_loses_nothing(scene: Scene, seconds: float, appendfsync: str) -> None:
+async def test_a_stop_in_order_loses_nothing(scene: Scene, seconds: float, appendfsync: str) -> None:
     await scene.begin(appendfsync=appendfsync)
     async with scene.upserting():
         async for _ in every(5.7, seconds * 0.7):
@@ -28,12 +29,12 @@ async def test_asked_to_end_it_loses_nothing(scene: Scene, seconds: float, appen
             await scene.taken()
             await scene.lane_works()
     assert not await scene.lost_upserts()
-    # No disturbance: what was under way is settled when Redis is back, by the node that did it.
+    # No fault is recorded: the node settles its open runs when Redis is back.
     assert_no_downtime(await scene.judged(f"SIGTERM, {appendfsync}"))
 
 
 @pytest.mark.parametrize("appendfsync", ["everysec", "always"])
-async def test_killed(scene: Scene, seconds: float, appendfsync: str) -> None:
+async def test_a_kill_loses_two_seconds_at_most(scene: Scene, seconds: float, appendfsync: str) -> None:
     await scene.begin(appendfsync=appendfsync)
     async with scene.upserting():
         async for _ in every(5.7, seconds * 0.7):

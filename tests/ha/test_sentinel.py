@@ -1,8 +1,8 @@
-"""A master with two replicas, three Sentinels, and Cronpost under load: the master is killed, frozen, cut off.
+"""Cronpost under load on a master with two replicas and three Sentinels: the master is killed, frozen, cut off.
 
-Replication is asynchronous: what the promoted replica had not got is lost. The judge is told of that window and of no
-more. Within it a fire time may be sent a second time, under another id; none is lost, because what is left is what was
-true a moment earlier.
+Replication is asynchronous: writes that the promoted replica had not received are lost. Only this window is recorded
+for the checker. Within it a fire time may be sent a second time, under another id; none is lost, because the remaining
+data was true a moment earlier.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tests.support.processes import eventually
 from tests.support.topologies import PortServer, Sentinels
 
 ON_THE_WAY_MS = 500.0
-"""How far a replica on loopback lags behind, on a busy machine."""
+"""How far a replica on loopback may be behind, on a busy machine."""
 MAX_LAG_SECONDS = 2
 BOUND_MS = 1000.0 * (MAX_LAG_SECONDS + 2)
-"""How long a master that no replica confirms any more goes on acknowledging writes: ``min-replicas-max-lag``, a second
-until it looks, and a second because it counts in whole ones."""
+"""How long a master without confirming replicas still acknowledges writes: ``min-replicas-max-lag``, a second until it
+checks, and a second because it counts whole seconds."""
 
 
 async def promoted(scene: Scene, topology: Sentinels, old: PortServer) -> PortServer:
-    """Wait until another server is the master and takes writes."""
+    """Wait until another server is the master and accepts writes."""
 
     async def takes_writes() -> bool:
         with contextlib.suppress(RedisError, OSError):
@@ -59,7 +59,7 @@ async def report(scene: Scene, what: str) -> None:
     assert_lost_within_windows(scene, [(one.job_id, one.answered_at_ms) for one in lost])
 
 
-async def test_the_master_is_killed(scene: Scene, seconds: float) -> None:
+async def test_jobs_fire_again_after_the_master_is_killed(scene: Scene, seconds: float) -> None:
     topology = Sentinels()
     await scene.use(topology)
     await scene.begin()
@@ -73,7 +73,7 @@ async def test_the_master_is_killed(scene: Scene, seconds: float) -> None:
             await scene.firing()
             await scene.taken()
             await scene.lane_works()
-            await master.start()  # comes back as a master, and is told that it is one no more
+            await master.start()  # returns as a master, and is then made a replica
             await all_follow(topology)
             await scene.firing()
             await scene.taken()
@@ -82,8 +82,9 @@ async def test_the_master_is_killed(scene: Scene, seconds: float) -> None:
     assert_no_downtime(await scene.judged("master killed"), outage=True, silence_ms=scene.longest_silence_ms())
 
 
-async def test_the_master_is_frozen_and_thawed_after_another_was_promoted(scene: Scene, seconds: float) -> None:
-    """What the old master had not passed on is thrown away when it comes back, and so is what it is sent meanwhile."""
+async def test_a_master_that_was_frozen_during_a_failover_does_no_harm(scene: Scene, seconds: float) -> None:
+    """When the old master returns, the writes that it had not replicated are lost, and so are those that it receives
+    meanwhile."""
     topology = Sentinels(password="secret")
     await scene.use(topology)
     await scene.begin()
@@ -106,9 +107,9 @@ async def test_the_master_is_frozen_and_thawed_after_another_was_promoted(scene:
     assert_no_downtime(await scene.judged("master frozen"), outage=True, silence_ms=scene.longest_silence_ms())
 
 
-async def test_a_master_that_has_lost_its_replicas_stops_and_what_it_took_until_then_is_lost(scene: Scene) -> None:
-    """The worst case: nothing reaches the replicas any more, the master goes on by itself, and then its machine dies.
-    With ``min-replicas-to-write 1`` and ``min-replicas-max-lag 2`` it stops by itself: the window is bounded."""
+async def test_a_master_without_replicas_stops_and_loses_the_writes_that_it_accepted(scene: Scene) -> None:
+    """The worst case: nothing reaches the replicas, the master continues alone, and then its machine dies. With
+    ``min-replicas-to-write 1`` and ``min-replicas-max-lag 2`` it stops by itself, so the window is bounded."""
     topology = Sentinels(down_after_ms=20_000, config={"min-replicas-max-lag": MAX_LAG_SECONDS})
     await scene.use(topology)
     await scene.begin()
@@ -116,7 +117,7 @@ async def test_a_master_that_has_lost_its_replicas_stops_and_what_it_took_until_
     replicas = [one for one in topology.servers if one is not master]
     async with scene.upserting():
         await scene.recorder.until(lambda: len(scene.upserts) > 10)
-        # Runs that have begun by then: the replicas know of their claims, and will never hear of their ends.
+        # Runs that have begun by then: the replicas have their claims and will never receive their ends.
         await scene.open_requests(10)
         cut_at = scene.now_ms()
         for one in replicas:
@@ -125,7 +126,7 @@ async def test_a_master_that_has_lost_its_replicas_stops_and_what_it_took_until_
         refused_from = next(
             later.asked_at_ms for one, later in pairwise(scene.upserts) if one.status == 202 and later.status == 429
         )
-        # Killed before they thaw: what has arrived at their machines and was not read is gone.
+        # Killed before they thaw: data that has arrived at their machines and was not read is lost.
         await asyncio.gather(*(one.child.kill() for one in replicas))
         await master.child.kill()
         scene.record_fault(cut_at - ON_THE_WAY_MS, cut_at + BOUND_MS, loses_writes=True)

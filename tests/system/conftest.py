@@ -23,7 +23,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
-    """Lets the fixture know whether its test failed, so that the processes' logs are shown then."""
+    """Store whether the test failed; the fixture then prints the logs of its processes."""
     report = yield
     if report.when == "call":
         item.report_of_call = report  # type: ignore[attr-defined]

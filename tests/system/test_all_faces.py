@@ -1,6 +1,7 @@
-"""One history over all faces: jobs, continuations, schedules and one-off tasks on nodes that are killed one by one.
+"""One history with everything that clients can create: jobs, continuations, schedules and one-off tasks, on nodes that
+are killed one by one.
 
-On a store of three shards; that of the other system tests has one.
+The store has three shards; that of the other system tests has one.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ async def get(server: Cronpost, path: str, **params: Any) -> Any:
 
 
 async def put_schedule(world: World, server: Cronpost) -> str:
-    """A target and a schedule that calls it every second; the id of its job, which the judge knows from now on."""
+    """Create a target and a schedule that calls it every second; returns the id of its job, which is checked from now
+    on."""
     client = await server.api()
     target = {"name": "t", "url": world.recorder.url, "method": "POST", "body_template": '{"shop": 7}'}
     answer = await client.post("/targets", json=target)
@@ -57,7 +59,7 @@ async def put_schedule(world: World, server: Cronpost) -> str:
 
 
 async def post_tasks(world: World, server: Cronpost, count: int) -> list[str]:
-    """As the old clients do: an array, to the path with a slash at its end. Some are due, some will be."""
+    """Post tasks like old clients: an array, to the path with a slash at its end. Some are due now, some later."""
     times = [world.now_ms() + number * 150 for number in range(count)]
     tasks = [{"webhookUrl": world.recorder.url, "webhookAuth": TOKEN, "executeAt": instant(at)} for at in times]
     answer = await (await server.api()).post("/api/v1/tasks/", content=json.dumps(tasks))
@@ -67,7 +69,7 @@ async def post_tasks(world: World, server: Cronpost, count: int) -> list[str]:
 
 
 async def all_runs(server: Cronpost) -> list[Json]:
-    """Everything that ``/runs`` lists, page by page along its links."""
+    """All entries of ``/runs``, page by page along its links."""
     client = await server.api()
     found: list[Json] = []
     path: str | None = "/runs?limit=50"
@@ -80,8 +82,8 @@ async def all_runs(server: Cronpost) -> list[Json]:
 
 
 def assert_called_like_tasks(world: World, ids: list[str], kills: list[float]) -> None:
-    """Each task was called, never early, one call at a time, under one id; after a success only if a node was killed
-    before it could tell of it."""
+    """Assert that each task was called under one id, never early, and one call at a time; after a success only if a
+    node was killed before it could record it."""
     calls: dict[str, list[Received]] = defaultdict(list)
     for one in world.recorder.received:
         calls[one.job_id].append(one)
@@ -102,13 +104,13 @@ def assert_called_like_tasks(world: World, ids: list[str], kills: list[float]) -
 
 
 async def until_one_is_open(world: World, job_ids: list[str]) -> None:
-    """Wait until the runner works on a request of one of these."""
+    """Wait until the runner has an open request of one of these jobs."""
     await world.recorder.until(
         lambda: any(one.job_id in job_ids and one.ended_ms is None for one in world.recorder.received)
     )
 
 
-async def test_nothing_is_lost_early_or_doubled_and_all_is_listed_and_counted(world: World) -> None:
+async def test_no_fire_time_is_lost_early_or_doubled_and_every_run_is_listed_and_counted(world: World) -> None:
     world.shards = 3
     await world.redis.start()
     servers = list(await asyncio.gather(world.start("serve", **LANE), world.start("serve", **LANE)))
@@ -137,8 +139,8 @@ async def test_nothing_is_lost_early_or_doubled_and_all_is_listed_and_counted(wo
         await victim.kill()
         world.record_fault(kills[-1] - 500, kills[-1])
         servers.append(await world.start("serve", **LANE))
-        # The second of two requests says that the first one's run is settled: a job whose run takes three nodes in a
-        # row with it is set aside.
+        # The second of two requests shows that the first one's run is settled. A job whose run takes three nodes in a
+        # row with it is quarantined.
         await recorder.until_requests(2, *regular)
     assert len(kills) >= 3
 
@@ -154,7 +156,7 @@ async def test_nothing_is_lost_early_or_doubled_and_all_is_listed_and_counted(wo
     for task_id in ids:
         assert (await get(server, f"/api/v1/tasks/{task_id}"))["status"] == "delivered"
 
-    # Delete all of it: what comes to an end then is all that there ever was.
+    # Delete everything, so that no run follows and the list is complete.
     await asyncio.gather(*(world.delete(server, job_id) for job_id in ("job", "failing", "pages")))
     world.puts[schedule].delete_asked_at_ms = world.now_ms()
     per_schedule = await get(server, "/metrics/schedules")
@@ -182,7 +184,7 @@ async def test_nothing_is_lost_early_or_doubled_and_all_is_listed_and_counted(wo
     assert all(per_job[task_id] == 1 for task_id in ids)
     assert {run["id"] for run in runs} == {one.run_id for one in recorder.received}
 
-    # What is counted is what is listed, over all faces and by each filter.
+    # The counts agree with the lists, for all kinds and for each filter.
     totals = await get(server, "/metrics")
     statuses = Counter(run["status"] for run in runs)
     assert set(statuses) == {"SUCCESS", "FAILED"}

@@ -1,7 +1,8 @@
-"""The story of examples/api_getter, with real processes: Cronpost, the getter and the API that it copies.
+"""Runs examples/api_getter with real processes: Cronpost, the getter, and the API that it copies.
 
-Times are short by settings alone: a cron of seconds instead of a day, a small ``min_interval_seconds``, small delays of
-retries. Each claim is held against three witnesses: what the API was asked, what is on disk, what Cronpost recorded.
+Only settings make the times short: a cron of seconds instead of a day, a small ``min_interval_seconds``, short retry
+delays. Three sources check each claim: the requests that the API received, the files on disk, and the records of
+Cronpost.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ EXAMPLE = ROOT / "examples" / "api_getter"
 JOB: dict[str, Any] = json.loads((EXAMPLE / "job.json").read_text())
 ITEMS = {"orders": 45, "customers": 25, "events": 15}
 LEAP_DAY = "0 0 29 2 *"
-"""A trigger that has no part in a test."""
+"""A trigger that never fires during a test."""
 DAILY = "*/3 * * * * *"
-"""A day of three seconds."""
+"""A "day" of three seconds."""
 RETRY = {**JOB["retry"], "first_delay_seconds": 1, "factor": 1}
 STORY_SECONDS = 40.0
-"""Far more than a history takes: some ten pages, each at least a second after the one before it."""
+"""Far longer than a copy takes: about ten pages, each at least a second after the previous one."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -42,7 +43,7 @@ Json = dict[str, Any]
 
 
 class Program(Child):
-    """One of the programs of the example. Its first line says where it listens."""
+    """A program of the example. Its first line contains its address."""
 
     def __init__(self, name: str, *options: object, directory: Path) -> None:
         environment = {"PATH": os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1"}
@@ -73,7 +74,7 @@ class Shop:
     api: httpx.AsyncClient = field(init=False)
 
     async def open(self) -> None:
-        """Everything but Cronpost."""
+        """Start everything but Cronpost."""
         directory = self.world.processes.directory
         items = [f"{name}={count}" for name, count in ITEMS.items()]
         api = Program("fake_api", "--port", 0, "--items", *items, directory=directory)
@@ -83,7 +84,7 @@ class Shop:
         await self.start_getter(port=0)
 
     async def start_getter(self, *, port: int | None = None) -> None:
-        """Start it, or start it again at its address."""
+        """Start the getter, or start it again at its address."""
         if port is None:
             port = httpx.URL(self.getter_url).port or 0
         options = ("--port", port, "--api", self.api.base_url, "--root", self.root, "--timeout", 60)
@@ -92,14 +93,14 @@ class Shop:
         self.getter_url = await self.getter.address()
 
     async def start_server(self) -> None:
-        """Start Cronpost with a Redis of its own, or start both again."""
+        """Start Cronpost with its own Redis, or start both again."""
         data = self.world.processes.directory / "data"
         self.server = await self.world.start("serve", redis_url="", data_dir=data, attempt_timeout_seconds=60)
-        # As Cronpost starts it, a kill may cost the last of what its Redis had answered.
+        # With Cronpost's own settings, a kill may lose the last writes that Redis had answered.
         assert ask(EmbeddedRedis(data).socket_path, "CONFIG", "SET", "appendfsync", "always") == "+OK"
 
     async def put(self, **fields: Any) -> None:
-        """The example's job, with times of seconds; starts Cronpost if it was not."""
+        """Store the example's job, with times of seconds; starts Cronpost if necessary."""
         if not hasattr(self, "server"):
             await self.start_server()
         job = {**JOB, "endpoint": self.getter_url, "retry": RETRY, "timeout_seconds": 60, **fields}
@@ -107,11 +108,11 @@ class Shop:
         assert answer.status_code == 202, answer.text
 
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """A request about the job."""
+        """Send a request about the job."""
         return await (await self.server.api()).request(method, f"/jobs/{JOB['id']}{path}", **options)
 
     async def poke(self, count: int = 1) -> list[httpx.Response]:
-        """``POST /jobs/{id}/run`` without a body, so often at once."""
+        """Send ``POST /jobs/{id}/run`` without a body, ``count`` times at once."""
         return list(await asyncio.gather(*(self.call("POST", "/run") for _ in range(count))))
 
     async def pending(self) -> list[Json]:
@@ -140,7 +141,7 @@ class Shop:
         assert (await self.api.post("/_items", json={"endpoint": endpoint, "count": count})).status_code == 200
 
     async def asked(self, endpoint: str | None = None) -> list[Json]:
-        """What the API was asked, in order; all of it, or for one endpoint."""
+        """The requests that the API received, in order; all of them, or those for one endpoint."""
         found = (await self.api.get("/_asked")).json()["asked"]
         return [one for one in found if endpoint in {None, one["endpoint"]}]
 
@@ -155,11 +156,11 @@ class Shop:
         return [item["id"] for page in self.pages(endpoint) for item in page["items"]]
 
     def has(self, **items: int) -> bool:
-        """Whether so many items of each endpoint are on disk: every one, in order, and none twice."""
+        """Whether this many items of each endpoint are on disk: every one, in order, none twice."""
         return all(self.ids(endpoint) == list(range(1, count + 1)) for endpoint, count in items.items())
 
     async def copied(self, **items: int) -> None:
-        """Wait until so many items are on disk and nothing waits."""
+        """Wait until this many items are on disk and no entry is pending."""
 
         async def so() -> bool:
             return self.has(**items) and not await self.pending() and (await self.view())["open_run"] is None
@@ -173,7 +174,7 @@ class Shop:
         return found
 
     async def until_busy(self, *, runs: int) -> None:
-        """Wait until so many runs are settled and the API works on a page."""
+        """Wait until this many runs are settled and the API is answering a page."""
 
         async def so() -> bool:
             return len(await self.runs()) >= runs and bool((await self.api.get("/_asked")).json()["open"])
@@ -199,7 +200,7 @@ async def shop(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Sh
 
 
 def cursors(asked: list[Json], *, status: int | None = None) -> list[str | None]:
-    """The pages that were asked for; only those so answered."""
+    """The cursors of the requested pages; only those that got this answer."""
     return [one["cursor"] for one in asked if status in {None, one["status"]}]
 
 
@@ -209,7 +210,8 @@ def at(instant: str) -> float:
 
 
 def only_one_started(answers: list[httpx.Response]) -> bool:
-    """Whether one of these pokes started a run. To the others it was under way, or over and its pages not due yet."""
+    """Whether exactly one of these pokes started a run. For the others it was still open, or over while its next pages
+    were not due yet."""
     others = [answer for answer in answers if answer.status_code != 202]
     skipped = {answer.json()["skipped"] for answer in others if answer.status_code == 200}
     return (
@@ -218,7 +220,7 @@ def only_one_started(answers: list[httpx.Response]) -> bool:
 
 
 async def pokes_until(shop: Shop, done: Callable[[], bool]) -> list[httpx.Response]:
-    """Poke the job twice at once, ten times a second, until something else is done."""
+    """Poke the job twice at once, ten times per second, until the other task ends."""
     answers: list[httpx.Response] = []
     while not done():
         answers += await shop.poke(2)
@@ -226,16 +228,16 @@ async def pokes_until(shop: Shop, done: Callable[[], bool]) -> list[httpx.Respon
     return answers
 
 
-async def test_the_whole_story(shop: Shop) -> None:
-    """A new copy, a 429 and a 500 on the way, then what is new day by day; poked by two at once all the time."""
+async def test_a_copy_survives_a_429_and_a_500_and_then_fetches_only_new_items_each_day(shop: Shop) -> None:
+    """Two clients poke the job all the time."""
     await shop.fault(endpoint="customers", cursor="10", status=429, retry_after=4)
-    await shop.fault(endpoint="events", cursor=None, status=500)  # any of its pages: the first
+    await shop.fault(endpoint="events", cursor=None, status=500)  # any of its pages: the first one
     await shop.put(cron=DAILY, min_interval_seconds=600)
     history = asyncio.create_task(shop.copied(**ITEMS))
     pokes = await pokes_until(shop, history.done)
     await history
 
-    # What the API was asked: each page once, in order; those that it did not give once more, with the same parameters.
+    # The requests to the API: each page once, in order; pages without an answer once more, with the same parameters.
     assert cursors(await shop.asked("orders"))[:5] == [None, "10", "20", "30", "40"]
     assert cursors(await shop.asked("customers"))[:4] == [None, "10", "10", "20"]
     assert cursors(await shop.asked("events"))[:3] == [None, None, "10"]
@@ -246,8 +248,8 @@ async def test_the_whole_story(shop: Shop) -> None:
     assert len(meanwhile) >= 2, "the others go on"
     assert await shop.most_open() == 1, "one run at a time"
 
-    # What Cronpost recorded: one run for each of these, the same run when a page is asked for again, and the trigger
-    # held all the while.
+    # The records of Cronpost: one run for each page, the same run when a page is requested again; the trigger was
+    # blocked all the time.
     records = await shop.records()
     runs = [record for record in records if record["kind"] == "run"]
     pages = [run for run in runs if run["reason"] == "continuation"][:10]
@@ -258,11 +260,11 @@ async def test_the_whole_story(shop: Shop) -> None:
     assert not [run for run in runs if run["reason"] != "continuation" and first < at(run["started_at"]) < last]
     assert [one for one in records if one["kind"] == "miss" and one["reason"] == "held"]
 
-    # What is on disk: each page with the run that brought it.
+    # The files on disk: each page with the run that fetched it.
     assert len({page["run"] for name in ITEMS for page in shop.pages(name)}) == 10
     assert {page["run"] for name in ITEMS for page in shop.pages(name)} == {run["id"] for run in pages}
 
-    # What the pokes came to: the first run, if they were there before the trigger, and pages whose time had come.
+    # The answers to the pokes: they started the first run, if they came before the trigger, and pages that were due.
     assert {answer.status_code for answer in pokes} <= {200, 202, 409}
     started = {answer.json()["run_id"] for answer in pokes if answer.status_code == 202}
     assert started <= {run["id"] for run in await shop.runs()}
@@ -270,7 +272,7 @@ async def test_the_whole_story(shop: Shop) -> None:
     assert "not_due" in skipped
     assert skipped <= {"not_due", "too_soon"}
 
-    # Then, every «day», what is new and nothing else.
+    # Then only the new items, every "day".
     before = len(await shop.asked())
     await shop.add_items("orders", 7)
     await shop.add_items("events", 13)
@@ -285,8 +287,8 @@ async def test_the_whole_story(shop: Shop) -> None:
     assert await shop.most_open() == 1
 
 
-async def test_poked_all_the_time_it_calls_out_only_when_due(shop: Shop) -> None:
-    """Without a trigger: pokes alone drive the job, and ``min_interval_seconds`` is the day."""
+async def test_a_job_that_is_poked_all_the_time_calls_the_api_only_when_due(shop: Shop) -> None:
+    """The job has no trigger: only pokes start it, and ``min_interval_seconds`` is the day."""
     await shop.put(cron=LEAP_DAY, min_interval_seconds=5)
     assert only_one_started(await shop.poke(2))
     skipped: set[str] = set()
@@ -297,7 +299,7 @@ async def test_poked_all_the_time_it_calls_out_only_when_due(shop: Shop) -> None
     assert len(await shop.asked()) == 10, "each page was asked for once"
     assert [run["reason"] for run in await shop.runs()] == ["manual"] + ["continuation"] * 10
 
-    # The next day: one run, and what it leads to.
+    # The next day: one run, and its continuations.
     answers = await pokes_for_runs(shop, 12)
     assert {answer.json().get("skipped") for answer in answers if answer.status_code == 200} <= {"too_soon", "not_due"}
     assert "too_soon" in {answer.json().get("skipped") for answer in answers}
@@ -305,7 +307,7 @@ async def test_poked_all_the_time_it_calls_out_only_when_due(shop: Shop) -> None
     assert runs[11]["reason"] == "manual"
     assert at(runs[11]["started_at"]) - max(at(run["started_at"]) for run in runs[:11]) >= 5.0
 
-    # Day after day.
+    # The following days.
     history = asyncio.create_task(shop.copied(**ITEMS))
     await pokes_until(shop, history.done)
     await history
@@ -318,7 +320,7 @@ async def test_poked_all_the_time_it_calls_out_only_when_due(shop: Shop) -> None
 
 
 async def pokes_for_runs(shop: Shop, count: int) -> list[httpx.Response]:
-    """Poke the job until so many of its runs are settled."""
+    """Poke the job until this many of its runs are settled."""
 
     async def there() -> None:
         async def so() -> bool:
@@ -333,7 +335,7 @@ async def pokes_for_runs(shop: Shop, count: int) -> list[httpx.Response]:
 
 
 @pytest.mark.parametrize("victims", ["getter", "server", "getter and server"])
-async def test_killed_in_the_middle_of_a_page_it_resumes_at_that_page(shop: Shop, victims: str) -> None:
+async def test_a_getter_that_is_killed_in_the_middle_of_a_page_resumes_at_that_page(shop: Shop, victims: str) -> None:
     await shop.fault(endpoint="orders", cursor="10", seconds=60)
     await shop.put(cron=LEAP_DAY)
     await shop.poke()
@@ -376,13 +378,13 @@ async def test_killed_in_the_middle_of_a_page_it_resumes_at_that_page(shop: Shop
         assert shop.getter.output().count("orders page 2") == 2, "it came again, and was answered from the disk"
 
 
-async def test_killed_again_and_again_it_misses_no_page_and_doubles_none(shop: Shop) -> None:
+async def test_repeated_kills_neither_lose_nor_double_a_page(shop: Shop) -> None:
     for name in ITEMS:
         await shop.fault(endpoint=name, seconds=0.3, times=1000)
     await shop.put(cron=LEAP_DAY)
     await shop.poke()
     for count, victims in enumerate(("getter", "server", "both", "server", "getter", "both"), 1):
-        # At least one run ends between two kills: a job whose run takes three nodes in a row with it is set aside.
+        # At least one run ends between two kills: a job whose run takes three nodes in a row with it is quarantined.
         await shop.until_busy(runs=count)
         if victims != "getter":
             await shop.server.kill()
@@ -401,7 +403,7 @@ async def test_killed_again_and_again_it_misses_no_page_and_doubles_none(shop: S
     assert len(await shop.asked()) <= 10 + 4, "only what the getter was killed with is asked for again"
 
 
-async def test_pokes_at_two_servers_at_once_are_one_run(shop: Shop) -> None:
+async def test_simultaneous_pokes_at_two_servers_start_one_run(shop: Shop) -> None:
     await shop.world.redis.start()
     servers = await asyncio.gather(shop.world.start("serve"), shop.world.start("serve"))
     shop.server = servers[0]
@@ -420,7 +422,7 @@ async def test_pokes_at_two_servers_at_once_are_one_run(shop: Shop) -> None:
     assert await shop.most_open() == 1
 
 
-async def test_a_list_that_is_replaced_ends_its_chains_and_the_next_run_goes_on_where_the_copy_ended(
+async def test_replacing_the_pending_list_ends_its_chains_and_the_next_run_continues_the_copy(
     shop: Shop,
 ) -> None:
     await shop.fault(endpoint="orders", cursor="10", seconds=60)
@@ -442,7 +444,7 @@ async def test_a_list_that_is_replaced_ends_its_chains_and_the_next_run_goes_on_
     assert len(await shop.asked()) == 10
 
 
-async def test_a_page_that_the_api_refuses_for_good_is_set_aside_and_revived_by_a_person(shop: Shop) -> None:
+async def test_a_page_that_the_api_refuses_for_good_is_set_aside_until_a_person_revives_it(shop: Shop) -> None:
     await shop.fault(endpoint="events", cursor="10", status=403, times=1)
     await shop.put(cron=LEAP_DAY)
     await shop.poke()
@@ -465,8 +467,8 @@ async def test_a_page_that_the_api_refuses_for_good_is_set_aside_and_revived_by_
     assert len(await shop.asked()) == 11
 
 
-async def test_a_copy_is_checked_by_pages_that_a_person_puts_in_line(shop: Shop) -> None:
-    """Two pages are lost; they are put in line and come back, and the trigger waits for them."""
+async def test_lost_pages_are_copied_again_when_a_person_adds_them_to_the_pending_list(shop: Shop) -> None:
+    """Two pages are lost. Added to the pending list, they are copied again, and the trigger waits for them."""
     await shop.put(cron=LEAP_DAY)
     await shop.poke()
     await shop.copied(**ITEMS)

@@ -1,4 +1,4 @@
-"""A stored document that cannot be read sets its own job aside, with the reason, and no other."""
+"""A stored document that cannot be read quarantines its own job, with the reason, and no other job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OTHERS = ("a", "b")
 
 
 async def quarantined(world: World, server: Cronpost, job_id: str) -> dict[str, Any]:
-    """Wait until the job is set aside; its view."""
+    """Wait until the job is quarantined; returns its view."""
 
     async def is_aside() -> bool:
         return bool((await world.view(server, job_id))["status"] == "quarantined")
@@ -22,7 +22,7 @@ async def quarantined(world: World, server: Cronpost, job_id: str) -> dict[str, 
     return await world.view(server, job_id)
 
 
-async def test_corrupt_documents_set_their_jobs_aside_and_these_can_be_revived(world: World) -> None:
+async def test_corrupt_documents_quarantine_their_jobs_and_these_can_be_revived(world: World) -> None:
     server = await world.start()
     await world.put_many(server, "definition", "state", *OTHERS)
     await world.recorder.until_requests(1, "definition", "state", *OTHERS)
@@ -34,14 +34,14 @@ async def test_corrupt_documents_set_their_jobs_aside_and_these_can_be_revived(w
     assert await server.metric("cronpost_service_faults_total") == 0
     assert (await server.readiness()) == (True, "")
 
-    await world.put(server, "definition")  # nobody but the client knows what it said
+    await world.put(server, "definition")  # only the client has this document
     assert (await (await server.api()).post("/jobs/state/resume")).status_code == 200
     await world.recorder.until_requests(2, "definition", "state")
     assert (await world.view(server, "definition"))["status"] in {"active", "running"}
     await world.check_jobs(*OTHERS)
 
 
-async def test_a_definition_that_has_gone_sets_its_job_aside(world: World) -> None:
+async def test_a_missing_definition_quarantines_its_job(world: World) -> None:
     server = await world.start()
     await world.put_many(server, "broken", *OTHERS)
     await world.redis.client.hdel(KEYS.jobs, "broken")
@@ -55,7 +55,7 @@ async def test_a_definition_that_has_gone_sets_its_job_aside(world: World) -> No
     await world.check_jobs(*OTHERS)
 
 
-async def test_a_history_that_cannot_be_written_holds_up_no_other_job(world: World) -> None:
+async def test_a_history_that_cannot_be_written_delays_no_other_job(world: World) -> None:
     server = await world.start()
     await world.redis.client.set(KEYS.history("broken"), "not a list")
     await world.put_many(server, "broken", *OTHERS)

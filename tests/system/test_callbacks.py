@@ -1,4 +1,4 @@
-"""Completion by callback with real processes: runs that their runner has taken, through silence, kills and restarts."""
+"""Completion by callback with real processes: runs that a runner has taken, through silence, kills and restarts."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ SLOW: Json = {"completion": "callback"}
 
 
 def soon() -> str:
-    """A cron expression for one fire time, half a second to one and a half from now, and none for a minute after."""
+    """A cron expression with one fire time, 0.5 to 1.5 s from now, and none for a minute after it."""
     return f"{int(time.time() + 1.5) % 60} * * * * *"
 
 
 @pytest.fixture
 async def outside() -> AsyncIterator[httpx.AsyncClient]:
-    """A client that knows no server and holds no key, as a runner is."""
+    """A client without a base address and without a key, like a runner."""
     async with httpx.AsyncClient(trust_env=False, timeout=WAIT_SECONDS) as client:
         yield client
 
 
 class Worker:
-    """Speaks about one run, with what its request brought."""
+    """Calls back about one run, with the address and the token of its request."""
 
     def __init__(self, client: httpx.AsyncClient, request: Received) -> None:
         self.run_id = request.run_id
@@ -50,7 +50,7 @@ class Worker:
     async def say(
         self, what: str, body: Json | None = None, *, at: Cronpost | None = None, token: str | None = None
     ) -> httpx.Response:
-        """The answer; asked at the address that the request named, or ``at`` a server that has taken its place."""
+        """Call back; sends to the address that the request named, or ``at`` a server that has replaced it."""
         url = self._urls[what]
         if at is not None:
             url = f"{(await at.api()).base_url}/runs/{self.run_id}/{what}"
@@ -62,7 +62,7 @@ class Worker:
 
 
 async def taken(world: World, server: Cronpost, job_id: str, *, count: int = 1) -> Received:
-    """Wait until the runner has taken the latest of so many runs of a job."""
+    """Wait until the runner has taken the latest of this many runs of a job."""
     await world.recorder.until(lambda: len({one.run_id for one in world.recorder.of(job_id)}) >= count)
     request = world.recorder.of(job_id)[-1]
 
@@ -76,7 +76,7 @@ async def taken(world: World, server: Cronpost, job_id: str, *, count: int = 1) 
 
 
 async def run_of(server: Cronpost, run_id: str) -> Json:
-    """Wait until a run is settled; what is on record of it."""
+    """Wait until a run is settled; returns its record."""
     client = await server.api()
 
     async def there() -> bool:
@@ -92,8 +92,10 @@ def millis(text: str) -> float:
     return datetime.fromisoformat(text).timestamp() * 1000
 
 
-async def test_a_taken_run_goes_on_until_its_runner_says_how_it_ended(world: World, outside: httpx.AsyncClient) -> None:
-    """All of it where the API asks for keys: the runner has none, and needs none."""
+async def test_a_taken_run_stays_open_until_its_runner_reports_the_result(
+    world: World, outside: httpx.AsyncClient
+) -> None:
+    """The API requires keys. The runner has none and needs none."""
     server = await world.start(api_keys=KEY)
     client = await server.api()
     client.headers["Authorization"] = f"Bearer {KEY}"
@@ -129,7 +131,7 @@ async def test_a_taken_run_goes_on_until_its_runner_says_how_it_ended(world: Wor
     run = await run_of(server, other.run_id)
     assert (run["state"], run["status"], run["error_message"]) == ("failed", "FAILED", "no disk")
 
-    # Said as a bearer token, and before the request is answered: that decides, whatever the answer is.
+    # With a bearer token, and before the request is answered: the callback decides, whatever the answer is.
     hold = world.recorder.hold("a")
     await world.recorder.until(lambda: hold.has_arrived)
     early = Worker(outside, hold.received)
@@ -145,7 +147,7 @@ async def test_a_taken_run_goes_on_until_its_runner_says_how_it_ended(world: Wor
         assert {miss.reason.value for miss in account.misses} == {"overlap"}
 
 
-async def test_a_run_is_lost_when_its_time_is_over_or_its_heartbeat_stays_away(
+async def test_a_run_is_lost_after_its_time_limit_or_without_heartbeats(
     world: World, outside: httpx.AsyncClient
 ) -> None:
     server = await world.start()
@@ -190,18 +192,18 @@ async def test_a_run_is_lost_when_its_time_is_over_or_its_heartbeat_stays_away(
 
 
 @pytest.mark.parametrize("redis", ["shared", "embedded"])
-async def test_after_a_kill_of_all_servers_what_was_taken_can_be_completed_and_is_not_sent_again(
+async def test_taken_runs_can_be_completed_after_a_kill_of_all_servers_and_are_not_sent_again(
     world: World, outside: httpx.AsyncClient, redis: str
 ) -> None:
-    """Five runs when the servers die: taken; taken, of a job whose runs may overlap; open and completed; open; open,
-    its runner has said that it lives."""
+    """Five runs when the servers die: taken; taken, of a job whose runs may overlap; open and completed; open; open
+    with a heartbeat from its runner."""
     settings: Json = {}
     data = world.processes.directory / "data"
     if redis == "embedded":
         settings = {"redis_url": "", "data_dir": data}
     servers = [await world.start("serve", **settings)]
     if redis == "embedded":
-        # As Cronpost starts it, a kill may cost the last of what its Redis had answered.
+        # With Cronpost's own settings, a kill may lose the last writes that Redis had answered.
         assert ask(EmbeddedRedis(data).socket_path, "CONFIG", "SET", "appendfsync", "always") == "+OK"
     else:
         servers.append(await world.start("serve"))
@@ -230,7 +232,7 @@ async def test_after_a_kill_of_all_servers_what_was_taken_can_be_completed_and_i
     world.record_fault(killed_at - 500, killed_at)
     server = await world.start("serve", **settings)
     await world.put(server, "witness")
-    # What was open and is not over comes again, under its id; and only that.
+    # Only runs that were open and are not completed are sent again, under their ids.
     await world.recorder.until(lambda: all(len(world.recorder.of(job_id)) == 2 for job_id in ("open", "beating")))
     run = await run_of(server, workers["completed"].run_id)
     assert (run["state"], run["status"]) == ("succeeded", "SUCCESS")
@@ -256,7 +258,7 @@ async def test_after_a_kill_of_all_servers_what_was_taken_can_be_completed_and_i
     await world.check(embedded=EmbeddedRedis(data) if redis == "embedded" else None)
 
 
-async def test_a_continuation_that_is_asked_for_by_callback_is_the_next_run(
+async def test_a_continuation_that_a_callback_requests_is_the_next_run(
     world: World, outside: httpx.AsyncClient
 ) -> None:
     await world.redis.start()

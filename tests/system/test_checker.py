@@ -1,4 +1,4 @@
-"""The judge itself: it lets a good history pass, and names each way in which a history can be bad."""
+"""Tests of the checker: it accepts a correct history, and names each way in which a history can be wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = 1_800_000_000_000
 
 
 def fire(second: int, **changes: object) -> Run:
-    """The run of the fire time ``T + second``, which succeeded at once."""
+    """The run for fire time ``T + second``, which succeeded at once."""
     at = T + second * 1000
     attempt = Attempt(1, second, at + 5, 10.0, OutcomeKind.RESPONSE, 200)
     run = Run(id=f"run{second}", fire_time_ms=at, state=RunState.SUCCEEDED, attempt=1, attempts=(attempt,))
@@ -57,7 +57,7 @@ GOOD = (fire(1), fire(2), fire(3))
 SEEN = (request(1), request(2), request(3))
 
 
-def test_a_good_history_passes() -> None:
+def test_a_correct_history_passes() -> None:
     assert judge(account(*GOOD), *SEEN) == []
 
 
@@ -65,15 +65,15 @@ def test_a_miss_accounts_for_all_fire_times_in_its_range() -> None:
     assert judge(account(fire(1), fire(5), misses=(missed(2, 4),)), request(1), request(5), until=5) == []
 
 
-def test_a_fire_time_after_the_end_of_the_account_may_be_on_its_way() -> None:
+def test_a_fire_time_after_the_end_of_the_account_may_still_be_delivered() -> None:
     assert judge(account(*GOOD[:2]), *SEEN[:2], until=2) == []
 
 
-def test_a_range_of_a_year_is_judged_at_once() -> None:
+def test_a_range_of_a_year_is_checked_in_one_step() -> None:
     assert judge(account(misses=(missed(1, 31_536_000),)), until=31_536_000) == []
 
 
-def test_a_fire_time_between_request_and_answer_of_the_upsert_may_or_may_not_count() -> None:
+def test_a_fire_time_between_request_and_answer_of_the_upsert_is_optional() -> None:
     late_answer = account(*GOOD, asked_at_ms=T + 400, acked_at_ms=T + 1300)
     assert judge(late_answer, *SEEN) == []
     assert judge(account(*GOOD[1:], asked_at_ms=T + 400, acked_at_ms=T + 1300), *SEEN[1:]) == []
@@ -99,7 +99,7 @@ def test_a_run_that_waits_for_its_retry_accounts_for_its_fire_time() -> None:
         (account(*GOOD, replaced(fire(3), reason=Reason.MANUAL)), "recorded twice"),
     ],
 )
-def test_an_account_that_does_not_add_up_is_named(bad: Account, words: str) -> None:
+def test_an_inconsistent_account_is_reported(bad: Account, words: str) -> None:
     found = judge(bad)
     assert any(words in problem for problem in found), found
 
@@ -120,12 +120,12 @@ def test_an_account_that_does_not_add_up_is_named(bad: Account, words: str) -> N
         ((*SEEN[:2], request(3, status=500)), "records 200, and the answer was"),
     ],
 )
-def test_requests_that_break_a_promise_are_named(requests: tuple[Delivery, ...], words: str) -> None:
+def test_requests_that_break_a_promise_are_reported(requests: tuple[Delivery, ...], words: str) -> None:
     found = judge(account(*GOOD), *requests)
     assert any(words in problem for problem in found), found
 
 
-def test_attempts_that_run_backwards_are_named() -> None:
+def test_decreasing_attempt_numbers_are_reported() -> None:
     requests = (
         request(1, attempt=2, status=503),
         request(1, attempt=1, fence=9, arrived_ms=T + 1500.0, ended_ms=T + 1510.0),
@@ -142,7 +142,7 @@ def test_after_a_delete_the_one_run_that_was_claimed_may_arrive_once() -> None:
     assert any("a second request after" in problem for problem in judge(deleted, *SEEN, again, until=9))
 
 
-def test_a_fire_after_the_delete_is_named() -> None:
+def test_a_fire_after_the_delete_is_reported() -> None:
     deleted = account(*GOOD, delete_asked_at_ms=T + 2100.0, deleted_at_ms=T + 2200.0)
     found = judge(deleted, *SEEN, until=9)
     assert any("fired after the job was deleted" in problem for problem in found), found
@@ -166,7 +166,7 @@ def test_a_node_frozen_for_longer_than_its_lease_excuses_two_requests_at_once() 
     [Disturbance(T + 2100.0, T + 3000.0), Disturbance(T + 5000.0, T + 9000.0), Disturbance(T - 9000.0, T - 1000.0)],
     ids=["shorter than a lease", "too late", "over before"],
 )
-def test_no_other_fault_excuses_it(fault: Disturbance) -> None:
+def test_no_other_fault_excuses_two_requests_at_once(fault: Disturbance) -> None:
     run = fire(2, attempts=(Attempt(1, 7, T + 4500, 10.0, OutcomeKind.RESPONSE, 200),))
     found = judge(account(fire(1), run, misses=(missed(3, 3),)), SEEN[0], HELD_OVER, TAKEN_OVER, faults=(fault,))
     assert any("two requests at once" in problem for problem in found), found
@@ -179,26 +179,26 @@ def test_two_requests_at_once_with_one_fence_have_no_excuse() -> None:
     assert any("two requests at once" in problem for problem in found), found
 
 
-def test_the_assertion_tells_all_that_was_found() -> None:
+def test_the_assertion_lists_every_violation() -> None:
     with pytest.raises(AssertionError, match=r"(?s)promises broken:.*is not accounted for.*is not accounted for"):
         assert_promises([account(fire(1))], [SEEN[0]], until_ms=T + 3000, lease_ms=LEASE_MS)
 
 
-def test_a_job_that_allows_overlap_may_have_so_many_requests_at_once_and_no_more() -> None:
+def test_a_job_that_allows_overlap_may_have_as_many_requests_at_once_as_it_allows() -> None:
     long = tuple(request(second, ended_ms=T + 9000.0) for second in (1, 2, 3))
     assert judge(account(*GOOD, max_concurrent=3), *long) == []
     found = judge(account(*GOOD, max_concurrent=2), *long)
     assert [problem for problem in found if "3 requests at once, 2 are allowed" in problem] == found != []
 
 
-def test_a_run_is_sent_once_at_a_time_also_where_runs_may_overlap() -> None:
+def test_one_run_never_has_two_requests_at_once_even_if_runs_may_overlap() -> None:
     again = request(1, fence=7, arrived_ms=T + 1500.0, ended_ms=T + 1600.0)
     first = request(1, ended_ms=None, status=None)
     found = judge(account(*GOOD, max_concurrent=3), first, again, *SEEN[1:])
     assert any("two requests at once" in problem for problem in found), found
 
 
-def test_the_runs_that_are_open_beside_each_other_are_accounted_for() -> None:
+def test_open_child_runs_account_for_their_fire_times() -> None:
     unfinished = [request(second, ended_ms=None, status=None) for second in (2, 3)]
     open_children = tuple(fire(second, state=RunState.OPEN, attempts=()) for second in (2, 3))
     with_them = account(fire(1), max_concurrent=2, open_children=open_children)
@@ -207,13 +207,13 @@ def test_the_runs_that_are_open_beside_each_other_are_accounted_for() -> None:
     assert [problem for problem in without if "not accounted for" in problem]
 
 
-def test_the_grid_of_an_interval_is_what_has_to_be_accounted_for() -> None:
+def test_the_fire_times_of_an_interval_must_be_accounted_for() -> None:
     every_other = account(fire(2), trigger=IntervalSpec(2000, T))
     assert judge(every_other, SEEN[1]) == []
     assert judge(account(fire(2), trigger=IntervalSpec(1000, T)), SEEN[1])
 
 
-def test_a_fence_may_fall_only_when_a_node_wakes_up_that_was_held_up_for_longer_than_a_lease() -> None:
+def test_a_fence_may_fall_only_if_a_fault_stopped_the_node_for_longer_than_a_lease() -> None:
     stale = request(1, fence=0, arrived_ms=T + 3050.0, ended_ms=T + 3060.0)
 
     def found(*faults: Disturbance) -> list[str]:
@@ -227,18 +227,18 @@ def test_a_fence_may_fall_only_when_a_node_wakes_up_that_was_held_up_for_longer_
 
 FORGETFUL = Disturbance(T + 1900, T + 2100, loses_writes=True)
 AGAIN = request(2, run_id="another", fence=4, arrived_ms=T + 4500.0, ended_ms=T + 4510.0)
-"""The fire time whose claim Redis has forgotten, sent once more under another id."""
+"""The fire time whose claim Redis has lost, sent once more under another id."""
 AFTER = request(5, fence=6)
 
 
 def after_a_loss(*requests: Delivery, fault: Disturbance = FORGETFUL) -> list[str]:
-    """Judge a history in which what was recorded of fire time 2 is lost, and 2 was fired once more."""
+    """Check a history in which the record of fire time 2 is lost and 2 was fired once more."""
     told = (request(1), *requests, AFTER)
     kept = account(fire(1), fire(2, id="another", attempts=()), fire(5, attempts=()), misses=(missed(3, 4),))
     return judge(kept, *told, faults=(fault,), until=5)
 
 
-def test_what_redis_has_forgotten_may_be_recorded_nowhere_and_sent_again_even_while_it_is_open() -> None:
+def test_a_run_that_redis_lost_may_be_unrecorded_and_sent_again_even_while_it_is_open() -> None:
     assert after_a_loss(request(2), AGAIN) == []
     assert after_a_loss(request(2, ended_ms=T + 4600.0), AGAIN) == []
 
@@ -252,13 +252,13 @@ def test_what_redis_has_forgotten_may_be_recorded_nowhere_and_sent_again_even_wh
     ],
     ids=["nothing was lost", "lost later", "lost before"],
 )
-def test_what_redis_has_not_forgotten_has_to_be_recorded_and_keeps_its_id(fault: Disturbance) -> None:
+def test_a_run_that_redis_kept_must_be_recorded_and_keeps_its_id(fault: Disturbance) -> None:
     found = after_a_loss(request(2), AGAIN, fault=fault)
     assert any("recorded nowhere" in problem for problem in found), found
     assert any("two run ids" in problem for problem in found), found
 
 
-def test_a_loss_excuses_no_fence_that_falls_no_early_request_and_no_fire_time_without_account() -> None:
+def test_a_loss_excuses_no_falling_fence_no_early_request_and_no_unaccounted_fire_time() -> None:
     found = after_a_loss(request(2), request(2, run_id="another", fence=2, arrived_ms=T + 4500.0))
     assert any("fence does not rise" in problem for problem in found), found
     found = after_a_loss(request(2, arrived_ms=T + 1990.0), AGAIN)

@@ -1,4 +1,4 @@
-"""Clocks that are wrong or stepped: Redis's, by an hour forward and back, and a node's own, which counts nothing."""
+"""Clocks that are wrong or stepped: Redis's, by an hour forward and back, and a node's own, which has no effect."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ time.time_ns = lambda: _time_ns() + {offset} * 1_000_000_000
 
 
 async def step(world: World, seconds: int, server: Cronpost | None = None) -> None:
-    """Set Redis's clock, as all that ask it through the proxy see it, and wait until the server goes by it.
+    """Step Redis's clock for all clients of the proxy, and wait until the server follows.
 
-    A node believes a step when several answers agree. Until then it goes by its old time, and is judged by it.
+    A node follows a step when several answers agree. Until then it uses its old time, and is checked by it.
     """
     world.proxy.time_offset_seconds += seconds
     ahead_seconds = world.proxy.time_offset_seconds
@@ -33,7 +33,7 @@ async def step(world: World, seconds: int, server: Cronpost | None = None) -> No
         world.recorder.redis_ahead_ms = ahead_seconds * 1000
 
     async def believed() -> bool:
-        # The metric is how far the machine's wall clock, which stays as it is, is ahead of Redis's.
+        # The metric is how far the machine's wall clock, which does not change, is ahead of Redis's.
         assert server is not None
         return abs(await server.metric("cronpost_clock_offset_seconds") + ahead_seconds) < 5
 
@@ -67,14 +67,14 @@ async def test_redis_clock_steps_an_hour_forward(world: World) -> None:
 
 
 async def test_redis_clock_steps_an_hour_back(world: World) -> None:
-    """What has fired does not fire again: the jobs wait until the hour has passed a second time."""
+    """Fire times of the past hour do not fire again: the jobs wait until that hour has passed a second time."""
     await step(world, HOUR_SECONDS)
     server = await world.start(through_proxy=True)
     await world.put_many(server, *JOBS)
     await world.recorder.until_requests(1, *JOBS)
     await step(world, -HOUR_SECONDS, server)
     fired = len(world.recorder.received)
-    await world.put(server, "new")  # a job of the new time fires in it
+    await world.put(server, "new")  # a job that is created after the step fires
     await world.recorder.until_requests(3, "new")
     late = [one for one in world.recorder.received[fired:] if one.job_id != "new"]
     assert not late, "its fire times lie ahead"
@@ -82,7 +82,7 @@ async def test_redis_clock_steps_an_hour_back(world: World) -> None:
     assert "Redis's clock was set back by 3600 s" in await warnings(server)
     assert await server.metric("cronpost_clock_jumps_total") == 1
     assert await server.metric("cronpost_clock_jump_seconds") == pytest.approx(-HOUR_SECONDS, abs=1)
-    await step(world, HOUR_SECONDS, server)  # the old positions come up again, each fire time once
+    await step(world, HOUR_SECONDS, server)  # the old positions are reached again, each fire time once
     await world.recorder.until_requests(1, *JOBS)
     assert "set back" not in await warnings(server), "the time that was passed is reached again"
     ids = [one.run_id for one in world.recorder.received]
@@ -90,7 +90,7 @@ async def test_redis_clock_steps_an_hour_back(world: World) -> None:
     await world.check()
 
 
-async def test_one_odd_answer_of_redis_clock_changes_nothing(world: World) -> None:
+async def test_a_single_wrong_answer_of_redis_clock_changes_nothing(world: World) -> None:
     server = await world.start(through_proxy=True)
     await world.put_many(server, *JOBS)
     await world.recorder.until_requests(1, *JOBS)
@@ -104,7 +104,7 @@ async def test_one_odd_answer_of_redis_clock_changes_nothing(world: World) -> No
         assert all(miss.last_ms - miss.first_ms < 60_000 for miss in account.misses)
 
 
-async def test_the_wall_clocks_of_nodes_do_not_count(world: World) -> None:
+async def test_the_wall_clocks_of_nodes_have_no_effect(world: World) -> None:
     await world.redis.start()
     ahead, behind = await asyncio.gather(
         *(world.start(prelude=WRONG_WALL_CLOCK.format(offset=offset)) for offset in (HOUR_SECONDS, -HOUR_SECONDS))

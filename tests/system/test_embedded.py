@@ -24,7 +24,7 @@ from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.servers import chosen_program, server_under_test
 
-# A server process: starts the embedded Redis, says so with its pid, and waits to be killed.
+# A server process: starts the embedded Redis, prints its pid, and waits to be killed.
 OWNER = """
 import signal, sys
 from pathlib import Path
@@ -89,7 +89,7 @@ def command(server: EmbeddedRedis, *words: str) -> str:
     return ask(server.socket_path, *words)
 
 
-def test_it_answers_on_a_unix_socket_in_a_private_directory_and_on_nothing_else(server: EmbeddedRedis) -> None:
+def test_it_listens_only_on_a_unix_socket_in_a_private_directory(server: EmbeddedRedis) -> None:
     url = server.start()
     assert url.startswith("unix:///")
     assert command(server, "PING") == "+PONG"
@@ -117,7 +117,7 @@ def test_it_runs_with_the_settings_that_the_promises_need(
     assert command(redis_server, "CONFIG", "GET", setting).split("\r\n")[-1] == value
 
 
-def test_a_client_can_use_the_url_even_if_the_path_has_odd_signs(tmp_path: Path) -> None:
+def test_a_client_can_use_the_url_of_a_path_with_special_characters(tmp_path: Path) -> None:
     import redis
 
     with EmbeddedRedis(tmp_path / "a b%20ü?#&") as server, redis.Redis.from_url(server.url) as client:
@@ -140,7 +140,7 @@ def test_stopping_twice_or_before_the_start_does_nothing(server: EmbeddedRedis) 
     server.stop()
 
 
-def test_a_second_server_on_the_directory_is_told_who_holds_it_and_what_to_do(
+def test_a_second_server_on_the_directory_reports_its_owner_and_the_remedy(
     owner: tuple[subprocess.Popen[str], int], server: EmbeddedRedis
 ) -> None:
     process, pid = owner
@@ -166,7 +166,7 @@ def test_after_a_kill_of_the_owner_its_redis_ends_and_a_new_start_has_the_data(
     process, pid = owner
     assert ask(server.directory / "redis.sock", "SET", "job", "kept") == "+OK"
     process.kill()
-    server.start()  # at once: the old redis-server may still be there
+    server.start()  # at once: the old redis-server may still be running
     assert not is_running(pid)
     assert command(server, "GET", "job").endswith("kept")
 
@@ -190,7 +190,7 @@ def test_a_frozen_orphan_is_killed_and_loses_nothing_that_was_acknowledged(
     assert command(server, "GET", "job").endswith("kept")
 
 
-def test_everything_killed_at_once_and_started_again_has_the_data(
+def test_the_data_survives_a_simultaneous_kill_of_all_processes(
     owner: tuple[subprocess.Popen[str], int], server: EmbeddedRedis
 ) -> None:
     process, pid = owner
@@ -201,7 +201,7 @@ def test_everything_killed_at_once_and_started_again_has_the_data(
     assert command(server, "GET", "job").endswith("kept")
 
 
-def test_a_redis_of_somebody_else_is_left_alone(tmp_path: Path, server: EmbeddedRedis) -> None:
+def test_a_redis_of_another_owner_is_not_touched(tmp_path: Path, server: EmbeddedRedis) -> None:
     with start_owner(tmp_path / "other") as (_, pid):
         server.start()
         server.stop()
@@ -215,7 +215,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(server: EmbeddedRedis) -> None
     assert os.getpgid(server.pid) != os.getpgid(0)
 
 
-def test_it_outlives_the_thread_that_called_start(server: EmbeddedRedis) -> None:
+def test_it_keeps_running_after_the_thread_that_called_start_has_ended(server: EmbeddedRedis) -> None:
     thread = threading.Thread(target=server.start)
     thread.start()
     thread.join()
@@ -223,7 +223,7 @@ def test_it_outlives_the_thread_that_called_start(server: EmbeddedRedis) -> None
     assert command(server, "PING") == "+PONG"
 
 
-def test_when_it_dies_while_we_run_it_is_noticed_and_started_again_with_its_data(server: EmbeddedRedis) -> None:
+def test_a_redis_that_dies_is_started_again_with_its_data(server: EmbeddedRedis) -> None:
     server.start()
     assert server.ensure_running() is False
     command(server, "SET", "job", "kept")
@@ -235,11 +235,11 @@ def test_when_it_dies_while_we_run_it_is_noticed_and_started_again_with_its_data
     assert server.ensure_running() is True
     assert server.pid != first
     assert command(server, "GET", "job").endswith("kept")
-    with pytest.raises(DataDirectoryInUse):  # the directory was ours all the time
+    with pytest.raises(DataDirectoryInUse):  # the directory was held all the time
         EmbeddedRedis(server.data_dir).start()
 
 
-def test_with_a_long_path_it_is_started_again_where_its_clients_look_for_it(tmp_path: Path) -> None:
+def test_with_a_long_path_it_is_started_again_on_the_same_socket(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / ("d" * 120)) as server:
         url = server.url
         assert server.pid is not None
@@ -273,7 +273,7 @@ def test_a_half_written_command_at_the_end_is_cut_and_the_rest_is_kept(server: E
     assert command(server, "GET", "last") == "$-1"
 
 
-def test_a_damaged_file_stops_the_start_and_the_remedy_that_is_named_works(server: EmbeddedRedis) -> None:
+def test_a_damaged_file_stops_the_start_and_the_named_remedy_works(server: EmbeddedRedis) -> None:
     server.start()
     command(server, "SET", "job", "kept")
     command(server, "SET", "damaged", "lost")
@@ -295,8 +295,8 @@ def test_a_damaged_file_stops_the_start_and_the_remedy_that_is_named_works(serve
     assert command(server, "GET", "damaged") == "$-1"
 
 
-def test_a_damaged_snapshot_at_the_head_is_not_to_be_cut(server: EmbeddedRedis) -> None:
-    """All commands after it build on it."""
+def test_a_damaged_snapshot_at_the_head_is_not_cut_off(server: EmbeddedRedis) -> None:
+    """All commands after it depend on it."""
     server.start()
     command(server, "SET", "job", "kept")
     command(server, "BGREWRITEAOF")
@@ -331,7 +331,7 @@ def test_a_failed_start_leaves_the_directory_free(server: EmbeddedRedis) -> None
         assert command(another, "GET", "job").endswith("kept")
 
 
-def test_data_of_a_newer_redis_is_never_started_empty_by_an_older_one(server: EmbeddedRedis) -> None:
+def test_an_older_redis_never_starts_empty_on_data_of_a_newer_one(server: EmbeddedRedis) -> None:
     (server.directory / "appendonlydir").mkdir(parents=True, mode=0o700)
     if server_under_test().version >= MULTI_PART_AOF_VERSION:
         server.start()
@@ -341,15 +341,15 @@ def test_data_of_a_newer_redis_is_never_started_empty_by_an_older_one(server: Em
 
 
 FORMS = {"Valkey 9.1": b"VALKEY080", "Redis 7.4": b"REDIS0012"}
-"""How a snapshot of these servers begins."""
+"""The first bytes of a snapshot of these servers."""
 
 
 @pytest.mark.parametrize("writer", FORMS)
-def test_a_snapshot_of_another_server_is_never_called_damaged(server: EmbeddedRedis, writer: str) -> None:
-    """The remedy for a damaged file cuts it; here that would cut all jobs."""
+def test_a_snapshot_of_another_server_is_never_reported_as_damaged(server: EmbeddedRedis, writer: str) -> None:
+    """The remedy for a damaged file cuts it, which would cut off all jobs here."""
     under_test = server_under_test()
     if under_test.version < MULTI_PART_AOF_VERSION or str(under_test).startswith(writer):
-        return  # the test above; or it reads its own
+        return  # covered by the test above, or the server reads its own format
     server.start()
     command(server, "SET", "job", "kept")
     command(server, "BGREWRITEAOF")
@@ -371,15 +371,15 @@ def test_a_snapshot_of_another_server_is_never_called_damaged(server: EmbeddedRe
 
 WRITTEN = {"redis-6.2.14": (6, 2, 0), "redis-7.0.15": (7, 0, 0)}
 """Directories of tests/data, and the oldest server that reads them. Each was written by that server under Cronpost: a
-snapshot with 20 jobs, one of which has a failed run, and after it the command that created one more."""
+snapshot with 20 jobs (one has a failed run) and after it the command that created one more."""
 
 
 @pytest.mark.parametrize("writer", WRITTEN)
-async def test_data_that_an_older_server_wrote_opens_whole(writer: str, server: EmbeddedRedis) -> None:
+async def test_data_of_an_older_server_opens_completely(writer: str, server: EmbeddedRedis) -> None:
     if server_under_test().version < WRITTEN[writer]:
-        return  # refused: test_data_of_a_newer_redis_is_never_started_empty_by_an_older_one
+        return  # refused: test_an_older_redis_never_starts_empty_on_data_of_a_newer_one
     shutil.copytree(Path(__file__).parents[1] / "data" / writer, server.directory)
-    for _ in range(2):  # the second time from what this server has made of it
+    for _ in range(2):  # the second time from the data that this server has written
         server.start()
         store = RedisStore(connect(server.url))
         jobs = [*(f"job-{number}" for number in range(20)), "job-after-the-snapshot"]
@@ -409,7 +409,7 @@ def test_a_data_directory_with_a_long_path_works_across_restarts(tmp_path: Path)
         assert command(again, "GET", "job").endswith("kept")
 
 
-def test_a_directory_that_others_could_read_is_closed_to_them(server: EmbeddedRedis) -> None:
+def test_a_directory_that_others_could_read_is_made_private(server: EmbeddedRedis) -> None:
     server.directory.mkdir(parents=True)
     server.directory.chmod(0o755)
     server.start()
@@ -452,7 +452,7 @@ def test_the_server_that_comes_with_cronpost_wins_over_newer_ones_on_the_path(
 
 
 @pytest.mark.parametrize("broken", [True, False])
-def test_where_the_server_of_cronpost_does_not_run_the_newest_on_the_path_is_taken(
+def test_if_the_server_of_cronpost_does_not_run_the_newest_on_the_path_is_used(
     broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_server(tmp_path, "broken", "cannot open shared object file")
@@ -465,7 +465,7 @@ def test_where_the_server_of_cronpost_does_not_run_the_newest_on_the_path_is_tak
     assert find_server() == Server(tmp_path / "bin" / "redis-server", (7, 0, 15), "Redis")
 
 
-def test_the_setting_wins_over_all(tmp_path: Path) -> None:
+def test_the_setting_for_the_server_program_wins_over_all(tmp_path: Path) -> None:
     fake_server(tmp_path, "mine", MIDDLE)
     assert find_server(tmp_path / "mine") == Server(tmp_path / "mine", (7, 0, 15), "Redis")
 
@@ -482,7 +482,7 @@ def test_a_setting_that_names_no_usable_server_stops_the_start(
 
 
 def test_the_package_of_the_bundled_server_is_not_imported(pytestconfig: pytest.Config) -> None:
-    """Nor does the plugin that it registers with pytest do so."""
+    """The plugin that it registers with pytest does not import it either."""
     assert pytestconfig.pluginmanager.is_blocked("valkey")
     script = "import sys; from scheduler_core import embedded; embedded.find_server(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

@@ -16,7 +16,7 @@ NEVER = "0 0 29 2 *"
 
 
 class Example(Child):
-    """A runner of the examples on a free port; its first line says which."""
+    """A runner of the examples on a free port, which its first line contains."""
 
     def __init__(self, world: World, name: str, *arguments: str, **environment: str) -> None:
         super().__init__(
@@ -38,7 +38,7 @@ async def server(world: World) -> Cronpost:
 
 
 async def run_once(server: Cronpost, job: dict[str, Any]) -> dict[str, Any]:
-    """The run of a job that was put and asked for, when it has ended."""
+    """Put a job and request a run; returns the run when it has ended."""
     api = await server.api()
     stored = await api.post("/", json={"id": "a", "cron": NEVER, **job})
     assert stored.status_code == 202, stored.text
@@ -54,7 +54,7 @@ async def run_once(server: Cronpost, job: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("arguments", "environment"), [(("0",), {}), ((), {"PORT": "0"})])
-async def test_the_runner_listens_where_it_is_told_and_takes_a_run(
+async def test_the_runner_listens_on_the_given_port_and_accepts_a_run(
     world: World, server: Cronpost, arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
     runner = Example(world, "runner.py", *arguments, **environment)
@@ -69,7 +69,7 @@ async def test_the_runner_listens_where_it_is_told_and_takes_a_run(
     ("payload", "state", "message"),
     [({"seconds": 0.2}, "succeeded", "slept well"), ({"minutes": 1}, "failed", "KeyError: 'seconds'")],
 )
-async def test_the_runner_for_slow_work_says_how_each_run_ended(
+async def test_the_runner_for_slow_work_reports_the_result_of_each_run(
     world: World, server: Cronpost, payload: Any, state: str, message: str
 ) -> None:
     runner = Example(world, "callback_runner.py", "0")

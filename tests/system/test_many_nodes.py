@@ -12,7 +12,7 @@ from tests.support.processes import eventually
 from tests.system.world import World
 
 SLOWER: dict[str, Any] = {"heartbeat_seconds": 0.5, "dead_after_seconds": 4, "downtime_after_seconds": 5}
-"""Three interpreters that start on a busy machine can keep each other from beating for a second."""
+"""Three interpreters that start on a busy machine can delay each other's heartbeats for a second."""
 LEASE_MS = 3000.0
 
 
@@ -31,7 +31,7 @@ async def test_three_nodes_share_two_hundred_jobs_and_each_fire_time_is_one_run(
     assert len(set(fences)) == len(fences) >= 400, "every claim has a fence of its own"
 
 
-async def test_a_rolling_restart_loses_nothing_and_is_no_downtime(world: World) -> None:
+async def test_a_rolling_restart_loses_nothing_and_causes_no_downtime(world: World) -> None:
     api = await world.start("api")
     nodes = list(await asyncio.gather(world.start("node", **SLOWER), world.start("node", **SLOWER)))
     jobs = [f"job{number}" for number in range(20)]
@@ -52,7 +52,7 @@ async def test_a_rolling_restart_loses_nothing_and_is_no_downtime(world: World) 
     assert len(set(ids)) == len(ids), "all were drained within the grace time"
 
 
-async def test_nodes_that_are_killed_one_after_the_other_lose_nothing(world: World) -> None:
+async def test_killing_nodes_one_after_the_other_loses_nothing(world: World) -> None:
     api = await world.start("api")
     nodes = list(await asyncio.gather(world.start("node"), world.start("node")))
     jobs = [f"job{number}" for number in range(20)]
@@ -70,8 +70,8 @@ async def test_nodes_that_are_killed_one_after_the_other_lose_nothing(world: Wor
     await world.check()
 
 
-async def test_an_upsert_wakes_a_node_that_sleeps(world: World) -> None:
-    """Without a word from the client's side the node looks once a second. It is to look earlier than that."""
+async def test_an_upsert_wakes_a_sleeping_node(world: World) -> None:
+    """Without a message the node looks once per second. It has to look earlier."""
     node = await world.start("node", through_proxy=True)
     api = await world.start("api")
 
@@ -102,7 +102,7 @@ async def test_a_delete_is_final_while_nodes_come_and_go(world: World) -> None:
     hold = world.recorder.hold("job0")
     await world.recorder.until(lambda: hold.has_arrived)
     await asyncio.gather(*(world.delete(server, job_id) for job_id in jobs))
-    hold.release(503)  # would be retried, if the job were there
+    hold.release(503)  # would be retried if the job existed
     restarted = await world.start("node")
     server.terminate()
     assert await server.ended() == 0

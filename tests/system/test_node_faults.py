@@ -1,4 +1,4 @@
-"""A node is killed, frozen or stopped at the worst moment. Another takes over, or the next start does."""
+"""A node is killed, frozen or stopped at the worst moment. Another node takes over, or the next start does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.recorder import Answer, HeldRequest
 from tests.system.world import World
 
 TAKEN_OVER_SECONDS = 7.0
-"""What is promised for nodes on a shared Redis. With the short lease of these tests it takes some three seconds."""
+"""The promised limit for nodes on a shared Redis. With the short lease of these tests it takes about three seconds."""
 
 
 def all_arrived(holds: list[HeldRequest]) -> bool:
@@ -29,27 +29,28 @@ def has_ended(pid: int) -> bool:
 
 
 async def two_nodes(world: World) -> tuple[Cronpost, Cronpost]:
-    """A node that works through the proxy and will have a bad day, and a server that will not."""
+    """A healthy server, and a node behind the proxy that will fail."""
     await world.redis.start()
     survivor, victim = await asyncio.gather(world.start("serve"), world.start("node", through_proxy=True))
     return survivor, victim
 
 
 def soon(seconds: float = 1.5) -> str:
-    """A cron expression for one fire time, ``seconds`` from now or up to a second less, and none for a minute after."""
+    """A cron expression with one fire time, at most ``seconds`` and a second less from now, and none for a minute after
+    it."""
     return f"{int(time.time() + seconds) % 60} * * * * *"
 
 
 async def held(world: World, job_id: str) -> HeldRequest:
-    """Wait until a request of this job is open, and keep it so."""
+    """Wait until a request of this job is open, and keep it open."""
     hold = world.recorder.hold(job_id)
     await world.recorder.until(lambda: hold.has_arrived)
     return hold
 
 
 class TestKilledOnASharedRedis:
-    """The survivor is frozen until the victim has what it is to die with, so that it is always the victim who claims.
-    Thawed, it has to look around for as long as a lease before it takes anything."""
+    """The surviving server is frozen until the victim has the claim with which it dies, so that always the victim
+    claims. Once thawed, the survivor waits as long as a lease before it takes anything."""
 
     async def test_before_its_claim_reaches_redis(self, world: World) -> None:
         survivor, victim = await two_nodes(world)
@@ -61,7 +62,7 @@ class TestKilledOnASharedRedis:
         await world.check()
 
     async def test_with_its_claim_still_on_the_way(self, world: World) -> None:
-        """Redis carries out what a dead node asked for: nobody works on that, until the lease is over."""
+        """Redis carries out a command of the dead node: no node works on these jobs until the lease is over."""
         survivor, victim = await two_nodes(world)
         await world.put(survivor, "a", soon())
         survivor.freeze()
@@ -114,7 +115,8 @@ class TestKilledOnASharedRedis:
         assert len(world.recorder.of("settled")) == 1, "it was settled, and must not be sent again"
 
     async def test_after_the_answer_and_before_its_settle(self, world: World) -> None:
-        """The one case in which a run that succeeded is sent again: nobody was told. It carries the same id."""
+        """The one case in which a run that succeeded is sent again, because its result was never recorded. It has the
+        same id."""
         survivor, victim = await two_nodes(world)
         await world.put(survivor, "a", soon())
         survivor.freeze()
@@ -151,7 +153,7 @@ class TestKilledWithItsEmbeddedRedis:
         await world.put(server, "second")
         hold = world.recorder.hold("open")
         await world.recorder.until(lambda: hold.has_arrived)
-        world.record_fault(world.now_ms() - 500)  # a run whose settle was on its way is sent again
+        world.record_fault(world.now_ms() - 500)  # a run whose settle was under way is sent again
         await server.kill()
         await eventually(lambda: not is_alive(redis), what="the redis-server should end with its server")
 
@@ -166,14 +168,14 @@ class TestKilledWithItsEmbeddedRedis:
         await world.recorder.until_requests(1, "second")
         await world.check(embedded=EmbeddedRedis(data))
 
-    async def test_all_open_runs_are_sent_again_side_by_side_when_it_happens_twice_in_a_row(self, world: World) -> None:
+    async def test_all_open_runs_are_sent_again_at_once_after_two_kills_in_a_row(self, world: World) -> None:
         data = world.processes.directory / "data"
         server = await world.start("serve", redis_url="", data_dir=data)
         jobs = [f"job{number:02}" for number in range(20)]
         holds = [[world.recorder.hold(job_id) for job_id in jobs] for _ in range(3)]
         await world.put_many(server, *jobs, cron=soon(8))
         for opened in holds:
-            # None of them is answered: that all are open at once shows that they do not go one after the other.
+            # None of them is answered: if all are open at once, they are not sent one after the other.
             await world.recorder.until(partial(all_arrived, opened))
             if opened is holds[-1]:
                 break
@@ -194,7 +196,7 @@ class TestKilledWithItsEmbeddedRedis:
             (run,) = account.runs
             assert run.state is RunState.SUCCEEDED
 
-    async def test_a_second_server_on_its_data_directory_says_so_and_stops(self, world: World) -> None:
+    async def test_a_second_server_on_its_data_directory_stops_with_an_error(self, world: World) -> None:
         data = world.processes.directory / "data"
         server = await world.start("serve", redis_url="", data_dir=data)
         await world.put(server, "a")
@@ -206,10 +208,10 @@ class TestKilledWithItsEmbeddedRedis:
         await world.recorder.until_requests(2, "a")
         await world.check(embedded=EmbeddedRedis(data))
 
-    async def test_its_redis_alone_is_killed(self, world: World) -> None:
+    async def test_jobs_survive_a_kill_of_its_redis_alone(self, world: World) -> None:
         data = world.processes.directory / "data"
         server = await world.start("serve", redis_url="", data_dir=data)
-        # As Cronpost starts it, a kill of Redis alone may cost the last second of what it had answered.
+        # With Cronpost's own settings, a kill of Redis alone may lose the last second of answered writes.
         assert ask(EmbeddedRedis(data).socket_path, "CONFIG", "SET", "appendfsync", "always") == "+OK"
         await world.put_many(server, "a", "b")
         await world.recorder.until_requests(1, "a", "b")
@@ -222,10 +224,10 @@ class TestKilledWithItsEmbeddedRedis:
 
 
 class TestFrozen:
-    async def test_longer_than_its_lease_its_late_result_is_refused(self, world: World) -> None:
+    async def test_a_node_frozen_for_longer_than_its_lease_has_its_late_result_refused(self, world: World) -> None:
         await world.redis.start()
         victim, survivor = await asyncio.gather(world.start("serve"), world.start("node"))
-        survivor.freeze()  # so that the victim is the one to claim
+        survivor.freeze()  # so that the node that will be frozen claims
         await world.put(victim, "a", soon())
         hold = await held(world, "a")
         victim.freeze()
@@ -237,7 +239,7 @@ class TestFrozen:
         await world.recorder.until(lambda: hold.received.ended_ms is not None)
         victim.thaw()
         world.record_fault(frozen_at, world.now_ms())
-        await victim.logged(SETTLE_REFUSED)  # nothing but the fence tells: the run is still open
+        await victim.logged(SETTLE_REFUSED)  # only the fence shows it: the run is still open
         taken_over.release(200)
         await world.recorder.until(lambda: taken_over.received.ended_ms is not None)
         assert await victim.metric("cronpost_settles_refused_total") == 1
@@ -254,7 +256,7 @@ class TestFrozen:
         ]
         await victim.ready()
 
-    async def test_for_less_than_its_lease_nothing_is_taken_from_it(self, world: World) -> None:
+    async def test_a_node_frozen_for_less_than_its_lease_keeps_its_runs(self, world: World) -> None:
         victim = await world.start("serve", heartbeat_seconds=1, dead_after_seconds=5, downtime_after_seconds=6)
         survivor = await world.start("node", heartbeat_seconds=1, dead_after_seconds=5, downtime_after_seconds=6)
         survivor.freeze()
@@ -290,7 +292,7 @@ class TestFrozen:
 
 
 class TestStopped:
-    async def test_sigterm_drains_and_hands_back_the_rest(self, world: World) -> None:
+    async def test_sigterm_drains_and_releases_the_rest(self, world: World) -> None:
         stopping = await world.start("serve", drain_grace_seconds=1)
         await world.put_many(stopping, "quick", "slow", cron=soon())
         world.recorder.script("quick", Answer(200, after_seconds=0.6))
@@ -331,9 +333,7 @@ class TestStopped:
         await world.recorder.until(lambda: hold.received.client_gone)
         assert not server.events(NODE_STOPPED)
 
-    async def test_what_is_open_is_settled_when_redis_goes_away_during_the_drain_and_comes_back(
-        self, world: World
-    ) -> None:
+    async def test_open_runs_are_settled_if_redis_fails_during_the_drain_and_returns(self, world: World) -> None:
         server = await world.start("serve", drain_grace_seconds=20)
         await world.put(server, "a", soon())
         hold = world.recorder.hold("a")
@@ -348,6 +348,6 @@ class TestStopped:
         assert len(world.recorder.of("a")) == 1
 
 
-def test_the_settings_of_these_tests_keep_the_order_of_the_defaults() -> None:
+def test_the_settings_of_these_tests_have_the_same_order_as_the_defaults() -> None:
     beat, dead, down = (float(str(FAST[f"{name}_seconds"])) for name in ("heartbeat", "dead_after", "downtime_after"))
     assert 3 * beat <= dead <= down

@@ -31,12 +31,12 @@ from tests.support.processes import Cronpost, eventually, is_alive, processes_un
 from tests.system.world import World
 
 SETTINGS: dict[str, Any] = {"heartbeat_seconds": 0.5, "dead_after_seconds": 2.5, "downtime_after_seconds": 5}
-"""Four interpreters that start on a busy machine can keep each other from beating for a second."""
+"""Four interpreters that start on a busy machine can delay each other's heartbeats for a second."""
 LEASE_MS = 1500.0
 
 
 async def serve(world: World, nodes: int, **settings: Any) -> Cronpost:
-    """A server with its own Redis, once all of its nodes work."""
+    """A server with its own Redis, when all of its nodes work."""
     data = world.processes.directory / "data"
     server = await world.start("serve", redis_url="", data_dir=data, nodes=nodes, **SETTINGS, **settings)
     await all_work(server, nodes)
@@ -52,12 +52,12 @@ async def all_work(server: Cronpost, nodes: int) -> None:
 
 
 def pids(server: Cronpost) -> dict[str, int]:
-    """Node id to process id, of all that were ever started."""
+    """Node id to process id, for all that were ever started."""
     return {event["node"]: event["pid"] for event in server.events(NODE_PROCESS_STARTED)}
 
 
 async def check(world: World) -> None:
-    """The judge, while the server and its Redis live."""
+    """Check the promises while the server and its Redis run."""
     await world.check(embedded=EmbeddedRedis(world.processes.directory / "data"), lease_ms=LEASE_MS)
 
 
@@ -76,7 +76,7 @@ async def holder_of_an_open_run(world: World, server: Cronpost) -> int:
 async def test_all_nodes_fire_and_their_metrics_add_up_also_when_one_was_killed(world: World) -> None:
     server = await serve(world, 3, max_in_flight=10)
     jobs = [f"job{number}" for number in range(25)]
-    world.recorder.otherwise = dict.fromkeys(jobs, world.recorder.slow(0.3))  # more than two nodes can have open
+    world.recorder.otherwise = dict.fromkeys(jobs, world.recorder.slow(0.3))  # more than two nodes can keep open
     await world.put_many(server, *jobs)
 
     def firing() -> set[str]:
@@ -107,16 +107,16 @@ async def test_all_nodes_fire_and_their_metrics_add_up_also_when_one_was_killed(
     (ended,) = server.events(NODE_PROCESS_ENDED)
     assert ended["pid"] == victim
     await asyncio.gather(*(world.delete(server, job_id) for job_id in world.puts))
-    # Each settled run was logged once. What the dead node had counted since it was last asked is lost.
+    # Each settled run is logged once. The counts of the dead node since the last scrape are lost.
     uncounted = len(server.events(RUN_SETTLED)) - await server.metric("cronpost_runs_total")
     assert uncounted <= sum(pids(server)[event["node"]] == victim for event in server.events(RUN_SETTLED))
 
 
-async def test_a_server_that_is_killed_leaves_nothing_behind_and_its_runs_are_sent_again_at_once(world: World) -> None:
+async def test_a_killed_server_leaves_no_process_and_its_runs_are_sent_again_at_once(world: World) -> None:
     server = await serve(world, 2)
     holder = await holder_of_an_open_run(world, server)
     other = next(pid for pid in pids(server).values() if pid != holder)
-    os.kill(other, signal.SIGSTOP)  # the worst child: it can neither see its parent's end nor obey
+    os.kill(other, signal.SIGSTOP)  # the worst case: a child that is frozen notices nothing
     redis = set(processes_under(world.processes.directory / "data"))
     killed_at = world.now_ms()
     await server.kill()
@@ -137,7 +137,7 @@ async def test_a_server_that_is_killed_leaves_nothing_behind_and_its_runs_are_se
     await check(world)
 
 
-def test_no_server_begins_while_a_node_of_an_earlier_one_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_starts_while_a_node_of_an_earlier_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would void the leases of that node."""
     monkeypatch.setattr(directory, "LOCK_SECONDS", 0.2)
     server = EmbeddedRedis(tmp_path)
@@ -157,7 +157,7 @@ def test_no_server_begins_while_a_node_of_an_earlier_one_lives(tmp_path: Path, m
         assert again.pid is not None
 
 
-async def test_told_to_stop_all_nodes_drain(world: World) -> None:
+async def test_all_nodes_drain_when_the_server_stops(world: World) -> None:
     server = await serve(world, 2)
     hold = world.recorder.hold("held")
     await world.put(server, "held")
@@ -175,7 +175,7 @@ async def test_told_to_stop_all_nodes_drain(world: World) -> None:
     assert not server.events(NODE_PROCESS_ENDED)
 
 
-async def test_nodes_without_an_api_show_their_state_on_a_port_of_their_own(world: World) -> None:
+async def test_nodes_without_an_api_show_their_state_on_their_own_port(world: World) -> None:
     api = await world.start("api")
     warning = (await (await api.api()).get("/ready")).json()
     assert warning["ready"]

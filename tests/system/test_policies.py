@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 Json = dict[str, Any]
 LEAP_DAY = "0 0 29 2 *"
-"""A trigger that has no part in a test."""
+"""A trigger that never fires during a test."""
 
 
 def instant(at_ms: float) -> str:
@@ -35,7 +35,7 @@ def millis(text: str) -> int:
 
 
 def soon() -> str:
-    """A cron expression for one fire time, half a second to one and a half from now, and none for a minute after."""
+    """A cron expression with one fire time, 0.5 to 1.5 s from now, and none for a minute after it."""
     return f"{int(time.time() + 1.5) % 60} * * * * *"
 
 
@@ -62,7 +62,8 @@ def bounds(entry: Json) -> tuple[int, int]:
 
 
 def assert_gapless(entries: Iterable[Json], *, step_ms: int = 1000) -> None:
-    """Every fire time of the grid from the first to the last lies in one entry; those run again are apart."""
+    """Assert that every fire time from the first to the last is in exactly one entry; repeated fire
+    times are separate."""
     spans = [bounds(entry) for entry in entries if not entry["again"]]
     assert spans
     for (_, last), (first, _) in itertools.pairwise(spans):
@@ -73,7 +74,7 @@ def assert_gapless(entries: Iterable[Json], *, step_ms: int = 1000) -> None:
 
 
 async def runs_of(server: Cronpost, job_id: str) -> list[Json]:
-    """The settled runs of a job, oldest first; also of one that is gone."""
+    """The settled runs of a job, oldest first; also of a deleted job."""
     answer = await (await server.api()).get(f"/jobs/{job_id}/runs", params={"limit": 1000})
     assert answer.status_code == 200, answer.text
     found: list[Json] = answer.json()["runs"]
@@ -81,7 +82,7 @@ async def runs_of(server: Cronpost, job_id: str) -> list[Json]:
 
 
 async def settled(server: Cronpost, job_id: str, count: int) -> list[Json]:
-    """Wait until so many runs of a job are settled. One that is deleted is unknown until the first of them is."""
+    """Wait until this many runs of a job are settled. A deleted job is unknown until the first of them is."""
     client = await server.api()
 
     async def there() -> bool:
@@ -102,7 +103,7 @@ async def gone(server: Cronpost, job_id: str) -> None:
 
 
 def by_reason(account: Account, reason: MissReason) -> list[int]:
-    """How many fire times of a job that fires every second were missed for this reason, range by range."""
+    """How many fire times of a job that fires every second are misses with this reason, range by range."""
     return [(miss.last_ms - miss.first_ms) // 1000 + 1 for miss in account.misses if miss.reason is reason]
 
 
@@ -114,8 +115,8 @@ def most_at_once(requests: Iterable[Received]) -> int:
 
 
 class TestRunsThatWouldOverlap:
-    async def test_allow_has_no_more_than_its_bound_queue_one_owes_one_and_skip_none(self, world: World) -> None:
-        """One slow runner, three answers to it. Of four fire times in 3.4 seconds, three may be open at once."""
+    async def test_allow_stays_within_its_limit_queue_one_runs_one_more_and_skip_none(self, world: World) -> None:
+        """One slow runner and three policies. Of four fire times in 3.4 seconds, three may be open at once."""
         server = await world.start()
         for job_id, seconds in (("allow", 3.4), ("queue", 1.4), ("skip", 1.4)):
             world.recorder.otherwise[job_id] = world.recorder.slow(seconds)
@@ -143,15 +144,15 @@ class TestRunsThatWouldOverlap:
         for job_id in accounts:
             assert_gapless(await account(server, job_id))
 
-        # With queue_one a run follows the other at once, for the latest fire time that passed; with skip it waits for
-        # the next one.
+        # With queue_one a run follows at once, for the latest fire time that passed; with skip the job waits for
+        # the next fire time.
         for job_id in ("queue", "skip"):
             for earlier, later in itertools.pairwise(world.recorder.of(job_id)):
                 assert earlier.ended_ms is not None
                 assert (later.fire_time_ms < earlier.ended_ms) == (job_id == "queue"), f"{earlier}, then {later}"
                 assert later.fire_time_ms + 1000 > earlier.ended_ms
 
-    async def test_open_runs_of_a_killed_node_are_delivered_again_under_their_ids(self, world: World) -> None:
+    async def test_open_runs_of_a_killed_node_are_delivered_again_under_the_same_ids(self, world: World) -> None:
         await world.redis.start()
         survivor, victim = await asyncio.gather(world.start("serve"), world.start("node"))
         world.recorder.otherwise["a"] = world.recorder.slow(2.5)
@@ -175,7 +176,7 @@ class TestRunsThatWouldOverlap:
         assert len({one.run_id for one in world.recorder.of("a")}) == len(judged.all_runs)
         assert_gapless(await account(survivor, "a"))
 
-    async def test_the_account_begins_with_the_first_run_though_that_ends_after_the_second(self, world: World) -> None:
+    async def test_the_account_begins_with_the_first_run_even_if_it_ends_after_the_second(self, world: World) -> None:
         server = await world.start()
         hold = world.recorder.hold("a")
         await world.put(server, "a", overlap="allow", max_concurrent=3)
@@ -188,7 +189,9 @@ class TestRunsThatWouldOverlap:
         assert bounds(entries[0]) == (first, first)
         assert_gapless(entries)
 
-    async def test_a_delete_while_several_are_open_starts_nothing_and_records_what_ends(self, world: World) -> None:
+    async def test_a_delete_while_several_runs_are_open_starts_no_run_and_records_their_ends(
+        self, world: World
+    ) -> None:
         server = await world.start()
         holds = [world.recorder.hold("a") for _ in range(3)]
         await world.put(server, "a", overlap="allow", max_concurrent=5)
@@ -197,7 +200,7 @@ class TestRunsThatWouldOverlap:
         world.recorder.otherwise["a"] = Answer(503)
         await world.delete(server, "a")
         holds[0].release(200)
-        holds[1].release(503)  # would be tried again, if the job were there
+        holds[1].release(503)  # would be retried if the job existed
         ended = await settled(server, "a", 2)
         assert {run["state"] for run in ended} == {"succeeded", "cancelled"}
         await world.recorder.until_requests(2, "other")
@@ -211,7 +214,7 @@ class TestRunsThatWouldOverlap:
 
 
 class TestAfterDowntime:
-    async def test_recovery_all_runs_what_was_missed_in_order_within_its_limits(self, world: World) -> None:
+    async def test_recovery_all_runs_missed_fire_times_in_order_within_its_limits(self, world: World) -> None:
         server = await world.start()
         jobs = ("everything", "limited", "windowed", "latest", "nothing")
         for job_id in jobs:
@@ -228,7 +231,7 @@ class TestAfterDowntime:
             views = [await world.view(server, job_id) for job_id in jobs]
             return all(view["status"] == "active" for view in views)
 
-        await eventually(idle)  # a run that is open when its node dies is another story
+        await eventually(idle)  # a run that is open when its node dies is tested elsewhere
         killed_at = world.now_ms()
         await server.kill()
         world.record_fault(killed_at - 500, killed_at)
@@ -262,7 +265,7 @@ class TestAfterDowntime:
             assert reasons <= ({MissReason.DOWNTIME} if job_id in {"latest", "nothing"} else {MissReason.EXPIRED})
             assert_gapless(await account(server, job_id))
 
-        # What is due meanwhile does not wait in line behind what is caught up.
+        # Fire times that are due meanwhile do not wait behind the missed ones.
         requests = world.recorder.of("everything")
         for one in requests:
             if one.reason != "scheduled" or one.arrived_ms < killed_at:
@@ -274,7 +277,7 @@ class TestAfterDowntime:
             ]
             assert not before, f"{one.fire_time_ms} was due, and went after {len(before)} that were not"
 
-    async def test_a_backfill_runs_each_fire_time_once_and_gives_way_to_those_that_are_due(self, world: World) -> None:
+    async def test_a_backfill_runs_each_fire_time_once_and_after_those_that_are_due(self, world: World) -> None:
         await world.redis.start()
         server, _ = await asyncio.gather(world.start("serve"), world.start("node"))
         world.recorder.otherwise["a"] = world.recorder.slow(0.2)
@@ -354,7 +357,7 @@ class TestRetries:
             assert "6 attempts" in ended[job_id]["message"]
             requests = world.recorder.of(job_id)
             assert [one.attempt for one in requests] == [1, 2, 3, 4, 5, 6]
-            # The first delay comes twice, then ten times as much, cut at the cap: without it, 2, 20 and 200 seconds.
+            # The first delay twice, then ten times as much, limited by the cap: without it, 2, 20 and 200 seconds.
             for (earlier, later), delay_ms in zip(itertools.pairwise(requests), (200, 200, 800, 800, 800), strict=True):
                 assert earlier.ended_ms is not None
                 assert later.arrived_ms >= earlier.ended_ms + delay_ms
@@ -365,8 +368,8 @@ class TestRetries:
         assert first.ended_ms is not None
         await world.check()
 
-    async def test_timeout_seconds_ends_an_attempt_whose_answer_trickles(self, world: World) -> None:
-        """Every byte comes in time, the answer as a whole does not. The setting would wait for 20 seconds."""
+    async def test_timeout_seconds_ends_an_attempt_whose_answer_arrives_byte_by_byte(self, world: World) -> None:
+        """Every byte is in time, the whole answer is not. The server's setting would allow 20 seconds."""
         server = await world.start()
         client = await server.api()
         ended: Json = {}
@@ -388,7 +391,7 @@ class TestRetries:
 
 
 class TestBounds:
-    async def test_first_and_last_fire_are_as_said_and_the_job_goes_and_leaves_its_history(self, world: World) -> None:
+    async def test_a_job_fires_from_its_start_to_its_end_and_then_leaves_only_its_history(self, world: World) -> None:
         server = await world.start()
         starts = (int(time.time()) + 3) * 1000
         bounded: Json = {"starts_at": instant(starts), "ends_at": instant(starts + 2000)}
@@ -416,7 +419,7 @@ class TestBounds:
         counted_view = await world.view(server, "counted")
         assert [millis(one) for one in counted_view["next_fire_times"]] == expected["counted"]
 
-        # A job whose trigger is over stays until what was asked for has been run.
+        # A job whose trigger has ended stays until its requested runs have ended.
         hold = world.recorder.hold("waits")
         await world.recorder.until(lambda: hold.has_arrived)
         assert (await client.post("/jobs/waits/run", json={"force": True})).status_code == 202

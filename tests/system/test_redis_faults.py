@@ -1,4 +1,5 @@
-"""Redis is away, full, read-only, locked, slow or forgetful while jobs fire. All fire times are accounted for after."""
+"""Redis is away, full, read-only, locked, slow or loses replies while jobs fire. Afterwards all fire times are
+accounted for."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ JOBS = ("a", "b", "c")
 
 
 async def not_ready(server: Cronpost, why: str) -> None:
-    """Wait until /ready says that it is not, with ``why`` among the reasons. The process lives all the same."""
+    """Wait until /ready answers 503 with ``why`` among the reasons. The process keeps running."""
 
     async def says_why() -> bool:
         ready, reasons = await server.readiness()
@@ -38,7 +39,7 @@ async def firing(world: World, server: Cronpost) -> None:
 
 @pytest.fixture
 async def server(world: World) -> AsyncIterator[Cronpost]:
-    """A server on a Redis of its own, and three jobs that fire every second."""
+    """A server with its own Redis, and three jobs that fire every second."""
     server = await world.start()
     await world.put_many(server, *JOBS)
     await firing(world, server)
@@ -48,13 +49,13 @@ async def server(world: World) -> AsyncIterator[Cronpost]:
     assert server.is_running
 
 
-async def test_redis_is_killed_and_comes_back(world: World, server: Cronpost) -> None:
+async def test_jobs_fire_again_after_redis_is_killed_and_returns(world: World, server: Cronpost) -> None:
     await world.redis.kill()
     await not_ready(server, "did not answer")
     await world.redis.start()
 
 
-async def test_redis_is_killed_while_a_request_is_open(world: World, server: Cronpost) -> None:
+async def test_a_run_survives_a_kill_of_redis_while_its_request_is_open(world: World, server: Cronpost) -> None:
     hold = world.recorder.hold("a")
     await world.recorder.until(lambda: hold.has_arrived)
     await world.redis.kill()
@@ -87,11 +88,11 @@ async def test_a_fire_time_in_a_long_outage_is_downtime_and_recovery_follows(wor
     assert [miss.reason for miss in skipped.misses] == [MissReason.DOWNTIME]
 
 
-async def test_redis_is_loading(world: World, server: Cronpost) -> None:
-    # While it loads, Redis looks at its clients once in two megabytes.
+async def test_jobs_fire_again_after_redis_has_loaded_its_data(world: World, server: Cronpost) -> None:
+    # While Redis loads, it serves its clients once per two megabytes.
     for number in range(30):
         await world.redis.client.set(f"ballast:{number}", os.urandom(1 << 20))
-    await world.redis.command("BGREWRITEAOF")  # a snapshot at the head of the file: loading it can be slowed down
+    await world.redis.command("BGREWRITEAOF")  # a snapshot at the head of the file: its loading can be slowed down
 
     async def rewritten() -> bool:
         info = await world.redis.client.info("persistence")
@@ -109,7 +110,7 @@ async def test_redis_is_loading(world: World, server: Cronpost) -> None:
     await eventually(world.redis.answers)
 
 
-async def test_redis_is_out_of_memory(world: World, server: Cronpost) -> None:
+async def test_jobs_fire_again_after_redis_was_out_of_memory(world: World, server: Cronpost) -> None:
     hold = world.recorder.hold("a")
     await world.recorder.until(lambda: hold.has_arrived)
     await world.redis.set_config("maxmemory", 1)
@@ -124,14 +125,14 @@ async def test_redis_is_out_of_memory(world: World, server: Cronpost) -> None:
     await world.redis.set_config("maxmemory", 0)
 
 
-async def test_redis_becomes_a_replica_and_a_master_again(world: World, server: Cronpost) -> None:
+async def test_jobs_fire_again_after_redis_was_a_replica(world: World, server: Cronpost) -> None:
     await world.redis.command("REPLICAOF", "127.0.0.1", "1")
     await not_ready(server, "READONLY")
     await world.redis.command("REPLICAOF", "NO", "ONE")
 
 
-async def test_the_password_of_redis_is_changed_while_the_server_runs(world: World, server: Cronpost) -> None:
-    await world.redis.client.ping()  # this connection stays, and stays trusted
+async def test_the_server_survives_a_change_of_the_password_of_redis(world: World, server: Cronpost) -> None:
+    await world.redis.client.ping()  # this connection stays open and authenticated
     await world.redis.set_config("requirepass", "another")
     await world.redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await not_ready(server, "Authentication required")
@@ -140,7 +141,7 @@ async def test_the_password_of_redis_is_changed_while_the_server_runs(world: Wor
     await world.redis.set_config("requirepass", "")
 
 
-async def test_a_wrong_password_at_the_start_leaves_the_process_up_until_it_is_right(world: World) -> None:
+async def test_a_server_with_a_wrong_password_waits_until_the_password_is_right(world: World) -> None:
     world.redis.password = "right"
     await world.redis.start()
     server = world.processes.cronpost("serve", redis_url=world.redis.url.replace("right", "wrong"))
@@ -158,7 +159,7 @@ async def test_a_wrong_password_at_the_start_leaves_the_process_up_until_it_is_r
     await world.check()
 
 
-async def test_no_redis_at_the_start_leaves_the_process_up_until_there_is_one(world: World) -> None:
+async def test_a_server_without_redis_waits_until_redis_runs(world: World) -> None:
     server = world.processes.cronpost("serve", redis_url=world.redis.url)
     await not_ready(server, "did not answer")
     answer = await (await server.api()).post(
@@ -172,7 +173,7 @@ async def test_no_redis_at_the_start_leaves_the_process_up_until_there_is_one(wo
     await world.check()
 
 
-async def test_the_script_cache_is_flushed_again_and_again(world: World, server: Cronpost) -> None:
+async def test_jobs_fire_while_the_script_cache_is_flushed_repeatedly(world: World, server: Cronpost) -> None:
     enough = asyncio.Event()
 
     async def flush() -> None:
@@ -188,7 +189,9 @@ async def test_the_script_cache_is_flushed_again_and_again(world: World, server:
     assert not server.events(STORE_LOST), "an empty cache is no fault"
 
 
-async def test_redis_freezes_for_longer_than_its_clients_wait(world: World, server: Cronpost) -> None:
+async def test_jobs_fire_again_after_redis_was_frozen_for_longer_than_the_timeout(
+    world: World, server: Cronpost
+) -> None:
     world.redis.child.freeze()
     await not_ready(server, "did not answer")
     world.redis.child.thaw()
@@ -202,9 +205,9 @@ async def behind_the_proxy(world: World) -> Cronpost:
 
 
 @pytest.mark.parametrize("lose", ["request", "reply"])
-async def test_calls_or_their_replies_are_lost(world: World, lose: Literal["request", "reply"]) -> None:
-    """A claim that was carried out is found again by its token, a settle is known by its tag: sent again, neither
-    fires nor records anything twice. No disturbance is told to the judge: nothing here excuses a second request."""
+async def test_lost_calls_and_lost_replies_double_nothing(world: World, lose: Literal["request", "reply"]) -> None:
+    """The node finds a claim that was carried out by its token, and a settle by its tag: sent again, neither fires nor
+    records anything twice. No fault is recorded for the checker, so nothing excuses a second request."""
     server = await behind_the_proxy(world)
     for name in ("job/claim", "job/settle", "node/beat"):
         took = took_jobs if name == "job/claim" and lose == "reply" else None
@@ -215,9 +218,9 @@ async def test_calls_or_their_replies_are_lost(world: World, lose: Literal["requ
     assert await server.metric("cronpost_settles_refused_total") == 0
 
 
-async def test_a_claim_that_arrives_after_it_was_given_up_strands_no_job(world: World) -> None:
-    """The network may deliver a command after its sender has stopped waiting, here even after the node has looked in
-    vain for what it took. Nobody but this node can find these jobs then: it lives, so nobody reaps them."""
+async def test_a_claim_that_arrives_after_its_timeout_strands_no_job(world: World) -> None:
+    """The network may deliver a command after its sender has timed out, here even after the node has looked in vain for
+    the jobs that the claim took. Only this node could find these jobs later: it is alive, so no node reaps them."""
     server = await world.start(through_proxy=True)
     due = int(time.time() + 1.5)
 
@@ -237,7 +240,7 @@ async def test_a_claim_that_arrives_after_it_was_given_up_strands_no_job(world: 
     await world.check()
 
 
-async def test_the_connection_to_redis_is_a_black_hole_and_then_refused(world: World) -> None:
+async def test_jobs_fire_again_after_a_silent_and_then_refused_connection_to_redis(world: World) -> None:
     server = await behind_the_proxy(world)
     world.proxy.black_hole()
     await not_ready(server, "did not answer")
@@ -250,7 +253,7 @@ async def test_the_connection_to_redis_is_a_black_hole_and_then_refused(world: W
     await world.check()
 
 
-async def test_redis_answers_slowly(world: World) -> None:
+async def test_jobs_fire_while_redis_answers_slowly(world: World) -> None:
     server = await behind_the_proxy(world)
     world.proxy.delay_seconds = 0.2
     await world.recorder.until_requests(2, *JOBS)

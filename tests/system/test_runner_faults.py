@@ -1,4 +1,4 @@
-"""Runners that are slow, busy or failing: whatever they answer, each fire time is a run or a recorded miss."""
+"""Runners that are slow, busy or failing: with any answer, each fire time is a run or a recorded miss."""
 
 from __future__ import annotations
 

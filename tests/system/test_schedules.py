@@ -1,4 +1,4 @@
-"""Targets and schedules with real processes: a change in one is served by the others, and what a restart keeps."""
+"""Targets and schedules with real processes: changes reach other nodes, and a restart keeps everything."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def schedule(client: httpx.AsyncClient, name: str, **fields: Any) -> dict[
     )
 
 
-async def test_a_changed_target_serves_the_next_run_of_all_its_schedules_on_other_nodes(world: World) -> None:
+async def test_a_changed_target_is_used_by_the_next_run_of_all_its_schedules_on_other_nodes(world: World) -> None:
     api = await world.start("api")
     for _ in range(2):
         await world.start("node")
@@ -51,13 +51,13 @@ async def test_a_changed_target_serves_the_next_run_of_all_its_schedules_on_othe
 
 
 async def schedule_on_another(world: World, client: httpx.AsyncClient) -> None:
-    """Wait until another schedule has run three times: time in which a deleted one would have run too."""
+    """Wait until another schedule has run three times: in that time a deleted schedule would have run too."""
     target = await created(client, "/targets", name="u", url=world.recorder.url, method="POST")
     other = await schedule(client, "other", target_id=target["id"])
     await world.recorder.until_requests(3, other["job_id"])
 
 
-async def test_after_a_kill_active_goes_on_paused_stays_and_a_window_that_is_over_has_stopped(world: World) -> None:
+async def test_a_kill_keeps_active_and_paused_schedules_and_a_window_stops_at_its_end(world: World) -> None:
     server = await world.start()
     client = await server.api()
     await created(client, "/targets", name="t", url=world.recorder.url, method="POST", body_template="x")

@@ -1,4 +1,4 @@
-"""One-off tasks with real processes: a client of the old kind, several nodes, kills in the middle of calls."""
+"""One-off tasks with real processes: an old client, several nodes, kills during calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def in_seconds(seconds: float) -> str:
 
 
 async def post(world: World, server: Cronpost, count: int, *, path: str = "/api/v1/tasks/", **fields: Any) -> list[str]:
-    """Post tasks as an array, the way the old clients do: a slash at the end, and no JSON type."""
+    """Post tasks as an array, like old clients: with a slash at the end of the path and without a JSON content type."""
     tasks = [{"webhookUrl": world.recorder.url, "executeAt": in_seconds(-1), **fields} for _ in range(count)]
     answer = await (await server.api()).post(path, content=json.dumps(tasks), headers={"Content-Type": "text/plain"})
     assert answer.status_code == 202, answer.text
@@ -43,7 +43,7 @@ async def until_status(server: Cronpost, task_id: str, status: str) -> dict[str,
     return await shown(server, task_id)
 
 
-async def test_a_client_that_posts_arrays_reads_its_token_in_each_callback(world: World) -> None:
+async def test_a_client_that_posts_arrays_finds_its_token_in_each_callback(world: World) -> None:
     server = await world.start(**FAST_LANE)
     ids = await post(world, server, 3, webhookAuth="Bearer s3cret")
     later = await post(world, server, 1, webhookAuth="Bearer s3cret", executeAt=in_seconds(1.5))
@@ -63,7 +63,7 @@ async def test_a_client_that_posts_arrays_reads_its_token_in_each_callback(world
     assert {run["status"] for run in runs} == {"SUCCESS"}
 
 
-async def test_a_task_that_fails_is_called_again_until_it_is_stale_and_again_when_asked(world: World) -> None:
+async def test_a_failing_task_is_called_until_it_is_stale_and_again_when_revived(world: World) -> None:
     server = await world.start(**FAST_LANE, max_retries=2)
     world.recorder.script("task_1", 500, 404, 302, 200)
     await post(world, server, 1)
@@ -80,7 +80,7 @@ async def test_a_task_that_fails_is_called_again_until_it_is_stale_and_again_whe
     assert last.run_id != calls[0].run_id
 
 
-async def test_a_kill_in_the_middle_of_a_call_calls_the_task_again_and_counts_no_retry(world: World) -> None:
+async def test_a_task_is_called_again_after_a_kill_during_its_call_without_counting_a_retry(world: World) -> None:
     server = await world.start(**FAST_LANE)
     hold = world.recorder.hold("task_1")
     await post(world, server, 3)
@@ -95,7 +95,7 @@ async def test_a_kill_in_the_middle_of_a_call_calls_the_task_again_and_counts_no
     assert len(world.recorder.of("task_2")) == 1, "what was settled is not called again"
 
 
-async def test_a_kill_of_the_embedded_server_and_a_restart_calls_the_task_again(world: World) -> None:
+async def test_a_task_is_called_again_after_a_kill_and_restart_of_the_embedded_server(world: World) -> None:
     directory = world.processes.directory / "embedded"
     server = world.processes.cronpost("serve", data_dir=directory, **FAST_LANE)
     await server.started()
@@ -109,7 +109,7 @@ async def test_a_kill_of_the_embedded_server_and_a_restart_calls_the_task_again(
     assert len({one.run_id for one in world.recorder.of("task_1")}) == 1
 
 
-async def test_a_server_that_is_asked_to_stop_lets_its_calls_end(world: World) -> None:
+async def test_a_stopping_server_lets_its_calls_end(world: World) -> None:
     server = await world.start(**FAST_LANE, drain_grace_seconds=10)
     hold = world.recorder.hold("task_1")
     await post(world, server, 1)
@@ -123,7 +123,7 @@ async def test_a_server_that_is_asked_to_stop_lets_its_calls_end(world: World) -
     assert len(world.recorder.of("task_1")) == 1
 
 
-async def test_several_nodes_keep_one_order_and_one_pause(world: World) -> None:
+async def test_several_nodes_share_one_order_and_one_pause(world: World) -> None:
     lane = {**FAST_LANE, "base_interval_ms": 300, "select_size": 2}
     server = await world.start(**lane)
     await world.start("node", **lane)
@@ -135,7 +135,7 @@ async def test_several_nodes_keep_one_order_and_one_pause(world: World) -> None:
     assert [sorted(number_of(one) for one in batch) for batch in batches] == [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
     for earlier, later in itertools.pairwise(batches):
         ended_ms = max(one.ended_ms or time.time() * 1000 for one in earlier)
-        # Arrivals are read from the machine's clock, which may be a little off Redis's.
+        # Arrivals are read from the machine's clock, which may differ a little from Redis's.
         assert min(one.arrived_ms for one in later) - ended_ms >= 290
 
 
@@ -147,7 +147,7 @@ def number_of(request: Received) -> int:
     return int(request.job_id.removeprefix("task_"))
 
 
-async def test_settings_changed_by_the_api_hold_for_a_node_in_another_process(world: World) -> None:
+async def test_settings_changed_through_the_api_apply_to_a_node_in_another_process(world: World) -> None:
     api = await world.start("api")
     await world.start("node", base_interval_ms=86_400_000)
     await post(world, api, 2)

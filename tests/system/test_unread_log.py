@@ -1,4 +1,4 @@
-"""A log that nobody reads: the server and its node go on, and the missing lines are counted."""
+"""A log that nobody reads: the server and its node keep working, and the missing lines are counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.system.world import EVERY_SECOND, World
 
 JOBS = 200
 SMALL_BACKLOG = "import scheduler_core.base.line_writer as lines; lines.BACKLOG_CHARACTERS = 20_000"
-"""The queue is full soon after the pipe is."""
+"""The queue fills soon after the pipe."""
 DEAD_AFTER = 1.5
 
 
@@ -28,7 +28,7 @@ async def serve(world: World, pipe: LogPipe, **settings: object) -> Cronpost:
 
 
 async def put_jobs_that_fail_each_second(server: Cronpost) -> None:
-    """Each run logs a few lines: the port refuses connections."""
+    """Put jobs whose runs log a few lines each: their port refuses connections."""
     with socket.socket() as refused:
         refused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{refused.getsockname()[1]}/"
@@ -38,7 +38,7 @@ async def put_jobs_that_fail_each_second(server: Cronpost) -> None:
 
 
 async def lines_are_dropped(server: Cronpost) -> None:
-    """Wait until the pipe is full, and the queue too."""
+    """Wait until the pipe and the queue are full."""
 
     async def drops() -> bool:
         return await server.metric("cronpost_log_lines_dropped_total") > 0
@@ -58,7 +58,7 @@ async def beats_of(world: World) -> dict[bytes, float]:
 
 
 async def go_on(world: World, server: Cronpost) -> None:
-    """Wait until all nodes have beaten and fired for longer than a lease."""
+    """Wait until all nodes have sent heartbeats and fired for longer than a lease."""
     beats = await beats_of(world)
     attempts = await server.metric("cronpost_attempts_total")
 
@@ -73,7 +73,7 @@ async def go_on(world: World, server: Cronpost) -> None:
     assert health.status_code == 200
 
 
-async def test_a_server_whose_log_nobody_reads_goes_on_and_reports_the_lines_that_are_missing(world: World) -> None:
+async def test_a_server_whose_log_is_not_read_keeps_working_and_reports_the_missing_lines(world: World) -> None:
     pipe = LogPipe()
     server = await serve(world, pipe, heartbeat_seconds=0.3, dead_after_seconds=DEAD_AFTER)
     pipe.stall()
@@ -104,7 +104,7 @@ async def test_a_server_whose_log_nobody_reads_goes_on_and_reports_the_lines_tha
     await eventually(lambda: server.events(API_STOPPED), what="the last line was not written")
 
 
-async def test_the_nodes_of_a_server_whose_log_nobody_reads_go_on(world: World) -> None:
+async def test_the_nodes_of_a_server_whose_log_is_not_read_keep_working(world: World) -> None:
     pipe = LogPipe()
     server = await serve(world, pipe, nodes=2, heartbeat_seconds=0.3, dead_after_seconds=DEAD_AFTER)
     pipe.stall()
@@ -117,7 +117,7 @@ async def test_the_nodes_of_a_server_whose_log_nobody_reads_go_on(world: World) 
     await go_on(world, server)
 
 
-async def test_a_server_whose_log_nobody_reads_can_be_stopped(world: World) -> None:
+async def test_a_server_whose_log_is_not_read_can_be_stopped(world: World) -> None:
     pipe = LogPipe()
     server = await serve(world, pipe)
     pipe.stall()
@@ -137,7 +137,7 @@ async def test_a_crash_is_logged_as_the_last_line(world: World) -> None:
     assert "that was that" in server.events(PROCESS_FAILED)[0]["exception"]
 
 
-async def test_a_second_signal_ends_a_server_whose_log_nobody_reads_at_once(world: World) -> None:
+async def test_a_second_signal_ends_a_server_whose_log_is_not_read_at_once(world: World) -> None:
     pipe = LogPipe()
     hold = world.recorder.hold("held")
     server = await serve(world, pipe, drain_grace_seconds=600, attempt_timeout_seconds=600)

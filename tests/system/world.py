@@ -1,4 +1,4 @@
-"""What a system test works with: a runner, a Redis, Cronpost processes, and the judge over all of them."""
+"""The setup of a system test: a runner, a Redis, Cronpost processes, and the checker over all of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVERY_SECOND = "* * * * * *"
 
 @dataclass
 class Put:
-    """What a test asked for."""
+    """An upsert of the test."""
 
     cron: str
     asked_at_ms: float
@@ -34,13 +34,13 @@ class Put:
     delete_asked_at_ms: float | None = None
     deleted_at_ms: float | None = None
     trigger: TriggerSpec | None = None
-    """Of a schedule, which has no cron expression."""
+    """The trigger of a schedule, which has no cron expression."""
     max_concurrent: int = 1
 
 
 @dataclass
 class World:
-    """One test's Cronpost, from the runner to Redis. ``check`` is the judge."""
+    """One test's Cronpost, from the runner to Redis. ``check`` checks the promises."""
 
     processes: Processes
     recorder: Recorder
@@ -65,7 +65,7 @@ class World:
         return time.time() * 1000 + self.recorder.redis_ahead_ms
 
     async def start(self, kind: str = "serve", *, through_proxy: bool = False, **settings: Any) -> Cronpost:
-        """Start a process on the test's Redis, which is started if it was not; wait until it works."""
+        """Start a process on the test's Redis, which is started if necessary; wait until the process works."""
         if self.redis._child is None:
             await self.redis.start()
         settings.setdefault("redis_url", self.proxy.url if through_proxy else self.redis.url)
@@ -100,22 +100,22 @@ class World:
         return view
 
     def record_fault(self, began_ms: float, ended_ms: float | None = None, *, loses_writes: bool = False) -> None:
-        """Tell the judge of a fault that can excuse two requests of one run."""
+        """Record a fault that can excuse two requests of one run."""
         self.disturbances.append(Disturbance(began_ms, ended_ms, loses_writes))
 
     async def check_jobs(self, *job_ids: str) -> list[Account]:
-        """The same, for some of the jobs only."""
+        """Check the promises for some jobs only."""
         return await self.check(only=job_ids)
 
     async def stores(self) -> list[RedisStore]:
-        """What the judge reads, one for each shard. The caller closes them."""
+        """One store per shard, for the checker. The caller closes them."""
         return list(open_shards(self.redis.url, number=self.shards).all)
 
     async def check(
         self, *, only: Sequence[str] = (), embedded: EmbeddedRedis | None = None, lease_ms: float = LEASE_MS
     ) -> list[Account]:
-        """Hold what happened up to now against the promises; the accounts that were judged."""
-        # Of a job that fires every second, a run is always under way or about to be.
+        """Check the promises up to now; returns the checked accounts."""
+        # A job that fires every second always has a run that is open or about to begin.
         margin_ms = 1000 if any(put.cron == EVERY_SECOND for put in self.puts.values()) else 0
         until_ms = self.now_ms() - margin_ms
         judged = {job_id: put for job_id, put in self.puts.items() if job_id in only or not only}
@@ -138,8 +138,8 @@ class World:
         return accounts
 
     async def _accounted_up_to(self, store: RedisStore, job_id: str, until_ms: float) -> None:
-        """Wait until the job's position has passed ``until_ms``: what was fired until then is settled, or waits for
-        its retry."""
+        """Wait until the job's position has passed ``until_ms``: earlier fires are then settled, or wait for their
+        retry."""
 
         async def passed() -> bool:
             stored: StoredJob = await store.read(job_id)
@@ -154,7 +154,7 @@ class World:
     async def _account(self, store: RedisStore, job_id: str) -> Account:
         put = self.puts[job_id]
         state = (await store.read(job_id)).snapshot.state
-        # Read before the history: what is settled in between is in both, and not in neither.
+        # Read before the history: a run that is settled in between is then in both, not in neither.
         claim_keys = await store.children(job_id) if put.max_concurrent > 1 else []
         children = [one.snapshot.state for one in await store.read_many(claim_keys)]
         records = await store.history(job_id, limit=100_000)
@@ -178,7 +178,7 @@ class World:
 
 
 async def _store_of(stores: Sequence[RedisStore], job_id: str) -> RedisStore:
-    """The shard that has the job, or, should it be gone, its history."""
+    """The shard that has the job or, after its deletion, its history."""
     for store in stores[:-1]:
         if (await store.read(job_id)).snapshot.state is not None or await store.history(job_id, limit=1):
             return store

@@ -1,4 +1,5 @@
-"""A headless Chromium, driven over its debugging protocol. Nothing is downloaded: the program is the system's."""
+"""A headless Chromium, controlled through its debugging protocol. The program is the system's; nothing
+is downloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ PATIENCE_SECONDS = 20
 
 
 def program() -> str:
-    """The browser on PATH; raises RuntimeError that says what to install."""
+    """The browser on PATH; raises RuntimeError with what to install."""
     for name in PROGRAMS:
         found = shutil.which(name)
         if found is not None:
@@ -32,10 +33,10 @@ class Page:
         self._socket = socket
         self._number = 0
         self.complaints: list[str] = []
-        """Exceptions, console errors and refusals of the Content-Security-Policy, in their order."""
+        """Exceptions, console errors and violations of the Content-Security-Policy, in order."""
 
     async def call(self, method: str, **params: Any) -> Any:
-        """The result of a command of the protocol."""
+        """Send a command of the protocol; returns its result."""
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": params})
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -54,7 +55,7 @@ class Page:
         return result["result"].get("value")
 
     async def until(self, script: str) -> Any:
-        """The value of an expression once it is true."""
+        """Wait until an expression is true; returns its value."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 value = await self.evaluate(script)
@@ -75,9 +76,9 @@ class Page:
 
 @contextlib.asynccontextmanager
 async def browser(profile: Path) -> AsyncIterator[Page]:
-    """A browser with one page; its settings live in ``profile``."""
+    """A browser with one page; ``profile`` contains its settings."""
     command = [program(), "--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
-    # Without a sandbox, because CI runs as root; the pages are our own. No proxy and no calls to its maker.
+    # Without a sandbox, because CI runs as root and the pages are our own. No proxy, no calls to the vendor.
     command += ["--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server", "--disable-background-networking"]
     command += ["--remote-debugging-port=0", "about:blank"]
     process = await asyncio.create_subprocess_exec(

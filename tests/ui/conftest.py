@@ -1,4 +1,4 @@
-"""What the tests in a browser share: a browser, and a server of the API tests."""
+"""Fixtures of the browser tests: a browser, and a server of the API tests."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ VISIBLE = "[...document.querySelectorAll('main .operation')].filter((one) => one
 
 
 async def shown(page: Page, url: str, *, width: int) -> None:
-    """Open a page and give it the API key."""
+    """Open a page and enter the API key."""
     await page.open(url, width=width)
     await page.until("!document.getElementById('key-form').hidden")
     await page.evaluate(
@@ -49,9 +49,7 @@ async def test_operations_are_grouped_by_tag_in_the_order_of_the_description(pag
     assert await page.evaluate("document.querySelectorAll('main .operation .method').length") == COUNT
 
 
-async def test_the_filter_brings_its_matches_into_view_and_leaves_out_other_schemas(
-    page: Page, cli_server: str
-) -> None:
+async def test_the_filter_scrolls_to_its_matches_and_hides_other_schemas(page: Page, cli_server: str) -> None:
     await shown(page, f"{cli_server}/docs", width=WIDE)
     await page.evaluate("scrollTo(0, 1e6)")
     await page.until("scrollY > 1000")
@@ -73,7 +71,7 @@ async def test_the_filter_brings_its_matches_into_view_and_leaves_out_other_sche
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
 async def test_on_a_phone_the_first_operation_is_in_the_first_window(page: Page, cli_server: str, path: str) -> None:
     await shown(page, cli_server + path, width=PHONE)
-    # The form for the key is open here; a server without keys shows it higher up still.
+    # The form for the key is open here; without keys the operation is even higher.
     assert await page.evaluate(f"{VISIBLE}[0].getBoundingClientRect().top") < 800
     assert not await page.evaluate("document.getElementById('contents').open")
 
