@@ -32,11 +32,8 @@ class Clock(Protocol):
         ...
 
 
-class SystemClock:
-    """The machine's wall clock, for programs that have no Redis to ask (``cronpost cron``)."""
-
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
+class _LoopClock:
+    """Durations and sleeps, which are the same for every clock."""
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -45,10 +42,21 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
     async def wait_for(self, event: asyncio.Event, seconds: float | None) -> bool:
-        return await _wait_for(event, seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                return await event.wait()
+        except TimeoutError:
+            return event.is_set()
 
 
-class RedisClock:
+class SystemClock(_LoopClock):
+    """The machine's wall clock, for programs that have no Redis to ask (``cronpost cron``)."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+class RedisClock(_LoopClock):
     """The monotonic clock plus an offset that is learned from Redis's ``TIME``.
 
     Each sample is (``TIME`` as Redis answered it) minus (the monotonic clock when the answer arrived). An answer takes
@@ -129,20 +137,3 @@ class RedisClock:
     def wall_offset_ms(self) -> float:
         """How far this machine's wall clock is ahead of Redis's, in milliseconds. A metric; nothing depends on it."""
         return time.time() * 1000.0 - self.now_ms()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    async def wait_for(self, event: asyncio.Event, seconds: float | None) -> bool:
-        return await _wait_for(event, seconds)
-
-
-async def _wait_for(event: asyncio.Event, seconds: float | None) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return event.is_set()

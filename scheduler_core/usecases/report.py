@@ -40,7 +40,7 @@ def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
             "lateness_ms": record.lateness_ms,
             "attempt": record.attempt,
             "outcome": None if last is None else str(last.outcome),
-            "status": record.last_status,
+            "status": None if last is None else last.status,
             "latency_ms": None if last is None else last.latency_ms,
         },
         detail=record.message or (last.message if last else ""),

@@ -79,7 +79,8 @@ class Service:
                 self.metrics.service_faults.labels(self.name).inc()
                 log.exception(SERVICE_FAILED, service=self.name, **self._where())
             else:
-                self.works()
+                if self.fault is not None:
+                    self.works()
                 continue
             await self.clock.sleep(self._pause)
             self._pause = min(2 * self._pause, self.longest_pause)
