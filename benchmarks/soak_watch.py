@@ -233,9 +233,9 @@ class Watch:
         k = self._keys
         sizes: dict[str, float] = {}
         hashes = {"records": k.records, "details": k.details, "jobs": k.jobs, "states": k.states, "leases": k.leases}
-        hashes |= {"counts": k.counts, "lane:tasks": k.lane("tasks")}
-        sets = {"waiting": k.waiting, "children": k.children, "due": k.due}
-        sets |= {f"lane:{part}": k.lane(part) for part in ("fresh", "failed", "running", "delivered", "stale")}
+        hashes |= {"counts": k.counts, "lane:tasks": k.tasks("tasks")}
+        sets = {"waiting": k.retrying, "children": k.children, "due": k.due}
+        sets |= {f"lane:{part}": k.tasks(part) for part in ("fresh", "failed", "running", "delivered", "stale")}
         runs = [k.runs(letter) for letter in "SFTDC"]
         catalogue = ("targets", "target_names", "schedules", "schedule_names", "deleting")
         catalogue_sets = ("target_ids", "reserved", "schedule_ids", "ends", "paused")

@@ -170,14 +170,14 @@ async def test_a_run_of_a_job_or_of_one_that_was_deleted_is_cancelled(
 ) -> None:
     run = retrying(0, 3600, id="0" * 26, state=state)
     await put(bench.store.client, make_job("a"), make_state(10, open=run))
-    await bench.store.client.zadd(KEYS.waiting, {"a": at(0)})
+    await bench.store.client.zadd(KEYS.retrying, {"a": at(0)})
     if deleted:
         await bench.jobs.delete("a")
     if deleted and state is RunState.RETRYING:
         assert await bench.records() == [("cancelled", 0)]
     assert (await bench.service.cancel(run.id)).request_cut is None
     assert await bench.records() == [("cancelled", 0)]
-    assert await bench.store.client.zcard(KEYS.waiting) == 0
+    assert await bench.store.client.zcard(KEYS.retrying) == 0
 
 
 async def test_the_entry_of_a_continuation_goes_and_the_trigger_takes_over(bench: Bench) -> None:
@@ -186,7 +186,7 @@ async def test_the_entry_of_a_continuation_goes_and_the_trigger_takes_over(bench
 
     entry = replace(pending(run.id, 3600), run=run, reason=Reason.CONTINUATION)
     await put(bench.store.client, make_job("a"), make_state(10, pending=(entry,)))
-    await bench.store.client.zadd(KEYS.waiting, {"a": at(0)})
+    await bench.store.client.zadd(KEYS.retrying, {"a": at(0)})
     bench.clock.advance(25_000)
     await bench.service.cancel(run.id)
     view = await bench.jobs.get("a")

@@ -19,7 +19,7 @@ from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
 from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.node.shard_loops import bounds_of
 from scheduler_core.store.redis.history import RedisHistory
-from scheduler_core.store.redis.keys import CATALOGUE_PARTS, LANE_PARTS, Keys
+from scheduler_core.store.redis.keys import CATALOGUE_PARTS, TASK_PARTS, Keys
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 from tests.support.factories import answered
@@ -201,7 +201,7 @@ def test_every_key_that_is_named_has_a_type() -> None:
     named |= {key for value in values if isinstance(value, tuple) for key in value}
     named -= {KEYS.root, KEYS.wake, KEYS.cut, KEYS.was_cut, KEYS.probe}  # channels, and one that is only written
     assert named <= set(KEYS.types()), named - set(KEYS.types())
-    assert {KEYS.lane(part) for part, kind in LANE_PARTS.items() if kind} <= set(KEYS.types())
+    assert {KEYS.tasks(part) for part, kind in TASK_PARTS.items() if kind} <= set(KEYS.types())
     assert {KEYS.catalogue(part) for part, kind in CATALOGUE_PARTS.items() if kind} <= set(KEYS.types())
 
 
@@ -334,8 +334,8 @@ async def test_a_task_with_an_impossible_score_is_called_at_its_time(world: Worl
     )
     (number,) = answer.json()["ids"]
     member = f"{int(number.removeprefix('task_')):016d}"
-    before = await world.redis.zscore(KEYS.lane("fresh"), member)
-    await world.redis.zadd(KEYS.lane("fresh"), {member: float("inf")})
+    before = await world.redis.zscore(KEYS.tasks("fresh"), member)
+    await world.redis.zadd(KEYS.tasks("fresh"), {member: float("inf")})
     assert (await world.client.get(f"/api/v1/tasks/{number}")).json()["status"] == "pending"
     await world.step()
-    assert await world.redis.zscore(KEYS.lane("fresh"), member) == before
+    assert await world.redis.zscore(KEYS.tasks("fresh"), member) == before

@@ -386,7 +386,7 @@ async def test_a_task_that_is_deleted_during_its_call_is_not_called_again(
     assert not node.has_batch
     found = await task_sets(client)
     assert 1 not in {number for numbers in found.values() for number in numbers}
-    assert await client.hlen(KEYS.lane("tasks")) == 1
+    assert await client.hlen(KEYS.tasks("tasks")) == 1
     (run,) = await store.history("task_1")
     expected = RunState.SUCCEEDED if outcome == answered(200) else RunState.CANCELLED
     assert run.state is expected  # type: ignore[union-attr]
@@ -466,7 +466,7 @@ async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_go(
         "stale": [8, 9, 10],
         "delivered": [4, 5],
     }
-    assert await client.hlen(KEYS.lane("tasks")) == 5
+    assert await client.hlen(KEYS.tasks("tasks")) == 5
     assert metrics.registry.get_sample_value("cronpost_stale_tasks_removed_total") == 2
 
 
@@ -474,7 +474,7 @@ async def test_a_task_that_cannot_be_read_is_set_aside_and_the_others_run_on(
     node: SteppedTaskNode, tasks: TaskService, client: Redis
 ) -> None:
     await tasks.add([make_task(0), make_task(0)])
-    await client.hset(KEYS.lane("tasks"), f"{1:016d}", b"\xc1")
+    await client.hset(KEYS.tasks("tasks"), f"{1:016d}", b"\xc1")
     assert await node.round(answered(200)) == ids(2)
     assert (await task_sets(client))["stale"] == [1]
     assert (await tasks.get("task_1")).fault is not None
@@ -513,7 +513,7 @@ async def test_a_sleeping_loop_is_woken_by_a_new_task_and_by_its_time(
     try:
 
         async def listens() -> bool:
-            channels: list[Any] = await client.pubsub_numsub(KEYS.lane("wake"))
+            channels: list[Any] = await client.pubsub_numsub(KEYS.tasks("wake"))
             return bool(channels[0][1] == 1)
 
         await until(listens)

@@ -76,7 +76,7 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
             batch = [Task("http://hook.test/", instant, 0, "") for instant in instants[first : first + 1_000]]
             added = await tasks.add(batch)
             assert added[0] == task_id(first + 1)
-        assert await client.zcard(KEYS.lane("fresh")) == TASKS
+        assert await client.zcard(KEYS.tasks("fresh")) == TASKS
 
         tracemalloc.start()
         batches = 0
@@ -113,4 +113,4 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
             "stale": 0,
             "delivered": TaskSettings().lane_keep_delivered,
         }
-        assert await client.hlen(KEYS.lane("tasks")) == TaskSettings().lane_keep_delivered
+        assert await client.hlen(KEYS.tasks("tasks")) == TaskSettings().lane_keep_delivered

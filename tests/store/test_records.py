@@ -244,23 +244,23 @@ async def test_a_unit_with_a_run_that_waits_is_listed_by_its_start_until_it_is_s
     (job,) = (await claim(store)).jobs
     waiting = JobState(next_fire_ms=at(60), open=retrying(0, 5))
     await store.settle([encode_settlement(job, Transition(waiting))])
-    assert (await dump(redis))[KEYS.waiting] == {b"job": at(0)}
+    assert (await dump(redis))[KEYS.retrying] == {b"job": at(0)}
     (job,) = (await claim(store, now_ms=at(5))).jobs
     await store.settle([encode_settlement(job, None)])
-    assert (await dump(redis))[KEYS.waiting] == {b"job": at(0)}, "handed back: it waits on"
+    assert (await dump(redis))[KEYS.retrying] == {b"job": at(0)}, "handed back: it waits on"
     (job,) = (await claim(store, now_ms=at(5))).jobs
     await store.settle([encode_settlement(job, Transition(make_state(60), (settled_run(0),)))])
-    assert KEYS.waiting not in await dump(redis)
+    assert KEYS.retrying not in await dump(redis)
 
 
 async def test_a_change_keeps_the_list_of_waiting_units_right(store: RedisStore, redis: Redis) -> None:
     waiting = JobState(next_fire_ms=at(60), open=retrying(3, 5))
     await put(redis, make_job(), make_state(60))
     assert await store.change("job", await store.read("job"), Transition(waiting))
-    assert (await dump(redis))[KEYS.waiting] == {b"job": at(3)}
+    assert (await dump(redis))[KEYS.retrying] == {b"job": at(3)}
     cancelled = settled_run(3, state=RunState.CANCELLED)
     assert await store.change("job", await store.read("job"), Transition(make_state(60), (cancelled,)))
-    assert KEYS.waiting not in await dump(redis)
+    assert KEYS.retrying not in await dump(redis)
     await check_agreement(redis)
 
 

@@ -86,7 +86,14 @@ def test_every_key_of_a_shard_has_the_slot_of_the_shard() -> None:
     from redis.crc import key_slot
 
     keys = Keys(shard=7)
-    names = (keys.due, keys.meta, keys.history("{x}a"), keys.catalogue("copies"), keys.lane("fresh"), *keys.record_keys)
+    names = (
+        keys.due,
+        keys.meta,
+        keys.history("{x}a"),
+        keys.catalogue("copies"),
+        keys.tasks("fresh"),
+        *keys.record_keys,
+    )
     assert len({key_slot(name.encode()) for name in names}) == 1
 
 

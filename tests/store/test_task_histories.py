@@ -123,7 +123,7 @@ class LaneHistory(RuleBasedStateMachine):
     def scores(self) -> dict[str, dict[int, int]]:
         found: dict[str, dict[int, int]] = {}
         for part in PARTS:
-            rows = self.run(self.client.zrange(KEYS.lane(part), 0, -1, withscores=True))
+            rows = self.run(self.client.zrange(KEYS.tasks(part), 0, -1, withscores=True))
             found[part] = {int(member): int(score) for member, score in rows}
         return found
 
@@ -223,7 +223,7 @@ class LaneHistory(RuleBasedStateMachine):
 
     def take_with(self, node: SteppedTaskNode) -> str:
         before, rules = self.scores(), self.run(self.task_store.rules())
-        known = self.run(self.client.hget(KEYS.lane("batch"), "token"))
+        known = self.run(self.client.hget(KEYS.tasks("batch"), "token"))
         seen = len(node.deliverer.seen)
         result: str = self.run(node.take())
         self.happened[result] += 1
@@ -366,12 +366,12 @@ class LaneHistory(RuleBasedStateMachine):
         found = self.scores()
         every = [number for part in PARTS for number in found[part]]
         assert len(every) == len(set(every)), "a task is in two places"
-        stored = {int(member) for member in content.get(KEYS.lane("tasks"), {})}
+        stored = {int(member) for member in content.get(KEYS.tasks("tasks"), {})}
         assert stored == set(range(1, self.added + 1)) - self.deleted
         assert stored == set(every) - (set(found["running"]) & self.deleted)
-        out = content.get(KEYS.lane("batch"), {}).get(b"out") == b"1"
+        out = content.get(KEYS.tasks("batch"), {}).get(b"out") == b"1"
         assert out == bool(found["running"])
-        self.note_the_end_of_a_batch(content.get(KEYS.lane("batch"), {}), out)
+        self.note_the_end_of_a_batch(content.get(KEYS.tasks("batch"), {}), out)
 
     def note_the_end_of_a_batch(self, batch: dict[bytes, bytes], out: bool) -> None:
         fence = batch[b"fence"].decode() if out else None
@@ -391,7 +391,7 @@ class LaneHistory(RuleBasedStateMachine):
     @invariant()
     def what_a_task_says_of_its_calls_is_what_was_answered(self) -> None:
         found = self.scores()
-        documents = self.run(self.client.hgetall(KEYS.lane("tasks")))
+        documents = self.run(self.client.hgetall(KEYS.tasks("tasks")))
         for member, raw in documents.items():
             number = int(member)
             task = msgspec.msgpack.decode(raw, type=Task)

@@ -116,7 +116,7 @@ async def test_an_insert_that_is_refused_stores_none_of_its_tasks(lane: RedisTas
         await lane.insert([make_task() for _ in range(1000)])
     await redis.config_set("maxmemory", 0)
     assert not any((await task_sets(redis)).values())
-    assert await redis.hlen(KEYS.lane("tasks")) == 0
+    assert await redis.hlen(KEYS.tasks("tasks")) == 0
 
 
 async def every_page(lane: RedisTasks, parts: tuple[str, ...], limit: int) -> list[list[StoredTask]]:

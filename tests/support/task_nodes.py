@@ -119,7 +119,7 @@ async def task_sets(client: Redis) -> dict[str, list[int]]:
     """The task numbers in each set of the lane, in the order of the set."""
     found = {}
     for part in ("fresh", "failed", "running", "stale", "delivered"):
-        members: list[Any] = await client.zrange(KEYS.lane(part), 0, -1)
+        members: list[Any] = await client.zrange(KEYS.tasks(part), 0, -1)
         found[part] = [int(member) for member in members]
     return found
 

@@ -54,7 +54,7 @@ class RedisHistory:
             return []
         sources: list[tuple[str, int, bool, bool]] = []
         if query.status is None:
-            sources += [(self._keys.due, scores.CLAIMED, False, False), (self._keys.waiting, 0, False, True)]
+            sources += [(self._keys.due, scores.CLAIMED, False, False), (self._keys.retrying, 0, False, True)]
         letters = LETTERS if query.status is None else query.status.letter
         sources += [(self._keys.runs(letter), 0, True, False) for letter in letters]
         found: list[Candidate] = []
@@ -145,7 +145,7 @@ class RedisHistory:
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.zrangebyscore(k.due, scores.CLAIMED + at_ms, scores.SUSPECTED - 1, 0, limit, withscores=True)
-                pipe.zrangebyscore(k.waiting, at_ms, FOREVER_MS, 0, limit, withscores=True)
+                pipe.zrangebyscore(k.retrying, at_ms, FOREVER_MS, 0, limit, withscores=True)
                 claimed, waiting = await pipe.execute()
         found = [Candidate(Place(int(score) - scores.CLAIMED, claim_key), False) for claim_key, score in claimed]
         found += [Candidate(Place(int(score), claim_key), False, waits=True) for claim_key, score in waiting]

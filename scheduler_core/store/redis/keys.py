@@ -18,7 +18,7 @@ QUARANTINED = 6_000_000_000_000_000
 """Scores of jobs that only a client can wake. Every job has exactly one entry in the due set."""
 
 
-LANE_PARTS = {
+TASK_PARTS = {
     "fresh": "zset",
     "failed": "zset",
     "running": "zset",
@@ -140,7 +140,7 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.root}:was_cut"
 
     @property
-    def waiting(self) -> str:
+    def retrying(self) -> str:
         """Sorted set: job id by start of its run, for runs that wait for a retry or a completion."""
         return f"{self.root}:waiting"
 
@@ -180,9 +180,9 @@ class Keys(msgspec.Struct, frozen=True):
 
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 
-    def lane(self, part: str) -> str:
-        """What the lane of one-off tasks keeps; one of ``LANE_PARTS``."""
-        assert part in LANE_PARTS or not part, part
+    def tasks(self, part: str) -> str:
+        """What the lane of one-off tasks keeps; one of ``TASK_PARTS``."""
+        assert part in TASK_PARTS or not part, part
         return f"{self.root}:lane:{part}"
 
     # ---- targets and schedules ----------------------------------------------------------------------------------
@@ -196,12 +196,12 @@ class Keys(msgspec.Struct, frozen=True):
 
     def types(self) -> dict[str, str]:
         """The Redis type of every key that does not belong to one job or one target."""
-        sets = [self.due, self.ids, self.nodes, self.children, self.waiting, self.suspects, self.answered]
+        sets = [self.due, self.ids, self.nodes, self.children, self.retrying, self.suspects, self.answered]
         sets += [self.runs(letter) for letter in "SFTDC"]
         hashes = [self.jobs, self.states, self.leases, self.claims, self.meta, self.records, self.details, self.counts]
         hashes.append(self.answers)
         found = dict.fromkeys(sets, "zset") | dict.fromkeys(hashes, "hash")
-        found |= {self.lane(part): kind for part, kind in LANE_PARTS.items() if kind}
+        found |= {self.tasks(part): kind for part, kind in TASK_PARTS.items() if kind}
         return found | {self.catalogue(part): kind for part, kind in CATALOGUE_PARTS.items() if kind}
 
     @property

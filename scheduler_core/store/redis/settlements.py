@@ -65,7 +65,7 @@ class Settlements(RedisShard):
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         """Settle a batch. One answer per settlement; running the same batch again is harmless."""
         k, kept = self._keys, self._retention
-        names = [k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, k.suspects, *k.record_keys]
+        names = [k.due, k.jobs, k.states, k.leases, k.ids, k.retrying, k.children, k.suspects, *k.record_keys]
         args: list[Arg] = [kept.entries, kept.failures, kept.after_ms]
         for one in settlements:
             job_id, encoded = job_of_claim_key(one.claim_key), one.encoded

@@ -53,7 +53,7 @@ class RedisShard:
         k = self._keys
         # Every key is worked out when it is asked for; these are asked for in every request that changes a job.
         kept = (k.answers, k.answered, *k.record_keys)
-        self._of_changes = (k.due, k.jobs, k.states, k.leases, k.ids, k.waiting, k.children, *kept)
+        self._of_changes = (k.due, k.jobs, k.states, k.leases, k.ids, k.retrying, k.children, *kept)
         self._of_creations = (k.due, k.jobs, k.states, k.leases, k.ids, k.meta, k.children)
         self._change = load_script("job/change")
         self._create = load_script("job/create")

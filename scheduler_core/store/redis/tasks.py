@@ -75,9 +75,9 @@ class RedisTasks:
         self._defaults = tuple(getattr(settings, name) for name in RULES)
         self._history_ms = beside.retention.after_ms
         self._keys = keys = beside.keys
-        self._fresh, self._failed, self._running, self._stale, self._delivered = (keys.lane(part) for part in PARTS)
-        self._tasks, self._batch, self._settings = keys.lane("tasks"), keys.lane("batch"), keys.lane("settings")
-        self._channel = keys.lane("wake")
+        self._fresh, self._failed, self._running, self._stale, self._delivered = (keys.tasks(part) for part in PARTS)
+        self._tasks, self._batch, self._settings = keys.tasks("tasks"), keys.tasks("batch"), keys.tasks("settings")
+        self._channel = keys.tasks("wake")
         self._insert = load_script("task/insert")
         self._take = load_script("task/take")
         self._settle = load_script("task/settle")
@@ -174,7 +174,7 @@ class RedisTasks:
 
     async def read(self, number: int) -> StoredTask | None:
         """One task, or None if there is none."""
-        sets = [self._keys.lane(part) for part in PARTS]
+        sets = [self._keys.tasks(part) for part in PARTS]
         raw, place, score = await self._run(self._read, (self._tasks, *sets), (_member(number),))
         if raw is None or place < 0:
             return None
@@ -187,7 +187,7 @@ class RedisTasks:
         for part in PARTS:
             with translated_faults():
                 high: list[Any] = await self._client.zrange(
-                    self._keys.lane(part),
+                    self._keys.tasks(part),
                     HAS_FAILED * (2 if part == "running" else 1),
                     "+inf",
                     byscore=True,
@@ -195,7 +195,7 @@ class RedisTasks:
                     num=limit,
                 )
                 low: list[Any] = await self._client.zrange(
-                    self._keys.lane(part), "-inf", "(0", byscore=True, offset=0, num=limit
+                    self._keys.tasks(part), "-inf", "(0", byscore=True, offset=0, num=limit
                 )
             await self._put_right(part, [*high, *low])
             found += len(high) + len(low)
@@ -203,7 +203,7 @@ class RedisTasks:
 
     async def _put_right(self, part: str, members: Sequence[bytes]) -> None:
         """Give tasks the score that their documents say, and remove what is no task."""
-        key = self._keys.lane(part)
+        key = self._keys.tasks(part)
         with translated_faults():
             for member in members:
                 raw: Any = await self._client.hget(self._tasks, member) if _is_member(member) else None
@@ -232,7 +232,7 @@ class RedisTasks:
                 wanted = limit - len(found) + 1
                 rows = await self._run(
                     self._page,
-                    (self._keys.lane(part), self._tasks),
+                    (self._keys.tasks(part), self._tasks),
                     (
                         int(part in NEWEST_FIRST),
                         "" if place.score is None else place.score,
