@@ -16,6 +16,7 @@ from scheduler_core.model.run import Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import encode_job, encode_state
+from scheduler_core.store.redis.scripts.job import READ_BESIDE, HistoryKey, ReadBesideArgs
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import job
 from tests.api.test_outcomes import api_on
@@ -142,8 +143,8 @@ async def test_the_latest_success_is_found_behind_many_failures_and_by_fire_time
 
 async def success_bytes(store: RedisStore) -> int:
     """How much the reply holds."""
-    keys = (KEYS.jobs, KEYS.history("a"))
-    reply = await store._read_beside.run(store.client, keys, ("a", "a", 100, 10))
+    args = ReadBesideArgs(job_id="a", claim_key="a", part=100, parts=10)
+    reply = await store.run(READ_BESIDE, args, HistoryKey(history=KEYS.history("a")))
     return sum(len(one) for one in reply)
 
 

@@ -1,44 +1,34 @@
-"""Each script begins with a header; what it says of KEYS and ARGV is what the script takes and what the store sends."""
+"""Each script begins with a header, and its binding declares the same KEYS and ARGV: names, order, types and units."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_type_hints
 
-import msgspec
 import pytest
 from redis.asyncio import Redis
 
 import scheduler_core.store.redis
 from scheduler_core.model.job import JobState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.scripts import Arg, Script
+from scheduler_core.store.redis.keys import KEY_TYPES
+from scheduler_core.store.redis.scripts.job import SpawnArgs
+from scheduler_core.store.redis.scripts.record import RECORD_KEYS, RecordArgs
+from scheduler_core.store.redis.scripts.script import Arg, BatchScript, Script
 from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import make_job, make_state
+from tests.support.scripts import SCRIPTS
 from tests.support.stores import beat, claim, put
 
 FOLDER = Path(scheduler_core.store.redis.__path__[0]) / "lua"
-SCRIPTS = sorted(
+FILES = sorted(
     path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.lua") if path.parent.name != "lib"
 )
-OF_THE_LOOP = (
-    "node/beat",
-    "job/claim",
-    "node/leave",
-    "node/own_leases",
-    "node/reap_leases",
-    "node/take_reap_turn",
-    "job/recover_claims",
-    "job/settle",
-)
-OF_REPAIRS = ("job/repair_due",)
-OF_CLIENTS = ("job/change", "job/create", "job/read_beside", "job/read", "history/read_account")
-"""With those of the loop, what ``RedisStore`` runs; the others have stores of their own."""
-SETS = {"job/settle": (8 + 8 + 2, 3 + 8), "job/change": (9 + 8 + 2, 8 + 9), "job/create": (7, 1 + 4)}
-"""Scripts of many units: the keys and arguments of one unit without records."""
+EXTRA = {"job/settle": SpawnArgs}
+"""What may follow the records of a unit."""
 
 
 def text_of(name: str) -> str:
@@ -46,90 +36,162 @@ def text_of(name: str) -> str:
     return FOLDER.joinpath(f"{name}.lua").read_text("utf-8")
 
 
-def header(text: str) -> dict[str, list[int]]:
-    """The numbered entries of the sections KEYS and ARGV, as ``1 name``, ``1 name, 2 name`` or ``1 to 4``; one that
-    goes on (``8...``) is the last of its section."""
-    found: dict[str, list[int]] = {"KEYS": [], "ARGV": []}
-    for section, line in _entries(text):
-        entry = re.match(r"(\d+)(?: to (\d+))?", line)
-        assert entry is not None
-        found[section] += range(int(entry[1]), int(entry[2] or entry[1]) + 1)
-        found[section] += [int(number) for number in re.findall(r", (\d+) \w", line.split("  ")[0])]
-    return found
+def code_of(name: str) -> str:
+    return "\n".join(line for line in text_of(name).splitlines() if not line.strip().startswith("--"))
 
 
-def by_computed_number(text: str, section: str) -> set[int]:
-    """The entries that code reaches by a number that it works out: the first of those that go on, and ranges."""
-    found: set[int] = set()
-    for named, line in _entries(text):
-        entry = re.match(r"(\d+)(?:\.\.\.| to (\d+))", line)
-        if entry and named == section:
-            found |= set(range(int(entry[1]), int(entry[2] or entry[1]) + 1))
-    return found
+class Entry(NamedTuple):
+    """One key or argument: its name, and its Redis type or its unit."""
+
+    name: str
+    kind: str
 
 
-def _entries(text: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    section = ""
-    for line in text.splitlines():
+class Section(NamedTuple):
+    """KEYS or ARGV: the numbered entries, those of each unit (``*``), what may follow a unit (``**``), and the last."""
+
+    fixed: list[Entry]
+    unit: list[Entry]
+    extra: list[Entry]
+    last: list[Entry]
+
+
+def header(name: str) -> dict[str, Section]:
+    """The sections KEYS and ARGV of a script's header. Raises AssertionError for a line that is no entry."""
+    sections = {"KEYS": Section([], [], [], []), "ARGV": Section([], [], [], [])}
+    title = ""
+    for line in text_of(name).splitlines():
         if not line.startswith("--"):
             break
-        title = re.match(r"-- (\w+)", line)
-        if title:
-            section = title[1]
-        entry = re.match(r"--\s{2,4}(\d+(?:\.\.\.)?\s.*)", line)
-        if entry and section in {"KEYS", "ARGV"}:
-            found.append((section, entry[1]))
-    return found
+        found = re.match(r"-- (\w+)", line)
+        title = found[1] if found else title
+        entry = re.match(r"--   (\d+ to \d+|\d+|\*+|last)\s+(.*)", line)
+        if title not in sections or not entry:
+            continue
+        section, place, rest = sections[title], entry[1], entry[2]
+        if " to " in place:
+            assert rest == "keys of lib/record.lua", line
+            first, last = (int(number) for number in place.split(" to "))
+            entries = record_entries()
+            assert (first, last) == (len(section.fixed) + 1, len(section.fixed) + len(entries)), line
+            section.fixed.extend(entries)
+            continue
+        named = re.fullmatch(r"(\w+)(?:\s+([a-z0-9 -]+))(?::.*|; .*)?", rest)
+        assert named, line
+        found_entry = Entry(named[1], named[2].strip())
+        if place.isdigit():
+            section.fixed.append(found_entry)
+            assert int(place) == len(section.fixed), line
+        else:
+            {"*": section.unit, "**": section.extra, "last": section.last}[place].append(found_entry)
+    return sections
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+def record_entries() -> list[Entry]:
+    return header("lib/record")["KEYS"].fixed
+
+
+def declared(fields: type[Any]) -> list[Entry]:
+    """The entries that a named tuple declares."""
+    hints = get_type_hints(fields, include_extras=True)
+    return [Entry(name, hints[name].__metadata__[0]) for name in fields._fields]
+
+
+def test_every_script_has_a_binding() -> None:
+    assert sorted(SCRIPTS) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_binding_declares_the_keys_and_arguments_of_the_header(name: str) -> None:
+    script, sections = SCRIPTS[name], header(name)
+    keys, args = sections["KEYS"], sections["ARGV"]
+    named_keys = [Entry(key, KEY_TYPES[key]) for key in script.keys]
+    assert args.fixed == declared(script.args)
+    assert args.last == ([Entry("deadline", "epoch ms or empty")] if script.has_deadline else [])
+    if isinstance(script, BatchScript):
+        assert (keys.fixed, keys.unit) == (named_keys, declared(script.call_keys))
+        assert args.unit == declared(script.unit)
+    else:
+        assert (keys.fixed, keys.unit, args.unit) == (named_keys + declared(script.call_keys), [], [])
+    assert args.extra == (declared(EXTRA[name]) if name in EXTRA else [])
+
+
+def test_the_binding_of_records_declares_what_the_library_takes() -> None:
+    sections = header("lib/record")
+    assert sections["KEYS"].fixed == [Entry(key, KEY_TYPES[key]) for key in RECORD_KEYS.split()]
+    assert sections["ARGV"].unit == declared(RecordArgs)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_script_says_what_it_is_for_what_it_takes_and_what_it_costs(name: str) -> None:
     text = text_of(name)
     for word in ("-- Guarantee: ", "-- KEYS", "-- ARGV", "-- Returns", "-- Cost: "):
         assert word in text, word
-    for section in header(text).values():
-        assert section == list(range(1, len(section) + 1))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", FILES)
 def test_a_script_uses_exactly_the_keys_and_arguments_of_its_header(name: str) -> None:
-    text = text_of(name)
-    code = "\n".join(line for line in text.splitlines() if not line.strip().startswith("--"))
-    for section, entries in header(text).items():
-        computed = by_computed_number(text, section)
-        used = {int(number) for number in re.findall(rf"{section}\[(\d+)\]", code)}
-        used |= {int(number) for number in re.findall(rf"unpack\({section}, (\d+)\)", code)}
-        beyond = {number for number in used if computed and number > max(computed)}
-        assert (used - beyond) | computed == set(entries) or name in {"job/settle", "job/change"}, section
+    code, script = code_of(name), SCRIPTS[name]
+    for title, section in header(name).items():
+        used = {int(number) for number in re.findall(rf"{title}\[(\d+)\]", code)}
+        for first, last in re.findall(rf"unpack\({title}, (\d+), (\d+)\)", code):
+            used |= set(range(int(first), int(last) + 1))
+        if "for i = 1, 4 do" in code:  # the four settings of one-off tasks
+            used |= {int(base) + i for base in re.findall(rf"{title}\[(\d+) \+ i\]", code) for i in range(1, 5)}
+        for first in re.findall(rf"for i = (\d+), #{title} do\n[^\n]*{title}\[i\]", code):
+            used |= set(range(int(first), len(section.fixed) + 1))
+        fixed = set(range(1, len(section.fixed) + 1))
+        by_library = set()
+        if title == "KEYS" and "records" in script.keys and "open_book(" in code:
+            first = script.keys.index("records") + 1
+            assert f"open_book({first}," in code
+            by_library = set(range(first, first + len(record_entries())))
+        assert fixed <= used | by_library, title
+        assert used <= fixed or section.unit, title
 
 
-class Recorder(Script, frozen=True):
-    """A script that notes with how many keys and arguments it is run."""
-
-    calls: list[tuple[int, int]] = msgspec.field(default_factory=list)
-
-    async def run(
-        self, client: Redis, keys: Sequence[str], args: Sequence[Arg], *, deadline_ms: int | None = None
-    ) -> Any:
-        self.calls.append((len(keys), len(args)))
-        return await Script.run(self, client, keys, args, deadline_ms=deadline_ms)
-
-    async def run_with_time(self, client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> tuple[Any, float]:
-        self.calls.append((len(keys), len(args)))
-        return await Script.run_with_time(self, client, keys, args)
+@pytest.mark.parametrize("name", FILES)
+def test_a_script_calls_each_key_as_its_header_does(name: str) -> None:
+    entries = header(name)["KEYS"].fixed
+    for names, values in re.findall(r"local ((?:\w+, )*\w+) =\s+(KEYS\[\d+\](?:, KEYS\[\d+\])*)\n", code_of(name)):
+        numbers = [int(number) for number in re.findall(r"\d+", values)]
+        assert names.split(", ") == [entries[number - 1].name for number in numbers]
 
 
-async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(store: RedisStore, redis: Redis) -> None:
-    calls: dict[str, list[tuple[int, int]]] = {}
-    for attribute, value in list(vars(store).items()):
-        if isinstance(value, Script):
-            calls[value.name] = []
-            setattr(
-                store, attribute, Recorder(value.name, value.text, value.sha, value.has_deadline, calls[value.name])
-            )
-    assert sorted(calls) == sorted(OF_THE_LOOP + OF_REPAIRS + OF_CLIENTS)
+@pytest.mark.parametrize("name", [name for name in FILES if "FIELDS" in text_of(name)])
+def test_a_script_counts_the_fields_of_a_unit_as_its_header_does(name: str) -> None:
+    code, args = code_of(name), header(name)["ARGV"]
+    constants: dict[str, str] = {}
+    for names, values in re.findall(r"local ([A-Z_, ]+) = (.+)", code):
+        constants |= dict(zip(names.split(", "), values.split(", "), strict=False))
+    assert int(constants["FIELDS"]) == len(args.unit)
+    assert int(constants.get("RECORD", len(RecordArgs._fields))) == len(RecordArgs._fields)
+    assert int(constants.get("OF_CHILD", len(args.extra))) == len(args.extra)
 
+
+OF_REDIS_STORE = sorted(
+    name for name in FILES if name.startswith(("job/", "node/")) or name in {"history/read_account"}
+)
+
+
+async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(
+    store: RedisStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: dict[str, tuple[int, int]] = {}
+
+    def noted(method: str) -> None:
+        original = getattr(Script, method)
+
+        async def send(self: Script[Any], client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+            calls.setdefault(self.name, (len(keys), len(args)))
+            return await original(self, client, keys, args)
+
+        monkeypatch.setattr(Script, method, send)
+
+    noted("send")
+    noted("send_with_time")
+
+    assert await store.number_of_shards(1) == 1
     await put(redis, make_job(), make_state(0))
     await beat(store)
     found = (await claim(store)).jobs
@@ -145,10 +207,10 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(sto
     assert (await store.read_account("new")).exists
     assert await store.repair_due(now_ms=1, first=0) == (0, 0)
     await store.leave(node="node", now_ms=1)
+    assert sorted(calls) == OF_REDIS_STORE
     for name, seen in calls.items():
-        entries = header(text_of(name))
-        keys, args = seen[0]
-        if name in SETS:
-            assert (keys, args) == SETS[name]
-        else:
-            assert (keys, args) == (len(entries["KEYS"]), len(entries["ARGV"]))
+        sections = header(name)
+        assert seen == tuple(
+            len(section.fixed) + len(section.unit) + len(section.last)
+            for section in (sections["KEYS"], sections["ARGV"])
+        ), name

@@ -35,14 +35,14 @@ async def replies(store: RedisStore, redis: Redis, monkeypatch: pytest.MonkeyPat
         await put(redis, make_job(f"job{number:02}", payload=PAYLOAD), make_state(-1))
     await beat(store)
     seen: list[int] = []
-    run = RedisStore._run
+    send = RedisStore._send
 
-    async def measured(self: RedisStore, script: Any, keys: Sequence[str], args: Sequence[Any], **options: Any) -> Any:
-        answer = await run(self, script, keys, args, **options)
+    async def measured(self: RedisStore, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        answer = await send(self, script, keys, args)
         seen.append(size_of(answer))
         return answer
 
-    monkeypatch.setattr(RedisStore, "_run", measured)
+    monkeypatch.setattr(RedisStore, "_send", measured)
     return seen
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from scheduler_core.store.redis.scripts import load_script
+from tests.support.scripts import SCRIPTS
 
 Command = Sequence[bytes]
 IsCommand = Callable[[Command], bool]
@@ -38,7 +38,7 @@ def named(*names: str) -> IsCommand:
 
 def script(name: str) -> IsCommand:
     """Matches calls of one script of the store, by hash or by text."""
-    loaded = load_script(name)
+    loaded = SCRIPTS[name]
     keys = (loaded.sha.encode(), loaded.text.encode())
     return lambda command: command[0].upper() in {b"EVALSHA", b"EVAL"} and command[1] in keys
 

@@ -403,8 +403,8 @@ async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
     original = RedisCatalogue._write
     lost: list[str] = []
 
-    async def lose(self: RedisCatalogue, script: Any, keys: Any, args: Any) -> Any:
-        answer = await original(self, script, keys, args)
+    async def lose(self: RedisCatalogue, script: Any, *call: Any) -> Any:
+        answer = await original(self, script, *call)
         if script.name not in lost:
             lost.append(script.name)
             raise StoreUnavailable("no answer", effect_unknown=True)
@@ -422,9 +422,9 @@ async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
 async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     original = RedisCatalogue._write
 
-    async def twice(self: RedisCatalogue, script: Any, keys: Any, args: Any) -> Any:
-        await original(self, script, keys, args)
-        return await original(self, script, keys, args)
+    async def twice(self: RedisCatalogue, *call: Any) -> Any:
+        await original(self, *call)
+        return await original(self, *call)
 
     monkeypatch.setattr(RedisCatalogue, "_write", twice)
     assert (await bench.targets.add(TARGET)).id == 1

@@ -12,6 +12,8 @@ from scheduler_core.store.jobs import StoredAccount
 from scheduler_core.store.redis.codec import decode_entry, decode_record, decode_state, is_mark
 from scheduler_core.store.redis.documents import read_stored
 from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.scripts.history import READ_ACCOUNT, ReadAccountArgs
+from scheduler_core.store.redis.scripts.job import HistoryKey
 from scheduler_core.store.redis.shard import RedisShard
 
 CHILDREN_READ = 1000
@@ -23,13 +25,11 @@ class Accounts(RedisShard):
 
     async def read_account(self, job_id: str) -> StoredAccount:
         """The job as it is stored now. Entries of its history that cannot be read are left out."""
-        k = self._keys
-        with translated_faults():
-            downtimes, store_id, definition, state, lease, positions, rows = await self._read_account.run(
-                self._client,
-                (k.jobs, k.states, k.leases, k.meta, k.children, k.history(job_id)),
-                (job_id, CHILDREN_READ),
-            )
+        downtimes, store_id, definition, state, lease, positions, rows = await self.run(
+            READ_ACCOUNT,
+            ReadAccountArgs(job_id=job_id, limit=CHILDREN_READ),
+            HistoryKey(history=self._keys.history(job_id)),
+        )
         records, forgotten_ms, is_whole = _history(rows)
         children = _states(positions)
         if is_whole and forgotten_ms is not None:

@@ -19,7 +19,27 @@ from scheduler_core.model.catalogue import ScheduleStatus, Target
 from scheduler_core.store.catalogue import CatalogueCounts, Duties, Row, StoredTarget
 from scheduler_core.store.loop import REPLY_BYTES
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.scripts import Script, load_script
+from scheduler_core.store.redis.scripts.catalogue import (
+    ADD_TARGET,
+    CHANGE_SCHEDULE,
+    CHANGE_TARGET,
+    COMMIT_SCHEDULE,
+    DROP_TARGET,
+    DUTIES,
+    REMOVE_SCHEDULE,
+    RESERVE_SCHEDULE,
+    AddTargetArgs,
+    ChangeScheduleArgs,
+    ChangeTargetArgs,
+    CommitScheduleArgs,
+    DropTargetArgs,
+    DutiesArgs,
+    OldAndNewTargetKeys,
+    RemoveScheduleArgs,
+    ReserveScheduleArgs,
+    TargetKey,
+)
+from scheduler_core.store.redis.scripts.script import A, Script
 from scheduler_core.store.redis.shard import RedisShard, is_text
 
 log = get_logger(__name__)
@@ -27,8 +47,8 @@ log = get_logger(__name__)
 _encoder = msgspec.msgpack.Encoder()
 _target_decoder = msgspec.msgpack.Decoder(Target)
 
-BATCH = 1000
-"""Entries looked at in one round trip."""
+SCHEDULES_AT_ONCE = 200
+"""Ids of schedules that one call of ``drop_target`` returns."""
 
 
 class RedisCatalogue:
@@ -37,9 +57,8 @@ class RedisCatalogue:
 
     def __init__(self, beside: RedisShard) -> None:
         self._client = beside.client
-        self._beside = beside
+        self._shard = beside
         keys = beside.keys
-        self._meta = keys.meta
         self._targets = keys.catalogue("targets")
         self._target_ids = keys.catalogue("target_ids")
         self._target_names = keys.catalogue("target_names")
@@ -53,24 +72,13 @@ class RedisCatalogue:
         self._copying = keys.catalogue("copying")
         self._counters = keys.catalogue("counters")
         self._of_prefix = keys.catalogue("of:")
-        self._add_target = load_script("catalogue/add_target")
-        self._change_target = load_script("catalogue/change_target")
-        self._drop_target = load_script("catalogue/drop_target")
-        self._reserve = load_script("catalogue/reserve_schedule")
-        self._commit = load_script("catalogue/commit_schedule")
-        self._change_schedule = load_script("catalogue/change_schedule")
-        self._remove_schedule = load_script("catalogue/remove_schedule")
-        self._duties = load_script("catalogue/duties")
 
     # ---- targets ------------------------------------------------------------------------------------------------
 
     async def add_target(self, target: Target, *, token: str) -> int | None:
         """Store a new target; its id, or None if its name is taken. ``token``: see ``draw_token``."""
-        answer = await self._write(
-            self._add_target,
-            (self._targets, self._target_ids, self._target_names, self._counters),
-            (target.name, token, _encoder.encode(replace(target, id=0))),
-        )
+        args = AddTargetArgs(name=target.name, token=token, definition=_encoder.encode(replace(target, id=0)))
+        answer = await self._write(ADD_TARGET, args)
         return None if answer == b"taken" else int(answer)
 
     async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
@@ -103,26 +111,20 @@ class RedisCatalogue:
 
     async def change_target(self, stored: StoredTarget, target: Target) -> str:
         """Store ``target`` in place of ``stored``: ``ok``, ``gone``, ``taken`` (its name) or ``changed``."""
-        answer = await self._write(
-            self._change_target,
-            (self._targets, self._target_names, self._meta),
-            (
-                str(target.id),
-                stored.raw,
-                _encoder.encode(replace(target, id=0)),
-                stored.target.name,
-                target.name,
-            ),
+        args = ChangeTargetArgs(
+            target_id=str(target.id),
+            expected=stored.raw,
+            definition=_encoder.encode(replace(target, id=0)),
+            old_name=stored.target.name,
+            new_name=target.name,
         )
+        answer = await self._write(CHANGE_TARGET, args)
         return str(answer.decode())
 
     async def drop_target(self, target_id: int, *, name: str, now_ms: int) -> str | list[int]:
         """Delete a target or go on with it: ids of schedules to delete, or ``done``, ``gone``, ``changed``."""
-        answer = await self._write(
-            self._drop_target,
-            (self._targets, self._target_ids, self._target_names, self._deleting, self._meta, self._of(target_id)),
-            (str(target_id), name, now_ms, 200),
-        )
+        args = DropTargetArgs(target_id=str(target_id), name=name, now=now_ms, limit=SCHEDULES_AT_ONCE)
+        answer = await self._write(DROP_TARGET, args, TargetKey(of_target=self._of(target_id)))
         if isinstance(answer, bytes):
             return answer.decode()
         with translated_faults():
@@ -173,36 +175,19 @@ class RedisCatalogue:
 
     async def reserve(self, row: Row, *, token: str, now_ms: int, patience_ms: int) -> int | str:
         """The id of a new schedule, or ``taken`` (its name) or ``no target``."""
-        answer = await self._write(
-            self._reserve,
-            (
-                self._targets,
-                self._schedules,
-                self._schedule_names,
-                self._reserved,
-                self._of(row.target_id),
-                self._counters,
-            ),
-            (row.name, token, str(row.target_id), now_ms, patience_ms),
+        args = ReserveScheduleArgs(
+            name=row.name, token=token, target_id=str(row.target_id), now=now_ms, patience=patience_ms
         )
+        answer = await self._write(RESERVE_SCHEDULE, args, TargetKey(of_target=self._of(row.target_id)))
         return answer.decode() if answer in {b"taken", b"no target"} else int(answer)
 
     async def commit(self, schedule_id: int, *, end_ms: int | None, paused: bool) -> Row | None:
         """Say where a schedule stands; what the catalogue has of it, or None if it, its name or its target is
         gone."""
-        answer = await self._write(
-            self._commit,
-            (
-                self._targets,
-                self._schedules,
-                self._reserved,
-                self._schedule_ids,
-                self._ends,
-                self._paused,
-                self._schedule_names,
-            ),
-            (str(schedule_id), "+inf" if end_ms is None else end_ms, int(paused)),
+        args = CommitScheduleArgs(
+            schedule_id=str(schedule_id), end="+inf" if end_ms is None else end_ms, paused=int(paused)
         )
+        answer = await self._write(COMMIT_SCHEDULE, args)
         return None if answer is None else decode_row(answer)
 
     async def rows(self, schedule_ids: Sequence[int]) -> list[Row | None]:
@@ -215,35 +200,18 @@ class RedisCatalogue:
 
     async def change_schedule(self, schedule_id: int, old: Row, new: Row) -> str:
         """Another name or target: ``ok``, ``gone``, ``taken``, ``no target`` or ``changed``."""
-        answer = await self._write(
-            self._change_schedule,
-            (
-                self._targets,
-                self._schedules,
-                self._schedule_names,
-                self._of(old.target_id),
-                self._of(new.target_id),
-            ),
-            (str(schedule_id), old.raw, str(new.target_id), new.name),
+        args = ChangeScheduleArgs(
+            schedule_id=str(schedule_id), expected=old.raw, target_id=str(new.target_id), name=new.name
         )
+        sets = OldAndNewTargetKeys(of_old_target=self._of(old.target_id), of_new_target=self._of(new.target_id))
+        answer = await self._write(CHANGE_SCHEDULE, args, sets)
         return str(answer.decode())
 
     async def remove_schedule(self, schedule_id: int, row: Row | None, *, target_id: int | None = None) -> bool:
         """Take a schedule out; False if its row is not ``row``. ``target_id``: of one that has no row any more."""
         of_target = row.target_id if row is not None and row.unreadable is None else (target_id or 0)
-        answer = await self._write(
-            self._remove_schedule,
-            (
-                self._schedules,
-                self._schedule_names,
-                self._reserved,
-                self._schedule_ids,
-                self._ends,
-                self._paused,
-                self._of(of_target),
-            ),
-            (str(schedule_id), b"" if row is None else row.raw),
-        )
+        args = RemoveScheduleArgs(schedule_id=str(schedule_id), expected=b"" if row is None else row.raw)
+        answer = await self._write(REMOVE_SCHEDULE, args, TargetKey(of_target=self._of(of_target)))
         return bool(answer == b"ok")
 
     async def page_schedules(self, *, after: int, skip: int, limit: int) -> list[int]:
@@ -284,9 +252,8 @@ class RedisCatalogue:
 
     async def duties(self, *, now_ms: int, old_ms: int, period_ms: int, limit: int = 200) -> Duties:
         """What is to be swept up."""
-        turn, reserved, deleting = await self._run(
-            self._duties, (self._reserved, self._deleting, self._counters), (now_ms, old_ms, period_ms, limit)
-        )
+        args = DutiesArgs(now=now_ms, old=old_ms, period=period_ms, limit=limit)
+        turn, reserved, deleting = await self._shard.run(DUTIES, args)
         for foreign in [one for one in reserved if not _is_id(one)]:
             await self._remove(self._reserved, foreign)
         with translated_faults():
@@ -319,18 +286,14 @@ class RedisCatalogue:
                 return sorted(found)
             after, skip = max(found, default=after), 0 if found else skip
 
+    async def _write(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
+        """Run a script that carries out a client's change."""
+        return await self._shard.write(script, args, keys)
+
     async def _remove(self, key: str, member: bytes) -> None:
         log.warning(ENTRY_REMOVED, key=key, entry=member[:100].decode(errors="replace"))
         with translated_faults():
             await self._client.zrem(key, member)
-
-    async def _write(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run a script that carries out a client's change."""
-        return await self._beside.write(script, keys, args)
-
-    async def _run(self, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        with translated_faults():
-            return await script.run(self._client, keys, args)
 
 
 def decode_target(target_id: int, raw: bytes) -> StoredTarget:

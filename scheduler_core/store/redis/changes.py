@@ -16,7 +16,8 @@ from scheduler_core.store.redis.codec import (
 )
 from scheduler_core.store.redis.documents import read_stored
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.scripts import Arg
+from scheduler_core.store.redis.scripts.job import CHANGE, CREATE, ChangeArgs, ChangeUnit, CreateArgs, CreateUnit
+from scheduler_core.store.redis.scripts.script import HistoryKeys, Unit
 from scheduler_core.store.redis.settlements import encode_step, score
 from scheduler_core.store.redis.shard import RedisShard
 
@@ -45,33 +46,48 @@ class Changes(RedisShard):
         self, changes: Sequence[tuple[str, StoredJob, Transition]], answer: Answer | None
     ) -> list[bool | StoreRefused]:
         k, kept = self._keys, self._retention
-        names = [*self._of_changes]
-        args: list[Arg] = [kept.entries, kept.failures, kept.after_ms, k.wake]
-        args += ("", b"", 0, 0) if answer is None else (answer.key, answer.content, answer.now_ms, answer.until_ms)
-        for claim_key, stored, transition in changes:
-            operation, state, wake, waiting, *records = encode_step(claim_key, transition)
-            definition = b"" if transition.job is None else encode_job(transition.job)
-            owner = job_of_claim_key(claim_key)
-            names += (k.history(owner), k.failures(owner))
-            if transition.revoke:
-                operation = f"revoke_{operation!s}"
-            args += (claim_key, stored.tag, stored.lease_row, definition, operation, state, wake, waiting, *records)
-        answers = await self.write(self._change, names, args)
+        args = ChangeArgs(
+            history_kept=kept.entries,
+            failures_kept=kept.failures,
+            retention=kept.after_ms,
+            channel=k.wake,
+            answer_key="" if answer is None else answer.key,
+            answer=b"" if answer is None else answer.content,
+            now=0 if answer is None else answer.now_ms,
+            answer_until=0 if answer is None else answer.until_ms,
+        )
+        answers = await self.write_batch(CHANGE, args, [self._unit(*one) for one in changes])
         return [
             answer == b"ok" if isinstance(answer, bytes) else _refusal(answer[0].decode(errors="replace"))
             for answer in answers
         ]
+
+    def _unit(self, claim_key: str, stored: StoredJob, transition: Transition) -> Unit[ChangeUnit]:
+        step, owner = encode_step(claim_key, transition), job_of_claim_key(claim_key)
+        args = ChangeUnit(
+            claim_key=claim_key,
+            expected_tag=stored.tag,
+            expected_lease=stored.lease_row,
+            definition=b"" if transition.job is None else encode_job(transition.job),
+            operation=f"revoke_{step.operation}" if transition.revoke else step.operation,
+            state=step.state,
+            wake=step.wake,
+            retrying_since=step.retrying_since,
+            n=step.n,
+        )
+        lists = HistoryKeys(history=self._keys.history(owner), failures=self._keys.failures(owner))
+        return Unit(args, lists, step.records)
 
     async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | Literal["large"] | None]:
         """Create those of these jobs (no id twice, at most 1000) under whose ids nothing is stored, no tombstone either
         nor an open run. None for each that was created; for the others what is stored, all of one moment, or ``large``
         where that is too much for one reply: read it by itself.
         """
-        k = self._keys
-        args: list[Arg] = [k.wake]
-        for (job, state), encoded in zip(new, encode_states([state for _, state in new]), strict=True):
-            args += (job.id, encode_job(job), encoded, score(state))
-        downtimes, store_id, *rows = await self.write(self._create, self._of_creations, args)
+        units = [
+            Unit(CreateUnit(job_id=job.id, definition=encode_job(job), state=encoded, wake=score(state)))
+            for (job, state), encoded in zip(new, encode_states([state for _, state in new]), strict=True)
+        ]
+        downtimes, store_id, *rows = await self.write_batch(CREATE, CreateArgs(channel=self._keys.wake), units)
         return [
             None
             if row == b"ok"

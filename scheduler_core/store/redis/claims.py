@@ -15,7 +15,9 @@ from scheduler_core.store.redis.codec import (
 )
 from scheduler_core.store.redis.documents import decode_claimed
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.scripts import Arg
+from scheduler_core.store.redis.scripts.job import CLAIM, RECOVER, ClaimArgs, RecoverArgs
+from scheduler_core.store.redis.scripts.node import OWN_LEASES, OwnLeasesArgs
+from scheduler_core.store.redis.scripts.script import Arg
 from scheduler_core.store.redis.shard import RedisShard, is_text
 
 CLAIM_LIMIT = 1000
@@ -43,21 +45,19 @@ class Claims(RedisShard):
 
         After StoreUnavailable with ``effect_unknown``, ask ``recover``.
         """
-        k = self._keys
-        answer = await self._run(
-            self._claim,
-            (k.due, k.jobs, k.states, k.leases, k.meta, k.nodes, k.claims, k.suspects),
-            (
-                now_ms,
-                min(limit, CLAIM_LIMIT),
-                node,
-                token,
-                recent_ms,
-                dead_after_ms,
-                downtime_count,
-                int(trial),
-                SUSPECT_LOSSES,
-                REPLY_BYTES,
+        answer = await self.run(
+            CLAIM,
+            ClaimArgs(
+                now=now_ms,
+                limit=min(limit, CLAIM_LIMIT),
+                node=node,
+                token=token,
+                recent=recent_ms,
+                dead_after=dead_after_ms,
+                downtime_count=downtime_count,
+                trial=int(trial),
+                suspect_losses=SUSPECT_LOSSES,
+                reply_bytes=REPLY_BYTES,
             ),
         )
         if answer[0] == b"beat":
@@ -83,12 +83,13 @@ class Claims(RedisShard):
         Jobs that do not fit into ``reply_bytes`` are given back: they are due again. With 0, all are. Should that claim
         arrive only after this, it takes nothing.
         """
-        k = self._keys
-        names = (k.leases, k.jobs, k.states, k.claims, k.due)
-        at = (scores.CLAIMED, scores.SUSPECTED - 1)
+        lowest, highest = scores.CLAIMED, scores.SUSPECTED - 1
         if claimed_at_ms is not None:
-            at = (scores.CLAIMED + claimed_at_ms, scores.CLAIMED + claimed_at_ms)
-        rows = await self._run(self._recover, names, (node, token, reply_bytes, *at))
+            lowest = highest = scores.CLAIMED + claimed_at_ms
+        rows = await self.run(
+            RECOVER,
+            RecoverArgs(node=node, token=token, reply_bytes=reply_bytes, lowest=lowest, highest=highest),
+        )
         return await self._claimed_jobs(rows)
 
     async def _claimed_jobs(self, rows: Sequence[Any]) -> list[ClaimedJob]:
@@ -116,7 +117,7 @@ class Claims(RedisShard):
         leases: dict[bytes, OwnLease] = {}
         cursor: Arg = 0
         while True:
-            cursor, *found = await self._run(self._own, (self._keys.leases,), (node, cursor, page))
+            cursor, *found = await self.run(OWN_LEASES, OwnLeasesArgs(node=node, cursor=cursor, limit=page))
             for job_id, fence, token, first in zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True):
                 if not is_text(job_id) or max(len(fence), len(token), len(first)) > 16:
                     continue  # of somebody else's making

@@ -18,6 +18,7 @@ from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
 from scheduler_core.store.jobs import Entry
+from scheduler_core.store.redis.scripts.record import RecordArgs
 from scheduler_core.triggers.trigger import CronSpec, TriggerSpec
 
 TAG_BYTES = 8
@@ -55,8 +56,6 @@ _state_decoder = msgspec.msgpack.Decoder(JobState)
 _record_decoder = msgspec.msgpack.Decoder(tuple[str, Run])
 _miss_decoder = msgspec.msgpack.Decoder(Miss)
 _detail_decoder = msgspec.msgpack.Decoder(RunDetail)
-
-RecordArgs = tuple[str, str, int | str, int | str, bytes, bytes]
 
 
 def encode_job(job: Job) -> bytes:
@@ -122,24 +121,30 @@ def decode_state(stored: bytes) -> JobState:
 
 
 def record_args(job_id: str, record: Record, detail: RunDetail | None = None) -> RecordArgs:
-    """One record as ``lua/lib/record.lua`` takes it: letter, run id, score, latency, record, detail.
+    """Encode one record as ``lua/lib/record.lua`` takes it.
 
     The stored record of a run is an array of its job's id and the run.
     """
     if isinstance(record, Miss):
-        return (f"m{record.last_ms}", "", record.first_ms, "", _encoder.encode(record), b"")
+        return RecordArgs(
+            entry=f"m{record.last_ms}",
+            run_id="",
+            score=record.first_ms,
+            latency="",
+            record=_encoder.encode(record),
+            detail=b"",
+        )
     # Only settled runs are recorded. Should one come that is not, its job must be settled all the same.
     status = status_of(record) or RunStatus.FAILED
     start_ms = record.started_at_ms if record.started_at_ms is not None else record.ended_at_ms
     last = record.attempts[-1] if record.attempts else None
-    latency = "" if last is None or last.outcome is OutcomeKind.LOST else round(last.latency_ms * 1000)
-    return (
-        f"{status.letter}{record.fire_time_ms}{record.reason.value[0]}",
-        record.id,
-        record.fire_time_ms if start_ms is None else start_ms,
-        latency,
-        _encoder.encode((job_id, record)),
-        b"" if detail is None else _encoder.encode(detail),
+    return RecordArgs(
+        entry=f"{status.letter}{record.fire_time_ms}{record.reason.value[0]}",
+        run_id=record.id,
+        score=record.fire_time_ms if start_ms is None else start_ms,
+        latency="" if last is None or last.outcome is OutcomeKind.LOST else round(last.latency_ms * 1000),
+        record=_encoder.encode((job_id, record)),
+        detail=b"" if detail is None else _encoder.encode(detail),
     )
 
 

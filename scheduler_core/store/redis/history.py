@@ -17,7 +17,14 @@ from scheduler_core.store.history import Bounds, Candidate, Place, Query, RunTot
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import decode_detail, decode_record
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.scripts import load_script
+from scheduler_core.store.redis.scripts.history import (
+    SWEEP_LISTS,
+    SWEEP_RUNS,
+    SweepListsArgs,
+    SweepListsUnit,
+    SweepRunsArgs,
+)
+from scheduler_core.store.redis.scripts.script import HistoryKeys, Unit
 from scheduler_core.store.redis.shard import RedisShard, is_text
 
 MINUTE_MS = 60_000
@@ -37,10 +44,9 @@ class RedisHistory:
     """Works on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused."""
 
     def __init__(self, beside: RedisShard) -> None:
+        self._shard = beside
         self._client = beside.client
         self._keys = beside.keys
-        self._sweep = load_script("history/sweep_runs")
-        self._sweep_lists = load_script("history/sweep_lists")
 
     async def candidates(self, query: Query, *, before: Place | None, count: int) -> list[Candidate]:
         """The first ``count`` places of the list that ``query`` asks for, those from ``before`` on left out.
@@ -182,24 +188,25 @@ class RedisHistory:
 
         The lists of a job that is gone go with its last record.
         """
-        k = self._keys
-        args = (
-            now_ms - bounds.success_age_ms,
-            now_ms - bounds.failure_age_ms,
-            bounds.successes,
-            bounds.failures,
-            bounds.bytes,
-            now_ms // MINUTE_MS - MINUTES_KEPT,
-            page,
+        args = SweepRunsArgs(
+            successes_since=now_ms - bounds.success_age_ms,
+            failures_since=now_ms - bounds.failure_age_ms,
+            most_successes=bounds.successes,
+            most_failures=bounds.failures,
+            most_bytes=bounds.bytes,
+            minutes_since=now_ms // MINUTE_MS - MINUTES_KEPT,
+            page=page,
         )
-        with translated_faults():
-            more, *rows = await self._sweep.run(self._client, k.record_keys, args)
-            jobs = sorted({one.job_id for one in map(_stored, rows) if one is not None})
-            for start in range(0, len(jobs), PAGE):
-                part = jobs[start : start + PAGE]
-                lists = [key for job_id in part for key in (k.history(job_id), k.failures(job_id))]
-                await self._sweep_lists.run(self._client, (k.jobs, k.records, *lists), part)
+        more, *rows = await self._shard.run(SWEEP_RUNS, args)
+        jobs = sorted({one.job_id for one in map(_stored, rows) if one is not None})
+        for start in range(0, len(jobs), PAGE):
+            units = [self._lists_of(job_id) for job_id in jobs[start : start + PAGE]]
+            await self._shard.run_batch(SWEEP_LISTS, SweepListsArgs(), units)
         return len(rows), more == b"1"
+
+    def _lists_of(self, job_id: str) -> Unit[SweepListsUnit]:
+        k = self._keys
+        return Unit(SweepListsUnit(job_id=job_id), HistoryKeys(history=k.history(job_id), failures=k.failures(job_id)))
 
 
 def _stored(row: bytes | None) -> Stored | None:

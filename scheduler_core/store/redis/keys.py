@@ -1,7 +1,8 @@
-"""Every key that Cronpost writes, in one place.
+"""Makes the name of every key that Cronpost writes.
 
-All keys of a shard share a hash tag, so that a Redis Cluster keeps them on one master and a script can touch them
-together. ``docs/redis-keys.md`` describes each for people.
+All keys of a shard share a hash tag, so that a Redis Cluster keeps them on one master and a script can use them
+together.
+``docs/redis-keys.md`` describes the content of each key.
 """
 
 from __future__ import annotations
@@ -9,44 +10,68 @@ from __future__ import annotations
 import msgspec
 
 CLAIMED = 1_000_000_000_000_000
-"""Scores from here on in the due set: a node holds the job since (score - CLAIMED)."""
+"""Due set, scores from here on: a node has held the job since (score - CLAIMED)."""
 SUSPECTED = 2_000_000_000_000_000
-"""From here on: the run was lost with several nodes, and waits for its trial since (score - SUSPECTED)."""
+"""Due set, scores from here on: a suspect that has waited for its trial since (score - SUSPECTED)."""
 IDLE = 4_000_000_000_000_000
 PAUSED = 5_000_000_000_000_000
 QUARANTINED = 6_000_000_000_000_000
-"""Scores of jobs that only a client can wake. Every job has exactly one entry in the due set."""
+"""Due set: scores of jobs that only a client can wake. Every job has exactly one entry in the due set."""
 
-
+JOB_KEYS = {
+    "due": "sorted set",
+    "jobs": "hash",
+    "states": "hash",
+    "leases": "hash",
+    "ids": "sorted set",
+    "nodes": "sorted set",
+    "claims": "hash",
+    "suspects": "sorted set",
+    "meta": "hash",
+    "children": "sorted set",
+    "retrying": "sorted set",
+    "answers": "hash",
+    "answered": "sorted set",
+    "records": "hash",
+    "details": "hash",
+    "runs_s": "sorted set",
+    "runs_f": "sorted set",
+    "runs_t": "sorted set",
+    "runs_d": "sorted set",
+    "runs_c": "sorted set",
+    "counts": "hash",
+}
+"""The Redis types of the keys of jobs and runs, by the names that the scripts use."""
 TASK_PARTS = {
-    "fresh": "zset",
-    "failed": "zset",
-    "running": "zset",
-    "stale": "zset",
-    "delivered": "zset",
+    "fresh": "sorted set",
+    "failed": "sorted set",
+    "running": "sorted set",
+    "stale": "sorted set",
+    "delivered": "sorted set",
     "tasks": "hash",
     "batch": "hash",
     "settings": "hash",
     "wake": "",
 }
-"""What the lane of one-off tasks keeps, and the Redis type of each; empty for a channel."""
+"""The same for the keys of one-off tasks; empty: a channel."""
 CATALOGUE_PARTS = {
     "targets": "hash",
-    "target_ids": "zset",
+    "target_ids": "sorted set",
     "target_names": "hash",
     "schedules": "hash",
-    "schedule_ids": "zset",
+    "schedule_ids": "sorted set",
     "schedule_names": "hash",
-    "reserved": "zset",
-    "ends": "zset",
-    "paused": "zset",
+    "reserved": "sorted set",
+    "ends": "sorted set",
+    "paused": "sorted set",
     "deleting": "hash",
-    "copying": "zset",
+    "copying": "sorted set",
     "copies": "hash",
     "counters": "hash",
     "of:": "",
 }
-"""The same of targets and schedules; empty for the first part of a key of each target."""
+"""The same for the keys of targets and schedules; empty: the first part of one key per target."""
+KEY_TYPES = JOB_KEYS | TASK_PARTS | CATALOGUE_PARTS
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -61,27 +86,27 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def due(self) -> str:
-        """Sorted set: job id by next wake-up in epoch ms, or a score from the parts above."""
+        """Sorted set: claim key to next wake-up in epoch ms, or one of the scores above."""
         return f"{self.root}:due"
 
     @property
     def probe(self) -> str:
-        """String that lasts some seconds: written to find out whether this shard takes writes."""
+        """String that expires after some seconds: written to test whether this shard accepts writes."""
         return f"{self.root}:probe"
 
     @property
     def jobs(self) -> str:
-        """Hash: job id to definition."""
+        """Hash: claim key to definition."""
         return f"{self.root}:jobs"
 
     @property
     def states(self) -> str:
-        """Hash: job id to state, led by an 8-byte tag that changes with every write."""
+        """Hash: claim key to an 8-byte tag, which changes with every write, and the state."""
         return f"{self.root}:states"
 
     @property
     def leases(self) -> str:
-        """Hash: job id to lease."""
+        """Hash: claim key to lease."""
         return f"{self.root}:leases"
 
     @property
@@ -91,17 +116,17 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def nodes(self) -> str:
-        """Sorted set: node id by last beat."""
+        """Sorted set: node id to last beat in epoch ms."""
         return f"{self.root}:nodes"
 
     @property
     def claims(self) -> str:
-        """Hash: node id to number of its latest claim."""
+        """Hash: node id to the number of its latest claim."""
         return f"{self.root}:claims"
 
     @property
     def suspects(self) -> str:
-        """Sorted set: job id by losses, of runs lost with several nodes in a row; 10^6 more while one is tried."""
+        """Sorted set: claim key of a suspect to its losses; 10^6 is added while it is tried."""
         return f"{self.root}:suspects"
 
     @property
@@ -111,37 +136,37 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def wake(self) -> str:
-        """Channel: wake-ups that come before all others."""
+        """Channel: wake-ups that come before all others, in epoch ms."""
         return f"{self.root}:wake"
 
     @property
     def children(self) -> str:
-        """Sorted set at score 0: the runs of jobs that allow overlap, each a unit of its own (see ``child_id``)."""
+        """Sorted set at score 0: the claim keys of child runs (see ``child_id``)."""
         return f"{self.root}:children"
 
     @property
     def answers(self) -> str:
-        """Hash: digest of a job id and an ``Idempotency-Key`` to the answer that was given."""
+        """Hash: digest of a job id and an ``Idempotency-Key`` to the answer that was sent."""
         return f"{self.root}:answers"
 
     @property
     def answered(self) -> str:
-        """Sorted set: the digests of ``answers`` by the instant at which each may be forgotten."""
+        """Sorted set: the digests of ``answers`` to the instant (epoch ms) at which each may be deleted."""
         return f"{self.root}:answered"
 
     @property
     def cut(self) -> str:
-        """Channel: runs that a client cancelled while their request was open."""
+        """Channel: ids of runs that a client cancelled while their request was open."""
         return f"{self.root}:cut"
 
     @property
     def was_cut(self) -> str:
-        """Channel: runs whose request a node has cut."""
+        """Channel: ids of runs whose request a node has cut."""
         return f"{self.root}:was_cut"
 
     @property
     def retrying(self) -> str:
-        """Sorted set: job id by start of its run, for runs that wait for a retry or a completion."""
+        """Sorted set: claim key to the start (epoch ms) of its run that waits for a retry or a callback."""
         return f"{self.root}:waiting"
 
     # ---- history ------------------------------------------------------------------------------------------------
@@ -161,48 +186,50 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def details(self) -> str:
-        """Hash: run id to what its last attempt sent and was answered."""
+        """Hash: run id to what its last attempt sent and received."""
         return f"{self.root}:details"
 
     def runs(self, letter: str) -> str:
-        """Sorted set: settled run ids by start, one set for each status (its first letter)."""
+        """Sorted set: id of a settled run to its start; one set for each status, named by its letter."""
         return f"{self.root}:runs:{letter}"
 
     @property
     def counts(self) -> str:
-        """Hash: totals over all runs ever settled, and those of each of the last minutes."""
+        """Hash: totals of all runs ever settled, and the number of runs of each recent minute."""
         return f"{self.root}:counts"
 
     @property
     def record_keys(self) -> tuple[str, ...]:
-        """What ``lua/lib/record.lua`` writes, in its order."""
+        """The keys that ``lua/lib/record.lua`` writes, in its order."""
         return (self.records, self.details, *(self.runs(letter) for letter in "SFTDC"), self.counts)
 
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 
     def tasks(self, part: str) -> str:
-        """What the lane of one-off tasks keeps; one of ``TASK_PARTS``."""
+        """A key of one-off tasks, one of ``TASK_PARTS``. Stored under ``lane``, the earlier name of these tasks."""
         assert part in TASK_PARTS or not part, part
         return f"{self.root}:lane:{part}"
 
     # ---- targets and schedules ----------------------------------------------------------------------------------
 
     def catalogue(self, part: str) -> str:
-        """Targets, and the names and ids of targets and schedules; one of ``CATALOGUE_PARTS``."""
+        """A key of targets and schedules, one of ``CATALOGUE_PARTS``."""
         assert part in CATALOGUE_PARTS or not part, part
         return f"{self.root}:catalogue:{part}"
 
-    # ---- what each holds ----------------------------------------------------------------------------------------
+    # ---- all ----------------------------------------------------------------------------------------------------
+
+    def named(self, name: str) -> str:
+        """The key that scripts call ``name``, one of ``KEY_TYPES``."""
+        if name in TASK_PARTS:
+            return self.tasks(name)
+        if name in CATALOGUE_PARTS:
+            return self.catalogue(name)
+        return self.runs(name[-1].upper()) if name.startswith("runs_") else str(getattr(self, name))
 
     def types(self) -> dict[str, str]:
-        """The Redis type of every key that does not belong to one job or one target."""
-        sets = [self.due, self.ids, self.nodes, self.children, self.retrying, self.suspects, self.answered]
-        sets += [self.runs(letter) for letter in "SFTDC"]
-        hashes = [self.jobs, self.states, self.leases, self.claims, self.meta, self.records, self.details, self.counts]
-        hashes.append(self.answers)
-        found = dict.fromkeys(sets, "zset") | dict.fromkeys(hashes, "hash")
-        found |= {self.tasks(part): kind for part, kind in TASK_PARTS.items() if kind}
-        return found | {self.catalogue(part): kind for part, kind in CATALOGUE_PARTS.items() if kind}
+        """The Redis type (as ``TYPE`` answers it) of every key that does not belong to one job or one target."""
+        return {self.named(name): "zset" if kind == "sorted set" else kind for name, kind in KEY_TYPES.items() if kind}
 
     @property
     def of_the_loop(self) -> frozenset[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from scheduler_core.store.loop import Beat, ReapTurn
@@ -11,7 +10,16 @@ from scheduler_core.store.redis.codec import (
     decode_downtimes,
 )
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.scripts import Arg
+from scheduler_core.store.redis.scripts.node import (
+    BEAT,
+    LEAVE,
+    REAP_LEASES,
+    TAKE_REAP_TURN,
+    BeatArgs,
+    LeaveArgs,
+    ReapLeasesArgs,
+    TakeReapTurnArgs,
+)
 from scheduler_core.store.redis.shard import RedisShard
 
 DOWNTIMES_KEPT = 64
@@ -34,11 +42,19 @@ class Nodes(RedisShard):
         store_id: str,
     ) -> Beat:
         """Say that ``node`` is alive. ``store_id`` becomes the store's if it has none."""
-        keys = (self._keys.nodes, self._keys.meta, self._keys.claims)
-        times = (start_gap_ms, lived_gap_ms, forget_ms)
-        args = (node, now_ms, int(starting), int(sole), *times, store_id, DOWNTIMES_KEPT)
+        args = BeatArgs(
+            node=node,
+            now=now_ms,
+            starting=int(starting),
+            sole=int(sole),
+            start_gap=start_gap_ms,
+            lived_gap=lived_gap_ms,
+            forget=forget_ms,
+            store_id=store_id,
+            downtimes_kept=DOWNTIMES_KEPT,
+        )
         async with self._of_master(self._beats):
-            answer, redis_ms = await self._beat.run_with_time(self._beats, keys, args)
+            answer, redis_ms = await BEAT.send_with_time(self._beats, self.keys_of(BEAT), args)
         count = int(answer[0])
         return Beat(
             count,
@@ -50,12 +66,13 @@ class Nodes(RedisShard):
 
     async def leave(self, *, node: str, now_ms: int) -> int:
         """Take the node's entry out; the number of nodes left."""
-        return int(await self._run(self._leave, (self._keys.nodes, self._keys.meta, self._keys.claims), (node, now_ms)))
+        return int(await self.run(LEAVE, LeaveArgs(node=node, now=now_ms)))
 
     async def take_reap_turn(self, *, now_ms: int, dead_after_ms: int, interval_ms: int, audit_ms: int) -> ReapTurn:
         """Ask whether the leases have to be looked at now. One node of the fleet has the turn in each interval."""
-        answer = await self._run(
-            self._turn, (self._keys.nodes, self._keys.meta), (now_ms, dead_after_ms, interval_ms, audit_ms)
+        answer = await self.run(
+            TAKE_REAP_TURN,
+            TakeReapTurnArgs(now=now_ms, dead_after=dead_after_ms, interval=interval_ms, audit=audit_ms),
         )
         return ReapTurn(int(answer))
 
@@ -70,15 +87,14 @@ class Nodes(RedisShard):
     async def reap(self, *, now_ms: int, dead_after_ms: int, void_all: bool = False, page: int = 500) -> list[str]:
         """Give back the jobs of dead nodes (or, with ``void_all``, of all); their ids. Looks at every claimed job, in
         pages, in the order in which they were claimed."""
-        k = self._keys
         reaped: list[str] = []
-        place: Sequence[Arg] = (scores.CLAIMED, 0)
+        lowest, skip = scores.CLAIMED, 0
         while True:
-            examined, score, skip, *ids = await self._run(
-                self._reap, (k.due, k.leases, k.nodes), (now_ms, dead_after_ms, int(void_all), *place, page)
+            args = ReapLeasesArgs(
+                now=now_ms, dead_after=dead_after_ms, void_all=int(void_all), lowest=lowest, skip=skip, limit=page
             )
+            examined, lowest, skip, *ids = await self.run(REAP_LEASES, args)
             reaped += [job_id.decode(errors="replace") for job_id in ids]
-            place = (score, skip)
             self.examined += int(examined)
             if int(examined) < page:
                 return reaped

@@ -21,6 +21,17 @@ from scheduler_core.store.redis.codec import (
 )
 from scheduler_core.store.redis.documents import read_stored
 from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.scripts.job import (
+    READ,
+    READ_BESIDE,
+    REPAIR_DUE,
+    HistoryKey,
+    ReadArgs,
+    ReadBesideArgs,
+    ReadUnit,
+    RepairDueArgs,
+)
+from scheduler_core.store.redis.scripts.script import Unit
 from scheduler_core.store.redis.shard import RedisShard, is_text
 
 log = get_logger(__name__)
@@ -61,9 +72,8 @@ class Reads(RedisShard):
 
     async def read_some(self, job_ids: Sequence[str], *, reply_bytes: int = REPLY_BYTES) -> list[StoredJob]:
         """Read the first of these jobs that fit into ``reply_bytes``, at least one; all of one moment."""
-        k = self._keys
-        names = (k.jobs, k.states, k.leases, k.meta, k.children)
-        downtimes, store_id, *rows = await self._run(self._read, names, (reply_bytes, *job_ids))
+        units = [Unit(ReadUnit(claim_key=job_id)) for job_id in job_ids]
+        downtimes, store_id, *rows = await self.run_batch(READ, ReadArgs(reply_bytes=reply_bytes), units)
         return [
             read_stored(job_id, definition, state, lease, downtimes, store_id, int(children))
             for job_id, (definition, state, lease, children) in zip(job_ids, rows, strict=False)
@@ -131,9 +141,10 @@ class Reads(RedisShard):
 
     async def beside(self, job_id: str, claim_key: str) -> Beside:
         """What the next attempt of a run that overlaps others needs beside its own documents."""
-        k = self._keys
-        answer = await self._run(
-            self._read_beside, (k.jobs, k.history(job_id)), (job_id, claim_key, SUCCESSES_PART, SUCCESSES_PARTS)
+        answer = await self.run(
+            READ_BESIDE,
+            ReadBesideArgs(job_id=job_id, claim_key=claim_key, part=SUCCESSES_PART, parts=SUCCESSES_PARTS),
+            HistoryKey(history=self._keys.history(job_id)),
         )
         latest: Entry | None = None
         for row in answer[1:]:
@@ -186,8 +197,5 @@ class Reads(RedisShard):
     async def repair_due(self, *, now_ms: int, first: int, page: int = 500) -> tuple[int, int]:
         """Put right the entries of the due set that no job can have, and those that are missing among the ids from the
         rank ``first`` on: how many, and the rank to go on from (0: from the beginning)."""
-        k = self._keys
-        following, *claim_keys = await self._run(
-            self._repair, (k.due, k.ids, k.children, k.leases), (now_ms, first, page)
-        )
+        following, *claim_keys = await self.run(REPAIR_DUE, RepairDueArgs(now=now_ms, first=first, page=page))
         return len(claim_keys), int(following)

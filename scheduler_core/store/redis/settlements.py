@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 from scheduler_core.model.job import JobState, Lease, LostCause
 from scheduler_core.model.run import Miss, RunState
@@ -19,40 +17,60 @@ from scheduler_core.store.redis.codec import (
     record_args,
 )
 from scheduler_core.store.redis.documents import decode_rows
-from scheduler_core.store.redis.scripts import Arg
+from scheduler_core.store.redis.scripts.job import SETTLE, SettleArgs, SettleUnit, SpawnArgs
+from scheduler_core.store.redis.scripts.script import Arg, HistoryKeys, Unit
 from scheduler_core.store.redis.shard import RedisShard
-
-
-class _Encoded(msgspec.Struct, frozen=True):
-    """A settlement as the script takes it."""
-
-    holder: str
-    """Fence and node of the lease under which the job is settled."""
-    expected_tag: bytes
-    step: tuple[Arg, ...]
 
 
 def encode_settlement(claimed: ClaimedJob, transition: Transition | None) -> Settlement:
     """Encode the transition of a claimed job; None releases the job unfinished."""
+    if transition is None:
+        return _release(claimed)
     step = encode_step(claimed.id, transition)
-    wake = step[2] if transition is not None and transition.state is not None else None
-    wake_ms = wake if isinstance(wake, int) and wake < scores.CLAIMED else None
+    wake_ms = step.wake if transition.state is not None and step.wake < scores.CLAIMED else None
     return _settlement(claimed, step, wake_ms)
 
 
 def encode_requeue(claimed: ClaimedJob, wake_ms: int) -> Settlement:
     """Encode the release of a claimed job that is to be claimed again at ``wake_ms``."""
-    return _settlement(claimed, ("return", b"", wake_ms, "", 0), wake_ms)
+    return _release(claimed, wake_ms=wake_ms)
 
 
 def encode_lost(claimed: ClaimedJob, cause: LostCause, at_ms: int) -> Settlement:
     """Encode the release of a claimed job whose request, begun at ``at_ms``, may have been sent."""
-    return _settlement(claimed, ("return", f"{cause.value}{at_ms}", 0, "", 0))
+    return _release(claimed, lost=f"{cause.value}{at_ms}".encode())
 
 
-def _settlement(claimed: ClaimedJob, step: tuple[Arg, ...], wake_ms: int | None = None) -> Settlement:
-    holder = f"{claimed.lease.fence} {claimed.lease.node}"
-    return Settlement(claimed.id, _Encoded(holder, claimed.tag, step), wake_ms)
+def _release(claimed: ClaimedJob, *, wake_ms: int = 0, lost: bytes = b"") -> Settlement:
+    return _settlement(claimed, Step("return", lost, wake_ms, "", 0, ()), wake_ms or None)
+
+
+def _settlement(claimed: ClaimedJob, step: Step, wake_ms: int | None) -> Settlement:
+    args = SettleUnit(
+        claim_key=claimed.id,
+        holder=f"{claimed.lease.fence} {claimed.lease.node}",
+        expected_tag=claimed.tag,
+        operation=step.operation,
+        state=step.state,
+        wake=step.wake,
+        retrying_since=step.retrying_since,
+        n=step.n,
+    )
+    return Settlement(claimed.id, (args, step.records), wake_ms)
+
+
+class Step(NamedTuple):
+    """A transition as scripts take it."""
+
+    operation: str
+    state: bytes
+    wake: int
+    """Score in the due set."""
+    retrying_since: str
+    n: int
+    """The number of records."""
+    records: Sequence[Arg]
+    """The records, and what a spawn needs."""
 
 
 class Settlements(RedisShard):
@@ -65,14 +83,13 @@ class Settlements(RedisShard):
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         """Settle a batch. One answer per settlement; running the same batch again is harmless."""
         k, kept = self._keys, self._retention
-        names = [k.due, k.jobs, k.states, k.leases, k.ids, k.retrying, k.children, k.suspects, *k.record_keys]
-        args: list[Arg] = [kept.entries, kept.failures, kept.after_ms]
+        units: list[Unit[SettleUnit]] = []
         for one in settlements:
-            job_id, encoded = job_of_claim_key(one.claim_key), one.encoded
-            names += (k.history(job_id), k.failures(job_id))
-            args += (one.claim_key, encoded.holder, encoded.expected_tag)
-            args += encoded.step
-        answers = await self._run(self._settle, names, args)
+            job_id, (args, records) = job_of_claim_key(one.claim_key), one.encoded
+            lists = HistoryKeys(history=k.history(job_id), failures=k.failures(job_id))
+            units.append(Unit(args, lists, records))
+        bounds = SettleArgs(history_kept=kept.entries, failures_kept=kept.failures, retention=kept.after_ms)
+        answers = await self.run_batch(SETTLE, bounds, units)
         return [_settled(one, answer) for one, answer in zip(settlements, answers, strict=True)]
 
 
@@ -86,14 +103,12 @@ def score(state: JobState) -> int:
     return scores.PAUSED if state.paused_at_ms is not None else scores.IDLE
 
 
-def encode_step(claim_key: str, transition: Transition | None) -> tuple[Arg, ...]:
-    """Operation, state, wake-up, waiting, number of records, records, and what a spawn needs: as scripts take it."""
-    if transition is None:
-        return ("return", b"", 0, "", 0)
-    state, wake, waiting = b"", 0, "-"
+def encode_step(claim_key: str, transition: Transition) -> Step:
+    """Encode a transition."""
+    state, wake, retrying_since = b"", 0, "-"
     if transition.state is not None:
         state, wake = encode_state(transition.state), score(transition.state)
-        waiting = _waiting_since(transition.state)
+        retrying_since = _retrying_since(transition.state)
     operation = "remove" if transition.remove else "save" if state else "release"
     records: list[Arg] = []
     job_id, detail = job_of_claim_key(claim_key), transition.detail
@@ -103,16 +118,16 @@ def encode_step(claim_key: str, transition: Transition | None) -> tuple[Arg, ...
     if transition.spawn is not None:
         operation, run = "spawn", transition.spawn.run
         # Due at its fire time: it has come, or there would be no run yet.
-        records += (
-            child_id(claim_key, run.id, replay=transition.spawn.replay),
-            run.fire_time_ms,
-            encode_state(JobState(open=run, child=True)),
-            transition.spawn.limit,
+        records += SpawnArgs(
+            child=child_id(claim_key, run.id, replay=transition.spawn.replay),
+            child_wake=run.fire_time_ms,
+            child_state=encode_state(JobState(open=run, child=True)),
+            child_limit=transition.spawn.limit,
         )
-    return (operation, state, wake, waiting, len(transition.records), *records)
+    return Step(operation, state, wake, retrying_since, len(transition.records), records)
 
 
-def _waiting_since(state: JobState) -> str:
+def _retrying_since(state: JobState) -> str:
     """When the latest of the job's runs that wait for a retry or a completion started; ``-`` if none waits."""
     if state.open is None and not state.pending:
         return "-"
@@ -130,6 +145,6 @@ def _settled(settlement: Settlement, answer: Any) -> Settled:
     definition, state = answer
     job, position, fault = decode_rows(settlement.claim_key, definition, state)
     tag = b"" if state is None else state[:TAG_BYTES]
-    fence, node = settlement.encoded.holder.split(" ")
+    fence, node = settlement.encoded[0].holder.split(" ")
     lease = Lease(int(fence), node, int(fence), 0)
     return Settled("changed", ClaimedJob(settlement.claim_key, job, position, lease, tag, fault))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -16,7 +16,8 @@ from scheduler_core.store.redis.check import check_servers
 from scheduler_core.store.redis.client import carried_through
 from scheduler_core.store.redis.faults import of_replica, translated_faults
 from scheduler_core.store.redis.keys import Keys
-from scheduler_core.store.redis.scripts import Arg, Script, epoch_ms, load_script
+from scheduler_core.store.redis.scripts.node import OPEN_SHARDS, OpenShardsArgs
+from scheduler_core.store.redis.scripts.script import A, Arg, BatchScript, G, Script, Unit, epoch_ms, flat
 from scheduler_core.store.shards import Finding
 
 PROBE_MS = 10_000
@@ -46,27 +47,10 @@ class RedisShard:
         self._beats = client if beats is None else beats
         self._keys = keys or Keys()
         self._retention = retention or Retention()
-        self._claim = load_script("job/claim")
-        self._recover = load_script("job/recover_claims")
-        self._own = load_script("node/own_leases")
-        self._settle = load_script("job/settle")
-        k = self._keys
-        # Every key is worked out when it is asked for; these are asked for in every request that changes a job.
-        kept = (k.answers, k.answered, *k.record_keys)
-        self._of_changes = (k.due, k.jobs, k.states, k.leases, k.ids, k.retrying, k.children, *kept)
-        self._of_creations = (k.due, k.jobs, k.states, k.leases, k.ids, k.meta, k.children)
-        self._change = load_script("job/change")
-        self._create = load_script("job/create")
-        self._beat = load_script("node/beat")
-        self._leave = load_script("node/leave")
-        self._reap = load_script("node/reap_leases")
-        self._turn = load_script("node/take_reap_turn")
+        self._names: dict[str, tuple[str, ...]] = {}
+        """The KEYS of each script that do not differ from call to call, by its name; filled at its first run."""
         self.examined = 0
-        """How many claimed jobs ``reap`` has looked at."""
-        self._read = load_script("job/read")
-        self._read_beside = load_script("job/read_beside")
-        self._repair = load_script("job/repair_due")
-        self._read_account = load_script("history/read_account")
+        """How many claimed jobs ``reap`` has examined."""
 
     @property
     def client(self) -> Redis:
@@ -97,26 +81,52 @@ class RedisShard:
 
     async def number_of_shards(self, number: int) -> int:
         """Into how many shards the store is divided whose first one this is; ``number`` on the very first start."""
-        stored = await self._run(load_script("node/open_shards"), (self._keys.meta, self._keys.jobs), (number,))
+        stored = await self.run(OPEN_SHARDS, OpenShardsArgs(number=number))
         if not stored.isdigit() or len(stored) > 4:
             raise StoreRefused(f"the field shards of {self._keys.meta} is no number of shards; put the right one there")
         return int(stored)
 
-    async def write(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+    async def run(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
+        """Run a script. ``keys``: its ``call_keys``."""
+        return await self._send(script, (*self.keys_of(script), *keys), args)
+
+    async def run_batch(self, script: BatchScript[A, G], args: A, units: Iterable[Unit[G]]) -> Any:
+        """Run a script for a batch of units."""
+        return await self._send(script, *flat(self.keys_of(script), args, units))
+
+    async def write(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
         """Run a script that carries out a client's change, with a deadline that is not after this call gives up.
 
         Raises OutcomeUnknown if the change was sent and not answered: it may have been stored, but is not carried out
-        after the deadline. Any other StoreError: nothing was stored.
+        after the deadline. After any other StoreError nothing was stored.
         """
+        return await self._send_in_time(script, (*self.keys_of(script), *keys), args)
+
+    async def write_batch(self, script: BatchScript[A, G], args: A, units: Iterable[Unit[G]]) -> Any:
+        """As ``write``, for a batch of units."""
+        return await self._send_in_time(script, *flat(self.keys_of(script), args, units))
+
+    def keys_of(self, script: Script[Any]) -> tuple[str, ...]:
+        """The KEYS of a script that do not differ from call to call."""
+        names = self._names.get(script.name)
+        if names is None:
+            names = self._names[script.name] = tuple(map(self._keys.named, script.keys))
+        return names
+
+    async def _send_in_time(self, script: Script[Any], keys: Sequence[str], args: Sequence[Arg]) -> Any:
         clock = self.clock
         deadline_ms = None if clock is None else clock.deadline_ms(self._timeout_ms)
         try:
-            return await self._run(script, keys, args, deadline_ms=deadline_ms)
+            return await self._send(script, keys, (*args, "" if deadline_ms is None else deadline_ms))
         except StoreUnavailable as error:
             if not error.effect_unknown:
                 raise
             left_ms = 0 if clock is None or deadline_ms is None else deadline_ms - clock.now_ms()
             raise OutcomeUnknown(_unknown(error), retry_after_ms=max(0, left_ms)) from error
+
+    async def _send(self, script: Script[Any], keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        async with self._of_master(self._client):
+            return await script.send(self._client, keys, args)
 
     async def time_ms(self) -> float:
         """Redis's clock, in epoch milliseconds."""
@@ -154,12 +164,6 @@ class RedisShard:
 
     def findings(self, infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:
         return check_servers(infos, topology)
-
-    async def _run(
-        self, script: Script, keys: Sequence[str], args: Sequence[Arg], *, deadline_ms: int | None = None
-    ) -> Any:
-        async with self._of_master(self._client):
-            return await script.run(self._client, keys, args, deadline_ms=deadline_ms)
 
     @contextlib.asynccontextmanager
     async def _of_master(self, client: Redis) -> AsyncGenerator[None]:

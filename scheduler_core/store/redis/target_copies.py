@@ -8,7 +8,7 @@ from typing import Any
 from scheduler_core.store.catalogue import CatalogueStore, StoredTarget
 from scheduler_core.store.redis.catalogue import decode_target
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.scripts import load_script
+from scheduler_core.store.redis.scripts.catalogue import COPY_TARGET, CopyTargetArgs
 from scheduler_core.store.redis.shard import RedisShard
 
 
@@ -19,11 +19,10 @@ class RedisTargetCopies:
     """
 
     def __init__(self, beside: RedisShard, originals: CatalogueStore) -> None:
+        self._shard = beside
         self._client = beside.client
         self._copies = beside.keys.catalogue("copies")
-        self._meta = beside.keys.meta
         self._originals = originals
-        self._copy = load_script("catalogue/copy_target")
 
     async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
         """The targets with these ids, at most 1000."""
@@ -45,11 +44,12 @@ class RedisTargetCopies:
     async def put(self, stored: StoredTarget) -> None:
         """Copy a target, unless there is a copy of a later state of it."""
         target = stored.target
-        await self._run(str(target.id), target.updated_at_ms, stored.raw)
+        args = CopyTargetArgs(target_id=str(target.id), revision=target.updated_at_ms, definition=stored.raw)
+        await self._shard.run(COPY_TARGET, args)
 
     async def drop(self, target_id: int) -> None:
         """The target is gone."""
-        await self._run(str(target_id), "", b"")
+        await self._shard.run(COPY_TARGET, CopyTargetArgs(target_id=str(target_id), revision="", definition=b""))
 
     async def _rows(self, target_ids: Sequence[int]) -> list[bytes | None]:
         if not target_ids:
@@ -57,7 +57,3 @@ class RedisTargetCopies:
         with translated_faults():
             rows: list[Any] = await self._client.hmget(self._copies, [str(one) for one in target_ids])
         return rows
-
-    async def _run(self, *args: str | int | bytes) -> None:
-        with translated_faults():
-            await self._copy.run(self._client, (self._copies, self._meta), args)

@@ -17,8 +17,32 @@ from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.run import Run, RunDetail
 from scheduler_core.model.task import LaneRules, Task, TaskStatus, task_id
 from scheduler_core.store.redis.codec import record_args
-from scheduler_core.store.redis.faults import of_replica, translated_faults
-from scheduler_core.store.redis.scripts import Arg, Script, load_script
+from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.scripts.script import HistoryKeys, Unit
+from scheduler_core.store.redis.scripts.task import (
+    DELETE,
+    INSERT,
+    PAGE,
+    READ,
+    RETURN,
+    REVIVE,
+    SETTINGS,
+    SETTLE,
+    TAKE,
+    DeleteArgs,
+    DeleteUnit,
+    InsertArgs,
+    InsertUnit,
+    PageArgs,
+    PageKeys,
+    ReadArgs,
+    ReturnArgs,
+    ReviveArgs,
+    SettingsArgs,
+    SettleArgs,
+    SettleUnit,
+    TakeArgs,
+)
 from scheduler_core.store.redis.shard import RedisShard
 from scheduler_core.store.redis.subscribe import messages
 from scheduler_core.store.tasks import PARTS, RULES, Place, Row, SettledBatch, StoredTask, Taken, TaskSettlement
@@ -34,21 +58,14 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Task)
 
 
-class _Encoded(msgspec.Struct, frozen=True):
-    """A settlement as the script takes it."""
-
-    operation: str
-    document: bytes
-    record: tuple[Arg, ...]
-
-
 def encode_settlement(
     number: int, operation: str, task: Task | None, record: Run | None, detail: RunDetail | None
 ) -> TaskSettlement:
     """Encode how a task of a batch ended; ``task`` None leaves the stored document."""
     document = b"" if task is None else _encoder.encode(task)
-    args = () if record is None else record_args(task_id(number), record, detail)
-    return TaskSettlement(number, _Encoded(operation, document, args))
+    records = () if record is None else record_args(task_id(number), record, detail)
+    args = SettleUnit(task=_member(number), operation=operation, document=document, n=1 if records else 0)
+    return TaskSettlement(number, (args, records))
 
 
 _STATUS_OF = {
@@ -70,23 +87,13 @@ class RedisTasks:
     def __init__(self, beside: RedisShard, settings: TaskSettings | None = None) -> None:
         settings = settings or TaskSettings()
         self._client = beside.client
-        self._write = beside.write
-        self._kept = (settings.lane_keep_delivered, settings.lane_keep_stale)
-        self._defaults = tuple(getattr(settings, name) for name in RULES)
+        self._shard = beside
+        self._settings = settings
+        self._defaults = {name: int(getattr(settings, name)) for name in RULES}
         self._history_ms = beside.retention.after_ms
         self._keys = keys = beside.keys
-        self._fresh, self._failed, self._running, self._stale, self._delivered = (keys.tasks(part) for part in PARTS)
-        self._tasks, self._batch, self._settings = keys.tasks("tasks"), keys.tasks("batch"), keys.tasks("settings")
+        self._tasks = keys.tasks("tasks")
         self._channel = keys.tasks("wake")
-        self._insert = load_script("task/insert")
-        self._take = load_script("task/take")
-        self._settle = load_script("task/settle")
-        self._return = load_script("task/return")
-        self._delete = load_script("task/delete")
-        self._revive = load_script("task/revive")
-        self._read = load_script("task/read")
-        self._page = load_script("task/page")
-        self._change = load_script("task/settings")
 
     settlement = staticmethod(encode_settlement)
 
@@ -94,20 +101,8 @@ class RedisTasks:
 
     async def take(self, *, now_ms: int, node: str, token: int, dead_after_ms: int, slots: int) -> Taken:
         """Take the next batch, if it may be taken. Without an answer, ask again under the same ``token``."""
-        answer = await self._run(
-            self._take,
-            (
-                self._fresh,
-                self._failed,
-                self._running,
-                self._tasks,
-                self._batch,
-                self._settings,
-                self._keys.meta,
-                self._keys.nodes,
-            ),
-            (now_ms, node, token, dead_after_ms, slots, *self._defaults),
-        )
+        args = TakeArgs(now=now_ms, node=node, token=token, dead_after=dead_after_ms, slots=slots, **self._defaults)
+        answer = await self._shard.run(TAKE, args)
         result = answer[0].decode()
         if result == "ok":
             rules = LaneRules(*(int(value) for value in answer[2:6]))
@@ -122,16 +117,22 @@ class RedisTasks:
         self, settlements: Sequence[TaskSettlement], *, now_ms: int, node: str, fence: int
     ) -> SettledBatch:
         """Settle up to ``SETTLE_LIMIT`` tasks of the batch; sending the same again is harmless."""
-        names = [self._fresh, self._failed, self._running, self._tasks, self._delivered, self._stale, self._batch]
-        names += self._keys.record_keys
-        args: list[Arg] = [now_ms, node, fence, *self._kept]
-        args += (TASK_HISTORY, TASK_HISTORY, self._history_ms, self._channel)
+        args = SettleArgs(
+            now=now_ms,
+            node=node,
+            fence=fence,
+            delivered_kept=self._settings.lane_keep_delivered,
+            stale_kept=self._settings.lane_keep_stale,
+            history_kept=TASK_HISTORY,
+            failures_kept=TASK_HISTORY,
+            retention=self._history_ms,
+            channel=self._channel,
+        )
+        units: list[Unit[SettleUnit]] = []
         for one in settlements:
-            names += self._history_keys(one.number)
-            encoded = one.encoded
-            args += (_member(one.number), encoded.operation, encoded.document, 1 if encoded.record else 0)
-            args += encoded.record
-        over, removed, *answers = await self._run(self._settle, names, args)
+            own, records = one.encoded
+            units.append(Unit(own, self._lists_of(one.number), records))
+        over, removed, *answers = await self._shard.run_batch(SETTLE, args, units)
         return SettledBatch(over == b"1", int(removed), [answer.decode() for answer in answers])
 
     async def release(self, *, node: str, fence: int | None, ended_at_ms: int | None) -> int:
@@ -139,18 +140,13 @@ class RedisTasks:
 
         ``fence`` None: whichever batch it is. ``ended_at_ms`` None: none of it was called, so it needs no pause.
         """
-        return int(
-            await self._run(
-                self._return,
-                (self._fresh, self._failed, self._running, self._tasks, self._batch),
-                (
-                    node,
-                    "" if fence is None else fence,
-                    "" if ended_at_ms is None else ended_at_ms,
-                    self._channel,
-                ),
-            )
+        args = ReturnArgs(
+            node=node,
+            fence="" if fence is None else fence,
+            ended="" if ended_at_ms is None else ended_at_ms,
+            channel=self._channel,
         )
+        return int(await self._shard.run(RETURN, args))
 
     async def wake_ups(self) -> AsyncGenerator[int | None, None]:
         """Instants at which something in the lane becomes due, as clients set them; 0 when something else changed.
@@ -166,16 +162,13 @@ class RedisTasks:
 
     async def insert(self, tasks: Sequence[Task]) -> list[int]:
         """Store up to 1000 new tasks, all or none; their numbers."""
-        args: list[Arg] = [self._channel]
-        for task in tasks:
-            args += (task.execute_at_ms, _encoder.encode(task))
-        first = int(await self._write(self._insert, (self._fresh, self._tasks, self._keys.meta), args))
+        units = [Unit(InsertUnit(execute_at=one.execute_at_ms, document=_encoder.encode(one))) for one in tasks]
+        first = int(await self._shard.write_batch(INSERT, InsertArgs(channel=self._channel), units))
         return list(range(first, first + len(tasks)))
 
     async def read(self, number: int) -> StoredTask | None:
         """One task, or None if there is none."""
-        sets = [self._keys.tasks(part) for part in PARTS]
-        raw, place, score = await self._run(self._read, (self._tasks, *sets), (_member(number),))
+        raw, place, score = await self._shard.run(READ, ReadArgs(task=_member(number)))
         if raw is None or place < 0:
             return None
         at_ms = float(score)
@@ -230,16 +223,13 @@ class RedisTasks:
             more = True
             while more:
                 wanted = limit - len(found) + 1
-                rows = await self._run(
-                    self._page,
-                    (self._keys.tasks(part), self._tasks),
-                    (
-                        int(part in NEWEST_FIRST),
-                        "" if place.score is None else place.score,
-                        _member(place.number),
-                        wanted,
-                    ),
+                args = PageArgs(
+                    reverse=int(part in NEWEST_FIRST),
+                    score="" if place.score is None else place.score,
+                    task=_member(place.number),
+                    limit=wanted,
                 )
+                rows = await self._shard.run(PAGE, args, PageKeys(tasks_of_status=self._keys.tasks(part)))
                 more = len(rows) == wanted
                 for member, score, raw in rows:
                     if len(found) == limit:
@@ -258,52 +248,46 @@ class RedisTasks:
 
     async def delete(self, stored: StoredTask, record: Run | None) -> str:
         """Delete a task as it was read: ``ok``, ``running``, ``changed`` or ``missing``."""
-        names = [self._fresh, self._failed, self._running, self._tasks, self._delivered, self._stale]
-        names += (*self._keys.record_keys, *self._history_keys(stored.number))
-        args: list[Arg] = [_member(stored.number), stored.raw, TASK_HISTORY, TASK_HISTORY, self._history_ms]
-        args += (0,) if record is None else (1, *record_args(task_id(stored.number), record, None))
-        answer: bytes = await self._write(self._delete, names, args)
+        bounds = DeleteArgs(history_kept=TASK_HISTORY, failures_kept=TASK_HISTORY, retention=self._history_ms)
+        records = () if record is None else record_args(task_id(stored.number), record, None)
+        args = DeleteUnit(task=_member(stored.number), expected=stored.raw, n=1 if records else 0)
+        unit = Unit(args, self._lists_of(stored.number), records)
+        answer: bytes = await self._shard.write_batch(DELETE, bounds, [unit])
         return answer.decode()
 
     async def revive(self, stored: StoredTask, task: Task) -> str:
         """Make a stale task due again, as ``task``: ``ok``, ``not_stale``, ``changed`` or ``missing``."""
-        answer: bytes = await self._write(
-            self._revive,
-            (self._failed, self._tasks, self._stale),
-            (_member(stored.number), stored.raw, _encoder.encode(task), task.execute_at_ms, self._channel),
+        args = ReviveArgs(
+            task=_member(stored.number),
+            expected=stored.raw,
+            document=_encoder.encode(task),
+            execute_at=task.execute_at_ms,
+            channel=self._channel,
         )
+        answer: bytes = await self._shard.write(REVIVE, args)
         return answer.decode()
 
     async def rules(self) -> LaneRules:
         """The settings as they are now."""
         with translated_faults():
-            values: list[Any] = await self._client.hmget(self._settings, list(RULES))
+            values: list[Any] = await self._client.hmget(self._keys.tasks("settings"), list(RULES))
         return LaneRules(
             *(
                 int(value) if value is not None and value.isdigit() and len(value) <= 12 else default
-                for value, default in zip(values, self._defaults, strict=True)
+                for value, default in zip(values, self._defaults.values(), strict=True)
             )
         )
 
     async def change_rules(self, changes: dict[str, int]) -> LaneRules:
         """Set some of the settings; all of them as they are then."""
-        wanted: list[Arg] = [changes.get(name, "") for name in RULES]
-        values = await self._write(self._change, (self._settings,), (self._channel, *self._defaults, *wanted))
+        wanted: dict[str, Any] = {name: changes.get(name, "") for name in RULES}
+        defaults = {f"default_{name}": default for name, default in self._defaults.items()}
+        values = await self._shard.write(SETTINGS, SettingsArgs(channel=self._channel, **defaults, **wanted))
         return LaneRules(*(int(value) for value in values))
 
-    def _history_keys(self, number: int) -> tuple[str, str]:
+    def _lists_of(self, number: int) -> HistoryKeys:
         public_id = task_id(number)
-        return self._keys.history(public_id), self._keys.failures(public_id)
-
-    async def _run(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        try:
-            with translated_faults():
-                return await script.run(self._client, keys, args)
-        except Exception as error:
-            if of_replica(error):
-                # A failover made this server a replica. New connections find the new master.
-                await self._client.connection_pool.disconnect(inuse_connections=False)
-            raise
+        return HistoryKeys(history=self._keys.history(public_id), failures=self._keys.failures(public_id))
 
 
 def _member(number: int) -> str:

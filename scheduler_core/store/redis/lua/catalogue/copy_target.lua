@@ -1,17 +1,17 @@
 -- needs: version
--- Keep a copy of a target on a further shard, or take it away. The first shard has the target itself.
+-- Store a copy of a target on a further shard, or delete it. The first shard has the target itself.
 --
--- Guarantee: an older definition never takes the place of a newer one, in whatever order copies arrive. The version of
--- the targets is raised in the same step, so that a claim made afterwards tells its node to read the target again. Sent
--- again, it changes nothing but the version.
+-- Guarantee: an older definition never replaces a newer one, in whatever order copies arrive. The version of the
+-- targets is raised in the same step, so that a later claim makes its node read the target again. Sent again, it
+-- changes nothing but the version.
 --
 -- KEYS
---   1 copies hash, target id to `revision definition`
---   2 meta   hash, with the version of the targets
+--   1 copies  hash: target id -> `revision definition`
+--   2 meta    hash: version of the targets
 -- ARGV
---   1 id
---   2 revision    count, larger with every change of the target; empty: the target is gone
---   3 definition
+--   1 target_id   text
+--   2 revision    epoch ms or empty: when the target was changed; empty: it was deleted
+--   3 definition  bytes
 -- Returns
 --   1 if the copy is as asked, 0 if there is a newer one
 -- Cost: O(1); two or three commands.

@@ -1,16 +1,16 @@
--- Tell a sweeper what was left half-done, and whether it is its turn to compare all schedules with their jobs.
+-- Return what was left unfinished, and whether the caller has the turn to compare all schedules with their jobs.
 --
--- Guarantee: of all nodes one gets the turn in each period. A turn that is lost is taken again in the next.
+-- Guarantee: one node gets the turn in each period. A turn that is lost is taken again in the next.
 --
 -- KEYS
---   1 reserved sorted set, schedule id by time of reservation
---   2 deleting hash, target id to epoch ms since when it is being deleted
---   3 counters hash, with the time of the latest turn
+--   1 reserved  sorted set: schedule id -> instant of its reservation (epoch ms)
+--   2 deleting  hash: target id -> epoch ms since when it is being deleted
+--   3 counters  hash: instant of the latest turn
 -- ARGV
---   1 now    epoch ms
---   2 old    ms; reservations and deletions younger than this are left to whoever is at work on them
---   3 period ms between turns
---   4 limit  count of each kind
+--   1 now     epoch ms
+--   2 old     ms: younger reservations and deletions are left to the request that works on them
+--   3 period  ms: between turns
+--   4 limit   count: of each kind
 -- Returns
 --   {turn (1 or 0), {schedule id, ...}, {target id, ...}}
 -- Cost: O(limit + targets being deleted); five commands.
@@ -26,7 +26,7 @@ for i = 1, #rows, 2 do
 end
 local turn = 0
 local last = tonumber(redis.call('HGET', counters, 'swept_at') or '0') or 0
--- A turn in the future is one by a clock that was set back since.
+-- A turn in the future was recorded before Redis's clock was set back.
 if now - last >= period or last > now + period then
   turn = 1
   redis.call('HDEL', counters, 'swept_at') -- frees first, so that a full Redis is swept too

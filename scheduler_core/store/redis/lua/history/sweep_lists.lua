@@ -1,21 +1,25 @@
 -- needs: lists
 -- Drop the lists of jobs that are gone and have no record left.
 --
--- Guarantee: that of lib/lists.lua; what can be read of a deleted job is read until it is trimmed. Without this a million
--- jobs that run once would leave a million lists. Running it again changes nothing.
+-- Guarantee: that of lib/lists.lua; the history of a deleted job can be read until its records are trimmed. Without
+-- this, a million jobs that run once would leave a million lists. Running it again changes nothing.
 --
 -- KEYS
---   1 jobs     hash, job id to definition
---   2 records  hash, run id to record
---   3...       history and failures list of each job, in order
+--   1 jobs      hash: claim key -> definition
+--   2 records   hash: run id -> record
+--   then for each job
+--   * history   list
+--   * failures  list
 -- ARGV
---   1... job ids, at most 500
+--   then for each job, at most 500
+--   * job_id  text
 -- Returns
---   how many jobs' lists were dropped
+--   number of jobs whose lists were dropped
 -- Cost: O(jobs × entries), for those that are gone.
 
+local jobs, records = KEYS[1], KEYS[2]
 local dropped = 0
 for i, id in ipairs(ARGV) do
-  if drop_lists(KEYS[1], KEYS[2], id, KEYS[1 + 2 * i], KEYS[2 + 2 * i]) then dropped = dropped + 1 end
+  if drop_lists(jobs, records, id, KEYS[1 + 2 * i], KEYS[2 + 2 * i]) then dropped = dropped + 1 end
 end
 return dropped

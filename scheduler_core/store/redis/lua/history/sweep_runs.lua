@@ -1,30 +1,30 @@
--- Trim the records of settled runs: by age, by number and by bytes, one bounded page of each.
+-- Trim the records of settled runs by age, by number and by bytes, one bounded page of each.
 --
--- Guarantee: a run leaves index, record and detail in one step, and the counts say no longer that it is stored; what was
--- counted of it when it was settled stays. Successes go before failures. Any number of nodes may run this at any time:
--- it looks only at what is stored, so that a second call finds less to do or nothing. It frees memory with its first
--- write, so a full Redis lets it.
+-- Guarantee: index, record and detail of a run are removed in one step, and the counts of stored runs with them; the
+-- totals stay. Successes are trimmed before failures. Any number of nodes may run this at any time: it examines only
+-- what is stored, so a second call finds less to do or nothing. Its first write frees memory, so that a full Redis
+-- accepts it.
 --
 -- KEYS
---   1 records  hash, run id to record
---   2 details  hash, run id to detail
---   3 runs:S   sorted set, run id by start: those that succeeded
---   4 runs:F   likewise, by the letter of their status
---   5 runs:T
---   6 runs:D
---   7 runs:C
+--   1 records  hash: run id -> record
+--   2 details  hash: run id -> detail
+--   3 runs_s   sorted set: run id -> start; those that succeeded
+--   4 runs_f   sorted set: likewise, by the letter of their status
+--   5 runs_t   sorted set
+--   6 runs_d   sorted set
+--   7 runs_c   sorted set
 --   8 counts   hash: bytes (stored), m:<minute> (runs by the minute of their start), and the totals, which stay
 -- ARGV
---   1 successes since  epoch ms; those that started earlier go
---   2 failures since   likewise
---   3 most successes   count
---   4 most failures    count
---   5 most bytes       of records and details together
---   6 minutes since    number of a minute; buckets of earlier ones go
---   7 page             the most runs that each of the rules takes in one call, at most 1000
+--   1 successes_since  epoch ms: successes that started earlier are trimmed
+--   2 failures_since   epoch ms: likewise
+--   3 most_successes   count
+--   4 most_failures    count
+--   5 most_bytes       number of bytes: of records and details together
+--   6 minutes_since    count: number of a minute; the counts of earlier minutes are removed
+--   7 page             count: the most runs that each rule trims in one call, at most 1000
 -- Returns
---   {'1' if there may be more to trim, record, record, ...} with the records of the runs trimmed
--- Cost: O(page × log(runs)); five commands per run trimmed, and a dozen.
+--   {'1' if there may be more to trim, record, record, ...} with the records that were trimmed
+-- Cost: O(page × log(runs)); five commands per trimmed run, and a dozen.
 
 local records, details, counts = KEYS[1], KEYS[2], KEYS[8]
 local successes, failures = {KEYS[3]}, {KEYS[4], KEYS[5], KEYS[6], KEYS[7]}

@@ -1,64 +1,70 @@
 -- needs: deadline record lists
--- Apply changes of units that no settle brings about, one or many: upsert, delete, pause, resume, run now, what a runner
--- says by callback. A unit is a job, or one run of a job that allows overlap (see job/settle).
+-- Apply clients' changes of jobs and child runs: upsert, delete, pause, resume, run now, callbacks.
 --
--- Guarantee: nothing is written of a unit unless its state and lease are those that the caller planned from; what becomes
--- of one unit says nothing about another. While a node holds the lease, the due set is left alone: the settle of its run
--- sets the next wake-up.
+-- Guarantee: nothing of a job is written unless its state and lease are those that the caller planned from; each job
+-- succeeds or fails alone. While a node holds the lease, the due set is not changed: the settle of the run sets the
+-- next wake-up.
 --
 -- KEYS
---   1 due      sorted set, unit by wake-up
---   2 jobs     hash, unit to definition
---   3 states   hash, unit to state
---   4 leases   hash, unit to lease
---   5 ids      sorted set, all job ids at score 0
---   6 waiting  sorted set, unit by start of its run, for runs that wait for a retry or a completion
---   7 children sorted set, units of runs that overlap, at score 0
---   8 answers  hash, key of a change that is asked for once to the answer given
---   9 answered sorted set, the same keys by the instant (epoch ms) from which on each may be forgotten
---   10...      the eight keys of lib/record.lua, then history and failures list of the job of each unit, in order
+--   1 due        sorted set: claim key -> next wake-up
+--   2 jobs       hash: claim key -> definition
+--   3 states     hash: claim key -> state
+--   4 leases     hash: claim key -> lease
+--   5 ids        sorted set: every job id at score 0
+--   6 retrying   sorted set: claim key -> start of its run that waits for a retry or a callback
+--   7 children   sorted set: the claim key of every child run, at score 0
+--   8 answers    hash: idempotency key -> answer
+--   9 answered   sorted set: idempotency key -> instant (epoch ms) at which its answer may be deleted
+--   10 to 17     keys of lib/record.lua
+--   then for each change
+--   * history    list: of its job
+--   * failures   list: of its job
 -- ARGV
---   1 history   entries kept
---   2 failures  entries kept of those that left the history and did not succeed
---   3 retention ms after the last entry at which both lists are dropped
---   4 channel   where nodes listen for earlier wake-ups
---   5 key       of a change that is asked for once; empty: it may be repeated. With a key, there is one unit
---   6 answer    to keep under that key
---   7 now       epoch ms
---   8 until     epoch ms; how long the answer is kept, unless there are more than MOST_ANSWERS
---   9...        of each unit (at most 250, none twice):
---     id, expected tag (8 bytes; empty: no state is stored), expected lease (as stored; empty: none), definition (to
---     store; empty: leave the stored one), operation, state (to store, tag first; empty with 'remove': leave no
---     tombstone), wake-up (score in the due set), waiting (score of a run that waits; '-': none waits; empty: leave it as
---     it is), n, n records of six (lib/record.lua)
---   operation: 'save', or 'remove' to delete the unit; with 'revoke_' before it, the lease is taken away in the same step
---   last      deadline (lib/deadline.lua)
+--   1 history_kept    count: entries kept in a history
+--   2 failures_kept   count: entries kept of those that left it and did not succeed
+--   3 retention       ms: after the last entry, until both lists expire
+--   4 channel         text: where nodes listen for earlier wake-ups
+--   5 answer_key      text: idempotency key; empty: none. With a key, there is one change
+--   6 answer          bytes: to store under that key
+--   7 now             epoch ms
+--   8 answer_until    epoch ms: how long the answer is kept, unless there are more than MOST_ANSWERS
+--   then for each change, at most 250, no claim key twice
+--   * claim_key       text
+--   * expected_tag    bytes: the 8-byte tag of the stored state; empty: none stored
+--   * expected_lease  bytes: as stored; empty: none
+--   * definition      bytes: to store; empty: unchanged
+--   * operation       text: 'save', or 'remove' to delete the job; with 'revoke_' before it, the lease is removed too
+--   * state           bytes: to store, tag first; empty with 'remove': leave no tombstone
+--   * wake            score: in the due set
+--   * retrying_since  score: in `retrying`; '-': the job leaves it; empty: unchanged
+--   * n               count: records that follow, six arguments each (lib/record.lua)
+--   last deadline     epoch ms or empty: see lib/deadline.lua
 -- Returns
---   for each unit: 'ok', 'changed' if it is not what the caller planned from (or an answer
---   is kept under the key), or {error} if the list of its job's history
---   holds something else (nothing of the unit was written)
--- Cost: O(units × log(all units)); two to seven commands, and one or more for each unit.
+--   for each change: 'ok'; 'changed' if the job is not what the caller planned from, or an answer is stored under the
+--   key; {error} if the list of its job's history has the wrong type (nothing of the job was written)
+-- Cost: O(changes × log(claim keys)); two to seven commands, and one or more per change.
 
-local due, jobs, states, leases, ids, waiting, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local due, jobs, states, leases, ids, retrying, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local channel = ARGV[4]
 local FIELDS, RECORD, FIRST, LISTS, MOST_ANSWERS = 9, 6, 9, 16, 100000
-local answers, answered, key, now = KEYS[8], KEYS[9], ARGV[5], ARGV[7]
+local answers, answered = KEYS[8], KEYS[9]
+local key, now = ARGV[5], ARGV[7]
 local book = open_book(10, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
 
--- No unit comes twice, so all can be checked before the first is written. What is saved is written together.
-local units, places = {}, {}
+-- No claim key comes twice, so all are checked before the first is written, and writes are sent together.
+local claim_keys, places = {}, {}
 local at = FIRST
 while at <= #ARGV do
-  units[#units + 1], places[#places + 1] = ARGV[at], at
+  claim_keys[#claim_keys + 1], places[#places + 1] = ARGV[at], at
   at = at + FIELDS + RECORD * ARGV[at + FIELDS - 1]
 end
-if #units == 0 then return {} end
+if #claim_keys == 0 then return {} end
 if key ~= '' then
   local until_ms = redis.call('ZSCORE', answered, key)
   if until_ms and tonumber(until_ms) > tonumber(now) then return {'changed'} end
 end
-local stored_states = redis.call('HMGET', states, unpack(units))
-local held = redis.call('HMGET', leases, unpack(units))
+local stored_states = redis.call('HMGET', states, unpack(claim_keys))
+local held = redis.call('HMGET', leases, unpack(claim_keys))
 -- Raise before anything is written if one of these holds something else.
 redis.call('ZCARD', ids)
 redis.call('ZCARD', due)
@@ -74,7 +80,7 @@ local function send(command, key, list)
 end
 
 local function apply(i, place)
-  local id, expected_tag, expected_lease, definition, operation, state, wake, wait, n = unpack(ARGV, place, place + 8)
+  local id, expected_tag, expected_lease, definition, operation, state, wake, since, n = unpack(ARGV, place, place + 8)
   local is_child = string.find(id, '\31', 1, true)
   local stored, lease = stored_states[i], held[i] or ''
   if (stored and string.sub(stored, 1, 8) or '') ~= expected_tag or lease ~= expected_lease then
@@ -101,7 +107,7 @@ local function apply(i, place)
       put(saved, id, state)
     end
     if lease == '' and state == '' then redis.call('ZREM', due, id) end
-    -- A tombstone whose run the runner has taken: it wakes when that run is to be given up.
+    -- A tombstone whose run the runner has taken: it wakes when that run is to be given up as lost.
     if lease == '' and state ~= '' then put(wakes, wake, id) end
   else
     if definition ~= '' then
@@ -130,21 +136,21 @@ end
 
 for i, place in ipairs(places) do
   if replies[i] == 'ok' then
-    local wait = ARGV[place + 7]
-    if wait == '-' then
-      redis.pcall('ZREM', waiting, units[i])
-    elseif wait ~= '' then
-      redis.pcall('ZADD', waiting, wait, units[i])
+    local since = ARGV[place + 7]
+    if since == '-' then
+      redis.pcall('ZREM', retrying, claim_keys[i])
+    elseif since ~= '' then
+      redis.pcall('ZADD', retrying, since, claim_keys[i])
     end
     book.add(KEYS[LISTS + 2 * i], KEYS[LISTS + 1 + 2 * i], place + FIELDS, tonumber(ARGV[place + FIELDS - 1]))
   end
 end
 book.flush()
 
--- A job that is gone, and of whose runs nothing is stored any more: they were trimmed while it was there.
+-- Jobs that are gone, and whose records were all trimmed before: drop their lists.
 for i, place in ipairs(places) do
   if replies[i] == 'ok' and string.find(ARGV[place + 4], 'remove', 1, true) then
-    drop_lists(jobs, KEYS[10], string.match(units[i], '^[^\31]*'), KEYS[LISTS + 2 * i], KEYS[LISTS + 1 + 2 * i])
+    drop_lists(jobs, KEYS[10], string.match(claim_keys[i], '^[^\31]*'), KEYS[LISTS + 2 * i], KEYS[LISTS + 1 + 2 * i])
   end
 end
 

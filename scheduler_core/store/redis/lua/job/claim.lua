@@ -1,54 +1,53 @@
 -- needs: lease
--- Take up to `limit` due jobs and give each a lease with a new fence.
+-- Claim up to `limit` due jobs: give each a lease with a new fence.
 --
--- Guarantee: a job is in the claimed part of the due set from here until it is settled, handed back or reaped, so no
--- two nodes hold it. A node whose heartbeat is over gets nothing: others may be reaping its leases. A call that arrives
--- after its node has looked for what it took (job/recover_claims) takes nothing.
+-- Guarantee: a claimed job is in the claimed part of the due set until it is settled, released or reaped, so no two
+-- nodes hold it. A node without a fresh heartbeat gets nothing: others may be reaping its leases. A call that arrives
+-- after its node has called job/recover_claims for it takes nothing.
 --
--- A job whose run was lost with several nodes in a row is a suspect: it may be what kills them. A suspect that is due is
--- parked outside of the due part, and claims take suspects in groups, for a trial: at most half of all, fewest losses
+-- A job whose run was lost with several nodes in a row is a suspect: it may be what kills them. A due suspect is moved
+-- out of the due part, and claims take suspects in groups, for a trial: at most half of all suspects, fewest losses
 -- first, and at most half of the group in which each was lost before. So each death halves the group that holds the
 -- culprit, and innocent runs are settled with the first group that survives.
 --
 -- KEYS
---   1 due     sorted set, job id by wake-up
---   2 jobs    hash, job id to definition
---   3 states  hash, job id to state
---   4 leases  hash, job id to lease
---   5 meta    hash, fence counter, downtimes, version of the targets
---   6 nodes   sorted set, node id by last beat
---   7 claims  hash, node id to number of its latest claim
---   8 suspects sorted set, job id by losses of those that wait; 10^6 is added for those that were taken
+--   1 due       sorted set: claim key -> next wake-up
+--   2 jobs      hash: claim key -> definition
+--   3 states    hash: claim key -> state
+--   4 leases    hash: claim key -> lease
+--   5 meta      hash: fence counter, downtimes, version of the targets
+--   6 nodes     sorted set: node id -> last beat
+--   7 claims    hash: node id -> number of its latest claim
+--   8 suspects  sorted set: claim key -> losses while it waits; 10^6 is added while it is tried
 -- ARGV
 --   1 now             epoch ms
---   2 limit           count, at most 1000
---   3 node            node id
---   4 token           number of this call, larger than that of every earlier one of this node
---   5 recent          ms; with a backlog, half of the batch goes to what became due in this time
---   6 dead_after      ms without a beat after which a node counts as dead
---   7 downtime count  as the node knows it
---   8 trial           '1' if this call may take suspects: its process holds none
---   9 losses          from how many lost nodes on a job is a suspect
---   10 bytes          of definitions and states that the reply may hold; the first job passes whatever its size, and
---                     what does not fit stays due
+--   2 limit           count: at most 1000
+--   3 node            text: node id
+--   4 token           count: number of this claim, larger than that of every earlier claim of the node
+--   5 recent          ms: with a backlog, half of the batch goes to jobs that became due in this time
+--   6 dead_after      ms: a node without a beat for this long is dead
+--   7 downtime_count  count: the downtimes that the node knows
+--   8 trial           0 or 1: this call may take suspects, because its process holds none
+--   9 suspect_losses  count: from this many lost nodes on a job is a suspect
+--   10 reply_bytes    number of bytes: definitions and states that the reply may hold; the first job is returned
+--                     whatever its size, and jobs that do not fit stay due
 -- Returns
---   {'beat'} if the node must beat first, {'void'} if a later call of this node was here before, else
---   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, suspects that wait, all suspects,
---   row, row, ...}
---   where row = {id, definition or false, state or false, lease}
--- Cost: O(limit × log(jobs)); seven commands for the whole batch, two more for every 8 jobs, and a
--- few for each suspect. Reads at most `bytes`
--- and 8 documents more, about 1 ms per MiB.
+--   {'beat'} if the node must beat first; {'void'} if a later call of this node came before; else
+--   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, number of waiting suspects,
+--   number of all suspects, row, row, ...}
+--   where row = {claim key, definition or false, state or false, lease}
+-- Cost: O(limit × log(jobs)); seven commands per batch, two more per 8 jobs, and a few per suspect. Reads at most
+-- `reply_bytes` and 8 documents more, about 1 ms per MiB.
 
 local due, jobs, states, leases, meta, nodes, claims = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local suspects = KEYS[8]
 local now, limit, node, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local recent, dead_after, known_downtimes = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local may_try, suspect_losses, bytes = ARGV[8] == '1', tonumber(ARGV[9]), tonumber(ARGV[10])
+local recent, dead_after, downtime_count = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local may_try, suspect_losses, reply_bytes = ARGV[8] == '1', tonumber(ARGV[9]), tonumber(ARGV[10])
 local CLAIMED, PARKED, READ_AT_ONCE = 1e15, 2e15, 8
 local TAKEN = 1e6
 
--- A number that was stored; 0 for what is none.
+-- A stored number; 0 if it is no number.
 local function whole(text)
   local number = tonumber(string.match(text or '', '^%d+$'))
   return number and number < 9e15 and number or 0
@@ -62,10 +61,10 @@ if tonumber(token) <= whole(redis.call('HGET', claims, node)) then
   return {'void'}
 end
 
--- `suspects` of the facts is there while there may be one: usually none, and no command is spent on them.
+-- The field `suspects` exists while there may be a suspect: usually it does not, and no command is spent on them.
 local facts = redis.call('HMGET', meta, 'downtime_count', 'targets_version', 'suspects')
 local reply = {'ok', '', string.format('%.0f', whole(facts[1])), false, string.format('%.0f', whole(facts[2])), 0, 0}
-if reply[3] ~= known_downtimes then
+if reply[3] ~= downtime_count then
   reply[4] = redis.call('HGET', meta, 'downtimes') or ''
 end
 
@@ -76,7 +75,7 @@ local function pick_suspects(all)
     local row = redis.call('HGET', leases, id)
     local lease = row and read_lease(row)
     if not lease or lease.node ~= '-' then
-      -- Its lease was lost or voided meanwhile: it is no suspect any more.
+      -- Its lease was lost or voided meanwhile: it is no longer a suspect.
       redis.call('ZREM', suspects, id)
       if not row then redis.call('ZADD', due, 'XX', string.format('%.0f', now), id) end
     else
@@ -106,7 +105,7 @@ if limit > 1 and #found == 2 * limit and tonumber(found[2]) < now - recent then
   local fresh = redis.call('ZRANGEBYSCORE', due, now - recent, now, 'WITHSCORES', 'LIMIT', 0, half)
   local batch, taken, old = {}, {}, 1
   for i = 1, #fresh, 2 do taken[fresh[i]] = true end
-  -- In turns, so that neither part is left out when only the first few of the batch fit into `bytes`.
+  -- Take from both in turn, so that neither part is left out when only the first jobs of the batch fit into `reply_bytes`.
   for i = 1, math.max(#fresh, #found), 2 do
     if #batch >= 2 * limit then break end
     if fresh[i] then batch[#batch + 1], batch[#batch + 2] = fresh[i], fresh[i + 1] end
@@ -126,28 +125,28 @@ local count = #ids
 
 if count > 0 then
   local definitions, positions, fitting, size = {}, {}, 0, 0
-  while fitting < count and size < bytes do
+  while fitting < count and size < reply_bytes do
     local last = math.min(fitting + READ_AT_ONCE, count)
     local some = redis.call('HMGET', jobs, unpack(ids, fitting + 1, last))
     local their = redis.call('HMGET', states, unpack(ids, fitting + 1, last))
     for i, definition in ipairs(some) do
       local state = their[i]
       size = size + (definition and #definition or 0) + (state and #state or 0)
-      if size > bytes and fitting > 0 then break end
+      if size > reply_bytes and fitting > 0 then break end
       fitting = fitting + 1
       definitions[fitting], positions[fitting] = definition, state
     end
   end
   count = fitting
   local held = redis.call('HMGET', leases, unpack(ids, 1, count))
-  -- At least the time in microseconds: should Redis lose its last writes in a failover, the counter among them, fences
-  -- go on rising all the same.
+  -- At least the time in microseconds: fences still rise if Redis loses its last writes in a failover, the counter
+  -- among them.
   local fence = math.max(whole(redis.call('HGET', meta, 'fence')), now * 1000 - 1)
   local lease_rows, due_rows, taken, parked, known = {}, {}, {}, {}, ':' .. reply[3]
   local group = math.min(#trial, count)
   local now_text, held_score = string.format('%.0f', now), string.format('%.0f', CLAIMED + now)
   for i = 1, count do
-    -- A lease without a holder was handed back or reaped: the run goes on with the facts of its first claim, among them
+    -- A lease without a holder was released or reaped: the run continues with the facts of its first claim, among them
     -- how many downtimes were known then. (A lease of an earlier version does not have that number.)
     local first_fence, first_claimed, losses, rest
     if held[i] then

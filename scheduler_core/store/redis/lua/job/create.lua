@@ -1,27 +1,32 @@
 -- needs: deadline
--- Create those of a batch of jobs under whose ids nothing is stored, and tell what is stored under the other ids.
+-- Create those of a batch of jobs under whose ids nothing is stored, and return what is stored under the other ids.
 --
--- Guarantee: a job is created only where there is no definition, no state (not even a tombstone), no lease and no open run
--- of an earlier job under its id. All of one moment. What can fail does so before anything is written.
+-- Guarantee: a job is created only where there is no definition, no state (not even a tombstone), no lease and no open
+-- child run of an earlier job under its id. All in one step. What can fail does so before anything is written.
 --
 -- KEYS
---   1 due      sorted set, job id by wake-up
---   2 jobs     hash, job id to definition
---   3 states   hash, job id to state
---   4 leases   hash, job id to lease
---   5 ids      sorted set, all job ids at score 0
---   6 meta     hash, downtimes and their count, store id
---   7 children sorted set, units of runs that overlap, at score 0
+--   1 due       sorted set: job id -> next wake-up
+--   2 jobs      hash: job id -> definition
+--   3 states    hash: job id -> state
+--   4 leases    hash: job id -> lease
+--   5 ids       sorted set: every job id at score 0
+--   6 meta      hash: downtimes and their count, store id
+--   7 children  sorted set: the claim key of every child run, at score 0
 -- ARGV
---   1 channel  where nodes listen for earlier wake-ups
---   2...       four of each job (at most 1000, no id twice): id, definition, state (tag first), wake-up (epoch ms)
---   last      deadline (lib/deadline.lua)
+--   1 channel      text: where nodes listen for earlier wake-ups
+--   then for each job, at most 1000, no id twice
+--   * job_id       text
+--   * definition   bytes
+--   * state        bytes: tag first
+--   * wake         score: in the due set
+--   last deadline  epoch ms or empty: see lib/deadline.lua
 -- Returns
---   {downtimes, store id or false, row, row, ...}, a row for each job: 'ok' if it was created, else as job/read
---   answers it: {definition or false, state or false, lease or false, number of children where there is no definition},
+--   {downtimes, store id or false, row, row, ...} with a row for each job: 'ok' if it was created, else as job/read
+--   returns it: {definition or false, state or false, lease or false, number of child runs if there is no definition},
 --   or 'large' if the reply already holds 2 MiB of definitions and states
 --   downtimes = how many were ever recorded, a space, and those that are kept
--- Cost: O(jobs × log(all jobs)); two commands for every 8 jobs, ten to twelve commands, and one for each new job while runs that overlap are open.
+-- Cost: O(jobs × log(all jobs)); two commands per 8 jobs, ten to twelve commands, and one per new job while child runs
+-- are open.
 
 local due, jobs, states, leases, ids, meta, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local channel = ARGV[1]
@@ -38,7 +43,7 @@ for first = 1, #wanted, READ_AT_ONCE do
     local their = redis.call('HMGET', states, unpack(wanted, first, last))
     for i = 1, #some do
       local own = #(some[i] or '') + #(their[i] or '')
-      -- Of one that does not fit, only that it is there counts.
+      -- For one that does not fit, only its existence counts.
       local fits = own == 0 or size == 0 or size + own <= BYTES
       definitions[first + i - 1] = fits and some[i] or not fits and 'large'
       positions[first + i - 1] = fits and their[i] or not fits and 'large'

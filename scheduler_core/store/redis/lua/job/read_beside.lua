@@ -1,20 +1,20 @@
--- Read what the next attempt of a run needs beside its own documents, for a job that allows overlap: whether the job is
--- still the one that the run was made from, and the latest successes.
+-- Read what the next attempt of a child run needs besides its own documents: whether the job is still the one that the
+-- run was made from, and its latest successes.
 --
 -- Guarantee: reads only. The answer holds at most `part` entries, however long the history is. A history of the wrong
--- type holds no success.
+-- type has no successes.
 --
 -- KEYS
---   1 jobs    hash, unit to definition; a run has a copy of its job's as it was then
---   2 history list of the job
+--   1 jobs     hash: claim key -> definition; a child run has a copy of its job's as it was then
+--   2 history  list: of the job
 -- ARGV
---   1 job id
---   2 unit   of the run; the job id again: only the successes are wanted
---   3 part   count; entries looked at together, at least as many as runs overlap
---   4 parts  count, at most so many are looked at, the latest first
+--   1 job_id     text
+--   2 claim_key  text: of the child run; the job id again: only the successes are wanted
+--   3 part       count: entries examined together, at least as many as child runs overlap
+--   4 parts      count: the most parts that are examined, the latest first
 -- Returns
---   {'same', 'changed' or 'gone', entry, entry, ...}: the successes of the latest part that holds any
--- Cost: O(entries since the latest success); two or three commands where it is among the latest `part`.
+--   {'same', 'changed' or 'gone', entry, entry, ...}: the successes of the latest part that has any
+-- Cost: O(entries since the latest success); two or three commands if it is among the latest `part`.
 
 local jobs, history = KEYS[1], KEYS[2]
 local part, parts = tonumber(ARGV[3]), tonumber(ARGV[4])

@@ -1,20 +1,20 @@
--- Put right entries of the due set with a score that no job can have: a job with one would never fire.
+-- Correct entries of the due set with a score that no job can have, and add missing ones: such a job would never fire.
 --
--- Guarantee: such a job becomes due now, and its claim decides from its state when it is due indeed; one that a node holds
--- counts as claimed now. A job that lacks its entry gets one. Everything else is left alone, so this may run at any time, on any number of nodes.
+-- Guarantee: such a job becomes due now, and its claim decides from its state when it is really due; one that a node
+-- holds counts as claimed now. Everything else stays as it is, so this may run at any time, on any number of nodes.
 --
 -- KEYS
---   1 due       sorted set, unit by wake-up
---   2 ids       sorted set, all job ids at score 0
---   3 children  sorted set, units of runs that overlap, at score 0
---   4 leases    hash, unit to lease
+--   1 due       sorted set: claim key -> next wake-up
+--   2 ids       sorted set: every job id at score 0
+--   3 children  sorted set: the claim key of every child run, at score 0
+--   4 leases    hash: claim key -> lease
 -- ARGV
 --   1 now    epoch ms
---   2 first  rank of the first id whose entry is looked for
---   3 page   how many ids to look at, and how many scores of a kind to put right, at most 1000
+--   2 first  count: rank of the first id whose entry is looked for
+--   3 page   count: ids to examine, and scores of each kind to correct, at most 1000
 -- Returns
---   {rank of the next id, 0 after the last, unit, unit, ...} with the units put right
--- Cost: O(page × log(jobs)); eight commands when there is nothing to do.
+--   {rank of the next id, 0 after the last, claim key, claim key, ...} with the claim keys of corrected entries
+-- Cost: O(page × log(jobs)); eight commands when nothing is wrong.
 
 local due, ids, children, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now, first, page = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -29,15 +29,15 @@ local IMPOSSIBLE = {
 }
 
 local reply, wakes = {0}, {}
-local function put_right(unit)
-  local holder = string.match(redis.call('HGET', leases, unit) or '', '^%S+ (%S+)')
-  reply[#reply + 1] = unit
+local function put_right(claim_key)
+  local holder = string.match(redis.call('HGET', leases, claim_key) or '', '^%S+ (%S+)')
+  reply[#reply + 1] = claim_key
   wakes[#wakes + 1] = holder and holder ~= '-' and string.format('%.0f', 1e15 + now) or now
-  wakes[#wakes + 1] = unit
+  wakes[#wakes + 1] = claim_key
 end
 for _, range in ipairs(IMPOSSIBLE) do
-  for _, unit in ipairs(redis.call('ZRANGEBYSCORE', due, range[1], range[2], 'LIMIT', 0, page)) do
-    put_right(unit)
+  for _, claim_key in ipairs(redis.call('ZRANGEBYSCORE', due, range[1], range[2], 'LIMIT', 0, page)) do
+    put_right(claim_key)
   end
 end
 for _, all in ipairs({ids, children}) do
@@ -45,8 +45,8 @@ for _, all in ipairs({ids, children}) do
   if #some == page then reply[1] = first + page end
   if #some > 0 then
     local scores = redis.call('ZMSCORE', due, unpack(some))
-    for i, unit in ipairs(some) do
-      if not scores[i] then put_right(unit) end
+    for i, claim_key in ipairs(some) do
+      if not scores[i] then put_right(claim_key) end
     end
   end
 end

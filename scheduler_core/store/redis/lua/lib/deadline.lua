@@ -1,10 +1,10 @@
--- Library for scripts that carry out a client's change: refuses one that arrives too late. A script asks for it by its
--- first line, `-- needs: deadline`, and then has one more argument, which this takes away:
+-- Library for scripts that carry out a client's change: refuses a change that arrives too late. A script requests it
+-- with its first line, `-- needs: deadline`, and then has one more argument, which this removes from ARGV:
 --
---   last ARGV  deadline, epoch ms by this server's clock; empty: none
+--   last deadline  epoch ms or empty: by this server's clock; empty: none
 --
--- Guarantee: after the deadline the script fails with LATE and writes nothing. A client that stops waiting no earlier than
--- the deadline therefore knows that its change is stored by then, or never will be.
+-- Guarantee: after the deadline the script fails with LATE and writes nothing. So a client that stops waiting no
+-- earlier than the deadline knows that its change is stored by then, or never will be.
 
 local deadline = table.remove(ARGV)
 if deadline ~= '' then

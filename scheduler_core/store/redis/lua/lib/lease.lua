@@ -1,17 +1,19 @@
--- Library for scripts that take a lease from its holder. A script asks for it by its first line, `-- needs: lease`.
+-- Library for scripts that change the holder of a lease. A script requests it with its first line, `-- needs: lease`.
 --
---   read_lease(row)                      the lease as a table, nil if it cannot be read
---   write_lease(lease)                   its row
---   add_lost_claim(lease, at, cause)     notes that its claim ended without a settle, though its request may have been sent
+--   read_lease(row)                   the lease as a table, nil if it cannot be read
+--   write_lease(lease)                its row
+--   add_lost_claim(lease, at, cause)  notes that its claim ended without a settle although its request may have been
+--                                     sent
 --
--- A row is `fence node first_fence first_claimed losses score token[:downtimes][~alone:group:count:fence.at.cause,...]`:
+-- A row is `fence node first_fence first_claimed losses score
+-- token[:downtimes][~alone:group:count:fence.at.cause,...]`:
 --   downtimes  how many downtimes the store had recorded at the first claim; missing in rows of earlier versions
---   alone      losses of a node that held this run as its only suspect
---   group      of a suspect: while it is held, how many suspects the claim took; while it waits, the largest group that it
---              may be tried in next (0: no limit)
---   count      lost claims since the first one; of these the latest LOST_KEPT are listed, each with its instant (epoch ms)
---              and cause: d(ied), s(topped), f(orgotten: Redis lost how its run ended)
--- What follows the token is one word with it, so that nodes of earlier versions can work with such rows.
+--   alone      losses of nodes that held this run as their only suspect
+--   group      of a suspect: while it is held, how many suspects the claim took; while it waits, the largest group that
+--              it may be tried in next (0: no limit)
+--   count      lost claims since the first one; the latest LOST_KEPT of them are listed, each with its instant (epoch
+--              ms) and cause: d(ied), s(topped), f(orgotten: Redis lost how its run ended)
+-- The part after the token has no space, so that nodes of earlier versions can read such rows.
 
 local LOST_KEPT = 10
 

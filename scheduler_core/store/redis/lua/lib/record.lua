@@ -1,46 +1,53 @@
--- Library for scripts that settle runs: writes the records of a batch. A script asks for it by its first line,
--- `-- needs: record`.
+-- Library for scripts that settle runs: writes the records of a batch. A script requests it with its first
+-- line, `-- needs: record`.
 --
---   local book = open_book(first key, history, failures, retention)
+--   local book = open_book(first key, history_kept, failures_kept, retention)
 --   book.add(history list, failures list, first arg, n)    for each job of the batch
 --   book.flush()                                           once, at the end of the script
 --
--- Guarantee: a record that `add` takes is in the index of its status if and only if it is in `records`, and the counts
--- hold every run once: a run that is recorded already is left as it is, since a settled run is final. What leaves a
--- job's history by count and did not succeed goes to the job's failures, and what leaves both leaves the records. A list
--- of the wrong type costs its job the list, never a record.
--- The caller's own first write has freed memory (HDEL, ZREM), so that a full Redis lets the script finish.
+-- Guarantee: a record that `add` accepts is in the index of its status if and only if it is in `records`, and the
+-- counts contain every run once: a run that is already recorded is not changed, since a settled run is final. A run
+-- that leaves a job's history by count and did not succeed moves to the job's failures; a run that leaves both loses
+-- its record. A list of the wrong type costs its job the list, never a record. The caller's own first write has freed
+-- memory (HDEL, ZREM), so that a full Redis lets the script finish.
 --
--- KEYS, from `first key` on (Keys.record_keys in Python)
---   records  hash, run id to record            details  hash, run id to detail
---   runs:S runs:F runs:T runs:D runs:C         sorted sets, run id by start, one for each status
---   counts   hash: S F T D C (runs), latency (sum, µs), untimed (runs that are not in that sum), bytes (stored),
---            m:<minute> (runs by the minute of their start)
--- history   entries kept in a job's history list, at least 1; a sixteenth more before it is cut, which is cheaper
--- failures  entries kept in a job's failures list, likewise
--- retention ms after the last entry at which both lists are dropped
--- ARGV, from `first arg` on: n (at most 1000) records of 6 each
---   letter   of the status, followed by the fire time and the reason's letter (S1732154040000s); for a miss 'm' and its
---            last fire time
---   run id   empty for a miss
---   score    start, epoch ms; for a miss its first fire time
---   latency  of the last attempt, whole microseconds; empty: unknown
---   record   bytes
---   detail   bytes; empty: none
--- Entries of the lists: a run is `<letter><fire time><reason> <run id> <bytes stored>`, so that a reader knows it when
--- its record is gone; a miss is 'm<last fire time> ' and its bytes. A history begins with a mark: 'b' and the instant
--- before its first fire time, until something leaves it; from then on 'x' and the latest fire time of the trigger that
--- may have left. Only what comes after it is accounted for in full. (Of runs that overlap, an earlier one may be recorded
--- after a later one: then the list of a 'b' begins with the earliest that it holds.)
+-- KEYS from `first key` on
+--   1 records  hash: run id -> record
+--   2 details  hash: run id -> detail
+--   3 runs_s   sorted set: run id -> start, for each status one set
+--   4 runs_f   sorted set
+--   5 runs_t   sorted set
+--   6 runs_d   sorted set
+--   7 runs_c   sorted set
+--   8 counts   hash: S F T D C (runs), latency (sum, µs), untimed (runs that are not in that sum), bytes (stored),
+--              m:<minute> (runs by the minute of their start)
+-- ARGV from `first arg` on
+--   then for each record, at most 1000
+--   * entry    text: letter of the status, fire time and first letter of the reason (S1732154040000s); for a miss 'm'
+--              and its last fire time
+--   * run_id   text: empty for a miss
+--   * score    score: start, epoch ms; for a miss its first fire time
+--   * latency  microseconds or empty: of the last attempt, a whole number; empty: unknown
+--   * record   bytes
+--   * detail   bytes: empty: none
+-- Arguments of open_book
+--   history_kept   entries kept in a job's history, at least 1; a sixteenth more before it is cut, which is cheaper
+--   failures_kept  entries kept in a job's failures list, likewise
+--   retention      ms after the last entry at which both lists expire
+-- Entries of the lists: a run is `<letter><fire time><reason> <run id> <bytes stored>`, so that a reader can show it
+-- when its record is gone; a miss is 'm<last fire time> ' and its bytes. A history begins with a mark: 'b' and the
+-- instant before its first fire time, until an entry leaves it; from then on 'x' and the latest fire time of the
+-- trigger that may have left. Only what comes after it is complete. (Of overlapping runs, an earlier one may be
+-- recorded after a later one: then the list of a 'b' begins with the earliest that it holds.)
 -- Cost: O(n × log(runs)); per job two commands (three or more when its history is full), per batch five to twelve.
 
-local function open_book(first, history, failures, retention)
+local function open_book(first, history_kept, failures_kept, retention)
   local LETTERS = 'SFTDC'
   local PAGE = 500
   local records, details, counts = KEYS[first], KEYS[first + 1], KEYS[first + 7]
   local index = {}
   for i = 1, 5 do index[string.sub(LETTERS, i, i)] = KEYS[first + 1 + i] end
-  -- Collected since the last flush: places in ARGV of new runs; by letter the ids that go, and all of them with sizes.
+  -- Collected since the last flush: places in ARGV of new runs; ids that leave, in all and by letter, and their bytes.
   local new, gone, sizes, gone_by = {}, {}, 0, {}
 
   local function drop(entry)
@@ -58,7 +65,7 @@ local function open_book(first, history, failures, retention)
     return type(found) == 'number' and found or 0
   end
 
-  -- A total that is no number begins anew. Use pcall: a settle must not fail half way for the sake of the totals.
+  -- A total that is no number starts again. Use pcall: a settle must not fail half way because of the totals.
   local function count(field, by)
     local text = string.format('%.0f', by)
     if type(redis.pcall('HINCRBY', counts, field, text)) ~= 'number' then
@@ -72,7 +79,7 @@ local function open_book(first, history, failures, retention)
     if #new > 0 then
       local ids = {}
       for i, at in ipairs(new) do ids[i] = ARGV[at + 1] end
-      local known = redis.pcall('HMGET', records, unpack(ids)) -- a key of the wrong type costs the history, not the settle
+      local known = redis.pcall('HMGET', records, unpack(ids)) -- a key of the wrong type costs the history only
       if known.err then known = {} end
       local seen, rows, texts, sets, minutes = {}, {}, {}, {}, {}
       local latencies, untimed = 0, 0
@@ -110,7 +117,7 @@ local function open_book(first, history, failures, retention)
         found = found + (type(removed) == 'number' and removed or 0)
       end
       if found < #gone then
-        -- Some were swept before, so the sizes that the entries tell are those of too many.
+        -- Some were trimmed before, so the entries' sizes count too much.
         sizes = 0
         local seen = {}
         for _, id in ipairs(gone) do
@@ -132,7 +139,7 @@ local function open_book(first, history, failures, retention)
     new, gone, sizes, gone_by = {}, {}, 0, {}
   end
 
-  -- pcall throughout: a key of the wrong type is its job's misfortune, and the batch goes on.
+  -- Use pcall: a key of the wrong type must fail only its own job, not the batch.
   local function push(list, entries, bound, marks)
     local length = redis.pcall('RPUSH', list, unpack(entries))
     if type(length) ~= 'number' then return nil end
@@ -157,9 +164,9 @@ local function open_book(first, history, failures, retention)
         entries[i] = letter .. ' ' .. ARGV[at + 1] .. ' ' .. string.format('%.0f', #ARGV[at + 4] + #ARGV[at + 5])
       end
     end
-    local left, length = push(list, entries, history, 1)
+    local left, length = push(list, entries, history_kept, 1)
     local kept = {}
-    -- A list that begins now knows nothing of what came before its first fire time.
+    -- A list that begins now has no entries for what came before its first fire time.
     local begin = length == n and earliest < math.huge and earliest - 1
     local cut = false
     for _, entry in ipairs(left or {}) do
@@ -178,8 +185,8 @@ local function open_book(first, history, failures, retention)
       redis.call('LPUSH', list, 'b' .. string.format('%.0f', begin))
     end
     if #kept > 0 then
-      -- Without a list for them the failures leave the records by age alone, as all do whose list is lost.
-      for _, entry in ipairs(push(failed, kept, failures, 0) or {}) do drop(entry) end
+      -- Without a list, failures leave the records by age alone, as do all runs whose list is lost.
+      for _, entry in ipairs(push(failed, kept, failures_kept, 0) or {}) do drop(entry) end
     end
     if #new >= PAGE or #gone >= PAGE then flush() end
     return left ~= nil

@@ -1,11 +1,12 @@
--- Library for scripts that change targets: raises the number by which nodes learn of it.
+-- Library for scripts that change targets: raises the number by which nodes notice the change. A script requests it
+-- with its first line, `-- needs: version`.
 --
 --   raise_targets_version(meta)
 --
--- Guarantee: a number that was given is never given again for other content, even by a replica that was promoted without
--- the last writes: it is at least the server's time in microseconds.
+-- Guarantee: a number is never used again for other content, even by a replica that was promoted without the last
+-- writes: it is at least the server's time in microseconds.
 --
--- meta  hash, with `targets_version`
+-- meta  hash: `targets_version`
 
 local function raise_targets_version(meta)
   local time = redis.call('TIME')

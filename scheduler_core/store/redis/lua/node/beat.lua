@@ -1,24 +1,24 @@
--- Say that a node is alive, and notice when none was.
+-- Record a node's heartbeat, and the downtime that it ends.
 --
--- Guarantee: a time in which no node beat is written once, by the beat that ends it and before any claim that follows
--- (a claim needs a fresh beat). The first write frees memory, so that a full Redis still takes a beat.
+-- Guarantee: a time in which no node beat is recorded once, by the beat that ends it and before any claim that follows
+-- (a claim needs a fresh beat). The first write frees memory, so that a full Redis still accepts a beat.
 --
 -- KEYS
---   1 nodes  sorted set, node id by last beat
---   2 meta   hash
---   3 claims hash, node id to number of its latest claim
+--   1 nodes   sorted set: node id -> last beat
+--   2 meta    hash: store id, last beat, downtimes and their count
+--   3 claims  hash: node id -> number of its latest claim
 -- ARGV
---   1 node        node id
---   2 now         epoch ms
---   3 starting    '1' on the node's first beat
---   4 sole        '1' if it is certain that no other node lives (the embedded Redis was just started)
---   5 start gap   ms without a beat that a starting node takes for downtime while others may still live
---   6 lived gap   ms without a beat that a node which lived on takes for downtime
---   7 forget      ms without a beat after which a node's entry is dropped
---   8 store id    to set if the store has none yet
---   9 keep        how many downtimes are kept; older ones are merged into one
+--   1 node            text: node id
+--   2 now             epoch ms
+--   3 starting        0 or 1: the node's first beat
+--   4 sole            0 or 1: no other node can live, because the embedded Redis was just started
+--   5 start_gap       ms: a time without a beat that a starting node records as downtime while others may still live
+--   6 lived_gap       ms: a time without a beat that a node which kept running records as downtime
+--   7 forget          ms: without a beat, until a node's entry is removed
+--   8 store_id        text: stored if the store has none yet
+--   9 downtimes_kept  count: older downtimes are merged into one
 -- Returns
---   {downtime count, downtimes as 'after:until,after:until,...', number of nodes that beat within lived gap, store id}
+--   {downtime count, downtimes as 'after:until,after:until,...', number of nodes that beat within lived_gap, store id}
 -- Cost: O(nodes).
 
 local nodes, meta, claims = KEYS[1], KEYS[2], KEYS[3]

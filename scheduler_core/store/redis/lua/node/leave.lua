@@ -1,13 +1,13 @@
--- A node stops in good order: its entry goes, and its last beat is now.
+-- Remove the entry of a node that stops, and record its last beat as now.
 --
--- Guarantee: what falls after this beat, while no other node lives, is downtime to the next start.
+-- Guarantee: the time after this beat, while no other node lives, is downtime at the next start.
 --
 -- KEYS
---   1 nodes  sorted set, node id by last beat
---   2 meta   hash
---   3 claims hash, node id to number of its latest claim
+--   1 nodes   sorted set: node id -> last beat
+--   2 meta    hash: last beat
+--   3 claims  hash: node id -> number of its latest claim
 -- ARGV
---   1 node  node id
+--   1 node  text: node id
 --   2 now   epoch ms
 -- Returns
 --   number of nodes left

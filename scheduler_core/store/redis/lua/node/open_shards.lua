@@ -1,12 +1,12 @@
--- Say into how many shards the store is divided; on the very first start, decide it.
+-- Read the number of shards of the store; on the very first start, store it.
 --
--- Guarantee: once the number is stored it never changes. A store from the time before there were shards has one.
+-- Guarantee: once stored, the number never changes. A store of a version without shards has one.
 --
--- KEYS (of the first shard)
---   1 meta  hash, with the number of shards
---   2 jobs  hash, job id to definition
+-- KEYS
+--   1 meta  hash: number of shards; of the first shard
+--   2 jobs  hash: claim key -> definition; of the first shard
 -- ARGV
---   1 number  count of shards to begin with
+--   1 number  count: shards of a new store
 -- Returns
 --   the number of shards
 -- Cost: O(1); two to four commands.

@@ -1,19 +1,21 @@
--- The leases of one node, as Redis has them: for the node to compare with what it works on. One page of all leases.
+-- Read one page of the leases of a node, which it compares with the runs that it works on.
 --
--- Guarantee: changes nothing. A lease that is there all the time is in one of the pages, perhaps in two.
+-- Guarantee: reads only. A lease that exists all the time is in one of the pages, perhaps in two.
 --
 -- KEYS
---   1 leases  hash, job id to lease
+--   1 leases  hash: claim key -> lease
 -- ARGV
---   1 node    node id
---   2 cursor  of the page: 0, then what the page before has returned
---   3 limit   how many leases to examine, about
+--   1 node    text: node id
+--   2 cursor  cursor: of the page; 0, then what the page before returned
+--   3 limit   count: leases to examine, about
 -- Returns
---   {cursor of the next page or 0, id, fence, number of the claim that took it, its first claim (epoch ms), id, ...}
+--   {cursor of the next page or 0, claim key, fence, number of the claim that took it, its first claim (epoch ms),
+--   claim key, ...}
 -- Cost: O(limit).
 
+local leases = KEYS[1]
 local mark = ' ' .. ARGV[1] .. ' '
-local page = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
+local page = redis.call('HSCAN', leases, ARGV[2], 'COUNT', ARGV[3])
 local found, all = {page[1]}, page[2]
 for i = 1, #all, 2 do
   if string.find(all[i + 1], mark, 1, true) then

@@ -1,45 +1,45 @@
 -- needs: lease
--- Give back the jobs of nodes that died, and claimed jobs that lost their lease: one page of the claimed part.
+-- Reclaim the jobs of dead nodes, and claimed jobs that lost their lease: one page of the claimed part of the due set.
 --
--- A beat that lies ahead by more than `dead_after` was written before Redis's clock was set back: no sign of life.
---
--- Guarantee: a job whose node beats is left alone. A job given back keeps the facts of its first claim, so that the next
--- node delivers the same run under a higher fence; the claim of the dead node is noted as lost, since its request may have
--- been sent. A suspect that its node held as the only one was lost alone, which is evidence against it.
+-- Guarantee: the jobs of a node that beats are not touched. A reclaimed job keeps the facts of its first claim, so that
+-- the next node delivers the same run under a higher fence; the claim of the dead node is noted as lost, since its
+-- request may have been sent. A suspect that its node held as the only one was lost alone, which is evidence against
+-- it. A beat more than `dead_after` ahead of `now` was written before Redis's clock was set back: its node counts as
+-- dead.
 --
 -- KEYS
---   1 due     sorted set, job id by wake-up
---   2 leases  hash, job id to lease
---   3 nodes   sorted set, node id by last beat
+--   1 due     sorted set: claim key -> next wake-up
+--   2 leases  hash: claim key -> lease
+--   3 nodes   sorted set: node id -> last beat
 -- ARGV
 --   1 now         epoch ms
---   2 dead_after  ms without a beat after which a node counts as dead
---   3 all         '1' to void all leases, whoever holds them (no other node can live)
---   4 from        score in the due set to begin with
---   5 skip        how many jobs at that score to pass over; they were examined before
---   6 limit       how many jobs to examine, at most 1000
+--   2 dead_after  ms: a node without a beat for this long is dead
+--   3 void_all    0 or 1: void all leases, because no other node can live
+--   4 lowest      score: in the due set to begin with
+--   5 skip        count: jobs at that score to skip; they were examined before
+--   6 limit       count: jobs to examine, at most 1000
 -- Returns
---   {examined, from and skip of the next page, id, id, ...} with the ids given back
--- Cost: O(limit × log(jobs)); two commands, one for each node, and three for each job given back.
+--   {examined, `lowest` and `skip` of the next page, claim key, claim key, ...} with the claim keys that were reclaimed
+-- Cost: O(limit × log(jobs)); two commands, one per node, and three per reclaimed job.
 
 local due, leases, nodes = KEYS[1], KEYS[2], KEYS[3]
-local now, dead_after, all = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
-local from, skip, limit = ARGV[4], tonumber(ARGV[5]), ARGV[6]
+local now, dead_after, void_all = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local lowest, skip, limit = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local CLAIMED, PARKED = 1e15, '(2000000000000000'
 
-local claimed = redis.call('ZRANGEBYSCORE', due, from, PARKED, 'WITHSCORES', 'LIMIT', skip, limit)
-if #claimed == 0 then return {0, from, skip} end
+local claimed = redis.call('ZRANGEBYSCORE', due, lowest, PARKED, 'WITHSCORES', 'LIMIT', skip, limit)
+if #claimed == 0 then return {0, lowest, skip} end
 local ids, reply, alive = {}, {#claimed / 2, claimed[#claimed], 0}, {}
 for i = 1, #claimed, 2 do ids[#ids + 1] = claimed[i] end
 local rows = redis.call('HMGET', leases, unpack(ids))
-if tonumber(reply[2]) == tonumber(from) then reply[3] = skip end
+if tonumber(reply[2]) == tonumber(lowest) then reply[3] = skip end
 
 for i, id in ipairs(ids) do
   local score, node = claimed[2 * i], nil
   if rows[i] then node = string.match(rows[i], '^%d+ (%S+) %d+ %d+ %d+ %S+ %d+%S*$') end
   if node and alive[node] == nil then
     local beat = redis.call('ZSCORE', nodes, node)
-    alive[node] = not all and beat ~= false
+    alive[node] = not void_all and beat ~= false
       and tonumber(beat) >= now - dead_after and tonumber(beat) <= now + dead_after
   end
   if node and alive[node] then

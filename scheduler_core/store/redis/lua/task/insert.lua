@@ -1,16 +1,18 @@
 -- needs: deadline
--- Store new one-off tasks, numbered in the order in which they come.
+-- Store new one-off tasks, numbered in the order of their arrival.
 --
--- Guarantee: all of them or none. The first write needs memory, so that a full Redis refuses the whole.
+-- Guarantee: all or none. The first write needs memory, so that a full Redis refuses the whole batch.
 --
 -- KEYS
---   1 fresh  sorted set, task by the instant of its execution
---   2 tasks  hash, task to document
---   3 meta   hash, counter of tasks
+--   1 fresh  sorted set: task -> instant of its execution (epoch ms)
+--   2 tasks  hash: task -> document
+--   3 meta   hash: number of the latest task
 -- ARGV
---   1 channel  where nodes listen for what changes in the lane
---   then for each task, at most 1000: instant of its execution (epoch ms), document
---   last      deadline (lib/deadline.lua)
+--   1 channel      text: where nodes listen for changes of one-off tasks
+--   then for each task, at most 1000
+--   * execute_at   epoch ms
+--   * document     bytes
+--   last deadline  epoch ms or empty: see lib/deadline.lua
 -- Returns
 --   number of the first task; the others follow it
 -- Cost: O(n × log(tasks)).
@@ -20,7 +22,7 @@ local count = (#ARGV - 1) / 2
 
 local last = redis.pcall('HINCRBY', meta, 'task_number', count)
 if type(last) ~= 'number' or last < count or last >= 1e15 then
-  -- Something else stands there. The time in milliseconds is above every number that was given.
+  -- The counter holds no number. The time in milliseconds is above every number that was used.
   last = tonumber(redis.call('TIME')[1]) * 1000 + count
   redis.call('HSET', meta, 'task_number', string.format('%.0f', last))
 end

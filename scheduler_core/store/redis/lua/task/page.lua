@@ -1,32 +1,32 @@
--- Read a part of one of the lane's sorted sets, with the documents.
+-- Read a part of one of the sorted sets of one-off tasks, with the documents.
 --
--- Guarantee: reads only. The place to go on from is found by score and member, so it is right although the task that
--- stood there has moved on, and however many tasks have the same score.
+-- Guarantee: reads only. The place to continue from is found by score and member, so it is right although the task that
+-- was there has moved on, and however many tasks have the same score.
 --
 -- KEYS
---   1 set    sorted set of tasks
---   2 tasks  hash, task to document
+--   1 tasks            hash: task -> document
+--   2 tasks_of_status  sorted set: the set to read
 -- ARGV
---   1 reverse  '1': from the highest score down
---   2 score    of the last task of the page before; empty: from the beginning
---   3 task     that task
---   4 limit    count, at most 1001
+--   1 reverse  0 or 1: from the highest score down
+--   2 score    score: of the last task of the page before; empty: from the beginning
+--   3 task     text: that task
+--   4 limit    count: at most 1001
 -- Returns
 --   {row, row, ...} where row = {task, score, document or false}
 -- Cost: O(log(tasks)² + limit).
 
-local set, tasks = KEYS[1], KEYS[2]
+local tasks, tasks_of_status = KEYS[1], KEYS[2]
 local reverse, score, member, limit = ARGV[1] == '1', ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 -- How many come before the place, in ascending order: those below (score, member), or up to it when read downwards.
-local size = redis.call('ZCARD', set)
+local size = redis.call('ZCARD', tasks_of_status)
 local before = reverse and size or 0
 if score ~= '' then
-  local low = redis.call('ZCOUNT', set, '-inf', '(' .. score)
-  local high = low + redis.call('ZCOUNT', set, score, score)
+  local low = redis.call('ZCOUNT', tasks_of_status, '-inf', '(' .. score)
+  local high = low + redis.call('ZCOUNT', tasks_of_status, score, score)
   while low < high do
     local middle = math.floor((low + high) / 2)
-    local there = redis.call('ZRANGE', set, middle, middle)[1]
+    local there = redis.call('ZRANGE', tasks_of_status, middle, middle)[1]
     if there < member or (not reverse and there == member) then low = middle + 1 else high = middle end
   end
   before = low
@@ -35,9 +35,9 @@ end
 local found
 if reverse then
   if before == 0 then return {} end
-  found = redis.call('ZREVRANGE', set, size - before, size - before + limit - 1, 'WITHSCORES')
+  found = redis.call('ZREVRANGE', tasks_of_status, size - before, size - before + limit - 1, 'WITHSCORES')
 else
-  found = redis.call('ZRANGE', set, before, before + limit - 1, 'WITHSCORES')
+  found = redis.call('ZRANGE', tasks_of_status, before, before + limit - 1, 'WITHSCORES')
 end
 if #found == 0 then return {} end
 local members, rows = {}, {}

@@ -1,21 +1,21 @@
--- Give back what is left of a batch: its node died, or cannot go on with it. Nothing is counted as a retry.
+-- Release what is left of a batch whose node died or cannot continue. Nothing counts as a retry.
 --
--- Guarantee: the batch is given back once; what its node says of it afterwards is refused, since its fence is gone. A
--- task that was deleted meanwhile is not due again. The first write frees memory, so that a full Redis goes on.
+-- Guarantee: the batch is released once; later settlements of its node are refused, since its fence is gone. A task
+-- that was deleted meanwhile is not due again. The first write frees memory, so that a full Redis accepts it.
 --
 -- KEYS
---   1 fresh    sorted set, tasks that never failed, by the instant of their execution
---   2 failed   sorted set, likewise, those that did
---   3 running  sorted set, tasks of the batch; 10^15 is added to the score of one that has failed
---   4 tasks    hash, task to document
+--   1 fresh    sorted set: task that never failed -> instant of its execution (epoch ms)
+--   2 failed   sorted set: likewise, tasks that did
+--   3 running  sorted set: the tasks of the batch; 10^15 is added to the score of one that has failed
+--   4 tasks    hash: task -> document
 --   5 batch    hash: node, fence, token, out, ended
 -- ARGV
---   1 node     node id that took the batch
---   2 fence    of the batch; empty: whichever it has
---   3 ended    epoch ms, the end of the batch; empty: none of it was called, and the pause before it stands
---   4 channel  where nodes listen for what changes in the lane
+--   1 node     text: node id that took the batch
+--   2 fence    count or empty: of the batch; empty: whichever it has
+--   3 ended    epoch ms or empty: the end of the batch; empty: no task was called, and the pause before it stands
+--   4 channel  text: where nodes listen for changes of one-off tasks
 -- Returns
---   number of tasks given back; -1 if no such batch is out
+--   number of released tasks; -1 if no such batch is out
 -- Cost: O(batch × log(tasks)).
 
 local fresh, failed, running, tasks, batch = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -1,17 +1,23 @@
 -- needs: deadline
--- Change settings of the lane. They hold for all nodes from their next batch on.
+-- Change the settings of one-off tasks. They hold for all nodes from their next batch on.
 --
--- Guarantee: those that are not given stay as they are, or become the defaults if the store has none yet.
+-- Guarantee: settings that are not given stay as they are, or become the defaults if the store has none yet.
 --
 -- KEYS
 --   1 settings  hash
 -- ARGV
---   1 channel  where nodes listen for what changes in the lane
---   2 to 5     base_interval_ms, http_callback_timeout_ms, select_size and max_retries if the store has none
---   6 to 9     the same, to set; empty: leave it
---   last      deadline (lib/deadline.lua)
+--   1 channel                           text: where nodes listen for changes of one-off tasks
+--   2 default_base_interval_ms          ms: if the store has none
+--   3 default_http_callback_timeout_ms  ms: if the store has none
+--   4 default_select_size               count: if the store has none
+--   5 default_max_retries               count: if the store has none
+--   6 base_interval_ms                  ms or empty: to set; empty: unchanged
+--   7 http_callback_timeout_ms          ms or empty: likewise
+--   8 select_size                       count or empty: likewise
+--   9 max_retries                       count or empty: likewise
+--   last deadline                       epoch ms or empty: see lib/deadline.lua
 -- Returns
---   the four as they are now
+--   the four settings as they are now
 -- Cost: O(1).
 
 local settings = KEYS[1]

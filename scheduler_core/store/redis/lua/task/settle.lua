@@ -1,51 +1,58 @@
 -- needs: record
--- Settle tasks of the batch that is out; with the last one the batch ends, and the pause to the next begins.
+-- Settle tasks of the batch that is out; with the last one the batch ends, and the pause before the next begins.
 --
 -- Guarantee: nothing is changed unless the batch is still the caller's. Running the same settle twice changes nothing
 -- the second time. A task that was deleted meanwhile is never due again. The first write frees memory (ZREM), after
--- which Redis lets the script finish, so that a full Redis can still be told how a call ended.
+-- which Redis lets the script finish: a full Redis can still record how calls ended.
 --
 -- KEYS
---   1 fresh     sorted set, tasks that never failed, by the instant of their execution
---   2 failed    sorted set, likewise, those that did
---   3 running   sorted set, tasks of the batch; 10^15 is added to the score of one that has failed
---   4 tasks     hash, task to document
---   5 delivered sorted set, task by the instant at which it was settled
---   6 stale     sorted set, likewise
---   7 batch     hash: node, fence, token, out, ended
---   8...        the eight keys of lib/record.lua, then history and failures list of each task of the call, in order
+--   1 fresh      sorted set: task that never failed -> instant of its execution (epoch ms)
+--   2 failed     sorted set: likewise, tasks that did
+--   3 running    sorted set: the tasks of the batch; 10^15 is added to the score of one that has failed
+--   4 tasks      hash: task -> document
+--   5 delivered  sorted set: task -> instant (epoch ms) at which it was settled
+--   6 stale      sorted set: likewise
+--   7 batch      hash: node, fence, token, out, ended
+--   8 to 15      keys of lib/record.lua
+--   then for each task
+--   * history    list: of the task
+--   * failures   list: of the task
 -- ARGV
 --   1 now             epoch ms
---   2 node, 3 fence   of the batch
---   4 keep delivered  count; the oldest are removed
---   5 keep stale      likewise
---   6 history         entries kept in a task's history
---   7 failures        entries kept of those that left it and did not succeed
---   8 retention       ms after the last entry at which both lists are dropped
---   9 channel         where nodes listen for what changes in the lane
---   then for each task, at most 500: task, operation, document (empty: leave the stored one), n (0 or 1), n records of
---   six (lib/record.lua)
+--   2 node            text: node id that took the batch
+--   3 fence           count: of the batch
+--   4 delivered_kept  count: the oldest are removed
+--   5 stale_kept      count: likewise
+--   6 history_kept    count: entries kept in a task's history
+--   7 failures_kept   count: entries kept of those that left it and did not succeed
+--   8 retention       ms: after the last entry, until both lists expire
+--   9 channel         text: where nodes listen for changes of one-off tasks
+--   then for each task, at most 500
+--   * task            text
+--   * operation       text: see below
+--   * document        bytes: to store; empty: unchanged
+--   * n               count: records that follow (0 or 1), six arguments each (lib/record.lua)
 --   operation: 'delivered', 'stale'
---              'failed'  it is due again, behind those that never failed
---              'back'    it goes back to where it was
---              'drop'    it was deleted: let go of it
+--              'failed'  it is due again, after those that never failed
+--              'back'    it returns to the set that it came from
+--              'drop'    it was deleted: remove it from the batch
 -- Returns
---   {'1' if this batch is over or was the caller's no longer, number of stale tasks removed, answer, answer, ...}
---   where answer = 'ok', 'done' (it was settled before), 'deleted' (it failed, and was deleted meanwhile: ask again with
---   'drop'), or 'refused' (the batch is not the caller's)
+--   {'1' if this batch is over or no longer the caller's, number of stale tasks removed, answer, answer, ...}
+--   where answer = 'ok', 'done' (it was settled before), 'deleted' (it failed, and was deleted meanwhile: ask again
+--   with 'drop'), or 'refused' (the batch is not the caller's)
 -- Cost: O(n × log(tasks)).
 
 local fresh, failed, running, tasks = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local delivered, stale, batch = KEYS[5], KEYS[6], KEYS[7]
 local now = ARGV[1]
-local HAS_FAILED, FIXED, TRIM = 1e15, 4, 1000
+local HAS_FAILED, FIELDS, RECORD, TRIM = 1e15, 4, 6, 1000
 local book = open_book(8, tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8])
 
 local members, places = {}, {}
 local at = 10
 while at <= #ARGV do
   members[#members + 1], places[#places + 1] = ARGV[at], at
-  at = at + FIXED + 6 * tonumber(ARGV[at + 3])
+  at = at + FIELDS + RECORD * tonumber(ARGV[at + 3])
 end
 
 local reply = {'0', 0}
@@ -57,7 +64,7 @@ if facts[1] ~= ARGV[2] or facts[2] ~= ARGV[3] then
 end
 
 local scores = #members > 0 and redis.call('ZMSCORE', running, unpack(members)) or {}
-local let_go, documents, gone, recorded = {}, {}, {}, {}
+local released, documents, gone, recorded = {}, {}, {}, {}
 local scored = {[fresh] = {}, [failed] = {}, [delivered] = {}, [stale] = {}}
 local function put(set, score, member)
   local list = scored[set]
@@ -72,7 +79,7 @@ for i, member in ipairs(members) do
   elseif operation == 'failed' and redis.call('HEXISTS', tasks, member) == 0 then
     answer = 'deleted'
   else
-    let_go[#let_go + 1] = member
+    released[#released + 1] = member
     recorded[#recorded + 1] = i
     local due = score >= HAS_FAILED and score - HAS_FAILED or score
     if operation == 'drop' then
@@ -95,14 +102,14 @@ for i, member in ipairs(members) do
   reply[2 + i] = answer
 end
 
-if #let_go > 0 then redis.call('ZREM', running, unpack(let_go)) end
+if #released > 0 then redis.call('ZREM', running, unpack(released)) end
 if #gone > 0 then redis.call('HDEL', tasks, unpack(gone)) end
 if #documents > 0 then redis.call('HSET', tasks, unpack(documents)) end
 for set, list in pairs(scored) do
   if #list > 0 then redis.call('ZADD', set, unpack(list)) end
 end
 for _, i in ipairs(recorded) do
-  book.add(KEYS[14 + 2 * i], KEYS[15 + 2 * i], places[i] + FIXED, tonumber(ARGV[places[i] + 3]))
+  book.add(KEYS[14 + 2 * i], KEYS[15 + 2 * i], places[i] + FIELDS, tonumber(ARGV[places[i] + 3]))
 end
 book.flush()
 

@@ -1,31 +1,34 @@
--- Take the next batch of one-off tasks: what is due of those that never failed, then of those that did.
+-- Take the next batch of one-off tasks: the due tasks that never failed, then the due tasks that did.
 --
 -- Guarantee: at most one batch is out, whichever node took it, and the next one comes base_interval_ms after its end. A
--- node whose heartbeat is over gets nothing: others may be taking its batch back. Asked again under the same token (the
--- reply was lost), the same batch is the answer; an older token takes nothing. The first write needs memory, so that a
--- full Redis refuses new calls.
+-- node without a fresh heartbeat gets nothing: others may be reclaiming its batch. Asked again with the same token (the
+-- reply was lost), it answers with the same batch; an older token takes nothing. The first write needs memory, so that
+-- a full Redis refuses new calls.
 --
 -- KEYS
---   1 fresh    sorted set, tasks that never failed, by the instant of their execution
---   2 failed   sorted set, likewise, those that did
---   3 running  sorted set, tasks of the batch that is out; 10^15 is added to the score of one that has failed
---   4 tasks    hash, task to document
---   5 batch    hash: node, fence, token, out ('1' or '0'), ended (epoch ms)
---   6 settings hash
---   7 meta     hash, fence counter
---   8 nodes    sorted set, node id by last beat
+--   1 fresh     sorted set: task that never failed -> instant of its execution (epoch ms)
+--   2 failed    sorted set: likewise, tasks that did
+--   3 running   sorted set: the tasks of the batch that is out; 10^15 is added to the score of one that has failed
+--   4 tasks     hash: task -> document
+--   5 batch     hash: node, fence, token, out ('1' or '0'), ended (epoch ms)
+--   6 settings  hash
+--   7 meta      hash: fence counter
+--   8 nodes     sorted set: node id -> last beat
 -- ARGV
---   1 now         epoch ms
---   2 node        node id
---   3 token       number of this call, larger than that of every earlier one of this node
---   4 dead_after  ms without a beat after which a node counts as dead
---   5 room        count, how many tasks the node can call at once
---   6 to 9        base_interval_ms, http_callback_timeout_ms, select_size and max_retries if the store has none
+--   1 now                       epoch ms
+--   2 node                      text: node id
+--   3 token                     count: number of this call, larger than that of every earlier call of the node
+--   4 dead_after                ms: a node without a beat for this long is dead
+--   5 slots                     count: tasks that the node can call at once
+--   6 base_interval_ms          ms: if the store has none
+--   7 http_callback_timeout_ms  ms: if the store has none
+--   8 select_size               count: if the store has none
+--   9 max_retries               count: if the store has none
 -- Returns
 --   {'beat'}                       the node must beat first
 --   {'void'}                       the token is used up: ask with another
 --   {'busy', node, fence, alive}   a batch is out; alive: '1' if that node beats
---   {'wait', until}                the pause since the last batch is not over
+--   {'wait', until}                the pause after the last batch is not over
 --   {'empty', instant or ''}       nothing is due; when the next task is
 --   {'ok', fence, the four settings, row, row, ...}
 --   where row = {task, score in `running`, document or false}, in the order in which they are due
@@ -34,11 +37,11 @@
 local fresh, failed, running, tasks = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local batch, settings, meta, nodes = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local now, node, token = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-local dead_after, room = tonumber(ARGV[4]), tonumber(ARGV[5])
+local dead_after, slots = tonumber(ARGV[4]), tonumber(ARGV[5])
 local NAMES = {'base_interval_ms', 'http_callback_timeout_ms', 'select_size', 'max_retries'}
 local HAS_FAILED, CHUNK, JUMP = 1e15, 1000, 1000
 
--- A whole number that was stored; 0 for what is none.
+-- A stored whole number; 0 if it is none.
 local function whole(text)
   local number = tonumber(string.match(text or '', '^%d+$'))
   return number and number < 9e15 and number or 0
@@ -76,7 +79,7 @@ end
 if not beats(node) then return {'beat'} end
 local facts = redis.call('HMGET', batch, 'node', 'fence', 'token', 'out', 'ended')
 local holder, fence, last_token, ended = facts[1], facts[2], tonumber(facts[3] or ''), tonumber(facts[5] or '')
--- A batch whose holder or fence cannot be read is nobody's: its tasks are called with the next one.
+-- A batch whose holder or fence cannot be read belongs to no node: its tasks are called with the next batch.
 local is_out = facts[4] == '1' and whole(fence) > 0 and holder and string.match(holder, '^[%w%p]+$')
 if holder == node and last_token and token <= last_token then
   if is_out and token == last_token then return answer(fence) end
@@ -86,11 +89,11 @@ if is_out then return {'busy', holder, fence, beats(holder) and '1' or '0'} end
 if ended then
   local interval = tonumber(rules[1])
   local due = ended + interval
-  -- Further ahead than the pause is long: Redis's clock was set back since.
+  -- A pause that ends later than this was recorded before Redis's clock was set back.
   if due > now and due <= now + interval + JUMP then return {'wait', string.format('%.0f', due)} end
 end
 
-local limit = math.min(tonumber(rules[3]), room)
+local limit = math.min(tonumber(rules[3]), slots)
 local first = redis.call('ZRANGEBYSCORE', fresh, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
 local second = {}
 if #first < 2 * limit then
@@ -116,7 +119,7 @@ local function move(found, set, mark)
     local members, scored = {}, {}
     for i = start, math.min(start + CHUNK - 1, #found), 2 do
       members[#members + 1] = found[i]
-      -- A member that is no task's number is taken out and goes nowhere.
+      -- A member that is no task's number is removed.
       if #found[i] == 16 and whole(found[i]) > 0 then
         scored[#scored + 1] = string.format('%.0f', math.max(tonumber(found[i + 1]), 0) + mark)
         scored[#scored + 1] = found[i]

@@ -1,0 +1,164 @@
+"""Bindings of the scripts in ``lua/job``."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from scheduler_core.store.redis.scripts.record import RECORD_KEYS
+from scheduler_core.store.redis.scripts.script import (
+    BatchScript,
+    Bytes,
+    Count,
+    EpochMs,
+    Flag,
+    HistoryKeys,
+    Ms,
+    Score,
+    Script,
+    Size,
+    Text,
+)
+
+
+class HistoryKey(NamedTuple):
+    """The history of one job."""
+
+    history: Annotated[str, "list"]
+
+
+class ClaimArgs(NamedTuple):
+    now: EpochMs
+    limit: Count
+    node: Text
+    token: Count
+    recent: Ms
+    dead_after: Ms
+    downtime_count: Count
+    trial: Flag
+    suspect_losses: Count
+    reply_bytes: Size
+
+
+CLAIM = Script("job/claim", keys="due jobs states leases meta nodes claims suspects", args=ClaimArgs)
+
+
+class RecoverArgs(NamedTuple):
+    node: Text
+    token: Count
+    reply_bytes: Size
+    lowest: Score
+    highest: Score
+
+
+RECOVER = Script("job/recover_claims", keys="leases jobs states claims due", args=RecoverArgs)
+
+
+class SettleArgs(NamedTuple):
+    history_kept: Count
+    failures_kept: Count
+    retention: Ms
+
+
+class SettleUnit(NamedTuple):
+    claim_key: Text
+    holder: Text
+    expected_tag: Bytes
+    operation: Text
+    state: Annotated[bytes | str, "bytes"]
+    wake: Score
+    retrying_since: Score
+    n: Count
+
+
+class SpawnArgs(NamedTuple):
+    """What follows the records of a unit with the operation ``spawn``."""
+
+    child: Text
+    child_wake: EpochMs
+    child_state: Bytes
+    child_limit: Count
+
+
+SETTLE = BatchScript(
+    "job/settle",
+    keys=f"due jobs states leases ids retrying children suspects {RECORD_KEYS}",
+    args=SettleArgs,
+    unit_keys=HistoryKeys,
+    unit=SettleUnit,
+)
+
+
+class ChangeArgs(NamedTuple):
+    history_kept: Count
+    failures_kept: Count
+    retention: Ms
+    channel: Text
+    answer_key: Text
+    answer: Bytes
+    now: EpochMs
+    answer_until: EpochMs
+
+
+class ChangeUnit(NamedTuple):
+    claim_key: Text
+    expected_tag: Bytes
+    expected_lease: Bytes
+    definition: Bytes
+    operation: Text
+    state: Bytes
+    wake: Score
+    retrying_since: Score
+    n: Count
+
+
+CHANGE = BatchScript(
+    "job/change",
+    keys=f"due jobs states leases ids retrying children answers answered {RECORD_KEYS}",
+    args=ChangeArgs,
+    unit_keys=HistoryKeys,
+    unit=ChangeUnit,
+)
+
+
+class CreateArgs(NamedTuple):
+    channel: Text
+
+
+class CreateUnit(NamedTuple):
+    job_id: Text
+    definition: Bytes
+    state: Bytes
+    wake: Score
+
+
+CREATE = BatchScript("job/create", keys="due jobs states leases ids meta children", args=CreateArgs, unit=CreateUnit)
+
+
+class ReadArgs(NamedTuple):
+    reply_bytes: Size
+
+
+class ReadUnit(NamedTuple):
+    claim_key: Text
+
+
+READ = BatchScript("job/read", keys="jobs states leases meta children", args=ReadArgs, unit=ReadUnit)
+
+
+class ReadBesideArgs(NamedTuple):
+    job_id: Text
+    claim_key: Text
+    part: Count
+    parts: Count
+
+
+READ_BESIDE = Script("job/read_beside", keys="jobs", args=ReadBesideArgs, call_keys=HistoryKey)
+
+
+class RepairDueArgs(NamedTuple):
+    now: EpochMs
+    first: Count
+    page: Count
+
+
+REPAIR_DUE = Script("job/repair_due", keys="due ids children leases", args=RepairDueArgs)

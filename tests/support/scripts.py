@@ -1,0 +1,15 @@
+"""Every script of the store, by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scheduler_core.store.redis.scripts import catalogue, history, job, node, task
+from scheduler_core.store.redis.scripts.script import Script
+
+SCRIPTS: dict[str, Script[Any]] = {
+    value.name: value
+    for module in (catalogue, history, job, node, task)
+    for value in vars(module).values()
+    if isinstance(value, Script)
+}
