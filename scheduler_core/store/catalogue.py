@@ -12,8 +12,8 @@ from scheduler_core.model.catalogue import ScheduleStatus, Target
 
 
 class StoredTarget(msgspec.Struct, frozen=True):
-    """A target as read, and the bytes that a change of it is checked against. ``fault``: why it cannot be read; of such
-    a target only the id is known."""
+    """A target as it was read, with the bytes that a change of it is checked against. ``fault``: why it cannot be read;
+    only the id of such a target is known."""
 
     target: Target
     raw: bytes
@@ -21,12 +21,12 @@ class StoredTarget(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What the catalogue says of a schedule."""
+    """The entry of a schedule in the catalogue."""
 
     target_id: int
     name: str
     unreadable: bytes | None = None
-    """What is stored, where that is no row."""
+    """The stored bytes if they cannot be decoded."""
 
     @property
     def raw(self) -> bytes:
@@ -34,7 +34,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class CatalogueCounts(msgspec.Struct, frozen=True):
-    """How many there are, and how many schedules of each status."""
+    """The number of targets and schedules, and of schedules by status."""
 
     targets: int
     schedules: int
@@ -44,18 +44,18 @@ class CatalogueCounts(msgspec.Struct, frozen=True):
 
 
 class Duties(msgspec.Struct, frozen=True):
-    """What a sweeper has to do."""
+    """What a sweeper must repair."""
 
     turn: bool
     """Compare all schedules with their jobs."""
     reserved: tuple[int, ...]
     """Schedules that were reserved and not committed."""
     deleting: tuple[int, ...]
-    """Targets whose deletion was cut."""
+    """Targets whose deletion was interrupted."""
 
 
 def draw_token() -> str:
-    """Names one creation, so that it can be asked for again when its reply was lost."""
+    """Draw a token for one creation, with which it can be repeated after a lost reply."""
     return secrets.token_hex(8)
 
 

@@ -12,21 +12,21 @@ from scheduler_core.model.status import RunStatus
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
-    """Where something stands in the list of runs. The list goes from the largest place to the smallest."""
+    """The position of a run in the list of runs, which goes from the largest place to the smallest."""
 
     at_ms: int
-    """Start of the run; of one that never started, its end."""
+    """Start of the run; its end if it never started."""
     member: bytes
-    """Decides between equal instants: the run's id, or for one that is not settled its unit."""
+    """Orders equal instants: the run's id, or the claim key of a run that is not settled."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """Something that may stand in the list: a settled run, or a unit with one that is not."""
+    """A possible row of the list: a settled run, or a claim key with a run that is not settled."""
 
     place: Place
     is_settled: bool
     waits: bool = False
-    """Of a unit: whether its run waits for a retry or a completion; else a node has claimed it."""
+    """For a claim key: its run waits for a retry or a callback; otherwise a node holds it."""
 
     @property
     def name(self) -> str:
@@ -34,26 +34,26 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """What is wanted of the list. Bounds are inclusive, on the start of a run."""
+    """A filter of the list. Bounds are inclusive and apply to the start of a run."""
 
     status: RunStatus | None = None
     start_ms: int | None = None
     end_ms: int | None = None
     state: RunState | None = None
     reason: Reason | None = None
-    """No index tells state and reason: they are looked for among the runs that the others leave."""
+    """State and reason have no index: the runs that match the other fields are read and filtered."""
 
     @property
     def looks_at_runs(self) -> bool:
-        """Whether something is asked for that only the runs tell."""
+        """Whether it filters by a field that has no index."""
         return self.state is not None or self.reason is not None
 
     def takes(self, run: Run) -> bool:
-        """Whether state and reason are those that are asked for."""
+        """Whether state and reason match."""
         return self.state in (None, run.state) and self.reason in (None, run.reason)
 
     def covers(self, place: Place) -> bool:
-        """Whether the bounds hold."""
+        """Whether a place is within the bounds."""
         low = 0 if self.start_ms is None else self.start_ms
         return low <= place.at_ms and (self.end_ms is None or place.at_ms <= self.end_ms)
 
@@ -67,14 +67,14 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class RunTotals(msgspec.Struct, frozen=True):
-    """What all runs that were ever settled came to, however many of them are still stored."""
+    """Totals of all runs ever settled, stored or trimmed."""
 
     by_status: dict[RunStatus, int]
     latency_ms: float
     """The sum over the last attempts of ``timed`` runs."""
     timed: int
     last_hour: int
-    """Runs that started in this minute or in one of the 59 before it."""
+    """Runs that started in this minute or in the 59 before it."""
     stored: int
     """Runs whose records are stored."""
     stored_bytes: int
@@ -85,7 +85,7 @@ class RunTotals(msgspec.Struct, frozen=True):
 
     @property
     def success_rate(self) -> float:
-        """In percent, with two decimals; 0 where nothing ran."""
+        """In percent, with two decimals; 0 if nothing ran."""
         return round(100 * self.by_status[RunStatus.SUCCESS] / self.runs, 2) if self.runs else 0.0
 
     @property
@@ -94,7 +94,7 @@ class RunTotals(msgspec.Struct, frozen=True):
 
 
 def sum_of(totals: Sequence[RunTotals]) -> RunTotals:
-    """The totals of several shards together."""
+    """Add up the totals of several shards."""
     return RunTotals(
         by_status={status: sum(one.by_status[status] for one in totals) for status in RunStatus},
         latency_ms=sum(one.latency_ms for one in totals),
@@ -106,7 +106,7 @@ def sum_of(totals: Sequence[RunTotals]) -> RunTotals:
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """How much is kept in all, successes and failures apart."""
+    """How many runs of all jobs are kept, successes and failures separately."""
 
     success_age_ms: int = 7 * 86_400_000
     failure_age_ms: int = 30 * 86_400_000
@@ -116,7 +116,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 def place_of(run: Run) -> Place:
-    """Where a settled run stands in the list."""
+    """Return the place of a settled run in the list."""
     at_ms = run.started_at_ms if run.started_at_ms is not None else run.ended_at_ms
     return Place(run.fire_time_ms if at_ms is None else at_ms, run.id.encode())
 
@@ -143,7 +143,7 @@ class HistoryStore(Protocol):
         """Return the places of all settled runs of a job that match ``query``, unordered."""
         ...
 
-    async def units_from(self, at_ms: int, *, limit: int) -> list[Candidate]:
+    async def claim_keys_from(self, at_ms: int, *, limit: int) -> list[Candidate]:
         """Return claim keys with a run that is not settled and started at ``at_ms`` or later; up to ``limit`` claimed
         ones and ``limit`` waiting ones."""
         ...

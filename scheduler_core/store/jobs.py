@@ -15,7 +15,7 @@ from scheduler_core.model.transition import Transition
 
 class Retention(msgspec.Struct, frozen=True):
     """How much history a job keeps: ``entries`` runs and misses, and ``failures`` runs that left these and did not
-    succeed; nothing of it when ``after_ms`` have passed since the last entry."""
+    succeed. All expire ``after_ms`` after the last entry."""
 
     entries: int = 100
     after_ms: int = 30 * 86_400_000
@@ -23,7 +23,7 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 class StoredJob(msgspec.Struct, frozen=True):
-    """A job as read for a change, with what the change is checked against."""
+    """A job as it was read, with what a change of it is checked against."""
 
     snapshot: Snapshot
     tag: bytes
@@ -32,40 +32,40 @@ class StoredJob(msgspec.Struct, frozen=True):
     store_id: str
     fault: str | None = None
     children: int = 0
-    """Where there is no job: how many runs of an earlier one, which allowed overlap, are open."""
+    """If no job is stored: the number of open child runs of an earlier job."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry of a job's list that stands for a run: what is known of it even when its record was trimmed."""
+    """The entry of a run in a job's list: what is known of the run even after its record was trimmed."""
 
     letter: str
-    """Of its status."""
+    """The letter of its status."""
     run_id: str
     fire_time_ms: int
     reason: Reason
 
     def bare(self) -> Run:
-        """The run without its record."""
+        """Return the run without its record."""
         state = RunState.SUCCEEDED if self.letter == "S" else RunState.FAILED
         return Run(self.run_id, self.fire_time_ms, self.reason, state, message="its record was trimmed")
 
 
 class Beside(msgspec.Struct, frozen=True):
-    """What is stored beside a run of a job that allows overlap."""
+    """What the next attempt of a child run needs besides its own documents."""
 
     job: str
-    """``same``: the job is the one that the run was made from; ``changed`` or ``gone``: it is not."""
+    """``same``: the job is the one that the run was made from; else ``changed`` or ``gone``."""
     latest_success: Entry | None
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer to a change that is asked for once, kept so that a repetition is answered the same."""
+    """The answer to a change with an idempotency key, stored so that a repetition gets the same answer."""
 
     key: str
     content: bytes
     now_ms: int
     until_ms: int
-    """How long it is kept, unless there are very many."""
+    """How long it is kept, unless very many are stored."""
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -76,22 +76,22 @@ class Counts(msgspec.Struct, frozen=True):
     claimed: int
     nodes: int
     suspects: int = 0
-    """Runs that are tried, or wait for a trial, because they were lost with several nodes."""
+    """Runs that are tried, or wait for a trial, because they were lost with several nodes in a row."""
 
 
 class StoredAccount(msgspec.Struct, frozen=True):
-    """A job with its history, all of one moment."""
+    """A job with its history, read in one step."""
 
     stored: StoredJob
     records: tuple[Record, ...]
-    """Oldest first. Runs are bare: what their entry tells, without attempts."""
+    """Oldest first. Runs have only what their entries hold, no attempts."""
     forgotten_ms: int | None
-    """The latest fire time that may have left the history; None: there is no history."""
+    """The latest fire time that may have left the history; None: no history."""
     children: tuple[JobState, ...]
 
     @property
     def exists(self) -> bool:
-        """Whether anything is known under the id."""
+        """Whether anything is stored under the id."""
         snapshot = self.stored.snapshot
         return not (snapshot.job is None and snapshot.state is None and self.stored.fault is None) or (
             self.forgotten_ms is not None

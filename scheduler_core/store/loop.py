@@ -13,12 +13,12 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import Beside
 
 REPLY_BYTES = 2 << 20
-"""How many bytes of definitions and states one script reads into its reply, at least one job: a few milliseconds of
-Redis's time, and a reply that passes a slow link before the socket's timeout."""
+"""The most bytes of definitions and states in one reply (at least one job is returned): a few milliseconds of Redis's
+time, and small enough to pass a slow link before the socket's timeout."""
 
 
 class ClaimedJob(msgspec.Struct, frozen=True):
-    """A job that a claim took, as it is stored. ``fault`` says what cannot be read."""
+    """A claimed job as it is stored. ``fault``: which document cannot be read, and why."""
 
     id: str
     job: Job | None
@@ -33,26 +33,26 @@ class Claim(msgspec.Struct, frozen=True):
 
     jobs: list[ClaimedJob]
     next_wake_ms: int | None
-    """The earliest wake-up among the jobs that nobody holds."""
+    """The earliest wake-up among the jobs that no node holds."""
     downtimes: tuple[Downtime, ...] | None
-    """Set when they are others than the caller knows."""
+    """Set if they differ from those that the caller knows."""
     downtime_count: int
     must_beat: bool = False
     suspects_waiting: int = 0
-    """How many suspects wait for a trial in this shard, ..."""
+    """How many suspects of this shard wait for a trial."""
     suspects: int = 0
-    """... and how many there are, with those that are tried now."""
+    """How many suspects this shard has, with those that are tried now."""
     targets_version: int | None = None
     """Raised with every change of a target; None: unknown."""
 
 
 class OwnLease(msgspec.Struct, frozen=True):
-    """A job that a node holds, as Redis has it."""
+    """A lease of a node as it is stored."""
 
     job_id: str
     fence: int
     token: int
-    """The number of the claim that took it."""
+    """The number of the claim that created it."""
     first_claimed_at_ms: int
 
 
@@ -70,8 +70,9 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The answer to a settlement: ``ok``, ``done``, ``stale``, ``full`` (the job has as many runs at once as it may;
-    the lease stays), ``later`` (nothing was done, send it again) or ``changed``, with what is stored."""
+    """The answer to a settlement: ``ok``, ``done`` (applied before), ``stale`` (another node has the lease), ``full``
+    (the job has as many child runs as it may have; the lease stays), ``later`` (nothing was done, send it again) or
+    ``changed``, with what is stored."""
 
     result: str
     stored: ClaimedJob | None = None
@@ -89,16 +90,16 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class ReapTurn(Enum):
-    """What the node that asks has to do about the leases of dead nodes."""
+    """What the calling node must do about the leases of dead nodes."""
 
     TAKEN = 0
     """Nothing: another node has had the turn."""
     IDLE = 1
     """Nothing: no node has died."""
     SWEEP = 2
-    """A node has died: give back what it held."""
+    """A node has died: reclaim its jobs."""
     AUDIT = 3
-    """It is time to look for leases that the beats of nodes say nothing about."""
+    """An audit is due: examine all leases, also those of unknown nodes."""
 
 
 class LoopStore(Protocol):

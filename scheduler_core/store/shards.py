@@ -31,7 +31,7 @@ U = TypeVar("U")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that is not as it should be, with the remedy. ``fatal``: jobs could be lost or never run."""
+    """A wrong setting of a server, with the remedy. ``fatal``: jobs could be lost or never run."""
 
     text: str
     fatal: bool
@@ -111,10 +111,10 @@ S_co = TypeVar("S_co", bound=ShardStore, covariant=True)
 
 
 def shard_of(job_id: str, shards: int) -> int:
-    """The shard of a job, or of the job that a unit belongs to: 0 to ``shards`` - 1.
+    """Return the shard of a job or claim key: 0 to ``shards`` - 1.
 
-    CRC-16 of the id, as Redis Cluster has it for keys: fixed for ever, and the same in any language. The runs of
-    one-off tasks, and so the jobs that are named like them, are those of the first shard.
+    CRC-16 of the job id, as Redis Cluster uses it for keys: it never changes, and is the same in any language. Runs of
+    one-off tasks are on the first shard, and so are jobs with ids like theirs.
     """
     if shards == 1 or task_number(job_id) is not None:
         return 0
@@ -132,23 +132,23 @@ class PerShard(Generic[T_co]):
 
     @property
     def lead(self) -> T_co:
-        """That of the first shard, which also holds what there is only once."""
+        """The one of the first shard, which also holds what exists once."""
         return self.all[0]
 
     def number_of(self, job_id: str) -> int:
-        """The shard of a job or unit."""
+        """Return the shard of a job or claim key."""
         return shard_of(job_id, len(self.all))
 
     def of(self, job_id: str) -> T_co:
-        """That of the shard of a job or unit."""
+        """Return the one of the shard of a job or claim key."""
         return self.all[shard_of(job_id, len(self.all))]
 
     def each(self, make: Callable[[T_co], U]) -> PerShard[U]:
-        """Something made of each."""
+        """Make one thing from each."""
         return PerShard([make(one) for one in self.all])
 
     def places(self, job_ids: Iterable[str]) -> dict[int, list[int]]:
-        """For each shard of one of these ids or units, at which places of the list its own stand."""
+        """Return, for each shard, the places in the list at which its ids or claim keys are."""
         found: dict[int, list[int]] = {}
         for place, job_id in enumerate(job_ids):
             found.setdefault(shard_of(job_id, len(self.all)), []).append(place)
@@ -162,21 +162,22 @@ class Shards(PerShard[S_co]):
         super().__init__(stores)
         self.topology = topology
         self.is_confirmed = False
-        """Whether the store is known to have as many shards as there are stores here."""
+        """Whether the store is known to have as many shards as this has stores."""
 
     @staticmethod
     def of_one(store: S) -> Shards[S]:
-        """A single shard whose number need not be checked."""
+        """Make a single shard whose number need not be checked."""
         shards = Shards([store])
         shards.is_confirmed = True
         return shards
 
     async def stored_number(self) -> int:
-        """How many shards the store has; on the very first start, as many as there are here."""
+        """Read the number of shards of the store; on the very first start, store the number of stores here."""
         return await self.lead.number_of_shards(len(self))
 
     async def confirm(self) -> None:
-        """See to it once that nothing is looked for, or put, on a wrong shard. Raises StoreRefused."""
+        """Check the number of shards once, so that no job is looked for or stored on a wrong shard. Raises
+        StoreRefused."""
         if not self.is_confirmed:
             stored = await self.stored_number()
             if stored != len(self):
@@ -184,7 +185,7 @@ class Shards(PerShard[S_co]):
             self.is_confirmed = True
 
     async def time_ms(self) -> float:
-        """Redis's clock, in epoch milliseconds: of the first shard that answers."""
+        """Read the clock of the first shard that answers, in epoch milliseconds."""
         fault = StoreUnavailable("there is no shard")
         for store in self.all:
             try:
@@ -194,12 +195,12 @@ class Shards(PerShard[S_co]):
         raise fault
 
     async def faults(self) -> list[str]:
-        """Which shards do not answer now, and why."""
+        """Return which shards do not answer now, and why."""
         answers = await asyncio.gather(*(store.time_ms() for store in self.all), return_exceptions=True)
-        return self._told(answers)
+        return self._faults_of(answers)
 
-    def _told(self, answers: Sequence[object]) -> list[str]:
-        """The faults among the answers of all shards; raises what is no StoreError."""
+    def _faults_of(self, answers: Sequence[object]) -> list[str]:
+        """Return the faults among the answers of all shards; raise other exceptions."""
         faults: list[str] = []
         for number, answer in enumerate(answers):
             if isinstance(answer, StoreError):
@@ -209,12 +210,12 @@ class Shards(PerShard[S_co]):
         return faults
 
     async def write_faults(self) -> list[str]:
-        """Which shards take no writes now, and why."""
+        """Return which shards refuse writes now, and why."""
         answers = await asyncio.gather(*(store.try_write() for store in self.all), return_exceptions=True)
-        return self._told(answers)
+        return self._faults_of(answers)
 
     async def counts(self, *, now_ms: int) -> Counts:
-        """What the shards hold together. A node that beats on several is one node."""
+        """Add up the counts of all shards. A node that beats on several counts once."""
         found = await asyncio.gather(*(store.counts(now_ms=now_ms) for store in self.all))
         return Counts(
             sum(one.jobs for one in found),
@@ -225,8 +226,8 @@ class Shards(PerShard[S_co]):
         )
 
     async def server_infos(self) -> list[Mapping[str, Any]]:
-        """The INFO of every server that holds a shard. Raises StoreError for that of the first; others that are away
-        are left out."""
+        """Read the INFO of every server that holds a shard. Raises StoreError for the first server; others that do not
+        answer are left out."""
         if self.topology is not Topology.CLUSTER:
             return [await self.lead.server_info()]
         answers = await asyncio.gather(*(store.server_info() for store in self.all), return_exceptions=True)
@@ -236,16 +237,16 @@ class Shards(PerShard[S_co]):
         return list({str(one.get("run_id", number)): one for number, one in enumerate(found)}.values())
 
     async def findings(self) -> list[Finding]:
-        """What is wrong with the servers; fatal findings first. Raises StoreError as ``server_infos`` does."""
+        """Check the servers; fatal findings first. Raises StoreError as ``server_infos`` does."""
         return self.lead.findings(await self.server_infos(), self.topology)
 
     async def page_ids(self, *, after: str, prefix: str, limit: int) -> list[str]:
-        """Up to ``limit`` job ids that start with ``prefix`` and come after ``after``, in the order of their bytes."""
+        """As ``JobStore.page_ids``, over all shards."""
         pages = await asyncio.gather(*(store.page_ids(after=after, prefix=prefix, limit=limit) for store in self.all))
         return pages[0] if len(pages) == 1 else sorted(chain(*pages), key=str.encode)[:limit]
 
     async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
-        """The jobs with these ids, at most 1000; those of one shard all of one moment."""
+        """As ``JobStore.read_many``, over all shards; each shard is read in its own steps."""
         if len(self) == 1:
             return await self.lead.read_many(job_ids)
         places = self.places(job_ids)
@@ -266,7 +267,7 @@ class Shards(PerShard[S_co]):
 
 
 def wrong_number(stored: int, configured: int) -> str:
-    """What to tell where the numbers of shards differ."""
+    """Return the error text for a store with another number of shards."""
     return (
         f"the store has {stored} shard{'s' if stored > 1 else ''}, and this process was started for {configured}. "
         f"Set CRONPOST_SHARDS={stored}, or leave it out; the number of a store changes only by exporting the jobs and "

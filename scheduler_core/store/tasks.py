@@ -18,7 +18,7 @@ RULES = tuple(field.name for field in msgspec.structs.fields(LaneRules))
 
 
 PARTS = ("fresh", "failed", "running", "stale", "delivered")
-"""The sets that hold tasks, in the order in which a list of all tasks shows them."""
+"""The sets of tasks, in the order in which a list of all tasks returns them."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class Taken(msgspec.Struct, frozen=True):
     fence: int = 0
     rules: LaneRules | None = None
     until_ms: int | None = None
-    """``wait``: the end of the pause. ``empty``: when the next task is due, if there is one."""
+    """``wait``: the end of the pause. ``empty``: when the next task is due, if any."""
     holder: str = ""
     holder_beats: bool = True
 
@@ -59,15 +59,15 @@ class SettledBatch(msgspec.Struct, frozen=True):
     """The answer to a call of ``RedisTasks.settle``."""
 
     over: bool
-    """Nothing of the batch is left to this node."""
+    """The batch is over for this node."""
     removed: int
-    """Stale tasks that were removed, because there were too many."""
+    """Stale tasks that were removed because there were too many."""
     answers: list[str]
     """``ok``, ``done``, ``deleted`` or ``refused`` for each task."""
 
 
 class StoredTask(msgspec.Struct, frozen=True):
-    """A task as it is stored, with the bytes that a change of it is checked against."""
+    """A task as it was read, with the bytes that a change of it is checked against."""
 
     number: int
     status: TaskStatus
@@ -80,7 +80,7 @@ class StoredTask(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a list goes on: behind the task with this score and number, in the set with this name; with no score, at
+    """Where a list continues: after the task with this score and number in the set with this name; without a score, at
     its beginning."""
 
     part: str

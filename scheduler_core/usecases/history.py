@@ -169,7 +169,7 @@ class _HistoryOfShard:
         at_ms = run_id_ms(run_id)
         if at_ms is None:
             return None
-        candidates = await self.history.units_from(at_ms, limit=EXAMINED)
+        candidates = await self.history.claim_keys_from(at_ms, limit=EXAMINED)
         for one in await self._open(candidates):
             if one.run.id == run_id:
                 return one

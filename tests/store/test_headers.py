@@ -28,7 +28,7 @@ FILES = sorted(
     path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.lua") if path.parent.name != "lib"
 )
 EXTRA = {"job/settle": SpawnArgs}
-"""What may follow the records of a unit."""
+"""What may follow the records of an item."""
 
 
 def text_of(name: str) -> str:
@@ -48,10 +48,11 @@ class Entry(NamedTuple):
 
 
 class Section(NamedTuple):
-    """KEYS or ARGV: the numbered entries, those of each unit (``*``), what may follow a unit (``**``), and the last."""
+    """KEYS or ARGV: the numbered entries, those of each item (``*``), what may follow an item (``**``), and the
+    last."""
 
     fixed: list[Entry]
-    unit: list[Entry]
+    item: list[Entry]
     extra: list[Entry]
     last: list[Entry]
 
@@ -83,7 +84,7 @@ def header(name: str) -> dict[str, Section]:
             section.fixed.append(found_entry)
             assert int(place) == len(section.fixed), line
         else:
-            {"*": section.unit, "**": section.extra, "last": section.last}[place].append(found_entry)
+            {"*": section.item, "**": section.extra, "last": section.last}[place].append(found_entry)
     return sections
 
 
@@ -109,17 +110,17 @@ def test_a_binding_declares_the_keys_and_arguments_of_the_header(name: str) -> N
     assert args.fixed == declared(script.args)
     assert args.last == ([Entry("deadline", "epoch ms or empty")] if script.has_deadline else [])
     if isinstance(script, BatchScript):
-        assert (keys.fixed, keys.unit) == (named_keys, declared(script.call_keys))
-        assert args.unit == declared(script.unit)
+        assert (keys.fixed, keys.item) == (named_keys, declared(script.call_keys))
+        assert args.item == declared(script.item)
     else:
-        assert (keys.fixed, keys.unit, args.unit) == (named_keys + declared(script.call_keys), [], [])
+        assert (keys.fixed, keys.item, args.item) == (named_keys + declared(script.call_keys), [], [])
     assert args.extra == (declared(EXTRA[name]) if name in EXTRA else [])
 
 
 def test_the_binding_of_records_declares_what_the_library_takes() -> None:
     sections = header("lib/record")
     assert sections["KEYS"].fixed == [Entry(key, KEY_TYPES[key]) for key in RECORD_KEYS.split()]
-    assert sections["ARGV"].unit == declared(RecordArgs)
+    assert sections["ARGV"].item == declared(RecordArgs)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -147,7 +148,7 @@ def test_a_script_uses_exactly_the_keys_and_arguments_of_its_header(name: str) -
             assert f"open_book({first}," in code
             by_library = set(range(first, first + len(record_entries())))
         assert fixed <= used | by_library, title
-        assert used <= fixed or section.unit, title
+        assert used <= fixed or section.item, title
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -164,7 +165,7 @@ def test_a_script_counts_the_fields_of_a_unit_as_its_header_does(name: str) -> N
     constants: dict[str, str] = {}
     for names, values in re.findall(r"local ([A-Z_, ]+) = (.+)", code):
         constants |= dict(zip(names.split(", "), values.split(", "), strict=False))
-    assert int(constants["FIELDS"]) == len(args.unit)
+    assert int(constants["FIELDS"]) == len(args.item)
     assert int(constants.get("RECORD", len(RecordArgs._fields))) == len(RecordArgs._fields)
     assert int(constants.get("OF_CHILD", len(args.extra))) == len(args.extra)
 
@@ -211,6 +212,6 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(
     for name, seen in calls.items():
         sections = header(name)
         assert seen == tuple(
-            len(section.fixed) + len(section.unit) + len(section.last)
+            len(section.fixed) + len(section.item) + len(section.last)
             for section in (sections["KEYS"], sections["ARGV"])
         ), name

@@ -1,4 +1,4 @@
-"""What the account of a job is made from, read in one step."""
+"""Reads what the account of a job is computed from, in one step."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from scheduler_core.store.redis.scripts.job import HistoryKey
 from scheduler_core.store.redis.shard import RedisShard
 
 CHILDREN_READ = 1000
-"""Open runs of a job that allows overlap which one account shows."""
+"""The most open child runs that an account shows."""
 
 
 class Accounts(RedisShard):
-    """Reads of the account of a job; part of ``RedisStore``."""
+    """Part of ``RedisStore``; ``JobStore`` documents the methods."""
 
     async def read_account(self, job_id: str) -> StoredAccount:
-        """The job as it is stored now. Entries of its history that cannot be read are left out."""
         downtimes, store_id, definition, state, lease, positions, rows = await self.run(
             READ_ACCOUNT,
             ReadAccountArgs(job_id=job_id, limit=CHILDREN_READ),
@@ -33,14 +32,13 @@ class Accounts(RedisShard):
         records, forgotten_ms, is_whole = _history(rows)
         children = _states(positions)
         if is_whole and forgotten_ms is not None:
-            # Nothing has left it yet. Of runs that overlap, the first may end, and be recorded, after the second.
+            # No entry has left it. Of overlapping runs, the first may end, and be recorded, after the second.
             known = [*records, *(child.open for child in children if child.open is not None)]
             forgotten_ms = min([forgotten_ms, *(_first_ms(one) - 1 for one in known if _is_of_trigger(one))])
         stored = read_stored(job_id, definition, state, lease, downtimes, store_id)
         return StoredAccount(stored, records, forgotten_ms, children)
 
     async def settled_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
-        """The records of settled runs, as far as they are kept, by id."""
         if not run_ids:
             return {}
         with translated_faults():
@@ -51,12 +49,13 @@ class Accounts(RedisShard):
                 if row is not None:
                     found[run_id] = decode_record(row)[1]
             except CorruptDocument:
-                continue  # its entry tells what there is to know
+                continue  # what is known is in its entry
         return found
 
 
 def _history(rows: Sequence[bytes]) -> tuple[tuple[Record, ...], int | None, bool]:
-    """The records, the latest fire time that may be missing before them, and whether none has left the list yet."""
+    """Return the records, the latest fire time that may be missing before them, and whether no entry has left the
+    list."""
     records: list[Record] = []
     forgotten_ms: int | None = None
     is_whole = False

@@ -1,9 +1,9 @@
-"""Targets, and the names and ids of schedules, on Redis: one method per script or round trip.
+"""Stores targets, and the names and ids of schedules: one method per script or round trip.
 
-What a schedule *is* stands in its job. The catalogue knows its name and its target (the row, which decides, so that
+The job of a schedule holds its definition. The catalogue holds its name and its target (the row, which decides, so that
 names are unique and a target finds its schedules) and, for counting and listing by status, its end and whether it is
-paused (which the job decides). It may lie on another shard than the job, so the two are brought in line one after the
-other: ``catalogue`` has the order of the steps, and sweeps up what was left in between.
+paused (which the job decides). Both may be on different shards, so they are written one after the other:
+``usecases/catalogue`` has the order of the steps, and a sweeper repairs what was left in between.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ SCHEDULES_AT_ONCE = 200
 
 
 class RedisCatalogue:
-    """Works on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused, never an
-    exception of redis-py."""
+    """A ``CatalogueStore`` on the connections of a shard."""
 
     def __init__(self, beside: RedisShard) -> None:
         self._client = beside.client
@@ -76,13 +75,12 @@ class RedisCatalogue:
     # ---- targets ------------------------------------------------------------------------------------------------
 
     async def add_target(self, target: Target, *, token: str) -> int | None:
-        """Store a new target; its id, or None if its name is taken. ``token``: see ``draw_token``."""
         args = AddTargetArgs(name=target.name, token=token, definition=_encoder.encode(replace(target, id=0)))
         answer = await self._write(ADD_TARGET, args)
         return None if answer == b"taken" else int(answer)
 
     async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
-        """The targets with these ids, at most 1000, in replies of at most ``REPLY_BYTES`` or one target."""
+        # Replies of at most ``REPLY_BYTES``, or of one target.
         names = [str(one) for one in target_ids]
         found: list[StoredTarget | None] = []
         with translated_faults():
@@ -110,7 +108,6 @@ class RedisCatalogue:
         return [None if row is None else decode_target(int(name), row) for name, row in zip(names, rows, strict=True)]
 
     async def change_target(self, stored: StoredTarget, target: Target) -> str:
-        """Store ``target`` in place of ``stored``: ``ok``, ``gone``, ``taken`` (its name) or ``changed``."""
         args = ChangeTargetArgs(
             target_id=str(target.id),
             expected=stored.raw,
@@ -122,7 +119,6 @@ class RedisCatalogue:
         return str(answer.decode())
 
     async def drop_target(self, target_id: int, *, name: str, now_ms: int) -> str | list[int]:
-        """Delete a target or go on with it: ids of schedules to delete, or ``done``, ``gone``, ``changed``."""
         args = DropTargetArgs(target_id=str(target_id), name=name, now=now_ms, limit=SCHEDULES_AT_ONCE)
         answer = await self._write(DROP_TARGET, args, TargetKey(of_target=self._of(target_id)))
         if isinstance(answer, bytes):
@@ -133,7 +129,6 @@ class RedisCatalogue:
         return [int(one) for one in answer if _is_id(one)]
 
     async def keep(self, target_id: int) -> bool:
-        """Whether a target whose deletion is to be continued is there: then it was never begun, and the note goes."""
         with translated_faults():
             if not await self._client.hexists(self._targets, str(target_id)):
                 return False
@@ -142,7 +137,6 @@ class RedisCatalogue:
         return True
 
     async def name_of_unreadable(self, target_id: int) -> str:
-        """The name that a target has whose definition cannot be read; empty if it has none. Reads all names."""
         with translated_faults():
             async for name, owner in self._client.hscan_iter(self._target_names, count=1000):
                 if owner.partition(b" ")[0] == str(target_id).encode():
@@ -150,21 +144,17 @@ class RedisCatalogue:
         return ""
 
     async def page_targets(self, *, after: int, skip: int, limit: int) -> list[int]:
-        """Up to ``limit`` ids above ``after``, but for the first ``skip``, in their order."""
         return await self._page(self._target_ids, after, skip, limit)
 
     async def mark(self, mark: str, *, now_ms: int) -> None:
-        """Note that copies of a target are about to be changed. ``mark``: the target's id, a blank and a token."""
         with translated_faults():
             await self._client.zadd(self._copying, {mark: now_ms})
 
     async def unmark(self, mark: str) -> None:
-        """All copies are changed."""
         with translated_faults():
             await self._client.zrem(self._copying, mark)
 
     async def marks(self, *, before_ms: int, limit: int) -> list[str]:
-        """Marks set before an instant that are still there."""
         with translated_faults():
             found: list[Any] = await self._client.zrange(
                 self._copying, "-inf", before_ms, byscore=True, offset=0, num=limit
@@ -174,7 +164,6 @@ class RedisCatalogue:
     # ---- schedules ----------------------------------------------------------------------------------------------
 
     async def reserve(self, row: Row, *, token: str, now_ms: int, patience_ms: int) -> int | str:
-        """The id of a new schedule, or ``taken`` (its name) or ``no target``."""
         args = ReserveScheduleArgs(
             name=row.name, token=token, target_id=str(row.target_id), now=now_ms, patience=patience_ms
         )
@@ -182,8 +171,6 @@ class RedisCatalogue:
         return answer.decode() if answer in {b"taken", b"no target"} else int(answer)
 
     async def commit(self, schedule_id: int, *, end_ms: int | None, paused: bool) -> Row | None:
-        """Say where a schedule stands; what the catalogue has of it, or None if it, its name or its target is
-        gone."""
         args = CommitScheduleArgs(
             schedule_id=str(schedule_id), end="+inf" if end_ms is None else end_ms, paused=int(paused)
         )
@@ -191,7 +178,6 @@ class RedisCatalogue:
         return None if answer is None else decode_row(answer)
 
     async def rows(self, schedule_ids: Sequence[int]) -> list[Row | None]:
-        """What the catalogue has of these schedules, reserved ones included, at most 1000."""
         if not schedule_ids:
             return []
         with translated_faults():
@@ -199,7 +185,6 @@ class RedisCatalogue:
         return [None if row is None else decode_row(row) for row in found]
 
     async def change_schedule(self, schedule_id: int, old: Row, new: Row) -> str:
-        """Another name or target: ``ok``, ``gone``, ``taken``, ``no target`` or ``changed``."""
         args = ChangeScheduleArgs(
             schedule_id=str(schedule_id), expected=old.raw, target_id=str(new.target_id), name=new.name
         )
@@ -208,18 +193,15 @@ class RedisCatalogue:
         return str(answer.decode())
 
     async def remove_schedule(self, schedule_id: int, row: Row | None, *, target_id: int | None = None) -> bool:
-        """Take a schedule out; False if its row is not ``row``. ``target_id``: of one that has no row any more."""
         of_target = row.target_id if row is not None and row.unreadable is None else (target_id or 0)
         args = RemoveScheduleArgs(schedule_id=str(schedule_id), expected=b"" if row is None else row.raw)
         answer = await self._write(REMOVE_SCHEDULE, args, TargetKey(of_target=self._of(of_target)))
         return bool(answer == b"ok")
 
     async def page_schedules(self, *, after: int, skip: int, limit: int) -> list[int]:
-        """Up to ``limit`` ids above ``after``, but for the first ``skip``, in their order."""
         return await self._page(self._schedule_ids, after, skip, limit)
 
     async def statuses(self, schedule_ids: Sequence[int], *, now_ms: int) -> list[ScheduleStatus | None]:
-        """The status of each as the catalogue has it, at most 1000; None: it is not in the catalogue."""
         if not schedule_ids:
             return []
         names = [str(one) for one in schedule_ids]
@@ -231,15 +213,12 @@ class RedisCatalogue:
         return [_status(end, held is not None, now_ms) for end, held in zip(ends, paused, strict=True)]
 
     async def is_committed(self, schedule_id: int) -> bool:
-        """Whether the schedule is listed."""
         with translated_faults():
             return await self._client.zscore(self._schedule_ids, str(schedule_id)) is not None
 
     async def counts(self, *, now_ms: int) -> CatalogueCounts:
-        """How many targets and schedules there are. Four commands, none of which looks at more than a few entries.
-
-        Not of one moment: in a transaction a Redis that is out of memory would refuse them.
-        """
+        # Not in one step: a Redis that is out of memory refuses transactions. No command examines more than a few
+        # entries.
         later = f"({now_ms}"
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -251,7 +230,6 @@ class RedisCatalogue:
         return CatalogueCounts(targets, schedules, max(0, schedules - stopped - paused), paused, stopped)
 
     async def duties(self, *, now_ms: int, old_ms: int, period_ms: int, limit: int = 200) -> Duties:
-        """What is to be swept up."""
         args = DutiesArgs(now=now_ms, old=old_ms, period=period_ms, limit=limit)
         turn, reserved, deleting = await self._shard.run(DUTIES, args)
         for foreign in [one for one in reserved if not _is_id(one)]:
@@ -274,7 +252,7 @@ class RedisCatalogue:
                 rows: list[Any] = await self._client.zrange(
                     ids, f"({after}", "+inf", byscore=True, offset=skip, num=limit - len(found), withscores=True
                 )
-            # What is no id, or has not its id for a score, would be in the way of every page.
+            # Members that are no ids, or whose score is not their id, would stop every page.
             foreign = [one for one, score in rows if not _is_id(one) or int(one) != score]
             found += [int(one) for one, _ in rows if one not in foreign]
             for one in foreign:
@@ -297,7 +275,7 @@ class RedisCatalogue:
 
 
 def decode_target(target_id: int, raw: bytes) -> StoredTarget:
-    """A target from its definition."""
+    """Decode a target from its stored definition."""
     try:
         return StoredTarget(replace(_target_decoder.decode(raw), id=target_id), raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -305,7 +283,7 @@ def decode_target(target_id: int, raw: bytes) -> StoredTarget:
 
 
 def decode_row(raw: bytes) -> Row:
-    """What the catalogue says of a schedule."""
+    """Decode the row of a schedule."""
     target_id, _, name = raw.partition(b" ")
     if not _is_id(target_id) or not name or not is_text(name):
         return Row(0, "", raw)

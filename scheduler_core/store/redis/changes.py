@@ -1,4 +1,4 @@
-"""Changes of jobs by clients."""
+"""Creates and changes jobs for clients."""
 
 from __future__ import annotations
 
@@ -16,30 +16,24 @@ from scheduler_core.store.redis.codec import (
 )
 from scheduler_core.store.redis.documents import read_stored
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.scripts.job import CHANGE, CREATE, ChangeArgs, ChangeUnit, CreateArgs, CreateUnit
-from scheduler_core.store.redis.scripts.script import HistoryKeys, Unit
+from scheduler_core.store.redis.scripts.job import CHANGE, CREATE, ChangeArgs, ChangeItem, CreateArgs, CreateItem
+from scheduler_core.store.redis.scripts.script import HistoryKeys, Item
 from scheduler_core.store.redis.settlements import encode_step, score
 from scheduler_core.store.redis.shard import RedisShard
 
 
 class Changes(RedisShard):
-    """Changes by clients; part of ``RedisStore``."""
+    """Part of ``RedisStore``; ``JobStore`` documents the methods."""
 
     async def change(
         self, job_id: str, stored: StoredJob, transition: Transition, *, answer: Answer | None = None
     ) -> bool:
-        """Apply a client's change, unless the job is no longer what ``stored`` says; whether it was applied.
-
-        ``job_id`` may be a child unit. A change spawns none. ``answer`` is kept in the same step; where one is kept
-        under its key already, nothing is applied.
-        """
         result = (await self._change_all([(job_id, stored, transition)], answer))[0]
         if isinstance(result, StoreRefused):
             raise result
         return result
 
     async def change_many(self, changes: Sequence[tuple[str, StoredJob, Transition]]) -> list[bool | StoreRefused]:
-        """Apply a change of each of several jobs, no job twice, at most 250; each by itself as ``change`` does."""
         return await self._change_all(changes, None)
 
     async def _change_all(
@@ -56,15 +50,15 @@ class Changes(RedisShard):
             now=0 if answer is None else answer.now_ms,
             answer_until=0 if answer is None else answer.until_ms,
         )
-        answers = await self.write_batch(CHANGE, args, [self._unit(*one) for one in changes])
+        answers = await self.write_batch(CHANGE, args, [self._item(*one) for one in changes])
         return [
             answer == b"ok" if isinstance(answer, bytes) else _refusal(answer[0].decode(errors="replace"))
             for answer in answers
         ]
 
-    def _unit(self, claim_key: str, stored: StoredJob, transition: Transition) -> Unit[ChangeUnit]:
+    def _item(self, claim_key: str, stored: StoredJob, transition: Transition) -> Item[ChangeItem]:
         step, owner = encode_step(claim_key, transition), job_of_claim_key(claim_key)
-        args = ChangeUnit(
+        args = ChangeItem(
             claim_key=claim_key,
             expected_tag=stored.tag,
             expected_lease=stored.lease_row,
@@ -76,18 +70,14 @@ class Changes(RedisShard):
             n=step.n,
         )
         lists = HistoryKeys(history=self._keys.history(owner), failures=self._keys.failures(owner))
-        return Unit(args, lists, step.records)
+        return Item(args, lists, step.records)
 
     async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | Literal["large"] | None]:
-        """Create those of these jobs (no id twice, at most 1000) under whose ids nothing is stored, no tombstone either
-        nor an open run. None for each that was created; for the others what is stored, all of one moment, or ``large``
-        where that is too much for one reply: read it by itself.
-        """
-        units = [
-            Unit(CreateUnit(job_id=job.id, definition=encode_job(job), state=encoded, wake=score(state)))
+        items = [
+            Item(CreateItem(job_id=job.id, definition=encode_job(job), state=encoded, wake=score(state)))
             for (job, state), encoded in zip(new, encode_states([state for _, state in new]), strict=True)
         ]
-        downtimes, store_id, *rows = await self.write_batch(CREATE, CreateArgs(channel=self._keys.wake), units)
+        downtimes, store_id, *rows = await self.write_batch(CREATE, CreateArgs(channel=self._keys.wake), items)
         return [
             None
             if row == b"ok"
@@ -98,7 +88,6 @@ class Changes(RedisShard):
         ]
 
     async def answer(self, key: str, *, now_ms: int) -> bytes | None:
-        """What is kept under this key (see ``Answer``)."""
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.zscore(self._keys.answered, key)

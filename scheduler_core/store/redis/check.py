@@ -1,4 +1,4 @@
-"""What a Redis has to be like for the promises to hold, read from its INFO."""
+"""Checks by its INFO whether a Redis is set up as Cronpost's promises require."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ OLDEST_VERSION = (6, 2)
 
 
 def check_servers(infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:
-    """What is wrong with the servers that gave these INFOs: the master, or those of a Cluster; fatal findings first."""
+    """Check the servers that returned these INFOs: the master, or those of a Cluster; fatal findings first."""
     found = [finding for info in infos for finding in check_server(info, topology)]
     return sorted(dict.fromkeys(found), key=lambda finding: not finding.fatal)
 
 
 def wrong_scheme(error: StoreRefused, topology: Topology) -> str | None:
-    """What is wrong with a URL that leads to servers which know nothing of a Cluster, or of Sentinels."""
+    """Explain an error that means that the URL's scheme does not fit: the servers are no Cluster, or no Sentinels."""
     text = str(error)
     if topology is Topology.CLUSTER and "cluster support disabled" in text:
         return (
@@ -33,8 +33,8 @@ def wrong_scheme(error: StoreRefused, topology: Topology) -> str | None:
 
 
 def check_server(info: Mapping[str, Any], topology: Topology = Topology.SINGLE) -> list[Finding]:
-    """What is wrong with the server that gave this INFO; fatal findings first. Fields that it does not tell (some
-    hosted services hide them) are not judged."""
+    """Check the server that returned this INFO; fatal findings first. Missing fields (some hosted services hide them)
+    are not judged."""
     findings: list[Finding] = []
     version = str(info.get("redis_version", ""))
     numbers = tuple(int(number) for number in re.findall(r"[0-9]+", version)[:2])

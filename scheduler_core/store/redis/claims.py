@@ -1,4 +1,4 @@
-"""Claims due jobs, and finds what a node holds."""
+"""Claims due jobs, recovers lost claims, and reads the leases of a node."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from scheduler_core.store.redis.scripts.script import Arg
 from scheduler_core.store.redis.shard import RedisShard, is_text
 
 CLAIM_LIMIT = 1000
-"""The most jobs that one claim takes; Lua's stack bounds it."""
+"""The most jobs per claim, bounded by Lua's stack."""
 log = get_logger(__name__)
 
 
 class Claims(RedisShard):
-    """Claims of due jobs; part of ``RedisStore``."""
+    """Part of ``RedisStore``; ``LoopStore`` documents the methods."""
 
     async def claim(
         self,
@@ -40,11 +40,6 @@ class Claims(RedisShard):
         downtime_count: int,
         trial: bool = True,
     ) -> Claim:
-        """Take up to ``limit`` due jobs, fewer if their documents are large. ``token`` numbers the claims of this node,
-        from 1. ``trial``: whether it may take jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a row.
-
-        After StoreUnavailable with ``effect_unknown``, ask ``recover``.
-        """
         answer = await self.run(
             CLAIM,
             ClaimArgs(
@@ -77,12 +72,6 @@ class Claims(RedisShard):
     async def recover(
         self, *, node: str, token: int, claimed_at_ms: int | None = None, reply_bytes: int = REPLY_BYTES
     ) -> list[ClaimedJob]:
-        """The jobs that the claim with the number ``token`` took and that are still this node's.
-
-        ``claimed_at_ms``: the time that the claim was made with; None: not known, so all claimed jobs are looked at.
-        Jobs that do not fit into ``reply_bytes`` are given back: they are due again. With 0, all are. Should that claim
-        arrive only after this, it takes nothing.
-        """
         lowest, highest = scores.CLAIMED, scores.SUSPECTED - 1
         if claimed_at_ms is not None:
             lowest = highest = scores.CLAIMED + claimed_at_ms
@@ -93,7 +82,7 @@ class Claims(RedisShard):
         return await self._claimed_jobs(rows)
 
     async def _claimed_jobs(self, rows: Sequence[Any]) -> list[ClaimedJob]:
-        """The claimed jobs of these rows. A member of the due set that cannot be an id is taken out of it."""
+        """Decode the rows of claimed jobs. Removes a member of the due set that cannot be an id."""
         found: list[ClaimedJob] = []
         for row in rows:
             try:
@@ -112,15 +101,13 @@ class Claims(RedisShard):
                 await pipe.execute()
 
     async def leases_of(self, node: str, *, page: int = 500) -> list[OwnLease]:
-        """The jobs that Redis says this node holds, looked for in pages. A lease that cannot be read is left out: the
-        reaper voids it."""
         leases: dict[bytes, OwnLease] = {}
         cursor: Arg = 0
         while True:
             cursor, *found = await self.run(OWN_LEASES, OwnLeasesArgs(node=node, cursor=cursor, limit=page))
             for job_id, fence, token, first in zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True):
                 if not is_text(job_id) or max(len(fence), len(token), len(first)) > 16:
-                    continue  # of somebody else's making
+                    continue  # not written by Cronpost
                 leases[job_id] = OwnLease(job_id.decode(), int(fence), int(token), int(first))
             if int(cursor) == 0:
                 return list(leases.values())

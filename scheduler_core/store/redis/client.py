@@ -1,4 +1,4 @@
-"""A redis-py client for callers that are cancelled and that must never send a command twice."""
+"""Redis clients whose commands survive the cancellation of their caller and are never sent twice."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _under_way: set[asyncio.Task[Any]] = set()
 
 
 class UncancelledPipeline(Pipeline):
-    """A pipeline that is carried through when its caller is cancelled."""
+    """A pipeline that runs to its end when its caller is cancelled."""
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         return await _carry_through(super().execute(raise_on_error))
 
 
 class UncancelledRedis(Redis):
-    """Carries each command through to its answer when its caller is cancelled.
+    """A client whose commands run to their answer when their caller is cancelled.
 
-    In redis-py 8.1 a command that is cancelled at the wrong moment swallows the cancellation, or keeps its connection
-    from the pool for good (measured: 77 of 3,000 cancellations were swallowed, and a pool of 64 connections was empty
-    after some 200). Here the caller is cancelled at once and the command goes on without it. What it did must then be
-    taken for unknown.
+    In redis-py 8.1 a command that is cancelled at the wrong moment swallows the cancellation, or never returns its
+    connection to the pool (measured: 77 of 3,000 cancellations were swallowed, and a pool of 64 connections was empty
+    after about 200). Here the caller is cancelled at once and the command continues without it. The caller must treat
+    its effect as unknown.
     """
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -45,9 +45,8 @@ class UncancelledRedis(Redis):
 
 
 class PackedInC(AbstractConnection):
-    """Writes commands with hiredis, as redis-py's blocking client does; in Python, the arguments of a batch of
-    settles take longer than the plans that they carry. Marks the errors of a connection that could not be made: the
-    command that needed it was not sent."""
+    """Packs commands with hiredis, as redis-py's blocking client does: in Python, packing a batch of settlements takes
+    longer than planning them. Adds ``NOT_CONNECTED`` to errors during connect: the command was not sent."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         words = args[0].encode().split() if isinstance(args[0], str) else [args[0]]
@@ -56,7 +55,7 @@ class PackedInC(AbstractConnection):
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         reader = self._reader
         if reader is not None and reader.at_eof():
-            # The server has closed the connection already, so nothing sent on it could be carried out: connect anew.
+            # The server has closed the connection, so nothing sent on it could be carried out: connect again.
             await self.disconnect(nowait=True)
         await super().send_packed_command(command, check_health)
 
@@ -88,9 +87,9 @@ _PACKED = {
 
 
 def connect(url: str, *, timeout_seconds: float = 3.0, connections: int = 64) -> UncancelledRedis:
-    """A client of ``url`` (redis://, rediss:// or unix://).
+    """Make a client of ``url`` (redis://, rediss:// or unix://).
 
-    It never repeats a command by itself: a claim whose reply was lost would then claim twice.
+    It never repeats a command: a claim whose reply was lost would claim twice.
     """
     pool = ConnectionPool.from_url(
         url,
@@ -126,4 +125,4 @@ async def _carry_through(command: Coroutine[Any, Any, T]) -> T:
 def _forget(task: asyncio.Task[Any]) -> None:
     _under_way.discard(task)
     if not task.cancelled():
-        task.exception()  # nobody is left to hear of it
+        task.exception()  # mark the exception as retrieved so that asyncio does not log it

@@ -1,9 +1,9 @@
-"""A client for one shard of a Redis Cluster: everything that it sends goes to the master of one slot.
+"""Sends the commands of one shard to the master of its slot in a Redis Cluster.
 
-redis-py's own client for a Cluster looks for the slot in each command, closes every connection when one master is in
-trouble, and repeats commands (``docs/decisions/0014-shards.md``). A shard has one slot, so little is left to do: keep a
-plain client for each master, know which master has the slot, and follow redirections. A command that was redirected was
-not carried out, so it is sent again; no other ever is.
+redis-py's Cluster client looks for the slot in each command, closes every connection when one master fails, and repeats
+commands (``docs/decisions/0014-shards.md``). A shard has one slot, so this is enough: keep a plain client for each
+master, know which master has the slot, and follow redirections. A redirected command was not carried out, so it is sent
+again; no other command is.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Open = Callable[[Address], UncancelledRedis]
 
 _CLOCK = SystemClock()
 REDIRECTIONS = 8
-"""How often one command is sent somewhere else before the shard counts as away; in half a second, with the pauses."""
+"""How often one command is redirected before the shard counts as unavailable: about half a second with the pauses."""
 PAUSE_SECONDS = 0.02
-"""Before the third time, and each further one as often as it was redirected."""
+"""Pause after the second and each later redirection, multiplied by their number."""
 ASKED_AT_ONCE = 3
-"""Servers that are asked for the map of slots; the first answer counts, so that one that is frozen costs nothing."""
+"""Servers asked for the map of slots at once; the first answer counts, so a frozen server costs nothing."""
 LOOK_SECONDS = 2.0
-"""How long an answer is waited for."""
+"""How long to wait for the map of slots."""
 LOOK_AGAIN_SECONDS = 0.1
-"""The least time between two looks that faults bring about."""
+"""The shortest time between two reads of the map that faults cause."""
 _SERVER_IS_GONE = (ConnectionError, TimeoutError, OSError, ReadOnlyError, ClusterDownError, BusyLoadingError)
 
 
@@ -76,7 +76,7 @@ class Cluster:
         self._closed = False
 
     def master_of(self, slot: int) -> Address | None:
-        """The master of a slot, as far as it is known."""
+        """Return the known master of a slot."""
         moved = self._moved.get(slot)
         if moved is not None:
             return moved
@@ -87,7 +87,7 @@ class Cluster:
         return address if slot <= last else None
 
     async def find(self, slot: int) -> Address:
-        """The slot's master. Raises ClusterDownError, or what kept the map from being read."""
+        """Return the slot's master. Raises ClusterDownError, or the error that prevented reading the map."""
         address = self.master_of(slot)
         if address is None:
             await self.look()
@@ -97,26 +97,27 @@ class Cluster:
         return address
 
     def client_at(self, address: Address) -> UncancelledRedis:
-        """The client of one server."""
+        """Return the client of one server."""
         client = self._clients.get(address)
         if client is None:
             client = self._clients[address] = self._open(address)
         return client
 
     def moved(self, slot: int, address: Address) -> None:
-        """A server said that the slot is another's now."""
+        """Record that a slot has moved."""
         self._moved[slot] = address
         self.suspect()
 
     def suspect(self) -> None:
-        """Something is wrong with a server: look at the map again, soon and in the background."""
+        """Read the map again soon, in the background, because a server failed."""
         loop = asyncio.get_running_loop()
         if self._timer is None and not self._closed:
             delay = max(0.0, self._looked_at + LOOK_AGAIN_SECONDS - loop.time())
             self._timer = loop.call_later(delay, self._begin)
 
     async def look(self) -> None:
-        """Read the map of slots. Raises ClusterDownError if no server can be reached, or what one refused it with."""
+        """Read the map of slots. Raises ClusterDownError if no server can be reached, or the error with which one
+        refused."""
         await asyncio.shield(self._begin())
 
     async def aclose(self) -> None:
@@ -174,7 +175,7 @@ class Cluster:
         return await self.client_at(address).execute_command("CLUSTER SLOTS")
 
     async def _take(self, rows: Any, *, asked: Address) -> None:
-        """Believe a map: rows of (first slot, last slot, master, replica, ...), a server being (host, port, ...)."""
+        """Take over a map: rows of (first slot, last slot, master, replica, ...); a server is (host, port, ...)."""
         found: list[tuple[int, int, Address]] = []
         known: dict[Address, None] = {}
         for first, last, *servers in rows:
@@ -191,7 +192,7 @@ class Cluster:
         for client in self._retired:
             with contextlib.suppress(RedisError, OSError):
                 await _retire(client)
-        # A command that was about to be sent may have opened a connection since; the next map closes that one.
+        # A command in preparation may have opened a connection since; the next map closes it.
         self._retired = [client for client in self._retired if _has_command(client)]
 
 
@@ -206,13 +207,13 @@ def _has_command(client: Redis) -> bool:
 
 
 async def _wait_before(turn: int) -> None:
-    """Right after a slot has moved, its two masters may name each other, until one has heard of it from the other."""
+    """Pause between redirections: right after a slot has moved, its two masters may name each other for a moment."""
     if turn > 1:
         await _CLOCK.sleep(PAUSE_SECONDS * turn)
 
 
 class ClusterClient(UncancelledRedis):
-    """A client of the master of one slot, whichever that is. Its commands must all belong to the slot."""
+    """A client of the current master of one slot. All its commands must belong to the slot."""
 
     def __init__(self, cluster: Cluster, slot: int, seed: Address) -> None:
         super().__init__(connection_pool=cluster.client_at(seed).connection_pool)
@@ -241,8 +242,8 @@ class ClusterClient(UncancelledRedis):
         return _ClusterPipeline(self)
 
     async def execute_all(self, commands: Sequence[CommandT]) -> list[Any]:
-        """Send commands in one round trip; answers and errors in their order. Only those that were redirected are
-        sent again."""
+        """Send commands in one round trip; return answers and errors in order. Only redirected commands are sent
+        again."""
         answers: list[Any] = [None] * len(commands)
         left = list(range(len(commands)))
         for turn in range(REDIRECTIONS):
@@ -268,8 +269,7 @@ class ClusterClient(UncancelledRedis):
         raise ClusterDownError(f"slot {self._slot} was redirected {REDIRECTIONS} times")
 
     def pubsub(self, **options: Any) -> PubSub:
-        """A subscription at the slot's master, or while that is unknown, at any server: a Cluster passes messages on
-        to all."""
+        """Subscribe at the slot's master, or while that is unknown, at any server: a Cluster passes messages to all."""
         address = self._cluster.master_of(self._slot)
         if address is None:
             return super().pubsub(**options)
@@ -279,8 +279,8 @@ class ClusterClient(UncancelledRedis):
         await self._cluster.aclose()
 
     async def _ask(self, address: Address, args: Sequence[Any], options: Any) -> Any:
-        """The slot is on its way to another server, and this command belongs there already. ASKING holds for the next
-        command of the same connection."""
+        """Send a command to the server to which its slot is being moved. ASKING holds for the next command of the same
+        connection."""
         client = self._cluster.client_at(address)
         answer = (await _send(client, [(("ASKING",), {}), (tuple(args), options)]))[1]
         if isinstance(answer, MovedError):
@@ -291,7 +291,7 @@ class ClusterClient(UncancelledRedis):
 
 
 class _ClusterPipeline(Pipeline):
-    """Collects commands, and has them sent to wherever the slot is."""
+    """Collects commands and sends them to the master of the slot."""
 
     def __init__(self, client: ClusterClient) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction=False, shard_hint=None)
@@ -314,7 +314,7 @@ async def _send(client: Redis, commands: Sequence[CommandT]) -> list[Any]:
 
 
 def _told(error: AskError, asked: Address) -> Address:
-    """Where a redirection leads. A server without an address that it would tell leaves the host out: it is the one
+    """Return the address in a redirection. A server that has no address to announce leaves the host out: it is the one
     that was asked."""
     return str(error.host) or asked[0], int(error.port)
 
@@ -327,4 +327,4 @@ def _address(server: Sequence[Any], asked: Address) -> Address:
 
 def _looked_at(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
-        task.exception()  # whoever waited has it; if nobody did, the next command meets the fault
+        task.exception()  # mark the exception as retrieved: without a waiter, the next command meets the fault

@@ -1,7 +1,6 @@
-"""How documents are stored: msgpack with one-letter names.
+"""Encodes and decodes stored documents: msgpack with one-letter names.
 
-A state is led by a tag of 8 random bytes, drawn anew with every write. Scripts compare tags, and never look into a
-document: they need no JSON, no arithmetic and no knowledge of fields.
+A state begins with a tag of 8 random bytes, drawn at every write. Scripts compare tags and never decode a document.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ TAG_BYTES = 8
 
 
 class _Definition(msgspec.Struct, omit_defaults=True):
-    """A job's definition as it is stored: short, since there may be millions.
+    """A job's definition as it is stored: short, since a store may hold millions.
 
-    The id is not in it, because it is the name of the field that holds it; a cron expression stands by itself. An ``m``
-    that is missing is equal to ``c``. Documents of the first form, with ``i`` and with every trigger under ``g``, are
-    read as well. What each letter means is told at the fields of ``Job``.
+    It has no id, which is the name of the hash field that holds it. A missing ``m`` equals ``c``. Documents of the
+    first version, with ``i`` and with every trigger in ``g``, are decoded too. The fields of ``Job`` explain the
+    letters, in the order of ``encode_job``.
     """
 
     u: str
     p: bytes
     x: str | None = None
-    """Of a cron trigger the expression, and in ``z`` the time zone."""
+    """The expression of a cron trigger; ``z`` is its time zone."""
     z: str = "UTC"
     g: TriggerSpec | None = None
     """Any other trigger."""
@@ -59,7 +58,7 @@ _detail_decoder = msgspec.msgpack.Decoder(RunDetail)
 
 
 def encode_job(job: Job) -> bytes:
-    """The stored form of a definition; what it leaves out is its id."""
+    """Encode a definition, without its id."""
     trigger = job.trigger
     is_cron = type(trigger) is CronSpec
     return _encoder.encode(
@@ -82,7 +81,7 @@ def encode_job(job: Job) -> bytes:
 
 
 def decode_job(job_id: str, stored: bytes) -> Job:
-    """The definition that is stored for ``job_id``. Raises CorruptDocument."""
+    """Decode the definition stored for ``job_id``. Raises CorruptDocument."""
     try:
         one = _job_decoder.decode(stored)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -95,12 +94,12 @@ def decode_job(job_id: str, stored: bytes) -> Job:
 
 
 def encode_state(state: JobState) -> bytes:
-    """The stored form of a state, under a new tag."""
+    """Encode a state with a new tag."""
     return random.getrandbits(64).to_bytes(TAG_BYTES, "big") + _encoder.encode(state)
 
 
 def encode_states(states: Sequence[JobState]) -> list[bytes]:
-    """The stored forms of many states, each under a tag of its own. An object that comes again is encoded once."""
+    """Encode many states, each with its own new tag. An object that occurs again is encoded once."""
     tags = random.randbytes(TAG_BYTES * len(states))
     known: dict[int, bytes] = {}
     encoded: list[bytes] = []
@@ -134,7 +133,7 @@ def record_args(job_id: str, record: Record, detail: RunDetail | None = None) ->
             record=_encoder.encode(record),
             detail=b"",
         )
-    # Only settled runs are recorded. Should one come that is not, its job must be settled all the same.
+    # Only settled runs are recorded. If one is not settled by mistake, its job must still be settled.
     status = status_of(record) or RunStatus.FAILED
     start_ms = record.started_at_ms if record.started_at_ms is not None else record.ended_at_ms
     last = record.attempts[-1] if record.attempts else None
@@ -149,7 +148,7 @@ def record_args(job_id: str, record: Record, detail: RunDetail | None = None) ->
 
 
 def decode_record(stored: bytes) -> tuple[str, Run]:
-    """The job's id and the run of a stored record. Raises CorruptDocument."""
+    """Decode the job id and the run of a record. Raises CorruptDocument."""
     try:
         return _record_decoder.decode(stored)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -165,11 +164,11 @@ def decode_detail(stored: bytes) -> RunDetail:
 
 
 _REASONS = {reason.value[0]: reason for reason in Reason}
-"""By the letter that stands for it in an entry: its first one."""
+"""Reasons by their first letter, as entries hold it."""
 
 
 def decode_entry(stored: bytes) -> Entry | Miss:
-    """An entry of a job's list. Raises CorruptDocument."""
+    """Decode an entry of a job's list. Raises CorruptDocument."""
     try:
         if stored[:1] == b"m":
             return _miss_decoder.decode(stored.partition(b" ")[2])
@@ -185,12 +184,12 @@ _MARK = re.compile(rb"[xb]-?[0-9]{1,15}")
 
 
 def is_mark(stored: bytes | None) -> bool:
-    """Whether an entry of a job's list is the one that says from where on the list is complete."""
+    """Whether an entry of a job's list is the mark that states from where on the list is complete."""
     return stored is not None and _MARK.fullmatch(stored) is not None
 
 
 def decode_lease(stored: bytes) -> Lease:
-    """A lease row, as ``lua/lib/lease.lua`` describes it. Raises CorruptDocument."""
+    """Decode a lease, as ``lua/lib/lease.lua`` describes it. Raises CorruptDocument."""
     try:
         fence, node, first_fence, first_claimed, losses, _score, rest = stored.decode("ascii").split(" ")
         rest, _, more = rest.partition("~")
@@ -222,8 +221,8 @@ def _lost_claim(text: str) -> LostClaim:
 
 
 def decode_downtimes(stored: bytes, count: int) -> tuple[Downtime, ...]:
-    """``after:until,after:until``, oldest first: the last ones of ``count`` ever recorded. What cannot be read
-    is left out."""
+    """Decode ``after:until,after:until``, oldest first: the last ones of ``count`` ever recorded. Unreadable ones are
+    left out."""
     if not stored:
         return ()
     windows = stored.split(b",")
@@ -236,6 +235,6 @@ def decode_downtimes(stored: bytes, count: int) -> tuple[Downtime, ...]:
 
 
 def decode_counted_downtimes(stored: bytes) -> tuple[Downtime, ...]:
-    """How many downtimes were ever recorded, a space, and those that are kept."""
+    """Decode the number of downtimes ever recorded, a space, and those that are kept."""
     count, _, windows = stored.partition(b" ")
     return decode_downtimes(windows, int(count) if count.isdigit() and len(count) <= 15 else 0)

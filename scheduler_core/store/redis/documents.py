@@ -1,4 +1,4 @@
-"""Jobs from the rows that Redis keeps of them."""
+"""Decodes jobs from the rows of the hashes ``jobs``, ``states`` and ``leases``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_stored(
     store_id: bytes | None,
     children: int = 0,
 ) -> StoredJob:
-    """A job or unit from the three rows that the store keeps of it, and the facts that all jobs share."""
+    """Decode a job or a child run from its three rows, and the facts that all jobs share."""
     job, position, fault = decode_rows(claim_key, definition, state)
     if fault is None and (job is None) != (position is None) and not (position is not None and position.deleted):
         fault = f"its {'definition' if job is None else 'state'} is gone"

@@ -1,9 +1,9 @@
-"""Turns what redis-py raises into the two faults that the rest of Cronpost knows: passing and lasting.
+"""Translates exceptions of redis-py into StoreUnavailable (temporary) and StoreRefused (permanent).
 
-A server's error begins with a code (``OOM``, ``READONLY``). redis-py turns some codes into exception classes and cuts
-them off the text, others not; and inside a script Redis 6.2 puts the code in the middle of an error of its own:
-``ERR Error running script (call to f_...): @user_script:3: -OOM command not allowed ...``. ``code_of`` finds the
-code in each form, for Redis 6.2 to 8 and Valkey; everything else decides by the code alone.
+A server's error begins with a code (``OOM``, ``READONLY``). redis-py turns some codes into exception classes and
+removes them from the text, others not; and inside a script Redis 6.2 puts the code into the middle of another error:
+``ERR Error running script (call to f_...): @user_script:3: -OOM command not allowed ...``. ``code_of`` finds the code
+in each form, for Redis 6.2 to 8 and Valkey; all decisions use the code alone.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ PASSING = {
     "EXECABORT": "Redis discarded the transaction",
     "LATE": "the change reached Redis after its deadline",  # from our own scripts
 }
-"""Codes of faults that pass without a change to this client. Redis carried nothing out."""
+"""Codes of temporary faults. Redis carried nothing out."""
 NOT_CONNECTED = "no connection could be made, so no command was sent"
-"""A note on exceptions of redis-py (PEP 678), put there by the connections of ``client``."""
+"""A note (PEP 678) that the connections of ``client`` add to exceptions of redis-py."""
 LASTING = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (redis_errors.OutOfMemoryError, "OOM"),
@@ -52,7 +52,7 @@ _IN_A_SCRIPT = re.compile(r"(?:script|user_script|call to)\b.*? -([A-Z][A-Z]+) "
 
 
 def code_of(error: BaseException) -> str:
-    """The code of a server's error; empty where there is none: no server answered, or one with a text alone."""
+    """Return the code of a server's error; empty if no server answered, or one answered without a code."""
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
@@ -65,10 +65,10 @@ def code_of(error: BaseException) -> str:
 
 
 def translate(error: Exception) -> StoreUnavailable | StoreRefused:
-    """The fault that ``error`` is. ``effect_unknown`` says whether the command may have been carried out."""
+    """Translate an exception. ``effect_unknown`` of the result: the command may have been carried out."""
     text = str(error)
     code = code_of(error)
-    # redis-py wraps what happens while it connects in a ConnectionError, a refused password too.
+    # redis-py wraps errors during connect in a ConnectionError, a refused password too.
     cause = error.__cause__ or error.__context__
     if code in LASTING or (cause is not None and code_of(cause) in LASTING):
         return StoreRefused(f"Redis refuses this client: {text}")
@@ -88,7 +88,7 @@ def translate(error: Exception) -> StoreUnavailable | StoreRefused:
 
 @contextmanager
 def translated_faults() -> Iterator[None]:
-    """Raise StoreUnavailable or StoreRefused for whatever redis-py raises inside."""
+    """Raise StoreUnavailable or StoreRefused for exceptions of redis-py raised inside."""
     try:
         yield
     except (redis_errors.RedisError, OSError) as error:
@@ -96,5 +96,5 @@ def translated_faults() -> Iterator[None]:
 
 
 def of_replica(error: Exception) -> bool:
-    """Whether the cause of a fault is that the server is a replica, which takes no writes."""
+    """Whether a fault means that the server is a replica, which refuses writes."""
     return error.__cause__ is not None and code_of(error.__cause__) == "READONLY"

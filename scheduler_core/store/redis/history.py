@@ -1,6 +1,6 @@
-"""Settled runs across all jobs, and where those are that are not settled; totals; trimming.
+"""Lists the runs of all jobs of a shard, reads their totals, and trims their records.
 
-Nothing here reads more than was asked for: a page of the list costs each index what the page and what is skipped take.
+A page of the list reads from each index no more than the page and what is skipped.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from scheduler_core.store.redis.scripts.history import (
     SWEEP_LISTS,
     SWEEP_RUNS,
     SweepListsArgs,
-    SweepListsUnit,
+    SweepListsItem,
     SweepRunsArgs,
 )
-from scheduler_core.store.redis.scripts.script import HistoryKeys, Unit
+from scheduler_core.store.redis.scripts.script import HistoryKeys, Item
 from scheduler_core.store.redis.shard import RedisShard, is_text
 
 MINUTE_MS = 60_000
@@ -32,16 +32,16 @@ MINUTES_KEPT = 120
 PAGE = 500
 """Records read in one round trip."""
 LIST_LIMIT = 20_000
-"""How many entries of one job's lists are looked at."""
+"""The most entries of a job's lists that are examined."""
 TIES = 16
-"""How many more are read than wanted, for those that share their instant with the one before the page."""
+"""Extra entries per read, for those at the same instant as the last entry of the page before."""
 _COUNT = re.compile(rb"[A-Za-z]+|m:[0-9]{1,15}")
-"""The fields of the counts."""
+"""The names of fields in the counts."""
 FOREVER_MS = scores.IDLE - scores.CLAIMED - 1
 
 
 class RedisHistory:
-    """Works on the connections of the store that it is ``beside``. Raises StoreUnavailable or StoreRefused."""
+    """A ``HistoryStore`` on the connections of a shard."""
 
     def __init__(self, beside: RedisShard) -> None:
         self._shard = beside
@@ -49,10 +49,6 @@ class RedisHistory:
         self._keys = beside.keys
 
     async def candidates(self, query: Query, *, before: Place | None, count: int) -> list[Candidate]:
-        """The first ``count`` places of the list that ``query`` asks for, those from ``before`` on left out.
-
-        What is not settled is read first: a run that is settled meanwhile is found twice rather than never.
-        """
         high = query.end_ms if query.end_ms is not None else FOREVER_MS
         high = min(high, FOREVER_MS) if before is None else min(high, before.at_ms)
         low = query.start_ms if query.start_ms is not None else 0
@@ -80,7 +76,7 @@ class RedisHistory:
                             found.append(Candidate(place, is_settled, waits))
                     if kept >= count or len(rows) < count + TIES:
                         break
-                    # Many started in the very millisecond at which the page before this one ended.
+                    # More runs than ``TIES`` started in the millisecond at which the page before this one ended.
                     rows = await self._client.zrevrangebyscore(
                         key, shift + high, shift + low, read, count + TIES, withscores=True
                     )
@@ -89,7 +85,6 @@ class RedisHistory:
         return found[:count]
 
     async def records(self, run_ids: Sequence[str]) -> list[Stored | None]:
-        """The settled runs with these ids; None for one that is gone or cannot be read."""
         found: list[Stored | None] = []
         with translated_faults():
             for start in range(0, len(run_ids), PAGE):
@@ -99,10 +94,6 @@ class RedisHistory:
         return found
 
     async def places_of_job(self, job_id: str, query: Query) -> list[Place]:
-        """The places of all settled runs of a job that are stored and asked for, in no order.
-
-        Reads ids and scores only: what a page shows is read afterwards, by ``records``.
-        """
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -130,7 +121,6 @@ class RedisHistory:
         return [place for place in found if query.covers(place)]
 
     async def record(self, run_id: str) -> Stored | None:
-        """One settled run with what its last attempt sent and was answered, as far as that was kept."""
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -145,8 +135,7 @@ class RedisHistory:
         except CorruptDocument:
             return found
 
-    async def units_from(self, at_ms: int, *, limit: int) -> list[Candidate]:
-        """Units with a run that is not settled and started at ``at_ms`` or later, from then on, ``limit`` of a kind."""
+    async def claim_keys_from(self, at_ms: int, *, limit: int) -> list[Candidate]:
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -158,7 +147,6 @@ class RedisHistory:
         return [one for one in found if is_text(one.place.member)]
 
     async def totals(self, *, now_ms: int) -> RunTotals:
-        """Totals of all runs ever settled, right whatever was trimmed since."""
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -184,10 +172,6 @@ class RedisHistory:
         )
 
     async def sweep(self, bounds: Bounds, *, now_ms: int, page: int = PAGE) -> tuple[int, bool]:
-        """Trim one page of what is beyond ``bounds``; how many runs went, and whether more may have to.
-
-        The lists of a job that is gone go with its last record.
-        """
         args = SweepRunsArgs(
             successes_since=now_ms - bounds.success_age_ms,
             failures_since=now_ms - bounds.failure_age_ms,
@@ -198,15 +182,16 @@ class RedisHistory:
             page=page,
         )
         more, *rows = await self._shard.run(SWEEP_RUNS, args)
+        # The lists of a job that is gone are dropped with its last record.
         jobs = sorted({one.job_id for one in map(_stored, rows) if one is not None})
         for start in range(0, len(jobs), PAGE):
-            units = [self._lists_of(job_id) for job_id in jobs[start : start + PAGE]]
-            await self._shard.run_batch(SWEEP_LISTS, SweepListsArgs(), units)
+            items = [self._lists_of(job_id) for job_id in jobs[start : start + PAGE]]
+            await self._shard.run_batch(SWEEP_LISTS, SweepListsArgs(), items)
         return len(rows), more == b"1"
 
-    def _lists_of(self, job_id: str) -> Unit[SweepListsUnit]:
+    def _lists_of(self, job_id: str) -> Item[SweepListsItem]:
         k = self._keys
-        return Unit(SweepListsUnit(job_id=job_id), HistoryKeys(history=k.history(job_id), failures=k.failures(job_id)))
+        return Item(SweepListsItem(job_id=job_id), HistoryKeys(history=k.history(job_id), failures=k.failures(job_id)))
 
 
 def _stored(row: bytes | None) -> Stored | None:

@@ -1,4 +1,4 @@
-"""Heartbeats of nodes, and what dead ones held."""
+"""Records heartbeats of nodes, and reclaims the jobs of dead ones."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from scheduler_core.store.redis.scripts.node import (
 from scheduler_core.store.redis.shard import RedisShard
 
 DOWNTIMES_KEPT = 64
-"""How many downtimes are kept apart. A job that was not claimed through so many is judged by their sum."""
+"""How many downtimes are kept separately. Older ones are merged: a job that was not claimed during more downtimes than
+this is judged by the merged one."""
 
 
 class Nodes(RedisShard):
-    """Heartbeats and leases of nodes; part of ``RedisStore``."""
+    """Part of ``RedisStore``; ``LoopStore`` documents the methods."""
 
     async def beat(
         self,
@@ -41,7 +42,6 @@ class Nodes(RedisShard):
         forget_ms: int,
         store_id: str,
     ) -> Beat:
-        """Say that ``node`` is alive. ``store_id`` becomes the store's if it has none."""
         args = BeatArgs(
             node=node,
             now=now_ms,
@@ -65,11 +65,9 @@ class Nodes(RedisShard):
         )
 
     async def leave(self, *, node: str, now_ms: int) -> int:
-        """Take the node's entry out; the number of nodes left."""
         return int(await self.run(LEAVE, LeaveArgs(node=node, now=now_ms)))
 
     async def take_reap_turn(self, *, now_ms: int, dead_after_ms: int, interval_ms: int, audit_ms: int) -> ReapTurn:
-        """Ask whether the leases have to be looked at now. One node of the fleet has the turn in each interval."""
         answer = await self.run(
             TAKE_REAP_TURN,
             TakeReapTurnArgs(now=now_ms, dead_after=dead_after_ms, interval=interval_ms, audit=audit_ms),
@@ -77,7 +75,6 @@ class Nodes(RedisShard):
         return ReapTurn(int(answer))
 
     async def swept(self, *, until_ms: int, audited_at_ms: int | None = None) -> None:
-        """Note that all leases were looked at, those of nodes whose last beat came before ``until_ms`` for good."""
         facts: dict[Any, Any] = {"swept_until": until_ms}
         if audited_at_ms is not None:
             facts["audited_at"] = audited_at_ms
@@ -85,8 +82,6 @@ class Nodes(RedisShard):
             await self._client.hset(self._keys.meta, mapping=facts)
 
     async def reap(self, *, now_ms: int, dead_after_ms: int, void_all: bool = False, page: int = 500) -> list[str]:
-        """Give back the jobs of dead nodes (or, with ``void_all``, of all); their ids. Looks at every claimed job, in
-        pages, in the order in which they were claimed."""
         reaped: list[str] = []
         lowest, skip = scores.CLAIMED, 0
         while True:

@@ -16,16 +16,16 @@ from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 
 SHARDS_OF_A_CLUSTER = 16
-"""How many shards a store on a Cluster begins with: enough to spread over a dozen masters, few enough that an idle node
-has little to look at."""
+"""Shards of a new store on a Cluster: enough to spread over a dozen masters, few enough that an idle node has little to
+poll."""
 BEAT_CONNECTIONS = 4
-"""For the heartbeats of a shard: one beat is under way at a time, and after faults some that nobody waits for."""
+"""Connections for the heartbeats of a shard: one beat is in flight, and after faults some whose callers gave up."""
 CONNECTIONS_OF_A_SHARD = 8
-"""What the services of a further shard use at most on the same server, beyond the connections of the first."""
+"""The most connections that the loops of a further shard add on the same server."""
 
 
 def default_number(url: str) -> int:
-    """How many shards a new store at ``url`` has."""
+    """Return the number of shards of a new store at ``url``."""
     return SHARDS_OF_A_CLUSTER if parse_redis_url(url).topology is Topology.CLUSTER else 1
 
 
@@ -39,10 +39,10 @@ def open_shards(
     connections: int = 64,
     beat_timeout_seconds: float | None = None,
 ) -> Shards[RedisStore]:
-    """The stores of ``number`` shards at ``url`` (see ``redis_url``). Connects when it is used.
+    """Make the stores of ``number`` shards at ``url`` (see ``redis_url``). They connect at their first command.
 
-    ``connections``: at most so many to one server, and some more for further shards. ``beat_timeout_seconds``: for a
-    node, which needs connections of its own for its heartbeats; one command on these may take so long.
+    ``connections``: the most to one server, plus some for further shards. ``beat_timeout_seconds``: for a node, which
+    needs separate connections for its heartbeats: the timeout of one command on these.
     """
     topology = parse_redis_url(url).topology
     keys = [Keys(prefix=prefix, shard=shard) for shard in range(number)]
@@ -62,7 +62,7 @@ def open_shards(
 def _open_clients(
     url: str, keys: Sequence[Keys], *, timeout_seconds: float, connections: int
 ) -> list[UncancelledRedis]:
-    """A client for each shard; they share the connections to a server."""
+    """Make a client for each shard; they share the connections to a server."""
     parsed = parse_redis_url(url)
     if parsed.topology is Topology.CLUSTER:
 

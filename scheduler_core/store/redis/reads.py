@@ -1,4 +1,4 @@
-"""Reads jobs, and the lists of their runs."""
+"""Reads jobs and the histories of their runs."""
 
 from __future__ import annotations
 
@@ -28,28 +28,26 @@ from scheduler_core.store.redis.scripts.job import (
     HistoryKey,
     ReadArgs,
     ReadBesideArgs,
-    ReadUnit,
+    ReadItem,
     RepairDueArgs,
 )
-from scheduler_core.store.redis.scripts.script import Unit
+from scheduler_core.store.redis.scripts.script import Item
 from scheduler_core.store.redis.shard import RedisShard, is_text
 
 log = get_logger(__name__)
 SUCCESSES_PART = 100
 SUCCESSES_PARTS = 10
-"""How many entries of a job's history are looked at together for the latest success, and how many times at most. Of
-runs that overlap, an earlier one may be recorded after a later one, within the number that overlap (at most 100)."""
+"""The search for the latest success examines this many entries of a history together, and this many parts at most. Of
+overlapping runs (at most 100), an earlier one may be recorded after a later one, so the parts are no smaller."""
 
 
 class Reads(RedisShard):
-    """Reads of jobs and runs; part of ``RedisStore``."""
+    """Part of ``RedisStore``; ``JobStore`` and ``ShardStore`` document the methods."""
 
     async def read(self, job_id: str) -> StoredJob:
-        """The job as it is stored now, all of one moment."""
         return (await self.read_many([job_id]))[0]
 
     async def page_ids(self, *, after: str, prefix: str, limit: int) -> list[str]:
-        """Up to ``limit`` job ids that start with ``prefix`` and come after ``after``, in the order of their bytes."""
         low = b"(" + after.encode() if after > prefix else b"[" + prefix.encode()
         high = b"(" + prefix.encode() + b"\xff" if prefix else b"+"
         if not after and not prefix:
@@ -64,31 +62,24 @@ class Reads(RedisShard):
         return [job_id.decode() for job_id in found]
 
     async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
-        """The jobs with these ids, at most 1000. Those that fit into one reply are of one moment."""
         found: list[StoredJob] = []
         while len(found) < len(job_ids):
             found += await self.read_some(job_ids[len(found) :])
         return found
 
     async def read_some(self, job_ids: Sequence[str], *, reply_bytes: int = REPLY_BYTES) -> list[StoredJob]:
-        """Read the first of these jobs that fit into ``reply_bytes``, at least one; all of one moment."""
-        units = [Unit(ReadUnit(claim_key=job_id)) for job_id in job_ids]
-        downtimes, store_id, *rows = await self.run_batch(READ, ReadArgs(reply_bytes=reply_bytes), units)
+        """Read the first of these jobs that fit into ``reply_bytes``, at least one, in one step."""
+        items = [Item(ReadItem(claim_key=job_id)) for job_id in job_ids]
+        downtimes, store_id, *rows = await self.run_batch(READ, ReadArgs(reply_bytes=reply_bytes), items)
         return [
             read_stored(job_id, definition, state, lease, downtimes, store_id, int(children))
             for job_id, (definition, state, lease, children) in zip(job_ids, rows, strict=False)
         ]
 
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
-        """Settled runs and misses of a job, newest first, and after them the failures that were kept longer.
-
-        Entries that cannot be read are left out. A run whose record was trimmed comes as the little that its entry
-        tells: id, fire time and whether it succeeded.
-        """
         return [one for one in await self.history_entries(job_id, skip=skip, limit=limit) if one is not None]
 
     async def history_entries(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record | None]:
-        """The same, with None for each entry that cannot be read: fewer than ``limit`` only at the end."""
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -109,7 +100,7 @@ class Reads(RedisShard):
             return await self._resolved(rows)
 
     async def _resolved(self, rows: Sequence[bytes]) -> list[Record | None]:
-        """The records that list entries stand for; None for one that cannot be read."""
+        """Read the records of list entries; None for an entry that cannot be read."""
         found: list[Record | None] = []
         places: list[int] = []
         ids: list[str] = []
@@ -135,12 +126,10 @@ class Reads(RedisShard):
         return found
 
     async def latest_success(self, job_id: str) -> Run | None:
-        """The run with the latest fire time among the latest successes that the job's history still has."""
         latest = (await self.beside(job_id, job_id)).latest_success
         return None if latest is None else await self.settled_run(latest.run_id)
 
     async def beside(self, job_id: str, claim_key: str) -> Beside:
-        """What the next attempt of a run that overlaps others needs beside its own documents."""
         answer = await self.run(
             READ_BESIDE,
             ReadBesideArgs(job_id=job_id, claim_key=claim_key, part=SUCCESSES_PART, parts=SUCCESSES_PARTS),
@@ -155,13 +144,11 @@ class Reads(RedisShard):
         return Beside(answer[0].decode(), latest)
 
     async def settled_run(self, run_id: str) -> Run | None:
-        """The record of a settled run; None: it was trimmed, or there never was one. Raises CorruptDocument."""
         with translated_faults():
             stored: Any = await self._client.hget(self._keys.records, run_id)
         return None if stored is None else decode_record(stored)[1]
 
     async def children(self, job_id: str, *, limit: int = 1000) -> list[str]:
-        """The units of the runs of a job that overlap, at most ``limit``, oldest first."""
         low, high = f"[{job_id}{CHILD}", f"({job_id}{chr(ord(CHILD) + 1)}"
         with translated_faults():
             found: list[Any] = await self._client.zrange(
@@ -170,10 +157,6 @@ class Reads(RedisShard):
         return [claim_key.decode() for claim_key in found if is_text(claim_key)]
 
     async def secret(self) -> bytes:
-        """32 random bytes, drawn once for the store: what tokens are made with.
-
-        Read it for each token, and do not keep it: a store that was emptied or restored has another one.
-        """
         with translated_faults():
             found: Any = await self._client.hget(self._keys.meta, "secret")
             if found is None:
@@ -182,7 +165,6 @@ class Reads(RedisShard):
         return bytes(found)
 
     async def counts(self, *, now_ms: int) -> Counts:
-        """How many jobs there are, are due and unclaimed, are claimed; and how many nodes beat lately."""
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -195,7 +177,5 @@ class Reads(RedisShard):
         return Counts(jobs, due, claimed, nodes, suspects)
 
     async def repair_due(self, *, now_ms: int, first: int, page: int = 500) -> tuple[int, int]:
-        """Put right the entries of the due set that no job can have, and those that are missing among the ids from the
-        rank ``first`` on: how many, and the rank to go on from (0: from the beginning)."""
         following, *claim_keys = await self.run(REPAIR_DUE, RepairDueArgs(now=now_ms, first=first, page=page))
         return len(claim_keys), int(following)

@@ -1,7 +1,7 @@
-"""A client of the master that Sentinels know, on redis-py's own classes for it.
+"""Connects to the master that Sentinels name, with redis-py's own classes.
 
-Each new connection asks the Sentinels where the master is. A connection whose server turns out to be a replica now is
-closed, and so are the idle ones once another master is found.
+Each new connection asks the Sentinels for the master. A connection whose server has become a replica is closed, and so
+are the idle ones when another master is found.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _OfMaster(PackedInC):
         try:
             return await super().read_response(*args, **options)
         except ConnectionError as error:
-            # redis-py makes a lost connection of it. It is more than that: the command was certainly not carried out.
+            # redis-py turns it into a lost connection, but here the command was certainly not carried out.
             if isinstance(error.__context__, ReadOnlyError):
                 raise error.__context__ from None
             raise
@@ -47,7 +47,7 @@ class _SslConnection(_OfMaster, SentinelManagedSSLConnection):
 
 
 class SentinelClient(UncancelledRedis):
-    """Sends commands to whichever server the Sentinels name as the master."""
+    """Sends commands to the server that the Sentinels name as the master."""
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await super().aclose(close_connection_pool)
@@ -57,7 +57,7 @@ class SentinelClient(UncancelledRedis):
 
 
 def connect_to_master(url: RedisUrl, *, timeout_seconds: float, connections: int) -> SentinelClient:
-    """A client of the master of ``url``. It never repeats a command by itself."""
+    """Make a client of the master at ``url``. It never repeats a command."""
     options: dict[str, Any] = dict(parse_url(url.plain))
     with_tls = options.pop("connection_class", None) is SSLConnection
     for name in ("host", "port"):

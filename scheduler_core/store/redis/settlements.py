@@ -1,4 +1,4 @@
-"""Settles claimed jobs in batches."""
+"""Encodes settlements of claimed jobs, and applies them in batches."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from scheduler_core.store.redis.codec import (
     record_args,
 )
 from scheduler_core.store.redis.documents import decode_rows
-from scheduler_core.store.redis.scripts.job import SETTLE, SettleArgs, SettleUnit, SpawnArgs
-from scheduler_core.store.redis.scripts.script import Arg, HistoryKeys, Unit
+from scheduler_core.store.redis.scripts.job import SETTLE, SettleArgs, SettleItem, SpawnArgs
+from scheduler_core.store.redis.scripts.script import Arg, HistoryKeys, Item
 from scheduler_core.store.redis.shard import RedisShard
 
 
@@ -46,7 +46,7 @@ def _release(claimed: ClaimedJob, *, wake_ms: int = 0, lost: bytes = b"") -> Set
 
 
 def _settlement(claimed: ClaimedJob, step: Step, wake_ms: int | None) -> Settlement:
-    args = SettleUnit(
+    args = SettleItem(
         claim_key=claimed.id,
         holder=f"{claimed.lease.fence} {claimed.lease.node}",
         expected_tag=claimed.tag,
@@ -60,7 +60,7 @@ def _settlement(claimed: ClaimedJob, step: Step, wake_ms: int | None) -> Settlem
 
 
 class Step(NamedTuple):
-    """A transition as scripts take it."""
+    """A transition as the scripts job/settle and job/change take it."""
 
     operation: str
     state: bytes
@@ -70,31 +70,30 @@ class Step(NamedTuple):
     n: int
     """The number of records."""
     records: Sequence[Arg]
-    """The records, and what a spawn needs."""
+    """The arguments of the records, then ``SpawnArgs`` if a child run is spawned."""
 
 
 class Settlements(RedisShard):
-    """Settlements of claimed jobs; part of ``RedisStore``."""
+    """Part of ``RedisStore``; ``LoopStore`` documents the methods."""
 
     settlement = staticmethod(encode_settlement)
     requeue = staticmethod(encode_requeue)
     lost = staticmethod(encode_lost)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
-        """Settle a batch. One answer per settlement; running the same batch again is harmless."""
         k, kept = self._keys, self._retention
-        units: list[Unit[SettleUnit]] = []
+        items: list[Item[SettleItem]] = []
         for one in settlements:
             job_id, (args, records) = job_of_claim_key(one.claim_key), one.encoded
             lists = HistoryKeys(history=k.history(job_id), failures=k.failures(job_id))
-            units.append(Unit(args, lists, records))
+            items.append(Item(args, lists, records))
         bounds = SettleArgs(history_kept=kept.entries, failures_kept=kept.failures, retention=kept.after_ms)
-        answers = await self.run_batch(SETTLE, bounds, units)
+        answers = await self.run_batch(SETTLE, bounds, items)
         return [_settled(one, answer) for one, answer in zip(settlements, answers, strict=True)]
 
 
 def score(state: JobState) -> int:
-    """The job's score in the due set."""
+    """Return the job's score in the due set."""
     if state.quarantine is not None:
         return scores.QUARANTINED
     wake = next_wake_ms(state)
@@ -117,7 +116,7 @@ def encode_step(claim_key: str, transition: Transition) -> Step:
         records += record_args(job_id, record, detail if of_attempt else None)
     if transition.spawn is not None:
         operation, run = "spawn", transition.spawn.run
-        # Due at its fire time: it has come, or there would be no run yet.
+        # Due at its fire time, which has passed: otherwise the run would not exist yet.
         records += SpawnArgs(
             child=child_id(claim_key, run.id, replay=transition.spawn.replay),
             child_wake=run.fire_time_ms,
@@ -128,7 +127,7 @@ def encode_step(claim_key: str, transition: Transition) -> Step:
 
 
 def _retrying_since(state: JobState) -> str:
-    """When the latest of the job's runs that wait for a retry or a completion started; ``-`` if none waits."""
+    """Return the latest start among the runs that wait for a retry or a callback; ``-`` if none waits."""
     if state.open is None and not state.pending:
         return "-"
     starts = [

@@ -1,4 +1,4 @@
-"""One shard of the store: its connections, its keys, and how scripts are run on it."""
+"""``RedisShard``: the connections and keys of one shard, and how scripts run on it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from scheduler_core.store.redis.client import carried_through
 from scheduler_core.store.redis.faults import of_replica, translated_faults
 from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.scripts.node import OPEN_SHARDS, OpenShardsArgs
-from scheduler_core.store.redis.scripts.script import A, Arg, BatchScript, G, Script, Unit, epoch_ms, flat
+from scheduler_core.store.redis.scripts.script import A, Arg, BatchScript, G, Item, Script, epoch_ms, flat
 from scheduler_core.store.shards import Finding
 
 PROBE_MS = 10_000
-"""How long the key lasts that a probe of writes leaves."""
+"""Lifetime of the key that ``try_write`` writes."""
 
 
 class RedisShard:
-    """Jobs, their leases and their history, on one shard of Redis.
+    """The base of the classes that make up ``RedisStore``, and what the other stores on this shard use.
 
-    ``beats`` is a client of its own for heartbeats, with a timeout that is short beside the lease: a beat must not wait
-    behind other commands, nor for a connection that died without a word. None: beats share ``client``.
+    ``beats`` is a separate client for heartbeats whose timeout is short compared with the lease: a beat must not wait
+    behind other commands, nor for a connection that died silently. None: beats share ``client``.
     """
 
     clock: RedisClock | None = None
-    """Redis's clock, for stores that clients' changes go through (``write``); None: changes have no deadline."""
+    """Redis's clock, which sets the deadline of clients' changes (``write``); None: they have no deadline."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class RedisShard:
 
     @property
     def client(self) -> Redis:
-        """For the other stores on the same Redis; they share its connections."""
+        """The client, which the other stores on this shard share."""
         return self._client
 
     @property
@@ -74,13 +74,11 @@ class RedisShard:
         return self._retention
 
     async def aclose(self) -> None:
-        """Close all connections, after commands whose callers were cancelled have ended."""
         await carried_through()
         await self._client.aclose()
         await self._beats.aclose()
 
     async def number_of_shards(self, number: int) -> int:
-        """Into how many shards the store is divided whose first one this is; ``number`` on the very first start."""
         stored = await self.run(OPEN_SHARDS, OpenShardsArgs(number=number))
         if not stored.isdigit() or len(stored) > 4:
             raise StoreRefused(f"the field shards of {self._keys.meta} is no number of shards; put the right one there")
@@ -90,9 +88,9 @@ class RedisShard:
         """Run a script. ``keys``: its ``call_keys``."""
         return await self._send(script, (*self.keys_of(script), *keys), args)
 
-    async def run_batch(self, script: BatchScript[A, G], args: A, units: Iterable[Unit[G]]) -> Any:
-        """Run a script for a batch of units."""
-        return await self._send(script, *flat(self.keys_of(script), args, units))
+    async def run_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
+        """Run a script for a batch of items."""
+        return await self._send(script, *flat(self.keys_of(script), args, items))
 
     async def write(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
         """Run a script that carries out a client's change, with a deadline that is not after this call gives up.
@@ -102,9 +100,9 @@ class RedisShard:
         """
         return await self._send_in_time(script, (*self.keys_of(script), *keys), args)
 
-    async def write_batch(self, script: BatchScript[A, G], args: A, units: Iterable[Unit[G]]) -> Any:
-        """As ``write``, for a batch of units."""
-        return await self._send_in_time(script, *flat(self.keys_of(script), args, units))
+    async def write_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
+        """As ``write``, for a batch of items."""
+        return await self._send_in_time(script, *flat(self.keys_of(script), args, items))
 
     def keys_of(self, script: Script[Any]) -> tuple[str, ...]:
         """The KEYS of a script that do not differ from call to call."""
@@ -129,19 +127,14 @@ class RedisShard:
             return await script.send(self._client, keys, args)
 
     async def time_ms(self) -> float:
-        """Redis's clock, in epoch milliseconds."""
         with translated_faults():
             return epoch_ms(*await self._beats.time())
 
     async def try_write(self) -> None:
-        """Write a small key that expires. Raises StoreError where an upsert would fail: out of memory, read-only,
-        a disk that is full."""
         with translated_faults():
             await self._client.set(self._keys.probe, 1, px=PROBE_MS)
 
     async def wrong_keys(self, job_id: str | None = None) -> dict[str, str]:
-        """The keys of the shard that hold another Redis type than they should, each with what is wrong; with ``job_id``
-        also those of that job."""
         types = self._keys.types()
         if job_id is not None:
             types |= {self._keys.history(job_id): "list", self._keys.failures(job_id): "list"}
@@ -157,7 +150,6 @@ class RedisShard:
         }
 
     async def server_info(self) -> Mapping[str, Any]:
-        """Redis's INFO, with ``maxmemory_policy`` and ``appendonly`` where the server tells them."""
         with translated_faults():
             info: dict[str, Any] = dict(await self._client.info("everything"))
         return info
@@ -167,7 +159,8 @@ class RedisShard:
 
     @contextlib.asynccontextmanager
     async def _of_master(self, client: Redis) -> AsyncGenerator[None]:
-        """Translates faults; where the server has become a replica, has new connections look for the new master."""
+        """Translate faults. If the server has become a replica, close idle connections so that new ones find the
+        master."""
         try:
             with translated_faults():
                 yield
@@ -178,7 +171,7 @@ class RedisShard:
 
 
 def is_text(member: bytes) -> bool:
-    """Whether a member of a key can be an id of ours: it is UTF-8."""
+    """Whether a member of a key can be an id: it is UTF-8."""
     try:
         member.decode()
     except UnicodeDecodeError:

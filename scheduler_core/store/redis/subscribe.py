@@ -1,4 +1,4 @@
-"""Messages of one channel, with a sign of life asked for while it is silent."""
+"""Subscribes to one channel, and pings the server while the channel is silent."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.redis.faults import translated_faults
 
 SIGN_OF_LIFE_SECONDS = 5.0
-"""How long the connection may be silent before Redis is asked whether it is there, and then to answer."""
+"""How long the connection may be silent before it is pinged, and how long the answer may take."""
 
 
 async def messages(client: Redis, channel: str) -> AsyncGenerator[bytes | None, None]:
-    """What is published on ``channel``. The first item, None, says that the subscription stands.
+    """Yield the messages published on ``channel``. The first item, None, means that the subscription is active.
 
-    Raises StoreUnavailable when Redis goes. A silent one is asked for a sign of life, since a connection that was cut
-    without a word looks like one on which nothing happens.
+    Raises StoreUnavailable when the connection ends. A silent connection is pinged, since one that was cut silently
+    looks like one without messages.
     """
     with translated_faults():
         async with client.pubsub() as pubsub:

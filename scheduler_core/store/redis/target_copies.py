@@ -1,4 +1,5 @@
-"""Copies of targets on a further shard, so that its runs need no other. The first shard has the targets themselves."""
+"""Stores copies of targets on a further shard, so that its runs need no other shard. The first shard has the
+targets."""
 
 from __future__ import annotations
 
@@ -13,10 +14,7 @@ from scheduler_core.store.redis.shard import RedisShard
 
 
 class RedisTargetCopies:
-    """The copies that one shard holds. Raises StoreUnavailable or StoreRefused.
-
-    ``originals``: where a target is read of which there is no copy yet.
-    """
+    """The copies on one shard. ``originals``: read for a target that has no copy yet."""
 
     def __init__(self, beside: RedisShard, originals: CatalogueStore) -> None:
         self._shard = beside
@@ -25,30 +23,26 @@ class RedisTargetCopies:
         self._originals = originals
 
     async def read_targets(self, target_ids: Sequence[int]) -> list[StoredTarget | None]:
-        """The targets with these ids, at most 1000."""
         found = [
             None if row is None else decode_target(one, row.partition(b" ")[2])
             for one, row in zip(target_ids, await self._rows(target_ids), strict=True)
         ]
-        # A copy that cannot be read is as good as none.
+        # A copy that cannot be read counts as missing.
         found = [None if one is None or one.fault is not None else one for one in found]
         missing = [one for one, stored in zip(target_ids, found, strict=True) if stored is None]
         originals = dict(zip(missing, await self._originals.read_targets(missing), strict=True))
         return [originals[one] if stored is None else stored for one, stored in zip(target_ids, found, strict=True)]
 
     async def revisions(self, target_ids: Sequence[int]) -> list[int | None]:
-        """When the targets were changed of which these are copies, in epoch ms; None: there is no copy."""
         heads = [None if row is None else row.partition(b" ")[0] for row in await self._rows(target_ids)]
         return [int(head) if head is not None and head.isdigit() and len(head) <= 15 else None for head in heads]
 
     async def put(self, stored: StoredTarget) -> None:
-        """Copy a target, unless there is a copy of a later state of it."""
         target = stored.target
         args = CopyTargetArgs(target_id=str(target.id), revision=target.updated_at_ms, definition=stored.raw)
         await self._shard.run(COPY_TARGET, args)
 
     async def drop(self, target_id: int) -> None:
-        """The target is gone."""
         await self._shard.run(COPY_TARGET, CopyTargetArgs(target_id=str(target_id), revision="", definition=b""))
 
     async def _rows(self, target_ids: Sequence[int]) -> list[bytes | None]:

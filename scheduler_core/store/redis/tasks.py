@@ -1,6 +1,6 @@
-"""The lane of one-off tasks on Redis: one method per step, each one script or one round trip.
+"""Stores one-off tasks and their batches: one method per step, each one script or one round trip.
 
-The lane lies on one shard, whatever number there is: its order and its pauses hold for all nodes together.
+One-off tasks are on the first shard: their order and their pauses hold for all nodes together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scheduler_core.model.run import Run, RunDetail
 from scheduler_core.model.task import LaneRules, Task, TaskStatus, task_id
 from scheduler_core.store.redis.codec import record_args
 from scheduler_core.store.redis.faults import translated_faults
-from scheduler_core.store.redis.scripts.script import HistoryKeys, Unit
+from scheduler_core.store.redis.scripts.script import HistoryKeys, Item
 from scheduler_core.store.redis.scripts.task import (
     DELETE,
     INSERT,
@@ -30,9 +30,9 @@ from scheduler_core.store.redis.scripts.task import (
     SETTLE,
     TAKE,
     DeleteArgs,
-    DeleteUnit,
+    DeleteItem,
     InsertArgs,
-    InsertUnit,
+    InsertItem,
     PageArgs,
     PageKeys,
     ReadArgs,
@@ -40,7 +40,7 @@ from scheduler_core.store.redis.scripts.task import (
     ReviveArgs,
     SettingsArgs,
     SettleArgs,
-    SettleUnit,
+    SettleItem,
     TakeArgs,
 )
 from scheduler_core.store.redis.shard import RedisShard
@@ -48,9 +48,9 @@ from scheduler_core.store.redis.subscribe import messages
 from scheduler_core.store.tasks import PARTS, RULES, Place, Row, SettledBatch, StoredTask, Taken, TaskSettlement
 
 HAS_FAILED = 10**15
-"""Added to a task's score in the set of the running ones if it has failed before."""
+"""Added to a task's score in the set of running tasks if it has failed before."""
 TASK_HISTORY = 100
-"""Runs that one task's history holds. A task has one, and one more each time it is revived."""
+"""The most runs in a task's history. A task has one, and one more each time it is revived."""
 
 log = get_logger(__name__)
 
@@ -64,7 +64,7 @@ def encode_settlement(
     """Encode how a task of a batch ended; ``task`` None leaves the stored document."""
     document = b"" if task is None else _encoder.encode(task)
     records = () if record is None else record_args(task_id(number), record, detail)
-    args = SettleUnit(task=_member(number), operation=operation, document=document, n=1 if records else 0)
+    args = SettleItem(task=_member(number), operation=operation, document=document, n=1 if records else 0)
     return TaskSettlement(number, (args, records))
 
 
@@ -79,9 +79,9 @@ NEWEST_FIRST = ("stale", "delivered")
 
 
 class RedisTasks:
-    """Raises StoreUnavailable or StoreRefused, never an exception of redis-py.
+    """A ``TaskStore`` on the connections of a shard.
 
-    ``settings`` say how many settled tasks are kept, and what a store begins with.
+    ``settings``: how many settled tasks are kept, and the initial settings of the store.
     """
 
     def __init__(self, beside: RedisShard, settings: TaskSettings | None = None) -> None:
@@ -97,10 +97,9 @@ class RedisTasks:
 
     settlement = staticmethod(encode_settlement)
 
-    # ---- what the lane does -------------------------------------------------------------------------------------
+    # ---- for the node -------------------------------------------------------------------------------------------
 
     async def take(self, *, now_ms: int, node: str, token: int, dead_after_ms: int, slots: int) -> Taken:
-        """Take the next batch, if it may be taken. Without an answer, ask again under the same ``token``."""
         args = TakeArgs(now=now_ms, node=node, token=token, dead_after=dead_after_ms, slots=slots, **self._defaults)
         answer = await self._shard.run(TAKE, args)
         result = answer[0].decode()
@@ -116,7 +115,6 @@ class RedisTasks:
     async def settle(
         self, settlements: Sequence[TaskSettlement], *, now_ms: int, node: str, fence: int
     ) -> SettledBatch:
-        """Settle up to ``SETTLE_LIMIT`` tasks of the batch; sending the same again is harmless."""
         args = SettleArgs(
             now=now_ms,
             node=node,
@@ -128,18 +126,14 @@ class RedisTasks:
             retention=self._history_ms,
             channel=self._channel,
         )
-        units: list[Unit[SettleUnit]] = []
+        items: list[Item[SettleItem]] = []
         for one in settlements:
             own, records = one.encoded
-            units.append(Unit(own, self._lists_of(one.number), records))
-        over, removed, *answers = await self._shard.run_batch(SETTLE, args, units)
+            items.append(Item(own, self._lists_of(one.number), records))
+        over, removed, *answers = await self._shard.run_batch(SETTLE, args, items)
         return SettledBatch(over == b"1", int(removed), [answer.decode() for answer in answers])
 
     async def release(self, *, node: str, fence: int | None, ended_at_ms: int | None) -> int:
-        """Give back what is left of the batch that ``node`` took; how many tasks, or -1 if there is no such batch.
-
-        ``fence`` None: whichever batch it is. ``ended_at_ms`` None: none of it was called, so it needs no pause.
-        """
         args = ReturnArgs(
             node=node,
             fence="" if fence is None else fence,
@@ -149,25 +143,19 @@ class RedisTasks:
         return int(await self._shard.run(RETURN, args))
 
     async def wake_ups(self) -> AsyncGenerator[int | None, None]:
-        """Instants at which something in the lane becomes due, as clients set them; 0 when something else changed.
-
-        The first item, None, says that the subscription stands. Raises StoreUnavailable when Redis goes.
-        """
         async with aclosing(messages(self._client, self._channel)) as heard:
             async for message in heard:
                 if message is None or message.isdigit():
                     yield None if message is None else int(message)
 
-    # ---- what clients do ----------------------------------------------------------------------------------------
+    # ---- for clients --------------------------------------------------------------------------------------------
 
     async def insert(self, tasks: Sequence[Task]) -> list[int]:
-        """Store up to 1000 new tasks, all or none; their numbers."""
-        units = [Unit(InsertUnit(execute_at=one.execute_at_ms, document=_encoder.encode(one))) for one in tasks]
-        first = int(await self._shard.write_batch(INSERT, InsertArgs(channel=self._channel), units))
+        items = [Item(InsertItem(execute_at=one.execute_at_ms, document=_encoder.encode(one))) for one in tasks]
+        first = int(await self._shard.write_batch(INSERT, InsertArgs(channel=self._channel), items))
         return list(range(first, first + len(tasks)))
 
     async def read(self, number: int) -> StoredTask | None:
-        """One task, or None if there is none."""
         raw, place, score = await self._shard.run(READ, ReadArgs(task=_member(number)))
         if raw is None or place < 0:
             return None
@@ -175,7 +163,6 @@ class RedisTasks:
         return _stored(PARTS[place], number, int(at_ms) if 0 <= at_ms < HAS_FAILED * 2 else 0, raw)
 
     async def repair(self, *, limit: int = 100) -> int:
-        """Put right members of the sets that are no tasks, or that have a score that none can have; how many."""
         found = 0
         for part in PARTS:
             with translated_faults():
@@ -195,7 +182,7 @@ class RedisTasks:
         return found
 
     async def _put_right(self, part: str, members: Sequence[bytes]) -> None:
-        """Give tasks the score that their documents say, and remove what is no task."""
+        """Correct the scores of tasks by their documents, and remove members that are no tasks."""
         key = self._keys.tasks(part)
         with translated_faults():
             for member in members:
@@ -213,7 +200,6 @@ class RedisTasks:
     async def page(
         self, parts: Sequence[str], start: Place | None, limit: int
     ) -> tuple[list[StoredTask], Place | None]:
-        """Up to ``limit`` tasks of ``parts`` from ``start`` on, and where the next page begins; None at the end."""
         found: list[StoredTask] = []
         strays: list[bytes] = []
         remaining = list(parts) if start is None else list(parts)[list(parts).index(start.part) :]
@@ -238,25 +224,23 @@ class RedisTasks:
                         strays.append(member)
                         continue
                     last = place = Place(part, int(float(score)), int(member))
-                    if raw is not None:  # else it was deleted while it is called
+                    if raw is not None:  # None: it was deleted while it is called
                         found.append(_stored(part, place.number, int(float(score)), raw))
                 if strays:
-                    # Members that are no tasks, or stand where none can: in the way of every page.
+                    # Members that are no tasks, or have an impossible score, would stop every page.
                     await self._put_right(part, strays)
                     strays.clear()
         return found, None
 
     async def delete(self, stored: StoredTask, record: Run | None) -> str:
-        """Delete a task as it was read: ``ok``, ``running``, ``changed`` or ``missing``."""
         bounds = DeleteArgs(history_kept=TASK_HISTORY, failures_kept=TASK_HISTORY, retention=self._history_ms)
         records = () if record is None else record_args(task_id(stored.number), record, None)
-        args = DeleteUnit(task=_member(stored.number), expected=stored.raw, n=1 if records else 0)
-        unit = Unit(args, self._lists_of(stored.number), records)
-        answer: bytes = await self._shard.write_batch(DELETE, bounds, [unit])
+        args = DeleteItem(task=_member(stored.number), expected=stored.raw, n=1 if records else 0)
+        item = Item(args, self._lists_of(stored.number), records)
+        answer: bytes = await self._shard.write_batch(DELETE, bounds, [item])
         return answer.decode()
 
     async def revive(self, stored: StoredTask, task: Task) -> str:
-        """Make a stale task due again, as ``task``: ``ok``, ``not_stale``, ``changed`` or ``missing``."""
         args = ReviveArgs(
             task=_member(stored.number),
             expected=stored.raw,
@@ -268,7 +252,6 @@ class RedisTasks:
         return answer.decode()
 
     async def rules(self) -> LaneRules:
-        """The settings as they are now."""
         with translated_faults():
             values: list[Any] = await self._client.hmget(self._keys.tasks("settings"), list(RULES))
         return LaneRules(
@@ -279,7 +262,6 @@ class RedisTasks:
         )
 
     async def change_rules(self, changes: dict[str, int]) -> LaneRules:
-        """Set some of the settings; all of them as they are then."""
         wanted: dict[str, Any] = {name: changes.get(name, "") for name in RULES}
         defaults = {f"default_{name}": default for name, default in self._defaults.items()}
         values = await self._shard.write(SETTINGS, SettingsArgs(channel=self._channel, **defaults, **wanted))
@@ -291,7 +273,8 @@ class RedisTasks:
 
 
 def _member(number: int) -> str:
-    """How the sets name a task: members of one score are sorted as text, and that has to be the order of arrival."""
+    """Return the member for a task in the sets. Fixed width: members with the same score are sorted as text, which must
+    be the order of arrival."""
     return f"{number:016d}"
 
 

@@ -41,13 +41,13 @@ SWEEP_RUNS = Script("history/sweep_runs", keys=RECORD_KEYS, args=SweepRunsArgs)
 
 
 class SweepListsArgs(NamedTuple):
-    """None but the units."""
+    """No arguments but those of the items."""
 
 
-class SweepListsUnit(NamedTuple):
+class SweepListsItem(NamedTuple):
     job_id: Text
 
 
 SWEEP_LISTS = BatchScript(
-    "history/sweep_lists", keys="jobs records", args=SweepListsArgs, unit_keys=HistoryKeys, unit=SweepListsUnit
+    "history/sweep_lists", keys="jobs records", args=SweepListsArgs, item_keys=HistoryKeys, item=SweepListsItem
 )

@@ -59,19 +59,19 @@ class SettleArgs(NamedTuple):
     retention: Ms
 
 
-class SettleUnit(NamedTuple):
+class SettleItem(NamedTuple):
     claim_key: Text
     holder: Text
     expected_tag: Bytes
     operation: Text
-    state: Annotated[bytes | str, "bytes"]
+    state: Bytes
     wake: Score
     retrying_since: Score
     n: Count
 
 
 class SpawnArgs(NamedTuple):
-    """What follows the records of a unit with the operation ``spawn``."""
+    """What follows the records of an item with the operation ``spawn``."""
 
     child: Text
     child_wake: EpochMs
@@ -83,8 +83,8 @@ SETTLE = BatchScript(
     "job/settle",
     keys=f"due jobs states leases ids retrying children suspects {RECORD_KEYS}",
     args=SettleArgs,
-    unit_keys=HistoryKeys,
-    unit=SettleUnit,
+    item_keys=HistoryKeys,
+    item=SettleItem,
 )
 
 
@@ -99,7 +99,7 @@ class ChangeArgs(NamedTuple):
     answer_until: EpochMs
 
 
-class ChangeUnit(NamedTuple):
+class ChangeItem(NamedTuple):
     claim_key: Text
     expected_tag: Bytes
     expected_lease: Bytes
@@ -115,8 +115,8 @@ CHANGE = BatchScript(
     "job/change",
     keys=f"due jobs states leases ids retrying children answers answered {RECORD_KEYS}",
     args=ChangeArgs,
-    unit_keys=HistoryKeys,
-    unit=ChangeUnit,
+    item_keys=HistoryKeys,
+    item=ChangeItem,
 )
 
 
@@ -124,25 +124,25 @@ class CreateArgs(NamedTuple):
     channel: Text
 
 
-class CreateUnit(NamedTuple):
+class CreateItem(NamedTuple):
     job_id: Text
     definition: Bytes
     state: Bytes
     wake: Score
 
 
-CREATE = BatchScript("job/create", keys="due jobs states leases ids meta children", args=CreateArgs, unit=CreateUnit)
+CREATE = BatchScript("job/create", keys="due jobs states leases ids meta children", args=CreateArgs, item=CreateItem)
 
 
 class ReadArgs(NamedTuple):
     reply_bytes: Size
 
 
-class ReadUnit(NamedTuple):
+class ReadItem(NamedTuple):
     claim_key: Text
 
 
-READ = BatchScript("job/read", keys="jobs states leases meta children", args=ReadArgs, unit=ReadUnit)
+READ = BatchScript("job/read", keys="jobs states leases meta children", args=ReadArgs, item=ReadItem)
 
 
 class ReadBesideArgs(NamedTuple):

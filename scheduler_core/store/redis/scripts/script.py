@@ -9,7 +9,7 @@
     await shard.run(LEAVE, LeaveArgs(node="a", now=now_ms))
 
 KEYS are named as in ``keys.KEY_TYPES``, so the shard fills them in. ``call_keys`` are those that differ from call to
-call; they come last, and the caller passes them as a named tuple. A ``BatchScript`` also takes units: groups of keys
+call; they come last, and the caller passes them as a named tuple. A ``BatchScript`` also takes items: groups of keys
 and arguments that repeat.
 """
 
@@ -102,17 +102,17 @@ class Script(Generic[A]):
 
 
 class BatchScript(Script[A], Generic[A, G]):
-    """A script whose arguments end with units. ``unit_keys`` and ``unit`` name the keys and arguments of one unit."""
+    """A script whose arguments end with items. ``item_keys`` and ``item`` name the keys and arguments of one item."""
 
     def __init__(
-        self, name: str, *, keys: str, args: type[A], unit_keys: type[tuple[str, ...]] = NoKeys, unit: type[G]
+        self, name: str, *, keys: str, args: type[A], item_keys: type[tuple[str, ...]] = NoKeys, item: type[G]
     ) -> None:
-        super().__init__(name, keys=keys, args=args, call_keys=unit_keys)
-        self.unit = unit
+        super().__init__(name, keys=keys, args=args, call_keys=item_keys)
+        self.item = item
 
 
-class Unit(NamedTuple, Generic[G]):
-    """One unit of a batch."""
+class Item(NamedTuple, Generic[G]):
+    """One item of a batch."""
 
     args: G
     keys: tuple[str, ...] = ()
@@ -120,10 +120,10 @@ class Unit(NamedTuple, Generic[G]):
     """What follows the arguments: records (``RecordArgs``) and the like, whose number the arguments say."""
 
 
-def flat(keys: tuple[str, ...], args: tuple[Any, ...], units: Iterable[Unit[Any]]) -> tuple[list[str], list[Arg]]:
-    """The KEYS and ARGV of a call with units."""
+def flat(keys: tuple[str, ...], args: tuple[Any, ...], items: Iterable[Item[Any]]) -> tuple[list[str], list[Arg]]:
+    """The KEYS and ARGV of a call with items."""
     all_keys, all_args = [*keys], [*args]
-    for own, own_keys, rest in units:
+    for own, own_keys, rest in items:
         all_keys += own_keys
         all_args += own
         all_args += rest

@@ -50,7 +50,7 @@ class SettleArgs(NamedTuple):
     channel: Text
 
 
-class SettleUnit(NamedTuple):
+class SettleItem(NamedTuple):
     task: Text
     operation: Text
     document: Bytes
@@ -61,8 +61,8 @@ SETTLE = BatchScript(
     "task/settle",
     keys=f"fresh failed running tasks delivered stale batch {RECORD_KEYS}",
     args=SettleArgs,
-    unit_keys=HistoryKeys,
-    unit=SettleUnit,
+    item_keys=HistoryKeys,
+    item=SettleItem,
 )
 
 
@@ -80,12 +80,12 @@ class InsertArgs(NamedTuple):
     channel: Text
 
 
-class InsertUnit(NamedTuple):
+class InsertItem(NamedTuple):
     execute_at: EpochMs
     document: Bytes
 
 
-INSERT = BatchScript("task/insert", keys="fresh tasks meta", args=InsertArgs, unit=InsertUnit)
+INSERT = BatchScript("task/insert", keys="fresh tasks meta", args=InsertArgs, item=InsertItem)
 
 
 class ReadArgs(NamedTuple):
@@ -117,7 +117,7 @@ class DeleteArgs(NamedTuple):
     retention: Ms
 
 
-class DeleteUnit(NamedTuple):
+class DeleteItem(NamedTuple):
     task: Text
     expected: Bytes
     n: Count
@@ -127,8 +127,8 @@ DELETE = BatchScript(
     "task/delete",
     keys=f"fresh failed running tasks delivered stale {RECORD_KEYS}",
     args=DeleteArgs,
-    unit_keys=HistoryKeys,
-    unit=DeleteUnit,
+    item_keys=HistoryKeys,
+    item=DeleteItem,
 )
 
 
