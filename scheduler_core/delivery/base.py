@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, fin
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.base.clock import Clock
+from scheduler_core.base.clock import Clock, SystemClock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.call import Call, Callback
@@ -58,6 +58,7 @@ Start = Callable[[Call, Done, MaySend], "Attempt"]
 NOT_SENT = Outcome(OutcomeKind.NOT_SENT, 0.0, message="not sent: the lease expired before the first byte")
 """The outcome of an attempt whose lease expired before its first byte."""
 MESSAGE_CHARACTERS = 500
+_CLOCK = SystemClock()  # uvloop's own counts whole milliseconds
 
 C = TypeVar("C")
 
@@ -154,14 +155,13 @@ class CoroutineDeliverer(ABC, Generic[C]):
 
     async def _run(self, call: Call, may_send: MaySend) -> Outcome:
         """Make one attempt within its deadline."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = _CLOCK.monotonic()
         try:
             async with asyncio.timeout(call.timeout_ms / 1000):
                 outcome = await self._attempt(call, may_send)
         except Exception as error:  # noqa: BLE001 - a fault of a kind must end one attempt, not the loop that made it
             outcome = _failed(error, call)
-        latency_ms = outcome.latency_ms or (loop.time() - started) * 1000.0
+        latency_ms = outcome.latency_ms or (_CLOCK.monotonic() - started) * 1000.0
         message = " ".join(outcome.message.split())[:MESSAGE_CHARACTERS]
         return replace(outcome, latency_ms=latency_ms, message=message)
 

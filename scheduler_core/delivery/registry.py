@@ -58,23 +58,24 @@ class TargetKinds:
             raise InvalidInput(f"the URL is longer than {MAX_URL_CHARACTERS} characters", field=field)
         if any(character == "\\" or unicodedata.category(character)[0] in "CZ" for character in url):
             raise InvalidInput("the URL holds whitespace, a control character or a backslash", field=field)
-        self._kind_of(url, field).check_url(url, field=field)
+        self.kind_of(url, field).check_url(url, field=field)
         return url
 
     def check_headers(
         self, url: str, headers: Mapping[str, str], *, field: str = "headers"
     ) -> tuple[tuple[str, str], ...]:
         """Return ``headers`` as pairs if a user may set them for ``url``; else raise InvalidInput for ``field``."""
-        return self._kind_of(url, field).check_headers(headers, field=field)
+        return self.kind_of(url, field).check_headers(headers, field=field)
 
     def check_allowed(self, guard: AddressGuard, url: str, *, field: str = "endpoint") -> None:
         """Raise InvalidInput for ``field`` if the rules of this server refuse ``url`` whatever its name resolves to.
 
         ``url`` has passed ``check_url``.
         """
-        self._kind_of(url, field).check_allowed(url, guard, field=field)
+        self.kind_of(url, field).check_allowed(url, guard, field=field)
 
-    def _kind_of(self, url: str, field: str) -> TargetKind:
+    def kind_of(self, url: str, field: str) -> TargetKind:
+        """Return the kind of target for ``url``; raise InvalidInput for ``field`` if no kind has its scheme."""
         kind = self._by_scheme.get(scheme_of(url))
         if kind is None:
             *others, last = (f"{scheme}://" for scheme in self.schemes)
