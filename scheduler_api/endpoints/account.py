@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, path_id, query, whole
 from scheduler_api.context import context_of
-from scheduler_api.wire.fields import instant
+from scheduler_api.openapi.common import BAD, CURSOR, LIMIT, NEXT_PAGE, NO_JOB, STORE_FAULTS
+from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, query_names
+from scheduler_api.wire.answers.account import Account, show_entry
+from scheduler_api.wire.fields import Instant
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.instants import parse_instant, rfc3339
-from scheduler_core.model.run import Run
-from scheduler_core.plan.account import Entry
 from scheduler_core.usecases.account import read_account
+
+PARAMETERS = (
+    Parameter("from", Instant, "The earliest fire time (inclusive); absent: `accounted_from`."),
+    Parameter("to", Instant, "The latest fire time (inclusive); absent: now."),
+    CURSOR,
+    LIMIT,
+)
 
 
 async def account(request: Request) -> Response:
@@ -24,7 +29,7 @@ async def account(request: Request) -> Response:
     Bounds are inclusive; absent, they are where the account begins, and now. A range that lies partly within is shown
     whole. The account of a deleted job can be read until its history is trimmed.
     """
-    params = query(request, "from", "to", "cursor", "limit")
+    params = query(request, *query_names(PARAMETERS))
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
     from_ms = parse_instant(params["from"], field="from") if "from" in params else None
     to_ms = parse_instant(params["to"], field="to") if "to" in params else None
@@ -39,60 +44,20 @@ async def account(request: Request) -> Response:
         )
     bounds = {"from": rfc3339(page.from_ms), "to": rfc3339(page.to_ms)}
     following = None if page.following is None else f"{page.following[0]}.{page.following[1]}"
-    body = {
-        "job_id": job_id,
-        **bounds,
-        "accounted_from": rfc3339(page.account.from_ms),
-        "accounted_until": rfc3339(page.account.until_ms),
-        "entries": [show_entry(entry, trimmed=page.trimmed) for entry in page.entries],
-        "next": following,
-    }
+    body = Account(
+        job_id,
+        bounds["from"],
+        bounds["to"],
+        rfc3339(page.account.from_ms),
+        rfc3339(page.account.until_ms),
+        [show_entry(entry, trimmed=page.trimmed) for entry in page.entries],
+        following,
+    )
     headers = None
     if following is not None:
         # The bounds stand in the link, so that a page asked for later is one of the same account.
         headers = next_link(request, params, **bounds, cursor=following)
     return json_answer(body, headers=headers)
-
-
-def show_entry(entry: Entry, *, trimmed: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """A run with its fire time, or a range of fire times. ``settled`` is false for what may still change."""
-    if entry.run is not None:
-        return {
-            "kind": "run",
-            "fire_time": rfc3339(entry.first_ms),
-            "settled": entry.settled,
-            "again": entry.again,
-            "run": _show_run(entry.run, trimmed=entry.run.id in trimmed),
-        }
-    reason = "due" if entry.reason is None else entry.reason.value
-    if entry.again:
-        reason = "backfill"
-    elif entry.gets_run:
-        reason = "recovery"
-    return {
-        "kind": "range",
-        "first_fire_time": rfc3339(entry.first_ms),
-        "last_fire_time": rfc3339(entry.last_ms),
-        "settled": entry.settled,
-        "again": entry.again,
-        "reason": reason,
-        "count": entry.count,
-    }
-
-
-def _show_run(run: Run, *, trimmed: bool) -> dict[str, Any]:
-    """In short: ``GET /runs/{id}`` has the rest. Of a trimmed run only id, reason and success are known."""
-    return {
-        "id": run.id,
-        "reason": run.reason.value,
-        "state": run.state.value,
-        "started_at": instant(run.started_at_ms),
-        "ended_at": instant(run.ended_at_ms),
-        "attempts": run.attempt,
-        "status_code": run.last_status,
-        "message": run.message,
-        "trimmed": trimmed,
-    }
 
 
 def _read_cursor(text: str) -> tuple[int, str]:
@@ -103,4 +68,26 @@ def _read_cursor(text: str) -> tuple[int, str]:
     return int(fire_time), rest
 
 
-ROUTES = [Route("/jobs/{job_id}/account", account, methods=["GET"])]
+ROUTES = [
+    DescribedRoute(
+        "GET",
+        "/jobs/{job_id}/account",
+        account,
+        Operation(
+            id="get_job_account",
+            tag="History",
+            summary="Account for each fire time of a job, oldest first",
+            description="Every fire time from `accounted_from` on is in exactly one entry, a run or a range with a "
+            "reason; entries with `again` do not count. The records of earlier fire times were trimmed.",
+            parameters=PARAMETERS,
+            answers={
+                200: Answer(
+                    "A page. A range that lies partly between the bounds is shown whole.", Account, [NEXT_PAGE]
+                ),
+                **BAD,
+                **NO_JOB,
+                **STORE_FAULTS,
+            },
+        ),
+    )
+]

@@ -7,9 +7,10 @@ input is a 422, lists are bare arrays, and a trailing slash in the path makes no
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Annotated
 
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,12 +26,21 @@ from scheduler_api.answers import (
     whole,
     with_ignored,
 )
+from scheduler_api.openapi.common import LIMIT, SKIP
+from scheduler_api.openapi.operation import DescribedRoute, Operation, Parameter, query_names
 from scheduler_api.problem import problem
+from scheduler_api.wire.fields import Described
 from scheduler_api.wire.json_body import Fields, read_object
 from scheduler_api.wire.targets import MAX_DIGITS
 from scheduler_core.base.errors import InvalidInput
 
-PAGE_PARAMETERS = ("skip", "limit", "cursor")
+PAGE_PARAMETERS = (
+    SKIP,
+    LIMIT,
+    Parameter(
+        "cursor", Annotated[int, Meta(ge=0)], "The page after this id, from the `Link` header of the previous page."
+    ),
+)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -49,11 +59,11 @@ def unprocessable(endpoint: Endpoint, parameters: Collection[str]) -> Endpoint:
     return answered
 
 
-def routes(path: str, endpoint: Endpoint, method: str, *, parameters: Collection[str] = ()) -> list[Route]:
-    """The route, and the same with a trailing slash, which is not described apart. ``parameters`` of its query."""
-    answering = unprocessable(endpoint, parameters)
+def routes(method: str, path: str, endpoint: Endpoint, operation: Operation) -> list[Route]:
+    """The route, and the same with a trailing slash, which is not described."""
+    answering = unprocessable(endpoint, query_names(operation.parameters))
     return [
-        Route(path, answering, methods=[method]),
+        DescribedRoute(method, path, answering, operation),
         Route(f"{path}/", answering, methods=[method], include_in_schema=False),
     ]
 
@@ -94,7 +104,7 @@ class PageQuery:
         self.after = whole(self.params, "cursor", 0, 0, 10**MAX_DIGITS)
         self._request = request
 
-    def answer(self, shown: list[dict[str, Any]], cursor: int | None, skip: int = 0) -> Response:
+    def answer(self, shown: Sequence[Described], cursor: int | None, skip: int = 0) -> Response:
         """The page as a bare array, with a ``Link`` to the next one if there is one; ``skip``: what that has to leave
         out still."""
         if cursor is None:

@@ -34,28 +34,39 @@ from scheduler_api.answers import (
 )
 from scheduler_api.context import context_of
 from scheduler_api.endpoints.lenient import routes
-from scheduler_api.openapi.common import BAD, LIMIT, NEXT_PAGE, NO_JOB, STORE_FAULTS
+from scheduler_api.openapi.common import (
+    BAD,
+    IGNORED,
+    LENIENT_FAULTS,
+    LIMIT,
+    NEXT_PAGE,
+    NO_JOB,
+    SKIP,
+    STORE_FAULTS,
+)
 from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, problem, query_names
 from scheduler_api.wire.answers.pending import RunCancelled
+from scheduler_api.wire.answers.run_list import ListedRun, RunDetail, show_found, show_found_with_detail
 from scheduler_api.wire.answers.runs import JobRuns, show_open, show_record
-from scheduler_api.wire.run_views import show_found, show_found_with_detail
+from scheduler_api.wire.fields import Instant
 from scheduler_core.base.errors import InvalidInput, JobNotFound
 from scheduler_core.model.catalogue import job_id_of
 from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.status import RunStatus
 from scheduler_core.store.history import Place, Query
 
+_BOUND = "Inclusive, on started_at. Without a zone it is UTC."
 RUN_PARAMETERS = (
-    "schedule_id",
-    "job_id",
-    "status_filter",
-    "state",
-    "reason",
-    "start_time",
-    "end_time",
-    "skip",
-    "limit",
-    "cursor",
+    Parameter("schedule_id", int, "Only runs of this schedule."),
+    Parameter("job_id", str, "Only runs of this job."),
+    Parameter("status_filter", RunStatus, "Only runs with this status; unsettled runs have none."),
+    Parameter("state", RunState, "Only runs in this state."),
+    Parameter("reason", Reason, "Only runs for this reason."),
+    Parameter("start_time", Instant, _BOUND),
+    Parameter("end_time", Instant, _BOUND),
+    SKIP,
+    LIMIT,
+    Parameter("cursor", str, "The next page, from the `Link` header of the previous page."),
 )
 LATEST_YEAR = 2999
 
@@ -88,9 +99,8 @@ async def find_runs(request: Request) -> Response:
         page = await context.history.find(wanted, job_id=job_id, before=before, skip=skip, limit=limit)
     headers = None
     if page.after is not None:
-        kept = {
-            name: value for name, value in params.items() if name in RUN_PARAMETERS and name not in {"skip", "cursor"}
-        }
+        known = {*query_names(RUN_PARAMETERS)} - {"skip", "cursor"}
+        kept = {name: value for name, value in params.items() if name in known}
         if page.skip:
             kept["skip"] = str(page.skip)
         headers = next_link(request, kept, cursor=_write_cursor(page.after))
@@ -213,8 +223,40 @@ async def list_runs(request: Request) -> Response:
 
 
 ROUTES = [
-    *routes("/runs", find_runs, "GET", parameters=RUN_PARAMETERS),
-    *routes("/runs/{run_id}", get_run, "GET"),
+    *routes(
+        "GET",
+        "/runs",
+        find_runs,
+        Operation(
+            id="list_runs",
+            tag="History",
+            summary="List the runs of all jobs, newest first by their start",
+            parameters=RUN_PARAMETERS,
+            answers={
+                200: Answer(
+                    f"At most {MAX_PAGE}, by default {DEFAULT_PAGE}. `skip` is limited to {MAX_SKIP}; `cursor` is not.",
+                    list[ListedRun],
+                    [NEXT_PAGE, IGNORED],
+                ),
+                **LENIENT_FAULTS,
+            },
+        ),
+    ),
+    *routes(
+        "GET",
+        "/runs/{run_id}",
+        get_run,
+        Operation(
+            id="get_run",
+            tag="History",
+            summary="Get a run with its attempts",
+            answers={
+                200: Answer("The run.", RunDetail, [IGNORED]),
+                404: problem("No such run."),
+                **LENIENT_FAULTS,
+            },
+        ),
+    ),
     DescribedRoute(
         "POST",
         "/runs/{run_id}/cancel",

@@ -5,21 +5,29 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scheduler_api.answers import json_answer
+from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer
 from scheduler_api.context import context_of
 from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fields, ignored_body, path_number, routes
+from scheduler_api.openapi.common import BODY_FAULTS, IGNORED, LENIENT_FAULTS, LOCATION, NEXT_PAGE
+from scheduler_api.openapi.operation import Answer, Operation, Parameter, problem
+from scheduler_api.wire import bodies
+from scheduler_api.wire.answers.schedules import (
+    Schedule,
+    ScheduleDeleted,
+    ScheduleMetrics,
+    show_schedule,
+    show_schedule_metrics,
+)
 from scheduler_api.wire.schedules import (
     SCHEDULE_FIELDS,
     if_given,
     seconds_of,
-    show_schedule,
-    show_schedule_metrics,
     status_filter,
     target_id_of,
     type_of,
 )
 from scheduler_api.wire.targets import name_of
-from scheduler_core.model.catalogue import check_timing, job_id_of
+from scheduler_core.model.catalogue import ScheduleStatus, check_timing, job_id_of
 from scheduler_core.usecases.schedules import ScheduleChange
 
 
@@ -78,7 +86,7 @@ async def delete(request: Request) -> Response:
     context = context_of(request)
     async with context.store_slot(job_id_of(schedule_id)):
         await context.schedules.delete(schedule_id)
-    return json_answer({"message": f"schedule {schedule_id} deleted"})
+    return json_answer(ScheduleDeleted(f"schedule {schedule_id} deleted"))
 
 
 async def pause(request: Request) -> Response:
@@ -108,13 +116,112 @@ async def metrics(request: Request) -> Response:
     return query.answer([show_schedule_metrics(schedule) for schedule in page.schedules], page.cursor, page.skip)
 
 
+_NONE = {404: problem("No such schedule.")}
+_UNREADABLE = {409: problem("The stored schedule cannot be read.")}
+_SHOWN = {200: Answer("The schedule.", Schedule, [IGNORED]), **_NONE, **LENIENT_FAULTS}
+_PAGE = f"At most {MAX_PAGE}, by default {DEFAULT_PAGE}."
+
 ROUTES = [
-    *routes("/schedules", create, "POST"),
-    *routes("/schedules", list_schedules, "GET", parameters=(*PAGE_PARAMETERS, "status_filter")),
-    *routes("/schedules/{schedule_id}", get, "GET"),
-    *routes("/schedules/{schedule_id}", put, "PUT"),
-    *routes("/schedules/{schedule_id}", delete, "DELETE"),
-    *routes("/schedules/{schedule_id}/pause", pause, "POST"),
-    *routes("/schedules/{schedule_id}/resume", resume, "POST"),
-    *routes("/metrics/schedules", metrics, "GET", parameters=PAGE_PARAMETERS),
+    *routes(
+        "POST",
+        "/schedules",
+        create,
+        Operation(
+            id="create_schedule",
+            tag="Schedules",
+            summary="Create a schedule; its first fire time is one interval from now",
+            body=bodies.ScheduleBody,
+            answers={
+                201: Answer("Stored.", Schedule, [LOCATION, IGNORED]),
+                400: problem("The name is taken."),
+                404: problem("No such target."),
+                **BODY_FAULTS,
+                **LENIENT_FAULTS,
+            },
+        ),
+    ),
+    *routes(
+        "GET",
+        "/schedules",
+        list_schedules,
+        Operation(
+            id="list_schedules",
+            tag="Schedules",
+            summary="List schedules in the order of their ids",
+            parameters=(
+                Parameter("status_filter", ScheduleStatus, "Only schedules with this status."),
+                *PAGE_PARAMETERS,
+            ),
+            answers={200: Answer(_PAGE, list[Schedule], [NEXT_PAGE, IGNORED]), **LENIENT_FAULTS},
+        ),
+    ),
+    *routes(
+        "GET",
+        "/schedules/{schedule_id}",
+        get,
+        Operation(id="get_schedule", tag="Schedules", summary="Get a schedule", answers=_SHOWN),
+    ),
+    *routes(
+        "PUT",
+        "/schedules/{schedule_id}",
+        put,
+        Operation(
+            id="update_schedule",
+            tag="Schedules",
+            summary="Change a schedule",
+            body=bodies.ScheduleChange,
+            answers={
+                **_SHOWN,
+                400: problem("The name is taken, or the schedule has stopped."),
+                404: problem("No such schedule, or no such target."),
+                **_UNREADABLE,
+                **BODY_FAULTS,
+            },
+        ),
+    ),
+    *routes(
+        "DELETE",
+        "/schedules/{schedule_id}",
+        delete,
+        Operation(
+            id="delete_schedule",
+            tag="Schedules",
+            summary="Delete a schedule; its runs stay until they are trimmed",
+            answers={200: Answer("Deleted.", ScheduleDeleted, [IGNORED]), **_NONE, **LENIENT_FAULTS},
+        ),
+    ),
+    *routes(
+        "POST",
+        "/schedules/{schedule_id}/pause",
+        pause,
+        Operation(
+            id="pause_schedule",
+            tag="Schedules",
+            summary="Pause a schedule; a request in flight continues",
+            answers={**_SHOWN, 400: problem("The schedule is not ACTIVE."), **_UNREADABLE},
+        ),
+    ),
+    *routes(
+        "POST",
+        "/schedules/{schedule_id}/resume",
+        resume,
+        Operation(
+            id="resume_schedule",
+            tag="Schedules",
+            summary="Resume a schedule at its old fire times; nothing is caught up",
+            answers={**_SHOWN, 400: problem("The schedule is not PAUSED."), **_UNREADABLE},
+        ),
+    ),
+    *routes(
+        "GET",
+        "/metrics/schedules",
+        metrics,
+        Operation(
+            id="list_schedule_metrics",
+            tag="Schedules",
+            summary="List the totals of each schedule's runs",
+            parameters=PAGE_PARAMETERS,
+            answers={200: Answer(_PAGE, list[ScheduleMetrics], [NEXT_PAGE, IGNORED]), **LENIENT_FAULTS},
+        ),
+    ),
 ]

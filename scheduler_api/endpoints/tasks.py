@@ -7,10 +7,8 @@ existing clients do both.
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any
 
-import msgspec
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,16 +25,32 @@ from scheduler_api.answers import (
     with_ignored,
 )
 from scheduler_api.context import context_of
-from scheduler_api.wire.fields import instant
+from scheduler_api.openapi.common import (
+    BAD,
+    BODY_FAULTS,
+    CURSOR,
+    IGNORED,
+    LIMIT,
+    NEXT_PAGE,
+    STORE_FAULTS,
+)
+from scheduler_api.openapi.operation import (
+    Answer,
+    DescribedRoute,
+    Endpoint,
+    Operation,
+    Parameter,
+    problem,
+    query_names,
+)
+from scheduler_api.wire.answers.tasks import Task, TaskDeleted, TaskPage, TasksStored, show_rules, show_task
+from scheduler_api.wire.bodies import LaneConfig, LaneConfigChange, TaskBodies
 from scheduler_api.wire.tasks import read_cursor, rules_of, tasks_of, write_cursor
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.model.run import Attempt
-from scheduler_core.model.task import LaneRules, TaskStatus, task_id
-from scheduler_core.store.tasks import StoredTask
+from scheduler_core.model.task import TaskStatus
 from scheduler_core.usecases.tasks import PARTS_OF
 
-LIST_PARAMETERS = ("status", "cursor", "limit")
-STATUSES = tuple(status.value for status in TaskStatus)
+LIST_PARAMETERS = (Parameter("status", TaskStatus, "Only tasks with this status."), CURSOR, LIMIT)
 
 
 async def add(request: Request) -> Response:
@@ -46,7 +60,7 @@ async def add(request: Request) -> Response:
     ignore(request, sorted(ignored))
     async with context.store_slot():
         ids = await context.tasks.add(tasks)
-    return json_answer({"ids": ids} if is_array else {"id": ids[0], "ids": ids}, 202)
+    return json_answer(TasksStored(id=UNSET if is_array else ids[0], ids=ids), 202)
 
 
 async def list_tasks(request: Request) -> Response:
@@ -59,8 +73,8 @@ async def list_tasks(request: Request) -> Response:
     params = dict(request.query_params)
     status: TaskStatus | None = None
     if "status" in params:
-        if params["status"] not in STATUSES:
-            raise InvalidInput(f"status must be one of {', '.join(STATUSES)}", field="status")
+        if params["status"] not in list(TaskStatus):
+            raise InvalidInput(f"status must be one of {', '.join(TaskStatus)}", field="status")
         status = TaskStatus(params["status"])
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
     start = read_cursor(params["cursor"], PARTS_OF[status]) if "cursor" in params else None
@@ -68,14 +82,12 @@ async def list_tasks(request: Request) -> Response:
     async with context.store_slot():
         found, place = await context.tasks.page(status, start, limit)
     following = None if place is None else write_cursor(place)
-    headers = (
-        None
-        if following is None
-        else next_link(
-            request, {name: value for name, value in params.items() if name in LIST_PARAMETERS}, cursor=following
-        )
-    )
-    return json_answer({"tasks": [show_task(one) for one in found], "next": following}, headers=headers)
+    headers = None
+    if following is not None:
+        known = query_names(LIST_PARAMETERS)
+        kept = {name: value for name, value in params.items() if name in known}
+        headers = next_link(request, kept, cursor=following)
+    return json_answer(TaskPage([show_task(one) for one in found], following), headers=headers)
 
 
 async def get(request: Request) -> Response:
@@ -92,7 +104,7 @@ async def delete(request: Request) -> Response:
     context = context_of(request)
     async with context.store_slot():
         await context.tasks.delete(public_id)
-    return json_answer({"id": public_id, "deleted": True})
+    return json_answer(TaskDeleted(public_id, True))
 
 
 async def retry(request: Request) -> Response:
@@ -121,66 +133,111 @@ async def change_config(request: Request) -> Response:
     return json_answer(show_rules(rules))
 
 
-def show_rules(rules: LaneRules) -> dict[str, int]:
-    """The settings under their names."""
-    shown: dict[str, int] = msgspec.structs.asdict(rules)
-    return shown
-
-
-def show_task(stored: StoredTask) -> dict[str, Any]:
-    """A task as clients see it. ``webhookAuth`` is a secret: only whether there is one is shown."""
-    shown: dict[str, Any] = {"id": task_id(stored.number), "status": stored.status.value}
-    task = stored.task
-    if task is None:
-        return shown | {"message": stored.fault}
-    run = task.run
-    return shown | {
-        "webhookUrl": task.url,
-        "webhookAuth": None if task.auth is None else "***",
-        "executeAt": instant(task.execute_at_ms),
-        "createdAt": instant(task.created_at_ms),
-        "settledAt": instant(stored.settled_at_ms),
-        "runId": task.run_id,
-        "calls": 0 if run is None else run.attempt,
-        "retries": task.retries,
-        "lastCall": None if run is None or not run.attempts else show_call(run.attempts[-1]),
-    }
-
-
-def show_call(attempt: Attempt) -> dict[str, Any]:
-    """One call, ended."""
-    return {
-        "startedAt": instant(attempt.started_at_ms),
-        "latencyMs": attempt.latency_ms,
-        "outcome": attempt.outcome.value,
-        "statusCode": attempt.status,
-        "message": attempt.message,
-    }
-
-
 def _path_id(request: Request) -> str:
     return decoded(request.path_params["task_id"], field="id")
 
 
-def _both(
-    path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str, *, parameters: Collection[str] = ()
-) -> list[Route]:
+def _both(method: str, path: str, endpoint: Endpoint, operation: Operation) -> list[Route]:
+    parameters = query_names(operation.parameters)
+
     @functools.wraps(endpoint)
     async def naming_ignored(request: Request) -> Response:
         return with_ignored(request, await endpoint(request), parameters)
 
     return [
-        Route(path, naming_ignored, methods=[method]),
+        DescribedRoute(method, path, naming_ignored, operation),
         Route(f"{path}/", naming_ignored, methods=[method], include_in_schema=False),
     ]
 
 
+_NONE = {404: problem("No such task, or it was removed.")}
+_SETTINGS = Answer("All settings.", LaneConfig, [IGNORED])
+
 ROUTES = [
-    *_both("/api/v1/tasks", add, "POST"),
-    *_both("/api/v1/tasks", list_tasks, "GET", parameters=LIST_PARAMETERS),
-    *_both("/api/v1/tasks/{task_id}", get, "GET"),
-    *_both("/api/v1/tasks/{task_id}", delete, "DELETE"),
-    *_both("/api/v1/tasks/{task_id}/retry", retry, "POST"),
-    *_both("/api/v1/config", get_config, "GET"),
-    *_both("/api/v1/config", change_config, "PATCH"),
+    *_both(
+        "POST",
+        "/api/v1/tasks",
+        add,
+        Operation(
+            id="create_tasks",
+            tag="One-off tasks",
+            summary="Store one-off tasks: one, or an array, all or none",
+            body=TaskBodies,
+            answers={202: Answer("Stored.", TasksStored, [IGNORED]), **BAD, **BODY_FAULTS, **STORE_FAULTS},
+        ),
+    ),
+    *_both(
+        "GET",
+        "/api/v1/tasks",
+        list_tasks,
+        Operation(
+            id="list_tasks",
+            tag="One-off tasks",
+            summary="List one-off tasks",
+            parameters=LIST_PARAMETERS,
+            answers={200: Answer("A page.", TaskPage, [NEXT_PAGE, IGNORED]), **BAD, **STORE_FAULTS},
+        ),
+    ),
+    *_both(
+        "GET",
+        "/api/v1/tasks/{task_id}",
+        get,
+        Operation(
+            id="get_task",
+            tag="One-off tasks",
+            summary="Get a one-off task",
+            answers={200: Answer("The task.", Task, [IGNORED]), **BAD, **_NONE, **STORE_FAULTS},
+        ),
+    ),
+    *_both(
+        "DELETE",
+        "/api/v1/tasks/{task_id}",
+        delete,
+        Operation(
+            id="delete_task",
+            tag="One-off tasks",
+            summary="Delete a one-off task; a call in flight continues",
+            answers={200: Answer("Removed.", TaskDeleted, [IGNORED]), **BAD, **_NONE, **STORE_FAULTS},
+        ),
+    ),
+    *_both(
+        "POST",
+        "/api/v1/tasks/{task_id}/retry",
+        retry,
+        Operation(
+            id="retry_task",
+            tag="One-off tasks",
+            summary="Make a stale one-off task due again",
+            answers={
+                202: Answer("It is due again.", Task, [IGNORED]),
+                **BAD,
+                **_NONE,
+                409: problem("The task is not stale."),
+                **STORE_FAULTS,
+            },
+        ),
+    ),
+    *_both(
+        "GET",
+        "/api/v1/config",
+        get_config,
+        Operation(
+            id="get_task_settings",
+            tag="One-off tasks",
+            summary="Get the settings of the lane of one-off tasks",
+            answers={200: _SETTINGS, **STORE_FAULTS},
+        ),
+    ),
+    *_both(
+        "PATCH",
+        "/api/v1/config",
+        change_config,
+        Operation(
+            id="update_task_settings",
+            tag="One-off tasks",
+            summary="Change settings of the lane, for all nodes from the next batch on",
+            body=LaneConfigChange,
+            answers={200: _SETTINGS, **BAD, **BODY_FAULTS, **STORE_FAULTS},
+        ),
+    ),
 ]

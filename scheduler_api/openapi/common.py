@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE
+from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, MAX_SKIP
 from scheduler_api.openapi.operation import Answers, Header, Parameter, problem
 
 LIMIT = Parameter(
@@ -15,9 +15,13 @@ LIMIT = Parameter(
     "The maximum number of entries.",
     default=DEFAULT_PAGE,
 )
+SKIP = Parameter(
+    "skip", Annotated[int, Meta(ge=0, le=MAX_SKIP)], "How many entries to leave out at the start.", default=0
+)
 CURSOR = Parameter("cursor", str, "`next` of the previous page.")
 
 RETRY_AFTER = Header("Retry-After", "Seconds to wait.", int)
+LOCATION = Header("Location", "The path of what was created.")
 NEXT_PAGE = Header("Link", 'The next page, with rel="next" (RFC 8288); absent on the last page.')
 IGNORED = Header("Cronpost-Ignored", "Unknown parameters and fields of the request, which were ignored.")
 
@@ -37,3 +41,8 @@ STORE_FAULTS: Answers = {
     422: problem("Redis refuses permanently (wrong password, no permission, wrong type)."),
     500: problem("An unexpected error, or a stored entry that cannot be read (`corrupt_document`)."),
 }
+LENIENT_FAULTS: Answers = {
+    **STORE_FAULTS,
+    422: problem("The request is invalid (`field` names the field), or Redis refuses permanently."),
+}
+"""Of the lenient endpoints, whose clients expect a 422 for an invalid request."""

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 from starlette.routing import BaseRoute
 
-from scheduler_api.openapi import account, runs, schedules, tasks
 from scheduler_api.openapi.common import RETRY_AFTER
 from scheduler_api.openapi.operation import Answer, DescribedRoute, Header, Parameter, problem
 from scheduler_api.wire.fields import Described
@@ -53,7 +52,6 @@ SECURITY_SCHEMES: Json = {
         "description": "The token that came with the run's request. Also accepted as a bearer token.",
     },
 }
-PARTS = (runs, schedules, tasks, account)
 COMPONENTS = "#/components/schemas/"
 RENAMED = {"Reason": "RunReason"}
 """Names of schemas whose class has another name."""
@@ -66,10 +64,6 @@ def describe(all_routes: Sequence[BaseRoute], *, keys: bool) -> Json:
     paths: dict[str, Json] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
-    for part in PARTS:
-        for path, item in part.PATHS.items():
-            paths.setdefault(path, {}).update(_with_common_answers(item))
-        schemas.components |= part.SCHEMAS
     return {
         "openapi": "3.1.0",
         "info": {
@@ -195,20 +189,3 @@ def _answer(one: Answer, schemas: Schemas) -> Json:
     if content:
         described["content"] = {media_type: {"schema": schemas.of(kind)} for media_type, kind in content.items()}
     return described
-
-
-def _with_common_answers(item: Json) -> Json:
-    completed: Json = {}
-    for method, operation in item.items():
-        completed[method] = operation
-        if method == "parameters":
-            continue
-        security = operation.get("security")
-        common = {"403": "Forbidden"}
-        if security is None:
-            common = {"401": "Unauthorized", "403": "Forbidden", "503": "TooManyConnections"}
-        elif security:
-            common = {"403": "TokenRefused", "503": "TooManyConnections"}
-        answers = {status: {"$ref": f"#/components/responses/{name}"} for status, name in common.items()}
-        completed[method] = operation | {"responses": dict(sorted((answers | operation["responses"]).items()))}
-    return completed

@@ -6,13 +6,17 @@ take the names of the known fields from here, and the schemas of ``GET /openapi.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, defstruct, field
+from msgspec import UNSET, Meta, UnsetType, defstruct, field
 
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_api.wire.policies import described_policies
+from scheduler_core.base.config import BY_NAME
+from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, MAX_SECONDS, ScheduleType
 from scheduler_core.plan.continuation import LATEST_MS, PENDING_LIMIT
+from scheduler_core.store.tasks import RULES
 
 MAX_ID_CHARACTERS = 255
 MAX_RETRY_SECONDS = 86_400
@@ -22,6 +26,8 @@ BATCH_LIMIT = 1000
 MAX_BACKFILL = 10_000
 """The maximum number of runs of one backfill."""
 DEFAULT_BACKFILL = 100
+MAX_TASKS = 1000
+"""The maximum number of one-off tasks in one request."""
 
 Url = Annotated[str, Meta(description="http or https.", extra_json_schema={"format": "uri"})]
 OwnPayload = Annotated[Any, Meta(description="The body of this run; absent: the job's payload.")]
@@ -151,6 +157,123 @@ class Heartbeat(Described, forbid_unknown_fields=True):
 
     progress: Maybe[Annotated[float, Meta(ge=0, le=1)] | None] = UNSET
     note: Text = UNSET
+
+
+class TargetMethod(StrEnum):
+    """The HTTP method of a target's requests."""
+
+    GET = "GET"
+    POST = "POST"
+    PUT = "PUT"
+    PATCH = "PATCH"
+    DELETE = "DELETE"
+    HEAD = "HEAD"
+    OPTIONS = "OPTIONS"
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS, description="Unique.")]
+TargetHeaders = dict[str, str] | None
+BodyTemplate = Annotated[
+    str | None,
+    Meta(description="The body, sent for POST, PUT and PATCH: as application/json if it is JSON."),
+]
+TypeOfSchedule = Annotated[
+    ScheduleType, Meta(description="INTERVAL: without end; WINDOW: for `duration_seconds` from its creation.")
+]
+Seconds = Annotated[int, Meta(ge=1, le=MAX_SECONDS)]
+Duration = Annotated[
+    Seconds | None, Meta(description="From the creation to the end of a WINDOW, which requires it; else null.")
+]
+Unchanged = Meta(description="null: unchanged.")
+
+
+class TargetBody(Described):
+    """A target to create. Unknown fields are ignored, and named in `Cronpost-Ignored`."""
+
+    name: Name
+    url: Url
+    method: Annotated[TargetMethod, Meta(extra_json_schema={"default": "GET"})] | UnsetType = UNSET
+    headers: Maybe[TargetHeaders] = UNSET
+    body_template: Maybe[BodyTemplate] = UNSET
+
+    EXAMPLES = ({"name": "stock", "url": "http://localhost:8080/stock", "method": "POST", "body_template": "{}"},)
+
+
+class TargetChange(Described):
+    """Only the fields to change."""
+
+    name: Annotated[Maybe[Name | None], Unchanged] = UNSET
+    url: Annotated[Maybe[Url | None], Unchanged] = UNSET
+    method: Annotated[Maybe[TargetMethod | None], Unchanged] = UNSET
+    headers: Maybe[TargetHeaders] = UNSET
+    body_template: Maybe[BodyTemplate] = UNSET
+
+    EXAMPLES = ({"url": "http://localhost:8080/stock/2"},)
+
+
+class ScheduleBody(Described):
+    """A schedule to create. Unknown fields are ignored, and named in `Cronpost-Ignored`."""
+
+    name: Name
+    target_id: int
+    schedule_type: TypeOfSchedule
+    interval_seconds: Seconds
+    duration_seconds: Maybe[Duration] = UNSET
+
+    EXAMPLES = ({"name": "stock", "target_id": 1, "schedule_type": "INTERVAL", "interval_seconds": 60},)
+
+
+class ScheduleChange(Described):
+    """Only the fields to change. A changed interval counts from the change."""
+
+    name: Annotated[Maybe[Name | None], Unchanged] = UNSET
+    target_id: Annotated[Maybe[int | None], Unchanged] = UNSET
+    schedule_type: Annotated[Maybe[ScheduleType | None], Unchanged] = UNSET
+    interval_seconds: Annotated[Maybe[Seconds | None], Unchanged] = UNSET
+    duration_seconds: Annotated[Maybe[Seconds | None], Unchanged] = UNSET
+
+    EXAMPLES = ({"interval_seconds": 90},)
+
+
+class TaskBody(Described):
+    """A one-off task. Unknown fields are ignored, and named in `Cronpost-Ignored`."""
+
+    webhookUrl: Annotated[Url, Meta(description="http or https; called by POST.")]  # noqa: N815
+    executeAt: Annotated[  # noqa: N815
+        Instant, Meta(description="RFC 3339 with an offset. The earliest time of the call; past or now: at once.")
+    ]
+    webhookAuth: Annotated[  # noqa: N815
+        Maybe[str | None],
+        Meta(
+            description='The Authorization header, verbatim; the body is {"token": webhookAuth}. Without it the body '
+            "is {}."
+        ),
+    ] = UNSET
+
+    EXAMPLES = (
+        {
+            "webhookUrl": "http://localhost:8080/hook",
+            "webhookAuth": "Bearer s3cret",
+            "executeAt": "2030-01-31T12:00:00Z",
+        },
+    )
+
+
+TaskBodies = TaskBody | Annotated[list[TaskBody], Meta(min_length=1, max_length=MAX_TASKS)]
+
+
+def _setting(name: str) -> Any:
+    setting = BY_NAME[name]
+    return Annotated[setting.convert_to, Meta(description=f"{setting.meaning} Initially {setting.default}.")]
+
+
+LaneConfig = defstruct("LaneConfig", [(name, _setting(name)) for name in RULES], bases=(Described,))
+LaneConfigChange = defstruct(
+    "LaneConfigChange",
+    [(name, _setting(name), UNSET) for name in RULES],
+    bases=(Described,),
+    namespace={"__doc__": "Only the settings to change.", "EXAMPLES": ({"base_interval_ms": 2000},)},
+)
 
 
 def names_of(body: Any) -> tuple[str, ...]:

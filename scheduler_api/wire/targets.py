@@ -1,18 +1,15 @@
-"""Targets: request bodies read into values, values shown as JSON."""
+"""Targets: request bodies read into values."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from scheduler_api.wire.fields import instant
+from scheduler_api.wire.bodies import TargetBody, names_of
 from scheduler_api.wire.json_body import Fields, is_given, refuse_repeated, required
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.registry import installed_kinds, scheme_of
 from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, TARGET_METHODS, Target
-from scheduler_core.store.catalogue import StoredTarget
 
 MAX_DIGITS = 15
-TARGET_FIELDS = ("name", "url", "method", "headers", "body_template")
+TARGET_FIELDS = names_of(TargetBody)
 
 
 def target_of(fields: Fields, old: Target | None = None) -> Target:
@@ -64,24 +61,3 @@ def name_of(fields: Fields) -> str:
         character = next(character for character in name if not character.isprintable())
         raise InvalidInput(f"name must be printable text, and has {character!a}", field="name")
     return name
-
-
-def show_stored(stored: StoredTarget) -> dict[str, Any]:
-    """A target as it is stored. Of one that cannot be read, its id and why: PUT with all fields replaces it."""
-    if stored.fault is not None:
-        return {"id": stored.target.id, "status": "unreadable", "detail": stored.fault}
-    return show_target(stored.target)
-
-
-def show_target(target: Target) -> dict[str, Any]:
-    """A target as it was written, the values of its headers included: clients read it, change it and send it back."""
-    return {
-        "id": target.id,
-        "name": target.name,
-        "url": target.url,
-        "method": target.method,
-        "headers": None if target.headers is None else dict(target.headers),
-        "body_template": target.body_template,
-        "created_at": instant(target.created_at_ms),
-        "updated_at": instant(target.updated_at_ms),
-    }

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from scheduler_api.wire.bodies import MAX_TASKS, TaskBody, names_of
 from scheduler_api.wire.json_body import WHITESPACE, instant_of, refuse_repeated
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.base.errors import InvalidInput
@@ -18,8 +19,6 @@ from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.task import Task
 from scheduler_core.store.tasks import PARTS, RULES, Place
 
-MAX_TASKS = 1000
-"""Tasks in one request."""
 EXECUTE_AT_FORMAT = "an RFC 3339 instant with its offset, such as 2030-01-31T12:00:00Z"
 
 _BELOW_A_MILLISECOND = re.compile(r"\.\d{3}\d*[1-9]")
@@ -34,7 +33,7 @@ class _Sent(msgspec.Struct):
     execute_at: Any = msgspec.field(default=msgspec.UNSET, name="executeAt")
 
 
-SENT = frozenset(("webhookUrl", "webhookAuth", "executeAt"))
+SENT = frozenset(names_of(TaskBody))
 
 _items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _sent_decoder = msgspec.json.Decoder(_Sent)

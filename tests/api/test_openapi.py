@@ -14,8 +14,10 @@ from starlette.routing import Route
 from scheduler_api.app import OPEN_PATHS
 from scheduler_api.openapi.document import TAGS
 from scheduler_api.routes import ROUTES, document
+from scheduler_api.wire.bodies import TargetMethod
 from scheduler_api.wire.jobs import JOB_FIELDS
 from scheduler_api.wire.policy_rows import ROWS
+from scheduler_core.model.catalogue import TARGET_METHODS
 from tests.api.conftest import EXAMPLE
 from tests.support.described import NotDescribed, check
 
@@ -90,6 +92,10 @@ async def test_the_description_has_every_field_of_a_job(client: httpx.AsyncClien
     shown = (await client.get(f"/jobs/{EXAMPLE['id']}")).json()
     elsewhere = {"name", "target_id", "interval_seconds", "interval_from", "interval_until", "at", "open_runs"}
     assert set(SCHEMAS["Job"]["properties"]) == {*shown, *elsewhere}
+
+
+def test_the_methods_of_a_target_are_those_that_are_accepted() -> None:
+    assert tuple(TargetMethod) == TARGET_METHODS
 
 
 def test_a_field_that_needs_another_one_has_no_default() -> None:

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from scheduler_api.context import Context
-from scheduler_api.wire.tasks import MAX_TASKS, execute_at_of
+from scheduler_api.wire.bodies import MAX_TASKS
+from scheduler_api.wire.tasks import execute_at_of
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings, TaskSettings
 from scheduler_core.base.errors import InvalidInput
