@@ -16,7 +16,7 @@ def run(*args: str, stdin: bytes | None = None, env: dict[str, str] | None = Non
 
 
 def told(result: Result) -> str:
-    """Standard error of the command, without the log lines of a server in the same process."""
+    """The standard error of the command, without the log lines of a server in the same process."""
     return re.sub(r"^\d\d:\d\d:\d\d\.\d{3}Z .*\n", "", result.stderr, flags=re.MULTILINE)
 
 

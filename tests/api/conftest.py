@@ -1,4 +1,5 @@
-"""The API in the test's own process, on the real Redis, without a node: nothing fires unless a test starts one."""
+"""Fixtures of the API tests: the API in the test's own process, on a real Redis, without a node. Nothing fires unless a
+test starts one."""
 
 from __future__ import annotations
 
@@ -35,13 +36,13 @@ EXAMPLE: dict[str, Any] = {
 
 
 def job(**changes: Any) -> dict[str, Any]:
-    """The example job with some fields changed; a field given as ``...`` is left out."""
+    """The example job with changed fields; a field given as ``...`` is left out."""
     return {name: value for name, value in {**EXAMPLE, **changes}.items() if value is not ...}
 
 
 @pytest.fixture
 def api_settings() -> ApiSettings:
-    """Overridden by tests that need others."""
+    """The default settings; tests that need others override this fixture."""
     return ApiSettings()
 
 
@@ -64,7 +65,7 @@ async def client(context: Context) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def client_of(context: Context) -> httpx.AsyncClient:
-    """A client that talks to the application without a socket. What the application raises, the client raises.
+    """A client that calls the application without a socket. Exceptions of the application reach the caller.
 
     Every answer, and every request that is accepted, is compared with the description of the API.
     """
@@ -74,7 +75,7 @@ def client_of(context: Context) -> httpx.AsyncClient:
 
 @pytest.fixture
 def contents(redis_url: str) -> Callable[[], dict[bytes, Any]]:
-    """Answers all that Redis holds, to compare before and after."""
+    """Returns a function that reads everything in Redis, to compare before and after."""
     from redis import Redis
 
     def read() -> dict[bytes, Any]:
@@ -86,19 +87,19 @@ def contents(redis_url: str) -> Callable[[], dict[bytes, Any]]:
 
 @pytest.fixture
 def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # no .env, and nothing to leave behind
+    monkeypatch.chdir(tmp_path)  # no .env, and no files are left behind
 
 
 @pytest.fixture
 def cli_server(redis_url: str) -> Iterator[str]:
-    """A server with a key, in a thread of its own: the command line blocks while it waits for an answer."""
+    """A server with a key, in its own thread, because the command line blocks while it waits for an answer."""
     with _server_in_thread(redis_url, Runner()) as url:
         yield url
 
 
 @pytest.fixture
 def cli_server_with_node(redis_url: str) -> Iterator[tuple[str, Runner]]:
-    """The same with a node, and the runner that it calls."""
+    """The same with a node, and the runner that the node calls."""
     runner = Runner()
     with _server_in_thread(redis_url, runner, node=True) as url:
         yield url, runner

@@ -20,7 +20,7 @@ from tests.support.factories import over_http
 
 
 class Runner(CoroutineDeliverer[None]):
-    """Answers each request with the next of ``answers`` (status and body), and with 200 when there are no more.
+    """Answers each request with the next of ``answers`` (status and body), and with 200 after the last one.
 
     While ``hold`` is set, requests stay open.
     """
@@ -30,7 +30,7 @@ class Runner(CoroutineDeliverer[None]):
         self.requests: list[Request] = []
         self.hold: asyncio.Event | None = None
         self.cut = 0
-        """How many requests were broken off while they were held."""
+        """How many requests were cancelled while they were held."""
 
     async def send(self, call: Call, _: None, /) -> Outcome:
         request = request_of(call)
@@ -53,13 +53,13 @@ class Runner(CoroutineDeliverer[None]):
         return [request.body or b"" for request in self.requests]
 
     def header(self, name: str, index: int = -1) -> str:
-        """A header of one of the requests; the latest, if none is named."""
+        """A header of one of the requests, by default of the latest."""
         return dict(self.requests[index].headers)[name]
 
 
 @asynccontextmanager
 async def running(context: Context, runner: Runner | None = None) -> AsyncIterator[Runner]:
-    """A runner, and a node that calls it."""
+    """Run a node that calls ``runner``."""
     runner = runner or Runner()
     settings = EngineSettings(drain_grace_seconds=0, public_url="http://localhost")
     engine = Engine(settings, context.shards, runner, context.clock, context.metrics)
@@ -74,7 +74,7 @@ async def running(context: Context, runner: Runner | None = None) -> AsyncIterat
 
 
 async def until(client: httpx.AsyncClient, path: str, condition: Callable[[Any], Any]) -> Any:
-    """What a GET answers once ``condition`` holds for it."""
+    """Repeat a GET until ``condition`` is true for its answer; returns that answer."""
     async with asyncio.timeout(20):
         while True:
             answer = (await client.get(path)).json()

@@ -1,4 +1,4 @@
-"""Who gets in."""
+"""Access control: API keys, origins of browsers, and host names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ GUARDED = [
 
 
 @pytest.mark.parametrize(("method", "target"), GUARDED)
-async def test_without_a_key_nothing_is_answered(client: httpx.AsyncClient, method: str, target: str) -> None:
+async def test_without_a_key_every_request_is_refused(client: httpx.AsyncClient, method: str, target: str) -> None:
     answer = await client.request(method, f"http://cronpost.test{target}", json=EXAMPLE)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -68,14 +68,14 @@ async def test_without_a_key_nothing_is_answered(client: httpx.AsyncClient, meth
 
 
 @pytest.mark.parametrize("headers", BAD_HEADERS.values(), ids=BAD_HEADERS.keys())
-async def test_what_is_not_a_key_does_not_let_in(client: httpx.AsyncClient, headers: list[tuple[bytes, bytes]]) -> None:
+async def test_a_wrong_key_is_refused(client: httpx.AsyncClient, headers: list[tuple[bytes, bytes]]) -> None:
     answer = await client.get("/jobs", headers=headers)
     assert answer.status_code == 401
     assert KEY not in answer.text
 
 
 @pytest.mark.parametrize("value", [f"Bearer {KEY}", f"bearer {OTHER_KEY}", f"BEARER  {KEY} "])
-async def test_each_key_lets_in(client: httpx.AsyncClient, value: str) -> None:
+async def test_each_configured_key_is_accepted(client: httpx.AsyncClient, value: str) -> None:
     assert (await client.get("/jobs", headers={"Authorization": value})).status_code == 200
 
 
@@ -98,7 +98,7 @@ async def test_a_refused_body_is_not_read(client: httpx.AsyncClient) -> None:
 
 
 class TestOrigins:
-    """What browsers send for pages."""
+    """The headers that browsers send for the requests of pages."""
 
     @pytest.fixture
     def api_settings(self, request: pytest.FixtureRequest) -> ApiSettings:
@@ -132,14 +132,14 @@ class TestOrigins:
         [("localhost", 200), ("LOCALHOST:8000", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200)]
         + [(host, 403) for host in ("rebound.example", "rebound.example:8000", "localhost.rebound.example", "")],
     )
-    async def test_without_keys_nothing_is_read_under_a_name_that_anybody_can_point_here(
+    async def test_without_keys_a_host_name_that_anybody_can_point_here_is_refused(
         self, client: httpx.AsyncClient, host: str, status: int
     ) -> None:
         answer = await client.get("/jobs", headers={"Host": host})
         assert answer.status_code == status
 
     @pytest.mark.parametrize("api_settings", [ApiSettings(allow_no_authentication=True)], indirect=True)
-    async def test_a_server_that_needs_no_key_still_refuses_foreign_names(self, client: httpx.AsyncClient) -> None:
+    async def test_a_server_without_keys_still_refuses_foreign_host_names(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/jobs", headers={"Host": "rebound.example"})
         assert answer.status_code == 403
         assert "CRONPOST_ALLOWED_HOSTS" in answer.json()["detail"]
@@ -164,19 +164,19 @@ class TestOrigins:
         ],
         indirect=["api_settings"],
     )
-    async def test_names_can_be_allowed(self, client: httpx.AsyncClient, host: str, status: int) -> None:
+    async def test_host_names_can_be_allowed(self, client: httpx.AsyncClient, host: str, status: int) -> None:
         assert (await client.get("/jobs", headers={"Host": host})).status_code == status
 
     @pytest.mark.parametrize("host", ["localhost:80@evil", "[::1]evil", "[::1", "localhost, evil", "127.0.0.1:80:80"])
     @pytest.mark.parametrize(
         "api_settings", [ApiSettings(), ApiSettings(api_keys=(KEY,))], indirect=True, ids=["no keys", "keys"]
     )
-    async def test_a_host_that_has_two_readings_is_refused(self, client: httpx.AsyncClient, host: str) -> None:
+    async def test_an_ambiguous_host_header_is_refused(self, client: httpx.AsyncClient, host: str) -> None:
         headers = {"Host": host, "Authorization": f"Bearer {KEY}"}
         assert (await client.get("/jobs", headers=headers)).status_code == 403
 
     @pytest.mark.parametrize("api_settings", [ApiSettings(allowed_hosts=("cron.example",))], indirect=True)
-    async def test_behind_a_proxy_the_own_origin_may_have_an_allowed_name(self, client: httpx.AsyncClient) -> None:
+    async def test_behind_a_proxy_an_allowed_name_may_be_the_own_origin(self, client: httpx.AsyncClient) -> None:
         headers = {"Host": "cron.example", "Origin": "https://cron.example"}
         assert (await client.post("/", json=EXAMPLE, headers=headers)).status_code == 202
         headers["Origin"] = "https://evil.example"

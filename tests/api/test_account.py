@@ -23,7 +23,7 @@ from tests.support.factories import at, make_job, make_run, make_state, retrying
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import put
 
-# The clock stands at 23:50:00 on the last day of 2026.
+# The clock is at 23:50:00 on the last day of 2026.
 MINUTE = "2026-12-31T23:50:"
 
 
@@ -175,7 +175,7 @@ async def test_pages_follow_each_other_by_cursor_and_link(
         ({"since": "2026-01-01T00:00:00Z"}, "since"),
     ],
 )
-async def test_what_cannot_be_understood_is_refused_by_name(
+async def test_an_invalid_parameter_is_refused_by_name(
     client: httpx.AsyncClient, params: dict[str, str], field: str
 ) -> None:
     await client.post("/", json=job(id="a"))
@@ -200,7 +200,7 @@ async def test_a_deleted_job_has_its_account_until_it_is_trimmed(
     assert (await client.get("/jobs/a/account")).status_code == 404
 
 
-async def test_a_new_job_is_accounted_for_since_it_was_created(client: httpx.AsyncClient, clock: ManualClock) -> None:
+async def test_the_account_of_a_new_job_begins_with_its_creation(client: httpx.AsyncClient, clock: ManualClock) -> None:
     await client.post("/", json=job(id="a", cron="@daily"))
     clock.advance(1_000)
     body = (await client.get("/jobs/a/account")).json()

@@ -1,4 +1,4 @@
-"""Bodies that two JSON parsers can read in two ways, and names that show as something else."""
+"""Bodies that two JSON parsers can read differently, and names that look like other names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REPEATED: dict[str, tuple[str, str, bytes, int, str]] = {
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status", "field"), REPEATED.values(), ids=REPEATED.keys())
-async def test_a_key_that_comes_twice_is_refused(
+async def test_a_repeated_key_is_refused(
     client: httpx.AsyncClient, method: str, path: str, body: bytes, status: int, field: str
 ) -> None:
     answer = await client.request(method, path, content=body)
@@ -36,13 +36,13 @@ async def test_a_key_that_comes_twice_is_refused(
     assert "twice" in answer.json()["detail"]
 
 
-async def test_keys_of_objects_that_are_not_read_do_not_count(client: httpx.AsyncClient) -> None:
+async def test_repeated_keys_in_values_that_are_not_read_are_allowed(client: httpx.AsyncClient) -> None:
     body = TASK + b', "x": {"executeAt": 1, "webhookUrl": [{"executeAt": "{:"}]}}'
     assert (await client.post("/api/v1/tasks", content=body)).status_code == 202
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\tb", "\u202eb", "a\u0000", "a\u2028b"])
-async def test_a_name_that_is_not_printable_is_refused(client: httpx.AsyncClient, name: str) -> None:
+async def test_a_name_with_unprintable_characters_is_refused(client: httpx.AsyncClient, name: str) -> None:
     answer = await client.post("/targets", json={"name": name, "url": "http://h/"})
     assert answer.status_code == 422
     assert answer.json()["field"] == "name"
@@ -60,7 +60,7 @@ async def test_a_name_that_is_not_printable_is_refused(client: httpx.AsyncClient
         (rb'{"id":"a","endpoint":"http://h/","cron":"@daily","payload":["\udc00"]}', "payload"),
     ],
 )
-async def test_half_of_a_surrogate_pair_is_refused_with_its_field(
+async def test_half_a_surrogate_pair_is_refused_with_its_field(
     client: httpx.AsyncClient, body: bytes, field: str
 ) -> None:
     answer = await client.post("/", content=body)
@@ -69,7 +69,7 @@ async def test_half_of_a_surrogate_pair_is_refused_with_its_field(
 
 
 @pytest.mark.parametrize("version", ["1e9", "x", "-1", "1.0.0.0.0", "99999999999999999999"])
-async def test_an_impossible_version_of_the_metrics_format_gets_the_usual_one(
+async def test_an_unknown_version_of_the_metrics_format_gets_the_default_one(
     client: httpx.AsyncClient, version: str
 ) -> None:
     accept = f"application/openmetrics-text;version={version}"

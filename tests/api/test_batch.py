@@ -1,4 +1,4 @@
-"""``POST /jobs:batch``: each element as ``POST /`` takes it, each with a result of its own."""
+"""``POST /jobs:batch``: each element is like a body of ``POST /`` and has its own result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEAD = '{"id":"a","endpoint":"http://h/","cron":"@daily","payload":'
 
 
 async def post(client: httpx.AsyncClient, elements: list[Any]) -> list[dict[str, Any]]:
-    """The results of a batch; an element that is text stands for itself."""
+    """The results of a batch; an element that is text is sent as it is."""
     texts = [one if isinstance(one, str) else json.dumps(one) for one in elements]
     answer = await client.post("/jobs:batch", content=f"[{','.join(texts)}]")
     assert answer.status_code == 200, answer.text
@@ -95,7 +95,7 @@ async def test_an_element_gets_the_answer_of_a_single_upsert(
         named = element.get("id") if isinstance(element, dict) else "a" if text.startswith(HEAD) else None
         assert result.pop("id") == (named if isinstance(named, str) else None)
         assert expected.pop("status") == single.status_code
-    # Between the two, a second may have begun.
+    # A second may begin between the two.
     assert (result.pop("next_fire_time", None) is None) == (expected.pop("next_fire_time", None) is None)
     assert result == expected
 
@@ -117,7 +117,7 @@ DEFAULT_POLICIES = ("id", "endpoint", "cron", "payload")
 
 @st.composite
 def elements(draw: st.DrawFn) -> str:
-    """The text of an element: mostly good, with members that are missing, strange or there twice."""
+    """The text of an element: mostly valid, with missing, strange or repeated members."""
     good = {"id": '"a"', "endpoint": '"http://h/"', "cron": '"@daily"'}
     names = draw(st.permutations([*DEFAULT_POLICIES, *draw(st.lists(st.sampled_from(list(MEMBERS)), max_size=2))]))
     members = []
@@ -130,7 +130,7 @@ def elements(draw: st.DrawFn) -> str:
 
 @settings(deadline=None, max_examples=105)
 @given(elements())
-def test_the_short_way_of_reading_reads_what_the_long_one_reads(text: str) -> None:
+def test_the_fast_decoder_returns_what_the_careful_one_returns(text: str) -> None:
     body = text.encode()
     expected: Job | str
     try:
@@ -141,7 +141,7 @@ def test_the_short_way_of_reading_reads_what_the_long_one_reads(text: str) -> No
     assert (found if isinstance(found, Job) else found.detail) == expected
 
 
-async def test_what_is_refused_touches_nothing_else(client: httpx.AsyncClient) -> None:
+async def test_a_refused_element_affects_no_other(client: httpx.AsyncClient) -> None:
     await client.post("/", json=job(id="b"))
     results = await post(client, [job(id="a"), job(id="b", cron="never"), job(id="c", nonsense=1), job(id="d")])
     assert [(one["id"], one["status"], one.get("field")) for one in results] == [
@@ -167,7 +167,7 @@ async def test_the_same_batch_again_changes_nothing(client: httpx.AsyncClient, c
     assert [one["version"] for one in again] == [1] * 300
 
 
-async def test_an_id_that_comes_twice_is_applied_twice_in_order(client: httpx.AsyncClient) -> None:
+async def test_a_repeated_id_is_applied_twice_in_order(client: httpx.AsyncClient) -> None:
     results = await post(client, [job(id="a", payload=1), job(id="b"), job(id="a", payload=2), job(id="a", payload=2)])
     assert [(one["id"], one["version"], one["changed"]) for one in results] == [
         ("a", 1, True),
@@ -215,7 +215,7 @@ async def test_a_payload_is_kept_byte_for_byte(client: httpx.AsyncClient, contex
     ],
     ids=lambda value: str(value)[:20],
 )
-async def test_what_is_no_array_of_elements_is_refused_as_a_whole(
+async def test_a_body_that_is_not_an_array_of_elements_is_refused_as_a_whole(
     client: httpx.AsyncClient, contents: Contents, body: str | bytes, words: str
 ) -> None:
     answer = await client.post("/jobs:batch", content=body)
@@ -224,7 +224,9 @@ async def test_what_is_no_array_of_elements_is_refused_as_a_whole(
     assert contents() == {}
 
 
-async def test_a_batch_may_be_longer_than_a_body_but_no_job_of_it(store: RedisStore, context: Context) -> None:
+async def test_a_batch_may_be_longer_than_the_body_limit_but_none_of_its_jobs(
+    store: RedisStore, context: Context
+) -> None:
     context.settings = ApiSettings(max_body_bytes=2048)
     async with client_of(context) as client:
         fits, too_long = job(id="fits", payload="x" * 1500), job(id="too long", payload="x" * 2048)
@@ -234,7 +236,7 @@ async def test_a_batch_may_be_longer_than_a_body_but_no_job_of_it(store: RedisSt
         assert answer.status_code == 413
 
 
-async def test_a_job_that_cannot_be_read_is_put_again_with_the_others(
+async def test_a_job_that_cannot_be_read_is_replaced_with_the_others(
     client: httpx.AsyncClient, context: Context, redis_url: str
 ) -> None:
     await post(client, [job(id="a"), job(id="b"), job(id="c")])
@@ -248,7 +250,7 @@ async def test_a_job_that_cannot_be_read_is_put_again_with_the_others(
     assert [one["status"] for one in shown] == ["active"] * 4
 
 
-async def test_a_full_redis_takes_what_is_stored_already_and_refuses_the_rest(
+async def test_with_a_full_redis_unchanged_jobs_succeed_and_the_rest_is_refused(
     client: httpx.AsyncClient, redis_url: str, contents: Contents
 ) -> None:
     await post(client, [job(id="same"), job(id="other")])
@@ -262,12 +264,12 @@ async def test_a_full_redis_takes_what_is_stored_already_and_refuses_the_rest(
     assert contents() == before
 
 
-async def test_one_history_of_the_wrong_type_is_the_fault_of_its_job_alone(store: RedisStore) -> None:
+async def test_a_history_of_the_wrong_type_fails_only_its_own_job(store: RedisStore) -> None:
     clock = ManualClock()
     context = Context(settings=ApiSettings(), store=store, clock=clock, metrics=Metrics())
     async with client_of(context) as client:
         await post(client, [job(id="a"), job(id="b")])
-        # Fire times pass without a node: what replaces the trigger records them as missed.
+        # Fire times pass without a node; a change of the trigger records them as missed.
         clock.advance(60_000)
         await store.client.set(store.keys.history("b"), "no list")
         results = await post(client, [job(id="a", cron="@yearly"), job(id="b", cron="@yearly")])

@@ -1,4 +1,4 @@
-"""What is shown of targets that are slow or dead: ``/breakers``, and the mark of a job whose run is held back."""
+"""Slow and dead targets: ``/breakers``, and ``held_back`` of a job whose run waits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.stores import put
 DEAD = OpenBreaker("http://dead.test:81", BreakerState.HALF_OPEN, at(0), 7, at(5), "timeout: no answer in 30 s")
 
 
-async def test_a_server_without_a_node_says_so(client: httpx.AsyncClient) -> None:
+async def test_a_server_without_a_node_reports_that_it_has_none(client: httpx.AsyncClient) -> None:
     answer = await client.get("/breakers")
     assert answer.status_code == 200
     assert answer.json()["breakers"] == []
@@ -80,7 +80,7 @@ def test_a_run_that_is_being_sent_is_not_shown_as_held_back() -> None:
         assert shown.held_back is None
 
 
-async def test_limits_are_stored_shown_and_taken_back(client: httpx.AsyncClient) -> None:
+async def test_limits_are_stored_shown_and_removed(client: httpx.AsyncClient) -> None:
     body = {"id": "a", "endpoint": "http://h.test/", "cron": "@daily", "payload": 1}
     answer = await client.put("/jobs/a", json=body | {"limits": {"rate": 2.5}})
     assert answer.json()["changed"] is True
@@ -91,6 +91,6 @@ async def test_limits_are_stored_shown_and_taken_back(client: httpx.AsyncClient)
     assert (await client.get("/jobs/a")).json()["limits"] is None
 
 
-def test_a_node_process_tells_its_parent_of_its_breakers() -> None:
+def test_a_node_process_reports_its_breakers_to_its_parent() -> None:
     report = Report("node", True, [], [], [DEAD])
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(report), type=Report) == report

@@ -1,4 +1,4 @@
-"""Completion by callback: what a runner that took a run can say about it, and by what right."""
+"""Completion by callback: what a runner that took a run can report, and how it proves its right to do so."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def runner(context: Context) -> AsyncIterator[Runner]:
 
 
 class Taken:
-    """A run that the runner has taken, and how to speak about it."""
+    """A run that the runner has taken, with its callback addresses and token."""
 
     def __init__(self, client: httpx.AsyncClient, runner: Runner) -> None:
         self.client = client
@@ -56,7 +56,7 @@ async def taken(client: httpx.AsyncClient, runner: Runner) -> Taken:
     return Taken(client, runner)
 
 
-async def test_a_runner_is_told_where_and_by_what_right_it_can_call_back(taken: Taken, runner: Runner) -> None:
+async def test_a_runner_receives_the_callback_address_and_token(taken: Taken, runner: Runner) -> None:
     assert runner.header("Cronpost-Callback-Url") == f"http://localhost/runs/{taken.id}/complete"
     assert runner.header("Cronpost-Heartbeat-Url") == f"http://localhost/runs/{taken.id}/heartbeat"
     answer = await taken.client.post(
@@ -96,7 +96,7 @@ async def test_a_failure_is_recorded_with_its_message(client: httpx.AsyncClient,
     assert run["message"] == message[:MAX_MESSAGE_CHARACTERS]
 
 
-async def test_said_again_it_is_answered_the_same_and_changes_nothing(taken: Taken, contents: Contents) -> None:
+async def test_a_repeated_completion_gets_the_same_answer_and_changes_nothing(taken: Taken, contents: Contents) -> None:
     first = await taken.say("complete", b'{"state":"succeeded"}')
     before = contents()
     for body in (b'{"state":"succeeded"}', b'{"state":"failed","message":"no"}'):
@@ -106,7 +106,7 @@ async def test_said_again_it_is_answered_the_same_and_changes_nothing(taken: Tak
     assert contents() == before
 
 
-async def test_tokens_are_good_again_after_the_store_has_another_secret(
+async def test_new_tokens_are_valid_after_the_store_has_another_secret(
     client: httpx.AsyncClient, taken: Taken, runner: Runner, context: Context
 ) -> None:
     assert (await taken.say("complete", b'{"state":"succeeded"}')).status_code == 200
@@ -133,7 +133,7 @@ async def test_an_api_without_an_address_for_runners_refuses_jobs_with_a_callbac
     assert (first["status"], first["field"], second["status"]) == (400, "completion", 202)
 
 
-async def test_a_continuation_comes_with_the_completion(client: httpx.AsyncClient, taken: Taken) -> None:
+async def test_a_completion_can_request_a_continuation(client: httpx.AsyncClient, taken: Taken) -> None:
     payload = b'{"page":2,  "n":1.0}'
     answer = await taken.say(
         "complete", b'{"state":"succeeded","continue":{"payload":' + payload + b',"after_seconds":3600}}'
@@ -144,7 +144,7 @@ async def test_a_continuation_comes_with_the_completion(client: httpx.AsyncClien
     assert payload in (await client.get("/jobs/a/pending")).content
 
 
-async def test_heartbeats_tell_how_far_it_is(client: httpx.AsyncClient, taken: Taken) -> None:
+async def test_heartbeats_report_the_progress(client: httpx.AsyncClient, taken: Taken) -> None:
     answer = await taken.say("heartbeat", b'{"progress": 0.25, "note": "page 3 of 12"}')
     assert answer.status_code == 200
     assert answer.json()["run_id"] == taken.id
@@ -208,7 +208,7 @@ async def test_a_bad_heartbeat_is_refused(taken: Taken, body: bytes, field: str 
 
 
 @pytest.mark.parametrize("action", ["complete", "heartbeat"])
-async def test_without_the_token_of_the_run_nothing_is_taken(
+async def test_without_the_token_of_the_run_every_callback_is_refused(
     client: httpx.AsyncClient, taken: Taken, action: str
 ) -> None:
     body = b'{"state":"succeeded"}' if action == "complete" else b""
@@ -238,7 +238,7 @@ async def test_without_the_token_of_the_run_nothing_is_taken(
     assert (await client.get("/jobs/a")).json()["status"] == "taken"
 
 
-async def test_a_run_that_nobody_completes_is_lost_and_stays_so(client: httpx.AsyncClient, runner: Runner) -> None:
+async def test_a_run_that_is_never_completed_is_lost_and_stays_lost(client: httpx.AsyncClient, runner: Runner) -> None:
     await client.post("/", json=SLOW | {"run_timeout_seconds": 0.3})
     await client.post("/jobs/a/run")
     (run,) = (await until(client, "/jobs/a/runs", lambda answer: answer["runs"]))["runs"]
@@ -250,7 +250,9 @@ async def test_a_run_that_nobody_completes_is_lost_and_stays_so(client: httpx.As
         assert answer.json()["code"] == "run_lost"
 
 
-async def test_a_completion_counts_while_the_request_is_still_open(client: httpx.AsyncClient, runner: Runner) -> None:
+async def test_a_completion_is_accepted_while_the_request_is_still_open(
+    client: httpx.AsyncClient, runner: Runner
+) -> None:
     runner.hold = asyncio.Event()
     runner.answers = [(500, b"too late to say so")]
     await client.post("/", json=SLOW)
@@ -273,7 +275,7 @@ async def test_a_completion_counts_while_the_request_is_still_open(client: httpx
         ("http://cronpost.example:80", "http://cronpost.example:80"),
     ],
 )
-def test_without_a_setting_runners_are_told_where_the_process_listens(listens: str, told: str) -> None:
+def test_without_a_public_url_runners_receive_the_address_of_the_process(listens: str, told: str) -> None:
     assert callback_base(listens) == told
 
 
@@ -289,7 +291,7 @@ class TestWithKeys:
         client.headers["Authorization"] = f"Bearer {KEY}"
         return client
 
-    async def test_the_token_is_the_key(self, taken: Taken) -> None:
+    async def test_the_token_authorises_the_callback(self, taken: Taken) -> None:
         del taken.client.headers["Authorization"]
         assert (await taken.say("heartbeat")).status_code == 200
         assert (await taken.say("heartbeat", Authorization=f"Bearer {taken.token}")).status_code == 200

@@ -1,4 +1,4 @@
-"""``POST /runs/{id}/cancel``: a person ends a run that is open, waits for a retry, or was taken."""
+"""``POST /runs/{id}/cancel``: a person ends a run that is open, waits for a retry, or is taken."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def record_of(client: httpx.AsyncClient, run_id: str) -> Any:
     return run
 
 
-async def test_a_taken_run_is_cancelled_its_job_goes_on_and_a_late_completion_is_refused(
+async def test_a_cancelled_taken_run_frees_its_job_and_refuses_a_late_completion(
     client: httpx.AsyncClient, runner: Runner
 ) -> None:
     await client.post("/", json=SLOW)
@@ -69,7 +69,7 @@ async def test_a_taken_run_is_cancelled_its_job_goes_on_and_a_late_completion_is
     assert (await client.post("/jobs/a/run")).status_code == 202
 
 
-async def test_an_open_request_is_cut_by_the_node_that_holds_it(client: httpx.AsyncClient, runner: Runner) -> None:
+async def test_the_node_of_a_cancelled_run_aborts_its_open_request(client: httpx.AsyncClient, runner: Runner) -> None:
     await client.post("/", json=PLAIN)
     runner.hold = asyncio.Event()
     asked = await client.post("/jobs/a/run")
@@ -109,7 +109,7 @@ async def test_a_settled_run_and_an_unknown_one_cannot_be_cancelled(client: http
 
 
 class Bench:
-    """An API and a node that is stepped, on one clock."""
+    """An API and a node that the test steps, on one clock."""
 
     def __init__(self, context: Context, clock: ManualClock) -> None:
         self.store = redis_of(context.store)
@@ -141,7 +141,7 @@ async def bench(store: RedisStore, api_settings: Any, monkeypatch: pytest.Monkey
     await bench.node.crash()
 
 
-async def test_without_an_answer_of_the_node_the_run_is_cancelled_and_the_late_result_is_refused(bench: Bench) -> None:
+async def test_a_run_is_cancelled_without_its_node_and_the_late_result_is_refused(bench: Bench) -> None:
     await bench.jobs.upsert(make_job("a"))
     bench.clock.advance(10_000)
     await bench.node.beat()
@@ -151,7 +151,7 @@ async def test_without_an_answer_of_the_node_the_run_is_cancelled_and_the_late_r
     assert done.request_cut is False
     assert await bench.store.client.hlen(KEYS.leases) == 0
     run = (await bench.store.history("a"))[0]
-    # The job goes on beside the request that is still open.
+    # The job starts runs beside the request that is still open.
     bench.clock.advance(10_000)
     await bench.node.beat()
     await bench.node.claim()
@@ -180,7 +180,7 @@ async def test_a_run_of_a_job_or_of_one_that_was_deleted_is_cancelled(
     assert await bench.store.client.zcard(KEYS.retrying) == 0
 
 
-async def test_the_entry_of_a_continuation_goes_and_the_trigger_takes_over(bench: Bench) -> None:
+async def test_cancelling_a_continuation_removes_its_entry_and_frees_the_trigger(bench: Bench) -> None:
     run = retrying(0, 3600, id="0" * 26, reason=Reason.CONTINUATION, on_demand=True)
     from msgspec.structs import replace
 

@@ -1,4 +1,4 @@
-"""The command line, in the test's own process; the server that ``cronpost jobs`` talks to is real."""
+"""The command line in the test's own process, with a real server for ``cronpost jobs``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.api.conftest import EXAMPLE
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     assert run("--version").stdout.strip() == f"cronpost, version {__version__}"
 
 
@@ -40,7 +40,7 @@ def test_every_setting_of_a_command_is_an_option(command: str) -> None:
         assert (f" {setting.options[0]} " in shown) == (setting.section not in not_of), setting.name
 
 
-def test_an_option_may_be_spelled_as_the_setting() -> None:
+def test_an_option_may_be_spelled_like_the_setting() -> None:
     shown = json.loads(run("config", "--json", "--max_in_flight", "7", "--allow-no-authentication").stdout)
     by_name = {row["name"]: row for row in shown}
     assert by_name["CRONPOST_MAX_IN_FLIGHT"]["value"] == "7"
@@ -93,7 +93,7 @@ def test_cron_explains_and_lists_fire_times_in_the_zone_and_in_utc() -> None:
     ]
 
 
-def test_cron_says_when_there_is_no_further_fire_time() -> None:
+def test_cron_reports_that_no_fire_time_follows() -> None:
     result = run("cron", "0 0 0 1 1 * 2040", "--start", "2030-01-01T00:00:00Z")
     assert result.stdout.splitlines()[-2:] == ["2040-01-01 00:00:00Z", "and never again"]
 
@@ -169,7 +169,7 @@ def test_every_optional_field_of_a_job_is_an_option(cli_server: str) -> None:
     assert "(field retry.attempts)" in refused.stderr
 
 
-def test_runs_that_wait_are_put_shown_and_poked(cli_server: str, tmp_path: Path) -> None:
+def test_pending_runs_are_put_shown_and_poked(cli_server: str, tmp_path: Path) -> None:
     jobs(cli_server, "put", "a/b", "--endpoint", "http://h/", "--cron", "0 0 1 1 *", "--payload", "1")
     assert jobs(cli_server, "pending", "a/b").stdout == "none\n"
     (tmp_path / "pages.json").write_text('[{"payload": {"page": 7}, "not_before": "2090-01-01T00:00:00Z"}]')
@@ -186,7 +186,7 @@ def test_runs_that_wait_are_put_shown_and_poked(cli_server: str, tmp_path: Path)
     assert "2090-01-01T00:00:00Z  manual  waits  0         [1]" in jobs(cli_server, "pending", "a/b").stdout
 
 
-def test_a_backfill_says_what_it_will_run(cli_server: str) -> None:
+def test_a_backfill_prints_what_it_will_run(cli_server: str) -> None:
     jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1")
     asked = ("backfill", "a", "--start", "2020-01-01T00:00:00Z", "--end", "2020-02-01T00:00:00Z")
     assert jobs(cli_server, *asked, "--limit", "3").stdout.startswith("3 run(s) asked for")
@@ -196,7 +196,7 @@ def test_a_backfill_says_what_it_will_run(cli_server: str) -> None:
     )
 
 
-def test_the_account_tells_what_became_of_each_fire_time(cli_server: str) -> None:
+def test_the_account_shows_what_became_of_each_fire_time(cli_server: str) -> None:
     jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1")
     told = jobs(cli_server, "account", "a")
     assert told.exit_code == 0, told.stderr
@@ -220,20 +220,20 @@ def test_the_account_tells_what_became_of_each_fire_time(cli_server: str) -> Non
         (["put", "a", "--cron", "@daily", "--file", "job.json"], "either"),
     ],
 )
-def test_wrong_usage_says_what_is_needed(cli_server: str, args: list[str], words: str) -> None:
+def test_wrong_usage_prints_what_is_needed(cli_server: str, args: list[str], words: str) -> None:
     result = jobs(cli_server, *args)
     assert result.exit_code == 2
     assert words in result.stderr
 
 
-def test_what_the_server_refuses_is_told_with_the_field(cli_server: str) -> None:
+def test_a_refusal_of_the_server_is_printed_with_the_field(cli_server: str) -> None:
     result = jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "61 * * * *", "--payload", "1")
     assert result.exit_code == 4
     assert "(field cron)" in result.stderr
     assert "[400]" in result.stderr
 
 
-def test_without_the_key_it_says_how_to_give_one(cli_server: str) -> None:
+def test_without_a_key_the_error_says_how_to_give_one(cli_server: str) -> None:
     result = run("jobs", "list", "--server", cli_server)
     assert result.exit_code == 4
     assert "CRONPOST_API_KEY, --api-key-file or --api-key" in result.stderr
@@ -246,7 +246,7 @@ def test_a_key_of_the_settings_goes_only_to_the_server_of_the_settings(cli_serve
     assert run("jobs", "list", "--server", cli_server, env=env).exit_code == 4
 
 
-def test_no_server_is_one_line_with_what_to_do() -> None:
+def test_a_missing_server_is_one_line_with_what_to_do() -> None:
     sockets = listen("127.0.0.1", 0)
     url = url_of(sockets, "127.0.0.1")
     sockets[0].close()
@@ -263,7 +263,7 @@ def test_long_lists_are_read_page_by_page(cli_server: str) -> None:
     assert [line.split()[0] for line in lines[1:]] == [f"j{number:02}" for number in range(7)]
 
 
-def test_a_file_of_jobs_is_imported_and_what_is_refused_is_named(cli_server: str, tmp_path: Path) -> None:
+def test_a_file_of_jobs_is_imported_and_refused_jobs_are_named(cli_server: str, tmp_path: Path) -> None:
     good = [{**EXAMPLE, "id": f"job {number}"} for number in range(BATCH_LIMIT + 1)]
     (tmp_path / "jobs.json").write_text("[" + ",\n".join(json.dumps(one) for one in good) + "]")
     assert jobs(cli_server, "import", "jobs.json").stdout == f"{len(good)} created, 0 changed, 0 unchanged, 0 failed\n"
@@ -338,12 +338,12 @@ def test_server_and_key_come_from_the_environment_and_from_the_file(cli_server: 
     bare = cli_server.removeprefix("http://")
     (tmp_path / ".env").write_text(f"CRONPOST_SERVER={bare}\nCRONPOST_API_KEY={KEY}\n")
     assert run("jobs", "list").exit_code == 0
-    # An option wins over the environment, and that over the file.
+    # An option overrides the environment, which overrides the file.
     assert run("jobs", "list", env={"CRONPOST_API_KEY": "another"}).exit_code == 4
     assert run("jobs", "list", "--api-key", KEY, env={"CRONPOST_API_KEY": "another"}).exit_code == 0
     assert run("jobs", "list", env={"CRONPOST_SERVER": "http://127.0.0.1:1"}).exit_code == 5
     assert run("jobs", "list", "--server", cli_server, env={"CRONPOST_SERVER": "http://127.0.0.1:1"}).exit_code == 0
-    # Wrong settings of a server do not keep anyone from using another one.
+    # Invalid settings of a server do not prevent the use of another one.
     assert (
         run("jobs", "list", "--server", cli_server, env={"CRONPOST_PORT": "x", "CRONPOST_API_KEY": KEY}).exit_code == 0
     )
@@ -360,7 +360,7 @@ def test_a_key_can_come_from_a_file_or_from_standard_input(cli_server: str, tmp_
     assert "standard input" in twice.stderr
 
 
-def test_config_lists_the_settings_of_the_client_in_a_section_of_their_own() -> None:
+def test_config_lists_the_settings_of_the_client_in_their_own_section() -> None:
     shown = run("config", env={"CRONPOST_SERVER": "https://cron.example/", "CRONPOST_API_KEY": KEY}).stdout
     server, client = shown.split("For cronpost jobs and cronpost runs")
     assert "CRONPOST_SERVER   " in client

@@ -1,4 +1,4 @@
-"""``cronpost jobs put`` and ``update``: what changes is said, and nothing else changes."""
+"""``cronpost jobs put`` and ``update``: they print what changes, and change nothing else."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def put_report(server: str) -> None:
     assert result.exit_code == 0, result.stderr
 
 
-def test_what_can_be_put_back_is_what_a_job_takes(cli_server: str) -> None:
+def test_the_fields_that_update_sends_back_are_those_of_a_job(cli_server: str) -> None:
     put_report(cli_server)
     assert set(shown(cli_server).json()) - READ_ONLY == set(JOB_FIELDS)
 
 
-def test_put_says_which_fields_it_changes_and_keeps_a_payload_that_is_not_given(cli_server: str) -> None:
+def test_put_prints_the_changed_fields_and_keeps_a_payload_that_is_not_given(cli_server: str) -> None:
     put_report(cli_server)
     result = jobs(cli_server, "put", "report", "--endpoint", "http://h/", "--cron", "0 8 * * mon-fri")
     lines = result.stdout.splitlines()
@@ -97,7 +97,7 @@ def test_update_can_set_every_field_that_put_can(cli_server: str) -> None:
         assert shown(cli_server).json()[name] == value
 
 
-def test_a_choice_that_followed_from_another_field_still_follows_after_an_update(cli_server: str) -> None:
+def test_an_implied_value_is_still_implied_after_an_update(cli_server: str) -> None:
     jobs(cli_server, *REPORT, "--payload", "1", "--recovery-check")
     assert shown(cli_server).json()["recovery"] == "latest"
     jobs(cli_server, "update", "report", "--retry-already-running", "3", "--no-recovery-check")
@@ -115,22 +115,20 @@ def test_a_choice_that_followed_from_another_field_still_follows_after_an_update
         (["update", "report", "--unset", "payload"], "'payload' is not one of"),
     ],
 )
-def test_an_update_without_a_clear_change_is_wrong_usage(cli_server: str, args: list[str], words: str) -> None:
+def test_an_update_without_a_change_or_with_two_is_wrong_usage(cli_server: str, args: list[str], words: str) -> None:
     put_report(cli_server)
     result = jobs(cli_server, *args)
     assert result.exit_code == 2
     assert words in result.stderr
 
 
-def test_an_update_of_a_job_that_is_not_there_is_not_found(cli_server: str) -> None:
+def test_an_update_of_an_unknown_job_is_not_found(cli_server: str) -> None:
     result = jobs(cli_server, "update", "nobody", "--cron", "@daily")
     assert result.exit_code == 3
     assert "nobody" in result.stderr
 
 
-def test_a_change_by_somebody_else_between_reading_and_writing_is_reported(
-    cli_server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_concurrent_change_is_reported(cli_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put_report(cli_server)
 
     def read_then_somebody_else(server: Any, job_id: str) -> Stored | None:
@@ -168,7 +166,7 @@ def test_a_dry_run_shows_the_changes_and_the_next_fire_times_and_stores_nothing(
     assert shown(cli_server, "new").status_code == 404
 
 
-def test_a_change_is_json_for_programs(cli_server: str, tmp_path: Path) -> None:
+def test_with_json_a_change_is_a_json_document(cli_server: str, tmp_path: Path) -> None:
     put_report(cli_server)
     dry = json.loads(jobs(cli_server, "update", "report", "--cron", "@daily", "--dry-run", "--json").stdout)
     assert dry["changes"] == [{"field": "cron", "before": "0 6 * * *", "after": "@daily"}]

@@ -43,7 +43,7 @@ def server() -> Iterator[Answering]:
 
 @pytest.fixture(autouse=True)
 def first_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for /proc/1/cmdline; another program until a test writes to it."""
+    """A file in place of /proc/1/cmdline; contains another program until a test writes to it."""
     path = tmp_path / "cmdline"
     path.write_bytes(b"/sbin/init\0")
     monkeypatch.setattr(cli_health, "FIRST_PROCESS", path)
@@ -66,7 +66,7 @@ def test_a_server_that_answers_is_healthy(server: Answering, host: str) -> None:
     assert (found.exit_code, found.output) == (0, "healthy\n")
 
 
-def test_a_server_that_does_not_answer_is_not(server: Answering) -> None:
+def test_a_server_that_does_not_answer_is_unhealthy(server: Answering) -> None:
     assert check(port=closed_port()).exit_code == 5
     server.status = 503
     found = check(port=server.server_port)
@@ -74,12 +74,12 @@ def test_a_server_that_does_not_answer_is_not(server: Answering) -> None:
     assert "503" in found.output
 
 
-def test_where_there_is_a_port_for_metrics_it_is_asked(server: Answering) -> None:
+def test_a_port_for_metrics_is_used_for_the_check(server: Answering) -> None:
     assert check(port=closed_port(), metrics_port=server.server_port).exit_code == 0
     assert check(port=server.server_port, metrics_port=closed_port()).exit_code == 5
 
 
-def test_a_node_in_a_container_is_asked_on_its_port_or_not_at_all(server: Answering, first_process: Path) -> None:
+def test_a_node_in_a_container_is_checked_on_its_metrics_port_only(server: Answering, first_process: Path) -> None:
     first_process.write_bytes(b"/opt/cronpost/bin/python\0/opt/cronpost/bin/cronpost\0node\0")
     assert check(port=closed_port()).exit_code == 0
     assert check(host="0.0.0.0", api_keys="k" * 16).exit_code == 0
@@ -89,13 +89,13 @@ def test_a_node_in_a_container_is_asked_on_its_port_or_not_at_all(server: Answer
     assert check().exit_code == 5
 
 
-def test_the_options_of_the_first_process_say_where_it_listens(server: Answering, first_process: Path) -> None:
+def test_the_address_follows_from_the_options_of_the_first_process(server: Answering, first_process: Path) -> None:
     first_process.write_bytes(f"python\0/bin/cronpost\0serve\0--port={server.server_port}\0".encode())
     assert check().exit_code == 0
 
 
 @pytest.mark.parametrize("line", [b"", b"cronpost\0", b"/bin/sh\0-c\0true\0", b"\xff\0"])
-def test_another_first_process_says_nothing(line: bytes, first_process: Path) -> None:
+def test_another_first_process_is_ignored(line: bytes, first_process: Path) -> None:
     first_process.write_bytes(line)
     assert first_command(first_process) == ("", {})
     assert first_command(first_process / "nothing") == ("", {})

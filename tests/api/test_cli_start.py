@@ -1,4 +1,4 @@
-"""What the command line loads: a command that needs little must not load the server."""
+"""The imports of the command line: a command that needs little must not load the server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print("\\n" + json.dumps({"code": code, "loaded": sorted({name.partition(".")[0]
 
 
 def loaded_by(*args: str, directory: Path) -> set[str]:
-    """The top-level modules that are loaded after the command, in a process of its own."""
+    """The top-level modules that are loaded after the command, in its own process."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("CRONPOST_")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *args],
@@ -86,7 +86,7 @@ def test_a_node_without_a_port_loads_no_api(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("group", [cli.main, cli_jobs.jobs], ids=lambda group: str(group.name))
-def test_the_help_of_a_group_says_what_its_commands_say(group: click.Group) -> None:
+def test_the_help_of_a_group_repeats_the_help_of_its_commands(group: click.Group) -> None:
     assert isinstance(group, LazyGroup)
     context = click.Context(group)
     for name, (_, short) in group.lazy.items():

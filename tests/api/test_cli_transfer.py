@@ -103,11 +103,11 @@ def test_an_import_of_several_requests_shows_progress_and_stops_where_asked(
     assert told(whole).splitlines()[:3] == ["2 of 5 sent", "4 of 5 sent", "5 of 5 sent"]
 
 
-def test_an_import_takes_what_one_request_takes(cli_server: str) -> None:
+def test_an_import_sends_as_many_jobs_as_one_request_allows(cli_server: str) -> None:
     assert cli_transfer.BATCH_LIMIT == BATCH_LIMIT
 
 
-def test_the_output_of_list_is_no_export_and_the_error_says_so(five_jobs: str) -> None:
+def test_importing_the_output_of_list_is_refused_with_a_hint(five_jobs: str) -> None:
     listed = jobs(five_jobs, "list", "--json").stdout_bytes
     answer = jobs(five_jobs, "import", "-", stdin=listed)
     assert answer.exit_code == 2

@@ -1,4 +1,4 @@
-"""What commands show to people: colours, zones, reasons of failures, runs; and what the shell completes."""
+"""The output of commands for people: colours, time zones, reasons of failures, runs; and shell completion."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def runs(server: str, *args: str) -> Result:
 
 
 def until(ask: Callable[[], Result], words: str) -> str:
-    """The output of a command once it has ``words`` in it."""
+    """Repeat a command until its output contains ``words``; returns the output."""
     shown = ""
     for _ in range(500):
         shown = ask().stdout
@@ -54,7 +54,7 @@ def environment(server: str, **more: str) -> dict[str, str]:
 
 
 def on_a_terminal(server: str, *args: str, typed: bytes = b"", **more: str) -> tuple[int, str]:
-    """Exit code and screen of a command that runs on a terminal of its own."""
+    """Run a command on a terminal of its own; returns its exit code and its screen."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *args],
@@ -69,7 +69,7 @@ def on_a_terminal(server: str, *args: str, typed: bytes = b"", **more: str) -> t
     while True:
         try:
             part = os.read(ours, 65_536)
-        except OSError:  # how Linux says that the other side is closed
+        except OSError:  # Linux reports in this way that the other side is closed
             break
         if not part:
             break
@@ -92,7 +92,7 @@ def test_the_next_fire_is_shown_in_the_zone_of_the_job(cli_server: str) -> None:
     assert re.search(r"^created_at +\S+Z$", jobs(cli_server, "get", "a", "--utc").stdout, re.MULTILINE)
 
 
-def test_instants_keep_their_form_where_there_is_no_other_zone() -> None:
+def test_instants_keep_their_form_without_another_zone() -> None:
     assert in_zone("2030-06-01T10:00:00Z", "UTC") == "2030-06-01T10:00:00Z"
     assert in_zone("2030-06-01T10:00:00.250Z", "Asia/Kolkata") == "2030-06-01T15:30:00.250+05:30"
     assert in_zone("2030-06-01T10:00:00Z", "No/Such_Zone") == "2030-06-01T10:00:00Z"
@@ -106,7 +106,7 @@ def test_a_job_is_shown_without_raw_json_and_with_its_payload_indented(cli_serve
     assert re.search(r'^payload +\{\n +"report": "daily",\n +"n": 1\.10\n +\}$', shown, re.MULTILINE)
 
 
-def test_a_failure_said_by_callback_shows_its_reason(cli_server_with_node: tuple[str, Runner]) -> None:
+def test_a_failure_that_a_callback_reports_shows_its_reason(cli_server_with_node: tuple[str, Runner]) -> None:
     server, runner = cli_server_with_node
     runner.answers = [(202, b"")]
     assert jobs(server, "put", "a", *PUT, "--completion", "callback").exit_code == 0
@@ -176,11 +176,11 @@ def test_a_distance_from_now_is_an_instant(text: str, direction: Any, seconds: i
 
 
 @pytest.mark.parametrize("text", ["2030-01-31T12:00:00Z", "soon", "2", "h", "2x", ""])
-def test_other_text_goes_to_the_server_as_it_is(text: str) -> None:
+def test_other_text_is_sent_to_the_server_unchanged(text: str) -> None:
     assert instant_option(text, "ago") == text
 
 
-def test_a_run_and_a_backfill_take_distances_too(cli_server: str) -> None:
+def test_run_and_backfill_accept_relative_times(cli_server: str) -> None:
     jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "@hourly", "--payload", "1")
     assert "2 run(s)" in jobs(cli_server, "backfill", "a", "--start", "2h", "--end", "now").stdout
     assert "asked for" in jobs(cli_server, "run", "a", "--payload", "[1]", "--not-before", "2h").stdout
@@ -214,7 +214,7 @@ def test_delete_asks_on_a_terminal_only(cli_server: str) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_script_is_one_that_the_shell_takes(shell: str, tmp_path: Path) -> None:
+def test_the_shell_accepts_the_completion_script(shell: str, tmp_path: Path) -> None:
     script = run("completion", shell).stdout
     assert "_CRONPOST_COMPLETE" in script
     program = shutil.which(shell)

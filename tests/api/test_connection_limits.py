@@ -1,4 +1,4 @@
-"""How many connections a server keeps, for whom, and what a client costs that does not read its answers."""
+"""How many connections a server keeps, for which clients, and the cost of a client that does not read its answers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def read_answer(reader: asyncio.StreamReader) -> int:
 
 
 async def opened(address: Address, request: bytes = HEALTH) -> Pair:
-    """A connection whose first request was answered, and which is kept."""
+    """An open connection whose first request was answered."""
     reader, writer = await asyncio.open_connection(*address)
     writer.write(request)
     assert await read_answer(reader) == 200
@@ -69,34 +69,34 @@ async def held() -> AsyncIterator[list[Pair]]:
 
 
 class TestPlaces:
-    """Twenty places: nineteen for all, one in the reserve."""
+    """Twenty places: nineteen for all clients, one in reserve."""
 
     @pytest.fixture
     async def address(self, context: Context) -> AsyncIterator[Address]:
         async with serving(context, Connections(20)) as address:
             yield address
 
-    async def test_a_new_connection_takes_the_place_of_the_one_that_is_idle_longest(self, address: Address) -> None:
+    async def test_a_new_connection_replaces_the_one_that_is_idle_longest(self, address: Address) -> None:
         async with held() as pairs:
             for _ in range(19):
                 pairs.append(await opened(address))
-            assert await asks(pairs[0]) == 200  # so the second is idle longest
+            assert await asks(pairs[0]) == 200  # so the second one is idle longest
             pairs += [await opened(address) for _ in range(3)]
             assert [await asks(pair) for pair in pairs[:6]] == [200, 0, 0, 0, 200, 200]
 
-    async def test_any_number_of_idle_connections_keeps_nobody_out(self, address: Address) -> None:
+    async def test_idle_connections_never_keep_a_client_out(self, address: Address) -> None:
         async with held() as pairs:
             for _ in range(100):
                 pairs.append(await opened(address))
             assert status_of(await exchange(address, post())) == 202
 
-    async def test_silent_connections_keep_nobody_out(self, address: Address) -> None:
+    async def test_silent_connections_never_keep_a_client_out(self, address: Address) -> None:
         async with held() as pairs:
             for _ in range(100):
                 pairs.append(await asyncio.open_connection(*address))
             assert status_of(await exchange(address, post())) == 202
 
-    async def test_connections_that_send_slowly_give_way_as_well(self, address: Address) -> None:
+    async def test_connections_that_send_slowly_are_replaced_too(self, address: Address) -> None:
         async with held() as pairs:
             for _ in range(100):
                 pairs.append(await asyncio.open_connection(*address))
@@ -116,7 +116,7 @@ class TestReserve:
 
     @pytest.fixture
     async def busy(self, context: Context, address: Address) -> AsyncIterator[asyncio.Event]:
-        """All ordinary places hold a request that is being answered, until the event is set."""
+        """Until the event is set, all ordinary places have a request that is being answered."""
         release = asyncio.Event()
         reached = asyncio.Semaphore(0)
         totals = context.history.totals
@@ -143,18 +143,18 @@ class TestReserve:
             assert status_of(answer) == 200
             assert b"connection: close" in answer.lower()
 
-    async def test_others_are_told_to_come_back(self, address: Address, busy: asyncio.Event) -> None:
+    async def test_other_clients_get_503_with_retry_after(self, address: Address, busy: asyncio.Event) -> None:
         answer = await exchange(address, b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert status_of(answer) == 503
         assert b"retry-after: 1" in answer.lower()
         busy.set()
         docs = b"GET /docs HTTP/1.1\r\nHost: localhost\r\n" + CLOSE + b"\r\n"
         async with asyncio.timeout(20):
-            # Nobody tells when a place is free.
+            # The server does not announce a free place.
             while status_of(await exchange(address, docs)) != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
-    async def test_who_has_shown_a_key_gives_way_last(self, address: Address) -> None:
+    async def test_connections_with_a_key_are_replaced_last(self, address: Address) -> None:
         async with held() as pairs:
             pairs.append(await opened(address, LIST % BEARER))
             for _ in range(60):
@@ -180,7 +180,7 @@ async def test_an_idle_connection_is_closed_in_time(address: Address, monkeypatc
             assert await pairs[0][0].read() == b""
 
 
-async def test_one_address_holds_its_share_and_no_more(context: Context) -> None:
+async def test_one_address_gets_at_most_its_share_of_the_places(context: Context) -> None:
     async with serving(context, Connections(20, per_address=3)) as address, held() as pairs:
         for _ in range(5):
             pairs.append(await opened(address))
@@ -220,7 +220,7 @@ async def stored_list(address: Address, megabytes: int) -> None:
 
 
 async def mute(address: Address, request: bytes, *, buffer: int = 4096) -> socket.socket:
-    """A client that asks, and reads only what the test reads."""
+    """A client that sends a request and reads only what the test reads."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     sock.setblocking(False)
@@ -231,7 +231,7 @@ async def mute(address: Address, request: bytes, *, buffer: int = 4096) -> socke
 
 
 @pytest.mark.parametrize("headers", [b"", CLOSE], ids=["kept", "closed"])
-async def test_answers_that_nobody_reads_are_given_up(
+async def test_an_answer_that_its_client_does_not_read_is_aborted(
     context: Context, monkeypatch: pytest.MonkeyPatch, headers: bytes
 ) -> None:
     quick(monkeypatch, answer_seconds=0.5)
@@ -246,7 +246,7 @@ async def test_answers_that_nobody_reads_are_given_up(
                 await asyncio.sleep(0.05)
         for sock in socks:
             sock.close()
-        # 40 answers of 8 MB are 320 MB; malloc keeps some of what was freed.
+        # 40 answers of 8 MB are 320 MB; malloc keeps some of the freed memory.
         assert resident_bytes() - before < 160_000_000
 
 
@@ -256,7 +256,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.parametrize("headers", [b"", CLOSE], ids=["kept", "closed"])
-async def test_a_slow_but_steady_reader_gets_a_large_answer_whole(
+async def test_a_slow_but_steady_reader_gets_the_whole_of_a_large_answer(
     context: Context, monkeypatch: pytest.MonkeyPatch, headers: bytes
 ) -> None:
     quick(monkeypatch, answer_seconds=0.5)
@@ -325,7 +325,7 @@ async def test_an_endless_trailer_or_chunk_extension_is_cut_off(address: Address
         writer.close()
 
 
-async def test_a_trailer_does_not_pass_for_a_header(address: Address) -> None:
+async def test_a_trailer_is_not_used_as_a_header(address: Address) -> None:
     body = b"%x\r\n%s\r\n0\r\nContent-Encoding: gzip\r\nOrigin: http://evil.example\r\n\r\n" % (len(BODY), BODY)
     assert status_of(await exchange(address, post(b"Transfer-Encoding: chunked", body=body))) == 202
 

@@ -1,4 +1,4 @@
-"""The listening server itself, through real sockets: what a client may do to a connection, and for how long."""
+"""The listening server, through real sockets: what a client may do with a connection, and for how long."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def address(context: Context) -> AsyncIterator[Address]:
 
 
 async def exchange(address: Address, *parts: bytes, half_close: bool = False) -> bytes:
-    """All that the server says to ``parts``, until it closes the connection."""
+    """Send ``parts``; returns everything that the server sends until it closes the connection."""
     reader, writer = await asyncio.open_connection(*address)
     try:
         for part in parts:
@@ -161,7 +161,7 @@ HEADERS_OF = {
 
 
 @pytest.mark.parametrize(("request_bytes", "status"), HEADERS_OF.values(), ids=HEADERS_OF.keys())
-async def test_a_strange_request_gets_the_right_status(address: Address, request_bytes: bytes, status: int) -> None:
+async def test_an_unusual_request_gets_the_right_status(address: Address, request_bytes: bytes, status: int) -> None:
     assert status_of(await exchange(address, request_bytes)) == status
     assert status_of(await exchange(address, post())) == 202
 
@@ -178,12 +178,12 @@ class TestLimits:
         assert status_of(answer) == 413
         assert b"application/problem+json" in answer
 
-    async def test_chunks_are_counted_as_they_come(self, address: Address) -> None:
+    async def test_the_body_limit_counts_chunks_as_they_arrive(self, address: Address) -> None:
         chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
         answer = await exchange(address, post(b"Transfer-Encoding: chunked", body=chunk * 3))
         assert status_of(answer) == 413
 
-    async def test_a_body_without_an_end_is_not_read_to_its_end(self, address: Address) -> None:
+    async def test_an_endless_body_is_cut_off(self, address: Address) -> None:
         _, writer = await asyncio.open_connection(*address)
         writer.write(post(b"Transfer-Encoding: chunked", body=b""))
         chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
@@ -217,7 +217,7 @@ SLOW: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize(("sent", "status"), SLOW.values(), ids=SLOW.keys())
-async def test_what_is_not_completed_in_time_is_closed(
+async def test_an_incomplete_request_is_closed_after_its_deadline(
     address: Address, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int
 ) -> None:
     quick(monkeypatch, head_seconds=0.2, body_seconds=0.2)
@@ -249,14 +249,14 @@ async def drip(address: Address, begin: bytes, drop: bytes) -> bytes:
     ],
     ids=["headers", "empty lines", "body", "chunks"],
 )
-async def test_a_byte_now_and_then_does_not_keep_a_connection_alive(
+async def test_single_bytes_do_not_extend_the_deadline(
     address: Address, monkeypatch: pytest.MonkeyPatch, begin: bytes, drop: bytes
 ) -> None:
     quick(monkeypatch, head_seconds=0.3, body_seconds=0.3)
     await drip(address, begin, drop)
 
 
-async def test_a_kept_connection_serves_many_requests_and_each_has_its_own_deadline(
+async def test_a_kept_connection_serves_many_requests_each_with_its_own_deadline(
     address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick(monkeypatch, head_seconds=0.3)
@@ -282,7 +282,7 @@ async def test_pipelined_requests_are_answered_in_their_order(address: Address) 
     assert answer.rindex(b"HTTP/1.1 404") > answer.rindex(b"HTTP/1.1 200")
 
 
-async def test_half_open_connections_do_not_keep_others_out(address: Address) -> None:
+async def test_half_open_connections_never_keep_a_client_out(address: Address) -> None:
     held = [await asyncio.open_connection(*address) for _ in range(200)]
     for _, writer in held:
         writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
@@ -291,7 +291,7 @@ async def test_half_open_connections_do_not_keep_others_out(address: Address) ->
         writer.close()
 
 
-async def test_a_client_that_does_not_take_its_answer_is_cut_off(
+async def test_a_client_that_does_not_read_its_answer_is_disconnected(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick(monkeypatch, answer_seconds=0.3)
@@ -318,7 +318,7 @@ async def test_a_client_that_does_not_take_its_answer_is_cut_off(
         assert received < 32_000_000
 
 
-async def test_stopping_lets_an_open_request_end_and_takes_no_new_ones(context: Context) -> None:
+async def test_a_stopping_server_finishes_open_requests_and_accepts_no_new_ones(context: Context) -> None:
     reached, release = asyncio.Event(), asyncio.Event()
     upsert: Callable[..., Awaitable[object]] = context.jobs.upsert
 
@@ -351,7 +351,7 @@ async def test_stopping_lets_an_open_request_end_and_takes_no_new_ones(context: 
     idle_writer.close()
 
 
-def test_a_port_in_use_is_said_so() -> None:
+def test_a_port_in_use_is_reported() -> None:
     sockets = listen("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
     with pytest.raises(PortInUseError, match=f"port {port} on 127.0.0.1 is in use"):
@@ -360,7 +360,7 @@ def test_a_port_in_use_is_said_so() -> None:
     listen("127.0.0.1", port)[0].close()
 
 
-def test_localhost_listens_on_one_port_and_a_host_that_is_not_here_is_refused() -> None:
+def test_localhost_listens_on_one_port_and_an_address_of_another_machine_is_refused() -> None:
     sockets = listen("localhost", 0)
     assert len({sock.getsockname()[1] for sock in sockets}) == 1
     for sock in sockets:
@@ -369,12 +369,12 @@ def test_localhost_listens_on_one_port_and_a_host_that_is_not_here_is_refused() 
         listen("192.0.2.1", 0)
 
 
-def test_an_ipv6_address_gets_its_brackets() -> None:
+def test_the_url_of_an_ipv6_address_has_brackets() -> None:
     sockets = listen("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
     assert url_of(sockets, "::1") == f"http://[::1]:{port}"
     sockets[0].close()
 
 
-def test_the_deadlines_fit_into_each_other() -> None:
+def test_the_deadlines_are_consistent() -> None:
     assert protocol.HEAD_SECONDS < protocol.BODY_SECONDS < protocol.ANSWER_SECONDS

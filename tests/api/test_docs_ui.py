@@ -32,7 +32,7 @@ async def test_a_page_may_load_from_this_server_only(client: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_all_that_a_page_refers_to_is_served(client: httpx.AsyncClient, path: str) -> None:
+async def test_everything_that_a_page_refers_to_is_served(client: httpx.AsyncClient, path: str) -> None:
     page = (await client.get(path)).text
     named = re.findall(r'(?:src|href)="([^"#]+)"', page)
     assert "docs/docs.js" in named
@@ -58,7 +58,7 @@ def test_every_file_of_the_pages_is_served() -> None:
 
 
 @pytest.mark.parametrize("name", [*ASSETS, *PAGES.values()])
-def test_nothing_names_another_host(name: str) -> None:
+def test_no_file_names_another_host(name: str) -> None:
     assert not re.findall(r"https?:|wss?:|['\"(]//|@import|\burl\(", text_of(name))
 
 
@@ -71,25 +71,25 @@ def test_a_page_has_nothing_inline(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ASSETS if name.endswith(".js")])
-def test_what_is_shown_is_never_read_as_html(name: str) -> None:
-    """What a server answers may hold anything that a runner sent."""
+def test_shown_text_is_never_parsed_as_html(name: str) -> None:
+    """An answer of the server may contain anything that a runner sent."""
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text_of(name))
 
 
-async def test_there_is_nothing_else_beside_the_pages(client: httpx.AsyncClient) -> None:
+async def test_no_other_path_beside_the_pages_is_served(client: httpx.AsyncClient) -> None:
     for path in ("/docs/", "/docs/other.js", "/docs/..%2Fapp.py", "/redoc/docs.js"):
         assert (await client.get(path)).status_code == 404
     assert (await client.post("/docs")).status_code == 405
 
 
 class TestWithAKey:
-    """The pages say nothing secret, so they are open; what they show is not."""
+    """The pages contain no data, so they are public; what they show is not."""
 
     @pytest.fixture
     def api_settings(self) -> ApiSettings:
         return ApiSettings(api_keys=("a-key-that-is-long-enough",))
 
-    async def test_the_pages_open_and_the_description_does_not(self, client: httpx.AsyncClient) -> None:
+    async def test_the_pages_need_no_key_and_the_description_does(self, client: httpx.AsyncClient) -> None:
         for path in (*PAGES, *(f"/docs/{name}" for name in ASSETS)):
             assert (await client.get(path)).status_code == 200
         assert (await client.get("/openapi.json")).status_code == 401

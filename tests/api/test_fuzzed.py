@@ -1,4 +1,4 @@
-"""Requests made from the description by schemathesis, against a real server with a node: right ones and wrong ones.
+"""Valid and invalid requests that schemathesis makes from the description, against a real server with a node.
 
 Each operation is called with examples, with values at the bounds, and with random ones. The requests are the same in
 each run; a failure prints the request as a curl line.
@@ -24,7 +24,7 @@ from tests.api.runner import Runner
 
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 KNOWN = {"job_id": "known", "target_id": 1, "schedule_id": 1, "task_id": "task_1"}
-"""Ids of what the server holds: half of all requests get them, as random ones lead to 404 only."""
+"""Ids that exist on the server. Half of all requests use them, because random ones only lead to 404."""
 EXAMPLES = 8
 
 load_all_checks()
@@ -37,7 +37,7 @@ schema = schemathesis.openapi.from_dict(document(keys=True), config=_config)
 
 @pytest.fixture
 def served(cli_server_with_node: tuple[str, Runner]) -> str:
-    """The address of a server that holds one of everything."""
+    """The address of a server with one object of each kind."""
     url, _ = cli_server_with_node
     with httpx.Client(base_url=url, headers=AUTHORIZED) as client:
         made = [
@@ -55,18 +55,20 @@ def served(cli_server_with_node: tuple[str, Runner]) -> str:
     return url
 
 
-# The server in its thread uses the module random meanwhile, which hypothesis takes for a use in a strategy.
+# The thread of the server uses the module random meanwhile; hypothesis would report this as a use in a strategy.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning")
 @schema.parametrize()
 @settings(suppress_health_check=list(HealthCheck), deadline=None)
-def test_the_server_keeps_to_its_description(case: Any, served: str) -> None:
+def test_the_server_conforms_to_its_description(case: Any, served: str) -> None:
     path = case.meta.components.get(ParameterLocation.PATH)
     if path is not None and path.mode.is_positive and sum(map(ord, repr(case.path_parameters))) % 2:
         case.path_parameters.update({name: KNOWN[name] for name in case.path_parameters if name in KNOWN})
     response = case.call(base_url=served, headers=AUTHORIZED)
-    excluded = [checks.positive_data_acceptance]  # a schema cannot tell which times, zones and fields go together
+    excluded = [
+        checks.positive_data_acceptance
+    ]  # a schema cannot express which times, zones and fields are valid together
     each_by_itself = case.operation.path == "/jobs:batch" and '"code":' in response.text
     if "cronpost-ignored" in response.headers or each_by_itself or response.status_code == 413:
-        # Passed over and named, as existing clients are used to; or refused among the results of a batch, or unread.
+        # Unknown fields are ignored and named for existing clients, refused in the results of a batch, or not read.
         excluded.append(checks.negative_data_rejection)
     case.validate_response(response, excluded_checks=excluded)

@@ -20,10 +20,10 @@ PACKAGE = "cronpost_client"
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the generated package. The generator asks nothing of the network."""
+    """The folder with the generated package. The generator needs no network."""
     folder = tmp_path_factory.mktemp("generated")
     (folder / "openapi.json").write_text(json.dumps(document(keys=True)))
-    # Its post hooks would run ruff over the code.
+    # Its post hooks would run ruff on the code.
     (folder / "config.yml").write_text(f"post_hooks: []\npackage_name_override: {PACKAGE}\n")
     command = [sys.executable, "-m", "openapi_python_client", "generate", "--path", "openapi.json", "--meta", "none"]
     command += ["--config", "config.yml", "--output-path", PACKAGE, "--fail-on-warning"]
@@ -52,7 +52,7 @@ def test_every_operation_is_generated(generated: Path) -> None:
     assert made <= described
 
 
-def test_it_creates_changes_and_lists_a_job(api: Any, cli_server: str) -> None:
+def test_the_client_creates_changes_and_lists_a_job(api: Any, cli_server: str) -> None:
     models = api("models")
     with api("client").AuthenticatedClient(base_url=cli_server, token=KEY, raise_on_unexpected_status=True) as client:
         body = models.JobBody(id="plain", endpoint="http://localhost:8080/", cron="@daily", payload={"a": 1})
@@ -74,7 +74,7 @@ def test_it_creates_changes_and_lists_a_job(api: Any, cli_server: str) -> None:
         assert refused.code == "job_not_found"
 
 
-def test_it_changes_one_setting_of_the_lane_and_one_field_of_a_target(api: Any, cli_server: str) -> None:
+def test_the_client_changes_a_setting_of_the_lane_and_a_field_of_a_target(api: Any, cli_server: str) -> None:
     models = api("models")
     with api("client").AuthenticatedClient(base_url=cli_server, token=KEY, raise_on_unexpected_status=True) as client:
         change = api("api.one_off_tasks.update_task_settings")
@@ -87,7 +87,7 @@ def test_it_changes_one_setting_of_the_lane_and_one_field_of_a_target(api: Any, 
         assert (changed.name, changed.method) == ("u", models.TargetMethod.POST)
 
 
-async def test_it_reads_the_runs_of_a_job(api: Any, cli_server_with_node: tuple[str, Any]) -> None:
+async def test_the_client_reads_the_runs_of_a_job(api: Any, cli_server_with_node: tuple[str, Any]) -> None:
     url, _ = cli_server_with_node
     models = api("models")
     async with api("client").AuthenticatedClient(base_url=url, token=KEY, raise_on_unexpected_status=True) as client:

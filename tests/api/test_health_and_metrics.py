@@ -14,13 +14,13 @@ from scheduler_core.base.metrics import Metrics
 from tests.api.conftest import client_of, job
 
 
-async def test_health_says_what_clients_rely_on(client: httpx.AsyncClient) -> None:
+async def test_health_answers_what_clients_rely_on(client: httpx.AsyncClient) -> None:
     answer = await client.get("/health")
     assert answer.status_code == 200
     assert answer.json() == {"status": "healthy", "scheduler_running": True}
 
 
-async def test_ready_tells_every_reason_why_it_is_not(context: Context) -> None:
+async def test_ready_lists_every_reason_for_not_being_ready(context: Context) -> None:
     not_ready = Context(
         settings=ApiSettings(),
         store=context.store,
@@ -42,7 +42,7 @@ def value(text: str, name: str, **labels: str) -> float:
     raise AssertionError(f"{name} {labels} is not among the metrics")
 
 
-async def test_metrics_are_prometheus_text_with_the_sizes_as_they_are_now(client: httpx.AsyncClient) -> None:
+async def test_metrics_are_prometheus_text_with_current_sizes(client: httpx.AsyncClient) -> None:
     for number in range(3):
         await client.post("/", json=job(id=str(number), cron="@yearly"))
     await client.post("/", json=job(id=""))
@@ -54,33 +54,33 @@ async def test_metrics_are_prometheus_text_with_the_sizes_as_they_are_now(client
     assert value(answer.text, "cronpost_http_requests_total", method="POST", status="400") == 1
 
 
-async def test_metrics_are_openmetrics_if_asked_for(client: httpx.AsyncClient) -> None:
+async def test_metrics_are_openmetrics_on_request(client: httpx.AsyncClient) -> None:
     answer = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
 
 
-async def test_an_invented_method_makes_no_time_series_of_its_own(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_method_creates_no_time_series(client: httpx.AsyncClient) -> None:
     await client.request("BREW", "/")
     text = (await client.get("/metrics", headers={"Accept": "text/plain"})).text
     assert "BREW" not in text
     assert value(text, "cronpost_http_requests_total", method="OTHER", status="405") == 1
 
 
-async def test_cron_next_answers_instants_after_the_start(client: httpx.AsyncClient) -> None:
+async def test_cron_next_returns_instants_after_the_start(client: httpx.AsyncClient) -> None:
     params: dict[str, Any] = {"expr": "*/10 * * * * * *", "start": "2030-01-01T00:00:00Z", "n": 3}
     answer = await client.get("/cron/next", params=params)
     assert answer.json() == {"next": ["2030-01-01T00:00:10Z", "2030-01-01T00:00:20Z", "2030-01-01T00:00:30Z"]}
 
 
-async def test_cron_next_counts_in_the_zone_and_answers_in_utc(client: httpx.AsyncClient) -> None:
+async def test_cron_next_computes_in_the_zone_and_answers_in_utc(client: httpx.AsyncClient) -> None:
     params: dict[str, Any] = {"expr": "30 3 * * *", "tz": "Europe/Berlin", "start": "2030-07-01T00:00:00+02:00", "n": 1}
     assert (await client.get("/cron/next", params=params)).json() == {"next": ["2030-07-01T01:30:00Z"]}
     by_hand = "/cron/next?expr=30+3+*+*+*&tz=Europe/Berlin&start=2030-07-01T00:00:00+02:00&n=1"
     assert (await client.get(by_hand)).json() == {"next": ["2030-07-01T01:30:00Z"]}
 
 
-async def test_cron_next_answers_fewer_when_there_are_no_more(client: httpx.AsyncClient) -> None:
+async def test_cron_next_returns_fewer_instants_if_no_more_exist(client: httpx.AsyncClient) -> None:
     params: dict[str, Any] = {"expr": "0 0 0 1 1 * 2040-2041", "start": "2030-01-01T00:00:00Z"}
     answer = await client.get("/cron/next", params=params)
     assert answer.json() == {"next": ["2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z"]}
@@ -105,7 +105,7 @@ async def test_cron_next_answers_fewer_when_there_are_no_more(client: httpx.Asyn
         ("expr=@daily&zone=UTC", "zone"),
     ],
 )
-async def test_cron_next_refuses_what_an_upsert_would(client: httpx.AsyncClient, query: str, field: str) -> None:
+async def test_cron_next_refuses_what_an_upsert_refuses(client: httpx.AsyncClient, query: str, field: str) -> None:
     answer = await client.get(f"/cron/next?{query}")
     assert answer.status_code == 400
     assert answer.json()["field"] == field

@@ -1,4 +1,4 @@
-"""``/jobs`` and what can be done with a job."""
+"""``/jobs`` and the operations on one job."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_a_delete_without_an_id_is_refused(client: httpx.AsyncClient) -> N
         assert answer.status_code == 400, query
 
 
-async def test_a_path_that_is_no_utf8_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_path_that_is_not_utf8_is_refused(client: httpx.AsyncClient) -> None:
     for method, action in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/run"), ("POST", "/pause")):
         answer = await client.request(method, f"/jobs/%ff{action}", json=EXAMPLE)
         assert answer.status_code == 400, method
@@ -113,7 +113,7 @@ async def test_pages_hold_all_jobs_once_in_the_order_of_their_ids(client: httpx.
     assert found == ids
 
 
-async def test_a_list_can_be_of_one_prefix_and_one_status(client: httpx.AsyncClient) -> None:
+async def test_a_list_can_be_filtered_by_prefix_and_status(client: httpx.AsyncClient) -> None:
     for job_id in ("a", "a/1", "a/2", "b/1", "a\U0001f980"):
         await client.post("/", json=job(id=job_id))
     await client.post("/jobs/a%2F2/pause")
@@ -233,7 +233,7 @@ async def test_a_bad_history_query_is_refused(client: httpx.AsyncClient, query: 
         ("DELETE", "/health", {"GET", "HEAD"}),
     ],
 )
-async def test_a_method_that_a_path_does_not_have_is_405_and_the_others_are_told(
+async def test_an_unsupported_method_is_405_and_the_answer_lists_the_others(
     client: httpx.AsyncClient, method: str, target: str, allowed: set[str]
 ) -> None:
     answer = await client.request(method, target)
@@ -243,13 +243,13 @@ async def test_a_method_that_a_path_does_not_have_is_405_and_the_others_are_told
 
 
 @pytest.mark.parametrize("target", ["/nothing", "/jobs/", "/jobs/a/b", "/jobs/a/run/", "//", "/jobs//run", "/api/v9"])
-async def test_a_path_that_does_not_exist_is_404_as_a_problem(client: httpx.AsyncClient, target: str) -> None:
+async def test_an_unknown_path_is_404_with_a_problem_document(client: httpx.AsyncClient, target: str) -> None:
     answer = await client.get(target if target != "//" else "http://localhost//")
     assert answer.status_code == 404
     assert answer.json()["code"] == "no_such_path"
 
 
-async def test_no_answer_may_be_cached_or_guessed_at(client: httpx.AsyncClient) -> None:
+async def test_no_answer_may_be_cached_or_sniffed(client: httpx.AsyncClient) -> None:
     for target in ("/health", "/jobs", "/nothing", "/metrics"):
         answer = await client.get(target)
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -257,7 +257,7 @@ async def test_no_answer_may_be_cached_or_guessed_at(client: httpx.AsyncClient) 
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-async def test_an_id_that_looks_like_markup_comes_back_as_json(client: httpx.AsyncClient) -> None:
+async def test_an_id_that_looks_like_markup_is_returned_as_json(client: httpx.AsyncClient) -> None:
     await client.put(path("<img src=x>"), json=job(id=...))
     answer = await client.get("/jobs")
     assert answer.headers["content-type"] == "application/json"

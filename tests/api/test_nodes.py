@@ -1,4 +1,4 @@
-"""What a server with several nodes makes of what they tell, without starting any."""
+"""A server combines the reports of its nodes; no node is started here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.api.conftest import client_of
 
 
 def metrics(runs: int, *, open_now: int = 0, offset: float = 0.0, late: tuple[float, ...] = ()) -> list[Family]:
-    """What a process that has counted this says."""
+    """The metrics of a process with these counts."""
     counted = Metrics()
     for _ in range(runs):
         counted.runs.add("succeeded", "scheduled")
@@ -46,7 +46,7 @@ def test_counters_histograms_and_gauges_of_several_processes_add_up() -> None:
     assert value(together, "cronpost_lateness_seconds_sum") == pytest.approx(0.204)
 
 
-def test_an_offset_is_not_added_up() -> None:
+def test_clock_offsets_are_not_added_up() -> None:
     parts = [metrics(0, offset=0.3, late=(1,)), metrics(0, offset=-0.5), metrics(0, offset=0.1)]
     assert value(merge_families(parts), "cronpost_clock_offset_seconds") == -0.5
 
@@ -56,7 +56,7 @@ def process(**values: float) -> list[Family]:
     return [Family(f"process_{name}", kind, "", [(f"process_{name}", {}, value)]) for name, value in values.items()]
 
 
-def test_of_processes_time_and_memory_add_up_and_descriptors_are_those_of_the_one_closest_to_its_limit() -> None:
+def test_cpu_and_memory_add_up_and_descriptors_are_those_closest_to_their_limit() -> None:
     one = process(cpu_seconds_total=1.5, resident_memory_bytes=100, start_time_seconds=50, open_fds=7, max_fds=1024)
     other = process(cpu_seconds_total=2, resident_memory_bytes=200, start_time_seconds=40, open_fds=9, max_fds=512)
     together = merge_families([one, other])
@@ -69,13 +69,13 @@ def test_of_processes_time_and_memory_add_up_and_descriptors_are_those_of_the_on
     }
 
 
-def test_a_process_shows_its_own_figures_and_no_instants_at_which_counting_began() -> None:
+def test_a_process_shows_its_own_values_and_no_created_series() -> None:
     names = {sample for family in metrics(1, late=(1,)) for sample, _, _ in family.samples}
     assert not [name for name in names if name.endswith("_created")]
     assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= names
 
 
-def test_a_state_is_the_worst_that_a_process_tells() -> None:
+def test_a_state_is_the_worst_of_all_processes() -> None:
     parts = []
     for state in (0.5, 1.0, 0.5):
         one = Metrics()
@@ -84,14 +84,14 @@ def test_a_state_is_the_worst_that_a_process_tells() -> None:
     assert value(merge_families(parts), "cronpost_breaker_state", target="http://host:1") == 1.0
 
 
-def test_of_a_process_that_is_gone_what_it_counted_stays_and_what_it_had_open_does_not() -> None:
+def test_counters_of_a_dead_process_stay_and_its_gauges_do_not() -> None:
     gone = merge_families([metrics(3, open_now=2)], counters_only=True)
     together = merge_families([metrics(4, open_now=1), gone])
     assert value(together, "cronpost_runs_total", state="succeeded", reason="scheduled") == 7
     assert value(together, "cronpost_in_flight") == 1
 
 
-def test_a_node_has_the_settings_of_its_server_but_not_those_of_the_api(
+def test_a_node_gets_the_settings_of_its_server_without_those_of_the_api(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CRONPOST_PORT", "1")
@@ -115,7 +115,7 @@ def test_a_node_has_the_settings_of_its_server_but_not_those_of_the_api(
 
 
 class SomeNodes:
-    """Nodes of which not all work."""
+    """Nodes; only some of them work."""
 
     wanted = 3
 
@@ -151,7 +151,7 @@ async def test_ready_counts_the_nodes_and_one_that_works_is_enough(store: RedisS
     }
 
 
-async def test_ready_says_no_while_no_node_works(store: RedisStore, context: Context) -> None:
+async def test_a_server_is_not_ready_while_no_node_works(store: RedisStore, context: Context) -> None:
     async with client_of(context_with(store, context, SomeNodes(0))) as client:
         answer = await client.get("/ready")
     assert answer.status_code == 503
@@ -174,7 +174,7 @@ async def test_the_text_of_metrics_covers_all_nodes(store: RedisStore, context: 
         assert len(names) == len(set(names)), "each metric once"
 
 
-async def test_an_api_says_that_no_node_is_alive_and_stays_ready(store: RedisStore, context: Context) -> None:
+async def test_an_api_warns_that_no_node_is_alive_and_stays_ready(store: RedisStore, context: Context) -> None:
     alone = Context(settings=ApiSettings(), store=store, clock=context.clock, metrics=Metrics(), fires=False)
     async with client_of(alone) as client:
         answer = await client.get("/ready")

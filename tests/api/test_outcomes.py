@@ -1,4 +1,4 @@
-"""What a client may conclude from an answer when Redis is slow, frozen or cut off in the middle of a change."""
+"""What a client may conclude from an answer when Redis is slow, frozen or disconnected during a change."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def api_on(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def fill(client: httpx.AsyncClient) -> None:
-    """Something of each kind; every script is loaded."""
+    """Store one object of each kind, so that every script is loaded."""
     assert (await client.post("/", json=job(id="a"))).status_code == 202
     assert (await client.post("/api/v1/tasks", json=TASK)).status_code == 202
     assert (await client.post("/targets", json=TARGET | {"name": "stored"})).status_code == 201
@@ -93,7 +93,7 @@ async def send(client: httpx.AsyncClient, write: Write) -> httpx.Response:
 
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda write: f"{write[0]} {write[1]} {write[3]}")
-async def test_a_change_that_arrives_after_its_client_gave_up_is_not_carried_out(
+async def test_a_change_that_arrives_after_its_deadline_is_not_carried_out(
     own_redis: EmbeddedRedis, write: Write
 ) -> None:
     redis = Redis.from_url(own_redis.url)
@@ -127,13 +127,13 @@ async def test_a_job_put_while_redis_is_frozen_is_refused_and_not_stored_after_t
             os.kill(pid, signal.SIGCONT)
         assert (answer.status_code, answer.json()["code"]) == (429, "outcome_unknown")
         assert int(answer.headers["retry-after"]) >= 1
-        assert (changed.status_code, changed.json()["code"]) == (429, "store_unavailable")  # it could not even be read
+        assert (changed.status_code, changed.json()["code"]) == (429, "store_unavailable")  # it could not be read
         assert (await client.get("/jobs/new")).status_code == 404
         assert (await client.get("/jobs/a")).json()["pending"] == []
         assert (await client.post("/", json=job(id="new"))).json()["changed"]
 
 
-async def test_a_lost_reply_is_said_and_retry_after_lies_beyond_the_deadline(own_redis: EmbeddedRedis) -> None:
+async def test_a_lost_reply_is_reported_and_retry_after_lies_beyond_the_deadline(own_redis: EmbeddedRedis) -> None:
     redis = Redis.from_url(own_redis.url)
     async with FaultProxy(own_redis.socket_path) as proxy, api_on(proxy.url) as client:
         await fill(client)
@@ -157,7 +157,7 @@ async def test_a_lost_request_is_unknown_too_and_repeating_it_stores_it(own_redi
         assert (again.status_code, again.json()["changed"]) == (202, True)
 
 
-async def test_what_could_not_be_sent_or_was_refused_is_known_not_to_be_stored(own_redis: EmbeddedRedis) -> None:
+async def test_a_change_that_was_not_sent_or_was_refused_is_reported_as_not_stored(own_redis: EmbeddedRedis) -> None:
     async with FaultProxy(own_redis.socket_path) as proxy, api_on(proxy.url) as client:
         await fill(client)
         await proxy.refuse()
@@ -173,7 +173,7 @@ async def test_what_could_not_be_sent_or_was_refused_is_known_not_to_be_stored(o
         await redis.aclose()
 
 
-async def test_each_job_of_a_batch_says_whether_its_outcome_is_known(own_redis: EmbeddedRedis) -> None:
+async def test_each_result_of_a_batch_says_whether_its_outcome_is_known(own_redis: EmbeddedRedis) -> None:
     jobs = [job(id=f"b{number:04}") for number in range(300)]
     async with FaultProxy(own_redis.socket_path) as proxy, api_on(proxy.url) as client:
         await fill(client)
@@ -185,7 +185,7 @@ async def test_each_job_of_a_batch_says_whether_its_outcome_is_known(own_redis: 
         assert stored == [200, 200, 404]
 
 
-# ---- runs asked for once -------------------------------------------------------------------------------------------
+# ---- idempotency keys ------------------------------------------------------------------------------------------------
 
 
 async def pending(client: httpx.AsyncClient, job_id: str = "a") -> list[str]:
@@ -193,9 +193,7 @@ async def pending(client: httpx.AsyncClient, job_id: str = "a") -> list[str]:
 
 
 @pytest.mark.parametrize("lose", ["request", "reply"])
-async def test_a_run_whose_answer_was_lost_is_asked_for_again_with_its_key_and_comes_once(
-    own_redis: EmbeddedRedis, lose: Any
-) -> None:
+async def test_a_run_request_that_is_repeated_with_its_key_starts_one_run(own_redis: EmbeddedRedis, lose: Any) -> None:
     key = {"Idempotency-Key": "deploy 7"}
     async with FaultProxy(own_redis.socket_path) as proxy, api_on(proxy.url) as client:
         await fill(client)
@@ -208,7 +206,7 @@ async def test_a_run_whose_answer_was_lost_is_asked_for_again_with_its_key_and_c
         assert len({one.text for one in answers}) == 1
 
 
-async def test_runs_with_one_key_at_the_same_time_are_one_run(client: httpx.AsyncClient) -> None:
+async def test_simultaneous_requests_with_one_key_start_one_run(client: httpx.AsyncClient) -> None:
     await client.post("/", json=job(id="a"))
     body = {"payload": [1], "not_before": FAR}
     answers = await asyncio.gather(
@@ -232,7 +230,7 @@ async def test_a_key_belongs_to_one_job_and_one_body(client: httpx.AsyncClient) 
     assert (await client.post("/jobs/a/run", json={"payload": 1}, headers=key)).json() == first.json()
 
 
-async def test_a_skipped_run_is_answered_the_same_again_and_a_refused_one_is_tried_anew(
+async def test_a_skipped_request_gets_the_same_answer_again_and_a_refused_one_is_tried_again(
     client: httpx.AsyncClient,
 ) -> None:
     await client.post("/", json=job(id="a"))
@@ -250,13 +248,13 @@ async def test_a_skipped_run_is_answered_the_same_again_and_a_refused_one_is_tri
 
 
 @pytest.mark.parametrize("key", ["", " ", "x" * 256, "caf\u00e9".encode(), b"\x01"])
-async def test_a_key_that_is_none_is_refused(client: httpx.AsyncClient, key: Any) -> None:
+async def test_an_invalid_key_is_refused(client: httpx.AsyncClient, key: Any) -> None:
     await client.post("/", json=job(id="a"))
     answer = await client.post("/jobs/a/run", headers={"Idempotency-Key": key})
     assert (answer.status_code, answer.json()["field"]) == (400, "Idempotency-Key")
 
 
-async def test_kept_answers_are_forgotten_after_a_day_and_are_bounded(
+async def test_kept_answers_expire_after_a_day_and_are_bounded(
     client: httpx.AsyncClient, context: Context, contents: Callable[[], dict[bytes, Any]]
 ) -> None:
     await client.post("/", json=job(id="a"))

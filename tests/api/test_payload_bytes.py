@@ -1,4 +1,4 @@
-"""A payload is kept as the bytes that were sent."""
+"""A payload is kept byte for byte as the client sent it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def containers(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     spaced = st.tuples(BLANKS, inner, BLANKS).map("".join)
     arrays = st.lists(spaced, max_size=4).map(lambda items: f"[{','.join(items)}]")
     members = st.tuples(BLANKS, STRINGS, BLANKS, st.just(":"), spaced).map("".join)
-    # Keys may repeat: that is the runner's affair, not ours.
+    # Keys may repeat: only the runner interprets them.
     objects = st.lists(members, max_size=4).map(lambda items: f"{{{','.join(items)}}}")
     return arrays | objects
 
@@ -60,7 +60,7 @@ def test_the_payload_of_a_job_is_the_text_that_was_sent(text: str) -> None:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=JSON_TEXTS)
-async def test_the_payload_survives_the_store_and_the_way_back(
+async def test_the_payload_is_the_same_after_storing_and_reading(
     client: httpx.AsyncClient, store: RedisStore, text: str
 ) -> None:
     payload = text.encode()
@@ -92,7 +92,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("payload", ODD.values(), ids=ODD.keys())
-async def test_what_other_parsers_change_is_kept(client: httpx.AsyncClient, payload: bytes) -> None:
+async def test_texts_that_other_parsers_change_are_kept(client: httpx.AsyncClient, payload: bytes) -> None:
     assert (await client.post("/", content=body_with(payload))).status_code == 202
     assert b'"payload":' + payload + b"," in (await client.get("/jobs/a")).content
     assert b'"payload":' + payload + b"," in (await client.get("/jobs?view=full")).content
@@ -115,7 +115,7 @@ MUTATIONS = st.tuples(JSON_TEXTS.map(str.encode), st.integers(0, 400), st.binary
 
 @settings(max_examples=140, deadline=None)
 @given(MUTATIONS)
-def test_a_damaged_payload_is_taken_exactly_if_an_independent_parser_takes_it(
+def test_a_damaged_payload_is_accepted_only_if_an_independent_parser_accepts_it(
     damage: tuple[bytes, int, bytes, int],
 ) -> None:
     text, at, inserted, removed = damage
@@ -131,7 +131,7 @@ def test_a_damaged_payload_is_taken_exactly_if_an_independent_parser_takes_it(
     assert taken == accepted_by_the_standard_library(text)
 
 
-async def test_a_payload_of_a_run_is_kept_too(client: httpx.AsyncClient, context: Context) -> None:
+async def test_the_payload_of_a_requested_run_is_kept_too(client: httpx.AsyncClient, context: Context) -> None:
     await client.post("/", content=body_with(b"1"))
     answer = await client.post("/jobs/a/run", content=b'{"payload": [1.10, {"b":1,"a":[]}] }')
     assert answer.status_code == 202

@@ -1,4 +1,4 @@
-"""Runs that were asked for: run now, backfill and the pending list."""
+"""Requested runs: run now, backfill and the pending list."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_the_list_is_replaced_and_shown_with_payloads_byte_for_byte(client
     assert (await client.get("/jobs/a")).json()["held_for"] is None
 
 
-async def test_an_array_is_taken_as_well_as_an_object(client: httpx.AsyncClient) -> None:
+async def test_an_array_is_accepted_as_well_as_an_object(client: httpx.AsyncClient) -> None:
     await client.post("/", json=GETTER)
     for body in (b'[{"payload":[1]}]', b' \n[{"payload":[1]} ]\n', b'{"pending":[{"payload":[1]}]}'):
         answer = await client.put("/jobs/a/pending", content=body)
@@ -124,7 +124,7 @@ async def test_a_bad_list_is_refused_and_the_stored_one_stays(
     assert contents() == before
 
 
-async def test_as_many_and_as_long_entries_as_allowed_are_taken(client: httpx.AsyncClient) -> None:
+async def test_the_largest_allowed_list_is_accepted(client: httpx.AsyncClient) -> None:
     await client.post("/", json=GETTER)
     many = b"[" + b",".join([ENTRY] * PENDING_LIMIT) + b"]"
     assert len((await client.put("/jobs/a/pending", content=many)).json()["pending"]) == PENDING_LIMIT
@@ -181,9 +181,7 @@ async def test_a_retried_entry_shows_its_attempts(client: httpx.AsyncClient, run
     assert shown["open_run"]["retry_at"] == answer["pending"][0]["not_before"]
 
 
-async def test_answers_that_continue_are_worked_off_one_after_the_other(
-    client: httpx.AsyncClient, runner: Runner
-) -> None:
+async def test_continuations_of_answers_run_one_after_the_other(client: httpx.AsyncClient, runner: Runner) -> None:
     await client.post("/", json=GETTER | {"continuations": True})
     runner.answers = [
         (200, b'{"continue": {"payload": {"page": 2}}}'),
@@ -202,7 +200,7 @@ async def test_answers_that_continue_are_worked_off_one_after_the_other(
 # ---- run now -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_poke_beside_a_manual_entry_that_lies_ahead_starts_nothing(client: httpx.AsyncClient) -> None:
+async def test_a_poke_beside_a_future_manual_entry_starts_nothing(client: httpx.AsyncClient) -> None:
     await client.post("/", json=GETTER)
     asked = await client.post("/jobs/a/run", json={"payload": [1], "not_before": FAR})
     assert asked.status_code == 202
@@ -213,7 +211,7 @@ async def test_a_poke_beside_a_manual_entry_that_lies_ahead_starts_nothing(clien
     assert len(await pending(client)) == 1
 
 
-async def test_a_poke_before_its_time_starts_nothing_and_says_when(client: httpx.AsyncClient) -> None:
+async def test_a_poke_before_its_time_starts_nothing_and_reports_when(client: httpx.AsyncClient) -> None:
     await client.post("/", json=GETTER)
     await client.put("/jobs/a/pending", content=b"[" + ENTRY + b"]")
     answer = await client.post("/jobs/a/run")
@@ -239,7 +237,7 @@ async def test_pokes_within_the_minimal_interval_start_nothing(client: httpx.Asy
     await until(client, "/jobs/a", lambda answer: answer["totals"]["succeeded"] == 2)
 
 
-async def test_a_run_with_a_time_of_its_own_waits_for_it_and_does_not_hold_the_trigger(
+async def test_a_run_with_its_own_time_waits_for_it_without_blocking_the_trigger(
     client: httpx.AsyncClient,
 ) -> None:
     await client.post("/", json=GETTER)
@@ -280,7 +278,7 @@ async def test_a_bad_poke_is_refused(client: httpx.AsyncClient, contents: Conten
 # ---- backfill ------------------------------------------------------------------------------------------------------
 
 
-async def test_fire_times_of_the_past_are_run_again(client: httpx.AsyncClient, runner: Runner) -> None:
+async def test_a_backfill_runs_past_fire_times_again(client: httpx.AsyncClient, runner: Runner) -> None:
     await client.post("/", json=GETTER | {"cron": "0 0 * * *"})
     body = {"start": "2020-01-01T00:00:00Z", "end": "2020-01-03T12:00:00+02:00", "limit": 50}
     answer = await client.post("/jobs/a/backfill", json=body)
@@ -293,7 +291,7 @@ async def test_fire_times_of_the_past_are_run_again(client: httpx.AsyncClient, r
     assert {runner.header("Cronpost-Reason", index) for index in range(3)} == {"backfill"}
 
 
-async def test_a_backfill_under_way_is_shown(client: httpx.AsyncClient) -> None:
+async def test_a_backfill_in_progress_is_shown(client: httpx.AsyncClient) -> None:
     await client.post("/", json=GETTER | {"cron": "0 0 * * *"})
     body = {"start": "2020-01-01T00:00:00Z", "end": "2020-12-31T00:00:00Z", "limit": 5}
     assert (await client.post("/jobs/a/backfill", json=body)).json()["runs"] == 5

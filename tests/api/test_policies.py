@@ -1,4 +1,4 @@
-"""The optional fields of a job: every field, every bound, what goes together, and what comes back."""
+"""The optional fields of a job: every field, every bound, the combinations, and what the API returns."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refused(**fields: Any) -> InvalidInput:
     return caught.value
 
 
-def test_a_job_that_asks_for_nothing_has_the_usual_policies() -> None:
+def test_a_job_without_optional_fields_has_the_default_policies() -> None:
     assert read().policies is DEFAULT_POLICIES
     assert read(retry_already_running=3, recovery_check=True, timezone="Europe/Paris").policies is DEFAULT_POLICIES
 
@@ -115,7 +115,7 @@ ASKED: dict[str, tuple[dict[str, Any], Policies]] = {
 
 
 @pytest.mark.parametrize(("fields", "policies"), ASKED.values(), ids=ASKED.keys())
-def test_what_is_asked_for_is_kept(fields: dict[str, Any], policies: Policies) -> None:
+def test_given_policies_are_kept(fields: dict[str, Any], policies: Policies) -> None:
     assert read(**fields).policies == policies
 
 
@@ -140,7 +140,7 @@ NOTHING_MORE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", NOTHING_MORE.values(), ids=NOTHING_MORE.keys())
-async def test_what_would_hold_anyway_changes_nothing(
+async def test_giving_a_default_value_changes_nothing(
     client: httpx.AsyncClient, contents: Contents, fields: dict[str, Any]
 ) -> None:
     bare = {name: fields[name] for name in ("retry_already_running", "recovery_check") if name in fields}
@@ -286,7 +286,7 @@ HEAD = b'{"id":"a","endpoint":"http://h/","cron":"@daily","payload":1,'
         (b'"Retry":{}}', "Retry"),
     ],
 )
-async def test_bodies_written_by_hand_are_read_by_the_same_rules(
+async def test_handwritten_bodies_follow_the_same_rules(
     client: httpx.AsyncClient, contents: Contents, tail: bytes, field: str | None
 ) -> None:
     answer = await client.post("/", content=HEAD + tail)
@@ -295,7 +295,7 @@ async def test_bodies_written_by_hand_are_read_by_the_same_rules(
     assert contents() == {}
 
 
-async def test_blanks_between_the_parts_mean_nothing(client: httpx.AsyncClient) -> None:
+async def test_whitespace_between_the_parts_is_ignored(client: httpx.AsyncClient) -> None:
     answer = await client.post("/", content=HEAD + b'"retry" :\n { "attempts" : 3 } , "max_runs" : null }')
     assert answer.status_code == 202
     shown = (await client.get("/jobs/a")).json()
@@ -315,7 +315,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest(fields: dict[str, Any], ne
     assert nearest in refused(**fields).detail
 
 
-async def test_the_values_that_hold_are_shown(client: httpx.AsyncClient) -> None:
+async def test_the_effective_values_are_shown(client: httpx.AsyncClient) -> None:
     await client.post("/", json=PLAIN)
     plain = (await client.get("/jobs/a")).json()
     assert {name: plain[name] for name in POLICY_FIELDS} == {
@@ -346,7 +346,7 @@ async def test_the_values_that_hold_are_shown(client: httpx.AsyncClient) -> None
     assert (shown["held_for"], shown["replays"], shown["pending"]) == (None, [], [])
 
 
-async def test_jitter_shifts_the_fire_times_that_are_shown(client: httpx.AsyncClient) -> None:
+async def test_jitter_shifts_the_shown_fire_times(client: httpx.AsyncClient) -> None:
     for job_id in ("a", "b"):
         stored = await client.post("/", json=PLAIN | {"id": job_id, "cron": "0 0 * * *", "jitter_seconds": 3600})
         shown = (await client.get(f"/jobs/{job_id}")).json()
@@ -359,7 +359,7 @@ async def test_jitter_shifts_the_fire_times_that_are_shown(client: httpx.AsyncCl
     assert (await client.get("/jobs/a")).json()["jitter_offset_seconds"] == 0
 
 
-async def test_fire_times_lie_between_start_and_end_and_are_no_more_than_max_runs(client: httpx.AsyncClient) -> None:
+async def test_fire_times_lie_between_start_and_end_and_number_at_most_max_runs(client: httpx.AsyncClient) -> None:
     bounds = {"starts_at": "2090-06-01T00:00:00Z", "ends_at": "2090-06-03T00:00:00Z"}
     await client.post("/", json=PLAIN | bounds)
     shown = (await client.get("/jobs/a")).json()
@@ -391,7 +391,7 @@ async def test_a_job_without_a_fire_time_between_its_bounds_is_refused(
 
 
 def value_of(row: Row) -> st.SearchStrategy[Any]:
-    """Good values of a field, also those at its bounds."""
+    """Valid values of a field, also at its bounds."""
     if row.kind == "flag":
         return st.booleans()
     if row.kind == "choice":
@@ -399,7 +399,7 @@ def value_of(row: Row) -> st.SearchStrategy[Any]:
     if row.kind == "statuses":
         return st.lists(st.integers(400, 599).filter(lambda status: status != 409), max_size=5)
     if row.kind == "instant":
-        # The start lies before the end, and there is a day between them.
+        # The start lies a day or more before the end.
         year = st.integers(2100, 2499) if row.name == "starts_at" else st.integers(2501, 2999)
         return st.builds("{}-06-01T{:02}:00:00.{:03}+05:30".format, year, st.integers(0, 23), st.integers(0, 999))
     if row.kind == "whole":
@@ -408,7 +408,7 @@ def value_of(row: Row) -> st.SearchStrategy[Any]:
 
 
 def a_job() -> st.SearchStrategy[dict[str, Any]]:
-    """Bodies that are taken: fields that need another are left out where that is not given."""
+    """Valid bodies: a field that requires another one is left out if that one is not given."""
     retry = st.fixed_dictionaries({}, optional={row.name: value_of(row) for row in RETRY_ROWS}) | st.none()
     fields = st.fixed_dictionaries(
         {},
@@ -439,7 +439,7 @@ def together(fields: dict[str, Any]) -> dict[str, Any]:
 
 @given(a_job())
 @settings(max_examples=105, deadline=None)
-def test_the_fields_that_are_shown_ask_for_the_same_job(fields: dict[str, Any]) -> None:
+def test_the_shown_fields_define_the_same_job(fields: dict[str, Any]) -> None:
     asked = read(**fields)
     shown = show_definition(asked)
     shown["payload"] = json.loads(bytes(shown["payload"]))
@@ -448,9 +448,7 @@ def test_the_fields_that_are_shown_ask_for_the_same_job(fields: dict[str, Any]) 
     assert show_definition(again) == show_definition(asked)
 
 
-async def test_a_job_that_was_read_can_be_put_again_and_nothing_changes(
-    client: httpx.AsyncClient, contents: Contents
-) -> None:
+async def test_putting_a_job_as_it_was_read_changes_nothing(client: httpx.AsyncClient, contents: Contents) -> None:
     everything = {
         "overlap": "queue_one",
         "recovery": "all",
@@ -490,7 +488,7 @@ async def test_each_field_changes_the_job(client: httpx.AsyncClient) -> None:
         assert (await client.post("/", json=PLAIN)).json()["changed"] is True, name
 
 
-def test_every_field_is_tried_in_these_tables() -> None:
+def test_these_tables_contain_every_field() -> None:
     good = {name for fields, _ in ASKED.values() for name in fields}
     bad = {field.split(".")[0] for _, field in BAD.values()}
     assert set(POLICY_FIELDS) <= good

@@ -1,4 +1,4 @@
-"""Real processes: start, readiness, stop, and what they say when they cannot."""
+"""Real processes: start, readiness, stop, and the errors of a start that fails."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Cronpost]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_keeps_its_jobs_over_a_restart_and_ends_well(start: Callable[..., Cronpost], number: int) -> None:
+def test_serve_keeps_its_jobs_over_a_restart_and_stops_in_order(start: Callable[..., Cronpost], number: int) -> None:
     first = start("serve", "--port", "0")
     url = first.url()
     first.ready(url)
@@ -101,7 +101,7 @@ def test_serve_keeps_its_jobs_over_a_restart_and_ends_well(start: Callable[..., 
     assert second.end() == 0
 
 
-def test_a_second_server_on_one_data_directory_says_so_and_stops(start: Callable[..., Cronpost]) -> None:
+def test_a_second_server_on_a_data_directory_stops_with_an_error(start: Callable[..., Cronpost]) -> None:
     first = start("serve", "--port", "0")
     first.ready(first.url())
     second = start("serve", "--port", "0", "--log-level", "error")
@@ -112,7 +112,7 @@ def test_a_second_server_on_one_data_directory_says_so_and_stops(start: Callable
     assert first.end() == 0
 
 
-def test_a_port_in_use_is_one_line_and_starts_no_redis(start: Callable[..., Cronpost], tmp_path: Path) -> None:
+def test_a_port_in_use_is_a_one_line_error_and_starts_no_redis(start: Callable[..., Cronpost], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = start("serve", "--port", str(port))
@@ -122,7 +122,7 @@ def test_a_port_in_use_is_one_line_and_starts_no_redis(start: Callable[..., Cron
     assert not (tmp_path / "cronpost-data").exists()
 
 
-def test_api_and_node_apart_fire_a_job_together(start: Callable[..., Cronpost], redis_url: str) -> None:
+def test_a_separate_api_and_node_fire_a_job_together(start: Callable[..., Cronpost], redis_url: str) -> None:
     api = start("api", "--port", "0", "--redis-url", redis_url)
     node = start("node", "--redis-url", redis_url)
     url = api.url()
@@ -134,7 +134,7 @@ def test_api_and_node_apart_fire_a_job_together(start: Callable[..., Cronpost], 
     assert api.end() == 0
 
 
-def test_without_redis_the_process_lives_says_why_and_begins_when_it_comes(
+def test_without_redis_the_process_runs_reports_why_and_starts_when_redis_runs(
     start: Callable[..., Cronpost], tmp_path: Path
 ) -> None:
     server = EmbeddedRedis(tmp_path / "shared")
@@ -152,7 +152,7 @@ def test_without_redis_the_process_lives_says_why_and_begins_when_it_comes(
         assert process.end() == 0
 
 
-def test_a_divided_store_that_is_away_at_the_start_is_found_as_it_is_divided(
+def test_the_shards_of_a_store_that_is_down_at_the_start_are_found_later(
     start: Callable[..., Cronpost], tmp_path: Path
 ) -> None:
     where = ("--port", "0", "--redis-url", f"unix://{tmp_path}/shared/redis/redis.sock")
@@ -172,7 +172,7 @@ def test_a_divided_store_that_is_away_at_the_start_is_found_as_it_is_divided(
     assert "was started for" not in late.err.read_text()
 
 
-def test_a_redis_that_may_drop_jobs_stops_the_start_with_the_remedy(
+def test_a_redis_that_may_evict_jobs_stops_the_start_with_the_remedy(
     start: Callable[..., Cronpost], redis_url: str
 ) -> None:
     with Redis.from_url(redis_url) as redis:
@@ -230,7 +230,7 @@ def test_a_second_signal_ends_a_process_that_drains(start: Callable[..., Cronpos
         assert process.end() == 130
 
 
-def test_the_demo_shows_fires_and_ends_well(start: Callable[..., Cronpost]) -> None:
+def test_the_demo_shows_fires_and_stops_in_order(start: Callable[..., Cronpost]) -> None:
     demo = start("demo", "--port", "0")
     demo.until(lambda: " 202 " in demo.out.read_text())
     assert demo.end(signal.SIGINT) == 0
@@ -260,7 +260,7 @@ def test_a_job_cannot_call_the_api_that_stored_it(start: Callable[..., Cronpost]
     refused = httpx.post(url, json=job(endpoint=f"{url}/jobs/x/run"))
     assert (refused.status_code, refused.json()["field"]) == (400, "endpoint")
     assert "the API of Cronpost" in refused.json()["detail"]
-    by_name = url.replace("127.0.0.1", "localhost") + "/"  # which addresses it has is known when it is called
+    by_name = url.replace("127.0.0.1", "localhost") + "/"  # its addresses are only known when it is called
     assert httpx.post(url, json=job(id="a", endpoint=by_name, cron="@yearly")).status_code == 202
     assert httpx.post(f"{url}/jobs/a/run").status_code == 202
 

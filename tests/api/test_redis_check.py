@@ -1,4 +1,4 @@
-"""What is found wrong with a Redis, from its INFO."""
+"""The findings about a Redis that follow from its INFO."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_a_good_server_has_no_findings() -> None:
     assert check_server(GOOD) == []
 
 
-def test_what_a_server_does_not_tell_is_not_judged() -> None:
+def test_a_missing_value_is_not_a_finding() -> None:
     assert check_server({}) == []
     assert check_server({"redis_version": "unknown"}) == []
 
 
 @pytest.mark.parametrize("version", ["6.2.0", "6.2.14", "7.0.15", "8.2.1", "255.255.255", "10.0"])
-def test_a_version_from_6_2_on_will_do(version: str) -> None:
+def test_versions_from_6_2_on_are_supported(version: str) -> None:
     assert check_server({**GOOD, "redis_version": version}) == []
 
 
@@ -44,7 +44,7 @@ def test_a_version_from_6_2_on_will_do(version: str) -> None:
         ("cluster_enabled", 1, "Cluster"),
     ],
 )
-def test_what_would_lose_jobs_is_fatal_and_names_the_remedy(name: str, value: Any, words: str) -> None:
+def test_a_setting_that_would_lose_jobs_is_fatal_and_names_the_remedy(name: str, value: Any, words: str) -> None:
     (finding,) = check_server({**GOOD, name: value})
     assert finding.fatal
     assert words in finding.text
@@ -58,13 +58,13 @@ def test_what_would_lose_jobs_is_fatal_and_names_the_remedy(name: str, value: An
         ("role", "slave", "replica"),
     ],
 )
-def test_what_weakens_a_promise_is_a_warning(name: str, value: Any, words: str) -> None:
+def test_a_setting_that_weakens_a_promise_is_a_warning(name: str, value: Any, words: str) -> None:
     (finding,) = check_server({**GOOD, name: value})
     assert not finding.fatal
     assert words in finding.text
 
 
-def test_what_runs_as_a_cluster_needs_the_url_of_one() -> None:
+def test_a_cluster_requires_the_url_of_a_cluster() -> None:
     assert check_server({**GOOD, "cluster_enabled": 1}, Topology.CLUSTER) == []
     (finding,) = check_server({**GOOD, "cluster_enabled": 1}, Topology.SENTINEL)
     assert "redis+cluster://" in finding.text
@@ -83,7 +83,7 @@ def test_what_runs_as_a_cluster_needs_the_url_of_one() -> None:
         ),
     ],
 )
-def test_a_server_that_knows_nothing_of_what_the_url_says_is_told_from_other_refusals(
+def test_a_server_that_is_no_sentinel_or_cluster_is_distinguished_from_other_refusals(
     topology: Topology, answer: str
 ) -> None:
     assert "begin with redis://" in str(wrong_scheme(StoreRefused(answer), topology))
@@ -91,7 +91,7 @@ def test_a_server_that_knows_nothing_of_what_the_url_says_is_told_from_other_ref
     assert wrong_scheme(StoreRefused("Redis refuses this client: WRONGPASS"), topology) is None
 
 
-def test_replicas_that_need_not_have_a_write_are_a_warning() -> None:
+def test_missing_min_replicas_to_write_is_a_warning() -> None:
     replicated = {**GOOD, "connected_slaves": 2}
     (finding,) = check_server(replicated)
     assert not finding.fatal
@@ -100,7 +100,7 @@ def test_replicas_that_need_not_have_a_write_are_a_warning() -> None:
     assert check_server({**GOOD, "connected_slaves": 0}) == []
 
 
-def test_each_master_of_a_cluster_is_looked_at_and_what_they_share_is_said_once() -> None:
+def test_each_master_of_a_cluster_is_checked_and_shared_findings_are_reported_once() -> None:
     infos = [{**GOOD, "cluster_enabled": 1}, {**GOOD, "cluster_enabled": 1, "aof_enabled": 0}]
     findings = check_servers([*infos, infos[1], {**infos[0], "maxmemory_policy": "allkeys-lru"}], Topology.CLUSTER)
     assert [finding.fatal for finding in findings] == [True, False]
@@ -111,5 +111,5 @@ def test_fatal_findings_come_first() -> None:
     assert [finding.fatal for finding in findings] == [True, False]
 
 
-async def test_the_embedded_redis_is_a_good_one(store: RedisStore) -> None:
+async def test_the_embedded_redis_has_no_findings(store: RedisStore) -> None:
     assert check_server(await store.server_info()) == []

@@ -36,7 +36,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 async def settle(store: RedisStore, redis: Redis, job_id: str, *runs: Run, detail: RunDetail | None = None) -> None:
-    """Record runs of a job, as a node does; the detail is of the last."""
+    """Record runs of a job, as a node does; the detail belongs to the last one."""
     await beat(store)
     await put(redis, make_job(job_id), make_state(0))
     (job,) = (await claim(store)).jobs
@@ -45,7 +45,7 @@ async def settle(store: RedisStore, redis: Redis, job_id: str, *runs: Run, detai
 
 
 def failed_run() -> Run:
-    """A run that was tried twice: first its target took too long, then it answered 503."""
+    """A run with two attempts: the first timed out, the second got 503."""
     return Run(
         "RUN-FAILED",
         at(0),
@@ -124,7 +124,7 @@ async def test_a_run_has_every_field_with_its_meaning(
     assert detail["attempts"][0]["completed_at"].startswith("2026-12-31T23:50:06.5")
 
 
-async def test_a_success_without_detail_has_nulls_where_nothing_is_known(
+async def test_a_success_without_detail_has_null_for_unknown_values(
     client: httpx.AsyncClient, store: RedisStore, redis: Redis
 ) -> None:
     await settle(store, redis, "any job", settled_run(0))
@@ -197,7 +197,7 @@ async def test_each_filter_finds_its_runs_newest_first(
     assert await found(client, anything="at all", skip=4) == [0]
 
 
-async def test_bounds_are_inclusive_and_without_a_zone_in_utc(
+async def test_bounds_are_inclusive_and_in_utc_without_a_zone(
     client: httpx.AsyncClient, store: RedisStore, redis: Redis
 ) -> None:
     for run in KINDS.values():
@@ -238,9 +238,7 @@ async def test_bounds_are_inclusive_and_without_a_zone_in_utc(
         ("cursor=%C3%A9", "cursor"),
     ],
 )
-async def test_what_cannot_be_accepted_is_422_and_names_the_parameter(
-    client: httpx.AsyncClient, query: str, field: str
-) -> None:
+async def test_an_invalid_parameter_is_422_and_is_named(client: httpx.AsyncClient, query: str, field: str) -> None:
     answer = await client.get(f"/runs?{query}")
     assert answer.status_code == 422
     assert answer.json()["field"] == field
@@ -355,7 +353,7 @@ async def test_the_accept_header_decides_between_json_and_prometheus(
     assert answer.headers["content-type"].partition(";")[0] == expected
 
 
-async def test_prometheus_is_told_how_much_history_is_stored(
+async def test_prometheus_metrics_include_the_size_of_the_history(
     client: httpx.AsyncClient, store: RedisStore, redis: Redis
 ) -> None:
     await settle(store, redis, "job", settled_run(0), settled_run(1, 500), detail=SENT)

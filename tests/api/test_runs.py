@@ -21,7 +21,7 @@ from tests.support.factories import over_http
 
 
 class ScriptedDeliverer(CoroutineDeliverer[None]):
-    """Answers with ``status``, or not before ``release`` is set if that is None."""
+    """Answers with ``status``; if that is None, not before ``release`` is set."""
 
     def __init__(self) -> None:
         self.status: int | None = 200
@@ -57,7 +57,7 @@ async def until(client: httpx.AsyncClient, path: str, condition: Any) -> Any:
             await asyncio.sleep(0.02)
 
 
-async def test_a_run_is_in_the_history_with_all_that_is_known_of_it(
+async def test_a_run_is_in_the_history_with_all_its_fields(
     client: httpx.AsyncClient, deliverer: ScriptedDeliverer
 ) -> None:
     await client.post("/", json=job(id="a", cron="@daily", payload=[1]))
@@ -140,7 +140,7 @@ async def test_the_history_of_a_deleted_job_can_be_read(
 
 
 async def test_a_page_of_runs_among_misses_is_not_empty(client: httpx.AsyncClient, store: RedisStore) -> None:
-    """Misses are passed over before the page is cut, not after."""
+    """Misses are skipped before the page is cut, not after."""
     await client.post("/", json=job(id="a", cron="@daily"))
     entries = (
         [encode_miss(number) for number in range(5)]
@@ -166,7 +166,7 @@ def encode_miss(number: int) -> bytes:
     return letter.encode() + b" " + record
 
 
-async def test_history_comes_in_pages_newest_first(client: httpx.AsyncClient, deliverer: ScriptedDeliverer) -> None:
+async def test_the_history_has_pages_newest_first(client: httpx.AsyncClient, deliverer: ScriptedDeliverer) -> None:
     await client.post("/", json=job(id="a", cron="@daily"))
     for _ in range(5):
         await client.post("/jobs/a/run", json={"force": True})

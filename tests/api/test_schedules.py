@@ -23,7 +23,7 @@ from tests.api.test_targets import body, schedule
 
 @pytest.fixture
 async def client(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """With two targets."""
+    """A client of an API with two targets."""
     for number in (1, 2):
         assert (await client.post("/targets", json=body(name=str(number)))).status_code == 201
     return client
@@ -122,7 +122,7 @@ async def test_a_whole_number_may_be_written_as_a_fraction(client: httpx.AsyncCl
     assert (await client.post("/schedules", content=content)).json()["interval_seconds"] == 60
 
 
-async def test_a_target_that_is_not_there_is_not_found(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_target_is_not_found(client: httpx.AsyncClient) -> None:
     for nobody in (3, 0, -1, 10**30):
         answer = await client.post("/schedules", json=schedule(target_id=nobody))
         assert (answer.status_code, answer.json()["code"]) == (404, "target_not_found")
@@ -207,7 +207,7 @@ async def test_a_window_that_is_over_has_stopped_for_good(client: httpx.AsyncCli
 @pytest.mark.parametrize(
     ("method", "action"), [("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/resume")]
 )
-async def test_an_id_that_is_nobodys_is_not_found_and_one_that_is_no_integer_refused(
+async def test_an_unknown_id_is_not_found_and_an_invalid_one_is_refused(
     client: httpx.AsyncClient, method: str, action: str
 ) -> None:
     for nobody in ("1", "0", "-1", "9" * 30):
@@ -305,13 +305,13 @@ async def test_metrics_are_totals_since_the_creation(
     ("method", "path"),
     [("PATCH", "/targets/1"), ("PUT", "/targets"), ("DELETE", "/schedules"), ("GET", "/schedules/1/pause")],
 )
-async def test_a_method_that_a_path_does_not_have_is_told(client: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_an_unsupported_method_is_405(client: httpx.AsyncClient, method: str, path: str) -> None:
     answer = await client.request(method, path)
     assert answer.status_code == 405
     assert answer.headers["allow"]
 
 
-def test_what_belongs_to_schedules_is_refused_for_their_jobs_with_what_to_call_instead() -> None:
+def test_job_operations_on_a_schedule_are_refused_with_the_call_to_use_instead() -> None:
     with pytest.raises(ApiError, match=r"POST /schedules/7/pause") as refused:
         refuse_schedule("schedule_7", "POST /pause")
     assert refused.value.status == 409
@@ -331,7 +331,7 @@ def test_what_belongs_to_schedules_is_refused_for_their_jobs_with_what_to_call_i
         ("DELETE", "/jobs/schedule_1", None),
     ],
 )
-async def test_what_would_hold_or_change_a_schedule_behind_its_back_is_refused(
+async def test_changes_and_runs_of_a_schedule_through_jobs_are_refused(
     client: httpx.AsyncClient, method: str, path: str, sent: Any
 ) -> None:
     await client.post("/schedules", json=schedule())
@@ -341,7 +341,7 @@ async def test_what_would_hold_or_change_a_schedule_behind_its_back_is_refused(
     assert (shown["status"], shown["next_fire_time"] is not None) == ("ACTIVE", True)
 
 
-async def test_a_name_that_is_taken_is_the_field_at_fault(client: httpx.AsyncClient) -> None:
+async def test_a_name_that_is_taken_is_reported_as_the_invalid_field(client: httpx.AsyncClient) -> None:
     await client.post("/schedules", json=schedule())
     answer = await client.post("/schedules", json=schedule())
     assert (answer.status_code, answer.json()["field"]) == (400, "name")

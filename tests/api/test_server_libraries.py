@@ -1,6 +1,6 @@
-"""The parts of uvicorn and httptools that the API's protocol uses although they are not their public interface.
+"""The parts of uvicorn and httptools that the API's protocol uses although they are not public.
 
-When a version outside the range is installed, check each attribute below against ``server/protocol.py``, run
+If a version outside the range is installed, check each attribute below against ``server/protocol.py``, run
 ``tests/api/test_connections.py``, ``test_connection_limits.py`` and ``test_upgrade_requests.py``, then widen the range
 in ``pyproject.toml`` and here.
 """
@@ -30,13 +30,13 @@ def test_the_installed_version_is_one_that_was_checked(package: str, checked: st
 
 
 @pytest.mark.parametrize(("package", "checked"), CHECKED.items())
-def test_the_dependency_allows_only_what_was_checked(package: str, checked: str) -> None:
+def test_the_dependency_allows_only_checked_versions(package: str, checked: str) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     major, minor = checked.split(".")
     assert f"{package}>={checked},<{major}.{int(minor) + 1}" in project["dependencies"], REMEDY
 
 
-def test_the_protocol_has_what_ours_replaces_and_reads() -> None:
+def test_the_protocol_has_the_attributes_that_ours_overrides_and_reads() -> None:
     source = inspect.getsource(HttpToolsProtocol)
     for name in ("on_message_begin", "on_header", "on_headers_complete", "on_body", "on_message_complete", "shutdown"):
         assert callable(getattr(HttpToolsProtocol, name)), REMEDY
@@ -49,7 +49,7 @@ def test_the_protocol_has_what_ours_replaces_and_reads() -> None:
         assert callable(getattr(FlowControl, name)), REMEDY
 
 
-def test_an_exchange_has_what_the_protocol_sets_and_reads() -> None:
+def test_an_exchange_has_the_attributes_that_the_protocol_sets_and_reads() -> None:
     source = inspect.getsource(RequestResponseCycle)
     attributes = ("disconnected", "message_event", "more_body", "response_started", "response_complete", "keep_alive")
     for attribute in (*attributes, "transport", "scope"):
@@ -59,7 +59,7 @@ def test_an_exchange_has_what_the_protocol_sets_and_reads() -> None:
     assert source.count("self.transport.") == sum(source.count(f"self.transport.{name}(") for name in used), REMEDY
 
 
-def test_the_parser_tells_where_a_request_with_upgrade_ends() -> None:
+def test_the_parser_reports_where_a_request_with_upgrade_ends() -> None:
     class Reader:
         completed = 0
 

@@ -1,4 +1,4 @@
-"""The API over four shards of one Redis: each endpoint finds its shard, lists are one list, counts are sums."""
+"""The API over four shards of one Redis: each endpoint uses the right shard, lists are merged, counts are sums."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def put_all(client: httpx.AsyncClient, **fields: Any) -> None:
 
 
 async def listed(client: httpx.AsyncClient, path: str, key: str | None = "jobs") -> list[Any]:
-    """Everything of a list, page by page along its links."""
+    """All entries of a list, page by page along its links."""
     found: list[Any] = []
     following: str | None = path
     while following is not None:
@@ -76,9 +76,7 @@ async def test_jobs_are_one_list_in_the_order_of_their_ids(client: httpx.AsyncCl
     assert await listed(client, "/jobs") == []
 
 
-async def test_runs_are_one_list_newest_first_however_they_are_paged(
-    client: httpx.AsyncClient, context: Context
-) -> None:
+async def test_runs_are_one_list_newest_first_with_any_page_size(client: httpx.AsyncClient, context: Context) -> None:
     await put_all(client)
     async with running(context) as runner:
         await run_all(client, runner)
@@ -102,7 +100,7 @@ async def test_runs_are_one_list_newest_first_however_they_are_paged(
         assert (await client.get("/runs/01HZZZZZZZZZZZZZZZZZZZZZZZ")).status_code == 404
 
 
-async def test_counts_are_sums(client: httpx.AsyncClient, context: Context) -> None:
+async def test_counts_are_sums_over_the_shards(client: httpx.AsyncClient, context: Context) -> None:
     await put_all(client)
     async with running(context) as runner:
         await run_all(client, runner)
@@ -139,7 +137,7 @@ async def test_an_open_run_is_found_and_completed_by_callback_on_its_shard(
         assert refused.status_code in {401, 403}
 
 
-async def test_a_batch_goes_to_all_shards_and_a_fault_of_one_is_that_of_its_jobs(
+async def test_a_batch_goes_to_all_shards_and_a_fault_of_one_affects_only_its_jobs(
     client: httpx.AsyncClient, context: Context, redis_url: str
 ) -> None:
     answer = await client.post("/jobs:batch", json=[job(id=name, cron="0 0 1 1 *") for name in NAMES])
@@ -153,7 +151,7 @@ async def test_a_batch_goes_to_all_shards_and_a_fault_of_one_is_that_of_its_jobs
         assert (one["status"] == 202) == (context.shards.number_of(one["id"]) != 1), one
 
 
-async def test_tasks_and_targets_are_there_once(client: httpx.AsyncClient, redis_url: str) -> None:
+async def test_tasks_and_targets_exist_once(client: httpx.AsyncClient, redis_url: str) -> None:
     task = {"webhookUrl": "http://hook.test/", "executeAt": "2099-01-01T00:00:00Z"}
     task_id = (await client.post("/api/v1/tasks", json=task)).json()["id"]
     assert (await client.get(f"/api/v1/tasks/{task_id}")).status_code == 200
@@ -171,7 +169,7 @@ async def test_tasks_and_targets_are_there_once(client: httpx.AsyncClient, redis
     ] == "http://b.test/"
 
 
-async def test_with_another_number_than_the_stored_one_nothing_is_read_or_written(
+async def test_with_a_wrong_number_of_shards_nothing_is_read_or_written(
     redis_url: str, client: httpx.AsyncClient, api_settings: ApiSettings
 ) -> None:
     await put_all(client)
@@ -200,7 +198,7 @@ async def test_ready_names_the_shard_that_does_not_answer(
     assert reason.startswith("store: shard 2: ")
 
 
-async def test_requests_that_wait_for_one_shard_hold_up_no_other(
+async def test_requests_that_wait_for_one_shard_delay_no_other(
     client: httpx.AsyncClient, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await put_all(client)

@@ -1,4 +1,4 @@
-"""When a server says that it is ready, and how it stops: real processes and a real Redis."""
+"""Readiness of a server and its stop, with real processes and a real Redis."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_api_answers_while_the_nodes_drain_and_closes_its_port_last(
         httpx.get(f"{url}/ready")
 
 
-def test_a_draining_server_takes_the_completion_of_a_run(start: Callable[..., Cronpost], runner: SlowRunner) -> None:
+def test_a_draining_server_accepts_the_completion_of_a_run(start: Callable[..., Cronpost], runner: SlowRunner) -> None:
     server = start("serve", "--port", "0", "--drain-grace-seconds", "30")
     url = server.url()
     server.ready(url)

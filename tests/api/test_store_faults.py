@@ -1,4 +1,4 @@
-"""What clients are told when Redis does not do its part."""
+"""The answers to clients when Redis fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REQUESTS = [
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
-    """A redis-server that a test may stop and spoil."""
+    """A redis-server that a test may stop and damage."""
     with EmbeddedRedis(tmp_path) as server:
         yield server
 
@@ -46,7 +46,7 @@ def context_on(url: str) -> Context:
     return Context(settings=ApiSettings(), store=store, clock=RedisClock(), metrics=Metrics())
 
 
-async def test_while_redis_is_away_every_request_is_429_and_it_works_again_afterwards(
+async def test_while_redis_is_down_every_request_is_429_and_afterwards_it_works_again(
     own_redis: EmbeddedRedis,
 ) -> None:
     context = context_on(own_redis.url)
@@ -70,7 +70,7 @@ async def test_while_redis_is_away_every_request_is_429_and_it_works_again_after
     await context.store.aclose()
 
 
-async def test_a_redis_that_was_never_there_is_429_too(tmp_path: Path) -> None:
+async def test_a_redis_that_was_never_up_is_429_too(tmp_path: Path) -> None:
     context = context_on(f"unix://{tmp_path}/nobody.sock")
     async with client_of(context) as client:
         for method, target, body in REQUESTS:
@@ -80,7 +80,7 @@ async def test_a_redis_that_was_never_there_is_429_too(tmp_path: Path) -> None:
     await context.store.aclose()
 
 
-async def test_bad_input_is_400_even_while_redis_is_away(tmp_path: Path) -> None:
+async def test_bad_input_is_400_even_while_redis_is_down(tmp_path: Path) -> None:
     context = context_on(f"unix://{tmp_path}/nobody.sock")
     async with client_of(context) as client:
         assert (await client.post("/", json=job(id=""))).status_code == 400
@@ -151,7 +151,7 @@ async def test_a_user_without_permission_is_422(own_redis: EmbeddedRedis) -> Non
         assert redis.dbsize() == 0
 
 
-async def test_a_job_that_cannot_be_read_is_shown_as_quarantined_and_can_be_put_again(
+async def test_a_job_that_cannot_be_read_is_shown_as_quarantined_and_can_be_replaced(
     client: httpx.AsyncClient, redis_url: str
 ) -> None:
     await client.post("/", json=job(id="a"))
@@ -167,7 +167,7 @@ async def test_a_job_that_cannot_be_read_is_shown_as_quarantined_and_can_be_put_
     assert (await client.get("/jobs/a")).json()["status"] == "active"
 
 
-async def test_what_nobody_foresaw_is_500_without_details(
+async def test_an_unexpected_error_is_500_without_details(
     client: httpx.AsyncClient, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:

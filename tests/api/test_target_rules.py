@@ -1,4 +1,4 @@
-"""Targets that a rule of the server refuses are refused when they are stored, as far as their URL tells."""
+"""Targets that a rule of the server refuses are refused at upsert, as far as their URL shows it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rules(context: Context) -> None:
 
 
 @pytest.mark.parametrize("url", REFUSED)
-async def test_a_job_is_refused(client: httpx.AsyncClient, url: str) -> None:
+async def test_a_job_with_a_refused_target_is_refused(client: httpx.AsyncClient, url: str) -> None:
     for answer in (
         await client.post("/", json=job(id="a", endpoint=url)),
         await client.put("/jobs/a", json=job(id="a", endpoint=url)),
@@ -39,7 +39,7 @@ async def test_a_job_is_refused(client: httpx.AsyncClient, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", REFUSED)
-async def test_a_target_is_refused(client: httpx.AsyncClient, url: str) -> None:
+async def test_a_refused_target_cannot_be_stored(client: httpx.AsyncClient, url: str) -> None:
     answer = await client.post("/targets", json={"name": "t", "url": url})
     assert (answer.status_code, answer.json()["field"]) == (422, "url")
     created = (await client.post("/targets", json={"name": "t", "url": "http://h.test/"})).json()
@@ -48,7 +48,7 @@ async def test_a_target_is_refused(client: httpx.AsyncClient, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", REFUSED)
-async def test_a_task_is_refused(client: httpx.AsyncClient, url: str) -> None:
+async def test_a_task_with_a_refused_target_is_refused(client: httpx.AsyncClient, url: str) -> None:
     task = {"webhookUrl": url, "executeAt": "2030-01-01T00:00:00Z"}
     answer = await client.post("/api/v1/tasks", json=[task])
     assert (answer.status_code, answer.json()["field"]) == (400, "[0].webhookUrl")

@@ -51,7 +51,7 @@ async def test_a_target_is_created_with_its_defaults(client: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize("path", ["/targets", "/targets/"])
-async def test_every_field_is_read_back_as_it_was_written(client: httpx.AsyncClient, path: str) -> None:
+async def test_every_field_is_returned_as_it_was_written(client: httpx.AsyncClient, path: str) -> None:
     full = body(method="POST", headers={"Authorization": "Bearer x", "X-B": ""}, body_template='{"a":  1}')
     answer = await client.post(path, json=full)
     assert answer.status_code == 201
@@ -62,11 +62,11 @@ async def test_every_field_is_read_back_as_it_was_written(client: httpx.AsyncCli
 
 
 @pytest.mark.parametrize("method", TARGET_METHODS)
-async def test_every_method_is_taken(client: httpx.AsyncClient, method: str) -> None:
+async def test_every_method_is_accepted(client: httpx.AsyncClient, method: str) -> None:
     assert (await client.post("/targets", json=body(method=method))).json()["method"] == method
 
 
-async def test_unknown_fields_and_parameters_are_passed_over(client: httpx.AsyncClient) -> None:
+async def test_unknown_fields_and_parameters_are_ignored(client: httpx.AsyncClient) -> None:
     answer = await client.post("/targets?verbose=1", json=body(timeout=3, id=99))
     assert answer.status_code == 201
     assert answer.json()["id"] == 1
@@ -114,13 +114,13 @@ async def test_a_missing_field_is_named(client: httpx.AsyncClient, field: str) -
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'"x"', b"\xff"])
-async def test_a_body_that_is_no_object_is_refused(client: httpx.AsyncClient, content: bytes) -> None:
+async def test_a_body_that_is_not_an_object_is_refused(client: httpx.AsyncClient, content: bytes) -> None:
     assert (await client.post("/targets", content=content)).status_code == 422
     await client.post("/targets", json=body())
     assert (await client.put("/targets/1", content=content)).status_code == 422
 
 
-async def test_a_body_is_json_whatever_its_content_type_says(client: httpx.AsyncClient) -> None:
+async def test_a_body_is_json_with_any_content_type(client: httpx.AsyncClient) -> None:
     content = b'{"name": "n", "url": "http://runner.test/"}'
     answer = await client.post("/targets", content=content, headers={"Content-Type": "text/plain"})
     assert answer.status_code == 201
@@ -173,9 +173,7 @@ async def test_a_bad_change_is_named_and_changes_nothing(
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-async def test_an_id_that_is_nobodys_is_not_found_and_one_that_is_no_integer_refused(
-    client: httpx.AsyncClient, method: str
-) -> None:
+async def test_an_unknown_id_is_not_found_and_an_invalid_one_is_refused(client: httpx.AsyncClient, method: str) -> None:
     for nobody in ("1", "0", "-1", "9" * 30):
         answer = await client.request(method, f"/targets/{nobody}", json={})
         assert (answer.status_code, answer.json()["code"]) == (404, "target_not_found")
@@ -190,7 +188,7 @@ async def test_ids_are_never_reused(client: httpx.AsyncClient) -> None:
         assert (await client.delete(f"/targets/{number}")).json()["message"]
 
 
-async def test_a_deleted_target_takes_its_schedules_along(client: httpx.AsyncClient) -> None:
+async def test_deleting_a_target_deletes_its_schedules(client: httpx.AsyncClient) -> None:
     for number in (1, 2):
         await client.post("/targets", json=body(name=str(number)))
     for name, target_id in (("a", 1), ("b", 1), ("c", 2)):
@@ -203,7 +201,7 @@ async def test_a_deleted_target_takes_its_schedules_along(client: httpx.AsyncCli
     assert (await client.post("/schedules", json=schedule(name="a", target_id=2))).json()["id"] == 4
 
 
-async def test_lists_go_by_id_with_skip_limit_and_links(client: httpx.AsyncClient) -> None:
+async def test_lists_are_ordered_by_id_with_skip_limit_and_links(client: httpx.AsyncClient) -> None:
     for number in range(5):
         await client.post("/targets", json=body(name=str(number)))
 
@@ -223,12 +221,12 @@ async def test_lists_go_by_id_with_skip_limit_and_links(client: httpx.AsyncClien
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "skip=-1", "skip=10001", "cursor=x"])
 @pytest.mark.parametrize("path", ["/targets", "/schedules", "/metrics/schedules"])
-async def test_a_page_that_cannot_be_is_refused(client: httpx.AsyncClient, path: str, query: str) -> None:
+async def test_an_invalid_page_is_refused(client: httpx.AsyncClient, path: str, query: str) -> None:
     answer = await client.get(f"{path}?{query}")
     assert (answer.status_code, answer.json()["field"]) == (422, query.partition("=")[0])
 
 
-async def test_while_redis_is_away_the_answer_is_to_try_again() -> None:
+async def test_while_redis_is_down_the_answer_is_to_try_again() -> None:
     store = RedisStore(connect("redis://127.0.0.1:1"))
     away = Context(settings=ApiSettings(), store=store, clock=RedisClock(), metrics=Metrics())
     async with client_of(away) as client:
@@ -247,7 +245,7 @@ async def test_while_redis_is_away_the_answer_is_to_try_again() -> None:
     await store.aclose()
 
 
-async def test_what_redis_refuses_for_good_is_told_as_such(client: httpx.AsyncClient, redis_url: str) -> None:
+async def test_a_permanent_refusal_of_redis_is_reported_as_permanent(client: httpx.AsyncClient, redis_url: str) -> None:
     redis = Redis.from_url(redis_url)
     await redis.set(Keys().catalogue("target_names"), "no hash")
     answer = await client.post("/targets", json=body())

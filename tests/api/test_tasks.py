@@ -1,4 +1,4 @@
-"""``/api/v1/tasks`` and ``/api/v1/config``: each path with and without a slash at its end, any Content-Type."""
+"""``/api/v1/tasks`` and ``/api/v1/config``: each path with and without a slash at its end, with any Content-Type."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Contents = Callable[[], dict[bytes, Any]]
 
 
 def task(**changes: Any) -> dict[str, Any]:
-    """A task with some fields changed; a field given as ``...`` is left out."""
+    """A task with changed fields; a field given as ``...`` is left out."""
     fields = {"webhookUrl": "http://hook.test/x", "webhookAuth": "Bearer abc", "executeAt": PAST, **changes}
     return {name: value for name, value in fields.items() if value is not ...}
 
@@ -134,7 +134,7 @@ async def test_a_refused_secret_is_not_repeated(client: httpx.AsyncClient, secre
     [b"", b"  ", b"[]", b"null", b"5", b'"x"', b"{", b"[{}", b"[1]", b"[null]", b"[[]]", b"\xff", b"\xef\xbb\xbf{}",
      b"{} x", b"[" * 5000, b"a=b&c=d", b'{"webhookUrl": "http://x/", "executeAt": NaN}'],
 )  # fmt: skip
-async def test_what_is_no_task_is_refused(client: httpx.AsyncClient, contents: Contents, body: bytes) -> None:
+async def test_a_body_that_is_not_a_task_is_refused(client: httpx.AsyncClient, contents: Contents, body: bytes) -> None:
     before = contents()
     answer = await post(client, body)
     assert answer.status_code == 400, answer.text
@@ -159,7 +159,7 @@ def test_an_instant_is_rounded_up_to_the_millisecond(text: str, at_ms: int) -> N
 
 
 @pytest.mark.parametrize("text", ["1970-01-01T00:00:00+14:00", "2030-W01-1T00:00:00Z", "20300101T000000Z"])
-def test_other_ways_to_write_an_instant_are_refused(text: str) -> None:
+def test_other_forms_of_an_instant_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         execute_at_of(text)
 
@@ -187,7 +187,7 @@ async def test_a_task_is_shown_without_its_secret(client: httpx.AsyncClient, sla
 
 @slashes
 @pytest.mark.parametrize("name", ["task_7", "task_0", "7", "job", "task_%31"])
-async def test_what_there_is_not_is_not_found(client: httpx.AsyncClient, name: str, slash: str) -> None:
+async def test_unknown_tasks_and_paths_are_not_found(client: httpx.AsyncClient, name: str, slash: str) -> None:
     for answer in (
         await client.get(f"{PATH}/{name}{slash}"),
         await client.delete(f"{PATH}/{name}{slash}"),
@@ -207,7 +207,7 @@ async def test_a_deleted_task_is_gone(client: httpx.AsyncClient, slash: str) -> 
     assert [one["id"] for one in (await client.get(PATH)).json()["tasks"]] == ["task_2"]
 
 
-# ---- with a lane ------------------------------------------------------------------------------------------------
+# ---- with a task batcher -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ async def test_a_bad_setting_is_named_and_none_is_changed(
     assert (await client.get(CONFIG)).json() == DEFAULTS
 
 
-async def test_a_store_begins_with_the_settings_of_its_first_process(store: RedisStore) -> None:
+async def test_a_store_starts_with_the_settings_of_its_first_process(store: RedisStore) -> None:
     chosen = TaskSettings(base_interval_ms=7, max_retries=9)
     context = Context(settings=ApiSettings(), store=store, clock=ManualClock(), metrics=Metrics(), lane=chosen)
     async with client_of(context) as client:
@@ -382,7 +382,7 @@ async def test_a_store_begins_with_the_settings_of_its_first_process(store: Redi
 
 
 @slashes
-async def test_other_methods_say_what_there_is(client: httpx.AsyncClient, slash: str) -> None:
+async def test_other_methods_are_405_with_the_allowed_ones(client: httpx.AsyncClient, slash: str) -> None:
     answer = await client.put(PATH + slash)
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
     answer = await client.delete(CONFIG + slash)

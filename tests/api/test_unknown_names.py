@@ -1,4 +1,4 @@
-"""Fields and parameters that nobody knows: refused with the nearest known name, or passed over and named."""
+"""Unknown fields and parameters: refused with the nearest known name, or ignored and named in a header."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_a_request_that_takes_no_fields_may_have_an_empty_body(client: htt
         assert (await client.post(f"/jobs/a/{action}", content=body)).status_code == 200
 
 
-async def test_what_the_other_faces_pass_over_is_named_in_a_header(client: httpx.AsyncClient) -> None:
+async def test_fields_that_tasks_and_targets_ignore_are_named_in_a_header(client: httpx.AsyncClient) -> None:
     target = {"name": "t", "url": "http://t.test/", "timeout": 3, "x y": 1}
     answer = await client.post("/targets?verbose=1", json=target)
     assert (answer.status_code, answer.headers["Cronpost-Ignored"]) == (201, "timeout, x%20y, verbose")
@@ -79,7 +79,7 @@ async def test_what_the_other_faces_pass_over_is_named_in_a_header(client: httpx
     assert (answer.status_code, answer.headers["Cronpost-Ignored"]) == (200, "other")
 
 
-async def test_the_header_is_bounded_whatever_is_sent(client: httpx.AsyncClient) -> None:
+async def test_the_header_is_bounded(client: httpx.AsyncClient) -> None:
     answer = await client.get("/runs", params={f"{number}\r\nX: {'y' * 500}": "1" for number in range(100)})
     assert answer.status_code == 200
     assert len(answer.headers["Cronpost-Ignored"]) < 20 * 310

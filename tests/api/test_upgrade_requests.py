@@ -1,4 +1,4 @@
-"""Requests that ask for another protocol with ``Upgrade``: answered as if they did not, whatever their method.
+"""Requests that offer another protocol with ``Upgrade``: answered as if they did not, with any method.
 
 ``curl --http2`` and Java's ``HttpClient`` send ``Upgrade: h2c`` with every request on a plain connection.
 """
@@ -60,7 +60,7 @@ async def test_an_upsert_with_upgrade_stores_its_body(
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-async def test_it_is_stored_however_the_bytes_arrive(address: Address, context: Context, size: int) -> None:
+async def test_the_body_is_stored_with_any_split_of_the_bytes(address: Address, context: Context, size: int) -> None:
     sent = request(b"POST /", *H2C, body=BODY) + LAST
     answer = await exchange(address, *[sent[at : at + size] for at in range(0, len(sent), size)])
     assert statuses(answer) == [202, 404]
@@ -80,12 +80,12 @@ async def test_an_upgrade_that_the_connection_header_does_not_name_changes_nothi
     assert (await stored(context))["payload"] == EXAMPLE["payload"]
 
 
-async def test_connection_close_beside_upgrade_is_obeyed(address: Address, context: Context) -> None:
+async def test_connection_close_with_upgrade_closes_the_connection(address: Address, context: Context) -> None:
     headers = (b"Connection: Upgrade, close", b"Upgrade: h2c")
     assert statuses(await exchange(address, request(b"POST /", *headers, body=BODY) + LAST)) == [202]
 
 
-async def test_a_run_that_is_asked_for_with_upgrade_gets_its_payload(address: Address, context: Context) -> None:
+async def test_a_run_that_is_requested_with_upgrade_gets_its_payload(address: Address, context: Context) -> None:
     assert status_of(await exchange(address, request(b"POST /", b"Connection: close", body=BODY))) == 202
     run = b'{"payload": {"page": 7}, "not_before": "2099-01-01T00:00:00Z"}'
     sent = request(b"POST /jobs/job-scheduler-unique-id/run", *H2C, body=run)
@@ -121,7 +121,7 @@ async def test_pipelined_requests_with_upgrade_are_all_answered_in_order(address
         assert (await job_of(context, f"job-{number}"))["payload"] == number
 
 
-async def test_upgrade_does_not_loosen_how_a_body_may_be_framed(address: Address) -> None:
+async def test_a_body_with_upgrade_follows_the_same_framing_rules(address: Address) -> None:
     both = request(b"POST /", *H2C, b"Transfer-Encoding: chunked", body=INNER_DELETE)
     assert statuses(await exchange(address, both)) == [400]
     unknown = request(b"POST /", *H2C, b"Transfer-Encoding: gzip") + INNER_DELETE
@@ -129,7 +129,7 @@ async def test_upgrade_does_not_loosen_how_a_body_may_be_framed(address: Address
     assert len(statuses(await exchange(address, unknown))) == 1
 
 
-async def test_http2_without_asking_is_refused(address: Address) -> None:
+async def test_http2_without_upgrade_is_refused(address: Address) -> None:
     assert statuses(await exchange(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")) == [400]
 
 

@@ -1,4 +1,4 @@
-"""``POST /``: every rule for every field, and what an upsert does."""
+"""``POST /``: the rules for each field, and the effects of an upsert."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ async def test_another_order_of_payload_keys_is_another_payload(client: httpx.As
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "nonsense"])
-async def test_a_body_is_json_whatever_its_content_type_says(
-    client: httpx.AsyncClient, content_type: str | None
-) -> None:
+async def test_a_body_is_json_with_any_content_type(client: httpx.AsyncClient, content_type: str | None) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
     answer = await client.post("/", content=json.dumps(EXAMPLE), headers=headers)
     assert answer.status_code == 202
@@ -257,7 +255,7 @@ async def test_the_field_that_is_given_twice_is_named(client: httpx.AsyncClient)
     assert answer.json()["field"] == "endpoint"
 
 
-async def test_a_payload_as_deep_as_allowed_is_taken(client: httpx.AsyncClient) -> None:
+async def test_a_payload_of_the_greatest_depth_is_accepted(client: httpx.AsyncClient) -> None:
     levels = MAX_DEPTH - 1
     answer = await client.post("/", content=HEAD + b"[" * levels + b"]" * levels + b"}")
     assert answer.status_code == 202
@@ -280,7 +278,7 @@ async def test_an_unknown_query_parameter_is_refused(client: httpx.AsyncClient, 
     assert contents() == {}
 
 
-async def test_parallel_upserts_of_one_id_leave_one_of_them_whole(client: httpx.AsyncClient) -> None:
+async def test_parallel_upserts_of_one_id_leave_one_complete_definition(client: httpx.AsyncClient) -> None:
     bodies = [job(payload=number, cron=f"{number} * * * *") for number in range(60)]
     answers = await asyncio.gather(*(client.post("/", json=body) for body in bodies))
     assert {answer.status_code for answer in answers} == {202}
@@ -292,6 +290,6 @@ async def test_parallel_upserts_of_one_id_leave_one_of_them_whole(client: httpx.
     assert versions == list(range(1, 61))
 
 
-async def test_parallel_upserts_of_the_same_change_it_once(client: httpx.AsyncClient) -> None:
+async def test_identical_parallel_upserts_change_the_job_once(client: httpx.AsyncClient) -> None:
     answers = await asyncio.gather(*(client.post("/", json=EXAMPLE) for _ in range(40)))
     assert sorted(answer.json()["changed"] for answer in answers) == [False] * 39 + [True]
