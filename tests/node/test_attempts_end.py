@@ -1,7 +1,7 @@
-"""What is left of an attempt goes when it has ended, and does not wait for Python's collector.
+"""Finished attempts are freed by reference counting, without Python's collector.
 
-A node makes thousands of attempts a second. Objects that hold each other stay until the collector looks at them, which
-is dear for so many, and what has grown old by then stays for minutes.
+A node makes thousands of attempts a second. Objects in a reference cycle stay until the collector examines them, which
+is expensive for so many, and old ones stay for minutes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def attempts(http: HttpClient, url: str, redis_url: str, timeout_ms: int =
 
 
 @pytest.mark.parametrize("how", HOW)
-async def test_nothing_of_an_attempt_waits_for_the_collector(redis_url: str, how: str) -> None:
+async def test_a_finished_attempt_is_freed_without_the_collector(redis_url: str, how: str) -> None:
     action, timeout_ms = HOW[how]
     async with Runner(*[answer()] * 5, *[action] * 100) as runner, deliverer() as http:
         await attempts(http, runner.url(), redis_url, timeout_ms)  # what is made once and kept
@@ -66,7 +66,7 @@ async def test_nothing_of_an_attempt_waits_for_the_collector(redis_url: str, how
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nowhere.invalid/", "http://169.254.169.254/"])
-async def test_nothing_of_an_attempt_that_finds_nobody_waits_for_the_collector(redis_url: str, url: str) -> None:
+async def test_an_attempt_that_cannot_connect_is_freed_without_the_collector(redis_url: str, url: str) -> None:
     async with deliverer() as http:
         await attempts(http, url, redis_url)
         gc.collect()

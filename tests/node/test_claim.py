@@ -1,4 +1,4 @@
-"""The claimer: when it looks, when it does not, and what wakes it."""
+"""The claim loop: when it claims, when it does not, and what wakes it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_a_full_node_claims_nothing_until_an_attempt_ends(bench: Bench) ->
     assert [len(claim.jobs) for claim in bench.claims] == [2, 1]
 
 
-async def test_a_node_whose_results_redis_does_not_take_claims_nothing(bench: Bench) -> None:
+async def test_a_node_whose_results_redis_does_not_accept_claims_nothing(bench: Bench) -> None:
     await bench.put("a")
     bench.node.settler.fault = "settle: away"
     bench.node.claimer.start()
@@ -88,7 +88,7 @@ async def test_a_node_whose_results_redis_does_not_take_claims_nothing(bench: Be
     await until(lambda: len(bench.node.deliverer.open) == 1)
 
 
-async def test_it_sleeps_until_the_next_wake_up_and_an_earlier_one_wakes_it(bench: Bench) -> None:
+async def test_the_loop_sleeps_until_the_next_wake_up_and_an_earlier_one_shortens_the_sleep(bench: Bench) -> None:
     await bench.put("a", seconds=50)
     bench.node.claimer.start()
     await bench.asleep()
@@ -114,7 +114,7 @@ async def test_it_sleeps_until_the_next_wake_up_and_an_earlier_one_wakes_it(benc
     assert bench.node.alarm.sleeping_until_ms == at(50)
 
 
-async def test_it_claims_when_the_wake_up_has_come(bench: Bench) -> None:
+async def test_the_loop_claims_at_the_wake_up(bench: Bench) -> None:
     await bench.put("a", seconds=10)
     bench.clock.advance(9_950)
     await bench.node.beat()
@@ -156,7 +156,7 @@ async def test_an_upsert_elsewhere_wakes_a_sleeping_node(bench: Bench) -> None:
     await listener.stop()
 
 
-async def test_the_listener_is_well_again_as_soon_as_it_is_subscribed(bench: Bench) -> None:
+async def test_the_subscriber_clears_its_fault_as_soon_as_it_is_subscribed(bench: Bench) -> None:
     listener = WakeupSubscriber(bench.store, bench.node.alarm, bench.clock, Metrics())
     listener.fault = "wake: away"
     listener.start()
@@ -165,7 +165,7 @@ async def test_the_listener_is_well_again_as_soon_as_it_is_subscribed(bench: Ben
     await listener.stop()
 
 
-async def test_a_claim_whose_reply_is_lost_is_worked_once_and_at_once(
+async def test_jobs_of_a_claim_whose_reply_is_lost_start_once_and_at_once(
     redis_server: EmbeddedRedis, bench: Bench, tmp_path: Path
 ) -> None:
     await bench.put("a", "b", "c")
@@ -188,7 +188,7 @@ async def test_a_claim_whose_reply_is_lost_is_worked_once_and_at_once(
         await behind.aclose()
 
 
-async def test_a_claim_that_was_cancelled_is_handed_back_when_the_node_stops(
+async def test_a_claim_that_was_cancelled_is_released_when_the_node_stops(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.put("a")
@@ -213,7 +213,7 @@ async def test_a_claim_that_was_cancelled_is_handed_back_when_the_node_stops(
     assert await bench.redis.zscore(KEYS.due, "a") == at(0)
 
 
-async def test_a_node_whose_lease_is_over_sends_nothing_and_hands_the_job_back(bench: Bench) -> None:
+async def test_a_node_whose_lease_has_expired_sends_nothing_and_releases_the_job(bench: Bench) -> None:
     await bench.put("a")
     claim = await bench.node.claimer._claim(1)
     bench.clock.advance(6_000)
@@ -228,7 +228,7 @@ async def test_a_node_whose_lease_is_over_sends_nothing_and_hands_the_job_back(b
     ("key", "field", "value"),
     [(KEYS.jobs, "bad", b"\x93junk"), (KEYS.states, "bad", b"x"), (KEYS.jobs, "bad", None), (KEYS.states, "bad", None)],
 )
-async def test_a_job_that_cannot_be_read_is_set_aside_while_others_run(
+async def test_a_job_that_cannot_be_read_is_quarantined_while_others_run(
     bench: Bench, key: str, field: str, value: bytes | None
 ) -> None:
     await bench.put("bad", "good")
@@ -260,7 +260,7 @@ async def test_a_job_that_cannot_be_read_is_set_aside_while_others_run(
     assert (await bench.jobs.get("bad")).state.next_fire_ms == at(70)
 
 
-async def test_a_job_that_cannot_be_planned_is_set_aside_while_others_run(
+async def test_a_job_that_cannot_be_planned_is_quarantined_while_others_run(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.put("bad", "good")
@@ -281,7 +281,7 @@ async def test_a_job_that_cannot_be_planned_is_set_aside_while_others_run(
     assert (await bench.jobs.resume("bad")).status == "active"
 
 
-async def test_a_claim_that_arrives_after_it_was_looked_for_takes_nothing(
+async def test_a_claim_that_arrives_after_its_recovery_takes_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.put("a")
@@ -305,7 +305,7 @@ async def test_a_claim_that_arrives_after_it_was_looked_for_takes_nothing(
     assert await bench.node.claim(1) == 1
 
 
-async def test_what_a_lost_reply_took_waits_until_its_downtimes_are_known(redis_url: str) -> None:
+async def test_jobs_of_a_lost_reply_wait_until_their_downtimes_are_known(redis_url: str) -> None:
     async with opened(redis_url) as (store, redis):
         await put(redis, make_job("a"), make_state(0))
         clock = ManualClock()

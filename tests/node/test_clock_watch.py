@@ -1,4 +1,4 @@
-"""What operators see of Redis's clock: that it was set, and that it and the machine's clock disagree."""
+"""Warnings about Redis's clock: it was set, or it and the clock of the machine disagree."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     return found
 
 
-def test_while_the_clocks_agree_nothing_is_said(machine: Machine, lines: list[tuple[str, float]]) -> None:
+def test_clocks_that_agree_cause_no_warning(machine: Machine, lines: list[tuple[str, float]]) -> None:
     machine.wall_ahead_ms = 59_000
     machine.second(10)
     assert machine.watch.warnings == {}
@@ -66,7 +66,7 @@ def test_while_the_clocks_agree_nothing_is_said(machine: Machine, lines: list[tu
     assert machine.value("cronpost_clock_offset_seconds") == pytest.approx(59)
 
 
-def test_a_clock_that_was_set_back_warns_until_the_time_that_was_passed_is_reached_again(
+def test_a_clock_that_was_set_back_warns_until_it_has_caught_up(
     machine: Machine, lines: list[tuple[str, float]]
 ) -> None:
     machine.wall_ahead_ms = -MINUTES_10  # it is set back together with Redis's
@@ -86,7 +86,7 @@ def test_a_clock_that_was_set_back_warns_until_the_time_that_was_passed_is_reach
     assert lines == [("clock jumped", -600)]
 
 
-def test_a_clock_that_was_set_back_and_is_set_right_again_warns_no_more_of_the_first(machine: Machine) -> None:
+def test_a_clock_that_was_set_back_and_corrected_warns_only_of_the_correction(machine: Machine) -> None:
     machine.wall_ahead_ms = -MINUTES_10
     machine.redis_ahead_ms = -MINUTES_10
     machine.second(5)
@@ -96,7 +96,7 @@ def test_a_clock_that_was_set_back_and_is_set_right_again_warns_no_more_of_the_f
     assert machine.value("cronpost_clock_jumps_total") == 2
 
 
-def test_a_clock_that_was_set_ahead_warns_for_some_minutes(machine: Machine) -> None:
+def test_a_clock_that_was_set_ahead_warns_for_five_minutes(machine: Machine) -> None:
     machine.wall_ahead_ms = machine.redis_ahead_ms = 5_000
     machine.second(3)
     assert "set ahead by 5.0 s" in machine.watch.warnings["clock jump"]

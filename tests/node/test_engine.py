@@ -1,4 +1,4 @@
-"""A whole node: it starts, fires, drains and hands back. With Redis's own clock, so a wait here is a real one."""
+"""A whole node: it starts, fires, drains and releases. It uses Redis's own clock, so each wait here is a real one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
                 task.cancel()
 
 
-async def test_a_job_that_is_asked_for_runs_and_is_recorded(bench: Bench) -> None:
+async def test_a_run_now_is_sent_and_recorded(bench: Bench) -> None:
     engine, deliverer = await bench.start()
     assert engine.faults() == []
     run_id = await bench.ask_for("a")
@@ -91,7 +91,7 @@ async def test_a_stopping_node_lets_open_requests_end(bench: Bench) -> None:
     assert await bench.redis.exists(KEYS.leases, KEYS.nodes) == 0
 
 
-async def test_what_does_not_end_in_the_grace_time_is_handed_back_and_goes_on_elsewhere(bench: Bench) -> None:
+async def test_an_attempt_that_outlasts_the_grace_time_is_released_and_continues_elsewhere(bench: Bench) -> None:
     first, deliverer = await bench.start(grace=0.05)
     run_id = await bench.ask_for("a")
     await until(lambda: bool(deliverer.open))
@@ -104,7 +104,7 @@ async def test_what_does_not_end_in_the_grace_time_is_handed_back_and_goes_on_el
     assert int(successor.open[0].header("Cronpost-Fence")) > int(deliverer.seen[0].header("Cronpost-Fence"))
 
 
-async def test_a_sole_node_takes_over_at_once_what_was_open_when_the_last_one_was_killed(bench: Bench) -> None:
+async def test_a_sole_node_reclaims_at_once_what_the_killed_one_held(bench: Bench) -> None:
     killed, deliverer = await bench.start()
     run_id = await bench.ask_for("a")
     await until(lambda: bool(deliverer.open))
@@ -115,7 +115,7 @@ async def test_a_sole_node_takes_over_at_once_what_was_open_when_the_last_one_wa
     assert successor.open[0].run_id == run_id
 
 
-async def test_a_node_waits_for_its_redis_and_says_so(tmp_path: Path) -> None:
+async def test_a_node_waits_for_its_redis_and_reports_it(tmp_path: Path) -> None:
     server = EmbeddedRedis(tmp_path)
     await asyncio.to_thread(server.start)
     url = server.url

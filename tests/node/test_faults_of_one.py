@@ -1,4 +1,4 @@
-"""A fault of our own in the middle of a batch: it stays with the job that it meets."""
+"""A fault of Cronpost in the middle of a batch fails only the job in which it occurs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
         await bench.node.crash()
 
 
-async def test_a_job_whose_target_cannot_be_judged_takes_no_other_of_its_batch_along(
+async def test_a_job_whose_limits_fail_does_not_stop_the_others_of_its_batch(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.start()
@@ -83,7 +83,7 @@ async def test_a_job_whose_target_cannot_be_judged_takes_no_other_of_its_batch_a
     assert await bench.retried("a") == "RuntimeError: broken"
 
 
-async def test_a_request_that_cannot_be_built_is_a_failed_attempt_and_leaves_its_slot(
+async def test_a_request_that_cannot_be_built_is_a_failed_attempt_and_frees_its_slot(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.start()
@@ -101,7 +101,7 @@ async def test_a_request_that_cannot_be_built_is_a_failed_attempt_and_leaves_its
     assert await bench.retried("a") == "ValueError: broken"
 
 
-async def test_a_result_that_cannot_be_written_sets_its_job_aside(bench: Bench) -> None:
+async def test_a_result_that_cannot_be_encoded_quarantines_its_job(bench: Bench) -> None:
     await bench.start()
     await bench.node.claim()
     await bench.node.answer(Outcome(OutcomeKind.CONNECTION, 1.0, message="\udcff"))
@@ -112,7 +112,7 @@ async def test_a_result_that_cannot_be_written_sets_its_job_aside(bench: Bench) 
     assert len(bench.node.node.in_flight) == 1
 
 
-async def test_a_job_that_cannot_be_planned_anew_takes_no_other_of_its_batch_along(
+async def test_a_job_that_cannot_be_planned_again_does_not_stop_the_others_of_its_batch(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.start()
@@ -134,9 +134,7 @@ async def test_a_job_that_cannot_be_planned_anew_takes_no_other_of_its_batch_alo
     assert await bench.redis.hkeys(KEYS.states) == [b"a"]
 
 
-async def test_what_a_run_waits_for_is_cancelled_and_it_is_handed_back(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_run_whose_look_up_is_cancelled_is_released(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     await bench.start(callback=True)
 
     async def cancelled() -> bytes:
@@ -150,7 +148,7 @@ async def test_what_a_run_waits_for_is_cancelled_and_it_is_handed_back(
     assert await bench.redis.zcount(KEYS.due, "-inf", bench.clock.now_ms()) == 3
 
 
-async def test_nothing_is_sent_when_the_lease_has_run_out_while_something_was_looked_up(
+async def test_nothing_is_sent_when_the_lease_expires_during_a_look_up(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.start(callback=True)
@@ -166,7 +164,7 @@ async def test_nothing_is_sent_when_the_lease_has_run_out_while_something_was_lo
     await until(lambda: not bench.node.node.in_flight)
 
 
-async def test_a_shard_whose_redis_does_not_answer_leaves_the_places_to_the_others(
+async def test_a_shard_whose_redis_does_not_answer_leaves_the_slots_to_the_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claimer, slots = bench.node.claimer, bench.node.node.slots
@@ -191,14 +189,14 @@ async def test_a_shard_whose_redis_does_not_answer_leaves_the_places_to_the_othe
     assert places[:5] == [128, 1, 1, 1, 128]
 
 
-async def test_facts_of_an_earlier_claim_that_cannot_be_read_are_forgotten(bench: Bench) -> None:
+async def test_unreadable_fields_of_an_earlier_claim_are_ignored(bench: Bench) -> None:
     await bench.start()
     await bench.redis.hset(KEYS.leases, "a", "7 - x y z 5 1")
     assert await bench.node.claim() == 3
     assert bench.open() == ["a", "b", "c"]
 
 
-async def test_a_lease_that_cannot_be_read_holds_up_no_other_settlement(bench: Bench) -> None:
+async def test_an_unreadable_lease_blocks_no_other_settlement(bench: Bench) -> None:
     await bench.start()
     await bench.node.claim()
     lease: Any = await bench.redis.hget(KEYS.leases, "a")

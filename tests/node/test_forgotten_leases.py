@@ -1,4 +1,4 @@
-"""A failover loses a settlement that was acknowledged: the lease is there again, and its node knows nothing of it."""
+"""A failover loses a settlement that was acknowledged: the lease is there again, but no attempt belongs to it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
         await bench.node.crash()
 
 
-async def test_a_run_whose_settlement_was_lost_is_handed_back_and_delivered_again(bench: Bench) -> None:
+async def test_a_run_whose_settlement_was_lost_is_released_and_delivered_again(bench: Bench) -> None:
     claimed = await bench.remember()
     first = await bench.node.answer(answered(200))
     await bench.node.settle()
@@ -83,7 +83,7 @@ async def test_a_run_whose_settlement_was_lost_is_handed_back_and_delivered_agai
     assert run.state is RunState.SUCCEEDED  # type: ignore[union-attr]
 
 
-async def test_what_the_node_works_on_is_left_alone(bench: Bench) -> None:
+async def test_leases_of_attempts_in_flight_are_kept(bench: Bench) -> None:
     await bench.compare()
     lease = (await bench.store.read("a")).snapshot.lease
     assert lease is not None
@@ -91,7 +91,7 @@ async def test_what_the_node_works_on_is_left_alone(bench: Bench) -> None:
     assert len(bench.node.deliverer.open) == 1
 
 
-async def test_what_has_ended_and_is_not_settled_yet_is_left_alone(bench: Bench) -> None:
+async def test_leases_of_results_that_are_not_settled_yet_are_kept(bench: Bench) -> None:
     await bench.node.answer(answered(200))
     await compare(bench.node)
     await bench.node.settle()
@@ -100,14 +100,14 @@ async def test_what_has_ended_and_is_not_settled_yet_is_left_alone(bench: Bench)
     assert run.attempts[0].status == 200  # type: ignore[union-attr]
 
 
-async def test_the_leases_of_other_nodes_are_none_of_its_business(bench: Bench) -> None:
+async def test_leases_of_other_nodes_are_kept(bench: Bench) -> None:
     other = SteppedNode(bench.store, bench.clock)
     await other.start()
     await compare(other)
     assert other.settler.is_idle
 
 
-async def test_leases_are_compared_within_their_time_after_a_fault_and_else_once_a_minute(
+async def test_leases_are_compared_soon_after_a_fault_and_otherwise_once_a_minute(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[int] = []
@@ -130,7 +130,7 @@ async def test_leases_are_compared_within_their_time_after_a_fault_and_else_once
     assert others == [first + 60, first + 120]
 
 
-async def test_leases_are_found_on_whatever_page(bench: Bench) -> None:
+async def test_leases_are_found_on_every_page(bench: Bench) -> None:
     for number in range(700):
         await put(bench.redis, make_job(f"job{number}"), make_state(0))
     while await bench.node.claim(limit=500):
@@ -140,7 +140,7 @@ async def test_leases_are_found_on_whatever_page(bench: Bench) -> None:
     assert len(leases) >= 100
 
 
-async def test_the_claimer_compares_by_itself(bench: Bench) -> None:
+async def test_the_claim_loop_compares_leases(bench: Bench) -> None:
     claimed = await bench.remember()
     await bench.node.answer(answered(200))
     await bench.node.settle()

@@ -1,4 +1,4 @@
-"""Garbage in any key of the store costs the entry that it stands in, and nothing else."""
+"""An unreadable entry in any key of the store affects only that entry."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def is_of_the_steady(name: bytes) -> bool:
     return name.endswith((b"steady", b"_1", b"target1", b"schedule1")) or name == b"1"
 
 
-def test_every_key_that_is_named_has_a_type() -> None:
+def test_every_key_has_a_type() -> None:
     values = [getattr(KEYS, name) for name in dir(Keys) if isinstance(getattr(Keys, name), property)]
     named = {value for value in values if isinstance(value, str)}
     named |= {key for value in values if isinstance(value, tuple) for key in value}
@@ -206,7 +206,7 @@ def test_every_key_that_is_named_has_a_type() -> None:
 
 
 @pytest.mark.parametrize("key", KINDS)
-async def test_foreign_entries_in_a_key_stop_nothing(world: World, key: str) -> None:
+async def test_foreign_entries_in_a_key_do_not_stop_the_node(world: World, key: str) -> None:
     await fill(world.redis, key, KINDS[key])
     await world.look()
     await world.go_on()
@@ -215,7 +215,7 @@ async def test_foreign_entries_in_a_key_stop_nothing(world: World, key: str) -> 
 
 
 @pytest.mark.parametrize("key", KINDS)
-async def test_spoiled_entries_of_some_stop_no_other(world: World, key: str) -> None:
+async def test_unreadable_entries_do_not_stop_the_others(world: World, key: str) -> None:
     for value in (RANDOM, b"", b"inf", b"9" * 400):
         await spoil(world.redis, key, KINDS[key], value)
         await world.look()
@@ -241,7 +241,7 @@ STOPPED_BY = {
 
 
 @pytest.mark.parametrize("key", KINDS)
-async def test_a_key_of_the_wrong_type_stops_what_needs_it_says_so_and_goes_on_when_it_is_put_back(
+async def test_a_key_of_the_wrong_type_is_reported_and_work_continues_when_it_is_restored(
     world: World, key: str
 ) -> None:
     redis, part = world.redis, key.removeprefix(f"{KEYS.root}:")
@@ -289,7 +289,7 @@ async def test_a_target_that_cannot_be_read_is_listed_and_can_be_replaced_and_de
     assert (await world.client.post("/targets", json={"name": "mended", "url": "http://x.test/"})).status_code == 201
 
 
-async def test_a_schedule_whose_row_or_name_cannot_be_read_is_repaired_and_goes_on(world: World) -> None:
+async def test_a_schedule_whose_row_or_name_cannot_be_read_is_repaired_and_fires(world: World) -> None:
     redis: Any = world.redis
     for key, field in (("schedules", "2"), ("schedule_names", "schedule2")):
         stored = await redis.hget(KEYS.catalogue(key), field)
@@ -317,7 +317,7 @@ async def test_a_job_whose_wake_up_is_impossible_or_missing_fires_again(world: W
     assert {"victim", "schedule_2", "steady"} <= called
 
 
-async def test_a_wake_up_that_is_put_right_does_not_fire_a_job_early_or_wake_a_paused_one(world: World) -> None:
+async def test_a_repaired_wake_up_does_not_fire_a_job_early_or_wake_a_paused_one(world: World) -> None:
     assert (await world.client.post("/jobs/victim/pause")).status_code == 200
     job = {"endpoint": "http://late.test/", "cron": "0 0 1 1 *", "payload": 1}
     assert (await world.client.put("/jobs/late", json=job)).status_code == 202

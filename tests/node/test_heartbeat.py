@@ -1,4 +1,4 @@
-"""The heartbeat: what a node learns from it, and for how long it may trust its leases."""
+"""The heartbeat: what it brings the node, and how long the node may trust its leases."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def both(redis_url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
         yield both
 
 
-async def test_the_first_beat_names_the_store_and_all_nodes_learn_it(both: tuple[RedisStore, Redis]) -> None:
+async def test_the_first_heartbeat_names_the_store_for_all_nodes(both: tuple[RedisStore, Redis]) -> None:
     clock = ManualClock()
     one, other = SteppedNode(both[0], clock), SteppedNode(both[0], clock)
     proposed = one.node.store_id
@@ -51,7 +51,7 @@ async def test_the_first_beat_names_the_store_and_all_nodes_learn_it(both: tuple
     assert one.node.holds_lease()
 
 
-async def test_a_lease_lasts_from_before_the_beat_was_sent(both: tuple[RedisStore, Redis]) -> None:
+async def test_a_lease_counts_from_before_the_heartbeat_was_sent(both: tuple[RedisStore, Redis]) -> None:
     clock = ManualClock()
     node = SteppedNode(both[0], clock)
     await node.start()
@@ -63,7 +63,7 @@ async def test_a_lease_lasts_from_before_the_beat_was_sent(both: tuple[RedisStor
     assert [*seen, node.node.holds_lease()] == [True, False, True]
 
 
-def test_a_node_may_reap_only_after_it_has_beaten_without_a_gap_for_as_long_as_it_takes_to_be_dead() -> None:
+def test_a_node_may_reap_only_after_heartbeats_without_a_gap_for_the_dead_time() -> None:
     clock = ManualClock()
     node = Node(EngineSettings(), clock)
     seen = []
@@ -74,7 +74,7 @@ def test_a_node_may_reap_only_after_it_has_beaten_without_a_gap_for_as_long_as_i
     assert seen == [False] * 5 + [True] * 2 + [False]
 
 
-async def test_downtimes_reach_every_node_with_its_beat(both: tuple[RedisStore, Redis]) -> None:
+async def test_downtimes_reach_every_node_with_its_heartbeat(both: tuple[RedisStore, Redis]) -> None:
     clock = ManualClock()
     node = SteppedNode(both[0], clock)
     await node.start()
@@ -84,7 +84,7 @@ async def test_downtimes_reach_every_node_with_its_beat(both: tuple[RedisStore, 
     assert node.node.downtime_count == 1
 
 
-async def test_beats_keep_their_period_however_long_redis_takes(
+async def test_heartbeats_keep_their_period_when_redis_is_slow(
     both: tuple[RedisStore, Redis], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = ManualClock()
@@ -122,7 +122,7 @@ async def test_the_clock_is_set_by_redis_and_does_not_lead_it(both: tuple[RedisS
     assert await both[1].exists(KEYS.nodes) == 0
 
 
-async def test_a_node_that_could_not_beat_tries_again_at_least_once_a_beat(both: tuple[RedisStore, Redis]) -> None:
+async def test_a_failed_heartbeat_is_tried_again_within_one_period(both: tuple[RedisStore, Redis]) -> None:
     """Else it could be taken for dead when Redis is back and the others have beaten already."""
     clock = ManualClock()
     node = SteppedNode(both[0], clock, settings=EngineSettings(heartbeat_seconds=0.3))
@@ -189,7 +189,7 @@ async def test_a_connection_that_dies_silently_under_the_heartbeat_costs_no_leas
     assert not lost
 
 
-async def test_a_beat_that_arrives_after_its_successor_does_not_make_the_node_look_older(
+async def test_a_heartbeat_that_arrives_after_its_successor_does_not_age_the_node(
     both: tuple[RedisStore, Redis],
 ) -> None:
     clock = ManualClock()

@@ -1,4 +1,4 @@
-"""Slow and dead targets: what they may take of a node, what becomes of the runs that are held back for them."""
+"""Slow and dead targets: how many slots they get, and when runs that are held back are sent."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def by_host(node: SteppedNode, url: str) -> list[OpenRequest]:
 # ---- bulkheads ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_target_that_hangs_holds_its_share_while_all_others_are_served(bench: Bench) -> None:
+async def test_a_target_that_hangs_keeps_its_share_while_all_others_are_served(bench: Bench) -> None:
     node = await bench.node(EngineSettings(max_in_flight=8))
     for number in range(40):
         await bench.put(f"dead{number}", DEAD, seconds=-1)  # due before all others
@@ -159,7 +159,7 @@ async def test_a_target_that_hangs_holds_its_share_while_all_others_are_served(b
     assert {one[0] for one in found} <= {"succeeded", "coalesced"}
 
 
-async def test_a_run_that_is_put_back_keeps_its_fire_time_and_counts_no_attempt(bench: Bench) -> None:
+async def test_a_run_that_is_held_back_keeps_its_fire_time_and_counts_no_attempt(bench: Bench) -> None:
     node = await bench.node()
     one_at_a_time = Policies(limits=Limits(max_in_flight=1))
     await bench.put("a", WELL, policies=one_at_a_time)
@@ -191,7 +191,7 @@ async def test_a_run_that_is_put_back_keeps_its_fire_time_and_counts_no_attempt(
     assert (await bench.state(waiting)).held_back is None
 
 
-async def test_limits_of_one_job_count_the_requests_of_others_and_hold_none_of_them(bench: Bench) -> None:
+async def test_limits_of_one_job_count_the_requests_of_others_and_delay_none_of_them(bench: Bench) -> None:
     node = await bench.node()
     await bench.put("free1", WELL)
     await bench.put("free2", "http://well.test/another/path")
@@ -248,7 +248,7 @@ async def test_a_run_that_was_taken_over_stays_the_same_run_while_it_is_held_bac
     assert node.deliverer.open[0].run_id == run_id
 
 
-async def test_a_rate_is_shared_by_the_nodes_and_gives_each_run_one_place(bench: Bench) -> None:
+async def test_a_rate_is_shared_by_the_nodes_and_gives_each_run_one_time(bench: Bench) -> None:
     node = await bench.node(EngineSettings(target_rate=4.0))
     await bench.node()
     await node.beat()
@@ -270,7 +270,7 @@ async def test_a_rate_is_shared_by_the_nodes_and_gives_each_run_one_place(bench:
     assert node.dispatcher.limiter._metrics.held_back.labels("rate")._value.get() == 4
 
 
-async def test_a_job_asks_for_a_rate_of_its_own(bench: Bench) -> None:
+async def test_a_job_can_have_its_own_rate(bench: Bench) -> None:
     node = await bench.node()
     own = Policies(limits=Limits(rate=1.0))
     for name in ("a", "b"):
@@ -288,7 +288,7 @@ def with_rate(rate: float) -> Work:
 
 
 @pytest.mark.parametrize("rates", [[1.0 + n for n in range(24)], [24.0 - n for n in range(24)]], ids=["up", "down"])
-def test_however_many_rates_one_target_has_each_job_is_limited(rates: list[float]) -> None:
+def test_each_job_is_limited_when_a_target_has_many_rates(rates: list[float]) -> None:
     clock = ManualClock()
     limiter = TargetLimiter(SlotPool(10_000), EngineSettings(), clock, Metrics())
     admitted = dict.fromkeys(rates, 0)
@@ -315,7 +315,7 @@ def test_an_idle_rate_makes_room_for_another_one() -> None:
 
 
 @pytest.mark.parametrize("broken", ["InFlight.__init__", "needs_nothing_else"])
-async def test_a_fault_between_admission_and_attempt_gives_the_slot_back(
+async def test_a_fault_between_permit_and_attempt_frees_the_slot(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     node = await bench.node()
@@ -331,7 +331,7 @@ async def test_a_fault_between_admission_and_attempt_gives_the_slot_back(
     assert (limiter._open, limiter._targets.of(WELL).open, len(node.node.in_flight)) == (0, 0, 0)
 
 
-def test_giving_a_ticket_back_twice_frees_one_slot() -> None:
+def test_releasing_a_permit_twice_frees_one_slot() -> None:
     limiter = TargetLimiter(SlotPool(10), EngineSettings(), ManualClock(), Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
     one, other = (limiter.acquire(WELL, work, None, taken_over=False) for _ in range(2))
@@ -358,7 +358,7 @@ async def test_requests_to_a_named_target_count_for_its_share(bench: Bench) -> N
     assert (limiter._open, limiter._targets.of(WELL).open) == (0, 0)
 
 
-def test_a_herd_for_one_quick_target_is_claimed_as_fast_as_it_has_room() -> None:
+def test_many_jobs_of_one_quick_target_are_claimed_as_fast_as_it_has_slots() -> None:
     clock = ManualClock()
     limiter = TargetLimiter(SlotPool(400), EngineSettings(max_in_flight=400), clock, Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
@@ -388,7 +388,7 @@ def test_a_herd_for_one_quick_target_is_claimed_as_fast_as_it_has_room() -> None
     assert limiter.batch(128, wake) == 128
 
 
-def test_a_target_that_was_quick_and_hangs_holds_up_nobody() -> None:
+def test_a_target_that_was_quick_and_hangs_delays_no_others() -> None:
     clock = ManualClock()
     limiter = TargetLimiter(SlotPool(400), EngineSettings(max_in_flight=400), clock, Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
@@ -405,7 +405,7 @@ def test_a_target_that_was_quick_and_hangs_holds_up_nobody() -> None:
     assert limiter.batch(128, lambda: None) == 128
 
 
-def test_what_is_remembered_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduler_core.node.dispatch.targets.KNOWN_URLS", 50)
     monkeypatch.setattr("scheduler_core.node.dispatch.targets.KNOWN_TARGETS", 20)
     limiter = TargetLimiter(SlotPool(1_000), QUICK, ManualClock(), Metrics())
@@ -427,7 +427,7 @@ def test_what_is_remembered_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatc
 # ---- breakers -------------------------------------------------------------------------------------------------------
 
 
-async def test_an_open_breaker_holds_everything_back_but_one_probe_and_an_answer_closes_it(bench: Bench) -> None:
+async def test_an_open_breaker_holds_back_all_runs_but_one_probe_and_an_answer_closes_it(bench: Bench) -> None:
     node = await bench.node(QUICK)
     await bench.open_breaker(node)
     await bench.put("c", DEAD)
@@ -516,7 +516,7 @@ async def test_a_pause_records_what_the_breaker_held_back(bench: Bench) -> None:
     assert await bench.records("c") == [("breaker", 0.0, 0.0), ("paused", 10.0, 20.0)]
 
 
-async def test_an_upsert_with_another_target_goes_at_once(bench: Bench) -> None:
+async def test_an_upsert_with_another_target_is_sent_at_once(bench: Bench) -> None:
     node = await bench.node(QUICK)
     await bench.open_breaker(node)
     await bench.put("c", DEAD)
@@ -527,7 +527,7 @@ async def test_an_upsert_with_another_target_goes_at_once(bench: Bench) -> None:
     assert node.deliverer.open[0].header("Cronpost-Fire-Time")[-3:] == "00Z"
 
 
-async def test_a_change_that_comes_before_the_run_is_put_back_finds_it_was_never_sent(bench: Bench) -> None:
+async def test_a_change_before_a_held_back_run_is_requeued_finds_it_was_never_sent(bench: Bench) -> None:
     node = await bench.node(QUICK)
     await bench.open_breaker(node)
     for name in ("changed", "paused", "deleted", "forced"):
@@ -549,7 +549,7 @@ async def test_a_change_that_comes_before_the_run_is_put_back_finds_it_was_never
         assert (await bench.store.read(name)).snapshot.lease is None
 
 
-async def test_a_job_that_allows_overlap_puts_no_runs_beside_itself_that_would_only_wait(bench: Bench) -> None:
+async def test_a_job_that_allows_overlap_spawns_no_child_runs_while_its_breaker_is_open(bench: Bench) -> None:
     node = await bench.node(QUICK)
     await bench.open_breaker(node)
     allows = Policies(overlap=Overlap.ALLOW, max_concurrent=5)
@@ -559,7 +559,7 @@ async def test_a_job_that_allows_overlap_puts_no_runs_beside_itself_that_would_o
     assert (await bench.held("many")).reason is HoldReason.BREAKER
 
 
-async def test_a_run_beside_others_waits_for_room_too(bench: Bench) -> None:
+async def test_a_child_run_waits_for_a_slot_too(bench: Bench) -> None:
     node = await bench.node(EngineSettings(target_max_in_flight=1))
     await bench.put("many", WELL, policies=Policies(overlap=Overlap.ALLOW, max_concurrent=5))
     await bench.work(node)
@@ -594,7 +594,7 @@ async def test_the_target_of_a_schedule_is_known_before_its_run_is_sent(bench: B
     assert node.dispatcher.limiter._open == 1
 
 
-async def test_what_never_reached_its_target_says_nothing_about_it(
+async def test_a_request_that_was_never_sent_does_not_count_for_the_breaker(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = await bench.node(QUICK)
@@ -617,7 +617,7 @@ async def test_what_never_reached_its_target_says_nothing_about_it(
     assert await bench.work(node) == ["c"], "another is the probe"
 
 
-def test_a_mark_remembers_since_when_and_that_a_breaker_had_a_part_in_it() -> None:
+def test_held_back_keeps_its_start_and_whether_a_breaker_was_a_reason() -> None:
     first = HeldBack(HoldReason.BREAKER, at(1), at(5), "http://h", breaker=True)
     second = HeldBack(HoldReason.LIMIT, at(5), at(6), "http://h")
     state = plan_hold_back(make_state(), first).state

@@ -1,4 +1,4 @@
-"""Services that are subscribed for as long as Redis is there: what they make of connections that are lost."""
+"""Subscribers whose connections are lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lane_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
 
 
 @pytest.mark.parametrize("make", [wake_listener, lane_listener])
-async def test_a_listener_whose_connection_is_lost_now_and_then_is_back_after_a_short_pause_each_time(
+async def test_a_subscriber_that_loses_its_connection_is_back_after_a_short_pause_each_time(
     make: type[Service], both: tuple[RedisStore, Redis], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, woken = ManualClock(), Woken()

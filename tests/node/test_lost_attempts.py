@@ -69,7 +69,7 @@ async def test_requests_that_died_with_their_nodes_are_numbered_and_recorded(sto
     assert await redis.hget(KEYS.counts, "untimed") is None
 
 
-async def test_a_job_that_is_tried_once_is_redelivered_after_a_death_and_not_after_an_answer(stored: Stored) -> None:
+async def test_a_job_with_one_attempt_is_redelivered_after_a_death_and_not_after_an_answer(stored: Stored) -> None:
     store, redis = stored
     await put(redis, make_job("a", policies=Policies(retry=RetryRule(attempts=1))), make_state(0))
     clock = ManualClock()
@@ -85,7 +85,7 @@ async def test_a_job_that_is_tried_once_is_redelivered_after_a_death_and_not_aft
     assert (run.state, run.attempt, run.failures) == (RunState.FAILED, 2, 1)
 
 
-async def test_a_request_that_a_stopping_node_breaks_off_is_an_attempt(stored: Stored) -> None:
+async def test_a_request_that_a_stopping_node_cancels_is_an_attempt(stored: Stored) -> None:
     store, _ = stored
     clock = ManualClock()
     first = await started(store, clock)
@@ -102,7 +102,7 @@ async def test_a_request_that_a_stopping_node_breaks_off_is_an_attempt(stored: S
     assert "stopped" in lost.message
 
 
-async def test_a_job_that_is_handed_back_before_its_request_has_begun_keeps_its_number(stored: Stored) -> None:
+async def test_a_job_that_is_released_before_its_request_is_sent_keeps_its_attempt_number(stored: Stored) -> None:
     store, _ = stored
     clock = ManualClock()
     first = await started(store, clock)

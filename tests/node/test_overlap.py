@@ -1,4 +1,4 @@
-"""Runs of a job that allows overlap, on a real Redis: units of their own, which the job knows of all the same."""
+"""Child runs of a job that allows overlap, on a real Redis."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
         await bench.node.crash()
 
 
-async def test_runs_go_beside_each_other_up_to_the_number_that_the_job_allows(bench: Bench) -> None:
+async def test_child_runs_overlap_up_to_the_number_that_the_job_allows(bench: Bench) -> None:
     await bench.put()
     for _ in range(3):
         bench.clock.advance(10 * SECOND)
@@ -77,7 +77,7 @@ async def test_runs_go_beside_each_other_up_to_the_number_that_the_job_allows(be
     assert len(await bench.jobs.children("a")) == 1
 
 
-async def test_a_runner_is_told_of_the_last_success_and_a_poke_comes_too_soon_after_it(bench: Bench) -> None:
+async def test_a_runner_receives_the_last_success_and_a_run_now_can_be_too_soon_after_it(bench: Bench) -> None:
     await bench.put(min_interval_ms=60 * SECOND)
     bench.clock.advance(10 * SECOND)
     await bench.work()
@@ -90,7 +90,7 @@ async def test_a_runner_is_told_of_the_last_success_and_a_poke_comes_too_soon_af
     assert bench.node.deliverer.open[0].header("Cronpost-Last-Success") == first
 
 
-async def test_a_job_that_allows_overlap_no_more_waits_until_the_runs_beside_it_are_over(bench: Bench) -> None:
+async def test_a_job_that_stops_allowing_overlap_waits_for_its_child_runs(bench: Bench) -> None:
     await bench.put()
     bench.clock.advance(10 * SECOND)
     await bench.work()
@@ -161,7 +161,7 @@ async def test_an_overlapping_run_in_flight_ends_after_a_change_but_is_not_retri
     assert [one.state for one in await bench.records() if isinstance(one, Run)] == [RunState.CANCELLED]
 
 
-async def test_a_run_whose_document_cannot_be_read_is_lost_and_gives_its_place_free(bench: Bench) -> None:
+async def test_a_child_run_that_cannot_be_read_is_lost_and_frees_its_place(bench: Bench) -> None:
     await bench.put(max_concurrent=1)
     bench.clock.advance(10 * SECOND)
     await bench.node.beat()
@@ -177,7 +177,7 @@ async def test_a_run_whose_document_cannot_be_read_is_lost_and_gives_its_place_f
     assert len(bench.node.deliverer.open) == 1
 
 
-async def test_fire_times_are_run_again_one_at_a_time_beside_those_of_today(bench: Bench) -> None:
+async def test_a_backfill_runs_one_fire_time_at_a_time_beside_the_trigger(bench: Bench) -> None:
     await bench.put(max_concurrent=3)
     bench.clock.advance(60 * SECOND)
     await bench.work()

@@ -1,4 +1,4 @@
-"""Overlapping runs after a change that was cut in the middle; the latest success among many entries."""
+"""Child runs after an interrupted change; the latest success among many entries."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def state_of_run(client: httpx.AsyncClient) -> str:
         ("/jobs/a/pause", None),
     ],
 )
-async def test_a_change_that_was_cut_before_it_cancelled_overlapping_runs_is_completed_by_repeating_it(
+async def test_repeating_an_interrupted_change_cancels_the_remaining_child_runs(
     own_redis: EmbeddedRedis, path: str, body: Any
 ) -> None:
     redis: Any = Redis.from_url(own_redis.url)
@@ -122,7 +122,7 @@ async def test_a_node_does_not_retry_an_overlapping_run_of_a_job_that_was_change
     assert (run.state, run.attempt) == (RunState.CANCELLED, 1)
 
 
-async def test_a_node_goes_on_retrying_an_overlapping_run_of_a_job_that_is_the_same(bench: Bench) -> None:
+async def test_a_node_retries_an_overlapping_run_of_an_unchanged_job(bench: Bench) -> None:
     await fail_one(bench)
     bench.clock.advance(2 * SECOND)
     await bench.work()

@@ -1,4 +1,4 @@
-"""The reaper: it takes back what dead nodes held, and nothing of those that live."""
+"""The reaper: it reclaims the leases of dead nodes, and none of living ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
         await bench.watcher.crash()
 
 
-async def test_the_run_of_a_dead_node_goes_on_elsewhere_under_the_same_id(bench: Bench) -> None:
+async def test_the_run_of_a_dead_node_continues_elsewhere_under_the_same_id(bench: Bench) -> None:
     taken = []
     for _ in range(7):
         taken.append(await bench.reap_once())
@@ -69,7 +69,7 @@ async def test_the_run_of_a_dead_node_goes_on_elsewhere_under_the_same_id(bench:
     assert run.fire_time_ms == at(0)
 
 
-async def test_a_node_that_beats_keeps_its_runs(bench: Bench) -> None:
+async def test_a_node_with_heartbeats_keeps_its_runs(bench: Bench) -> None:
     for _ in range(20):
         bench.clock.advance(1_000)
         await bench.holder.beat()
@@ -77,7 +77,7 @@ async def test_a_node_that_beats_keeps_its_runs(bench: Bench) -> None:
         assert not await bench.reap_once()
 
 
-async def test_when_redis_was_away_for_all_each_node_gets_the_time_to_beat_again(bench: Bench) -> None:
+async def test_after_an_outage_of_redis_each_node_gets_time_to_send_a_heartbeat(bench: Bench) -> None:
     for _ in range(6):
         bench.clock.advance(1_000)
         await bench.holder.beat()
@@ -94,7 +94,7 @@ async def test_when_redis_was_away_for_all_each_node_gets_the_time_to_beat_again
 
 
 @pytest.mark.parametrize("jump_ms", [3_600_000, -3_600_000])
-async def test_nodes_that_believe_a_jump_of_the_clock_one_after_the_other_do_not_rob_each_other(
+async def test_nodes_that_accept_a_clock_jump_one_after_the_other_do_not_reclaim_from_each_other(
     bench: Bench, jump_ms: int
 ) -> None:
     holders_clock = ManualClock()
@@ -121,7 +121,7 @@ async def test_nodes_that_believe_a_jump_of_the_clock_one_after_the_other_do_not
         await bench.holder.beat()
 
 
-async def test_a_node_that_died_before_the_clock_went_back_is_dead_all_the_same(bench: Bench) -> None:
+async def test_a_node_that_died_before_the_clock_was_set_back_is_dead(bench: Bench) -> None:
     bench.clock.now -= 3_600_000
     bench.clock.jumps += 1
     taken = []
@@ -139,7 +139,7 @@ async def test_a_sole_server_voids_all_leases_at_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("nodes", [1, 20])
-async def test_the_leases_looked_at_do_not_grow_with_the_number_of_nodes(redis_url: str, nodes: int) -> None:
+async def test_the_examined_leases_do_not_grow_with_the_number_of_nodes(redis_url: str, nodes: int) -> None:
     async with opened(redis_url) as (store, redis):
         clock = ManualClock()
         fleet = [SteppedNode(store, clock) for _ in range(nodes)]
@@ -171,7 +171,7 @@ async def test_the_leases_looked_at_do_not_grow_with_the_number_of_nodes(redis_u
         await victim.crash()
 
 
-async def test_an_audit_finds_what_the_beats_of_nodes_do_not_tell(bench: Bench) -> None:
+async def test_an_audit_finds_leases_that_heartbeats_do_not_reveal(bench: Bench) -> None:
     for _ in range(7):
         bench.clock.advance(1_000)
         await bench.holder.beat()
@@ -186,7 +186,7 @@ async def test_an_audit_finds_what_the_beats_of_nodes_do_not_tell(bench: Bench) 
     assert taken.index(True) >= 50, "nothing says that a node has died"
 
 
-async def test_a_sweep_that_broke_off_is_made_up_for(bench: Bench) -> None:
+async def test_an_interrupted_sweep_is_repeated(bench: Bench) -> None:
     for _ in range(7):
         bench.clock.advance(1_000)
         await bench.holder.beat()
@@ -201,7 +201,7 @@ async def test_a_sweep_that_broke_off_is_made_up_for(bench: Bench) -> None:
     assert await bench.store.take_reap_turn(**turn | {"now_ms": bench.clock.now}) is ReapTurn.SWEEP
 
 
-async def test_pages_of_one_instant_are_all_looked_at(bench: Bench) -> None:
+async def test_all_pages_of_one_instant_are_examined(bench: Bench) -> None:
     for number in range(20):
         await put(bench.redis, make_job(f"job{number}"), make_state(0))
     alive = SteppedNode(bench.store, bench.clock)

@@ -1,4 +1,4 @@
-"""What a node logs and counts of its runs, line by line with all fields: operators and their alerts rely on it."""
+"""Log lines and metrics of runs, with all fields: operators and their alerts rely on them."""
 
 from __future__ import annotations
 
@@ -129,14 +129,14 @@ def test_a_settled_run_is_one_line_with_its_last_attempt(log: Log) -> None:
         (RunState.SUPERSEDED, "info"),
     ],
 )
-def test_a_run_that_an_operator_has_to_see_is_a_warning(log: Log, state: RunState, level: str) -> None:
+def test_a_run_that_failed_is_logged_as_a_warning(log: Log, state: RunState, level: str) -> None:
     run = make_run(0, state=state, ended_at_ms=at(3))
     report_record(Metrics(), "a", run)
     nothing = {"lateness_ms": None, "attempt": 0, "outcome": None, "status": None, "latency_ms": None}
     assert log.lines == [(level, "run settled", record_of(run) | nothing)]
 
 
-def test_the_message_of_the_last_attempt_stands_for_that_of_the_run(log: Log) -> None:
+def test_the_message_of_the_last_attempt_is_logged_if_the_run_has_none(log: Log) -> None:
     run = settled_run(0, None)
     attempt = replace(run.attempts[0], message="no answer")
     report_record(Metrics(), "a", replace(run, attempts=(attempt,)))
@@ -153,7 +153,7 @@ def test_missed_fire_times_are_one_line_and_one_count(log: Log) -> None:
     assert metrics.registry.get_sample_value("cronpost_miss_ranges_total", {"reason": "overlap"}) == 1.0
 
 
-def test_a_run_waits_as_the_open_one_or_among_the_entries() -> None:
+def test_a_waiting_run_is_the_open_one_or_a_pending_entry() -> None:
     run = retrying(0, 60)
     entry = Pending("RUN", at(60), run=run)
     assert waiting_run(JobState(open=run), "RUN") is run
@@ -163,7 +163,7 @@ def test_a_run_waits_as_the_open_one_or_among_the_entries() -> None:
     assert waiting_run(JobState(), "RUN") is None
 
 
-async def test_a_retry_is_logged_with_what_it_follows_and_when_it_is_due(bench: Bench, log: Log) -> None:
+async def test_a_retry_is_logged_with_the_last_attempt_and_its_time(bench: Bench, log: Log) -> None:
     await bench.claim()
     bench.clock.advance(500)
     await bench.node.answer(failed(OutcomeKind.TIMEOUT))
@@ -202,7 +202,7 @@ async def test_a_taken_run_is_logged_with_when_it_is_lost(bench: Bench, log: Log
     assert bench.woken == [at(9)]
 
 
-async def test_an_end_tells_the_claimer_when_the_job_is_due_again(bench: Bench, log: Log) -> None:
+async def test_a_settled_run_wakes_the_claimer_when_the_job_is_due_again(bench: Bench, log: Log) -> None:
     await bench.claim()
     await bench.node.answer(answered(200))
     await bench.node.settle()
@@ -217,7 +217,7 @@ async def test_an_end_tells_the_claimer_when_the_job_is_due_again(bench: Bench, 
     assert log.lines[0] == ("debug", "run claimed", claimed)
 
 
-async def test_of_the_wake_ups_during_a_claim_the_earliest_counts(bench: Bench, log: Log) -> None:
+async def test_the_earliest_wake_up_during_a_claim_counts(bench: Bench, log: Log) -> None:
     alarm = bench.node.alarm
     for wake_ms in (at(9), at(3), at(7)):
         alarm.wake_at(wake_ms)
@@ -225,14 +225,14 @@ async def test_of_the_wake_ups_during_a_claim_the_earliest_counts(bench: Bench, 
     assert not alarm.rang
 
 
-async def test_a_run_beside_its_job_wakes_the_claimer_at_once(bench: Bench, log: Log) -> None:
+async def test_a_child_run_wakes_the_claimer_at_once(bench: Bench, log: Log) -> None:
     await bench.claim(policies=Policies(overlap=Overlap.ALLOW, max_concurrent=2))
     await bench.node.settle()
     assert bench.woken == [at(10), at(0)]
     assert not log.of("run settled")
 
 
-async def test_a_job_that_is_handed_back_is_logged_and_due_at_once(bench: Bench, log: Log) -> None:
+async def test_a_job_that_is_released_is_logged_and_due_at_once(bench: Bench, log: Log) -> None:
     await bench.node.start()
     await put(bench.redis, make_job("a"), make_state(0))
     (claimed,) = (await bench.node.claimer._claim(1)).jobs
@@ -267,7 +267,7 @@ async def test_the_run_of_a_deleted_job_whose_node_died_is_recorded_and_nothing_
         assert not await bench.redis.exists(key)
 
 
-async def test_an_id_that_is_due_and_has_nothing_stored_is_due_no_more(bench: Bench, log: Log) -> None:
+async def test_a_due_id_without_documents_is_removed(bench: Bench, log: Log) -> None:
     await bench.node.start()
     await bench.redis.zadd(KEYS.due, {"a": at(0)})
     assert await bench.node.claim() == 1
@@ -278,7 +278,7 @@ async def test_an_id_that_is_due_and_has_nothing_stored_is_due_no_more(bench: Be
 
 
 @pytest.mark.parametrize(("lost", "why"), [("definition", "its definition is gone"), ("state", "its state is gone")])
-async def test_a_job_of_which_a_part_is_gone_is_set_aside_and_says_which(
+async def test_a_job_with_a_missing_document_is_quarantined_with_the_reason(
     bench: Bench, log: Log, lost: str, why: str
 ) -> None:
     await bench.node.start()
@@ -320,7 +320,7 @@ async def test_a_result_that_redis_refuses_is_a_warning_and_a_count(bench: Bench
     assert not log.of("run settled")
 
 
-async def test_a_result_that_cannot_be_planned_sets_its_job_aside_with_the_reason(
+async def test_a_result_that_cannot_be_planned_quarantines_its_job_with_the_reason(
     bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
@@ -337,9 +337,7 @@ async def test_a_result_that_cannot_be_planned_sets_its_job_aside_with_the_reaso
     assert state == make_state(0, quarantine=why)
 
 
-async def test_what_redis_refuses_again_and_again_is_one_line_when_it_is_put_aside(
-    bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_rejected_settlement_is_logged_once(bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(*_: Any) -> Any:
         raise StoreRefused("its keys cannot be used")
 
@@ -389,7 +387,7 @@ async def test_an_attempt_is_counted_by_outcome_and_class_of_status(
         ({"reason": Reason.MANUAL}, 2.5, None),
     ],
 )
-async def test_lateness_is_that_of_the_first_attempt_of_a_scheduled_run(
+async def test_lateness_is_measured_at_the_first_attempt_of_a_scheduled_run(
     bench: Bench, log: Log, fields: dict[str, Any], started: float, seconds: float | None
 ) -> None:
     await bench.node.start()

@@ -1,4 +1,4 @@
-"""The settler: what Redis cannot take is kept and tried again, and one bad job holds up no other."""
+"""The settler: what Redis does not accept is kept and tried again, and one bad job blocks no other."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
         await bench.node.crash()
 
 
-async def test_what_redis_cannot_take_is_kept_and_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_results_that_redis_does_not_accept_are_kept_and_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await bench.claim("a", "b")
     await bench.answer_all()
     settle, failures = RedisStore.settle, 3
@@ -105,7 +107,7 @@ async def test_a_settle_whose_reply_is_lost_is_applied_once(
     assert bench.metrics.refused._value.get() == 0
 
 
-async def test_a_settler_stopped_in_the_middle_of_a_batch_neither_loses_nor_doubles_it(
+async def test_a_settler_that_stops_during_a_batch_neither_loses_nor_repeats_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.claim("a", "b")
@@ -128,7 +130,7 @@ async def test_a_settler_stopped_in_the_middle_of_a_batch_neither_loses_nor_doub
     assert await bench.states("a") == await bench.states("b") == [RunState.SUCCEEDED]
 
 
-async def test_a_job_whose_history_cannot_be_written_holds_up_no_other(bench: Bench) -> None:
+async def test_a_job_whose_history_cannot_be_written_blocks_no_other(bench: Bench) -> None:
     names = ["a", "bad", "c", "d"]
     await bench.claim(*names)
     await bench.redis.set(KEYS.history("bad"), "no list")
@@ -161,7 +163,7 @@ async def test_a_refusal_that_lasts_loses_nothing(bench: Bench, monkeypatch: pyt
         assert await bench.states(name) == [RunState.SUCCEEDED]
 
 
-async def test_what_redis_never_takes_is_put_aside_for_the_others_and_not_given_up(
+async def test_a_settlement_that_redis_always_refuses_is_rejected_and_tried_again_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.claim("a", "bad", "c")
@@ -206,7 +208,7 @@ async def test_what_redis_never_takes_is_put_aside_for_the_others_and_not_given_
     assert await bench.states("bad") == [RunState.SUCCEEDED]
 
 
-async def test_results_that_arrive_while_a_batch_is_on_its_way_make_the_next_batch(
+async def test_results_that_arrive_during_a_write_form_the_next_batch(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.claim(*[f"job{number}" for number in range(10)])
@@ -276,7 +278,7 @@ async def test_a_run_asked_for_during_a_pause_that_ends_before_it_runs_once(benc
     assert [entry.run_id for entry in bench.node.deliverer.seen] == [run_id]
 
 
-async def test_a_claim_that_came_to_nothing_and_was_overtaken_by_a_change_is_given_back(bench: Bench) -> None:
+async def test_a_claim_without_a_run_that_meets_a_change_is_released(bench: Bench) -> None:
     # The node takes over a tombstone; before it can say so the job is created again.
     await bench.claim("a")
     await bench.jobs.delete("a")

@@ -1,4 +1,4 @@
-"""How the shards of a node share its room for open attempts."""
+"""How the shards of a node share its slots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Claims:
         self.slots.freed()
 
 
-async def test_never_more_is_given_than_there_is_however_many_claims_are_under_way() -> None:
+async def test_claims_never_reserve_more_slots_than_are_free() -> None:
     claims = Claims(size=10)
     assert claims.reserve("a", 6) == 6
     assert claims.reserve("b", 6) == 4
@@ -41,7 +41,7 @@ async def test_never_more_is_given_than_there_is_however_many_claims_are_under_w
     assert claims.reserve("c", 6) == 4
 
 
-async def test_who_has_waited_longest_gets_the_next_place_and_nobody_pushes_in() -> None:
+async def test_the_claimer_that_has_waited_longest_gets_the_next_slot() -> None:
     claims = Claims(size=2)
     open_attempts = claims.begin(claims.reserve("a"))
     assert [claims.reserve(name) for name in "abc"] == [0, 0, 0]
@@ -59,7 +59,7 @@ async def test_who_has_waited_longest_gets_the_next_place_and_nobody_pushes_in()
     assert order == "abcabc"
 
 
-async def test_who_leaves_the_line_or_needs_nothing_holds_up_nobody() -> None:
+async def test_a_claimer_that_stops_waiting_delays_no_other() -> None:
     claims = Claims(size=1)
     (attempt,) = claims.begin(claims.reserve("a"))
     assert [claims.reserve(name) for name in "bc"] == [0, 0]
@@ -71,7 +71,7 @@ async def test_who_leaves_the_line_or_needs_nothing_holds_up_nobody() -> None:
     assert claims.reserve("a") == 1
 
 
-async def test_alone_a_claimer_gets_what_is_free() -> None:
+async def test_a_lone_claimer_gets_all_free_slots() -> None:
     claims = Claims(size=100)
     assert claims.reserve("a", 128) == 100
     first, *_ = claims.begin(100)
@@ -81,7 +81,7 @@ async def test_alone_a_claimer_gets_what_is_free() -> None:
     assert claims.reserve("a", 128) == 1
 
 
-async def test_who_leaves_the_line_lets_the_next_know_of_the_place_it_was_told_of() -> None:
+async def test_a_claimer_that_stops_waiting_passes_its_wake_up_on() -> None:
     claims = Claims(size=1)
     assert claims.reserve("a") == 1
     (attempt,) = claims.begin(1)

@@ -1,4 +1,4 @@
-"""A Redis that is set up otherwise while Cronpost runs."""
+"""A Redis whose configuration changes while Cronpost runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def redis() -> AsyncIterator[RedisServer]:
     await processes.close()
 
 
-async def test_a_policy_that_deletes_jobs_is_noticed_within_a_minute_and_so_is_that_it_is_mended(
+async def test_an_eviction_policy_is_noticed_within_a_minute_and_so_is_its_correction(
     redis: RedisServer,
 ) -> None:
     clock = ManualClock()
@@ -52,7 +52,7 @@ async def test_a_policy_that_deletes_jobs_is_noticed_within_a_minute_and_so_is_t
     await shards.aclose()
 
 
-async def test_where_info_is_forbidden_nothing_is_said(redis: RedisServer) -> None:
+async def test_a_forbidden_info_causes_no_warning(redis: RedisServer) -> None:
     await redis.set_config("maxmemory-policy", "allkeys-lru")
     await redis.command("ACL", "SETUSER", "few", "on", ">secret", "~*", "+@all", "-info")
     shards = open_shards(redis.url.replace("unix://", "unix://few:secret@"), number=1)
@@ -62,7 +62,7 @@ async def test_where_info_is_forbidden_nothing_is_said(redis: RedisServer) -> No
     await shards.aclose()
 
 
-async def test_while_redis_is_away_the_latest_findings_stay(redis: RedisServer) -> None:
+async def test_the_latest_findings_stay_while_redis_is_away(redis: RedisServer) -> None:
     await redis.set_config("maxmemory-policy", "allkeys-lru")
     shards = open_shards(redis.url, number=1)
     check = StoreCheck(shards, ManualClock(), Metrics())

@@ -1,4 +1,4 @@
-"""Runs that several nodes died with: the one that kills nodes is found, and no bystander is set aside."""
+"""Runs that were lost with several nodes: the job that kills nodes is found, and no other is quarantined."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_two_jobs_that_kill_nodes_are_both_found(stored: Stored) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 30])
-async def test_kills_without_a_culprit_set_nothing_aside(stored: Stored, number: int) -> None:
+async def test_kills_without_a_culprit_quarantine_no_job(stored: Stored, number: int) -> None:
     store, redis = stored
     jobs = await put_jobs(redis, number)
     fleet = Fleet(store)
@@ -250,7 +250,7 @@ async def test_long_runs_survive_nodes_that_freeze_in_turn(stored: Stored) -> No
         await node.crash()
 
 
-async def test_suspects_that_a_claim_took_whose_reply_was_lost_go_back(stored: Stored) -> None:
+async def test_suspects_of_a_claim_whose_reply_was_lost_are_released(stored: Stored) -> None:
     store, redis = stored
     await put_jobs(redis, 20)
     fleet = Fleet(store)
@@ -285,7 +285,7 @@ async def test_a_suspect_whose_lease_is_gone_is_due_again(stored: Stored) -> Non
     await fleet.node.crash()
 
 
-def test_one_claimer_of_a_process_at_a_time_holds_suspects() -> None:
+def test_only_one_claimer_of_a_process_holds_suspects() -> None:
     slots = SlotPool(10)
     woken: list[str] = []
     wakes = {name: (lambda name=name: woken.append(name)) for name in "abc"}
@@ -303,7 +303,7 @@ def test_one_claimer_of_a_process_at_a_time_holds_suspects() -> None:
     assert woken == ["b", "c"]
 
 
-async def test_a_request_that_was_not_wanted_any_more_hands_its_job_back(stored: Stored) -> None:
+async def test_a_request_that_was_not_sent_releases_its_job(stored: Stored) -> None:
     store, redis = stored
     await put(redis, make_job("a"), make_state(0))
     clock = ManualClock()

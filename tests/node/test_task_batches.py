@@ -1,4 +1,4 @@
-"""The lane of one-off tasks, stepped: batches, order, spacing, retries, crashes, stop."""
+"""One-off tasks, step by step: batches, order, spacing, retries, crashes, stop."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def node(make_lane: MakeLane) -> SteppedTaskNode:
     return lane
 
 
-async def test_a_batch_is_what_is_due_by_time_then_arrival_and_no_more_than_select_size(
+async def test_a_batch_has_the_due_tasks_by_time_then_arrival_up_to_select_size(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0), make_task(-5), make_task(-5), make_task(0), make_task(10)])
@@ -90,7 +90,7 @@ async def test_a_batch_is_what_is_due_by_time_then_arrival_and_no_more_than_sele
     assert await node.take() == "empty"
 
 
-async def test_tasks_that_never_failed_go_first(
+async def test_tasks_that_never_failed_come_first(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(-9), make_task(-8)])
@@ -101,7 +101,7 @@ async def test_tasks_that_never_failed_go_first(
     assert (await task_sets(client)) == {"fresh": [], "failed": [2], "running": [], "stale": [], "delivered": [1, 3, 4]}
 
 
-async def test_the_next_batch_comes_base_interval_after_the_end_of_the_last(
+async def test_the_next_batch_starts_base_interval_after_the_end_of_the_last(
     node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock
 ) -> None:
     other = make_lane()
@@ -140,7 +140,7 @@ async def test_any_2xx_settles_a_task(node: SteppedTaskNode, tasks: TaskService,
 
 
 @pytest.mark.parametrize("outcome", [answered(199), answered(302), answered(409), answered(500), failed()])
-async def test_anything_else_is_retried_and_in_the_end_stale(
+async def test_any_other_answer_is_retried_until_the_task_is_stale(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, store: RedisStore, outcome: object
 ) -> None:
     await tasks.add([make_task(0)])
@@ -162,7 +162,7 @@ async def test_anything_else_is_retried_and_in_the_end_stale(
     assert run.attempt == 3  # type: ignore[union-attr]
 
 
-async def test_the_request_says_what_a_receiver_needs(
+async def test_the_request_has_the_headers_that_a_receiver_needs(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0, auth="Bearer abc"), make_task(0.001)])
@@ -201,7 +201,7 @@ async def test_a_secret_is_not_in_the_record_of_a_run(
         assert b"geheim" not in stored
 
 
-async def test_changed_settings_hold_from_the_next_batch_on(
+async def test_changed_settings_apply_from_the_next_batch_on(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0) for _ in range(9)])
@@ -224,7 +224,7 @@ async def test_changed_settings_hold_from_the_next_batch_on(
     assert (await tasks.get("task_4")).status is TaskStatus.STALE
 
 
-async def test_a_setting_is_changed_alone(tasks: TaskService) -> None:
+async def test_one_setting_can_be_changed_alone(tasks: TaskService) -> None:
     before = msgspec.structs.asdict(await tasks.rules())
     assert before["select_size"] == 3
     await tasks.change_rules({"select_size": 7})
@@ -249,7 +249,7 @@ async def live(clock: ManualClock, *nodes: SteppedTaskNode, seconds: int) -> Non
             await node.beat()
 
 
-async def test_what_a_dead_node_called_is_called_again_and_no_retry_is_counted(
+async def test_calls_of_a_dead_node_are_repeated_and_count_no_retry(
     node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0) for _ in range(3)])
@@ -296,7 +296,7 @@ async def test_a_frozen_node_that_thaws_is_refused(
     assert await other.round(answered(200)) == ids(1, 2)
 
 
-async def test_after_an_immediate_restart_a_sole_node_waits_for_nobody(
+async def test_a_sole_node_waits_for_no_other_after_an_immediate_restart(
     node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0)])
@@ -309,7 +309,7 @@ async def test_after_an_immediate_restart_a_sole_node_waits_for_nobody(
     assert await sole.round(answered(200)) == ids(1)
 
 
-async def test_a_take_whose_answer_was_lost_is_asked_again_and_takes_the_same(
+async def test_a_take_whose_answer_was_lost_is_repeated_and_gets_the_same_batch(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0) for _ in range(6)])
@@ -324,7 +324,7 @@ async def test_a_take_whose_answer_was_lost_is_asked_again_and_takes_the_same(
     assert late.result == "void", "the first one arrives once more, late"
 
 
-async def test_a_node_whose_lease_is_over_calls_nothing(
+async def test_a_node_whose_lease_has_expired_calls_nothing(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0)])
@@ -337,7 +337,7 @@ async def test_a_node_whose_lease_is_over_calls_nothing(
     assert await node.take() == "beat"
 
 
-async def test_what_redis_cannot_take_is_kept_and_tried_again(
+async def test_results_that_redis_does_not_accept_are_kept_and_tried_again(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await tasks.add([make_task(0), make_task(0)])
@@ -446,7 +446,7 @@ async def test_a_stale_task_is_revived_with_all_retries_and_a_new_run(
     assert [run.state.value for run in await store.history("task_1")] == ["succeeded", "failed"]  # type: ignore[union-attr]
 
 
-async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_go(
+async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_removed(
     store: RedisStore, clock: ManualClock, client: Redis
 ) -> None:
     bounds = TaskSettings(max_retries=0, lane_keep_delivered=2, lane_keep_stale=3, base_interval_ms=1)
@@ -470,7 +470,7 @@ async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_go(
     assert metrics.registry.get_sample_value("cronpost_stale_tasks_removed_total") == 2
 
 
-async def test_a_task_that_cannot_be_read_is_set_aside_and_the_others_run_on(
+async def test_a_task_that_cannot_be_read_is_stale_and_the_others_are_called(
     node: SteppedTaskNode, tasks: TaskService, client: Redis
 ) -> None:
     await tasks.add([make_task(0), make_task(0)])
@@ -539,7 +539,7 @@ async def test_an_empty_lane_asks_once_a_second_at_most(
     assert after - before == 3
 
 
-async def test_a_node_that_stops_lets_its_calls_end(
+async def test_a_stopping_node_waits_for_its_calls(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0) for _ in range(5)])
@@ -559,7 +559,7 @@ async def test_a_node_that_stops_lets_its_calls_end(
     }
 
 
-async def test_a_node_that_stops_hands_back_what_does_not_end_in_time(
+async def test_a_stopping_node_releases_calls_that_do_not_end_in_time(
     node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0) for _ in range(5)])
