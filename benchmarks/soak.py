@@ -42,8 +42,8 @@ SETTINGS = {
     "CRONPOST_HISTORY_FAILURE_RETENTION_DAYS": "0.0018",  # 156 s
     "CRONPOST_HISTORY_MAX_RUNS": "5000",
     "CRONPOST_HISTORY_MAX_MEGABYTES": "64",
-    "CRONPOST_LANE_KEEP_DELIVERED": "500",
-    "CRONPOST_LANE_KEEP_STALE": "200",
+    "CRONPOST_TASKS_KEEP_DELIVERED": "500",
+    "CRONPOST_TASKS_KEEP_STALE": "200",
     "CRONPOST_BASE_INTERVAL_MS": "200",
     "CRONPOST_MAX_RETRIES": "1",
 }
@@ -156,7 +156,7 @@ def _judged(report: Report) -> list[Held]:
     last = report.samples[-1].sizes
     bytes_per_run = 1e6 * last["stored MB"] / max(1.0, last["records"])
     settings = load_settings(environ=report.settings, dotenv=None)
-    return judge_bounds(report.samples, bounds_of(settings.engine, settings.lane, max(settled), bytes_per_run))
+    return judge_bounds(report.samples, bounds_of(settings.engine, settings.tasks, max(settled), bytes_per_run))
 
 
 def _busy() -> tuple[float, float]:

@@ -143,8 +143,8 @@ def bounds_of(engine: EngineSettings, lane: TaskSettings, runs_per_second: float
         Bound("successes", engine.history_max_runs, swept),
         Bound("failures", engine.history_max_runs, swept),
         Bound("stored MB", engine.history_max_megabytes * 1.048576, swept * bytes_per_run / 1e6),
-        Bound("lane:delivered", lane.lane_keep_delivered),
-        Bound("lane:stale", lane.lane_keep_stale),
+        Bound("lane:delivered", lane.tasks_keep_delivered),
+        Bound("lane:stale", lane.tasks_keep_stale),
         Bound("counts", MINUTES_KEPT + 12),
         Bound("lists that never expire", 0),
     ]

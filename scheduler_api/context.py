@@ -67,7 +67,7 @@ class Context:
         store: Shards[ShardStore] | ShardStore,
         clock: RedisClock,
         metrics: Metrics,
-        lane: TaskSettings | None = None,
+        task_settings: TaskSettings | None = None,
         faults: Callable[[], list[str]] = list,
         warnings: Callable[[], list[str]] = list,
         fires: bool = True,
@@ -96,7 +96,7 @@ class Context:
         self.callbacks = CallbackService(self.shards, self.job_services)
         self.schedules = ScheduleService(self.shards, clock, metrics)
         self.targets = TargetService(self.shards, clock, self.schedules)
-        self.tasks = TaskService(self.store.task_store(lane), clock, metrics)
+        self.tasks = TaskService(self.store.task_store(task_settings), clock, metrics)
         self.history = HistoryService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)
         self._probing = asyncio.Lock()

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
-from scheduler_core.base.config import SETTINGS, Settings, shown_value
+from scheduler_core.base.config import BY_NAME, SETTINGS, Settings, shown_value
 from scheduler_core.base.config_reader import load_settings
-from scheduler_core.base.config_table import Setting, mask_url
+from scheduler_core.base.config_table import RENAMED, Setting, mask_url
 from scheduler_core.base.errors import ConfigError
 from scheduler_core.version import __version__
 
@@ -26,6 +26,9 @@ def setting_options(*sections: str) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         for setting in reversed([setting for setting in SETTINGS if setting.section in sections]):
             command = click.option(setting.options[0], **_option(setting))(command)
+        for old, new in RENAMED.items():
+            if BY_NAME[new].section in sections:
+                command = click.option("--" + old.replace("_", "-"), default=None, hidden=True)(command)
         return command
 
     return decorate
@@ -49,7 +52,7 @@ def read_settings(options: dict[str, str | None]) -> Settings:
 
 
 @click.command()
-@setting_options("api", "store", "engine", "lane", "process", "log")
+@setting_options("api", "store", "engine", "tasks", "process", "log")
 def serve(**options: str | None) -> None:
     """Run the server: API and scheduler in one process; with --nodes, nodes in processes of their own beside it.
 
@@ -59,7 +62,7 @@ def serve(**options: str | None) -> None:
 
 
 @click.command()
-@setting_options("api", "store", "engine", "lane", "log")
+@setting_options("api", "store", "engine", "tasks", "log")
 def api(**options: str | None) -> None:
     """Run the API alone, on a Redis that it shares with nodes."""
     settings = read_settings(options)
@@ -68,7 +71,7 @@ def api(**options: str | None) -> None:
 
 
 @click.command()
-@setting_options("store", "engine", "lane", "process", "log")
+@setting_options("store", "engine", "tasks", "process", "log")
 @click.option("--parent", type=int, hidden=True)
 @click.option("--sole", is_flag=True, hidden=True)
 @click.option("--own", default="[]", hidden=True)
@@ -84,7 +87,7 @@ def node(parent: int | None, sole: bool, own: str, **options: str | None) -> Non
 
 
 @click.command()
-@setting_options("api", "store", "engine", "lane", "log")
+@setting_options("api", "store", "engine", "tasks", "log")
 def demo(**options: str | None) -> None:
     """Start a server, a runner and an example job, and show each fire until Ctrl-C.
 
@@ -109,9 +112,11 @@ def _need_redis_url(settings: Settings, command: str) -> None:
 
 def _run(settings: Settings, *, api: bool, node: bool) -> None:
     from scheduler_api.server.process import Process
-    from scheduler_core.base.events import SETTING_WARNING, configure_logging, get_logger
+    from scheduler_core.base.events import SETTING_RENAMED, SETTING_WARNING, configure_logging, get_logger
 
     configure_logging(settings.log)
+    for old, new in settings.old_names:
+        get_logger(__name__).warning(SETTING_RENAMED, setting=old, use=new)
     if api and settings.client.api_key is not None and not settings.api.api_keys:
         # One letter away from the setting that protects the server.
         get_logger(__name__).warning(

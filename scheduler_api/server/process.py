@@ -317,7 +317,7 @@ class Process:
             store=store,
             clock=clock,
             metrics=metrics,
-            lane=self.settings.lane,
+            task_settings=self.settings.tasks,
             faults=self.faults,
             warnings=self.warnings,
             fires=self._with_node,

@@ -336,7 +336,7 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     """One-off tasks. The first four are what a store starts with: later changes go through the API and hold for all
     nodes. The others are each node's own."""
 
-    name: ClassVar[str] = "lane"
+    name: ClassVar[str] = "tasks"
 
     base_interval_ms: Annotated[
         int,
@@ -358,7 +358,7 @@ class TaskSettings(Section, frozen=True, kw_only=True):
         int,
         Meta(ge=0, le=1_000_000, description="Retries after which a failing one-off task is stale."),
     ] = 5
-    lane_keep_delivered: Annotated[
+    tasks_keep_delivered: Annotated[
         int,
         Meta(
             ge=0,
@@ -366,7 +366,7 @@ class TaskSettings(Section, frozen=True, kw_only=True):
             description="Delivered one-off tasks that are kept and listed; the oldest are removed first.",
         ),
     ] = 10_000
-    lane_keep_stale: Annotated[
+    tasks_keep_stale: Annotated[
         int,
         Meta(
             ge=1,
@@ -452,11 +452,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: ApiSettings = ApiSettings()
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
-    lane: TaskSettings = TaskSettings()
+    tasks: TaskSettings = TaskSettings()
     process: ProcessSettings = ProcessSettings()
     log: LogSettings = LogSettings()
     client: ClientSettings = ClientSettings()
     sources: Mapping[str, str] = types.MappingProxyType({})
+    old_names: tuple[tuple[str, str], ...] = ()
+    """Settings that were set by an old name: that name as it was written, and the one to use."""
 
     def rows(self) -> list[SettingRow]:
         """Every setting with its value, default and source, in the order of the table."""

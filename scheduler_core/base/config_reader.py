@@ -35,7 +35,7 @@ from scheduler_core.base.config import (
     TaskSettings,
 )
 from scheduler_core.base.config_check import check_settings
-from scheduler_core.base.config_table import ENV_PREFIX, MIN_API_KEY_LENGTH, Setting, unwrap
+from scheduler_core.base.config_table import ENV_PREFIX, MIN_API_KEY_LENGTH, RENAMED, Setting, unwrap
 from scheduler_core.base.errors import ConfigError
 from scheduler_core.base.redis_url import parse_redis_url
 from scheduler_core.base.target_rules import parse_target_rule
@@ -66,14 +66,18 @@ def load_settings(
     names the setting, where it was set and what was expected, and never holds the value of a secret.
     """
     given: dict[str, tuple[str, str]] = {}
+    old_names: dict[str, str] = {}
     if dotenv is not None:
-        _take(given, _read_dotenv(dotenv), source=f"{dotenv}")
-    _take(given, os.environ if environ is None else environ, source=None)
-    for name, text in (options or {}).items():
+        _take(given, old_names, _read_dotenv(dotenv), source=f"{dotenv}")
+    _take(given, old_names, os.environ if environ is None else environ, source=None)
+    for written, text in _old_names_first(options or {}, lambda option: option):
+        name = RENAMED.get(written, written)
         if name not in BY_NAME:
             raise ConfigError(f"--{name} is not a setting{_nearest(name, [s.name for s in SETTINGS])}")
         if text.strip():
             given[name] = (text.strip(), BY_NAME[name].options[0])
+            if written != name:
+                old_names["--" + written.replace("_", "-")] = BY_NAME[name].options[0]
 
     values: dict[str, dict[str, Any]] = {setting.section: {} for setting in SETTINGS}
     for name, (text, source) in given.items():
@@ -83,27 +87,42 @@ def load_settings(
         api=ApiSettings(**values["api"]),
         store=StoreSettings(**values["store"]),
         engine=EngineSettings(**values["engine"]),
-        lane=TaskSettings(**values["lane"]),
+        tasks=TaskSettings(**values["tasks"]),
         process=ProcessSettings(**values["process"]),
         log=LogSettings(**values["log"]),
         client=ClientSettings(**values["client"]),
         sources=types.MappingProxyType({name: source for name, (_, source) in given.items()}),
+        old_names=tuple(old_names.items()),
     )
     check_settings(settings)
     return settings
 
 
-def _take(given: dict[str, tuple[str, str]], variables: Mapping[str, str], *, source: str | None) -> None:
+def _take(
+    given: dict[str, tuple[str, str]], old_names: dict[str, str], variables: Mapping[str, str], *, source: str | None
+) -> None:
     """Add what ``variables`` set to ``given`` (name -> text and source); other programs' variables are left alone."""
-    for variable, text in variables.items():
+    for variable, text in _old_names_first(variables, _name_of_variable):
         if not variable.startswith(ENV_PREFIX) or _is_kubernetes(variable, text):
             continue
-        name = variable.removeprefix(ENV_PREFIX).lower()
+        written = _name_of_variable(variable)
+        name = RENAMED.get(written, written)
         if name not in BY_NAME or variable != variable.upper():
             where = f" (in {source})" if source else ""
             raise ConfigError(f"{variable} is not a setting{where}{_nearest(variable, [s.env for s in SETTINGS])}")
         if text.strip():
             given[name] = (text.strip(), source or variable)
+            if written != name:
+                old_names[variable] = BY_NAME[name].env
+
+
+def _name_of_variable(variable: str) -> str:
+    return variable.removeprefix(ENV_PREFIX).lower()
+
+
+def _old_names_first(texts: Mapping[str, str], name_of: Callable[[str], str]) -> list[tuple[str, str]]:
+    """Return the items with those of renamed settings in front: of an old and a new name in one place, the new wins."""
+    return sorted(texts.items(), key=lambda item: name_of(item[0]) not in RENAMED)
 
 
 def _is_kubernetes(variable: str, text: str) -> bool:

@@ -16,6 +16,8 @@ from scheduler_core.base.target_rules import RULE_FORM
 
 ENV_PREFIX = "CRONPOST_"
 MASK = "***"
+RENAMED = {"lane_keep_delivered": "tasks_keep_delivered", "lane_keep_stale": "tasks_keep_stale"}
+"""Old names of settings to new ones. An old name still works; its use is logged at the start."""
 MIN_API_KEY_LENGTH = 16
 
 

@@ -92,8 +92,8 @@ class Metrics:
             "cronpost_clock_jump_seconds", "By how much Redis's clock was last set; negative: back.", registry=r
         )
         self.clock_jumps = Counter("cronpost_clock_jumps_total", "How often Redis's clock was set.", registry=r)
-        self.lane_batches = Counter("cronpost_lane_batches_total", "Batches of one-off tasks taken.", registry=r)
-        self.lane_in_flight = Gauge("cronpost_lane_in_flight", "Calls of one-off tasks open now.", registry=r)
+        self.task_batches = Counter("cronpost_lane_batches_total", "Batches of one-off tasks taken.", registry=r)
+        self.task_calls_in_flight = Gauge("cronpost_lane_in_flight", "Calls of one-off tasks open now.", registry=r)
         self.tasks_removed = Counter(
             "cronpost_stale_tasks_removed_total", "Stale tasks removed because there were too many.", registry=r
         )

@@ -28,7 +28,7 @@ class TaskStatus(StrEnum):
     """All its calls failed. It is kept, and not called until a person asks."""
 
 
-class LaneRules(msgspec.Struct, frozen=True):
+class TaskRules(msgspec.Struct, frozen=True):
     """The settings of the lane that can be changed while it runs, for all nodes at once. Times in milliseconds."""
 
     base_interval_ms: int

@@ -37,7 +37,7 @@ class Engine:
         clock: RedisClock,
         metrics: Metrics,
         *,
-        lane: TaskSettings | None = None,
+        task_settings: TaskSettings | None = None,
         sole: bool = False,
     ) -> None:
         shards = store if isinstance(store, Shards) else Shards.of_one(store)
@@ -54,7 +54,7 @@ class Engine:
         metrics.in_flight.set_function(lambda: len(self.node.in_flight))
         metrics.unsettled.set_function(lambda: sum(shard.settler.unsettled for shard in self._shards))
         first = self._shards[0]
-        task_store = first.store.task_store(lane)
+        task_store = first.store.task_store(task_settings)
         self._lane = TaskBatcher(
             self.node, task_store, deliverer, clock, metrics, may_reclaim=first.reaper.may_reclaim, sole=sole
         )

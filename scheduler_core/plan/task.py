@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import OutcomeKind, Verdict
 from scheduler_core.model.run import Attempt, Reason, Run, RunDetail, RunState, keep_attempts
-from scheduler_core.model.task import LaneRules, Task
+from scheduler_core.model.task import Task, TaskRules
 from scheduler_core.plan.detail import MASK, detail_of
 from scheduler_core.plan.settle import EXCERPT_BYTES, Ended
 
@@ -44,7 +44,7 @@ def current_run(task: Task) -> Run:
     return task.run if task.run is not None else Run(task.run_id, task.execute_at_ms, task.reason)
 
 
-def plan_called(task: Task, ended: Ended, rules: LaneRules) -> TaskStep:
+def plan_called(task: Task, ended: Ended, rules: TaskRules) -> TaskStep:
     """The step after a call. An accepted call settles the task; any other makes it due again or, at last, stale."""
     outcome = ended.outcome
     run = current_run(task)

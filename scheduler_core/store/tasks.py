@@ -8,13 +8,13 @@ from typing import Any, Protocol
 import msgspec
 
 from scheduler_core.model.run import Run, RunDetail
-from scheduler_core.model.task import LaneRules, Task, TaskStatus
+from scheduler_core.model.task import Task, TaskRules, TaskStatus
 
 SETTLE_LIMIT = 500
 """The most tasks that one call settles; Lua's stack bounds it."""
 
 
-RULES = tuple(field.name for field in msgspec.structs.fields(LaneRules))
+RULES = tuple(field.name for field in msgspec.structs.fields(TaskRules))
 
 
 PARTS = ("fresh", "failed", "running", "stale", "delivered")
@@ -39,7 +39,7 @@ class Taken(msgspec.Struct, frozen=True):
     """``ok``, ``beat``, ``void``, ``busy``, ``wait`` or ``empty``: see task/take.lua."""
     rows: list[Row] = []
     fence: int = 0
-    rules: LaneRules | None = None
+    rules: TaskRules | None = None
     until_ms: int | None = None
     """``wait``: the end of the pause. ``empty``: when the next task is due, if any."""
     holder: str = ""
@@ -145,11 +145,11 @@ class TaskStore(Protocol):
         """Make a stale task due again, as ``task``: ``ok``, ``not_stale``, ``changed`` or ``missing``."""
         ...
 
-    async def rules(self) -> LaneRules:
+    async def rules(self) -> TaskRules:
         """Read the settings of one-off tasks."""
         ...
 
-    async def change_rules(self, changes: dict[str, int]) -> LaneRules:
+    async def change_rules(self, changes: dict[str, int]) -> TaskRules:
         """Change some of the settings; return all of them."""
         ...
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreUnavailable, TaskNotFound, TaskNotStale
-from scheduler_core.base.events import LANE_CHANGED, TASK_DELETED, TASK_REVIVED, TASKS_STORED, get_logger
+from scheduler_core.base.events import TASK_DELETED, TASK_REVIVED, TASK_SETTINGS_CHANGED, TASKS_STORED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.task import LaneRules, Task, TaskStatus, new_run_id, task_id, task_number
+from scheduler_core.model.task import Task, TaskRules, TaskStatus, new_run_id, task_id, task_number
 from scheduler_core.plan.task import plan_revive, run_of_deleted
 from scheduler_core.store.tasks import PARTS, Place, StoredTask, TaskStore
 from scheduler_core.usecases.report import report_record
@@ -88,16 +88,16 @@ class TaskService:
                 return StoredTask(stored.number, TaskStatus.PENDING, None, task, b"")
         raise _too_busy(public_id)
 
-    async def rules(self) -> LaneRules:
+    async def rules(self) -> TaskRules:
         """The settings of the lane."""
         return await self._store.rules()
 
-    async def change_rules(self, changes: dict[str, int]) -> LaneRules:
+    async def change_rules(self, changes: dict[str, int]) -> TaskRules:
         """Change some of them, for all nodes from the next batch on; all of them as they are then."""
         if not changes:
             return await self.rules()
         rules = await self._store.change_rules(changes)
-        log.info(LANE_CHANGED, **changes)
+        log.info(TASK_SETTINGS_CHANGED, **changes)
         return rules
 
 

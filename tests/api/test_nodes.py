@@ -104,10 +104,10 @@ def test_a_node_gets_the_settings_of_its_server_without_those_of_the_api(
     )
     variables = environment(settings)
     read = load_settings(environ=variables, dotenv=None)
-    assert (read.store, read.engine, read.lane, read.log) == (
+    assert (read.store, read.engine, read.tasks, read.log) == (
         settings.store,
         settings.engine,
-        settings.lane,
+        settings.tasks,
         settings.log,
     )
     assert read.api == ApiSettings()

@@ -271,3 +271,16 @@ def test_a_job_cannot_call_the_api_that_stored_it(start: Callable[..., Cronpost]
     run = server.until(first_run)
     assert "refused by a rule of this server: it is the API of Cronpost" in run["error_message"]
     assert server.end() == 0
+
+
+def test_a_setting_under_its_old_name_works_and_the_start_names_the_new_one(
+    start: Callable[..., Cronpost], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("CRONPOST_LANE_KEEP_DELIVERED=7\n")
+    server = start("serve", "--port", "0", "--lane-keep-stale", "9")
+    server.url()
+    renamed = {event["setting"]: event["use"] for event in server.events() if event["event"] == "setting renamed"}
+    assert renamed == {
+        "CRONPOST_LANE_KEEP_DELIVERED": "CRONPOST_TASKS_KEEP_DELIVERED",
+        "--lane-keep-stale": "--tasks-keep-stale",
+    }

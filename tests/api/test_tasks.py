@@ -214,7 +214,7 @@ async def test_a_deleted_task_is_gone(client: httpx.AsyncClient, slash: str) -> 
 def context(store: RedisStore, api_settings: ApiSettings) -> Context:
     lane = TaskSettings()
     clock = ManualClock()
-    return Context(settings=api_settings, store=store, clock=clock, metrics=Metrics(), lane=lane)
+    return Context(settings=api_settings, store=store, clock=clock, metrics=Metrics(), task_settings=lane)
 
 
 async def lane_of(context: Context) -> SteppedTaskNode:
@@ -372,7 +372,7 @@ async def test_a_bad_setting_is_named_and_none_is_changed(
 
 async def test_a_store_starts_with_the_settings_of_its_first_process(store: RedisStore) -> None:
     chosen = TaskSettings(base_interval_ms=7, max_retries=9)
-    context = Context(settings=ApiSettings(), store=store, clock=ManualClock(), metrics=Metrics(), lane=chosen)
+    context = Context(settings=ApiSettings(), store=store, clock=ManualClock(), metrics=Metrics(), task_settings=chosen)
     async with client_of(context) as client:
         assert (await client.get(CONFIG)).json() == {**DEFAULTS, "base_interval_ms": 7, "max_retries": 9}
         await client.patch(CONFIG, json={"max_retries": 8})

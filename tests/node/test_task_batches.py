@@ -449,7 +449,7 @@ async def test_a_stale_task_is_revived_with_all_retries_and_a_new_run(
 async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_removed(
     store: RedisStore, clock: ManualClock, client: Redis
 ) -> None:
-    bounds = TaskSettings(max_retries=0, lane_keep_delivered=2, lane_keep_stale=3, base_interval_ms=1)
+    bounds = TaskSettings(max_retries=0, tasks_keep_delivered=2, tasks_keep_stale=3, base_interval_ms=1)
     metrics = Metrics()
     node = SteppedTaskNode(store, clock, metrics, lane=bounds)
     tasks = TaskService(node.task_store, clock, metrics)

@@ -111,6 +111,6 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
             "failed": 0,
             "running": 0,
             "stale": 0,
-            "delivered": TaskSettings().lane_keep_delivered,
+            "delivered": TaskSettings().tasks_keep_delivered,
         }
-        assert await client.hlen(KEYS.tasks("tasks")) == TaskSettings().lane_keep_delivered
+        assert await client.hlen(KEYS.tasks("tasks")) == TaskSettings().tasks_keep_delivered

@@ -34,9 +34,9 @@ def test_without_any_setting_the_documented_defaults_hold() -> None:
     assert settings.engine.attempt_timeout_seconds == 30
     assert (settings.engine.heartbeat_seconds, settings.engine.dead_after_seconds) == (1, 5)
     assert settings.engine.downtime_after_seconds == 10
-    lane = settings.lane
-    assert (lane.base_interval_ms, lane.http_callback_timeout_ms) == (1000, 5000)
-    assert (lane.select_size, lane.max_retries) == (200, 5)
+    tasks = settings.tasks
+    assert (tasks.base_interval_ms, tasks.http_callback_timeout_ms) == (1000, 5000)
+    assert (tasks.select_size, tasks.max_retries) == (200, 5)
 
 
 def test_a_value_is_read_from_the_environment_as_its_type() -> None:
@@ -46,12 +46,32 @@ def test_a_value_is_read_from_the_environment_as_its_type() -> None:
     assert settings.log.log_level == "debug"
 
 
+def test_an_old_name_sets_the_renamed_setting_and_is_reported() -> None:
+    settings = load({"CRONPOST_LANE_KEEP_STALE": "7"}, tasks_keep_delivered="8")
+    assert (settings.tasks.tasks_keep_stale, settings.tasks.tasks_keep_delivered) == (7, 8)
+    assert settings.old_names == (
+        ("CRONPOST_LANE_KEEP_STALE", "CRONPOST_TASKS_KEEP_STALE"),
+        ("--lane-keep-delivered", "--tasks-keep-delivered"),
+    )
+    assert {row.setting.name for row in settings.rows()} >= {"tasks_keep_stale", "tasks_keep_delivered"}
+    assert "CRONPOST_LANE_KEEP_STALE=none in" not in refusal({"CRONPOST_TASKS_KEEP_STALE": "none"})
+    assert "CRONPOST_TASKS_KEEP_STALE=none in CRONPOST_LANE_KEEP_STALE" in refusal({"CRONPOST_LANE_KEEP_STALE": "none"})
+
+
+@pytest.mark.parametrize("names", [("LANE", "TASKS"), ("TASKS", "LANE")])
+def test_of_the_old_and_the_new_name_of_a_setting_the_new_one_wins(names: tuple[str, str]) -> None:
+    environ = {f"CRONPOST_{name}_KEEP_STALE": "1" if name == "LANE" else "2" for name in names}
+    assert load(environ).tasks.tasks_keep_stale == 2
+    assert load({"CRONPOST_TASKS_KEEP_STALE": "1"}, tasks_keep_stale="2").tasks.tasks_keep_stale == 2
+    assert load().old_names == ()
+
+
 def test_an_option_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("CRONPOST_PORT=1\nCRONPOST_SELECT_SIZE=1\nCRONPOST_MAX_RETRIES=1\n")
     environ = {"CRONPOST_PORT": "2", "CRONPOST_SELECT_SIZE": "2"}
     settings = load_settings(environ=environ, options={"port": "3"}, dotenv=file)
-    assert (settings.api.port, settings.lane.select_size, settings.lane.max_retries) == (3, 2, 1)
+    assert (settings.api.port, settings.tasks.select_size, settings.tasks.max_retries) == (3, 2, 1)
     sources = {row.setting.name: row.source for row in settings.rows()}
     assert sources["port"] == "--port"
     assert sources["select_size"] == "CRONPOST_SELECT_SIZE"

@@ -26,7 +26,7 @@ from scheduler_core.model.job import (
 )
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState
-from scheduler_core.model.task import LaneRules, Task
+from scheduler_core.model.task import Task, TaskRules
 from scheduler_core.model.transition import Spawn, Transition
 from scheduler_core.plan.cancel import plan_cancel_run
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_nothing, plan_outdated, plan_pause
@@ -53,7 +53,7 @@ from tests.support.factories import (
 )
 from tests.support.factories import pending as entry
 
-RULES = LaneRules(1000, 5000, 200, 2)
+RULES = TaskRules(1000, 5000, 200, 2)
 ATTEMPT = Attempt(1, 7, at(0), 12.0, OutcomeKind.RESPONSE, 503)
 WAITS = retrying(0, 60, attempts=(ATTEMPT,), excerpt="no", failures=1)
 ALLOWS = make_job(policies=Policies(overlap=Overlap.ALLOW, max_concurrent=2))

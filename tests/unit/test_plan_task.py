@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.run import Reason, RunState
-from scheduler_core.model.task import LaneRules, Task, task_id, task_number
+from scheduler_core.model.task import Task, TaskRules, task_id, task_number
 from scheduler_core.plan.settle import Ended
 from scheduler_core.plan.task import TaskOperation, plan_called, plan_deleted, plan_revive, run_of_deleted
 from tests.support.factories import answered, at, ended, failed, make_call
 
-RULES = LaneRules(1000, 5000, 200, 2)
+RULES = TaskRules(1000, 5000, 200, 2)
 
 
 def task(**fields: object) -> Task:
@@ -37,7 +37,7 @@ def test_a_2xx_settles_the_task_and_records_its_run() -> None:
 
 @given(st.integers(0, 6), st.lists(st.sampled_from([answered(500), answered(404), failed()]), min_size=8, max_size=8))
 def test_a_task_is_called_once_and_max_retries_times_more(most: int, outcomes: list[Outcome]) -> None:
-    rules = LaneRules(1000, 5000, 200, most)
+    rules = TaskRules(1000, 5000, 200, most)
     current = task()
     for number, outcome in enumerate(outcomes, 1):
         step = plan_called(current, call(outcome), rules)

@@ -12,7 +12,7 @@ from scheduler_api.wire.bodies import LaneConfig
 from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, Yes, instant
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.run import Attempt
-from scheduler_core.model.task import LaneRules, TaskStatus, task_id
+from scheduler_core.model.task import TaskRules, TaskStatus, task_id
 from scheduler_core.store.tasks import StoredTask
 
 StatusOfTask = Annotated[
@@ -70,7 +70,7 @@ class TaskDeleted(Described):
     deleted: Yes
 
 
-def show_rules(rules: LaneRules) -> Any:
+def show_rules(rules: TaskRules) -> Any:
     """The settings of the lane: a ``LaneConfig``."""
     return LaneConfig(**msgspec.structs.asdict(rules))
 

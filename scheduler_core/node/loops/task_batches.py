@@ -17,10 +17,10 @@ import msgspec
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreError, StoreUnavailable
 from scheduler_core.base.events import (
-    LANE_BATCH_LOST,
     RUN_HANDED_BACK,
     RUN_RETRYING,
     SETTLE_REFUSED,
+    TASK_BATCH_LOST,
     TASK_UNREADABLE,
     TASKS_REMOVED,
     get_logger,
@@ -30,7 +30,7 @@ from scheduler_core.delivery.base import Deliverer, attempt
 from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Run
-from scheduler_core.model.task import LaneRules, Task, task_id
+from scheduler_core.model.task import Task, TaskRules, task_id
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.plan.settle import Ended
@@ -57,7 +57,7 @@ class Unsettled(msgspec.Struct):
 class Batch:
     """The batch that this node holds. Each call refers to its batch, so a late end cannot settle a task of another."""
 
-    def __init__(self, fence: int, rules: LaneRules) -> None:
+    def __init__(self, fence: int, rules: TaskRules) -> None:
         self.fence = fence
         self.rules = rules
         self.calls: set[asyncio.Task[None]] = set()
@@ -107,7 +107,7 @@ class TaskBatcher(Service):
         self._sleeping_until_ms: int | None = None
         self._earliest_ms: int | None = None
         """The earliest wake-up that arrived while the lane was awake."""
-        metrics.lane_in_flight.set_function(lambda: 0 if self._batch is None else len(self._batch.calls))
+        metrics.task_calls_in_flight.set_function(lambda: 0 if self._batch is None else len(self._batch.calls))
 
     # ---- when to look -------------------------------------------------------------------------------------------
 
@@ -190,13 +190,13 @@ class TaskBatcher(Service):
         count = await self._store.release(node=taken.holder, fence=taken.fence, ended_at_ms=ended_at_ms)
         if count >= 0:
             self.metrics.reaped.inc(count)
-            log.warning(LANE_BATCH_LOST, count=count, holder=taken.holder, fence=taken.fence)
+            log.warning(TASK_BATCH_LOST, count=count, holder=taken.holder, fence=taken.fence)
         return True
 
     def _begin(self, taken: Taken) -> None:
         assert taken.rules is not None
         batch = self._batch = Batch(taken.fence, taken.rules)
-        self.metrics.lane_batches.inc()
+        self.metrics.task_batches.inc()
         self._arrived.set()  # for tasks that are settled without a call, and for a batch of deleted tasks only
         for row in taken.rows:
             if row.task is None:
@@ -354,7 +354,7 @@ class TaskWakeupSubscriber(Service):
         raise StoreUnavailable("the subscription ended")
 
 
-def call_of(task: Task, number: int, fence: int, rules: LaneRules) -> Call:
+def call_of(task: Task, number: int, fence: int, rules: TaskRules) -> Call:
     """Return the next call of a task."""
     run = current_run(task)
     return Call(

@@ -15,7 +15,7 @@ from scheduler_core.base.config import TaskSettings
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.run import Run, RunDetail
-from scheduler_core.model.task import LaneRules, Task, TaskStatus, task_id
+from scheduler_core.model.task import Task, TaskRules, TaskStatus, task_id
 from scheduler_core.store.redis.codec import record_args
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts.script import HistoryKeys, Item
@@ -104,7 +104,7 @@ class RedisTasks:
         answer = await self._shard.run(TAKE, args)
         result = answer[0].decode()
         if result == "ok":
-            rules = LaneRules(*(int(value) for value in answer[2:6]))
+            rules = TaskRules(*(int(value) for value in answer[2:6]))
             return Taken(result, [_row(*row) for row in answer[6:]], fence=int(answer[1]), rules=rules)
         if result == "busy":
             return Taken(result, fence=int(answer[2]), holder=answer[1].decode(), holder_beats=answer[3] == b"1")
@@ -119,8 +119,8 @@ class RedisTasks:
             now=now_ms,
             node=node,
             fence=fence,
-            delivered_kept=self._settings.lane_keep_delivered,
-            stale_kept=self._settings.lane_keep_stale,
+            delivered_kept=self._settings.tasks_keep_delivered,
+            stale_kept=self._settings.tasks_keep_stale,
             history_kept=TASK_HISTORY,
             failures_kept=TASK_HISTORY,
             retention=self._history_ms,
@@ -251,21 +251,21 @@ class RedisTasks:
         answer: bytes = await self._shard.write(REVIVE, args)
         return answer.decode()
 
-    async def rules(self) -> LaneRules:
+    async def rules(self) -> TaskRules:
         with translated_faults():
             values: list[Any] = await self._client.hmget(self._keys.tasks("settings"), list(RULES))
-        return LaneRules(
+        return TaskRules(
             *(
                 int(value) if value is not None and value.isdigit() and len(value) <= 12 else default
                 for value, default in zip(values, self._defaults.values(), strict=True)
             )
         )
 
-    async def change_rules(self, changes: dict[str, int]) -> LaneRules:
+    async def change_rules(self, changes: dict[str, int]) -> TaskRules:
         wanted: dict[str, Any] = {name: changes.get(name, "") for name in RULES}
         defaults = {f"default_{name}": default for name, default in self._defaults.items()}
         values = await self._shard.write(SETTINGS, SettingsArgs(channel=self._channel, **defaults, **wanted))
-        return LaneRules(*(int(value) for value in values))
+        return TaskRules(*(int(value) for value in values))
 
     def _lists_of(self, number: int) -> HistoryKeys:
         public_id = task_id(number)
