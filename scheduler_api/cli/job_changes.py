@@ -1,18 +1,16 @@
-"""``cronpost jobs put``, ``update``, ``pause``, ``resume`` and ``delete``: change a job, and print what changed."""
+"""``cronpost jobs put`` and ``update``: change the definition of a job, and print what changed."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
 import msgspec
 
-from scheduler_api.cli.client import Server, job_path, json_option, read_input, with_server
+from scheduler_api.cli.client import Server, job_path, read_input, with_server
+from scheduler_api.cli.complete_values import complete_job
 from scheduler_api.cli.definition import (
     Change,
-    Fields,
     Stored,
     body_of,
     changes_between,
@@ -23,64 +21,10 @@ from scheduler_api.cli.definition import (
     stored_job,
 )
 from scheduler_api.cli.errors import EXIT_REFUSED, Failed, local_problem
-from scheduler_api.cli.ids import complete_job
+from scheduler_api.cli.job_options import UNSET, given_fields, job_options
 from scheduler_api.cli.output import in_zone, printable
-from scheduler_api.wire.policy_row import Row
-from scheduler_api.wire.policy_rows import POLICY_FIELDS, ROWS
 
 FIRE_TIMES_SHOWN = 5
-PLAIN_FIELDS = ("endpoint", "cron", "timezone", "retry_already_running", "recovery_check")
-UNSET = ("timezone", "retry_already_running", "recovery_check", *POLICY_FIELDS)
-
-
-def job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command one option per field of a job, named as the field."""
-    options: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
-        click.option("--endpoint", help="URL of the runner."),
-        click.option("--cron", "cron", help="When: 5, 6 (seconds first) or 7 fields, or a macro."),
-        click.option("--payload", help="Request body, JSON. @FILE reads it from a file."),
-        click.option("--timezone", help="IANA name. [default: UTC]"),
-        click.option("--retry-already-running", type=int, help="Try again this many seconds after a 409."),
-        click.option("--recovery-check/--no-recovery-check", default=None, help="Run once after a downtime."),
-        *(_policy_option(row) for row in ROWS),
-        click.option("--retry", help='As JSON, for example {"attempts": 3, "statuses": [500]}.'),
-        click.option("--limits", help='As JSON, for example {"max_in_flight": 5, "rate": 10}.'),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _policy_option(row: Row) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    name = "--" + row.name.replace("_", "-")
-    if row.kind == "flag":
-        return click.option(f"{name}/--no-{name[2:]}", default=None, help=row.meaning)
-    return click.option(name, type=_option_type(row), default=None, help=_option_help(row))
-
-
-def _option_type(row: Row) -> Any:
-    if row.kind == "choice":
-        return click.Choice(row.choices)
-    return {"whole": int, "seconds": float, "number": float}.get(row.kind, str)
-
-
-def _option_help(row: Row) -> str:
-    only = "" if row.needs is None else f" Only with --{row.needs[0]} {row.needs[1]}."
-    default = row.default_text if row.default is None else f"{row.default}"
-    return f"{row.meaning}{only} [default: {default}]"
-
-
-def given_fields(options: dict[str, Any]) -> Fields:
-    """The fields that options set, each as JSON; a payload stays the text that was given."""
-    fields: Fields = {}
-    for name, value in options.items():
-        if value is None:
-            continue
-        if name in {"payload", "retry", "limits"}:
-            fields[name] = msgspec.Raw(json_option(f"--{name}", value))
-        else:
-            fields[name] = msgspec.Raw(msgspec.json.encode(value))
-    return fields
 
 
 dry_run_option = click.option(
@@ -236,40 +180,3 @@ def _show_plan(server: Server, job_id: str | None, before: Stored | None, body: 
     zone = _text(after.get("timezone"))
     for place, instant in enumerate(times):
         click.echo(f"{'  next fire times  ' if place == 0 else ' ' * 19}{in_zone(instant, zone)}")
-
-
-@click.command()
-@click.argument("job_id", shell_complete=complete_job)
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@with_server
-def delete(server: Server, job_id: str, yes: bool) -> None:
-    """Remove a job. A request that is open may end.
-
-    On a terminal it asks first, unless --yes is given.
-    """
-    if not yes and not server.as_json and sys.stdin.isatty() and sys.stdout.isatty():
-        click.confirm(f"Delete the job {printable(job_id)}?", abort=True)
-    server.ask("DELETE", job_path(job_id))
-    if not server.as_json:
-        click.echo(f"{printable(job_id)} deleted")
-
-
-@click.command()
-@click.argument("job_id", shell_complete=complete_job)
-@with_server
-def pause(server: Server, job_id: str) -> None:
-    """Hold a job's trigger."""
-    server.ask("POST", job_path(job_id, "/pause"))
-    if not server.as_json:
-        click.echo(f"{printable(job_id)} paused")
-
-
-@click.command()
-@click.argument("job_id", shell_complete=complete_job)
-@with_server
-def resume(server: Server, job_id: str) -> None:
-    """Release the trigger of a paused or quarantined job."""
-    job = server.ask("POST", job_path(job_id, "/resume"))
-    if not server.as_json:
-        next_fire = in_zone(next(iter(job.get("next_fire_times", [])), None), job.get("timezone"))
-        click.echo(f"{printable(job_id)} resumed, next fire {next_fire}")

@@ -10,10 +10,10 @@ import click
 import msgspec
 
 from scheduler_api.cli.client import Server, with_server
+from scheduler_api.cli.complete_values import complete_job, complete_run
 from scheduler_api.cli.errors import EXIT_CODES
-from scheduler_api.cli.ids import complete_job, complete_run
+from scheduler_api.cli.instants import PAST_WORDS, instant_option
 from scheduler_api.cli.output import paint, printable, table
-from scheduler_api.cli.times import PAST_WORDS, instant_option
 
 STATES = ("open", "retrying", "taken", "succeeded", "failed", "conflict", "superseded", "cancelled", "lost")
 PAGE = 1000

@@ -19,8 +19,8 @@ import httpx
 import pytest
 from click.testing import Result
 
+from scheduler_api.cli.instants import instant_option
 from scheduler_api.cli.output import in_zone
-from scheduler_api.cli.times import instant_option
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.instants import parse_instant
 from tests.api.command_line import KEY, jobs, run

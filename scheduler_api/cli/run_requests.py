@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from scheduler_api.cli.client import Server, job_path, json_option, read_input, with_server
-from scheduler_api.cli.ids import complete_job
+from scheduler_api.cli.complete_values import complete_job
+from scheduler_api.cli.instants import FUTURE_WORDS, PAST_WORDS, instant_option
 from scheduler_api.cli.output import printable, table
-from scheduler_api.cli.times import FUTURE_WORDS, PAST_WORDS, instant_option
 
 
 @click.command()

@@ -1,0 +1,66 @@
+"""The options of ``cronpost jobs put`` and ``update``: one for each field of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from scheduler_api.cli.client import json_option
+from scheduler_api.cli.definition import Fields
+from scheduler_api.wire.policy_row import Row
+from scheduler_api.wire.policy_rows import POLICY_FIELDS, ROWS
+
+UNSET = ("timezone", "retry_already_running", "recovery_check", *POLICY_FIELDS)
+
+
+def job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option per field of a job, named as the field."""
+    options: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+        click.option("--endpoint", help="URL of the runner."),
+        click.option("--cron", "cron", help="When: 5, 6 (seconds first) or 7 fields, or a macro."),
+        click.option("--payload", help="Request body, JSON. @FILE reads it from a file."),
+        click.option("--timezone", help="IANA name. [default: UTC]"),
+        click.option("--retry-already-running", type=int, help="Try again this many seconds after a 409."),
+        click.option("--recovery-check/--no-recovery-check", default=None, help="Run once after a downtime."),
+        *(_policy_option(row) for row in ROWS),
+        click.option("--retry", help='As JSON, for example {"attempts": 3, "statuses": [500]}.'),
+        click.option("--limits", help='As JSON, for example {"max_in_flight": 5, "rate": 10}.'),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _policy_option(row: Row) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    name = "--" + row.name.replace("_", "-")
+    if row.kind == "flag":
+        return click.option(f"{name}/--no-{name[2:]}", default=None, help=row.meaning)
+    return click.option(name, type=_option_type(row), default=None, help=_option_help(row))
+
+
+def _option_type(row: Row) -> Any:
+    if row.kind == "choice":
+        return click.Choice(row.choices)
+    return {"whole": int, "seconds": float, "number": float}.get(row.kind, str)
+
+
+def _option_help(row: Row) -> str:
+    only = "" if row.needs is None else f" Only with --{row.needs[0]} {row.needs[1]}."
+    default = row.default_text if row.default is None else f"{row.default}"
+    return f"{row.meaning}{only} [default: {default}]"
+
+
+def given_fields(options: dict[str, Any]) -> Fields:
+    """The fields that options set, each as JSON; a payload stays the text that was given."""
+    fields: Fields = {}
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name in {"payload", "retry", "limits"}:
+            fields[name] = msgspec.Raw(json_option(f"--{name}", value))
+        else:
+            fields[name] = msgspec.Raw(msgspec.json.encode(value))
+    return fields

@@ -1,0 +1,48 @@
+"""``cronpost jobs delete``, ``pause`` and ``resume``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from scheduler_api.cli.client import Server, job_path, with_server
+from scheduler_api.cli.complete_values import complete_job
+from scheduler_api.cli.output import in_zone, printable
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_server
+def delete(server: Server, job_id: str, yes: bool) -> None:
+    """Remove a job. A request that is open may end.
+
+    On a terminal it asks first, unless --yes is given.
+    """
+    if not yes and not server.as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        click.confirm(f"Delete the job {printable(job_id)}?", abort=True)
+    server.ask("DELETE", job_path(job_id))
+    if not server.as_json:
+        click.echo(f"{printable(job_id)} deleted")
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@with_server
+def pause(server: Server, job_id: str) -> None:
+    """Hold a job's trigger."""
+    server.ask("POST", job_path(job_id, "/pause"))
+    if not server.as_json:
+        click.echo(f"{printable(job_id)} paused")
+
+
+@click.command()
+@click.argument("job_id", shell_complete=complete_job)
+@with_server
+def resume(server: Server, job_id: str) -> None:
+    """Release the trigger of a paused or quarantined job."""
+    job = server.ask("POST", job_path(job_id, "/resume"))
+    if not server.as_json:
+        next_fire = in_zone(next(iter(job.get("next_fire_times", [])), None), job.get("timezone"))
+        click.echo(f"{printable(job_id)} resumed, next fire {next_fire}")
