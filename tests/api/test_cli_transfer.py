@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from scheduler_api.cli import job_history as cli_job_history
 from scheduler_api.cli import job_views as cli_job_views
 from scheduler_api.cli import transfer as cli_transfer
 from scheduler_api.cli.transfer import bodies_of
@@ -130,6 +131,6 @@ def test_an_account_of_several_pages_is_one_document(cli_server: str, monkeypatc
     put = ["put", "a", "--endpoint", "http://h/", "--cron", "* * * * * *", "--payload", "1"]
     assert jobs(cli_server, *put).exit_code == 0
     assert jobs(cli_server, "pause", "a").exit_code == 0
-    monkeypatch.setattr(cli_job_views, "PAGE", 1)
+    monkeypatch.setattr(cli_job_history, "PAGE", 1)
     shown = jobs(cli_server, "account", "a", "--to", "2090-01-01T00:00:00Z", "--limit", "3", "--json")
     assert isinstance(json.loads(shown.stdout)["entries"], list)
