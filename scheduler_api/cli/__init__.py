@@ -1,5 +1,5 @@
 """The command ``cronpost``: one module for each group of commands.
 
-Most commands are clients that talk to a running server over HTTP; ``serve`` starts one from ``server/``. Modules are
-imported when their command is called, so that ``cronpost --version`` stays quick.
+Most commands are HTTP clients of a running server; ``serve``, ``api``, ``node`` and ``demo`` start a process from
+``server/``. A command's module is imported when the command is called, so that ``cronpost --version`` stays quick.
 """

@@ -1,4 +1,4 @@
-"""The server that a command talks to: its address, the key, requests and their errors."""
+"""The HTTP client of the commands: server address, API key, requests, errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STDIN_READ = "scheduler_api.cli.client.stdin_read"
 
 
 class Server:
-    """A Cronpost server as a client sees it."""
+    """Sends requests to one Cronpost server."""
 
     def __init__(self, url: str, key: str | None, *, as_json: bool = False, timeout: float = TIMEOUT_SECONDS) -> None:
         import httpx
@@ -44,31 +44,31 @@ class Server:
     def request(
         self, method: str, path: str, *, params: dict[str, Any] | None = None, body: bytes | None = None
     ) -> httpx.Response:
-        """The answer to a request that succeeded; raises Failed with what went wrong in words."""
+        """Send a request and return its response. Raises Failed if no server answers or the request is refused."""
         import httpx
 
-        given = None if params is None else {name: value for name, value in params.items() if value is not None}
+        query = None if params is None else {name: value for name, value in params.items() if value is not None}
         try:
-            answer = self._client.request(method, path, params=given, content=body)
+            answer = self._client.request(method, path, params=query, content=body)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise click.UsageError(f"{self._url} is not the address of a server: {error}") from None
+            raise click.UsageError(f"{self._url} is not a server address: {error}") from None
         except httpx.TransportError as error:
             raise unreachable(
                 f"no server answers at {self._url} ({str(error) or type(error).__name__}). "
-                "Start one with cronpost serve, or say where it is with --server or CRONPOST_SERVER"
+                "Start one with cronpost serve, or give its address with --server or CRONPOST_SERVER"
             ) from None
         try:
-            shown = answer.json()
+            document = answer.json()
         except ValueError:
             raise self._not_cronpost(answer.status_code) from None
         if answer.is_success:
             return answer
-        if not isinstance(shown, dict):
+        if not isinstance(document, dict):
             raise self._not_cronpost(answer.status_code)
-        raise refusal(shown, answer.status_code)
+        raise refusal(document, answer.status_code)
 
     def ask(self, method: str, path: str, *, params: dict[str, Any] | None = None, body: bytes | None = None) -> Any:
-        """The JSON that the server answers, which is printed as it came with ``--json``."""
+        """Send a request and return the JSON of its response; with ``--json``, print it unchanged."""
         answer = self.request(method, path, params=params, body=body)
         if self.as_json:
             click.echo(answer.text.rstrip("\n"))
@@ -76,15 +76,17 @@ class Server:
 
     def _not_cronpost(self, status: int) -> Failed:
         detail = f"{self._url} does not look like Cronpost: it answered {status}"
-        return Failed(detail, exit_code=_code_of_stranger(status), problem=local_problem("Failed", detail, "no_json"))
+        return Failed(
+            detail, exit_code=_exit_code_of_other_server(status), problem=local_problem("Failed", detail, "no_json")
+        )
 
 
-def _code_of_stranger(status: int) -> int:
+def _exit_code_of_other_server(status: int) -> int:
     return exit_code_of(status if status >= 500 else 500)
 
 
 def refusal(problem: dict[str, Any], status: int) -> Failed:
-    """The error for a problem document."""
+    """Build the error for a problem document."""
     field = f" (field {problem['field']})" if problem.get("field") else ""
     hint = "; give a key with CRONPOST_API_KEY, --api-key-file or --api-key" if status == 401 else ""
     text = f"{problem.get('detail', problem.get('title', 'the server refused'))}{field}{hint} [{status}]"
@@ -92,12 +94,12 @@ def refusal(problem: dict[str, Any], status: int) -> Failed:
 
 
 def job_path(job_id: str, action: str = "") -> str:
-    """The path of a job; the id is one segment, whatever it holds."""
+    """Return the path of a job, with its id percent-encoded as one segment."""
     return f"/jobs/{quote(job_id, safe='')}{action}"
 
 
 def with_server(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options that say which server it talks to, and a ``Server`` as its first argument."""
+    """Add the options that select a server to a command, which receives a ``Server`` as its first argument."""
 
     @click.option(
         "--server",
@@ -109,7 +111,7 @@ def with_server(command: Callable[..., None]) -> Callable[..., None]:
         "--api-key",
         default=None,
         metavar="KEY",
-        help="Bearer key; every user of the machine can read it here. [CRONPOST_API_KEY]",
+        help="Bearer key. Other users of the machine can read it in the process list. [CRONPOST_API_KEY]",
     )
     @click.option(
         "--api-key-file",
@@ -135,17 +137,17 @@ def find_server(
     as_json: bool = False,
     timeout: float = TIMEOUT_SECONDS,
 ) -> Server:
-    """The server that the options, the environment, ``.env`` and the defaults name, in this order."""
+    """Find the server and the key: first in the options, then in the environment, ``.env`` and the defaults."""
     from scheduler_core.base.config_reader import load_settings
 
     if key_file is not None:
         if key is not None:
-            raise click.UsageError("either --api-key or --api-key-file")
+            raise click.UsageError("give either --api-key or --api-key-file")
         key = read_input(key_file).decode("utf-8", "replace").strip()
     try:
         settings = load_settings()
     except ConfigError:
-        # Wrong settings of a server here must not prevent the use of another server.
+        # Invalid server settings on this machine must not prevent the use of another server.
         if server is None:
             raise
         key = key or os.environ.get("CRONPOST_API_KEY", "").strip() or None
@@ -153,11 +155,13 @@ def find_server(
         key = key or settings.client.api_key
         server = server or settings.client.server
         if server is None:
-            # The keys of a server's own settings go to that server, never to another one.
+            # CRONPOST_API_KEYS holds the keys of the server on this machine: never send one to another server.
             key = key or next(iter(settings.api.api_keys), None)
             server = _address(settings.api.host, settings.api.port)
     if key is not None and not all("!" <= character <= "~" for character in key):
-        raise click.UsageError("the API key holds a character that a header cannot carry")
+        raise click.UsageError(
+            "the API key contains a character that is not allowed in a header: use printable ASCII without spaces"
+        )
     return Server(server if "://" in server else f"http://{server}", key, as_json=as_json, timeout=timeout)
 
 
@@ -168,11 +172,11 @@ def _address(host: str, port: int) -> str:
 
 
 def read_input(path: str) -> bytes:
-    """The bytes of a file; ``-`` is standard input."""
+    """Read a file; ``-`` is standard input."""
     if path == "-":
         context = click.get_current_context(silent=True)
         if context is not None and context.meta.setdefault(_STDIN_READ, False):
-            raise click.UsageError("standard input can be read once: for the key or for the body, not for both")
+            raise click.UsageError("standard input can be read only once: use it for the key or for the body")
         if context is not None:
             context.meta[_STDIN_READ] = True
         return sys.stdin.buffer.read()
@@ -183,10 +187,10 @@ def read_input(path: str) -> bytes:
 
 
 def json_option(name: str, text: str) -> bytes:
-    """The JSON text of an option, or of the file that ``@FILE`` names."""
+    """Return the JSON text of an option, or of the file if the option is ``@FILE``."""
     raw = read_input(text[1:]) if text.startswith("@") else text.encode()
     try:
         json.loads(raw)
     except ValueError as error:
-        raise click.UsageError(f"{name} is not JSON ({error}); a text needs its quotes: '\"text\"'") from None
+        raise click.UsageError(f"{name} is not JSON ({error}); put a text in quotes: '\"text\"'") from None
     return raw.strip()

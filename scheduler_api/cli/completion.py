@@ -1,4 +1,4 @@
-"""``cronpost completion``: the script that lets a shell complete commands, options, ids of jobs and statuses."""
+"""``cronpost completion``: prints the script with which a shell completes commands, options, job ids and statuses."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None
     made = found(main, {}, "cronpost", VARIABLE)
-    # Not made.source(): for bash it looks for a bash to run, and the script is printed for another machine as well.
+    # Not made.source(): it runs bash to check its version, and the script may be for another machine.
     click.echo(made.source_template % made.source_vars())

@@ -1,4 +1,4 @@
-"""``cronpost cron``: an expression in words, and when it fires next. Needs no server."""
+"""``cronpost cron``: explains an expression and shows its next fire times. Needs no server."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ MAX_TIMES = 100
     "timezone",
     default="UTC",
     show_default=True,
-    help="IANA name of the zone that the cron is in.",
+    help="IANA name of the time zone of the expression.",
 )
-@click.option("-n", "count", default=5, show_default=True, type=click.IntRange(1, MAX_TIMES), help="How many.")
-@click.option("--start", default=None, help="RFC 3339 instant after which to look; now, if not given.")
+@click.option(
+    "-n", "count", default=5, show_default=True, type=click.IntRange(1, MAX_TIMES), help="Number of fire times."
+)
+@click.option("--start", default=None, help="Show fire times after this RFC 3339 instant. [default: now]")
 def cron(expression: str, timezone: str, count: int, start: str | None) -> None:
     """Explain a cron EXPRESSION in words and show its next fire times.
 
@@ -47,4 +49,4 @@ def cron(expression: str, timezone: str, count: int, start: str | None) -> None:
         shown += 1
         at_ms = trigger.next_after(at_ms)
     if shown < count:
-        click.echo("and never again")
+        click.echo("no further fire times")

@@ -1,6 +1,6 @@
-"""A job's definition as the command line reads, merges and compares it.
+"""Reads, merges and compares job definitions.
 
-Every value stays the bytes that the server sent, so a payload goes back byte for byte.
+Every value stays the bytes that the server sent, so a payload is sent back byte for byte.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ READ_ONLY = frozenset(
         "updated_at",
     }
 )
-"""What ``GET /jobs/{id}`` shows besides the definition. The rest is sent back as it came, so a field that only a newer
-server knows is either kept or refused by that server, and never lost silently."""
+"""Fields of ``GET /jobs/{id}`` that are not part of the definition. All others are sent back unchanged: a newer server
+keeps or refuses a field that is unknown here; it is never lost silently."""
 
 _decoder = msgspec.json.Decoder(Fields)
 MAX_SHOWN = 200
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A job as the server has it: the fields that can be put back, and the version they are of."""
+    """A stored job: the fields of its definition, and its version."""
 
     fields: Fields
     version: int | None
 
 
 def stored_job(server: Server, job_id: str) -> Stored | None:
-    """The job with this id; None if there is none."""
+    """Read a job from the server; None if it does not exist."""
     try:
         answer = server.request("GET", job_path(job_id))
     except Failed as error:
@@ -63,34 +63,34 @@ def stored_job(server: Server, job_id: str) -> Stored | None:
 
 
 def stored_of(shown: bytes) -> Stored:
-    """The definition in a job as ``GET`` shows it."""
+    """Read the definition and the version from a response to ``GET /jobs/{id}``."""
     fields = _decoder.decode(shown)
     version = msgspec.json.decode(fields["version"], type=int) if "version" in fields else None
     return Stored(definition_of(fields), version)
 
 
 def definition_of(fields: Fields) -> Fields:
-    """The fields that can be put back."""
+    """Return the fields that can be sent in a ``PUT``."""
     return {name: raw for name, raw in fields.items() if name not in READ_ONLY}
 
 
 def is_schedule(fields: Fields) -> bool:
-    """Whether these are the fields of a schedule, which is no job that could be put."""
+    """Whether these are the fields of a schedule. A schedule cannot be stored with ``PUT /jobs/{id}``."""
     return "target_id" in fields or "interval_seconds" in fields
 
 
 def is_unreadable(fields: Fields) -> bool:
-    """Whether the stored document is corrupt, so that the server shows no definition."""
+    """Whether the stored document is corrupt, so that the response contains no definition."""
     return "endpoint" not in fields and not is_schedule(fields)
 
 
 def body_of(fields: Mapping[str, msgspec.Raw]) -> bytes:
-    """The JSON object with these fields."""
+    """Encode the fields as a JSON object."""
     return b"{" + b", ".join(msgspec.json.encode(name) + b": " + bytes(raw) for name, raw in fields.items()) + b"}"
 
 
 def fields_of(body: bytes) -> Fields | None:
-    """The fields of a body; None if it is no JSON object."""
+    """Decode the fields of a body; None if it is not a JSON object."""
     try:
         return _decoder.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -98,10 +98,10 @@ def fields_of(body: bytes) -> Fields | None:
 
 
 def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
-    """The stored fields with the given ones instead, and without the ``unset`` ones.
+    """Replace stored fields by the given ones, and remove the ``unset`` ones.
 
-    A stored field that only has a meaning beside another one (``max_concurrent`` beside ``overlap: allow``) goes when
-    that other one changes.
+    A stored field that requires another one (``max_concurrent`` requires ``overlap: allow``) is removed when that other
+    one changes.
     """
     fields = {name: raw for name, raw in (stored | given).items() if name not in unset}
     for row in ROWS:
@@ -112,7 +112,7 @@ def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
             now = msgspec.json.decode(fields[name]) if name in fields else BY_NAME[name].default
             if now != value:
                 del fields[row.name]
-    # Stored values of these follow from other fields unless they were given: sent back, they would contradict a change.
+    # These follow from other fields unless they were given. Sent back, the old values would contradict a change.
     for implied, cause in (("overlap", "retry_already_running"), ("recovery", "recovery_check")):
         if (cause in given or cause in unset) and implied not in given and _is_implied(stored, implied, cause):
             fields.pop(implied, None)
@@ -120,28 +120,28 @@ def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
 
 
 def _is_implied(stored: Fields, implied: str, cause: str) -> bool:
-    """Whether a stored choice is the one that its cause implies, so that nobody need have given it."""
+    """Whether the stored value is the one that ``cause`` implies, so it may not have been given explicitly."""
     if implied not in stored or cause not in stored:
         return False
-    set_ = msgspec.json.decode(stored[cause]) not in {None, False}
-    usual = {"overlap": ("skip", "queue_one"), "recovery": ("none", "latest")}[implied][set_]
-    return bool(msgspec.json.decode(stored[implied]) == usual)
+    is_set = msgspec.json.decode(stored[cause]) not in {None, False}
+    implied_value = {"overlap": ("skip", "queue_one"), "recovery": ("none", "latest")}[implied][is_set]
+    return bool(msgspec.json.decode(stored[implied]) == implied_value)
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A field that differs. A side is None where the job has no such field."""
+    """A field that differs. ``before`` or ``after`` is None where the job does not have the field."""
 
     field: str
     before: msgspec.Raw | None
     after: msgspec.Raw | None
 
     def line(self) -> str:
-        """The change for people."""
+        """Format the change as one line."""
         return f"{self.field}: {_shown(self.before)} -> {_shown(self.after)}"
 
 
 def changes_between(before: Fields, after: Fields) -> list[Change]:
-    """The fields that differ, in the order of ``after``; a null counts as absent."""
+    """List the fields that differ, in the order of ``after``; null counts as absent."""
     return list(_changes(before, after))
 
 
@@ -169,6 +169,6 @@ def _shown(raw: msgspec.Raw | None) -> str:
 
 
 def no_such_job(job_id: str) -> Failed:
-    """The error of a command that needs a job which is not there."""
+    """Build the error of a command whose job does not exist."""
     detail = f"no job with id {job_id!r}"
     return Failed(detail, exit_code=EXIT_NOT_FOUND, problem=local_problem("Not Found", detail, "job_not_found"))

@@ -1,7 +1,7 @@
-"""``cronpost demo``: a server, a runner, a job, and a line for every fire.
+"""``cronpost demo``: runs a server, a runner and a job, and prints a line for every fire.
 
-Everything is real but the runner, which answers 202 to whatever it is sent. The lines are written where the attempts
-are made: what they show is what the server measured.
+Everything is real except the runner, which answers 202 to every request. The lines are written where the attempts are
+made, so they show what the server measured.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ TRY_SECONDS = 0.2
 
 
 def run_demo(settings: Settings) -> None:
-    """Run the demo until a signal ends it. Always on a Redis of its own, so that it never touches real jobs."""
+    """Run the demo until a signal ends it. It always uses its own Redis, so it never touches real jobs."""
     store = replace(settings.store, redis_url=None, data_dir=demo_directory(settings))
-    # The lines of the demo are written where the attempts are made: in this process.
+    # The lines of the demo are written where the attempts are made, so the node runs in this process.
     Demo(replace(settings, store=store, process=ProcessSettings())).run()
 
 
 def demo_directory(settings: Settings) -> Path:
-    """Below the data directory, so that a real server can work beside."""
+    """Return a directory below the data directory, so that a real server can run at the same time."""
     return settings.store.data_dir / "demo"
 
 
@@ -57,17 +57,17 @@ class Demo:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
-        """Blocks until Ctrl-C. Where the API's port is taken, any other free one will do."""
+        """Run until Ctrl-C. If the API's port is in use, choose a free one."""
         try:
             self._start(self._settings)
         except PortInUseError:
             taken = self._settings.api.port
-            show(f"Port {taken} is in use, so the API listens on another one.")
+            show(f"Port {taken} is in use; the API listens on another port.")
             self._start(replace(self._settings, api=replace(self._settings.api, port=0)))
 
     def _start(self, settings: Settings) -> None:
-        Process(settings, on_started=self._started, wrap_deliverer=Watched).run()
-        show("Stopped. The job and its history are kept: the next start goes on with them.")
+        Process(settings, on_started=self._started, wrap_deliverer=PrintingDeliverer).run()
+        show("Stopped. The job and its history are kept for the next start.")
 
     def _started(self, process: Process) -> None:
         self._tasks.add(asyncio.create_task(self._set_up(process), name="demo"))
@@ -92,7 +92,7 @@ async def _upsert(jobs: JobService, job: Job, process: Process) -> None:
 
 
 def introduction(process: Process, runner_url: str) -> str:
-    """What runs where, and what to try."""
+    """Return the introduction: what runs where, and commands to try."""
     assert process.embedded is not None
     key = process.settings.api.api_keys[:1]
     auth = " -H 'Authorization: Bearer <your key>'" if key else ""
@@ -101,7 +101,7 @@ def introduction(process: Process, runner_url: str) -> str:
     rows = [
         ("", ""),
         ("API", f"{process.url}"),
-        ("Runner", f"{runner_url}   answers 202 to everything"),
+        ("Runner", f"{runner_url}   answers 202 to every request"),
         ("Redis", f"{process.embedded.server}, embedded, in {_short(process.embedded.directory)}"),
         ("Job", f"{JOB_ID}   {CRON}   every 10 seconds"),
         ("", ""),
@@ -129,12 +129,12 @@ COLUMNS = (("FIRE TIME", 13), ("JOB", 28), ("ATTEMPT", 8), ("LATE", 9), ("ANSWER
 
 
 def heading() -> str:
-    """The heads of the columns that ``fire_line`` fills."""
+    """Return the column headings of ``fire_line``."""
     return click.style("".join(name.ljust(width) for name, width in COLUMNS).rstrip(), bold=True)
 
 
 def fire_line(call: Call, outcome: Outcome, *, late_ms: int) -> str:
-    """One attempt as a line."""
+    """Format one attempt as a line."""
     job_id = "".join(c if c.isprintable() else "?" for c in call.job_id)
     fire_time = datetime.fromtimestamp(call.fire_time_ms // 1000, UTC)
     answer = f"{outcome.status}" if outcome.status is not None else outcome.kind.value
@@ -156,8 +156,8 @@ def _pad(cell: str, width: int) -> str:
     return cell + " " * max(1, width - len(click.unstyle(cell)))
 
 
-class Watched:
-    """A deliverer that writes a line for each attempt that another deliverer makes."""
+class PrintingDeliverer:
+    """Wraps a deliverer and prints a line for each of its attempts."""
 
     def __init__(self, inner: Deliverer, clock: RedisClock) -> None:
         self._inner = inner
@@ -175,23 +175,23 @@ class Watched:
         return self._inner.start(call, ended, may_send)
 
     async def aclose(self) -> None:
-        """Close the deliverer behind."""
+        """Close the wrapped deliverer."""
         await self._inner.aclose()
 
 
 class Runner:
-    """A job runner that does nothing: reads each request whole and answers 202."""
+    """A job runner that does nothing: reads each request and answers 202."""
 
     def __init__(self) -> None:
         self._servers: list[asyncio.Server] = []
 
     async def start(self) -> str:
-        """Listen on the port that the example job names, or on another one if it is taken; the URL."""
+        """Listen on the port of the example job, or on another if it is in use. Returns the URL."""
         try:
             sockets = listen("127.0.0.1", RUNNER_PORT)
         except PortInUseError:
             sockets = listen("127.0.0.1", 0)
-            show(f"Port {RUNNER_PORT} is in use, so the runner listens on another one.")
+            show(f"Port {RUNNER_PORT} is in use; the runner listens on another port.")
         self._servers = [await asyncio.start_server(self._serve, sock=sock) for sock in sockets]
         return url_of(sockets, "localhost") + RUNNER_PATH
 

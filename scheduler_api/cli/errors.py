@@ -1,4 +1,4 @@
-"""How a command fails: exit codes, and errors as one line for people or as JSON for programs (``--json``)."""
+"""Exit codes, and error output: one line for people, JSON for programs (``--json``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNAVAILABLE = frozenset({429, 502, 503, 504})
 
 
 def exit_code_of(status: int) -> int:
-    """The exit code for an error status of the server. 502 and 504 come from a proxy whose server is away."""
+    """Return the exit code for an error status. 502 and 504 come from a proxy that does not reach the server."""
     if status == 404:
         return EXIT_NOT_FOUND
     if status in _UNAVAILABLE:
@@ -31,8 +31,8 @@ def exit_code_of(status: int) -> int:
 
 
 class Failed(Exception):
-    """A command that cannot do its work. ``problem`` is what ``--json`` prints: the server's problem document, or one
-    made here with ``title``, ``detail`` and ``code``."""
+    """A command failed. ``problem`` is what ``--json`` prints: the server's problem document, or a local one with
+    ``title``, ``detail`` and ``code``."""
 
     def __init__(self, message: str, *, exit_code: int = EXIT_OTHER, problem: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -42,23 +42,23 @@ class Failed(Exception):
 
 
 def local_problem(title: str, detail: str, code: str) -> dict[str, Any]:
-    """A problem document for an error that did not come from the server, and therefore has no status."""
+    """Build a problem document for an error without a response. It has no status."""
     return {"title": title, "detail": detail, "code": code}
 
 
 def unusable_file(detail: str) -> Failed:
-    """A file that cannot be read, or does not hold what it should."""
+    """Build the error for a file that cannot be read or has invalid content."""
     return Failed(detail, exit_code=EXIT_USAGE, problem=local_problem("Unusable file", detail, "bad_file"))
 
 
 def unreachable(detail: str) -> Failed:
-    """No answer came from the server."""
+    """Build the error for a server that does not answer."""
     problem = local_problem("Server unreachable", detail, "unreachable")
     return Failed(detail, exit_code=EXIT_UNREACHABLE, problem=problem)
 
 
 def report(error: Exception, *, as_json: bool) -> int:
-    """Print ``error`` to standard error; the exit code. Raises what it does not know."""
+    """Print ``error`` to standard error and return the exit code. Raises errors of other types."""
     from scheduler_core.base.errors import ConfigError, CronpostError, InvalidInput
 
     if isinstance(error, Failed):
@@ -78,7 +78,7 @@ def report(error: Exception, *, as_json: bool) -> int:
 
 
 def _write(line: str) -> None:
-    if "scheduler_core.base.events" in sys.modules:  # a server, whose log lines go to the same place in their order
+    if "scheduler_core.base.events" in sys.modules:  # a server: log lines go there too, keep the order
         from scheduler_api.cli.screen import show_error
 
         show_error(line)

@@ -1,4 +1,4 @@
-"""``cronpost health``: asks the server or node of this container or machine whether it lives."""
+"""``cronpost health``: checks whether the server or node of this container or machine is alive."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from scheduler_core.base.config_reader import load_settings
 
 ANSWER_SECONDS = 2.0
 FIRST_PROCESS = Path("/proc/1/cmdline")
-"""In a container, the process that is to be asked, with its options."""
+"""In a container: the process to check, with its options."""
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""An address to listen on is none to connect to."""
+"""Addresses to listen on, and where to connect to them."""
 PLACES = ("host", "port", "metrics_port")
 
 
 @click.command()
 def health() -> None:
-    """Ask the server or node of this container whether it lives; for health checks.
+    """Check whether the server or node of this container is alive; for health checks.
 
-    Sends GET /health to the port of CRONPOST_METRICS_PORT if that is set, else to that of the API. The first process of
-    a container may have set both by options. A node of a container that has no port lives as long as the container.
+    Sends GET /health to CRONPOST_METRICS_PORT if it is set, else to the port of the API. Options of the first
+    process of the container override both. A node without a port counts as alive as long as its container runs.
     """
     command, options = first_command(FIRST_PROCESS)
     settings = load_settings(options=options)
     if command == "node" and settings.process.metrics_port is None:
-        click.echo("healthy: the node runs, and has no port to ask")
+        click.echo("healthy: the node runs and has no port to check")
         return
     host, port = place(settings)
     connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
@@ -46,15 +46,15 @@ def health() -> None:
 
 
 def place(settings: Settings) -> tuple[str, int]:
-    """Host and port to ask."""
+    """Return the host and the port to check."""
     host = ANY_ADDRESS.get(settings.api.host, settings.api.host)
     metrics_port = settings.process.metrics_port
     return host, settings.api.port if metrics_port is None else metrics_port
 
 
 def first_command(path: Path) -> tuple[str, dict[str, str]]:
-    """The command of Cronpost that ``path`` shows as command line, and those of its options that decide where it
-    listens; both empty if it is another program."""
+    """Read a process's command line from ``path``: the command of Cronpost, and the options that decide where it
+    listens. Both are empty if it is another program."""
     try:
         words = path.read_bytes().decode("utf-8", "replace").rstrip("\0").split("\0")
     except OSError:

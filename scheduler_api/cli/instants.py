@@ -1,4 +1,4 @@
-"""Instants on the command line: RFC 3339, ``now``, or a distance from now such as ``2h`` or ``1d12h``."""
+"""Reads instants from the command line: RFC 3339, ``now``, or a duration from now such as ``2h`` or ``1d12h``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scheduler_core.base.instants import rfc3339
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DISTANCE = re.compile(r"(?P<sign>[+-]?)(?P<parts>(?:\d+(?:\.\d+)?[smhdw])+)")
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
-PAST_WORDS = "RFC 3339 instant, or how long ago, such as 2h"
-FUTURE_WORDS = "RFC 3339 instant, or how far ahead, such as 2h"
+PAST_FORMAT = "RFC 3339 instant, or how long ago, such as 2h"
+FUTURE_FORMAT = "RFC 3339 instant, or how far ahead, such as 2h"
 
 
 def instant_option(text: str | None, direction: Literal["ago", "ahead"]) -> str | None:
-    """The instant that an option means, as RFC 3339. A distance counts in ``direction`` unless it has a sign.
+    """Convert an option to RFC 3339. A duration without a sign counts in ``direction``.
 
-    Other text is returned as it is: the server checks it, and its error names the field.
+    Other text is returned unchanged: the server checks it, and its error names the field.
     """
     if text is None:
         return None

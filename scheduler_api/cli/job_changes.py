@@ -41,12 +41,12 @@ dry_run_option = click.option(
 def put(server: Server, job_id: str | None, file: str | None, dry_run: bool, **given: Any) -> None:
     """Create or replace a job, from options or from a file with the JSON body of POST /.
 
-    A field that is not given gets its default value, also where the stored job has another one; what changes is
-    printed. Only the payload of a stored job stays when it is not given. cronpost jobs update changes single fields.
+    A field that is not given is set to its default, even if the stored job has another value; changes are printed.
+    Only the stored payload is kept if none is given. cronpost jobs update changes single fields.
     """
     if file is not None:
         if any(value is not None for value in given.values()):
-            raise click.UsageError("either --file or the options of a job")
+            raise click.UsageError("give either --file or the options of a job")
         body = read_input(file)
         fields = fields_of(body) or {}
         name = job_id or _text(fields.get("id"))
@@ -54,7 +54,7 @@ def put(server: Server, job_id: str | None, file: str | None, dry_run: bool, **g
     else:
         if not job_id or not given["endpoint"] or not given["cron"]:
             raise click.UsageError(
-                "needed are JOB_ID, --endpoint and --cron (or --file); cronpost jobs update changes single fields"
+                "give JOB_ID, --endpoint and --cron, or --file; cronpost jobs update changes single fields"
             )
         name = job_id
         fields = {"id": msgspec.Raw(msgspec.json.encode(job_id))} | given_fields(given)
@@ -83,15 +83,15 @@ def _text(raw: msgspec.Raw | None) -> str | None:
     "--unset",
     multiple=True,
     type=click.Choice([name.replace("_", "-") for name in UNSET]),
-    help="Give a field its default value again. May be repeated.",
+    help="Reset a field to its default. Can be repeated.",
 )
 @dry_run_option
 @with_server
 def update(server: Server, job_id: str, unset: tuple[str, ...], dry_run: bool, **given: Any) -> None:
     """Change single fields of a job; all others stay as they are.
 
-    The job is read, merged with the options and put back. If somebody else changed it in between, that is reported and
-    the exit code is 4.
+    The job is read, merged with the options and stored. If another client changed it in between, an error is printed
+    and the exit code is 4.
     """
     fields = given_fields(given)
     dropped = frozenset(name.replace("-", "_") for name in unset)
@@ -99,7 +99,7 @@ def update(server: Server, job_id: str, unset: tuple[str, ...], dry_run: bool, *
         raise click.UsageError("give at least one field to change, for example --cron '0 6 * * *'")
     both = sorted(dropped & fields.keys())
     if both:
-        raise click.UsageError(f"either --{both[0].replace('_', '-')} or --unset {both[0].replace('_', '-')}")
+        raise click.UsageError(f"give either --{both[0].replace('_', '-')} or --unset {both[0].replace('_', '-')}")
     before = stored_job(server, job_id)
     if before is None:
         raise no_such_job(job_id)
@@ -114,7 +114,7 @@ def update(server: Server, job_id: str, unset: tuple[str, ...], dry_run: bool, *
 
 
 def _store(server: Server, path: tuple[str, str], body: bytes, before: Stored | None) -> None:
-    """Send the definition, and print what it changed."""
+    """Send the definition and print what changed."""
     answer = server.request(*path, body=body).json()
     after = stored_job(server, answer["id"]) if answer["changed"] else before
     changes = [] if before is None or after is None else changes_between(before.fields, after.fields)
@@ -131,13 +131,13 @@ def _store(server: Server, path: tuple[str, str], body: bytes, before: Stored | 
 
 
 def _check_race(answer: dict[str, Any], before: Stored | None) -> None:
-    """Fail if the version says that somebody else changed the job after it was read."""
+    """Raise Failed if the version shows that another client changed the job after it was read."""
     read = 0 if before is None else before.version
     if not answer["changed"] or read is None or answer["version"] == read + 1:
         return
     detail = (
-        f"somebody else changed {answer['id']!r} at the same time: version {read} was read, and version "
-        f"{answer['version']} is stored now. Their change may be overwritten; look at cronpost jobs get"
+        f"another client changed {answer['id']!r} at the same time: version {read} was read, and version "
+        f"{answer['version']} is stored now. Its change may be overwritten; check with cronpost jobs get"
     )
     raise Failed(detail, exit_code=EXIT_REFUSED, problem=local_problem("Conflict", detail, "changed_meanwhile"))
 
@@ -148,7 +148,7 @@ def _show_changes(changes: list[Change]) -> None:
 
 
 def _show_plan(server: Server, job_id: str | None, before: Stored | None, body: bytes) -> None:
-    """What storing the body would change, by the rules of this version of Cronpost. Sends nothing that changes."""
+    """Print what storing the body would change, by the rules of this version of Cronpost. Changes nothing."""
     from scheduler_api.cli.definition import definition_of
     from scheduler_api.wire.answers.jobs import show_definition
     from scheduler_api.wire.jobs import JOB_FIELDS, job_of

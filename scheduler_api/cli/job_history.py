@@ -10,15 +10,15 @@ import click
 from scheduler_api.cli.client import Server, job_path, with_server
 from scheduler_api.cli.complete_values import complete_job
 from scheduler_api.cli.errors import Failed
-from scheduler_api.cli.instants import PAST_WORDS, instant_option
+from scheduler_api.cli.instants import PAST_FORMAT, instant_option
 from scheduler_api.cli.job_views import PAGE
 from scheduler_api.cli.output import in_zone, printable, run_why, table
 
 
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
-@click.option("--misses/--no-misses", default=True, show_default=True, help="Also the fire times that became no run.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="At most so many.")
+@click.option("--misses/--no-misses", default=True, show_default=True, help="Also show missed fire times.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="Maximum number.")
 @click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
 @with_server
 def runs(server: Server, job_id: str, misses: bool, limit: int, utc: bool) -> None:
@@ -36,7 +36,7 @@ def runs(server: Server, job_id: str, misses: bool, limit: int, utc: bool) -> No
 
 
 def zone_of(server: Server, job_id: str) -> str | None:
-    """The time zone of a job; None for a job that was deleted, whose history can still be read."""
+    """Return the time zone of a job; None for a deleted job, whose history can still be read."""
     try:
         zone: str | None = server.request("GET", job_path(job_id)).json().get("timezone")
     except Failed:
@@ -69,9 +69,9 @@ def _miss_row(miss: dict[str, Any], zone: str | None) -> tuple[str, ...]:
 
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
-@click.option("--from", "start", default=None, help=f"{PAST_WORDS}. [default: where the account begins]")
-@click.option("--to", "end", default=None, help=f"{PAST_WORDS}. [default: now]")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="At most so many.")
+@click.option("--from", "start", default=None, help=f"{PAST_FORMAT}. [default: start of the account]")
+@click.option("--to", "end", default=None, help=f"{PAST_FORMAT}. [default: now]")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number.")
 @click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
 @with_server
 def account(server: Server, job_id: str, start: str | None, end: str | None, limit: int, utc: bool) -> None:
@@ -80,8 +80,8 @@ def account(server: Server, job_id: str, start: str | None, end: str | None, lim
     found: list[dict[str, Any]] = []
     page: dict[str, Any] = {}
     while len(found) < limit:
-        asked = params | {"limit": min(PAGE, limit - len(found))}
-        page = server.request("GET", job_path(job_id, "/account"), params=asked).json()
+        query = params | {"limit": min(PAGE, limit - len(found))}
+        page = server.request("GET", job_path(job_id, "/account"), params=query).json()
         found += page["entries"]
         params |= {"from": page["from"], "to": page["to"], "cursor": page["next"]}
         if page["next"] is None:
@@ -92,7 +92,7 @@ def account(server: Server, job_id: str, start: str | None, end: str | None, lim
     zone = None if utc else zone_of(server, job_id)
     begins, ends = in_zone(page["accounted_from"], zone), in_zone(page["accounted_until"], zone)
     click.echo(f"{printable(job_id)}, accounted for from {begins} to {ends}")
-    table(("FIRE TIME", "BECAME", "REASON", "HOW MANY", "RUN"), [_entry_row(entry, zone) for entry in found])
+    table(("FIRE TIME", "RESULT", "REASON", "COUNT", "RUN"), [_entry_row(entry, zone) for entry in found])
     if params["cursor"] is not None:
         click.echo(f"... and more: --limit {limit * 2}", err=True)
 

@@ -17,13 +17,13 @@ UNSET = ("timezone", "retry_already_running", "recovery_check", *POLICY_FIELDS)
 
 
 def job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command one option per field of a job, named as the field."""
+    """Add one option for each field of a job to a command; its name is that of the field."""
     options: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         click.option("--endpoint", help="URL of the runner."),
-        click.option("--cron", "cron", help="When: 5, 6 (seconds first) or 7 fields, or a macro."),
+        click.option("--cron", "cron", help="Cron expression: 5, 6 (seconds first) or 7 fields, or a macro."),
         click.option("--payload", help="Request body, JSON. @FILE reads it from a file."),
         click.option("--timezone", help="IANA name. [default: UTC]"),
-        click.option("--retry-already-running", type=int, help="Try again this many seconds after a 409."),
+        click.option("--retry-already-running", type=int, help="Retry this many seconds after a 409."),
         click.option("--recovery-check/--no-recovery-check", default=None, help="Run once after a downtime."),
         *(_policy_option(row) for row in ROWS),
         click.option("--retry", help='As JSON, for example {"attempts": 3, "statuses": [500]}.'),
@@ -54,7 +54,7 @@ def _option_help(row: Row) -> str:
 
 
 def given_fields(options: dict[str, Any]) -> Fields:
-    """The fields that options set, each as JSON; a payload stays the text that was given."""
+    """Encode the options as the fields of a job. A payload stays the text that was given."""
     fields: Fields = {}
     for name, value in options.items():
         if value is None:

@@ -13,12 +13,12 @@ from scheduler_api.cli.output import in_zone, printable
 
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @with_server
 def delete(server: Server, job_id: str, yes: bool) -> None:
-    """Remove a job. A request that is open may end.
+    """Remove a job. A request that is open can still end.
 
-    On a terminal it asks first, unless --yes is given.
+    On a terminal it asks for confirmation unless --yes is given.
     """
     if not yes and not server.as_json and sys.stdin.isatty() and sys.stdout.isatty():
         click.confirm(f"Delete the job {printable(job_id)}?", abort=True)
@@ -31,7 +31,7 @@ def delete(server: Server, job_id: str, yes: bool) -> None:
 @click.argument("job_id", shell_complete=complete_job)
 @with_server
 def pause(server: Server, job_id: str) -> None:
-    """Hold a job's trigger."""
+    """Pause a job: its trigger fires nothing."""
     server.ask("POST", job_path(job_id, "/pause"))
     if not server.as_json:
         click.echo(f"{printable(job_id)} paused")
@@ -41,7 +41,7 @@ def pause(server: Server, job_id: str) -> None:
 @click.argument("job_id", shell_complete=complete_job)
 @with_server
 def resume(server: Server, job_id: str) -> None:
-    """Release the trigger of a paused or quarantined job."""
+    """Resume a paused or quarantined job."""
     job = server.ask("POST", job_path(job_id, "/resume"))
     if not server.as_json:
         next_fire = in_zone(next(iter(job.get("next_fire_times", [])), None), job.get("timezone"))

@@ -28,7 +28,7 @@ _rows_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 def pages(
     server: Server, path: str, member: str, params: dict[str, Any], limit: int | None
 ) -> Iterator[tuple[list[bytes], dict[str, Any]]]:
-    """The entries of each page as the bytes that the server sent, and the rest of the page as values."""
+    """Yield each page: its entries as the bytes that the server sent, and its other members as values."""
     left = limit
     params = dict(params)
     while left is None or left > 0:
@@ -44,7 +44,7 @@ def pages(
 
 
 def one_line(row: bytes) -> bytes:
-    """A JSON value without line breaks between its tokens; numbers and texts keep their spelling."""
+    """Remove line breaks between the tokens of a JSON value; numbers and strings stay unchanged."""
     return msgspec.json.format(row, indent=-1) if b"\n" in row or b"\r" in row else row
 
 
@@ -52,13 +52,13 @@ def one_line(row: bytes) -> bytes:
 @click.option(
     "--status", default=None, shell_complete=complete_status, help="For example active, retrying, paused, quarantined."
 )
-@click.option("--prefix", default=None, help="Only ids that start so.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="At most so many.")
+@click.option("--prefix", default=None, help="Only ids with this prefix.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number.")
 @click.option("--jsonl", is_flag=True, help="One JSON object per line.")
 @click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
 @with_server
 def list_jobs(server: Server, status: str | None, prefix: str | None, limit: int, jsonl: bool, utc: bool) -> None:
-    """List jobs, in the order of their ids."""
+    """List jobs, ordered by id."""
     params = {"status": status, "prefix": prefix, "view": "full" if server.as_json or jsonl else None}
     found: list[bytes] = []
     following: str | None = None
@@ -93,7 +93,7 @@ def _job_row(job: dict[str, Any], *, utc: bool) -> tuple[str, ...]:
 
 
 def _last(last: dict[str, Any] | None) -> str:
-    """State and status code of the last run. A 2xx beside a failure is left out: the failure came by callback."""
+    """Format state and status code of the last run. After a failure reported by callback, the 2xx is omitted."""
     if not last:
         return "-"
     code = last["status_code"]
@@ -134,7 +134,7 @@ def _show_field(name: str, raw: msgspec.Raw, zone: str | None) -> None:
 
 
 def _localised(value: Any, zone: str | None) -> Any:
-    """A JSON value with its instants in ``zone``."""
+    """Convert the instants in a JSON value to ``zone``."""
     if isinstance(value, dict):
         return {name: _localised(entry, zone) for name, entry in value.items()}
     if isinstance(value, list):
@@ -148,7 +148,7 @@ def _both(instant: str, zone: str | None) -> str:
 
 
 def readable(value: Any) -> list[str]:
-    """A JSON value as lines for people: an object as ``name value, name value``, a list as one line per entry."""
+    """Format a JSON value for people: an object as ``name value, name value``, a list as one line for each entry."""
     if isinstance(value, list):
         return [line for entry in value for line in readable(entry)]
     if isinstance(value, dict):

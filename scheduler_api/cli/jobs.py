@@ -1,4 +1,4 @@
-"""``cronpost jobs``: look at and change the jobs of a running server."""
+"""``cronpost jobs``: show and change the jobs of a running server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scheduler_api.cli.errors import EXIT_CODES
 from scheduler_api.cli.lazy import LazyGroup
 
 COMMANDS = {
-    "list": ("scheduler_api.cli.job_views:list_jobs", "List jobs, in the order of their ids."),
+    "list": ("scheduler_api.cli.job_views:list_jobs", "List jobs, ordered by id."),
     "get": ("scheduler_api.cli.job_views:get", "Show a job."),
     "runs": ("scheduler_api.cli.job_history:runs", "Show what happened at a job's fire times, newest first."),
     "account": (
@@ -20,14 +20,17 @@ COMMANDS = {
         "Create or replace a job, from options or from a file with the JSON body of POST /.",
     ),
     "update": ("scheduler_api.cli.job_changes:update", "Change single fields of a job; all others stay as they are."),
-    "pause": ("scheduler_api.cli.job_state:pause", "Hold a job's trigger."),
-    "resume": ("scheduler_api.cli.job_state:resume", "Release the trigger of a paused or quarantined job."),
+    "pause": ("scheduler_api.cli.job_state:pause", "Pause a job: its trigger fires nothing."),
+    "resume": ("scheduler_api.cli.job_state:resume", "Resume a paused or quarantined job."),
     "delete": ("scheduler_api.cli.job_state:delete", "Remove a job."),
-    "run": ("scheduler_api.cli.run_requests:run", "Start a run now: the earliest that waits, or the job's usual one."),
-    "backfill": ("scheduler_api.cli.run_requests:backfill", "Run fire times of the past once more, one by one."),
+    "run": (
+        "scheduler_api.cli.run_requests:run",
+        "Start a run now: the earliest pending one, else one with the job's payload.",
+    ),
+    "backfill": ("scheduler_api.cli.run_requests:backfill", "Run past fire times again, one by one."),
     "pending": (
         "scheduler_api.cli.run_requests:pending",
-        "Show the runs that wait for a job, replace them, or revive one.",
+        "Show, replace or revive the pending runs of a job.",
     ),
     "export": ("scheduler_api.cli.transfer:export", "Print the definitions of jobs, for cronpost jobs import."),
     "import": ("scheduler_api.cli.transfer:import_jobs", "Create or replace the jobs of a file."),
@@ -36,8 +39,8 @@ COMMANDS = {
 
 @click.group(cls=LazyGroup, lazy=COMMANDS, epilog=EXIT_CODES)
 def jobs() -> None:
-    """Look at and change the jobs of a running server.
+    """Show and change the jobs of a running server.
 
-    The server is the one of --server, CRONPOST_SERVER (also in .env), or the one that CRONPOST_HOST and CRONPOST_PORT
-    name; the key is that of --api-key-file, --api-key or CRONPOST_API_KEY.
+    The server address comes from --server, CRONPOST_SERVER (also in .env), or CRONPOST_HOST and CRONPOST_PORT; the key
+    from --api-key-file, --api-key or CRONPOST_API_KEY.
     """

@@ -1,4 +1,4 @@
-"""Command groups that import a command only when it is called, so that ``cronpost --help`` needs no other module."""
+"""Command groups that import a command only when it is called: ``cronpost --help`` imports none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 class LazyGroup(click.Group):
     """A group whose commands live in modules that are imported on demand.
 
-    ``lazy`` maps a command's name to ``("module:attribute", short help)``. The short help stands here because the
+    ``lazy`` maps a command's name to ``("module:attribute", short help)``. The short help is repeated here because the
     group's own ``--help`` must not import the command; a test compares it with the command's docstring.
     """
 
@@ -22,11 +22,11 @@ class LazyGroup(click.Group):
         self.lazy = dict(lazy or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order of the table."""
+        """List the commands in the order of the table."""
         return [*self.lazy, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now if it was not yet."""
+        """Import and return the command."""
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = self.lazy[cmd_name][0].partition(":")
@@ -34,7 +34,7 @@ class LazyGroup(click.Group):
         return found
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Names from the table, so that a completion imports no command."""
+        """Complete names from the table, so that a completion imports no command."""
         rows = [(name, short) for name, (_, short) in self.lazy.items()]
         rows += [(name, command.get_short_help_str()) for name, command in self.commands.items()]
         found = [CompletionItem(name, help=short) for name, short in rows if name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""The command ``cronpost``. Each command's module is imported when the command is called, and not before."""
+"""Defines the command ``cronpost``. A command's module is imported when the command is called."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from scheduler_core.version import __version__
 COMMANDS = {
     "serve": (
         "scheduler_api.cli.serve:serve",
-        "Run the server: API and scheduler in one process; with --nodes, nodes in processes of their own beside it.",
+        "Run the server: API and scheduler in one process, or with --nodes, node processes beside it.",
     ),
     "api": ("scheduler_api.cli.serve:api", "Run the API alone, on a Redis that it shares with nodes."),
     "node": (
         "scheduler_api.cli.serve:node",
-        "Run a scheduler node, or several, on a Redis that is shared with others.",
+        "Run one scheduler node, or several, on a Redis that is shared with other processes.",
     ),
     "demo": (
         "scheduler_api.cli.serve:demo",
@@ -27,15 +27,15 @@ COMMANDS = {
     ),
     "config": (
         "scheduler_api.cli.serve:config",
-        "List all settings: value, where it comes from, default, meaning.",
+        "List all settings: value, source, default, meaning.",
     ),
     "health": (
         "scheduler_api.cli.health:health",
-        "Ask the server or node of this container whether it lives; for health checks.",
+        "Check whether the server or node of this container is alive; for health checks.",
     ),
     "cron": ("scheduler_api.cli.cron:cron", "Explain a cron EXPRESSION in words and show its next fire times."),
-    "jobs": ("scheduler_api.cli.jobs:jobs", "Look at and change the jobs of a running server."),
-    "runs": ("scheduler_api.cli.runs:runs", "Look at the runs of all jobs, schedules and tasks."),
+    "jobs": ("scheduler_api.cli.jobs:jobs", "Show and change the jobs of a running server."),
+    "runs": ("scheduler_api.cli.runs:runs", "Show and cancel runs of jobs, schedules and tasks."),
     "completion": ("scheduler_api.cli.completion:completion", "Print the completion script of a shell."),
 }
 
@@ -43,16 +43,16 @@ _AS_JSON = "scheduler_api.cli.main.as_json"
 
 
 class Main(LazyGroup):
-    """Shows an error that was raised on purpose as one line, or as JSON with ``--json``; a traceback is for faults."""
+    """Prints an expected error as one line, or as JSON with ``--json``. Only an unexpected one gives a traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Note ``--json`` before the command reads its options: an error in them must be JSON too."""
+        """Remember ``--json`` before the command parses its options, so that an error in them is JSON too."""
         given = args[: args.index("--")] if "--" in args else args
         ctx.meta[_AS_JSON] = "--json" in given or "--jsonl" in given
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command; turn an expected error into output and an exit code."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:

@@ -1,4 +1,4 @@
-"""What commands print for people: tables, colours, instants in a job's zone."""
+"""Output for people: tables, colours, instants in a job's time zone."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def in_colour() -> bool:
 
 
 def paint(text: str, state: str | None = None) -> str:
-    """``text`` in the colour of a state; of the state that it begins with, if none is given."""
+    """Colour ``text`` for a state. Without ``state``, the first word of the text is the state."""
     colour = _COLOUR_OF.get(state or text.split(" ", maxsplit=1)[0])
     return click.style(text, fg=colour) if colour is not None and in_colour() else text
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns under their heads. On a terminal, long values are cut and states have colours."""
+    """Print a table. On a terminal, long values are truncated and states are coloured."""
     if not rows:
         click.echo("none")
         return
@@ -42,7 +42,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in [list(heads), *lines]) for column in range(len(heads))]
     head = "  ".join(name.ljust(width) for name, width in zip(heads, widths, strict=True)).rstrip()
     click.echo(click.style(head, bold=True) if colour else head)
-    painted = [name in {"STATE", "STATUS", "LAST RUN", "BECAME"} for name in heads]
+    painted = [name in {"STATE", "STATUS", "LAST RUN", "RESULT"} for name in heads]
     for row in lines:
         cells = [
             paint(cell.ljust(width), cell.split(" ")[0]) if has_state else cell.ljust(width)
@@ -56,12 +56,12 @@ def _cut(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` without characters that could steer a terminal: ids and answers come from others."""
+    """Escape characters that could control a terminal: ids and responses are untrusted."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def in_zone(instant: str | None, zone: str | None) -> str:
-    """An RFC 3339 instant of the server with the offset of ``zone``; as it is where the zone is UTC or unknown."""
+    """Convert an RFC 3339 instant to ``zone``; unchanged if the zone is UTC or unknown."""
     if not instant:
         return "-"
     if zone in {None, "", "UTC"}:
@@ -76,7 +76,7 @@ def in_zone(instant: str | None, zone: str | None) -> str:
 
 
 def run_why(run: dict[str, Any]) -> str:
-    """Why a run is not (yet) a success: its message, or how its last attempt ended."""
+    """Return why a run has not succeeded (yet): its message, or the result of its last attempt."""
     if run.get("state") in {"succeeded", "open"}:
         return ""
     if run.get("message"):

@@ -1,4 +1,4 @@
-"""``cronpost jobs run``, ``backfill`` and ``pending``: runs that somebody asks for."""
+"""``cronpost jobs run``, ``backfill`` and ``pending``: request runs."""
 
 from __future__ import annotations
 
@@ -9,35 +9,44 @@ import click
 
 from scheduler_api.cli.client import Server, job_path, json_option, read_input, with_server
 from scheduler_api.cli.complete_values import complete_job
-from scheduler_api.cli.instants import FUTURE_WORDS, PAST_WORDS, instant_option
+from scheduler_api.cli.instants import FUTURE_FORMAT, PAST_FORMAT, instant_option
 from scheduler_api.cli.output import printable, table
 
 
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
-@click.option("--start", required=True, help=f"The first fire time to run again, or one before it: {PAST_WORDS}.")
-@click.option("--end", required=True, help="The last fire time, or an instant after it; written alike.")
-@click.option("--limit", type=int, default=None, help="The most runs to start. [default: 100]")
+@click.option(
+    "--start", required=True, help=f"The first fire time to run again, or an instant before it: {PAST_FORMAT}."
+)
+@click.option(
+    "--end", required=True, help="The last fire time to run again, or an instant after it, in the same format."
+)
+@click.option("--limit", type=int, default=None, help="Maximum number of runs. [default: 100]")
 @with_server
 def backfill(server: Server, job_id: str, start: str, end: str, limit: int | None) -> None:
-    """Run fire times of the past once more, one by one."""
+    """Run past fire times again, one by one."""
     body: dict[str, Any] = {"start": instant_option(start, "ago"), "end": instant_option(end, "ago")}
     if limit is not None:
         body["limit"] = limit
     answer = server.ask("POST", job_path(job_id, "/backfill"), body=json.dumps(body).encode())
     if not server.as_json:
-        click.echo(f"{answer['runs']} run(s) asked for, for the fire times from {answer['first']} to {answer['last']}")
+        click.echo(f"{answer['runs']} run(s) requested, for the fire times from {answer['first']} to {answer['last']}")
 
 
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
-@click.option("--put", "file", type=click.Path(dir_okay=False, allow_dash=True), help="Replace the list; - is stdin.")
-@click.option("--revive", "run_id", default=None, metavar="RUN", help="Try a run again that was set aside as failed.")
+@click.option(
+    "--put",
+    "file",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Replace the list by the JSON in this file; - is stdin.",
+)
+@click.option("--revive", "run_id", default=None, metavar="RUN", help="Retry a pending run that has failed.")
 @with_server
 def pending(server: Server, job_id: str, file: str | None, run_id: str | None) -> None:
-    """Show the runs that wait for a job, replace them, or revive one."""
+    """Show, replace or revive the pending runs of a job."""
     if file is not None and run_id is not None:
-        raise click.UsageError("either --put or --revive")
+        raise click.UsageError("give either --put or --revive")
     path = job_path(job_id, "/pending")
     if file is not None:
         answer = server.ask("PUT", path, body=read_input(file))
@@ -51,7 +60,7 @@ def pending(server: Server, job_id: str, file: str | None, run_id: str | None) -
         (
             entry["not_before"],
             entry["reason"],
-            "failed" if entry["failed"] is not None else "waits",
+            "failed" if entry["failed"] is not None else "waiting",
             str(entry["attempts"]),
             json.dumps(entry["payload"], ensure_ascii=False) if "payload" in entry else "(the job's)",
             entry["run_id"],
@@ -64,12 +73,12 @@ def pending(server: Server, job_id: str, file: str | None, run_id: str | None) -
 
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
-@click.option("--force", is_flag=True, help="Queue behind a run that is not settled, whatever its time is.")
-@click.option("--payload", help="Another body for this run, JSON. @FILE reads it from a file.")
-@click.option("--not-before", default=None, help=f"When it may start: {FUTURE_WORDS}.")
+@click.option("--force", is_flag=True, help="Ignore not_before and min_interval_seconds; wait only for an open run.")
+@click.option("--payload", help="Request body of this run instead of the job's, JSON. @FILE reads it from a file.")
+@click.option("--not-before", default=None, help=f"Earliest start: {FUTURE_FORMAT}.")
 @with_server
 def run(server: Server, job_id: str, force: bool, payload: str | None, not_before: str | None) -> None:
-    """Start a run now: the earliest that waits, or the job's usual one."""
+    """Start a run now: the earliest pending one, else one with the job's payload."""
     fields: dict[str, Any] = {"force": force}
     if not_before is not None:
         fields["not_before"] = instant_option(not_before, "ahead")
@@ -82,4 +91,4 @@ def run(server: Server, job_id: str, force: bool, payload: str | None, not_befor
     if "skipped" in answer:
         click.echo(f"nothing started: {answer['skipped'].replace('_', ' ')}, next at {answer['next_at'] or '-'}")
     else:
-        click.echo(f"run {answer['run_id']} asked for; cronpost jobs runs {printable(job_id)} shows how it ends")
+        click.echo(f"run {answer['run_id']} requested; cronpost jobs runs {printable(job_id)} shows its result")

@@ -1,4 +1,4 @@
-"""``cronpost runs``: list runs of all jobs, show one with what was sent and answered, cancel one."""
+"""``cronpost runs``: list runs of all jobs, show one with its request and response, cancel one."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import msgspec
 from scheduler_api.cli.client import Server, with_server
 from scheduler_api.cli.complete_values import complete_job, complete_run
 from scheduler_api.cli.errors import EXIT_CODES
-from scheduler_api.cli.instants import PAST_WORDS, instant_option
+from scheduler_api.cli.instants import PAST_FORMAT, instant_option
 from scheduler_api.cli.output import paint, printable, table
 
 STATES = ("open", "retrying", "taken", "succeeded", "failed", "conflict", "superseded", "cancelled", "lost")
 PAGE = 1000
 SEARCHED = 100_000
-"""The most runs that one list with a filter looks at."""
+"""Maximum number of runs that a list with a filter reads."""
 NAMES_WIDE = 26
 
 
 @click.group(epilog=EXIT_CODES)
 def runs() -> None:
-    """Look at the runs of all jobs, schedules and tasks."""
+    """Show and cancel runs of jobs, schedules and tasks."""
 
 
 @runs.command("list")
 @click.option("--job", "job_id", default=None, shell_complete=complete_job, help="Only runs of this job.")
-@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only this state. May be repeated.")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only this state. Can be repeated.")
 @click.option("--reason", default=None, help="Only this reason, for example manual or backfill.")
-@click.option("--from", "start", default=None, help=f"Started at or after: {PAST_WORDS}.")
-@click.option("--to", "end", default=None, help=f"Started at or before: {PAST_WORDS}.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, SEARCHED), help="At most so many.")
+@click.option("--from", "start", default=None, help=f"Started at or after: {PAST_FORMAT}.")
+@click.option("--to", "end", default=None, help=f"Started at or before: {PAST_FORMAT}.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, SEARCHED), help="Maximum number.")
 @click.option("--jsonl", is_flag=True, help="One JSON object per line.")
 @with_server
 def list_runs(
@@ -58,7 +58,7 @@ def list_runs(
     found: list[tuple[bytes, dict[str, Any]]] = []
     for raw in _runs(server, params, None if filtered else limit):
         run = msgspec.json.decode(raw)
-        # Also here: an older server passes over the filters that it does not know.
+        # Also filtered here: an older server ignores filters that it does not know.
         if (states and run["state"] not in states) or reason not in {None, run["reason"]}:
             continue
         found.append((raw, run))
@@ -76,7 +76,7 @@ def list_runs(
 
 
 def _runs(server: Server, params: dict[str, Any], limit: int | None) -> Iterator[bytes]:
-    """The runs of all pages, as the bytes that the server sent."""
+    """Yield the runs of all pages as the bytes that the server sent."""
     left = SEARCHED if limit is None else limit
     params = dict(params)
     while left > 0:
@@ -108,7 +108,7 @@ def _row(run: dict[str, Any]) -> tuple[str, ...]:
 @click.argument("run_id", shell_complete=complete_run)
 @with_server
 def get(server: Server, run_id: str) -> None:
-    """Show a run: its attempts, and what the last one sent and was answered."""
+    """Show a run: its attempts, and the request and response of the last one."""
     run = server.ask("GET", f"/runs/{quote(run_id, safe='')}")
     if server.as_json:
         return
@@ -137,7 +137,7 @@ def _attempt(attempt: dict[str, Any]) -> str:
 
 
 def _pretty(body: str) -> str:
-    """A body with indentation if it is JSON."""
+    """Indent a body if it is JSON."""
     try:
         return msgspec.json.format(body, indent=2)
     except (msgspec.DecodeError, RecursionError):
@@ -148,7 +148,7 @@ def _pretty(body: str) -> str:
 @click.argument("run_id", shell_complete=complete_run)
 @with_server
 def cancel(server: Server, run_id: str) -> None:
-    """End a run that is not settled. Its runner may still be working on it."""
+    """Cancel a run that has not ended. Its runner may still be working on it."""
     answer = server.ask("POST", f"/runs/{quote(run_id, safe='')}/cancel")
     if server.as_json:
         return

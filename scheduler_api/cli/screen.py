@@ -1,7 +1,7 @@
-"""What a running server writes for the person at the terminal, without waiting for the terminal.
+"""Writes the output of a running server to the terminal without blocking.
 
-A terminal that is stopped (Ctrl-S), or a pipe that nobody reads, must not stop the event loop. Commands that print an
-answer and end use ``click.echo``: they have nothing else to do meanwhile.
+A stopped terminal (Ctrl-S), or a pipe that nobody reads, must not stop the event loop. Commands that print a result and
+exit use ``click.echo`` instead.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def show_error(text: str) -> None:
 def _writer() -> LineWriter | None:
     try:
         descriptor = sys.stdout.fileno()
-    except (OSError, ValueError, AttributeError):  # no file of the system
+    except (OSError, ValueError, AttributeError):  # not a file descriptor
         return None
     sys.stdout.flush()
     writer = LineWriter(descriptor)

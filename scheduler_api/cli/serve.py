@@ -1,6 +1,6 @@
 """``cronpost serve``, ``api``, ``node``, ``demo`` and ``config``: the commands whose options are the settings.
 
-What there is to set stands in ``scheduler_core.base.config`` only.
+The settings are defined in ``scheduler_core.base.config``; the options are generated from them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def setting_options(*sections: str) -> Callable[[F], F]:
-    """Gives a command one option per setting of these sections."""
+    """Add one option for each setting of these sections to a command."""
 
     def decorate(command: F) -> F:
         for setting in reversed([setting for setting in SETTINGS if setting.section in sections]):
@@ -47,16 +47,16 @@ def _option(setting: Setting) -> dict[str, Any]:
 
 
 def read_settings(options: dict[str, str | None]) -> Settings:
-    """The settings of a command with these options."""
+    """Load the settings; ``options`` override the environment."""
     return load_settings(options={name: text for name, text in options.items() if text is not None})
 
 
 @click.command()
 @setting_options("api", "store", "engine", "tasks", "process", "log")
 def serve(**options: str | None) -> None:
-    """Run the server: API and scheduler in one process; with --nodes, nodes in processes of their own beside it.
+    """Run the server: API and scheduler in one process, or with --nodes, node processes beside it.
 
-    Without --redis-url it starts a Redis of its own in the data directory.
+    Without --redis-url it starts its own Redis in the data directory.
     """
     _run(read_settings(options), api=True, node=True)
 
@@ -76,8 +76,10 @@ def api(**options: str | None) -> None:
 @click.option("--sole", is_flag=True, hidden=True)
 @click.option("--own", default="[]", hidden=True)
 def node(parent: int | None, sole: bool, own: str, **options: str | None) -> None:
-    """Run a scheduler node, or several, on a Redis that is shared with others. It opens no port unless it is given one
-    for its metrics."""
+    """Run one scheduler node, or several, on a Redis that is shared with other processes.
+
+    It opens no port, except one for metrics if --metrics-port is set.
+    """
     if parent is not None:
         _run_child(parent, sole=sole, own=own)
         return
@@ -91,7 +93,7 @@ def node(parent: int | None, sole: bool, own: str, **options: str | None) -> Non
 def demo(**options: str | None) -> None:
     """Start a server, a runner and an example job, and show each fire until Ctrl-C.
 
-    Everything is kept apart from real jobs, in the directory demo of the data directory.
+    It is separate from real jobs: its data is in the directory demo of the data directory.
     """
     from scheduler_api.cli.demo import run_demo
     from scheduler_core.base.events import configure_logging
@@ -105,8 +107,8 @@ def demo(**options: str | None) -> None:
 def _need_redis_url(settings: Settings, command: str) -> None:
     if settings.store.redis_url is None:
         raise ConfigError(
-            f"cronpost {command} works on a Redis that it shares with other processes: set CRONPOST_REDIS_URL "
-            "(or --redis-url). cronpost serve runs everything in one process and needs none"
+            f"cronpost {command} needs a Redis that it shares with other processes: set CRONPOST_REDIS_URL or "
+            "--redis-url. cronpost serve runs everything in one process and starts its own Redis"
         )
 
 
@@ -118,17 +120,17 @@ def _run(settings: Settings, *, api: bool, node: bool) -> None:
     for old, new in settings.old_names:
         get_logger(__name__).warning(SETTING_RENAMED, setting=old, use=new)
     if api and settings.client.api_key is not None and not settings.api.api_keys:
-        # One letter away from the setting that protects the server.
+        # Easily confused with CRONPOST_API_KEYS, the setting that protects the server.
         get_logger(__name__).warning(
             SETTING_WARNING,
             setting="CRONPOST_API_KEY",
-            detail="only cronpost jobs and cronpost runs use it; this server asks for no key. Set CRONPOST_API_KEYS",
+            detail="only cronpost jobs and cronpost runs use it; this server requires no key. Set CRONPOST_API_KEYS",
         )
     Process(settings, api=api, node=node, on_ready=_banner).run()
 
 
 def _run_child(descriptor: int, *, sole: bool, own: str) -> None:
-    """One of the nodes of a server, which has put all settings into the environment."""
+    """Run one node of a server. The server passes all settings in the environment."""
     import msgspec
 
     from scheduler_api.server.node_link import ParentLink
@@ -143,7 +145,7 @@ def _run_child(descriptor: int, *, sole: bool, own: str) -> None:
 
 
 def _banner(process: Any) -> None:
-    """On a terminal, once the process is ready: where it is, and what to do next."""
+    """Print addresses and a first command when the process is ready. Only on a terminal."""
     if not sys.stdout.isatty():
         return
     from scheduler_api.cli.screen import show
@@ -158,19 +160,19 @@ def _banner(process: Any) -> None:
     else:
         lines.append(f"  Redis       {mask_url(settings.store.redis_url)}")
     if process.nodes is not None:
-        lines.append(f"  Nodes       {process.nodes.wanted}, each a process of its own")
+        lines.append(f"  Nodes       {process.nodes.wanted} processes")
     if process.url is not None:
         keys = len(settings.api.api_keys)
-        lines.append(f"  Access      {f'{keys} API key(s)' if keys else 'open to whoever can connect'}")
+        lines.append(f"  Access      {f'{keys} API key(s)' if keys else 'open: no API key is required'}")
         lines.append(f"  Next        cronpost jobs list --server {process.url}     (Ctrl-C stops the server)")
     show("\n".join(lines))
 
 
 @click.command()
 @setting_options(*{setting.section for setting in SETTINGS})
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def config(as_json: bool, **options: str | None) -> None:
-    """List all settings: value, where it comes from, default, meaning."""
+    """List all settings: value, source, default, meaning."""
     rows = read_settings(options).rows()
     if as_json:
         import json
@@ -196,7 +198,7 @@ def config(as_json: bool, **options: str | None) -> None:
     width = max(len(row.setting.env) for row in rows)
     for row in rows:
         if row.setting.section == "client" and row is next(one for one in rows if one.setting.section == "client"):
-            click.echo("\nFor cronpost jobs and cronpost runs; servers and nodes ignore these:")
+            click.echo("\nOnly for cronpost jobs and cronpost runs; servers and nodes ignore these:")
         origin = "" if row.source == "default" else f"   (from {row.source}; default {row.default})"
         click.echo(f"{row.setting.env.ljust(width)}  {row.value}{origin}")
         for line in wrap([f"{row.setting.meaning} Expected: {row.setting.kind}."], 100):
@@ -204,7 +206,7 @@ def config(as_json: bool, **options: str | None) -> None:
 
 
 def wrap(paragraphs: Iterable[str], width: int) -> list[str]:
-    """Lines of at most ``width`` characters."""
+    """Wrap paragraphs into lines of at most ``width`` characters."""
     import textwrap
 
     return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, width)]

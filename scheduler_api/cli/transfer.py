@@ -1,5 +1,6 @@
-"""``cronpost jobs export`` and ``import``: definitions out of a server and into one. Export, then import, changes
-nothing: payloads keep their bytes."""
+"""``cronpost jobs export`` and ``import``: copies job definitions out of a server and into one.
+
+Importing an unchanged export changes nothing: payloads keep their bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from scheduler_api.cli.job_views import pages
 from scheduler_api.cli.output import printable
 
 BATCH_LIMIT = 1000
-"""The most jobs in one ``POST /jobs:batch``."""
+"""Maximum number of jobs in one ``POST /jobs:batch``."""
 BATCH_BYTES = 4 << 20
 """One request of an import holds at most this many bytes, or one job."""
 
@@ -26,14 +27,14 @@ _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @click.command()
-@click.option("--prefix", default=None, help="Only ids that start so.")
-@click.option("--jsonl", is_flag=True, help="One JSON object after the other, instead of one array.")
+@click.option("--prefix", default=None, help="Only ids with this prefix.")
+@click.option("--jsonl", is_flag=True, help="One JSON object after another instead of one array.")
 @with_server
 def export(server: Server, prefix: str | None, jsonl: bool) -> None:
     """Print the definitions of jobs, for cronpost jobs import.
 
-    They are sorted by id. Payloads keep their bytes, so one that holds line breaks spans several lines, also with
-    --jsonl. Left out are fields without a value (null), state (pauses, waiting runs, histories) and schedules, which
+    They are sorted by id. Payloads keep their bytes, so a payload with line breaks takes several lines, also with
+    --jsonl. Not exported: fields without a value (null), state (pauses, pending runs, histories) and schedules, which
     POST /schedules creates.
     """
     written = schedules = 0
@@ -52,21 +53,21 @@ def export(server: Server, prefix: str | None, jsonl: bool) -> None:
     if not jsonl:
         click.echo("\n]" if written else "[]")
     if schedules:
-        click.echo(f"{schedules} schedule(s) left out", err=True)
+        click.echo(f"{schedules} schedule(s) not exported", err=True)
     for job_id in unreadable:
-        click.echo(f"{printable(job_id)} left out: its definition cannot be read", err=True)
+        click.echo(f"{printable(job_id)} not exported: its definition cannot be read", err=True)
     if unreadable:
         raise click.exceptions.Exit(EXIT_OTHER)
 
 
 def _stored_jobs(server: Server, prefix: str | None) -> Iterator[Fields]:
-    """All jobs with their payloads."""
+    """Read all jobs with their payloads."""
     for rows, _ in pages(server, "/jobs", "jobs", {"prefix": prefix, "view": "full"}, None):
         yield from map(_fields_decoder.decode, rows)
 
 
 class Counts(msgspec.Struct):
-    """What an import did."""
+    """Counts the results of an import."""
 
     created: int = 0
     changed: int = 0
@@ -75,7 +76,7 @@ class Counts(msgspec.Struct):
     not_sent: int = 0
 
     def line(self) -> str:
-        """The counts for people."""
+        """Format the counts as one line."""
         text = f"{self.created} created, {self.changed} changed, {self.unchanged} unchanged, {self.failed} failed"
         return f"{text}, {self.not_sent} not sent" if self.not_sent else text
 
@@ -87,15 +88,15 @@ class Counts(msgspec.Struct):
     type=click.Choice(["continue", "stop"]),
     default="continue",
     show_default=True,
-    help="stop: send nothing after the request in which a job failed; its other jobs are stored.",
+    help="stop: send no further request after one in which a job failed. The other jobs of that request are stored.",
 )
 @with_server
 def import_jobs(server: Server, file: str, on_error: str) -> None:
     """Create or replace the jobs of a file.
 
-    The file is what cronpost jobs export prints: a JSON array of bodies of POST /, or one body after the other. - is
-    stdin. Each job stands for itself; those that fail are named with the reason. The exit code is then the one that
-    all failures share, else 1.
+    The file has the format of cronpost jobs export: a JSON array of bodies of POST /, or one body after another. - is
+    stdin. Jobs are stored independently; each failure is printed with its reason. After failures the exit code is the
+    one that all of them share, else 1.
     """
     bodies = bodies_of(read_input(file))
     counts = Counts()
@@ -131,7 +132,7 @@ def _count(counts: Counts, result: dict[str, Any], place: int, failures: list[di
 
 
 def _show_progress(server: Server, done: int, total: int) -> None:
-    """A line on standard error, for an import of more than one request."""
+    """Print a line on standard error if the import needs more than one request."""
     if server.as_json or (done == total and total <= BATCH_LIMIT):
         return
     if sys.stderr.isatty():
@@ -153,7 +154,7 @@ def _show_result(server: Server, counts: Counts, failures: list[dict[str, Any]])
 
 
 def bodies_of(text: bytes) -> list[bytes]:
-    """The bodies in a file, each as its bytes: the elements of an array, or objects one after the other."""
+    """Split a file into bodies, each as its bytes: the elements of an array, or objects one after another."""
     if text.lstrip().startswith(b"["):
         try:
             return [bytes(one) for one in msgspec.json.decode(text, type=list[msgspec.Raw])]
@@ -166,7 +167,7 @@ def bodies_of(text: bytes) -> list[bytes]:
 
 
 def _one_after_the_other(text: bytes) -> Iterator[bytes]:
-    # Numbers stay text: only where a value ends matters, and a long number must not be an error here.
+    # Numbers stay text: only the end of each value is needed, and a long number must not be an error here.
     decoder = json.JSONDecoder(parse_int=str, parse_float=str)
     try:
         characters = text.decode("utf-8")
@@ -188,7 +189,7 @@ def _one_after_the_other(text: bytes) -> Iterator[bytes]:
 
 
 def _parts(bodies: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """The bodies of each request, in their order."""
+    """Group the bodies into requests, in order."""
     part: list[bytes] = []
     size = 0
     for one in bodies:
