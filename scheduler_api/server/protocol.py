@@ -12,18 +12,16 @@ This module uses attributes of uvicorn's and httptools' that are not their publi
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import struct
-import termios
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from scheduler_api.hosts import host_of
 from scheduler_api.scope import KEY_IN_SCOPE, RESERVED_IN_SCOPE
 from scheduler_api.server.connections import Admission, Connections
+from scheduler_api.server.deadlines import ANSWER_BYTES, AnswerProgress, Deadline
+from scheduler_api.server.request_head import MAX_HEAD_BYTES, HeadRefused, check_head, closing_answer, encode_head
 
 HEAD_SECONDS = 10.0
 """For a request's line and headers, from the first byte, or from the start of the connection."""
@@ -32,8 +30,6 @@ BODY_SECONDS = 30.0
 ANSWER_SECONDS = 60.0
 """From the end of the body until the answer begins, and then for each ``ANSWER_BYTES`` of it that wait for the
 client. Redis is given up long before."""
-ANSWER_BYTES = 65_536
-"""A client that takes less of a waiting answer in ``ANSWER_SECONDS`` (1 kB/s) is cut off: the rest fills memory."""
 IDLE_SECONDS = 75.0
 """How long a connection without a request is kept. Longer than clients and proxies usually keep theirs, so that it is
 they who close it: a request that meets a closing connection is lost."""
@@ -44,10 +40,6 @@ LINGER_SECONDS = 2.0
 system reset the connection, and the reset would overtake the answer that says why."""
 LINGER_BYTES = 8 << 20
 """And how much of it at most."""
-MAX_HEAD_BYTES = 65_536
-"""Of a request's line and headers; and, in a chunked body, of bytes in a row that are not content."""
-
-SLASH = b"/"[0]
 
 
 class ServerProtocol(HttpToolsProtocol):
@@ -65,10 +57,9 @@ class ServerProtocol(HttpToolsProtocol):
         self._table = table
         self._reserved = False
         """Whether this connection is of the reserve: it gets one request, and only of a probe or with a key."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        self._deadline: float | None = None
-        """When the current part of the exchange has to be over. The timer may go off earlier: then it is set again."""
+        self._deadline = Deadline(self.loop, self._expire)
+        """When the current part of the exchange must be over."""
+        self._progress: AnswerProgress
         self._is_idle = False
         """Whether all requests are answered, and no byte of a next one has come."""
         self._in_head = False
@@ -85,11 +76,6 @@ class ServerProtocol(HttpToolsProtocol):
         """Whether the last answer was given, and what still comes is thrown away."""
         self._thrown_away = 0
         self._is_lost = False
-        self._written = 0
-        """Bytes of answers given to the transport."""
-        self._taken_before = 0
-        self._waiting_before = 0
-        """What the client had taken, and what waited for it, when the deadline of the answer was set."""
 
     @property
     def is_idle(self) -> bool:
@@ -100,20 +86,19 @@ class ServerProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._progress = AnswerProgress(transport)
         admission = self._table.admit(self, self.client[0] if self.client else "")
         if admission is Admission.REFUSED:
             self.connections.discard(self)
-            transport.write(_closing_answer(HTTPStatus.SERVICE_UNAVAILABLE))
+            transport.write(closing_answer(HTTPStatus.SERVICE_UNAVAILABLE))
             transport.close()
-            self._arm(self.linger_seconds)
+            self._deadline.set(self.linger_seconds)
             return
         self._reserved = admission is Admission.RESERVED
-        self._arm(self.head_seconds)
+        self._deadline.set(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._deadline = self._timer = None
+        self._deadline.cancel()
         self._is_lost = True
         self._table.remove(self)
         super().connection_lost(exc)
@@ -128,7 +113,7 @@ class ServerProtocol(HttpToolsProtocol):
             return
         if self._is_idle:
             self._is_idle = False
-            self._arm(self.head_seconds)
+            self._deadline.set(self.head_seconds)
         self._quiet_bytes += len(data)
         if not self._parse(data):
             return
@@ -184,11 +169,13 @@ class ServerProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._stop_parsing(HTTPStatus.NOT_IMPLEMENTED)
-            self._head_without_upgrade = self._encode_head(without=b"upgrade")
+            self._head_without_upgrade = encode_head(
+                self.parser.get_method(), self.url, self.headers, self.parser.get_http_version(), without=b"upgrade"
+            )
             return
         self._quiet_bytes = 0
         self._table.mark_busy(self)
-        self._arm(self.body_seconds)
+        self._deadline.set(self.body_seconds)
         super().on_headers_complete()
         self.cycle.transport = _ExchangeTransport(self)  # type: ignore[assignment]
         if self._reserved:
@@ -208,36 +195,11 @@ class ServerProtocol(HttpToolsProtocol):
             self._arm_answer()
 
     def _check_head(self) -> None:
-        """Refuse what has more than one reading (RFC 9112: 2.3, 3.2, 6.1; RFC 6585, 5).
-
-        A target in absolute form has to name the same host as ``Host``; from here on it is one in origin form, so that
-        the check of ``Host`` in the application counts for both.
-        """
-        size, hosts, codings, host = len(self.url), 0, 0, b""
-        for name, value in self.headers:
-            size += len(name) + len(value)
-            if name == b"host":
-                hosts += 1
-                host = value
-            elif name == b"transfer-encoding":
-                codings += 1
-                if value.lower() != b"chunked":
-                    self._stop_parsing(HTTPStatus.NOT_IMPLEMENTED)
-        if size > MAX_HEAD_BYTES:
-            self._stop_parsing(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        version = self.parser.get_http_version()
-        if version not in {"1.1", "1.0"}:
-            self._stop_parsing(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        if hosts > 1 or (hosts == 0 and version == "1.1") or host_of(host) is None:
-            self._stop_parsing(HTTPStatus.BAD_REQUEST)
-        if codings > 1 or (codings and version == "1.0"):
-            self._stop_parsing(HTTPStatus.BAD_REQUEST)
-        if self.url[0] != SLASH and self.url != b"*" and self.parser.get_method() != b"CONNECT":
-            scheme, _, rest = self.url.partition(b"://")
-            end = next((at for at, byte in enumerate(rest) if byte in b"/?#"), len(rest))
-            if scheme.lower() not in {b"http", b"https"} or rest[:end].lower() != host.lower():
-                self._stop_parsing(HTTPStatus.BAD_REQUEST)
-            self.url = rest[end:] if rest[end : end + 1] == b"/" else b"/" + rest[end:]
+        try:
+            method, version = self.parser.get_method(), self.parser.get_http_version()
+            self.url = check_head(method, self.url, self.headers, version)
+        except HeadRefused as refused:
+            self._stop_parsing(refused.status)
 
     # What uvicorn calls.
 
@@ -265,13 +227,13 @@ class ServerProtocol(HttpToolsProtocol):
         has_key = KEY_IN_SCOPE in self.cycle.scope
         self._table.mark_waiting(self, has_key=has_key)
         if self._in_head:
-            self._arm(self.head_seconds)
+            self._deadline.set(self.head_seconds)
             return
         self._is_idle = True
         if self.transport.get_write_buffer_size() > ANSWER_BYTES:
             self._arm_answer()
         else:
-            self._arm(self.idle_seconds if has_key else self.keyless_idle_seconds)
+            self._deadline.set(self.idle_seconds if has_key else self.keyless_idle_seconds)
 
     def end_exchange(self) -> None:
         """Close the connection after an answer, as one of the two sides asked for."""
@@ -282,7 +244,7 @@ class ServerProtocol(HttpToolsProtocol):
 
     def write(self, data: bytes) -> None:
         """Send a part of an answer."""
-        self._written += len(data)
+        self._progress.written += len(data)
         self.transport.write(data)
 
     # What the table of connections calls.
@@ -293,50 +255,10 @@ class ServerProtocol(HttpToolsProtocol):
 
     # Deadlines and refusals.
 
-    def _encode_head(self, *, without: bytes) -> bytes:
-        """The head of the current request, as the parser has read it, but for the headers with one name."""
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        lines += [b"%s: %s" % (name, value) for name, value in self.headers if name != without]
-        return b"\r\n".join([*lines, b"", b""])
-
-    def _arm(self, seconds: float) -> None:
-        self._deadline = deadline = self.loop.time() + seconds
-        if self._timer is None or deadline < self._timer_at:
-            self._set_timer(deadline)
-
     def _arm_answer(self) -> None:
-        """Give the answer, or what waits of it, the time that the client has to take some."""
-        self._waiting_before = waiting = self.transport.get_write_buffer_size()
-        if waiting:
-            self._taken_before = self._taken(waiting)
-        self._arm(self.answer_seconds)
-
-    def _taken(self, waiting: int) -> int:
-        """How many bytes of answers the client's system has taken, when ``waiting`` bytes of them wait here.
-
-        The buffer of the socket holds megabytes and hands them on in large pieces: without asking for its contents, a
-        client that reads a few kilobytes a second would seem to read nothing.
-        """
-        try:
-            queued = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4)
-        except (OSError, AttributeError):  # not Linux, or not a TCP socket
-            return self._written - waiting
-        return self._written - waiting - int(struct.unpack("i", queued)[0])
-
-    def _set_timer(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_at = self.loop.call_at(at, self._time_is_up), at
-
-    def _time_is_up(self) -> None:
-        self._timer = None
-        if self._deadline is None:
-            return
-        if self._deadline > self.loop.time():
-            self._set_timer(self._deadline)
-            return
-        self._deadline = None
-        self._expire()
+        """Give the endpoint time to answer, or the client time to take what waits of the answer."""
+        self._progress.mark()
+        self._deadline.set(self.answer_seconds)
 
     def _expire(self) -> None:
         if self._lingering:
@@ -347,7 +269,10 @@ class ServerProtocol(HttpToolsProtocol):
         exchange: RequestResponseCycle | None = self.cycle
         is_answering = exchange is not None and not exchange.response_complete and not exchange.more_body
         if waiting:
-            self._expect_progress(waiting)
+            if self._progress.suffices(waiting):
+                self._arm_answer()
+            else:
+                self.transport.abort()  # and free the memory that the answer takes
         elif self.transport.is_closing():
             self.transport.abort()
         elif is_answering and exchange is not None:
@@ -359,14 +284,6 @@ class ServerProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         else:
             self.transport.close()
-
-    def _expect_progress(self, waiting: int) -> None:
-        """Go on if the client takes the answer fast enough; else give it up, and free its memory."""
-        taken = self._taken(waiting) - self._taken_before
-        if self._waiting_before and taken < min(ANSWER_BYTES, self._waiting_before):
-            self.transport.abort()
-        else:
-            self._arm_answer()
 
     def _stop_parsing(self, status: HTTPStatus) -> None:
         self._refusal = status
@@ -395,7 +312,7 @@ class ServerProtocol(HttpToolsProtocol):
         self._refuse_now(status)
 
     def _refuse_now(self, status: HTTPStatus) -> None:
-        self.transport.write(_closing_answer(status))
+        self.transport.write(closing_answer(status))
         self._linger()
 
     def _linger(self) -> None:
@@ -403,7 +320,7 @@ class ServerProtocol(HttpToolsProtocol):
         if self._lingering or self.transport.is_closing():
             return
         self._lingering = True
-        self._arm(self.linger_seconds)
+        self._deadline.set(self.linger_seconds)
         self.transport.write_eof()
         self.flow.resume_reading()
 
@@ -424,13 +341,3 @@ def _new_parser(protocol: ServerProtocol) -> httptools.HttpRequestParser:
     parser = httptools.HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
-
-
-def _closing_answer(status: HTTPStatus) -> bytes:
-    """An answer made without the application, after which the connection is closed."""
-    detail = status.description or status.phrase
-    body = f'{{"title":"{status.phrase}","status":{status.value},"detail":"{detail}"}}\n'
-    return (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/problem+json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
-    ).encode("ascii")

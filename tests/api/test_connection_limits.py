@@ -14,7 +14,7 @@ import pytest
 
 from scheduler_api.context import Context
 from scheduler_api.server.connections import Connections
-from scheduler_api.server.protocol import MAX_HEAD_BYTES
+from scheduler_api.server.request_head import MAX_HEAD_BYTES
 from scheduler_core.base.config import ApiSettings
 from tests.api.test_connections import BODY, Address, address, exchange, post, quick, serving, status_of
 

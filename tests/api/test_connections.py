@@ -16,7 +16,8 @@ from scheduler_api.context import Context
 from scheduler_api.server import protocol
 from scheduler_api.server.connections import Connections
 from scheduler_api.server.listen import ApiServer, PortInUseError, listen, url_of
-from scheduler_api.server.protocol import MAX_HEAD_BYTES, ServerProtocol
+from scheduler_api.server.protocol import ServerProtocol
+from scheduler_api.server.request_head import MAX_HEAD_BYTES
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.errors import ConfigError
 from tests.api.conftest import EXAMPLE
