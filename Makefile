@@ -3,7 +3,7 @@
 VENV ?= .venv
 # How the tests are run: three processes, each with its own redis-server. One process: make test TEST_ARGS=
 TEST_ARGS ?= -n 3 --dist loadgroup
-# The tests of the inner loop: without system tests, the API and random histories.
+# The tests of the inner loop: those of the core, without the ones marked slow. "make test" runs all.
 TEST_FAST_ARGS ?= -n 3 -m "not slow" tests/unit tests/delivery tests/usecases tests/node
 # Size and seed of the sample: make mutate MUTATE_ARGS="--mutants 50 --seed 7 --only plan.claim".
 MUTATE_ARGS ?=
@@ -38,7 +38,7 @@ run: $(VENV)/.runtime ## Server, embedded Redis, a demo runner and a job; shows 
 test: $(VENV)/.development ## All tests; some of them: make test TEST_ARGS="tests/unit -k cron"
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
-test-fast: $(VENV)/.development ## Tests of the core without the slow ones; about a minute
+test-fast: $(VENV)/.development ## Tests of the core (tests/{unit,delivery,usecases,node}) without those marked slow; under a minute
 	$(BIN)/python -m pytest $(TEST_FAST_ARGS)
 
 mutate: $(VENV)/.mutation ## Mutation testing of plan, claim, deliver, settle and limits: a sample; at most 20 minutes

@@ -350,6 +350,7 @@ async def test_open_connections_never_exceed_the_limit_idle_ones_included() -> N
     assert most <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
 async def test_thousands_of_abandoned_requests_leave_nothing_behind(how: str) -> None:
     """What leaves httpcore's pool unusable: deadlines of 0 to 20 ms, here on fewer connections than requests."""
@@ -399,6 +400,7 @@ def connections_in_memory() -> int:
     return sum(isinstance(one, Connection) for one in gc.get_objects())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["silent", "in the middle of its answer"])
 async def test_what_is_left_of_attempts_that_timed_out_goes_without_the_collector(how: str) -> None:
     """A connection and its parser hold each other. Left so, ten timeouts a second grow a node by half a megabyte a

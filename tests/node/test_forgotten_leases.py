@@ -130,6 +130,7 @@ async def test_leases_are_compared_soon_after_a_fault_and_otherwise_once_a_minut
     assert others == [first + 60, first + 120]
 
 
+@pytest.mark.slow
 async def test_leases_are_found_on_every_page(bench: Bench) -> None:
     for number in range(700):
         await put(bench.redis, make_job(f"job{number}"), make_state(0))

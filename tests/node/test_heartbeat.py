@@ -148,6 +148,7 @@ async def test_a_failed_heartbeat_is_tried_again_within_one_period(both: tuple[R
     await node.heartbeat.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["request", "reply"])
 async def test_a_connection_that_dies_silently_under_the_heartbeat_costs_no_lease(
     stage: Literal["request", "reply"], processes: Processes

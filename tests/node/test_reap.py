@@ -138,6 +138,7 @@ async def test_a_sole_server_voids_all_leases_at_once(bench: Bench) -> None:
     assert await bench.watcher.claim() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 20])
 async def test_the_examined_leases_do_not_grow_with_the_number_of_nodes(redis_url: str, nodes: int) -> None:
     async with opened(redis_url) as (store, redis):

@@ -107,6 +107,7 @@ def next_of_ours(expression: str, zone: str, start: int, count: int) -> list[int
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=245, deadline=None)
 @given(time=minutes_and_hours(), day=calendar_texts(), zone=st.sampled_from(ZONES), start=starts)
 def test_five_fields_fire_when_cronsim_fires(
@@ -120,6 +121,7 @@ def test_five_fields_fire_when_cronsim_fires(
     assert next_of_ours(expression, zone, start, len(theirs)) == theirs
 
 
+@pytest.mark.slow
 @settings(max_examples=90, deadline=None)
 @given(second=field_texts(0, 59), time=minutes_and_hours(), day=calendar_texts(), start=starts)
 def test_six_fields_fire_when_cronsim_fires(

@@ -218,6 +218,7 @@ def test_around_a_change_fire_times_are_those_of_a_walk_through_every_minute(dat
         raise
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_around_a_change_fire_times_are_those_of_a_walk_through_every_second(data: st.DataObject) -> None:

@@ -67,6 +67,7 @@ def test_fire_times_are_whole_seconds_and_strictly_increasing(expression: str, z
         at = following
 
 
+@pytest.mark.slow
 @settings(max_examples=140, deadline=None)
 @given(
     expression=st.sampled_from(EXPRESSIONS),
@@ -221,6 +222,7 @@ def test_the_offset_table_has_every_change_of_every_zone_to_the_second() -> None
             assert table.segment(change.instant - 1).offset == change.before, (zone, change)
 
 
+@pytest.mark.slow
 def test_between_listed_changes_the_offset_table_has_none() -> None:
     for zone in list(distinct_zones())[::6]:
         table = load_zone(zone)
@@ -241,6 +243,7 @@ def test_no_zone_changes_twice_within_the_distance_at_which_offsets_are_sampled(
         assert all(later - earlier > _SAMPLE for earlier, later in pairwise(instants)), zone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time_of_day", ["30 2", "0 0", "15 23", "0 3"])
 def test_a_fixed_daily_job_fires_once_for_each_local_date_in_every_zone(time_of_day: str) -> None:
     """Around changes of the clocks: the newest five of each zone, and every tenth."""

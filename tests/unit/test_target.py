@@ -116,6 +116,7 @@ def test_the_refusal_of_a_password_says_what_can_be_used_instead(field: str, ins
     assert instead in caught.value.detail
 
 
+@pytest.mark.slow
 @given(st.text(max_size=80))
 def test_any_text_is_either_a_url_that_httpx_reads_or_refused(text: str) -> None:
     for url in (text, f"http://{text}", f"http://h/{text}"):

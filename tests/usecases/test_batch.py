@@ -157,6 +157,7 @@ def shown(results: list[Upserted | CronpostError]) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=len(IDS), max_size=len(IDS)),
@@ -188,6 +189,7 @@ def test_a_batch_leaves_what_its_upserts_leave_one_after_the_other(
     asyncio.run(compare())
 
 
+@pytest.mark.slow
 async def test_batches_at_the_same_time_leave_one_definition_of_each_job(side: Side) -> None:
     ids = [f"job {number:03}" for number in range(150)]
     batches = [[make_job(job_id, payload=b"%d" % number) for job_id in ids] for number in range(6)]

@@ -316,6 +316,7 @@ async def test_a_deletion_of_a_target_that_was_cut_can_be_asked_for_again(bench:
     await bench.check_nothing_is_left()
 
 
+@pytest.mark.slow
 async def test_a_target_with_more_schedules_than_one_step_takes_goes_with_all_of_them(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     for number in range(230):
@@ -324,6 +325,7 @@ async def test_a_target_with_more_schedules_than_one_step_takes_goes_with_all_of
     await bench.check_nothing_is_left()
 
 
+@pytest.mark.slow
 async def test_a_deletion_of_a_target_that_takes_too_long_is_finished_by_the_sweeper(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     for number in range(230):

@@ -94,6 +94,7 @@ async def test_runs_come_newest_first_whatever_the_order_in_which_they_were_sett
     assert {one.job_id for one in page.runs} == {f"job{number}" for number in range(5)}
 
 
+@pytest.mark.slow
 async def test_every_filter_alone_and_together_finds_what_a_look_at_all_runs_finds(bench: Bench) -> None:
     runs = await seeded(bench)
     for status in (None, *RunStatus):
@@ -156,6 +157,7 @@ async def test_many_runs_of_one_millisecond_do_not_break_a_page(bench: Bench) ->
         assert ids(await bench.pages(limit)) == sorted((run.id for run in runs), reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job_id", [None, "job1"])
 async def test_a_list_that_is_paged_while_runs_are_settled_shows_each_that_was_there_exactly_once(
     bench: Bench, job_id: str | None

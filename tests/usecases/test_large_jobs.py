@@ -18,6 +18,7 @@ PAYLOAD = b'"' + b"x" * ((1 << 20) - 2) + b'"'
 NUMBER = 200
 
 
+@pytest.mark.slow
 async def test_two_hundred_jobs_of_a_mebibyte_fire_once_each(redis_url: str) -> None:
     async with opened(redis_url) as (store, redis):
         for number in range(NUMBER):

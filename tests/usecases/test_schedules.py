@@ -206,6 +206,7 @@ async def test_what_has_stopped_can_neither_be_paused_nor_resumed(bench: Bench, 
         await getattr(bench.schedules, operation)(schedule_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
