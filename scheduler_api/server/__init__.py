@@ -1,5 +1,5 @@
-"""The process ``cronpost serve``: starts Redis if none is given, then the API and the node, and stops them in order.
+"""A process of Cronpost: starts Redis if none is configured, then the node and the API, and stops them in order.
 
-Also HTTP/1.1 at the socket (limits, deadlines, strict parsing) and the node processes of ``--nodes``. What an endpoint
-answers is in ``endpoints/``.
+``process`` is the place to begin. Also here: HTTP/1.1 (``protocol``: limits, deadlines, strict parsing),
+the node processes of ``--nodes`` (``node_supervisor``). Not here: what an endpoint answers, see ``endpoints/``.
 """

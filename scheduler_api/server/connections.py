@@ -1,8 +1,8 @@
-"""Which connections a server keeps: a limit for all, a share for each client address, a reserve for probes.
+"""Limits the connections of a server: in total, for each client address, and with a reserve for probes.
 
-A connection that waits for its client gives way to a new one when the server is full: the one that has waited longest,
-and those whose client has shown an API key last. The last places, the reserve, serve only probes and requests with a
-key, one request each. So neither idle nor slow connections keep a probe or a client with a key out.
+When the server is full, a new connection evicts one that waits for its client: the one that has waited longest, and one
+whose client has sent an API key only if there is no other. The last places, the reserve, serve only probes and requests
+with a key, one request each. So neither idle nor slow connections can lock out a probe or a client with a key.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from scheduler_core.base.config_check import is_loopback
 
 MAX_CONNECTIONS = 1000
 RESERVE_PART = 20
-"""One place in so many is in the reserve."""
+"""One of this many places is in the reserve."""
 SHARE_PART = 2
-"""One client address holds at most this part of the places. Loopback addresses have no share: behind a proxy on this
-machine, all clients have one."""
+"""One client address holds at most this part (1/2) of the places. Loopback addresses are not limited: behind a proxy on
+this machine, all clients have the same one."""
 
 
 class Admission(Enum):
-    """What becomes of a new connection."""
+    """The decision on a new connection."""
 
     OPEN = "open"
     RESERVED = "reserved"
@@ -31,18 +31,18 @@ class Admission(Enum):
 
 
 class Connection(Protocol):
-    """What the table knows of a connection."""
+    """A connection as ``Connections`` needs it."""
 
     @property
     def is_idle(self) -> bool:
-        """It has neither received a part of a request nor something left to send."""
+        """Whether no part of a request has arrived and nothing waits to be sent."""
 
     def evict(self) -> None:
-        """Close at once."""
+        """Close at once, in favour of a new connection."""
 
 
 class Connections:
-    """The open connections of one server. ``per_address`` None: the share follows from ``limit``."""
+    """The open connections of one server. Without ``per_address``, the share of an address follows from ``limit``."""
 
     def __init__(self, limit: int = MAX_CONNECTIONS, *, per_address: int | None = None) -> None:
         self.limit = limit
@@ -50,7 +50,7 @@ class Connections:
         self._per_address = per_address
         self._addresses: dict[Connection, str] = {}
         self._of_address: Counter[str] = Counter()
-        # Both in the order in which the connections began to wait.
+        # Both are ordered by when the connections began to wait.
         self._waiting: dict[Connection, None] = {}
         self._waiting_with_key: dict[Connection, None] = {}
 
@@ -58,7 +58,7 @@ class Connections:
         return len(self._addresses)
 
     def admit(self, connection: Connection, address: str) -> Admission:
-        """Decide on a new connection, and close another for it if need be. A refused one is not in the table."""
+        """Decide on a new connection; evict another one for it if necessary. A refused connection is not registered."""
         admission = Admission.OPEN
         if self._of_address[address] >= self._share_of(address):
             if not self._evict_one(address):
@@ -73,17 +73,17 @@ class Connections:
         return admission
 
     def mark_busy(self, connection: Connection) -> None:
-        """A request has come in whole, but for its body."""
+        """A request has begun: its head is complete, so the connection is not evicted."""
         self._waiting.pop(connection, None)
         self._waiting_with_key.pop(connection, None)
 
     def mark_waiting(self, connection: Connection, *, has_key: bool) -> None:
-        """The request is answered, and the next one may come."""
+        """The request is answered; the connection waits for the next one and can be evicted."""
         if connection in self._addresses:
             (self._waiting_with_key if has_key else self._waiting)[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """The connection is closed. Calling it again does nothing."""
+        """Remove a closed connection. A second call does nothing."""
         address = self._addresses.pop(connection, None)
         if address is None:
             return
@@ -98,7 +98,7 @@ class Connections:
         return self.limit if is_loopback(address) or not address else max(1, self.limit // SHARE_PART)
 
     def _evict_one(self, address: str | None) -> bool:
-        """Close a connection that waits, if there is one (of this address)."""
+        """Evict a waiting connection, of ``address`` if given. Returns whether there was one."""
         for waiting in (self._waiting, self._waiting_with_key):
             candidates = waiting if address is None else [one for one in waiting if self._addresses[one] == address]
             chosen = _oldest(candidates)
@@ -110,5 +110,5 @@ class Connections:
 
 
 def _oldest(candidates: Iterable[Connection]) -> Connection | None:
-    """The first one that is idle; else the first one, which is slow to send a request or to take an answer."""
+    """Return the first idle one; else the first one, whose client is slow to send or to receive."""
     return next((one for one in candidates if one.is_idle), next(iter(candidates), None))

@@ -1,4 +1,4 @@
-"""Listening: the sockets, and uvicorn on them in an event loop that is not its own."""
+"""Opens the sockets, and runs uvicorn on them in an event loop that is not its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.errors import ConfigError
 
 SHUTDOWN_SECONDS = 5
-"""How long open requests may take after the server was told to stop."""
+"""How long open requests may take after ``stop``."""
 BACKLOG = 1024
 
 _CLOCK = SystemClock()
@@ -30,16 +30,16 @@ class PortInUseError(ConfigError):
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn without its own ideas about signals, and without its ten looks at the clock per second."""
+    """uvicorn without signal handlers, and woken once a second instead of ten times."""
 
     def __init__(self, app: ASGIApp, connections: Connections | None = None) -> None:
         table = Connections() if connections is None else connections
-        # uvicorn warns about bad requests, of which an operator has enough to know that they are counted.
+        # uvicorn logs a warning for each bad request; the metrics count them, which is enough.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         super().__init__(
             uvicorn.Config(
                 app,
-                # uvicorn calls it as it would call the class.
+                # uvicorn only calls it, as it calls the class.
                 http=functools.partial(ServerProtocol, table=table),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
@@ -56,11 +56,11 @@ class ApiServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals belong to the process, which has more to stop than this."""
+        """Install no handlers: the process handles signals, as it stops more than this server."""
         yield
 
     def stop(self) -> None:
-        """Take no more connections, and return from ``serve`` when the open requests are answered."""
+        """Accept no more connections; ``serve`` returns when the open requests are answered."""
         self.should_exit = True
         self._stopping.set()
 
@@ -70,14 +70,14 @@ class ApiServer(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of ``host`` (``localhost`` has two on most machines).
+    """Listen on every address of ``host`` (``localhost`` has two on most machines).
 
-    Port 0 lets the system choose, one port for all. Raises PortInUseError or ConfigError.
+    Port 0 lets the system choose one port for all addresses. Raises PortInUseError or ConfigError.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ConfigError(f"CRONPOST_HOST={host} cannot be listened on: {error.strerror or error}") from None
+        raise ConfigError(f"CRONPOST_HOST={host} cannot be resolved: {error.strerror or error}") from None
     sockets: list[socket.socket] = []
     refused: OSError | None = None
     for family, _, _, _, address in dict.fromkeys(found):
@@ -103,11 +103,13 @@ def listen(host: str, port: int) -> list[socket.socket]:
         sock.close()
     assert refused is not None
     if refused.errno == errno.EADDRINUSE:
-        raise PortInUseError(f"port {port} on {host} is in use: stop what listens there, or choose another with --port")
+        raise PortInUseError(
+            f"port {port} on {host} is in use: stop the program that listens there, or choose another port with --port"
+        )
     raise ConfigError(f"{host}:{port} cannot be listened on: {refused.strerror}")
 
 
 def url_of(sockets: list[socket.socket], host: str) -> str:
-    """Where a client finds these sockets."""
+    """Return the URL at which a client reaches these sockets."""
     port = sockets[0].getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

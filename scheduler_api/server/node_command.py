@@ -15,12 +15,12 @@ from scheduler_core.base.config_table import ENV_PREFIX
 from scheduler_core.delivery.http.guard import Own
 
 NOT_OF_NODES = ("api", "process", "client")
-"""Sections of the settings that are this process's own."""
+"""Sections of the settings that a node process does not receive."""
 
 
 def command(descriptor: int, *, sole: bool, own: Sequence[Own] = ()) -> list[str]:
-    """How a node process is started. Its settings come by the environment: arguments can be read by every user."""
-    # -P: the package of this process, and none that lies in the working directory.
+    """Build the command line of a node process. Its settings are in the environment, which other users cannot read."""
+    # -P: import the package of this process, not one in the working directory.
     program = [sys.executable, "-P", "-m", "scheduler_api", "node", "--parent", str(descriptor)]
     if own:
         program += ["--own", msgspec.json.encode(own).decode()]
@@ -28,7 +28,7 @@ def command(descriptor: int, *, sole: bool, own: Sequence[Own] = ()) -> list[str
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment of a node process: this one's, with the settings as they were read here."""
+    """Build the environment of a node process: that of this process, with the settings as they were read here."""
     variables = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
     package = str(Path(scheduler_api.__file__).parents[1])
     variables["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [variables.get("PYTHONPATH")])])
@@ -40,7 +40,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def _text_of(value: object) -> str:
-    """A setting's value as the environment holds it."""
+    """Write a setting's value as the environment variable holds it."""
     if isinstance(value, tuple):
         return ",".join(value)
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)

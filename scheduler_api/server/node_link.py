@@ -1,9 +1,8 @@
-"""What a node process and the process that started it say to each other, over a pair of unix sockets.
+"""The link between a node process and the process that started it: a pair of unix sockets.
 
-The parent asks with one byte, the node answers with a length and a msgpack ``Report``. That is all: jobs, leases
-and wake-ups go through Redis, as between nodes on different machines. The socket is also the life line. When the
-parent dies its end closes, and the node ends at once, whatever it is doing; on Linux the system kills it even if it is
-frozen.
+The parent sends a request of one byte; the node answers with a length and a msgpack ``Report``. Nothing else is sent:
+jobs, leases and wake-ups go through Redis, as between nodes on different machines. The link also detects the death of
+the parent: its end closes, and the node exits at once. On Linux the kernel then kills the node even if it is frozen.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ EXIT_ORPHANED = 131
 
 
 class Report(msgspec.Struct, array_like=True, frozen=True):
-    """What a node process says of itself. ``families`` only where they were asked for."""
+    """The state of a node process. ``families`` is filled only in an answer to ``METRICS``."""
 
     node: str
     started: bool
     faults: list[str]
     families: list[Family] = []
     breakers: list[OpenBreaker] = []
-    """Those that are not closed."""
+    """The breakers that are not closed."""
     warnings: list[str] = []
-    """Conditions that an operator should see although the node does its job."""
+    """Conditions that an operator should see although the node works."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -47,8 +46,8 @@ _decoder = msgspec.msgpack.Decoder(Report)
 
 
 class ParentLink:
-    """The node's end. ``sole``: no other node can live while this one starts. ``own``: endpoints of the parent, which
-    no job may call."""
+    """The node's end. ``sole``: no other node can be alive while this one starts. ``own``: endpoints of the parent,
+    which no job may call."""
 
     def __init__(self, descriptor: int, *, sole: bool, own: Sequence[Own] = ()) -> None:
         self.sole = sole
@@ -56,20 +55,20 @@ class ParentLink:
         self._socket = socket.socket(fileno=descriptor)
         self._answering: asyncio.Task[None] | None = None
         if sys.platform == "linux":
-            # Tied to the thread that started this process, the parent's main thread. Should it have died before this
-            # line, its end of the socket is closed.
+            # PR_SET_PDEATHSIG, tied to the thread that started this process: the parent's main thread. If the parent
+            # has died before this line, its end of the socket is closed.
             ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 
     def start(self, report: Callable[[], Report], registry: Collector) -> None:
-        """Answer the parent from now on, in the running loop."""
+        """Start to answer the parent, in the running loop."""
         self._answering = asyncio.create_task(self._answer(report, registry), name="cronpost parent")
 
     async def _answer(self, report: Callable[[], Report], registry: Collector) -> None:
         try:
             reader, writer = await asyncio.open_unix_connection(sock=self._socket)
-            while question := await reader.read(1):
+            while request := await reader.read(1):
                 current = report()
-                if question == METRICS:
+                if request == METRICS:
                     current = msgspec.structs.replace(current, families=families_of(registry))
                 answer = _encoder.encode(current)
                 writer.write(len(answer).to_bytes(LENGTH_BYTES, "big") + answer)
@@ -80,7 +79,7 @@ class ParentLink:
 
 
 def end_orphaned() -> NoReturn:
-    """End without draining: the embedded Redis goes with the parent, and a new start must not wait for this one."""
+    """Exit without draining: the embedded Redis ends with the parent, and a new start must not wait for this node."""
     os._exit(EXIT_ORPHANED)
 
 
@@ -90,38 +89,40 @@ class ChildLink:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._turn = asyncio.Lock()
-        self._asked: dict[bytes, asyncio.Task[Report | None]] = {}
+        self._lock = asyncio.Lock()
+        self._pending: dict[bytes, asyncio.Task[Report | None]] = {}
 
     @classmethod
     async def open(cls, sock: socket.socket) -> Self:
-        """The link over ``sock``, which is closed with it."""
+        """Open the link over ``sock``; ``aclose`` closes it."""
         return cls(*await asyncio.open_unix_connection(sock=sock))
 
-    async def ask(self, question: bytes, *, seconds: float) -> Report | None:
-        """The node's answer, or None if it gives none within ``seconds``.
+    async def ask(self, request: bytes, *, seconds: float) -> Report | None:
+        """Request a report. Returns None if the node does not answer within ``seconds``.
 
-        A question that is not answered in time stays asked: the next one of its kind waits for the same answer. So a
-        node that is frozen has two questions to answer when it thaws, not one for each time that somebody asked.
+        A request that is not answered in time stays pending, and the next one of its kind waits for the same answer.
+        So a frozen node has at most two requests to answer when it continues.
         """
-        asked = self._asked.get(question)
-        if asked is None:
-            asked = self._asked[question] = asyncio.create_task(self._exchange(question), name="cronpost ask a node")
-            asked.add_done_callback(lambda _: self._asked.pop(question, None))
-        done, _ = await asyncio.wait([asked], timeout=seconds)
-        return asked.result() if done else None
+        pending = self._pending.get(request)
+        if pending is None:
+            pending = self._pending[request] = asyncio.create_task(
+                self._exchange(request), name="cronpost node request"
+            )
+            pending.add_done_callback(lambda _: self._pending.pop(request, None))
+        done, _ = await asyncio.wait([pending], timeout=seconds)
+        return pending.result() if done else None
 
-    async def _exchange(self, question: bytes) -> Report | None:
-        async with self._turn:
+    async def _exchange(self, request: bytes) -> Report | None:
+        async with self._lock:
             try:
-                self._writer.write(question)
+                self._writer.write(request)
                 await self._writer.drain()
                 length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
                 return _decoder.decode(await self._reader.readexactly(length))
             except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError):
-                return None  # it has ended, or is about to
+                return None  # the node has ended, or is about to
 
     async def aclose(self) -> None:
-        """Close the socket; a node that still lives ends."""
+        """Close the socket. A node that is still alive then exits."""
         self._writer.close()
-        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+        await asyncio.gather(*self._pending.values(), return_exceptions=True)

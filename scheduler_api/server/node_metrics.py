@@ -1,4 +1,4 @@
-"""The metrics of several node processes as those of one."""
+"""Adds up the metrics of several processes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 
 SMALLEST = frozenset({"process_start_time_seconds", "process_max_fds"})
 LARGEST = frozenset({"process_open_fds"})
-"""Of the start the first, and of file descriptors those of the process that comes closest to its limit: each process
-has a limit of its own. CPU time and memory add up."""
+"""The earliest start, and the most open and the fewest allowed file descriptors, as each process has its own limit. CPU
+time and memory are added up."""
 
 Sample = tuple[str, dict[str, str], float]
 """Name, labels, value."""
@@ -27,7 +27,7 @@ class Family(msgspec.Struct, array_like=True, frozen=True):
 
 
 def families_of(registry: Collector) -> list[Family]:
-    """All metrics of a registry as they are now."""
+    """Read all metrics of a registry."""
     return [
         Family(one.name, one.type, one.documentation, [(s.name, dict(s.labels), s.value) for s in one.samples])
         for one in registry.collect()
@@ -35,10 +35,10 @@ def families_of(registry: Collector) -> list[Family]:
 
 
 def merge_families(groups: Iterable[Iterable[Family]], *, counters_only: bool = False) -> list[Family]:
-    """Metrics of several processes as one: counters, histograms and gauges add up.
+    """Add up counters, histograms and gauges of several processes.
 
-    The exceptions are those of which a sum would say nothing (``_combine``). ``counters_only`` leaves gauges out: what
-    a process that is gone has counted stays counted, and nothing of it is open any more.
+    Metrics whose sum has no meaning are the exceptions (``_combine``). ``counters_only`` leaves gauges out: for a
+    process that has ended, whose counts remain and whose gauges no longer apply.
     """
     merged: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
     for families in groups:
@@ -67,13 +67,13 @@ def _combine(name: str, one: float, other: float) -> float:
 
 
 class MergedMetrics(Collector):
-    """Metrics of several processes, for an encoder of ``prometheus_client``."""
+    """The metrics of several processes, for an encoder of ``prometheus_client``."""
 
     def __init__(self, families: Iterable[Family]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """As a registry does."""
+        """Yield all metrics."""
         for family in self._families:
             metric = Metric(family.name, family.meaning, family.type)
             for name, labels, value in family.samples:

@@ -1,10 +1,10 @@
-"""The node processes of ``cronpost serve --nodes N``: started, watched, started again, drained.
+"""Starts, monitors, restarts and drains the node processes of ``cronpost serve --nodes N``.
 
-One process fires on one core. With more than one node, this process serves the API and watches, and N children do
-nothing but fire (docs/decisions/0016-nodes-of-one-server.md). Each is ``cronpost node``: an interpreter of its own, on
-the same Redis, that knows of the others no more than nodes on other machines do.
+One process fires on one core. With more than one node, this process serves the API and supervises, and N children only
+fire (docs/decisions/0016-nodes-of-one-server.md). Each child is ``cronpost node`` on the same Redis, and is independent
+of the others as nodes on other machines are.
 
-Each slot has one task that starts its child, waits for its end and starts it again; so there are never more than N.
+One task for each slot starts the child, waits for its end and starts it again, so there are never more than N.
 """
 
 from __future__ import annotations
@@ -31,45 +31,46 @@ from scheduler_core.node.dispatch.targets import OpenBreaker
 log = get_logger(__name__)
 
 ANSWER_SECONDS = 1.0
-"""How long a node may take to answer. It answers between two steps of its loop, which are milliseconds."""
+"""How long a node may take to answer. It answers between two steps of its loop; a step takes milliseconds."""
 LOOK_SECONDS = 1.0
 LOOK_WHILE_STARTING_SECONDS = 0.02
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 10.0
-"""Before a node that ended is started again; doubling from the first to the longest while it does not stay up."""
+"""Pauses before a node is started again: doubled from the first to the longest while the node keeps ending."""
 STEADY_SECONDS = 30.0
-"""A node that has lived for so long is started again after the first pause."""
+"""After a life of this length, a node is started again after the first pause."""
 SETTLE_SECONDS = 10.0
-"""What a draining node may take beyond its grace time: to settle, and to tell Redis that it leaves."""
+"""How long a draining node may take beyond its grace time, to settle and to remove itself from Redis."""
 STARTING = "it is starting"
 
 
 class NodeSlot:
-    """The place of one node, whichever process fills it."""
+    """One of the N nodes. Its process changes when the node is restarted."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.process: asyncio.subprocess.Process | None = None
         self.link: ChildLink | None = None
         self.report: Report | None = None
-        """Its latest, with the metrics that it sent last."""
+        """The latest report, with the metrics that the node sent last."""
         self.fault: str | None = STARTING
-        """Why it does not work, from this side; None: ask its report."""
+        """Why the node does not work, as seen from this process; None: see its report."""
 
     def faults(self) -> list[str]:
-        """What keeps this node from working; empty if nothing does."""
+        """List what keeps this node from working."""
         if self.fault is not None:
             return [f"node {self.number}: {self.fault}"]
         return [f"node {self.number}: {fault}" for fault in (self.report.faults if self.report else [STARTING])]
 
 
 class NodeSupervisor:
-    """``sole``: the Redis was just started by this process, so none but its own nodes can live. Then the first node
-    alone begins, and voids what earlier ones held, before the others do.
+    """Supervises the node processes.
 
-    ``own`` are endpoints of this process, which no job may call.
-    ``inherit`` are descriptors that every node holds as long as it lives: the lock on the data directory, so that a new
-    server does not begin while a node of this one lives.
+    ``sole``: this process has just started the Redis, so only its own nodes can be alive. The first node then starts
+    alone, and voids the leases of earlier nodes before the others start.
+
+    ``own`` are endpoints of this process, which no job may call. ``inherit`` are file descriptors that every node keeps
+    open: the lock on the data directory, so that a new server does not start while a node of this one is alive.
     """
 
     def __init__(
@@ -91,10 +92,10 @@ class NodeSupervisor:
         self._own = own
         self._slots = [NodeSlot(number) for number in range(1, self._wanted + 1)]
         self._tasks: list[asyncio.Task[None]] = []
-        self._others_may_begin = asyncio.Event()
+        self._others_may_start = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended: list[Family] = []
-        """What processes that ended have counted."""
+        """The counters of processes that have ended."""
 
     @property
     def wanted(self) -> int:
@@ -107,31 +108,31 @@ class NodeSupervisor:
         return sum(not slot.faults() for slot in self._slots)
 
     def faults(self) -> list[str]:
-        """What keeps nodes from working, of all of them."""
+        """List what keeps nodes from working."""
         return [fault for slot in self._slots for fault in slot.faults()]
 
     def warnings(self) -> list[str]:
-        """The warnings of all nodes, each text once, as each node last reported."""
+        """List the warnings of all nodes, each text once, from their last reports."""
         reports = [slot.report for slot in self._slots if slot.report is not None]
         return list(dict.fromkeys(text for report in reports for text in report.warnings))
 
     def breakers(self) -> list[tuple[str, list[OpenBreaker]]]:
-        """The breakers that are not closed, by node, as each has last told."""
+        """List the breakers that are not closed, by node, from their last reports."""
         reports = [slot.report for slot in self._slots if slot.report is not None]
         return [(report.node, report.breakers) for report in reports]
 
     def start(self) -> None:
         """Start all nodes, in the running loop."""
         if not self._sole:
-            self._others_may_begin.set()
+            self._others_may_start.set()
         self._tasks = [
             asyncio.create_task(self._supervise(slot), name=f"cronpost node {slot.number}") for slot in self._slots
         ]
 
     async def stop(self) -> None:
-        """Have all nodes drain at the same time, and wait for them; what does not end is killed."""
+        """Drain all nodes at the same time and wait for them; kill those that do not end."""
         self._stopping.set()
-        self._others_may_begin.set()
+        self._others_may_start.set()
         self._signal(signal.SIGTERM)
         if self._tasks:
             grace = self._settings.engine.drain_grace_seconds + SETTLE_SECONDS
@@ -141,22 +142,22 @@ class NodeSupervisor:
                 await asyncio.wait(left)
 
     async def metrics(self) -> Collector:
-        """What ``families`` gives, for an encoder of ``prometheus_client``."""
+        """Return ``families`` for an encoder of ``prometheus_client``."""
         return MergedMetrics(await self.families())
 
     async def families(self) -> list[Family]:
-        """The metrics of this process, its nodes, and those that ended, as those of one.
+        """Add up the metrics of this process, its nodes, and the processes that have ended.
 
-        Takes as long as a node may take to answer, at most. One that does not is counted in ``cronpost_nodes_silent``;
-        what it had counted when it last answered stays in the sums, which must not run backwards.
+        Takes at most as long as a node may take to answer. A node that does not answer is counted in
+        ``cronpost_nodes_silent``; its last counters stay in the sums, which must not decrease.
         """
-        asked = [slot for slot in self._slots if slot.link is not None]
-        answers = await asyncio.gather(*(self._ask(slot, METRICS) for slot in asked))
-        silent = {slot.number for slot, answer in zip(asked, answers, strict=True) if answer is None}
+        linked = [slot for slot in self._slots if slot.link is not None]
+        answers = await asyncio.gather(*(self._ask(slot, METRICS) for slot in linked))
+        silent = {slot.number for slot, answer in zip(linked, answers, strict=True) if answer is None}
         self._metrics.nodes_silent.set(len(silent))
         known = [
             merge_families([slot.report.families], counters_only=slot.number in silent)
-            for slot in asked
+            for slot in linked
             if slot.report is not None
         ]
         return merge_families([families_of(self._metrics.registry), self._ended, *known])
@@ -164,9 +165,9 @@ class NodeSupervisor:
     # ---- one node -----------------------------------------------------------------------------------------------
 
     async def _supervise(self, slot: NodeSlot) -> None:
-        """Keep the slot filled until the server stops."""
+        """Start the node, and start it again when it ends, until the server stops."""
         if slot.number > 1:
-            await self._others_may_begin.wait()
+            await self._others_may_start.wait()
         pause = FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             began = self._clock.monotonic()
@@ -191,14 +192,14 @@ class NodeSupervisor:
     async def _start_process(self, slot: NodeSlot) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        sole = self._sole and not self._others_may_begin.is_set()
+        sole = self._sole and not self._others_may_start.is_set()
         try:
             slot.process = await asyncio.create_subprocess_exec(
                 *command(theirs.fileno(), sole=sole, own=self._own),
                 stdin=asyncio.subprocess.DEVNULL,
                 env=environment(self._settings),
                 pass_fds=(theirs.fileno(), *self._inherit),
-                # Ctrl-C in the terminal must reach this process, which has the nodes drain after the API.
+                # Ctrl-C in the terminal must reach only this process, which stops the nodes in order.
                 start_new_session=True,
             )
             slot.link = await ChildLink.open(ours)
@@ -212,7 +213,7 @@ class NodeSupervisor:
             slot.process.terminate()
 
     async def _watch(self, slot: NodeSlot) -> None:
-        """Ask how the node is, until its process ends."""
+        """Request reports from the node until its process ends."""
         assert slot.process is not None
         end = asyncio.create_task(slot.process.wait(), name=f"cronpost end of node {slot.number}")
         started = False
@@ -221,29 +222,29 @@ class NodeSupervisor:
             await asyncio.wait([end, asking], return_when=asyncio.FIRST_COMPLETED)
             if not started and slot.report is not None and slot.report.started:
                 started = True
-                self._others_may_begin.set()
+                self._others_may_start.set()
                 log.info(NODE_PROCESS_STARTED, number=slot.number, pid=slot.process.pid, node=slot.report.node)
             await asyncio.wait([end], timeout=LOOK_SECONDS if started else LOOK_WHILE_STARTING_SECONDS)
             await asking
 
-    async def _ask(self, slot: NodeSlot, question: bytes) -> Report | None:
+    async def _ask(self, slot: NodeSlot, request: bytes) -> Report | None:
         assert slot.link is not None
         link = slot.link
-        report = await link.ask(question, seconds=ANSWER_SECONDS)
+        report = await link.ask(request, seconds=ANSWER_SECONDS)
         if slot.link is not link:
-            return None  # the process has ended meanwhile
+            return None  # the process has ended
         if report is None:
             if slot.fault is None:
                 slot.fault = "it does not answer"
             return None
-        if question != METRICS and slot.report is not None:
+        if request != METRICS and slot.report is not None:
             report = msgspec.structs.replace(report, families=slot.report.families)
         slot.report = report
         slot.fault = None
         return report
 
     async def _clean_up(self, slot: NodeSlot) -> str:
-        """Put away what belonged to a process that ended; how it ended, in words."""
+        """Release what belonged to a process that ended, and keep its counters. Returns how it ended."""
         assert slot.process is not None
         assert slot.link is not None
         status = slot.process.returncode

@@ -1,12 +1,11 @@
-"""HTTP/1.1 on uvicorn's protocol, with deadlines, limits and stricter rules for requests.
+"""HTTP/1.1 on top of uvicorn's protocol, with deadlines, limits and stricter rules for requests.
 
-uvicorn waits without limit for the rest of a request, and for a client to take an answer, so that a few hundred
-connections could keep everybody out. Here each part of an exchange has a deadline: the request's head, its body, the
-answer. The parser (httptools) is several times as fast as the alternative, but lets some requests pass that two
-programs can read in two ways (request smuggling); these are refused, see ``ServerProtocol._check_head``.
+uvicorn has no deadline for the rest of a request, nor for a client to take an answer, so a few hundred connections
+could block everybody. Here each part of an exchange has a deadline: the request's head, its body, the answer. The
+parser (httptools) is several times as fast as h11, but accepts ambiguous requests; ``request_head`` refuses these.
 
-This module uses attributes of uvicorn's and httptools' that are not their public interface: decision 24 and
-``tests/api/test_server_libraries.py`` name them.
+This module uses attributes of uvicorn and httptools that are not public: decision 24 and
+``tests/api/test_server_libraries.py`` list them.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ ANSWER_SECONDS = 60.0
 """From the end of the body until the answer begins, and then for each ``ANSWER_BYTES`` of it that wait for the
 client. Redis is given up long before."""
 IDLE_SECONDS = 75.0
-"""How long a connection without a request is kept. Longer than clients and proxies usually keep theirs, so that it is
-they who close it: a request that meets a closing connection is lost."""
+"""How long a connection without a request is kept. Clients and proxies usually close theirs earlier. They should: a
+request that meets a closing connection is lost."""
 KEYLESS_IDLE_SECONDS = 15.0
-"""The same where the server has API keys and the last request carried none: a probe, or a stranger."""
+"""The same if the server has API keys and the last request carried none."""
 LINGER_SECONDS = 2.0
-"""How long the rest of a request that was refused half-way is read and thrown away. Closing at once would make the
-system reset the connection, and the reset would overtake the answer that says why."""
+"""How long the rest of a refused request is read and discarded. If the connection were closed at once, the system would
+reset it, and the reset could overtake the answer with the reason."""
 LINGER_BYTES = 8 << 20
-"""And how much of it at most."""
+"""How much of it is read at most."""
 
 
 class ServerProtocol(HttpToolsProtocol):
@@ -56,33 +55,33 @@ class ServerProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._table = table
         self._reserved = False
-        """Whether this connection is of the reserve: it gets one request, and only of a probe or with a key."""
+        """Whether this connection is in the reserve: for one request, of a probe or with a key."""
         self._deadline = Deadline(self.loop, self._expire)
         """When the current part of the exchange must be over."""
         self._progress: AnswerProgress
         self._is_idle = False
-        """Whether all requests are answered, and no byte of a next one has come."""
+        """Whether all requests are answered and no byte of the next one has arrived."""
         self._in_head = False
-        """Whether the head of a request has begun, and not ended."""
+        """Whether a part of a request's head has arrived."""
         self._head_bytes = 0
         self._quiet_bytes = 0
         """Bytes since the last content of a body: trailers, chunk extensions, sizes of chunks."""
         self._head_without_upgrade: bytes | None = None
-        """Set while the parser reads a request that asks for another protocol: its head, to be parsed again."""
+        """While the parser reads a request with ``Upgrade``: its head, to be parsed again."""
         self._refusal: HTTPStatus | None = None
         self._refuse_after_answers: HTTPStatus | None = None
-        """A refusal that waits for the answers to the requests before it."""
+        """A refusal that waits until the requests before it are answered."""
         self._lingering = False
-        """Whether the last answer was given, and what still comes is thrown away."""
-        self._thrown_away = 0
+        """Whether the last answer was sent, and further input is discarded."""
+        self._discarded = 0
         self._is_lost = False
 
     @property
     def is_idle(self) -> bool:
-        """Whether neither a part of a request has come nor a part of an answer waits for the client."""
+        """Whether no part of a request has arrived and no part of an answer waits for the client."""
         return not self._in_head and not self.transport.get_write_buffer_size()
 
-    # What the transport calls.
+    # ---- called by the transport ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -107,8 +106,8 @@ class ServerProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or self._refuse_after_answers is not None:
             return
         if self._lingering:
-            self._thrown_away += len(data)
-            if self._thrown_away > LINGER_BYTES:
+            self._discarded += len(data)
+            if self._discarded > LINGER_BYTES:
                 self.transport.abort()
             return
         if self._is_idle:
@@ -125,11 +124,11 @@ class ServerProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def _parse(self, data: bytes) -> bool:
-        """Feed the parser; whether the request was not refused.
+        """Feed the parser. Returns whether the request is accepted so far.
 
-        A request with ``Upgrade`` is read as if it had none (RFC 9110, 7.8, allows that). llhttp takes the bytes after
-        the head of such a request for another protocol, so that they would be parsed as the next request. Here they are
-        given to a new parser, after the same head without ``Upgrade``.
+        A request with ``Upgrade`` is read as if it had none (RFC 9110, 7.8, allows that). llhttp treats the bytes after
+        the head of such a request as another protocol, and they would be parsed as the next request. So a new parser
+        gets the same head without ``Upgrade``, and then these bytes.
         """
         while True:
             try:
@@ -152,7 +151,7 @@ class ServerProtocol(HttpToolsProtocol):
         exchange: RequestResponseCycle | None = self.cycle
         return exchange is not None and exchange.more_body
 
-    # What the parser calls.
+    # ---- called by the parser ---------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -160,7 +159,7 @@ class ServerProtocol(HttpToolsProtocol):
         self._head_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # else it is a trailer, which no endpoint reads: it must not pass for a header
+        if self._in_head:  # else it is a trailer, which must not be taken for a header
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -201,11 +200,11 @@ class ServerProtocol(HttpToolsProtocol):
         except HeadRefused as refused:
             self._stop_parsing(refused.status)
 
-    # What uvicorn calls.
+    # ---- called by uvicorn ------------------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
-        """Go on with the next request of the connection, or wait for it. Replaces uvicorn's, which has a timer of its
-        own for idle connections."""
+        """Continue with the next request of the connection, or wait for it. Replaces uvicorn's method, which has its
+        own timer for idle connections."""
         self.server_state.total_requests += 1
         if self._lingering or self._is_lost:
             return
@@ -213,7 +212,7 @@ class ServerProtocol(HttpToolsProtocol):
             self._arm_answer()
             return
         if self.cycle.more_body and not self.pipeline:
-            self._linger()  # answered before the body had arrived: too large, no key
+            self._linger()  # answered before the body had arrived, for example 413 or 401
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -236,7 +235,7 @@ class ServerProtocol(HttpToolsProtocol):
             self._deadline.set(self.idle_seconds if has_key else self.keyless_idle_seconds)
 
     def end_exchange(self) -> None:
-        """Close the connection after an answer, as one of the two sides asked for."""
+        """Close the connection after an answer, as client or server requested."""
         if self.cycle.more_body:
             self._linger()
         else:
@@ -247,16 +246,16 @@ class ServerProtocol(HttpToolsProtocol):
         self._progress.written += len(data)
         self.transport.write(data)
 
-    # What the table of connections calls.
+    # ---- called by Connections --------------------------------------------------------------------------------------
 
     def evict(self) -> None:
         """Close at once, in favour of a new connection."""
         self.transport.abort()
 
-    # Deadlines and refusals.
+    # ---- deadlines and refusals -------------------------------------------------------------------------------------
 
     def _arm_answer(self) -> None:
-        """Give the endpoint time to answer, or the client time to take what waits of the answer."""
+        """Set the deadline for the endpoint to answer, or for the client to take the waiting part of the answer."""
         self._progress.mark()
         self._deadline.set(self.answer_seconds)
 
@@ -277,7 +276,7 @@ class ServerProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif is_answering and exchange is not None:
             if exchange.response_started:
-                self._arm_answer()  # the client has taken all that there is, and the endpoint is still writing
+                self._arm_answer()  # the client has taken everything, and the endpoint is still writing
             else:
                 self.transport.abort()
         elif self._in_head or (exchange is not None and exchange.more_body and not exchange.response_started):
@@ -287,24 +286,24 @@ class ServerProtocol(HttpToolsProtocol):
 
     def _stop_parsing(self, status: HTTPStatus) -> None:
         self._refusal = status
-        raise ValueError(status.phrase)  # the parser passes it on as HttpParserError
+        raise ValueError(status.phrase)  # httptools raises it as HttpParserError
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answer with an error and end the connection, after the answers to earlier requests."""
+        """Answer with an error and close the connection, after the answers to earlier requests."""
         if self._lingering or self.transport.is_closing():
             return
         exchange: RequestResponseCycle | None = self.cycle
         if exchange is not None and not exchange.response_complete:
             is_at_fault = exchange.more_body
             if is_at_fault and self.pipeline and self.pipeline[0][0] is exchange:
-                self.pipeline.popleft()  # it has not begun, and will not
+                self.pipeline.popleft()  # its endpoint has not started, and is not called
                 exchange.more_body = is_at_fault = False
             if not is_at_fault:
                 self._refuse_after_answers = status
                 self.flow.pause_reading()
                 self._arm_answer()
                 return
-            exchange.disconnected = True  # its endpoint waits for the rest of the body
+            exchange.disconnected = True  # wake its endpoint, which waits for the rest of the body
             exchange.message_event.set()
             if exchange.response_started:
                 self.transport.abort()
@@ -316,7 +315,7 @@ class ServerProtocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """End the connection in a way that lets the client read the answer although it has not been read out."""
+        """Close the connection so that the client can read the answer although its request was not read to the end."""
         if self._lingering or self.transport.is_closing():
             return
         self._lingering = True
@@ -326,7 +325,7 @@ class ServerProtocol(HttpToolsProtocol):
 
 
 class _ExchangeTransport:
-    """The transport as uvicorn's exchange sees it: closing it is left to the protocol."""
+    """The transport for uvicorn's exchange. It leaves closing to the protocol."""
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -337,7 +336,7 @@ class _ExchangeTransport:
 
 
 def _new_parser(protocol: ServerProtocol) -> httptools.HttpRequestParser:
-    """A parser with the one leniency of uvicorn's: data after ``Connection: close`` is no error."""
+    """Create a parser with the leniency that uvicorn sets: data after ``Connection: close`` is not an error."""
     parser = httptools.HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
