@@ -1,5 +1,5 @@
-"""Delivery: one attempt, one request, one outcome. One package for each kind of target.
+"""Delivers calls to targets: one attempt, one outcome. One package per target kind, chosen by the scheme of a URL.
 
-``base`` is the interface that the core uses. Nothing here knows jobs, leases or Redis; retries and limits are decided
-by the caller.
+``base`` has the protocol, ``registry`` the kinds that are installed. Nothing here knows jobs, leases or Redis: the node
+decides when to deliver and checks the lease, and the plan decides about retries.
 """

@@ -103,14 +103,14 @@ def test_a_name_with_digits_is_no_address(host: str) -> None:
         (SILENT, "no name server answered in time", True),
     ],
 )
-async def test_each_way_to_fail_has_its_own_words(code: int, message: str, passing: bool) -> None:
+async def test_each_way_to_fail_has_its_own_words(code: int, message: str, temporary: bool) -> None:
     async with name_server() as server, resolver_of(server, timeout=0.05, tries=1) as resolver:
         server.faults["x.test"] = code
         server.faults["x.test.search.test"] = code
         with pytest.raises(LookupFailed) as caught:
             await resolver.resolve("x.test")
     assert str(caught.value) == f"the name x.test does not resolve: {message}"
-    assert caught.value.passing is passing
+    assert caught.value.temporary is temporary
 
 
 async def test_a_name_server_that_cannot_be_reached_is_told_apart() -> None:
@@ -210,7 +210,7 @@ async def test_an_expired_answer_is_used_while_the_new_one_is_late() -> None:
 async def test_an_expired_answer_outlives_a_passing_failure_for_a_bounded_time() -> None:
     names = Names()
     await names.resolve()
-    names.answer = LookupFailed("the server failed", passing=True)
+    names.answer = LookupFailed("the server failed", temporary=True)
     names.time += 31
     assert await names.resolve() == OLD
     assert await names.resolve() == OLD
@@ -234,13 +234,13 @@ async def test_an_expired_answer_does_not_outlive_the_name() -> None:
 
 
 @pytest.mark.parametrize(("passing", "seconds"), [(False, 2), (True, 1)])
-async def test_a_failure_is_remembered_briefly(passing: bool, seconds: float) -> None:
+async def test_a_failure_is_remembered_briefly(temporary: bool, seconds: float) -> None:
     names = Names()
-    names.answer = LookupFailed("it failed", passing=passing)
+    names.answer = LookupFailed("it failed", temporary=temporary)
     for _ in range(3):
         with pytest.raises(LookupFailed) as caught:
             await names.resolve()
-        assert caught.value.passing is passing
+        assert caught.value.temporary is temporary
     assert names.asked == 1
     names.answer = addresses("192.0.2.1")
     names.time += seconds
@@ -265,7 +265,7 @@ async def test_names_that_failed_before_wait_for_each_other_and_delay_no_new_one
         if host.startswith("dead"):
             if is_up:
                 await held.wait()
-            raise LookupFailed("no answer", passing=True)
+            raise LookupFailed("no answer", temporary=True)
         return Found(answered, 1.0)
 
     resolver = Resolver(lookup=look_up, now=lambda: time)

@@ -1,5 +1,5 @@
-"""Delivery over HTTP: one request, one deadline, one outcome.
+"""The target kind for ``http`` and ``https`` URLs: one request, one deadline, one outcome with a verdict.
 
-Also the rules of HTTP targets: which URLs, headers and addresses are allowed. The only importer of httpx, httptools,
-aiodns and aiohappyeyeballs; the only folder that opens connections to targets.
+Also checks which URLs, headers and addresses are allowed. The only folder that imports httpx, httptools, aiodns and
+aiohappyeyeballs for deliveries, and the only one that opens connections to targets.
 """

@@ -1,7 +1,7 @@
-"""Delivery over HTTP: one request, one deadline, one outcome.
+"""Delivers calls over HTTP: one request, one deadline, one outcome.
 
-The deadline is the whole attempt's, from waiting for a connection to the last byte. Timeouts per phase, as HTTP
-libraries have them, are outlived by a target that sends a byte now and then.
+The deadline covers the whole attempt, from waiting for a connection to the last byte. HTTP libraries have timeouts per
+phase instead, which a target that sends a byte now and then never exceeds.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ _KINDS: Final = (
 class HttpClient:
     """Makes attempts over HTTP/1.1. Safe to call from many coroutines at once.
 
-    ``max_connections`` bounds the requests under way; one more waits, and its deadline runs meanwhile.
-    ``read_limit_bytes`` is where reading an answer's body stops, ``keep_bytes`` how much of it an outcome holds.
-    ``transport`` is any httpx transport; the default is a ``PooledTransport`` with ``guard``. A transport that is
-    given has to ask a guard itself.
+    ``max_connections`` limits the open requests; a further one waits, and its deadline runs meanwhile.
+    ``read_limit_bytes`` limits how much of an answer's body is read, ``keep_bytes`` how much of it an outcome holds.
+    ``transport`` is any httpx transport; the default is a ``PooledTransport`` with ``guard``. Another transport must
+    ask a guard itself.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class HttpClient:
         self._deadlines = Deadlines()
 
     async def deliver(self, request: Request) -> Outcome:
-        """Make one attempt. Raises nothing but cancellation.
+        """Make one attempt and return its outcome. Raises only CancelledError.
 
-        Redirects are answers like any other. 1xx answers are passed over. An answer whose status and headers have
-        arrived but whose body fails is not a response: the attempt ends as what went wrong.
+        A redirect is an answer like any other. 1xx answers are skipped. If the body of an answer fails after its status
+        and headers have arrived, the outcome is the failure and not a response.
         """
         return await attempt(lambda done: self.send(request, done, always))
 
@@ -95,31 +95,31 @@ class HttpClient:
         return self.send(request_of(call), done, may_send)
 
     def send(self, request: Request, done: Done, may_send: MaySend) -> Attempt:
-        """Begin what ``deliver`` does, and return at once, as ``Deliverer.start`` does for a call.
+        """Begin an attempt for a request that is built, with the guarantees of ``Deliverer.start``.
 
-        Where a connection is idle and the request is short, the arrival of the answer drives the attempt: no task, no
-        timer of its own, half of the processor time.
+        Fast path: if a connection is idle and the request is short, the arriving answer drives the attempt. Without a
+        task and a timer of its own, an attempt takes half of the processor time.
         """
         if self._pool is not None and len(request.body) <= WRITE_PIECE_BYTES and may_send():
             direct = self._direct(self._pool, request, done, may_send)
             if direct is not None:
                 return direct
         return TaskAttempt(
-            self._in_turn(request, self._clock.monotonic(), request.timeout_ms / 1000.0, may_send=may_send), done
+            self._in_task(request, self._clock.monotonic(), request.timeout_ms / 1000.0, may_send=may_send), done
         )
 
     def _direct(self, pool: PooledTransport, request: Request, done: Done, may_send: MaySend) -> _Direct | None:
-        """Begin the attempt on an idle connection; None: there is none."""
+        """Begin the attempt on an idle connection; return None if no connection is idle."""
         try:
             written = write_head(request, self._user_agent)
-        except Exception:  # noqa: BLE001 - it is raised again where it becomes the outcome
+        except Exception:  # noqa: BLE001 - the slow path raises it again, and makes it the outcome
             return None
         connection = pool.take_idle(written.origin)
         if connection is None:
             return None
         return _Direct(self, pool, connection, request, written, done, may_send)
 
-    async def _in_turn(
+    async def _in_task(
         self,
         request: Request,
         started: float,
@@ -128,7 +128,7 @@ class HttpClient:
         fresh: bool = False,
         may_send: MaySend,
     ) -> Outcome:
-        """One attempt as a coroutine: the first on a connection, one with a long body, and over any httpx transport."""
+        """Make one attempt as a coroutine: on a new connection, with a long body, or over another httpx transport."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await self._attempt(request, started, fresh=fresh, may_send=may_send)
@@ -237,7 +237,7 @@ class HttpClient:
 
 
 class Body:
-    """What is read of an answer's body: at most ``limit`` bytes, of which the first ``keep`` stay."""
+    """Collects an answer's body: reads at most ``limit`` bytes and keeps the first ``keep`` of them."""
 
     __slots__ = ("_keep", "_limit", "kept", "length", "truncated")
 
@@ -249,7 +249,7 @@ class Body:
         self.truncated = False
 
     def add(self, chunk: bytes) -> bool:
-        """Take in what came next; whether to go on."""
+        """Add the next bytes. Returns whether to read on."""
         if self.length < self._keep:
             self.kept += chunk[: self._keep - self.length]
         self.length += len(chunk)
@@ -262,18 +262,18 @@ class Body:
 
 
 class _Direct:
-    """An attempt on a connection that was idle, driven by what arrives there."""
+    """An attempt on a connection that was idle, driven by the bytes that arrive there."""
 
     __slots__ = (
         "_body",
         "_client",
         "_connection",
         "_done",
-        "_left",
         "_may_send",
         "_pool",
+        "_released",
+        "_repeat",
         "_request",
-        "_second",
         "_started",
         "_written",
     )
@@ -295,23 +295,23 @@ class _Direct:
         self._written = written
         self._done = done
         self._may_send = may_send
-        self._left = False
-        self._second: TaskAttempt | None = None
+        self._released = False
+        self._repeat: TaskAttempt | None = None
         self._body = Body(client._read_limit, client._kept(request))
         self._started = client._clock.monotonic()
         client._deadlines.add(self, request.timeout_ms)
         connection.begin(request.method, written.head, request.body, self._progressed)
 
     def cancel(self) -> None:
-        """Close the connection and give its place back. ``done`` will not be called."""
-        if self._second is not None:
-            self._second.cancel()
-        elif not self._left:  # else the connection may be another's by now
-            self._leave()
+        """Close the connection and free its slot. ``done`` is not called afterwards."""
+        if self._repeat is not None:
+            self._repeat.cancel()
+        elif not self._released:  # else another attempt may use the connection by now
+            self._release()
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self._leave()
+        self._release()
         self._done(self._client._timed_out(self._request, self._started))
 
     def _progressed(self) -> None:
@@ -324,26 +324,26 @@ class _Direct:
             more = self._body.add(chunk)
         if not more or connection.complete:
             status, headers = connection.status, connection.headers
-            self._leave()
+            self._release()
             self._done(self._client._answered(status, headers, self._body, self._request, self._started))
 
     def _lost(self, fault: httpx.TransportError) -> None:
         repeat = isinstance(fault, httpx.ReadError) and self._pool.may_repeat(
             self._connection, repeatable=self._written.repeatable
         )
-        self._leave()
+        self._release()
         if not repeat:
             self._done(self._client._failed(fault, self._request, self._started))
             return
-        # The target closed the connection while it was idle: once more, on a new one.
+        # The target closed the connection while it was idle: send again, on a new one.
         client, request = self._client, self._request
         left = request.timeout_ms / 1000.0 - (client._clock.monotonic() - self._started)
-        self._second = TaskAttempt(
-            client._in_turn(request, self._started, left, fresh=True, may_send=self._may_send), self._done
+        self._repeat = TaskAttempt(
+            client._in_task(request, self._started, left, fresh=True, may_send=self._may_send), self._done
         )
 
-    def _leave(self) -> None:
-        self._left = True
+    def _release(self) -> None:
+        self._released = True
         self._client._deadlines.remove(self, self._request.timeout_ms)
         self._pool.release(self._written.origin, self._connection)
 

@@ -1,13 +1,13 @@
-"""From a host name to an open connection: look the name up, ask the guard, connect, shake hands.
+"""Opens a connection to a host: looks up the name, asks the guard, connects, makes the TLS handshake.
 
-Each way to fail has its own exception, all of them httpx's ``ConnectError``:
+Each failure has its own exception, a subclass of httpx's ``ConnectError``:
 
     httpx.ConnectError          refused, unreachable, reset while connecting
     ├── LookupFailed            the name does not resolve
     ├── AddressRefused          the guard refused every address of the name
     └── TlsFailed               the handshake or the check of the certificate failed
 
-There are no time limits here. The caller cancels when its deadline has passed.
+Nothing here has a time limit. The caller cancels when its deadline has passed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scheduler_core.delivery.http.guard import AddressGuard, Own, refusal_text
 from scheduler_core.delivery.http.resolve import AddressInfo, LookupFailed, Resolver
 
 FALLBACK_DELAY_SECONDS: Final = 0.25
-"""How long one address may take before the next one is tried beside it (RFC 8305)."""
+"""How long to wait for one address before the next one is tried in parallel (RFC 8305)."""
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -41,7 +41,7 @@ class TlsFailed(httpx.ConnectError):
 
 
 class Origin(NamedTuple):
-    """Where a connection leads: connections with the same origin can stand in for each other."""
+    """The remote end of a connection. Connections with the same origin are interchangeable."""
 
     tls: bool
     host: str
@@ -91,11 +91,11 @@ class Connector:
         return protocol
 
     async def _without_own(self, addresses: list[AddressInfo], own: Own) -> list[AddressInfo]:
-        """Drop the addresses to which the name of an own endpoint resolves at this moment."""
+        """Remove the addresses to which the name of an own endpoint resolves now."""
         try:
             found = {str(info[4][0]) for info in await self._resolver.resolve(own.host)}
         except LookupFailed:
-            return addresses  # then nobody is reached by that name
+            return addresses  # the name leads to no address
         left, refusal = [], ""
         for info in addresses:
             reason = self._guard.check_own(info[4][0], own, found)
@@ -127,10 +127,10 @@ class Connector:
 
 
 def default_ssl_context() -> ssl.SSLContext:
-    """Certificates are always checked: against the system's roots, or certifi's where the system has none.
+    """Return a context that checks certificates against the system's roots, or certifi's if the system has none.
 
-    ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured by OpenSSL, for runners with a private authority. Reading the
-    roots takes some 20 ms, once.
+    OpenSSL reads ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``, for runners with a private authority. Reading the roots takes
+    about 20 ms, once.
     """
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
@@ -143,7 +143,7 @@ def default_ssl_context() -> ssl.SSLContext:
 
 
 def _reason(error: OSError | RuntimeError) -> str:
-    """Words for an error of ``connect()``, without the address that some systems put into it."""
+    """Return the text of an error of ``connect()``, without the address that some systems add."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
     return "no address answered"

@@ -1,12 +1,12 @@
-"""One HTTP/1.1 connection: write a request, read one answer, be ready for the next.
+"""One HTTP/1.1 connection: writes a request, reads its answer, and is ready for the next request.
 
-Framing is read by llhttp (through httptools), which is strict where leniency invites smuggling. What this file adds is
-what a sender of at-least-once requests must know and libraries hide: whether a lost connection was stale (closed by the
-target before it can have begun to work), and that unasked bytes (a server's 408 on an idle connection) never become
-the answer to the next request.
+llhttp (through httptools) parses the framing; it is strict, which prevents request smuggling. This file adds two things
+that a sender of at-least-once requests needs and libraries hide: whether a lost connection was stale (the target closed
+it before it can have begun to work), and that unsolicited bytes (a server's 408 on an idle connection) never become the
+answer to the next request.
 
-All that a target can send is bounded: the head in bytes and lines, interim (1xx) answers together with it, the
-body by flow control (reading stops while nobody takes what has arrived), chunk framing and trailers by a ratio.
+Everything that a target can send is bounded: the head in bytes and lines, together with interim (1xx) answers; the body
+by flow control (reading stops until the received bytes are taken); chunk framing and trailers by a ratio.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ import httptools
 import httpx
 
 HEAD_LIMIT_BYTES: Final = 64 * 1024
-"""How long status line and headers, with all interim answers before them, may be."""
+"""The limit of status line and headers, together with all interim answers before them."""
 
 HEAD_LIMIT_LINES: Final = 256
 
 BUFFER_LIMIT_BYTES: Final = 64 * 1024
-"""How much body may lie here before reading stops until it is taken."""
+"""How much of a body is buffered before reading stops until it is taken."""
 
 WRITE_PIECE_BYTES: Final = 64 * 1024
-"""A longer request is written in pieces, so that an early answer (413) is seen before the target's reset."""
+"""A longer request is written in pieces, so that an early answer (413) is read before the target's reset."""
 
 FRAMING_RATIO: Final = 8
-"""Chunks of one byte cost six times their content. More than this is not framing but an attack."""
+"""Chunks of one byte have six times as much framing as content. More than this ratio is an attack."""
 
 STALE_408_SECONDS: Final = 0.25
 """A 408 that arrives on a used connection sooner than this after the request was sent is not its answer. Servers send
-408 when an idle connection is about to be closed; it can cross the next request on its way. A server that has received
-a whole request has no reason to say so at once, and one that means the request waits for seconds. One that keeps the
-connection open is an answer: a server that gives up an idle connection says so (RFC 9110, 15.5.9)."""
+408 before they close an idle connection, and it can cross the next request. A server that has received a whole request
+has no reason for an immediate 408, and one that means this request waits for seconds. A 408 that keeps the connection
+open is an answer: a server that closes an idle connection announces it (RFC 9110, 15.5.9)."""
 
 FIRST_FINAL_STATUS: Final = 200
 REQUEST_TIMEOUT: Final = 408
@@ -47,7 +47,7 @@ SWITCHING_PROTOCOLS: Final = 101
 
 
 class Connection(asyncio.Protocol):
-    """The protocol of one connection. One exchange at a time: ``send``, ``read`` until b"", and again."""
+    """The protocol of one connection. One exchange at a time: ``send``, then ``read`` until b""."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._socket: int | None = None
         """The file descriptor to write to directly; None under TLS."""
         self._used = False
-        """Whether this is at least the second exchange."""
+        """This is at least the second exchange."""
         self._sent_at = 0.0
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -67,12 +67,12 @@ class Connection(asyncio.Protocol):
         self._read_paused = False
         self._began = False
         self._early = b""
-        """What arrived before the first exchange began."""
+        """Bytes that arrived before the first exchange began."""
         self._loss: Exception | None = None
         self._spoiled = False
-        """The exchange went so that the connection cannot be used for another."""
+        """The connection cannot be used for another exchange."""
         self.on_idle_loss: Callable[[Connection], None] | None = None
-        """Told when the connection is lost between exchanges."""
+        """Called when the connection is lost between exchanges."""
         self._reset("")
 
     def _reset(self, method: str) -> None:
@@ -86,24 +86,24 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._buffered = 0
         self.received = 0
-        """How many bytes have arrived in this exchange."""
+        """Bytes that have arrived in this exchange."""
         self.unsent = False
-        """No byte of the request was sent: the connection turned out to be closed."""
+        """No byte of the request was sent, because the connection was already closed."""
         self.lost_after: float | None = None
-        """Seconds from sending the request to the loss of a used connection on which no byte of an answer came; a 408
-        for the idle connection counts as such a loss. None in all other cases."""
+        """Seconds from sending the request to the loss of a used connection without a byte of an answer; a 408 for the
+        idle connection counts as such a loss. None in all other cases."""
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
-        """Of the final answer, as sent."""
+        """The headers of the final answer, as sent."""
 
     # What the pool and the transport call.
 
     @property
     def usable(self) -> bool:
-        """Whether another exchange can begin.
+        """Return whether another exchange can begin.
 
-        Asks the kernel too: what has arrived there since the last turn of the event loop, a farewell or an answer
-        that nobody asked for, must be seen before the next request is written and not after.
+        Also polls the kernel: a close or an unsolicited answer that has arrived there since the last turn of the event
+        loop must be seen before the next request is written.
         """
         return (
             self._parser is None
@@ -117,10 +117,10 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def begin(self, method: str, head: bytes, body: bytes, progressed: Callable[[], None]) -> None:
-        """Write a request whose body is no longer than a piece, and return at once.
+        """Write a request whose body is no longer than ``WRITE_PIECE_BYTES``, and return at once.
 
-        ``progressed`` is called, never from in here, whenever something of the answer has come or the connection is
-        lost; ``fault``, ``complete`` and ``take`` then tell what, until ``finish``.
+        ``progressed`` is called, never from inside this method, whenever a part of the answer has arrived or the
+        connection is lost; ``fault``, ``complete`` and ``take`` have the details, until ``finish``.
         """
         to_write = self._open_exchange(method)
         self._progressed = progressed
@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._wake)
 
     async def send(self, method: str, head: bytes, body: bytes) -> None:
-        """Write a request and return when the head of the final answer is here, in ``status`` and ``headers``.
+        """Write a request and return when the head of the final answer is in ``status`` and ``headers``.
 
         Raises httpx.ReadError if the connection is lost first, httpx.RemoteProtocolError if the answer is not HTTP.
         """
@@ -142,11 +142,11 @@ class Connection(asyncio.Protocol):
                 await self._write_in_pieces(head, body)
         while not self._head_done:
             if self._fault is not None:
-                raise _again(self._fault)
+                raise _copy_of(self._fault)
             await self._wait()
 
     def _open_exchange(self, method: str) -> bool:
-        """Get ready for an answer; whether the request is to be written at all."""
+        """Prepare for an answer. Returns False if the request must not be written, because an answer came already."""
         self._reset(method)
         self._parser = httptools.HttpResponseParser(self)
         self._sent_at = asyncio.get_running_loop().time()
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def _take_early_answer(self) -> None:
-        """A target that answers before it was asked (503, too many connections) means the request at hand."""
+        """Take an answer that arrived before the first request (503, too many connections) as the answer to it."""
         if self._early:
             early, self._early = self._early, b""
             self.data_received(early)
@@ -168,10 +168,10 @@ class Connection(asyncio.Protocol):
             self._end_by_loss(self._loss)
 
     def _write(self, text: bytes) -> None:
-        """Write the beginning of a request, or the whole of it.
+        """Write a request or its beginning.
 
-        Goes to the socket directly where that is possible. uvloop's transport writes at the end of the loop's turn,
-        and a close or a 408 that arrives in between, after ``usable`` was asked, would look like the answer.
+        Writes to the socket directly if possible. uvloop's transport writes at the end of the loop's turn, and a close
+        or a 408 that arrives between the check of ``usable`` and that moment would look like the answer.
         """
         transport = self._transport
         assert transport is not None
@@ -207,22 +207,22 @@ class Connection(asyncio.Protocol):
             if self._complete:
                 return b""
             if self._fault is not None:
-                raise _again(self._fault)
+                raise _copy_of(self._fault)
             await self._wait()
         return self.take()
 
     @property
     def fault(self) -> httpx.TransportError | None:
-        """Why the answer cannot become complete."""
+        """Return why the answer cannot become complete; None: it still can."""
         return self._fault
 
     @property
     def complete(self) -> bool:
-        """Whether the last byte of the answer has arrived."""
+        """Return whether the last byte of the answer has arrived."""
         return self._complete
 
     def take(self) -> bytes:
-        """What has arrived of the body since the last call. Nobody who does not take is sent much more."""
+        """Return what has arrived of the body since the last call. Without calls, reading stops soon."""
         chunks = self._chunks
         if not chunks:
             return b""
@@ -255,13 +255,13 @@ class Connection(asyncio.Protocol):
         return reusable
 
     def abort(self) -> None:
-        """Close the connection at once, whatever is under way."""
+        """Close the connection at once, in any state."""
         self._spoiled = True
         if self._transport is not None:
             self._transport.abort()
 
     async def wait_closed(self) -> None:
-        """Return when the socket is closed, which is a moment after ``abort``."""
+        """Return when the socket is closed, which happens shortly after ``abort``."""
         if not self._closed and self._transport is not None:
             self._closed_waiter = asyncio.get_running_loop().create_future()
             await self._closed_waiter
@@ -280,7 +280,7 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _fail(self, fault: httpx.TransportError) -> None:
-        """Give the answer up. Whoever calls this from outside the parser wakes the waiter afterwards."""
+        """Give up the answer. A caller outside the parser must call ``_wake`` afterwards."""
         if self._fault is None and not self._complete:
             self._fault = fault
         self.abort()
@@ -300,7 +300,7 @@ class Connection(asyncio.Protocol):
             self._early += data
             return
         if parser is None:
-            # Nobody asked: a 408 before an idle connection is closed, or the tail of a broken answer.
+            # Unsolicited: a 408 before an idle connection is closed, or the rest of a broken answer.
             self.abort()
             return
         self._feed(parser, data)
@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
             if not self._complete:
                 self._fail(httpx.RemoteProtocolError(f"the answer is not valid HTTP: {error}"))
                 return
-            self._spoiled = True  # the answer is whole; what follows it was not asked for
+            self._spoiled = True  # the answer is complete; further bytes are unsolicited
         if not self._head_done:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT_BYTES:
@@ -332,14 +332,14 @@ class Connection(asyncio.Protocol):
         """Let the transport close itself; ``connection_lost`` follows."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._socket = None  # its number may be another connection's from now on
+        self._socket = None  # from now on, another connection may have this number
         self._closed = True
         if self._closed_waiter is not None and not self._closed_waiter.done():
             self._closed_waiter.set_result(None)
         self._loss = exc
         if self._parser is not None:
             self._end_by_loss(exc)
-            # They hold each other: without this, what is left of an attempt that timed out waits for the collector.
+            # Break the reference cycle: without this, an attempt that timed out stays until the collector runs.
             self._parser = None
         elif self.on_idle_loss is not None:
             self.on_idle_loss(self)
@@ -373,7 +373,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_done:
-            return  # a trailer, or an answer too many
+            return  # a trailer, or a second answer
         self.headers.append((name, value))
         if len(self.headers) > HEAD_LIMIT_LINES or self.received > HEAD_LIMIT_BYTES:
             # One read can hold more than a head, so the bytes are counted by line here.
@@ -442,14 +442,14 @@ class Connection(asyncio.Protocol):
                 self._spoiled = True
 
 
-def _again(fault: httpx.TransportError) -> httpx.TransportError:
-    """The fault, to be raised. Raised itself, it would hold the frames that hold the connection that holds it, and they
-    would wait for the collector."""
+def _copy_of(fault: httpx.TransportError) -> httpx.TransportError:
+    """Return a copy of ``fault`` to raise. Raising ``fault`` itself would make a reference cycle (exception, frames,
+    connection, exception) that stays until the collector runs."""
     return type(fault)(str(fault))
 
 
 def _reason(error: Exception) -> str:
-    """Words for why a connection was lost, without anything that came over it."""
+    """Return why a connection was lost, without any bytes that were received on it."""
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or 'unknown reason'}"
     if isinstance(error, OSError) and error.errno:

@@ -1,9 +1,9 @@
 """One timer for many deadlines.
 
-Attempts share few timeouts, most of a node the same one, and nearly all end long before it. A timer of the event loop
-for each would cost more than what it guards; here a deadline is an entry in a dictionary, and the loop has one timer
-for each different timeout. An empty group keeps its timer for the next attempt with the same timeout, but only while
-there are few groups: each job may have a timeout of its own, up to a day long.
+Most attempts of a node have the same timeout, and nearly all end long before it. A timer of the event loop per attempt
+would cost more than the attempt it guards. Here a deadline is an entry in a dictionary, and the loop has one timer per
+different timeout. An empty group keeps its timer for the next attempt with the same timeout, but only while the groups
+are few: each job may have its own timeout, of up to a day.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ KEPT_GROUPS: Final = 64
 
 
 class Expiring(Protocol):
-    """What has a deadline."""
+    """Something with a deadline."""
 
     def expire(self) -> None:
-        """The deadline has passed. It has been removed already."""
+        """Handle the passed deadline, which has been removed already."""
         ...
 
 
 class Deadlines:
-    """Calls ``expire`` of what was added and not removed in time. The event loop's clock; nothing ends early."""
+    """Calls ``expire`` of each entry that was added and not removed in time. Never early, by the event loop's clock."""
 
     def __init__(self) -> None:
         self._groups: dict[int, _Group] = {}
 
     def add(self, one: Expiring, timeout_ms: int) -> None:
-        """Expire ``one`` in ``timeout_ms`` from now."""
+        """Expire ``one`` after ``timeout_ms``."""
         group = self._groups.get(timeout_ms)
         if group is None:
             group = self._groups[timeout_ms] = _Group(self, timeout_ms)
         group.add(one)
 
     def remove(self, one: Expiring, timeout_ms: int) -> None:
-        """``one`` has ended. Harmless if it expired."""
+        """Remove ``one``, which has ended. Does nothing if it has expired."""
         group = self._groups.get(timeout_ms)
         if group is not None:
             group.deadlines.pop(one, None)
@@ -48,17 +48,17 @@ class Deadlines:
 
     @property
     def timeouts(self) -> list[int]:
-        """The timeouts that have a timer: those with a deadline ahead, and at most ``KEPT_GROUPS`` others."""
+        """The timeouts with a timer: all with an open deadline, and at most ``KEPT_GROUPS`` others."""
         return list(self._groups)
 
     def forget(self, timeout_ms: int, group: _Group) -> None:
-        """Drop ``group``, whose last deadline has passed. Another may have taken its place while that expired."""
+        """Drop ``group`` after its last deadline has passed, unless a new group replaced it meanwhile."""
         if self._groups.get(timeout_ms) is group:
             del self._groups[timeout_ms]
 
 
 class _Group:
-    """All deadlines of one timeout. They are added in the order in which they pass."""
+    """All deadlines with the same timeout. They pass in the order in which they are added."""
 
     def __init__(self, owner: Deadlines, timeout_ms: int) -> None:
         self._owner = owner
@@ -74,7 +74,7 @@ class _Group:
             self._timer = self._loop.call_at(deadline, self._pass)
 
     def stop(self) -> None:
-        """Cancel the timer. Nothing may be left to expire."""
+        """Cancel the timer of an empty group."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -88,6 +88,6 @@ class _Group:
             del self.deadlines[one]
             try:
                 one.expire()
-            except Exception as error:  # noqa: BLE001 - the deadlines of the others must pass too
+            except Exception as error:  # noqa: BLE001 - one fault must not stop the other deadlines
                 self._loop.call_exception_handler({"message": "a deadline failed to pass", "exception": error})
         self._owner.forget(self._timeout_ms, self)

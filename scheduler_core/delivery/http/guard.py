@@ -1,13 +1,13 @@
-"""Which addresses Cronpost connects to.
+"""Decides which addresses Cronpost connects to.
 
-A job is an instruction from outside to make a request from inside, which is how a scheduler is turned against its own
-network. The guard is asked about every address right before ``connect()``, after the name was looked up: there is no
-second lookup that could answer otherwise (DNS rebinding), and whatever way of writing an address the resolver
-understands (``0x7f000001``, ``127.1``) has become a plain address by then.
+A job makes the server send requests from inside its network, so a client could use the scheduler against that network.
+The guard checks every address right before ``connect()``, after the name was resolved: no second lookup can return
+another address (DNS rebinding), and every spelling that the resolver understands (``0x7f000001``, ``127.1``) is a plain
+address by then.
 
-Refused by default: addresses at which no runner lives but a cloud's metadata service or a whole network may. Loopback
-and private networks are allowed, because runners are usually next door; an operator can change that by rules. Also
-refused: the API of this installation, its metrics and its Redis.
+Refused by default: addresses of cloud metadata services, link-local, multicast, broadcast and reserved addresses.
+Loopback and private networks are allowed, because most runners are there; an operator can change that by rules. Also
+refused: the API, the metrics and the Redis of this installation.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class Own(NamedTuple):
 
 
 class AddressGuard:
-    """Says whether a target may be connected to.
+    """Decides whether a target may be connected to.
 
-    ``allow`` and ``deny`` are rules as ``parse_target_rule`` reads them; a bad one
-    raises ValueError. The first of these that applies decides:
+    ``allow`` and ``deny`` are rules in the syntax of ``parse_target_rule``; a bad one raises ValueError. The first of
+    these that applies decides:
 
     1. ``own`` endpoints are refused, unless an ``allow`` rule names both their network and their port;
     2. an ``allow`` rule that names the network allows;
-    3. an ``allow`` rule for the host or the port lifts ``deny``, but not ``DEFAULT_DENY``: whoever controls a name
+    3. an ``allow`` rule for the host or the port overrides ``deny``, but not ``DEFAULT_DENY``: the owner of a name
        decides where it leads;
     4. ``deny`` and ``DEFAULT_DENY`` refuse;
     5. everything else is allowed.
@@ -157,13 +157,13 @@ class AddressGuard:
 
 
 def refusal_text(reason: str) -> str:
-    """``reason``, an answer of ``AddressGuard``, in words that follow «the address is»."""
+    """Return ``reason``, a result of ``AddressGuard``, as the end of a sentence that begins with "the address is"."""
     return reason if reason.startswith(BY_RULE) else f"refused: {reason}"
 
 
 def _leads_to(address: Address, own: str) -> bool:
-    """Whether a connection to ``address`` may reach what listens on ``own``. All loopback addresses count as one,
-    because ``localhost`` names both that of IPv4 and that of IPv6."""
+    """Return whether a connection to ``address`` may reach a server that listens on ``own``. All loopback addresses
+    count as one, because ``localhost`` resolves to that of IPv4 and to that of IPv6."""
     listening = _address(own)
     if listening is None:
         return False
@@ -173,7 +173,7 @@ def _leads_to(address: Address, own: str) -> bool:
 
 
 def is_local(address: Address) -> bool:
-    """Whether ``address`` is one of this machine: whether a socket can be bound to it."""
+    """Return whether ``address`` belongs to this machine: whether a socket can be bound to it."""
     if address.is_loopback:
         return True
     try:
@@ -192,9 +192,9 @@ def _address(text: str) -> Address | None:
 
 
 def embedded_v4(address: ipaddress.IPv6Address) -> tuple[ipaddress.IPv4Address, ...]:
-    """The IPv4 addresses to which an IPv6 address may be carried by mapping, translation or a tunnel.
+    """Return the IPv4 addresses to which mapping, translation or a tunnel may carry an IPv6 address.
 
-    Whether the network here does so is unknown, so each possibility counts.
+    The mechanisms of this network are unknown, so each possibility counts.
     """
     if address == _LOOPBACK_V6:
         return ()  # formally inside ::/96, but not an IPv4 address

@@ -24,10 +24,10 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE
 """RFC 9110, 9.2.2."""
 
 CACHE_SIZE: Final = 8192
-"""URLs, and sets of header names, whose reading is kept."""
+"""Entries of each cache: URLs, and sets of header names."""
 
 _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
-"""These state a length even when the body is empty (RFC 9110, 8.6)."""
+"""Their requests state a length even if the body is empty (RFC 9110, 8.6)."""
 
 _TRANSPORT_HEADERS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 _METHOD: Final = re.compile(r"[A-Z]+\Z")
@@ -93,19 +93,20 @@ def _quoted(job_id: str) -> str:
 
 
 class Written(NamedTuple):
-    """A request as it is sent."""
+    """The head of a request as it is sent."""
 
     origin: Origin
     head: bytes
     repeatable: bool
-    """Whether it may be sent again when a used connection was lost as it was sent."""
+    """Whether the request may be sent again if a used connection was lost while it was sent."""
 
 
 def write_head(request: Request, user_agent: str) -> Written:
-    """The head of ``request`` and where it goes.
+    """Return the head of ``request`` and the origin that it goes to.
 
-    Raises ValueError for a header that is the transport's or that is not Latin or UTF-8 text, httpx.LocalProtocolError
-    for a line break or NUL in one, httpx.InvalidURL and httpx.UnsupportedProtocol for the URL.
+    Raises ValueError for a header that only the transport sets or that is not Latin or UTF-8 text,
+    httpx.LocalProtocolError for a line break or NUL in a header, httpx.InvalidURL and httpx.UnsupportedProtocol for the
+    URL.
     """
     method, body = request.method, request.body
     start = _start(method, request.url)
@@ -124,13 +125,13 @@ def write_head(request: Request, user_agent: str) -> Written:
 
 
 def headers_of(request: Request, user_agent: str) -> list[tuple[bytes, bytes]]:
-    """The headers that ``write_head`` writes, for a transport that writes them itself."""
+    """Return the headers that ``write_head`` writes, for a transport that writes them itself."""
     lines = write_head(request, user_agent).head.split(b"\r\n")[1:-2]
     return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
 
 
 def head_of(method: str, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """The bytes of a request up to its body. Raises httpx.LocalProtocolError for a line break or NUL in a header."""
+    """Return the bytes of a request up to its body. Raises httpx.LocalProtocolError for a line break or NUL."""
     lines = [b"%s %s HTTP/1.1\r\n" % (method.encode("ascii"), path)]
     lines += [b"%s: %s\r\n" % header for header in headers]
     lines.append(b"\r\n")
@@ -140,14 +141,14 @@ def head_of(method: str, path: bytes, headers: Sequence[tuple[bytes, bytes]]) ->
 
 
 def _check(head: bytes, lines: int) -> None:
-    # Names and values were checked when the job was stored. Should one have slipped through, it must not become a
+    # Names and values were checked when the job was stored. If a bad one was stored all the same, it must not smuggle a
     # second request.
     if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
         raise httpx.LocalProtocolError("a header holds a line break or a NUL")
 
 
 def origin_of(url: httpx.URL) -> Origin:
-    """Where a request for ``url`` connects to."""
+    """Return the origin that a request for ``url`` connects to."""
     scheme = url.scheme
     if scheme not in ("http", "https"):
         raise httpx.UnsupportedProtocol("the URL must start with http:// or https://")
@@ -162,7 +163,7 @@ class _Start(NamedTuple):
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _start(method: str, url: str) -> _Start:
-    """Request line and Host. Parsing a URL costs as much as the rest of a request, and the same few come again."""
+    """Return request line and Host. Cached: parsing a URL costs as much as the rest of a request."""
     if not _METHOD.match(method):
         raise ValueError("not a method")
     parsed = httpx.URL(url)
@@ -180,8 +181,8 @@ _FIRST = itemgetter(0)
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _names(names: tuple[str, ...]) -> _Names:
-    """What the names of a request's headers say. Nearly all requests have the same."""
+    """Check the names of a request's headers. Cached: nearly all requests have the same names."""
     lower = {name.encode("ascii").decode().lower() for name in names}
     for name in lower & _TRANSPORT_HEADERS:
-        raise ValueError(f"the header {name} is the transport's")
+        raise ValueError(f"only the transport sets the header {name}")
     return _Names("user-agent" in lower, "idempotency-key" in lower)

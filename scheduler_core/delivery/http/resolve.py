@@ -1,15 +1,15 @@
-"""Looks names up with c-ares, and remembers the answers.
+"""Resolves names with c-ares and caches the answers.
 
-getaddrinfo needs a thread for each lookup and cannot be given a deadline: with 64 names whose server does not answer,
-a good name waited until one of them gave up. c-ares sends its queries from one thread, however many there are.
+getaddrinfo needs a thread per lookup and has no deadline: with 64 names whose server did not answer, a good name waited
+until one of them gave up. c-ares sends all queries from one thread.
 
-What is promised here, whatever the name servers do:
+Guarantees, whatever the name servers do:
 
-* One lookup per name is under way at a time; all that ask for the name share it. It has a deadline of its own.
-* A name that did not resolve the last time waits for one of few slots, so that dead names never delay a good one.
-* An answer is used for its TTL, within bounds. When it has expired, the next request waits for a new one, but only for
-  a moment: if the server is slow or fails for a passing reason, the expired answer is used again, up to a bounded age.
-* A failure is remembered for a second or two, so that a thousand jobs with one dead name ask once.
+* One lookup per name at a time; all requests for the name share it. It has a deadline of its own.
+* A name that did not resolve last time waits for one of few slots, so that dead names never delay a good one.
+* An answer is used for its TTL, within bounds. When it has expired, the next request waits briefly for a new one. If
+  the server is slow or fails temporarily, the expired answer is used again, up to a bounded age.
+* A failure is cached for a second or two, so that a thousand jobs with one dead name cause one lookup.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ import aiodns
 import httpx
 
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
-"""As ``getaddrinfo`` gives them. The ports are 0."""
+"""As ``getaddrinfo`` returns them. The ports are 0."""
 
 LOOKUP_SECONDS: Final = 10.0
 """The deadline of one lookup, over all name servers and search domains."""
 QUERY_SECONDS: Final = 2.0
 QUERY_TRIES: Final = 2
-"""How long one name server may take, and how often it is asked."""
+"""The timeout of one query to a name server, and how often it is sent."""
 
 LEAST_TTL_SECONDS: Final = 1.0
 MOST_TTL_SECONDS: Final = 300.0
-"""Bounds of the time for which an answer is used. /etc/hosts has a TTL of 0."""
+"""Bounds of how long an answer is used. /etc/hosts has a TTL of 0."""
 STALE_SECONDS: Final = 300.0
-"""How long after its TTL an answer may be used while no new one is to be had."""
+"""How long after its TTL an answer may be used while no new one can be obtained."""
 REFRESH_WAIT_SECONDS: Final = 0.25
 """How long a request waits for a new answer before it uses the expired one."""
 REFRESH_PAUSE_SECONDS: Final = 5.0
 """How long the expired answer is used without waiting, after a refresh was slow or failed."""
 
 MISSING_SECONDS: Final = 2.0
-"""How long it is remembered that a name does not exist."""
+"""How long the answer that a name does not exist is cached."""
 FAILED_SECONDS: Final = 1.0
-"""How long it is remembered that the name servers failed."""
+"""How long a failure of the name servers is cached."""
 
 LOOKUPS: Final = 512
 SUSPECT_LOOKUPS: Final = 64
-"""Lookups under way: of names that resolved the last time or are new, and of names that did not."""
+"""Concurrent lookups: of names that are new or resolved last time, and of names that did not."""
 KNOWN_NAMES: Final = 4096
 
 
 class LookupFailed(httpx.ConnectError):
-    """The name does not resolve. ``passing``: the name servers failed, and the name may exist all the same."""
+    """The name does not resolve. ``temporary``: the name servers failed, so the name may exist."""
 
-    def __init__(self, message: str, *, passing: bool = False) -> None:
+    def __init__(self, message: str, *, temporary: bool = False) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.temporary = temporary
 
 
 class Found(NamedTuple):
@@ -78,7 +78,7 @@ _MISSING: Final = {
     aiodns.error.ARES_ENODATA: "the name has no addresses",
     aiodns.error.ARES_EBADNAME: "it is not a valid name",
 }
-_PASSING: Final = {
+_TEMPORARY: Final = {
     aiodns.error.ARES_ETIMEOUT: "no name server answered in time",
     aiodns.error.ARES_ESERVFAIL: "the name server failed",
     aiodns.error.ARES_EREFUSED: "the name server refused the query",
@@ -87,8 +87,8 @@ _PASSING: Final = {
 
 
 class CaresLookup:
-    """A ``Lookup`` by c-ares: /etc/hosts, then DNS, with the search domains and options of /etc/resolv.conf, whose
-    changes it follows. ``options`` are those of ``pycares.Channel``."""
+    """A ``Lookup`` by c-ares: /etc/hosts, then DNS with the search domains and options of /etc/resolv.conf. It follows
+    changes of that file. ``options`` are those of ``pycares.Channel``."""
 
     def __init__(self, **options: Any) -> None:
         self._options = {"timeout": QUERY_SECONDS, "tries": QUERY_TRIES} | options
@@ -105,8 +105,8 @@ class CaresLookup:
             result = await self._resolver.getaddrinfo(host, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM)
         except aiodns.error.DNSError as error:
             code = error.args[0]
-            reason = _MISSING.get(code) or _PASSING.get(code) or str(error.args[-1])
-            raise _failed(host, reason, passing=code not in _MISSING) from None
+            reason = _MISSING.get(code) or _TEMPORARY.get(code) or str(error.args[-1])
+            raise _failed(host, reason, temporary=code not in _MISSING) from None
         found: list[AddressInfo] = [
             (node.family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (node.addr[0].decode("ascii"), 0, *node.addr[2:]))
             for node in result.nodes
@@ -114,21 +114,21 @@ class CaresLookup:
         return Found(found, min((node.ttl for node in result.nodes), default=0))
 
     async def aclose(self) -> None:
-        """Give up the queries under way."""
+        """Cancel the open queries."""
         if self._resolver is not None:
             await self._resolver.close()
             self._resolver = None
 
 
 class _Known:
-    """What is remembered of a name: its addresses, or why it has none."""
+    """The cached answer for a name: its addresses, or why it has none."""
 
-    __slots__ = ("addresses", "failure", "fresh_until", "passing", "quiet_until", "stale_until")
+    __slots__ = ("addresses", "failure", "fresh_until", "quiet_until", "stale_until", "temporary")
 
     def __init__(self, fresh_until: float) -> None:
         self.addresses: Sequence[AddressInfo] = ()
         self.failure = ""
-        self.passing = False
+        self.temporary = False
         self.fresh_until = fresh_until
         self.stale_until = 0.0
         self.quiet_until = 0.0
@@ -136,7 +136,7 @@ class _Known:
 
 
 class Resolver:
-    """Looks names up through ``lookup``; the default is c-ares. ``now`` is a clock in seconds, else the loop's."""
+    """Resolves names by ``lookup`` (default: c-ares). ``now`` is a clock in seconds (default: the loop's)."""
 
     def __init__(
         self,
@@ -165,14 +165,14 @@ class Resolver:
         self._suspect_slots = asyncio.Semaphore(SUSPECT_LOOKUPS)
 
     async def resolve(self, host: str) -> Sequence[AddressInfo]:
-        """Return what ``host`` resolves to, in the order in which to try. Raises LookupFailed."""
+        """Return the addresses of ``host`` in the order in which to try them. Raises LookupFailed."""
         if is_numeric(host):
             return _numeric(host)
         now = self._now()
         known = self._known.get(host)
         if known is not None and now < known.fresh_until:
             if known.failure:
-                raise LookupFailed(known.failure, passing=known.passing)
+                raise LookupFailed(known.failure, temporary=known.temporary)
             return known.addresses
         stale = known if known is not None and known.addresses and now < known.stale_until else None
         if stale is not None and now < stale.quiet_until:
@@ -188,14 +188,14 @@ class Resolver:
                 if not task.done():
                     stale.quiet_until = now + REFRESH_PAUSE_SECONDS
                     return stale.addresses
-            # Shielded: the first to ask may be cancelled by its deadline while others wait for the same answer.
+            # Shielded: the deadline of the first request may pass while others wait for the same answer.
             return await asyncio.shield(task)
         except LookupFailed as error:
-            if stale is not None and error.passing:
+            if stale is not None and error.temporary:
                 stale.quiet_until = now + REFRESH_PAUSE_SECONDS
                 return stale.addresses
             # A new exception for each waiter: a shared one would keep the frames of all alive.
-            raise LookupFailed(str(error), passing=error.passing) from None
+            raise LookupFailed(str(error), temporary=error.temporary) from None
         finally:
             del task
 
@@ -204,9 +204,9 @@ class Resolver:
             async with self._suspect_slots if suspect else self._slots, asyncio.timeout(self._lookup_seconds):
                 found = await self._lookup(host)
             if not found.addresses:
-                raise _failed(host, "the name has no addresses", passing=False)
+                raise _failed(host, "the name has no addresses", temporary=False)
         except TimeoutError:
-            error = _failed(host, f"no name server answered within {self._lookup_seconds:g} s", passing=True)
+            error = _failed(host, f"no name server answered within {self._lookup_seconds:g} s", temporary=True)
             self._remember_failure(host, error)
             raise error from None
         except LookupFailed as error:
@@ -223,10 +223,10 @@ class Resolver:
     def _remember_failure(self, host: str, error: LookupFailed) -> None:
         now = self._now()
         before = self._known.get(host)
-        if error.passing and before is not None and before.addresses and now < before.stale_until:
-            return  # the expired answer is worth more
-        known = _Known(now + (self._failed if error.passing else self._missing))
-        known.failure, known.passing = str(error), error.passing
+        if error.temporary and before is not None and before.addresses and now < before.stale_until:
+            return  # keep the expired answer, which can still be used
+        known = _Known(now + (self._failed if error.temporary else self._missing))
+        known.failure, known.temporary = str(error), error.temporary
         self._remember(host, known)
 
     def _remember(self, host: str, known: _Known) -> None:
@@ -238,17 +238,17 @@ class Resolver:
     def _finished(self, host: str, task: asyncio.Task[Sequence[AddressInfo]]) -> None:
         self._under_way.pop(host, None)
         if not task.cancelled():
-            task.exception()  # marks it as retrieved: everyone who waited may have been cancelled
+            task.exception()  # mark it as retrieved: all waiting requests may have been cancelled
 
     async def aclose(self) -> None:
-        """Give up the lookups under way."""
+        """Cancel the open lookups."""
         for task in list(self._under_way.values()):
             task.cancel()
         await self._cares.aclose()
 
 
 def is_numeric(host: str) -> bool:
-    """Whether ``host`` is an address in some spelling (``127.0.0.1``, ``::1``, ``127.1``, ``0x7f000001``)."""
+    """Return whether ``host`` is an address in any spelling (``127.0.0.1``, ``::1``, ``127.1``, ``0x7f000001``)."""
     if _NUMERIC.match(host.removesuffix(".").rpartition(".")[2]):
         return True
     try:
@@ -262,8 +262,8 @@ def _numeric(host: str) -> Sequence[AddressInfo]:
     try:
         return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except OSError:
-        raise _failed(host, "it is not a valid address", passing=False) from None
+        raise _failed(host, "it is not a valid address", temporary=False) from None
 
 
-def _failed(host: str, reason: str, *, passing: bool) -> LookupFailed:
-    return LookupFailed(f"the name {host} does not resolve: {reason}", passing=passing)
+def _failed(host: str, reason: str, *, temporary: bool) -> LookupFailed:
+    return LookupFailed(f"the name {host} does not resolve: {reason}", temporary=temporary)

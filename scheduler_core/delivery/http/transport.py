@@ -1,7 +1,7 @@
-"""httpx's transport interface on a connection pool that survives cancellation.
+"""An httpx transport with a connection pool that survives cancelled requests.
 
-httpx's own pool (httpcore) stops working after some thousand requests were cancelled by a deadline, and costs over
-2 ms of CPU a request; see docs/decisions/0003-http-transport.md for what was measured and why this exists.
+httpx's own pool (httpcore) stops working after some thousand requests were cancelled by a deadline, and takes over 2 ms
+of processor time per request. docs/decisions/0003-http-transport.md has the measurements.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from scheduler_core.delivery.http.request import IDEMPOTENT, head_of, origin_of
 from scheduler_core.delivery.http.resolve import Resolver
 
 KEEPALIVE_SECONDS: Final = 4.0
-"""How long an idle connection is used again. Below the 5 s after which uvicorn, Node and Apache close theirs, so that
-a request rarely meets a connection that is just being closed."""
+"""How long an idle connection may be used again. uvicorn, Node and Apache close idle connections after 5 s; a shorter
+time makes it rare that a request meets a connection that is being closed."""
 
 REPEAT_WITHIN_SECONDS: Final = 0.005
-"""A used connection that is lost later than this after the request was sent may have been lost while the target worked
-on it. Measured on the loop's clock: on a crowded machine a stale connection is more often reported as an error, and a
-request is never repeated for it."""
+"""If a used connection is lost later than this after the request was sent, the target may have worked on the request,
+and it is not repeated. Measured on the loop's clock: on a crowded machine more stale connections end as errors, but no
+request is repeated by mistake."""
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
     """Sends requests over pooled HTTP/1.1 connections, at most ``max_connections`` at a time.
 
-    * The request is sent as it is: Host and Content-Length must be among its headers, as httpx has them. No proxies,
-      no cookies, no redirects, no decompression, nothing from the environment.
-    * Cancelling a request closes its connection and gives its place back. No other request is touched.
-    * A request is sent once more, on a new connection, only if the target cannot have begun to work on it: the used
-      connection was found closed before a byte was sent, or it was lost without a byte of an answer within
-      ``repeat_within_seconds`` of sending. The second case also needs ``repeatable``: an idempotent method or an
+    * Sends the request unchanged: Host and Content-Length must be among its headers, as httpx has them. No proxies, no
+      cookies, no redirects, no decompression, nothing from the environment.
+    * Cancelling a request closes its connection and frees its slot. Other requests are not affected.
+    * Sends a request a second time, on a new connection, only if the target cannot have begun to work on it: either the
+      used connection was closed before a byte was sent, or it was lost within ``repeat_within_seconds`` of sending
+      without a byte of an answer. The second case also requires ``repeatable``: an idempotent method or an
       ``Idempotency-Key`` (the rule of Go's client), and a policy that allows another request. On a new connection
-      nothing is ever sent twice.
+      nothing is sent twice.
     * Open connections, idle ones included, are at most ``max_connections``.
 
     Raises httpx's transport errors and, from connecting, the subclasses in ``connect``.
@@ -63,8 +63,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._repeat_within = repeat_within_seconds
         self._busy: set[Connection] = set()
         self._idle: OrderedDict[Connection, tuple[Origin, float]] = OrderedDict()
-        """Idle connections with the time at which they became idle, the longest idle first. (Taking the last of a plain
-        dictionary again and again looks at every place that was emptied before.)"""
+        """Idle connections with the time at which they became idle, the longest idle first. Not a plain dictionary:
+        there, popping the last entry repeatedly scans all entries that were popped before."""
         self._idle_by_origin: dict[Origin, OrderedDict[Connection, None]] = {}
         self._connecting = 0
         self._sweep: asyncio.TimerHandle | None = None
@@ -94,11 +94,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
         fresh: bool = False,
         may_send: Callable[[], bool] | None = None,
     ) -> Answer:
-        """Send a request that is written already, and return when the head of its answer is here.
+        """Send a request whose head is written, and return when the head of its answer has arrived.
 
-        What ``handle_async_request`` does, without httpx's objects, which cost as much as the rest of a request.
-        ``fresh`` asks for a new connection. ``may_send`` is asked when there is a connection; NotSent is raised, and
-        nothing sent, if it says no. The caller closes the answer.
+        Does the same as ``handle_async_request`` without httpx's objects, which cost as much as the rest of a request.
+        ``fresh`` requires a new connection. ``may_send`` is called on an open connection, immediately before the first
+        byte; if it returns False, NotSent is raised and nothing is sent. The caller closes the answer.
         """
         if self._closed:
             raise RuntimeError("the transport is closed")
@@ -113,16 +113,16 @@ class PooledTransport(httpx.AsyncBaseTransport):
         return Answer(self, origin, connection)
 
     def may_repeat(self, connection: Connection, *, repeatable: bool) -> bool:
-        """Whether a request that failed on ``connection`` may be sent again on a new one."""
+        """Return whether a request that failed on ``connection`` may be sent again on a new one."""
         if connection.unsent:
             return True
         lost_after = connection.lost_after
         return repeatable and lost_after is not None and lost_after <= self._repeat_within
 
     def take_idle(self, origin: Origin) -> Connection | None:
-        """An idle connection to ``origin``, or None if there is none or no place is free. The caller gives it back.
+        """Return an idle connection to ``origin``; None if no connection is idle or no slot is free.
 
-        For a caller that writes and reads by itself (``Connection.begin``).
+        For a caller that writes and reads by itself (``Connection.begin``), and then calls ``release``.
         """
         if self._closed or not self._slots.take_nowait():
             return None
@@ -132,7 +132,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         return connection
 
     def release(self, origin: Origin, connection: Connection) -> None:
-        """The exchange on ``connection`` is over. It becomes idle, or is closed if there is more to come."""
+        """End the exchange on ``connection``: make it idle, or close it if more of the answer would come."""
         self._busy.discard(connection)
         if connection.finish() and not self._closed:
             loop = asyncio.get_running_loop()
@@ -158,7 +158,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         fresh: bool,
         may_send: Callable[[], bool] | None,
     ) -> Connection:
-        """Send on an idle connection or else a new one; return it with the answer's head read."""
+        """Send on an idle connection, or else on a new one. Return it after the answer's head was read."""
         connection = None if fresh else self._take_idle(origin)
         if connection is not None:
             if may_send is not None and not may_send():
@@ -184,7 +184,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         try:
             await connection.send(method, head, body)
         except BaseException:
-            # Also when the answer has just become complete: nobody is left who would give the connection back.
+            # Also if the answer has just become complete: no caller is left that would release the connection.
             self._busy.discard(connection)
             connection.abort()
             raise
@@ -204,7 +204,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _take_idle(self, origin: Origin) -> Connection | None:
-        """The connection that was used last: it is the least likely to have been closed by the target."""
+        """Return the idle connection that was used last: the target is least likely to have closed it."""
         oldest_usable = asyncio.get_running_loop().time() - self._keepalive
         while candidates := self._idle_by_origin.get(origin):
             connection, _ = candidates.popitem()
@@ -238,7 +238,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             connection.abort()
 
     async def aclose(self) -> None:
-        """Close idle and open connections. Requests under way fail with httpx.ReadError."""
+        """Close idle and open connections. Open requests fail with httpx.ReadError."""
         self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
@@ -257,21 +257,21 @@ class NotSent(Exception):
 
 
 class SlotQueue:
-    """A bounded number of places, first come, first served. As a semaphore, but one can also ask without waiting."""
+    """A bounded number of slots, first come, first served: a semaphore that can also be taken without waiting."""
 
     def __init__(self, count: int) -> None:
         self._free = count
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def take_nowait(self) -> bool:
-        """Take a place if one is free and nobody waits for it."""
+        """Take a slot if one is free. Returns whether it was taken."""
         if self._free <= 0:
             return False
         self._free -= 1
         return True
 
     async def take(self) -> None:
-        """Take a place, after those who asked before."""
+        """Take a slot, after all earlier callers."""
         if self.take_nowait():
             return
         turn = asyncio.get_running_loop().create_future()
@@ -280,11 +280,11 @@ class SlotQueue:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.release()  # it was handed over just then
+                self.release()  # the slot was passed to this caller in the same turn
             raise
 
     def release(self) -> None:
-        """Hand the place to whoever has waited longest, or keep it free."""
+        """Pass the slot to the caller that has waited longest; free it if none waits."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -294,7 +294,7 @@ class SlotQueue:
 
 
 class Answer(httpx.AsyncByteStream):
-    """An answer whose head is here; iterating gives its body, as sent. Closing it early closes the connection."""
+    """An answer whose head has arrived. Iterating returns its body as sent; closing it early closes the connection."""
 
     def __init__(self, transport: PooledTransport, origin: Origin, connection: Connection) -> None:
         self.status = connection.status
@@ -304,7 +304,7 @@ class Answer(httpx.AsyncByteStream):
         self._connection = connection
 
     async def read(self) -> bytes:
-        """The next bytes of the body; b"" at its end."""
+        """Return the next bytes of the body; b"" at its end."""
         return await self._connection.read()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -317,7 +317,7 @@ class Answer(httpx.AsyncByteStream):
         return chunk
 
     def close(self) -> None:
-        """Give the connection back, or close it if there is more to come."""
+        """Release the connection; it is closed if more of the answer would come."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.release(self._origin, self._connection)

@@ -1,6 +1,6 @@
-"""What a user may ask for in a target: its URL and its headers.
+"""Checks the URL and the headers of an HTTP target.
 
-Checked once, when a job or a target is stored, so that a fire never fails on something that could have been refused.
+Runs once, when a job or a target is stored, so that no attempt fails because of input that could have been refused.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _INSTEAD: Final = {
     "url": "; use the Authorization header in 'headers'",
     "webhookUrl": "; use webhookAuth",
 }
-"""What to use instead of a user and password in the URL, by the field that holds it."""
+"""What to use instead of a user and password in the URL, by the name of the field."""
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2
 _VALUE: Final = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?\Z")
