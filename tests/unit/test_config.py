@@ -47,7 +47,7 @@ def test_a_value_is_read_from_the_environment_as_its_type() -> None:
 
 
 def test_an_old_name_sets_the_renamed_setting_and_is_reported() -> None:
-    settings = load({"CRONPOST_LANE_KEEP_STALE": "7"}, tasks_keep_delivered="8")
+    settings = load({"CRONPOST_LANE_KEEP_STALE": "7"}, lane_keep_delivered="8")
     assert (settings.tasks.tasks_keep_stale, settings.tasks.tasks_keep_delivered) == (7, 8)
     assert settings.old_names == (
         ("CRONPOST_LANE_KEEP_STALE", "CRONPOST_TASKS_KEEP_STALE"),
@@ -62,7 +62,7 @@ def test_an_old_name_sets_the_renamed_setting_and_is_reported() -> None:
 def test_of_the_old_and_the_new_name_of_a_setting_the_new_one_wins(names: tuple[str, str]) -> None:
     environ = {f"CRONPOST_{name}_KEEP_STALE": "1" if name == "LANE" else "2" for name in names}
     assert load(environ).tasks.tasks_keep_stale == 2
-    assert load({"CRONPOST_TASKS_KEEP_STALE": "1"}, tasks_keep_stale="2").tasks.tasks_keep_stale == 2
+    assert load({"CRONPOST_TASKS_KEEP_STALE": "1"}, lane_keep_stale="2").tasks.tasks_keep_stale == 2
     assert load().old_names == ()
 
 
