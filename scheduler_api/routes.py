@@ -27,7 +27,7 @@ from scheduler_api.endpoints import (
     tasks,
 )
 from scheduler_api.openapi.document import describe
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation
+from scheduler_api.openapi.operation import Answer, Operation, described
 
 
 @cache
@@ -54,16 +54,15 @@ ROUTES: list[BaseRoute] = [
     *targets.ROUTES,
     *schedules.ROUTES,
     *tasks.ROUTES,
-    DescribedRoute(
-        "GET",
-        "/openapi.json",
-        openapi,
+    *described(
         Operation(
-            id="get_openapi",
-            tag="Documentation",
-            summary="Get this document",
+            "Documentation",
+            "GET /openapi.json",
+            openapi,
+            "get_openapi",
+            "Get this document",
             answers={200: Answer("The document.", dict[str, Any])},
-        ),
+        )
     ),
     *pages.ROUTES,
 ]

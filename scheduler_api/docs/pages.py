@@ -8,7 +8,7 @@ they say nothing that is not in every copy of Cronpost; the description and all 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 
 from starlette.requests import Request
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from scheduler_api.answers import json_answer
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Header, Operation
+from scheduler_api.openapi.operation import Answer, Header, Operation, described
 from scheduler_api.problem import ApiError
 from scheduler_api.wire.answers.service import LINKS, Links
 
@@ -69,44 +69,30 @@ def prefers_html(accepted: str) -> bool:
 
 _PAGE = {200: Answer("The page.", str, media_type="text/html")}
 
+operation = partial(Operation, "Documentation")
 ROUTES = [
-    DescribedRoute(
-        "GET",
-        "/",
-        root,
-        Operation(
-            id="get_links",
-            tag="Documentation",
-            summary="Redirect a browser to the documentation; answer other clients with links",
+    *described(
+        operation(
+            "GET /",
+            root,
+            "get_links",
+            "Redirect a browser to the documentation; answer other clients with links",
             security="open",
             answers={
                 200: Answer("Paths of this API.", Links),
                 307: Answer("To the documentation.", headers=[Header("Location", "`/docs`.")]),
             },
         ),
-    ),
-    DescribedRoute(
-        "GET",
-        "/docs",
-        page,
-        Operation(
-            id="get_docs",
-            tag="Documentation",
-            summary="Show this documentation, with forms to send requests",
+        operation(
+            "GET /docs",
+            page,
+            "get_docs",
+            "Show this documentation, with forms to send requests",
             security="open",
             answers=_PAGE,
         ),
-    ),
-    DescribedRoute(
-        "GET",
-        "/redoc",
-        page,
-        Operation(
-            id="get_redoc",
-            tag="Documentation",
-            summary="Show this documentation on one page",
-            security="open",
-            answers=_PAGE,
+        operation(
+            "GET /redoc", page, "get_redoc", "Show this documentation on one page", security="open", answers=_PAGE
         ),
     ),
     Route("/docs/{name}", asset, methods=["GET"], include_in_schema=False),

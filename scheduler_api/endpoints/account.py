@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link, path_id, query, whole
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD, CURSOR, LIMIT, NEXT_PAGE, NO_JOB, STORE_FAULTS
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, query_names
+from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
 from scheduler_api.wire.answers.account import Account, show_entry
 from scheduler_api.wire.fields import Instant
 from scheduler_core.base.errors import InvalidInput
@@ -68,26 +70,21 @@ def _read_cursor(text: str) -> tuple[int, str]:
     return int(fire_time), rest
 
 
-ROUTES = [
-    DescribedRoute(
-        "GET",
-        "/jobs/{job_id}/account",
+operation = partial(Operation, "History")
+ROUTES = described(
+    operation(
+        "GET /jobs/{job_id}/account",
         account,
-        Operation(
-            id="get_job_account",
-            tag="History",
-            summary="Account for each fire time of a job, oldest first",
-            description="Every fire time from `accounted_from` on is in exactly one entry, a run or a range with a "
-            "reason; entries with `again` do not count. The records of earlier fire times were trimmed.",
-            parameters=PARAMETERS,
-            answers={
-                200: Answer(
-                    "A page. A range that lies partly between the bounds is shown whole.", Account, [NEXT_PAGE]
-                ),
-                **BAD,
-                **NO_JOB,
-                **STORE_FAULTS,
-            },
-        ),
+        "get_job_account",
+        "Account for each fire time of a job, oldest first",
+        description="Every fire time from `accounted_from` on is in exactly one entry, a run or a range with a "
+        "reason; entries with `again` do not count. The records of earlier fire times were trimmed.",
+        parameters=PARAMETERS,
+        answers={
+            200: Answer("A page. A range that lies partly between the bounds is shown whole.", Account, [NEXT_PAGE]),
+            **BAD,
+            **NO_JOB,
+            **STORE_FAULTS,
+        },
     )
-]
+)

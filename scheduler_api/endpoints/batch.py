@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,7 +12,7 @@ from scheduler_api.answers import json_answer, query, read_body
 from scheduler_api.context import Context, context_of
 from scheduler_api.endpoints.jobs import check_callback, shown_upsert
 from scheduler_api.openapi.common import BAD, BODY_FAULTS, STORE_FAULTS
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation
+from scheduler_api.openapi.operation import Answer, Operation, described
 from scheduler_api.problem import fields_of_problem, problem_body
 from scheduler_api.wire.answers.jobs import BatchResult
 from scheduler_api.wire.answers.problem import Problem
@@ -105,23 +107,20 @@ class _Named(msgspec.Struct):
     id: str
 
 
-ROUTES = [
-    DescribedRoute(
-        "POST",
-        "/jobs:batch",
+operation = partial(Operation, "Jobs")
+ROUTES = described(
+    operation(
+        "POST /jobs:batch",
         upsert_batch,
-        Operation(
-            id="upsert_jobs",
-            tag="Jobs",
-            summary="Create or replace up to 1000 jobs, each by itself",
-            description="The other elements are stored even if some are refused.",
-            body=JobBatch,
-            answers={
-                200: Answer("One result for each element, in the same order.", list[BatchResult]),
-                **BAD,
-                **BODY_FAULTS,
-                500: STORE_FAULTS[500],
-            },
-        ),
+        "upsert_jobs",
+        "Create or replace up to 1000 jobs, each by itself",
+        description="The other elements are stored even if some are refused.",
+        body=JobBatch,
+        answers={
+            200: Answer("One result for each element, in the same order.", list[BatchResult]),
+            **BAD,
+            **BODY_FAULTS,
+            500: STORE_FAULTS[500],
+        },
     )
-]
+)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import json_answer, query
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation
+from scheduler_api.openapi.operation import Answer, Operation, described
 from scheduler_api.wire.answers.service import Breaker, Breakers
 from scheduler_core.base.instants import rfc3339
 
@@ -37,16 +39,13 @@ async def list_breakers(request: Request) -> Response:
     return json_answer(Breakers(shown, len(found)))
 
 
-ROUTES = [
-    DescribedRoute(
-        "GET",
-        "/breakers",
+operation = partial(Operation, "Monitoring")
+ROUTES = described(
+    operation(
+        "GET /breakers",
         list_breakers,
-        Operation(
-            id="list_breakers",
-            tag="Monitoring",
-            summary="List the targets that do not answer the nodes of this server",
-            answers={200: Answer("The breakers that are not closed. Each node has its own.", Breakers), **BAD},
-        ),
+        "list_breakers",
+        "List the targets that do not answer the nodes of this server",
+        answers={200: Answer("The breakers that are not closed. Each node has its own.", Breakers), **BAD},
     )
-]
+)

@@ -7,6 +7,7 @@ hold a key that could change jobs. A token opens one run and nothing else.
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from scheduler_api.answers import decoded, json_answer, query, read_body
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD, BODY_FAULTS, STORE_FAULTS
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, problem
+from scheduler_api.openapi.operation import Answer, Operation, described, problem
 from scheduler_api.wire import bodies
 from scheduler_api.wire.answers.pending import HeartbeatTaken, RunCompleted
 from scheduler_api.wire.fields import instant
@@ -78,32 +79,25 @@ _FAULTS = {
     **STORE_FAULTS,
 }
 
-ROUTES = [
-    DescribedRoute(
-        "POST",
-        "/runs/{run_id}/complete",
+operation = partial(Operation, "Callbacks")
+ROUTES = described(
+    operation(
+        "POST /runs/{run_id}/complete",
         complete,
-        Operation(
-            id="complete_run",
-            tag="Callbacks",
-            summary="Report how a run ended (called by its runner)",
-            security="run_token",
-            body=bodies.Completion,
-            answers={200: Answer("The state of the run; a repetition gets the same answer.", RunCompleted), **_FAULTS},
-        ),
+        "complete_run",
+        "Report how a run ended (called by its runner)",
+        security="run_token",
+        body=bodies.Completion,
+        answers={200: Answer("The state of the run; a repetition gets the same answer.", RunCompleted), **_FAULTS},
     ),
-    DescribedRoute(
-        "POST",
-        "/runs/{run_id}/heartbeat",
+    operation(
+        "POST /runs/{run_id}/heartbeat",
         heartbeat,
-        Operation(
-            id="send_heartbeat",
-            tag="Callbacks",
-            summary="Report that a run is still executing (called by its runner)",
-            security="run_token",
-            body=bodies.Heartbeat,
-            body_required=False,
-            answers={200: Answer("When the run is lost without a further heartbeat.", HeartbeatTaken), **_FAULTS},
-        ),
+        "send_heartbeat",
+        "Report that a run is still executing (called by its runner)",
+        security="run_token",
+        body=bodies.Heartbeat,
+        body_required=False,
+        answers={200: Answer("When the run is lost without a further heartbeat.", HeartbeatTaken), **_FAULTS},
     ),
-]
+)

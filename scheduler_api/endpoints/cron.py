@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from msgspec import Meta
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from scheduler_api.answers import json_answer, query, whole
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, query_names
+from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
 from scheduler_api.wire.answers.service import FireTimes
 from scheduler_api.wire.fields import Instant
 from scheduler_core.base.clock import SystemClock
@@ -63,17 +64,14 @@ async def cron_next(request: Request) -> Response:
     return json_answer(FireTimes(times))
 
 
-ROUTES = [
-    DescribedRoute(
-        "GET",
-        "/cron/next",
+operation = partial(Operation, "Jobs")
+ROUTES = described(
+    operation(
+        "GET /cron/next",
         cron_next,
-        Operation(
-            id="preview_cron",
-            tag="Jobs",
-            summary="Show the next fire times of a cron expression; stores nothing",
-            parameters=PARAMETERS,
-            answers={200: Answer("Fire times.", FireTimes), **BAD},
-        ),
+        "preview_cron",
+        "Show the next fire times of a cron expression; stores nothing",
+        parameters=PARAMETERS,
+        answers={200: Answer("Fire times.", FireTimes), **BAD},
     )
-]
+)

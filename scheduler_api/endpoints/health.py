@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 from msgspec import UNSET
 from prometheus_client.exposition import choose_encoder
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
 from scheduler_api.openapi.common import RETRY_AFTER, STORE_FAULTS
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation
+from scheduler_api.openapi.operation import Answer, Operation, described
 from scheduler_api.wire.answers.service import Health, NodeCount, Readiness, Totals
 from scheduler_core.base.errors import StoreError
 from scheduler_core.node.loops.heartbeat import set_clock
@@ -137,47 +138,36 @@ async def _count(context: Context) -> None:
     context.metrics.stored_bytes.set(totals.stored_bytes)
 
 
-ROUTES = [
-    DescribedRoute(
-        "GET",
-        "/health",
+operation = partial(Operation, "Monitoring")
+ROUTES = described(
+    operation(
+        "GET /health",
         health,
-        Operation(
-            id="get_health",
-            tag="Monitoring",
-            summary="Check that the process is alive",
-            security="open",
-            answers={200: Answer("It is.", Health)},
-        ),
+        "get_health",
+        "Check that the process is alive",
+        security="open",
+        answers={200: Answer("It is.", Health)},
     ),
-    DescribedRoute(
-        "GET",
-        "/ready",
+    operation(
+        "GET /ready",
         ready,
-        Operation(
-            id="get_readiness",
-            tag="Monitoring",
-            summary="Check that the process can do its work",
-            security="open",
-            answers={
-                200: Answer("It can; `warnings` lists what is wrong nevertheless.", Readiness),
-                503: Answer("It cannot; `reasons` says why.", Readiness, [RETRY_AFTER]),
-            },
-        ),
+        "get_readiness",
+        "Check that the process can do its work",
+        security="open",
+        answers={
+            200: Answer("It can; `warnings` lists what is wrong nevertheless.", Readiness),
+            503: Answer("It cannot; `reasons` says why.", Readiness, [RETRY_AFTER]),
+        },
     ),
-    DescribedRoute(
-        "GET",
-        "/metrics",
+    operation(
+        "GET /metrics",
         metrics,
-        Operation(
-            id="get_metrics",
-            tag="Monitoring",
-            summary="Get totals as JSON, or the metrics of this process for Prometheus",
-            description="The `Accept` header decides: Prometheus asks for its text format or for OpenMetrics.",
-            answers={
-                200: Answer("The numbers.", Totals, also={"text/plain": str, "application/openmetrics-text": str}),
-                **STORE_FAULTS,
-            },
-        ),
+        "get_metrics",
+        "Get totals as JSON, or the metrics of this process for Prometheus",
+        description="The `Accept` header decides: Prometheus asks for its text format or for OpenMetrics.",
+        answers={
+            200: Answer("The numbers.", Totals, also={"text/plain": str, "application/openmetrics-text": str}),
+            **STORE_FAULTS,
+        },
     ),
-]
+)

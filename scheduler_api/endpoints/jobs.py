@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import partial
 from typing import Literal
 
 from starlette.requests import Request
@@ -31,7 +32,7 @@ from scheduler_api.openapi.common import (
     NO_JOB,
     STORE_FAULTS,
 )
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, query_names
+from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
 from scheduler_api.problem import ApiError
 from scheduler_api.wire.answers.jobs import (
     Deleted,
@@ -217,90 +218,49 @@ _STORED = {202: Answer("Stored.", Upserted), **BAD, **BODY_FAULTS, **STORE_FAULT
 _SHOWN = {200: Answer("The job.", ShownJob), **BAD, **NO_JOB, **STORE_FAULTS}
 _DELETED = {200: Answer("Removed.", Deleted), **BAD, **NO_JOB, **IS_A_SCHEDULE, **STORE_FAULTS}
 
-ROUTES = [
-    DescribedRoute(
-        "POST",
-        "/",
-        upsert,
-        Operation(id="upsert_job", tag="Jobs", summary="Create or replace a job", body=JobBody, answers=_STORED),
-    ),
-    DescribedRoute(
-        "DELETE",
-        "/",
+operation = partial(Operation, "Jobs")
+ROUTES = described(
+    operation("POST /", upsert, "upsert_job", "Create or replace a job", body=JobBody, answers=_STORED),
+    operation(
+        "DELETE /",
         delete_by_query,
-        Operation(
-            id="delete_job_by_query",
-            tag="Jobs",
-            summary="Delete a job",
-            parameters=DELETE_PARAMETERS,
-            answers=_DELETED,
-        ),
+        "delete_job_by_query",
+        "Delete a job",
+        parameters=DELETE_PARAMETERS,
+        answers=_DELETED,
     ),
-    DescribedRoute(
-        "GET",
-        "/jobs",
+    operation(
+        "GET /jobs",
         list_jobs,
-        Operation(
-            id="list_jobs",
-            tag="Jobs",
-            summary="List jobs in the order of their ids",
-            parameters=LIST_PARAMETERS,
-            answers={
-                200: Answer("A page; a short page can have a next one.", JobPage, [NEXT_PAGE]),
-                **BAD,
-                **STORE_FAULTS,
-            },
-        ),
+        "list_jobs",
+        "List jobs in the order of their ids",
+        parameters=LIST_PARAMETERS,
+        answers={200: Answer("A page; a short page can have a next one.", JobPage, [NEXT_PAGE]), **BAD, **STORE_FAULTS},
     ),
-    DescribedRoute(
-        "GET",
-        "/jobs/{job_id}",
-        get,
-        Operation(
-            id="get_job",
-            tag="Jobs",
-            summary="Get a job: definition, state, next fire times, last run",
-            answers=_SHOWN,
-        ),
+    operation(
+        "GET /jobs/{job_id}", get, "get_job", "Get a job: definition, state, next fire times, last run", answers=_SHOWN
     ),
-    DescribedRoute(
-        "PUT",
-        "/jobs/{job_id}",
+    operation(
+        "PUT /jobs/{job_id}",
         put,
-        Operation(
-            id="put_job",
-            tag="Jobs",
-            summary="Create or replace a job; the id in the body may be absent",
-            body=JobPutBody,
-            answers=_STORED,
-        ),
+        "put_job",
+        "Create or replace a job; the id in the body may be absent",
+        body=JobPutBody,
+        answers=_STORED,
     ),
-    DescribedRoute(
-        "DELETE",
-        "/jobs/{job_id}",
-        delete,
-        Operation(id="delete_job", tag="Jobs", summary="Delete a job", answers=_DELETED),
-    ),
-    DescribedRoute(
-        "POST",
-        "/jobs/{job_id}/pause",
+    operation("DELETE /jobs/{job_id}", delete, "delete_job", "Delete a job", answers=_DELETED),
+    operation(
+        "POST /jobs/{job_id}/pause",
         pause,
-        Operation(
-            id="pause_job",
-            tag="Jobs",
-            summary="Pause a job: block its trigger",
-            answers={**_SHOWN, **IS_A_SCHEDULE},
-        ),
+        "pause_job",
+        "Pause a job: block its trigger",
+        answers={**_SHOWN, **IS_A_SCHEDULE},
     ),
-    DescribedRoute(
-        "POST",
-        "/jobs/{job_id}/resume",
+    operation(
+        "POST /jobs/{job_id}/resume",
         resume,
-        Operation(
-            id="resume_job",
-            tag="Jobs",
-            summary="Resume a paused or quarantined job; nothing is caught up",
-            answers={**_SHOWN, **IS_A_SCHEDULE},
-        ),
+        "resume_job",
+        "Resume a paused or quarantined job; nothing is caught up",
+        answers={**_SHOWN, **IS_A_SCHEDULE},
     ),
-]
+)

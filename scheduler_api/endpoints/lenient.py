@@ -27,7 +27,7 @@ from scheduler_api.answers import (
     with_ignored,
 )
 from scheduler_api.openapi.common import LIMIT, SKIP
-from scheduler_api.openapi.operation import DescribedRoute, Operation, Parameter, query_names
+from scheduler_api.openapi.operation import Operation, Parameter, with_slash
 from scheduler_api.problem import problem
 from scheduler_api.wire.fields import Described
 from scheduler_api.wire.json_body import Fields, read_object
@@ -59,13 +59,9 @@ def unprocessable(endpoint: Endpoint, parameters: Collection[str]) -> Endpoint:
     return answered
 
 
-def routes(method: str, path: str, endpoint: Endpoint, operation: Operation) -> list[Route]:
-    """The route, and the same with a trailing slash, which is not described."""
-    answering = unprocessable(endpoint, query_names(operation.parameters))
-    return [
-        DescribedRoute(method, path, answering, operation),
-        Route(f"{path}/", answering, methods=[method], include_in_schema=False),
-    ]
+def lenient(*operations: Operation) -> list[Route]:
+    """The routes of operations with these rules."""
+    return with_slash(unprocessable, *operations)
 
 
 def path_number(request: Request, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from msgspec import Meta
@@ -21,7 +22,7 @@ from scheduler_api.answers import (
 from scheduler_api.context import context_of
 from scheduler_api.endpoints.jobs import refuse_schedule
 from scheduler_api.openapi.common import BAD, BODY_FAULTS, IS_A_SCHEDULE, NO_JOB, STORE_FAULTS
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, problem
+from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, problem
 from scheduler_api.wire import bodies
 from scheduler_api.wire.answers.jobs import Job, show_job
 from scheduler_api.wire.answers.pending import Backfilled, PendingList, RunAccepted, RunSkipped, show_pending
@@ -115,109 +116,90 @@ async def revive(request: Request) -> Response:
         return json_answer(show_job(await jobs.revive_pending(job_id, run_id)))
 
 
-ROUTES = [
-    DescribedRoute(
-        "POST",
-        "/jobs/{job_id}/run",
+operation = partial(Operation, "Runs on request")
+ROUTES = described(
+    operation(
+        "POST /jobs/{job_id}/run",
         run,
-        Operation(
-            id="run_job",
-            tag="Runs on request",
-            summary="Start a run now: the earliest pending one, or one with the job's payload",
-            parameters=[
-                Parameter(
-                    "Idempotency-Key",
-                    Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY)],
-                    "A repetition of the request with the same key within a day gets the first answer.",
-                    where="header",
-                )
-            ],
-            body=bodies.RunNow,
-            body_required=False,
-            answers={
-                202: Answer("The id of the run.", RunAccepted),
-                200: Answer("No run is started: it is not due yet.", RunSkipped),
-                **BAD,
-                **NO_JOB,
-                409: problem(
-                    "A run of the job is not settled or its trigger is blocked (`run_not_settled`), or the request "
-                    "has a payload for a schedule (`is_a_schedule`)."
-                ),
-                **BODY_FAULTS,
-                **STORE_FAULTS,
-                422: problem(
-                    "The Idempotency-Key came with another body before (`idempotency_key_reused`), or Redis refuses "
-                    "permanently."
-                ),
-            },
-        ),
+        "run_job",
+        "Start a run now: the earliest pending one, or one with the job's payload",
+        parameters=[
+            Parameter(
+                "Idempotency-Key",
+                Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY)],
+                "A repetition of the request with the same key within a day gets the first answer.",
+                where="header",
+            )
+        ],
+        body=bodies.RunNow,
+        body_required=False,
+        answers={
+            202: Answer("The id of the run.", RunAccepted),
+            200: Answer("No run is started: it is not due yet.", RunSkipped),
+            **BAD,
+            **NO_JOB,
+            409: problem(
+                "A run of the job is not settled or its trigger is blocked (`run_not_settled`), or the request "
+                "has a payload for a schedule (`is_a_schedule`)."
+            ),
+            **BODY_FAULTS,
+            **STORE_FAULTS,
+            422: problem(
+                "The Idempotency-Key came with another body before (`idempotency_key_reused`), or Redis refuses "
+                "permanently."
+            ),
+        },
     ),
-    DescribedRoute(
-        "POST",
-        "/jobs/{job_id}/backfill",
+    operation(
+        "POST /jobs/{job_id}/backfill",
         backfill,
-        Operation(
-            id="backfill_job",
-            tag="Runs on request",
-            summary="Run past fire times again, one by one",
-            body=bodies.Backfill,
-            answers={
-                202: Answer("The runs that it starts.", Backfilled),
-                **BAD,
-                **NO_JOB,
-                409: problem(
-                    "Too many backfills wait already or the job is quarantined (`run_not_settled`), or the job is a "
-                    "schedule (`is_a_schedule`)."
-                ),
-                **BODY_FAULTS,
-                **STORE_FAULTS,
-            },
-        ),
+        "backfill_job",
+        "Run past fire times again, one by one",
+        body=bodies.Backfill,
+        answers={
+            202: Answer("The runs that it starts.", Backfilled),
+            **BAD,
+            **NO_JOB,
+            409: problem(
+                "Too many backfills wait already or the job is quarantined (`run_not_settled`), or the job is a "
+                "schedule (`is_a_schedule`)."
+            ),
+            **BODY_FAULTS,
+            **STORE_FAULTS,
+        },
     ),
-    DescribedRoute(
-        "GET",
-        "/jobs/{job_id}/pending",
+    operation(
+        "GET /jobs/{job_id}/pending",
         get,
-        Operation(
-            id="list_pending_runs",
-            tag="Runs on request",
-            summary="List the pending runs, and those that were set aside as failed",
-            answers={200: Answer("All of them.", PendingList), **BAD, **NO_JOB, **STORE_FAULTS},
-        ),
+        "list_pending_runs",
+        "List the pending runs, and those that were set aside as failed",
+        answers={200: Answer("All of them.", PendingList), **BAD, **NO_JOB, **STORE_FAULTS},
     ),
-    DescribedRoute(
-        "PUT",
-        "/jobs/{job_id}/pending",
+    operation(
+        "PUT /jobs/{job_id}/pending",
         put,
-        Operation(
-            id="replace_pending_runs",
-            tag="Runs on request",
-            summary="Replace the pending runs",
-            body=bodies.PendingEntries | bodies.PendingBody,
-            answers={
-                200: Answer("The new pending runs.", PendingList),
-                **BAD,
-                **NO_JOB,
-                **IS_A_SCHEDULE,
-                **BODY_FAULTS,
-                **STORE_FAULTS,
-            },
-        ),
+        "replace_pending_runs",
+        "Replace the pending runs",
+        body=bodies.PendingEntries | bodies.PendingBody,
+        answers={
+            200: Answer("The new pending runs.", PendingList),
+            **BAD,
+            **NO_JOB,
+            **IS_A_SCHEDULE,
+            **BODY_FAULTS,
+            **STORE_FAULTS,
+        },
     ),
-    DescribedRoute(
-        "POST",
-        "/jobs/{job_id}/pending/{run_id}/revive",
+    operation(
+        "POST /jobs/{job_id}/pending/{run_id}/revive",
         revive,
-        Operation(
-            id="revive_pending_run",
-            tag="Runs on request",
-            summary="Retry a pending run that was set aside as failed",
-            answers={
-                200: Answer("The job.", Job),
-                **BAD,
-                404: problem("No such job, or no such pending run."),
-                **STORE_FAULTS,
-            },
-        ),
+        "revive_pending_run",
+        "Retry a pending run that was set aside as failed",
+        answers={
+            200: Answer("The job.", Job),
+            **BAD,
+            404: problem("No such job, or no such pending run."),
+            **STORE_FAULTS,
+        },
     ),
-]
+)

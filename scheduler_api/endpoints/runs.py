@@ -33,7 +33,7 @@ from scheduler_api.answers import (
     yes_or_no,
 )
 from scheduler_api.context import context_of
-from scheduler_api.endpoints.lenient import routes
+from scheduler_api.endpoints.lenient import lenient
 from scheduler_api.openapi.common import (
     BAD,
     IGNORED,
@@ -44,7 +44,7 @@ from scheduler_api.openapi.common import (
     SKIP,
     STORE_FAULTS,
 )
-from scheduler_api.openapi.operation import Answer, DescribedRoute, Operation, Parameter, problem, query_names
+from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, problem, query_names
 from scheduler_api.wire.answers.pending import RunCancelled
 from scheduler_api.wire.answers.run_list import ListedRun, RunDetail, show_found, show_found_with_detail
 from scheduler_api.wire.answers.runs import JobRuns, show_open, show_record
@@ -223,14 +223,13 @@ async def list_runs(request: Request) -> Response:
 
 
 ROUTES = [
-    *routes(
-        "GET",
-        "/runs",
-        find_runs,
+    *lenient(
         Operation(
-            id="list_runs",
-            tag="History",
-            summary="List the runs of all jobs, newest first by their start",
+            "History",
+            "GET /runs",
+            find_runs,
+            "list_runs",
+            "List the runs of all jobs, newest first by their start",
             parameters=RUN_PARAMETERS,
             answers={
                 200: Answer(
@@ -241,30 +240,22 @@ ROUTES = [
                 **LENIENT_FAULTS,
             },
         ),
-    ),
-    *routes(
-        "GET",
-        "/runs/{run_id}",
-        get_run,
         Operation(
-            id="get_run",
-            tag="History",
-            summary="Get a run with its attempts",
-            answers={
-                200: Answer("The run.", RunDetail, [IGNORED]),
-                404: problem("No such run."),
-                **LENIENT_FAULTS,
-            },
+            "History",
+            "GET /runs/{run_id}",
+            get_run,
+            "get_run",
+            "Get a run with its attempts",
+            answers={200: Answer("The run.", RunDetail, [IGNORED]), 404: problem("No such run."), **LENIENT_FAULTS},
         ),
     ),
-    DescribedRoute(
-        "POST",
-        "/runs/{run_id}/cancel",
-        cancel_run,
+    *described(
         Operation(
-            id="cancel_run",
-            tag="Runs on request",
-            summary="Cancel a run that is not settled",
+            "Runs on request",
+            "POST /runs/{run_id}/cancel",
+            cancel_run,
+            "cancel_run",
+            "Cancel a run that is not settled",
             answers={
                 200: Answer(
                     "The run is cancelled; a repetition gets the same answer. A late result is refused.", RunCancelled
@@ -275,15 +266,12 @@ ROUTES = [
                 **STORE_FAULTS,
             },
         ),
-    ),
-    DescribedRoute(
-        "GET",
-        "/jobs/{job_id}/runs",
-        list_runs,
         Operation(
-            id="list_job_runs",
-            tag="History",
-            summary="List a job's runs and misses, newest first",
+            "History",
+            "GET /jobs/{job_id}/runs",
+            list_runs,
+            "list_job_runs",
+            "List a job's runs and misses, newest first",
             parameters=HISTORY_PARAMETERS,
             answers={200: Answer("A page.", JobRuns, [NEXT_PAGE]), **BAD, **NO_JOB, **STORE_FAULTS},
         ),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer
 from scheduler_api.context import context_of
-from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fields, ignored_body, path_number, routes
+from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fields, ignored_body, lenient, path_number
 from scheduler_api.openapi.common import BODY_FAULTS, IGNORED, LENIENT_FAULTS, LOCATION, NEXT_PAGE
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, problem
 from scheduler_api.wire import bodies
@@ -121,107 +123,72 @@ _UNREADABLE = {409: problem("The stored schedule cannot be read.")}
 _SHOWN = {200: Answer("The schedule.", Schedule, [IGNORED]), **_NONE, **LENIENT_FAULTS}
 _PAGE = f"At most {MAX_PAGE}, by default {DEFAULT_PAGE}."
 
-ROUTES = [
-    *routes(
-        "POST",
-        "/schedules",
+operation = partial(Operation, "Schedules")
+ROUTES = lenient(
+    operation(
+        "POST /schedules",
         create,
-        Operation(
-            id="create_schedule",
-            tag="Schedules",
-            summary="Create a schedule; its first fire time is one interval from now",
-            body=bodies.ScheduleBody,
-            answers={
-                201: Answer("Stored.", Schedule, [LOCATION, IGNORED]),
-                400: problem("The name is taken."),
-                404: problem("No such target."),
-                **BODY_FAULTS,
-                **LENIENT_FAULTS,
-            },
-        ),
+        "create_schedule",
+        "Create a schedule; its first fire time is one interval from now",
+        body=bodies.ScheduleBody,
+        answers={
+            201: Answer("Stored.", Schedule, [LOCATION, IGNORED]),
+            400: problem("The name is taken."),
+            404: problem("No such target."),
+            **BODY_FAULTS,
+            **LENIENT_FAULTS,
+        },
     ),
-    *routes(
-        "GET",
-        "/schedules",
+    operation(
+        "GET /schedules",
         list_schedules,
-        Operation(
-            id="list_schedules",
-            tag="Schedules",
-            summary="List schedules in the order of their ids",
-            parameters=(
-                Parameter("status_filter", ScheduleStatus, "Only schedules with this status."),
-                *PAGE_PARAMETERS,
-            ),
-            answers={200: Answer(_PAGE, list[Schedule], [NEXT_PAGE, IGNORED]), **LENIENT_FAULTS},
-        ),
+        "list_schedules",
+        "List schedules in the order of their ids",
+        parameters=(Parameter("status_filter", ScheduleStatus, "Only schedules with this status."), *PAGE_PARAMETERS),
+        answers={200: Answer(_PAGE, list[Schedule], [NEXT_PAGE, IGNORED]), **LENIENT_FAULTS},
     ),
-    *routes(
-        "GET",
-        "/schedules/{schedule_id}",
-        get,
-        Operation(id="get_schedule", tag="Schedules", summary="Get a schedule", answers=_SHOWN),
-    ),
-    *routes(
-        "PUT",
-        "/schedules/{schedule_id}",
+    operation("GET /schedules/{schedule_id}", get, "get_schedule", "Get a schedule", answers=_SHOWN),
+    operation(
+        "PUT /schedules/{schedule_id}",
         put,
-        Operation(
-            id="update_schedule",
-            tag="Schedules",
-            summary="Change a schedule",
-            body=bodies.ScheduleChange,
-            answers={
-                **_SHOWN,
-                400: problem("The name is taken, or the schedule has stopped."),
-                404: problem("No such schedule, or no such target."),
-                **_UNREADABLE,
-                **BODY_FAULTS,
-            },
-        ),
+        "update_schedule",
+        "Change a schedule",
+        body=bodies.ScheduleChange,
+        answers={
+            **_SHOWN,
+            400: problem("The name is taken, or the schedule has stopped."),
+            404: problem("No such schedule, or no such target."),
+            **_UNREADABLE,
+            **BODY_FAULTS,
+        },
     ),
-    *routes(
-        "DELETE",
-        "/schedules/{schedule_id}",
+    operation(
+        "DELETE /schedules/{schedule_id}",
         delete,
-        Operation(
-            id="delete_schedule",
-            tag="Schedules",
-            summary="Delete a schedule; its runs stay until they are trimmed",
-            answers={200: Answer("Deleted.", ScheduleDeleted, [IGNORED]), **_NONE, **LENIENT_FAULTS},
-        ),
+        "delete_schedule",
+        "Delete a schedule; its runs stay until they are trimmed",
+        answers={200: Answer("Deleted.", ScheduleDeleted, [IGNORED]), **_NONE, **LENIENT_FAULTS},
     ),
-    *routes(
-        "POST",
-        "/schedules/{schedule_id}/pause",
+    operation(
+        "POST /schedules/{schedule_id}/pause",
         pause,
-        Operation(
-            id="pause_schedule",
-            tag="Schedules",
-            summary="Pause a schedule; a request in flight continues",
-            answers={**_SHOWN, 400: problem("The schedule is not ACTIVE."), **_UNREADABLE},
-        ),
+        "pause_schedule",
+        "Pause a schedule; a request in flight continues",
+        answers={**_SHOWN, 400: problem("The schedule is not ACTIVE."), **_UNREADABLE},
     ),
-    *routes(
-        "POST",
-        "/schedules/{schedule_id}/resume",
+    operation(
+        "POST /schedules/{schedule_id}/resume",
         resume,
-        Operation(
-            id="resume_schedule",
-            tag="Schedules",
-            summary="Resume a schedule at its old fire times; nothing is caught up",
-            answers={**_SHOWN, 400: problem("The schedule is not PAUSED."), **_UNREADABLE},
-        ),
+        "resume_schedule",
+        "Resume a schedule at its old fire times; nothing is caught up",
+        answers={**_SHOWN, 400: problem("The schedule is not PAUSED."), **_UNREADABLE},
     ),
-    *routes(
-        "GET",
-        "/metrics/schedules",
+    operation(
+        "GET /metrics/schedules",
         metrics,
-        Operation(
-            id="list_schedule_metrics",
-            tag="Schedules",
-            summary="List the totals of each schedule's runs",
-            parameters=PAGE_PARAMETERS,
-            answers={200: Answer(_PAGE, list[ScheduleMetrics], [NEXT_PAGE, IGNORED]), **LENIENT_FAULTS},
-        ),
+        "list_schedule_metrics",
+        "List the totals of each schedule's runs",
+        parameters=PAGE_PARAMETERS,
+        answers={200: Answer(_PAGE, list[ScheduleMetrics], [NEXT_PAGE, IGNORED]), **LENIENT_FAULTS},
     ),
-]
+)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer
 from scheduler_api.context import context_of
-from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fields, path_number, routes
+from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fields, lenient, path_number
 from scheduler_api.openapi.common import BODY_FAULTS, IGNORED, LENIENT_FAULTS, LOCATION, NEXT_PAGE
 from scheduler_api.openapi.operation import Answer, Operation, problem
 from scheduler_api.wire.answers.targets import Target as ShownTarget
@@ -85,66 +87,41 @@ _TAKEN = {400: problem("The name is taken.")}
 _NONE = {404: problem("No such target.")}
 _SHOWN = {200: Answer("The target.", ShownTarget, [IGNORED]), **_NONE, **LENIENT_FAULTS}
 
-ROUTES = [
-    *routes(
-        "POST",
-        "/targets",
+operation = partial(Operation, "Targets")
+ROUTES = lenient(
+    operation(
+        "POST /targets",
         create,
-        Operation(
-            id="create_target",
-            tag="Targets",
-            summary="Create a target",
-            body=TargetBody,
-            answers={
-                201: Answer("Stored.", ShownTarget, [LOCATION, IGNORED]),
-                **_TAKEN,
-                **BODY_FAULTS,
-                **LENIENT_FAULTS,
-            },
-        ),
+        "create_target",
+        "Create a target",
+        body=TargetBody,
+        answers={201: Answer("Stored.", ShownTarget, [LOCATION, IGNORED]), **_TAKEN, **BODY_FAULTS, **LENIENT_FAULTS},
     ),
-    *routes(
-        "GET",
-        "/targets",
+    operation(
+        "GET /targets",
         list_targets,
-        Operation(
-            id="list_targets",
-            tag="Targets",
-            summary="List targets in the order of their ids",
-            parameters=PAGE_PARAMETERS,
-            answers={
-                200: Answer(f"At most {MAX_PAGE}, by default {DEFAULT_PAGE}.", list[ShownTarget], [NEXT_PAGE, IGNORED]),
-                **LENIENT_FAULTS,
-            },
-        ),
+        "list_targets",
+        "List targets in the order of their ids",
+        parameters=PAGE_PARAMETERS,
+        answers={
+            200: Answer(f"At most {MAX_PAGE}, by default {DEFAULT_PAGE}.", list[ShownTarget], [NEXT_PAGE, IGNORED]),
+            **LENIENT_FAULTS,
+        },
     ),
-    *routes(
-        "GET",
-        "/targets/{target_id}",
-        get,
-        Operation(id="get_target", tag="Targets", summary="Get a target", answers=_SHOWN),
-    ),
-    *routes(
-        "PUT",
-        "/targets/{target_id}",
+    operation("GET /targets/{target_id}", get, "get_target", "Get a target", answers=_SHOWN),
+    operation(
+        "PUT /targets/{target_id}",
         put,
-        Operation(
-            id="update_target",
-            tag="Targets",
-            summary="Change a target; its schedules use it from their next run on",
-            body=TargetChange,
-            answers={**_SHOWN, **_TAKEN, **BODY_FAULTS},
-        ),
+        "update_target",
+        "Change a target; its schedules use it from their next run on",
+        body=TargetChange,
+        answers={**_SHOWN, **_TAKEN, **BODY_FAULTS},
     ),
-    *routes(
-        "DELETE",
-        "/targets/{target_id}",
+    operation(
+        "DELETE /targets/{target_id}",
         delete,
-        Operation(
-            id="delete_target",
-            tag="Targets",
-            summary="Delete a target and its schedules",
-            answers={200: Answer("Deleted.", TargetDeleted, [IGNORED]), **_NONE, **LENIENT_FAULTS},
-        ),
+        "delete_target",
+        "Delete a target and its schedules",
+        answers={200: Answer("Deleted.", TargetDeleted, [IGNORED]), **_NONE, **LENIENT_FAULTS},
     ),
-]
+)

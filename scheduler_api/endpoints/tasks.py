@@ -7,11 +7,12 @@ existing clients do both.
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
+from functools import partial
 
 from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from scheduler_api.answers import (
     DEFAULT_PAGE,
@@ -34,15 +35,7 @@ from scheduler_api.openapi.common import (
     NEXT_PAGE,
     STORE_FAULTS,
 )
-from scheduler_api.openapi.operation import (
-    Answer,
-    DescribedRoute,
-    Endpoint,
-    Operation,
-    Parameter,
-    problem,
-    query_names,
-)
+from scheduler_api.openapi.operation import Answer, Endpoint, Operation, Parameter, problem, query_names, with_slash
 from scheduler_api.wire.answers.tasks import Task, TaskDeleted, TaskPage, TasksStored, show_rules, show_task
 from scheduler_api.wire.bodies import LaneConfig, LaneConfigChange, TaskBodies
 from scheduler_api.wire.tasks import read_cursor, rules_of, tasks_of, write_cursor
@@ -137,107 +130,76 @@ def _path_id(request: Request) -> str:
     return decoded(request.path_params["task_id"], field="id")
 
 
-def _both(method: str, path: str, endpoint: Endpoint, operation: Operation) -> list[Route]:
-    parameters = query_names(operation.parameters)
-
+def _naming_ignored(endpoint: Endpoint, parameters: Collection[str]) -> Endpoint:
     @functools.wraps(endpoint)
-    async def naming_ignored(request: Request) -> Response:
+    async def answered(request: Request) -> Response:
         return with_ignored(request, await endpoint(request), parameters)
 
-    return [
-        DescribedRoute(method, path, naming_ignored, operation),
-        Route(f"{path}/", naming_ignored, methods=[method], include_in_schema=False),
-    ]
+    return answered
 
 
 _NONE = {404: problem("No such task, or it was removed.")}
 _SETTINGS = Answer("All settings.", LaneConfig, [IGNORED])
 
-ROUTES = [
-    *_both(
-        "POST",
-        "/api/v1/tasks",
+operation = partial(Operation, "One-off tasks")
+ROUTES = with_slash(
+    _naming_ignored,
+    operation(
+        "POST /api/v1/tasks",
         add,
-        Operation(
-            id="create_tasks",
-            tag="One-off tasks",
-            summary="Store one-off tasks: one, or an array, all or none",
-            body=TaskBodies,
-            answers={202: Answer("Stored.", TasksStored, [IGNORED]), **BAD, **BODY_FAULTS, **STORE_FAULTS},
-        ),
+        "create_tasks",
+        "Store one-off tasks: one, or an array, all or none",
+        body=TaskBodies,
+        answers={202: Answer("Stored.", TasksStored, [IGNORED]), **BAD, **BODY_FAULTS, **STORE_FAULTS},
     ),
-    *_both(
-        "GET",
-        "/api/v1/tasks",
+    operation(
+        "GET /api/v1/tasks",
         list_tasks,
-        Operation(
-            id="list_tasks",
-            tag="One-off tasks",
-            summary="List one-off tasks",
-            parameters=LIST_PARAMETERS,
-            answers={200: Answer("A page.", TaskPage, [NEXT_PAGE, IGNORED]), **BAD, **STORE_FAULTS},
-        ),
+        "list_tasks",
+        "List one-off tasks",
+        parameters=LIST_PARAMETERS,
+        answers={200: Answer("A page.", TaskPage, [NEXT_PAGE, IGNORED]), **BAD, **STORE_FAULTS},
     ),
-    *_both(
-        "GET",
-        "/api/v1/tasks/{task_id}",
+    operation(
+        "GET /api/v1/tasks/{task_id}",
         get,
-        Operation(
-            id="get_task",
-            tag="One-off tasks",
-            summary="Get a one-off task",
-            answers={200: Answer("The task.", Task, [IGNORED]), **BAD, **_NONE, **STORE_FAULTS},
-        ),
+        "get_task",
+        "Get a one-off task",
+        answers={200: Answer("The task.", Task, [IGNORED]), **BAD, **_NONE, **STORE_FAULTS},
     ),
-    *_both(
-        "DELETE",
-        "/api/v1/tasks/{task_id}",
+    operation(
+        "DELETE /api/v1/tasks/{task_id}",
         delete,
-        Operation(
-            id="delete_task",
-            tag="One-off tasks",
-            summary="Delete a one-off task; a call in flight continues",
-            answers={200: Answer("Removed.", TaskDeleted, [IGNORED]), **BAD, **_NONE, **STORE_FAULTS},
-        ),
+        "delete_task",
+        "Delete a one-off task; a call in flight continues",
+        answers={200: Answer("Removed.", TaskDeleted, [IGNORED]), **BAD, **_NONE, **STORE_FAULTS},
     ),
-    *_both(
-        "POST",
-        "/api/v1/tasks/{task_id}/retry",
+    operation(
+        "POST /api/v1/tasks/{task_id}/retry",
         retry,
-        Operation(
-            id="retry_task",
-            tag="One-off tasks",
-            summary="Make a stale one-off task due again",
-            answers={
-                202: Answer("It is due again.", Task, [IGNORED]),
-                **BAD,
-                **_NONE,
-                409: problem("The task is not stale."),
-                **STORE_FAULTS,
-            },
-        ),
+        "retry_task",
+        "Make a stale one-off task due again",
+        answers={
+            202: Answer("It is due again.", Task, [IGNORED]),
+            **BAD,
+            **_NONE,
+            409: problem("The task is not stale."),
+            **STORE_FAULTS,
+        },
     ),
-    *_both(
-        "GET",
-        "/api/v1/config",
+    operation(
+        "GET /api/v1/config",
         get_config,
-        Operation(
-            id="get_task_settings",
-            tag="One-off tasks",
-            summary="Get the settings of the lane of one-off tasks",
-            answers={200: _SETTINGS, **STORE_FAULTS},
-        ),
+        "get_task_settings",
+        "Get the settings of the lane of one-off tasks",
+        answers={200: _SETTINGS, **STORE_FAULTS},
     ),
-    *_both(
-        "PATCH",
-        "/api/v1/config",
+    operation(
+        "PATCH /api/v1/config",
         change_config,
-        Operation(
-            id="update_task_settings",
-            tag="One-off tasks",
-            summary="Change settings of the lane, for all nodes from the next batch on",
-            body=LaneConfigChange,
-            answers={200: _SETTINGS, **BAD, **BODY_FAULTS, **STORE_FAULTS},
-        ),
+        "update_task_settings",
+        "Change settings of the lane, for all nodes from the next batch on",
+        body=LaneConfigChange,
+        answers={200: _SETTINGS, **BAD, **BODY_FAULTS, **STORE_FAULTS},
     ),
-]
+)

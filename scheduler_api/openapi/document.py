@@ -63,7 +63,7 @@ def describe(all_routes: Sequence[BaseRoute], *, keys: bool) -> Json:
     schemas = Schemas(routes)
     paths: dict[str, Json] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+        paths.setdefault(route.path, {})[route.operation.method.lower()] = _operation(route, schemas)
     return {
         "openapi": "3.1.0",
         "info": {

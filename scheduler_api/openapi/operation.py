@@ -6,7 +6,7 @@ Types are those of msgspec: structs of ``wire/``, ``Annotated`` with ``Meta``, l
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -62,21 +62,32 @@ def problem(description: str, *headers: Header) -> Answer:
     return Answer(description, Problem, headers, "application/problem+json")
 
 
-class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a route does, takes and answers."""
+class Operation(msgspec.Struct, frozen=True):
+    """A route: what it does, takes and answers."""
 
+    tag: str
+    route: str
+    """Method and path, such as ``GET /jobs/{job_id}``."""
+    endpoint: Endpoint
     id: str
     """Its name in generated clients."""
-    tag: str
     summary: str
+    answers: Answers
+    """Without those of the layers around all endpoints, which ``document`` adds."""
     description: str = ""
+    security: Literal["key", "open", "run_token"] = "key"
     parameters: Sequence[Parameter] = ()
     """Those of the path are added from ``PATH_PARAMETERS``."""
     body: Any = None
     body_required: bool = True
-    answers: Answers
-    """Without those of the layers around all endpoints, which ``document`` adds."""
-    security: Literal["key", "open", "run_token"] = "key"
+
+    @property
+    def method(self) -> str:
+        return self.route.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        return self.route.partition(" ")[2]
 
 
 PATH_PARAMETERS = {
@@ -91,12 +102,27 @@ PATH_PARAMETERS = {
 class DescribedRoute(Route):
     """A route with its description. A plain ``Route`` in the API is another spelling or a part of a page."""
 
-    def __init__(self, method: str, path: str, endpoint: Endpoint, operation: Operation) -> None:
-        super().__init__(path, endpoint, methods=[method])
-        self.method = method
+    def __init__(self, operation: Operation, endpoint: Endpoint | None = None) -> None:
+        super().__init__(operation.path, endpoint or operation.endpoint, methods=[operation.method])
         self.operation = operation
 
     @property
     def parameters(self) -> list[Parameter]:
         """All parameters, those of the path first."""
         return [*(PATH_PARAMETERS[name] for name in re.findall(r"\{(\w+)\}", self.path)), *self.operation.parameters]
+
+
+def described(*operations: Operation) -> list[Route]:
+    """The routes of the operations."""
+    return [DescribedRoute(operation) for operation in operations]
+
+
+def with_slash(around: Callable[[Endpoint, Collection[str]], Endpoint], *operations: Operation) -> list[Route]:
+    """The routes, and the same with a trailing slash, which are not described. ``around`` makes the endpoint that is
+    served from the operation's own and the names of its query parameters."""
+    routes: list[Route] = []
+    for operation in operations:
+        endpoint = around(operation.endpoint, query_names(operation.parameters))
+        other = Route(f"{operation.path}/", endpoint, methods=[operation.method], include_in_schema=False)
+        routes += [DescribedRoute(operation, endpoint), other]
+    return routes
