@@ -14,14 +14,14 @@ class Signals(RedisShard):
     """Part of ``RedisStore``; ``LoopStore`` and ``JobStore`` document the methods."""
 
     async def wake_ups(self) -> AsyncGenerator[int | None, None]:
-        async with contextlib.aclosing(messages(self._client, self._keys.wake)) as heard:
-            async for message in heard:
+        async with contextlib.aclosing(messages(self._client, self._keys.wake)) as received:
+            async for message in received:
                 if message is None or message.isdigit():
                     yield None if message is None else int(message)
 
     async def runs_to_cut(self) -> AsyncGenerator[str | None]:
-        async with contextlib.aclosing(messages(self._client, self._keys.cut)) as heard:
-            async for message in heard:
+        async with contextlib.aclosing(messages(self._client, self._keys.cut)) as received:
+            async for message in received:
                 yield None if message is None else message.decode(errors="replace")
 
     async def confirm_cut(self, run_id: str) -> None:
@@ -33,6 +33,6 @@ class Signals(RedisShard):
             await self._client.publish(self._keys.cut, run_id)
 
     async def cut_runs(self) -> AsyncGenerator[str | None]:
-        async with contextlib.aclosing(messages(self._client, self._keys.was_cut)) as heard:
-            async for message in heard:
+        async with contextlib.aclosing(messages(self._client, self._keys.was_cut)) as received:
+            async for message in received:
                 yield None if message is None else message.decode(errors="replace")

@@ -143,8 +143,8 @@ class RedisTasks:
         return int(await self._shard.run(RETURN, args))
 
     async def wake_ups(self) -> AsyncGenerator[int | None, None]:
-        async with aclosing(messages(self._client, self._channel)) as heard:
-            async for message in heard:
+        async with aclosing(messages(self._client, self._channel)) as received:
+            async for message in received:
                 if message is None or message.isdigit():
                     yield None if message is None else int(message)
 

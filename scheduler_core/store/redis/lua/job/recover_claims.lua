@@ -24,7 +24,7 @@ local leases, jobs, states, claims, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KE
 local node, token, reply_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 if tonumber(token) > (tonumber(redis.call('HGET', claims, node) or '') or 0) then
-  redis.call('HDEL', claims, node) -- frees first, so that a full Redis goes on
+  redis.call('HDEL', claims, node) -- frees memory first, so that a full Redis accepts the rest
   redis.call('HSET', claims, node, token)
 end
 
@@ -37,7 +37,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, ARGV[4], ARGV[5])) do
     if size <= reply_bytes or (#rows == 0 and reply_bytes > 0) then
       rows[#rows + 1] = {id, redis.call('HGET', jobs, id), redis.call('HGET', states, id), lease}
     else
-      redis.call('HDEL', leases, id) -- frees first, so that a full Redis goes on
+      redis.call('HDEL', leases, id) -- frees memory first, so that a full Redis accepts the rest
       redis.call('HSET', leases, id, fence .. ' - ' .. rest)
       if not tonumber(score) or tonumber(score) > 9e15 then score = '0' end -- of a due set that held something else
       redis.call('ZADD', due, score, id)
