@@ -17,7 +17,7 @@ from scheduler_core.store.redis.codec import (
 from scheduler_core.store.redis.documents import read_stored
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts.job import CHANGE, CREATE, ChangeArgs, ChangeItem, CreateArgs, CreateItem
-from scheduler_core.store.redis.scripts.script import HistoryKeys, Item
+from scheduler_core.store.redis.scripts.script import Item
 from scheduler_core.store.redis.settlements import encode_step, score
 from scheduler_core.store.redis.shard import RedisShard
 
@@ -57,20 +57,19 @@ class Changes(RedisShard):
         ]
 
     def _item(self, claim_key: str, stored: StoredJob, transition: Transition) -> Item[ChangeItem]:
-        step, owner = encode_step(claim_key, transition), job_of_claim_key(claim_key)
+        operation, state, wake, retrying_since, records = encode_step(claim_key, transition)
         args = ChangeItem(
             claim_key=claim_key,
             expected_tag=stored.tag,
             expected_lease=stored.lease_row,
             definition=b"" if transition.job is None else encode_job(transition.job),
-            operation=f"revoke_{step.operation}" if transition.revoke else step.operation,
-            state=step.state,
-            wake=step.wake,
-            retrying_since=step.retrying_since,
-            n=step.n,
+            operation=f"revoke_{operation}" if transition.revoke else operation,
+            state=state,
+            wake=wake,
+            retrying_since=retrying_since,
+            n=len(transition.records),
         )
-        lists = HistoryKeys(history=self._keys.history(owner), failures=self._keys.failures(owner))
-        return Item(args, lists, step.records)
+        return Item(args, self.lists_of(job_of_claim_key(claim_key)), records)
 
     async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | Literal["large"] | None]:
         items = [

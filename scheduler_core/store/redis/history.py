@@ -24,7 +24,7 @@ from scheduler_core.store.redis.scripts.history import (
     SweepListsItem,
     SweepRunsArgs,
 )
-from scheduler_core.store.redis.scripts.script import HistoryKeys, Item
+from scheduler_core.store.redis.scripts.script import Item
 from scheduler_core.store.redis.shard import RedisShard, is_text
 
 MINUTE_MS = 60_000
@@ -190,8 +190,7 @@ class RedisHistory:
         return len(rows), more == b"1"
 
     def _lists_of(self, job_id: str) -> Item[SweepListsItem]:
-        k = self._keys
-        return Item(SweepListsItem(job_id=job_id), HistoryKeys(history=k.history(job_id), failures=k.failures(job_id)))
+        return Item(SweepListsItem(job_id=job_id), self._shard.lists_of(job_id))
 
 
 def _stored(row: bytes | None) -> Stored | None:

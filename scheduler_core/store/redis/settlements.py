@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from scheduler_core.model.job import JobState, Lease, LostCause
 from scheduler_core.model.run import Miss, RunState
@@ -18,7 +18,7 @@ from scheduler_core.store.redis.codec import (
 )
 from scheduler_core.store.redis.documents import decode_rows
 from scheduler_core.store.redis.scripts.job import SETTLE, SettleArgs, SettleItem, SpawnArgs
-from scheduler_core.store.redis.scripts.script import Arg, HistoryKeys, Item
+from scheduler_core.store.redis.scripts.script import Arg, Item
 from scheduler_core.store.redis.shard import RedisShard
 
 
@@ -26,9 +26,19 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None) -> Set
     """Encode the transition of a claimed job; None releases the job unfinished."""
     if transition is None:
         return _release(claimed)
-    step = encode_step(claimed.id, transition)
-    wake_ms = step.wake if transition.state is not None and step.wake < scores.CLAIMED else None
-    return _settlement(claimed, step, wake_ms)
+    operation, state, wake, retrying_since, records = encode_step(claimed.id, transition)
+    args = SettleItem(
+        claim_key=claimed.id,
+        holder=f"{claimed.lease.fence} {claimed.lease.node}",
+        expected_tag=claimed.tag,
+        operation=operation,
+        state=state,
+        wake=wake,
+        retrying_since=retrying_since,
+        n=len(transition.records),
+    )
+    wake_ms = wake if state and wake < scores.CLAIMED else None
+    return Settlement(claimed.id, (args, records), wake_ms)
 
 
 def encode_requeue(claimed: ClaimedJob, wake_ms: int) -> Settlement:
@@ -42,35 +52,17 @@ def encode_lost(claimed: ClaimedJob, cause: LostCause, at_ms: int) -> Settlement
 
 
 def _release(claimed: ClaimedJob, *, wake_ms: int = 0, lost: bytes = b"") -> Settlement:
-    return _settlement(claimed, Step("return", lost, wake_ms, "", 0, ()), wake_ms or None)
-
-
-def _settlement(claimed: ClaimedJob, step: Step, wake_ms: int | None) -> Settlement:
     args = SettleItem(
         claim_key=claimed.id,
         holder=f"{claimed.lease.fence} {claimed.lease.node}",
         expected_tag=claimed.tag,
-        operation=step.operation,
-        state=step.state,
-        wake=step.wake,
-        retrying_since=step.retrying_since,
-        n=step.n,
+        operation="return",
+        state=lost,
+        wake=wake_ms,
+        retrying_since="",
+        n=0,
     )
-    return Settlement(claimed.id, (args, step.records), wake_ms)
-
-
-class Step(NamedTuple):
-    """A transition as the scripts job/settle and job/change take it."""
-
-    operation: str
-    state: bytes
-    wake: int
-    """Score in the due set."""
-    retrying_since: str
-    n: int
-    """The number of records."""
-    records: Sequence[Arg]
-    """The arguments of the records, then ``SpawnArgs`` if a child run is spawned."""
+    return Settlement(claimed.id, (args, ()), wake_ms or None)
 
 
 class Settlements(RedisShard):
@@ -81,12 +73,11 @@ class Settlements(RedisShard):
     lost = staticmethod(encode_lost)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
-        k, kept = self._keys, self._retention
+        kept = self._retention
         items: list[Item[SettleItem]] = []
         for one in settlements:
-            job_id, (args, records) = job_of_claim_key(one.claim_key), one.encoded
-            lists = HistoryKeys(history=k.history(job_id), failures=k.failures(job_id))
-            items.append(Item(args, lists, records))
+            args, records = one.encoded
+            items.append(Item(args, self.lists_of(job_of_claim_key(one.claim_key)), records))
         bounds = SettleArgs(history_kept=kept.entries, failures_kept=kept.failures, retention=kept.after_ms)
         answers = await self.run_batch(SETTLE, bounds, items)
         return [_settled(one, answer) for one, answer in zip(settlements, answers, strict=True)]
@@ -102,8 +93,12 @@ def score(state: JobState) -> int:
     return scores.PAUSED if state.paused_at_ms is not None else scores.IDLE
 
 
-def encode_step(claim_key: str, transition: Transition) -> Step:
-    """Encode a transition."""
+def encode_step(claim_key: str, transition: Transition) -> tuple[str, bytes, int, str, Sequence[Arg]]:
+    """Encode a transition as the scripts job/settle and job/change take it.
+
+    Returns the operation, the state, the score in the due set, the start of a run that waits (``retrying_since``), and
+    the arguments of the records, followed by ``SpawnArgs`` if a child run is spawned.
+    """
     state, wake, retrying_since = b"", 0, "-"
     if transition.state is not None:
         state, wake = encode_state(transition.state), score(transition.state)
@@ -123,7 +118,7 @@ def encode_step(claim_key: str, transition: Transition) -> Step:
             child_state=encode_state(JobState(open=run, child=True)),
             child_limit=transition.spawn.limit,
         )
-    return Step(operation, state, wake, retrying_since, len(transition.records), records)
+    return operation, state, wake, retrying_since, records
 
 
 def _retrying_since(state: JobState) -> str:

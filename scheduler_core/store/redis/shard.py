@@ -17,7 +17,7 @@ from scheduler_core.store.redis.client import carried_through
 from scheduler_core.store.redis.faults import of_replica, translated_faults
 from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.scripts.node import OPEN_SHARDS, OpenShardsArgs
-from scheduler_core.store.redis.scripts.script import A, Arg, BatchScript, G, Item, Script, epoch_ms, flat
+from scheduler_core.store.redis.scripts.script import A, Arg, BatchScript, G, HistoryKeys, Item, Script, epoch_ms, flat
 from scheduler_core.store.shards import Finding
 
 PROBE_MS = 10_000
@@ -49,6 +49,7 @@ class RedisShard:
         self._retention = retention or Retention()
         self._names: dict[str, tuple[str, ...]] = {}
         """The KEYS of each script that do not differ from call to call, by its name; filled at its first run."""
+        self._history, self._failures = self._keys.history(""), self._keys.failures("")
         self.examined = 0
         """How many claimed jobs ``reap`` has examined."""
 
@@ -110,6 +111,10 @@ class RedisShard:
         if names is None:
             names = self._names[script.name] = tuple(map(self._keys.named, script.keys))
         return names
+
+    def lists_of(self, job_id: str) -> HistoryKeys:
+        """The lists of one job. Every settlement needs them, so their common beginning is made only once."""
+        return HistoryKeys(history=self._history + job_id, failures=self._failures + job_id)
 
     async def _send_in_time(self, script: Script[Any], keys: Sequence[str], args: Sequence[Arg]) -> Any:
         clock = self.clock

@@ -268,8 +268,7 @@ class RedisTasks:
         return TaskRules(*(int(value) for value in values))
 
     def _lists_of(self, number: int) -> HistoryKeys:
-        public_id = task_id(number)
-        return HistoryKeys(history=self._keys.history(public_id), failures=self._keys.failures(public_id))
+        return self._shard.lists_of(task_id(number))
 
 
 def _member(number: int) -> str:
