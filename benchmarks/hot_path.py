@@ -10,7 +10,7 @@ lambdas and comprehensions. Continuing a coroutine after an ``await`` is no call
 functions of libraries only as a sum. Heartbeat, reaper, sweeper, listeners and tasks run beside a fire and are left
 out: a task belongs to the service that started it. The counts need no quiet machine.
 
-``--list`` names each function with its calls; ``--json`` prints the result for programs.
+``--list`` names each function with its calls; ``--json`` prints the counts of each fire for programs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
@@ -68,10 +68,10 @@ class Fire(msgspec.Struct, frozen=True):
     calls: int
     resumed: int
     """Continuations of coroutines and generators of the project; not among ``calls``."""
-    library_calls: int
-    """Starts of Python functions of libraries and of the standard library."""
     by_function: dict[str, int]
     """Calls by "file function"."""
+    in_libraries: dict[str, int]
+    """The same for Python functions of libraries and of the standard library."""
 
 
 class Counting:
@@ -80,7 +80,7 @@ class Counting:
     def __init__(self) -> None:
         self.calls: Counter[Place] = Counter()
         self.resumed = 0
-        self.library_calls = 0
+        self.in_libraries: Counter[Place] = Counter()
         self._parents: dict[asyncio.Task[Any], str] = {}
         """For each task that another one started, the service that this other one belongs to."""
 
@@ -103,14 +103,21 @@ class Counting:
 
     def start(self) -> None:
         self.calls.clear()
-        self.resumed = self.library_calls = 0
+        self.in_libraries.clear()
+        self.resumed = 0
         sys.setprofile(self._event)
 
     def stop(self) -> Fire:
         sys.setprofile(None)
-        by_function = {f"{file} {function}": count for (file, function), count in sorted(self.calls.items())}
         files = {file for file, _ in self.calls}
-        return Fire(len(files), len(self.calls), self.calls.total(), self.resumed, self.library_calls, by_function)
+        return Fire(
+            len(files),
+            len(self.calls),
+            self.calls.total(),
+            self.resumed,
+            _named(self.calls),
+            _named(self.in_libraries),
+        )
 
     def _event(self, frame: FrameType, event: str, _: object) -> None:
         if event != "call":
@@ -123,11 +130,16 @@ class Counting:
             return
         is_start = frame.f_lasti <= _first_instruction(code)
         if not code.co_filename.startswith(PROJECT):
-            self.library_calls += is_start
+            if is_start:
+                self.in_libraries["/".join(Path(code.co_filename).parts[-2:]), code.co_qualname] += 1
         elif is_start:
             self.calls[code.co_filename.removeprefix(PROJECT), code.co_qualname] += 1
         else:
             self.resumed += 1
+
+
+def _named(calls: Counter[Place]) -> dict[str, int]:
+    return {f"{file} {function}": count for (file, function), count in sorted(calls.items())}
 
 
 @cache
@@ -172,33 +184,38 @@ async def count_fires(redis_url: str, url: str) -> list[Fire]:
     return fires
 
 
-def as_text(fires: list[Fire], *, every_function: bool) -> str:
+def as_text(fires: list[Fire], *, every_function: bool, libraries: bool) -> str:
     """The median fire, by file."""
     fire = sorted(fires, key=lambda one: one.calls)[len(fires) // 2]
-    by_file: Counter[str] = Counter()
-    for name, count in fire.by_function.items():
-        by_file[name.partition(" ")[0]] += count
     mean = statistics.fmean(one.calls for one in fires)
-    beside = f"{fire.resumed} continued coroutines and {fire.library_calls} calls of libraries in Python"
+    in_libraries = sum(fire.in_libraries.values())
+    beside = f"{fire.resumed} continued coroutines and {in_libraries} calls of libraries in Python"
     lines = [
         f"one fire of a lone job: {fire.files} files, {fire.functions} functions, {fire.calls} calls of scheduler_core",
         f"({mean:.1f} calls on average of {len(fires)} fires; not counted: {beside})",
-        "",
+        *_by_file(fire.by_function, every_function=every_function),
     ]
-    for file, count in by_file.most_common():
-        lines.append(f"{count:5d}  {file}")
-        if every_function:
-            of_file = [(name, calls) for name, calls in fire.by_function.items() if name.startswith(f"{file} ")]
-            lines += [
-                f"         {calls:5d}  {name.partition(' ')[2]}"
-                for name, calls in sorted(of_file, key=lambda pair: -pair[1])
-            ]
+    if libraries:
+        lines += ["", "calls of libraries:", *_by_file(fire.in_libraries, every_function=every_function)]
     return "\n".join(lines)
+
+
+def _by_file(calls: dict[str, int], *, every_function: bool) -> Iterator[str]:
+    by_file: Counter[str] = Counter()
+    for name, count in calls.items():
+        by_file[name.partition(" ")[0]] += count
+    for file, count in by_file.most_common():
+        yield f"{count:5d}  {file}"
+        if every_function:
+            of_file = [(name, count) for name, count in calls.items() if name.startswith(f"{file} ")]
+            for name, count_of_function in sorted(of_file, key=lambda pair: -pair[1]):
+                yield f"         {count_of_function:5d}  {name.partition(' ')[2]}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hot_path", description=__doc__.partition("\n")[0])
     parser.add_argument("--list", action="store_true", help="name each function with its calls")
+    parser.add_argument("--libraries", action="store_true", help="list the calls of libraries as well")
     parser.add_argument("--json", action="store_true", help="print the counted fires as JSON")
     asked = parser.parse_args()
     # As a server under a service manager, with the log in a file: its lines are formatted as always.
@@ -217,7 +234,10 @@ def main() -> None:
             redis.stop()
             machine.end(sink)
             log.close()
-    print(msgspec.json.encode(fires).decode() if asked.json else as_text(fires, every_function=asked.list))
+    if asked.json:
+        print(msgspec.json.encode(fires).decode())
+    else:
+        print(as_text(fires, every_function=asked.list, libraries=asked.libraries))
 
 
 if __name__ == "__main__":
