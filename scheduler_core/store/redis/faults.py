@@ -93,8 +93,3 @@ def translated_faults() -> Iterator[None]:
         yield
     except (redis_errors.RedisError, OSError) as error:
         raise translate(error) from error
-
-
-def of_replica(error: Exception) -> bool:
-    """Whether a fault means that the server is a replica, which refuses writes."""
-    return error.__cause__ is not None and code_of(error.__cause__) == "READONLY"

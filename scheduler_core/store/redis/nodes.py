@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from scheduler_core.store.loop import Beat, ReapTurn
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import (
@@ -53,8 +55,10 @@ class Nodes(RedisShard):
             store_id=store_id,
             downtimes_kept=DOWNTIMES_KEPT,
         )
-        async with self._of_master(self._beats):
+        try:
             answer, redis_ms = await BEAT.send_with_time(self._beats, self.keys_of(BEAT), args)
+        except (RedisError, OSError) as error:
+            raise await self._fault(error, self._beats) from error
         count = int(answer[0])
         return Beat(
             count,

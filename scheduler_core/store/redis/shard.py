@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.errors import OutcomeUnknown, StoreRefused, StoreUnavailable
@@ -14,7 +14,7 @@ from scheduler_core.base.redis_url import Topology
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.redis.check import check_servers
 from scheduler_core.store.redis.client import carried_through
-from scheduler_core.store.redis.faults import of_replica, translated_faults
+from scheduler_core.store.redis.faults import code_of, translate, translated_faults
 from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.scripts.node import OPEN_SHARDS, OpenShardsArgs
 from scheduler_core.store.redis.scripts.script import A, Arg, BatchScript, G, HistoryKeys, Item, Script, epoch_ms, flat
@@ -128,8 +128,10 @@ class RedisShard:
             raise OutcomeUnknown(_unknown(error), retry_after_ms=max(0, left_ms)) from error
 
     async def _send(self, script: Script[Any], keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        async with self._of_master(self._client):
+        try:
             return await script.send(self._client, keys, args)
+        except (RedisError, OSError) as error:
+            raise await self._fault(error, self._client) from error
 
     async def time_ms(self) -> float:
         with translated_faults():
@@ -162,17 +164,12 @@ class RedisShard:
     def findings(self, infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:
         return check_servers(infos, topology)
 
-    @contextlib.asynccontextmanager
-    async def _of_master(self, client: Redis) -> AsyncGenerator[None]:
-        """Translate faults. If the server has become a replica, close idle connections so that new ones find the
+    async def _fault(self, error: Exception, client: Redis) -> StoreUnavailable | StoreRefused:
+        """Translate a fault. If the server has become a replica, close idle connections so that new ones find the
         master."""
-        try:
-            with translated_faults():
-                yield
-        except Exception as error:
-            if of_replica(error):
-                await client.connection_pool.disconnect(inuse_connections=False)
-            raise
+        if code_of(error) == "READONLY":
+            await client.connection_pool.disconnect(inuse_connections=False)
+        return translate(error)
 
 
 def is_text(member: bytes) -> bool:
