@@ -94,7 +94,7 @@ def test_a_name_with_digits_is_no_address(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "passing"),
+    ("code", "message", "temporary"),
     [
         (NXDOMAIN, "there is no such name", False),
         (0, "the name has no addresses", False),
@@ -233,7 +233,7 @@ async def test_an_expired_answer_does_not_outlive_the_name() -> None:
     assert names.asked == 2
 
 
-@pytest.mark.parametrize(("passing", "seconds"), [(False, 2), (True, 1)])
+@pytest.mark.parametrize(("temporary", "seconds"), [(False, 2), (True, 1)])
 async def test_a_failure_is_remembered_briefly(temporary: bool, seconds: float) -> None:
     names = Names()
     names.answer = LookupFailed("it failed", temporary=temporary)
