@@ -1,4 +1,4 @@
-"""The container image and the compose files: what can be checked without Docker."""
+"""Checks of the container image and the compose files that need no Docker."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_api_and_nodes_share_redis_and_the_address_for_callbacks(name: str) -> N
 
 
 @pytest.mark.parametrize("name", COMPOSE)
-def test_every_service_that_stays_has_a_health_check(name: str) -> None:
+def test_every_service_that_keeps_running_has_a_health_check(name: str) -> None:
     for service in of_cronpost(name).values():
         assert "healthcheck" not in service, "the image has one"
     node = of_cronpost(name)["node"]["environment"]
@@ -56,7 +56,7 @@ def test_every_service_that_stays_has_a_health_check(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMPOSE)
-def test_every_variable_without_a_default_stands_in_the_example(name: str) -> None:
+def test_the_example_contains_every_variable_without_a_default(name: str) -> None:
     text = (DOCKER / name).read_text()
     example = (DOCKER / "env.example").read_text()
     listed = set(re.findall(r"^#?([A-Z_]+)=", example, re.MULTILINE))

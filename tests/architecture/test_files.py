@@ -1,4 +1,4 @@
-"""What holds for every file of the project."""
+"""Rules for all files of the project."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOT_OURS = {
 }
 NOT_OURS |= {"cronpost-data", "node_modules", ".env"}
 
-# Put together from halves, so that this file passes its own test.
+# Joined from halves, so that this file passes its own test.
 REGISTRIES = ("py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "crates" + ".io", "docker" + ".io")
 REGISTRY = re.compile("|".join(re.escape(host) for host in REGISTRIES))
 MACHINE_PATH = re.compile(r"(?<![\w./~$}<>-])/(?:work|root|home|tmp|Users|mnt)/\w")
@@ -47,7 +47,7 @@ def texts() -> Iterator[tuple[str, str]]:
         try:
             yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # a picture
+            continue  # not text: an image
 
 
 def lines_with(pattern: re.Pattern[str]) -> list[str]:
@@ -104,7 +104,7 @@ def test_every_dependency_is_in_its_lock_and_the_locks_agree() -> None:
     assert names(project["build-system"]["requires"]) <= pins("requirements-build.lock").keys()
 
 
-def test_every_dependency_has_its_reason_written_down() -> None:
+def test_the_reason_for_every_dependency_is_written_down() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     reasons = (ROOT / "docs" / "decisions" / "0002-dependencies.md").read_text()
     for requirement in project["project"]["dependencies"]:

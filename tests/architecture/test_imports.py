@@ -1,4 +1,4 @@
-"""Imports run one way, and each outside library has one door into the project."""
+"""Imports run one way, and each outside library is imported in one part of the project only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("scheduler_core", "scheduler_api")
 
-# Lower first. A module imports from its own folder or from lower layers; folders of one layer do not know each other.
+# Lower first. A module imports from its own folder or from lower layers; folders of one layer do not import each other.
 LAYERS = (
     ("scheduler_core.base", "scheduler_core.version"),
     ("scheduler_core.triggers",),
@@ -36,7 +36,7 @@ API_LAYERS = (
     ("cli",),
     ("__main__",),
 )
-# The same inside the node: dispatch passes its results on through a protocol, and knows no loop.
+# The same inside the node: dispatch passes its results on through a protocol, and imports no loop.
 NODE_LAYERS = (("slots",), ("node",), ("dispatch",), ("loops",), ("shard_loops",), ("engine",))
 NODE_LAYER = {
     f"scheduler_core.node.{folder}": number for number, folders in enumerate(NODE_LAYERS) for folder in folders
@@ -68,12 +68,12 @@ DOORS = {
 REDIS = "scheduler_core.store.redis"
 # The store itself, and where a store is opened.
 OPENERS = (REDIS, "scheduler_api.server")
-# What the pure part must not touch: there is no I/O in it, and it is given the time.
+# Imports that are forbidden in the pure part: it does no I/O, and its callers pass the time.
 IMPURE = ("asyncio", "socket", "subprocess", "threading", "time", "os", "structlog", "scheduler_core.base.events")
 
 
 def modules(*packages: str) -> dict[str, Path]:
-    """The modules of ``packages``: name to file."""
+    """The modules of ``packages``, as name and file."""
     found = {}
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -175,12 +175,12 @@ def test_a_client_command_needs_no_part_of_a_server(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_library_is_imported_only_where_its_door_is(module: str) -> None:
+def test_a_library_is_imported_only_in_the_part_that_may_use_it(module: str) -> None:
     for imported in imports_of(module):
         allowed = DOORS.get(imported.partition(".")[0])
         if allowed is not None:
             assert any(module == door or module.startswith(door + ".") for door in allowed), (
-                f"{module} imports {imported}, which only {', '.join(allowed) or 'nobody'} may"
+                f"{module} imports {imported}, which only {', '.join(allowed) or 'nothing'} may"
             )
 
 
@@ -198,7 +198,7 @@ def test_only_what_opens_a_store_imports_store_redis(module: str) -> None:
 def test_the_model_and_the_plan_are_pure(module: str) -> None:
     for imported in imports_of(module):
         assert not any(imported == name or imported.startswith(name + ".") for name in IMPURE), (
-            f"{module} imports {imported}: the model and the plan do no I/O and are given the time"
+            f"{module} imports {imported}: the model and the plan do no I/O, and their callers pass the time"
         )
 
 

@@ -1,4 +1,4 @@
-"""Time is read, and waited for, in one place."""
+"""Only the clock reads the time and waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {"scheduler_core/base/clock.py"}
-# Deadlines of sockets, of name lookups and of a client that waits: they take real time.
+# Deadlines of sockets, name lookups and waiting clients: they need real time.
 DEADLINES = {
     "scheduler_core/delivery/base.py",
     "scheduler_core/delivery/http/client.py",
@@ -63,5 +63,5 @@ def test_no_module_but_the_clock_reads_the_time_or_sleeps(path: Path) -> None:
         "from asyncio import wait_for",
     ],
 )
-def test_the_check_itself_finds_a_raw_clock(source: str) -> None:
+def test_the_check_finds_a_raw_clock(source: str) -> None:
     assert raw_calls(source)
