@@ -1,9 +1,10 @@
 """Compares the CPU per fire of two checkouts of Cronpost: ``python -m benchmarks.beside TREE_A TREE_B``.
 
 Runs both servers at the same time on one core, each with its own Redis, against one sink. One fires at even seconds and
-the other at odd ones, and each round swaps them. So a neighbour that slows the machine slows both: the ratio of two
-servers that run at the same time varies by 5 %, that of two runs in turn by 50 %. Absolute numbers are higher than
-those of ``python -m benchmarks``, because the two servers share the caches of the core.
+the other at odd ones; each round swaps them and the order of their start. So a neighbour that slows the machine slows
+both: runs in turn differ by 50 % on such a machine, simultaneous ones by about 5 %. To see the noise of a machine,
+compare a checkout with itself. Absolute numbers are higher than those of ``python -m benchmarks``, because the two
+servers share the caches of the core.
 """
 
 from __future__ import annotations
@@ -88,10 +89,12 @@ def measure_round(bench: Bench, trees: Sequence[Path], redis_server: str | None,
     settings = {} if redis_server is None else {"CRONPOST_REDIS_SERVER": redis_server}
     servers = [Cronpost(settings, shares_redis=True, redis_core=machine.OTHER_CORE, checkout=tree) for tree in trees]
     crons = crons_of(number)
+    # Even seconds first, so that the order of the start is swapped, too.
+    added = sorted(zip(servers, crons, "ab", strict=True), key=lambda one: one[1] != EVEN)
     each = window.jobs * window.seconds // 2
-    with bench.running(servers[0]), bench.running(servers[1]):
+    with bench.running(added[0][0]), bench.running(added[1][0]):
         bench.step("adding jobs")
-        for server, cron, prefix in zip(servers, crons, "ab", strict=True):
+        for server, cron, prefix in added:
             server.upsert(count=window.jobs, cron=cron, prefix=prefix, batch=BATCH)
         from_ms = next_even_second_ms(WARM_UP_SECONDS)
         until_ms = from_ms + 1000 * window.seconds
