@@ -43,33 +43,34 @@ def plan_run_now(
     downtimes: Sequence[Downtime],
     store_id: str,
 ) -> Started | Skipped:
-    """Ask for a run. ``bare``: neither payload nor time was given, so what waits goes before a run of its own kind.
+    """Request a run. ``bare``: the request has neither payload nor time, so an entry that waits goes first.
 
-    A bare one starts the earliest entry that waits (of a client, too), or the default run if none does; not before the
-    entry's time, and the default run not within ``min_interval_ms`` of the last successful start. ``force`` ignores
-    both, starts a continuation although the job is paused, and queues behind a run that is not settled. Raises
-    RunConflict if a run of the job is not settled (open, waiting for a retry,
-    or asked for before), and if too many wait already.
+    A bare request starts the earliest pending entry (a client's, too), or the default run if none is pending; not
+    before the entry's time, and the default run not within ``min_interval_ms`` of the last successful start. ``force``
+    ignores both, starts a continuation although the job is paused, and queues behind a run that is not settled. Raises
+    RunConflict if a run of the job is not settled (open, waiting for a retry, or requested before), and if too many
+    entries wait already.
     """
     job, state = _present(snapshot)
     if state.quarantine is not None:
         raise RunConflict(f"the job is quarantined ({state.quarantine}); resume it first")
-    poked = [
+    requested = [
         one
         for one in state.pending
         if one.reason is Reason.MANUAL and (one.run is not None or one.not_before_ms <= now_ms)
     ]
-    if not force and (snapshot.lease is not None or state.open is not None or poked):
+    if not force and (snapshot.lease is not None or state.open is not None or requested):
         raise RunConflict("a run of this job is not settled; ask with force to queue behind it")
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
     if bare and not force and state.paused_at_ms is not None and any(one.holds_trigger for one in state.pending):
         raise RunConflict("the job is paused with continuations waiting; resume it, or say what to run")
-    waiting = startable(state)
+    may_start = startable(state)
+    waiting = may_start
     if force:
-        waiting = [one for one in state.pending if one not in poked and (one in waiting or one.holds_trigger)]
+        waiting = [one for one in state.pending if one not in requested and (one in may_start or one.holds_trigger)]
     if bare and waiting:
         earliest = min(waiting, key=lambda one: one.not_before_ms)
-        paused_continuation = state.paused_at_ms is not None and earliest not in startable(state)
+        paused_continuation = state.paused_at_ms is not None and earliest not in may_start
         if earliest.not_before_ms <= now_ms and not paused_continuation:
             return Started(earliest.run_id, None)
         if not force:
