@@ -22,7 +22,7 @@ TAGS = {
     "Callbacks": "What a runner sends about a run that it completes later. The run's token authorizes it.",
     "Targets": "Named requests that schedules share.",
     "Schedules": "Calls of a target at a fixed interval.",
-    "One-off tasks": "Single calls at a given time, and the settings of their queue.",
+    "One-off tasks": "Single calls at a given time, and the settings of their lane.",
     "Monitoring": "For probes, dashboards and Prometheus.",
     "Documentation": "This documentation, for people and for machines.",
 }
@@ -94,7 +94,8 @@ class Schemas:
         types += [one for answer in LAYERS.values() for one in _types_of(answer)]
         found, components = msgspec.json.schema_components(types, ref_template=COMPONENTS + "{name}")
         self._found = {id(one): _tidied(schema) for one, schema in zip(types, found, strict=True)}
-        self.components = {RENAMED.get(name, name): _tidied(schema) for name, schema in sorted(components.items())}
+        named = ((RENAMED.get(name, name), schema) for name, schema in components.items())
+        self.components = {name: _tidied(schema) for name, schema in sorted(named)}
         for described in _subclasses(Described):
             if described.EXAMPLES and described.__name__ in self.components:
                 self.components[described.__name__]["examples"] = list(described.EXAMPLES)
