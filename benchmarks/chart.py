@@ -37,7 +37,7 @@ def chart(results: Sequence[Result]) -> str:
     for number, (measure, found) in enumerate(panels):
         x, y = GAP + number % COLUMNS * (WIDTH + GAP), GAP + number // COLUMNS * (tall + GAP)
         parts.append(f'<g transform="translate({x} {y})">{_panel(measure, found)}</g>')
-    note = "Pale: Redis. A bar that ends in a notch is cut off. [%]: only so many of the fire times were delivered."
+    note = "Pale: Redis. A bar that ends in a notch is cut off. [%]: the delivered share of the fire times."
     parts.append(f'<text x="{GAP}" y="{height - 12}" fill="#666" font-size="11">{escape(note)}</text>')
     return "\n".join([*parts, "</svg>", ""])
 

@@ -242,7 +242,7 @@ async def test_an_answer_that_its_client_does_not_read_is_aborted(
         before = resident_bytes()
         socks = [await mute(address, request) for _ in range(40)]
         async with asyncio.timeout(60):
-            while len(table):  # noqa: ASYNC110 - nobody tells when it is empty
+            while len(table):  # noqa: ASYNC110 - nothing signals that it is empty
                 await asyncio.sleep(0.05)
         for sock in socks:
             sock.close()

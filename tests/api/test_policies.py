@@ -387,7 +387,7 @@ async def test_a_job_without_a_fire_time_between_its_bounds_is_refused(
     assert contents() == before
 
 
-# ---- what is shown can be put again ------------------------------------------------------------------------------
+# ---- putting a job as it was read --------------------------------------------------------------------------------
 
 
 def value_of(row: Row) -> st.SearchStrategy[Any]:

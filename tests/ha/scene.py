@@ -288,7 +288,7 @@ class Scene(World):
         """Check everything against the promises; notes how late the fires were."""
         accounts = await self.check(only=tuple(self.puts), lease_ms=LEASE_MS)
         answers = Counter(one.status for one in self.upserts)
-        assert answers.keys() <= {202, 429}, f"a client was told something else than «again later»: {answers}"
+        assert answers.keys() <= {202, 429}, f'an answer was not "try again later": {answers}'
         misses = Counter(miss.reason.value for account in accounts for miss in account.misses)
         runs = [run for account in accounts for run in account.runs]
         first = [one for one in self.recorder.received if one.attempt == 1 and one.reason == "scheduled"]

@@ -138,7 +138,7 @@ async def test_a_master_without_replicas_stops_and_loses_the_writes_that_it_acce
         await scene.taken()
     taken = [one.answered_at_ms for one in scene.upserts if one.status == 202 and one.asked_at_ms > cut_at]
     scene.note(f"a master without replicas acknowledged for {refused_from - cut_at:.0f} ms more")
-    assert taken, "it went on for a moment"
+    assert taken, "it continued for a moment"
     lost = await scene.lost_upserts()
     assert lost, "nothing was lost: were the replicas cut off at all?"
     await report(scene, "master without replicas")

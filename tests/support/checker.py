@@ -231,11 +231,11 @@ def _unaccounted(account: Account, until_ms: float) -> Iterator[str]:
         if len(runs) > 1:
             yield f"fire time {fire_time} is accounted for {len(runs)} times: {', '.join(runs)}"
         if trigger.last_in(fire_time - 1, fire_time) is None:
-            yield f"{runs[0]} stands for {fire_time}, which is no fire time"
+            yield f"{runs[0]} has the fire time {fire_time}, which the trigger does not yield"
         if fire_time <= account.asked_at_ms:
-            yield f"{runs[0]} stands for {fire_time}, before the job existed"
+            yield f"{runs[0]} has the fire time {fire_time}, before the job existed"
         if last_possible is not None and fire_time > last_possible:
-            yield f"{runs[0]} stands for {fire_time}, after the job was deleted"
+            yield f"{runs[0]} has the fire time {fire_time}, after the job was deleted"
         for miss in ranges:
             if miss.first_ms <= fire_time <= miss.last_ms:
                 yield f"fire time {fire_time} is accounted for twice: {runs[0]} and {miss}"
@@ -290,7 +290,7 @@ def _mixed_ids(story: _Story, disturbances: Sequence[Disturbance]) -> Iterator[s
     for delivery in lasting:
         before = attempts.get(delivery.run_id, 1)
         if not before <= delivery.attempt:
-            yield f"attempts run backwards, from {before}: {delivery}"
+            yield f"attempt numbers decrease, from {before}: {delivery}"
         attempts[delivery.run_id] = delivery.attempt
     seen: set[str] = set()
     for run in story.account.all_runs:
@@ -343,7 +343,7 @@ def _unrecorded(story: _Story, until_ms: float, disturbances: Sequence[Disturban
             continue
         settled = delivery.ended_ms is not None and delivery.fire_time_ms <= until_ms
         if settled and delivery.run_id not in recorded:
-            yield f"the runner received what is recorded nowhere: {delivery}"
+            yield f"a request to the runner is not recorded: {delivery}"
 
 
 def _unseen(story: _Story) -> Iterator[str]:

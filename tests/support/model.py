@@ -64,8 +64,8 @@ def check_account(
             how.setdefault(run.fire_time_ms, []).append((run.id, run.state))
     for record in records:
         if isinstance(record, Miss):
-            assert record.first_ms in wanted, f"{record} begins with what is no fire time"
-            assert record.last_ms in wanted, f"{record} ends with what is no fire time"
+            assert record.first_ms in wanted, f"{record} does not begin with a fire time"
+            assert record.last_ms in wanted, f"{record} does not end with a fire time"
             for instant in every:
                 if record.first_ms <= instant <= record.last_ms:
                     found[instant] += 1
@@ -74,13 +74,15 @@ def check_account(
                 assert record.count == sum(record.first_ms <= instant <= record.last_ms for instant in every), record
     for replay in position.replays:
         if replay.reason is Reason.RECOVERY:
-            owed = [instant for instant in every if replay.next_ms <= instant <= replay.last_ms]
-            assert len(owed) == replay.left
-            found.update(owed)
-            for instant in owed:
+            left = [instant for instant in every if replay.next_ms <= instant <= replay.last_ms]
+            assert len(left) == replay.left
+            found.update(left)
+            for instant in left:
                 how.setdefault(instant, []).append(replay)
     lost = [instant for instant in every if not found[instant]]
     assert not lost, f"neither run nor miss: {lost[:5]}"
     doubled = {instant: how[instant] for instant, count in found.items() if count > 1}
     assert not doubled, f"accounted for twice: {doubled}"
-    assert not set(found) - set(wanted), f"runs of what is no fire time: {sorted(set(found) - set(wanted))[:5]}"
+    assert not set(found) - set(wanted), (
+        f"runs whose fire time the trigger does not yield: {sorted(set(found) - set(wanted))[:5]}"
+    )

@@ -68,7 +68,7 @@ async def eventually(
             result = await result
         if result:
             return
-        assert time.monotonic() < end, f"it did not come to that in {seconds:g} s{': ' if what else ''}{what}"
+        assert time.monotonic() < end, f"the condition is still false after {seconds:g} s{': ' if what else ''}{what}"
         await asyncio.sleep(0.02)
 
 

@@ -168,7 +168,9 @@ class Recorder:
         Fails after ``seconds``."""
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, f"the runner waited {seconds:g} s in vain{': ' if what else ''}{what}"
+            assert time.monotonic() < end, (
+                f"the condition is still false after {seconds:g} s{': ' if what else ''}{what}"
+            )
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.1):

@@ -49,7 +49,7 @@ def check_keys(content: dict[str, Any]) -> None:
     known |= {KEYS.answers, KEYS.answered, KEYS.suspects, KEYS.retrying, KEYS.children, *KEYS.record_keys}
     families = (KEYS.history(""), KEYS.failures(""), KEYS.catalogue(""), KEYS.tasks(""))
     strays = [key for key in content if key not in known and not key.startswith(families)]
-    assert not strays, f"keys that nobody knows: {strays}"
+    assert not strays, f"keys that are not defined: {strays}"
 
 
 async def put(client: Redis, job: Job, state: JobState) -> bytes:

@@ -377,7 +377,7 @@ class Cluster(_Topology):
             infos = [await self._info(server) for server in self.servers]
             return all(int(info.get("cluster_known_nodes", "0")) == len(self.servers) for info in infos)
 
-        await eventually(all_met, seconds=STARTUP_SECONDS, what="the nodes of the Cluster do not meet")
+        await eventually(all_met, seconds=STARTUP_SECONDS, what="the nodes of the Cluster do not know each other")
         for number, replica in enumerate(replicas):
             await self._follow(replica, masters[number % len(masters)])
 
@@ -385,7 +385,7 @@ class Cluster(_Topology):
             followers = [len(await self.replicas_of(master)) for master in masters]
             return sum(followers) == len(replicas) and await self.healthy()
 
-        await eventually(all_follow, seconds=STARTUP_SECONDS, what="the Cluster does not come together")
+        await eventually(all_follow, seconds=STARTUP_SECONDS, what="the Cluster is not complete")
 
     async def _follow(self, replica: PortServer, master: PortServer) -> None:
         master_id = await self.node_id(master)

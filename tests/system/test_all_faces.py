@@ -171,7 +171,7 @@ async def test_no_fire_time_is_lost_early_or_doubled_and_every_run_is_listed_and
         received = {one.run_id for one in recorder.received}
         return all(run["status"] is not None for run in runs) and received <= {run["id"] for run in runs}
 
-    await eventually(all_settled, what="not all that was received is on record")
+    await eventually(all_settled, what="some received requests are not recorded")
     await world.check_jobs(*world.puts)
     assert_called_like_tasks(world, ids, kills)
 

@@ -179,7 +179,7 @@ class Shop:
         async def so() -> bool:
             return len(await self.runs()) >= runs and bool((await self.api.get("/_asked")).json()["open"])
 
-        await eventually(so, seconds=STORY_SECONDS, what="nothing is asked for")
+        await eventually(so, seconds=STORY_SECONDS, what="no page is requested")
 
     async def until_asked(self, endpoint: str, cursor: str | None) -> None:
         async def so() -> bool:
@@ -243,9 +243,9 @@ async def test_a_copy_survives_a_429_and_a_500_and_then_fetches_only_new_items_e
     assert cursors(await shop.asked("events"))[:3] == [None, None, "10"]
     refused, given = [one for one in await shop.asked("customers") if one["cursor"] == "10"]
     assert (refused["status"], given["status"]) == (429, 200)
-    assert given["at"] - refused["at"] >= 4.0, "poked or not, never before the time that the API asked for"
+    assert given["at"] - refused["at"] >= 4.0, "a poke never leads to a request before the time that the API set"
     meanwhile = [one for one in await shop.asked("orders") if refused["at"] < one["at"] < given["at"]]
-    assert len(meanwhile) >= 2, "the others go on"
+    assert len(meanwhile) >= 2, "the others keep firing"
     assert await shop.most_open() == 1, "one run at a time"
 
     # The records of Cronpost: one run for each page, the same run when a page is requested again; the trigger was
@@ -296,7 +296,7 @@ async def test_a_job_that_is_poked_all_the_time_calls_the_api_only_when_due(shop
     skipped |= {answer.json().get("skipped", "") for answer in await pokes_until(shop, history.done)}
     await history
     assert "not_due" in skipped, "the earliest page lies ahead"
-    assert len(await shop.asked()) == 10, "each page was asked for once"
+    assert len(await shop.asked()) == 10, "each page was requested once"
     assert [run["reason"] for run in await shop.runs()] == ["manual"] + ["continuation"] * 10
 
     # The next day: one run, and its continuations.
@@ -360,13 +360,13 @@ async def test_a_getter_that_is_killed_in_the_middle_of_a_page_resumes_at_that_p
             open_run = (await shop.view())["open_run"]
             return open_run is not None and open_run.get("node") not in {None, node}
 
-        await eventually(taken_over, what="the new server takes up the run")
+        await eventually(taken_over, what="the new server sends the run again")
         await shop.end_faults()
     await shop.copied(**ITEMS)
 
     times = 2 if "getter" in victims else 1
     assert cursors(await shop.asked("orders")) == [None, *["10"] * times, "20", "30", "40"]
-    assert len(await shop.asked()) == 10 + times - 1, "no other page was asked for twice"
+    assert len(await shop.asked()) == 10 + times - 1, "no other page was requested twice"
     page = shop.pages("orders")[1]
     (run,) = [run for run in await shop.runs() if run["id"] == page["run"]]
     assert run["state"] == "succeeded"
@@ -400,7 +400,7 @@ async def test_repeated_kills_neither_lose_nor_double_a_page(shop: Shop) -> None
     assert [run["reason"] for run in runs].count("continuation") == len(runs) - 1 == 10
     assert {run["state"] for run in runs} == {"succeeded"}
     assert {page["run"] for name in ITEMS for page in shop.pages(name)} == {run["id"] for run in runs[1:]}
-    assert len(await shop.asked()) <= 10 + 4, "only what the getter was killed with is asked for again"
+    assert len(await shop.asked()) <= 10 + 4, "only the page of the killed getter is requested again"
 
 
 async def test_simultaneous_pokes_at_two_servers_start_one_run(shop: Shop) -> None:
@@ -436,7 +436,7 @@ async def test_replacing_the_pending_list_ends_its_chains_and_the_next_run_conti
         view = await shop.view()
         return view["open_run"] is None and not view["pending"] and len(shop.pages("orders")) == 2
 
-    await eventually(settled, what="the run that was open goes on, and nothing after it")
+    await eventually(settled, what="the open run ends, and no run follows")
     dropped = [run for run in await shop.runs() if "dropped" in run["message"]]
     assert [(run["state"], run["id"]) for run in dropped] == [("succeeded", shop.pages("orders")[1]["run"])]
     await shop.poke()
@@ -456,7 +456,7 @@ async def test_a_page_that_the_api_refuses_for_good_is_set_aside_until_a_person_
     await eventually(set_aside, seconds=STORY_SECONDS)
     (entry,) = await shop.pending()
     assert entry["payload"] == {"endpoint": "events", "page": 2, "cursor": "10"}
-    assert (await shop.view())["held_for"] is None, "what is set aside does not hold the trigger"
+    assert (await shop.view())["held_for"] is None, "an entry that is set aside does not block the trigger"
     (run,) = [run for run in await shop.runs() if run["state"] == "failed"]
     assert run["status_code"] == 422
     assert "403" in run["answer_excerpt"]

@@ -77,7 +77,7 @@ async def test_redis_clock_steps_an_hour_back(world: World) -> None:
     await world.put(server, "new")  # a job that is created after the step fires
     await world.recorder.until_requests(3, "new")
     late = [one for one in world.recorder.received[fired:] if one.job_id != "new"]
-    assert not late, "its fire times lie ahead"
+    assert not late, "its fire times are in the future"
     assert (await server.readiness()) == (True, "")
     assert "Redis's clock was set back by 3600 s" in await warnings(server)
     assert await server.metric("cronpost_clock_jumps_total") == 1

@@ -74,7 +74,7 @@ def _is_redis(pid: int) -> bool:
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to that"
+        assert time.monotonic() < end, "the condition is still false"
         time.sleep(0.01)
 
 

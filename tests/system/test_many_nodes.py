@@ -28,7 +28,7 @@ async def test_three_nodes_share_two_hundred_jobs_and_each_fire_time_is_one_run(
     for account in accounts:
         assert all(miss.reason in {MissReason.COALESCED, MissReason.OVERLAP} for miss in account.misses)
     fences = [attempt.fence for account in accounts for run in account.runs for attempt in run.attempts]
-    assert len(set(fences)) == len(fences) >= 400, "every claim has a fence of its own"
+    assert len(set(fences)) == len(fences) >= 400, "every claim has its own fence"
 
 
 async def test_a_rolling_restart_loses_nothing_and_causes_no_downtime(world: World) -> None:
@@ -90,7 +90,7 @@ async def test_an_upsert_wakes_a_sleeping_node(world: World) -> None:
         await world.delete(api, f"job{number}")
         if gaps[-1] < 0.7:
             break
-    assert min(gaps) < 0.7, f"it slept on: {gaps}"
+    assert min(gaps) < 0.7, f"it kept sleeping: {gaps}"
     assert node.is_running
     await world.check()
 

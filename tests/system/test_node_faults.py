@@ -309,7 +309,7 @@ class TestStopped:
         assert first.client_gone
         assert second.run_id == first.run_id
         assert second.fence > first.fence
-        assert not other.events("run reaped"), "it was handed back, not found by the reaper"
+        assert not other.events("run reaped"), "the node released it; it was not reaped"
         await world.check()
         assert [one.status for one in world.recorder.of("quick")] == [200], "it ended within the grace time"
 

@@ -131,7 +131,7 @@ async def test_a_killed_server_leaves_no_process_and_its_runs_are_sent_again_at_
     assert second.run_id == first.run_id
     assert second.fence > first.fence
     reaped = again.events(RUN_REAPED)
-    assert reaped, "the first node voids all leases: it need not wait until they are over"
+    assert reaped, "the first node voids all leases and does not wait for their end"
     assert next(one["event"] for one in again.events() if one["event"] in {RUN_REAPED, NODE_STARTED}) == RUN_REAPED
     await all_work(again, 2)
     await check(world)

@@ -139,7 +139,7 @@ class TestRunsThatWouldOverlap:
 
         assert most_at_once(world.recorder.of("allow")) == 3
         missed = by_reason(accounts["allow"], MissReason.OVERLAP)
-        assert missed, "the fourth of four fire times finds three open"
+        assert missed, "three runs are open at the fourth fire time"
         assert {miss.reason for one in accounts.values() for miss in one.misses} == {MissReason.OVERLAP}
         for job_id in accounts:
             assert_gapless(await account(server, job_id))
@@ -167,7 +167,7 @@ class TestRunsThatWouldOverlap:
         broken = {one.run_id for one in world.recorder.of("a") if one.client_gone}
         await world.recorder.until(
             lambda: broken <= {one.run_id for one in world.recorder.of("a") if one.status == 200},
-            what="what the killed node had open is delivered again",
+            what="the open requests of the killed node are sent again",
         )
         await world.recorder.until_requests(2, "a")
         (judged,) = await world.check()
@@ -256,7 +256,7 @@ class TestAfterDowntime:
         for job_id in ("limited", "windowed"):
             (expired,) = accounts[job_id].misses
             assert expired.reason is MissReason.EXPIRED
-            assert expired.last_ms + 1000 == caught[job_id][0].fire_time_ms, "the latest ones are those that are run"
+            assert expired.last_ms + 1000 == caught[job_id][0].fire_time_ms, "the latest fire times are run"
         (expired,) = accounts["windowed"].misses
         assert expired.last_ms < expired.recorded_at_ms - 3500 <= caught["windowed"][0].fire_time_ms
         assert len(caught["latest"]) == 1
@@ -275,7 +275,7 @@ class TestAfterDowntime:
                 for other in requests
                 if other.reason == "recovery" and one.fire_time_ms + 250 < other.arrived_ms < one.arrived_ms
             ]
-            assert not before, f"{one.fire_time_ms} was due, and went after {len(before)} that were not"
+            assert not before, f"{one.fire_time_ms} was due, and ran after {len(before)} that were not"
 
     async def test_a_backfill_runs_each_fire_time_once_and_after_those_that_are_due(self, world: World) -> None:
         await world.redis.start()
@@ -311,7 +311,7 @@ class TestAfterDowntime:
         assert len({one.run_id for one in world.recorder.of("a")}) == len(world.recorder.of("a"))
         first, last = again()[0].arrived_ms, again()[-1].arrived_ms
         between = [one for one in world.recorder.of("a") if one.reason == "scheduled" and first < one.arrived_ms < last]
-        assert len(between) >= 2, "the trigger goes on meanwhile"
+        assert len(between) >= 2, "the trigger fires meanwhile"
         entries = await account(server, "a")
         assert_gapless(entries)
         assert [millis(entry["fire_time"]) for entry in entries if entry["again"]] == sorted(wanted)

@@ -27,7 +27,7 @@ async def not_ready(server: Cronpost, why: str) -> None:
         ready, reasons = await server.readiness()
         return not ready and why in reasons
 
-    await eventually(says_why, what=f"/ready should tell of {why!r}")
+    await eventually(says_why, what=f"/ready should report {why!r}")
     assert (await (await server.api()).get("/health")).status_code == 200
 
 

@@ -25,6 +25,6 @@ async def test_slow_busy_and_failing_runners_are_accounted_for(world: World) -> 
     states = [run.state for run in reversed(accounts["failing"].runs)]
     assert states[:4] == [RunState.FAILED, RunState.SUCCEEDED, RunState.FAILED, RunState.SUCCEEDED]
     second, third, fourth = recorder.of("busy")[1:4]
-    assert second.run_id == third.run_id == fourth.run_id, "the run that was told to wait is tried until it is taken"
+    assert second.run_id == third.run_id == fourth.run_id, "the run that got 409 is retried until it is accepted"
     assert [second.attempt, third.attempt, fourth.attempt] == [1, 2, 3]
     assert RunState.SUPERSEDED in {run.state for run in accounts["not now"].runs}

@@ -95,7 +95,7 @@ async def test_a_server_whose_log_is_not_read_keeps_working_and_reports_the_miss
         reported: int = sum(event["count"] for event in server.events(LOG_LINES_DROPPED))
         return reported == dropped
 
-    await eventually(all_are_counted, what="the lines that are reported are not those that are counted")
+    await eventually(all_are_counted, what="the number of reported lines differs from the counter")
     assert reported[0]["level"] == "warning"
     seen = len(server.events())
     await eventually(lambda: len(server.events()) > seen + JOBS, what="no lines again")
