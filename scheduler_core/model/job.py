@@ -284,10 +284,6 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
             return MissReason.HELD
         return None
 
-    @property
-    def trigger_is_blocked(self) -> bool:
-        return self.trigger_blocked_by is not None
-
 
 SUSPECT_LOSSES = 3
 """A run that was lost with so many nodes in a row is a suspect: it may be what kills them."""

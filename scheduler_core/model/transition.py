@@ -71,7 +71,7 @@ def _next_wake_ms(state: JobState) -> int | None:
     if state.paused_at_ms is not None:
         trigger_ms = state.ends_at_ms
     else:
-        trigger_ms = None if state.trigger_is_blocked else state.next_fire_ms
+        trigger_ms = None if state.trigger_blocked_by is not None else state.next_fire_ms
     if state.open is not None:
         if state.open.conflict or state.open.state is RunState.TAKEN:
             return state.open.retry_at_ms
@@ -121,6 +121,6 @@ def is_finished(state: JobState) -> bool:
         and state.open is None
         and not state.pending
         and not state.replays
-        and not state.trigger_is_blocked
+        and state.trigger_blocked_by is None
         and not state.keep
     )

@@ -123,7 +123,7 @@ def _decide(
     if state.ends_at_ms is not None and state.ends_at_ms <= now_ms:
         state, records = pass_over(job, replace(state, ends_at_ms=None), MissReason.PAUSED, now_ms=now_ms)
     trigger = trigger_of(job)
-    due_ms = None if state.trigger_is_blocked else state.next_fire_ms
+    due_ms = None if state.trigger_blocked_by is not None else state.next_fire_ms
     latest_ms = trigger.last_in(due_ms - 1, now_ms) if due_ms is not None and due_ms <= now_ms else None
 
     waiting = state.open

@@ -95,7 +95,7 @@ def end_found(
     after, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     after = replace(after, open=state.open)
     misses: tuple[Record, ...] = ()
-    if run.reason is Reason.CONTINUATION and not after.trigger_is_blocked:
+    if run.reason is Reason.CONTINUATION and after.trigger_blocked_by is None:
         after, misses = pass_over(job, after, MissReason.HELD, now_ms=now_ms)
     return transition_to(after, (*found.records, ended, *misses))
 

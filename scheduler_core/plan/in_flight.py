@@ -54,7 +54,7 @@ def detach(
     waited_for_runner = state.open.conflict
     state, ended = end_run(job, state, state.open, RunState.CANCELLED, now_ms=now_ms, message=why)
     records = (*records, ended)
-    if waited_for_runner and not state.trigger_is_blocked:
+    if waited_for_runner and state.trigger_blocked_by is None:
         state, misses = pass_over(job, state, MissReason.OVERLAP, now_ms=now_ms)
         records = (*records, *misses)
     return state, records

@@ -46,7 +46,7 @@ def finish_and_account(
 
 def trigger_was_blocked(state: JobState, run: Run) -> bool:
     """Whether continuations blocked the trigger while ``run`` was open; ``state`` is the job's without it."""
-    return run.reason is Reason.CONTINUATION or state.trigger_is_blocked
+    return run.reason is Reason.CONTINUATION or state.trigger_blocked_by is not None
 
 
 def account_for_passed(
@@ -75,7 +75,9 @@ def account_for_passed(
     if due_ms is None or due_ms > now_ms or state.trigger_blocked_by in (MissReason.PAUSED, MissReason.QUARANTINED):
         return state, ()
     if trigger_blocked:
-        return (state, ()) if state.trigger_is_blocked else pass_over(job, state, MissReason.HELD, now_ms=now_ms)
+        if state.trigger_blocked_by is not None:
+            return state, ()
+        return pass_over(job, state, MissReason.HELD, now_ms=now_ms)
     trigger = trigger_of(job)
     latest = trigger.last_in(due_ms - 1, now_ms)
     if latest is None:

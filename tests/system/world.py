@@ -147,7 +147,7 @@ class World:
             assert state is not None, f"{job_id}: {stored.fault or 'its state is gone'}"
             if state.open is not None and state.open.in_flight:
                 return False
-            return state.trigger_is_blocked or state.next_fire_ms is None or state.next_fire_ms > until_ms
+            return state.trigger_blocked_by is not None or state.next_fire_ms is None or state.next_fire_ms > until_ms
 
         await eventually(passed, what=f"{job_id} is not accounted for up to {until_ms:.0f}")
 

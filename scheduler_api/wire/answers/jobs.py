@@ -159,7 +159,7 @@ class Deleted(Described):
 
 def next_fire_time(job: model.Job, state: JobState) -> str | None:
     """The first of ``next_fire_times``."""
-    if state.trigger_is_blocked or state.next_fire_ms is None:
+    if state.trigger_blocked_by is not None or state.next_fire_ms is None:
         return None
     if job.policies.max_runs is not None and state.fired >= job.policies.max_runs:
         return None
@@ -172,7 +172,7 @@ _rfc3339_kept = lru_cache(maxsize=4096)(rfc3339)
 
 def next_fire_times(job: model.Job, state: JobState, count: int = FIRE_TIMES_SHOWN) -> list[str]:
     """The next fire times, with the job's jitter offset; none while the trigger is blocked. The first can be due."""
-    if state.trigger_is_blocked:
+    if state.trigger_blocked_by is not None:
         return []
     trigger = trigger_of(job)
     if job.policies.max_runs is not None:

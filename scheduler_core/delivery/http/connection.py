@@ -60,7 +60,8 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._progressed: Callable[[], None] | None = None
-        self._fault: httpx.TransportError | None = None
+        self.fault: httpx.TransportError | None = None
+        """Why the answer cannot become complete; None: it still can."""
         self._closed = False
         self._closed_waiter: asyncio.Future[None] | None = None
         self._write_paused = False
@@ -82,7 +83,8 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._ends_with_connection = True
         self._head_done = False
-        self._complete = False
+        self.complete = False
+        """Whether the last byte of the answer has arrived."""
         self._chunks: list[bytes] = []
         self._buffered = 0
         self.received = 0
@@ -126,7 +128,7 @@ class Connection(asyncio.Protocol):
         self._progressed = progressed
         if to_write:
             self._write(head + body)
-        if not to_write or self._fault is not None:
+        if not to_write or self.fault is not None:
             asyncio.get_running_loop().call_soon(self._wake)
 
     async def send(self, method: str, head: bytes, body: bytes) -> None:
@@ -141,8 +143,8 @@ class Connection(asyncio.Protocol):
             else:
                 await self._write_in_pieces(head, body)
         while not self._head_done:
-            if self._fault is not None:
-                raise _copy_of(self._fault)
+            if self.fault is not None:
+                raise _copy_of(self.fault)
             await self._wait()
 
     def _open_exchange(self, method: str) -> bool:
@@ -154,7 +156,7 @@ class Connection(asyncio.Protocol):
         if not self._began:
             self._began = True
             self._take_early_answer()
-        if self._complete or self._fault is not None:
+        if self.complete or self.fault is not None:
             self._spoiled = True  # nothing was sent
             return False
         return True
@@ -194,9 +196,9 @@ class Connection(asyncio.Protocol):
         self._write(head)
         view = memoryview(body)
         for start in range(0, len(body), WRITE_PIECE_BYTES):
-            while self._write_paused and self._fault is None and not self._head_done:
+            while self._write_paused and self.fault is None and not self._head_done:
                 await self._wait()
-            if self._fault is not None or self._head_done:
+            if self.fault is not None or self._head_done:
                 self._spoiled = True  # the rest of the request is never sent
                 return
             self._transport.write(view[start : start + WRITE_PIECE_BYTES])
@@ -204,22 +206,12 @@ class Connection(asyncio.Protocol):
     async def read(self) -> bytes:
         """Return the next bytes of the body, as many as there are; b"" at its end. Raises as ``send`` does."""
         while not self._chunks:
-            if self._complete:
+            if self.complete:
                 return b""
-            if self._fault is not None:
-                raise _copy_of(self._fault)
+            if self.fault is not None:
+                raise _copy_of(self.fault)
             await self._wait()
         return self.take()
-
-    @property
-    def fault(self) -> httpx.TransportError | None:
-        """Return why the answer cannot become complete; None: it still can."""
-        return self._fault
-
-    @property
-    def complete(self) -> bool:
-        """Return whether the last byte of the answer has arrived."""
-        return self._complete
 
     def take(self) -> bytes:
         """Return what has arrived of the body since the last call. Without calls, reading stops soon."""
@@ -240,7 +232,7 @@ class Connection(asyncio.Protocol):
     def finish(self) -> bool:
         """End the exchange. Returns whether the connection can be used again; if not, it is closed."""
         reusable = (
-            self._complete
+            self.complete
             and not self._spoiled
             and not self._chunks
             and not self._read_paused
@@ -281,8 +273,8 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, fault: httpx.TransportError) -> None:
         """Give up the answer. A caller outside the parser must call ``_wake`` afterwards."""
-        if self._fault is None and not self._complete:
-            self._fault = fault
+        if self.fault is None and not self.complete:
+            self.fault = fault
         self.abort()
 
     # What the event loop calls.
@@ -317,7 +309,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._spoiled = True
         except httptools.HttpParserError as error:
-            if not self._complete:
+            if not self.complete:
                 self._fail(httpx.RemoteProtocolError(f"the answer is not valid HTTP: {error}"))
                 return
             self._spoiled = True  # the answer is complete; further bytes are unsolicited
@@ -325,7 +317,7 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT_BYTES:
                 self._fail(_head_too_long())
-        elif not self._complete and self.received > 2 * HEAD_LIMIT_BYTES + FRAMING_RATIO * self._body_bytes:
+        elif not self.complete and self.received > 2 * HEAD_LIMIT_BYTES + FRAMING_RATIO * self._body_bytes:
             self._fail(httpx.RemoteProtocolError("the answer has more framing than content"))
 
     def eof_received(self) -> None:
@@ -345,15 +337,15 @@ class Connection(asyncio.Protocol):
             self.on_idle_loss(self)
 
     def _end_by_loss(self, exc: Exception | None) -> None:
-        if self._fault is None and not self._complete:
+        if self.fault is None and not self.complete:
             if self._head_done and self._ends_with_connection and exc is None:
-                self._complete = True
+                self.complete = True
             elif exc is not None:
-                self._fault = httpx.ReadError(f"the connection failed: {_reason(exc)}")
+                self.fault = httpx.ReadError(f"the connection failed: {_reason(exc)}")
             elif self.received:
-                self._fault = httpx.ReadError("the target closed the connection before the answer was complete")
+                self.fault = httpx.ReadError("the target closed the connection before the answer was complete")
             else:
-                self._fault = httpx.ReadError("the target closed the connection without an answer")
+                self.fault = httpx.ReadError("the target closed the connection without an answer")
             if self._used and not self.received:
                 self.lost_after = asyncio.get_running_loop().time() - self._sent_at
         self._wake()
@@ -368,7 +360,7 @@ class Connection(asyncio.Protocol):
     # What the parser calls.
 
     def on_message_begin(self) -> None:
-        if self._complete:
+        if self.complete:
             self._spoiled = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -412,13 +404,13 @@ class Connection(asyncio.Protocol):
         self._head_done = True
         if status == SWITCHING_PROTOCOLS:
             self._spoiled = True
-            self._complete = True
+            self.complete = True
         elif self._is_head_request:
-            self._complete = True
+            self.complete = True
             self._spoiled = not parser.should_keep_alive()
 
     def on_body(self, data: bytes) -> None:
-        if self._complete:
+        if self.complete:
             self._spoiled = True
             return
         if not data:
@@ -435,8 +427,8 @@ class Connection(asyncio.Protocol):
         if self._interim:
             self._interim = False
             return
-        if not self._complete:
-            self._complete = True
+        if not self.complete:
+            self.complete = True
             assert self._parser is not None
             if not self._parser.should_keep_alive():
                 self._spoiled = True

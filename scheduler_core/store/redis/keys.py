@@ -79,10 +79,11 @@ class Keys(msgspec.Struct, frozen=True):
 
     prefix: str = "cronpost"
     shard: int = 0
+    root: str = ""
+    """What all names begin with, from ``prefix`` and ``shard``."""
 
-    @property
-    def root(self) -> str:
-        return f"{self.prefix}:{{{self.shard}}}"
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "root", f"{self.prefix}:{{{self.shard}}}")
 
     @property
     def due(self) -> str:
