@@ -15,7 +15,7 @@ from tests.support.stores import check_keys, dump
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    """A client of its own, so that the test sees what the store does and not what it remembers."""
+    """A separate client, so that the test sees what is stored and not what the store has in memory."""
     client = Redis.from_url(redis_url)
     yield client
     await client.config_set("maxmemory", 0)

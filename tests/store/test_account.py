@@ -1,4 +1,4 @@
-"""The account of a job on a real Redis, held against what runners received, over random histories on several nodes."""
+"""The account of a job agrees with what runners received, over random histories on several nodes and a real Redis."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.unit.test_plan_account import OUTCOMES
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A request as a runner saw it."""
+    """A request as a runner received it."""
 
     job_id: str
     run_id: str
@@ -52,7 +52,7 @@ async def account_of(store: RedisStore, job_id: str, now_ms: int) -> Account:
 
 
 class Accounted(History):
-    """All that happens in ``History``, to a history that may be cut; only the account is looked at."""
+    """The rules of ``History`` with histories that may be trimmed; only the account is checked."""
 
     bound = 1_000_000
 
@@ -67,7 +67,7 @@ class Accounted(History):
     @precondition(lambda self: self.node(0) is not None)
     @rule(index=nodes, outcome=st.sampled_from(OUTCOMES), times=st.integers(1, 4))
     def work_off(self, index: int, outcome: Outcome, times: int) -> None:
-        """A node claims what is due next, and each runner answers alike."""
+        """A node claims the next due jobs, and each runner gives the same answer."""
         for _ in range(times):
             self.claim_when_due(index)
             node = self.node(index)
@@ -93,11 +93,11 @@ class Accounted(History):
 
     @invariant()
     def each_job_has_one_wake_up_and_each_claimed_job_a_lease(self) -> None:
-        """Looked at elsewhere."""
+        """Checked elsewhere."""
 
     @invariant()
     def no_task_is_in_two_places_or_called_by_two(self) -> None:
-        """Looked at elsewhere."""
+        """Checked elsewhere."""
 
     @invariant()
     def every_fire_time_is_one_run_or_lies_in_one_miss(self) -> None:
@@ -188,7 +188,7 @@ async def test_a_run_whose_record_was_dropped_is_still_in_the_account(redis_url:
         assert await store.settled_runs(["DONE"]) == {}
 
 
-async def test_a_history_tells_how_far_it_reaches_back(redis_url: str) -> None:
+async def test_a_history_states_how_far_back_it_is_complete(redis_url: str) -> None:
     client = Redis.from_url(redis_url)
     store = RedisStore(connect(redis_url), retention=Retention(entries=2))
     await put(client, make_job("a"), make_state(0))

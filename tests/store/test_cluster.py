@@ -1,4 +1,4 @@
-"""The client of a shard on a real Cluster of two masters: redirections, a slot on its way, a master that is gone."""
+"""The client of a shard on a real Cluster of two masters: redirections, a slot that moves, a master that died."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def other_than(cluster: Cluster, server: PortServer) -> PortServer:
 
 
 async def count(store: RedisStore) -> int:
-    """Something that tells how often it was carried out."""
+    """A command whose answer is how often it was carried out."""
     with translated_faults():
         return int(await store.client.hincrby(store.keys.meta, "counted", 1))
 
@@ -201,7 +201,7 @@ async def test_cancelled_callers_do_the_client_no_harm(shards: Shards[RedisStore
     assert await asyncio.gather(*(count(store) for _ in range(60)))
 
 
-async def test_wake_ups_are_heard_wherever_they_are_published(cluster: Cluster, shards: Shards[RedisStore]) -> None:
+async def test_wake_ups_arrive_wherever_they_are_published(cluster: Cluster, shards: Shards[RedisStore]) -> None:
     store = shards.all[0]
     await count(store)
     heard = store.wake_ups()

@@ -1,4 +1,4 @@
-"""A definition comes out of the store as it went in, and takes little room there."""
+"""A definition is read as it was stored, and needs little memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_is_no_definition_is_called_so(stored: bytes) -> None:
         decode_job("a", stored)
 
 
-async def test_a_unit_has_the_definition_of_its_job(store: RedisStore, redis: Redis) -> None:
+async def test_a_child_run_has_the_definition_of_its_job(store: RedisStore, redis: Redis) -> None:
     claim_key = child_id("job", "RUN")
     await redis.hset(store.keys.jobs, claim_key, encode_job(make_job("job")))
     await redis.hset(store.keys.states, claim_key, encode_states([make_state(0)])[0])

@@ -1,4 +1,4 @@
-"""What the store does when Redis cannot, will not or does not answer."""
+"""The store raises the right fault when Redis cannot, will not or does not answer."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_flushed_script_cache_costs_nothing_but_a_round_trip(store: Redi
         assert (await store.settle([encode_settlement(job, Transition(make_state(10)))]))[0].result == "ok"
 
 
-async def test_a_full_redis_takes_no_new_work_but_hears_how_the_old_ended(store: RedisStore, redis: Redis) -> None:
+async def test_a_full_redis_starts_no_new_work_but_records_how_the_old_ended(store: RedisStore, redis: Redis) -> None:
     await seeded(store, redis)
     first, second = (await claim(store, limit=2)).jobs
     left = ({"claimed", "due", "idle"} - {first.id, second.id}).pop()
@@ -171,7 +171,7 @@ FAULTS = {
 async def test_a_write_that_the_server_refuses_for_now_is_a_passing_fault_without_effect(
     code: str, own_server: EmbeddedRedis, own_store: RedisStore
 ) -> None:
-    """As a command and inside a script, which servers word differently."""
+    """As a command and inside a script: servers word the two differently."""
     client: Any = Redis.from_url(own_server.url)
     await seeded(own_store, client)
     provoke, words = FAULTS[code]

@@ -160,7 +160,7 @@ def test_a_script_calls_each_key_as_its_header_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if "FIELDS" in text_of(name)])
-def test_a_script_counts_the_fields_of_a_unit_as_its_header_does(name: str) -> None:
+def test_a_script_counts_the_fields_of_an_item_as_its_header_does(name: str) -> None:
     code, args = code_of(name), header(name)["ARGV"]
     constants: dict[str, str] = {}
     for names, values in re.findall(r"local ([A-Z_, ]+) = (.+)", code):

@@ -88,7 +88,7 @@ timings = st.sampled_from([Timing(10), Timing(7, 60), Timing(15)])
 
 
 class History(RuleBasedStateMachine):
-    """Each rule is a few awaited operations of one party; between two rules everything stands still."""
+    """Each rule is a few awaited operations of one party; nothing happens between two rules."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class History(RuleBasedStateMachine):
             self.segments[name][-1].until_ms = self.clock.now
 
     def refused(self, operation: Any) -> bool:
-        """Carry an operation out; whether it was refused."""
+        """Carry out an operation; return whether it was refused."""
         try:
             self.run(operation)
         except REFUSALS:

@@ -1,4 +1,4 @@
-"""Jobs with payloads of 1 MiB: the reply of each script is bounded, and what it leaves out is not lost."""
+"""With payloads of 1 MiB, the reply of each script is bounded, and the jobs that it leaves out are not lost."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_reads_of_many_large_jobs_come_in_bounded_replies(store: RedisStor
     assert max(replies) <= REPLY_BYTES + MARGIN
 
 
-async def test_a_page_of_large_jobs_is_short_and_the_next_goes_on(store: RedisStore, replies: list[int]) -> None:
+async def test_a_page_of_large_jobs_is_short_and_the_next_continues_it(store: RedisStore, replies: list[int]) -> None:
     shards = Shards.of_one(store)
     found: list[str] = []
     cursor: str | None = ""

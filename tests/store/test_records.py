@@ -1,4 +1,4 @@
-"""What the scripts record of settled runs: records, details, indexes, counts, and the lists of each job."""
+"""Scripts write records, details, indexes, counts and the lists of each job for settled runs."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ async def test_a_large_batch_with_many_records_is_recorded_in_full(store: RedisS
     assert len(await store.history("job007")) == 8
 
 
-async def test_a_batch_that_names_a_unit_twice_settles_it_once(store: RedisStore, redis: Redis) -> None:
+async def test_a_batch_that_names_a_claim_key_twice_settles_it_once(store: RedisStore, redis: Redis) -> None:
     await beat(store)
     await put(redis, make_job(), make_state(0))
     (job,) = (await claim(store)).jobs
@@ -236,7 +236,7 @@ async def test_a_batch_that_names_a_unit_twice_settles_it_once(store: RedisStore
 # ---- runs that wait, and runs that overlap --------------------------------------------------------------------------
 
 
-async def test_a_unit_with_a_run_that_waits_is_listed_by_its_start_until_it_is_settled(
+async def test_a_claim_key_whose_run_waits_is_listed_by_its_start_until_it_is_settled(
     store: RedisStore, redis: Redis
 ) -> None:
     await beat(store)
@@ -253,7 +253,7 @@ async def test_a_unit_with_a_run_that_waits_is_listed_by_its_start_until_it_is_s
     assert KEYS.retrying not in await dump(redis)
 
 
-async def test_a_change_keeps_the_list_of_waiting_units_right(store: RedisStore, redis: Redis) -> None:
+async def test_a_change_updates_the_set_of_waiting_runs(store: RedisStore, redis: Redis) -> None:
     waiting = JobState(next_fire_ms=at(60), open=retrying(3, 5))
     await put(redis, make_job(), make_state(60))
     assert await store.change("job", await store.read("job"), Transition(waiting))
@@ -269,7 +269,7 @@ def spawning(number: int, limit: int) -> Transition:
     return Transition(make_state(number + 1), spawn=Spawn(run, limit))
 
 
-async def test_a_spawn_makes_a_unit_that_is_due_with_the_definition_of_its_job(store: RedisStore, redis: Redis) -> None:
+async def test_a_spawn_creates_a_due_child_run_with_the_definition_of_its_job(store: RedisStore, redis: Redis) -> None:
     await beat(store)
     await put(redis, make_job("a b"), make_state(0))
     await put(redis, make_job("a b!"), make_state(500))

@@ -30,7 +30,7 @@ OTHER = "other"
 
 
 async def seed(redis: Redis, store: RedisStore) -> None:
-    """A job that is due, one that is not, a paused one, and a node that lives."""
+    """Store a due job, one that is not due, a paused one, and a living node."""
     await beat(store, starting=True)
     await put(redis, make_job("due"), make_state(0))
     await put(redis, make_job("later"), make_state(30))
@@ -38,7 +38,7 @@ async def seed(redis: Redis, store: RedisStore) -> None:
 
 
 async def claim_any(store: RedisStore, now_ms: int) -> list[ClaimedJob]:
-    """What is due, or else a suspect: the first claim that finds one parks it."""
+    """Claim due jobs, or else a suspect: the first claim that finds one moves it out of the due part."""
     return (await claim(store, now_ms=now_ms)).jobs or (await claim(store, now_ms=now_ms)).jobs
 
 
@@ -50,7 +50,7 @@ async def one_claimed(store: RedisStore, redis: Redis, **options: Any) -> Claime
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What is in ``after`` and was not in ``before``, key by key; None for what is gone."""
+    """Return what is in ``after`` and was not in ``before``, key by key; None for removed entries."""
     found: dict[str, Any] = {}
     for key in before.keys() | after.keys():
         old, new = before.get(key), after.get(key)
@@ -144,7 +144,9 @@ async def test_a_backlog_with_little_new_fills_the_claim_with_the_old(store: Red
     assert len((await claim(store, limit=1)).jobs) == 1
 
 
-async def test_a_claim_tells_downtimes_only_to_a_node_that_does_not_know_them(store: RedisStore, redis: Redis) -> None:
+async def test_a_claim_returns_downtimes_only_to_a_node_that_does_not_know_them(
+    store: RedisStore, redis: Redis
+) -> None:
     await seed(redis, store)
     await beat(store, now_ms=at(60))
     assert (await claim(store, now_ms=at(-1), downtime_count=1)).downtimes is None
@@ -276,9 +278,7 @@ async def test_a_job_that_was_changed_meanwhile_is_answered_with_what_is_stored(
     assert decode_state((await dump(redis))[KEYS.states][b"due"]) == make_state(40)
 
 
-async def test_a_job_that_is_handed_back_is_due_again_with_the_facts_of_its_first_claim(
-    store: RedisStore, redis: Redis
-) -> None:
+async def test_a_released_job_is_due_again_with_the_facts_of_its_first_claim(store: RedisStore, redis: Redis) -> None:
     job = await one_claimed(store, redis, now_ms=at(1))
     await store.settle([encode_settlement(job, None)])
     content = await dump(redis)
@@ -558,7 +558,7 @@ async def test_a_lease_counts_the_downtimes_that_its_first_claim_knew(store: Red
 
 
 @pytest.mark.parametrize("losses", [0, 2])
-async def test_a_lease_of_an_earlier_version_is_reaped_claimed_and_handed_back(
+async def test_a_lease_of_an_earlier_version_is_reaped_claimed_and_released(
     store: RedisStore, redis: Redis, losses: int
 ) -> None:
     await one_claimed(store, redis)
@@ -588,9 +588,7 @@ async def test_a_lease_lists_the_latest_of_its_lost_claims_and_counts_all(store:
 
 
 @pytest.mark.parametrize("lease", [None, b"nonsense"])
-async def test_a_claimed_job_without_a_lease_is_given_back(
-    store: RedisStore, redis: Redis, lease: bytes | None
-) -> None:
+async def test_a_claimed_job_without_a_lease_is_reclaimed(store: RedisStore, redis: Redis, lease: bytes | None) -> None:
     await one_claimed(store, redis)
     await redis.hdel(KEYS.leases, "due")
     if lease is not None:
@@ -648,7 +646,7 @@ async def test_ids_come_in_the_order_of_their_bytes_page_by_page(store: RedisSto
     assert await store.read_many([]) == []
 
 
-async def test_what_cannot_be_read_is_told_and_raises_nothing(store: RedisStore, redis: Redis) -> None:
+async def test_a_fault_names_what_cannot_be_read_and_nothing_is_raised(store: RedisStore, redis: Redis) -> None:
     await seed(redis, store)
     await redis.hset(KEYS.jobs, "due", b"\x93junk")
     await redis.hset(KEYS.states, "later", b"x")

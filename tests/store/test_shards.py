@@ -1,4 +1,4 @@
-"""The store in shards, several of them on one server: where jobs are, the number that is stored, merged reads."""
+"""A store with several shards on one server: the shard of a job, the stored number of shards, merged reads."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_shard_of_a_job_is_fixed_for_ever(job_id: str, shard: int) -> None:
     assert shard_of(job_id, 16) == shard
 
 
-def test_a_unit_lies_with_its_job_and_everything_on_the_only_shard() -> None:
+def test_a_child_run_is_on_the_shard_of_its_job_and_everything_on_the_only_shard() -> None:
     for number in range(50):
         job_id = f"job-{number}"
         assert shard_of(child_id(job_id, "RUN"), 16) == shard_of(child_id(job_id, "R", replay=True), 16)

@@ -1,4 +1,4 @@
-"""Trimming over all jobs: each bound alone, in pages, by several nodes at once, and what must stay."""
+"""Trimming the runs of all jobs: each bound alone, in pages, by several nodes at once, and what must stay."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def seeded(store: RedisStore, redis: Redis) -> list[Run]:
 
 
 async def left(redis: Redis) -> list[int]:
-    """The numbers of the runs that are stored."""
+    """Return the numbers of the stored runs."""
     ids: list[bytes] = await redis.hkeys(KEYS.records)  # type: ignore[assignment]
     return sorted(int(run_id[3:]) // SECOND for run_id in ids)
 
@@ -177,10 +177,10 @@ async def lists_of(redis: Redis, name: str) -> int:
 
 
 class TestTheListsOfAJobWhoseRecordsWereTrimmedBeforeItWent:
-    """Nothing of its runs is stored any more, so no trimming comes by its lists again."""
+    """No record of its runs is left, so no trimming reaches its lists again."""
 
     async def trimmed(self, store: RedisStore, redis: Redis) -> None:
-        """A job that is there, with both lists, and none of its runs is stored."""
+        """Store a job with both lists and without any record."""
         for number in range(8):
             await settle(store, redis, [settled_run(number, 500)], name="job")
         await RedisHistory(store).sweep(Bounds(bytes=0), now_ms=at(100))

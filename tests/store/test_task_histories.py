@@ -1,4 +1,5 @@
-"""Random histories of the lane on a real Redis: several nodes, crashes, freezes, lost answers, changed settings."""
+"""Random histories of one-off tasks on a real Redis: several nodes, crashes, freezes, lost answers, changed
+settings."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ numbers = st.integers(1, MOST_TASKS)
 
 
 class LaneHistory(RuleBasedStateMachine):
-    """Each rule is a few awaited operations of one party; between two rules everything stands still."""
+    """Each rule is a few awaited operations of one party; nothing happens between two rules."""
 
     def __init__(self, url: str, happened: Counter[str]) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class LaneHistory(RuleBasedStateMachine):
             self.runner.close()
 
     def everything_comes_to_its_end(self) -> None:
-        """A last node, with all others dead, brings every task to its end: nothing is lost."""
+        """A last node, with all others dead, finishes every task: nothing is lost."""
         for node in self.nodes:
             self.run(node.crash())
         self.nodes = []
@@ -187,7 +188,7 @@ class LaneHistory(RuleBasedStateMachine):
 
     @rule(index=nodes, milliseconds=st.sampled_from([999, 1000, 3000]))
     def take_later(self, index: int, milliseconds: int) -> None:
-        """The pause passes, everybody beats, and a node without a batch asks for one."""
+        """The pause passes, every node beats, and a node without a batch asks for one."""
         self.clock.advance(milliseconds)
         for node in self.nodes:
             if not node.frozen:
@@ -341,7 +342,7 @@ class LaneHistory(RuleBasedStateMachine):
 
     @rule(index=nodes)
     def leave(self, index: int) -> None:
-        """End in good order: calls are cut off and their tasks handed back."""
+        """Stop in good order: calls are cancelled and their tasks released."""
         node = self.awake(index)
         if node is not None:
             self.nodes.remove(node)
@@ -409,7 +410,7 @@ class LaneHistory(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(400)
-def test_the_rules_of_the_lane_hold_after_every_step_of_any_history(redis_url: str) -> None:
+def test_the_rules_of_one_off_tasks_hold_after_every_step_of_any_history(redis_url: str) -> None:
     happened: Counter[str] = Counter()
 
     def history() -> LaneHistory:

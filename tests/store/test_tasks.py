@@ -1,4 +1,5 @@
-"""The scripts of the lane: what they promise when they are sent twice, when Redis is full, and when lists are long."""
+"""The scripts of one-off tasks keep their guarantees when they are sent twice, when Redis is full, and with long
+lists."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ async def test_a_batch_of_another_fence_or_node_is_left_alone(lane: RedisTasks, 
     assert await dump(redis) == before
 
 
-async def test_a_batch_is_given_back_once_and_its_node_is_refused_from_then_on(lane: RedisTasks, redis: Redis) -> None:
+async def test_a_batch_is_released_once_and_its_node_is_refused_from_then_on(lane: RedisTasks, redis: Redis) -> None:
     await lane.insert([make_task(), make_task()])
     fence = (await take(lane)).fence
     assert await lane.release(node="node", fence=fence + 1, ended_at_ms=START_MS) == -1
@@ -64,7 +65,7 @@ async def test_a_batch_is_given_back_once_and_its_node_is_refused_from_then_on(l
     assert (await task_sets(redis))["fresh"] == [1, 2]
 
 
-async def test_a_clock_that_was_set_back_does_not_stop_the_lane(lane: RedisTasks, store: RedisStore) -> None:
+async def test_a_clock_that_was_set_back_does_not_stop_one_off_tasks(lane: RedisTasks, store: RedisStore) -> None:
     await lane.insert([make_task(-100_000), make_task(-100_000)])
     await settle(lane, (await take(lane, slots=1)).fence, (1, "delivered"))
     assert (await take(lane)).result == "wait"
@@ -103,7 +104,7 @@ async def test_a_full_redis_takes_results_and_deletions_but_no_new_tasks_and_no_
     assert (await task_sets(redis)) == {"fresh": [4, 5, 6], "failed": [2], "running": [], "stale": [], "delivered": [1]}
 
 
-async def test_a_full_redis_lets_a_batch_be_given_back(lane: RedisTasks, redis: Redis) -> None:
+async def test_a_full_redis_accepts_the_release_of_a_batch(lane: RedisTasks, redis: Redis) -> None:
     await lane.insert([make_task() for _ in range(3)])
     batch = await take(lane)
     await redis.config_set("maxmemory", 1)
@@ -147,7 +148,7 @@ async def test_pages_hold_every_task_once_in_order(lane: RedisTasks, limit: int)
     ]
 
 
-async def test_a_page_goes_on_where_the_last_ended_although_that_task_has_gone(lane: RedisTasks) -> None:
+async def test_a_page_continues_where_the_last_ended_although_that_task_is_gone(lane: RedisTasks) -> None:
     await lane.insert([make_task(0) for _ in range(8)])
     found, place = await lane.page(("fresh",), None, 3)
     for one in found:
