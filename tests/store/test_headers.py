@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 import scheduler_core.store.redis
 from scheduler_core.model.job import JobState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.redis.keys import KEY_TYPES
+from scheduler_core.store.redis.keys import KEY_TYPES, Keys
 from scheduler_core.store.redis.scripts.job import SpawnArgs
 from scheduler_core.store.redis.scripts.record import RECORD_KEYS, RecordArgs
 from scheduler_core.store.redis.scripts.script import Arg, BatchScript, Script
@@ -100,6 +100,18 @@ def declared(fields: type[Any]) -> list[Entry]:
 
 def test_every_script_has_a_binding() -> None:
     assert sorted(SCRIPTS) == FILES
+
+
+def test_the_documentation_describes_every_script_and_every_key() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "redis-keys.md").read_text(encoding="utf-8")
+    assert [name for name in FILES if f"`{name}`" not in text] == []
+    keys = {Keys(shard=0).named(name) for name, kind in KEY_TYPES.items() if kind}
+    described = {
+        key.replace("{1}", "{0}").replace("<letter>", letter)
+        for key in re.findall(r"`(cronpost:[^`]+)`", text)
+        for letter in "SFTDC"
+    }
+    assert sorted(keys - described) == []
 
 
 @pytest.mark.parametrize("name", FILES)
