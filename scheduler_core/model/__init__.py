@@ -1,5 +1,5 @@
-"""The plain values that all other parts pass around: jobs, runs, misses, outcomes, transitions, tasks, targets.
+"""Plain values that all other parts exchange: jobs, runs, misses, outcomes, transitions, tasks, targets.
 
-A value holds data and what follows from its own fields; it does no I/O and reads no clock. How values are stored is in
-``store/``, how clients see them in ``scheduler_api/wire/``, and what happens to them next in ``plan/``.
+A value has data and properties computed from its own fields. It does no I/O and reads no clock. ``store/`` encodes
+values for Redis, ``scheduler_api/wire/`` for clients, and ``plan/`` decides what happens to them next.
 """

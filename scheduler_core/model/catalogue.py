@@ -1,8 +1,8 @@
-"""Targets and schedules: what they are, and how a schedule is a job.
+"""Targets and schedules.
 
-A *target* is an HTTP request under a name, which many schedules share. A *schedule* has no machinery of its own: it is
-a job with an interval for a trigger, a target instead of a URL, and the policies of ``SCHEDULE_POLICIES``. Its
-status is never stored: it follows from the job's trigger, its state and the time.
+A *target* is a named HTTP request that many schedules can share. A *schedule* is a job with an interval as its trigger,
+a target instead of a URL, and the policies of ``SCHEDULE_POLICIES``. Its status is not stored: it follows from the
+job's trigger, its state and the time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 TARGET_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 MAX_NAME_CHARACTERS = 255
 MAX_SECONDS = 3_153_600_000
-"""The longest interval and the longest window: a hundred years of 365 days."""
+"""The longest interval and the longest window: 100 years of 365 days."""
 
 SCHEDULE_POLICIES = Policies(
     overlap=Overlap.SKIP,
@@ -31,7 +31,7 @@ SCHEDULE_POLICIES = Policies(
     keep_answers=True,
     keep=True,
 )
-"""One attempt per run, no catching up, and the schedule stays when its window is over."""
+"""One attempt per run, no recovery, and the schedule stays when its window is over."""
 
 _PREFIX = "schedule_"
 
@@ -46,21 +46,21 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
     url: str = msgspec.field(name="u")
     method: str = msgspec.field(default="GET", name="m")
     headers: Headers | None = msgspec.field(default=None, name="h")
-    """Names and values, in the order in which they were sent; values may be secrets."""
+    """Names and values in the order of the client; values may be secrets."""
     body_template: str | None = msgspec.field(default=None, name="b")
     created_at_ms: int = msgspec.field(default=0, name="c")
     updated_at_ms: int = msgspec.field(default=0, name="t")
 
     def same_request(self, other: Target) -> bool:
-        """Whether both say the same, whenever they were written."""
+        """Whether both are the same request, apart from id and instants."""
         return self == replace(other, id=self.id, created_at_ms=self.created_at_ms, updated_at_ms=self.updated_at_ms)
 
 
 def body_of(target: Target) -> tuple[str | None, bytes]:
-    """The body of a target's requests and its content type; None if the headers need not name one.
+    """Return the content type to add (None: add none) and the body of a target's requests.
 
-    POST, PUT and PATCH send the body; a template that is JSON goes as JSON, any other as text. A Content-Type among
-    the target's own headers wins.
+    POST, PUT and PATCH send the body. A template that is valid JSON is sent as JSON, any other as text. A Content-Type
+    among the target's own headers wins.
     """
     if target.method not in BODY_METHODS or not target.body_template:
         return None, b""
@@ -90,7 +90,7 @@ class ScheduleType(StrEnum):
 
 
 class ScheduleStatus(StrEnum):
-    """Where a schedule stands. ``STOPPED`` is final."""
+    """The status of a schedule. ``STOPPED`` is final."""
 
     ACTIVE = "ACTIVE"
     PAUSED = "PAUSED"
@@ -98,7 +98,7 @@ class ScheduleStatus(StrEnum):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """When a schedule fires. ``duration_seconds`` is None exactly if it never ends."""
+    """When a schedule fires. ``duration_seconds`` is None if and only if it never ends."""
 
     interval_seconds: int
     duration_seconds: int | None = None
@@ -109,12 +109,12 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 def job_id_of(schedule_id: int) -> str:
-    """The id of the job that the schedule is."""
+    """Return the id of the schedule's job."""
     return f"{_PREFIX}{schedule_id}"
 
 
 def schedule_id_of(job_id: str) -> int | None:
-    """The id of the schedule that the job is; None if it is none."""
+    """Return the id of the schedule; None if the job is no schedule."""
     digits = job_id.removeprefix(_PREFIX)
     if digits == job_id or not (digits.isascii() and digits.isdecimal() and len(digits) <= 15):
         return None
@@ -122,7 +122,7 @@ def schedule_id_of(job_id: str) -> int | None:
 
 
 def job_of_schedule(schedule_id: int, *, name: str, target_id: int, timing: Timing, now_ms: int) -> Job:
-    """The job of a new schedule: its first fire time is one interval after ``now_ms``."""
+    """Return the job of a new schedule. Its first fire time is one interval after ``now_ms``."""
     return Job(
         id=job_id_of(schedule_id),
         url="",
@@ -137,8 +137,8 @@ def job_of_schedule(schedule_id: int, *, name: str, target_id: int, timing: Timi
 
 
 def with_timing(job: Job, timing: Timing, *, now_ms: int) -> Job:
-    """The schedule ``job`` with another timing: a changed interval counts from now, an unchanged one keeps its grid.
-    A window always ends so long after the schedule was created."""
+    """Return the schedule ``job`` with another timing. A changed interval counts from now, an unchanged one keeps its
+    grid. A window always counts from the creation of the schedule."""
     trigger = _interval(job)
     same_grid = trigger.every_ms == timing.interval_seconds * 1000
     anchor_ms = trigger.anchor_ms if same_grid else now_ms
@@ -146,37 +146,37 @@ def with_timing(job: Job, timing: Timing, *, now_ms: int) -> Job:
 
 
 def timing_of(job: Job) -> Timing:
-    """When the schedule ``job`` fires."""
+    """Return the timing of the schedule ``job``."""
     trigger = _interval(job)
     duration_ms = None if trigger.end_ms is None else trigger.end_ms - job.created_at_ms
     return Timing(trigger.every_ms // 1000, None if duration_ms is None else duration_ms // 1000)
 
 
 def end_of(job: Job) -> int | None:
-    """When the schedule's window ends; None: never."""
+    """Return when the schedule's window ends; None: never."""
     return _interval(job).end_ms
 
 
 def stopped_at(job: Job, now_ms: int) -> int | None:
-    """When the schedule stopped; None: it has not."""
+    """Return when the schedule stopped; None: it has not."""
     end_ms = end_of(job)
     return end_ms if end_ms is not None and end_ms <= now_ms else None
 
 
 def is_paused(state: JobState) -> bool:
-    """Whether the schedule waits to be resumed. One that was set aside (quarantined) does as well."""
+    """Whether the schedule waits for a resume. A quarantined schedule does too."""
     return state.paused_at_ms is not None or state.quarantine is not None
 
 
 def schedule_status(job: Job, state: JobState, now_ms: int) -> ScheduleStatus:
-    """The status at ``now_ms``. A window's end stops it, also while it is paused; failures change nothing."""
+    """Return the status at ``now_ms``. The end of the window stops a schedule, also a paused one; failures do not."""
     if stopped_at(job, now_ms) is not None:
         return ScheduleStatus.STOPPED
     return ScheduleStatus.PAUSED if is_paused(state) else ScheduleStatus.ACTIVE
 
 
 def check_timing(schedule_type: ScheduleType, interval_seconds: int, duration_seconds: int | None) -> Timing:
-    """The timing that these ask for. A duration is of no meaning to an INTERVAL. Raises InvalidInput."""
+    """Return the timing that these values describe. An INTERVAL ignores the duration. Raises InvalidInput."""
     if not 1 <= interval_seconds <= MAX_SECONDS:
         raise InvalidInput(f"interval_seconds must be from 1 to {MAX_SECONDS}", field="interval_seconds")
     if duration_seconds is not None and not 1 <= duration_seconds <= MAX_SECONDS:

@@ -1,7 +1,7 @@
-"""Runs, attempts and misses: what happened to each fire time.
+"""Runs, attempts and misses.
 
-A fire time of a job becomes a run, or lies in a miss. Both are entries of the job's history, in the order in which
-they were settled; together they are the account of the job.
+A fire time of a job becomes a run or lies in a miss. Both are entries of the job's history, in the order in which they
+were settled. Together they form the account of the job.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from scheduler_core.model.outcome import OutcomeKind
 
 ATTEMPTS_KEPT = 10
-"""How many attempts a run's record keeps: the first, and the latest ones. ``Run.attempt`` counts them all."""
+"""A run's record keeps this many attempts: the first and the latest ones. ``Run.attempt`` counts all."""
 
 
 class Reason(StrEnum):
@@ -24,23 +24,23 @@ class Reason(StrEnum):
     SCHEDULED = "scheduled"
     MANUAL = "manual"
     CONTINUATION = "continuation"
-    """Asked for by the answer of an earlier run, or put in line by a client to be worked off before the trigger."""
+    """Requested by the answer of an earlier run, or put into the pending list by a client."""
     RECOVERY = "recovery"
     BACKFILL = "backfill"
-    """A fire time of the past that a client asked for again."""
+    """A past fire time that a client requested again."""
 
 
 _IN_TIME = frozenset({Reason.SCHEDULED, Reason.MANUAL, Reason.CONTINUATION})
-"""Runs that were asked for before their fire time, or at it."""
+"""Reasons of runs that exist at their fire time or before it."""
 
 
 class RunState(StrEnum):
-    """Where a run stands. ``open``, ``retrying`` and ``taken`` are not settled, all others are final."""
+    """The state of a run. ``open``, ``retrying`` and ``taken`` are not settled; all others are final."""
 
     OPEN = "open"
     RETRYING = "retrying"
     TAKEN = "taken"
-    """The runner took it and will say later how it ended (completion by callback)."""
+    """The runner accepted it and reports its end later (completion by callback)."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CONFLICT = "conflict"
@@ -50,28 +50,28 @@ class RunState(StrEnum):
 
 
 class MissReason(StrEnum):
-    """Why fire times became no run."""
+    """Why fire times did not become runs."""
 
     OVERLAP = "overlap"
     """They passed while the previous run was not settled."""
     COALESCED = "coalesced"
-    """They passed while all nodes were busy, or the target had no room; one late run stands for them."""
+    """They passed while all nodes were busy or the target was at its limit; one late run covers them."""
     DOWNTIME = "downtime"
     """They passed while no node was alive."""
     PAUSED = "paused"
     REPLACED = "replaced"
-    """They were due, but not fired yet, when the job's trigger was changed."""
+    """They were due but had not fired yet when the job's trigger was changed."""
     QUARANTINED = "quarantined"
     HELD = "held"
-    """A continuation went first."""
+    """A continuation blocked the trigger."""
     EXPIRED = "expired"
-    """They passed while no node was alive, and lie beyond what the job's recovery catches up."""
+    """They passed while no node was alive and exceed the limits of the job's recovery."""
     BREAKER = "breaker"
     """They passed while the circuit breaker of the job's target held its run back."""
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
-    """One HTTP request of a run, ended."""
+    """One ended request of a run."""
 
     number: int
     fence: int
@@ -97,45 +97,45 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
     attempt: int = msgspec.field(default=0, name="n")
     """How many attempts have ended."""
     failures: int = msgspec.field(default=0, name="x")
-    """How many of them ended in a way that is retried with growing delays (conflicts do not count)."""
+    """How many attempts failed in a way that is retried with growing delays (conflicts do not count)."""
     attempts: tuple[Attempt, ...] = msgspec.field(default=(), name="a")
     retry_at_ms: int | None = msgspec.field(default=None, name="t")
     """When the next attempt is due; None unless ``state`` is ``retrying``."""
     conflict: bool = msgspec.field(default=False, name="c")
-    """Whether the last answer was 409, so that the run is tried again until the runner takes it."""
+    """Whether the last answer was 409. The run is tried again until the runner accepts it."""
     in_flight: bool = msgspec.field(default=False, name="l")
-    """Stored only when something changed the job while a node worked this run; else the lease says it."""
+    """Set only if the job was changed while a node executed this run; otherwise the lease shows it."""
     detached: bool = msgspec.field(default=False, name="d")
-    """The job was changed, paused or deleted since the run started: what comes of it is recorded, never retried."""
+    """The job was changed, paused or deleted since the run started: its result is recorded, but it is not retried."""
     payload: bytes | None = msgspec.field(default=None, name="p")
-    """A payload of the run's own; None: the job's."""
+    """The run's own payload; None: the job's payload."""
     message: str = msgspec.field(default="", name="m")
-    """Why it ended as it did, for people."""
+    """Why it ended in this state, for people."""
     excerpt: str = msgspec.field(default="", name="o")
     """The first bytes of the last answer's body, kept when the run did not succeed."""
     method: str = msgspec.field(default="POST", name="h")
     url: str = msgspec.field(default="", name="u")
-    """Of the last attempt's request."""
+    """The URL of the last attempt."""
     answer_bytes: int | None = msgspec.field(default=None, name="z")
-    """How many bytes of body the last answer had, as far as they were read; None: there was no answer."""
+    """How many bytes of the last answer's body were read; None: no answer."""
     completed: RunState | None = msgspec.field(default=None, name="y")
-    """What the runner said by callback while the request was open: it decides, whatever the answer will be."""
+    """The final state that the runner reported by callback while the request was open. It overrides the answer."""
     progress: float | None = msgspec.field(default=None, name="g")
-    """From 0 to 1, as the runner last said by callback."""
+    """From 0 to 1, from the runner's latest heartbeat."""
     note: str = msgspec.field(default="", name="q")
     heartbeat_at_ms: int | None = msgspec.field(default=None, name="j")
-    """When the runner last gave a sign of life by callback."""
+    """When the runner's latest heartbeat arrived."""
     on_demand: bool = msgspec.field(default=False, name="as")
-    """It was asked for (an entry of the pending list, a replay): it waits for its retry there, not in the trigger's
-    way."""
+    """Whether the run comes from the pending list or a replay. It waits for its retry in the pending list and does not
+    block the trigger."""
     list_replaced: bool = msgspec.field(default=False, name="lr")
-    """The pending list was replaced while it was in flight: the continuations that it asks for are dropped."""
+    """The pending list was replaced while the run was in flight: continuations in its answer are dropped."""
     run_timeout_ms: int | None = msgspec.field(default=None, name="rt")
-    """Once it is taken: how long it may take to be completed."""
+    """Once taken: the time within which it must be completed."""
     heartbeat_timeout_ms: int | None = msgspec.field(default=None, name="ht")
-    """Once it is taken: how long it may go without a sign of life; None: none is expected."""
+    """Once taken: the longest time without a heartbeat; None: no heartbeat is expected."""
     taken_at_ms: int | None = msgspec.field(default=None, name="ta")
-    """When the runner took it; None: completion is the answer itself, or it has not been taken yet."""
+    """When the runner accepted it; None: not accepted yet, or the answer itself completes the run."""
 
     @property
     def is_settled(self) -> bool:
@@ -143,8 +143,8 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
 
     @property
     def lateness_ms(self) -> int | None:
-        """From the fire time to the start of the first attempt. None for a run whose fire time had passed when it was
-        asked for (a backfill) or was missed in a downtime (a recovery): it is not late, it was never due in time."""
+        """The time from the fire time to the start of the first attempt. None for backfills and recoveries: their fire
+        time had passed before the run existed."""
         if self.started_at_ms is None or self.reason not in _IN_TIME:
             return None
         return self.started_at_ms - self.fire_time_ms
@@ -156,24 +156,24 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
 
 
 class RunDetail(msgspec.Struct, frozen=True, array_like=True):
-    """What the last attempt of a settled run sent and was answered: bounded, and stored beside the run's record."""
+    """Request and answer of a settled run's last attempt: bounded, and stored beside the run's record."""
 
     request_headers: tuple[tuple[str, str], ...] = ()
-    """Values that are secrets are masked."""
+    """Secret values are masked."""
     request_body: bytes = b""
     response_headers: tuple[tuple[str, str], ...] = ()
     response_body: bytes = b""
 
 
 class Miss(msgspec.Struct, frozen=True, omit_defaults=True, tag="m", tag_field="k"):
-    """A range of fire times that became no run. Both bounds are fire times, and both are in the range."""
+    """A range of fire times that did not become runs. Both bounds are fire times and belong to the range."""
 
     reason: MissReason = msgspec.field(name="w")
     first_ms: int = msgspec.field(name="f")
     last_ms: int = msgspec.field(name="t")
     recorded_at_ms: int = msgspec.field(name="r")
     count: int | None = msgspec.field(default=None, name="n")
-    """How many fire times lie in it, where that could be told cheaply when it was recorded."""
+    """How many fire times lie in it; None: counting them was too expensive."""
 
 
 Record = Run | Miss
@@ -198,14 +198,14 @@ def run_id(at_ms: int, store_id: str, fence: int) -> str:
     """The id of a run that was first claimed at ``at_ms`` with ``fence``.
 
     26 characters that sort by time, shaped like a ULID. ``store_id`` (6 characters, drawn once per store) and the
-    fence (never given twice by a store) make it unique. It is a pure function, so a node that takes over a claim
-    arrives at the same id.
+    fence (a store never gives one twice) make it unique. The function is pure, so a node that takes over a claim
+    computes the same id.
     """
     return _base32(at_ms) + store_id + _base32(fence)
 
 
 def run_id_ms(text: str) -> int | None:
-    """The instant at which the run with this id was first claimed or asked for; None if it is no id of a run."""
+    """Return the instant at which the run was first claimed or requested; None if ``text`` is no run id."""
     digits = [_ALPHABET.find(digit) for digit in text]
     if len(digits) != 26 or min(digits) < 0:
         return None
@@ -216,23 +216,23 @@ def run_id_ms(text: str) -> int | None:
 
 
 def random_run_id(at_ms: int) -> str:
-    """The id of a run that was asked for at ``at_ms`` and has not been claimed yet."""
+    """Return the id of a run that was requested at ``at_ms`` and has not been claimed yet."""
     return _base32(at_ms) + "".join(_ALPHABET[byte & 31] for byte in secrets.token_bytes(16))
 
 
 def derived_run_id(at_ms: int, *parts: object) -> str:
-    """The id of a run that is known to come at ``at_ms``, from what no other run has: the same whenever it is asked."""
+    """Return the id of a run due at ``at_ms``, derived from ``parts``, which no other run has. Repeatable."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=13).digest()
     return _base32(at_ms) + "".join(_ALPHABET[byte & 31] for byte in digest[:6]) + _base32(int.from_bytes(digest[6:]))
 
 
 def random_store_id() -> str:
-    """Six characters that tell this store's runs from another's."""
+    """Return six characters that distinguish this store's runs from another store's."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(6))
 
 
 def keep_attempts(attempts: tuple[Attempt, ...], attempt: Attempt) -> tuple[Attempt, ...]:
-    """``attempts`` with one more, of which the first and the latest are kept."""
+    """Return ``attempts`` with one more, cut to the first and the latest ones."""
     if len(attempts) < ATTEMPTS_KEPT:
         return (*attempts, attempt)
     return (attempts[0], *attempts[-(ATTEMPTS_KEPT - 2) :], attempt)

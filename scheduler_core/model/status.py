@@ -1,7 +1,7 @@
-"""The status of a settled run, in the words of the run list: what became of its last attempt.
+"""The status of a settled run in the run list: the result of its last attempt.
 
-A run's *state* says where it stands for its job (succeeded, conflict, superseded, ...); its *status* says how its
-target answered, and is what people filter by. It is a function of the run, so nothing stores it but the index.
+A run's *state* is its result for the job (succeeded, conflict, superseded, ...). Its *status* is how its target
+answered, for filters. It is computed from the run; only the index stores it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scheduler_core.model.run import Attempt, Run, RunState
 
 
 class RunStatus(StrEnum):
-    """How a settled run ended. Each begins with a letter of its own, under which the store keeps it."""
+    """How a settled run ended. Each value starts with a different letter, which the store uses."""
 
     SUCCESS = "SUCCESS"
     FAILED = "FAILED"
@@ -43,11 +43,11 @@ _ERROR_TYPES = {
 
 
 def status_of(run: Run) -> RunStatus | None:
-    """The status of a run; None while it is not settled.
+    """Return the status of a run; None while it is not settled.
 
-    A run that succeeded is SUCCESS, whatever its request came to (a runner may say so by callback although the request
-    broke off). Any other has the status of its last attempt, and is FAILED if that attempt was answered with success
-    all the same: the answer was too long, the runner said by callback that it failed, or was never heard of again.
+    A run that succeeded is SUCCESS, whatever its request returned (the runner may report success by callback although
+    the connection broke). Any other run has the status of its last attempt. It is FAILED if that attempt was answered
+    with 2xx: the answer was too long, or the runner reported a failure by callback or never reported an end.
     """
     if not run.is_settled:
         return None
@@ -59,7 +59,7 @@ def status_of(run: Run) -> RunStatus | None:
 
 
 def error_type_of(run: Run) -> str | None:
-    """What went wrong with a settled run, in one word; None: nothing did, or it is not settled."""
+    """Return the kind of error of a settled run; None: no error, or not settled."""
     if not run.is_settled or run.state is RunState.SUCCEEDED:
         return None
     if not run.attempts:
@@ -68,7 +68,7 @@ def error_type_of(run: Run) -> str | None:
 
 
 def attempt_status(attempt: Attempt) -> RunStatus:
-    """The same for one attempt, by its answer alone."""
+    """Return the status of one attempt, from its answer alone."""
     if attempt.outcome is OutcomeKind.RESPONSE and is_success(attempt.status):
         return RunStatus.SUCCESS
     return _STATUSES.get(attempt.outcome, RunStatus.FAILED)

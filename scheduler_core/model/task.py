@@ -1,7 +1,7 @@
-"""A one-off task: a URL that is called once, not before its time, by the lane of one-off tasks.
+"""A one-off task: a URL that is called once, not before its time.
 
-The lane takes tasks in batches that are spaced for all nodes together; see ``lane``. Where a
-task stands (pending, running, delivered, stale) is told by the set that holds it, not by the task.
+Tasks are called in batches, spaced for all nodes together; see ``node/loops/task_batches.py``. The status of a task
+(pending, running, delivered, stale) is the set in Redis that contains it, not a field.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ _TASK_ID = re.compile(r"task_([1-9][0-9]{0,14})\Z", re.ASCII)
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands."""
+    """The status of a task."""
 
     PENDING = "pending"
-    """It waits for its time, or for a later batch."""
+    """Waits for its time or for a later batch."""
     RUNNING = "running"
-    """It is in the batch that is out."""
+    """In the current batch."""
     DELIVERED = "delivered"
     STALE = "stale"
-    """All its calls failed. It is kept, and not called until a person asks."""
+    """All its calls failed. It is kept, and called again only if a client revives it."""
 
 
 class TaskRules(msgspec.Struct, frozen=True):
-    """The settings of the lane that can be changed while it runs, for all nodes at once. Times in milliseconds."""
+    """Settings of one-off tasks that can be changed at run time, for all nodes at once. Times in milliseconds."""
 
     base_interval_ms: int
     """From the end of a batch to the next."""
@@ -38,11 +38,11 @@ class TaskRules(msgspec.Struct, frozen=True):
     select_size: int
     """Tasks in a batch, at most."""
     max_retries: int
-    """A task is called 1 + so many times before it is stale."""
+    """A task is stale after 1 + this many failed calls."""
 
 
 class Task(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A one-off task. Stored with one-letter names: there may be very many of them."""
+    """A one-off task. Field names are stored as one letter, because a store may have millions of tasks."""
 
     url: str = msgspec.field(name="u")
     execute_at_ms: int = msgspec.field(name="x")
@@ -52,24 +52,24 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True):
     auth: str | None = msgspec.field(default=None, name="a")
     """The Authorization header, verbatim. A secret."""
     retries: int = msgspec.field(default=0, name="n")
-    """Calls that failed and were, or will be, followed by another."""
+    """Failed calls that were, or will be, followed by another."""
     reason: Reason = msgspec.field(default=Reason.SCHEDULED, name="w")
     """``manual`` once it was revived."""
     run: Run | None = msgspec.field(default=None, name="r")
-    """Its run as the calls so far have left it; None: there was none yet."""
+    """Its run after the calls so far; None: no call yet."""
 
 
 def new_run_id(at_ms: int) -> str:
-    """The id of a run of a task that was stored, or revived, at ``at_ms``."""
+    """Return the run id of a task that was stored or revived at ``at_ms``."""
     return random_run_id(at_ms)
 
 
 def task_id(number: int) -> str:
-    """The id that clients know: ``task_<number>``. Numbers are given in order of arrival."""
+    """Return the public id, ``task_<number>``. Numbers are given in order of arrival."""
     return f"task_{number}"
 
 
 def task_number(public_id: str) -> int | None:
-    """The inverse of ``task_id``; None for what is no such id."""
+    """Return the number of a public id; None if it is not one."""
     match = _TASK_ID.match(public_id)
     return None if match is None else int(match[1])

@@ -1,4 +1,4 @@
-"""One atomic step of a job, and when it wakes next. Plans make transitions, the store applies them."""
+"""Transitions: one atomic step of a job. Plans make them, the store applies them. Also computes the next wake-up."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ REPLAYED = (Reason.BACKFILL, Reason.RECOVERY)
 
 
 class Spawn(msgspec.Struct, frozen=True):
-    """A run of a job that allows overlap: it becomes a unit of its own, claimed and settled beside its job."""
+    """A run of a job with ``overlap: allow`` that becomes a child run, claimed and settled beside its job."""
 
     run: Run
     limit: int
-    """How many such runs the job may have at once; with so many the step is refused as ``full``."""
+    """How many child runs the job may have at once. If it has that many, the store refuses the step as ``full``."""
     replay: bool = False
-    """It is run again or belatedly: of these, the job has one at a time."""
+    """Whether it comes from a replay; a job runs one of these at a time."""
 
 
 class Transition(msgspec.Struct, frozen=True):
     """One atomic step of a job."""
 
     state: JobState | None
-    """The new state. None with ``remove`` unset: nothing is stored under this id, and nothing will be."""
+    """The new state. None without ``remove``: nothing is stored under this id, and nothing will be."""
     records: tuple[Record, ...] = ()
-    """What to append to the job's history, oldest first."""
+    """Records to append to the job's history, oldest first."""
     job: Job | None = None
-    """A new definition to store; None leaves the stored one."""
+    """A new definition to store; None: keep the stored one."""
     revoke: bool = False
-    """A client's change: the node that holds the job's lease loses it, and what it settles is refused."""
+    """Take the lease from the node that holds it, so that its settle is refused."""
     remove: bool = False
-    """The job goes: definition, state and due entry. Its history stays until it is trimmed."""
+    """Remove definition, state and due entry. The history stays until it is trimmed."""
     detail: RunDetail | None = None
-    """What the attempt that led to this step sent and was answered; stored if its run is among ``records``."""
+    """Request and answer of the attempt that led to this step; stored if its run is among ``records``."""
     detail_of: str = ""
     """The id of that run."""
     spawn: Spawn | None = None
@@ -46,18 +46,17 @@ class Transition(msgspec.Struct, frozen=True):
 
 
 def transition_to(state: JobState, records: tuple[Record, ...] = ()) -> Transition:
-    """The step that leaves a job in ``state``, or removes it if nothing can ever come of it again."""
+    """Return the step that leaves a job in ``state``, or that removes the job if it is finished."""
     finished = is_finished(state)
     return Transition(None if finished else state, records, remove=finished)
 
 
 def next_wake_ms(state: JobState) -> int | None:
-    """When the job next needs attention, or None when only a client can wake it.
+    """Return when the job next needs a claim, or None if only a client can wake it.
 
-    The earliest of the trigger's next fire time, the retry of an open run, the runs that were asked for and the fire
-    times that are run again. A run that the runner is busy with (taken, or answered 409) keeps all others out until
-    its own time; one that waits for a failing runner is superseded by the next fire time. What is held back for its
-    target's sake wakes no earlier than it may try again.
+    This is the earliest of the trigger's next fire time, the retry of an open run, the pending entries and the replays.
+    A run that occupies the runner (taken, or answered 409) blocks all others until its own time; a run that waits for a
+    failing runner is superseded by the next fire time. A held-back run wakes no earlier than its next try.
     """
     if state.quarantine is not None:
         return None
@@ -84,13 +83,12 @@ def _next_wake_ms(state: JobState) -> int | None:
 
 
 def is_replay(run: Run) -> bool:
-    """Whether the run comes from a replay: a backfill, or a belated run of ``recovery: all``."""
+    """Whether the run comes from a replay: a backfill or a run of ``recovery: all``."""
     return run.on_demand and run.reason in REPLAYED
 
 
 def startable(state: JobState) -> list[Pending]:
-    """The entries that may start when their time has come: a pause lets only those through that a client sent or
-    forced."""
+    """Return the entries that may start when their time has come. A pause blocks all but manual and forced ones."""
     return [
         entry
         for entry in state.pending
@@ -99,8 +97,8 @@ def startable(state: JobState) -> list[Pending]:
 
 
 def next_replay(state: JobState) -> Replay | None:
-    """The range whose next fire time may be run now: belated runs before those that are run again, one at a time. A
-    pause holds them."""
+    """Return the range whose next fire time may run now: recoveries before backfills, one at a time. A pause blocks
+    all."""
     if not state.replays or state.paused_at_ms is not None:
         return None
     if any(entry.reason in REPLAYED for entry in state.pending):
@@ -115,7 +113,7 @@ def _earliest(a: int | None, b: int | None) -> int | None:
 
 
 def is_finished(state: JobState) -> bool:
-    """Whether nothing can ever come of this job again: its trigger is exhausted and nothing waits."""
+    """Whether the job can never run again: its trigger is exhausted and nothing waits."""
     return (
         state.next_fire_ms is None
         and state.open is None
