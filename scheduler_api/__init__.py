@@ -1,4 +1,5 @@
-"""The HTTP face of Cronpost: endpoints, request and response bodies, the description, the command line, the server.
+"""The HTTP API of Cronpost, its command line and its server process.
 
-It reaches the core through ``usecases/`` and ``node/`` of ``scheduler_core``, and never uses Redis itself.
+Imports run one way: ``cli`` -> ``server`` -> ``app`` -> ``openapi`` -> ``endpoints`` -> ``wire``. This package uses the
+core through ``usecases/`` and ``node/`` of ``scheduler_core``, and never Redis itself.
 """

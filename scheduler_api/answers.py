@@ -1,4 +1,4 @@
-"""Reading requests and writing answers: the small things that every endpoint needs."""
+"""Helpers of all endpoints: read bodies, queries and headers; write JSON."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ MAX_HISTORY_SKIP = 100_000
 """The largest ``skip`` in the history of a job, which has no cursor."""
 LONGEST_KEY = 255
 MAX_IGNORED = 20
-"""Names in one ``Cronpost-Ignored`` header."""
+"""Maximum number of names in one ``Cronpost-Ignored`` header."""
 
 
 def json_answer(body: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
-    """``body`` as JSON with a line end, for terminals. A ``msgspec.Raw`` in it is written as it is."""
+    """Encode ``body`` as JSON with a line end, for terminals. A ``msgspec.Raw`` in it is written unchanged."""
     return Response(_encoder.encode(body) + b"\n", status, media_type="application/json", headers=dict(headers or {}))
 
 
 async def read_body(request: Request, *, limit: int | None = None) -> bytes:
-    """The body, at most as long as ``limit`` or else the settings allow; raises ApiError 413 as soon as it is longer,
-    and 415 for a compressed one (a megabyte of it may be a gigabyte)."""
+    """Read the body, of at most ``limit`` bytes or else the configured maximum.
+
+    Raises ApiError: 413 as soon as it is longer, 415 for a compressed one (a megabyte may expand to a gigabyte), 400 if
+    the connection ends first."""
     limit = limit or context_of(request).settings.max_body_bytes
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", ""}:
         raise ApiError(
             415,
-            "a body with a Content-Encoding is not read; send it uncompressed",
+            "a body with a Content-Encoding is not accepted; send it uncompressed",
             code="encoding_not_supported",
             headers={"Accept-Encoding": "identity", "Connection": "close"},
         )
@@ -62,21 +64,21 @@ async def read_body(request: Request, *, limit: int | None = None) -> bytes:
 
 
 async def no_fields(request: Request) -> None:
-    """Read a body that may be absent or an object without fields; raises InvalidInput for any field."""
+    """Read a body that must be absent or an object without fields. Raises InvalidInput for any field."""
     body = await read_body(request)
     if body.strip(WHITESPACE):
         read_object(body, ())
 
 
 def too_large(limit: int) -> ApiError:
-    """What follows of the body is never read, so the connection cannot be used again."""
+    """Build the error for a long body. The rest of the body is not read, so the connection must be closed."""
     return ApiError(
         413, f"the body is longer than {limit} bytes", code="body_too_large", headers={"Connection": "close"}
     )
 
 
 def decoded(encoded: str, *, field: str) -> str:
-    """A percent-encoded path segment as text; raises InvalidInput if it is not UTF-8."""
+    """Decode a percent-encoded path segment. Raises InvalidInput if it is not UTF-8."""
     try:
         return unquote_to_bytes(encoded).decode("utf-8")
     except UnicodeDecodeError:
@@ -84,7 +86,7 @@ def decoded(encoded: str, *, field: str) -> str:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The value of the ``Idempotency-Key`` header, or None without one; raises InvalidInput."""
+    """Read the ``Idempotency-Key`` header; None without one. Raises InvalidInput."""
     given = request.headers.getlist("Idempotency-Key")
     if not given:
         return None
@@ -98,18 +100,19 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def path_id(request: Request) -> str:
-    """The job id in the path. The routes match the path as it was sent, so that an id may hold an encoded slash."""
+    """Read the job id in the path. Routes match the path as it was sent, so an id can contain an encoded slash."""
     return decoded(request.path_params["job_id"], field="id")
 
 
 def ignore(request: Request, names: Iterable[str]) -> None:
-    """Note fields or parameters of a request that are passed over, for the answer to name them."""
+    """Record ignored fields or parameters of a request, for ``with_ignored``."""
     request.scope.setdefault("cronpost.ignored", {}).update(dict.fromkeys(names))
 
 
 def with_ignored(request: Request, response: Response, parameters: Collection[str]) -> Response:
-    """``response`` with a ``Cronpost-Ignored`` header that names the fields and the query parameters that were passed
-    over, percent-encoded; ``parameters`` are those that the endpoint knows."""
+    """Add a ``Cronpost-Ignored`` header with the ignored fields and query parameters, percent-encoded.
+
+    ``parameters`` are those that the endpoint knows."""
     ignore(request, (name for name in request.query_params if name not in parameters))
     names = list(request.scope["cronpost.ignored"])
     if names:
@@ -118,7 +121,7 @@ def with_ignored(request: Request, response: Response, parameters: Collection[st
 
 
 def query(request: Request, *known: str) -> dict[str, str]:
-    """The query parameters, each at most once and all of them ``known``; raises InvalidInput."""
+    """Read the query parameters: each at most once, and all of them ``known``. Raises InvalidInput."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in known:
@@ -127,7 +130,7 @@ def query(request: Request, *known: str) -> dict[str, str]:
             raise InvalidInput(f"unknown query parameter {name[:100]!r}; {hint}", field=name[:100])
         if name in found:
             raise InvalidInput(f"the query parameter {name!r} is given twice", field=name)
-        # Percent-encoded bytes that are no UTF-8 arrive here as replacement characters: no name or id is meant so.
+        # Percent-encoded bytes that are not UTF-8 arrive here as replacement characters, which no name or id contains.
         if "\ufffd" in value:
             raise InvalidInput("not UTF-8 after percent-decoding", field=name)
         found[name] = value
@@ -135,7 +138,7 @@ def query(request: Request, *known: str) -> dict[str, str]:
 
 
 def whole(params: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    """A whole number in the query, within bounds; raises InvalidInput."""
+    """Read a whole number from the query. Raises InvalidInput if it is not within ``low`` and ``high``."""
     text = params.get(name)
     if text is None:
         return default
@@ -145,7 +148,7 @@ def whole(params: Mapping[str, str], name: str, default: int, low: int, high: in
 
 
 def yes_or_no(params: Mapping[str, str], name: str) -> bool:
-    """``true`` or ``false`` in the query, false if absent; raises InvalidInput."""
+    """Read ``true`` or ``false`` from the query; false if absent. Raises InvalidInput."""
     text = params.get(name, "false")
     if text not in {"true", "false"}:
         raise InvalidInput(f"{name} must be true or false", field=name)
@@ -153,6 +156,6 @@ def yes_or_no(params: Mapping[str, str], name: str) -> bool:
 
 
 def next_link(request: Request, params: Mapping[str, str], **changed: str) -> dict[str, str]:
-    """A ``Link`` header (RFC 8288) to the next page: the same path and query, but for what is ``changed``."""
+    """Build the ``Link`` header (RFC 8288) to the next page: the same request with the ``changed`` parameters."""
     path = request.scope["path"]
     return {"Link": f'<{path}?{urlencode({**params, **changed})}>; rel="next"'}

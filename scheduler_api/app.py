@@ -18,12 +18,12 @@ from scheduler_api.routes import ROUTES
 
 PROBE_PATHS = ("/health", "/ready")
 OPEN_PATHS = (*PROBE_PATHS, *docs_ui.OPEN_PATHS)
-"""For the probes of an orchestrator, which carry no key (what ``/ready`` answers names no job, address or secret), and
-for browsers that open the documentation."""
+"""Paths that need no API key: for the probes of an orchestrator (the answer of ``/ready`` contains no job, address or
+secret), and for browsers that open the documentation."""
 
 
 def create_app(context: Context, routes: Sequence[BaseRoute] = ROUTES) -> ASGIApp:
-    """The API, or a part of it. It starts and stops nothing: the caller owns what is in ``context``."""
+    """Build the API, or a part of it with other ``routes``. It starts nothing: the caller owns ``context``."""
     app: ASGIApp = RawPath(_Routes(list(routes)))
     settings = context.settings
     app = ApiKeys(app, settings.api_keys, OPEN_PATHS, PROBE_PATHS, callbacks.OPEN_PATHS, context.clock)
@@ -32,21 +32,21 @@ def create_app(context: Context, routes: Sequence[BaseRoute] = ROUTES) -> ASGIAp
 
 
 class _Routes(Router):
-    """A router that raises where Starlette's answers in plain text."""
+    """A router that raises ApiError where Starlette's answers in plain text."""
 
     def __init__(self, routes: list[BaseRoute]) -> None:
         super().__init__(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = self  # makes a route raise for a method that it does not have
+        scope["app"] = self  # makes a route raise HTTPException for a method that it does not have
         try:
             await super().__call__(scope, receive, send)
         except HTTPException as error:
             if error.status_code != 405:
                 raise
-            # The route that raised knows only its own methods.
+            # Other routes may have the same path with other methods.
             allowed = ", ".join(sorted(self._methods_at(scope["path"])))
-            detail = f"{scope['method']} does nothing at this path; there are {allowed}"
+            detail = f"{scope['method']} is not supported at this path; supported: {allowed}"
             raise ApiError(405, detail, code="method_not_allowed", headers={"Allow": allowed}) from None
 
     def _methods_at(self, path: str) -> set[str]:
@@ -57,7 +57,7 @@ class _Routes(Router):
         return methods
 
     async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = "there is nothing at this path; GET /openapi.json lists what there is"
+        detail = "there is nothing at this path; GET /openapi.json lists all paths"
         if scope["path"].startswith("/jobs/"):
             detail += ". A slash in a job's id is written %2F in the path"
         raise ApiError(404, detail, code="no_such_path")

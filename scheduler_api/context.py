@@ -1,4 +1,4 @@
-"""What the endpoints work with: one ``Context`` per process."""
+"""What the endpoints use: one ``Context`` for each process."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:  # a node without an API does not load starlette
     from starlette.requests import Request
 
 STORE_SLOTS = 64
-"""Requests that work with Redis at the same time; further ones wait. The API's pool of connections has room for
-these and some more, so that a burst of requests is served late rather than refused."""
+"""Requests that use Redis at the same time; further ones wait. The API's connection pool is a little larger, so that a
+burst of requests is served late instead of being refused."""
 STORE_CONNECTIONS = STORE_SLOTS + 16
 WRITE_PROBE_SECONDS = 1.0
 MIN_SLOTS_OF_A_SHARD = 4
-"""Where there are several shards, none has more than its part of these turns at a time, and requests that ask all of
-them have a quarter: the server of some shards that does not answer must not hold up requests for the others."""
+"""With several shards, each has at most its part of the slots, but no fewer than this; requests to all shards have a
+quarter: a server that does not answer for some shards must not block requests to the others."""
 
 
 class NodeProcesses(Protocol):
@@ -54,10 +54,11 @@ class NodeProcesses(Protocol):
 
 
 class Context:
-    """``faults`` answers what keeps the process from doing its job; the node's, where there is one. ``warnings`` what
-    is not as it should be although the process does its job. ``fires``: it has a node or more; ``nodes`` are those
-    that are processes of their own. ``callbacks``: whether runners can be told where this API is. ``breakers``: those
-    that are not closed, by node; None: it has no node.
+    """The services and the state that endpoints use.
+
+    ``faults`` lists what keeps the process from its work, ``warnings`` what needs attention although it works.
+    ``fires``: the process has at least one node; ``nodes`` are those that are separate processes. ``callbacks``: the
+    address of this API for runners is known. ``breakers`` lists those that are not closed, by node; None: no node.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Context:
         self.takes_callbacks = callbacks
         self.breakers = breakers
         self.guard = AddressGuard() if guard is None else guard
-        """Refuses targets when they are stored, as far as that can be known from their URL."""
+        """Refuses forbidden targets when they are stored, as far as their URL shows it."""
         self.job_services = self.shards.each(lambda one: JobService(one, clock, metrics))
         self.jobs = self.job_services.lead
         self.callbacks = CallbackService(self.shards, self.job_services)
@@ -110,12 +111,12 @@ class Context:
 
     @asynccontextmanager
     async def store_slot(self, job_id: str | None = None) -> AsyncIterator[JobService]:
-        """The right to work with the store; with ``job_id``, as the only request of this process to change that job,
-        through the service of its shard.
+        """Acquire a store slot. With ``job_id``, also take this process's lock on that job; yields the service of its
+        shard.
 
-        Changes of one job are checked against each other in Redis, whoever makes them. Here they only stand in line,
-        so that a hundred clients that change one job at once do not have to try a hundred times each. Raises
-        StoreUnavailable while Redis has never been reached.
+        Redis detects concurrent changes of one job anyway. The lock only avoids retries: without it, a hundred clients
+        that change one job at once would retry up to a hundred times each. Raises StoreUnavailable if Redis has never
+        been reached.
         """
         lock = None
         if job_id is not None:
@@ -134,7 +135,7 @@ class Context:
 
     @asynccontextmanager
     async def read_slot(self, job_id: str) -> AsyncIterator[JobService]:
-        """The right to read a job, with the service of its shard. Raises StoreUnavailable as ``store_slot`` does."""
+        """Acquire a store slot to read a job; yields the service of its shard. Raises as ``store_slot`` does."""
         async with self._slots_of_shard.of(job_id), self._slots:
             await self._ensure_ready()
             async with self._naming_wrong_keys(job_id):
@@ -142,7 +143,7 @@ class Context:
 
     @asynccontextmanager
     async def _naming_wrong_keys(self, job_id: str | None) -> AsyncIterator[None]:
-        """Around work with the store: where Redis refuses it because a key holds another type, say which."""
+        """Add the names of the keys to Redis's error that a key has another type."""
         try:
             yield
         except StoreRefused as error:
@@ -152,12 +153,12 @@ class Context:
             raise StoreRefused("; ".join(wrong.values())) from error
 
     async def wrong_keys(self, job_id: str | None = None) -> dict[str, str]:
-        """The keys of the store that hold another Redis type than they should, each with what is wrong."""
+        """Find the keys that have a wrong Redis type; returns a text for each."""
         found = await asyncio.gather(*(store.wrong_keys(job_id) for store in self.shards.all), return_exceptions=True)
         return {key: text for one in found if isinstance(one, dict) for key, text in one.items()}
 
     async def write_faults(self) -> list[str]:
-        """Why upserts would fail now. Asked of Redis once in ``WRITE_PROBE_SECONDS``, however many probes ask."""
+        """List why upserts would fail now. Redis is checked at most once in ``WRITE_PROBE_SECONDS`` for all probes."""
         async with self._probing:
             now = self.clock.monotonic()
             if self._probed_at is None or now - self._probed_at >= WRITE_PROBE_SECONDS:
@@ -166,7 +167,7 @@ class Context:
             return self._write_faults
 
     async def ensure_clock(self) -> None:
-        """Set the clock if nothing has set it yet: right after the start, or where no node runs."""
+        """Set the clock if it is not set yet: right after the start, or without a node."""
         if not self.clock.is_set:
             await set_clock(self.shards, self.clock)
 
@@ -177,7 +178,7 @@ class Context:
 
 
 def context_of(request: Request) -> Context:
-    """The context of the process that serves ``request``."""
+    """Return the context of this process."""
     context = request.scope["cronpost"]
     assert isinstance(context, Context)
     return context

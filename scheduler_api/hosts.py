@@ -1,4 +1,4 @@
-"""Host names in requests: their form, and the names under which a server without API keys may be used."""
+"""Host names in requests: parsing, and the names that a server without API keys accepts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 ANY_NAME = "*"
-"""In the list of allowed hosts: every name."""
+"""In the list of allowed hosts: all names."""
 
 _AUTHORITY = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9._~-]{0,255}))(?::[0-9]{0,5})?\Z")
 
 
-# Clients of one process use a few names, in every request.
+# Cached: all requests to one process use a few names.
 @lru_cache(maxsize=1024)
 def host_of(netloc: bytes) -> str | None:
-    """The host of a ``Host`` header in lower case, without port and brackets; "" if the header is empty.
+    """Parse a ``Host`` header: the host in lower case without port and brackets, "" if the header is empty.
 
-    None: the value is not ``host[:port]``. Everything else that a lenient parser might find a host in (a user name,
-    text behind a bracket, a comma) is refused, because two parsers would find different hosts.
+    Returns None if the value is not ``host[:port]``. A user name, text after a bracket or a comma is refused, because
+    two lenient parsers could find different hosts.
     """
     match = _AUTHORITY.match(netloc.decode("latin-1"))
     if match is None:
@@ -40,10 +40,10 @@ def is_address(host: str) -> bool:
 
 
 class AllowedHosts:
-    """IP addresses, localhost and the names in ``names``: exact ones, and ``*.domain`` for all names below a domain.
+    """Allows IP addresses, localhost and ``names``: exact ones, and ``*.domain`` for all names below a domain.
 
-    Any other name can be pointed at this server by its owner (DNS rebinding). A browser then counts the server as part
-    of a page of that owner, and lets the page read and write here.
+    The owner of any other name can point it at this server (DNS rebinding). A browser then treats the server as part of
+    that owner's page, and the page can read and write here.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:

@@ -1,8 +1,8 @@
-"""What surrounds every endpoint, each layer one small ASGI application around the next.
+"""The middleware around every endpoint, each one a small ASGI application around the next.
 
-From the outside: ``RequestMetrics`` (metrics and headers of every answer), ``ProblemResponses`` (errors become problem
-documents), ``SameOrigin`` (no pages of others), ``ApiKeys`` (API keys), ``RawPath`` (routes see the
-path as it was sent), the routes.
+From the outside: ``RequestMetrics`` (metrics and common headers), ``ProblemResponses`` (errors become problem
+documents), ``SameOrigin`` (refuses pages of other origins), ``ApiKeys``, ``RawPath`` (routes match the path as it was
+sent), then the routes.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from scheduler_core.base.events import API_FAILED, KEY_REFUSED, get_logger
 log = get_logger(__name__)
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Counted by name; others count as OTHER, so that a client cannot make new time series."""
+"""Counted by name; others are counted as OTHER, so that a client cannot create new time series."""
 
 ALWAYS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
 ]
-"""A browser must not guess a type, and no cache may keep what needs a key."""
+"""Browsers must not guess types, and caches must not store responses that need a key."""
 
 
 class RequestMetrics:
-    """Counts each request by method and status, and puts the headers on that every answer has."""
+    """Counts each request by method and status, and adds the headers that every response has."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self._app = app
@@ -59,7 +59,7 @@ class RequestMetrics:
 
 
 class ProblemResponses:
-    """Turns whatever an endpoint raises into an answer. What nobody foresaw is a 500, and is logged."""
+    """Turns exceptions of an endpoint into problem documents. An unexpected one is logged and becomes a 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -82,9 +82,9 @@ class ProblemResponses:
         except HTTPException as error:
             answer = problem(error.status_code, error.detail, code="http_error", headers=error.headers)
         except Exception:
-            # The client is told that it is our fault and nothing more; the log says what.
+            # Details go only to the log, not to the client.
             log.exception(API_FAILED, method=scope["method"])
-            answer = problem(500, "an unexpected error; the log of this server says more", code="internal")
+            answer = problem(500, "unexpected error; see the log of the server", code="internal")
         if not began:
             await answer(scope, receive, send)
 
@@ -92,15 +92,15 @@ class ProblemResponses:
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 REFUSALS_SECONDS = 1.0
-"""One log line for the refused keys of so long: somebody who tries keys must not fill the log."""
+"""At most one log line for refused keys in this time: a client that tries keys must not fill the log."""
 
 
 class ApiKeys:
-    """Answers only requests with one of the API keys, except for the ``open_paths`` and for paths that match
-    ``own_token``, where the endpoint itself checks a token. Without keys it answers all.
+    """Refuses requests without one of the API keys. If no keys are configured, it refuses none.
 
-    Refusal is the default: a route that is added later is guarded without anyone thinking of it. Log lines that a
-    request with a changing method causes name its key (by ``name_of_key``) and its client's address.
+    Exceptions are ``open_paths``, and paths that match ``own_token``, whose endpoint checks a token itself. All other
+    routes are refused by default, also those that are added later. Log lines of a request with a changing method
+    contain the name of its key (``name_of_key``) and its client's address.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class ApiKeys:
             self._log_refusal(scope)
             raise ApiError(
                 401,
-                "an API key is needed: Authorization: Bearer <key>",
+                "an API key is required: send Authorization: Bearer <key>",
                 code="unauthorized",
                 headers={"WWW-Authenticate": 'Bearer realm="cronpost"', "Connection": "close"},
             )
         if RESERVED_IN_SCOPE in scope and name is None and scope.get("raw_path") not in self._probe_paths:
             raise ApiError(
                 503,
-                "too many connections are open; the last places are for probes and for requests with an API key",
+                "too many connections are open; the rest is reserved for probes and requests with an API key",
                 code="too_many_connections",
                 headers={"Connection": "close", "Retry-After": "1"},
             )
@@ -152,19 +152,19 @@ class ApiKeys:
     def _is_open(self, scope: Scope) -> bool:
         path: bytes = scope.get("raw_path") or b""
         if path == b"/":
-            return scope["method"] in {"GET", "HEAD"}  # the way to the documentation; POST / stores a job
+            return scope["method"] in {"GET", "HEAD"}  # leads to the documentation; POST / stores a job
         return path in self._open_paths or self._own_token.match(path) is not None
 
     def _name_of_client(self, scope: Scope) -> str | None:
-        """The name of the key that the request carries; None: it carries none of ours."""
+        """Return the name of the API key in the request; None without a valid one."""
         values = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(values) != 1:
             return None
         scheme, _, key = values[0].partition(b" ")
         if scheme.lower() != b"bearer":
             return None
-        # Digests have one length and say nothing about the key, and each is compared, so that the time taken does
-        # not tell which key came close.
+        # Digests have one length and reveal nothing about the key. All are compared, so that the time taken does
+        # not reveal which key is similar.
         digest = hashlib.sha256(key.strip()).digest()
         found = [name for known, name in self._digests.items() if hmac.compare_digest(digest, known)]
         return found[0] if found else None
@@ -175,28 +175,28 @@ class ApiKeys:
             self._not_logged += 1
             return
         given = any(name == b"authorization" for name, _ in scope["headers"])
-        detail = "the request carries an Authorization header that is no API key" if given else "no API key"
+        detail = "the Authorization header contains no valid API key" if given else "no API key"
         log.warning(KEY_REFUSED, client=_client_of(scope), detail=detail, not_logged=self._not_logged)
         self._logged_at, self._not_logged = now, 0
 
 
 def name_of_key(key: str) -> str:
-    """A short name for an API key, to tell keys apart in logs: the start of a digest, of which nobody gets the key."""
+    """Return a short name for an API key in logs: the start of a digest, from which the key cannot be computed."""
     return hashlib.sha256(b"cronpost key name:" + key.encode()).hexdigest()[:6]
 
 
 def _client_of(scope: Scope) -> str:
-    """The address of the client, or of the proxy in front of it."""
+    """Return the address of the client, or of the proxy in front of it."""
     client = scope.get("client")
     return str(client[0]) if client else "unknown"
 
 
 class SameOrigin:
-    """Refuses what a browser sends for a page of somebody else.
+    """Refuses requests that a browser sends for a page of another origin.
 
-    A body counts as JSON whatever its type says, so any page that its user visits could post a job to a server on
-    loopback, which usually has no key. Browsers put an ``Origin`` on such requests; other clients send none. Without
-    keys (``hosts`` is given then), every request must also be addressed to a host that nobody else can point here.
+    A body is read as JSON whatever its Content-Type is, so any page could post a job to a server on the visitor's
+    loopback address, which usually has no key. Browsers add an ``Origin`` to such requests; other clients send none.
+    Without keys (``hosts`` is given then), the ``Host`` must also be one that no other party can point to this server.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: AllowedHosts | None) -> None:
@@ -213,7 +213,7 @@ class SameOrigin:
         if origins and not all(self._is_own(origin, hosts) for origin in origins):
             raise ApiError(
                 403,
-                "a page of another origin may not use this API",
+                "requests from pages of another origin are refused",
                 code="foreign_origin",
                 headers={"Connection": "close"},
             )
@@ -236,7 +236,7 @@ class SameOrigin:
 
 
 class RawPath:
-    """Makes the routes match the path as it was sent, percent-encoding and all.
+    """Makes the routes match the path as it was sent, still percent-encoded.
 
     Decoded, ``/jobs/a%2Fpause`` would be ``/jobs/a/pause``: another job, and another action.
     """

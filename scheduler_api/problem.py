@@ -1,4 +1,4 @@
-"""Errors as ``application/problem+json`` (RFC 9457), and the one place where an error of the core gets a status."""
+"""Writes errors as ``application/problem+json`` (RFC 9457). Only here does an error of the core get an HTTP status."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from scheduler_core.base.errors import (
 )
 
 RETRY_AFTER_SECONDS = 1
-"""What a client is told to wait when Redis has a passing fault. The usual ones (restart, failover, loading) last
-seconds; a longer one costs a client one cheap request a second."""
+"""``Retry-After`` when Redis has a temporary fault. Restart, failover and loading last seconds; during a longer fault a
+client sends one cheap request a second."""
 
 STATUSES: Mapping[type[CronpostError], int] = {
     InvalidInput: 400,
@@ -60,7 +60,7 @@ STATUSES: Mapping[type[CronpostError], int] = {
 
 
 class ApiError(Exception):
-    """An answer that is an error of HTTP itself (no such path, body too large), not of the core."""
+    """An error of HTTP itself (no such path, body too large), not of the core."""
 
     def __init__(self, status: int, detail: str, *, code: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -71,14 +71,14 @@ class ApiError(Exception):
 
 
 def problem_of(error: CronpostError) -> Response:
-    """The answer to an error of the core."""
+    """Build the response for an error of the core."""
     body = problem_body(error)
     headers = {"Retry-After": str(_retry_after(error))} if body.status == 429 else None
     return _answer(body, headers)
 
 
 def _retry_after(error: CronpostError) -> int:
-    """Whole seconds. After them, a change whose outcome is unknown is stored or never will be."""
+    """Return whole seconds. After them, a change with unknown outcome is either stored or never will be."""
     if isinstance(error, OutcomeUnknown):
         return max(RETRY_AFTER_SECONDS, -(-error.retry_after_ms // 1000))
     return RETRY_AFTER_SECONDS
@@ -100,7 +100,7 @@ def problem(
     field: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem document. ``code`` is stable and for programs, ``detail`` is for people."""
+    """Build a problem document. ``code`` is stable and for programs, ``detail`` is for people."""
     return _answer(fields_of_problem(status, detail, code, field), headers)
 
 

@@ -1,9 +1,9 @@
 """``GET /docs`` and ``GET /redoc``: the documentation of the API for people, rendered in the browser.
 
-The pages are our own, and small: they hold no data, and read ``openapi.json`` of the server that they came from.
-Nothing is loaded from another host, since Cronpost runs in closed networks too, and the Content-Security-Policy says so
-to the browser: no script, style or connection but this server's, nothing inline. Pages and assets need no API key, as
-they say nothing that is not in every copy of Cronpost; the description and all requests do. See docs/decisions/0010.
+The pages are our own and small: Cronpost also runs in closed networks, and no packaged UI works with the strict
+policy below (docs/decisions/0010). They contain no data and read ``openapi.json`` of their server. Nothing is
+loaded from another host; the Content-Security-Policy forbids that, and everything inline.
+Pages and assets need no API key, as they are the same in every copy of Cronpost; ``openapi.json`` and all requests do.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def _content(name: str) -> bytes:
 
 
 async def page(request: Request) -> Response:
-    """One of the two pages."""
+    """Serve one of the two pages."""
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
     return Response(_content(PAGES[request.scope["path"]]), media_type="text/html", headers=headers)
 
 
 async def asset(request: Request) -> Response:
-    """What the pages are made of."""
+    """Serve a script or a style of the pages."""
     name = request.path_params["name"]
     if name not in ASSETS:
         raise ApiError(404, "there is nothing at this path", code="no_such_path")
@@ -55,7 +55,7 @@ async def asset(request: Request) -> Response:
 
 
 async def root(request: Request) -> Response:
-    """``GET /``: the documentation for a browser, links for other clients. Like the documentation, it needs no key."""
+    """``GET /``: redirect browsers to the documentation, give links to other clients. Needs no key."""
     if prefers_html(request.headers.get("accept", "")):
         return Response(status_code=307, headers={"Location": "/docs", "Vary": "Accept"})
     return json_answer(LINKS, headers={"Vary": "Accept"})

@@ -1,5 +1,5 @@
-"""The endpoints, one module for each resource: read a request, call a use case, write the answer.
+"""The endpoints, one module for each resource: read the request, call a use case, write the answer.
 
-An endpoint decides nothing and never uses the store. Bodies are read and answers are built in ``wire/``; errors become
-problem documents in ``problem``.
+An endpoint makes no decision and never uses the store directly. ``wire/`` reads bodies and builds answers; ``problem``
+turns errors into problem documents.
 """

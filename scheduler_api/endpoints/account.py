@@ -1,4 +1,4 @@
-"""``GET /jobs/{id}/account``: what became of each fire time of a job."""
+"""``GET /jobs/{id}/account``: the run or the miss of each fire time of a job."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PARAMETERS = (
 
 
 async def account(request: Request) -> Response:
-    """The entries of all fire times in [``from``, ``to``], oldest first: runs, and ranges that became no run.
+    """List all fire times in [``from``, ``to``], oldest first: runs, and ranges without a run.
 
-    Bounds are inclusive; absent, they are where the account begins, and now. A range that lies partly within is shown
+    Bounds are inclusive; the defaults are the start of the account, and now. A range that lies partly within is shown
     whole. The account of a deleted job can be read until its history is trimmed.
     """
     params = query(request, *query_names(PARAMETERS))
@@ -57,7 +57,7 @@ async def account(request: Request) -> Response:
     )
     headers = None
     if following is not None:
-        # The bounds stand in the link, so that a page asked for later is one of the same account.
+        # The link contains the bounds, so that a later request for the page reads the same account.
         headers = next_link(request, params, **bounds, cursor=following)
     return json_answer(body, headers=headers)
 

@@ -1,4 +1,4 @@
-"""``POST /jobs:batch``: many upserts in one request, each with a result of its own."""
+"""``POST /jobs:batch``: many upserts in one request, each with its own result."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from scheduler_core.model.job import Job
 from scheduler_core.usecases.batch import Upserted, upsert_on_shards
 
 BATCH_BODIES = 8
-"""A batch may be so many times as long as any other body; each job in it no longer than the body of ``POST /``."""
+"""A batch may be this many times as long as other bodies; each job in it, no longer than the body of ``POST /``."""
 READ_AT_ONCE = 32
-"""Elements that are read before others get their turn on the loop."""
+"""Elements that are read before the event loop runs other requests."""
 
 Read = Job | BatchResult
-"""A job, or the result of an element that is none."""
+"""A job, or the error of an element that is not a job."""
 
 
 async def upsert_batch(request: Request) -> Response:
-    """Store each job of the array in the body under its id; an array of results, in the same order."""
+    """Store each job of the array in the body; answer with an array of results in the same order."""
     query(request)
     context = context_of(request)
     longest = context.settings.max_body_bytes
@@ -55,7 +55,7 @@ async def _store(context: Context, jobs: list[Job]) -> list[Upserted | CronpostE
     try:
         async with context.store_slot():
             return await upsert_on_shards(context.job_services, jobs)
-    except CronpostError as error:  # before the first of them: Redis was never reached
+    except CronpostError as error:  # before the first job: Redis was never reached
         return [error] * len(jobs)
 
 
@@ -83,7 +83,7 @@ def _refused(job_id: str | None, problem: Problem) -> BatchResult:
 
 
 def read_element(element: bytes, longest: int, guard: AddressGuard) -> Read:
-    """One element: the job, or what ``POST /`` would answer to it."""
+    """Read one element: the job, or the error that ``POST /`` would give."""
     if len(element) > longest:
         problem = fields_of_problem(413, f"the job is longer than {longest} bytes", "body_too_large")
         return _refused(_id_of(element), problem)
@@ -96,7 +96,7 @@ def read_element(element: bytes, longest: int, guard: AddressGuard) -> Read:
 
 
 def _id_of(element: bytes) -> str | None:
-    """The id that an element names, if it can be told, whatever else is wrong with it."""
+    """Return the id in an invalid element, if it can be read."""
     try:
         return msgspec.json.decode(element, type=_Named).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""``GET /breakers``: the targets that do not answer the nodes of this server."""
+"""``GET /breakers``: the targets whose circuit breaker is not closed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from scheduler_api.openapi.operation import Answer, Operation, described
 from scheduler_api.wire.answers.service import Breaker, Breakers
 from scheduler_core.base.instants import rfc3339
 
-NO_NODE = "this server has no node of its own, and breakers are each node's own: ask a server that has one"
+NO_NODE = "this server has no node, and each node has its own breakers: send this request to a server with a node"
 
 
 async def list_breakers(request: Request) -> Response:
-    """Those that are not closed. Each node has its own experience, so a target may be listed once for each."""
+    """List the breakers that are not closed. Each node has its own, so a target can be listed once for each node."""
     query(request)
     found = context_of(request).breakers()
     if found is None:

@@ -1,7 +1,7 @@
-"""``POST /runs/{id}/complete`` and ``.../heartbeat``: what a runner says about a run that it took.
+"""``POST /runs/{id}/complete`` and ``.../heartbeat``: a runner reports on a run that it has taken.
 
-The token that came with the run's request is the key to both, whether or not the API asks for keys: a runner need not
-hold a key that could change jobs. A token opens one run and nothing else.
+Both require the token from the run's request, whether or not the API has keys, so that a runner needs no API key, which
+could change jobs. A token is valid for one run only.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from scheduler_core.model.run import RunState
 
 TOKEN_HEADER = "Cronpost-Callback-Token"  # noqa: S105 - the name of a header
 OPEN_PATHS = re.compile(rb"/runs/[^/]+/(?:complete|heartbeat)\Z")
-"""Reached without an API key."""
+"""Paths that need no API key."""
 
 
 async def complete(request: Request) -> Response:
-    """``POST /runs/{id}/complete``: how the run ended. Said again, it is answered in the same way."""
+    """``POST /runs/{id}/complete``: record how the run ended. A repeated request gets the same answer."""
     query(request)
     run_id, token = _run_id(request), _token(request)
-    report = completion_of(await read_body(request))
+    body = completion_of(await read_body(request))
     context = context_of(request)
     async with context.store_slot():
         state = await context.callbacks.complete(
             run_id,
             token,
-            succeeded=report.state is RunState.SUCCEEDED,
-            message=report.message,
-            continuation=report.continuation,
+            succeeded=body.state is RunState.SUCCEEDED,
+            message=body.message,
+            continuation=body.continuation,
         )
     return json_answer(RunCompleted(run_id, state))
 
 
 async def heartbeat(request: Request) -> Response:
-    """``POST /runs/{id}/heartbeat``: the run goes on; ``deadline`` is when it is lost without a further word."""
+    """``POST /runs/{id}/heartbeat``: the run goes on; without a further report it is lost at ``deadline``."""
     query(request)
     run_id, token = _run_id(request), _token(request)
-    report = heartbeat_of(await read_body(request))
+    body = heartbeat_of(await read_body(request))
     context = context_of(request)
     async with context.store_slot():
-        deadline_ms = await context.callbacks.heartbeat(run_id, token, progress=report.progress, note=report.note)
+        deadline_ms = await context.callbacks.heartbeat(run_id, token, progress=body.progress, note=body.note)
     return json_answer(HeartbeatTaken(run_id, instant(deadline_ms)))
 
 
@@ -61,13 +61,13 @@ def _run_id(request: Request) -> str:
 
 
 def _token(request: Request) -> str:
-    """The run's token, from its own header or as a bearer token."""
+    """Read the run's token, from its own header or as a bearer token."""
     token = request.headers.get(TOKEN_HEADER, "").strip()
     if not token:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
         token = value.strip() if scheme.lower() == "bearer" else ""
     if not token:
-        raise TokenRefused(f"the run's token is needed, in the header {TOKEN_HEADER}")
+        raise TokenRefused(f"the run's token is required, in the header {TOKEN_HEADER}")
     return token
 
 

@@ -1,4 +1,4 @@
-"""``GET /cron/next``: what an expression would fire, without storing anything."""
+"""``GET /cron/next``: the next fire times of an expression. Stores nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scheduler_core.triggers.trigger import CronSpec, check_fires_again, compile
 
 MAX_TIMES = 100
 _PARAMETERS = {"cron": "expr", "timezone": "tz"}
-"""The names here of what a job calls otherwise."""
+"""Query parameters whose names differ from the fields of a job."""
 
 
 PARAMETERS = (
@@ -41,7 +41,9 @@ async def cron_next(request: Request) -> Response:
     """
     params = query(request, *query_names(PARAMETERS))
     if params.setdefault("timezone", params.get("tz", "UTC")) != params.get("tz", params["timezone"]):
-        raise InvalidInput("tz and timezone mean the same, and name two zones", field="timezone")
+        raise InvalidInput(
+            "tz and timezone are the same parameter, but have different values: give one of them", field="timezone"
+        )
     if "expr" not in params:
         raise InvalidInput("the query parameter expr is missing: a cron expression", field="expr")
     count = whole(params, "n", 5, 1, MAX_TIMES)
@@ -51,7 +53,7 @@ async def cron_next(request: Request) -> Response:
             after_ms = parse_instant(params["start"], field="start")
         else:
             clock = context_of(request).clock
-            # Redis may be away, and this question does not need it.
+            # This works while Redis is unreachable.
             after_ms = clock.now_ms() if clock.is_set else SystemClock().now_ms()
         check_fires_again(trigger, after_ms)
     except InvalidInput as error:

@@ -1,4 +1,4 @@
-"""``/health``, ``/ready`` and ``/metrics``: for those that watch the process."""
+"""``/health``, ``/ready`` and ``/metrics``: for monitoring."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from scheduler_core.base.errors import StoreError
 from scheduler_core.node.loops.heartbeat import set_clock
 
 TEXT_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")
-"""What Prometheus asks for. It may name its binary form first and takes the text as well."""
+"""The formats that Prometheus requests. It may list its binary format first, and accepts text as well."""
 
 
 async def health(_: Request) -> Response:
-    """The process lives. Asks nothing of Redis: a restart would not mend that."""
+    """Answer that the process is alive. Does not check Redis: a restart would not help."""
     return json_answer(Health("healthy", True))
 
 
 async def ready(request: Request) -> Response:
-    """Whether the process can do its job, and if not, why: 200 or 503.
+    """Answer 200 if the process can work, else 503 with the reasons.
 
-    A server with several nodes is ready while one of them works, and an API while it can store jobs, even if no node
-    is there to fire them: to take it out of service would not bring one. What is amiss stands among the warnings.
+    A server with several nodes is ready while one of them works. An API is ready while it can store jobs, even if no
+    node fires them: taking it out of service would not help. Such conditions are warnings.
     """
     context = context_of(request)
     reasons, warnings = list(context.faults()), list(context.warnings())
     reasons += await context.shards.faults()
-    if not context.fires and not reasons:  # nodes find out with their heartbeats
+    if not context.fires and not reasons:  # nodes detect it with their heartbeats
         reasons += await context.write_faults()
     essential = frozenset().union(*(store.essential_keys for store in context.shards.all))
     for key, text in (await context.wrong_keys()).items():
@@ -60,9 +60,9 @@ async def ready(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """What all runs came to, as JSON; or the metrics of this process for Prometheus, if the Accept header asks for its
-    text or for OpenMetrics, as Prometheus does: with those of the nodes that it started. JSON needs Redis, the text
-    does not."""
+    """Answer with totals of all runs as JSON, or with the metrics of this process and its nodes for Prometheus.
+
+    The Accept header decides: Prometheus text and OpenMetrics give metrics. JSON needs Redis, the text does not."""
     context = context_of(request)
     accepted = request.headers.get("accept", "")
     if not asks_for_text(accepted):
@@ -72,7 +72,7 @@ async def metrics(request: Request) -> Response:
         await _count(context)
     try:
         encode, content_type = choose_encoder(accepted)
-    except (TypeError, ValueError):  # a version that is no version, such as 1e9
+    except (TypeError, ValueError):  # an invalid version, such as 1e9
         encode, content_type = choose_encoder("")
     registry: Collector = context.metrics.registry
     if context.nodes is not None:
@@ -81,8 +81,9 @@ async def metrics(request: Request) -> Response:
 
 
 def asks_for_text(accepted: str) -> bool:
-    """Whether an Accept header names the text of Prometheus or OpenMetrics, or plain text, and prefers it to JSON.
-    ``*/*`` alone does not, nor do clients that name JSON and plain text alike."""
+    """Whether an Accept header prefers plain, Prometheus or OpenMetrics text to JSON.
+
+    False for ``*/*`` alone, and if JSON and text have the same weight."""
     text, json = 0.0, 0.0
     for part in accepted.split(","):
         media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
@@ -124,7 +125,7 @@ async def _nodes_alive(context: Context) -> int:
 
 
 async def _count(context: Context) -> None:
-    """Bring the sizes up to date. While Redis is away they stay what they were; other metrics say that it is away."""
+    """Update the gauges of sizes. While Redis is unreachable they keep their values; other metrics show the fault."""
     if not context.clock.is_set:
         await set_clock(context.shards, context.clock)
     counts = await context.shards.counts(now_ms=context.clock.now_ms())

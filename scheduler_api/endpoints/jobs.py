@@ -1,4 +1,4 @@
-"""``POST /``, ``DELETE /`` and ``/jobs``: jobs and what can be done with them."""
+"""``POST /``, ``DELETE /`` and ``/jobs``: store, show, list, delete, pause and resume jobs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def upsert(request: Request) -> Response:
 
 
 async def put(request: Request) -> Response:
-    """``PUT /jobs/{id}``: the same, with the id in the path."""
+    """``PUT /jobs/{id}``: store the job in the body under the id in the path."""
     query(request)
     job_id = path_id(request)
     fields = read_object(await read_body(request), JOB_FIELDS, ignored=IGNORED_FIELDS)
@@ -83,9 +83,9 @@ async def put(request: Request) -> Response:
 
 
 def refuse_schedule(job_id: str, instead: str, why: str = "this job is a schedule") -> None:
-    """Raise ApiError if the job is a schedule: ``/jobs`` shows it and runs it, but its life is that of ``/schedules``,
-    where its name is freed and its status counted. ``instead`` is a method and an action, such as ``POST /pause``;
-    ``why`` says what a schedule does not have."""
+    """Raise ApiError if the job is a schedule. Only ``/schedules`` can change one, as it keeps names and counts.
+
+    ``instead`` is the method and action to use, such as ``POST /pause``; ``why`` is the reason."""
     schedule_id = schedule_id_of(job_id)
     if schedule_id is not None:
         method, _, action = instead.partition(" ")
@@ -94,9 +94,9 @@ def refuse_schedule(job_id: str, instead: str, why: str = "this job is a schedul
 
 
 def check_callback(context: Context, job: Job) -> None:
-    """Raise InvalidInput for a job whose runner could not be told where to call back.
+    """Raise InvalidInput for a job with callbacks if the address for callbacks is unknown.
 
-    The nodes of this API are configured apart. Those without the setting fail the attempts of such jobs.
+    Nodes are configured separately. Those without the setting fail the attempts of such jobs.
     """
     if job.policies.callback and not context.takes_callbacks:
         raise InvalidInput(
@@ -115,7 +115,7 @@ async def _store(context: Context, job: Job) -> Response:
 
 
 def shown_upsert(job: Job, view: JobView, changed: bool) -> Upserted:
-    """The answer to an upsert that was accepted."""
+    """Build the answer to an accepted upsert."""
     return Upserted(job.id, changed, (view.job or job).version, next_fire_time(job, view.state))
 
 
@@ -143,7 +143,7 @@ async def _delete(context: Context, job_id: str) -> Response:
 
 
 async def get(request: Request) -> Response:
-    """``GET /jobs/{id}``; of a job whose runs may overlap also its ``open_runs``."""
+    """``GET /jobs/{id}``, with its ``open_runs`` if its runs can overlap."""
     query(request)
     job_id = path_id(request)
     async with context_of(request).read_slot(job_id) as jobs:
@@ -158,10 +158,11 @@ async def get(request: Request) -> Response:
 
 
 async def list_jobs(request: Request) -> Response:
-    """``GET /jobs?status=&prefix=&view=&cursor=&limit=``, in the order of the ids' bytes; payloads only with
-    ``view=full``.
+    """``GET /jobs?status=&prefix=&view=&cursor=&limit=``, ordered by the bytes of the ids.
 
-    A page looks at a bounded number of jobs and of bytes: it may be short or empty and still have a next one.
+    Payloads are included only with ``view=full``.
+
+    A page reads a bounded number of jobs and bytes: it may be short or empty and still have a next page.
     """
     params = query(request, *query_names(LIST_PARAMETERS))
     with_payloads = params.get("view") == "full"
@@ -191,11 +192,11 @@ def _read_cursor(cursor: str) -> str:
     try:
         return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
-        raise InvalidInput("not a cursor of this list; begin without one", field="cursor") from None
+        raise InvalidInput("not a cursor of this list; use next of an earlier page, or none", field="cursor") from None
 
 
 async def pause(request: Request) -> Response:
-    """``POST /jobs/{id}/pause``: hold the trigger."""
+    """``POST /jobs/{id}/pause``: pause the trigger."""
     query(request)
     await no_fields(request)
     job_id = path_id(request)
@@ -205,7 +206,7 @@ async def pause(request: Request) -> Response:
 
 
 async def resume(request: Request) -> Response:
-    """``POST /jobs/{id}/resume``: let it go on; nothing is caught up."""
+    """``POST /jobs/{id}/resume``: resume the trigger. Missed fire times are not made up for."""
     query(request)
     await no_fields(request)
     job_id = path_id(request)

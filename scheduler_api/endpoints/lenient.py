@@ -46,8 +46,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def unprocessable(endpoint: Endpoint, parameters: Collection[str]) -> Endpoint:
-    """The same endpoint, whose clients know what cannot be accepted as 422, and which passes over what it does not
-    know, and names it."""
+    """Wrap an endpoint: answer 422 to invalid input, and list ignored fields and parameters in a header."""
 
     @functools.wraps(endpoint)
     async def answered(request: Request) -> Response:
@@ -65,7 +64,7 @@ def lenient(*operations: Operation) -> list[Route]:
 
 
 def path_number(request: Request, name: str) -> int:
-    """The integer id in the path; raises InvalidInput. One that no id can be is 0, which is nobody's."""
+    """Read the integer id in the path. Raises InvalidInput. An impossible id becomes 0, which does not exist."""
     text = request.path_params[name]
     digits = text[1:] if text[:1] in {"-", "+"} else text
     if not (digits.isascii() and digits.isdecimal()):
@@ -74,24 +73,23 @@ def path_number(request: Request, name: str) -> int:
 
 
 async def body_fields(request: Request, known: Collection[str]) -> Fields:
-    """The fields of the JSON object in the body; those that are not ``known`` are passed over, and named in the
-    answer."""
+    """Read the JSON object in the body. Fields that are not ``known`` are ignored, and listed in a header."""
     fields = read_object(await read_body(request), None)
     ignore(request, (name for name in fields if name not in known))
     return fields
 
 
 async def ignored_body(request: Request) -> None:
-    """Read the body of a request that needs none; its fields are named in the answer."""
+    """Read the body of a request that needs none. Its fields are ignored, and listed in a header."""
     body = await read_body(request)
     try:
         ignore(request, read_object(body, None))
     except InvalidInput:
-        return  # its clients may send anything here
+        return  # any other body is accepted too
 
 
 class PageQuery:
-    """``skip``, ``limit`` and ``cursor`` of a request for a list. Raises InvalidInput."""
+    """Reads ``skip``, ``limit`` and ``cursor`` of a request for a list. Raises InvalidInput."""
 
     def __init__(self, request: Request) -> None:
         self.params: dict[str, str] = dict(request.query_params)
@@ -101,8 +99,9 @@ class PageQuery:
         self._request = request
 
     def answer(self, shown: Sequence[Described], cursor: int | None, skip: int = 0) -> Response:
-        """The page as a bare array, with a ``Link`` to the next one if there is one; ``skip``: what that has to leave
-        out still."""
+        """Answer with a bare array, and a ``Link`` to the next page if there is one.
+
+        ``skip``: how many entries that page must still skip."""
         if cursor is None:
             return json_answer(shown)
         if skip:

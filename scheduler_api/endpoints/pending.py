@@ -1,4 +1,4 @@
-"""Runs that were asked for: ``POST /jobs/{id}/run``, ``.../backfill`` and ``.../pending``."""
+"""Requested runs: ``POST /jobs/{id}/run``, ``.../backfill`` and ``.../pending``."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.usecases.job_reads import JobView
 
 COUNTED = 1000
-"""Fire times that are counted one by one for an answer: a few milliseconds."""
+"""At most this many fire times are counted one by one for an answer: a few milliseconds."""
 
 
 async def run(request: Request) -> Response:
-    """``POST /jobs/{id}/run``: start a run now, besides the trigger's; 200 if the time for it has not come.
+    """``POST /jobs/{id}/run``: start a run now, in addition to the trigger's; 200 if it may not start yet.
 
-    Repeated with the same ``Idempotency-Key``, it answers the first result.
+    A request with the same ``Idempotency-Key`` gets the result of the first one.
     """
     query(request)
     job_id = path_id(request)
     wanted = run_request_of(await read_body(request))
     key = idempotency_key(request)
     if wanted.payload is not None:
-        refuse_schedule(job_id, "PUT", "its payload is its target's body_template")
+        refuse_schedule(job_id, "PUT", "the payload of a schedule is the body_template of its target")
     async with context_of(request).store_slot(job_id) as jobs:
         answer = await jobs.run_now(
             job_id, force=wanted.force, payload=wanted.payload, not_before_ms=wanted.not_before_ms, key=key
@@ -59,10 +59,10 @@ async def run(request: Request) -> Response:
 
 
 async def backfill(request: Request) -> Response:
-    """``POST /jobs/{id}/backfill``: run the fire times from ``start`` to ``end`` once more, one by one."""
+    """``POST /jobs/{id}/backfill``: run the fire times from ``start`` to ``end`` again, one by one."""
     query(request)
     job_id = path_id(request)
-    refuse_schedule(job_id, "PUT", "its fire times of the past are not run again")
+    refuse_schedule(job_id, "PUT", "a schedule has no backfill")
     wanted = backfill_of(await read_body(request))
     async with context_of(request).store_slot(job_id) as jobs:
         replay = await jobs.backfill(job_id, start_ms=wanted.start_ms, end_ms=wanted.end_ms, limit=wanted.limit)
@@ -71,7 +71,7 @@ async def backfill(request: Request) -> Response:
 
 
 def _runs(view: JobView, replay: Replay) -> int:
-    """How many runs a replay starts; where counting its fire times would take long, how many at most."""
+    """Return how many runs a replay starts; an upper bound if counting its fire times would take long."""
     if view.job is None:
         return replay.left
     trigger = trigger_of(view.job)
@@ -80,7 +80,7 @@ def _runs(view: JobView, replay: Replay) -> int:
 
 
 async def get(request: Request) -> Response:
-    """``GET /jobs/{id}/pending``: the runs that wait, and those that were set aside."""
+    """``GET /jobs/{id}/pending``: the waiting runs, and the failed ones that were set aside."""
     query(request)
     job_id = path_id(request)
     async with context_of(request).read_slot(job_id) as jobs:
@@ -89,15 +89,15 @@ async def get(request: Request) -> Response:
 
 
 def _shown(view: JobView) -> PendingList:
-    """The pending list, by the times before which its entries do not start."""
+    """Show the pending list, ordered by not-before time."""
     return PendingList([show_pending(one) for one in sorted(view.state.pending, key=lambda one: one.not_before_ms)])
 
 
 async def put(request: Request) -> Response:
-    """``PUT /jobs/{id}/pending``: these entries instead of those that are there."""
+    """``PUT /jobs/{id}/pending``: replace the pending list."""
     query(request)
     job_id = path_id(request)
-    refuse_schedule(job_id, "PUT", "it has no pending list")
+    refuse_schedule(job_id, "PUT", "a schedule has no pending list")
     entries = pending_of(await read_body(request))
     context = context_of(request)
     async with context.store_slot(job_id) as jobs:
@@ -107,7 +107,7 @@ async def put(request: Request) -> Response:
 
 
 async def revive(request: Request) -> Response:
-    """``POST /jobs/{id}/pending/{run_id}/revive``: try an entry again that was set aside as failed."""
+    """``POST /jobs/{id}/pending/{run_id}/revive``: retry a failed entry."""
     query(request)
     await no_fields(request)
     job_id = path_id(request)

@@ -1,8 +1,7 @@
-"""``GET /runs``: what was called and how it ended, over all jobs. ``GET /jobs/{id}/runs``: what happened to a job's
-fire times, misses included.
+"""``GET /runs``: runs of all jobs. ``GET /jobs/{id}/runs``: the runs and misses of a job.
 
-The list of runs has the manners of targets and schedules: a bare array, 422 for what cannot be accepted, and parameters
-that nobody knows are passed over.
+The list of all runs follows the rules of targets and schedules: a bare array, 422 for invalid input, and unknown
+parameters are ignored.
 """
 
 from __future__ import annotations
@@ -72,10 +71,11 @@ LATEST_YEAR = 2999
 
 
 async def find_runs(request: Request) -> Response:
-    """``GET /runs?schedule_id=&job_id=&status_filter=&state=&reason=&start_time=&end_time=&skip=&limit=``: newest first
-    by start. A page of one ``state`` or ``reason`` looks at a bounded number of runs: it may be short and have a next.
+    """``GET /runs?schedule_id=&job_id=&status_filter=&state=&reason=&start_time=&end_time=&skip=&limit=``:
+    newest start first.
 
-    The ``Link`` to the next page carries a ``cursor``, which new runs do not move.
+    A page of one ``state`` or ``reason`` reads a bounded number of runs: it may be short and have a next page. The
+    ``Link`` to the next page contains a ``cursor``, which new runs do not move.
     """
     params = dict(request.query_params)
     wanted = Query(
@@ -108,7 +108,7 @@ async def find_runs(request: Request) -> Response:
 
 
 async def get_run(request: Request) -> Response:
-    """``GET /runs/{id}``: one run with its attempts, and what the last of them sent and was answered."""
+    """``GET /runs/{id}``: one run with its attempts, and the request and response of the last one."""
     context = context_of(request)
     run_id = decoded(request.path_params["run_id"], field="id")
     async with context.store_slot():
@@ -116,7 +116,7 @@ async def get_run(request: Request) -> Response:
 
 
 async def cancel_run(request: Request) -> Response:
-    """``POST /runs/{id}/cancel``: end a run that is not settled; a request of it that is open is cut."""
+    """``POST /runs/{id}/cancel``: cancel a run that is not settled, and close its open request."""
     query(request)
     await no_fields(request)
     context = context_of(request)
@@ -149,14 +149,14 @@ def _status(params: Mapping[str, str]) -> RunStatus | None:
 
 
 def _instant(params: Mapping[str, str], name: str, *, up: bool = False) -> int | None:
-    """An ISO 8601 date and time in the query, as epoch milliseconds; without a zone it is UTC.
+    """Read an ISO 8601 date and time from the query as epoch milliseconds; without a zone it is UTC.
 
-    Instants are kept in whole milliseconds, so a bound that lies between two of them is rounded inwards.
+    Stored instants are whole milliseconds, so a bound between two of them is rounded inwards.
     """
     text = params.get(name)
     if text is None:
         return None
-    # In a query a plus sign means a space, which nobody remembers who writes "+02:00" by hand.
+    # In a query a plus sign means a space; "+02:00" written by hand arrives as " 02:00".
     text = text.strip()
     if len(text) > len("2030-01-31T") and text[-6:-5] == " ":
         text = f"{text[:-6]}+{text[-5:]}"
@@ -185,7 +185,9 @@ def _read_cursor(cursor: str) -> Place:
             raise ValueError("no place")
         return Place(int(at), member)
     except (binascii.Error, ValueError):
-        raise InvalidInput("not a cursor of this list; begin without one", field="cursor") from None
+        raise InvalidInput(
+            "not a cursor of this list; use the link of an earlier page, or none", field="cursor"
+        ) from None
 
 
 HISTORY_PARAMETERS = (
@@ -196,12 +198,12 @@ HISTORY_PARAMETERS = (
 
 
 async def list_runs(request: Request) -> Response:
-    """The run that is not settled as ``open_run``, then the settled ones, newest first; with ``misses=true`` the
-    recorded misses stand between them, as entries of kind ``miss``.
+    """List the open run as ``open_run``, then the settled runs, newest first; with ``misses=true`` also the misses, as
+    entries of kind ``miss``.
 
-    ``skip`` counts entries of the history, misses included. A page looks at a bounded number of them: among very many
-    misses it may be short and still have a next one. What is settled between two pages moves the rest along, so that an
-    entry may be seen twice, never overlooked. The history of a deleted job can be read until it is trimmed.
+    ``skip`` counts entries of the history, including misses. A page reads a bounded number of them: among very many
+    misses it may be short and still have a next page. Runs that settle between two pages move the rest: an entry can
+    appear twice, but none is left out. The history of a deleted job can be read until it is trimmed.
     """
     params = query(request, *query_names(HISTORY_PARAMETERS))
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)

@@ -1,4 +1,4 @@
-"""``/schedules``: targets called at equal distances. ``/metrics/schedules``: what came of it."""
+"""``/schedules``: targets called at a fixed interval. ``/metrics/schedules``: totals of their runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def create(request: Request) -> Response:
 async def list_schedules(request: Request) -> Response:
     """``GET /schedules?status_filter=&skip=&limit=``, by id; also with the ``cursor`` of a ``Link``.
 
-    A page of one status looks at a bounded number of schedules: it may be short and still have a next one.
+    A page of one status reads a bounded number of schedules: it may be short and still have a next page.
     """
     query = PageQuery(request)
     status = status_filter(query.params)
@@ -67,7 +67,7 @@ async def get(request: Request) -> Response:
 
 
 async def put(request: Request) -> Response:
-    """``PUT /schedules/{id}``: change the fields that are given. A changed interval counts from now."""
+    """``PUT /schedules/{id}``: change the given fields. A changed interval starts now."""
     schedule_id = path_number(request, "schedule_id")
     fields = await body_fields(request, SCHEDULE_FIELDS)
     change = ScheduleChange(
@@ -101,7 +101,7 @@ async def pause(request: Request) -> Response:
 
 
 async def resume(request: Request) -> Response:
-    """``POST /schedules/{id}/resume``: on the old grid, without catching up."""
+    """``POST /schedules/{id}/resume``: continue with the old fire times; missed ones are not made up for."""
     await ignored_body(request)
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)

@@ -20,7 +20,7 @@ from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.catalogue import Target
 
 DELETE_SECONDS = 20.0
-"""How long a request deletes the schedules of a target: well below the time after which an answer is cut off."""
+"""How long a request deletes the schedules of a target. Well below the deadline of an answer."""
 
 
 async def create(request: Request) -> Response:
@@ -51,7 +51,7 @@ async def get(request: Request) -> Response:
 
 
 async def put(request: Request) -> Response:
-    """``PUT /targets/{id}``: change the fields that are given. All its schedules use it from their next run on."""
+    """``PUT /targets/{id}``: change the given fields. Its schedules use them from their next run on."""
     target_id = path_number(request, "target_id")
     fields = await body_fields(request, TARGET_FIELDS)
 
@@ -72,7 +72,7 @@ async def put(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """``DELETE /targets/{id}``: its schedules go with it, those of a large target partly in the background."""
+    """``DELETE /targets/{id}``: delete a target and its schedules; if there are many, partly in the background."""
     target_id = path_number(request, "target_id")
     context = context_of(request)
     async with context.store_slot(f"target {target_id}"):

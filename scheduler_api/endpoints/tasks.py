@@ -1,7 +1,7 @@
-"""``/api/v1/tasks`` and ``/api/v1/config``: one-off tasks and the settings of their lane.
+"""``/api/v1/tasks`` and ``/api/v1/config``: one-off tasks and their settings.
 
-Each path is served with and without a slash at its end, and a body is read as JSON whatever its Content-Type says:
-existing clients do both.
+Each path is served with and without a slash at its end, and a body is read as JSON with any Content-Type, as existing
+clients require.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ async def get(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """``DELETE /api/v1/tasks/{id}``: whatever its status. A call that is under way may end; there is no other."""
+    """``DELETE /api/v1/tasks/{id}``: delete a task in any status. A call in flight can still end; no other is made."""
     public_id = _path_id(request)
     context = context_of(request)
     async with context.store_slot():
@@ -101,7 +101,7 @@ async def delete(request: Request) -> Response:
 
 
 async def retry(request: Request) -> Response:
-    """``POST /api/v1/tasks/{id}/retry``: make a stale task due again, with all its retries before it."""
+    """``POST /api/v1/tasks/{id}/retry``: make a stale task due again, with all its retries."""
     context = context_of(request)
     async with context.store_slot():
         stored = await context.tasks.retry(_path_id(request))
@@ -109,7 +109,7 @@ async def retry(request: Request) -> Response:
 
 
 async def get_config(request: Request) -> Response:
-    """``GET /api/v1/config``: the settings of the lane."""
+    """``GET /api/v1/config``: the settings of one-off tasks."""
     context = context_of(request)
     async with context.store_slot():
         rules = await context.tasks.rules()
@@ -117,7 +117,7 @@ async def get_config(request: Request) -> Response:
 
 
 async def change_config(request: Request) -> Response:
-    """``PATCH /api/v1/config``: change some of them, for all nodes from the next batch on."""
+    """``PATCH /api/v1/config``: change some settings, for all nodes, from the next batch on."""
     changes, ignored = rules_of(await read_body(request))
     ignore(request, sorted(ignored))
     context = context_of(request)

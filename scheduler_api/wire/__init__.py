@@ -1,6 +1,5 @@
-"""What clients send and receive: request bodies read into values of the model, and answers built from values.
+"""Reads request bodies into values of the model, and builds answers from values.
 
-``bodies`` and ``answers/`` have one struct for each JSON object; ``openapi.json`` is generated from them.
-Every check of a field of a request is here, with the words of its error. Nothing here awaits, and nothing here knows
-routes or statuses.
+``bodies`` and ``answers/`` have one struct for each JSON object; ``openapi.json`` is generated from them. All checks of
+request fields are here, with their error texts. Nothing here awaits, or depends on routes and statuses.
 """

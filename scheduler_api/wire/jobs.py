@@ -1,7 +1,6 @@
-"""What clients send about jobs: bodies as bytes in, checked values out.
+"""Reads and checks the bodies of jobs.
 
-How a body is read stands in ``json_body``, the optional fields of a job in
-``policies``.
+``json_body`` reads JSON; ``policies`` reads the optional fields of a job.
 """
 
 from __future__ import annotations
@@ -27,16 +26,18 @@ _RESERVED_ID = re.compile(r"(?:schedule|task)_[0-9]+\Z")
 
 
 def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
-    """The job that a body asks for. With ``path_id``, its ``id`` may be absent, and must not be another.
+    """Read a job. With ``path_id``, ``id`` may be absent, and must be the same.
 
-    Raises InvalidInput naming the field. Whether the trigger fires again at all is asked when the job is stored.
+    Raises InvalidInput with the field. Whether the trigger fires again is checked when the job is stored.
     """
     if path_id is not None and "id" not in fields:
         job_id = check_id(path_id)
     else:
         job_id = check_id(required(fields, "id", str, "a string of 1 to 255 printable characters"))
         if path_id not in {None, job_id}:
-            raise InvalidInput("the id in the body is not the one in the path", field="id")
+            raise InvalidInput(
+                "the id in the body differs from the id in the path: send the same id, or none", field="id"
+            )
     url = check_endpoint(required(fields, "endpoint", str, "an absolute http or https URL"))
     expression = required(fields, "cron", str, "a cron expression of 5, 6 or 7 fields, or a macro such as @daily")
     if "payload" not in fields:
@@ -64,25 +65,27 @@ def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
     return check_policies(replace(job, policies=policies_of(fields)), fields)
 
 
-# Many jobs have one endpoint, and the check takes 30 microseconds.
+# Cached: many jobs share an endpoint, and the check takes 30 microseconds.
 @lru_cache(maxsize=4096)
 def check_endpoint(url: str) -> str:
-    """``url`` if it can be a job's; raises InvalidInput."""
+    """Check the endpoint of a job and return it. Raises InvalidInput."""
     return installed_kinds().check_url(url, field="endpoint")
 
 
 def check_id(job_id: str) -> str:
-    """``job_id`` if it can be a job's; raises InvalidInput.
+    """Check the id of a job and return it. Raises InvalidInput.
 
-    Printable is what ``str.isprintable`` takes: letters, marks, numbers, punctuation, symbols and the plain space. Not
-    printable are control and format characters (direction overrides among them), line breaks, other spaces and what
-    Unicode has not assigned: an id is shown to people, and must not show as another.
+    Only characters that ``str.isprintable`` accepts are allowed: letters, marks, numbers, punctuation, symbols and the
+    plain space. Control and format characters (such as direction overrides), line breaks, other spaces and unassigned
+    characters are refused: with them, an id could look like another one.
     """
     if not 1 <= len(job_id) <= MAX_ID_CHARACTERS:
         raise InvalidInput(f"id must have 1 to {MAX_ID_CHARACTERS} characters, and has {len(job_id)}", field="id")
     if not job_id.isprintable():
         character = next(character for character in job_id if not character.isprintable())
-        raise InvalidInput(f"id holds U+{ord(character):04X}, which is not a printable character", field="id")
+        raise InvalidInput(f"id contains U+{ord(character):04X}, which is not a printable character", field="id")
     if _RESERVED_ID.match(job_id):
-        raise InvalidInput("ids of the form schedule_<digits> and task_<digits> are kept for others", field="id")
+        raise InvalidInput(
+            "ids of the form schedule_<digits> and task_<digits> are reserved for schedules and tasks", field="id"
+        )
     return job_id

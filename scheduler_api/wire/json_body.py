@@ -1,8 +1,9 @@
-"""JSON as clients send it: checked bytes in, fields out.
+"""Reads JSON bodies: checked bytes in, fields as bytes out.
 
 The rules are stricter than those of most JSON parsers: UTF-8 without a byte order mark, no NaN, no trailing text, no
-key twice in an object that is read field by field, no nesting deeper than ``MAX_DEPTH``. Values inside are checked
-by the same parser, but a payload is never turned into values, so that it can go out byte for byte as it came in.
+duplicate key in an object that is read field by field, no nesting deeper than ``MAX_DEPTH``. The parser checks the
+values inside, but a payload is never decoded, so that it is delivered byte for byte as it arrived. The check for
+duplicate keys is our own: msgspec has none, and a hook in ``json`` costs several times as much.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import msgspec
 from scheduler_core.base.errors import InvalidInput
 
 MAX_DEPTH = 64
-"""Objects and arrays within each other in a body, the outermost counted. Parsers of runners stop between 100 and
-1000, and a deeper one than this is an attack or a mistake."""
+"""Maximum nesting of objects and arrays, including the outermost. Parsers of runners stop between 100 and 1000 levels;
+deeper bodies are attacks or mistakes."""
 INSTANTS_END_MS = 221_845_392_000_000
-"""Instants from the year 9000 on are refused: the calendar ends in the year 9999."""
+"""Instants from the year 9000 on are refused: the calendar ends with the year 9999."""
 INSTANT_FORMAT = "an RFC 3339 instant with its offset, such as 2030-01-31T12:00:00Z"
 
 WHITESPACE = b" \t\r\n"
@@ -41,10 +42,10 @@ _items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def read_object(body: bytes, known: Iterable[str] | None, *, ignored: Iterable[str] = ()) -> Fields:
-    """The fields of the JSON object that ``body`` is, each as the bytes it was sent as.
+    """Read the fields of a JSON object, each as the bytes that were sent.
 
-    Raises InvalidInput for what is no such object, and for a field that is neither ``known`` nor ``ignored``; with
-    ``known`` None, any field is taken.
+    Raises InvalidInput for anything else, and for a field that is neither ``known`` nor ``ignored``; with ``known``
+    None, all fields are accepted.
     """
     _check_text(body)
     try:
@@ -70,9 +71,9 @@ def read_object(body: bytes, known: Iterable[str] | None, *, ignored: Iterable[s
 
 
 def refuse_repeated(body: bytes, *, path: str = "") -> None:
-    """Raise InvalidInput if a key comes twice in ``body``, a valid JSON object: parsers differ in which one they take.
+    """Raise InvalidInput for a duplicate key in ``body``, a valid JSON object: parsers differ in which one they use.
 
-    ``path`` is what leads to the object from the outside, such as ``headers.``.
+    ``path`` is the path to the object, such as ``headers.``.
     """
     if _count_members(body.strip(WHITESPACE)) != len(_fields_decoder.decode(body)):
         error = _repeated(body)
@@ -80,9 +81,9 @@ def refuse_repeated(body: bytes, *, path: str = "") -> None:
 
 
 def read_array(body: bytes, *, limit: int) -> list[msgspec.Raw]:
-    """The elements of the JSON array that ``body`` is, each as the bytes it was sent as; each may be any JSON.
+    """Read the elements of a JSON array, each as the bytes that were sent.
 
-    Raises InvalidInput for what is no such array, and for one that is empty or has more than ``limit`` elements.
+    Raises InvalidInput for anything else, and for an array that is empty or has more than ``limit`` elements.
     """
     try:
         _check_text(body)
@@ -99,7 +100,7 @@ def read_array(body: bytes, *, limit: int) -> list[msgspec.Raw]:
 
 
 def _check_text(body: bytes) -> None:
-    """msgspec does not look at the bytes of strings that it passes over, so this is checked apart."""
+    """Raise InvalidInput for invalid UTF-8: msgspec does not check the strings that it skips."""
     if body.startswith(b"\xef\xbb\xbf"):
         raise InvalidInput("the body starts with a byte order mark; send UTF-8 without one")
     try:
@@ -111,15 +112,15 @@ def _check_text(body: bytes) -> None:
 def _not_json(body: bytes, error: Exception) -> InvalidInput:
     field = _field_with_half_a_pair(body)
     if field is not None:
-        return InvalidInput(f"{field} holds one half of a surrogate pair, which is no character", field=field)
+        return InvalidInput(f"{field} contains one half of a surrogate pair, which is not a character", field=field)
     empty = not body.strip(WHITESPACE)
     return InvalidInput("the body is empty" if empty else f"the body is not JSON: {error}")
 
 
 def _field_with_half_a_pair(body: bytes) -> str | None:
-    """The first field of an object that holds half of a surrogate pair, such as ``\\ud800``; None: there is none.
+    """Find the first field of an object that contains half of a surrogate pair, such as ``\\ud800``.
 
-    msgspec reports the place, not the field.
+    msgspec reports the position, not the field.
     """
     try:
         fields = json.loads(body)
@@ -134,18 +135,18 @@ def _field_with_half_a_pair(body: bytes) -> str | None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most likely meant: one that begins so (``timeout`` for ``timeout_seconds``), or one that
-    is spelt much alike."""
+    """Find the known name that is most likely meant: one that starts so (``timeout`` for ``timeout_seconds``), or one
+    with a similar spelling."""
     known = tuple(known)
     longer = [one for one in known if name and one.startswith(f"{name}_")]
     return next(iter(longer or difflib.get_close_matches(name, known, n=1)), None)
 
 
 def _count_members(body: bytes) -> int:
-    """How many members the object ``body`` (valid JSON) has, a key that comes twice counted twice.
+    """Count the members of the object ``body`` (valid JSON); a duplicate key counts twice.
 
-    Works on the skeleton of the text, strings taken out, and takes away the innermost brackets until only the outer
-    ones are left: no recursion, and as many passes as levels. Raises InvalidInput if there are too many.
+    Removes all strings from the text, then the innermost brackets, level by level, until only the outer ones are left:
+    no recursion, one pass for each level. Raises InvalidInput if there are too many levels.
     """
     skeleton = _STRING.sub(b"", body).translate(None, _NOT_STRUCTURE)[1:-1]
     for _ in range(MAX_DEPTH):
@@ -164,7 +165,7 @@ def _repeated(body: bytes) -> InvalidInput:
         names = [name for name, _ in pairs]
         return next((name for name in names if names.count(name) > 1), "")
 
-    # The innermost objects come first, so what is returned in the end is the outermost's.
+    # Called for the innermost objects first, so the last result is that of the outermost.
     name = json.loads(body, object_pairs_hook=first_repeated, parse_int=str, parse_float=str)
     return InvalidInput(f"the field {name[:100]!r} is given twice", field=name[:100])
 
@@ -175,9 +176,9 @@ def is_given(fields: Fields, name: str) -> bool:
 
 
 def required(fields: Mapping[str, msgspec.Raw], name: str, kind: Any, expected: str, *, path: str = "") -> Any:
-    """The value of a field that has to be there, as ``kind``, strictly; ``expected`` say what was expected.
+    """Read a required field as ``kind``, strictly. ``expected`` describes the allowed values in the error.
 
-    ``path`` is what leads to these fields from the outside, such as ``retry.``.
+    ``path`` is the path to these fields, such as ``retry.``.
     """
     field = path + name
     if name not in fields:
@@ -189,7 +190,7 @@ def required(fields: Mapping[str, msgspec.Raw], name: str, kind: Any, expected: 
 
 
 def nested(raw: msgspec.Raw, known: Iterable[str], *, path: str) -> Fields:
-    """The fields of an object inside a body that was read with ``read_object``; ``path`` is the object's name."""
+    """Read the fields of an object inside a body that was read with ``read_object``; ``path`` is its name."""
     known = tuple(known)
     if not bytes(raw).lstrip(WHITESPACE).startswith(b"{"):
         raise InvalidInput(f"{path} must be an object with some of {', '.join(known)}", field=path)
@@ -201,7 +202,7 @@ def nested(raw: msgspec.Raw, known: Iterable[str], *, path: str) -> Fields:
 
 
 def items(raw: msgspec.Raw, *, path: str) -> list[msgspec.Raw]:
-    """The elements of an array inside a body that was read with ``read_object``, each as its bytes."""
+    """Read the elements of an array inside a body that was read with ``read_object``, each as its bytes."""
     try:
         return _items_decoder.decode(raw)
     except msgspec.MsgspecError:
@@ -209,9 +210,9 @@ def items(raw: msgspec.Raw, *, path: str) -> list[msgspec.Raw]:
 
 
 def instant_of(text: str, *, field: str) -> int:
-    """An RFC 3339 instant with its offset, as epoch milliseconds; raises InvalidInput.
+    """Read an RFC 3339 instant with its offset as epoch milliseconds. Raises InvalidInput.
 
-    What is finer than a millisecond is cut off.
+    Digits beyond milliseconds are cut off.
     """
     match = _INSTANT.match(text)
     if match is not None:

@@ -1,10 +1,9 @@
-"""The optional fields of a job together: read from a body, checked against each other, shown and described.
+"""Reads the optional fields of a job from a body, checks them against each other, shows and describes them.
 
-Bodies have seconds, RFC 3339 instants and words; a ``Policies`` has milliseconds and enums.
+Bodies have seconds, RFC 3339 instants and strings; a ``Policies`` has milliseconds and enums.
 
-Two rules hold for all of them. What ``GET`` shows can be put again and changes nothing: ``null`` is taken wherever it
-is shown, and what would hold anyway is not stored. And a field that has no meaning without another is refused where
-that other is not given.
+Two rules hold for all fields. The response of ``GET`` can be sent back in a ``PUT`` and changes nothing: ``null`` is
+accepted wherever it is shown, and defaults are not stored. A field that requires another is refused without it.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from scheduler_core.model.job import DEFAULT_POLICIES, Job, Limits, Overlap, Pol
 
 
 def policies_of(fields: Fields) -> Policies:
-    """What ``fields`` ask for, each by itself; ``check_policies`` looks at them together."""
-    asked = {name: BY_NAME[name].read(fields) for name in fields if name in BY_NAME}
-    given = {BY_NAME[name].attribute: value for name, value in asked.items() if value is not None}
+    """Read each field by itself; ``check_policies`` checks them together."""
+    values = {name: BY_NAME[name].read(fields) for name in fields if name in BY_NAME}
+    given = {BY_NAME[name].attribute: value for name, value in values.items() if value is not None}
     if "overlap" in given:
         given["overlap"] = Overlap(given["overlap"])
         if given["overlap"] is Overlap.ALLOW:
@@ -47,11 +46,11 @@ def _retry_of(fields: Fields) -> RetryRule | None:
     if bytes(fields["retry"]) == b"null":
         return None
     parts = nested(fields["retry"], RETRY_FIELDS, path="retry")
-    asked = {row.attribute: row.read(parts, path="retry.") for row in RETRY_ROWS if row.name in parts}
-    rule = RetryRule(**{name: value for name, value in asked.items() if value is not None})
+    values = {row.attribute: row.read(parts, path="retry.") for row in RETRY_ROWS if row.name in parts}
+    rule = RetryRule(**{name: value for name, value in values.items() if value is not None})
     if rule.cap_ms is not None and rule.first_delay_ms is not None and rule.cap_ms < rule.first_delay_ms:
         raise InvalidInput(
-            "retry.max_delay_seconds is less than retry.first_delay_seconds", field="retry.max_delay_seconds"
+            "retry.max_delay_seconds must not be less than retry.first_delay_seconds", field="retry.max_delay_seconds"
         )
     return None if rule == RetryRule() else rule
 
@@ -65,7 +64,7 @@ def _limits_of(fields: Fields) -> Limits | None:
 
 
 def check_policies(job: Job, fields: Fields) -> Job:
-    """``job`` without what would hold anyway. Raises InvalidInput for fields that do not go together."""
+    """Remove defaults from the policies of ``job``. Raises InvalidInput for fields that contradict each other."""
     policies = job.policies
     choices = _choices(job)
     for row in ROWS:
@@ -73,12 +72,12 @@ def check_policies(job: Job, fields: Fields) -> Job:
             continue
         name, value = row.needs
         if choices[name] != value:
-            raise InvalidInput(f"{row.name} has a meaning only with {name} {value!r}", field=row.name)
+            raise InvalidInput(f"{row.name} is only allowed with {name} {value!r}", field=row.name)
     if policies.recovery is Recovery.NONE and job.recovery_check:
         raise InvalidInput("recovery 'none' contradicts recovery_check true", field="recovery")
     if policies.continuations and job.overlap is Overlap.ALLOW:
         raise InvalidInput(
-            "continuations are worked off one by one, which overlap 'allow' is not", field="continuations"
+            "continuations run one by one, so they cannot be combined with overlap 'allow'", field="continuations"
         )
     starts, ends = policies.starts_at_ms, policies.ends_at_ms
     if starts is not None and ends is not None and ends <= starts:
@@ -93,7 +92,7 @@ def check_policies(job: Job, fields: Fields) -> Job:
 
 
 def show_policies(job: Job) -> dict[str, Any]:
-    """The optional fields of a job with the values that hold. A field without meaning for the job is null."""
+    """Show the optional fields of a job with their effective values; null if one does not apply."""
     choices = _choices(job)
     shown: dict[str, Any] = {}
     for row in ROWS:

@@ -1,4 +1,4 @@
-"""One optional field of a job: its bounds and default, how it is read, shown and described."""
+"""Describes one optional field of a job: bounds and default, how it is read and shown, its schema."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One field."""
 
     name: str
-    """As clients know it."""
+    """Its name in the API."""
     attribute: str
-    """Where it is kept. Seconds and instants are kept in milliseconds."""
+    """The attribute that stores it. Seconds and instants are stored in milliseconds."""
     kind: Kind
     meaning: str
     low: float = 0
     high: float = math.inf
     choices: tuple[str, ...] = ()
     default: Any = None
-    """What holds when it is not given, as clients see it; None: what ``default_text`` says."""
+    """Its value in the API if it is not given; None: see ``default_text``."""
     default_text: str = ""
-    """What holds when it is not given, where that is no one value."""
+    """Describes the default if it is not a single value."""
     needs: tuple[str, str] | None = None
-    """A field, and the value that it must have."""
+    """Another field, and the value that it must have."""
 
     @property
     def takes_null(self) -> bool:
-        """Whether ``null`` is taken, and shown: for «not given»."""
+        """Whether ``null`` is accepted and shown; it means "not given"."""
         return self.needs is not None or (self.default is None and self.kind != "choice")
 
     @property
     def expected(self) -> str:
-        """What a value looks like."""
+        """Describe the allowed values."""
         nouns = {"seconds": "a number of seconds", "number": "a number", "whole": "a whole number"}
         if self.kind in nouns:
             text = f"{nouns[self.kind]} from {self.low:g} to {self.high:.10g}"
@@ -65,7 +65,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return f"{text}, or null" if self.takes_null else text
 
     def read(self, fields: Fields, *, path: str = "") -> Any:
-        """The value in ``fields`` as it is kept; None for null. Raises InvalidInput, naming the field."""
+        """Read the value from ``fields`` as it is stored; None for null. Raises InvalidInput with the field."""
         kind = _JSON_KINDS[self.kind]
         value = required(fields, self.name, kind | None if self.takes_null else kind, self.expected, path=path)
         if value is None:
@@ -112,17 +112,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             text += f" Default: {default}."
         return Annotated[kind, Meta(description=text, extra_json_schema=schema)]
 
-    def show(self, kept: Any) -> Any:
-        """What is kept, as clients see it."""
-        if kept is None:
+    def show(self, stored: Any) -> Any:
+        """Convert a stored value to its form in the API."""
+        if stored is None:
             return None
         if self.kind == "seconds":
-            return seconds(kept)
+            return seconds(stored)
         if self.kind == "instant":
-            return rfc3339(kept)
-        return list(kept) if self.kind == "statuses" else kept
+            return rfc3339(stored)
+        return list(stored) if self.kind == "statuses" else stored
 
 
 def seconds(duration_ms: int) -> float:
-    """Milliseconds as seconds; a whole number where it is one."""
+    """Convert milliseconds to seconds; to an int if it is a whole number."""
     return duration_ms // 1000 if duration_ms % 1000 == 0 else duration_ms / 1000

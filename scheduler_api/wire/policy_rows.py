@@ -1,7 +1,7 @@
 """The optional fields of a job, one row each.
 
-The rows are the only place where a field's name, bounds and default stand; bodies, answers, the description for
-machines and the command line's options are made from them.
+A field's name, bounds and default are defined only here. Bodies, answers, the OpenAPI document and the command line's
+options are generated from the rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RETRY_ROWS = (
         low=1,
         high=1000,
         default_text="as many as the age allows",
-        meaning="Attempts of a run in all, the first one counted; 1: never tried again.",
+        meaning="Maximum attempts of a run, including the first; 1: no retry.",
     ),
     Row(
         name="first_delay_seconds",
@@ -39,7 +39,7 @@ RETRY_ROWS = (
         low=1,
         high=10,
         default_text="2",
-        meaning="How much longer each further delay is than the one before.",
+        meaning="Each further delay is the one before multiplied by this.",
     ),
     Row(
         name="max_delay_seconds",
@@ -48,14 +48,14 @@ RETRY_ROWS = (
         low=0.1,
         high=DAY,
         default_text="CRONPOST_RETRY_MAX_DELAY_SECONDS",
-        meaning="The longest delay.",
+        meaning="Maximum delay.",
     ),
     Row(
         name="statuses",
         attribute="statuses",
         kind="statuses",
         default_text="none",
-        meaning="Answers that are retried besides 408, 425, 429, 502, 503 and 504.",
+        meaning="Statuses that are retried in addition to 408, 425, 429, 502, 503 and 504.",
     ),
     Row(
         name="max_age_seconds",
@@ -64,7 +64,7 @@ RETRY_ROWS = (
         low=LEAST_SECONDS,
         high=30 * DAY,
         default_text="CRONPOST_RETRY_FOR_MAX_SECONDS",
-        meaning="How long after its first attempt a run is still retried.",
+        meaning="How long after its first attempt a run is retried.",
     ),
 )
 RETRY_FIELDS = tuple(row.name for row in RETRY_ROWS)
@@ -77,7 +77,7 @@ LIMIT_ROWS = (
         low=1,
         high=100_000,
         default_text="CRONPOST_TARGET_MAX_IN_FLIGHT",
-        meaning="A request of the job begins only while a node has fewer open to its host, of whatever job.",
+        meaning="A request of the job starts only while its node has fewer open requests, of all jobs, to the host.",
     ),
     Row(
         name="rate",
@@ -86,7 +86,7 @@ LIMIT_ROWS = (
         low=0.001,
         high=1_000_000,
         default_text="CRONPOST_TARGET_RATE",
-        meaning="Requests a second to its host over all nodes, of whatever job, beyond which those of the job wait.",
+        meaning="Requests a second to the host, of all jobs and nodes. Above this rate, requests of the job wait.",
     ),
 )
 LIMIT_FIELDS = tuple(row.name for row in LIMIT_ROWS)
@@ -98,7 +98,7 @@ ROWS = (
         kind="choice",
         choices=tuple(choice.value for choice in Overlap),
         default_text="queue_one with retry_already_running, else skip",
-        meaning="What becomes of a fire time that arrives while the run before it is not settled.",
+        meaning="What happens to a fire time that arrives while the previous run is not settled.",
     ),
     Row(
         name="max_concurrent",
@@ -108,7 +108,7 @@ ROWS = (
         high=1000,
         default=10,
         needs=("overlap", "allow"),
-        meaning="The most runs of the job at the same time.",
+        meaning="Maximum number of runs of the job at the same time.",
     ),
     Row(
         name="recovery",
@@ -116,7 +116,7 @@ ROWS = (
         kind="choice",
         choices=tuple(choice.value for choice in Recovery),
         default_text="latest with recovery_check, else none",
-        meaning="What becomes of fire times that passed while no node was alive.",
+        meaning="What happens to fire times that passed while no node was alive.",
     ),
     Row(
         name="catch_up_limit",
@@ -126,7 +126,7 @@ ROWS = (
         high=1000,
         default=10,
         needs=("recovery", "all"),
-        meaning="The most fire times that one recovery catches up: the latest ones.",
+        meaning="Maximum number of fire times that one recovery catches up: the latest ones.",
     ),
     Row(
         name="catch_up_window_seconds",
@@ -145,21 +145,21 @@ ROWS = (
         low=LEAST_SECONDS,
         high=DAY,
         default_text="CRONPOST_ATTEMPT_TIMEOUT_SECONDS",
-        meaning="Total deadline of one attempt.",
+        meaning="Deadline of one attempt, from name lookup to the last byte.",
     ),
     Row(
         name="starts_at",
         attribute="starts_at_ms",
         kind="instant",
         default_text="now",
-        meaning="No fire time lies before it.",
+        meaning="The job has no fire times before this.",
     ),
     Row(
         name="ends_at",
         attribute="ends_at_ms",
         kind="instant",
         default_text="never",
-        meaning="No fire time lies after it.",
+        meaning="The job has no fire times after this.",
     ),
     Row(
         name="max_runs",
@@ -167,8 +167,8 @@ ROWS = (
         kind="whole",
         low=1,
         high=1_000_000_000,
-        default_text="without end",
-        meaning="After so many runs of its trigger the job is done.",
+        default_text="unlimited",
+        meaning="The job ends after this many runs of its trigger.",
     ),
     Row(
         name="jitter_seconds",
@@ -176,14 +176,14 @@ ROWS = (
         kind="seconds",
         high=DAY,
         default=0,
-        meaning="All fire times come later by one offset below this, which the id decides.",
+        meaning="Each job gets one fixed delay below this, computed from its id, for all its fire times.",
     ),
     Row(
         name="continuations",
         attribute="continuations",
         kind="flag",
         default=False,
-        meaning="A 2xx answer may ask for further runs.",
+        meaning="A 2xx response may request further runs.",
     ),
     Row(
         name="min_interval_seconds",
@@ -191,7 +191,7 @@ ROWS = (
         kind="seconds",
         high=YEAR,
         default=0,
-        meaning="POST .../run starts nothing so soon after the last start that led to success.",
+        meaning="POST .../run starts nothing within this time after the start of the last successful run.",
     ),
     Row(
         name="completion",
@@ -199,7 +199,7 @@ ROWS = (
         kind="choice",
         choices=("response", "callback"),
         default="response",
-        meaning="callback: a 2xx means «taken», and the runner says later how the run ended.",
+        meaning="callback: a 2xx means that the run is taken; the runner reports the result later.",
     ),
     Row(
         name="run_timeout_seconds",
@@ -209,7 +209,7 @@ ROWS = (
         high=30 * DAY,
         default=3600,
         needs=("completion", "callback"),
-        meaning="A run that is not completed so long after it was taken is lost.",
+        meaning="A run that is not completed within this time after it was taken is lost.",
     ),
     Row(
         name="heartbeat_timeout_seconds",
@@ -217,11 +217,11 @@ ROWS = (
         kind="seconds",
         low=LEAST_SECONDS,
         high=30 * DAY,
-        default_text="no heartbeat is expected",
+        default_text="no heartbeat is required",
         needs=("completion", "callback"),
-        meaning="A run without a sign of life for so long is lost.",
+        meaning="A run without a heartbeat for this time is lost.",
     ),
 )
-"""All but ``retry`` and ``limits``, which are objects of ``RETRY_ROWS`` and ``LIMIT_ROWS``."""
+"""All fields but ``retry`` and ``limits``, which are objects with ``RETRY_ROWS`` and ``LIMIT_ROWS``."""
 BY_NAME = {row.name: row for row in ROWS}
 POLICY_FIELDS = (*BY_NAME, "retry", "limits")

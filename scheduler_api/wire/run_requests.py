@@ -23,11 +23,11 @@ from scheduler_core.model.run import RunState
 from scheduler_core.plan.continuation import LATEST_MS, PAYLOAD_BYTES, PENDING_LIMIT
 
 MAX_MESSAGE_CHARACTERS = 1000
-"""What a runner says by callback is cut to this: a long reason must not keep a run from being completed."""
+"""Longer messages of a callback are truncated: a long message must not prevent the completion of a run."""
 
 
 class RunRequest(msgspec.Struct, frozen=True):
-    """What ``POST /jobs/{id}/run`` asks for."""
+    """The body of ``POST /jobs/{id}/run``."""
 
     force: bool = False
     payload: bytes | None = None
@@ -35,7 +35,7 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 def run_request_of(body: bytes) -> RunRequest:
-    """A request to run a job now; an empty body asks for nothing in particular."""
+    """Read the body of ``POST /jobs/{id}/run``; an empty one sets nothing."""
     fields = _fields_if_any(body, names_of(bodies.RunNow))
     return RunRequest(
         force="force" in fields and required(fields, "force", bool, "true or false"),
@@ -53,11 +53,11 @@ class BackfillRequest(msgspec.Struct, frozen=True):
 
 
 def backfill_of(body: bytes) -> BackfillRequest:
-    """The body of ``POST /jobs/{id}/backfill``."""
+    """Read the body of ``POST /jobs/{id}/backfill``."""
     fields = read_object(body, names_of(bodies.Backfill))
     start_ms, end_ms = _instant(fields, "start"), _instant(fields, "end")
     if end_ms < start_ms:
-        raise InvalidInput("end lies before start", field="end")
+        raise InvalidInput("end must not be earlier than start", field="end")
     limit = DEFAULT_BACKFILL
     if "limit" in fields:
         expected = f"a whole number from 1 to {MAX_BACKFILL}"
@@ -68,28 +68,28 @@ def backfill_of(body: bytes) -> BackfillRequest:
 
 
 class PendingEntry(msgspec.Struct, frozen=True):
-    """A run to put in line. Neither time: at once."""
+    """An entry of the pending list. Without a time it may start at once."""
 
     payload: bytes | None = None
     not_before_ms: int | None = None
     after_ms: int | None = None
 
     def at_ms(self, now_ms: int) -> int | None:
-        """Its not-before time if it is asked for at ``now_ms``; None: at once."""
+        """Return its not-before time for a request at ``now_ms``; None: at once."""
         return self.not_before_ms if self.after_ms is None else now_ms + self.after_ms
 
 
 def pending_of(body: bytes) -> Sequence[PendingEntry]:
-    """The body of ``PUT /jobs/{id}/pending``: an array of entries, or an object with it as its one member."""
+    """Read the body of ``PUT /jobs/{id}/pending``: an array of entries, or an object with it as ``pending``."""
     if body.lstrip(WHITESPACE).startswith(b"["):
-        # Read by the same rules: what comes after the array makes another member, or no JSON at all.
+        # Read by the same rules: text after the array is a second member or invalid JSON, and is refused.
         body = b'{"pending":' + body + b"}"
     fields = read_object(body, names_of(bodies.PendingBody))
     required(fields, "pending", list[msgspec.Raw], "an array of entries")
     entries = items(fields["pending"], path="pending")
     if len(entries) > PENDING_LIMIT:
         raise InvalidInput(
-            f"at most {PENDING_LIMIT} runs can wait for a job; these are {len(entries)}", field="pending"
+            f"at most {PENDING_LIMIT} runs can be pending for a job, and the list has {len(entries)}", field="pending"
         )
     return [_pending_entry(raw, f"pending[{index}]") for index, raw in enumerate(entries)]
 
@@ -98,12 +98,14 @@ def _pending_entry(raw: msgspec.Raw, path: str) -> PendingEntry:
     fields = nested(raw, names_of(bodies.PendingEntry), path=path)
     payload = bytes(fields["payload"]) if "payload" in fields else None
     if payload is not None and len(payload) > PAYLOAD_BYTES:
-        raise InvalidInput(f"the payload of a run that waits is at most {PAYLOAD_BYTES} bytes", field=f"{path}.payload")
+        raise InvalidInput(
+            f"the payload of a pending run must have at most {PAYLOAD_BYTES} bytes", field=f"{path}.payload"
+        )
     if "after_seconds" not in fields:
         not_before_ms = _instant(fields, "not_before", path=f"{path}.") if "not_before" in fields else None
         return PendingEntry(payload, not_before_ms)
     if "not_before" in fields:
-        raise InvalidInput("either not_before or after_seconds", field=f"{path}.after_seconds")
+        raise InvalidInput("give either not_before or after_seconds", field=f"{path}.after_seconds")
     expected = f"a number of seconds from 0 to {LATEST_MS // 1000}"
     after: float = required(fields, "after_seconds", float, expected, path=f"{path}.")
     if not 0 <= after * 1000 <= LATEST_MS:
@@ -112,7 +114,7 @@ def _pending_entry(raw: msgspec.Raw, path: str) -> PendingEntry:
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """How a run ended, as its runner says by callback."""
+    """How a run ended, as its runner reports by callback."""
 
     state: RunState
     message: str = ""
@@ -121,7 +123,7 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 def completion_of(body: bytes) -> Completion:
-    """The body of ``POST /runs/{id}/complete``."""
+    """Read the body of ``POST /runs/{id}/complete``."""
     fields = read_object(body, names_of(bodies.Completion))
     expected = '"succeeded" or "failed"'
     state = required(fields, "state", str, expected)
@@ -130,20 +132,21 @@ def completion_of(body: bytes) -> Completion:
     continuation = bytes(fields["continue"]) if "continue" in fields else None
     if continuation is not None and state == RunState.FAILED:
         raise InvalidInput(
-            "a run that failed asks for no continuation; PUT .../pending puts runs in line", field="continue"
+            "continue is only allowed with state succeeded; to add runs after a failure use PUT .../pending",
+            field="continue",
         )
     return Completion(RunState(state), _text(fields, "message"), continuation)
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """How far a run is, as its runner says by callback."""
+    """The progress of a run, as its runner reports by callback."""
 
     progress: float | None = None
     note: str = ""
 
 
 def heartbeat_of(body: bytes) -> Heartbeat:
-    """The body of ``POST /runs/{id}/heartbeat``; an empty one says no more than that the runner lives."""
+    """Read the body of ``POST /runs/{id}/heartbeat``; an empty one reports no progress."""
     fields = _fields_if_any(body, names_of(bodies.Heartbeat))
     expected = "a number from 0 to 1, or null"
     progress = required(fields, "progress", float | None, expected) if "progress" in fields else None
@@ -163,5 +166,5 @@ def _instant(fields: Fields, name: str, *, path: str = "") -> int:
 def _text(fields: Fields, name: str) -> str:
     if name not in fields:
         return ""
-    text: str = required(fields, name, str, "a text")
+    text: str = required(fields, name, str, "a string")
     return text[:MAX_MESSAGE_CHARACTERS]

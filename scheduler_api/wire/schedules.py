@@ -1,4 +1,4 @@
-"""Schedules: request bodies and queries read into values."""
+"""Reads and checks the bodies and queries of schedules."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def status_filter(params: Mapping[str, str]) -> ScheduleStatus | None:
-    """The status in the query; raises InvalidInput."""
+    """Read the status in the query. Raises InvalidInput."""
     if "status_filter" not in params:
         return None
     return _one_of(ScheduleStatus, params["status_filter"], "status_filter")
 
 
 def type_of(fields: Fields) -> ScheduleType:
-    """INTERVAL or WINDOW."""
+    """Read the type: INTERVAL or WINDOW."""
     expected = " or ".join(ScheduleType)
     return _one_of(ScheduleType, required(fields, "schedule_type", str, expected), "schedule_type")
 
 
 def seconds_of(fields: Fields, name: str) -> int:
-    """A whole number of seconds above 0. How large it may be is said by the model."""
+    """Read a whole number of seconds above 0. The model checks the upper bound."""
     expected = "a whole number of seconds, at least 1"
     value = required(fields, name, int | float, expected)
     if value % 1 != 0:
@@ -41,14 +41,14 @@ def seconds_of(fields: Fields, name: str) -> int:
 
 
 def target_id_of(fields: Fields) -> int:
-    """The id of a target; one that no id can be is 0, which is nobody's."""
+    """Read the id of a target. An impossible id becomes 0, which does not exist."""
     value = required(fields, "target_id", int, "the id of a target, an integer")
     assert isinstance(value, int)
     return value if 0 <= value < 10**MAX_DIGITS else 0
 
 
 def if_given(fields: Fields, name: str, read: Callable[[Fields], T]) -> T | None:
-    """What ``read`` makes of a field that is there and not null."""
+    """Read a field with ``read`` if it is present and not null."""
     return read(fields) if is_given(fields, name) else None
 
 

@@ -1,4 +1,4 @@
-"""Targets: request bodies read into values."""
+"""Reads and checks the bodies of targets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TARGET_FIELDS = names_of(TargetBody)
 
 
 def target_of(fields: Fields, old: Target | None = None) -> Target:
-    """The target that a body asks for: a new one, or ``old`` but for the fields that are given.
+    """Read a target: a new one, or ``old`` with the given fields changed.
 
-    In a change, null leaves a field that cannot be null as it is. Raises InvalidInput.
+    In a change, null leaves a field that cannot be null unchanged. Raises InvalidInput.
     """
     target = old or Target(id=0, name="", url="")
     kinds = installed_kinds()
@@ -52,7 +52,7 @@ def target_of(fields: Fields, old: Target | None = None) -> Target:
 
 
 def name_of(fields: Fields) -> str:
-    """The name of a target or a schedule."""
+    """Read the name of a target or a schedule."""
     name = required(fields, "name", str, f"a string of 1 to {MAX_NAME_CHARACTERS} characters")
     assert isinstance(name, str)
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:

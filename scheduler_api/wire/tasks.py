@@ -1,6 +1,6 @@
-"""What clients of one-off tasks send: bodies as bytes in, checked values out.
+"""Reads and checks the bodies of one-off tasks.
 
-Clients of this part of the API send more than they have to, under any Content-Type: unknown fields are passed over.
+Clients of this part of the API send additional fields, with any Content-Type: unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CURSOR = re.compile(r"([a-z]+)-([0-9]{1,15})-([0-9]{1,15})\Z", re.ASCII)
 
 
 class _Sent(msgspec.Struct):
-    """The fields of a task, whatever was sent in them."""
+    """The fields of a task before their check."""
 
     webhook_url: Any = msgspec.field(default=msgspec.UNSET, name="webhookUrl")
     webhook_auth: Any = msgspec.field(default=None, name="webhookAuth")
@@ -41,9 +41,9 @@ _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def tasks_of(body: bytes, guard: AddressGuard) -> tuple[list[Task], bool, set[str]]:
-    """The tasks that a body asks for, whether it is an array of them, and the fields that are passed over.
+    """Read the tasks in a body. Returns also whether the body is an array, and the ignored fields.
 
-    Raises InvalidInput for the first that cannot be accepted; in an array, its place (from 0) leads the field's name.
+    Raises InvalidInput for the first invalid task; in an array, the field's name starts with its index (from 0).
     """
     text = _json_text(body, "an object, or an array of 1 to 1000 of them")
     if not text.startswith(b"["):
@@ -67,12 +67,12 @@ def tasks_of(body: bytes, guard: AddressGuard) -> tuple[list[Task], bool, set[st
 
 
 def _unknown(task: bytes | msgspec.Raw) -> set[str]:
-    """The fields of a task that was accepted which no task has."""
+    """Find the unknown fields of a valid task."""
     return _fields_decoder.decode(task).keys() - SENT
 
 
 def rules_of(body: bytes) -> tuple[dict[str, int], set[str]]:
-    """The settings that a body changes, and the fields that are passed over; raises InvalidInput."""
+    """Read the settings that a body changes, and the ignored fields. Raises InvalidInput."""
     text = _json_text(body, f"an object with some of {', '.join(RULES)}")
     try:
         fields = _fields_decoder.decode(text)
@@ -93,13 +93,13 @@ def rules_of(body: bytes) -> tuple[dict[str, int], set[str]]:
 
 
 def execute_at_of(text: str) -> int:
-    """``executeAt`` as epoch milliseconds; what is finer is rounded up, so that the call is not early."""
+    """Read ``executeAt`` as epoch milliseconds, rounded up so that the call is not early."""
     at_ms = instant_of(text, field="executeAt")
     return at_ms + 1 if _BELOW_A_MILLISECOND.search(text) else at_ms
 
 
 def write_cursor(place: Place) -> str:
-    """Where the next page begins, for the client to send back."""
+    """Encode where the next page begins."""
     return f"{place.part}-{place.score}-{place.number}"
 
 
@@ -107,7 +107,7 @@ def read_cursor(cursor: str, parts: tuple[str, ...]) -> Place:
     """The inverse of ``write_cursor``, for a list of ``parts``; raises InvalidInput."""
     match = _CURSOR.match(cursor)
     if match is None or match[1] not in PARTS or match[1] not in parts:
-        raise InvalidInput("not a cursor of this list; begin without one", field="cursor")
+        raise InvalidInput("not a cursor of this list; use next of an earlier page, or none", field="cursor")
     return Place(match[1], int(match[2]), int(match[3]))
 
 
@@ -115,7 +115,7 @@ def _json_text(body: bytes, expected: str) -> bytes:
     if body.startswith(b"\xef\xbb\xbf"):
         raise InvalidInput("the body starts with a byte order mark; send UTF-8 without one")
     try:
-        # msgspec does not look at the bytes of strings that it passes over, so this is checked apart.
+        # msgspec does not check the strings that it skips.
         body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the body is not UTF-8: byte {error.start} ({error.reason})") from None
