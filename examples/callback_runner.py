@@ -1,11 +1,11 @@
-"""A runner for work that takes longer than a request: takes the run, says that it lives, says how it ended.
+"""A runner for work that takes longer than a request: takes the run, sends heartbeats, reports the result.
 
     python3 examples/callback_runner.py [PORT]
     cronpost jobs put slow --endpoint http://localhost:8081/ --cron "@hourly" --payload '{"seconds": 5}' \\
         --completion callback --heartbeat-timeout-seconds 10
     cronpost jobs run slow
 
-A real runner keeps the ids of the runs that it has taken where a restart does not lose them.
+A real runner stores the ids of the runs that it has taken, so that a restart does not lose them.
 """
 
 import json
@@ -22,20 +22,20 @@ taken: set[str] = set()
 
 
 def work(payload: Any, url: str, heartbeat_url: str, token: str) -> None:
-    """What the job is for; a failure is said with its reason."""
+    """Do the work of the job, then report the result; a failure with its reason."""
     try:
         end = time.monotonic() + float(payload["seconds"])
         while (left := end - time.monotonic()) > 0:
-            say(heartbeat_url, token, {"note": f"{left:.0f} s left"})
+            send(heartbeat_url, token, {"note": f"{left:.0f} s left"})
             time.sleep(min(left, HEARTBEAT_SECONDS))
         result = {"state": "succeeded", "message": "slept well"}
-    except Exception as error:  # noqa: BLE001 - whatever fails is reported instead of leaving the run to its timeout
+    except Exception as error:  # noqa: BLE001 - every failure is reported, so that the run does not wait for its timeout
         result = {"state": "failed", "message": f"{type(error).__name__}: {error}"}
-    say(url, token, result)
+    send(url, token, result)
 
 
-def say(url: str, token: str, body: dict[str, str], attempts: int = 5) -> None:
-    """Send a heartbeat or the end of a run; after a fault once more, as saying it twice is harmless."""
+def send(url: str, token: str, body: dict[str, str], attempts: int = 5) -> None:
+    """Send a heartbeat or the result of a run. Retry after a network error: sending it twice is harmless."""
     headers = {"Cronpost-Callback-Token": token}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - Cronpost's own address
     try:
@@ -43,16 +43,16 @@ def say(url: str, token: str, body: dict[str, str], attempts: int = 5) -> None:
     except OSError:
         if attempts > 1:
             time.sleep(1)
-            say(url, token, body, attempts - 1)
+            send(url, token, body, attempts - 1)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request of Cronpost: a 202 means that the run is taken."""
+    """Handles a request of Cronpost: 202 means that the run is taken."""
 
     def do_POST(self) -> None:
         payload = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         names = ("Cronpost-Callback-Url", "Cronpost-Heartbeat-Url", "Cronpost-Callback-Token")
-        with lock:  # a run can be delivered twice, with the same key
+        with lock:  # a run can be delivered twice, with the same Idempotency-Key
             if self.headers["Idempotency-Key"] not in taken:
                 taken.add(self.headers["Idempotency-Key"])
                 threading.Thread(target=work, args=(payload, *map(self.headers.get, names)), daemon=True).start()

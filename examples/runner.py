@@ -1,11 +1,11 @@
-"""A job runner in one file: takes what Cronpost sends, does it once, and says when it is busy.
+"""A job runner in one file: does the work of each run once, and answers 409 while it is busy.
 
     python3 examples/runner.py              # on port 8080, or: examples/runner.py 9000, or PORT=9000
     cronpost jobs put --file examples/job.json
 
-It shows the three answers that matter to Cronpost. 202: taken. 409: the previous run of this job is still going on
-here; come back later. And 202 again for a run that it has seen: a run can be delivered twice, and every delivery of a
-run carries the same ``Idempotency-Key``. A real runner would keep the keys where a restart does not lose them.
+It shows the three answers that matter to Cronpost. 202: accepted. 409: the previous run of this job is still going on;
+try again later. 202 again for a run that it has already seen: a run can be delivered twice, always with the same
+``Idempotency-Key``. A real runner stores the keys, so that a restart does not lose them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ busy: set[str] = set()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request of Cronpost."""
+    """Handles a request of Cronpost."""
 
     protocol_version = "HTTP/1.1"
 
@@ -53,11 +53,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """The line above says more."""
+        """Log nothing: do_POST prints a line."""
 
 
 def work(job: str, payload: object) -> None:
-    """What the job is for."""
+    """Do the work of the job."""
     time.sleep(WORK_SECONDS)
     print(f"{' ' * 22}{job}  done: {payload!r}", flush=True)
     with lock:

@@ -1,9 +1,9 @@
-"""Plays the story of this example in half a minute: a new copy, bad days of the API, kills, and what is new.
+"""Shows this example in half a minute: a first copy, faults of the API, killed programs, and new items.
 
     .venv/bin/python examples/api_getter/demo.py
 
-Starts the fake API, the getter and a Cronpost with a Redis of its own, all on free ports and in a directory that is
-removed at the end (``--root`` keeps it). A day lasts fifteen seconds. Lines that begin with a time are the getter's.
+Starts the fake API, the getter and a Cronpost with its own Redis, all on free ports and in a directory that is removed
+at the end (``--root`` keeps it). A day lasts fifteen seconds. Lines that begin with a time are the getter's.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ PATIENCE_SECONDS = 120.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on, now."""
+    """Find a port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port
 
 
 def say(*words: object) -> None:
-    """What happens next."""
+    """Print what happens next."""
     print(f"\n# {' '.join(str(word) for word in words)}", flush=True)
 
 
 class Play:
-    """The three programs, the job, and what is done to them."""
+    """Starts and kills the three programs, and changes the job."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -90,14 +90,14 @@ class Play:
         self.programs[name].wait()
 
     def close(self) -> None:
-        """End all that was started."""
+        """End all programs."""
         for program in self.programs.values():
             program.terminate()
         for program in self.programs.values():
             program.wait()
 
     def wait(self, condition: Callable[[], bool], *, poke: bool = True) -> None:
-        """Wait until it is so. Meanwhile the job is poked every second, by two at once."""
+        """Wait for a condition. Meanwhile request a run every second, twice at once."""
         end = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             if time.monotonic() > end:
@@ -109,16 +109,16 @@ class Play:
             time.sleep(0.1)
 
     def poke(self) -> None:
-        """``POST /jobs/{id}/run``; shown when it is answered in another way than the last time."""
+        """``POST /jobs/{id}/run``; print the answer if it differs from the last one."""
         answer = self.cronpost.post(f"{JOB_PATH}/run")
         body = answer.json()
         word = body.get("skipped") or ("started" if answer.status_code == 202 else "a run is under way")
         if word != self._poked:
-            print(f"{'':10}poked: {answer.status_code} {word}", flush=True)
+            print(f"{'':10}run requested: {answer.status_code} {word}", flush=True)
         self._poked = word
 
     def fault(self, **fault: Any) -> None:
-        """Give the API a bad moment."""
+        """Add a fault to the API."""
         self.api.post("/_faults", json=fault)
 
     def is_asked(self, endpoint: str, page: int) -> Callable[[], bool]:
@@ -131,28 +131,28 @@ class Play:
         return so
 
     def is_copied(self, **items: int) -> Callable[[], bool]:
-        """Whether the copy has so many items, and nothing waits."""
+        """Whether the copy has this many items and nothing is pending."""
         return lambda: all(self.count(name) == count for name, count in items.items()) and not self.pending()
 
     def count(self, endpoint: str) -> int:
-        """How many items of an endpoint are on disk."""
+        """Count the items of an endpoint on disk."""
         pages = (self.copy / endpoint).glob("*.json")
         return sum(len(json.loads(page.read_bytes())["items"]) for page in pages)
 
     def pending(self) -> list[dict[str, Any]]:
-        """What waits."""
+        """Read the pending list."""
         found: list[dict[str, Any]] = self.cronpost.get(f"{JOB_PATH}/pending").json()["pending"]
         return found
 
     def show_pending(self) -> None:
-        """What waits, and until when."""
+        """Print the pending list."""
         print(f"\n{'':10}GET {JOB_PATH}/pending")
         for entry in self.pending():
             print(f"{'':10}{entry['not_before']}  {json.dumps(entry['payload'])}")
         print(flush=True)
 
     def show_copy(self) -> None:
-        """The tree of pages."""
+        """Print the pages on disk."""
         print()
         for directory in sorted(self.copy.iterdir()):
             names = [page.stem.lstrip("0") for page in sorted(directory.glob("*.json"))]
@@ -160,7 +160,7 @@ class Play:
         print(flush=True)
 
     def show_account(self) -> None:
-        """What Cronpost recorded, and what the API was asked."""
+        """Print what Cronpost recorded, and how many requests the API got."""
         records = self.cronpost.get(f"{JOB_PATH}/runs?misses=true&limit=1000").json()["runs"]
         runs = [one for one in records if one["kind"] == "run"]
         again = [one for one in runs if one["attempt"] > 1]
@@ -171,17 +171,17 @@ class Play:
             print(f"{'':10}  run …{run['id'][-4:]}  {run['reason']}: {tries}")
         print(f"{'':10}the trigger was held while pages waited; misses recorded: {len(held)}")
         asked = self.api.get("/_asked").json()["asked"]
-        print(f"{'':10}the API was asked {len(asked)} times, for {len(list(self.copy.rglob('*.json')))} pages on disk")
+        print(f"{'':10}the API got {len(asked)} requests, for {len(list(self.copy.rglob('*.json')))} pages on disk")
 
     def play(self) -> None:
-        """The story."""
+        """Run the example."""
         say("a fake API with 65 orders, 35 customers and 25 events; a getter; Cronpost")
         for name in ("api", "getter", "cronpost"):
             self.start(name)
-        say("bad moments lie ahead: customers page 2 says 429 with Retry-After, events say 500 twice")
+        say("faults: customers page 2 answers 429 with Retry-After, events answer 500 twice")
         self.fault(endpoint="customers", cursor="10", status=429, retry_after=6)
         self.fault(endpoint="events", cursor="10", status=500, times=2)
-        say("one job, for all endpoints and for all time. It is poked every second, by two at once")
+        say("one job for all endpoints. A run is requested every second, twice at once")
         job = {**JOB, **SHORT_TIMES, "endpoint": f"http://127.0.0.1:{self.ports['getter']}/run"}
         self.cronpost.put(JOB_PATH, json=job).raise_for_status()
         self.wait(lambda: self.count("orders") >= 20)
@@ -193,22 +193,22 @@ class Play:
         self.wait(
             lambda: any(entry["attempts"] for entry in self.pending() if entry["payload"]["endpoint"] == "orders")
         )
-        say("it is back, and goes on with that page")
+        say("the getter is back, and continues with that page")
         self.api.delete("/_faults")
         self.start("getter")
         self.wait(self.is_copied(orders=65, customers=35, events=25))
         self.show_copy()
-        say("the history is complete. 12 orders and 3 events come in; the next day's run gets them, and nothing else")
+        say("the copy is complete. 12 orders and 3 events are added; the next day's run gets only these")
         self.api.post("/_items", json={"endpoint": "orders", "count": 12})
         self.api.post("/_items", json={"endpoint": "events", "count": 3})
         self.wait(self.is_copied(orders=77, customers=35, events=28))
         self.show_copy()
-        say("8 customers come in, on a day on which Cronpost is killed in the middle of their page")
+        say("8 customers are added, and Cronpost is killed while their page is fetched")
         self.api.post("/_items", json={"endpoint": "customers", "count": 8})
         self.fault(endpoint="customers", cursor="35", seconds=60)
         self.wait(lambda: self.api.get("/_asked").json()["asked"][-1]["status"] is None)
         self.kill("cronpost")
-        say("it is back; the getter is still at it")
+        say("Cronpost is back; the getter is still fetching")
         self.start("cronpost")
         self.api.delete("/_faults")
         self.wait(self.is_copied(orders=77, customers=43, events=28))
@@ -218,7 +218,7 @@ class Play:
 
 
 def answers(client: httpx.Client, path: str) -> bool:
-    """Whether something that is not in trouble answers there."""
+    """Whether a program answers there without an error."""
     try:
         return client.get(path).status_code < 500
     except httpx.TransportError:
@@ -226,7 +226,7 @@ def answers(client: httpx.Client, path: str) -> bool:
 
 
 def main() -> None:
-    """Play, and clean up."""
+    """Run the example, and clean up."""
     parser = argparse.ArgumentParser(description="Plays the story of the getter in half a minute.")
     parser.add_argument("--root", type=Path, help="keep everything in this directory, which must be empty or new")
     options = parser.parse_args()

@@ -1,16 +1,16 @@
-"""A fake of a shop's API with pages, bad days on request, and a good memory for what it was asked.
+"""A fake shop API with pages. It can be told to fail, and records all requests.
 
     python examples/api_getter/fake_api.py --items orders=35 customers=25 events=20
 
-``GET /orders?cursor=`` answers ``{"items": [...], "next": "...", "more": true}``. ``next`` is the cursor of what comes
-after these items, also when there is nothing yet. Besides, for whoever plays with it:
+``GET /orders?cursor=`` answers ``{"items": [...], "next": "...", "more": true}``. ``next`` is the cursor of the items
+after these, also if there are none yet. To control it:
 
-* ``POST /_items {"endpoint": "orders", "count": 7}``: new orders have come in.
+* ``POST /_items {"endpoint": "orders", "count": 7}``: add new orders.
 * ``POST /_faults {"endpoint": "orders", "status": 429, "retry_after": 5, "times": 2}``: the next two requests for
-  orders are answered so. With ``"seconds": 30`` instead, they stay open for so long, and are answered well then. With
-  ``"cursor"``, only the requests for that page are meant (null: the first page).
-* ``DELETE /_faults``: no more of that; what is open is answered now.
-* ``GET /_asked``: every request, with its time and its answer (null while it is open), and how many were open at most.
+  orders get this answer. With ``"seconds": 30`` instead, they stay open for that time and then succeed. With
+  ``"cursor"``, only requests for that page fail (null: the first page).
+* ``DELETE /_faults``: remove all faults; open requests are answered now.
+* ``GET /_asked``: all requests with time and answer (null while open), and the maximum of open requests.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ Json = dict[str, Any]
 
 
 class FakeApi:
-    """Everything is in its memory: a restart begins anew."""
+    """Keeps everything in memory."""
 
     def __init__(self, items: dict[str, int], *, page_size: int = 10) -> None:
-        """``items`` says how many there are at each endpoint."""
+        """``items``: how many items each endpoint has."""
         self._counts = dict(items)
         self._page_size = page_size
         self._faults: list[Json] = []
-        self._let_go = asyncio.Event()
+        self._released = asyncio.Event()
         self._asked: list[Json] = []
         self._open = 0
         self._most_open = 0
 
     async def page(self, request: Request) -> Response:
-        """One page, or what was asked for instead."""
+        """Answer with a page, or with a fault."""
         endpoint, cursor = request.path_params["endpoint"], request.query_params.get("cursor")
         entry: Json = {"at": time.time(), "endpoint": endpoint, "cursor": cursor, "status": None}
         self._asked.append(entry)
@@ -65,7 +65,7 @@ class FakeApi:
         if "seconds" in fault:
             with suppress(TimeoutError):
                 async with asyncio.timeout(fault["seconds"]):
-                    await self._let_go.wait()
+                    await self._released.wait()
         if "status" in fault:
             headers = {"Retry-After": str(fault["retry_after"])} if "retry_after" in fault else None
             return JSONResponse({"detail": "not today"}, fault["status"], headers)
@@ -88,13 +88,13 @@ class FakeApi:
         return JSONResponse(self._counts)
 
     async def faults(self, request: Request) -> Response:
-        """``POST /_faults`` adds one, ``DELETE /_faults`` ends all."""
+        """``POST /_faults`` adds a fault, ``DELETE /_faults`` removes all."""
         if request.method == "POST":
             self._faults.append({"times": 1, **await request.json()})
         else:
             self._faults.clear()
-            self._let_go.set()
-            self._let_go = asyncio.Event()
+            self._released.set()
+            self._released = asyncio.Event()
         return JSONResponse(self._faults)
 
     async def asked(self, _: Request) -> Response:

@@ -1,20 +1,20 @@
-"""A getter: copies a paginated API to disk, page by page, when Cronpost says so.
+"""A getter: copies a paginated API to disk, one page for each request of Cronpost.
 
     python examples/api_getter/getter.py --api http://127.0.0.1:8101 --root copy
 
 One job of Cronpost drives it, and each of its requests is one of two:
 
-* The job's own payload, ``{"endpoints": ["orders", ...]}``: the trigger fired, or someone poked the job. Nothing is
-  fetched; the answer asks Cronpost to continue with one page of each endpoint. For a job that never succeeded that is
-  the first page of the history, else the page after the last one on disk.
-* A page, ``{"endpoint": "orders", "page": 3, "cursor": "..."}``: it is fetched and written, and the answer asks to
-  continue with the next one, until there is none.
+* The job's own payload, ``{"endpoints": ["orders", ...]}``: the trigger fired, or a client requested a run. Nothing is
+  fetched; the answer requests a continuation for one page of each endpoint. For a job that never succeeded this is the
+  first page, else the page after the last one on disk.
+* A page, ``{"endpoint": "orders", "page": 3, "cursor": "..."}``: it is fetched and written, and the answer requests a
+  continuation for the next page, until there is none.
 
-All waiting is Cronpost's: what the API answers to a page that it does not give now (429 with its Retry-After, 500) is
-this getter's answer too, and the same page is asked for again later, while the other endpoints go on.
+Cronpost does all waiting: if the API does not return a page now (429 with its Retry-After, 500), the getter answers
+Cronpost the same, and the page is requested again later, while the other endpoints continue.
 
-All memory is on disk. A page is written as a whole or not at all, and one that is there is never fetched again. So a
-request that comes twice, and a crash anywhere, neither double a page nor leave one out.
+All state is on disk. A page is written completely or not at all, and is never fetched twice. So neither a repeated
+request nor a crash can duplicate or lose a page.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
-"""An endpoint; also the name of a directory."""
+"""The name of an endpoint and of its directory."""
 
 NOT_NOW = frozenset({408, 425, 429})
-"""Answers of the API that are passed on as they are, besides those from 500 on."""
+"""Statuses of the API that are passed on unchanged, in addition to those from 500 on."""
 
 
 class Everything(msgspec.Struct, forbid_unknown_fields=True):
-    """The job's payload: see what there is to get."""
+    """The job's payload: all endpoints to copy."""
 
     endpoints: list[Name]
 
     def __str__(self) -> str:
-        return "what is there to get?"
+        return "all endpoints"
 
 
 class Page(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,13 +65,13 @@ class Page(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Content(msgspec.Struct):
-    """What the API gives for a page. ``next`` is the cursor of what comes after it, also when there is nothing yet."""
+    """The content of a page. ``next`` is the cursor of the page after it, also if it does not exist yet."""
 
     items: list[Any]
     next: str
     more: bool
     run: str = ""
-    """The run that brought it."""
+    """The run that fetched it."""
 
 
 class Copy:
@@ -81,14 +81,14 @@ class Copy:
         self._root = root
 
     def read(self, page: Page) -> Content | None:
-        """A page, or None if it was not written yet."""
+        """Read a page; None if it is not written yet."""
         try:
             return msgspec.json.decode(self._path(page).read_bytes(), type=Content)
         except FileNotFoundError:
             return None
 
     def write(self, page: Page, content: Content) -> None:
-        """All of the page or nothing, whenever the power fails: under its name it is there only when it is complete."""
+        """Write a page completely or not at all, even if the power fails: it gets its name only when it is complete."""
         path = self._path(page)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -99,12 +99,12 @@ class Copy:
         partial.replace(path)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)  # the name, too
+            os.fsync(directory)  # make the new name durable too
         finally:
             os.close(directory)
 
     def after_the_last(self, endpoint: str) -> Page:
-        """The page after the last one on disk; the first if there is none."""
+        """Return the page after the last one on disk; the first page if there is none."""
         names = sorted((self._root / endpoint).glob("*.json"))
         if not names:
             return Page(endpoint)
@@ -116,28 +116,28 @@ class Copy:
 
 
 class Getter:
-    """Answers Cronpost. ``pause_seconds`` is what the API gets to rest between two pages of an endpoint."""
+    """Answers Cronpost. ``pause_seconds``: the pause between two pages of an endpoint."""
 
     def __init__(self, api: httpx.AsyncClient, copy: Copy, *, pause_seconds: float = 1.0) -> None:
         self._api = api
         self._copy = copy
         self._pause = pause_seconds
-        # A request that Cronpost sends again after a crash may meet the first one still at work: it waits, and finds
-        # the page on disk.
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Cronpost can repeat a request after a crash while the first one is still in progress: the second one waits,
+        # then reads the page from disk.
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def answer(self, request: Request) -> Response:
-        """One request of Cronpost."""
+        """Answer a request of Cronpost."""
         try:
-            asked = read_payload(await request.body())
+            task = read_payload(await request.body())
         except msgspec.DecodeError as error:
-            return refusal(422, f"neither endpoints nor a page: {error}")
-        if isinstance(asked, Everything):
-            response = self._begin(asked.endpoints, is_new="Cronpost-Last-Success" not in request.headers)
+            return refusal(422, f"the payload must have endpoints, or endpoint and page: {error}")
+        if isinstance(task, Everything):
+            response = self._begin(task.endpoints, is_new="Cronpost-Last-Success" not in request.headers)
         else:
-            async with self._turns[asked.endpoint]:
-                response = await self._get(asked, run=request.headers.get("Idempotency-Key", ""))
-        report(request, asked, response)
+            async with self._locks[task.endpoint]:
+                response = await self._get(task, run=request.headers.get("Idempotency-Key", ""))
+        report(request, task, response)
         return response
 
     def _begin(self, endpoints: list[str], *, is_new: bool) -> Response:
@@ -153,11 +153,11 @@ class Getter:
                     return passed_on(answer)
                 content = msgspec.json.decode(answer.content, type=Content)
             except httpx.TimeoutException:
-                return refusal(504, "the API takes too long")
+                return refusal(504, "the API did not answer in time")
             except httpx.TransportError as error:
                 return refusal(502, f"the API cannot be reached: {error}")
             except msgspec.DecodeError as error:
-                return refusal(502, f"what the API gave is no page: {error}")
+                return refusal(502, f"the answer of the API is not a page: {error}")
             content.run = run
             if content.items:
                 self._copy.write(page, content)
@@ -170,14 +170,13 @@ class Getter:
 
 
 def read_payload(body: bytes) -> Everything | Page:
-    """What Cronpost asks for. Raises msgspec.DecodeError."""
+    """Read the payload of a request. Raises msgspec.DecodeError."""
     fields = msgspec.json.decode(body, type=dict[str, Any])
     return msgspec.convert(fields, Page) if "endpoint" in fields else msgspec.convert(fields, Everything)
 
 
 def passed_on(answer: httpx.Response) -> Response:
-    """What the API said instead of a page, in words that Cronpost knows: «not now» as it is; anything else would be
-    the same the next time, and is a matter for a person."""
+    """Pass an error of the API on to Cronpost: unchanged if a retry can help, else as 422, for a person to look at."""
     status = answer.status_code
     kept = status if status in NOT_NOW or status >= 500 else 422
     response = refusal(kept, f"the API answered {status}: {answer.text[:200]}")
@@ -187,27 +186,27 @@ def passed_on(answer: httpx.Response) -> Response:
 
 
 def refusal(status: int, detail: str) -> Response:
-    """No page, and why."""
+    """Answer with an error and its reason."""
     return JSONResponse({"detail": detail}, status)
 
 
-def report(request: Request, asked: Everything | Page, response: Response) -> None:
-    """One line to look at."""
-    said = msgspec.json.decode(bytes(response.body))
-    after = said.get("continue")
+def report(request: Request, task: Everything | Page, response: Response) -> None:
+    """Print one line for a request."""
+    answer = msgspec.json.decode(bytes(response.body))
+    after = answer.get("continue")
     then = f"go on with {len(after)} endpoints" if isinstance(after, list) else "there is more" if after else "done"
     if response.status_code != 200:
         wait = response.headers.get("Retry-After")
-        then = said["detail"] + (f", come back in {wait} s" if wait else "")
+        then = answer["detail"] + (f", come back in {wait} s" if wait else "")
     names = ("Idempotency-Key", "Cronpost-Attempt", "Cronpost-Reason")
     run, attempt, reason = (request.headers.get(name, "-") for name in names)
     now = datetime.now(UTC).strftime("%H:%M:%S")
-    line = f"{now}  run …{run[-4:]} attempt {attempt}  {reason:12}  {asked!s:21}  {response.status_code}  {then}"
+    line = f"{now}  run …{run[-4:]} attempt {attempt}  {reason:12}  {task!s:21}  {response.status_code}  {then}"
     print(line, flush=True)
 
 
 def make_app(getter: Getter) -> Starlette:
-    """``POST /run`` is what the job's endpoint points to."""
+    """Serve ``POST /run``, the endpoint of the job."""
     return Starlette(routes=[Route("/run", getter.answer, methods=["POST"])])
 
 

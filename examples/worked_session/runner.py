@@ -1,9 +1,9 @@
-"""A job runner with moods, for the worked session in docs/lifecycle.md. Standard library only.
+"""A job runner whose answer can be set, for the worked session in docs/lifecycle.md. Standard library only.
 
     python3 examples/worked_session/runner.py 8090
 
-POST /enqueue answers with the status of the moment, 202 at first. PUT /mood with a status as its body changes it.
-Each request is printed: when it came, its fire time, attempt, the end of its Idempotency-Key, the answer.
+POST /enqueue answers with the current status, 202 at first. PUT /mood with a status as its body changes it.
+For each request it prints the time, fire time, attempt, end of the Idempotency-Key and answer.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ mood = 202
 
 
 class Runner(BaseHTTPRequestHandler):
-    """Answers as it is told to."""
+    """Answers with the current status."""
 
     protocol_version = "HTTP/1.1"
 
     def do_PUT(self) -> None:
-        """Change the mood."""
+        """Change the status."""
         global mood
         mood = int(self._body())
         self._answer(204)
 
     def do_POST(self) -> None:
-        """Take a job, or not."""
+        """Print the request and answer it."""
         self._body()
         now = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
         print(
@@ -47,7 +47,7 @@ class Runner(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server gives it
-        """Say nothing more."""
+        """Log nothing: do_POST prints a line."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The worked session of docs/lifecycle.md: a runner that is fine, then busy (409), then failing (503), then dead, and a
-# server that is killed in between. About two minutes. Needs .venv (make install), curl, and ports 8090 and 8091.
+# The worked session of docs/lifecycle.md: a runner that works, is busy (409), fails (503) and is killed, and a server
+# that is killed. About two minutes. Needs .venv (make install), curl, and ports 8090 and 8091.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -8,7 +8,7 @@ data=$(mktemp -d)
 server="http://127.0.0.1:8091"
 say() { printf '\n%s  # %s\n' "$(date -u +%H:%M:%S)" "$*"; }
 mood() { curl -sS -X PUT -d "$1" http://127.0.0.1:8090/mood; }
-# Sleep until so many seconds after the next whole ten seconds.
+# Sleep until this many seconds after the next multiple of ten seconds.
 until_ten() { sleep "$(python3 -c "import time; now = time.time(); print(10 - now % 10 + $1)")"; }
 start_runner() { python3 examples/worked_session/runner.py 8090 & runner=$!; }
 start_server() {
