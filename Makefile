@@ -1,18 +1,18 @@
-# What you do with this project. Needs make and Python 3.11 or newer; everything else goes into .venv.
+# The tasks of development. Needs make and Python 3.11 or newer; everything else is installed into .venv.
 
 VENV ?= .venv
-# How the tests are run: three processes, each with its own redis-server. One process: make test TEST_ARGS=
+# Arguments of pytest: three processes, each with its own redis-server. One process: make test TEST_ARGS=
 TEST_ARGS ?= -n 3 --dist loadgroup
 # The tests of the inner loop: those of the core, without the ones marked slow. "make test" runs all.
 TEST_FAST_ARGS ?= -n 3 -m "not slow" tests/unit tests/delivery tests/usecases tests/node
 # Size and seed of the sample: make mutate MUTATE_ARGS="--mutants 50 --seed 7 --only plan.claim".
 MUTATE_ARGS ?=
-# Of make test-servers, for each server. Shorter: make test-servers SERVER_ARGS="-n 2 -k faults".
+# Arguments of pytest for each server of make test-servers. Shorter: make test-servers SERVER_ARGS="-n 2 -k faults".
 SERVER_ARGS ?= $(TEST_ARGS)
-# Linter of the OpenAPI document, started by npx. Newer ones need a newer Node.js than Debian 12 has.
+# The linter of the OpenAPI document, run by npx. Newer versions need a newer Node.js than Debian 12 has.
 REDOCLY = @redocly/cli@1.34.5
 UI_ARGS ?=
-# Of the tests of high availability: one after the other, each with a machine to itself. Longer faults: HA_SECONDS=300.
+# High availability tests run one after another, on an otherwise idle machine. Longer faults: HA_SECONDS=300.
 HA_ARGS ?= -v
 BENCH_ARGS ?=
 UV_VERSION = 0.13.8
@@ -27,27 +27,27 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 .PHONY: help run test test-fast test-servers test-ha test-openapi test-ui mutate lint type fmt bench lock install clean
 .DELETE_ON_ERROR:
 
-help: ## This list
+help: ## List of all targets
 	@echo "Cronpost: cron for HTTP"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/.runtime ## Server, embedded Redis, a demo runner and a job; shows each fire until Ctrl-C
+run: $(VENV)/.runtime ## Start a server, embedded Redis, a demo runner and a job; print each fire until Ctrl-C
 	@exec $(BIN)/cronpost demo
 
-test: $(VENV)/.development ## All tests; some of them: make test TEST_ARGS="tests/unit -k cron"
+test: $(VENV)/.development ## Run all tests; for some: make test TEST_ARGS="tests/unit -k cron"
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
-test-fast: $(VENV)/.development ## Tests of the core (tests/{unit,delivery,usecases,node}) without those marked slow; under a minute
+test-fast: $(VENV)/.development ## Test the core (tests/{unit,delivery,usecases,node}) without tests marked slow; under a minute
 	$(BIN)/python -m pytest $(TEST_FAST_ARGS)
 
-mutate: $(VENV)/.mutation ## Mutation testing of plan, claim, deliver, settle and limits: a sample; at most 20 minutes
+mutate: $(VENV)/.mutation ## Mutation testing of a sample of plan, claim, deliver, settle and limits; at most 20 minutes
 	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
-test-servers: $(VENV)/.development ## What depends on the server, on Redis 6.2, Redis 7 (redis-server on PATH) and Valkey 9; five minutes
+test-servers: $(VENV)/.development ## Run tests that depend on the server with Redis 6.2, Redis 7 (on PATH) and Valkey 9; five minutes
 	@$(BIN)/python -m tests.support.servers $(SERVER_ARGS)
 
-test-ha: $(VENV)/.development ## High availability: nodes and Redis fail under load; ten minutes. One fault: make test-ha HA_ARGS="-v -k sentinel"
+test-ha: $(VENV)/.development ## Test high availability: nodes and Redis fail under load; ten minutes. One fault: make test-ha HA_ARGS="-v -k sentinel"
 	$(BIN)/python -m pytest tests/ha $(HA_ARGS)
 
 test-openapi: $(VENV)/.development ## Lint openapi.json with redocly; needs npx (Debian: apt install npm)
@@ -60,28 +60,28 @@ test-openapi: $(VENV)/.development ## Lint openapi.json with redocly; needs npx 
 	@grep -q 'Your API description is valid' build/openapi.lint
 	@! grep 'Warning was generated' build/openapi.lint || { echo "warnings count as errors" >&2; exit 1; }
 
-test-ui: $(VENV)/.development ## The pages of the documentation in a headless Chromium (Debian: apt install chromium)
+test-ui: $(VENV)/.development ## Test the documentation pages in a headless Chromium (Debian: apt install chromium)
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 		{ echo "make test-ui needs Chromium; on Debian and Ubuntu: apt install chromium" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/ui $(UI_ARGS)
 
-lint: $(VENV)/.development ## Style and likely mistakes (ruff)
+lint: $(VENV)/.development ## Check style and common mistakes (ruff)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-type: $(VENV)/.development ## Types (mypy, strict)
+type: $(VENV)/.development ## Check types (mypy, strict)
 	$(BIN)/mypy
 
-fmt: $(VENV)/.development ## Format, and mend what can be mended by itself
+fmt: $(VENV)/.development ## Format, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.development ## Benchmarks beside the peers; half an hour on an otherwise idle machine. Short: BENCH_ARGS=--quick
+bench: $(VENV)/.development ## Run benchmarks, also of comparable projects; half an hour on an idle machine. Short: BENCH_ARGS=--quick
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-install: $(VENV)/.development ## All of .venv, without running anything
+install: $(VENV)/.development ## Install .venv
 
-lock: $(VENV)/.python ## Pin the dependencies anew after a change in pyproject.toml; newer ones: LOCK_ARGS=--upgrade
+lock: $(VENV)/.python ## Update the lock files after a change of pyproject.toml; newer versions: LOCK_ARGS=--upgrade
 	$(PIP) install --quiet uv==$(UV_VERSION)
 	$(COMPILE) --group build -o requirements-build.lock
 	$(COMPILE) pyproject.toml -o requirements.lock
@@ -93,7 +93,7 @@ clean: ## Remove .venv, caches and build results; never data
 	rm -rf $(VENV) build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A Python that will do. 3.12 and 3.11 come first because Redis 6.2 can be installed for them (make test-servers).
+# Find a suitable Python. 3.12 and 3.11 come first because Redis 6.2 can be installed for them (make test-servers).
 $(VENV)/.python:
 	@set -e; \
 	if $(BIN)/python -c 'import pip' 2>/dev/null; then touch $@; exit 0; fi; \
@@ -103,7 +103,7 @@ $(VENV)/.python:
 	done; \
 	if [ -z "$$found" ]; then \
 		echo "Cronpost needs Python 3.11 or newer; python3 is $$(python3 --version 2>&1 | grep . || echo missing)." >&2; \
-		echo "Install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+		echo "Install one, or select it: make PYTHON=/path/to/python3.12" >&2; \
 		exit 1; \
 	fi; \
 	if ! $$found -c 'import ensurepip, venv' 2>/dev/null; then \
@@ -116,7 +116,7 @@ $(VENV)/.python:
 	touch $@
 
 $(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml | $(VENV)/.python
-	@echo "==> installing what Cronpost needs (once)"
+	@echo "==> installing the dependencies of Cronpost (once)"
 	$(PIP) install --progress-bar off --require-hashes -r requirements.lock -r requirements-build.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -126,6 +126,6 @@ $(VENV)/.mutation: requirements-mutation.lock $(VENV)/.development
 	@touch $@
 
 $(VENV)/.development: requirements-dev.lock $(VENV)/.runtime
-	@echo "==> installing what its development needs (once)"
+	@echo "==> installing the dependencies of its development (once)"
 	$(PIP) install --progress-bar off --require-hashes -r requirements-dev.lock
 	@touch $@

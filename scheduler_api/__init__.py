@@ -1,5 +1,5 @@
 """The HTTP API of Cronpost, its command line and its server process.
 
-Imports run one way: ``cli`` -> ``server`` -> ``app`` -> ``openapi`` -> ``endpoints`` -> ``wire``. This package uses the
+Imports run one way: ``cli`` -> ``server`` -> ``app`` -> ``endpoints`` -> ``openapi`` -> ``wire``. This package uses the
 core through ``usecases/`` and ``node/`` of ``scheduler_core``, and never Redis itself.
 """
