@@ -54,7 +54,7 @@ READY_LOOK_SECONDS = 0.05
 SHUTTING_DOWN = "shutting down"
 """Why a process is not ready from the first stop signal on."""
 GARBAGE_THRESHOLDS = (10_000, 20, 50)
-"""A fire allocates some hundred containers, nearly all of which are freed by reference count. With Python's thresholds
+"""A fire allocates some hundred containers; reference counts free nearly all of them. With Python's thresholds
 (700, 10, 10) the search for cycles among them took 26 to 32 us of each fire; with these, 5 (1,000 fires a second)."""
 NO_PUBLIC_URL = (
     "CRONPOST_PUBLIC_URL is not set, so jobs with completion 'callback' are refused: set it to the address at which "
@@ -242,7 +242,7 @@ class Process:
             self._background.add(asyncio.create_task(watching, name="cronpost redis"))
 
     async def _fire_when_redis_is_good(self, store: Shards[RedisStore]) -> None:
-        """Redis was away at the start. The process goes on, and ``/ready`` gives the reason why it is not ready."""
+        """Wait for a Redis that was unreachable at the start, then fire. ``/ready`` gives the reason until then."""
         assert self._stopping is not None
         fixed = self.settings.store.shards is not None or self._parent is not None
         other_number = await self._check.until_passed(store, self._stopping, fixed=fixed)
@@ -362,7 +362,7 @@ class Process:
 
     @property
     def _accepts_callbacks(self) -> bool:
-        """Whether jobs with completion by callback may be stored here. An API with a node knows its own address."""
+        """Whether jobs with completion by callback may be stored here. A node here gets the API's address."""
         return self._with_node or self.settings.engine.public_url is not None
 
     def faults(self) -> list[str]:

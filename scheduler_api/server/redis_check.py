@@ -49,7 +49,7 @@ class RedisCheck:
         """Open the store with the number of shards that it has. Returns it, and the settings with that number.
 
         Raises ConfigError if Redis breaks a promise, or if another number of shards is configured. If Redis cannot be
-        reached, ``fault`` says so, and ``until_passed`` goes on.
+        reached, ``fault`` is set, and ``until_passed`` must be called.
         """
         store = open_store(settings)
         if not self._skips:

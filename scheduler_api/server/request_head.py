@@ -61,7 +61,7 @@ def check_head(method: bytes, url: bytes, headers: Headers, version: str) -> byt
 
 
 def encode_head(method: bytes, url: bytes, headers: Headers, version: str, *, without: bytes) -> bytes:
-    """Write a head as it was parsed, but for the headers with the name ``without``."""
+    """Encode a parsed head again, without the headers named ``without``."""
     lines = [b"%s %s HTTP/%s" % (method, url, version.encode())]
     lines += [b"%s: %s" % (name, value) for name, value in headers if name != without]
     return b"\r\n".join([*lines, b"", b""])
