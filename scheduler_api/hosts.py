@@ -43,7 +43,8 @@ class AllowedHosts:
     """Allows IP addresses, localhost and ``names``: exact ones, and ``*.domain`` for all names below a domain.
 
     The owner of any other name can point it at this server (DNS rebinding). A browser then treats the server as part of
-    that owner's page, and the page can read and write here.
+    that owner's page, and the page can read and write here. Own code, because Starlette's TrustedHostMiddleware cannot
+    allow all IP addresses and answers in plain text.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:

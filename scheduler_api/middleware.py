@@ -238,7 +238,8 @@ class SameOrigin:
 class RawPath:
     """Makes the routes match the path as it was sent, still percent-encoded.
 
-    Decoded, ``/jobs/a%2Fpause`` would be ``/jobs/a/pause``: another job, and another action.
+    Starlette's routes match the decoded path. Decoded, ``/jobs/a%2Fpause`` would be ``/jobs/a/pause``: another job, and
+    another action.
     """
 
     def __init__(self, app: ASGIApp) -> None:

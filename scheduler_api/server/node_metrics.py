@@ -1,4 +1,8 @@
-"""Adds up the metrics of several processes."""
+"""Adds up the metrics of several processes.
+
+Own code, because the multiprocess mode of ``prometheus_client`` needs a directory of files that each update writes to,
+and supports no collectors of our own, such as those of ``scheduler_core.base.fast_metrics``.
+"""
 
 from __future__ import annotations
 
