@@ -49,7 +49,7 @@ class Bench:
         return sorted(entry.job_id for entry in self.node.deliverer.open)
 
     async def retried(self, name: str) -> str:
-        """What is said of the attempt after which a job's run waits."""
+        """Return the message of the last attempt of a job's run that waits for its retry."""
         await self.node.settle()
         state = (await self.store.read(name)).snapshot.state
         assert state is not None

@@ -20,7 +20,7 @@ LOST = (KEYS.due, KEYS.states, KEYS.leases, KEYS.records, KEYS.details, KEYS.his
 
 
 async def compare(node: SteppedNode) -> None:
-    """What the claimer does before a claim, some seconds after Redis was away."""
+    """Compare leases as the claimer does some seconds after Redis was away."""
     node.claimer.store_faults += 1
     await node.claimer.lease_check.compare_if_due()
     node.clock.advance(node.node.dead_after_ms)
@@ -30,7 +30,7 @@ async def compare(node: SteppedNode) -> None:
 
 @dataclass
 class Bench:
-    """A node that lives on while Redis goes back to an earlier moment."""
+    """A node that keeps running while Redis returns to an earlier state."""
 
     store: RedisStore
     redis: Redis
@@ -47,7 +47,7 @@ class Bench:
                 await self.redis.restore(key, 0, stored)
 
     async def compare(self) -> None:
-        """What the claimer does before a claim, when so much time has passed that it looks at its leases."""
+        """Compare leases as the claimer does when the time for it has come."""
         await compare(self.node)
         await self.node.settle()
 
@@ -69,7 +69,7 @@ async def test_a_run_whose_settlement_was_lost_is_released_and_delivered_again(b
     first = await bench.node.answer(answered(200))
     await bench.node.settle()
     await bench.go_back_to(claimed)
-    assert await bench.node.reaper.reap() == 0, "its node lives: the reaper leaves it alone"
+    assert await bench.node.reaper.reap() == 0, "its node is alive, so the reaper keeps it"
     assert await bench.node.claim() == 0
 
     await bench.compare()

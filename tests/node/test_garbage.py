@@ -89,7 +89,7 @@ class World:
         assert (await self.client.post("/api/v1/tasks", json=task)).status_code == 202
 
     async def step(self) -> set[str]:
-        """Two seconds of a node's life; which of the three faces called out."""
+        """Let a node work for two seconds; return which of job, schedule and task sent a request."""
         called: set[str] = set()
         for _ in range(2):
             self.clock.advance(1_000)
@@ -137,7 +137,7 @@ class World:
 
 
 async def attempt(operation: Callable[[], Awaitable[Any]]) -> Any:
-    """What a service does with a refusal: it tries again later. Anything else is a fault of ours."""
+    """Ignore a refusal, which a service tries again later. Any other exception is a fault of Cronpost."""
     try:
         return await operation()
     except StoreError:
@@ -237,7 +237,7 @@ STOPPED_BY = {
     | {"lane:delivered", "lane:stale"},
     "job": {"jobs", "states", "due", "leases", "claims", "meta", "nodes"},
 }
-"""By what fires: the keys without which it cannot."""
+"""For each face: the keys without which it cannot fire."""
 
 
 @pytest.mark.parametrize("key", KINDS)

@@ -123,7 +123,7 @@ async def test_the_clock_is_set_by_redis_and_does_not_lead_it(both: tuple[RedisS
 
 
 async def test_a_failed_heartbeat_is_tried_again_within_one_period(both: tuple[RedisStore, Redis]) -> None:
-    """Else it could be taken for dead when Redis is back and the others have beaten already."""
+    """Otherwise it could be taken for dead when Redis is back and the others have sent heartbeats."""
     clock = ManualClock()
     node = SteppedNode(both[0], clock, settings=EngineSettings(heartbeat_seconds=0.3))
     await node.start()

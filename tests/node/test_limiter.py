@@ -56,7 +56,7 @@ class Bench:
         await put(self.redis, make_job(name, url=url, **fields), make_state(seconds))
 
     async def work(self, node: SteppedNode) -> list[str]:
-        """Let a node claim until nothing is due; whose requests are open then."""
+        """Let a node claim until nothing is due; return the jobs whose requests are open then."""
         await node.beat()
         while await node.claim():
             await node.settle()
@@ -78,7 +78,7 @@ class Bench:
         return int(score)
 
     async def records(self, name: str) -> list[tuple[Any, ...]]:
-        """What became of the fire times of a job, oldest first: state or reason, and seconds."""
+        """Return the history of a job, oldest first: state or reason, and seconds."""
         found: list[tuple[Any, ...]] = []
         for one in reversed(await self.store.history(name)):
             if isinstance(one, Miss):
@@ -139,7 +139,7 @@ async def test_a_target_that_hangs_keeps_its_share_while_all_others_are_served(b
     assert most == 4
     assert len(by_host(node, DEAD)) == 4
     assert not any(entry.answer.done() for entry in by_host(node, DEAD)), "they hang all the time"
-    # What was put back is not lost: each is sent when the target comes to life.
+    # Runs that were held back are sent when the target answers again.
     sent = set()
 
     async def all_dead_are_sent() -> bool:
@@ -266,7 +266,7 @@ async def test_a_rate_is_shared_by_the_nodes_and_gives_each_run_one_time(bench: 
         before = len(node.deliverer.open)
         await bench.work(node)
         begun += [bench.clock.now_ms() - at(0)] * (len(node.deliverer.open) - before)
-    assert begun == [600, 1_100, 1_600, 2_100], "no one had to ask again"
+    assert begun == [600, 1_100, 1_600, 2_100], "none was held back a second time"
     assert node.dispatcher.limiter._metrics.held_back.labels("rate")._value.get() == 4
 
 
@@ -383,7 +383,7 @@ def test_many_jobs_of_one_quick_target_are_claimed_as_fast_as_it_has_slots() -> 
     assert woken == ["woken"]
     assert limiter.batch(128, wake) == SATURATED_STEP
     limiter.claimed(SATURATED_STEP, SATURATED_STEP)
-    assert limiter.batch(128, wake) == SATURATED_STEP, "for as long as the herd lasts"
+    assert limiter.batch(128, wake) == SATURATED_STEP, "for as long as the target is saturated"
     limiter.claimed(SATURATED_STEP, 3)
     assert limiter.batch(128, wake) == 128
 

@@ -32,10 +32,10 @@ class Bench:
         await self.jobs.upsert(overlapping(**policies))
 
     async def work(self) -> None:
-        """Claim until nothing is due: first the job, then the run that it has put beside itself."""
+        """Claim until nothing is due: first the job, then its child run."""
         await self.node.beat()
         while await self.node.claim():
-            # What the store is asked before a request begins is answered a moment later.
+            # A read of the store before the request is answered a moment later.
             await until(lambda: len(self.node.node.in_flight) == len(self.node.deliverer.open))
             await self.node.settle()
 

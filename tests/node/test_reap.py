@@ -33,7 +33,7 @@ class Bench:
         assert await self.holder.claim() == 1
 
     async def reap_once(self) -> bool:
-        """One round of the watcher's loop; whether it took the run back."""
+        """Run one round of the watcher's loop; return whether it reclaimed the run."""
         self.watcher.reaper.start()
         await until(lambda: bool(self.clock.sleeping))
         await self.watcher.reaper.stop()
@@ -105,7 +105,7 @@ async def test_nodes_that_accept_a_clock_jump_one_after_the_other_do_not_reclaim
         await bench.holder.beat()
         await bench.watcher.beat()
     assert bench.watcher.node.may_reap
-    # The watcher has its doubts first, then believes; the holder follows two seconds later.
+    # The watcher doubts the jump first, then accepts it; the holder follows two seconds later.
     bench.clock.doubt = True
     assert not await bench.reap_once()
     bench.clock.doubt = False
@@ -157,7 +157,7 @@ async def test_the_examined_leases_do_not_grow_with_the_number_of_nodes(redis_ur
                 if node.reaper.may_reclaim():
                     await node.reaper._take_turn()
         assert store.examined == 2 * 50, "one look at its start, and one after a minute"
-        # A death is noticed at once, by whichever node has the turn, and the leases are looked at a few times more.
+        # The node that has the turn notices a death at once, and the leases are examined a few times more.
         victim = fleet.pop(0)
         survivor = fleet[0] if fleet else SteppedNode(store, clock)
         for _ in range(15):

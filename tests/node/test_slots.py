@@ -7,7 +7,7 @@ from scheduler_core.node.slots import SlotPool
 
 
 class Claims:
-    """Claimers that take what they get and tell who was woken."""
+    """Claimers that reserve slots, and a list of those that were woken."""
 
     def __init__(self, size: int) -> None:
         self.slots = SlotPool(size)
@@ -18,7 +18,7 @@ class Claims:
         return self.slots.reserve(most, self.wakes[name])
 
     def begin(self, count: int) -> list[InFlight]:
-        """A claim for ``count`` places has brought as many jobs."""
+        """End a claim that has returned ``count`` jobs for as many slots."""
         begun = [object.__new__(InFlight) for _ in range(count)]
         self.slots.in_flight.update(begun)
         self.slots.release(count)
@@ -36,7 +36,7 @@ async def test_claims_never_reserve_more_slots_than_are_free() -> None:
     assert claims.reserve("c", 6) == 0
     claims.begin(6)
     assert claims.slots.free == 0
-    claims.slots.release(4)  # of the second claim nothing came
+    claims.slots.release(4)  # the second claim returned no job
     assert claims.woken == ["c"]
     assert claims.reserve("c", 6) == 4
 
@@ -54,7 +54,7 @@ async def test_the_claimer_that_has_waited_longest_gets_the_next_slot() -> None:
         assert [claims.reserve(name) for name in others] == [0, 0], "it is not their turn"
         assert claims.reserve(turn) == 1
         open_attempts += claims.begin(1)
-        assert claims.reserve(turn) == 0, "it has more to claim, and stands in line again"
+        assert claims.reserve(turn) == 0, "it has more to claim, and waits in line again"
         order += turn
     assert order == "abcabc"
 

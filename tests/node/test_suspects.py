@@ -53,7 +53,7 @@ class Fleet:
         return SteppedNode(self.store, self.clock, settings=EngineSettings(target_max_in_flight=1_000))
 
     async def kill(self) -> None:
-        """As when the process is killed and started again: nothing of it is told to Redis."""
+        """Kill the process and start it again: it sends nothing more to Redis."""
         await self.node.crash()
         await self.store.reap(now_ms=self.clock.now, dead_after_ms=5_000, void_all=True)
         self.node = self._new()
@@ -61,14 +61,14 @@ class Fleet:
         self.deaths += 1
 
     async def claim_all(self) -> list[str]:
-        """Claim until nothing more comes; the jobs whose requests are open."""
+        """Claim until no more jobs are due; return the jobs whose requests are open."""
         while await self.node.claim(limit=1_000) or (self.node.suspects.in_trial and not self.node.suspects.held):
             pass
         await self.node.claim(limit=1_000)
         return sorted(request.job_id for request in self.node.deliverer.open)
 
     async def work_off(self, most_rounds: int) -> None:
-        """Go on until no run is open: requests that kill nobody are answered."""
+        """Repeat until no run is open: requests that kill no node are answered."""
         await self.node.start()
         for _ in range(most_rounds):
             sent = await self.claim_all()
@@ -84,7 +84,7 @@ class Fleet:
                 return
         raise AssertionError("there are runs that nobody has settled")
 
-    async def set_aside(self, jobs: Sequence[str]) -> list[str]:
+    async def quarantined(self, jobs: Sequence[str]) -> list[str]:
         found = await self.store.read_many(jobs)
         return [
             job_id
@@ -104,7 +104,7 @@ async def test_a_job_that_kills_nodes_is_found_among_two_hundred_others(stored: 
     jobs = await put_jobs(redis, 201)
     fleet = Fleet(store, poison)
     await fleet.work_off(most_rounds=200)
-    assert await fleet.set_aside(jobs) == poison
+    assert await fleet.quarantined(jobs) == poison
     assert fleet.deaths <= most_deaths(201)
     for job_id in jobs:
         (run,) = [record for record in await store.history(job_id) if isinstance(record, Run)]
@@ -121,7 +121,7 @@ async def test_two_jobs_that_kill_nodes_are_both_found(stored: Stored) -> None:
     jobs = await put_jobs(redis, 40)
     fleet = Fleet(store, ["job005", "job031"])
     await fleet.work_off(most_rounds=200)
-    assert await fleet.set_aside(jobs) == ["job005", "job031"]
+    assert await fleet.quarantined(jobs) == ["job005", "job031"]
     assert fleet.deaths <= 2 * most_deaths(40)
     await fleet.node.crash()
 
@@ -136,7 +136,7 @@ async def test_kills_without_a_culprit_quarantine_no_job(stored: Stored, number:
         await fleet.claim_all()
         await fleet.kill()
     await fleet.work_off(most_rounds=20)
-    assert await fleet.set_aside(jobs) == []
+    assert await fleet.quarantined(jobs) == []
     for job_id in jobs:
         (run,) = [record for record in await store.history(job_id) if isinstance(record, Run)]
         assert run.state is RunState.SUCCEEDED
@@ -172,7 +172,7 @@ async def test_a_node_holds_one_group_of_suspects_at_a_time(stored: Stored) -> N
     )
     assert "suspects" in fleet.node.claimer.warnings
     assert (await store.counts(now_ms=fleet.clock.now)).suspects == 20
-    # Other nodes go on with half of those that wait; fresh jobs wait for nobody.
+    # Other nodes take half of those that wait; fresh jobs do not wait.
     other = SteppedNode(store, fleet.clock)
     await other.start()
     await put(redis, make_job("fresh", trigger=ONCE_A_DAY), make_state(0))

@@ -38,7 +38,7 @@ class Receiver(CoroutineDeliverer[None]):
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
         self.called: list[tuple[int, int]] = []
-        """When, and which task."""
+        """Time and task of each call."""
         self.open = 0
         self.most_open = 0
 
