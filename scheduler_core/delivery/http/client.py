@@ -100,24 +100,19 @@ class HttpClient:
         Fast path: if a connection is idle and the request is short, the arriving answer drives the attempt. Without a
         task and a timer of its own, an attempt takes half of the processor time.
         """
-        if self._pool is not None and len(request.body) <= WRITE_PIECE_BYTES and may_send():
-            direct = self._direct(self._pool, request, done, may_send)
-            if direct is not None:
-                return direct
+        pool = self._pool
+        if pool is not None and len(request.body) <= WRITE_PIECE_BYTES and may_send():
+            try:
+                written = write_head(request, self._user_agent)
+            except Exception:  # noqa: BLE001 - the slow path raises it again, and makes it the outcome
+                pass
+            else:
+                connection = pool.take_idle(written.origin)
+                if connection is not None:
+                    return _Direct(self, pool, connection, request, written, done, may_send)
         return TaskAttempt(
             self._in_task(request, self._clock.monotonic(), request.timeout_ms / 1000.0, may_send=may_send), done
         )
-
-    def _direct(self, pool: PooledTransport, request: Request, done: Done, may_send: MaySend) -> _Direct | None:
-        """Begin the attempt on an idle connection; return None if no connection is idle."""
-        try:
-            written = write_head(request, self._user_agent)
-        except Exception:  # noqa: BLE001 - the slow path raises it again, and makes it the outcome
-            return None
-        connection = pool.take_idle(written.origin)
-        if connection is None:
-            return None
-        return _Direct(self, pool, connection, request, written, done, may_send)
 
     async def _in_task(
         self,
@@ -184,7 +179,7 @@ class HttpClient:
         started: float,
     ) -> Outcome:
         """Read the body up to the limit, by ``read``, which returns b"" at its end."""
-        body = Body(self._read_limit, self._kept(request))
+        body = Body(self._read_limit, self._read_limit if request.whole_answer else self._keep)
         while chunk := await read():
             if not body.add(chunk):
                 break
@@ -207,9 +202,6 @@ class HttpClient:
         if 200 <= status < 300 and not request.whole_answer:
             return outcome
         return with_verdict(outcome, request.retry_statuses, now_ms=self._clock.now_ms())
-
-    def _kept(self, request: Request) -> int:
-        return self._read_limit if request.whole_answer else self._keep
 
     def _timed_out(self, request: Request, started: float) -> Outcome:
         return self._ended_without(
@@ -297,7 +289,7 @@ class _Direct:
         self._may_send = may_send
         self._released = False
         self._repeat: TaskAttempt | None = None
-        self._body = Body(client._read_limit, client._kept(request))
+        self._body = Body(client._read_limit, client._read_limit if request.whole_answer else client._keep)
         self._started = client._clock.monotonic()
         client._deadlines.add(self, request.timeout_ms)
         connection.begin(request.method, written.head, request.body, self._progressed)

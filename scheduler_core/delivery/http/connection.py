@@ -111,7 +111,8 @@ class Connection(asyncio.Protocol):
             self._parser is None
             and not self._spoiled
             and not self._closed
-            and not self._is_closing()
+            and self._transport is not None
+            and not self._transport.is_closing()
             and not self._poll.poll(0)
         )
 
@@ -238,7 +239,8 @@ class Connection(asyncio.Protocol):
             and not self._read_paused
             and not self._write_paused
             and not self._closed
-            and not self._is_closing()
+            and self._transport is not None
+            and not self._transport.is_closing()
         )
         self._parser = None
         self._progressed = None

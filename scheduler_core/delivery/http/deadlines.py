@@ -35,7 +35,10 @@ class Deadlines:
         group = self._groups.get(timeout_ms)
         if group is None:
             group = self._groups[timeout_ms] = _Group(self, timeout_ms)
-        group.add(one)
+        loop = group.loop
+        deadline = group.deadlines[one] = loop.time() + timeout_ms / 1000.0
+        if group.timer is None:
+            group.timer = loop.call_at(deadline, group.expire_due)
 
     def remove(self, one: Expiring, timeout_ms: int) -> None:
         """Remove ``one``, which has ended. Does nothing if it has expired."""
@@ -63,31 +66,25 @@ class _Group:
     def __init__(self, owner: Deadlines, timeout_ms: int) -> None:
         self._owner = owner
         self._timeout_ms = timeout_ms
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self.loop = asyncio.get_running_loop()
+        self.timer: asyncio.TimerHandle | None = None
         self.deadlines: OrderedDict[Expiring, float] = OrderedDict()
-
-    def add(self, one: Expiring) -> None:
-        deadline = self._loop.time() + self._timeout_ms / 1000.0
-        self.deadlines[one] = deadline
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._pass)
 
     def stop(self) -> None:
         """Cancel the timer of an empty group."""
-        if self._timer is not None:
-            self._timer.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
 
-    def _pass(self) -> None:
-        now = self._loop.time()
+    def expire_due(self) -> None:
+        now = self.loop.time()
         while self.deadlines:
             one, deadline = next(iter(self.deadlines.items()))
             if deadline > now:
-                self._timer = self._loop.call_at(deadline, self._pass)
+                self.timer = self.loop.call_at(deadline, self.expire_due)
                 return
             del self.deadlines[one]
             try:
                 one.expire()
             except Exception as error:  # noqa: BLE001 - one fault must not stop the other deadlines
-                self._loop.call_exception_handler({"message": "a deadline failed to pass", "exception": error})
+                self.loop.call_exception_handler({"message": "a deadline failed to pass", "exception": error})
         self._owner.forget(self._timeout_ms, self)

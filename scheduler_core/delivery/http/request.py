@@ -112,7 +112,7 @@ def write_head(request: Request, user_agent: str) -> Written:
     start = _start(method, request.url)
     names = _names(tuple(map(_FIRST, request.headers)))
     lines = [start.text]
-    lines += [f"{name}: {value}" for name, value in request.headers]
+    lines += map(_LINE, request.headers)
     if not names.has_user_agent:
         lines.append(f"User-Agent: {user_agent}")
     lines.append("Accept-Encoding: identity")
@@ -177,6 +177,7 @@ class _Names(NamedTuple):
 
 
 _FIRST = itemgetter(0)
+_LINE = "%s: %s".__mod__
 
 
 @lru_cache(maxsize=CACHE_SIZE)
