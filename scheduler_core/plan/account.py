@@ -1,18 +1,18 @@
-"""The account of a job: what became of each fire time that its trigger yielded.
+"""The account of a job: the result of each fire time of its trigger.
 
-It is put together from what was recorded, never from the trigger, which may have been another one then. Only fire times
-that nobody has decided about yet are asked of the trigger as it is now, in one or two questions. A gap of years is one
-entry, and costs what a gap of a second does.
+It is built from records, never from the trigger, which may have been different then. Only undecided fire times are
+computed from the current trigger, with one or two evaluations. A gap of years is one entry and costs as much as a gap
+of a second.
 
 Each fire time is in exactly one place:
 
 * a run, settled or not: its own entry;
-* fire times that became no run: a range with a reason, as recorded;
-* fire times that were due but not decided about: the range from the job's position to now;
-* fire times that will be caught up one by one (``recovery: all``): the range that is left.
+* fire times that did not become runs: a range with a reason, as recorded;
+* fire times that are due but not decided: the range from the job's position to now;
+* fire times that are caught up one by one (``recovery: all``): the remaining range.
 
-Runs that belong to no fire time (manual ones, continuations) are not part of it. A backfill runs fire times that are
-accounted for already, or that lie before the job existed, so its entries are marked ``again`` and count for nothing.
+Runs without a fire time (manual ones, continuations) are not part of the account. A backfill runs fire times that are
+already accounted for, or that lie before the job existed; its entries are marked ``again`` and do not count.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.fire_times import trigger_of
 
 COUNTED_STEPS = 16
-"""How many evaluations of the trigger the count of what is due may cost, where it cannot be calculated."""
+"""The count of due fire times may cost this many evaluations of the trigger, where it cannot be calculated."""
 OF_THE_TRIGGER = (Reason.SCHEDULED, Reason.RECOVERY)
-"""Runs with these reasons stand for a fire time. All others were asked for."""
+"""Runs with these reasons stand for a fire time. All others were requested by a client or a runner."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A run, or a range of fire times with both bounds in it. A run's bounds are its fire time."""
+    """A run, or a range of fire times that includes both bounds. Both bounds of a run are its fire time."""
 
     first_ms: int
     last_ms: int
     run: Run | None = None
     reason: MissReason | None = None
-    """Why the range became no run, or will not: its job is held. None: it is a run, or runs may come of it."""
+    """Why the range did not, or will not, become runs. None: it is a run, or may still become runs."""
     count: int | None = None
-    """How many fire times lie in a range, exactly; None: that was not told cheaply."""
+    """The exact number of fire times in a range; None: counting them is too expensive."""
     settled: bool = True
-    """Recorded, and final."""
+    """Whether the entry is recorded and final."""
     again: bool = False
-    """A backfill: these fire times are accounted for by other entries."""
+    """Whether it belongs to a backfill: other entries account for these fire times."""
     gets_run: bool = False
-    """A range that is caught up one by one: each of its fire times gets a run."""
+    """Whether each fire time of the range gets a run, one after the other."""
     place: str = ""
-    """Tells ranges apart that begin with the same fire time: backfills may."""
+    """Distinguishes ranges with the same first fire time, which backfills can have."""
 
     @property
     def key(self) -> tuple[int, str]:
-        """Its place in the account: no two entries have the same."""
+        """The sort key; unique in the account."""
         return (self.first_ms, self.place if self.run is None else self.run.id)
 
 
 class Account(msgspec.Struct, frozen=True):
-    """What is accounted for: every fire time from ``from_ms`` on and before ``until_ms`` is in ``entries``, and those
-    between ``until_ms`` and now are in the one that is due."""
+    """Every fire time from ``from_ms`` on and before ``until_ms`` is in ``entries``; those from ``until_ms`` to now are
+    in the entry that is due."""
 
     from_ms: int
     until_ms: int
@@ -69,12 +69,12 @@ class Account(msgspec.Struct, frozen=True):
 
     @property
     def begins_ms(self) -> int:
-        """The first instant that it shows: backfilled fire times may lie before the first that is accounted for."""
+        """The first instant that it shows. Backfilled fire times may lie before ``from_ms``."""
         return min([self.from_ms, *(entry.first_ms for entry in self.entries if entry.again)])
 
     def between(self, from_ms: int, to_ms: int, *, after: tuple[int, str] | None, limit: int) -> list[Entry]:
-        """Up to ``limit`` entries of fire times in [from, to] that come after the key ``after``. A range that lies
-        partly within is shown whole."""
+        """Return up to ``limit`` entries of fire times in [from, to] after the key ``after``. A range that lies partly
+        within is returned whole."""
         found: list[Entry] = []
         for entry in self.entries:
             start_ms = from_ms if entry.again else max(from_ms, self.from_ms)
@@ -96,10 +96,10 @@ def make_account(
     store_id: str,
     now_ms: int,
 ) -> Account:
-    """The account of one job as the store holds it at ``now_ms``, all of one moment.
+    """Return the account of a job from a consistent read of the store at ``now_ms``.
 
-    ``records``: its history. ``forgotten_ms``: the latest fire time that may have left it; None: there is no history.
-    ``children``: the states of its runs that overlap.
+    ``records``: the job's history. ``forgotten_ms``: the latest fire time that may have been trimmed from it; None: the
+    job has no history. ``children``: the states of its child runs.
     """
     job, state = snapshot.job, snapshot.state
     position = state or JobState()
@@ -143,10 +143,10 @@ def _of_run(run: Run, *, settled: bool) -> Entry:
 def _as_claimed(
     job: Job, state: JobState, snapshot: Snapshot, downtimes: Sequence[Downtime], store_id: str
 ) -> tuple[JobState, list[Entry]]:
-    """The state with the run that a node works on, which Redis learns of when it is settled; and the misses that were
-    decided with it.
+    """Return the state with the run that a node executes now (stored only when it is settled), and the misses of that
+    claim.
 
-    A job that allows overlap is claimed for a moment only, in which nothing is decided yet.
+    A job with ``overlap: allow`` is claimed only for a moment, in which nothing is decided yet.
     """
     if snapshot.lease is None or (state.open is not None and state.open.in_flight):
         return state, []
@@ -179,7 +179,7 @@ def _replay_entries(state: JobState) -> list[Entry]:
 
 
 def _due(job: Job, state: JobState, now_ms: int) -> tuple[Entry | None, int]:
-    """The fire times up to now that nothing was decided about, and the first instant not accounted for."""
+    """Return the undecided fire times up to now, and the first instant that is not accounted for."""
     first_ms = state.next_fire_ms
     if first_ms is None:
         return None, now_ms + 1
@@ -188,15 +188,15 @@ def _due(job: Job, state: JobState, now_ms: int) -> tuple[Entry | None, int]:
     trigger = trigger_of(job)
     last_ms = trigger.last_in(first_ms - 1, now_ms)
     if last_ms is None:
-        # The position is a fire time by what was stored, if no longer by the trigger.
+        # The stored position is a fire time, even if the trigger no longer yields it.
         last_ms = first_ms
     count = trigger.count_in(first_ms - 1, last_ms, COUNTED_STEPS)
     return Entry(first_ms, last_ms, reason=state.trigger_blocked_by, count=count or None, settled=False), first_ms
 
 
 def _nothing_settled(job: Job, entries: Sequence[Entry], now_ms: int) -> bool:
-    """Whether the entries, none of which is settled, are all fire times since the definition came. The trigger has been
-    this one all that time, so here it may be asked."""
+    """Whether the (unsettled) entries are all fire times since the definition was stored. The trigger did not change in
+    that time, so it can be evaluated here."""
     trigger = trigger_of(job)
     ranges = {entry.first_ms: entry.last_ms for entry in entries if not entry.again}
     expected = trigger.next_after(job.updated_at_ms)
@@ -206,11 +206,11 @@ def _nothing_settled(job: Job, entries: Sequence[Entry], now_ms: int) -> bool:
 
 
 def _begin(job: Job | None, entries: Sequence[Entry], forgotten_ms: int | None, until_ms: int, now_ms: int) -> int:
-    """The instant from which on every fire time is accounted for."""
+    """Return the instant from which on every fire time is accounted for."""
     if forgotten_ms is None:
-        # No history yet, or one that was dropped.
+        # No history yet, or it was dropped.
         if job is not None and _nothing_settled(job, entries, now_ms):
-            # Its fire times come after it; one at that very instant may be of an earlier definition.
+            # Fire times come after the update; one at the same instant may belong to an earlier definition.
             return job.updated_at_ms + 1
         return until_ms
     begin_ms = until_ms
@@ -221,6 +221,6 @@ def _begin(job: Job | None, entries: Sequence[Entry], forgotten_ms: int | None, 
             return forgotten_ms + 1
         begin_ms = min(begin_ms, entry.first_ms)
     if begin_ms > now_ms and job is not None and _nothing_settled(job, entries, now_ms):
-        # Its history holds backfills only: the trigger has not fired yet.
+        # The history contains only backfills: the trigger has not fired yet.
         return job.updated_at_ms + 1
     return begin_ms

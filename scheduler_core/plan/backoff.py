@@ -10,7 +10,7 @@ from scheduler_core.model.job import RetryRule
 
 DAY_MS = 86_400_000
 MOST_STEPS = 64
-"""After so many the delay no longer grows: every factor has reached its cap, or stays below it for ever."""
+"""The delay no longer grows after this many steps: every factor has reached its cap or never will."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
@@ -20,23 +20,23 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     factor: float = 2.0
     cap_ms: int = 60_000
     attempts: int | None = None
-    """The most attempts that may fail; None: as many as ``max_age_ms`` allows."""
+    """The maximum number of failed attempts; None: limited by ``max_age_ms`` only."""
     jitter: float = 0.1
-    """At most this part of the delay is added at random, within the cap, and never subtracted: a delay is a promise to
-    the runner."""
+    """Up to this fraction of the delay is added at random, within the cap. Nothing is subtracted, so that a runner is
+    never called before the promised delay."""
     retry_after_cap_ms: int = 3_600_000
-    """The longest wait that a runner's Retry-After header can ask for."""
+    """The longest Retry-After of a runner that is honoured."""
     max_age_ms: int = DAY_MS
-    """A run whose first attempt is longer ago than this is not tried again."""
+    """A run is not retried if its first attempt is longer ago than this."""
     conflict_floor_ms: int = 500
-    """The shortest wait after 409, for a job that asks to be tried again after 0 seconds."""
+    """The shortest wait after 409, for jobs with ``retry_already_running: 0``."""
 
 
 def retry_delay_ms(policy: RetryPolicy, failures: int, *, retry_after_ms: int | None, jitter: float) -> int:
-    """Milliseconds to wait after the ``failures``-th failure in a row (1 for the first).
+    """Return the milliseconds to wait after the ``failures``-th consecutive failure (1 for the first).
 
-    The first delay comes twice, then grows by the factor up to the cap. ``jitter`` is a random number in [0, 1). A
-    Retry-After that asks for longer is honoured, up to its own cap. Jitter never exceeds the cap that applies.
+    The first delay is used twice, then it grows by the factor up to the cap. ``jitter`` is a random number in [0, 1). A
+    longer Retry-After is honoured, up to its own cap. Jitter never exceeds the cap that applies.
     """
     steps = min(max(failures - 2, 0), MOST_STEPS)
     delay, cap = int(min(policy.first_delay_ms * policy.factor**steps, policy.cap_ms)), policy.cap_ms
@@ -47,7 +47,8 @@ def retry_delay_ms(policy: RetryPolicy, failures: int, *, retry_after_ms: int | 
 
 @lru_cache(maxsize=1024)
 def with_rule(policy: RetryPolicy, rule: RetryRule) -> RetryPolicy:
-    """``policy`` as a job's own rule changes it. A first delay above the cap raises it, if the rule has none."""
+    """Return ``policy`` with a job's own rule applied. A first delay above the cap raises the cap if the rule sets
+    none."""
     first_delay_ms = policy.first_delay_ms if rule.first_delay_ms is None else rule.first_delay_ms
     return RetryPolicy(
         first_delay_ms=first_delay_ms,

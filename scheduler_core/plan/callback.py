@@ -1,4 +1,4 @@
-"""Completion by callback: a run that its runner has taken, until the runner says how it ended."""
+"""Completion by callback: the deadlines of a run that its runner has accepted and not completed yet."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scheduler_core.model.run import Run, RunState
 
 
 def taken(job: Job, run: Run, *, now_ms: int) -> Run:
-    """``run`` as it waits for its completion, under the timeouts of the definition that it started with.
+    """Return ``run`` as taken: it waits for completion, with the timeouts of the definition that it started with.
 
-    It wakes its job when it has to be given up for lost.
+    Its job wakes up when the run counts as lost.
     """
     run = replace(
         run,
@@ -28,15 +28,15 @@ def taken(job: Job, run: Run, *, now_ms: int) -> Run:
 
 
 def with_heartbeat(run: Run, *, progress: float | None, note: str, now_ms: int) -> Run:
-    """``run`` after a sign of life."""
+    """Return ``run`` after a heartbeat."""
     run = replace(run, heartbeat_at_ms=now_ms, progress=run.progress if progress is None else progress, note=note)
     return replace(run, retry_at_ms=lost_at_ms(run)) if run.state is RunState.TAKEN else run
 
 
 def lost_at_ms(run: Run, downtimes: Sequence[Downtime] = ()) -> int:
-    """When a taken run is lost: too long after it was taken, or after the last sign of life.
+    """Return when a taken run counts as lost: its run timeout or its heartbeat timeout, whichever ends first.
 
-    No sign of life can arrive while no node and no API is there, so the wait for the next begins anew after a downtime.
+    No heartbeat can arrive while no node and no API is running, so the heartbeat timeout restarts after a downtime.
     """
     taken_at_ms = run.taken_at_ms or 0
     deadline = taken_at_ms + (run.run_timeout_ms or 0)

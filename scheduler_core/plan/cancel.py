@@ -1,4 +1,4 @@
-"""A client cancels a run that is not settled: open, waiting for a retry, or taken by its runner."""
+"""Cancels a run that is not settled: open, waiting for a retry, or taken by its runner."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ WHY_OPEN = "cancelled by a client while its request was open"
 def plan_cancel_run(
     snapshot: Snapshot, run_id: str, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
 ) -> Transition | None:
-    """End the run as cancelled; its entry in the pending list goes with it. None: it is not open here.
+    """End the run as cancelled and remove its pending entry. None: the run is not open in this job.
 
-    If a node holds the run, its lease is revoked in the same step: whatever the request comes to is refused, and the
-    job goes on without waiting for it. The request that may have been sent is recorded as a lost attempt.
+    If a node holds the run, the same step revokes its lease: the result of the request is refused, and the job does not
+    wait for it. The request, which may have been sent, is recorded as a lost attempt.
     """
     found = find_run(snapshot, run_id, downtimes, store_id)
     if found is None:

@@ -14,18 +14,18 @@ from scheduler_core.plan.misses import make_miss, miss_through
 from scheduler_core.triggers.trigger import Trigger
 
 REPLAY_LIMIT = 10
-"""How many ranges of one job may wait to be run again, and as many to be caught up."""
+"""The maximum number of waiting backfills of a job, and of waiting recoveries."""
 
 
 class CatchUp(msgspec.Struct, frozen=True):
-    """What becomes of the fire times up to the end of the latest downtime among them."""
+    """The decision about the fire times up to the end of the latest downtime among them."""
 
     state: JobState
-    """With the fire times that get a run each as a replay."""
+    """The state, with a replay of the fire times that get a run."""
     records: tuple[Miss, ...]
-    """Those that do not."""
+    """Misses of the other fire times."""
     rest_ms: int | None
-    """The first fire time after all of these; None: there is none up to now, and the position is past them."""
+    """The first fire time after the last downtime; None: none up to now, and the position is past them."""
 
 
 def catch_up(
@@ -38,12 +38,12 @@ def catch_up(
     reason: MissReason,
     now_ms: int,
 ) -> CatchUp | None:
-    """Look for downtimes among the fire times from ``due_ms`` to ``latest_ms``, both of which are fire times.
+    """Catch up the fire times from ``due_ms`` to ``latest_ms`` (both fire times) that fell into downtimes.
 
-    None: none of them fell into one. Otherwise all from the first to the last that did are caught up, of which the
-    latest ``catch_up_limit`` and none older than ``catch_up_window_ms`` are run, and no more than ``max_runs`` leaves;
-    the others are expired. Those before the first are misses for ``reason``. Costs an evaluation of the trigger for
-    each run at most, once after a downtime.
+    None: no fire time fell into a downtime. Otherwise the range from the first to the last such fire time is caught up.
+    The latest ``catch_up_limit`` of them get a run, none older than ``catch_up_window_ms``, and no more than
+    ``max_runs`` allows; the others are misses (``expired``). Fire times before the range are misses for ``reason``.
+    Costs at most one evaluation of the trigger per run, once after a downtime.
     """
     trigger = trigger_of(job)
     bounds = _within(trigger, due_ms, latest_ms, downtimes)
@@ -79,7 +79,7 @@ def catch_up(
 
 
 def _add(job: Job, state: JobState, replay: Replay, *, now_ms: int) -> tuple[JobState, tuple[Miss, ...]]:
-    """``state`` with one more range to catch up. Where too many wait already, the oldest expires."""
+    """Return ``state`` with one more range to catch up. If too many wait already, the oldest one expires."""
     replays = state.replays
     expired: tuple[Miss, ...] = ()
     waiting = [one for one in replays if one.reason is Reason.RECOVERY]
@@ -92,7 +92,7 @@ def _add(job: Job, state: JobState, replay: Replay, *, now_ms: int) -> tuple[Job
 
 
 def _within(trigger: Trigger, due_ms: int, latest_ms: int, downtimes: Sequence[Downtime]) -> tuple[int, int] | None:
-    """The first and the last fire time in [due, latest] that fell into a downtime."""
+    """Return the first and the last fire time in [due, latest] that fell into a downtime."""
     first_ms: int | None = None
     last_ms = due_ms
     for downtime in downtimes:

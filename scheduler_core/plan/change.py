@@ -1,7 +1,7 @@
-"""A client changes a job: upsert, delete, pause, resume.
+"""Changes of a job by clients: upsert, delete, pause, resume.
 
-Each function takes the job as it is stored and returns the step to take, or None when there is nothing to do. When a
-node holds the job's lease, the run in flight is written into the state first (``in_flight``).
+Each function takes the stored job and returns the step to take, or None if nothing changes. If a node holds the job's
+lease, the run in flight is written into the state first (``in_flight``).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def plan_upsert(
     """Store ``new`` under its id. None: the same definition is stored already.
 
     The first fire time lies after ``now_ms``. An upsert never fires, and an unchanged trigger keeps its position. A
-    change that leaves nothing to come (``max_runs`` is reached) ends the job. ``children``: runs of an earlier job
-    under this id, which allowed overlap, are still open.
+    change that leaves no fire time (``max_runs`` is reached) ends the job. ``children``: child runs of an earlier job
+    under this id are still open.
     """
     old, state = snapshot.job, snapshot.state
     if old is None or state is None:
@@ -61,7 +61,7 @@ def plan_upsert(
         state = replace(state, quarantine=None)
         records = (*records, *misses)
     if state.held_back is not None:
-        # The new definition may name another target: it is tried at once.
+        # The new definition may have another target, so the next try is at once.
         state = replace(state, held_back=replace(state.held_back, until_ms=now_ms, placed=False))
     awaits_children = old.policies.overlap is Overlap.ALLOW and new.policies.overlap is not Overlap.ALLOW
     state = replace(state, keep=new.policies.keep, awaits_children=awaits_children or state.awaits_children)
@@ -71,10 +71,10 @@ def plan_upsert(
 
 
 def plan_delete(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str) -> Transition | None:
-    """Remove the job. None: there is none.
+    """Remove the job. None: no such job.
 
-    While a request of it may be open, or its runner has taken a run, a tombstone with that run stays, until the run is
-    settled, completed, or its node dead. What waits to be run is recorded as cancelled.
+    While a request of the job may be open, or its runner has taken a run, a tombstone with that run stays until the run
+    is settled or completed, or its node is dead. Pending entries are recorded as cancelled.
     """
     job, state = snapshot.job, snapshot.state
     if job is None or state is None:
@@ -91,7 +91,7 @@ def plan_delete(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime
 
 
 def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str) -> Transition | None:
-    """Hold the trigger. None: it is held already. Raises nothing; the caller has checked that the job exists."""
+    """Pause the trigger. None: it is paused already."""
     job, state = snapshot.job, snapshot.state
     if job is None or state is None or state.paused_at_ms is not None:
         return None
@@ -105,15 +105,16 @@ def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime]
 
 
 def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
-    """Let the trigger go on, and revive a quarantined job. None: there is nothing to resume.
+    """Resume the trigger, also of a quarantined job. None: nothing to resume.
 
-    The fire times that were held are one miss; nothing is caught up. A job whose trigger ran out meanwhile goes.
+    The fire times that passed meanwhile are one miss; nothing is caught up. A job whose trigger is exhausted by now is
+    removed.
     """
     job, state = snapshot.job, snapshot.state
     if job is None or state is None or (state.paused_at_ms is None and state.quarantine is None):
         return None
-    # A run that was claimed while the trigger was held was asked for by someone or waited for its retry: neither
-    # downtimes nor the store's id have a part in it.
+    # A run that was claimed while the trigger was blocked came from the pending list or a retry: it depends neither on
+    # downtimes nor on the store's id.
     state, records = write_in_flight(job, state, snapshot, (), "")
     reason = MissReason.PAUSED if state.paused_at_ms is not None else MissReason.QUARANTINED
     state, misses = pass_over(job, state, reason, now_ms=now_ms)
@@ -122,7 +123,7 @@ def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
 
 
 def plan_nothing(snapshot: Snapshot, *, downtimes: Sequence[Downtime], store_id: str) -> Transition:
-    """The step that changes nothing about an existing job, for a caller that has something to store with it."""
+    """Return a step that does not change an existing job, for a caller that stores something else with it."""
     job, state = snapshot.job, snapshot.state
     if job is None or state is None:
         raise ValueError("the caller has checked that the job exists")
@@ -138,9 +139,9 @@ def plan_cancel_unit(
     downtimes: Sequence[Downtime],
     store_id: str,
 ) -> Transition | None:
-    """A job that allows overlap was changed, paused or deleted: this run of it is not tried again. None: it is over.
+    """Stop retrying a child run after its job was changed, paused or deleted. None: the run is over.
 
-    One that was asked for goes on after a change; ``deleted``: nothing does.
+    An on-demand run continues after a change; with ``deleted``, no run does.
     """
     job, state = snapshot.job, snapshot.state
     if job is None or state is None:
@@ -157,9 +158,9 @@ def plan_cancel_unit(
 
 
 def plan_outdated(work: Work, *, now_ms: int) -> Transition:
-    """The step of an overlapping run that is due for an attempt after its job was changed or deleted: it is not sent.
+    """Return the step that cancels a child run which is due after its job was changed or deleted.
 
-    Whoever changed the job cancels such runs; this is for those that it did not reach.
+    The change itself cancels such runs; this covers those that it did not reach.
     """
     state, ended = end_run(
         work.job, work.state, work.run, RunState.CANCELLED, now_ms=now_ms, message="its job was changed or deleted"
@@ -168,7 +169,7 @@ def plan_outdated(work: Work, *, now_ms: int) -> Transition:
 
 
 def cancel_entries(job: Job, entries: Sequence[Pending], *, now_ms: int, why: str) -> tuple[Run, ...]:
-    """The records of runs that were asked for and will not come. One that failed for good is recorded already."""
+    """Return the records of cancelled pending entries. An entry that is set aside has its record already."""
     cancelled: list[Run] = []
     for entry in entries:
         if entry.failed is not None:
@@ -181,7 +182,7 @@ def cancel_entries(job: Job, entries: Sequence[Pending], *, now_ms: int, why: st
 
 
 def _create(new: Job, state: JobState | None, *, now_ms: int, children: bool) -> Transition:
-    """A new job. Where a tombstone stands, its run stays open in the new state until it is settled."""
+    """Create a job. The run of a tombstone stays open in the new state until it is settled."""
     left = state.open if state is not None and state.deleted else None
     fresh = JobState(
         next_fire_ms=trigger_of(new).next_after(now_ms),
@@ -193,7 +194,7 @@ def _create(new: Job, state: JobState | None, *, now_ms: int, children: bool) ->
 
 
 def _recount(new: Job, state: JobState, *, now_ms: int) -> JobState:
-    """The position under ``max_runs``, which may be another than before, or after the position was lost."""
+    """Return ``state`` with its position recomputed for ``max_runs``, or because the position was lost."""
     if new.policies.max_runs is not None and state.fired >= new.policies.max_runs:
         return replace(state, next_fire_ms=None)
     if state.next_fire_ms is None:
@@ -202,7 +203,7 @@ def _recount(new: Job, state: JobState, *, now_ms: int) -> JobState:
 
 
 def _end_of(job: Job, now_ms: int) -> int | None:
-    """The last fire time after ``now_ms`` of a trigger that is bound to end, so that a paused job wakes up there."""
+    """Return the last fire time after ``now_ms`` of a trigger with an end, so that a paused job wakes up then."""
     ends_at_ms = job.policies.ends_at_ms
     if isinstance(job.trigger, IntervalSpec) and job.trigger.end_ms is not None:
         ends_at_ms = job.trigger.end_ms if ends_at_ms is None else min(ends_at_ms, job.trigger.end_ms)
@@ -210,7 +211,7 @@ def _end_of(job: Job, now_ms: int) -> int | None:
 
 
 def _drop_replays(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:
-    """Fire times that were to be run again or belatedly, under a trigger that is no more."""
+    """Remove the replays of a trigger that was replaced, and record their end."""
     records: list[Record] = []
     for replay in state.replays:
         if replay.reason is Reason.RECOVERY:

@@ -1,7 +1,7 @@
-"""A job was claimed: which run starts, and which fire times became none?
+"""Decides what a claimed job does: which run starts, and which fire times are misses.
 
-Everything is decided as of the run's *first* claim, from facts that the store keeps until the run is settled. A node
-that takes the job over from a dead one therefore decides the same, and delivers the same run under the same id.
+All decisions refer to the run's *first* claim and use facts that the store keeps until the run is settled. A node that
+takes the job over from a dead one therefore decides the same, and delivers the same run under the same id.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Work(msgspec.Struct, frozen=True):
     job: Job
     run: Run
     state: JobState
-    """The job's state as it will be when the run is settled, but for what the run itself comes to."""
+    """The job's state after the run, apart from the result of the run itself."""
     records: tuple[Record, ...] = ()
-    """Misses found at the claim; recorded with the settle."""
+    """Misses found at the claim, recorded with the settle."""
 
 
 def plan_claim(
@@ -63,8 +63,8 @@ def plan_claim(
 ) -> Work | Transition:
     """Decide what a claimed job does: a run to deliver, or a transition when there is none.
 
-    ``downtimes`` are the times without a living node, oldest first. ``now_ms`` is the time of this claim, when runs
-    that are over end; which run starts does not depend on it.
+    ``downtimes``: periods without a living node, oldest first. ``now_ms``: the time of this claim, used as the end of
+    runs that end now; the choice of the run does not depend on it.
     """
     claimed_at_ms = lease.first_claimed_at_ms
     now_ms = claimed_at_ms if now_ms is None else max(now_ms, claimed_at_ms)
@@ -77,21 +77,21 @@ def plan_claim(
         run = with_lost_attempts(state.open, lease)
         decided = _take_over(job, state, run, lease, downtimes, now_ms=now_ms)
     else:
-        # A later downtime began with the death of the node that had claimed the run. It is no reason to decide
-        # otherwise: the run may have been delivered already.
+        # A later downtime began with the death of the node that claimed the run. It must not change the decision: the
+        # run may have been delivered already.
         known = [downtime for downtime in downtimes if lease.knew(downtime)]
         decided = _decide(job, state, lease, downtimes=known, store_id=store_id, held_back=held_back)
         if lease.lost and isinstance(decided, Work):
             decided = replace(decided, run=with_lost_attempts(decided.run, lease))
-    # A definition that was changed since has killed nobody yet.
+    # A definition that was changed since the claim has not crashed a node yet.
     if isinstance(decided, Work) and lease.alone >= QUARANTINE_AFTER_ALONE and job.updated_at_ms <= claimed_at_ms:
         return _quarantine(decided, lease, now_ms=now_ms)
     return decided
 
 
 def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = False, now_ms: int = 0) -> Transition:
-    """Set a job aside whose stored documents cannot be read. One run of a job that allows overlap (``child``) is lost
-    instead: set aside, it would keep its place for ever."""
+    """Quarantine a job whose stored documents cannot be read. A child run (``child``) becomes lost instead: in
+    quarantine it would count against ``max_concurrent`` for ever."""
     if not child:
         return Transition(replace(state or JobState(), quarantine=reason))
     if state is None or state.open is None:
@@ -101,9 +101,9 @@ def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = 
 
 
 def is_spawned(work: Work) -> bool:
-    """Whether the run becomes a unit of its own: its job allows overlap, and it is no such unit already.
+    """Whether the run becomes a child run: its job has ``overlap: allow``, and the run is not a child run already.
 
-    Continuations stay with the job, whose pending list they come from and go back to.
+    Continuations stay with the job, because they come from its pending list and return there.
     """
     allows = work.job.policies.overlap is Overlap.ALLOW
     return allows and not work.state.child and work.run.reason is not Reason.CONTINUATION
@@ -182,8 +182,8 @@ def _decide(
 
 
 def _gives_way(waiting: Run, job: Job, latest_ms: int, downtimes: Sequence[Downtime]) -> bool:
-    """Whether the run that waits is superseded by a fire time that has come: not while the runner is busy with it,
-    unless no node was alive at that fire time and the job wants a run for it."""
+    """Whether the waiting run is superseded by a due fire time. It is not while the runner is busy with it, unless no
+    node was alive at that fire time and the job has a recovery policy."""
     if waiting.state is RunState.TAKEN:
         return False
     if not waiting.conflict:
@@ -200,7 +200,7 @@ def _lost(
     *,
     now_ms: int,
 ) -> Transition:
-    """The runner took the run and never said how it ended; unless it could not, because no node was there to hear."""
+    """End a taken run as lost, or wait longer if a downtime prevented the runner's callbacks."""
     lost_at = lost_at_ms(run, downtimes)
     if lost_at > now_ms:
         return Transition(replace(state, open=replace(run, retry_at_ms=lost_at)), records)
@@ -216,13 +216,13 @@ def _lost(
 def _take_over(
     job: Job, state: JobState, run: Run, lease: Lease, downtimes: Sequence[Downtime], *, now_ms: int
 ) -> Work | Transition:
-    """The node that worked this run is gone, and the job was changed while it did, or the runner has called back."""
+    """Continue a run whose node is gone and whose job was changed, or whose runner called back, in the meantime."""
     others = replace(state, open=None)
     if run.completed is None and not run.detached:
         if state.paused_at_ms is not None and run.on_demand and run.reason is not Reason.MANUAL:
             return Transition(requeue(others, run, now_ms, conflict=run.conflict))
         return Work(job, replace(run, in_flight=False), others)
-    # Nobody knows when its request was sent: not before the run was claimed.
+    # The time of the request is unknown, but not before the claim.
     run = replace(run, started_at_ms=run.started_at_ms or lease.first_claimed_at_ms)
     final, why = run.completed or RunState.LOST, ""
     if run.completed is None:
@@ -261,7 +261,7 @@ def _start_on_demand(
     trigger: Trigger,
     store_id: str,
 ) -> Work | Transition:
-    """No fire time is due: the entry that is, or else a fire time that is run again, or else nothing."""
+    """Start the due pending entry, or else the next replay, or else nothing. No fire time is due."""
     if entry is not None:
         return _start_entry(job, state, entry, records)
     replay = next_replay(state)
@@ -304,8 +304,8 @@ def _start_entry(job: Job, state: JobState, entry: Pending, records: tuple[Recor
 def plan_claim_tombstone(
     state: JobState, lease: Lease, *, now_ms: int, downtimes: Sequence[Downtime] = ()
 ) -> Transition:
-    """A deleted job whose last run was in flight on a node that died, or was never completed by its runner: record
-    that, and let the tombstone go."""
+    """Record the last run of a deleted job as lost and remove the tombstone. Its node died, or its runner never
+    completed it."""
     run = state.open
     if run is None:
         return Transition(None, remove=True)

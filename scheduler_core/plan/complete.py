@@ -1,4 +1,4 @@
-"""A runner says by callback how a run ended, or that it is still at it."""
+"""Callbacks of runners: completion of a run, and heartbeats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scheduler_core.plan.settle import DROPPED
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A run that is not settled, and its job's state without it."""
+    """An unsettled run, and its job's state without it."""
 
     run: Run
     state: JobState
@@ -39,12 +39,12 @@ def plan_complete(
     downtimes: Sequence[Downtime],
     store_id: str,
 ) -> Transition | RunState | None:
-    """End a run as its runner says, from the start of its first attempt on. None: it is not open here.
+    """End a run as its runner reports it. Possible from the start of its first attempt on. None: not open in this job.
 
-    While a request of it is open, what was said is kept and decides when that request has ended, whatever its answer;
-    saying it again changes nothing: then how the run will end is returned. ``continuation`` is the value of
-    ``continue``. After a delete the result is recorded and starts nothing. Raises InvalidInput for a continuation that
-    cannot be taken up.
+    While a request of the run is open, the reported state is stored and applied when that request ends, whatever its
+    answer. A repeated report changes nothing and returns the state in which the run will end. ``continuation`` is the
+    value of ``continue``. After a delete the result is recorded and starts nothing. Raises InvalidInput for a
+    continuation that cannot be accepted.
     """
     found = find_run(snapshot, run_id, downtimes, store_id)
     if found is None:
@@ -91,7 +91,7 @@ def end_found(
             job, state, run, final, now_ms=now_ms, downtimes=downtimes, message=message, trigger_blocked=trigger_blocked
         )
         return transition_to(after, (*found.records, *records))
-    # It waited for its retry among the entries, and another run is open: that one accounts for what passes.
+    # It waited for its retry in the pending list, and another run is open: that one accounts for passed fire times.
     after, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     after = replace(after, open=state.open)
     misses: tuple[Record, ...] = ()
@@ -110,9 +110,9 @@ def plan_heartbeat(
     downtimes: Sequence[Downtime],
     store_id: str,
 ) -> tuple[Transition, int | None] | None:
-    """Keep a run alive; with the step, when it is lost without a further sign of life (None: not by that).
+    """Record a heartbeat. Returns the step, and when the run is lost without a further heartbeat (None: no such limit).
 
-    None: the run is not open here.
+    None: the run is not open in this job.
     """
     found = find_run(snapshot, run_id, downtimes, store_id)
     if found is None:
@@ -128,7 +128,7 @@ def plan_heartbeat(
 
 
 def find_run(snapshot: Snapshot, run_id: str, downtimes: Sequence[Downtime], store_id: str) -> Found | None:
-    """The run if it is not settled: open, waiting for a retry, or taken."""
+    """Return the run if it is not settled: open, waiting for a retry, or taken."""
     state = snapshot.state
     records: tuple[Record, ...] = ()
     if state is None:
@@ -147,7 +147,7 @@ def find_run(snapshot: Snapshot, run_id: str, downtimes: Sequence[Downtime], sto
 def _entries(
     job: Job | None, state: JobState, run: Run, continuation: bytes | None, *, now_ms: int
 ) -> tuple[tuple[Pending, ...], str]:
-    """What the runner asks for besides, and why it is dropped if it is."""
+    """Return the continuations that the runner requests, and why they are dropped if they are."""
     if continuation is None:
         return (), ""
     if job is None or state.deleted or run.list_replaced:

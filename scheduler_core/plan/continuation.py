@@ -1,9 +1,9 @@
-"""What a runner's answer asks for: further runs of the same job.
+"""Reads continuations from a runner's answer: requests for further runs of the same job.
 
-The body of a 2xx answer may be a JSON object with the member ``continue``: one object, or an array of them, each with
-an optional ``payload`` (absent: the job's own) and either ``after_seconds`` or ``not_before``. A body that is no JSON
-object, or has no such member, asks for nothing. A body that contains the name ``"continue"`` and cannot be read, and a
-request that cannot be understood, fail the run: a continuation is never lost silently.
+The body of a 2xx answer may be a JSON object with the member ``continue``: one object, or an array of objects, each
+with an optional ``payload`` (absent: the job's payload) and either ``after_seconds`` or ``not_before``. A body that is
+no JSON object, or has no such member, requests nothing. A body that contains the name ``"continue"`` and cannot be
+decoded, and an invalid request, fail the run: a continuation is never lost silently.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from scheduler_core.model.job import Pending
 from scheduler_core.model.run import Reason, Run, derived_run_id
 
 SOONEST_MS = 1_000
-"""How long after the answer a continuation starts at the earliest: a runner that always continues is no busy loop."""
+"""The minimum delay of a continuation after the answer, so that a runner that always continues is no busy loop."""
 LATEST_MS = 366 * 86_400_000
-"""How far ahead a continuation may lie."""
+"""The maximum delay of a continuation."""
 MOST_AT_ONCE = 20
 PAYLOAD_BYTES = 65_536
 """The largest payload of a continuation. It is kept in the job's state, which is written with every run."""
 PENDING_LIMIT = 100
-"""How many runs may wait for one job."""
+"""The maximum length of a job's pending list."""
 PENDING_BYTES = 4 << 20
-"""How much payload they may have together."""
+"""The maximum total payload of a pending list."""
 
 
 class BadContinuation(Exception):
-    """What a runner asked for cannot be understood or kept; the text says why."""
+    """A runner's continuation is invalid or cannot be stored. The text gives the reason."""
 
 
 class _Continuation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,20 +48,20 @@ class _Answer(msgspec.Struct, frozen=True):
 
 _NAME = "continue"
 _KEY = re.compile(b'"' + b"".join(rb"(?:%c|\\u00%x)" % (ord(one), ord(one)) for one in _NAME) + b'"', re.IGNORECASE)
-"""The member's name as JSON may spell it in UTF-8: each letter as itself or escaped. (Case is ignored for the digits of
-an escape; a name in other letters than these is found as well and then does no harm.)"""
+"""The member's name as JSON can write it in UTF-8: each letter plain or escaped. (Case is ignored because of the hex
+digits of an escape. A name in upper case matches too, which does no harm.)"""
 _WIDE_KEYS = tuple(f'"{_NAME}"'.encode(encoding).rstrip(b"\0") for encoding in ("utf-16-le", "utf-32-le"))
-"""The name in UTF-16 and UTF-32. Without the last zeros, this is found in either order of bytes."""
+"""The name in UTF-16 and UTF-32. Without the trailing zeros it matches in both byte orders."""
 
 _answer_decoder = msgspec.json.Decoder(_Answer)
 _continuations_decoder = msgspec.json.Decoder(list[_Continuation] | _Continuation | None)
 
 
 def continuations_in(body: bytes, run: Run, *, now_ms: int) -> tuple[Pending, ...]:
-    """The entries that the answer ``body`` to ``run`` asks for.
+    """Return the pending entries that the answer ``body`` to ``run`` requests.
 
-    Raises BadContinuation, also for a body that contains the name ``"continue"`` and is not JSON in UTF-8: nobody can
-    say whether it asks for something. A byte order mark before the JSON is skipped.
+    Raises BadContinuation, also for a body that contains the name ``"continue"`` and is not JSON in UTF-8, because it
+    may request something. A byte order mark before the JSON is skipped.
     """
     names = len(_KEY.findall(body))
     if not names:
@@ -78,7 +78,7 @@ def continuations_in(body: bytes, run: Run, *, now_ms: int) -> tuple[Pending, ..
 
 
 def _continue_value(text: bytes) -> bytes:
-    """The value of ``continue``; empty if ``text`` is an object without it, or another JSON value."""
+    """Return the value of ``continue``; empty if ``text`` is an object without it, or another JSON value."""
     try:
         return bytes(_answer_decoder.decode(text).value)
     except msgspec.ValidationError:
@@ -87,8 +87,8 @@ def _continue_value(text: bytes) -> bytes:
 
 
 def _single_continue_value(text: bytes) -> bytes:
-    """The same for a text in which the name occurs several times. Raises ValueError if the object has it twice: only
-    one of the two would be taken up."""
+    """Return the value if the name occurs several times in ``text``. Raises ValueError if the object has it twice,
+    because one of the two would be lost."""
     value = _continue_value(text)
 
     def members(pairs: list[tuple[str, Any]]) -> int:
@@ -101,7 +101,7 @@ def _single_continue_value(text: bytes) -> bytes:
 
 
 def read_continuations(value: bytes, run: Run, *, now_ms: int) -> tuple[Pending, ...]:
-    """The entries that the JSON text ``value``, the value of ``continue``, asks for. Raises BadContinuation."""
+    """Return the entries that the JSON text ``value`` (the value of ``continue``) requests. Raises BadContinuation."""
     try:
         found = _continuations_decoder.decode(value)
         value.decode("utf-8")

@@ -1,4 +1,4 @@
-"""Attempts whose end nobody recorded, because their node died or stopped, or Redis forgot it."""
+"""Adds attempts without a recorded end: their node died or stopped, or a failover of Redis lost the settlement."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LOST_WHY = {
 
 
 def with_lost_attempts(run: Run, lease: Lease) -> Run:
-    """``run`` with the attempts of earlier claims of this lease whose end nobody recorded.
+    """Return ``run`` with the attempts of earlier claims of this lease that have no recorded end.
 
-    Each of their requests may have been sent, so each has a number of its own. What ``run`` has already is not added
+    Each of these requests may have been sent, so each gets a number. Attempts that ``run`` has already are not added
     again: fences only grow.
     """
     last = run.attempts[-1].fence if run.attempts else 0
@@ -30,7 +30,7 @@ def with_lost_attempts(run: Run, lease: Lease) -> Run:
         return run
     number, attempts = run.attempt, run.attempts
     if len(lost) == len(lease.lost):
-        number += lease.lost_count - len(lost)  # those that the lease only counts
+        number += lease.lost_count - len(lost)  # attempts that the lease counts but no longer lists
     for claim in lost:
         number += 1
         lost_attempt = Attempt(number, claim.fence, claim.at_ms, 0.0, OutcomeKind.LOST, message=LOST_WHY[claim.cause])

@@ -20,26 +20,26 @@ from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import make_miss
 
 FULL_WAIT_MS = 250
-"""How long a run that was asked for waits when as many of its job run as may."""
+"""How long an on-demand run waits when its job has reached ``max_concurrent``."""
 
 
 def plan_spawn(work: Work) -> Transition:
-    """The step that makes a run of a job with ``overlap: allow`` a unit of its own, and moves its job on at once.
+    """Return the step that makes a run a child run, and advances its job at once.
 
-    Fire times that are run again or belatedly go one at a time.
+    Replays run one at a time.
     """
     spawn = Spawn(work.run, work.job.policies.max_concurrent, replay=is_replay(work.run))
     return replace(transition_to(work.state, work.records), spawn=spawn)
 
 
 def plan_full(work: Work, before: JobState, *, now_ms: int) -> Transition:
-    """The step of a job that allows overlap when as many of its runs are open as may: the fire time is missed."""
+    """Return the step of a job that has reached ``max_concurrent``: the fire time is a miss, an on-demand run waits."""
     if work.run.on_demand:
         waiting = requeue(work.state, work.run, now_ms + FULL_WAIT_MS, conflict=False)
         return Transition(waiting, work.records)
     trigger, state = trigger_of(work.job), work.state
     missed = make_miss(trigger, work.run.fire_time_ms, work.run.fire_time_ms, MissReason.OVERLAP, now_ms=now_ms)
     if state.fired != before.fired:
-        # It was counted as a run, and may have been the last.
+        # It was counted as a run, possibly as the last one.
         state = replace(state, fired=state.fired - 1, next_fire_ms=trigger.next_after(work.run.fire_time_ms))
     return transition_to(state, (*work.records, missed))
