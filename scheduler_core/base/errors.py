@@ -86,25 +86,25 @@ class KeyReused(CronpostError):
 
 
 class RunNotFound(CronpostError):
-    """No run is known under this id, or none of which this can be asked."""
+    """No run has this id, or none for which this operation is possible."""
 
     code = "run_not_found"
 
 
 class RunLost(CronpostError):
-    """The run is over without its runner: it was given up as lost before the runner said how it ended."""
+    """The run ended as lost before its runner completed it."""
 
     code = "run_lost"
 
 
 class RunCancelled(CronpostError):
-    """The run is over without its runner: it was cancelled before the runner said how it ended."""
+    """The run was cancelled before its runner completed it."""
 
     code = "run_cancelled"
 
 
 class AlreadySettled(CronpostError):
-    """The run has ended otherwise, so that it cannot be cancelled."""
+    """The run has ended in another state, so it cannot be cancelled."""
 
     code = "already_settled"
 
@@ -113,7 +113,7 @@ class AlreadySettled(CronpostError):
 
 
 class TokenRefused(CronpostError):
-    """The token that came with a callback is not the one of its run."""
+    """The token of a callback does not belong to its run."""
 
     code = "token_refused"
 
@@ -147,13 +147,13 @@ class DuplicateName(CronpostError):
 
 
 class WrongStatus(CronpostError):
-    """The schedule cannot do this in the status that it has."""
+    """The schedule's status does not allow this operation."""
 
     code = "wrong_status"
 
 
 class TaskNotFound(CronpostError):
-    """No one-off task has this id, or none any longer."""
+    """No one-off task has this id (any more)."""
 
     code = "task_not_found"
 
@@ -162,7 +162,7 @@ class TaskNotFound(CronpostError):
 
 
 class TaskNotStale(CronpostError):
-    """The one-off task is not stale, so that there is nothing to revive."""
+    """The one-off task is not stale, so it cannot be revived."""
 
     code = "task_not_stale"
 
@@ -171,16 +171,16 @@ class TaskNotStale(CronpostError):
 
 
 class StoreError(CronpostError):
-    """Redis did not do what it was asked to."""
+    """Redis did not execute a command."""
 
     code = "store_error"
 
 
 class StoreUnavailable(StoreError):
-    """A passing fault: trying again later can help.
+    """A temporary fault: a later retry can succeed.
 
-    ``effect_unknown``: the command was sent and no answer came, so it may have been carried out; else it was not.
-    ``unreachable``: Redis could not be reached at all, so nothing was sent.
+    ``effect_unknown``: the command was sent without an answer, so it may have been executed; otherwise it was not.
+    ``unreachable``: no connection to Redis, so nothing was sent.
     """
 
     code = "store_unavailable"
@@ -192,9 +192,9 @@ class StoreUnavailable(StoreError):
 
 
 class OutcomeUnknown(StoreUnavailable):
-    """A change was sent to Redis and not answered: it may have been stored.
+    """A change was sent to Redis without an answer: it may be stored.
 
-    It is not carried out any more after ``retry_after_ms`` from now: by then it is stored, or it never will be.
+    ``retry_after_ms`` from now it is either stored or never will be.
     """
 
     code = "outcome_unknown"
@@ -205,13 +205,13 @@ class OutcomeUnknown(StoreUnavailable):
 
 
 class StoreRefused(StoreError):
-    """A lasting fault: a person has to change something."""
+    """A permanent fault: an operator has to change something."""
 
     code = "store_refused"
 
 
 class EmbeddedRedisError(CronpostError):
-    """The embedded redis-server cannot be started; the message says what to do."""
+    """The embedded redis-server cannot start; the message says what to do."""
 
     code = "embedded_redis"
 
@@ -223,6 +223,6 @@ class DataDirectoryInUse(EmbeddedRedisError):
 
 
 class CorruptDocument(CronpostError):
-    """A stored document cannot be read; the job it belongs to is set aside, the others run on."""
+    """A stored document cannot be read. Its job is quarantined; other jobs are not affected."""
 
     code = "corrupt_document"

@@ -1,4 +1,4 @@
-"""What a node and an API process count. No metric is labelled by job: a million jobs are not a million series."""
+"""The metrics of a process. No metric has a label per job, so a million jobs do not make a million series."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from scheduler_core.base.events import dropped_lines
 from scheduler_core.base.fast_metrics import FastCounter, FastHistogram
 
-# The instant at which counting began, as a gauge beside each counter: series that nothing asks for.
+# Without the extra gauge per counter with its creation time, which nothing uses.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -41,17 +41,17 @@ class Metrics:
         )
         self.runs = FastCounter("cronpost_runs", "Runs settled, by final state and reason.", ["state", "reason"], r)
         self.misses = Counter(
-            "cronpost_miss_ranges_total", "Recorded ranges of fire times that became no run.", ["reason"], registry=r
+            "cronpost_miss_ranges_total", "Recorded ranges of missed fire times.", ["reason"], registry=r
         )
-        self.retries = Counter("cronpost_retries_total", "Attempts that are tried again.", registry=r)
-        self.reaped = Counter("cronpost_runs_reaped_total", "Runs taken back from dead nodes.", registry=r)
+        self.retries = Counter("cronpost_retries_total", "Attempts that are followed by a retry.", registry=r)
+        self.reaped = Counter("cronpost_runs_reaped_total", "Runs reclaimed from dead nodes.", registry=r)
         self.refused = Counter(
             "cronpost_settles_refused_total", "Late results refused because the run had a newer owner.", registry=r
         )
         self.trimmed = Counter(
             "cronpost_runs_trimmed_total", "Records of settled runs that were trimmed over all jobs.", registry=r
         )
-        self.quarantined = Counter("cronpost_jobs_quarantined_total", "Jobs set aside.", registry=r)
+        self.quarantined = Counter("cronpost_jobs_quarantined_total", "Jobs that were quarantined.", registry=r)
         self.store_faults = Counter(
             "cronpost_store_faults_total", "Commands that Redis did not carry out.", ["fault"], registry=r
         )
@@ -60,38 +60,42 @@ class Metrics:
         )
         self.in_flight = Gauge("cronpost_in_flight", "Attempts open now.", registry=r)
         self.held_back = Counter(
-            "cronpost_held_back_total", "Runs that were due, put back for their target.", ["reason"], registry=r
+            "cronpost_held_back_total", "Due runs held back because of their target.", ["reason"], registry=r
         )
-        self.breakers_open = Gauge("cronpost_breakers_open", "Targets that do not answer this node.", registry=r)
+        self.breakers_open = Gauge(
+            "cronpost_breakers_open", "Targets whose circuit breaker is open on this node.", registry=r
+        )
         self.breaker_state = Gauge(
             "cronpost_breaker_state",
-            "1: open, 0.5: probing. Closed ones are not listed; of the others, 100 at most.",
+            "1: open, 0.5: probing. Closed breakers are not listed; of the others at most 100.",
             ["target"],
             registry=r,
         )
-        self.unsettled = Gauge("cronpost_unsettled", "Attempts ended whose result Redis has not taken yet.", registry=r)
+        self.unsettled = Gauge(
+            "cronpost_unsettled", "Ended attempts whose result is not stored in Redis yet.", registry=r
+        )
         self.due = Gauge(
             "cronpost_due_jobs", "Jobs that are due and not claimed: the backlog of all nodes.", registry=r
         )
         self.jobs = Gauge("cronpost_jobs", "Jobs stored.", registry=r)
         self.claimed = Gauge("cronpost_claimed_jobs", "Jobs held by a node.", registry=r)
-        self.nodes = Gauge("cronpost_nodes", "Nodes that beat lately.", registry=r)
+        self.nodes = Gauge("cronpost_nodes", "Nodes with a recent heartbeat.", registry=r)
         self.suspects = Gauge(
             "cronpost_suspects",
-            "Runs that several nodes died with: tried in groups, or waiting for it.",
+            "Runs with which several nodes died: tried in groups, or waiting for their trial.",
             registry=r,
         )
         self.stored_runs = Gauge("cronpost_history_runs", "Settled runs whose records are stored.", registry=r)
         self.stored_bytes = Gauge(
-            "cronpost_history_bytes", "Bytes of these records, with what was sent and answered.", registry=r
+            "cronpost_history_bytes", "Bytes of these records, with stored requests and answers.", registry=r
         )
         self.clock_offset = Gauge(
             "cronpost_clock_offset_seconds", "How far this machine's wall clock is ahead of Redis's.", registry=r
         )
         self.clock_jump = Gauge(
-            "cronpost_clock_jump_seconds", "By how much Redis's clock was last set; negative: back.", registry=r
+            "cronpost_clock_jump_seconds", "Size of the last jump of Redis's clock; negative: back.", registry=r
         )
-        self.clock_jumps = Counter("cronpost_clock_jumps_total", "How often Redis's clock was set.", registry=r)
+        self.clock_jumps = Counter("cronpost_clock_jumps_total", "Jumps of Redis's clock.", registry=r)
         self.task_batches = Counter("cronpost_lane_batches_total", "Batches of one-off tasks taken.", registry=r)
         self.task_calls_in_flight = Gauge("cronpost_lane_in_flight", "Calls of one-off tasks open now.", registry=r)
         self.tasks_removed = Counter(
@@ -113,7 +117,7 @@ class Metrics:
 
 
 class _LogLines(Collector):
-    """The log lines of this process; they are counted where they are written."""
+    """Dropped log lines, which the log writer counts."""
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(

@@ -1,4 +1,4 @@
-"""What is kept of a request and its answer beside a run's record, and with which secrets taken out."""
+"""The detail of a run: request and answer of its last attempt, bounded and with secrets masked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scheduler_core.model.run import RunDetail
 __all__ = ["DETAIL_BYTES", "MASK", "detail_of"]
 
 DETAIL_BYTES = 10_240
-"""How much of each body is kept."""
+"""The maximum length of each stored body."""
 
 
 def detail_of(call: Call | None, outcome: Outcome) -> RunDetail:

@@ -1,4 +1,4 @@
-"""How a run ends, and what that leaves in its job's state. The one place that writes a settled run."""
+"""Ends a run, or returns it to the pending list. Only this module writes settled runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scheduler_core.model.run import Reason, Run, RunState
 def end_run(
     job: Job | None, state: JobState, run: Run, final: RunState, *, now_ms: int, message: str = ""
 ) -> tuple[JobState, Run]:
-    """``state`` without an open run, and ``run`` as it is recorded, ended as ``final`` at ``now_ms``.
+    """Return ``state`` without an open run, and the record of ``run`` with the state ``final`` at ``now_ms``.
 
-    The entry of a continuation that did not succeed is set aside: listed, revivable, no longer in the trigger's way. A
-    run of an earlier job under this id is recorded, but it is not what ``job`` last did.
+    A continuation that did not succeed leaves a pending entry that is set aside: it is listed, can be revived, and does
+    not block the trigger. A run of an earlier job under this id is recorded, but does not count for ``job``.
     """
     ended = replace(
         run,
@@ -63,7 +63,7 @@ def _how_it_failed(run: Run) -> str:
 
 
 def requeue(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:
-    """``state`` with a run that was asked for back in the pending list, where it waits for its next attempt."""
+    """Return ``state`` with an on-demand run back in the pending list, where it waits for its next attempt."""
     waiting = replace(
         run, state=RunState.RETRYING, retry_at_ms=retry_at_ms, conflict=conflict, in_flight=False, payload=None
     )

@@ -1,10 +1,10 @@
-"""The fire times of a job: its trigger's, within the bounds and with the shift that its policies ask for.
+"""The fire times of a job: those of its trigger, cut to the bounds and shifted by the jitter of its policies.
 
-The rule. A *nominal* time is one that the trigger yields. ``starts_at_ms`` and ``ends_at_ms`` bound the nominal times,
-both bounds included; each one left is then shifted by the job's offset, which lies in ``[0, jitter_ms)`` and never
-changes while ``jitter_ms`` stays the same. What comes out is the job's fire time, everywhere: in the due set, in runs
-and misses, in headers. So with jitter the first fire time may lie up to ``jitter_ms`` after ``starts_at_ms``, and the
-last one as much after ``ends_at_ms``; the shift changes neither how many there are nor how far apart they are.
+The rule: a *nominal* time is one that the trigger yields. ``starts_at_ms`` and ``ends_at_ms`` bound the nominal times,
+both bounds included. Each remaining time is shifted by the job's offset, which lies in ``[0, jitter_ms)`` and does not
+change while ``jitter_ms`` stays the same. The result is the job's fire time everywhere: in the due set, in runs and
+misses, in headers. With jitter the first fire time may lie up to ``jitter_ms`` after ``starts_at_ms``, and the last one
+as much after ``ends_at_ms``. The shift changes neither the number of fire times nor their distances.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BEFORE_ALL_MS = -(2**63)
 
 
 def trigger_of(job: Job) -> Trigger:
-    """The trigger of a job's fire times. A job with neither bounds nor jitter gets the shared one itself.
+    """Return the trigger of a job's fire times. A job without bounds and jitter gets the shared compiled trigger.
 
     Called at every claim and settle. Raises ``InvalidInput``, as ``compile_trigger`` does.
     """
@@ -40,7 +40,7 @@ def trigger_of(job: Job) -> Trigger:
 
 
 def same_fire_times(one: Job, other: Job) -> bool:
-    """Whether two definitions under one id have the same fire times: what an upsert must know to keep the position."""
+    """Whether two definitions under one id have the same fire times. An upsert keeps the position only then."""
     a, b = one.policies, other.policies
     return one.trigger == other.trigger and (
         a is b or (a.starts_at_ms, a.ends_at_ms, a.jitter_ms) == (b.starts_at_ms, b.ends_at_ms, b.jitter_ms)
@@ -48,7 +48,7 @@ def same_fire_times(one: Job, other: Job) -> bool:
 
 
 def jitter_offset_ms(job_id: str, jitter_ms: int) -> int:
-    """The offset in ``[0, jitter_ms)`` of this id: the same in every process, version and on every node.
+    """Return the offset in ``[0, jitter_ms)`` of this id: the same in every process, version and node.
 
     A hash spreads the ids evenly over the range. A wider range stretches all offsets alike, so ids keep their order.
     """
@@ -59,9 +59,9 @@ def jitter_offset_ms(job_id: str, jitter_ms: int) -> int:
 
 
 class BoundedTrigger:
-    """Those fire times of ``trigger`` that lie in [starts, ends], each shifted by ``offset_ms``.
+    """The fire times of ``trigger`` in [starts, ends], each shifted by ``offset_ms``.
 
-    Any of the three may be absent. Costs one question to the trigger per answer.
+    Each of the three is optional. Each answer costs one evaluation of the trigger.
     """
 
     __slots__ = ("_before_ms", "_end_ms", "_offset_ms", "_trigger")
@@ -76,12 +76,12 @@ class BoundedTrigger:
         self._end_ms = last if ends_at_ms is None else min(ends_at_ms, last)
 
     def next_after(self, after_ms: int) -> int | None:
-        """The first fire time later than ``after_ms``, or None when there is none up to the end."""
+        """Return the first fire time later than ``after_ms``, or None if there is none up to the end."""
         found = self._trigger.next_after(max(after_ms - self._offset_ms, self._before_ms))
         return None if found is None or found > self._end_ms else found + self._offset_ms
 
     def last_in(self, after_ms: int, until_ms: int) -> int | None:
-        """The latest fire time with ``after_ms < t <= until_ms``, or None."""
+        """Return the latest fire time with ``after_ms < t <= until_ms``, or None."""
         after, until = self._nominal(after_ms, until_ms)
         if after >= until:
             return None
@@ -89,7 +89,7 @@ class BoundedTrigger:
         return None if found is None else found + self._offset_ms
 
     def count_in(self, after_ms: int, until_ms: int, limit: int) -> int | None:
-        """How many fire times there are with ``after_ms < t <= until_ms``, if the trigger can tell."""
+        """Return the number of fire times with ``after_ms < t <= until_ms``; None if the trigger cannot count them."""
         after, until = self._nominal(after_ms, until_ms)
         return 0 if after >= until else self._trigger.count_in(after, until, limit)
 

@@ -1,7 +1,8 @@
-"""A run that is due is held back for its target's sake: nothing is sent, nothing is counted, no fire time is decided.
+"""Holds a due run back because of its target: nothing is sent, nothing is counted, no fire time is decided.
 
-The claim is undone but for a mark in the job's state, which says why and until when. The next claim decides anew: the
-same fire time, or a later one if that has come meanwhile; the earlier are then misses, for the reason in the mark.
+The claim is undone except for a mark (``HeldBack``) in the job's state with the reason and the time of the next try.
+The next claim decides again: for the same fire time, or for a later one that is due by then. Earlier ones are then
+misses with the reason of the mark.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from scheduler_core.plan.misses import pass_over
 
 
 def may_release(lease: Lease) -> bool:
-    """Whether a claim can be undone. One that was taken over from another node may have been sent under its id: that
-    one has to stay the same run, so it is handed back with the facts of its first claim."""
+    """Whether a claim can be undone. A run that was taken over from another node may have been sent under its id. It
+    must stay the same run, so its lease is released with the facts of the first claim instead."""
     return lease.fence == lease.first_fence
 
 
 def plan_hold_back(before: JobState, held_back: HeldBack) -> Transition:
-    """The step that holds a job's run back. ``before``: the state that it was claimed with."""
+    """Return the step that holds a job's run back. ``before``: the state at the claim."""
     old = before.held_back
     if old is not None:
         held_back = replace(held_back, since_ms=old.since_ms, breaker=held_back.breaker or old.breaker)
@@ -31,10 +32,10 @@ def plan_hold_back(before: JobState, held_back: HeldBack) -> Transition:
 
 
 def plan_hold_back_changed(job: Job | None, state: JobState, work: Work, *, now_ms: int) -> Transition | None:
-    """The step instead, if the job was changed since it was claimed. None: what is stored does not know of the run.
+    """Return the step for a job that was changed since the claim. None: the stored state does not contain the run.
 
-    The change has left the run in ``state.open``, as one in flight. It never was: it is over if the change would not
-    have it tried again, else it goes back to where it waits.
+    The change has stored the run in ``state.open`` as in flight, although it was never sent. The run ends if the change
+    forbids another attempt; otherwise it waits again where it waited before.
     """
     run = state.open
     if run is None or run.id != work.run.id or not run.in_flight:
@@ -54,8 +55,7 @@ def plan_hold_back_changed(job: Job | None, state: JobState, work: Work, *, now_
 
 
 def drop_hold_back(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:
-    """``state`` without the mark, for a change after which there is nothing to hold back; what had passed by then was
-    missed for the mark's reason."""
+    """Remove the mark, for a change that removes its reason. Fire times that have passed are misses for that reason."""
     if state.held_back is None:
         return state, ()
     held_back, state = state.held_back, replace(state, held_back=None)

@@ -1,6 +1,6 @@
-"""A run that a node works on while a client changes its job.
+"""Writes a run that a node executes now into the state of its job, before a client changes that job.
 
-The change would hide the run, so it is written into the state first: the settle of that run then finds it there.
+The change would hide the run otherwise; its settle finds it in the state.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from scheduler_core.plan.misses import pass_over
 def write_in_flight(
     job: Job, state: JobState, snapshot: Snapshot, downtimes: Sequence[Downtime], store_id: str
 ) -> tuple[JobState, tuple[Record, ...]]:
-    """Write the run that a node works on (or worked on, before it died) into the state.
+    """Write the run that a node executes (or executed before it died) into the state.
 
-    A job that allows overlap is claimed only for the moment in which its run becomes a unit of its own: there is
-    nothing to write, and the node finds that the job has changed.
+    A job with ``overlap: allow`` is claimed only for the moment in which its run becomes a child run: nothing is
+    written, and the node finds that the job has changed.
     """
     if snapshot.lease is None or (state.open is not None and state.open.in_flight):
         return state, ()
@@ -42,15 +42,15 @@ def detach(
     now_ms: int,
     why: str,
 ) -> tuple[JobState, tuple[Record, ...]]:
-    """No run of the trigger that started before this change is tried again: one in flight or taken may end, one that
-    waits for a retry is cancelled. A run that was asked for goes on: its entry survives changes."""
+    """Detach the trigger's current run from the job: it is not retried after this change. A run in flight or taken may
+    end; a run that waits for a retry is cancelled. On-demand runs continue: their entries survive changes."""
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
     if state.open is None:
         return state, records
     if state.open.in_flight or state.open.state is RunState.TAKEN:
         return replace(state, open=replace(state.open, detached=not state.open.on_demand)), records
     if state.open.on_demand:
-        return state, records  # one of several runs at once, which a client asked for
+        return state, records  # an on-demand child run
     waited_for_runner = state.open.conflict
     state, ended = end_run(job, state, state.open, RunState.CANCELLED, now_ms=now_ms, message=why)
     records = (*records, ended)

@@ -1,6 +1,6 @@
-"""Ranges of fire times that became no run.
+"""Makes misses: ranges of fire times that did not become runs.
 
-Each costs a few evaluations of the trigger, however many fire times lie in it.
+Each range costs a few evaluations of the trigger, however many fire times it contains.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.triggers.trigger import Trigger
 
 COUNTED_STEPS = 16
-"""How many evaluations of a trigger the count of a miss may cost, where it cannot be calculated."""
+"""The count of a miss may cost this many evaluations of the trigger, where it cannot be calculated."""
 
 
 def make_miss(trigger: Trigger, first_ms: int, last_ms: int, reason: MissReason, *, now_ms: int) -> Miss:
-    """The miss of all fire times from ``first_ms`` to ``last_ms``, both of which are fire times."""
+    """Return the miss of all fire times from ``first_ms`` to ``last_ms``, which are fire times themselves."""
     count = 1 if first_ms == last_ms else trigger.count_in(first_ms - 1, last_ms, COUNTED_STEPS)
     return Miss(reason=reason, first_ms=first_ms, last_ms=last_ms, recorded_at_ms=now_ms, count=count)
 
 
 def pass_over(job: Job, state: JobState, reason: MissReason, *, now_ms: int) -> tuple[JobState, tuple[Miss, ...]]:
-    """Record the fire times up to now that are not accounted for as a miss, and move the position past them.
+    """Record the undecided fire times up to now as a miss, and move the position past them.
 
-    While the trigger is held, what passed was missed for that reason, whatever is happening now.
+    While the trigger is blocked, the reason of the block replaces ``reason``.
     """
     if state.next_fire_ms is None or state.next_fire_ms > now_ms:
         return state, ()
@@ -39,7 +39,7 @@ def pass_over(job: Job, state: JobState, reason: MissReason, *, now_ms: int) -> 
 def miss_through(
     trigger: Trigger, first_ms: int | None, until_ms: int, reason: MissReason, *, now_ms: int
 ) -> tuple[Miss, ...]:
-    """The miss of all fire times from ``first_ms`` (itself a fire time) to ``until_ms``; empty if there are none."""
+    """Return the miss of all fire times from ``first_ms`` (a fire time) to ``until_ms``; empty if there are none."""
     if first_ms is None or first_ms > until_ms:
         return ()
     last = trigger.last_in(first_ms - 1, until_ms)
@@ -49,7 +49,7 @@ def miss_through(
 
 
 def last_outside(trigger: Trigger, first_ms: int, last_ms: int, downtimes: Sequence[Downtime]) -> int | None:
-    """The latest fire time in [first, last] at which a node was alive; it is late, not missed."""
+    """Return the latest fire time in [first, last] at which a node was alive: it is late, not missed."""
     for downtime in reversed(downtimes):
         if downtime.covers(last_ms):
             earlier = trigger.last_in(first_ms - 1, downtime.after_ms)
@@ -69,7 +69,7 @@ def misses_around(
     *,
     now_ms: int,
 ) -> tuple[Miss, ...]:
-    """All fire times in [first, last] but the chosen one, as ranges: those of each downtime apart from the others."""
+    """Return the misses of all fire times in [first, last] except the chosen one, with a range for each downtime."""
     if first_ms == last_ms == chosen_ms:
         return ()
     ranges: list[Miss] = []
@@ -89,7 +89,7 @@ def misses_around(
 def _misses_in(
     trigger: Trigger, after_ms: int, until_ms: int, chosen_ms: int | None, reason: MissReason, now_ms: int
 ) -> list[Miss]:
-    """The misses of the fire times in (after, until], around the one that became a run."""
+    """Return the misses of the fire times in (after, until], except the one that became a run."""
     if chosen_ms is not None and after_ms < chosen_ms <= until_ms:
         return [
             *_misses_in(trigger, after_ms, chosen_ms - 1, None, reason, now_ms),

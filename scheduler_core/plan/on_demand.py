@@ -1,4 +1,4 @@
-"""A client asks for runs besides the trigger's (now, later, for fire times of the past) and edits the pending list."""
+"""Runs that clients request beside the trigger: now, later, for past fire times; and changes of the pending list."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from scheduler_core.plan.misses import pass_over
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """Why a run that was asked for is not started, and when it would be."""
+    """Why a requested run is not started, and when it would be."""
 
     why: str
     next_at_ms: int
 
 
 class Started(msgspec.Struct, frozen=True):
-    """The run that was asked for; ``transition`` is None when it is on its way already."""
+    """The requested run; ``transition`` is None if it is due already."""
 
     run_id: str
     transition: Transition | None
@@ -103,8 +103,8 @@ def plan_backfill(
 ) -> tuple[Replay, Transition]:
     """Run the fire times from ``start_ms`` to ``end_ms`` again, the oldest first, ``limit`` of them at most.
 
-    Fire times that are not accounted for yet are left to the trigger. Raises InvalidInput if there are none, and
-    RunConflict if too many backfills are under way.
+    Undecided fire times are left to the trigger. Raises InvalidInput if the range has no past fire time, and
+    RunConflict if the job has too many unfinished backfills.
     """
     job, state = _present(snapshot)
     if state.quarantine is not None:
@@ -128,8 +128,8 @@ def plan_backfill(
 def plan_replace_pending(
     snapshot: Snapshot, entries: Sequence[Pending], *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
 ) -> Transition:
-    """Put ``entries`` in place of the pending list. Those that it held are recorded as cancelled; what a run in flight
-    asks for will be dropped, and one that came from the list is not tried again."""
+    """Replace the pending list with ``entries``. The old entries are recorded as cancelled. Continuations in the answer
+    of a run in flight will be dropped, and a run in flight from the old list is not retried."""
     job, state = _present(snapshot)
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
     was_blocked = state.trigger_blocked_by is MissReason.HELD
@@ -150,7 +150,7 @@ def plan_replace_pending(
 def plan_revive(
     snapshot: Snapshot, run_id: str, new_id: str, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
 ) -> Transition | None:
-    """Let an entry that was set aside start again, under a new run id. None: no such entry was set aside."""
+    """Make an entry that was set aside pending again, under a new run id. None: no such entry."""
     job, state = _present(snapshot)
     failed = next((one for one in state.pending if one.run_id == run_id and one.failed is not None), None)
     if failed is None:

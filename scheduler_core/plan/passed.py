@@ -1,4 +1,4 @@
-"""A run is over: what of the fire times that passed meanwhile is owed a run, and which are missed."""
+"""Decides, after a run ends, which fire times that passed during it still get a run and which are misses."""
 
 from __future__ import annotations
 
@@ -61,11 +61,10 @@ def account_for_passed(
 ) -> tuple[JobState, tuple[Record, ...]]:
     """Account for the fire times that passed while ``run``, which just ended, was not settled.
 
-    A job with ``overlap: queue_one`` is owed one run for the latest of them, and so is any job whose run gave way to
-    today's: a fire time that is run again must not cost another. A job with a recovery is owed what that says if any of
-    them fell into a downtime (the node of this run died, and it was taken over). What is owed stays due
-    or becomes a replay. All others are misses. ``covers_until_ms``: the run stands for fire times up to then, because
-    it waited for a busy runner and was taken only then.
+    The latest of them gets a run with ``overlap: queue_one``, and after a replay, which must not cost a regular fire
+    time. If some fell into a downtime (the node of this run died and the run was taken over), the job's recovery policy
+    decides about them. Fire times that get a run stay due or become a replay; all others are misses.
+    ``covers_until_ms``: the run covers fire times up to then, because it waited for a busy runner until then.
 
     ``trigger_blocked``: continuations blocked the trigger meanwhile. Then nothing is accounted for as long as they do,
     and all of it as one miss when they no longer do. While a job is paused or quarantined, nothing is accounted for:

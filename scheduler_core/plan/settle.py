@@ -1,4 +1,4 @@
-"""An attempt ended: is its run over, what passed meanwhile, and when does the job wake next?"""
+"""Decides after an attempt: whether its run is over, which fire times passed, and when the job wakes next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.passed import account_for_passed, finish_and_account, trigger_was_blocked
 
 EXCERPT_BYTES = 512
-"""How much of an unsuccessful answer's body a run's record keeps."""
+"""The length of the excerpt of an unsuccessful answer's body in a run's record."""
 DROPPED = "the continuation that it asks for was dropped: its job or the pending list was replaced meanwhile"
 
 
@@ -45,7 +45,7 @@ class Ended(msgspec.Struct, frozen=True):
     jitter: float = 0.0
     """A random number in [0, 1) for the delay of a retry."""
     downtimes: tuple[Downtime, ...] = ()
-    """The times without a living node, oldest first: one may lie in the life of a run that was taken over."""
+    """Periods without a living node, oldest first. A run that was taken over may have started before one."""
     call: Call | None = None
     """The attempt as it was passed to its target; None if the call could not be built."""
 
@@ -62,7 +62,7 @@ def judge(outcome: Outcome, job: Job | None = None) -> RunResult:
 
 
 def plan_settle(work: Work, ended: Ended, policy: RetryPolicy) -> Transition:
-    """The step that ends an attempt of a run whose job is as it was when it was claimed."""
+    """Return the step that ends an attempt of a run whose job did not change since the claim."""
     state, records = _settle(work.job, work.job, work.state, work.run, ended, policy)
     return _step(work.job, state, work.run, (*work.records, *records), ended)
 
@@ -70,11 +70,11 @@ def plan_settle(work: Work, ended: Ended, policy: RetryPolicy) -> Transition:
 def plan_settle_changed(
     job: Job | None, state: JobState | None, work: Work, ended: Ended, policy: RetryPolicy
 ) -> Transition:
-    """The step that ends an attempt of a run whose job was changed while the request was open.
+    """Return the step that ends an attempt of a run whose job was changed while the request was open.
 
-    The change has left the run in ``state.open``, with what it means for the run: ``detached`` unless it is retried as
-    if nothing had happened, ``completed`` if the runner said meanwhile how it ended. Where another run or none is
-    there, the job was deleted and created again since: the attempt is recorded and changes nothing else.
+    The change has stored the run in ``state.open``: ``detached`` if it must not be retried, ``completed`` if the runner
+    reported its end meanwhile. If another run or none is stored there, the job was deleted and created again: the
+    attempt is recorded and changes nothing else.
     """
     stored = None if state is None else state.open
     if state is None or stored is None or stored.id != work.run.id:
@@ -115,7 +115,7 @@ def _step(
     *,
     remove: bool | None = None,
 ) -> Transition:
-    """The transition, with what was sent and answered if that ended the run and is kept."""
+    """Return the transition, with request and answer if the run ended and they are kept."""
     if remove is None:
         remove = state is not None and is_finished(state)
         state = None if remove else state
@@ -128,7 +128,7 @@ def _step(
 def _settle(
     started_as: Job, job: Job, state: JobState, run: Run, ended: Ended, policy: RetryPolicy
 ) -> tuple[JobState, tuple[Record, ...]]:
-    """``started_as`` is the definition that the run started with, ``job`` the one that holds now."""
+    """``started_as``: the definition that the run started with; ``job``: the current one."""
     if started_as.policies.retry is not None:
         policy = with_rule(policy, started_as.policies.retry)
     now_ms = ended.ended_at_ms
@@ -186,12 +186,12 @@ def _settle(
 
 
 def _waits_in_pending(state: JobState, run: Run) -> bool:
-    """Whether the run waits among the pending entries: it was asked for, and does not have a unit for itself."""
+    """Whether the run waits for a retry in the pending list: it is on demand, and no child run."""
     return run.on_demand and not state.child
 
 
 def _continue(state: JobState, run: Run, ended: Ended) -> tuple[JobState, Run, str]:
-    """Take up what an answer asks for; with why that cannot be done, which is never passed over in silence."""
+    """Add the continuations of an answer; returns the reason if that is impossible, which fails the run."""
     if ended.outcome.truncated:
         return state, run, "answer_too_large: a continuation in it may be cut off"
     if ended.outcome.body and ended.outcome.unreadable:
@@ -208,14 +208,14 @@ def _continue(state: JobState, run: Run, ended: Ended) -> tuple[JobState, Run, s
 
 
 def _without_continuation(started_as: Job, run: Run, ended: Ended) -> Run:
-    """``run`` of a job that is gone: what its answer asks for is dropped, and that is recorded."""
+    """Return ``run`` of a removed job with a message if a continuation in its answer is dropped."""
     if started_as.policies.continuations and b'"continue"' in ended.outcome.body:
         return replace(run, message=DROPPED)
     return run
 
 
 def _next_attempt(run: Run, ended: Ended, policy: RetryPolicy) -> tuple[str | None, int]:
-    """Why there is none, and when it is due."""
+    """Return why the run is not retried (None: it is), and when the retry is due."""
     delay = retry_delay_ms(
         policy,
         run.failures,
@@ -231,8 +231,8 @@ def _next_attempt(run: Run, ended: Ended, policy: RetryPolicy) -> tuple[str | No
 
 
 def _detached_end(run: Run, result: RunResult) -> tuple[RunState, str]:
-    """How a run ends whose job was changed, paused or deleted since it started: its result counts, it is not tried
-    again. With a word about why, where it would have been."""
+    """Return the final state of a run whose job was changed, paused or deleted since it started, and a message if the
+    run would have been retried. Its result counts; it is not retried."""
     if run.completed is not None:
         return run.completed, ""
     if result is RunResult.RETRY:
@@ -243,7 +243,7 @@ def _detached_end(run: Run, result: RunResult) -> tuple[RunState, str]:
 def _account_for_passed(
     job: Job, state: JobState, run: Run, ended: Ended, *, trigger_blocked: bool
 ) -> tuple[JobState, tuple[Record, ...]]:
-    """The run is not over, but others may start: account for what passed during the request."""
+    """Account for fire times that passed during the request; the run is not over, but others may start."""
     return account_for_passed(
         job, state, run, trigger_blocked=trigger_blocked, now_ms=ended.ended_at_ms, downtimes=ended.downtimes
     )
@@ -277,7 +277,7 @@ def _with_attempt(run: Run, ended: Ended) -> Run:
 
 
 def _with_completion(run: Run, result: RunResult, ended: Ended) -> Run:
-    """``run`` with the time at which it was taken, also where its completion arrived before the 2xx."""
+    """Return ``run`` with the time at which it was taken, also if its completion arrived before the 2xx."""
     if result is RunResult.TAKEN and run.completed is not None:
         return replace(run, taken_at_ms=ended.ended_at_ms)
     return run

@@ -1,4 +1,4 @@
-"""What comes of a call of a one-off task. Which tasks are called next is the store's to say: it keeps them in order."""
+"""Decides what follows a call of a one-off task. The store decides which tasks are called next."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from scheduler_core.plan.settle import EXCERPT_BYTES, Ended
 
 
 class TaskOperation(StrEnum):
-    """What becomes of a task of the batch."""
+    """The operation on a task of the batch."""
 
     DELIVERED = "delivered"
     FAILED = "failed"
-    """It goes to those that failed, and is due again at the next batch."""
+    """Due again at the next batch."""
     STALE = "stale"
     BACK = "back"
-    """It goes back to where it was; nothing is counted."""
+    """Returned to its former set; nothing is counted."""
     DROP = "drop"
-    """It was deleted while it was called."""
+    """Removed: it was deleted during its call."""
 
 
 class TaskStep(msgspec.Struct, frozen=True):
@@ -33,14 +33,14 @@ class TaskStep(msgspec.Struct, frozen=True):
 
     operation: TaskOperation
     task: Task | None = None
-    """As it is to be stored; None leaves what is stored."""
+    """The task to store; None: keep the stored one."""
     record: Run | None = None
-    """Its run, if this step settles it."""
+    """The record of its run, if this step settles it."""
     detail: RunDetail | None = None
 
 
 def current_run(task: Task) -> Run:
-    """The task's run before its next call."""
+    """Return the task's run before its next call."""
     return task.run if task.run is not None else Run(task.run_id, task.execute_at_ms, task.reason)
 
 
@@ -74,12 +74,12 @@ def plan_called(task: Task, ended: Ended, rules: TaskRules) -> TaskStep:
 
 
 def plan_deleted(task: Task, *, now_ms: int) -> TaskStep:
-    """The step of a task that was deleted while it was called, and whose call failed: it is not called again."""
+    """Return the step of a task that was deleted during a call that failed: it is not called again."""
     return TaskStep(TaskOperation.DROP, None, run_of_deleted(task, now_ms=now_ms))
 
 
 def run_of_deleted(task: Task, *, now_ms: int) -> Run | None:
-    """What is recorded of a task that is deleted: its run, if it was called at all and has not been recorded."""
+    """Return the record of a deleted task's run; None if it was never called or is recorded already."""
     if task.run is None or task.run.is_settled:
         return None
     run = replace(task.run, state=RunState.CANCELLED, ended_at_ms=now_ms, message="its task was deleted")
@@ -87,15 +87,15 @@ def run_of_deleted(task: Task, *, now_ms: int) -> Run | None:
 
 
 def plan_revive(task: Task, run_id: str) -> Task:
-    """A stale task that somebody wants called again: under a new run, with all its retries before it.
+    """Make a stale task due again, with a new run and all its retries.
 
-    The old run was recorded as failed and is final.
+    The old run is recorded as failed and stays so.
     """
     return replace(task, run_id=run_id, run=None, retries=0, reason=Reason.MANUAL)
 
 
 def _recorded(task: Task, run: Run) -> Run:
-    """The run as the history has it. The task itself need not hold its URL twice."""
+    """Return the run with the URL, which only its record needs: the task has it already."""
     return replace(run, url=task.url)
 
 
