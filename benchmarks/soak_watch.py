@@ -130,7 +130,7 @@ class Slope(msgspec.Struct, frozen=True):
         return "RISES" if self.percent - SURE * self.error > MAX_SLOPE else "cannot tell"
 
 
-def bounds_of(engine: EngineSettings, lane: TaskSettings, runs_per_second: float, bytes_per_run: float) -> list[Bound]:
+def bounds_of(engine: EngineSettings, tasks: TaskSettings, runs_per_second: float, bytes_per_run: float) -> list[Bound]:
     """The bounds that must hold. The list of a job is cut when it is a sixteenth too long; trims of all jobs are late
     by one sweep, and so by the runs that are settled in that time."""
     swept = SWEEP_SECONDS * runs_per_second
@@ -143,8 +143,8 @@ def bounds_of(engine: EngineSettings, lane: TaskSettings, runs_per_second: float
         Bound("successes", engine.history_max_runs, swept),
         Bound("failures", engine.history_max_runs, swept),
         Bound("stored MB", engine.history_max_megabytes * 1.048576, swept * bytes_per_run / 1e6),
-        Bound("lane:delivered", lane.tasks_keep_delivered),
-        Bound("lane:stale", lane.tasks_keep_stale),
+        Bound("lane:delivered", tasks.tasks_keep_delivered),
+        Bound("lane:stale", tasks.tasks_keep_stale),
         Bound("counts", MINUTES_KEPT + 12),
         Bound("lists that never expire", 0),
     ]

@@ -212,9 +212,9 @@ async def test_a_deleted_task_is_gone(client: httpx.AsyncClient, slash: str) -> 
 
 @pytest.fixture
 def context(store: RedisStore, api_settings: ApiSettings) -> Context:
-    lane = TaskSettings()
+    settings = TaskSettings()
     clock = ManualClock()
-    return Context(settings=api_settings, store=store, clock=clock, metrics=Metrics(), task_settings=lane)
+    return Context(settings=api_settings, store=store, clock=clock, metrics=Metrics(), task_settings=settings)
 
 
 async def lane_of(context: Context) -> SteppedTaskNode:

@@ -118,11 +118,11 @@ async def test_a_node_that_is_frozen_before_the_first_byte_calls_no_task(redis_u
     async with opened(redis_url) as (store, redis):
         node = SteppedTaskNode(store, clock)
         frozen = Freezing(clock, node)
-        node.lane._deliverer = frozen
+        node.batcher._deliverer = frozen
         await node.start()
-        await TaskService(RedisTasks(store), clock, node.lane.metrics).add([make_task(0)])
+        await TaskService(RedisTasks(store), clock, node.batcher.metrics).add([make_task(0)])
         assert await node.take() == "ok"
-        await until(lambda: bool(node.lane._batch is None or node.lane._batch.ended))
+        await until(lambda: bool(node.batcher._batch is None or node.batcher._batch.ended))
         await node.settle_calls()
         assert frozen.seen == []
         assert (await task_sets(redis))["fresh"] == [1]

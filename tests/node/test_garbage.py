@@ -105,7 +105,7 @@ class World:
                 await attempt(self.node.take)
             called |= await self.answer()
             if self.node.has_batch:
-                await attempt(self.node.lane.settle_ended)
+                await attempt(self.node.batcher.settle_ended)
         return called
 
     async def answer(self) -> set[str]:

@@ -29,7 +29,7 @@ from tests.support.task_nodes import SteppedTaskNode, ids, make_task, task_sets
 
 RULES = TaskSettings(base_interval_ms=1000, http_callback_timeout_ms=5000, select_size=3, max_retries=2)
 
-MakeLane = Callable[..., SteppedTaskNode]
+MakeNode = Callable[..., SteppedTaskNode]
 
 
 @pytest.fixture
@@ -59,24 +59,24 @@ def tasks(store: RedisStore, clock: ManualClock) -> TaskService:
 
 
 @pytest.fixture
-async def make_lane(store: RedisStore, clock: ManualClock) -> AsyncIterator[MakeLane]:
-    lanes: list[SteppedTaskNode] = []
+async def make_node(store: RedisStore, clock: ManualClock) -> AsyncIterator[MakeNode]:
+    nodes: list[SteppedTaskNode] = []
 
     def make(**options: object) -> SteppedTaskNode:
-        lanes.append(SteppedTaskNode(store, clock, lane=RULES, **options))  # type: ignore[arg-type]
-        return lanes[-1]
+        nodes.append(SteppedTaskNode(store, clock, task_settings=RULES, **options))  # type: ignore[arg-type]
+        return nodes[-1]
 
     yield make
-    for lane in lanes:
-        await lane.lane.stop()
-        await lane.crash()
+    for node in nodes:
+        await node.batcher.stop()
+        await node.crash()
 
 
 @pytest.fixture
-async def node(make_lane: MakeLane) -> SteppedTaskNode:
-    lane = make_lane()
-    await lane.start()
-    return lane
+async def node(make_node: MakeNode) -> SteppedTaskNode:
+    node = make_node()
+    await node.start()
+    return node
 
 
 async def test_a_batch_has_the_due_tasks_by_time_then_arrival_up_to_select_size(
@@ -102,9 +102,9 @@ async def test_tasks_that_never_failed_come_first(
 
 
 async def test_the_next_batch_starts_base_interval_after_the_end_of_the_last(
-    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock
+    node: SteppedTaskNode, make_node: MakeNode, tasks: TaskService, clock: ManualClock
 ) -> None:
-    other = make_lane()
+    other = make_node()
     await other.start()
     await tasks.add([make_task(0) for _ in range(9)])
     assert await node.take() == "ok"
@@ -231,8 +231,8 @@ async def test_one_setting_can_be_changed_alone(tasks: TaskService) -> None:
     assert msgspec.structs.asdict(await tasks.rules()) == {**before, "select_size": 7}
 
 
-async def test_a_batch_is_never_larger_than_what_a_node_may_have_open(make_lane: MakeLane, tasks: TaskService) -> None:
-    small = make_lane(settings=EngineSettings(max_in_flight=2))
+async def test_a_batch_is_never_larger_than_what_a_node_may_have_open(make_node: MakeNode, tasks: TaskService) -> None:
+    small = make_node(settings=EngineSettings(max_in_flight=2))
     await small.start()
     await tasks.add([make_task(0) for _ in range(5)])
     await small.take()
@@ -250,7 +250,7 @@ async def live(clock: ManualClock, *nodes: SteppedTaskNode, seconds: int) -> Non
 
 
 async def test_calls_of_a_dead_node_are_repeated_and_count_no_retry(
-    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, make_node: MakeNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0) for _ in range(3)])
     await node.round(failed())
@@ -262,7 +262,7 @@ async def test_calls_of_a_dead_node_are_repeated_and_count_no_retry(
     await node.answer_task("task_1", answered(200))
     await node.settle_calls()
     await node.crash()
-    other = make_lane()
+    other = make_node()
     await other.start()
     assert await other.take() == "busy"
     await live(clock, other, seconds=6)
@@ -279,11 +279,11 @@ async def test_calls_of_a_dead_node_are_repeated_and_count_no_retry(
 
 
 async def test_a_frozen_node_that_thaws_is_refused(
-    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, make_node: MakeNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0), make_task(0)])
     await node.take()
-    other = make_lane()
+    other = make_node()
     await other.start()
     await live(clock, other, seconds=6)
     assert await other.take() == "void"
@@ -297,12 +297,12 @@ async def test_a_frozen_node_that_thaws_is_refused(
 
 
 async def test_a_sole_node_waits_for_no_other_after_an_immediate_restart(
-    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock
+    node: SteppedTaskNode, make_node: MakeNode, tasks: TaskService, clock: ManualClock
 ) -> None:
     await tasks.add([make_task(0)])
     await node.take()
     await node.crash()
-    sole = make_lane(sole=True)
+    sole = make_node(sole=True)
     await sole.start(sole=True)
     assert await sole.take() == "void"
     clock.advance(1000)
@@ -353,14 +353,14 @@ async def test_results_that_redis_does_not_accept_are_kept_and_tried_again(
         return answer
 
     monkeypatch.setattr(node.task_store, "settle", away_then_mute)
-    node.lane.start()
+    node.batcher.start()
     await until(lambda: node.called == ids(1, 2))
     await node.answer_all(answered(200))
-    await until(lambda: node.lane.fault is not None)
+    await until(lambda: node.batcher.fault is not None)
     await until(lambda: _advance(clock, 100) and not node.has_batch)
     assert tries == [[1, 2]] * 3
     assert (await tasks.get("task_2")).status is TaskStatus.DELIVERED
-    metrics = node.lane.metrics.registry
+    metrics = node.batcher.metrics.registry
     assert metrics.get_sample_value("cronpost_runs_total", {"state": "succeeded", "reason": "scheduled"}) == 2
 
 
@@ -393,13 +393,13 @@ async def test_a_task_that_is_deleted_during_its_call_is_not_called_again(
 
 
 async def test_a_task_that_is_deleted_while_its_node_dies_is_gone(
-    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, make_node: MakeNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0)])
     await node.take()
     await tasks.delete("task_1")
     await node.crash()
-    other = make_lane()
+    other = make_node()
     await other.start()
     await live(clock, other, seconds=6)
     assert await other.take() == "void"
@@ -451,7 +451,7 @@ async def test_settled_tasks_are_kept_up_to_their_bounds_and_the_oldest_removed(
 ) -> None:
     bounds = TaskSettings(max_retries=0, tasks_keep_delivered=2, tasks_keep_stale=3, base_interval_ms=1)
     metrics = Metrics()
-    node = SteppedTaskNode(store, clock, metrics, lane=bounds)
+    node = SteppedTaskNode(store, clock, metrics, task_settings=bounds)
     tasks = TaskService(node.task_store, clock, metrics)
     await node.start()
     for outcome in (answered(200), failed()):
@@ -490,7 +490,7 @@ async def test_the_loop_keeps_a_small_pause_to_the_millisecond(
 ) -> None:
     await tasks.change_rules({"base_interval_ms": 5, "select_size": 1})
     await tasks.add([make_task(0) for _ in range(4)])
-    node.lane.start()
+    node.batcher.start()
     started = []
     for number in range(1, 5):
         await until(lambda n=number: node.called == ids(n))  # type: ignore[misc]
@@ -507,9 +507,9 @@ async def test_the_loop_keeps_a_small_pause_to_the_millisecond(
 async def test_a_sleeping_loop_is_woken_by_a_new_task_and_by_its_time(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
-    listener = TaskWakeupSubscriber(node.task_store, node.lane, clock, Metrics())
+    listener = TaskWakeupSubscriber(node.task_store, node.batcher, clock, Metrics())
     listener.start()
-    node.lane.start()
+    node.batcher.start()
     try:
 
         async def listens() -> bool:
@@ -529,7 +529,7 @@ async def test_a_sleeping_loop_is_woken_by_a_new_task_and_by_its_time(
 async def test_an_empty_lane_asks_once_a_second_at_most(
     node: SteppedTaskNode, clock: ManualClock, client: Redis
 ) -> None:
-    node.lane.start()
+    node.batcher.start()
     await until(lambda: bool(clock.waiting))
     before = (await client.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)
     for _ in range(3):
@@ -543,10 +543,10 @@ async def test_a_stopping_node_waits_for_its_calls(
     node: SteppedTaskNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0) for _ in range(5)])
-    node.lane.start()
+    node.batcher.start()
     await until(lambda: node.called == ids(1, 2, 3))
-    node.lane.stop_taking()
-    finishing = asyncio.create_task(node.lane.finish(grace_seconds=30, settle_seconds=5))
+    node.batcher.stop_taking()
+    finishing = asyncio.create_task(node.batcher.finish(grace_seconds=30, settle_seconds=5))
     await node.answer_all(answered(200))
     await until(lambda: tick(clock, finishing))
     assert finishing.result()
@@ -560,14 +560,14 @@ async def test_a_stopping_node_waits_for_its_calls(
 
 
 async def test_a_stopping_node_releases_calls_that_do_not_end_in_time(
-    node: SteppedTaskNode, make_lane: MakeLane, tasks: TaskService, clock: ManualClock, client: Redis
+    node: SteppedTaskNode, make_node: MakeNode, tasks: TaskService, clock: ManualClock, client: Redis
 ) -> None:
     await tasks.add([make_task(0) for _ in range(5)])
-    node.lane.start()
+    node.batcher.start()
     await until(lambda: node.called == ids(1, 2, 3))
     await node.answer_task("task_2", failed())
-    node.lane.stop_taking()
-    finishing = asyncio.create_task(node.lane.finish(grace_seconds=0, settle_seconds=5))
+    node.batcher.stop_taking()
+    finishing = asyncio.create_task(node.batcher.finish(grace_seconds=0, settle_seconds=5))
     await until(lambda: tick(clock, finishing))
     assert finishing.result()
     assert (await task_sets(client)) == {
@@ -577,7 +577,7 @@ async def test_a_stopping_node_releases_calls_that_do_not_end_in_time(
         "stale": [],
         "delivered": [],
     }
-    other = make_lane()
+    other = make_node()
     await other.start()
     clock.advance(1000)
     assert await other.round(answered(200)) == ids(1, 3, 4)

@@ -1,4 +1,4 @@
-"""A hundred thousand one-off tasks that are due at once: in order, in bounds, at the lane's rate."""
+"""A hundred thousand one-off tasks that are due at once: in order, in bounds, at the configured rate."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
         await node.start()
         receiver = Receiver(clock)
         task_store = RedisTasks(store, rules)
-        lane = TaskBatcher(node.node, task_store, receiver, clock, metrics, may_reclaim=lambda: True)
+        batcher = TaskBatcher(node.node, task_store, receiver, clock, metrics, may_reclaim=lambda: True)
         tasks = TaskService(task_store, clock, metrics)
         for first in range(0, TASKS, 1_000):
             batch = [Task("http://hook.test/", instant, 0, "") for instant in instants[first : first + 1_000]]
@@ -81,7 +81,7 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
         tracemalloc.start()
         batches = 0
         most_bytes = 0
-        while (taken := await lane.take()).result != "empty":
+        while (taken := await batcher.take()).result != "empty":
             await node.beat()
             if taken.result == "wait":
                 clock.advance(1)
@@ -90,9 +90,9 @@ async def test_a_hundred_thousand_tasks_due_at_once_stay_in_order_in_bounds_and_
                 continue
             batches += 1
             assert len(taken.rows) <= SELECT_SIZE
-            while lane._batch is not None:
+            while batcher._batch is not None:
                 await asyncio.sleep(0)
-                await lane.settle_ended()
+                await batcher.settle_ended()
             if batches == 3:  # tracing is slow
                 most_bytes = tracemalloc.get_traced_memory()[1]
                 tracemalloc.stop()

@@ -327,7 +327,7 @@ class History(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         settings = SPARING if len(self.nodes) % 2 else None
-        node = SteppedTaskNode(self.store, self.clock, self.metrics, settings, lane=LANE)
+        node = SteppedTaskNode(self.store, self.clock, self.metrics, settings, task_settings=LANE)
         self.run(node.start())
         self.nodes.append(node)
 

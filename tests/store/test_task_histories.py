@@ -182,7 +182,7 @@ class LaneHistory(RuleBasedStateMachine):
     @precondition(lambda self: len(self.nodes) < MOST_NODES)
     @rule()
     def start(self) -> None:
-        node = SteppedTaskNode(self.store, self.clock, self.metrics, lane=RULES)
+        node = SteppedTaskNode(self.store, self.clock, self.metrics, task_settings=RULES)
         self.run(node.start())
         self.nodes.append(node)
 
@@ -231,7 +231,7 @@ class LaneHistory(RuleBasedStateMachine):
         if result != "ok":
             return result
         new = node.deliverer.seen[seen:]
-        batch = node.lane._batch
+        batch = node.batcher._batch
         assert batch is not None
         self.called_fences.add(str(batch.fence))
         if before["running"]:
@@ -349,7 +349,7 @@ class LaneHistory(RuleBasedStateMachine):
             self.run(node.crash())
             self.run(node.settle_calls())
             assert not node.has_batch
-            self.run(node.lane.finish(grace_seconds=0, settle_seconds=0))
+            self.run(node.batcher.finish(grace_seconds=0, settle_seconds=0))
             self.run(self.store.leave(node=node.node.id, now_ms=self.clock.now))
 
     @rule(index=nodes)

@@ -38,13 +38,13 @@ class SteppedTaskNode(SteppedNode):
         metrics: Metrics | None = None,
         settings: EngineSettings | None = None,
         *,
-        lane: TaskSettings | None = None,
+        task_settings: TaskSettings | None = None,
         sole: bool = False,
     ) -> None:
         metrics = metrics or Metrics()
         super().__init__(store, clock, metrics, settings)
-        self.task_store = RedisTasks(store, lane)
-        self.lane = TaskBatcher(
+        self.task_store = RedisTasks(store, task_settings)
+        self.batcher = TaskBatcher(
             self.node,
             self.task_store,
             self.deliverer,
@@ -56,7 +56,7 @@ class SteppedTaskNode(SteppedNode):
 
     @property
     def has_batch(self) -> bool:
-        return self.lane._batch is not None
+        return self.batcher._batch is not None
 
     @property
     def called(self) -> list[str]:
@@ -66,7 +66,7 @@ class SteppedTaskNode(SteppedNode):
     async def take(self) -> str:
         """Take a batch once and let its calls begin; returns the result of the store."""
         assert not self.has_batch
-        taken = await self.lane.take()
+        taken = await self.batcher.take()
         for _ in range(STEPS):
             await asyncio.sleep(0)
         return taken.result
@@ -90,8 +90,8 @@ class SteppedTaskNode(SteppedNode):
 
     async def settle_calls(self) -> None:
         """Write all calls that have ended to Redis."""
-        while (batch := self.lane._batch) is not None and (batch.ended or not batch.calls):
-            await self.lane.settle_ended()
+        while (batch := self.batcher._batch) is not None and (batch.ended or not batch.calls):
+            await self.batcher.settle_ended()
         for _ in range(STEPS):
             await asyncio.sleep(0)  # cancelled calls end
 
@@ -107,7 +107,7 @@ class SteppedTaskNode(SteppedNode):
     async def crash(self) -> None:
         """End like a killed node: send nothing to Redis any more."""
         await super().crash()
-        batch = self.lane._batch
+        batch = self.batcher._batch
         if batch is not None:
             calls = list(batch.calls)
             for call in calls:
