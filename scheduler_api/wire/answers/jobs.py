@@ -166,7 +166,7 @@ def next_fire_time(job: model.Job, state: JobState) -> str | None:
     return _rfc3339_kept(state.next_fire_ms)
 
 
-# Many jobs have one next fire time.
+# A cache of its own for upserts: many jobs share their next fire time.
 _rfc3339_kept = lru_cache(maxsize=4096)(rfc3339)
 
 
@@ -199,7 +199,8 @@ def _show_job(view: JobView, *, with_payload: bool) -> Job:
     state, job = view.state, view.job
     definition: dict[str, Any] = {}
     if job is not None:
-        definition = show_definition(job) | {"next_fire_times": next_fire_times(job, state)}
+        definition = show_definition(job)
+        definition["next_fire_times"] = next_fire_times(job, state)
         if not with_payload:
             definition.pop("payload", None)
     blocked_by = state.trigger_blocked_by
@@ -233,18 +234,15 @@ def show_definition(job: model.Job) -> dict[str, Any]:
         shown |= {"endpoint": job.url, "payload": Raw(job.payload)}
     else:
         shown["target_id"] = job.target_id
-    return (
-        shown
-        | show_trigger(job.trigger)
-        | {"retry_already_running": job.retry_already_running, "recovery_check": job.recovery_check}
-        | show_policies(job)
-        | {
-            "jitter_offset_seconds": seconds(jitter_offset_ms(job.id, job.policies.jitter_ms)),
-            "version": job.version,
-            "created_at": instant(job.created_at_ms),
-            "updated_at": instant(job.updated_at_ms),
-        }
-    )
+    shown |= show_trigger(job.trigger)
+    shown["retry_already_running"] = job.retry_already_running
+    shown["recovery_check"] = job.recovery_check
+    shown |= show_policies(job)
+    shown["jitter_offset_seconds"] = seconds(jitter_offset_ms(job.id, job.policies.jitter_ms))
+    shown["version"] = job.version
+    shown["created_at"] = rfc3339(job.created_at_ms)
+    shown["updated_at"] = rfc3339(job.updated_at_ms)
+    return shown
 
 
 def show_trigger(spec: TriggerSpec) -> dict[str, Any]:
