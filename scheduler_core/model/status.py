@@ -13,7 +13,7 @@ from scheduler_core.model.run import Attempt, Run, RunState
 
 
 class RunStatus(StrEnum):
-    """How a settled run ended. Each value starts with a different letter, which the store uses."""
+    """How a settled run ended."""
 
     SUCCESS = "SUCCESS"
     FAILED = "FAILED"
@@ -23,6 +23,7 @@ class RunStatus(StrEnum):
 
     @property
     def letter(self) -> str:
+        """The first letter, which the store uses; it differs in all statuses."""
         return self.value[0]
 
 

@@ -43,9 +43,9 @@ class Readiness(Described):
     ready: bool
     reasons: Annotated[list[str], Meta(description="Why the process cannot work.")]
     warnings: Annotated[Maybe[list[str]], Meta(description="What is wrong although the process works.")] = UNSET
-    nodes: Annotated[Maybe[NodeCount], Meta(description="Absent if the server runs no node in another process.")] = (
-        UNSET
-    )
+    nodes: Annotated[
+        Maybe[NodeCount], Meta(description="Absent if all nodes of this server run in its own process.")
+    ] = UNSET
 
 
 class Breaker(Described):
