@@ -243,7 +243,7 @@ async def messages_are_one_short_line_without_secrets(subject: Subject) -> None:
         assert len(outcome.message) <= 500
 
 
-async def attempts_at_the_same_time_are_told_apart(subject: Subject) -> None:
+async def concurrent_attempts_get_their_own_outcomes(subject: Subject) -> None:
     told = [subject.start() for _ in range(20)]
     await until(lambda: all(told))
     await asyncio.sleep(QUIET_SECONDS)
@@ -272,6 +272,6 @@ PROOFS: tuple[Proof, ...] = (
     faults_are_outcomes_that_are_tried_again,
     the_last_attempt_is_sent_once,
     messages_are_one_short_line_without_secrets,
-    attempts_at_the_same_time_are_told_apart,
+    concurrent_attempts_get_their_own_outcomes,
     urls_are_checked_without_being_repeated,
 )

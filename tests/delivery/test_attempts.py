@@ -1,4 +1,4 @@
-"""Requests and attempts: what a policy allows once is sent once, and nothing is sent after the lease."""
+"""One attempt is one request: a policy of one attempt sends one, and nothing is sent after the lease has expired."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_last_attempt_that_a_retry_rule_allows_is_not_repeatable(
     assert request_of(call_of(work, fence=1, timeout_ms=1000)).repeatable is repeatable
 
 
-async def test_a_run_of_one_attempt_whose_connection_is_lost_after_a_while_is_received_and_recorded_once(
+async def test_a_run_of_one_attempt_whose_connection_is_lost_late_is_received_and_recorded_once(
     redis_url: str,
 ) -> None:
     ends = asyncio.Event()

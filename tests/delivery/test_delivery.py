@@ -1,4 +1,4 @@
-"""What goes over the wire, and what an outcome says of a well-behaved answer."""
+"""The bytes of a request, and the outcome of a well-behaved answer."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ async def test_a_compressed_bomb_is_never_unpacked() -> None:
     assert peak < 3_000_000
 
 
-async def test_two_hundred_requests_at_once_are_told_apart() -> None:
+async def test_two_hundred_concurrent_requests_get_their_own_answers() -> None:
     async with Runner() as runner, deliverer(max_connections=200) as http:
         bodies = [b"%d" % number for number in range(200)]
         outcomes = await asyncio.gather(*(http.deliver(request(runner.url(), body=body)) for body in bodies))

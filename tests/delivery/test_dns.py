@@ -103,7 +103,7 @@ def test_a_name_with_digits_is_no_address(host: str) -> None:
         (SILENT, "no name server answered in time", True),
     ],
 )
-async def test_each_way_to_fail_has_its_own_words(code: int, message: str, temporary: bool) -> None:
+async def test_each_failure_has_its_own_message(code: int, message: str, temporary: bool) -> None:
     async with name_server() as server, resolver_of(server, timeout=0.05, tries=1) as resolver:
         server.faults["x.test"] = code
         server.faults["x.test.search.test"] = code
@@ -113,7 +113,7 @@ async def test_each_way_to_fail_has_its_own_words(code: int, message: str, tempo
     assert caught.value.temporary is temporary
 
 
-async def test_a_name_server_that_cannot_be_reached_is_told_apart() -> None:
+async def test_an_unreachable_name_server_has_its_own_message() -> None:
     async with name_server() as server:
         pass  # its port is closed again
     async with resolver_of(server, timeout=0.2, tries=1) as resolver:
@@ -142,7 +142,7 @@ async def test_two_hundred_dead_names_do_not_hold_up_a_good_one() -> None:
             await asyncio.gather(*dead, return_exceptions=True)
 
 
-async def test_a_dead_name_is_a_dns_outcome_and_is_asked_for_once_by_all() -> None:
+async def test_a_dead_name_is_a_dns_outcome_and_is_looked_up_once_for_all_requests() -> None:
     async with (
         name_server() as server,
         resolver_of(server) as resolver,

@@ -183,7 +183,7 @@ async def test_a_refused_connection_is_a_connection_outcome() -> None:
     ],
 )
 @pytest.mark.parametrize("used", [False, True], ids=["on a new connection", "on a used one"])
-async def test_what_is_not_a_whole_http_answer_is_told_apart(
+async def test_each_kind_of_incomplete_answer_has_its_own_outcome(
     action: Action, kind: OutcomeKind, message: str, used: bool
 ) -> None:
     async with Runner(*[answer()] * used, action) as runner, deliverer() as http:

@@ -49,7 +49,7 @@ async def test_a_name_with_one_refused_address_is_reached_at_the_other() -> None
     assert runner.received[0].header("Host") == f"mixed.test:{runner.port}"
 
 
-async def test_a_name_whose_first_address_is_dead_is_reached_at_the_next() -> None:
+async def test_a_name_whose_first_address_is_dead_is_reached_at_the_next_one() -> None:
     async with Runner() as runner, deliverer(lookup=lambda *_, **__: addresses("127.0.0.9", "127.0.0.1")) as http:
         assert (await http.deliver(request(runner.url(host="two.test")))).status == 200
 
@@ -69,7 +69,7 @@ async def test_a_name_that_turns_to_a_refused_address_is_blocked_from_then_on() 
     assert len(runner.received) == 1
 
 
-async def test_a_remembered_lookup_is_asked_about_too() -> None:
+async def test_the_guard_checks_a_cached_lookup_too() -> None:
     """The guard stands behind the memory of lookups, not before it."""
     asked: list[str] = []
 
@@ -121,7 +121,7 @@ async def test_an_endpoint_that_is_known_by_name_is_refused_under_its_addresses_
     assert runner.connections == 0
 
 
-async def test_an_own_endpoint_whose_name_does_not_resolve_stops_nothing_else() -> None:
+async def test_an_own_endpoint_whose_name_does_not_resolve_blocks_no_other_target() -> None:
     def lookup(host: bytes, *_: object, **__: object) -> Sequence[AddressInfo]:
         if host == b"gone.test":
             raise OSError("no such name")

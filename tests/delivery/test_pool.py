@@ -298,7 +298,7 @@ async def test_a_408_after_a_wait_is_an_answer(idle: Idle) -> None:
 
 
 @pytest.mark.parametrize("close", [False, True])
-async def test_an_answer_that_nobody_asked_for_is_not_the_next_requests(close: bool) -> None:
+async def test_an_unsolicited_answer_is_not_taken_for_the_next_request(close: bool) -> None:
     """Some servers send a 408 before they close an idle connection."""
     unasked = head(408, [("Content-Length", "0")])
     async with Runner(answer_then_speak_unasked(unasked, close=close)) as runner, deliverer() as http:
@@ -387,7 +387,7 @@ async def test_thousands_of_abandoned_requests_leave_nothing_behind(how: str) ->
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """What is in a circle stays meanwhile."""
+    """Objects in a reference cycle stay alive while the collector is off."""
     gc.collect()
     gc.disable()
     try:
@@ -402,7 +402,7 @@ def connections_in_memory() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["silent", "in the middle of its answer"])
-async def test_what_is_left_of_attempts_that_timed_out_goes_without_the_collector(how: str) -> None:
+async def test_attempts_that_timed_out_are_freed_without_the_collector(how: str) -> None:
     """A connection and its parser hold each other. Left so, ten timeouts a second grow a node by half a megabyte a
     minute until Python looks for circles among old objects, which it rarely does."""
     begun = raw(head(headers=[("Content-Length", "10")]) + b"12345")

@@ -1,4 +1,4 @@
-"""Attempts without a task: begun at once, told once, never from within, and given up without a trace."""
+"""Attempts without a task: they begin at once, end with one outcome, never within the call, and can be cancelled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def warm(http: HttpClient, runner: Runner) -> None:
 
 
 @pytest.mark.parametrize("used", [False, True])
-async def test_an_attempt_is_told_once_and_not_from_within(used: bool) -> None:
+async def test_done_is_called_once_and_not_from_within_send(used: bool) -> None:
     async with Runner() as runner, deliverer() as http:
         if used:
             await warm(http, runner)
@@ -35,7 +35,7 @@ async def test_an_attempt_is_told_once_and_not_from_within(used: bool) -> None:
 
 
 @pytest.mark.parametrize("used", [False, True])
-async def test_an_attempt_that_is_given_up_is_told_to_nobody_and_leaves_its_place(used: bool) -> None:
+async def test_a_cancelled_attempt_is_silent_and_frees_its_slot(used: bool) -> None:
     async with Runner(*[answer()] * used, hang()) as runner, deliverer(max_connections=1) as http:
         if used:
             await warm(http, runner)
@@ -49,7 +49,7 @@ async def test_an_attempt_that_is_given_up_is_told_to_nobody_and_leaves_its_plac
 
 
 @pytest.mark.parametrize("used", [False, True])
-async def test_giving_up_an_attempt_that_has_just_ended_touches_no_other(used: bool) -> None:
+async def test_cancelling_an_attempt_that_has_just_ended_affects_no_other(used: bool) -> None:
     async with Runner() as runner, deliverer(max_connections=1) as http:
         if used:
             await warm(http, runner)
@@ -79,14 +79,14 @@ async def test_a_request_that_cannot_be_written_is_an_outcome_too() -> None:
     assert len(runner.received) == 1
 
 
-async def test_what_is_longer_than_may_be_read_ends_the_attempt_and_its_connection() -> None:
+async def test_an_answer_above_the_read_limit_ends_the_attempt_and_its_connection() -> None:
     async with Runner(answer(), answer(body=b"x" * 5000)) as runner, deliverer(read_limit_bytes=1000) as http:
         await warm(http, runner)
         outcome = await http.deliver(request(runner.url()))
         assert (outcome.status, outcome.truncated, outcome.body_bytes, len(outcome.body)) == (200, True, 1000, 1000)
 
 
-async def test_what_waited_for_a_connection_is_sent_only_if_it_is_still_wanted() -> None:
+async def test_a_request_that_waited_for_a_connection_is_sent_only_with_a_lease() -> None:
     async with Runner() as runner, deliverer(max_connections=2) as http:
         told: list[Outcome] = []
         http.send(request(runner.url()), told.append, lambda: False)
@@ -100,7 +100,7 @@ async def test_what_waited_for_a_connection_is_sent_only_if_it_is_still_wanted()
 
 
 @pytest.mark.parametrize("body", [b"{}", b"x" * 200_000])
-async def test_nothing_is_sent_on_an_idle_connection_either_if_it_is_not_wanted(body: bytes) -> None:
+async def test_nothing_is_sent_on_an_idle_connection_without_a_lease(body: bytes) -> None:
     async with Runner() as runner, deliverer() as http:
         await warm(http, runner)
         told: list[Outcome] = []
@@ -110,7 +110,7 @@ async def test_nothing_is_sent_on_an_idle_connection_either_if_it_is_not_wanted(
     assert len(runner.received) == 1
 
 
-async def test_a_deliverer_that_is_a_coroutine_is_asked_only_for_what_is_wanted() -> None:
+async def test_a_coroutine_deliverer_sends_only_with_a_lease() -> None:
     asked: list[Call] = []
 
     class Coroutine(CoroutineDeliverer[None]):
@@ -128,13 +128,13 @@ async def test_a_deliverer_that_is_a_coroutine_is_asked_only_for_what_is_wanted(
 
 
 class Broken(CoroutineDeliverer[None]):
-    """A deliverer that breaks its word."""
+    """A deliverer that raises."""
 
     async def send(self, call: Call, _: None, /) -> Outcome:
         raise RuntimeError(call.method)
 
 
-async def test_a_deliverer_that_is_a_coroutine_gets_a_task_and_its_faults_become_outcomes() -> None:
+async def test_the_faults_of_a_coroutine_deliverer_become_outcomes() -> None:
     told: list[Outcome] = []
     Broken().start(make_call(), told.append, always)
     await until(lambda: bool(told))
@@ -143,13 +143,13 @@ async def test_a_deliverer_that_is_a_coroutine_gets_a_task_and_its_faults_become
 
 
 class Cancelled(Broken):
-    """A deliverer in which something that it waited for was cancelled, but not by us."""
+    """A deliverer that waits for something that another part cancels."""
 
     async def send(self, call: Call, _: None, /) -> Outcome:
         raise asyncio.CancelledError
 
 
-async def test_an_attempt_that_is_cancelled_from_within_is_told_all_the_same() -> None:
+async def test_an_attempt_that_is_cancelled_from_within_has_an_outcome() -> None:
     told: list[Outcome] = []
     Cancelled().start(make_call(), told.append, always)
     await until(lambda: bool(told))
@@ -168,7 +168,7 @@ class Expiring:
             raise RuntimeError("broken")
 
 
-async def test_deadlines_pass_for_those_that_are_left_whatever_one_of_them_does() -> None:
+async def test_a_fault_in_one_deadline_does_not_stop_the_others() -> None:
     loop = asyncio.get_running_loop()
     complaints: list[str] = []
     loop.set_exception_handler(lambda _, context: complaints.append(str(context["exception"])))
