@@ -136,9 +136,9 @@ def _run_child(descriptor: int, *, sole: bool, own: str) -> None:
     from scheduler_api.server.node_link import ParentLink
     from scheduler_api.server.process import Process
     from scheduler_core.base.events import configure_logging
-    from scheduler_core.delivery.http.guard import Own
+    from scheduler_core.delivery.http.guard import OwnEndpoint
 
-    parent = ParentLink(descriptor, sole=sole, own=msgspec.json.decode(own, type=list[Own]))
+    parent = ParentLink(descriptor, sole=sole, own=msgspec.json.decode(own, type=list[OwnEndpoint]))
     settings = load_settings(dotenv=None)
     configure_logging(settings.log)
     Process(settings, api=False, parent=parent).run()

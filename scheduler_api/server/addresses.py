@@ -6,12 +6,12 @@ import socket
 from collections.abc import Iterable
 
 from scheduler_core.base.redis_url import parse_redis_url
-from scheduler_core.delivery.http.guard import Own
+from scheduler_core.delivery.http.guard import OwnEndpoint
 
 
 def own_endpoints(
     sockets: Iterable[socket.socket], metrics_sockets: Iterable[socket.socket], redis_url: str
-) -> list[Own]:
+) -> list[OwnEndpoint]:
     """List the endpoints of this process and its Redis. No job may call them unless an operator allows it."""
     own = [_own(sock, "the API of Cronpost") for sock in sockets]
     own += [_own(sock, "the metrics of Cronpost") for sock in metrics_sockets]
@@ -19,13 +19,13 @@ def own_endpoints(
         # A Redis on loopback usually listens on the other addresses of the machine too.
         is_local = host in {"127.0.0.1", "::1", "localhost"}
         hosts = ("0.0.0.0", "::") if is_local else (host,)
-        own += [Own(one, port, "the Redis of Cronpost") for one in hosts]
+        own += [OwnEndpoint(one, port, "the Redis of Cronpost") for one in hosts]
     return own
 
 
-def _own(sock: socket.socket, what: str) -> Own:
+def _own(sock: socket.socket, what: str) -> OwnEndpoint:
     host, port, *_ = sock.getsockname()
-    return Own(host, port, what)
+    return OwnEndpoint(host, port, what)
 
 
 def callback_base(url: str) -> str:

@@ -12,13 +12,13 @@ import msgspec
 import scheduler_api
 from scheduler_core.base.config import SETTINGS, Settings
 from scheduler_core.base.config_table import ENV_PREFIX
-from scheduler_core.delivery.http.guard import Own
+from scheduler_core.delivery.http.guard import OwnEndpoint
 
 NOT_OF_NODES = ("api", "process", "client")
 """Sections of the settings that a node process does not receive."""
 
 
-def command(descriptor: int, *, sole: bool, own: Sequence[Own] = ()) -> list[str]:
+def command(descriptor: int, *, sole: bool, own: Sequence[OwnEndpoint] = ()) -> list[str]:
     """Build the command line of a node process. Its settings are in the environment, which other users cannot read."""
     # -P: import the package of this process, not one in the working directory.
     program = [sys.executable, "-P", "-m", "scheduler_api", "node", "--parent", str(descriptor)]

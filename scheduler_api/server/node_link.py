@@ -20,7 +20,7 @@ import msgspec
 from prometheus_client.registry import Collector
 
 from scheduler_api.server.node_metrics import Family, families_of
-from scheduler_core.delivery.http.guard import Own
+from scheduler_core.delivery.http.guard import OwnEndpoint
 from scheduler_core.node.dispatch.targets import OpenBreaker
 
 STATE, METRICS = b"?", b"m"
@@ -49,7 +49,7 @@ class ParentLink:
     """The node's end. ``sole``: no other node can be alive while this one starts. ``own``: endpoints of the parent,
     which no job may call."""
 
-    def __init__(self, descriptor: int, *, sole: bool, own: Sequence[Own] = ()) -> None:
+    def __init__(self, descriptor: int, *, sole: bool, own: Sequence[OwnEndpoint] = ()) -> None:
         self.sole = sole
         self.own = own
         self._socket = socket.socket(fileno=descriptor)

@@ -25,7 +25,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import Settings
 from scheduler_core.base.events import NODE_PROCESS_ENDED, NODE_PROCESS_STARTED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.http.guard import Own
+from scheduler_core.delivery.http.guard import OwnEndpoint
 from scheduler_core.node.dispatch.targets import OpenBreaker
 
 log = get_logger(__name__)
@@ -81,7 +81,7 @@ class NodeSupervisor:
         *,
         sole: bool = False,
         inherit: tuple[int, ...] = (),
-        own: Sequence[Own] = (),
+        own: Sequence[OwnEndpoint] = (),
     ) -> None:
         self._wanted = settings.process.nodes
         self._settings = settings

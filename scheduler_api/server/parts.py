@@ -13,7 +13,7 @@ from scheduler_core.base.config import EngineSettings, Settings
 from scheduler_core.base.config_check import beat_timeout_seconds
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer, Environment
-from scheduler_core.delivery.http.guard import AddressGuard, Own
+from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.node.engine import Engine
@@ -73,7 +73,7 @@ def build_nodes(
     settings: Settings,
     clock: RedisClock,
     metrics: Metrics,
-    own: Sequence[Own],
+    own: Sequence[OwnEndpoint],
     *,
     url: str | None,
     embedded: EmbeddedRedis | None,

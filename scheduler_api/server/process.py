@@ -34,7 +34,7 @@ from scheduler_core.base.events import (
     log_warnings,
 )
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.http.guard import AddressGuard, Own
+from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.node.dispatch.targets import OpenBreaker
@@ -213,7 +213,9 @@ class Process:
         if metrics_port is not None:
             metrics_sockets += listen(host, metrics_port)
 
-    def _own_endpoints(self, api_sockets: list[socket.socket], metrics_sockets: list[socket.socket]) -> list[Own]:
+    def _own_endpoints(
+        self, api_sockets: list[socket.socket], metrics_sockets: list[socket.socket]
+    ) -> list[OwnEndpoint]:
         own = own_endpoints(api_sockets, metrics_sockets, self._redis_url)
         return own if self._parent is None else [*own, *self._parent.own]
 
@@ -254,7 +256,9 @@ class Process:
 
     # ---- nodes and services ---------------------------------------------------------------------------------------
 
-    def _build_nodes(self, clock: RedisClock, metrics: Metrics, own: Sequence[Own]) -> Shards[RedisStore] | None:
+    def _build_nodes(
+        self, clock: RedisClock, metrics: Metrics, own: Sequence[OwnEndpoint]
+    ) -> Shards[RedisStore] | None:
         """Build the node of this process, or the supervisor of several. Returns the store of the former."""
         if not self._with_node:
             return None

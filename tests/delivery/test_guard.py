@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from scheduler_core.delivery.base import OutcomeKind
-from scheduler_core.delivery.http.guard import AddressGuard, Own
+from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint
 from scheduler_core.delivery.http.resolve import AddressInfo
 from tests.support.delivery import addresses, deliverer, request
 from tests.support.runners import Runner, redirect
@@ -102,7 +102,7 @@ async def test_a_rule_of_the_operator_is_applied() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::ffff:127.0.0.1]", "own.test", "OWN.test."])
 async def test_an_endpoint_of_this_installation_is_refused_in_every_spelling(host: str) -> None:
     async with Runner() as runner:
-        guard = AddressGuard(own=[Own("127.0.0.1", runner.port, "the API of Cronpost")])
+        guard = AddressGuard(own=[OwnEndpoint("127.0.0.1", runner.port, "the API of Cronpost")])
         async with deliverer(guard=guard, lookup=lambda *_, **__: addresses("127.0.0.1")) as http:
             outcome = await http.deliver(request(runner.url(host=host)))
     assert outcome.kind is OutcomeKind.BLOCKED
@@ -113,7 +113,7 @@ async def test_an_endpoint_of_this_installation_is_refused_in_every_spelling(hos
 @pytest.mark.parametrize("host", ["127.0.0.1", "redis.test", "other.test"])
 async def test_an_endpoint_that_is_known_by_name_is_refused_under_its_addresses_too(host: str) -> None:
     async with Runner() as runner:
-        guard = AddressGuard(own=[Own("redis.test", runner.port, "the Redis of Cronpost")])
+        guard = AddressGuard(own=[OwnEndpoint("redis.test", runner.port, "the Redis of Cronpost")])
         async with deliverer(guard=guard, lookup=lambda *_, **__: addresses("127.0.0.1")) as http:
             outcome = await http.deliver(request(runner.url(host=host)))
     assert outcome.kind is OutcomeKind.BLOCKED
@@ -128,7 +128,7 @@ async def test_an_own_endpoint_whose_name_does_not_resolve_blocks_no_other_targe
         return addresses("127.0.0.1")
 
     async with Runner() as runner:
-        guard = AddressGuard(own=[Own("gone.test", runner.port, "the Redis of Cronpost")])
+        guard = AddressGuard(own=[OwnEndpoint("gone.test", runner.port, "the Redis of Cronpost")])
         async with deliverer(guard=guard, lookup=lookup) as http:
             assert (await http.deliver(request(runner.url(host="a.test")))).status == 200
 

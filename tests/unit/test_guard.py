@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_core.base.target_rules import parse_target_rule
-from scheduler_core.delivery.http.guard import AddressGuard, Own, embedded_v4
+from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint, embedded_v4
 
 METADATA = "169.254.169.254"
 
@@ -168,7 +168,7 @@ def test_only_a_rule_with_a_network_lifts_the_refusal_of_metadata_addresses() ->
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
 def test_what_listens_on_all_addresses_is_refused_under_each_of_this_machine(address: str) -> None:
-    guard = AddressGuard(own=[Own("0.0.0.0", 8000, "the API"), Own("::", 8000, "the API")])
+    guard = AddressGuard(own=[OwnEndpoint("0.0.0.0", 8000, "the API"), OwnEndpoint("::", 8000, "the API")])
     assert guard.check(address, "", 8000)
     assert guard.check(address, "", 8001) is None
     assert guard.check("192.0.2.1", "", 8000) is None
@@ -177,14 +177,14 @@ def test_what_listens_on_all_addresses_is_refused_under_each_of_this_machine(add
 @pytest.mark.parametrize("own", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
 def test_what_listens_on_loopback_is_refused_under_each_loopback_address(own: str, address: str) -> None:
-    guard = AddressGuard(own=[Own(own, 8000, "the API")])
+    guard = AddressGuard(own=[OwnEndpoint(own, 8000, "the API")])
     assert guard.check(address, "localhost", 8000)
     assert guard.check(address, "localhost", 8001) is None
     assert guard.check("192.0.2.1", "", 8000) is None
 
 
 def test_an_own_endpoint_is_allowed_only_by_a_rule_with_its_network_and_port() -> None:
-    own = [Own("127.0.0.1", 8000, "the API")]
+    own = [OwnEndpoint("127.0.0.1", 8000, "the API")]
     for rule in ("*", "127.0.0.0/8", ":8000", "localhost:8000"):
         assert AddressGuard(allow=[rule], own=own).check("127.0.0.1", "localhost", 8000)
     assert AddressGuard(allow=["127.0.0.1:8000"], own=own).check("127.0.0.1", "localhost", 8000) is None

@@ -23,7 +23,7 @@ import aiohappyeyeballs
 import certifi
 import httpx
 
-from scheduler_core.delivery.http.guard import AddressGuard, Own, refusal_text
+from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint, refusal_text
 from scheduler_core.delivery.http.resolve import AddressInfo, LookupFailed, Resolver
 
 FALLBACK_DELAY_SECONDS: Final = 0.25
@@ -90,7 +90,7 @@ class Connector:
             raise httpx.ConnectError(f"cannot connect to {origin.host} port {origin.port}: {_reason(error)}") from error
         return protocol
 
-    async def _without_own(self, addresses: list[AddressInfo], own: Own) -> list[AddressInfo]:
+    async def _without_own(self, addresses: list[AddressInfo], own: OwnEndpoint) -> list[AddressInfo]:
         """Remove the addresses to which the name of an own endpoint resolves now."""
         try:
             found = {str(info[4][0]) for info in await self._resolver.resolve(own.host)}

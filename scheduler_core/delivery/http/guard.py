@@ -56,7 +56,7 @@ _LOW_32_IS_V4: Final = (
 _ISATAP_IDENTIFIERS: Final = (0x00005EFE, 0x02005EFE)
 
 
-class Own(NamedTuple):
+class OwnEndpoint(NamedTuple):
     """An endpoint of this installation itself, which no job may call: its API, its metrics, its Redis."""
 
     host: str
@@ -79,10 +79,10 @@ class AddressGuard:
     5. everything else is allowed.
     """
 
-    def __init__(self, *, allow: Iterable[str] = (), deny: Iterable[str] = (), own: Iterable[Own] = ()) -> None:
+    def __init__(self, *, allow: Iterable[str] = (), deny: Iterable[str] = (), own: Iterable[OwnEndpoint] = ()) -> None:
         self._allow = tuple(parse_target_rule(rule) for rule in allow)
         self._deny = tuple(parse_target_rule(rule) for rule in deny)
-        self._own: dict[int, list[Own]] = {}
+        self._own: dict[int, list[OwnEndpoint]] = {}
         for one in own:
             self._own.setdefault(one.port, []).append(one)
 
@@ -111,11 +111,11 @@ class AddressGuard:
             return None
         return self._denied(None, plain, port)
 
-    def own_names(self, port: int) -> list[Own]:
+    def own_names(self, port: int) -> list[OwnEndpoint]:
         """Own endpoints on ``port`` that are known by name. The caller looks them up and calls ``check_own``."""
         return [own for own in self._own.get(port, ()) if _address(own.host) is None]
 
-    def check_own(self, address: str, own: Own, own_addresses: Iterable[str]) -> str | None:
+    def check_own(self, address: str, own: OwnEndpoint, own_addresses: Iterable[str]) -> str | None:
         """Return why ``address`` is refused if it is one of the addresses of ``own``, else None."""
         parsed = _address(address)
         assert parsed is not None
