@@ -198,7 +198,7 @@ def config(as_json: bool, **options: str | None) -> None:
     width = max(len(row.setting.env) for row in rows)
     for row in rows:
         if row.setting.section == "client" and row is next(one for one in rows if one.setting.section == "client"):
-            click.echo("\nOnly for cronpost jobs and cronpost runs; servers and nodes ignore these:")
+            click.echo("\nFor cronpost jobs and cronpost runs only; servers and nodes ignore these:")
         origin = "" if row.source == "default" else f"   (from {row.source}; default {row.default})"
         click.echo(f"{row.setting.env.ljust(width)}  {row.value}{origin}")
         for line in wrap([f"{row.setting.meaning} Expected: {row.setting.kind}."], 100):

@@ -95,7 +95,7 @@ def test_cron_explains_and_lists_fire_times_in_the_zone_and_in_utc() -> None:
 
 def test_cron_reports_that_no_fire_time_follows() -> None:
     result = run("cron", "0 0 0 1 1 * 2040", "--start", "2030-01-01T00:00:00Z")
-    assert result.stdout.splitlines()[-2:] == ["2040-01-01 00:00:00Z", "and never again"]
+    assert result.stdout.splitlines()[-2:] == ["2040-01-01 00:00:00Z", "no further fire times"]
 
 
 def test_a_job_is_put_listed_shown_paused_resumed_run_and_deleted(cli_server: str) -> None:
@@ -118,7 +118,7 @@ def test_a_job_is_put_listed_shown_paused_resumed_run_and_deleted(cli_server: st
     assert "paused" in jobs(cli_server, "pause", "a/b").stdout
     assert jobs(cli_server, "list", "--status", "paused").stdout.splitlines()[1].startswith("a/b")
     assert "next fire " in jobs(cli_server, "resume", "a/b").stdout
-    assert "asked for" in jobs(cli_server, "run", "a/b").stdout
+    assert "requested" in jobs(cli_server, "run", "a/b").stdout
     again = jobs(cli_server, "run", "a/b")
     assert again.exit_code == 4
     assert "[409]" in again.stderr
@@ -182,14 +182,14 @@ def test_pending_runs_are_put_shown_and_poked(cli_server: str, tmp_path: Path) -
     assert "[404]" in jobs(cli_server, "pending", "a/b", "--revive", "x/y").stderr
     assert jobs(cli_server, "pending", "a/b", "--put", "-", stdin=b"[]").stdout == "none\n"
     later = jobs(cli_server, "run", "a/b", "--payload", "[1]", "--not-before", "2090-01-01T00:00:00Z")
-    assert "asked for" in later.stdout
+    assert "requested" in later.stdout
     assert "2090-01-01T00:00:00Z  manual  waits  0         [1]" in jobs(cli_server, "pending", "a/b").stdout
 
 
 def test_a_backfill_prints_what_it_will_run(cli_server: str) -> None:
     jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1")
     asked = ("backfill", "a", "--start", "2020-01-01T00:00:00Z", "--end", "2020-02-01T00:00:00Z")
-    assert jobs(cli_server, *asked, "--limit", "3").stdout.startswith("3 run(s) asked for")
+    assert jobs(cli_server, *asked, "--limit", "3").stdout.startswith("3 run(s) requested")
     assert "32 run(s)" in jobs(cli_server, *asked).stdout
     assert (
         "(field start)" in jobs(cli_server, "backfill", "a", "--start", "soon", "--end", "2020-02-01T00:00:00Z").stderr

@@ -183,7 +183,7 @@ def test_other_text_is_sent_to_the_server_unchanged(text: str) -> None:
 def test_run_and_backfill_accept_relative_times(cli_server: str) -> None:
     jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "@hourly", "--payload", "1")
     assert "2 run(s)" in jobs(cli_server, "backfill", "a", "--start", "2h", "--end", "now").stdout
-    assert "asked for" in jobs(cli_server, "run", "a", "--payload", "[1]", "--not-before", "2h").stdout
+    assert "requested" in jobs(cli_server, "run", "a", "--payload", "[1]", "--not-before", "2h").stdout
     pending = json.loads(jobs(cli_server, "pending", "a", "--json").stdout)["pending"]
     ahead = datetime.fromisoformat(pending[-1]["not_before"]).timestamp() * 1000 - SystemClock().now_ms()
     assert timedelta(minutes=119) < timedelta(milliseconds=ahead) <= timedelta(minutes=120)
