@@ -1,4 +1,4 @@
-"""Reading the account of a job: one step for what is stored, one more for the records of the runs on the page."""
+"""Reads the account of a job: one read for its history and state, one for the records of the runs on the page."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scheduler_core.store.jobs import JobStore
 
 
 class AccountPage(msgspec.Struct, frozen=True):
-    """Part of an account: the entries of fire times in [from, to], and where the next page begins."""
+    """A page of an account: the entries of fire times in [from, to], and the key after which the next page begins."""
 
     from_ms: int
     to_ms: int
     account: Account
     entries: list[Entry]
     trimmed: frozenset[str]
-    """Runs whose record is gone: only what their entry tells is known of them."""
+    """Runs whose record was trimmed; only the fields of their entry are known."""
     following: tuple[int, str] | None
 
 
@@ -32,10 +32,10 @@ async def read_account(
     after: tuple[int, str] | None,
     limit: int,
 ) -> AccountPage:
-    """The entries of fire times from ``from_ms`` (None: from the first entry, or where the account begins) to ``to_ms``
-    (None: now), both included, after the one with the key ``after``.
+    """Return the entries of fire times from ``from_ms`` (None: from the beginning) to ``to_ms`` (None: now), both
+    included, after the entry with the key ``after``.
 
-    Raises JobNotFound for an id under which nothing is stored, neither a job nor a history.
+    Raises JobNotFound if neither a job nor a history is stored under the id.
     """
     read = await store.read_account(job_id)
     if not read.exists:
@@ -51,7 +51,7 @@ async def read_account(
         now_ms=now_ms,
     )
     last_ms = now_ms if to_ms is None else to_ms
-    # An account without any history begins with the next fire time, which lies ahead.
+    # An account without history begins with the next fire time, which lies ahead.
     first_ms = min(account.begins_ms, last_ms) if from_ms is None else from_ms
     entries = account.between(first_ms, last_ms, after=after, limit=limit + 1)
     following = entries[limit - 1].key if len(entries) > limit else None

@@ -1,8 +1,8 @@
-"""Many upserts at once: the same steps as one after the other, in a fraction of the time.
+"""Upserts many jobs with few scripts. The result is that of single upserts, one after the other.
 
-A job that is new takes part in one script with the others of its chunk, and nothing is read for it. What is stored
-already comes back from that same script: if it is equal there is nothing to do, else the change is planned from it and
-written with those of the others. Whoever loses a race is upserted again by itself.
+One script per chunk creates all new jobs without reading them first. It returns the stored documents of the other jobs:
+an equal definition needs no write; other changes are planned from these documents and written together. A job that
+another change overtakes is upserted again alone.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from scheduler_core.usecases.jobs import JobService, as_created, step_of_upsert
 log = get_logger(__name__)
 
 CHUNK = 128
-"""Jobs per script: it keeps Redis, and the loop of this process, for a millisecond or two."""
+"""Jobs per script. A script blocks Redis, and the event loop of this process, for 1 to 2 ms."""
 
 Upserted = tuple[JobView, bool]
 """The job as stored, and whether anything changed."""
 
 
 async def upsert_many(service: JobService, new: Sequence[Job]) -> list[Upserted | CronpostError]:
-    """Store each job under its id, as ``JobService.upsert`` would one after the other; what became of each.
+    """Store each job under its id, as ``JobService.upsert`` would; returns the result of each, in their order.
 
-    Each stands for itself: one that is refused, or that Redis does not take, leaves its stored job as it was, and the
-    others go on. An error stands for what ``upsert`` would have raised. When Redis does not answer, all that are not
-    done yet have an error: OutcomeUnknown for those that may have been stored.
+    The jobs are independent: a job that is invalid, or that Redis refuses, keeps its stored definition. An error in the
+    result is what ``upsert`` would have raised. If Redis does not answer, all remaining jobs get an error:
+    OutcomeUnknown for those that may have been stored.
     """
     results: list[Upserted | CronpostError] = []
     lost: StoreUnavailable | None = None
@@ -58,7 +58,7 @@ async def upsert_many(service: JobService, new: Sequence[Job]) -> list[Upserted 
 
 
 async def upsert_on_shards(services: PerShard[JobService], new: Sequence[Job]) -> list[Upserted | CronpostError]:
-    """The same, each job on its shard: what is wrong with one shard is the result of its jobs alone."""
+    """Upsert each job on its shard. A fault of one shard affects only the jobs of that shard."""
     if len(services) == 1:
         return await upsert_many(services.lead, new)
     places = services.places(job.id for job in new)
@@ -74,7 +74,8 @@ async def upsert_on_shards(services: PerShard[JobService], new: Sequence[Job]) -
 
 
 def _chunks(new: Sequence[Job]) -> Iterator[list[Job]]:
-    """Parts of at most CHUNK jobs in their order, none of which has an id twice: what comes later is applied later."""
+    """Yield chunks of at most CHUNK jobs in order. No id is twice in a chunk, so later definitions are applied
+    later."""
     chunk: list[Job] = []
     ids: set[str] = set()
     for job in new:
@@ -88,7 +89,7 @@ def _chunks(new: Sequence[Job]) -> Iterator[list[Job]]:
 
 
 class _Chunk:
-    """Jobs with different ids, on their way into the store."""
+    """Jobs with different ids that are upserted together."""
 
     def __init__(self, service: JobService, new: Sequence[Job]) -> None:
         self._service = service
@@ -98,26 +99,27 @@ class _Chunk:
         self._results: dict[str, Upserted | CronpostError] = {}
 
     async def apply(self) -> None:
-        """Store each. Raises StoreUnavailable if Redis stopped to answer before all were done."""
+        """Store all jobs. Raises StoreUnavailable if Redis stops answering before all are done."""
         await self._change(await self._create())
         for job in self._new:
             if job.id not in self._results:
                 await self._upsert_alone(job)
 
     def results(self, lost: StoreUnavailable | None) -> list[Upserted | CronpostError]:
-        """What became of each; ``lost`` where that is not known."""
+        """Return the result of each job; ``lost`` where it is unknown."""
         if lost is None:
             return [self._results[job.id] for job in self._new]
         return [self._results.get(job.id, lost) for job in self._new]
 
     async def _create(self) -> list[tuple[Job, StoredJob]]:
-        """Create those that are new; the others, with what is stored."""
+        """Create the new jobs; returns the others with their stored documents."""
         fresh = self._planned()
         try:
             rows = await self._store.create([(job, state) for _, job, state in fresh]) if fresh else []
         except (StoreUnavailable, StoreRefused) as error:
             _stop_if_unknown(error)
-            # A full Redis takes none of them, but one of which the same is stored needs nothing of it: each by itself.
+            # Redis is out of memory and refused the chunk. Retry one by one: unchanged jobs succeed, they need no
+            # write.
             return []
         found: list[tuple[Job, StoredJob]] = []
         for (asked, job, state), stored in zip(fresh, rows, strict=True):
@@ -129,11 +131,11 @@ class _Chunk:
         return found
 
     def _planned(self) -> list[tuple[Job, Job, JobState]]:
-        """Of each job what was asked for, and its definition and state if nothing is stored yet."""
+        """Return for each job the requested definition, and definition and state to store if the id is new."""
         states: dict[TriggerSpec, JobState] = {}
         fresh: list[tuple[Job, Job, JobState]] = []
         for job in self._new:
-            # The usual state depends on nothing but the trigger, and many jobs have the same.
+            # With default policies the first state depends only on the trigger, which many jobs share.
             is_usual = job.policies is DEFAULT_POLICIES
             created = as_created(job, now_ms=self._now_ms, state=states.get(job.trigger) if is_usual else None)
             if created is not None:
@@ -143,7 +145,7 @@ class _Chunk:
         return fresh
 
     async def _change(self, found: Sequence[tuple[Job, StoredJob]]) -> None:
-        """Replace what is stored where it is not the same."""
+        """Replace the stored definitions that differ."""
         now_ms = self._service.clock.now_ms()
         changes: list[tuple[str, StoredJob, Transition]] = []
         for job, stored in found:
@@ -173,7 +175,7 @@ class _Chunk:
                 log.debug(JOB_UPSERTED, job_id=job_id, version=step.job.version if step.job else None)
 
     async def _finish(self, job_id: str, stored: StoredJob, result: Upserted) -> None:
-        """Do what follows an upsert whose write is done, or was not needed."""
+        """Run the step after the write of an upsert, or after finding that no write is needed."""
         try:
             await self._service.finish_upsert(stored, job_id, unchanged=not result[1])
         except CronpostError as error:
@@ -183,7 +185,7 @@ class _Chunk:
             self._results[job_id] = result
 
     async def _upsert_alone(self, job: Job) -> None:
-        """For one that another change came before, and others that the short way is not for."""
+        """Upsert a single job: another change overtook it, or it is too large for the chunk."""
         try:
             self._results[job.id] = await self._service.upsert(job)
         except CronpostError as error:
@@ -192,6 +194,6 @@ class _Chunk:
 
 
 def _stop_if_unknown(error: CronpostError) -> None:
-    """Raise it again if Redis did not answer: the next command would only wait as long again."""
+    """Raise the error again if Redis did not answer: the next command would wait for the same timeout."""
     if isinstance(error, StoreUnavailable) and (error.effect_unknown or error.unreachable):
         raise error

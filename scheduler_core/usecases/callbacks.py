@@ -1,6 +1,6 @@
-"""What runners say by callback about runs that they have taken.
+"""Callbacks of runners: completion and heartbeats of runs that they have taken.
 
-A callback finds its run through the unit that its token names, and is planned and written like any change of a job.
+A callback finds its run through the claim key in its token, and is planned and written like any change of a job.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ class CallbackService:
     async def complete(
         self, run_id: str, token: str, *, succeeded: bool, message: str = "", continuation: bytes | None = None
     ) -> RunState:
-        """End a run; how it ended. Saying it again changes nothing and is answered the same.
+        """End a run; returns its final state. Repeating it changes nothing and returns the same.
 
-        ``continuation`` is the JSON text of what the runner asks for besides. Raises InvalidInput if that cannot be
-        taken up.
+        ``continuation``: the JSON text of continuations. Raises InvalidInput if they cannot be accepted.
         """
         claim_key = await self._claim_key(run_id, token)
         wanted = RunState.SUCCEEDED if succeeded else RunState.FAILED
@@ -60,7 +59,7 @@ class CallbackService:
         return answer
 
     async def heartbeat(self, run_id: str, token: str, *, progress: float | None = None, note: str = "") -> int | None:
-        """Keep a run alive; until when it is without another sign of life, in epoch ms, or None while its request is
+        """Record a heartbeat; returns when the run is lost without another one (epoch ms), or None while its request is
         still open."""
         claim_key = await self._claim_key(run_id, token)
         lost_at_ms: int | None = None
@@ -93,12 +92,12 @@ class CallbackService:
         return claim_key_of_token(secret, token, run_id)
 
     async def _settled(self, claim_key: str, run_id: str) -> RunState:
-        """How a run that is over ended."""
+        """Return the state of a settled run. Raises RunNotFound, RunLost and RunCancelled."""
         run = await self._shards.of(claim_key).settled_run(run_id)
         if run is None:
             raise RunNotFound(f"no run {run_id!r} is open, and none is on record")
         if run.state is RunState.LOST:
-            raise RunLost("the run was given up as lost before its runner said how it ended")
+            raise RunLost("the run ended as lost before its runner completed it")
         if run.state is RunState.CANCELLED:
-            raise RunCancelled("the run was cancelled before its runner said how it ended")
+            raise RunCancelled("the run was cancelled before its runner completed it")
         return run.state

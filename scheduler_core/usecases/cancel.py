@@ -1,4 +1,4 @@
-"""Cancels runs that are not settled, on behalf of a client; a node that has the request open cuts it."""
+"""Cancels unsettled runs. The node that has the request of such a run open aborts it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scheduler_core.usecases.jobs import JobService
 log = get_logger(__name__)
 
 CUT_SECONDS = 1.0
-"""How long the node that has the request open may take to confirm that it cut it."""
+"""How long to wait for the node to confirm that it aborted the request."""
 TRIES = 3
 """A run may be settled or retried between finding it and cancelling it."""
 
@@ -32,7 +32,7 @@ class Cancelled(msgspec.Struct, frozen=True):
     job_id: str
     run_id: str
     request_cut: bool | None = None
-    """Whether the node that had the request open confirmed that it cut it; None: no request was open."""
+    """Whether the node confirmed that it aborted the open request; None: no request was open."""
 
 
 class CancelService:
@@ -44,7 +44,7 @@ class CancelService:
         self._history = history
 
     async def cancel(self, run_id: str) -> Cancelled:
-        """Cancel a run. When this returns, its end is stored, and a late result of its request is refused.
+        """Cancel a run. On return its end is stored, and a late result of its request is refused.
 
         Cancelling it again changes nothing. Raises RunNotFound, and AlreadySettled for a run that ended otherwise.
         """
@@ -59,7 +59,7 @@ class CancelService:
                 if await self._end(found.claim_key, run_id) is not None:
                     return Cancelled(found.job_id, run_id)
                 continue
-            # Listens before the change is made: the node confirms at once.
+            # Subscribe before the change: the node confirms at once.
             async with contextlib.aclosing(store.cut_runs()) as confirmed:
                 listens = await _listen(confirmed)
                 step = await self._end(found.claim_key, run_id)
@@ -74,7 +74,7 @@ class CancelService:
         raise RunNotFound(f"no run {run_id[:100]!r} is open, and none is on record")
 
     async def _end(self, claim_key: str, run_id: str) -> Transition | None:
-        """Store that the run is cancelled; None: it is no longer open."""
+        """Store the cancellation; None: the run is no longer open."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             return plan_cancel_run(
@@ -85,7 +85,7 @@ class CancelService:
 
 
 async def _listen(confirmed: AsyncGenerator[str | None]) -> bool:
-    """Wait until the subscription stands; whether it does."""
+    """Wait until the subscription is active; returns whether it is."""
     try:
         async with asyncio.timeout(CUT_SECONDS):
             await anext(confirmed)

@@ -14,7 +14,7 @@ from scheduler_core.store.catalogue import CatalogueStore, StoredTarget
 T = TypeVar("T")
 
 TRIES = 32
-"""Each failed try means that another change came first."""
+"""Each failed try means that another change was first."""
 
 
 async def read_target(catalogue: CatalogueStore, target_id: int) -> StoredTarget:
@@ -26,7 +26,7 @@ async def read_target(catalogue: CatalogueStore, target_id: int) -> StoredTarget
 
 
 async def repeat_if_unknown(operation: Callable[[], Awaitable[T]]) -> T:
-    """The answer of a step that can be repeated; once more if the first answer was lost."""
+    """Run a step that can be repeated, and repeat it once if its answer is lost."""
     try:
         return await operation()
     except StoreUnavailable as error:

@@ -22,14 +22,15 @@ from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.shards import Shards, ShardStore
 
 LOOKED_AT = 5_000
-"""How many runs a page looks at for a state or a reason; it may then be short, and its cursor goes on from there."""
+"""A page filtered by state or reason examines at most this many runs; it may be short, and its cursor continues
+there."""
 LOOK_AT = 250
 EXAMINED = 1000
-"""How many units, of each kind, one run that is not settled is looked for in."""
+"""An unsettled run is searched in at most this many claim keys of each kind."""
 
 
 class FoundRun(msgspec.Struct, frozen=True):
-    """A run as the list shows it."""
+    """A run of the list."""
 
     job_id: str
     run: Run
@@ -49,7 +50,7 @@ class RunPage(msgspec.Struct, frozen=True):
 
 
 class HistoryService:
-    """Needs no node. Raises StoreUnavailable or StoreRefused when Redis does not do its part."""
+    """Needs no node. Raises StoreUnavailable or StoreRefused if Redis fails."""
 
     def __init__(self, shards: Shards[ShardStore], clock: Clock) -> None:
         self._shards = shards
@@ -92,11 +93,11 @@ class HistoryService:
                 return RunPage(found[:limit], found[limit - 1].place)
             if exhausted:
                 return RunPage(found, None)
-            # Some were settled between two reads, or trimmed: what is missing comes from further down.
+            # Some were settled between two reads, or trimmed: fill the page from the following places.
             before = candidates[-1][1].place
 
     async def _find_among(self, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
-        """The same by state or reason, which no index tells: a page looks at a bounded number of runs."""
+        """Filter by state or reason, which have no index: a page examines a bounded number of runs."""
         found: list[FoundRun] = []
         seen: set[str] = set()
         for _ in range(LOOKED_AT // LOOK_AT):
@@ -117,7 +118,8 @@ class HistoryService:
         return RunPage(found, before, skip)
 
     async def get(self, run_id: str) -> FoundRun:
-        """One run, settled or not. Raises RunNotFound. An id does not always tell the shard, so all are asked."""
+        """Return one run, settled or not. Raises RunNotFound. Not every id reveals its shard, so all shards are
+        read."""
         answers = await asyncio.gather(*(one.get(run_id) for one in self._parts), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, FoundRun):
@@ -128,7 +130,7 @@ class HistoryService:
         raise RunNotFound(f"no run {run_id[:100]!r}")
 
     async def totals(self) -> RunTotals:
-        """What all runs came to."""
+        """Return the totals over all runs."""
         now_ms = self._clock.now_ms()
         found = await asyncio.gather(*(one.history.totals(now_ms=now_ms) for one in self._parts))
         return found[0] if len(found) == 1 else sum_of(found)
@@ -144,7 +146,7 @@ class HistoryService:
         return found[:count]
 
     async def _resolved(self, candidates: Sequence[tuple[int, Candidate]]) -> list[FoundRun]:
-        """What stands at these places, in their order."""
+        """Return the runs at these places, in their order."""
         of_shards: dict[int, list[Candidate]] = {}
         for shard, one in candidates:
             of_shards.setdefault(shard, []).append(one)
@@ -185,7 +187,7 @@ class _HistoryOfShard:
                     place = Place(run.started_at_ms or 0, run.id.encode())
                     if query.covers(place):
                         open_[run.id] = FoundRun(job_id, run, place)
-        # The settled last: one that was settled between the two reads counts as that.
+        # Settled runs last: a run that was settled between the two reads counts as settled.
         settled = await self.history.places_of_job(job_id, query)
         for place in settled:
             open_.pop(place.member.decode(errors="replace"), None)
@@ -195,7 +197,7 @@ class _HistoryOfShard:
         at, looked_at = (0 if query.looks_at_runs else skip), 0
         found: list[FoundRun] = []
         while len(found) < limit and at < len(places) and looked_at < LOOKED_AT:
-            # Records that were trimmed meanwhile, or cannot be read, leave room for those that come after them.
+            # Trimmed and unreadable records leave room for the following ones.
             part = places[at : at + (LOOK_AT if query.looks_at_runs else limit - len(found))]
             looked_at += len(part)
             names = [place.member.decode(errors="replace") for place in part]
@@ -218,7 +220,7 @@ class _HistoryOfShard:
         return RunPage(found, places[at - 1], skip if query.looks_at_runs else 0)
 
     async def resolved(self, candidates: Sequence[Candidate]) -> list[FoundRun]:
-        """What stands at these places, in their order."""
+        """Return the runs at these places, in their order."""
         settled = [one for one in candidates if one.is_settled]
         records = await self.history.records([one.name for one in settled])
         at: dict[Place, list[FoundRun]] = {
@@ -233,7 +235,7 @@ class _HistoryOfShard:
         return [found for place in dict.fromkeys(one.place for one in candidates) for found in at.get(place, [])]
 
     async def _open(self, candidates: Sequence[Candidate]) -> list[FoundRun]:
-        """The runs of these units that are not settled."""
+        """Return the unsettled runs of these claim keys."""
         found: list[FoundRun] = []
         claim_keys = [one.name for one in candidates]
         for one, stored in zip(candidates, await self._read(claim_keys), strict=True):
@@ -253,7 +255,8 @@ class _HistoryOfShard:
 
 
 def _waiting(stored: StoredJob) -> list[Run]:
-    """The runs of a unit that wait for a retry or a completion, the latest first; one whose retry is in flight too."""
+    """Return the runs of a claim key that wait for a retry or a completion, latest first; also if the retry is in
+    flight."""
     state = stored.snapshot.state
     if state is None:
         return []
@@ -266,7 +269,7 @@ def _waiting(stored: StoredJob) -> list[Run]:
 
 
 def _in_flight(claim_key: str, stored: StoredJob) -> list[Run]:
-    """The run of a unit that a node works on now; the start of a first attempt is taken to be its claim."""
+    """Return the run that a node executes now. The claim counts as the start of a first attempt."""
     job, state, lease = stored.snapshot.job, stored.snapshot.state, stored.snapshot.lease
     if state is None or lease is None or stored.fault is not None:
         return []
@@ -279,7 +282,7 @@ def _in_flight(claim_key: str, stored: StoredJob) -> list[Run]:
     if run is None:
         return []
     if not run.url and job is not None:
-        # Nothing is known of a request that is open but what was to be sent; of a named target, not even that.
+        # Only the planned request of an open attempt is known; for a named target, not even that.
         inline = job.target_id is None
         run = msgspec.structs.replace(run, url=job.url if inline else "", method="POST" if inline else "")
     started_at_ms = run.started_at_ms if run.started_at_ms is not None else lease.first_claimed_at_ms

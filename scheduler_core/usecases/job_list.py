@@ -8,11 +8,11 @@ from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.job_reads import JobView, exists, view_of
 
 EXAMINED = 1000
-"""How many jobs one page of a filtered list looks at; it may then be short, and its cursor goes on from there."""
+"""A page of a filtered list examines at most this many jobs; it may be short, and its cursor continues there."""
 LOOK_AT = 200
 FIRST_READ = 16
 PAGE_BYTES = 8 << 20
-"""How many bytes of payloads one page reads, whether it shows them or not; a page with large ones is short."""
+"""A page reads at most this many bytes of payloads, shown or not; with large payloads it is short."""
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What clients read of jobs: their definition, state, runs and history."""
+"""Reads jobs for clients: definition, state, runs and history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scheduler_core.store.jobs import JobStore, StoredJob
 
 RECORDS_LOOKED_AT = 100
 ENTRIES_EXAMINED = 2_000
-"""Entries of a job's history that one page of its runs looks at."""
+"""A page of a job's runs examines at most this many entries of its history."""
 ENTRIES_READ = 200
 
 
@@ -61,7 +61,7 @@ class JobReader:
         return self._clock
 
     async def children(self, job_id: str) -> list[JobView]:
-        """The runs of a job that allows overlap, each as the unit that it is; empty for any other job."""
+        """Return the child runs of a job; empty without ``overlap: allow``."""
         claim_keys = await self._store.children(job_id)
         found = zip(claim_keys, await self._store.read_many(claim_keys), strict=True)
         return [view_of(claim_key, stored) for claim_key, stored in found if exists(stored)]
@@ -74,14 +74,14 @@ class JobReader:
         return view_of(job_id, stored)
 
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
-        """Settled runs and misses of a job, newest first; also of one that is gone, until they are trimmed."""
+        """Return settled runs and misses of a job, newest first; also of a deleted job, until they are trimmed."""
         return await self._store.history(job_id, skip=skip, limit=limit)
 
     async def runs(self, job_id: str, *, skip: int, limit: int, misses: bool) -> tuple[list[Record], int | None]:
-        """The same from the entry ``skip`` on, up to ``limit``, without misses unless they are asked for; and the entry
-        at which the next page begins, None at the end.
+        """Return up to ``limit`` runs (with ``misses``, misses too) from the history entry ``skip`` on, and the entry
+        at which the next page begins; None at the end.
 
-        A page looks at a bounded number of entries: it may be short, or empty, and still have a next one.
+        A page examines a bounded number of entries: it may be short or empty and still have a next page.
         """
         found: list[Record] = []
         at = skip
@@ -99,7 +99,8 @@ class JobReader:
         return found, at
 
     async def last_run(self, job_id: str) -> LastRun | None:
-        """The latest settled run on record; for a job that allows overlap, whose state does not tell."""
+        """Return the latest settled run in the history, for a job with ``overlap: allow``, whose state does not have
+        it."""
         for record in await self._store.history(job_id, limit=RECORDS_LOOKED_AT):
             if isinstance(record, Run):
                 ended_at_ms = record.ended_at_ms or record.fire_time_ms
@@ -108,22 +109,22 @@ class JobReader:
 
 
 def overlaps(stored: StoredJob) -> bool:
-    """Whether runs of the job may be units of their own."""
+    """Whether the job may have child runs."""
     job = stored.snapshot.job
     return job is not None and job.policies.overlap is Overlap.ALLOW
 
 
 def exists(stored: StoredJob) -> bool:
-    """Whether there is a job, be it one that cannot be read."""
+    """Whether a job is stored, readable or not."""
     return stored.fault is not None or stored.snapshot.job is not None
 
 
 def view_of(job_id: str, stored: StoredJob) -> JobView:
-    """The job as it was read."""
+    """Return the view of a job as it was read."""
     snapshot = stored.snapshot
     return JobView(job_id, snapshot.job, snapshot.state or JobState(), snapshot.lease, stored.fault)
 
 
 def changed_view(job_id: str, stored: StoredJob, transition: Transition) -> JobView:
-    """The job as a change has left it."""
+    """Return the view of a job after a change."""
     return JobView(job_id, transition.job or stored.snapshot.job, transition.state or JobState(), stored.snapshot.lease)

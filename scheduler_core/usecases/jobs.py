@@ -1,6 +1,6 @@
-"""What clients do with jobs: read, plan, write; again if the job changed in between.
+"""Changes jobs for clients: read, plan, write; repeated if the job changed in between.
 
-Needs no node: an API process and a node share nothing but Redis.
+Needs no node: an API process and a node share only Redis.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from scheduler_core.usecases.report import report_record
 log = get_logger(__name__)
 
 TRIES = 32
-"""Each failed try means that another change or a fire of this very job came first."""
+"""Each failed try means that another change or a fire of the same job was first."""
 
 
 ANSWERS_KEPT_MS = 86_400_000
-"""How long a request with an ``Idempotency-Key`` may be repeated."""
+"""How long the answer to a request with an ``Idempotency-Key`` is stored."""
 
 
 class RunNow(msgspec.Struct, frozen=True):
-    """The answer to a request to run a job: the run, or why there is none and when there would be."""
+    """The answer to a run-now request: the run, or why there is none and when it would be possible."""
 
     run_id: str | None = None
     skipped: str | None = None
@@ -63,7 +63,7 @@ class RunNow(msgspec.Struct, frozen=True):
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
-    """What is kept of a request with an ``Idempotency-Key``."""
+    """The stored answer to a request with an ``Idempotency-Key``."""
 
     asked: bytes
     answer: RunNow
@@ -85,12 +85,12 @@ class JobService(JobReader):
         self._metrics = metrics
 
     async def upsert(self, job: Job) -> tuple[JobView, bool]:
-        """Store the job under its id; the job as stored, and whether anything changed.
+        """Store the job under its id; returns the stored job, and whether anything changed.
 
         Raises InvalidInput if its trigger never fires again.
         """
 
-        # Most are new, or stored already just so: either way, one command is enough.
+        # Most jobs are new or unchanged: one command is enough for both.
         found: StoredJob | None = None
         created = as_created(job, now_ms=self._clock.now_ms())
         if created is not None:
@@ -107,10 +107,10 @@ class JobService(JobReader):
         return changed_view(job.id, stored, transition), True
 
     async def finish_upsert(self, stored: StoredJob, job_id: str, *, unchanged: bool = False) -> None:
-        """What follows an upsert: overlapping runs of an earlier definition are not tried again.
+        """Run the step after an upsert: child runs of an earlier definition are not retried.
 
-        ``stored`` is what the upsert replaced, or with ``unchanged`` found equal. In that case an earlier request may
-        have failed before this step, so its remaining runs are looked for as well.
+        ``stored`` is the job before the upsert, or with ``unchanged`` the equal one. In that case an earlier request
+        may have failed before this step, so its remaining child runs are cancelled too.
         """
         state = stored.snapshot.state
         if unchanged and (overlaps(stored) or (state is not None and state.awaits_children)):
@@ -128,28 +128,28 @@ class JobService(JobReader):
 
         stored, transition = await self.change(job_id, plan)
         if transition is None or overlaps(stored):
-            # Also where the job is gone: whoever deleted it may have died before this.
+            # Also if the job is gone: the process that deleted it may have died before this step.
             await self._cancel_children(job_id, "its job was deleted", deleted=True)
         if transition is None:
             raise JobNotFound(job_id)
         log.info(JOB_DELETED, job_id=job_id)
 
     async def pause(self, job_id: str) -> JobView:
-        """Hold the trigger. A job that is paused stays so. Raises JobNotFound."""
+        """Pause the trigger. A paused job stays paused. Raises JobNotFound."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             return plan_pause(stored.snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
 
         view, changed = await self._change_existing(job_id, plan)
         if view.job is not None and view.job.policies.overlap is Overlap.ALLOW:
-            # Also where it is paused already: the request that paused it may have failed before this.
+            # Also if it was paused already: the request that paused it may have failed before this step.
             await self._cancel_children(job_id, "its job was paused")
         if changed:
             log.info(JOB_PAUSED, job_id=job_id)
         return view
 
     async def resume(self, job_id: str) -> JobView:
-        """Let the trigger go on, without catching up; revive a quarantined job. Raises JobNotFound."""
+        """Resume the trigger without catching up, also of a quarantined job. Raises JobNotFound."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             return plan_resume(stored.snapshot, now_ms=now_ms)
@@ -168,11 +168,11 @@ class JobService(JobReader):
         not_before_ms: int | None = None,
         key: str | None = None,
     ) -> RunNow:
-        """Ask for a run, at once or not before an instant. ``force`` queues behind a run that is not settled.
+        """Request a run, at once or not before an instant. ``force`` queues behind a run that is not settled.
 
-        Without payload and instant, what waits for the job already goes first, and its minimal interval holds. With
-        ``key``, repeating the request within a day is answered with the first result. Raises JobNotFound, RunConflict
-        and KeyReused.
+        Without payload and instant, a pending entry goes first, and the job's minimum interval applies. With ``key``, a
+        repetition of the request within a day returns the first result. Raises JobNotFound, RunConflict and
+        KeyReused.
         """
         bare = payload is None and not_before_ms is None
         answer = RunNow()
@@ -218,10 +218,10 @@ class JobService(JobReader):
         plan: Callable[[StoredJob, int], Transition | None],
         answer: Callable[[], RunNow],
     ) -> RunNow:
-        """Carry out a change that may be asked for again under ``key``: its answer is stored in the same step, and is
-        given to every repetition. ``asked`` is a digest of the request.
+        """Make a change whose request may be repeated under ``key``: the same step stores its answer, which every
+        repetition returns. ``asked`` is a digest of the request.
 
-        An error is not kept: nothing was changed, so a repetition is a new try.
+        An error is not stored: nothing was changed, so a repetition is a new try.
         """
         name = hashlib.sha256(f"{job_id}\0{key}".encode()).hexdigest()[:32]
         for _ in range(TRIES):
@@ -247,7 +247,8 @@ class JobService(JobReader):
         raise StoreUnavailable(f"job {job_id!r} changes too often to be changed now")
 
     async def backfill(self, job_id: str, *, start_ms: int, end_ms: int, limit: int) -> Replay:
-        """Run fire times of the past again, one at a time; which. Raises JobNotFound, InvalidInput, RunConflict."""
+        """Run past fire times again, one at a time; returns their range. Raises JobNotFound, InvalidInput,
+        RunConflict."""
         replay: Replay | None = None
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
@@ -269,7 +270,7 @@ class JobService(JobReader):
         return replay
 
     async def replace_pending(self, job_id: str, entries: Sequence[tuple[bytes | None, int | None]]) -> JobView:
-        """Put entries (payload, or None for the job's own; not before, or None for now) in place of the pending list.
+        """Replace the pending list with entries (payload, None: the job's; not-before time, None: now).
 
         Raises JobNotFound.
         """
@@ -289,7 +290,7 @@ class JobService(JobReader):
         return (await self._change_existing(job_id, plan))[0]
 
     async def revive_pending(self, job_id: str, run_id: str) -> JobView:
-        """Let an entry that was set aside start again, now. Raises JobNotFound and RunNotFound."""
+        """Make an entry that was set aside pending again, for now. Raises JobNotFound and RunNotFound."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             transition = plan_revive(
@@ -309,7 +310,7 @@ class JobService(JobReader):
     async def _cancel_children(
         self, job_id: str, why: str, *, deleted: bool = False, of_others_than: Job | None = None
     ) -> None:
-        """No run of a job that allows overlap is tried again after a change; those that are open may end.
+        """Stop retrying the child runs of a job after a change; open requests may end.
 
         ``of_others_than``: only runs of other definitions than this one. Raises OutcomeUnknown, because the change
         itself is stored.
@@ -349,7 +350,7 @@ class JobService(JobReader):
     def _checked(
         self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]
     ) -> Callable[[StoredJob, int], Transition | None]:
-        """``plan`` for a job that has to be there."""
+        """Return ``plan`` with a check that the job exists and can be read."""
 
         def checked(stored: StoredJob, now_ms: int) -> Transition | None:
             if not exists(stored):
@@ -363,9 +364,10 @@ class JobService(JobReader):
     async def change(
         self, job_id: str, plan: Callable[[StoredJob, int], Transition | None], *, found: StoredJob | None = None
     ) -> tuple[StoredJob, Transition | None]:
-        """Read the job or unit, plan, write; again if it changed in between. What was read, and the step taken.
+        """Read the job or child run, plan, write; repeated if it changed in between. Returns the read state and the
+        step.
 
-        ``found``: what was read just now.
+        ``found``: a state that was read just now.
         """
         for _ in range(TRIES):
             stored = found or await self._store.read(job_id)
@@ -379,19 +381,19 @@ class JobService(JobReader):
         raise StoreUnavailable(f"job {job_id!r} changes too often to be changed now")
 
     def report(self, job_id: str, applied: Transition) -> None:
-        """Log and count the records that a change has written."""
+        """Log and count the records that a change wrote."""
         for record in applied.records:
             report_record(self._metrics, job_of_claim_key(job_id), record)
 
 
 _NOTHING = StoredJob(Snapshot(None, None, None), b"", b"", (), "")
-"""Under the id of a new job. No rule for creating one asks for downtimes or the store's id."""
+"""The stored state of a new id. Creating a job needs neither downtimes nor the store's id."""
 
 
 def as_created(job: Job, *, now_ms: int, state: JobState | None = None) -> tuple[Job, JobState] | None:
-    """Definition and state of a job where nothing is stored yet; ``state`` if it is known already.
+    """Return definition and state of a new job; ``state`` is used if it is known already.
 
-    None: it would be refused then. It is not, if just that is stored.
+    None: the job would be refused as new. (It is accepted if the same definition is stored already.)
     """
     if state is None:
         try:
@@ -405,14 +407,14 @@ def as_created(job: Job, *, now_ms: int, state: JobState | None = None) -> tuple
 
 
 def step_of_upsert(job: Job, stored: StoredJob, now_ms: int) -> Transition | None:
-    """The step by which ``job`` replaces what is stored under its id; None: it is stored already.
+    """Return the step that stores ``job`` under its id; None: it is stored already.
 
     Raises InvalidInput if its trigger never fires again.
     """
     old, state = stored.snapshot.job, stored.snapshot.state
     if old is None or not same_fire_times(old, job) or state is None or state.next_fire_ms is None:
         if stored.fault is None and old is not None and old.same_definition(job):
-            return None  # its last run is not settled yet; nothing changes
+            return None  # unchanged; only its last run is not settled yet
         check_fires(job, now_ms)
     snapshot = stored.snapshot
     if stored.fault is not None:
@@ -428,7 +430,7 @@ def step_of_upsert(job: Job, stored: StoredJob, now_ms: int) -> Transition | Non
 
 
 def check_fires(job: Job, now_ms: int) -> None:
-    """Raise InvalidInput if the job has no fire time after now, naming what leaves it none."""
+    """Raise InvalidInput, naming the field, if the job has no fire time after now."""
     trigger = compile_trigger(job.trigger)
     check_fires_again(trigger, now_ms)
     if trigger_of(job).next_after(now_ms) is None:

@@ -1,4 +1,4 @@
-"""Counts and logs what was written to the history of a job."""
+"""Counts and logs the entries that are written to the history of a job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scheduler_core.model.run import Miss, Run, RunState
 log = get_logger(__name__)
 
 WENT_WRONG = frozenset({RunState.FAILED, RunState.LOST, RunState.CONFLICT})
-"""How a run ends that an operator has to see: its line in the log is a warning."""
+"""Final states that are logged as warnings."""
 
 
 def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:

@@ -1,16 +1,15 @@
-"""Schedules: what clients do with them, and how the job and the catalogue of a schedule are kept equal.
+"""Creates, reads, changes and deletes schedules, and keeps the job and the catalogue of a schedule equal.
 
-A schedule is a job; everything about its runs is the business of the loop. What is done here is to keep the job and the
-catalogue (unique names, the schedules of a target, counts by status) in line, although they are written one after the
-other:
+A schedule is a job; the node's loops execute its runs. The catalogue has its unique name, its target and the counts by
+status. Job and catalogue are written one after the other:
 
-* create: reserve name and id, write the job, commit. Until the commit nobody is told of the schedule.
-* name and target: the catalogue first, which decides, then the job.
-* timing, pause, resume: the job first, which decides, then the catalogue. Whoever wrote the catalogue reads the job
-  once more, so that of two changes at once the last to write leaves it right.
-* delete: the job first, then the catalogue, so that a name is free only when nothing runs under it.
+* create: reserve name and id, write the job, commit. The schedule is invisible until the commit.
+* name and target: first the catalogue, which decides, then the job.
+* timing, pause, resume: first the job, which decides, then the catalogue. After writing the catalogue the job is read
+  again, so that the later of two concurrent changes leaves both equal.
+* delete: first the job, then the catalogue, so that a name is free only when nothing runs under it.
 
-Each step can be repeated, and ``catalogue_sweep`` goes on with what was cut in between.
+Each step can be repeated, and ``catalogue_sweep`` completes interrupted operations.
 """
 
 from __future__ import annotations
@@ -66,10 +65,10 @@ from scheduler_core.usecases.jobs import JobService
 log = get_logger(__name__)
 
 PATIENCE_MS = 1_000
-"""How long a name that was reserved waits for its schedule before another may have it. Whoever is told to try again is
-told to wait so long (``Retry-After``)."""
+"""How long a reserved name is kept for its schedule. It is also the ``Retry-After`` of a request that must be
+repeated."""
 EXAMINED = 20_000
-"""How many schedules a page of one status looks at; it may then be short, and its cursor goes on from there."""
+"""A page of one status examines at most this many schedules; it may be short, and its cursor continues there."""
 LOOK_AT = 1_000
 
 
@@ -82,14 +81,14 @@ class Schedule(msgspec.Struct, frozen=True):
 
     @property
     def status(self) -> ScheduleStatus:
-        """A schedule whose document cannot be read waits for someone, as a paused one does."""
+        """The status; an unreadable schedule counts as paused."""
         if self.view.job is None or not isinstance(self.view.job.trigger, IntervalSpec):
             return ScheduleStatus.PAUSED
         return schedule_status(self.view.job, self.view.state, self.now_ms)
 
 
 class ScheduleChange(msgspec.Struct, frozen=True):
-    """What a client wants changed; None leaves it."""
+    """A client's change; None: keep the value."""
 
     name: str | None = None
     target_id: int | None = None
@@ -98,7 +97,7 @@ class ScheduleChange(msgspec.Struct, frozen=True):
     duration_seconds: int | None = None
 
     def timing(self, job: Job) -> Timing:
-        """The timing of ``job`` after this change. Raises InvalidInput."""
+        """Return the timing of ``job`` after this change. Raises InvalidInput."""
         old = timing_of(job)
         return check_timing(
             self.type or old.type,
@@ -107,8 +106,8 @@ class ScheduleChange(msgspec.Struct, frozen=True):
         )
 
     def applied(self, job: Job, state: JobState, now_ms: int) -> Job:
-        """``job`` after this change. Raises InvalidInput, and WrongStatus for a schedule that has stopped: it keeps
-        its name and target up to date, but never runs again."""
+        """Return ``job`` after this change. Raises InvalidInput, and WrongStatus for a new timing of a stopped
+        schedule: only its name and target can change, it never runs again."""
         timing = self.timing(job)
         if timing != timing_of(job):
             if schedule_status(job, state, now_ms) is ScheduleStatus.STOPPED:
@@ -131,11 +130,11 @@ class SchedulePage(msgspec.Struct, frozen=True):
 
 
 class ScheduleJobs(JobService):
-    """Jobs, with what only schedules need."""
+    """The job service, with edits for schedules."""
 
     async def edit(self, job_id: str, change: Callable[[Job | None, JobState | None, int], Job]) -> JobView:
-        """Store what ``change`` makes of the stored definition, its state and the time; again if the job changed in
-        between. Unlike an upsert it takes a trigger that never fires again: a window may be over at once."""
+        """Store the result of ``change(definition, state, now)``; repeats this if the job changed in between. Unlike an
+        upsert it accepts a trigger that never fires again: a window may be over at once."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             if stored.fault is not None:
@@ -161,7 +160,7 @@ class ScheduleService:
         self.jobs = shards.each(lambda store: ScheduleJobs(store, clock, metrics))
 
     async def views(self, job_ids: Sequence[str]) -> list[JobView | None]:
-        """At most 1000 jobs; None for one that does not exist."""
+        """Read at most 1000 jobs; None for a missing one."""
         stored = await self._shards.read_many(job_ids)
         return [view_of(job_id, one) if exists(one) else None for job_id, one in zip(job_ids, stored, strict=True)]
 
@@ -169,14 +168,14 @@ class ScheduleService:
         return self.jobs.of(job_id_of(schedule_id))
 
     async def counts(self) -> CatalogueCounts:
-        """How many targets and schedules there are, and how many of each status."""
+        """Count targets and schedules, and schedules by status."""
         return await self._catalogue.counts(now_ms=self._clock.now_ms())
 
     async def add(self, name: str, target_id: int, timing: Timing) -> Schedule:
         """Create a schedule: its first fire time is one interval from now.
 
-        Raises TargetNotFound and DuplicateName. When Redis fails in the middle, what was done is undone as far as
-        possible; else a sweeper does it.
+        Raises TargetNotFound and DuplicateName. If Redis fails in between, the finished steps are undone as far as
+        possible; the sweeper undoes the rest.
         """
         row, token = Row(target_id, name), draw_token()
         now_ms = self._clock.now_ms()
@@ -196,7 +195,7 @@ class ScheduleService:
             view = await self._jobs_of(schedule_id).edit(job_id_of(schedule_id), create)
             return await self._align(schedule_id, view)
         except ScheduleNotFound:
-            # Between reserve and commit the target was deleted, or the name given to another who asked later.
+            # Between reserve and commit the target was deleted, or another request got the name.
             await self.drop(schedule_id, of_target=target_id)
             await read_target(self._catalogue, target_id)
             raise DuplicateName("schedule", name) from None
@@ -219,9 +218,9 @@ class ScheduleService:
     async def page(
         self, *, after: int = 0, skip: int = 0, limit: int = 100, status: ScheduleStatus | None = None
     ) -> SchedulePage:
-        """Schedules in the order of their ids; with ``status``, those that have it.
+        """Return schedules in the order of their ids, optionally only those with ``status``.
 
-        A page with a ``status`` looks at a bounded number of schedules, so it may be short and still not be the last.
+        A page with a ``status`` examines a bounded number of schedules, so a short page need not be the last.
         """
         if status is None:
             ids = await self._catalogue.page_schedules(after=after, skip=skip, limit=limit + 1)
@@ -241,10 +240,10 @@ class ScheduleService:
         return SchedulePage(await self._read(found[skip:], status), after, max(0, skip - len(found)))
 
     async def change(self, schedule_id: int, change: ScheduleChange) -> Schedule:
-        """Change some of a schedule; a changed interval counts from now.
+        """Change a schedule; a changed interval counts from now.
 
-        Raises ScheduleNotFound, TargetNotFound, DuplicateName, InvalidInput and WrongStatus. When Redis fails in the
-        middle, the name and the target may be changed and the timing not yet: the same change again brings it about.
+        Raises ScheduleNotFound, TargetNotFound, DuplicateName, InvalidInput and WrongStatus. If Redis fails in between,
+        name and target may be changed and the timing not yet; repeating the change completes it.
         """
 
         def apply(job: Job | None, state: JobState | None, now_ms: int) -> Job:
@@ -260,12 +259,12 @@ class ScheduleService:
         return await self._align(schedule_id, view)
 
     async def pause(self, schedule_id: int) -> Schedule:
-        """No fire until it is resumed; a request that is open ends. Raises ScheduleNotFound and WrongStatus."""
+        """Pause a schedule; an open request may end. Raises ScheduleNotFound and WrongStatus."""
         await self._require(schedule_id, ScheduleStatus.ACTIVE, "paused")
         return await self._align(schedule_id, await self._job_of(schedule_id, self._jobs_of(schedule_id).pause))
 
     async def resume(self, schedule_id: int) -> Schedule:
-        """Fire on the old grid from the next fire time on; nothing is caught up.
+        """Resume a schedule on its old grid; nothing is caught up.
 
         Raises ScheduleNotFound and WrongStatus.
         """
@@ -273,23 +272,23 @@ class ScheduleService:
         return await self._align(schedule_id, await self._job_of(schedule_id, self._jobs_of(schedule_id).resume))
 
     async def delete(self, schedule_id: int) -> None:
-        """Delete a schedule, or go on with it. Raises ScheduleNotFound."""
+        """Delete a schedule, or continue an interrupted deletion. Raises ScheduleNotFound."""
         if not await self._catalogue.is_committed(schedule_id):
             raise ScheduleNotFound(schedule_id)
         await self.drop(schedule_id)
 
     async def align(self, schedule_id: int) -> None:
-        """Bring job and catalogue in line; what has only one of both, or no target, goes."""
+        """Make job and catalogue equal; removes a schedule that lacks one of them or its target."""
         try:
             await self._align(schedule_id, await self._jobs_of(schedule_id).get(job_id_of(schedule_id)))
         except (JobNotFound, ScheduleNotFound):
             await self.drop(schedule_id)
 
     async def _align(self, schedule_id: int, view: JobView) -> Schedule:
-        """Tell the catalogue where the schedule stands, and the job what the catalogue has decided.
+        """Copy the schedule's status to the catalogue, and name and target from the catalogue to the job.
 
-        The job is read after the last write: should another have changed it in between, it is done again. Raises
-        ScheduleNotFound if one of both, or the target, is gone.
+        The job is read again after the last write; if it was changed in between, everything is repeated. Raises
+        ScheduleNotFound if job, catalogue entry or target is gone.
         """
         for _ in range(TRIES):
             job = view.job
@@ -310,7 +309,7 @@ class ScheduleService:
         raise StoreUnavailable(f"schedule {schedule_id} changes too often to be changed now")
 
     async def _repaired_row(self, schedule_id: int, job: Job) -> bool:
-        """Whether the catalogue's row of a schedule could not be read, and was written again from its job."""
+        """Rewrite an unreadable catalogue row from the schedule's job; returns whether that was done."""
         row = (await self._catalogue.rows([schedule_id]))[0]
         if row is None or row.unreadable is None or not job.name or job.target_id is None:
             return False
@@ -318,7 +317,7 @@ class ScheduleService:
         return await self._catalogue.change_schedule(schedule_id, row, Row(job.target_id, job.name)) == "ok"
 
     async def drop(self, schedule_id: int, *, of_target: int | None = None) -> None:
-        """Delete the job, then what the catalogue has of it. With ``of_target``, only if it still belongs to it."""
+        """Delete the job, then its catalogue entry. With ``of_target``, only if it still belongs to that target."""
         row = (await self._catalogue.rows([schedule_id]))[0]
         if row is not None and row.unreadable is None and of_target not in {None, row.target_id}:
             return
@@ -389,5 +388,5 @@ def _copy_of(schedule_id: int, row: Row) -> Callable[[Job | None, JobState | Non
 
 
 def _facts(job: Job, state: JobState) -> tuple[object, ...]:
-    """What the catalogue has of a job."""
+    """Return the fields of a job that the catalogue copies."""
     return job.name, job.target_id, end_of(job), is_paused(state)

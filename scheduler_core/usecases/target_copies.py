@@ -18,7 +18,7 @@ PAGE = 200
 
 
 class TargetCopier:
-    """Raises StoreUnavailable or StoreRefused when a shard does not do its part, after all others have."""
+    """Raises StoreUnavailable or StoreRefused if a shard fails, after all other shards are done."""
 
     def __init__(self, shards: Shards[ShardStore], catalogue: CatalogueStore) -> None:
         self._catalogue = catalogue
@@ -26,7 +26,7 @@ class TargetCopier:
 
     @asynccontextmanager
     async def changing(self, target_id: int, *, now_ms: int) -> AsyncIterator[None]:
-        """Around a change of a target: at the end every shard has its copy."""
+        """Wrap a change of a target: at the end every shard has a copy of the new target."""
         if not self._further:
             yield
             return
@@ -37,7 +37,7 @@ class TargetCopier:
         await self._catalogue.unmark(mark)
 
     async def copy(self, target_id: int) -> None:
-        """Bring the copies in line with what the target is now."""
+        """Write the current target to all copies."""
         if not self._further:
             return
         stored = (await self._catalogue.read_targets([target_id]))[0]
@@ -50,7 +50,7 @@ class TargetCopier:
                 raise answer
 
     async def sweep(self, *, now_ms: int, old_ms: int) -> int:
-        """Go on with the changes that were marked longer ago than ``old_ms``; how many."""
+        """Complete changes that were marked longer ago than ``old_ms``; returns their number."""
         if not self._further:
             return 0
         marks = await self._catalogue.marks(before_ms=now_ms - old_ms, limit=PAGE)
@@ -67,7 +67,7 @@ class TargetCopier:
         return done
 
     async def compare(self) -> int:
-        """Compare all targets with their copies, and bring these in line; how many were not."""
+        """Compare all targets with their copies and repair the copies; returns how many differed."""
         after = mended = 0
         while self._further:
             ids = await self._catalogue.page_targets(after=after, skip=0, limit=PAGE)

@@ -55,7 +55,7 @@ class TargetService:
         self.copies = TargetCopier(shards, self._catalogue)
 
     async def add(self, target: Target) -> Target:
-        """Store a new target; its id and instants are set here. Raises DuplicateName."""
+        """Store a new target and set its id and instants. Raises DuplicateName."""
         now_ms = self._clock.now_ms()
         target = replace(target, created_at_ms=now_ms, updated_at_ms=now_ms)
         token = draw_token()
@@ -76,11 +76,11 @@ class TargetService:
         return stored.target
 
     async def get_stored(self, target_id: int) -> StoredTarget:
-        """The target, or why it cannot be read. Raises TargetNotFound."""
+        """Return the target, or the reason why it cannot be read. Raises TargetNotFound."""
         return await read_target(self._catalogue, target_id)
 
     async def page(self, *, after: int = 0, skip: int = 0, limit: int = 100) -> TargetPage:
-        """Targets in the order of their ids."""
+        """Return targets in the order of their ids."""
         ids = await self._catalogue.page_targets(after=after, skip=skip, limit=limit + 1)
         stored = await self._catalogue.read_targets(ids[:limit])
         cursor = ids[limit - 1] if len(ids) > limit else None
@@ -89,8 +89,8 @@ class TargetService:
     async def change(
         self, target_id: int, change: Callable[[Target], Target], *, anew: Callable[[], Target] | None = None
     ) -> Target:
-        """Store what ``change`` makes of the target; its schedules use it from their next run on. A target that cannot
-        be read is replaced by what ``anew`` makes.
+        """Store the result of ``change``; schedules use it from their next run on. An unreadable target is replaced by
+        the result of ``anew``.
 
         Raises TargetNotFound, DuplicateName and, without ``anew``, CorruptDocument.
         """
@@ -120,7 +120,7 @@ class TargetService:
         raise StoreUnavailable(f"target {target_id} changes too often to be changed now")
 
     async def delete(self, target_id: int) -> int:
-        """Delete a target and all its schedules; how many schedules went. Goes on with a deletion that was cut.
+        """Delete a target and all its schedules; returns their number. Continues an interrupted deletion.
 
         Raises TargetNotFound.
         """
@@ -128,10 +128,11 @@ class TargetService:
         return deleted
 
     async def delete_within(self, target_id: int, seconds: float | None) -> tuple[int, bool]:
-        """Delete a target and, for at most ``seconds``, its schedules; how many went, and whether that were all.
+        """Delete a target and, for at most ``seconds``, its schedules; returns their number, and whether all are
+        deleted.
 
-        The target is gone at once: no schedule can be added to it, and no request is sent to it. The sweeper deletes
-        the schedules that are left. Raises TargetNotFound.
+        The target is deleted at once: it accepts no schedules, and no request is sent to it. The sweeper deletes the
+        remaining schedules. Raises TargetNotFound.
         """
         until = None if seconds is None else self._clock.monotonic() + seconds
         deleted = 0

@@ -1,4 +1,4 @@
-"""What clients do with one-off tasks and with the settings of their lane. Needs no node."""
+"""Operations of clients on one-off tasks and their settings. Needs no node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scheduler_core.usecases.report import report_record
 log = get_logger(__name__)
 
 TRIES = 32
-"""Each failed try means that a call of this very task was settled in between."""
+"""Each failed try means that a call of the same task was settled in between."""
 PARTS_OF = {
     None: PARTS,
     TaskStatus.PENDING: ("fresh", "failed"),
@@ -35,7 +35,7 @@ class TaskService:
         self._metrics = metrics
 
     async def add(self, wanted: Sequence[Task]) -> list[str]:
-        """Store 1 to 1000 tasks, all or none; their ids. Run id and creation are set here."""
+        """Store 1 to 1000 tasks, all or none; returns their ids. Sets run id and creation time."""
         now_ms = self._clock.now_ms()
         tasks = [Task(one.url, one.execute_at_ms, now_ms, new_run_id(now_ms), auth=one.auth) for one in wanted]
         numbers = await self._store.insert(tasks)
@@ -53,11 +53,11 @@ class TaskService:
     async def page(
         self, status: TaskStatus | None, start: Place | None, limit: int
     ) -> tuple[list[StoredTask], Place | None]:
-        """Tasks with this status (None: all), and where the next page begins; None at the end."""
+        """Return tasks with this status (None: all), and where the next page begins; None at the end."""
         return await self._store.page(PARTS_OF[status], start, limit)
 
     async def delete(self, public_id: str) -> None:
-        """Delete a task, whatever its status; a call that is under way may end. Raises TaskNotFound."""
+        """Delete a task in any status; an open call may end. Raises TaskNotFound."""
         for _ in range(TRIES):
             stored = await self.get(public_id)
             record = None
@@ -74,7 +74,7 @@ class TaskService:
         raise _too_busy(public_id)
 
     async def retry(self, public_id: str) -> StoredTask:
-        """Make a stale task due again; the task as it is then. Raises TaskNotFound and TaskNotStale."""
+        """Make a stale task due again; returns the new task. Raises TaskNotFound and TaskNotStale."""
         for _ in range(TRIES):
             stored = await self.get(public_id)
             if stored.status is not TaskStatus.STALE or stored.task is None:
@@ -89,11 +89,11 @@ class TaskService:
         raise _too_busy(public_id)
 
     async def rules(self) -> TaskRules:
-        """The settings of the lane."""
+        """Return the task settings."""
         return await self._store.rules()
 
     async def change_rules(self, changes: dict[str, int]) -> TaskRules:
-        """Change some of them, for all nodes from the next batch on; all of them as they are then."""
+        """Change some settings, for all nodes from the next batch on; returns all settings."""
         if not changes:
             return await self.rules()
         rules = await self._store.change_rules(changes)
