@@ -124,17 +124,17 @@ def _even_step(field: Field, size: int) -> int | None:
     return step if size % step == 0 and field.values == tuple(range(0, size, step)) and step > 1 else None
 
 
-def _of(values: Sequence[int], claim_key: str, whole: str) -> str:
-    return f"{_counted(claim_key, values)} of {whole}"
+def _of(values: Sequence[int], unit: str, whole: str) -> str:
+    return f"{_counted(unit, values)} of {whole}"
 
 
-def _counted(claim_key: str, values: Sequence[int]) -> str:
+def _counted(unit: str, values: Sequence[int]) -> str:
     if len(values) == 1:
-        return f"{claim_key} {values[0]}"
+        return f"{unit} {values[0]}"
     step = values[1] - values[0]
     if step > 1 and len(values) > _MOST_TIMES and tuple(values) == tuple(range(values[0], values[-1] + 1, step)):
-        return f"every {_ordinal(step)} {claim_key} from {values[0]} to {values[-1]}"
-    return f"{claim_key}s {_spans(values, str)}"
+        return f"every {_ordinal(step)} {unit} from {values[0]} to {values[-1]}"
+    return f"{unit}s {_spans(values, str)}"
 
 
 def _spans(values: Sequence[int], name: Callable[[int], str]) -> str:
