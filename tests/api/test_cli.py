@@ -183,7 +183,7 @@ def test_pending_runs_are_put_shown_and_poked(cli_server: str, tmp_path: Path) -
     assert jobs(cli_server, "pending", "a/b", "--put", "-", stdin=b"[]").stdout == "none\n"
     later = jobs(cli_server, "run", "a/b", "--payload", "[1]", "--not-before", "2090-01-01T00:00:00Z")
     assert "requested" in later.stdout
-    assert "2090-01-01T00:00:00Z  manual  waits  0         [1]" in jobs(cli_server, "pending", "a/b").stdout
+    assert "2090-01-01T00:00:00Z  manual  waiting  0         [1]" in jobs(cli_server, "pending", "a/b").stdout
 
 
 def test_a_backfill_prints_what_it_will_run(cli_server: str) -> None:

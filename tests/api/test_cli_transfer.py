@@ -73,7 +73,7 @@ def test_schedules_are_left_out_of_an_export_and_counted(five_jobs: str) -> None
     assert call(five_jobs, "POST", "/schedules", json=schedule).status_code == 201
     exported = jobs(five_jobs, "export")
     assert [one["id"] for one in json.loads(exported.stdout)] == sorted(PAYLOADS)
-    assert told(exported) == "1 schedule(s) left out\n"
+    assert told(exported) == "1 schedule(s) not exported\n"
 
 
 def test_an_import_counts_what_it_did_and_names_what_failed(five_jobs: str) -> None:
