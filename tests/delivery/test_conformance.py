@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -38,9 +37,9 @@ from tests.delivery import conformance
 from tests.delivery.conformance import PROOFS, SECRET, Answer, Proof, Subject
 from tests.support.delivery import deliverer
 from tests.support.factories import make_call
+from tests.support.packages import documented_example, install
 from tests.support.runners import CloseConnection, Exchange, Runner, answer, hang
 
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "target-kinds.md"
 WORDS = {Answer.ACCEPT: b"ok", Answer.BUSY: b"busy", Answer.RETRY: b"later", Answer.REFUSE: b"never"}
 STATUSES = {Answer.ACCEPT: 200, Answer.BUSY: 409, Answer.RETRY: 503, Answer.REFUSE: 400}
 
@@ -157,13 +156,6 @@ class Unix(Scripted):
         gate.set()
 
 
-def documented_example() -> str:
-    """The Python file in docs/target-kinds.md."""
-    found = re.search(r"```python\n(.*?)```", DOCUMENTED.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
-
-
 @asynccontextmanager
 async def serving(subject: Unix, directory: Path) -> AsyncIterator[Subject]:
     path = directory / "worker.sock"
@@ -190,17 +182,6 @@ async def unix(directory: Path) -> AsyncIterator[Subject]:
     kind = module.UnixKind()
     async with serving(Unix(kind, kind.open(environment())), directory) as subject:
         yield subject
-
-
-def install(directory: Path, source: str, *, attribute: str = "UnixKind", package: str = "cronpost-unix") -> None:
-    """Put a package with a target kind into ``directory``, as pip would."""
-    module = package.replace("-", "_")
-    (directory / f"{module}.py").write_text(source, encoding="utf-8")
-    described = directory / f"{module}-1.0.dist-info"
-    described.mkdir()
-    (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
-    points = f"[cronpost.targets]\nunix = {module}:{attribute}\n"
-    (described / "entry_points.txt").write_text(points, encoding="utf-8")
 
 
 @asynccontextmanager
