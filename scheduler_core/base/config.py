@@ -1,8 +1,6 @@
-"""Settings: read once at start, checked as a whole, never changed while the process lives.
+"""Declares the settings. They are read once at the start (``config_reader``) and never change.
 
-What there is to set is declared here; ``config_reader`` reads it.
-
-A setting is a field of one of the sections below: its type, bounds, default and meaning stand there and nowhere else.
+A setting is a field of one of the sections below, with its type, bounds, default and meaning.
 The field ``data_dir`` is the environment variable ``CRONPOST_DATA_DIR``, the same name in a ``.env`` file, and the
 command-line option ``--data-dir``.
 """
@@ -24,7 +22,7 @@ SECRET = Meta(extra={"secret": True})
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """A group of settings that one part of the program takes. Its repr hides secrets."""
+    """A group of settings for one part of the program. Its repr hides secrets."""
 
     name: ClassVar[str]
 
@@ -34,7 +32,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiSettings(Section, frozen=True, kw_only=True):
-    """Where the API listens and whom it serves."""
+    """Where the API listens, and who may use it."""
 
     name: ClassVar[str] = "api"
 
@@ -333,8 +331,8 @@ class EngineSettings(Section, frozen=True, kw_only=True):
 
 
 class TaskSettings(Section, frozen=True, kw_only=True):
-    """One-off tasks. The first four are what a store starts with: later changes go through the API and hold for all
-    nodes. The others are each node's own."""
+    """One-off tasks. The first four are the initial values of a new store; later changes go through the API and apply
+    to all nodes. The others apply to each node separately."""
 
     name: ClassVar[str] = "tasks"
 
@@ -377,7 +375,7 @@ class TaskSettings(Section, frozen=True, kw_only=True):
 
 
 class ProcessSettings(Section, frozen=True, kw_only=True):
-    """What one ``cronpost serve`` or ``cronpost node`` consists of."""
+    """The processes of one ``cronpost serve`` or ``cronpost node``."""
 
     name: ClassVar[str] = "process"
 
@@ -417,7 +415,7 @@ class LogSettings(Section, frozen=True, kw_only=True):
 
 
 class ClientSettings(Section, frozen=True, kw_only=True):
-    """Which server the commands ``cronpost jobs`` and ``cronpost runs`` talk to. Servers and nodes ignore it."""
+    """The server of the commands ``cronpost jobs`` and ``cronpost runs``. Servers and nodes ignore these settings."""
 
     name: ClassVar[str] = "client"
 

@@ -45,24 +45,24 @@ NODE_STARTED: Final = "node started"
 NODE_DRAINING: Final = "node draining"
 NODE_STOPPED: Final = "node stopped"
 NODE_HELD_UP: Final = "node held up"
-"""A loop of this node was stopped for longer than its lease (frozen, starved): others may have taken its runs."""
+"""The node did not run for longer than its lease (frozen, starved): other nodes may have reclaimed its runs."""
 NODE_PROCESS_STARTED: Final = "node process started"
 NODE_PROCESS_ENDED: Final = "node process ended"
-"""One of several nodes of a server ended although nobody stopped the server; it is started again."""
+"""A node process of a server ended unexpectedly; it is started again."""
 METRICS_SERVED: Final = "metrics served"
 SERVICE_FAILED: Final = "service failed"
-"""One of the loops met an error that it did not expect, and goes on."""
+"""An unexpected error in a loop, which continues."""
 API_STARTED: Final = "api started"
 API_STOPPED: Final = "api stopped"
 API_FAILED: Final = "api request failed"
 PROCESS_FAILED: Final = "process failed"
-"""An error that nothing caught; the process ends."""
+"""An uncaught error; the process ends."""
 ERROR_IGNORED: Final = "error ignored"
-"""An error in a finalizer, or another place that cannot raise it."""
+"""An error in a finalizer or another place that cannot raise it."""
 LOG_LINES_DROPPED: Final = "log lines dropped"
-"""The reader of the log stalled and the queue was full; the next lines follow again without a gap."""
+"""The reader of the log stalled and the queue was full. The lines after this one are complete again."""
 KEY_REFUSED: Final = "api key refused"
-"""A request without one of the API keys; one line a second at most, with the number of those that have no line."""
+"""A request without a valid API key. At most one line per second, with the number of requests without a line."""
 
 # The life of a job.
 JOB_UPSERTED: Final = "job upserted"
@@ -72,14 +72,14 @@ JOB_PAUSED: Final = "job paused"
 JOB_RESUMED: Final = "job resumed"
 JOB_QUARANTINED: Final = "job quarantined"
 ENTRY_REMOVED: Final = "foreign entry removed"
-"""An entry of a key of the store that nothing of ours can be: ``key`` and ``entry``."""
+"""An entry in one of our Redis keys that Cronpost cannot have written: ``key`` and ``entry``."""
 WAKE_UPS_REPAIRED: Final = "wake-ups repaired"
-"""Jobs whose entry in the due set was missing or had a score that no job can have."""
+"""Jobs whose entry in the due set was missing or had an impossible score."""
 TARGET_CREATED: Final = "target created"
 TARGET_CHANGED: Final = "target changed"
 TARGET_DELETED: Final = "target deleted"
 SCHEDULES_SWEPT: Final = "schedules swept"
-"""What was left half-done by a process that died was brought to its end."""
+"""Interrupted operations of a dead process were completed."""
 
 # The life of a run.
 RUN_CLAIMED: Final = "run claimed"
@@ -90,21 +90,21 @@ RUN_TAKEN: Final = "run taken"
 RUN_COMPLETED: Final = "run completed"
 RUN_REAPED: Final = "run reaped"
 LEASES_FORGOTTEN: Final = "leases forgotten"
-"""Redis says that this node holds jobs that it has settled: a failover lost the settlements."""
+"""Redis has leases of this node for jobs that it settled: a failover lost the settlements."""
 RUN_HANDED_BACK: Final = "run handed back"
 RUN_HELD_BACK: Final = "run held back"
-"""It was due, and is put back for its target's sake."""
+"""The run is due, but held back because of its target."""
 BREAKER_OPENED: Final = "breaker opened"
-"""A target does not answer; its runs are held back until a probe finds that it does."""
+"""A target does not answer; its runs are held back until a probe succeeds."""
 BREAKER_PROBES: Final = "breaker probes"
 BREAKER_CLOSED: Final = "breaker closed"
 SETTLE_PUT_ASIDE: Final = "settle put aside"
-"""Redis refuses how a run ended, and takes what other jobs have to say; tried again every ten seconds."""
+"""Redis refuses the settlement of one run, but accepts others; it is retried every ten seconds."""
 SETTLE_REFUSED: Final = "settle refused"
-"""A late result of a run that has a newer owner; nothing was written."""
+"""A late result of a run that another node owns now; nothing was written."""
 FIRES_MISSED: Final = "fires missed"
 RUNS_TRIMMED: Final = "runs trimmed"
-"""Records of settled runs went, by age, number or bytes; the totals stay."""
+"""Records of settled runs were removed, by age, number or bytes; the totals stay."""
 
 # One-off tasks.
 TASKS_STORED: Final = "tasks stored"
@@ -112,10 +112,10 @@ TASK_DELETED: Final = "task deleted"
 TASK_REVIVED: Final = "task revived"
 TASK_UNREADABLE: Final = "task unreadable"
 TASKS_REMOVED: Final = "tasks removed"
-"""Stale ones, because there were more than are kept."""
+"""The oldest stale tasks were removed because there were too many."""
 TASK_SETTINGS_CHANGED: Final = "task settings changed"
 TASK_BATCH_LOST: Final = "task batch lost"
-"""The node that had the batch out is gone; what it had not settled is due again."""
+"""The node with the current batch died; its unsettled tasks are due again."""
 
 # Redis.
 STORE_LOST: Final = "store lost"
@@ -126,7 +126,7 @@ SETTING_RENAMED: Final = "setting renamed"
 STORE_WARNING: Final = "store warning"
 CLOCK_JUMPED: Final = "clock jumped"
 CLOCK_DIFFERS: Final = "clock differs"
-"""This machine's wall clock and Redis's disagree by more than a minute."""
+"""The wall clocks of this machine and of Redis differ by more than a minute."""
 REDIS_STARTED: Final = "embedded redis started"
 REDIS_LOADING: Final = "embedded redis loading"
 REDIS_DIED: Final = "embedded redis died"
@@ -135,11 +135,11 @@ REDIS_ORPHAN_ENDED: Final = "embedded redis of an earlier start ended"
 REDIS_TAIL_CUT: Final = "embedded redis cut a half-written command"
 
 EXIT_SECONDS: Final = 1.0
-"""How long the end of the process waits for a reader of standard error that stalls."""
+"""The maximum wait for a stalled reader of standard error at the end of the process."""
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """The logger of the module ``name``; cheap, and usable before ``configure_logging``."""
+    """Return the logger of the module ``name``. Cheap, and usable before ``configure_logging``."""
     logger: FilteringBoundLogger = structlog.get_logger(module=name)
     return logger
 
@@ -232,21 +232,21 @@ def flush_logs(seconds: float) -> None:
 
 
 def dropped_lines() -> int:
-    """How many log lines were dropped since the start because their reader stalled."""
+    """Return how many log lines were dropped since the start because their reader stalled."""
     return sum(writer.dropped for writer in _writers)
 
 
 def log_warnings() -> list[str]:
-    """What ``/ready`` says of the log: a warning while lines are dropped."""
+    """Return the warnings for ``/ready``: one while lines are dropped."""
     if not any(writer.is_dropping for writer in _writers):
         return []
     return [f"log: the reader of standard error stalls; {dropped_lines()} lines were dropped since the start"]
 
 
 def log_often(event: str, fields: dict[str, Any], *, detail: str, level: int = logging.INFO) -> None:
-    """Log what happens with every fire, past the processors, which cost twice as much as the line.
+    """Log an event of every fire without structlog's processors, which cost twice as much as the line.
 
-    ``fields`` are numbers, ids and words of ours, nothing that could have to be cut; ``detail`` is cut.
+    ``fields`` must be numbers, ids and our own words, which need no redaction; ``detail`` is redacted.
     """
     for out, render, least in _often:
         if level >= least:
@@ -260,12 +260,12 @@ _LEVEL_NAMES: Final = {logging.INFO: "info", logging.WARNING: "warning"}
 
 
 def instant(epoch_ms: int | None) -> str | None:
-    """An instant as a field of a log line: RFC 3339 in UTC with milliseconds."""
+    """Format an instant for a log line: RFC 3339 in UTC with milliseconds."""
     return None if epoch_ms is None else rfc3339(epoch_ms)
 
 
 def bind_to_all(**fields: str) -> None:
-    """Put these fields into every line of the process: which of several nodes it is, for one."""
+    """Add these fields to every log line of the process, for example the number of its node."""
     structlog.contextvars.bind_contextvars(**fields)
     _bound.update(fields)
 
