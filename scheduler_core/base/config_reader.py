@@ -1,10 +1,10 @@
-"""Reads the settings: command-line options win over the environment, that over ``.env``, that over the defaults.
+"""Reads the settings. Precedence: command-line options, environment, ``.env``, defaults.
 
 An empty value means "not set", as in ``CRONPOST_REDIS_URL=`` of a compose file; above all, an empty
 ``CRONPOST_API_KEYS`` never means "no authentication".
 
-A mistyped name must not run a server with settings that nobody chose, so an unknown ``CRONPOST_`` name stops the
-start. The exceptions are the variables that Kubernetes injects for every service whose name starts with cronpost.
+An unknown ``CRONPOST_`` name stops the start, so that a mistyped name cannot start a server with other settings than
+intended. Exceptions are the variables that Kubernetes injects for each service whose name starts with cronpost.
 """
 
 from __future__ import annotations

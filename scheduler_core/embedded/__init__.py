@@ -1,19 +1,18 @@
-"""A redis-server of our own, for a Cronpost that was given no Redis: a real one, as a child, on a unix socket.
+"""Runs a real redis-server as a child process on a unix socket, for a Cronpost without ``CRONPOST_REDIS_URL``.
 
-Everything lies in ``<data directory>/redis``, of mode 0700: the append-only file, the log, the socket and two lock
-files. No TCP port is opened, so that who may talk to this Redis is a question of file permissions; the Lua faults that
-are known in older Redis versions can be used only by those who could read the data anyway.
+All files are in ``<data directory>/redis`` (mode 0700): the append-only file, the log, the socket and two lock files.
+No TCP port is opened, so file permissions decide who can use this Redis. Known Lua faults of older Redis versions help
+only users who can read the data anyway.
 
-Who owns the directory is decided by two ``flock`` locks, which the system drops when their holder dies:
+Two ``flock`` locks decide who owns the directory. The system releases them when their holder dies:
 
-* ``server.lock`` is held by the Cronpost process. Whoever finds it held is a second server, and stops.
-* ``redis.lock`` is inherited by the redis-server. Whoever holds the first lock and finds this one held has met the
-  orphan of a server that was killed, and ends it before starting anew: two servers writing one append-only file would
-  ruin it.
+* ``server.lock`` is held by the Cronpost process. A second server finds it locked and stops.
+* ``redis.lock`` is inherited by the redis-server. If a process holds the first lock and finds this one locked, a killed
+  server has left an orphan. The orphan is ended before a new redis-server starts, because two servers would corrupt the
+  append-only file.
 
-On Linux the child gets SIGTERM when Cronpost dies (``PR_SET_PDEATHSIG``), writes out what it holds and exits. The
-signal is tied to the *thread* that started the child, so the thread that starts it lives as long as the child: it is
-the one that waits for it.
+On Linux the child gets SIGTERM when Cronpost dies (``PR_SET_PDEATHSIG``), writes its data and exits. The signal is
+bound to the *thread* that started the child, so that thread waits for the child as long as it lives.
 """
 
 from scheduler_core.embedded.directory import ask

@@ -23,13 +23,13 @@ if sys.platform != "win32":
     import fcntl
 
 MULTI_PART_AOF_VERSION = (7, 0, 0)
-"""Since Redis 7 the append-only file is a directory; an older server does not see it and would start empty."""
+"""Since Redis 7 the append-only file is a directory. An older server ignores it and would start empty."""
 VALKEY_FORMAT_VERSION = (9, 0, 0)
-"""Since Valkey 9 its snapshots have a form of their own, which Redis takes for a damaged file."""
+"""Since Valkey 9 its snapshots have their own format, which Redis reports as a damaged file."""
 STOP_SECONDS = 10.0
-"""A stopping redis-server writes out what it holds; after this it is killed."""
+"""A stopping redis-server writes its data; after this time it is killed."""
 LOCK_SECONDS = 2.0
-"""A process that was just killed keeps its lock until the system has taken it down, which is not at once."""
+"""How long to wait for a lock: a killed process keeps its lock until the system has removed it."""
 MAX_LOG_BYTES = 1 << 20
 MAX_SOCKET_PATH_BYTES = 100
 """The system's limit is 107 bytes on Linux and 103 on macOS."""
@@ -84,7 +84,8 @@ class DataDirectory:
             self.lock = None
 
     def take_redis_lock(self) -> int:
-        """The lock that the child will inherit; ends the redis-server of an earlier start if that still lives."""
+        """Take ``redis.lock``, which the child inherits. Ends the redis-server of an earlier start if it is still
+        alive."""
         lock = os.open(self.path / "redis.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if _try_lock(lock):
@@ -144,7 +145,7 @@ class DataDirectory:
     # The files of the store.
 
     def check_files(self, server: Server) -> None:
-        """Refuse files that this server would overlook (it would start without jobs) or take for damaged ones."""
+        """Refuse files that this server would ignore (it would start without jobs) or report as damaged."""
         if server.version < MULTI_PART_AOF_VERSION and (self.path / "appendonlydir").exists():
             raise self.wrong_server(server, "Redis 7 or newer, or Valkey")
         if server.name != "Valkey" or server.version < VALKEY_FORMAT_VERSION:
@@ -190,7 +191,7 @@ class DataDirectory:
 def ask(socket_path: Path, *words: str, timeout_seconds: float = 2.0) -> str:
     """Send one command to the Redis at ``socket_path``; the answer as it came, at most 64 KiB, its last newline cut.
 
-    Enough to ask whether a server lives and to end it, without a client. Raises OSError if nobody answers.
+    It is enough to check a server and to stop it, without a Redis client. Raises OSError without an answer.
     """
     request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -210,7 +211,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether ``condition()`` came true within ``seconds``; asked every 10 ms."""
+    """Return whether ``condition()`` became true within ``seconds``; checks every 10 ms."""
     never = threading.Event()
     end = time.monotonic() + seconds
     while not condition():

@@ -74,7 +74,8 @@ def _on_path() -> list[Path]:
 
 
 def _identify(program: Path) -> Server | None:
-    """What ``program --version`` says, or None if it does not run here (another processor, a missing library)."""
+    """Return the server that ``program --version`` reports; None if it does not run here (other processor, missing
+    library)."""
     try:
         answer = subprocess.run([program, "--version"], capture_output=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):

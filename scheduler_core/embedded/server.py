@@ -18,7 +18,7 @@ from scheduler_core.embedded.directory import STOP_SECONDS, DataDirectory, ask
 from scheduler_core.embedded.program import Server, find_server
 
 LISTEN_SECONDS = 30.0
-"""From start to the first answer, loading not counted. Usually 10 ms."""
+"""Deadline from the start to the first answer, without loading. Usually 10 ms."""
 
 log = events.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class EmbeddedRedis:
 
     @property
     def socket_path(self) -> Path:
-        """The unix socket; the one of the data directory, or where its path is too long, one with a short path."""
+        """The unix socket: in the data directory, or with a short path elsewhere if that path is too long."""
         return self._directory.socket_path
 
     @property
@@ -71,9 +71,9 @@ class EmbeddedRedis:
     def start(self) -> str:
         """Start the redis-server, wait until it has loaded its data, and return ``url``.
 
-        Loading has no deadline: a large append-only file takes its time, and progress is logged each second.
-        Raises ``DataDirectoryInUse`` if another server holds the data directory and
-        ``EmbeddedRedisError`` for everything else that a person has to mend; then nothing is left running.
+        Loading has no deadline, because a large append-only file takes long; progress is logged each second. Raises
+        ``DataDirectoryInUse`` if another server holds the data directory, and ``EmbeddedRedisError`` for all other
+        problems that an operator has to fix; then no process is left running.
         """
         with self._mutex:
             if self._directory.lock is not None:
@@ -95,7 +95,7 @@ class EmbeddedRedis:
             return self.url
 
     def ensure_running(self) -> bool:
-        """Start the redis-server again if it has died; True if it had. Raises as ``start`` does."""
+        """Start the redis-server again if it died; returns whether it had. Raises the errors of ``start``."""
         with self._mutex:
             if self._directory.lock is None:
                 raise EmbeddedRedisError("the embedded redis-server was not started, or was stopped")
@@ -111,12 +111,12 @@ class EmbeddedRedis:
             return True
 
     def wait_until_dead(self, timeout_seconds: float) -> bool:
-        """Wait until the redis-server ends, however it ends; True if it did within ``timeout_seconds``."""
+        """Wait until the redis-server ends; returns whether it did within ``timeout_seconds``."""
         child = self._child
         return child is None or child.ended.wait(timeout_seconds)
 
     def stop(self) -> None:
-        """Stop the redis-server, its data written out, and give the data directory free. Does nothing twice."""
+        """Stop the redis-server, with its data written, and release the data directory. A second call does nothing."""
         with self._mutex:
             if self._directory.lock is None:
                 return
@@ -238,7 +238,7 @@ class EmbeddedRedis:
         )
 
     def _remedy(self, tail: str) -> str:
-        """How to repair the file that the log names as damaged."""
+        """Return how to repair the file that the log names as damaged."""
         assert self.server is not None
         manifest = self.directory / "appendonlydir" / "appendonly.aof.manifest"
         file = self.directory / "appendonly.aof"

@@ -1,9 +1,9 @@
-"""Fire times of a cron expression: croniter for the calendar, and Debian's rules for clocks that change.
+"""Computes the fire times of a cron expression, with Debian's rules for clock changes.
 
-What is whose. ``cron_fields`` reads the text, and refuses what croniter would take and Vixie cron
-would not. croniter answers one question: which is the next (or the last) *date* that the day, month, weekday and year
-fields allow. The time of day is three table look-ups, and how it meets the zone's clocks is decided here, because
-croniter fires fixed times twice when clocks go back and loses fires around changes that are not whole hours.
+``cron_fields`` reads the text, and refuses what croniter accepts but Vixie cron does not. croniter (``cron_days``)
+finds only the next or the last *date* that the day, month, weekday and year fields allow. The time of day
+(``cron_times``) is three table look-ups. This module applies the zone's clock changes itself, because croniter fires
+fixed times twice when clocks go back, and loses fires around changes that are not whole hours.
 
 The rules, those of Debian's cron (find_jobs and the loop around it in cron.c). The minute and hour fields decide:
 
@@ -28,7 +28,7 @@ from scheduler_core.triggers.zone import DAY, MAX_OFFSET, REPLAY_LIMIT, Zone, lo
 
 __all__ = ["CronTrigger", "check_fires_again", "parse_cron"]
 
-# Instants outside are answered as if asked for at the edge; at the edge the table of zones still holds.
+# Instants outside are treated as the edge, where the table of the zone is still valid.
 _EARLIEST = -1
 _LATEST = (LAST_DAY + 1) * DAY + MAX_OFFSET
 
@@ -191,8 +191,8 @@ class CronTrigger:
             wall = self._zone.wall(instant) - gap - 1
         return None
 
-    # Elapsed time: look through the stretches of unchanged offset, one after the other. Those two days ahead cannot
-    # show again what was passed already, so from there on a long wait is jumped over.
+    # Elapsed time: search the segments of constant offset one after the other. Two days ahead no passed wall time can
+    # repeat, so from there on the search jumps to the next match.
 
     def _next_elapsed(self, after: int) -> int | None:
         start = after + 1
