@@ -9,6 +9,7 @@ from scheduler_core.model.call import Call
 from scheduler_core.model.job import Job, JobState, Lease, Pending
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Attempt, Reason, Run, RunState
+from scheduler_core.model.transition import Transition
 from scheduler_core.plan.settle import Ended
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.manual_clock import START_MS
@@ -111,3 +112,10 @@ def ended(outcome: Outcome, started: float, until: float, *, jitter: float = 0.0
 def seconds(instant_ms: int | None) -> float | None:
     """The inverse of ``at``."""
     return None if instant_ms is None else (instant_ms - START_MS) / SECOND
+
+
+def state_of(planned: Transition | None) -> JobState:
+    """Return the state that a step leaves; fails if there is no step or no state."""
+    assert planned is not None
+    assert planned.state is not None
+    return planned.state

@@ -34,6 +34,7 @@ from tests.support.factories import (
     over_http,
     pending,
     seconds,
+    state_of,
 )
 
 POLICY = RetryPolicy()
@@ -55,12 +56,6 @@ def settle(
 ) -> Transition:
     work = Work(job, run, make_state(10) if state is None else state)
     return plan_settle(work, ended(outcome, 0, until), POLICY)
-
-
-def state_of(planned: Transition | None) -> JobState:
-    assert planned is not None
-    assert planned.state is not None
-    return planned.state
 
 
 def misses(planned: Transition) -> list[tuple[float | None, float | None, str]]:

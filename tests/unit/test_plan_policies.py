@@ -29,6 +29,7 @@ from tests.support.factories import (
     pending,
     retrying,
     seconds,
+    state_of,
 )
 from tests.support.manual_clock import START_MS
 
@@ -55,12 +56,6 @@ def summary(records: Any) -> list[tuple[Any, ...]]:
         (one.reason.value, seconds(one.first_ms), seconds(one.last_ms)) if isinstance(one, Miss) else (one.state.value,)
         for one in records
     ]
-
-
-def state_of(planned: Transition | None) -> JobState:
-    assert planned is not None
-    assert planned.state is not None
-    return planned.state
 
 
 # Overlap.

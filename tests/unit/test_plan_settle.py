@@ -26,6 +26,7 @@ from tests.support.factories import (
     pending,
     retrying,
     seconds,
+    state_of,
 )
 
 POLICY = RetryPolicy()
@@ -54,11 +55,6 @@ def summary(planned: Transition) -> list[Any]:
         else (record.reason.value, seconds(record.first_ms), seconds(record.last_ms))
         for record in planned.records
     ]
-
-
-def state_of(planned: Transition) -> JobState:
-    assert planned.state is not None
-    return planned.state
 
 
 def waiting(planned: Transition) -> Run:
