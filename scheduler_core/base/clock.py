@@ -64,9 +64,9 @@ class RedisClock(_LoopClock):
     never lead, and nothing fires early. The largest of the last few samples is the best; taking only the last few
     lets the offset follow drift in both directions.
 
-    A sample that differs from the offset by more than ``jump_ms`` is believed only when ``agreeing`` samples in a row
-    say the same within ``jump_ms``; one odd answer changes nothing. Until a jump is believed, ``now_ms`` goes on
-    as before and never runs back; then it follows. What has fired does not fire again, because each job stores its
+    A sample that differs from the offset by more than ``jump_ms`` is accepted only when ``agreeing`` samples in a row
+    agree within ``jump_ms``; a single odd sample changes nothing. Until then ``now_ms`` continues with the old offset
+    and never runs back; after that it uses the new one. Fired runs do not fire again, because each job stores its
     position.
     """
 

@@ -6,7 +6,7 @@ and log an event by name, with what it is about as keyword arguments::
     log.info(RUN_SETTLED, job_id=job.id, run_id=run.id, lateness_ms=12, outcome="response", status=200)
 
 A line never holds a payload, a header, a secret or the query string of a URL: fields with such names are replaced,
-and URLs are cut, whoever logs them. Lines of the standard library's ``logging`` (uvicorn, redis, asyncio) take the same
+and URLs are cut, for every caller. Lines of the standard library's ``logging`` (uvicorn, redis, asyncio) take the same
 way. Everything goes to standard error; standard output belongs to what a command prints.
 
 After ``configure_logging`` a thread writes the lines (``line_writer``), so that a reader of standard

@@ -1,6 +1,6 @@
 """Writes lines to a file descriptor from a thread of its own, so that the caller never waits for the reader.
 
-A pipe that nobody reads (a stalled log collector, ``| less``), a terminal that was stopped with Ctrl-S or a hung disk
+A pipe without a reader (a stalled log collector, ``| less``), a terminal that was stopped with Ctrl-S or a hung disk
 blocks the thread that writes. Here that is never the event loop. Lines wait in a bounded queue; when it is full, new
 ones are dropped and counted, and once the reader reads again one line reports how many are missing.
 
@@ -115,12 +115,12 @@ class LineWriter:
                 self._unreported -= count
 
     def _write(self, text: bytes | bytearray) -> bool:
-        """Whether it was written; not on a full disk, or where nobody will ever read it."""
+        """Write the text; returns False if that is impossible (full disk, closed pipe)."""
         left = memoryview(text)
         while left:
             try:
                 left = left[os.write(self._descriptor, left) :]
-            except BlockingIOError:  # whoever shares the other end has made it non-blocking
+            except BlockingIOError:  # another process that shares the pipe made it non-blocking
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()

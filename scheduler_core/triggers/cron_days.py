@@ -28,14 +28,14 @@ class EveryDay:
 
 
 class CalendarDays:
-    """The dates that a day pattern allows, found by croniter, which is asked for midnights without a zone.
+    """The dates that a day pattern allows. croniter finds them as midnights without a zone.
 
-    An answer of croniter takes 30 microseconds to a few milliseconds and stays true for ever, so the last
-    few are remembered; jobs that differ only in their time of day share them.
+    A croniter search takes from 30 microseconds to a few milliseconds, and its answer never changes, so the last few
+    answers are cached. Jobs that differ only in their time of day share them.
     """
 
     def __init__(self, pattern: str, *, either_day: bool) -> None:
-        # croniter looks only so many years ahead; all of ours must be within its sight.
+        # croniter searches a limited number of years ahead; the limit must cover all our years.
         self._cron = croniter(
             pattern,
             _EPOCH,

@@ -66,8 +66,8 @@ class HistoryService:
         skip: int = 0,
         limit: int = 100,
     ) -> RunPage:
-        """Runs by their start, newest first; of one job with ``job_id``. Those that are not settled are left out when
-        a status is asked for, since they have none.
+        """Return runs by their start, newest first; with ``job_id``, of one job. A filter by status leaves out
+        unsettled runs, which have no status.
 
         Page by page with ``before``, every run that was settled when the first page was read, and is not trimmed
         meanwhile, comes exactly once, whatever else is settled in between. A first attempt in flight stands at the
@@ -167,7 +167,7 @@ class _HistoryOfShard:
         stored = await self.history.record(run_id)
         if stored is not None:
             return FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
-        # The id says when the run was claimed or asked for: it has not started before that.
+        # The id contains when the run was claimed or requested: it did not start before that.
         at_ms = run_id_ms(run_id)
         if at_ms is None:
             return None

@@ -25,10 +25,10 @@ class Page(msgspec.Struct, frozen=True):
 async def page_of_jobs(
     shards: Shards[ShardStore], *, cursor: str = "", prefix: str = "", status: str | None = None, limit: int = 100
 ) -> Page:
-    """Jobs from after ``cursor``: those that start with ``prefix`` and have ``status``.
+    """Return jobs after ``cursor`` whose id starts with ``prefix`` and which have ``status``.
 
-    A page looks at a bounded number of jobs and of bytes, so it may be short and still not be the last. Each shard is
-    asked for as many ids as are wanted in all; only the jobs of the first of them are read.
+    A page examines a bounded number of jobs and bytes, so a short page need not be the last. Each shard returns as many
+    ids as the whole page needs; only the jobs of the first ids are read.
     """
     found: list[JobView] = []
     examined = size = 0

@@ -1,7 +1,7 @@
-"""Keeps the copies of targets on further shards like the targets on the first.
+"""Keeps the copies of targets on further shards equal to the targets on the first shard.
 
-A change is marked on the first shard before it is made, and the mark goes when every shard has its copy: whoever dies
-in between leaves it to a sweeper. With one shard there are no copies, and nothing is marked.
+A change is marked on the first shard before it is made. The mark is removed when every shard has its copy; if the
+process dies in between, a sweeper completes the change. With one shard, nothing is copied or marked.
 """
 
 from __future__ import annotations
