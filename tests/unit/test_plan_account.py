@@ -401,6 +401,8 @@ class World:
             return
         if held.generation == one.generation:
             assert one.state is not None
+            if one is self.main and held.planned.state.next_fire_ms is None and one.state.next_fire_ms is not None:
+                self.segments[-1].until_ms = None  # the claim decided the last fire time, and is undone
             mark = HeldBack(reason, self.now, self.now + wait_ms, breaker=reason is HoldReason.BREAKER)
             self.write(one, plan_hold_back(one.state, mark))
             return
@@ -581,6 +583,12 @@ def test_in_many_histories_too_every_fire_time_is_one_run_or_lies_in_one_miss(
     first: Job, steps: list[tuple[object, ...]]
 ) -> None:
     check_history(first, steps)
+
+
+def test_the_claim_of_the_last_fire_time_can_be_held_back() -> None:
+    bounds = Policies(starts_at_ms=START_MS + 25_000, ends_at_ms=START_MS + 300_000)
+    job = make_job(policies=bounds)
+    check_history(job, [("wait", 400_000), ("claim", 0), ("hold", HoldReason.LIMIT, 50, 0)])
 
 
 def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
