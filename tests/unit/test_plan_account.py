@@ -1,8 +1,8 @@
-"""Promise 1: whatever happens to a job, each of its fire times is one run or lies in one recorded miss.
+"""Check promise 1 in random histories: each fire time of a job is one run or lies in one recorded miss.
 
-A job is put through random histories against the planner alone. The little store below applies transitions as the
-scripts do: a change of a claimed job leaves the lease, a settle is planned anew when the job was changed, a run of a
-job that allows overlap becomes a unit of its own.
+The tests call the planner without Redis. ``World`` applies transitions as the scripts do: a change of a claimed job
+keeps the lease, a settlement is planned again if the job changed, and a run of a job that allows overlap is stored as
+a unit of its own.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ INTERVALS = [IntervalSpec(13_000, START_MS), IntervalSpec(9_000, START_MS, START
 
 
 def continuing(*continuation: str) -> Outcome:
-    """A 2xx answer that asks for further runs."""
+    """A 2xx answer with a list of continuations."""
     body = f'{{"continue": [{", ".join(continuation)}]}}'.encode()
     return over_http(Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body))
 
@@ -82,7 +82,7 @@ POLICY = RetryPolicy()
 
 
 class Held(msgspec.Struct):
-    """What the node knows that holds a unit."""
+    """What the node that holds a unit read when it claimed the unit."""
 
     planned: Work | Transition
     fence: int
@@ -91,7 +91,7 @@ class Held(msgspec.Struct):
 
 
 class Unit(msgspec.Struct, eq=False):
-    """What is stored under one id, and the node that holds it."""
+    """The stored values of one id, and the claim of the node that holds it."""
 
     id: str
     job: Job | None = None
@@ -107,7 +107,7 @@ class Unit(msgspec.Struct, eq=False):
 
 
 class World:
-    """One job id, its account, and the nodes as far as they matter to it."""
+    """Simulate the store and the nodes for one job id, and collect its records."""
 
     def __init__(self) -> None:
         self.now = START_MS
@@ -293,7 +293,7 @@ class World:
     # ---- runners that call back ---------------------------------------------------------------------------------
 
     def open_run(self, one: Unit) -> str:
-        """The run that a runner knows of: it is in flight, taken, or waits for a retry."""
+        """The id of the run that a runner can report on: it is in flight, taken, or waits for a retry."""
         if one.held is not None and isinstance(one.held.planned, Work):
             return one.held.planned.run.id
         if one.state is not None and one.state.open is not None:
@@ -389,7 +389,7 @@ class World:
             self.write(one, step)
 
     def hold(self, reason: HoldReason, wait_ms: int, index: int = 0) -> None:
-        """A node that has claimed a unit holds its run back, for its target's sake."""
+        """Hold back the run of a claimed unit, because of a limit or the breaker of its target."""
         one = self.one(index)
         held, one.held = one.held, None
         if held is None:
@@ -415,7 +415,7 @@ class World:
             self.write(one, planned)
 
     def write(self, one: Unit, transition: Transition) -> None:
-        """Settle a unit for which nothing is delivered."""
+        """Settle a unit without a delivery."""
         one.held = one.lease = None
         self.apply(one, transition)
 
@@ -434,7 +434,7 @@ class World:
             self.apply(one, plan_settle(held.planned, ended, POLICY))
 
     def die(self, index: int = 0) -> None:
-        """The node that holds a unit dies, and another notices."""
+        """Let the node that holds a unit die, and another node detect it."""
         one = self.one(index)
         if one.held is not None and one.lease is not None:
             lease = one.lease
@@ -449,7 +449,7 @@ class World:
             one.held = None
 
     def downtime(self, since_beat_ms: int, length_ms: int) -> None:
-        """All nodes die. Their last beat was ``since_beat_ms`` ago."""
+        """Let all nodes die. Their last heartbeat was ``since_beat_ms`` ago."""
         for index in range(1 + len(self.children)):
             self.die(index)
         earliest = self.downtimes[-1].until_ms if self.downtimes else START_MS
@@ -465,7 +465,7 @@ class World:
         if position.open is not None:
             open_runs = [position.open]
         if main.lease is not None and main.state is not None and not (open_runs and open_runs[0].in_flight):
-            # A node holds the job, or did: what it decided is not written yet.
+            # A node holds the job, or held it when it died: its decision is not written yet.
             planned = self.plan(main)
             records += planned.records
             if isinstance(planned, Work):
@@ -483,7 +483,7 @@ class World:
 
 
 def make_policies(kind: str, number: int) -> Policies:
-    """Policies of one kind, of which ``number`` picks a variety."""
+    """Policies of one kind; ``number`` selects a variant."""
     odd = number % 2 == 1
     kinds = {
         "usual": Policies(),
@@ -579,7 +579,7 @@ def test_every_fire_time_is_one_run_or_lies_in_one_miss(first: Job, steps: list[
 @pytest.mark.timeout(300)
 @settings(max_examples=210, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @HISTORIES
-def test_in_many_histories_too_every_fire_time_is_one_run_or_lies_in_one_miss(
+def test_every_fire_time_is_one_run_or_lies_in_one_miss_in_many_histories(
     first: Job, steps: list[tuple[object, ...]]
 ) -> None:
     check_history(first, steps)
@@ -601,7 +601,7 @@ def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
         else:
             getattr(world, str(name))(*arguments)
         world.check()
-    # Whatever came before, nodes that live and runners that answer bring the job to rest.
+    # Whatever the history was, live nodes and answering runners must finish all open work.
     for _ in range(60):
         for index in range(1 + len(world.children)):
             world.claim(index)

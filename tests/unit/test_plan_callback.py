@@ -1,4 +1,4 @@
-"""Completion by callback: a run that its runner has taken is open until the runner says how it ended, or is lost."""
+"""Completion by callback: a taken run stays open until its runner reports the end, or until it is lost."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def summary(planned: Transition) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_a_2xx_means_taken_and_keeps_all_other_runs_out() -> None:
+def test_a_2xx_means_taken_and_blocks_all_other_runs() -> None:
     state = taken()
     assert state.open is not None
     assert state.open.state is RunState.TAKEN
@@ -92,7 +92,7 @@ def test_a_2xx_means_taken_and_keeps_all_other_runs_out() -> None:
 
 
 @pytest.mark.parametrize("final", [RunState.SUCCEEDED, RunState.FAILED])
-def test_the_runner_ends_the_run_and_what_passed_meanwhile_is_missed(final: RunState) -> None:
+def test_a_completion_ends_the_run_and_fire_times_that_passed_are_missed(final: RunState) -> None:
     planned = step(complete(Snapshot(JOB, taken(), None), 34, final))
     assert summary(planned) == [(final.value,), ("overlap", 10, 30)]
     run = planned.records[0]
@@ -101,7 +101,7 @@ def test_the_runner_ends_the_run_and_what_passed_meanwhile_is_missed(final: RunS
     assert seconds(next_wake_ms(state_of(planned))) == 40
 
 
-def test_a_job_that_queues_one_is_owed_a_run_when_the_runner_is_done() -> None:
+def test_a_job_that_queues_one_runs_again_after_the_completion() -> None:
     job = slow_job(retry_already_running=3)
     planned = step(complete(Snapshot(job, taken(job=job), None), 34))
     assert summary(planned) == [("succeeded",), ("overlap", 10, 20)]
@@ -109,7 +109,7 @@ def test_a_job_that_queues_one_is_owed_a_run_when_the_runner_is_done() -> None:
 
 
 @pytest.mark.parametrize(("beat", "why"), [(None, "not completed in time"), (15_000, "no sign of life")])
-def test_a_run_of_which_nothing_is_heard_is_lost(beat: int | None, why: str) -> None:
+def test_a_taken_run_without_a_heartbeat_is_lost(beat: int | None, why: str) -> None:
     job = slow_job(policies={"heartbeat_timeout_ms": beat})
     state = taken(job=job)
     lost_at = seconds(next_wake_ms(state))
@@ -121,7 +121,7 @@ def test_a_run_of_which_nothing_is_heard_is_lost(beat: int | None, why: str) -> 
     assert seconds(next_wake_ms(state_of(planned))) == (70 if beat is None else 20)
 
 
-def test_signs_of_life_keep_a_run_alive_but_not_beyond_its_timeout() -> None:
+def test_heartbeats_keep_a_run_open_but_not_beyond_its_timeout() -> None:
     job = slow_job(policies={"heartbeat_timeout_ms": 15_000})
     state = taken(job=job)
     for now, lost_at in ((10, 25), (20, 35), (50, 61)):
@@ -142,7 +142,7 @@ def test_signs_of_life_keep_a_run_alive_but_not_beyond_its_timeout() -> None:
     assert seconds(next_wake_ms(state)) == 61
 
 
-def test_what_is_said_before_the_answer_decides_whatever_the_answer_is() -> None:
+def test_a_completion_before_the_answer_overrides_the_answer() -> None:
     claimed = Snapshot(JOB, make_state(0), make_lease(0))
     said = state_of(complete(claimed, 1))
     assert said.open is not None
@@ -170,7 +170,7 @@ def test_a_completion_that_arrives_before_the_2xx_leaves_the_time_at_which_the_r
     assert (run.state, seconds(run.taken_at_ms)) == (RunState.SUCCEEDED, taken_at)
 
 
-def test_what_is_said_before_its_node_dies_decides() -> None:
+def test_a_completion_before_the_node_dies_decides() -> None:
     said = state_of(complete(Snapshot(JOB, make_state(0), make_lease(0)), 1))
     planned = plan_claim(JOB, said, make_lease(0, node="-", losses=1), downtimes=(), store_id=STORE_ID)
     assert isinstance(planned, Transition)
@@ -182,13 +182,13 @@ def test_a_run_that_waits_for_a_retry_can_be_completed() -> None:
     assert summary(step(complete(Snapshot(JOB, state, None), 2))) == [("succeeded",)]
 
 
-def test_of_another_run_nothing_is_known_here() -> None:
+def test_a_completion_of_an_unknown_run_changes_nothing() -> None:
     other = replace(taken(), open=make_run(0, id="OTHER", state=RunState.TAKEN, retry_at_ms=at(60)))
     assert complete(Snapshot(JOB, other, None), 2) is None
     assert complete(Snapshot(None, None, None), 2) is None
 
 
-def test_a_completion_may_ask_for_a_continuation() -> None:
+def test_a_completion_can_request_a_continuation() -> None:
     job = slow_job(policies={"continuations": True})
     planned = complete(Snapshot(job, taken(job=job), None), 14, continuation=b'{"payload": 1, "after_seconds": 5}')
     assert summary(step(planned)) == [("succeeded",), ("overlap", 10, 10)]

@@ -155,7 +155,7 @@ def test_a_change_ends_the_wait_for_a_busy_runner_and_accounts_for_what_passed(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_writes_down_the_run_in_flight_and_keeps_it_from_being_tried_again(
+def test_a_change_stores_the_run_in_flight_and_prevents_its_retry(
     change: Callable[[Snapshot, float], Transition | None],
 ) -> None:
     planned = done(change(stored(make_state(0), lease=make_lease(0)), 4))
@@ -165,7 +165,7 @@ def test_a_change_writes_down_the_run_in_flight_and_keeps_it_from_being_tried_ag
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_the_claim_found_missed_is_recorded_with_the_change(
+def test_misses_found_by_the_claim_are_recorded_with_the_change(
     change: Callable[[Snapshot, float], Transition | None],
 ) -> None:
     planned = done(change(stored(make_state(-20), lease=make_lease(0)), 4))
@@ -193,7 +193,7 @@ def test_a_delete_accounts_for_what_was_due() -> None:
     assert summary(delete(stored(make_state(-20, quarantine="q")), 4)) == [("quarantined", -20, 0)]
 
 
-def test_what_is_not_there_cannot_be_changed() -> None:
+def test_a_job_that_does_not_exist_cannot_be_changed() -> None:
     nothing, tombstone = Snapshot(None, None, None), Snapshot(None, JobState(deleted=True), make_lease(0))
     for snapshot in (nothing, tombstone):
         assert delete(snapshot, 4) is None
@@ -242,20 +242,20 @@ def test_a_quarantined_job_is_revived_by_resume_or_by_a_changed_definition(
     assert after(planned).next_fire_ms == at(40)
 
 
-def test_a_job_that_lost_its_state_goes_on_from_now() -> None:
+def test_a_job_that_lost_its_state_continues_from_now() -> None:
     planned = done(resume(stored(JobState(quarantine="its state cannot be read")), 34))
     assert planned.state == make_state(40)
 
 
-def test_a_job_whose_trigger_ran_out_while_it_was_paused_goes_at_resume() -> None:
+def test_resume_removes_a_job_whose_trigger_ran_out_during_the_pause() -> None:
     job = make_job(trigger=CronSpec("*/10 * * * * * 2026"))
     planned = done(resume(Snapshot(job, make_state(580, paused_at_ms=at(575)), None), 700))
     assert summary(planned) == [("paused", 580, 590)]
     assert (planned.state, planned.remove) == (None, True)
 
 
-def test_resume_writes_down_a_run_that_was_asked_for_while_the_job_was_paused() -> None:
-    # Else the run would still wait in the queue after it was settled, and be delivered again.
+def test_resume_stores_a_run_that_was_requested_during_the_pause() -> None:
+    # Otherwise the run would stay in the queue after its settlement and be delivered again.
     snapshot = stored(make_state(10, paused_at_ms=at(0), pending=(pending("P", 3),)), lease=make_lease(3))
     planned = done(resume(snapshot, 14))
     state = after(planned)
@@ -287,7 +287,7 @@ def test_run_now_is_refused_while_a_run_is_not_settled_unless_forced(state: JobS
     assert after(run_now(stored(state, lease=lease), 4, force=True)).pending[-1] == pending("ASKED", 4)
 
 
-def test_a_forced_run_waits_behind_the_one_in_flight_which_goes_on_as_ever() -> None:
+def test_a_forced_run_waits_behind_the_run_in_flight_and_does_not_change_it() -> None:
     state = after(run_now(stored(make_state(0), lease=make_lease(0)), 4, force=True))
     assert state.open == make_run(0, id=FIRST_RUN, in_flight=True)
     again = plan_claim(make_job(), state, make_lease(0, losses=1), downtimes=(), store_id=STORE_ID)
@@ -295,7 +295,7 @@ def test_a_forced_run_waits_behind_the_one_in_flight_which_goes_on_as_ever() -> 
     assert again.run.id == FIRST_RUN
 
 
-def test_a_quarantined_job_and_a_full_queue_take_no_run() -> None:
+def test_a_quarantined_job_and_a_full_queue_refuse_a_run() -> None:
     with pytest.raises(RunConflict):
         run_now(stored(make_state(10, quarantine="why")), 4, force=True)
     full = make_state(10, pending=tuple(pending(f"P{n}", 3) for n in range(PENDING_LIMIT)))
@@ -303,7 +303,7 @@ def test_a_quarantined_job_and_a_full_queue_take_no_run() -> None:
         run_now(stored(full), 4, force=True)
 
 
-def test_a_change_after_the_node_died_gives_its_run_up() -> None:
+def test_a_change_after_the_node_died_ends_its_run() -> None:
     lease = make_lease(0, node="-", losses=1)
     snapshot = stored(make_state(0), lease=lease)
     state = after(change_payload(snapshot, 4))

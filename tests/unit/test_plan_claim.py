@@ -1,4 +1,4 @@
-"""A job was claimed: which run starts, and which fire times became none? All jobs here fire every ten seconds."""
+"""The plan of a claim: which run starts, and which fire times are missed. All jobs here fire every ten seconds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def ended_runs(records: Sequence[Record]) -> list[tuple[str, RunState]]:
     return [(record.id, record.state) for record in records if isinstance(record, Run)]
 
 
-def test_a_due_fire_time_starts_a_run_and_the_job_moves_on_to_the_next() -> None:
+def test_a_due_fire_time_starts_a_run_and_advances_the_job_to_the_next() -> None:
     planned = work(plan(make_state(0), make_lease(0.004)))
     assert planned.run == Run(id=run_id(at(0.004), STORE_ID, 7), fire_time_ms=at(0), job_version=1)
     assert planned.state == make_state(10)
@@ -62,11 +62,11 @@ def test_nothing_starts_before_its_fire_time() -> None:
     assert planned == Transition(make_state(10))
 
 
-def test_a_fire_time_at_the_very_instant_of_the_claim_is_due() -> None:
+def test_a_fire_time_at_the_instant_of_the_claim_is_due() -> None:
     assert work(plan(make_state(10), make_lease(10))).run.fire_time_ms == at(10)
 
 
-def test_of_fire_times_that_passed_unclaimed_the_latest_runs_and_the_others_are_one_miss() -> None:
+def test_the_latest_fire_time_that_passed_unclaimed_runs_and_the_others_are_one_miss() -> None:
     planned = work(plan(make_state(0), make_lease(34)))
     assert planned.run.fire_time_ms == at(30)
     assert planned.run.reason is Reason.SCHEDULED
@@ -123,7 +123,7 @@ RECOVERY_CASES = [
 
 
 @pytest.mark.parametrize(("recovery", "downtimes", "claimed", "run", "missed"), RECOVERY_CASES)
-def test_what_passed_while_no_node_lived_is_one_recovery_run_or_a_miss(
+def test_fire_times_in_a_downtime_are_one_recovery_run_or_a_miss(
     recovery: bool,
     downtimes: list[tuple[float, float]],
     claimed: float,
@@ -153,19 +153,19 @@ def test_a_downtime_that_began_after_the_claim_does_not_change_what_was_claimed(
     assert after == before
 
 
-def test_whoever_takes_over_delivers_the_same_run() -> None:
+def test_the_node_that_takes_over_delivers_the_same_run() -> None:
     first = work(plan(make_state(0), make_lease(34)))
     again = work(plan(make_state(0), make_lease(34, fence=99, losses=2, node="other")))
     assert again == first
 
 
 @pytest.mark.parametrize(("losses", "alone"), [(3, 0), (9, 3), (99, 0)])
-def test_losses_without_evidence_against_the_job_alone_set_no_job_aside(losses: int, alone: int) -> None:
+def test_losses_without_enough_evidence_against_the_job_quarantine_no_job(losses: int, alone: int) -> None:
     work(plan(make_state(0), make_lease(12, losses=losses, alone=alone)))
 
 
 @pytest.mark.parametrize("losses", [7, 12])
-def test_a_run_that_was_lost_alone_again_and_again_sets_its_job_aside(losses: int) -> None:
+def test_a_run_that_was_repeatedly_lost_alone_quarantines_its_job(losses: int) -> None:
     planned = rest(plan(make_state(0), make_lease(12, losses=losses, alone=4)))
     assert planned.state is not None
     assert planned.state.quarantine is not None
@@ -177,7 +177,7 @@ def test_a_run_that_was_lost_alone_again_and_again_sets_its_job_aside(losses: in
     assert planned.state.next_fire_ms == at(20)
 
 
-def test_a_run_written_down_by_a_change_is_set_aside_as_well() -> None:
+def test_a_run_that_a_change_stored_quarantines_its_job_as_well() -> None:
     state = make_state(10, open=make_run(0, in_flight=True), pending=(pending("P", 5),))
     planned = rest(plan(state, make_lease(0, losses=7, alone=4)))
     assert planned.state is not None
@@ -190,7 +190,7 @@ def test_a_quarantined_job_stays_as_it_is() -> None:
     assert plan(state, make_lease(50)) == Transition(state)
 
 
-def test_a_paused_job_starts_nothing_by_itself_but_what_was_asked_for() -> None:
+def test_a_paused_job_starts_only_requested_runs() -> None:
     state = make_state(0, paused_at_ms=at(-1))
     assert plan(state, make_lease(50)) == Transition(state)
     planned = work(plan(replace(state, pending=(pending("P", 40, b"[]"),)), make_lease(50)))
@@ -201,7 +201,7 @@ def test_a_paused_job_starts_nothing_by_itself_but_what_was_asked_for() -> None:
     assert planned.records == ()
 
 
-def test_the_retry_of_a_run_goes_on_when_it_is_due() -> None:
+def test_a_retry_starts_when_it_is_due() -> None:
     waiting = retrying(0, 3)
     assert plan(make_state(10, open=waiting), make_lease(2.9)) == Transition(make_state(10, open=waiting))
     planned = work(plan(make_state(10, open=waiting), make_lease(3)))
@@ -258,14 +258,14 @@ def test_an_on_demand_run_goes_first_only_if_it_was_due_first(not_before: float,
         assert planned.state == make_state(10)
 
 
-def test_of_what_was_asked_for_the_earliest_goes_first_and_the_rest_waits() -> None:
+def test_the_earliest_requested_run_goes_first_and_the_rest_wait() -> None:
     queue = (pending("B", 5), pending("A", 3), pending("C", 3))
     planned = work(plan(make_state(20, pending=queue), make_lease(6)))
     assert planned.run.id == "A"
     assert [entry.run_id for entry in planned.state.pending] == ["B", "C"]
 
 
-def test_what_was_asked_for_later_waits() -> None:
+def test_a_run_requested_for_later_waits() -> None:
     state = make_state(20, pending=(pending("P", 15),))
     assert plan(state, make_lease(6)) == Transition(state)
 
@@ -282,14 +282,14 @@ def test_the_last_fire_time_of_a_trigger_still_runs() -> None:
     assert planned.state == make_state(None)
 
 
-def test_a_downtime_that_swallows_the_last_fire_time_removes_the_job_with_a_record() -> None:
+def test_a_downtime_over_the_last_fire_time_removes_the_job_and_records_a_miss() -> None:
     job = make_job(trigger=CronSpec("*/10 * * * * * 2026"))
     planned = rest(plan(make_state(580), make_lease(700), job=job, downtimes=[(570, 700)]))
     assert planned.remove
     assert misses(planned.records) == [("downtime", 580, 590)]
 
 
-def test_a_run_in_flight_whose_job_was_changed_is_not_tried_again() -> None:
+def test_a_run_in_flight_whose_job_was_changed_is_not_retried() -> None:
     state = make_state(20, open=make_run(10, in_flight=True, detached=True))
     planned = rest(plan(state, make_lease(10, losses=1)))
     assert ended_runs(planned.records) == [("RUN", RunState.LOST)]
@@ -297,14 +297,14 @@ def test_a_run_in_flight_whose_job_was_changed_is_not_tried_again() -> None:
     assert (planned.state.open, planned.state.next_fire_ms) == (None, at(20))
 
 
-def test_a_run_in_flight_to_which_a_run_was_added_goes_on() -> None:
+def test_adding_a_run_does_not_end_the_run_in_flight() -> None:
     state = make_state(20, open=make_run(10, in_flight=True), pending=(pending("P", 12),))
     planned = work(plan(state, make_lease(10, losses=1)))
     assert planned.run == make_run(10)
     assert planned.state == make_state(20, pending=(pending("P", 12),))
 
 
-def test_a_lost_run_of_an_earlier_job_is_not_the_last_of_the_new_one() -> None:
+def test_a_lost_run_of_an_earlier_job_is_not_the_last_run_of_the_new_job() -> None:
     state = make_state(20, open=make_run(0, in_flight=True, detached=True))
     planned = rest(plan(state, make_lease(0, losses=1), job=make_job(created_at_ms=at(11))))
     assert ended_runs(planned.records) == [("RUN", RunState.LOST)]
@@ -312,7 +312,7 @@ def test_a_lost_run_of_an_earlier_job_is_not_the_last_of_the_new_one() -> None:
     assert planned.state.last is None
 
 
-def test_the_tombstone_of_a_dead_node_goes_and_its_run_is_recorded() -> None:
+def test_the_tombstone_of_a_dead_node_is_removed_and_its_run_is_recorded() -> None:
     planned = plan_claim_tombstone(JobState(open=make_run(0, in_flight=True), deleted=True), make_lease(), now_ms=at(3))
     assert (planned.state, planned.remove) == (None, True)
     assert ended_runs(planned.records) == [("RUN", RunState.LOST)]
@@ -320,13 +320,13 @@ def test_the_tombstone_of_a_dead_node_goes_and_its_run_is_recorded() -> None:
 
 
 def lost_at(*instants: float, fence: int = 7, count: int | None = None) -> Lease:
-    """A lease whose claims at these instants were lost with their nodes."""
+    """A lease whose claims at these instants were lost when their nodes died."""
     claims = tuple(LostClaim(fence + number, at(instant), LostCause.DIED) for number, instant in enumerate(instants))
     held = make_lease(instants[0], fence=fence + len(claims), losses=len(claims))
     return replace(held, lost=claims, lost_count=len(claims) if count is None else count)
 
 
-def test_each_claim_that_died_with_its_node_is_an_attempt_with_a_number_of_its_own() -> None:
+def test_each_claim_lost_with_its_node_is_an_attempt_with_its_own_number() -> None:
     run = work(plan(make_state(0), lost_at(0, 6))).run
     assert run.attempt == 2
     assert [(one.number, one.fence, one.started_at_ms, one.outcome) for one in run.attempts] == [
@@ -359,7 +359,7 @@ def test_a_run_that_ends_because_its_node_died_records_the_attempt() -> None:
 
 
 @pytest.mark.parametrize(("known", "fires"), [(1, True), (2, False), (None, False)])
-def test_what_was_on_record_at_the_claim_is_told_by_order_and_not_by_time(known: int | None, fires: bool) -> None:
+def test_downtimes_known_at_the_claim_are_compared_by_order_and_not_by_time(known: int | None, fires: bool) -> None:
     windows = (Downtime(at(-20), at(-15), 0), Downtime(at(-5), at(0.004), 1))
     lease = replace(make_lease(0.004), downtimes=known)
     planned = plan_claim(make_job(), make_state(0), lease, downtimes=windows, store_id=STORE_ID)
@@ -367,7 +367,7 @@ def test_what_was_on_record_at_the_claim_is_told_by_order_and_not_by_time(known:
 
 
 @pytest.mark.parametrize("state", [None, make_state(10)])
-def test_an_unreadable_job_is_set_aside_with_the_reason(state: JobState | None) -> None:
+def test_an_unreadable_job_is_quarantined_with_the_reason(state: JobState | None) -> None:
     planned = quarantine_unreadable(state, "cannot be read")
     assert planned.state is not None
     assert planned.state.quarantine == "cannot be read"

@@ -1,4 +1,4 @@
-"""What a runner's answer asks for, and how such runs hold the trigger, wait, fail and are revived."""
+"""Continuations that a runner's answer requests: how they hold the trigger, wait, fail and are revived."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def final(planned: Transition) -> Run:
         ('{"continue": {"payload": {"continue": {}}}}', [(2, b'{"continue": {}}')]),
     ],
 )
-def test_an_answer_asks_for_further_runs(body: str, expected: list[tuple[float, bytes | None]]) -> None:
+def test_an_answer_requests_continuations(body: str, expected: list[tuple[float, bytes | None]]) -> None:
     found = continuations_in(body.encode(), RUN, now_ms=at(1))
     assert [(seconds(one.not_before_ms), one.payload) for one in found] == expected
     assert all(one.reason is Reason.CONTINUATION for one in found)
@@ -150,7 +150,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     cut=st.integers(0, 3),
     inserted=st.sampled_from(["", "NaN,", "]", "\0"]),
 )
-def test_what_an_answer_asks_for_is_taken_up_or_fails_the_run(
+def test_requested_continuations_are_accepted_or_fail_the_run(
     before: dict[str, Any], payload: Any, ascii_only: bool, encoding: str, cut: int, inserted: str
 ) -> None:
     text = json.dumps({**before, "continue": {"payload": payload}}, ensure_ascii=ascii_only)
@@ -163,7 +163,7 @@ def test_what_an_answer_asks_for_is_taken_up_or_fails_the_run(
     assert json.loads(entry.payload or b"") == payload
 
 
-def test_a_continuation_may_name_the_instant_before_which_it_must_not_come() -> None:
+def test_a_continuation_can_name_its_earliest_start() -> None:
     body = b'{"continue": {"not_before": "%s"}}'
     later = continuations_in(body % b"2027-01-01T01:00:00+01:00", RUN, now_ms=1_798_700_000_000)
     assert later[0].not_before_ms == 1_798_761_600_000
@@ -187,7 +187,7 @@ def test_a_continuation_may_name_the_instant_before_which_it_must_not_come() -> 
         '{"continue": [' + ",".join(["{}"] * 21) + "]}",
     ],
 )
-def test_what_cannot_be_understood_fails_the_run_instead_of_being_lost(body: str) -> None:
+def test_an_invalid_continuation_fails_the_run(body: str) -> None:
     with pytest.raises(BadContinuation):
         continuations_in(body.encode(), RUN, now_ms=at(1))
     planned = settle(says(body))
@@ -202,18 +202,18 @@ def test_an_answer_cut_off_by_the_read_limit_fails_the_run() -> None:
     assert final(planned).message.startswith("answer_too_large")
 
 
-def test_a_job_without_continuations_does_not_look_at_its_answers() -> None:
+def test_a_job_without_continuations_ignores_the_content_of_its_answers() -> None:
     planned = settle(says('{"continue": {}}', truncated=True), job=make_job())
     assert final(planned).state is RunState.SUCCEEDED
     assert state_of(planned).pending == ()
 
 
-def test_more_than_may_wait_fail_the_run() -> None:
+def test_more_continuations_than_the_queue_holds_fail_the_run() -> None:
     full = make_state(10, pending=tuple(page(f"P{n}", 99) for n in range(PENDING_LIMIT)))
     assert final(settle(says('{"continue": {}}'), state=full)).state is RunState.FAILED
 
 
-def test_while_a_continuation_waits_the_trigger_is_held_and_all_it_held_is_one_miss() -> None:
+def test_a_waiting_continuation_holds_the_trigger_and_the_held_fire_times_are_one_miss() -> None:
     first = state_of(settle(says('{"continue": {"after_seconds": 30}}')))
     assert first.trigger_blocked_by is MissReason.HELD
     assert seconds(next_wake_ms(first)) == 31
@@ -250,7 +250,7 @@ def test_a_retryable_outcome_moves_the_entry_and_lets_others_go_first(outcome: O
     assert (later.run.id, later.run.attempt, later.run.payload) == ("P1", 1, b"1")
 
 
-def test_a_continuation_that_failed_for_good_is_set_aside_and_holds_the_trigger_no_longer() -> None:
+def test_a_continuation_that_failed_finally_is_set_aside_and_releases_the_trigger() -> None:
     run = make_run(0, id="P1", reason=Reason.CONTINUATION, on_demand=True, payload=b"1")
     planned = settle(answered(500), run=run, until=12)
     assert final(planned).state is RunState.FAILED
@@ -266,7 +266,7 @@ def test_a_continuation_that_failed_for_good_is_set_aside_and_holds_the_trigger_
     assert revived.trigger_blocked_by is MissReason.HELD
 
 
-def test_a_job_that_lists_500_tries_it_again_until_its_attempts_are_used_up() -> None:
+def test_a_job_that_retries_on_500_does_so_until_its_attempts_are_used_up() -> None:
     job = make_job(policies=Policies(continuations=True, retry=RetryRule(statuses=(500,), attempts=2)))
     run = make_run(0, id="P1", reason=Reason.CONTINUATION, on_demand=True)
     answered_again = over_http(answered(500), 500)
@@ -280,7 +280,7 @@ def test_a_job_that_lists_500_tries_it_again_until_its_attempts_are_used_up() ->
     assert state_of(second).pending[0].failed == "given up after 2 attempts"
 
 
-def test_a_run_that_was_asked_for_by_a_client_never_holds_the_trigger() -> None:
+def test_a_run_requested_by_a_client_never_holds_the_trigger() -> None:
     state = make_state(10, pending=(pending("M", 30),))
     assert state.trigger_blocked_by is None
     assert seconds(next_wake_ms(state)) == 10
@@ -293,7 +293,7 @@ def test_entries_survive_an_upsert() -> None:
     assert state_of(planned).pending == state.pending
 
 
-def test_a_new_trigger_under_a_held_job_accounts_for_what_was_held() -> None:
+def test_a_new_trigger_of_a_held_job_records_the_held_fire_times_as_missed() -> None:
     state = make_state(10, pending=(page("P1", 40),))
     new = make_job(policies=Policies(continuations=True, jitter_ms=5_000))
     planned = plan_upsert(new, Snapshot(GETTER, state, None), now_ms=at(34), downtimes=(), store_id=STORE_ID)
@@ -301,7 +301,7 @@ def test_a_new_trigger_under_a_held_job_accounts_for_what_was_held() -> None:
     assert misses(planned) == [(10, 30, "held")]
 
 
-def test_a_delete_records_what_waits_as_cancelled() -> None:
+def test_a_delete_records_waiting_runs_as_cancelled() -> None:
     state = make_state(10, pending=(page("P1", 40), page("P2", 40, failed="why"), pending("M", 3)))
     planned = plan_delete(Snapshot(GETTER, state, None), now_ms=at(4), downtimes=(), store_id=STORE_ID)
     assert planned is not None
@@ -312,7 +312,7 @@ def test_a_delete_records_what_waits_as_cancelled() -> None:
     ]
 
 
-def test_a_pause_holds_continuations_and_a_resume_tells_the_two_holds_apart() -> None:
+def test_a_pause_holds_continuations_and_a_resume_records_each_hold_with_its_reason() -> None:
     state = make_state(10, pending=(page("P1", 15),))
     paused = plan_pause(Snapshot(GETTER, state, None), now_ms=at(34), downtimes=(), store_id=STORE_ID)
     assert paused is not None
@@ -325,7 +325,7 @@ def test_a_pause_holds_continuations_and_a_resume_tells_the_two_holds_apart() ->
     assert seconds(next_wake_ms(state_of(resumed))) == 15
 
 
-def test_replacing_the_list_cancels_what_it_held_and_accounts_for_the_hold() -> None:
+def test_replacing_the_list_cancels_its_runs_and_records_the_held_fire_times() -> None:
     state = make_state(10, pending=(page("P1", 40), pending("M", 40)))
     snapshot = Snapshot(GETTER, state, None)
     emptied = plan_replace_pending(snapshot, (), now_ms=at(34), downtimes=(), store_id=STORE_ID)
@@ -337,7 +337,7 @@ def test_replacing_the_list_cancels_what_it_held_and_accounts_for_the_hold() -> 
     assert state_of(other).pending == (page("P2", 50),)
 
 
-def test_what_a_run_asks_for_is_dropped_and_recorded_when_the_list_was_replaced_meanwhile() -> None:
+def test_a_continuation_is_dropped_and_recorded_if_the_list_was_replaced_during_the_run() -> None:
     snapshot = Snapshot(GETTER, make_state(0), make_lease(0))
     replaced = state_of(plan_replace_pending(snapshot, (), now_ms=at(1), downtimes=(), store_id=STORE_ID))
     work = plan_claim(GETTER, make_state(0), make_lease(0), downtimes=(), store_id=STORE_ID)
@@ -348,7 +348,7 @@ def test_what_a_run_asks_for_is_dropped_and_recorded_when_the_list_was_replaced_
     assert state_of(planned).pending == ()
 
 
-def test_what_a_run_asks_for_is_taken_up_when_its_job_was_only_changed() -> None:
+def test_a_continuation_is_accepted_if_the_job_was_only_changed_during_the_run() -> None:
     snapshot = Snapshot(GETTER, make_state(0), make_lease(0))
     new = make_job(policies=Policies(continuations=True), payload=b"2")
     changed = plan_upsert(new, snapshot, now_ms=at(1), downtimes=(), store_id=STORE_ID)
@@ -358,7 +358,7 @@ def test_what_a_run_asks_for_is_taken_up_when_its_job_was_only_changed() -> None
     assert len(state_of(planned).pending) == 1
 
 
-def test_what_a_run_of_an_earlier_job_asks_for_is_dropped() -> None:
+def test_a_continuation_that_a_run_of_an_earlier_job_requests_is_dropped() -> None:
     work = plan_claim(GETTER, make_state(0), make_lease(0), downtimes=(), store_id=STORE_ID)
     assert isinstance(work, Work)
     snapshot = Snapshot(GETTER, make_state(0), make_lease(0))

@@ -1,4 +1,4 @@
-"""Corners of the planner, where two rules meet: a change, a death, a downtime or a callback in the middle of a run."""
+"""Cases in which two rules of the planner apply: a change, a node death, a downtime or a callback during a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def in_flight(made: World) -> int:
 
 
 def poke(made: World) -> object:
-    """What a bare poke would come to now."""
+    """The result of a bare poke now: a plan, or the conflict that refuses it."""
     try:
         return plan_run_now(
             made.main.snapshot,
@@ -69,7 +69,7 @@ def poke(made: World) -> object:
 # ---- jobs that allow overlap --------------------------------------------------------------------------------------
 
 
-def test_an_overlapping_run_that_kills_its_nodes_does_not_keep_its_place_for_ever() -> None:
+def test_an_overlapping_run_that_kills_its_nodes_frees_its_place() -> None:
     made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=1))
     go_to(made, 10)
     made.claim()
@@ -83,7 +83,7 @@ def test_an_overlapping_run_that_kills_its_nodes_does_not_keep_its_place_for_eve
     assert not made.children
 
 
-def test_an_overlapping_entry_that_failed_for_good_does_not_keep_its_place_for_ever() -> None:
+def test_an_overlapping_entry_that_failed_finally_frees_its_place() -> None:
     made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=1))
     go_to(made, 1)
     made.replace_pending([0])
@@ -106,7 +106,7 @@ def test_an_entry_of_a_job_that_allows_overlap_survives_an_upsert() -> None:
     assert not [run for run in runs(made) if run.state is RunState.CANCELLED]
 
 
-def test_when_all_places_are_taken_what_passed_in_a_downtime_is_caught_up_all_the_same() -> None:
+def test_fire_times_in_a_downtime_are_caught_up_although_all_places_are_taken() -> None:
     made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=1, callback=True, recovery=Recovery.ALL))
     go_to(made, 10)
     made.claim()
@@ -121,7 +121,7 @@ def test_when_all_places_are_taken_what_passed_in_a_downtime_is_caught_up_all_th
     assert misses(made) == [("overlap", 80, 80)]
 
 
-def test_when_all_places_are_taken_what_passed_in_a_downtime_is_recorded_as_that() -> None:
+def test_fire_times_in_a_downtime_are_recorded_as_downtime_although_all_places_are_taken() -> None:
     made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=1, callback=True))
     go_to(made, 10)
     made.claim()
@@ -151,7 +151,7 @@ def test_a_job_that_no_longer_allows_overlap_waits_for_the_runs_that_are_open(wa
 # ---- completion by callback ---------------------------------------------------------------------------------------
 
 
-def test_what_was_completed_before_its_node_died_is_no_success_of_a_job_created_since() -> None:
+def test_a_run_completed_before_its_node_died_is_no_success_of_a_job_created_later() -> None:
     made = world(with_policies(callback=True))
     go_to(made, 10)
     made.claim()
@@ -182,7 +182,7 @@ def test_a_completed_run_whose_node_died_counts_for_the_minimal_interval() -> No
 
 
 @pytest.mark.parametrize("change", ["upsert", "pause"])
-def test_a_taken_continuation_that_fails_after_a_change_is_set_aside(change: str) -> None:
+def test_a_taken_continuation_that_fails_after_a_change_is_kept_as_failed(change: str) -> None:
     job = with_policies(callback=True, continuations=True)
     made = world(job)
     go_to(made, 1)
@@ -198,7 +198,7 @@ def test_a_taken_continuation_that_fails_after_a_change_is_set_aside(change: str
     assert [entry.failed is not None for entry in made.main.state.pending] == [True]
 
 
-def test_signs_of_life_count_after_a_delete_as_well() -> None:
+def test_heartbeats_count_after_a_delete_as_well() -> None:
     made = world(with_policies(callback=True, heartbeat_timeout_ms=15 * SECOND, run_timeout_ms=600 * SECOND))
     go_to(made, 10)
     made.claim()
@@ -226,7 +226,7 @@ def test_a_taken_run_keeps_the_timeouts_that_it_started_with(after: Policies) ->
     assert made.main.state.open.retry_at_ms == at(70)
 
 
-def test_a_sign_of_life_while_the_run_waits_for_a_retry_tells_no_deadline() -> None:
+def test_a_heartbeat_while_the_run_waits_for_a_retry_returns_no_deadline() -> None:
     made = world(with_policies(callback=True))
     go_to(made, 10)
     made.claim()
@@ -239,7 +239,7 @@ def test_a_sign_of_life_while_the_run_waits_for_a_retry_tells_no_deadline() -> N
     assert planned[1] is None
 
 
-def test_what_a_taking_answer_asks_for_is_not_lost_silently() -> None:
+def test_a_continuation_in_the_answer_that_takes_the_run_is_stored_or_reported() -> None:
     made = world(with_policies(callback=True, continuations=True))
     go_to(made, 10)
     made.claim()
@@ -252,7 +252,7 @@ def test_what_a_taking_answer_asks_for_is_not_lost_silently() -> None:
 # ---- continuations, entries, pause --------------------------------------------------------------------------------
 
 
-def test_that_a_continuation_was_dropped_because_its_job_was_deleted_is_recorded() -> None:
+def test_dropping_a_continuation_of_a_deleted_job_is_recorded() -> None:
     made = world(with_policies(continuations=True))
     go_to(made, 10)
     made.claim()
@@ -261,7 +261,7 @@ def test_that_a_continuation_was_dropped_because_its_job_was_deleted_is_recorded
     assert "dropped" in runs(made)[-1].message
 
 
-def test_when_a_dropped_continuation_dies_with_its_node_what_it_held_is_a_miss_and_fires_nothing() -> None:
+def test_fire_times_held_by_a_dropped_continuation_are_missed_after_its_node_died() -> None:
     made = world(with_policies(continuations=True))
     go_to(made, 1)
     made.replace_pending([0])
@@ -320,7 +320,7 @@ def test_fire_times_that_are_caught_up_count_for_max_runs() -> None:
     assert len(runs(made)) == 2
 
 
-def test_fewer_max_runs_than_there_were_leave_no_job_that_never_ends() -> None:
+def test_lowering_max_runs_below_the_count_leaves_no_finished_job_stored() -> None:
     job = with_policies(max_runs=5)
     made = world(job)
     for seconds in (10, 20, 30):
@@ -331,7 +331,7 @@ def test_fewer_max_runs_than_there_were_leave_no_job_that_never_ends() -> None:
     assert made.main.state is None or not is_finished(made.main.state)
 
 
-def test_what_repeated_downtimes_leave_to_be_caught_up_is_bounded() -> None:
+def test_the_ranges_to_catch_up_after_repeated_downtimes_are_bounded() -> None:
     made = world(with_policies(recovery=Recovery.ALL))
     go_to(made, 1)
     for _ in range(100):
@@ -343,7 +343,7 @@ def test_what_repeated_downtimes_leave_to_be_caught_up_is_bounded() -> None:
     assert len(made.main.state.replays) <= 20
 
 
-def test_a_changed_definition_is_tried_before_its_job_is_set_aside() -> None:
+def test_a_changed_definition_is_tried_before_its_job_is_quarantined() -> None:
     job = make_job()
     made = world(job)
     go_to(made, 10)
@@ -358,7 +358,7 @@ def test_a_changed_definition_is_tried_before_its_job_is_set_aside() -> None:
     assert made.main.state.quarantine is None
 
 
-def test_a_job_whose_trigger_ran_out_goes_when_its_list_is_emptied() -> None:
+def test_emptying_the_list_removes_a_job_whose_trigger_ran_out() -> None:
     made = world(make_job(policies=Policies(ends_at_ms=at(10))))
     go_to(made, 1)
     made.replace_pending([50 * SECOND])
@@ -368,7 +368,7 @@ def test_a_job_whose_trigger_ran_out_goes_when_its_list_is_emptied() -> None:
     assert made.main.job is None
 
 
-def test_an_upsert_that_cancels_the_last_run_of_max_runs_leaves_no_job_that_never_ends() -> None:
+def test_an_upsert_that_cancels_the_last_run_of_max_runs_leaves_no_finished_job_stored() -> None:
     job = with_policies(max_runs=1)
     made = world(job)
     go_to(made, 10)

@@ -1,4 +1,4 @@
-"""Runs that are held back for their target's sake, as far as the planner decides."""
+"""The planner's decisions about runs that a limit or the breaker of their target holds back."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def misses(planned: Work) -> list[tuple[str, float | None, float | None]]:
         (make_state(0, quarantine="why", held_back=held(4)), None),
     ],
 )
-def test_what_is_held_back_wakes_no_earlier_than_it_may_try_again(state: JobState, wake: float | None) -> None:
+def test_a_held_back_job_wakes_no_earlier_than_its_next_try(state: JobState, wake: float | None) -> None:
     assert next_wake_ms(state) == (None if wake is None else at(wake))
 
 
-def test_the_same_fire_time_is_decided_about_anew_and_the_mark_goes() -> None:
+def test_the_next_claim_decides_the_same_fire_time_again_and_removes_the_mark() -> None:
     first = claim(make_state(0), 0)
     step = plan_hold_back(make_state(0), held(3))
     assert step.records == ()
@@ -60,7 +60,7 @@ def test_the_same_fire_time_is_decided_about_anew_and_the_mark_goes() -> None:
 
 
 @pytest.mark.parametrize(("breaker", "reason"), [(True, "breaker"), (False, "coalesced")])
-def test_fire_times_that_passed_are_missed_for_the_reason_in_the_mark(breaker: bool, reason: str) -> None:
+def test_fire_times_that_passed_are_missed_with_the_reason_in_the_mark(breaker: bool, reason: str) -> None:
     planned = claim(make_state(0, held_back=held(31, breaker=breaker)), 31)
     assert planned.run.fire_time_ms == at(30)
     assert misses(planned) == [(reason, 0, 20)]
@@ -68,7 +68,7 @@ def test_fire_times_that_passed_are_missed_for_the_reason_in_the_mark(breaker: b
 
 
 @pytest.mark.parametrize(("breaker", "reason"), [(True, "breaker"), (False, "overlap")])
-def test_fire_times_that_passed_while_a_retry_was_held_back(breaker: bool, reason: str) -> None:
+def test_fire_times_that_passed_while_a_retry_was_held_back_are_missed(breaker: bool, reason: str) -> None:
     state = make_state(10, open=retrying(0, 1), held_back=held(31, breaker=breaker))
     planned = claim(state, 31)
     assert planned.run.fire_time_ms == at(30)
@@ -80,18 +80,18 @@ def ended_at(now: float) -> dict[str, object]:
     return {"ended_at_ms": at(now), "message": "the next fire time took over"}
 
 
-def test_a_retry_that_was_held_back_is_the_same_run_with_as_many_attempts() -> None:
+def test_a_held_back_retry_keeps_its_run_and_its_number_of_attempts() -> None:
     waiting = retrying(0, 1)
     planned = claim(make_state(10, open=waiting, held_back=held(5)), 5)
     assert planned.run == replace(waiting, state=RunState.OPEN, retry_at_ms=None)
 
 
-def test_only_a_claim_of_its_own_can_be_undone() -> None:
+def test_only_the_first_claim_of_a_lease_can_be_undone() -> None:
     assert may_release(make_lease(fence=7))
     assert not may_release(make_lease(fence=9)), "another node held it before"
 
 
-def test_an_upsert_has_it_tried_at_once_and_one_with_another_trigger_forgets_it() -> None:
+def test_an_upsert_lets_a_held_back_run_try_at_once_and_a_new_trigger_drops_it() -> None:
     job, state = make_job(), make_state(0, held_back=held(30, breaker=True, placed=True))
 
     def upserted(new: Job) -> HeldBack | None:
@@ -106,7 +106,7 @@ def test_an_upsert_has_it_tried_at_once_and_one_with_another_trigger_forgets_it(
     assert upserted(replace(job, trigger=CronSpec("* * * * *"))) is None
 
 
-def test_a_pause_records_what_was_held_back() -> None:
+def test_a_pause_records_held_back_fire_times_as_missed() -> None:
     snapshot = Snapshot(make_job(), make_state(0, held_back=held(30, breaker=True)), None)
     planned = plan_pause(snapshot, now_ms=at(12), downtimes=(), store_id=STORE_ID)
     assert planned is not None
@@ -117,7 +117,7 @@ def test_a_pause_records_what_was_held_back() -> None:
     assert (miss.reason.value, seconds(miss.first_ms), seconds(miss.last_ms)) == ("breaker", 0, 10)
 
 
-def test_a_change_that_did_not_write_the_run_leaves_it_to_the_next_claim() -> None:
+def test_a_run_that_a_change_did_not_store_is_left_to_the_next_claim() -> None:
     work = claim(make_state(0), 0)
     assert plan_hold_back_changed(make_job(), make_state(10), work, now_ms=at(1)) is None
     other = make_state(10, open=make_run(0, id="OTHER", in_flight=True))
