@@ -1,7 +1,7 @@
-"""The only place that reads time or sleeps. Everything else is given a ``Clock``; tests drive one by hand.
+"""Reads the time and sleeps. Other modules do so only through a ``Clock``; tests pass one that they control.
 
-A node's clock runs on the machine's monotonic clock and is set by Redis's ``TIME``, so that nodes whose wall clocks
-are wrong, or are stepped while they run, still agree on when a job is due.
+A node's clock is the machine's monotonic clock plus an offset from Redis's ``TIME``. So nodes agree on when a job is
+due even if their wall clocks are wrong or are stepped.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time as the core sees it."""
+    """The time source of the core."""
 
     def now_ms(self) -> int:
-        """UTC epoch milliseconds, rounded down. Never runs backwards."""
+        """Return UTC epoch milliseconds, rounded down. Never runs backwards."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds on a clock that is never set; for durations."""
+        """Return the seconds of a clock that is never set, for durations."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -28,12 +28,12 @@ class Clock(Protocol):
         ...
 
     async def wait_for(self, event: asyncio.Event, seconds: float | None) -> bool:
-        """Return when ``event`` is set, or after ``seconds`` (None: never); whether it is set."""
+        """Wait until ``event`` is set, for at most ``seconds`` (None: no limit). Returns whether it is set."""
         ...
 
 
 class _LoopClock:
-    """Durations and sleeps, which are the same for every clock."""
+    """Implements durations and sleeps, which are the same for both clocks."""
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -50,19 +50,19 @@ class _LoopClock:
 
 
 class SystemClock(_LoopClock):
-    """The machine's wall clock, for programs that have no Redis to ask (``cronpost cron``)."""
+    """The machine's wall clock, for programs without Redis (``cronpost cron``)."""
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
 
 class RedisClock(_LoopClock):
-    """The monotonic clock plus an offset that is learned from Redis's ``TIME``.
+    """The monotonic clock plus an offset that is measured with Redis's ``TIME``.
 
     Each sample is (``TIME`` as Redis answered it) minus (the monotonic clock when the answer arrived). An answer takes
     time to arrive, so a sample is too small by part of a round trip, never too large: the clock may lag by that,
-    never lead, and nothing fires early. The largest of the last few samples is the best; taking only the last few
-    lets the offset follow drift in both directions.
+    never lead, and nothing fires early. The offset is the largest of the last few samples. Older samples are not used,
+    so that the offset follows drift in both directions.
 
     A sample that differs from the offset by more than ``jump_ms`` is accepted only when ``agreeing`` samples in a row
     agree within ``jump_ms``; a single odd sample changes nothing. Until then ``now_ms`` continues with the old offset
@@ -80,24 +80,24 @@ class RedisClock(_LoopClock):
         self._offset_ms: float | None = None
         self._floor_ms = 0
         self.jumps = 0
-        """How many jumps were believed."""
+        """The number of jumps that were accepted."""
         self.jump_ms = 0.0
-        """The size of the last one: positive if Redis's clock was set ahead, negative if it was set back."""
+        """The size of the last accepted jump: positive if Redis's clock was set ahead, negative if it was set back."""
         self.passed_ms = 0
-        """The latest time that was shown before a jump. While it lies ahead, Redis's clock was set back."""
+        """The latest time that ``now_ms`` returned before a jump. If it lies ahead, Redis's clock was set back."""
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the last sample spoke of a jump that is not believed yet."""
+        """Whether the last sample indicated a jump that is not accepted yet."""
         return bool(self._suspects)
 
     @property
     def is_set(self) -> bool:
-        """Whether a first sample was taken."""
+        """Whether a sample was accepted."""
         return self._offset_ms is not None
 
     def sample(self, redis_time_ms: float, *, received_at: float) -> None:
-        """Take in one answer of ``TIME``, in epoch milliseconds; ``received_at`` is ``monotonic`` on arrival."""
+        """Use one answer of ``TIME``, in epoch milliseconds; ``received_at`` is ``monotonic`` on arrival."""
         offset = redis_time_ms - received_at * 1000.0
         if self._offset_ms is None or abs(offset - self._offset_ms) <= self._jump_ms:
             self._suspects.clear()
@@ -131,9 +131,9 @@ class RedisClock(_LoopClock):
         return now
 
     def deadline_ms(self, within_ms: int) -> int | None:
-        """The instant, by Redis's clock, that lies ``within_ms`` ahead; None: Redis's clock is not known yet."""
+        """Return the instant ``within_ms`` from now, by Redis's clock; None: no sample was taken yet."""
         return self.now_ms() + within_ms if self.is_set else None
 
     def wall_offset_ms(self) -> float:
-        """How far this machine's wall clock is ahead of Redis's, in milliseconds. A metric; nothing depends on it."""
+        """Return by how many milliseconds this machine's wall clock is ahead of Redis's. Only for a metric."""
         return time.time() * 1000.0 - self.now_ms()

@@ -1,8 +1,8 @@
-"""Writes lines to a file descriptor from a thread of its own, so that the caller never waits for the reader.
+"""Writes lines to a file descriptor in a separate thread, so that the caller never waits for the reader.
 
-A pipe without a reader (a stalled log collector, ``| less``), a terminal that was stopped with Ctrl-S or a hung disk
-blocks the thread that writes. Here that is never the event loop. Lines wait in a bounded queue; when it is full, new
-ones are dropped and counted, and once the reader reads again one line reports how many are missing.
+A pipe that is not read (a stalled log collector, ``| less``), a terminal stopped with Ctrl-S or a hung disk blocks the
+writing thread. That must not be the event loop. Lines wait in a bounded queue. When the queue is full, new lines are
+dropped and counted; after the next successful write, one line reports the number of dropped lines.
 
 A process that is killed, or that crashes inside the interpreter, loses the lines of the last ``PAUSE_SECONDS``.
 """
@@ -17,19 +17,20 @@ import threading
 from collections.abc import Callable
 
 WHOLE_BYTES = 4096
-"""What Linux writes to a pipe in one piece (PIPE_BUF): lines of several processes on one pipe do not mix."""
+"""Linux writes up to this much to a pipe in one piece (PIPE_BUF), so lines of several processes do not mix."""
 BACKLOG_CHARACTERS = 4 << 20
-"""The most that waits to be written: about 15,000 lines, which a busy node logs in some ten seconds."""
+"""The limit of the queue: about 15,000 lines, which a busy node logs in about ten seconds."""
 PAUSE_SECONDS = 0.05
-"""Between two rounds of writing. It bounds what the thread costs: a busy node logs a thousand lines a second, and a
-wake-up of the thread for each of them would cost more than the line."""
+"""Pause between two rounds of writing. It bounds the cost of the thread: a busy node logs a thousand lines a second,
+and waking the thread for each line would cost more than the line."""
 
 
 class LineWriter:
-    """``report`` makes the line that says how many lines were dropped; None: nothing is said.
+    """Queues lines and writes them to ``descriptor``. ``report`` formats the line with the number of dropped lines;
+    None: none is written.
 
-    The thread is a daemon: one that is blocked in a write does not keep the process from ending. Call ``flush``
-    before the end.
+    The thread is a daemon, so that a blocked write does not keep the process from ending. Call ``flush`` before the
+    process ends.
     """
 
     def __init__(self, descriptor: int, *, report: Callable[[int], str] | None = None) -> None:
@@ -43,16 +44,16 @@ class LineWriter:
         self._unreported = 0
         self._hurry = threading.Event()
         self.dropped = 0
-        """Lines that were dropped since the start."""
+        """The number of lines dropped since the start."""
         threading.Thread(target=self._run, name=f"cronpost lines to {descriptor}", daemon=True).start()
 
     @property
     def is_dropping(self) -> bool:
-        """Whether lines were dropped and nothing could be written since."""
+        """Whether lines were dropped and no write has succeeded since."""
         return self._unreported > 0
 
     def put(self, line: str) -> None:
-        """Have the line written, or drop it if too much waits already. Never blocks; callable from any thread."""
+        """Queue the line, or drop it if the queue is full. Never blocks; callable from any thread."""
         length = len(line)
         with self._lock:
             if self._backlog + length > self._most and self._backlog:
@@ -63,7 +64,7 @@ class LineWriter:
         self._queue.put(line)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until what was put so far is written, for at most ``seconds``; whether it is."""
+        """Wait at most ``seconds`` until all queued lines are written. Returns whether they are."""
         written = threading.Event()
         self._queue.put(written)
         self._hurry.set()
@@ -80,7 +81,7 @@ class LineWriter:
             self._hurry.clear()
 
     def _write_all(self, waiting: list[str | threading.Event]) -> None:
-        """Write the lines in as few pieces as there can be of at most ``WHOLE_BYTES``, and set the events."""
+        """Write the lines in as few pieces of at most ``WHOLE_BYTES`` as possible, and set the events."""
         lines: list[str] = []
         flushed: list[threading.Event] = []
         piece = bytearray()
@@ -115,7 +116,7 @@ class LineWriter:
                 self._unreported -= count
 
     def _write(self, text: bytes | bytearray) -> bool:
-        """Write the text; returns False if that is impossible (full disk, closed pipe)."""
+        """Write the text. Returns False if that fails (full disk, closed pipe)."""
         left = memoryview(text)
         while left:
             try:

@@ -1,12 +1,12 @@
-"""The address of a Redis: one server, a master that Sentinels know, or a Cluster.
+"""Parses the URL of a Redis: one server, a master behind Sentinels, or a Cluster.
 
     redis://[user:password@]host[:port][/db]                                    rediss:// likewise
     unix:///path/to/socket
     redis+sentinel://[user:password@]host[:port],host[:port].../master[/db]     rediss+sentinel:// likewise
     redis+cluster://[user:password@]host[:port],host[:port]...                  rediss+cluster:// likewise
 
-What stands behind a ``?`` are options of the connection, as redis-py names them; only those that leave alone what this
-project relies on. User and password are those of the servers; Sentinels that ask for one have it in the options
+Connection options follow a ``?``, with redis-py's names. Only options that do not change what this project relies on
+are allowed. ``user`` and ``password`` are for the servers; those for the Sentinels are the options
 ``sentinel_username`` and ``sentinel_password``.
 """
 
@@ -42,7 +42,7 @@ NUMBERS = ("db", "health_check_interval")
 
 
 class Topology(StrEnum):
-    """What a URL leads to."""
+    """The kind of Redis that a URL names."""
 
     SINGLE = "single"
     SENTINEL = "sentinel"
@@ -50,23 +50,23 @@ class Topology(StrEnum):
 
 
 class RedisUrl(msgspec.Struct, frozen=True):
-    """A URL taken apart."""
+    """A parsed URL."""
 
     topology: Topology
     plain: str
-    """The same for one server, as redis-py reads it: scheme, user, database and options; with the first of the hosts,
-    or the path of the socket."""
+    """The URL of one server for redis-py: scheme, user, database and options, with the first host or the path of the
+    socket."""
     hosts: tuple[tuple[str, int], ...] = ()
-    """Of the Sentinels, or of servers of the Cluster."""
+    """The Sentinels, or servers of the Cluster."""
     master: str = ""
-    """The name under which the Sentinels know the master."""
+    """The Sentinels' name of the master."""
     sentinel_username: str | None = None
     sentinel_password: str | None = None
 
 
 def parse_redis_url(text: str) -> RedisUrl:
-    """Take a URL apart. Raises ValueError, whose message never holds a part of the URL: any part can be the password of
-    a URL that is badly quoted."""
+    """Parse a URL. Raises ValueError. Its message never contains a part of the URL, because in a badly quoted URL any
+    part can be the password."""
     scheme, _, rest = text.partition("://")
     base, _, kind = scheme.partition("+")
     if scheme == "unix":

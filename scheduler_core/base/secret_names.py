@@ -1,7 +1,7 @@
-"""Which headers and query parameters hold secrets, by name, and how their values are masked.
+"""Masks the values of headers and query parameters whose names indicate a secret.
 
-The list is documented in ``docs/operations.md`` ("What is masked"). It is a list of words, because names of secrets
-follow few patterns: a name that is masked without need costs little, one that is missed shows a secret.
+``docs/operations.md`` ("What is masked") has the list. It is a list of words, because the names of secrets follow few
+patterns. A name that is masked without need costs little; a missed one discloses a secret.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def is_secret_parameter(name: str) -> bool:
 
 
 def mask_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Return ``headers`` with the values of secret ones masked, and URLs in the others as ``mask_url`` does."""
+    """Return ``headers`` with the values of secret ones masked, and URLs in the others masked by ``mask_url``."""
     return tuple((name, _mask_header(name, value)) for name, value in headers)
 
 

@@ -1,11 +1,11 @@
-"""Rules of an operator about the targets that Cronpost may connect to: networks, host names, ports.
+"""Parses the operator's rules for the targets that Cronpost may connect to: networks, host names, ports.
 
 The syntax of one rule (settings hold several, separated by commas):
 
     10.0.0.0/8   10.1.2.3   fd00::/8   [::1]      a network or an address
     example.com   *.internal.example              a host name, or all names below one
     :22                                           a port
-    10.0.0.0/8:5432   [::1]:8000   example.com:443   *.example.com:443     either of them, on one port only
+    10.0.0.0/8:5432   [::1]:8000   example.com:443   *.example.com:443     one of these, on one port only
     *                                             everything
 """
 
@@ -30,20 +30,20 @@ _MAX_PORT: Final = 65535
 
 
 class TargetRule(NamedTuple):
-    """One rule. What is None or empty matches everything."""
+    """One rule. A field that is None or empty matches everything."""
 
     text: str
     network: Network | None = None
     host: str = ""
-    """In lower case, without a dot at the end."""
+    """In lower case, without a trailing dot."""
     below: bool = False
-    """``host`` stands for the names below it, not for itself."""
+    """Matches the names below ``host``, not ``host`` itself."""
     port: int | None = None
 
     def matches(self, address: Address | None, host: str, port: int | None) -> bool:
-        """Whether the rule is about a connection to ``address``, found for ``host``, on ``port``.
+        """Whether the rule matches a connection to ``address``, which ``host`` resolved to, on ``port``.
 
-        ``host`` is as ``plain_host`` gives it. An address that is not known (None) is in no network.
+        ``host`` must come from ``plain_host``. An unknown address (None) is in no network.
         """
         if self.port is not None and self.port != port:
             return False
@@ -55,12 +55,12 @@ class TargetRule(NamedTuple):
 
 
 def plain_host(host: str) -> str:
-    """``host`` in the form in which hosts are compared: lower case, without a dot at the end."""
+    """Return ``host`` in the form that rules compare: lower case, without a trailing dot."""
     return host.lower().removesuffix(".")
 
 
 def parse_target_rule(text: str) -> TargetRule:
-    """Read one rule. Raises ValueError with the rule and what is wrong with it."""
+    """Parse one rule. Raises ValueError, whose message has the rule and what is wrong with it."""
     rule = text.strip().lower()
     host, port = rule, None
     if match := _BRACKETS.fullmatch(rule):
@@ -76,7 +76,7 @@ def parse_target_rule(text: str) -> TargetRule:
     if "/" in host or labels[-1].isdecimal() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
         return TargetRule(rule, network=_network(text, host), port=port)
     if not all(_LABEL.fullmatch(label) for label in labels):
-        raise ValueError(f"{text!r} is no host name; international names are written in ASCII (xn--...)")
+        raise ValueError(f"{text!r} is not a host name; international names are written in ASCII (xn--...)")
     return TargetRule(rule, host=name, below=below, port=port)
 
 
@@ -91,12 +91,12 @@ def _network(rule: str, text: str) -> Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:
-        raise ValueError(f"{rule!r} is no network: {error}") from None
+        raise ValueError(f"{rule!r} is not a network: {error}") from None
 
 
 def _port(rule: str, text: str | None) -> int | None:
     if text is None:
         return None
     if not 1 <= int(text) <= _MAX_PORT:
-        raise ValueError(f"{rule!r} has a port that is not from 1 to {_MAX_PORT}")
+        raise ValueError(f"{rule!r} has an invalid port; allowed are 1 to {_MAX_PORT}")
     return int(text)

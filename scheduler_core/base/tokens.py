@@ -1,7 +1,7 @@
-"""Tokens by which a runner that calls back shows that a run was given to it.
+"""Creates and checks the tokens that authenticate a runner's callbacks (completion and heartbeat).
 
-A token says which unit the run belongs to, so that it is found without an index, and is signed with the store's secret,
-so that nothing has to be stored for it. It is good for one run.
+A token contains the claim key of its run, so that the run is found without an index. It is signed with the store's
+secret, so that nothing is stored for it. It is valid for one run.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _SIGNATURE_BYTES = 16
 
 
 def make_token(secret: bytes, claim_key: str, run_id: str) -> str:
-    """The token of a run: URL-safe characters only."""
+    """Return the token of a run, in URL-safe characters."""
     return f"{_text(claim_key.encode())}.{_text(_signature(secret, claim_key, run_id))}"
 
 
 def claim_key_of_token(secret: bytes, token: str, run_id: str) -> str:
-    """The unit of the run that ``token`` was made for. Raises TokenRefused if it was made for another, or never."""
+    """Check the token of a run and return its claim key. Raises TokenRefused if it is not valid for this run."""
     claim_key = claim_key_claimed(token)
     try:
         given = _bytes(token.partition(".")[2])
@@ -34,7 +34,7 @@ def claim_key_of_token(secret: bytes, token: str, run_id: str) -> str:
 
 
 def claim_key_claimed(token: str) -> str:
-    """The unit that ``token`` speaks of, true or not: it says whose secret can tell. Raises TokenRefused."""
+    """Return the claim key in ``token``, unverified, to find the secret that verifies it. Raises TokenRefused."""
     try:
         return _bytes(token.partition(".")[0]).decode("utf-8")
     except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""The text of a cron expression, read and checked: six or seven fields as sets of numbers.
+"""Parses and checks cron expressions: five to seven fields, each a set of numbers.
 
 The dialect is Debian's Vixie cron with a seconds field. The grammar of one field:
 
@@ -7,9 +7,11 @@ The dialect is Debian's Vixie cron with a seconds field. The grammar of one fiel
     value = number, or in month and day of week a name of three letters in any case
     step  = number from 1
 
-Everything else is refused, here and by name: what Debian's cron refuses (a step after a single value, a step of 0,
-an empty item, a value out of range), what it takes but ignores (a backward range never fires there; text after a
-complete item is skipped), and the extensions of other crons (``L W # ? H R``).
+Everything else is refused with an error that names it:
+
+* what Debian's cron refuses: a step after a single value, a step of 0, an empty item, a value out of range;
+* what Debian's cron accepts but ignores: a backward range never fires there, text after a complete item is skipped;
+* the extensions of other crons: ``L W # ? H R``.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from typing import NamedTuple, NoReturn
 from scheduler_core.base.errors import InvalidInput
 
 LONGEST_EXPRESSION = 256
-"""Characters; longer text is refused before it is looked at."""
+"""In characters; longer text is refused unread."""
 
 FIRST_YEAR, LAST_YEAR = 1970, 2099
-"""Fire times lie in these local years. The upper end is the one croniter's year field has, and lies before 2100,
-which is no leap year; beyond it zone rules are fiction anyway."""
+"""Fire times lie in these local years. croniter's year field has the same upper end. It lies before 2100, which is not
+a leap year; zone rules are not known that far ahead."""
 
 MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 WEEKDAY_NAMES = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -57,7 +59,7 @@ _FOREIGN = {
 
 
 class FieldRule(NamedTuple):
-    """What one field may hold."""
+    """The values that one field allows."""
 
     label: str
     low: int
@@ -66,7 +68,7 @@ class FieldRule(NamedTuple):
 
     @property
     def allowed(self) -> str:
-        """For error messages."""
+        """The allowed values, for error messages."""
         if self.names is _MONTHS:
             return "1 to 12, or jan to dec"
         if self.names is _WEEKDAYS:
@@ -89,13 +91,13 @@ _RULES = {len(rules): rules for rules in (_FIVE, _SIX, _SEVEN)}
 
 
 class Field(NamedTuple):
-    """One field as read: its values in ascending order, and what the day and DST rules need to know of its text."""
+    """A parsed field: its values in ascending order, and what the day and DST rules need from its text."""
 
     values: tuple[int, ...]
     starred: bool
-    """Whether the text starts with ``*``, also ``*/5``: Vixie's sign for "not restricted"."""
+    """Whether the text starts with ``*`` (also ``*/5``), which means "not restricted" in Vixie cron."""
     full: bool
-    """Whether every value is in it."""
+    """Whether the field contains every allowed value."""
 
 
 class CronFields(NamedTuple):
@@ -111,7 +113,7 @@ class CronFields(NamedTuple):
 
     @property
     def follows_elapsed_time(self) -> bool:
-        """Debian's "wildcard job": minute or hour starts with ``*``. Decides what a change of the clocks does."""
+        """Debian's "wildcard job": minute or hour starts with ``*``. Decides how a change of the clocks is handled."""
         return self.minute.starred or self.hour.starred
 
     @property
@@ -134,7 +136,7 @@ def read_expression(expression: str) -> CronFields:
     if not text:
         _refuse("the expression is empty; 5, 6 (seconds first) or 7 fields (year last), or a macro are allowed")
     if zone := _ZONE_PREFIX.match(text):
-        _refuse(f'a time zone does not belong into the expression; send "timezone": {json.dumps(zone[1])} beside it')
+        _refuse(f'a time zone is not allowed in the expression; send it as the field "timezone": {json.dumps(zone[1])}')
     if text.startswith("@"):
         text = _expand_macro(text)
     parts = _BLANKS.split(text)
@@ -145,7 +147,7 @@ def read_expression(expression: str) -> CronFields:
             "6 (second first) or 7 (second first, year last), or a macro such as @daily"
         )
     read = {rule.label: _read_field(rule, part) for rule, part in zip(rules, parts, strict=True)}
-    # Five fields fire at second 0 of their minute. An absent year is every year.
+    # Without a seconds field: second 0. Without a year field: every year.
     second = read.get("second", Field((0,), starred=False, full=False))
     year = read.get("year", Field(tuple(range(FIRST_YEAR, LAST_YEAR + 1)), starred=True, full=True))
     minute, hour, day_of_month, month, day_of_week = (read[rule.label] for rule in _FIVE)
@@ -157,7 +159,7 @@ def read_expression(expression: str) -> CronFields:
 def _expand_macro(text: str) -> str:
     macro = text.lower()
     if macro == "@reboot":
-        _refuse("@reboot is not allowed: a job fires at times, not at starts of the machine")
+        _refuse("@reboot is not allowed: jobs fire at times of day, not when a machine starts")
     if macro not in MACROS:
         _refuse(f"there is no macro {text!r}; allowed are {', '.join(MACROS)}")
     return MACROS[macro]
@@ -213,14 +215,14 @@ def _read_value(rule: FieldRule, text: str, field_text: str) -> int:
 
 
 def _has_sign(text: str, sign: str) -> bool:
-    """Whether ``text`` is a value with another cron's sign in it, and not merely a word with that letter."""
+    """Whether ``text`` uses ``sign`` as an extension of another cron, and is not only a word with that letter."""
     rest = text.lower().replace(sign, "", 1)
     return sign in text.lower() and (rest in ("", "w") or rest[0] in "(0123456789" or rest[:3] in _WEEKDAYS)
 
 
 def _check_dates(fields: CronFields, parts: list[str]) -> None:
-    """Refuse a day that none of the months has, such as February 30. (A day in years that do not have it is found
-    when the first fire time is looked for.)"""
+    """Refuse a day that none of the months has, such as February 30. (A day that none of the years has, such as
+    February 29 in 2027, is refused by the search for the first fire time.)"""
     if fields.either_day:
         return
     longest = max(29 if month == 2 else 30 if month in (4, 6, 9, 11) else 31 for month in fields.month.values)

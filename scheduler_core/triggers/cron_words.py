@@ -1,8 +1,8 @@
-"""A cron expression in English, for ``cronpost cron "EXPR"``.
+"""Describes a cron expression in English, for ``cronpost cron "EXPR"``.
 
-The words say what fires, not what the author may have meant: ``*/7`` in the minutes is not "every 7 minutes" but
-"every 7th minute from 0 to 56 of the hour", since the last step is shorter. Where there is no short way to say it,
-every field is spelled out.
+The words state the real fire times, not the probable intention: ``*/7`` in the minutes is not "every 7 minutes" but
+"every 7th minute from 0 to 56 of the hour", because the last step is shorter. Without a short form, every field is
+spelled out.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _MONTHS = (
 _WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 
 _MOST_TIMES = 6
-"""As many times of day are listed one by one; more are described."""
+"""Up to this many times of day are listed one by one; more are described."""
 
 
 def describe(expression: str) -> str:
-    """What an expression means, such as ``at 03:30:00 on weekdays (Monday to Friday)``.
+    """Describe an expression, for example ``at 03:30:00 on weekdays (Monday to Friday)``.
 
-    Raises ``InvalidInput`` for what cannot be read. Times are those of the job's zone.
+    Raises ``InvalidInput`` if the expression is invalid. Times are in the job's zone.
     """
     fields = read_expression(expression)
     words = [_time_words(fields), _day_words(fields)]
@@ -112,12 +112,12 @@ def _is_every_day(fields: CronFields) -> bool:
 
 
 def _weekday_list(values: Sequence[int], plural: str, last: str = "and") -> str:
-    # The week is told from Monday on.
+    # The list begins with Monday.
     return _joined([_WEEKDAYS[value % 7] + plural for value in sorted(value or 7 for value in values)], last)
 
 
 def _even_step(field: Field, size: int) -> int | None:
-    """n if the field is every n-th value from 0 and the cycle closes evenly, so that "every n" is true at all times."""
+    """Return n if the field is every n-th value from 0 and n divides ``size``, so that "every n" is always true."""
     if len(field.values) < 2 or field.values[0] != 0:
         return None
     step = field.values[1]
@@ -138,7 +138,7 @@ def _counted(unit: str, values: Sequence[int]) -> str:
 
 
 def _spans(values: Sequence[int], name: Callable[[int], str]) -> str:
-    """``1, 2, 3, 7`` as "1 to 3 and 7"; two neighbours stay two."""
+    """``1, 2, 3, 7`` as "1 to 3 and 7". Two neighbouring values are listed, not joined to a span."""
     runs: list[tuple[int, int]] = []
     for value in values:
         if runs and runs[-1][1] == value - 1:

@@ -1,9 +1,8 @@
-"""Triggers: the rules that yield fire times, as they are stored and as they are asked.
+"""Trigger specs, as job documents store them, and the ``Trigger`` protocol that computes fire times from them.
 
-A *spec* is what a job document holds; compiled, it is a ``Trigger``, which answers in constant time. A fire time
-is an instant: integer UTC epoch milliseconds. Those of a cron expression are whole seconds; an interval keeps the phase
-of its anchor. The fire times of a job, with its bounds and its jitter, are those of
-``trigger_of``.
+``compile_trigger`` turns a spec into a ``Trigger``, whose methods take constant time. A fire time is an instant:
+integer UTC epoch milliseconds. Cron fire times are whole seconds; those of an interval keep the phase of its anchor.
+This module does not apply a job's bounds and jitter; ``plan.fire_times.trigger_of`` does.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ __all__ = [
 
 
 class CronSpec(msgspec.Struct, frozen=True, tag="cron", tag_field="k", omit_defaults=True):
-    """A cron expression and the zone whose clocks it means, as the client wrote them."""
+    """A cron expression and its time zone, as the client wrote them."""
 
     expression: str = msgspec.field(name="x")
     timezone: str = msgspec.field(default="UTC", name="z")
 
 
 class IntervalSpec(msgspec.Struct, frozen=True, tag="interval", tag_field="k", omit_defaults=True):
-    """Fire times at ``anchor_ms + k * every_ms`` for k = 1, 2, ..., up to and including ``end_ms`` if there is one."""
+    """Fire times at ``anchor_ms + k * every_ms`` for k = 1, 2, ..., up to and including ``end_ms`` if that is given."""
 
     every_ms: int = msgspec.field(name="e")
     anchor_ms: int = msgspec.field(name="a")
@@ -49,31 +48,31 @@ class AtSpec(msgspec.Struct, frozen=True, tag="at", tag_field="k"):
 
 
 TriggerSpec: TypeAlias = CronSpec | IntervalSpec | AtSpec
-"""Every kind of spec. Each has its own tag, so that stored documents can be told apart."""
+"""Every kind of spec. The tag of a stored document tells the kind."""
 
 
 class Trigger(Protocol):
-    """A rule for fire times. All questions are about one and the same strictly increasing series: ``last_in(a, u)``
-    is the largest number that repeated ``next_after`` from ``a`` reaches without passing ``u``, and ``count_in(a, u)``
-    how many it reaches."""
+    """Computes fire times. All methods refer to the same strictly increasing series, the one that repeated
+    ``next_after`` from ``a`` yields. ``last_in(a, u)`` is its last element up to ``u``; ``count_in(a, u)`` is the
+    number of its elements up to ``u``."""
 
     def next_after(self, after_ms: int) -> int | None:
-        """The first fire time strictly after ``after_ms``; None: never again."""
+        """Return the first fire time strictly after ``after_ms``; None: the trigger never fires again."""
         ...
 
     def last_in(self, after_ms: int, until_ms: int) -> int | None:
-        """The latest fire time in ``(after_ms, until_ms]``; None if there is none."""
+        """Return the latest fire time in ``(after_ms, until_ms]``, or None."""
         ...
 
     def count_in(self, after_ms: int, until_ms: int, limit: int) -> int | None:
-        """Exactly how many fire times lie in ``(after_ms, until_ms]``; None if that cannot be told cheaply: neither
-        by arithmetic nor by ``limit`` steps of ``next_after``."""
+        """Return the exact number of fire times in ``(after_ms, until_ms]``, or None if counting is costly: impossible
+        both by arithmetic and in ``limit`` steps of ``next_after``."""
         ...
 
 
 def compile_trigger(spec: TriggerSpec) -> Trigger:
-    """The trigger of a spec. That of an expression is shared by all jobs with an equal one. An interval starts where
-    its job does: sharing would gain nothing, and making one costs less than finding it.
+    """Return the trigger of a spec. All jobs with the same cron expression and zone share one trigger. Interval
+    triggers are not shared: their anchors differ between jobs, and creating one costs less than a cache lookup.
 
     Raises ``InvalidInput`` with the field ``cron``, ``timezone`` or ``interval_seconds``.
     """
@@ -84,7 +83,7 @@ def compile_trigger(spec: TriggerSpec) -> Trigger:
     return AtTrigger(spec.at_ms)
 
 
-# Compiling takes 20 to 200 microseconds, a question to the compiled trigger 0.1 to 10; an entry is half a kilobyte.
+# Compiling takes 20 to 200 microseconds, a call to the compiled trigger 0.1 to 10; a cache entry is half a kilobyte.
 @lru_cache(maxsize=16_384)
 def _compile_cron(expression: str, timezone: str) -> CronTrigger:
     return parse_cron(expression, timezone)

@@ -1,9 +1,9 @@
-"""What a zone's clocks show at an instant, as integers: the offset table that fire times are computed on.
+"""Converts between UTC and the local time of a zone, with an integer offset table. Cron fire times are computed on it.
 
-Whole seconds throughout. An *instant* counts from the epoch in UTC; a *wall* second counts from 1970-01-01 00:00:00
-on the zone's own clocks, so that ``wall = instant + offset`` and ``divmod(wall, 86400)`` is the date and the time of
-day. Offsets come from ``zoneinfo``, which reads the system's database or, where there is none (or with
-``PYTHONTZPATH`` set to nothing), the one in the ``tzdata`` package.
+All values are whole seconds. An *instant* counts from the epoch in UTC. A *wall* second counts from 1970-01-01 00:00:00
+local time, so that ``wall = instant + offset`` and ``divmod(wall, 86400)`` is the local date and time of day. Offsets
+come from ``zoneinfo``. It reads the system's database; without one, or if ``PYTHONTZPATH`` is empty, it reads the
+``tzdata`` package.
 """
 
 from __future__ import annotations
@@ -21,25 +21,24 @@ from scheduler_core.base.errors import InvalidInput
 DAY = 86_400
 
 MAX_OFFSET = DAY
-"""No zone's clocks are ever further than this from UTC."""
+"""The offset of every zone is smaller than this."""
 
 REPLAY_LIMIT = 3 * 3600
-"""Clocks set forward by more than this have changed calendar, not season: see ``Zone.reach``. (Debian's cron
-draws the line at the same three hours. The longest change made for summer time is three hours, in Antarctica/Casey;
-the next longer is the day that Pacific/Apia left out in 2011.)"""
+"""A forward change by more than this is a change of calendar, not of summer time: see ``Zone.reach``. Debian's cron
+has the same limit of three hours. The longest change for summer time is three hours, in Antarctica/Casey; the next
+longer one is the day that Pacific/Apia left out in 2011."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# The table of a zone is made in pieces of 2**25 seconds (388 days) as they are asked for: a quarter of a
-# millisecond each.
+# The table of a zone is made on demand, in pieces of 2**25 seconds (388 days). One piece takes 0.25 ms.
 _PIECE_BITS = 25
 
-# Offsets are sampled at this distance and the exact second is then found by bisection. Two changes between two
-# samples could be overlooked; the shortest time between two changes in the database since 1970 is just under seven
+# Offsets are sampled at this distance; bisection then finds the exact second of a change. Two changes between two
+# samples could be overlooked. The shortest time between two changes in the database since 1970 is just under seven
 # days (Brazil, October 2000), and a test compares every zone's table with the database.
 _SAMPLE = 2 * DAY
 
-# Over how many neighbouring stretches an unchanged offset is followed.
+# ``steady_offset`` examines at most this many segments.
 _STEADY_SEGMENTS = 4
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*", re.ASCII)
@@ -47,9 +46,9 @@ _LONGEST_NAME = 64
 
 
 class Segment(NamedTuple):
-    """A stretch of time, ``start <= instant < end``, in which the offset does not change.
+    """A time span, ``start <= instant < end``, with one offset.
 
-    Neighbours may have the same offset, as pieces of the table end where they end.
+    Neighbouring segments may have the same offset, because a segment ends where its piece of the table ends.
     """
 
     start: int
@@ -58,7 +57,7 @@ class Segment(NamedTuple):
 
 
 class Zone:
-    """The clocks of one IANA zone. Made by ``load_zone``, shared, and used by one thread."""
+    """The local time of one IANA zone. ``load_zone`` makes it; it is shared, and only one thread may use it."""
 
     def __init__(self, name: str, info: ZoneInfo) -> None:
         self.name = name
@@ -66,7 +65,7 @@ class Zone:
         self._pieces: dict[int, tuple[Segment, ...]] = {}
 
     def segment(self, instant: int) -> Segment:
-        """The segment that holds ``instant``."""
+        """Return the segment that contains ``instant``."""
         number = instant >> _PIECE_BITS
         piece = self._pieces.get(number)
         if piece is None:
@@ -74,11 +73,11 @@ class Zone:
         for segment in piece:
             if instant < segment.end:
                 return segment
-        raise RuntimeError(f"the offset table of {self.name} does not hold {instant}")
+        raise RuntimeError(f"the offset table of {self.name} does not contain {instant}")
 
     def steady_offset(self, start: int, end: int) -> int | None:
-        """The offset at every instant from ``start`` to ``end``; None where it changes, or the two lie far apart in a
-        zone that has an offset of its own (a few pieces of the table are looked at, UTC needs none)."""
+        """Return the offset if it is the same at every instant from ``start`` to ``end``. Returns None if it changes,
+        or if the span has too many segments to check (never for UTC)."""
         segment = self.segment(start)
         offset = segment.offset
         if self.name == "UTC":
@@ -92,14 +91,14 @@ class Zone:
         return None
 
     def wall(self, instant: int) -> int:
-        """What the clocks show at ``instant``."""
+        """Return the local time at ``instant``."""
         return instant + self.segment(instant).offset
 
     def high_water(self, instant: int) -> int:
-        """The furthest that the clocks have ever shown by ``instant``; it is ahead of them in a repeated hour."""
+        """Return the latest local time up to ``instant``; while an hour repeats, it is ahead of ``wall(instant)``."""
         segment = self.segment(instant)
         highest = instant + segment.offset
-        # What was shown longer ago than this is behind what is shown now, whatever the offset was.
+        # Local times before this are earlier than the present one, whatever the offset was.
         since = instant - 2 * MAX_OFFSET
         while segment.start > since:
             segment = self.segment(segment.start - 1)
@@ -107,11 +106,11 @@ class Zone:
         return highest
 
     def reach(self, wall: int) -> tuple[int, int]:
-        """``(instant, gap)``: the first instant at which the clocks show ``wall`` or later, and how many seconds the
-        clocks skipped at that instant if they skipped ``wall``, else 0.
+        """Return ``(instant, gap)``: the first instant with local time ``wall`` or later, and the number of seconds
+        that a forward change skips there if ``wall`` is among them, else 0.
 
-        For a wall second that comes twice this is the first time; for one that never comes, the first instant after
-        the gap it lies in.
+        For a wall second that occurs twice this is its first occurrence; for a skipped one, the first instant after
+        the gap.
         """
         segment = self.segment(wall - MAX_OFFSET)
         shown = segment.start + segment.offset
@@ -130,7 +129,7 @@ class Zone:
         begin, before = start, start
         while before < end:
             after = min(before + _SAMPLE, end)
-            # At ``end`` the next piece begins; a change exactly there needs no segment here.
+            # The next piece begins at ``end``; a change exactly there belongs to that piece.
             if (later := self._offset(after)) != offset:
                 change = self._find_change(before, after, offset)
                 if change < end:
@@ -141,7 +140,7 @@ class Zone:
         return tuple(segments)
 
     def _find_change(self, low: int, high: int, offset: int) -> int:
-        """The first instant in (low, high] whose offset is not ``offset``."""
+        """Find the first instant in (low, high] with another offset than ``offset``."""
         while high - low > 1:
             middle = (low + high) // 2
             if self._offset(middle) == offset:
@@ -157,10 +156,10 @@ class Zone:
 
 @cache
 def zone_names() -> frozenset[str]:
-    """The names that a job may give as its time zone: those that the ``tzdata`` package lists, in their exact case.
+    """Return the time zone names that a job may use: the list of the ``tzdata`` package, in exact case.
 
-    The list of one package, rather than whatever files the machine has, so that all nodes take the same names, and
-    so that ``localtime``, ``posixrules`` or the leap-second zones under ``right/`` are never among them.
+    The machine's files are not used, so that all nodes accept the same names, and ``localtime``, ``posixrules`` and
+    the leap-second zones under ``right/`` are refused.
     """
     listed = resources.files("tzdata").joinpath("zones").read_text(encoding="ascii")
     return frozenset(listed.split()) - {"Factory"}
@@ -168,7 +167,7 @@ def zone_names() -> frozenset[str]:
 
 @cache
 def load_zone(name: str) -> Zone:
-    """The zone of this name; raises ``InvalidInput`` (``timezone``) if there is none."""
+    """Return the zone with this name. Raises ``InvalidInput`` (``timezone``) if the name is unknown."""
     if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
         shown = repr(name) if len(name) <= _LONGEST_NAME else f"of {len(name)} characters"
         raise InvalidInput(
@@ -178,7 +177,7 @@ def load_zone(name: str) -> Zone:
         raise InvalidInput(f"there is no time zone {name!r}{_suggestion(name)}", field="timezone")
     try:
         return Zone(name, ZoneInfo(name))
-    except (KeyError, OSError, ValueError) as error:  # not there (zoneinfo says KeyError), not readable, damaged
+    except (KeyError, OSError, ValueError) as error:  # missing (KeyError), not readable, damaged
         raise InvalidInput(f"the time zone {name!r} cannot be read on this machine", field="timezone") from error
 
 

@@ -1,5 +1,5 @@
-"""What the API answers: one struct for each JSON object, and the functions that build them, one module per resource.
+"""The API's answers: one struct for each JSON object, and the functions that build them. One module per resource.
 
-The schemas of ``GET /openapi.json`` are generated from these structs; names, types and descriptions have no other
-source.
+The schemas of ``GET /openapi.json`` are generated from these structs, and only from them: names, types and
+descriptions.
 """

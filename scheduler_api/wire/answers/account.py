@@ -1,4 +1,4 @@
-"""The account of a job: what happened at each fire time."""
+"""The account of a job as the API answers it: a run or a reason for each fire time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ RunReason = Annotated[str, Meta(extra_json_schema={"enum": _RUN_REASONS})]
 RangeReason = Annotated[
     str,
     Meta(
-        description="`due`: nothing is decided yet; `recovery` and `backfill`: run one by one.",
+        description="`due`: not decided yet; `recovery` and `backfill`: still to be run, one by one.",
         extra_json_schema={"enum": [*(reason.value for reason in MissReason), "due", "recovery", "backfill"]},
     ),
 ]
 
 
 class AccountedRun(Described):
-    """A run in short. `GET /runs/{id}` has all of it."""
+    """A summary of a run. `GET /runs/{id}` has all fields."""
 
     id: str
     reason: RunReason
@@ -42,7 +42,7 @@ class AccountedRun(Described):
 
 
 class AccountRun(Described, tag_field="kind", tag="run"):
-    """A fire time that became a run."""
+    """A fire time that has a run."""
 
     fire_time: Instant
     settled: Settled
@@ -51,7 +51,7 @@ class AccountRun(Described, tag_field="kind", tag="run"):
 
 
 class AccountRange(Described, tag_field="kind", tag="range"):
-    """Fire times that became no run, or none yet; both bounds are fire times, and in the range."""
+    """Fire times without a run, or without one yet. Both bounds are fire times and belong to the range."""
 
     first_fire_time: Instant
     last_fire_time: Instant
@@ -69,14 +69,14 @@ class Account(Described):
     to: Instant
     accounted_from: Instant
     accounted_until: Annotated[
-        Instant, Meta(description="The first fire time that is not decided yet, or now if there is none.")
+        Instant, Meta(description="The first fire time that is not decided yet, or now if all are decided.")
     ]
     entries: list[AccountRun | AccountRange]
     next: Cursor
 
 
 def show_entry(entry: Entry, *, trimmed: frozenset[str] = frozenset()) -> AccountRun | AccountRange:
-    """A run with its fire time, or a range of fire times. ``trimmed``: the ids of runs whose record was trimmed."""
+    """Show a run with its fire time, or a range of fire times. ``trimmed``: ids of runs whose record was trimmed."""
     if entry.run is not None:
         shown = _show_run(entry.run, trimmed=entry.run.id in trimmed)
         return AccountRun(rfc3339(entry.first_ms), entry.settled, entry.again, shown)

@@ -43,7 +43,7 @@ class JobStatus(StrEnum):
 
 
 class LastRun(Described):
-    """The latest settled run of a job, in short."""
+    """A summary of the latest settled run of a job."""
 
     id: str
     fire_time: Instant
@@ -83,8 +83,8 @@ else:
 
 
 class Job(_WithPolicies, kw_only=True):
-    """A job: definition, state, next fire times and last run. A job whose definition cannot be read shows only its
-    state."""
+    """A job: definition, state, next fire times and last run. If the definition cannot be read, only the state is
+    shown."""
 
     jitter_offset_seconds: Annotated[
         Maybe[float], Meta(description="All fire times of the job are shifted by this delay.")
@@ -97,10 +97,10 @@ class Job(_WithPolicies, kw_only=True):
     ] = UNSET
     held_for: Annotated[
         Annotated[str, Meta(extra_json_schema={"enum": ["paused", "quarantined", "held"]})] | None,
-        Meta(description="Why fire times become no runs now; held: a continuation waits."),
+        Meta(description="Why no runs start at fire times at present; `held`: a continuation waits."),
     ]
     held_back: Annotated[
-        HeldBack | None, Meta(description="Why a run that is due is not sent yet; null: nothing holds it back.")
+        HeldBack | None, Meta(description="Why a run that is due is not sent yet; null: it is not held back.")
     ]
     paused_at: Instant | None
     quarantine_reason: str | None
@@ -109,10 +109,10 @@ class Job(_WithPolicies, kw_only=True):
     replays: list[Replay]
     last_run: LastRun | None
     last_success: Instant | None
-    totals: Annotated[RunTotals | None, Meta(description="Null with overlap allow, where runs are not counted.")]
+    totals: Annotated[RunTotals | None, Meta(description="Null with overlap allow: these runs are not counted.")]
     open_runs: Annotated[
         Maybe[list[OpenRun]],
-        Meta(description="All open runs of a job with overlap allow; only where one job is asked for."),
+        Meta(description="All open runs of a job with overlap allow. Only in the answer about one job."),
     ] = UNSET
 
 
@@ -139,7 +139,7 @@ class Upserted(Described):
 class BatchResult(Described):
     """The result of one element of a batch: the fields of an upsert, or those of a problem."""
 
-    id: Annotated[str | None, Meta(description="Null where none could be read.")]
+    id: Annotated[str | None, Meta(description="Null if no id could be read.")]
     status: Annotated[int, Meta(description="The status that POST / would have answered: 202, 400, 413, 422 or 429.")]
     changed: Maybe[Changed] = UNSET
     version: Maybe[int] = UNSET
@@ -158,7 +158,7 @@ class Deleted(Described):
 
 
 def next_fire_time(job: model.Job, state: JobState) -> str | None:
-    """The first of ``next_fire_times``."""
+    """Return the first of ``next_fire_times``, or None."""
     if state.trigger_blocked_by is not None or state.next_fire_ms is None:
         return None
     if job.policies.max_runs is not None and state.fired >= job.policies.max_runs:
@@ -166,12 +166,13 @@ def next_fire_time(job: model.Job, state: JobState) -> str | None:
     return _rfc3339_kept(state.next_fire_ms)
 
 
-# A cache of its own for upserts: many jobs share their next fire time.
+# A separate cache for upserts: many jobs have the same next fire time.
 _rfc3339_kept = lru_cache(maxsize=4096)(rfc3339)
 
 
 def next_fire_times(job: model.Job, state: JobState, count: int = FIRE_TIMES_SHOWN) -> list[str]:
-    """The next fire times, with the job's jitter offset; none while the trigger is blocked. The first can be due."""
+    """Return the next fire times with the job's jitter offset, or none while the trigger is blocked. The first can be
+    due already."""
     if state.trigger_blocked_by is not None:
         return []
     trigger = trigger_of(job)
@@ -186,11 +187,11 @@ def next_fire_times(job: model.Job, state: JobState, count: int = FIRE_TIMES_SHO
 
 
 def show_job(view: JobView, *, with_payload: bool = True) -> Job:
-    """A job as ``GET /jobs/{id}`` answers it. A job whose document cannot be read shows only what is known."""
+    """Show a job as ``GET /jobs/{id}`` answers it. If its document cannot be read, only the state is shown."""
     try:
         return _show_job(view, with_payload=with_payload)
     except Exception as error:  # noqa: BLE001 - one document with impossible values must not fail the whole list
-        fault = f"it cannot be shown: {type(error).__name__}: {error}"
+        fault = f"the job cannot be shown: {type(error).__name__}: {error}"
         bare = msgspec.structs.replace(view, job=None, state=JobState(), lease=None, fault=view.fault or fault)
         return _show_job(bare, with_payload=with_payload)
 
@@ -228,7 +229,7 @@ def show_last(last: model.LastRun) -> LastRun:
 
 
 def show_definition(job: model.Job) -> dict[str, Any]:
-    """The stored definition of a job, under the names of a body, and what follows from it."""
+    """Return the stored definition of a job under the field names of a request body, and the computed fields."""
     shown: dict[str, Any] = {} if job.name is None else {"name": job.name}
     if job.target_id is None:
         shown |= {"endpoint": job.url, "payload": Raw(job.payload)}
@@ -246,7 +247,7 @@ def show_definition(job: model.Job) -> dict[str, Any]:
 
 
 def show_trigger(spec: TriggerSpec) -> dict[str, Any]:
-    """The rule for a job's fire times. Jobs have cron, schedules have the others."""
+    """Return the fields of a trigger: ``cron`` and ``timezone`` of a job, or those of a schedule."""
     if isinstance(spec, CronSpec):
         return {"cron": spec.expression, "timezone": spec.timezone}
     if isinstance(spec, IntervalSpec):

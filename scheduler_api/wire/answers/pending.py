@@ -1,4 +1,4 @@
-"""Requested runs as the API answers them: pending runs, replays, and what the requests themselves are answered."""
+"""Requested runs as the API answers them: pending runs, replays, and the answers to the requests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Pending(Described):
     reason: Reason
     not_before: Instant
     attempts: Annotated[int, Meta(description="Attempts that have ended.")]
-    failed: Annotated[str | None, Meta(description="Why the run was set aside; null: it was not.")]
+    failed: Annotated[str | None, Meta(description="Why the run was set aside; null: it was not set aside.")]
     payload: Annotated[
-        Maybe[Raw], Meta(description="Absent: the job's own. In lists of jobs only with `view=full`.")
+        Maybe[Raw], Meta(description="Absent: the payload of the job. In lists of jobs only with `view=full`.")
     ] = UNSET
 
 
@@ -32,7 +32,7 @@ class PendingList(Described):
 
 
 class Replay(Described):
-    """Fire times of the past that are run one by one; both bounds are fire times."""
+    """Past fire times that are run one by one. Both bounds are fire times."""
 
     reason: Reason
     next: Instant

@@ -16,7 +16,7 @@ class Problem(Described):
     status: int
     detail: str
     code: str
-    field: Annotated[Maybe[str], Meta(description="The field or parameter at fault.")] = UNSET
+    field: Annotated[Maybe[str], Meta(description="The invalid field or parameter.")] = UNSET
 
     EXAMPLES = (
         {

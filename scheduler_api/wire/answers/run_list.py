@@ -20,7 +20,7 @@ from scheduler_core.usecases.history import FoundRun
 
 
 class ErrorType(StrEnum):
-    """What went wrong with a request."""
+    """The kind of error of a request."""
 
     HTTP_4XX = "http_4xx"
     HTTP_5XX = "http_5xx"
@@ -73,7 +73,7 @@ class ListedAttempt(Described):
 
 
 class RunDetail(ListedRun):
-    """A run with what was sent and answered, as far as it was kept; secrets are masked."""
+    """A run with its request and response, as far as they were kept. Secrets are masked."""
 
     request_headers: dict[str, str] | None
     request_body: str | None
@@ -109,7 +109,7 @@ def show_found(found: FoundRun) -> ListedRun:
 
 
 def show_found_with_detail(found: FoundRun) -> RunDetail:
-    """A run as ``GET /runs/{id}`` answers it: also what was sent and answered, as far as that was kept."""
+    """A run as ``GET /runs/{id}`` answers it: with its request and response, as far as they were kept."""
     run, detail = found.run, found.detail
     kept: dict[str, Any] = dict.fromkeys(("request_headers", "request_body", "response_headers", "response_body"))
     if detail is not None:
@@ -151,13 +151,13 @@ def _attempt_message(attempt: model.Attempt) -> str:
 
 
 def _headers(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Headers as one object; a name that comes more than once has its values in one, as RFC 9110 allows."""
+    """Return headers as one object. Values of a repeated name are joined with commas, as RFC 9110 allows."""
     found: dict[str, str] = {}
-    for name, value in mask_headers(pairs):  # again: an older version may have stored them with a shorter list
+    for name, value in mask_headers(pairs):  # again: an older version may have masked fewer names
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found
 
 
 def _text(body: bytes) -> str:
-    """A body for people: what is no UTF-8 is replaced."""
+    """Decode a body for display. Bytes that are not UTF-8 are replaced."""
     return body.decode("utf-8", "replace")

@@ -22,7 +22,8 @@ AttemptCount = Annotated[int, Meta(description="Attempts that have ended.")]
 TakenAt = Annotated[Instant | None, Meta(description="When the runner took the run (completion by callback).")]
 HeardAt = Annotated[Instant | None, Meta(description="When the runner last sent a heartbeat.")]
 Deadline = Annotated[
-    Instant | None, Meta(description="When a run that was taken is lost, unless its runner sends something before.")
+    Instant | None,
+    Meta(description="When a taken run becomes lost unless its runner sends a heartbeat or a completion before."),
 ]
 Progress = Annotated[float, Meta(ge=0, le=1)]
 
@@ -75,8 +76,8 @@ class HeldBack(Described):
 
 
 class OpenRun(Described, kw_only=True):
-    """A run that is not settled. During its first attempt, `state`, `attempt` and `retry_at` are the only fields of a
-    Run that are known."""
+    """A run that is not settled. During its first attempt, only the fields `state`, `attempt` and `retry_at` of a Run
+    are known."""
 
     kind: Maybe[Literal["run"]] = UNSET
     id: Maybe[str] = UNSET
@@ -98,18 +99,18 @@ class OpenRun(Described, kw_only=True):
     progress: Maybe[Progress | None] = UNSET
     note: Maybe[str] = UNSET
     attempts: Maybe[KeptAttempts] = UNSET
-    node: Annotated[Maybe[str], Meta(description="The node that executes the run; absent: none does.")] = UNSET
+    node: Annotated[Maybe[str], Meta(description="The node that executes the run; absent: no node does.")] = UNSET
     claimed_at: Maybe[Instant] = UNSET
     held_back: Annotated[Maybe[HeldBack | None], Meta(description="Only in `open_runs`.")] = UNSET
 
 
 class Miss(Described, tag_field="kind", tag="miss"):
-    """Fire times that became no run; both bounds are in the range."""
+    """Fire times without a run. Both bounds belong to the range."""
 
     reason: MissReason
     first_fire_time: Instant
     last_fire_time: Instant
-    count: Annotated[int | None, Meta(description="How many; null where counting is costly.")]
+    count: Annotated[int | None, Meta(description="The number of fire times; null where counting is costly.")]
     recorded_at: Instant
 
 
@@ -122,7 +123,7 @@ class JobRuns(Described):
 
 
 def show_hold(view: JobView) -> HeldBack | None:
-    """Why a run that is due is not sent yet; None: nothing holds it back, or it is being sent."""
+    """Return why a run that is due is not sent yet. None: it is not held back, or it is being sent."""
     held = view.state.held_back
     if view.lease is not None and view.lease.waits_as_suspect:
         since = rfc3339(view.lease.lost[-1].at_ms) if view.lease.lost else None
@@ -133,9 +134,9 @@ def show_hold(view: JobView) -> HeldBack | None:
 
 
 def show_open(view: JobView) -> OpenRun | None:
-    """The run that is not settled: in flight on a node, or waiting for its next attempt; None if there is none.
+    """Show the run that is not settled: in flight on a node, or waiting for its next attempt. None if all are settled.
 
-    If several requested runs wait for an attempt, this is the one that is due first.
+    If several requested runs wait for an attempt, the one that is due first is shown.
     """
     run, lease = view.state.open, view.lease
     if run is None and lease is None:
@@ -154,7 +155,7 @@ def show_open(view: JobView) -> OpenRun | None:
 
 
 def show_child(view: JobView) -> OpenRun | None:
-    """One of the open runs of a job with overlap ``allow``."""
+    """Show one of the open runs of a job with overlap ``allow``."""
     shown = show_open(view)
     if shown is not None:
         shown.held_back = show_hold(view)
@@ -167,7 +168,7 @@ def show_record(record: runs.Record) -> Run | Miss:
 
 
 def show_run(run: runs.Run) -> Run:
-    """A run. A run that was taken has a ``deadline`` in place of ``retry_at``."""
+    """Show a run. A taken run has a ``deadline`` instead of ``retry_at``."""
     is_taken = run.state is RunState.TAKEN
     return Run(
         id=run.id,
@@ -205,5 +206,5 @@ def show_attempt(attempt: runs.Attempt) -> Attempt:
 
 
 def show_miss(miss: runs.Miss) -> Miss:
-    """A range of fire times that became no run."""
+    """Show a range of fire times without a run."""
     return Miss(miss.reason, rfc3339(miss.first_ms), rfc3339(miss.last_ms), miss.count, rfc3339(miss.recorded_at_ms))

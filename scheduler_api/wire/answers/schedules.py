@@ -55,10 +55,10 @@ class ScheduleMetrics(Described):
 
 
 def show_schedule(schedule: usecases.Schedule) -> Schedule:
-    """A schedule. Of one whose document cannot be read, only what is known."""
+    """Show a schedule. If its document cannot be read, only its ids, status and the reason are shown."""
     job = schedule.view.job
     if job is None or not isinstance(job.trigger, IntervalSpec):
-        fault = schedule.view.fault or "the job under its id is no schedule"
+        fault = schedule.view.fault or "the job with its id is not a schedule"
         return Schedule(schedule.id, schedule.view.id, ScheduleStatus.PAUSED, detail=fault)
     timing = timing_of(job)
     stopped = stopped_at(job, schedule.now_ms)

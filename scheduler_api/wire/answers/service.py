@@ -31,7 +31,7 @@ class Health(Described):
 
 
 class NodeCount(Described):
-    """The nodes that this server runs in processes of their own."""
+    """The nodes that this server runs in separate processes."""
 
     wanted: int
     working: int
@@ -42,14 +42,14 @@ class Readiness(Described):
 
     ready: bool
     reasons: Annotated[list[str], Meta(description="Why the process cannot work.")]
-    warnings: Annotated[Maybe[list[str]], Meta(description="What is wrong although the process works.")] = UNSET
+    warnings: Annotated[Maybe[list[str]], Meta(description="Problems with which the process still works.")] = UNSET
     nodes: Annotated[
         Maybe[NodeCount], Meta(description="Absent if all nodes of this server run in its own process.")
     ] = UNSET
 
 
 class Breaker(Described):
-    """A target that does not answer a node: the node holds its runs back and sends a probe from time to time."""
+    """A target that does not answer a node. The node holds back the runs for it and sends a probe from time to time."""
 
     target: Annotated[str, Meta(description="Scheme, host and port.")]
     state: Annotated[str, Meta(extra_json_schema={"enum": ["open", "half_open"]})]

@@ -36,14 +36,14 @@ class TargetDeleted(Described):
 
 
 def show_stored(stored: StoredTarget) -> Target:
-    """A stored target. Of one that cannot be read, its id and the reason: PUT with all fields replaces it."""
+    """Show a stored target. If it cannot be read, show its id and the reason; PUT with all fields replaces it."""
     if stored.fault is not None:
         return Target(stored.target.id, status="unreadable", detail=stored.fault)
     return show_target(stored.target)
 
 
 def show_target(target: model.Target) -> Target:
-    """A target as it was written, the values of its headers included: clients read it, change it and send it back."""
+    """Show a target as it was written. Header values are not masked: clients read a target, change it and PUT it."""
     return Target(
         target.id,
         target.name,

@@ -37,7 +37,7 @@ class Task(Described, rename="camel"):
     status: StatusOfTask
     message: Annotated[Maybe[str], Meta(description="Only of a task that cannot be read.")] = UNSET
     webhook_url: Maybe[str] = UNSET
-    webhook_auth: Annotated[Maybe[str | None], Meta(description="A secret: *** if there is one.")] = UNSET
+    webhook_auth: Annotated[Maybe[str | None], Meta(description="A secret: shown as *** if it is set.")] = UNSET
     execute_at: Maybe[Instant] = UNSET
     created_at: Maybe[Instant] = UNSET
     settled_at: Annotated[Maybe[Instant | None], Meta(description="When it became delivered or stale.")] = UNSET
@@ -45,7 +45,7 @@ class Task(Described, rename="camel"):
         Maybe[str], Meta(description="The Idempotency-Key of its calls, and its id in /runs once it is settled.")
     ] = UNSET
     calls: Annotated[Maybe[int], Meta(description="Calls that have ended.")] = UNSET
-    retries: Annotated[Maybe[int], Meta(description="Failed calls that another call follows, or followed.")] = UNSET
+    retries: Annotated[Maybe[int], Meta(description="Failed calls that another call followed or will follow.")] = UNSET
     last_call: Maybe[TaskCall | None] = UNSET
 
 
@@ -71,12 +71,12 @@ class TaskDeleted(Described):
 
 
 def show_rules(rules: TaskRules) -> Any:
-    """The settings of the lane: a ``LaneConfig``."""
+    """Return the settings of the lane as a ``LaneConfig``."""
     return LaneConfig(**msgspec.structs.asdict(rules))
 
 
 def show_task(stored: StoredTask) -> Task:
-    """A task. ``webhookAuth`` is a secret: only whether there is one is shown."""
+    """Show a task. ``webhookAuth`` is a secret: shown is only whether it is set."""
     shown = Task(task_id(stored.number), stored.status)
     task = stored.task
     if task is None:
