@@ -1,4 +1,4 @@
-"""Whole steps that end an attempt or a run, compared value by value, and the bounds of what they are decided by."""
+"""Compare complete steps that end an attempt or a run with expected values, and check the limits they depend on."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def settle(outcome: Outcome, run: Run | None = None, until: float = 3, **policie
 # ---- an attempt ends -------------------------------------------------------------------------------------------------
 
 
-def test_a_success_is_recorded_without_what_was_sent_unless_answers_are_kept() -> None:
+def test_a_success_is_recorded_without_its_request_and_answer_unless_answers_are_kept() -> None:
     run = tried(200, state=RunState.SUCCEEDED, ended_at_ms=at(3), excerpt="")
     state = make_state(
         10,
@@ -111,7 +111,7 @@ def test_a_success_is_recorded_without_what_was_sent_unless_answers_are_kept() -
 
 
 @pytest.mark.parametrize(("status", "final"), [(500, RunState.FAILED), (409, RunState.CONFLICT)])
-def test_a_failure_is_recorded_with_what_was_sent_and_answered(status: int, final: RunState) -> None:
+def test_a_failure_is_recorded_with_its_request_and_answer(status: int, final: RunState) -> None:
     run = tried(status, state=final, ended_at_ms=at(13))
     passed = Miss(MissReason.OVERLAP, at(10), at(10), at(13), 1)
     last = LastRun("RUN", at(0), final, at(13), status)
@@ -120,15 +120,15 @@ def test_a_failure_is_recorded_with_what_was_sent_and_answered(status: int, fina
     assert step == Transition(state, (run, passed), detail=detail(), detail_of="RUN")
 
 
-def test_not_now_leaves_the_run_waiting_and_accounts_for_what_passed() -> None:
+def test_a_retryable_failure_leaves_the_run_waiting_and_records_fire_times_that_passed() -> None:
     waits = tried(None, state=RunState.RETRYING, failures=1, retry_at_ms=at(14))
     passed = Miss(MissReason.OVERLAP, at(10), at(10), at(13), 1)
     assert settle(failed(), until=13) == Transition(make_state(20, open=waits), (passed,))
-    # A job that queues one starts the fire time that passed at once.
+    # A job that queues one run keeps the fire time that passed, and starts it at once.
     assert settle(failed(), until=13, overlap=Overlap.QUEUE_ONE) == Transition(make_state(10, open=waits))
 
 
-def test_a_run_that_was_asked_for_waits_among_the_entries_or_in_a_unit_of_its_own() -> None:
+def test_a_requested_run_waits_among_the_entries_or_in_its_own_unit() -> None:
     run = make_run(0, on_demand=True, payload=b"own", reason=Reason.MANUAL)
     waits = tried(None, state=RunState.RETRYING, failures=1, retry_at_ms=at(4), on_demand=True, reason=Reason.MANUAL)
     requeued = Pending("RUN", at(4), b"own", Reason.MANUAL, waits)
@@ -139,9 +139,7 @@ def test_a_run_that_was_asked_for_waits_among_the_entries_or_in_a_unit_of_its_ow
 
 
 @pytest.mark.parametrize(("on_demand", "every", "until"), [(False, 3, 6), (True, 3, 6), (False, 0, 3.5)])
-def test_a_busy_runner_is_asked_again_after_as_many_seconds_as_the_job_says(
-    on_demand: bool, every: int, until: float
-) -> None:
+def test_a_conflict_is_retried_after_the_seconds_that_the_job_sets(on_demand: bool, every: int, until: float) -> None:
     run = make_run(0, on_demand=on_demand, reason=Reason.MANUAL, payload=b"own")
     work = Work(make_job(retry_already_running=every), run, make_state(10))
     waits = tried(
@@ -163,7 +161,7 @@ def test_a_taken_run_waits_for_its_completion() -> None:
     assert step == Transition(make_state(10, open=taken))
 
 
-def test_a_taken_run_says_which_continuation_could_not_be_taken_up() -> None:
+def test_a_taken_run_reports_the_continuation_that_was_refused() -> None:
     work = Work(make_job(policies=replace(CALLBACK, continuations=True)), make_run(0), make_state(10))
     cut = replace(answered(202), truncated=True)
     step = plan_settle(work, end_of(cut), POLICY)
@@ -180,7 +178,7 @@ def test_a_taken_run_says_which_continuation_could_not_be_taken_up() -> None:
 
 
 @pytest.mark.parametrize(("waiting", "final"), [(98, RunState.SUCCEEDED), (99, RunState.FAILED)])
-def test_continuations_are_taken_up_until_as_many_runs_wait_as_may(waiting: int, final: RunState) -> None:
+def test_continuations_are_accepted_until_the_queue_is_full(waiting: int, final: RunState) -> None:
     entries = tuple(entry(f"E{number}", 90) for number in range(waiting))
     work = Work(make_job(policies=Policies(continuations=True)), make_run(0), make_state(10, pending=entries))
     step = plan_settle(work, end_of(replace(answered(200), body=b'{"continue": [{}, {}]}')), POLICY)
@@ -196,7 +194,7 @@ def test_continuations_are_taken_up_until_as_many_runs_wait_as_may(waiting: int,
     ("attempts", "failures", "message"),
     [(1, 0, ""), (3, 2, "given up after 3 attempts"), (2, 5, "given up after 6 attempts")],
 )
-def test_a_run_that_is_given_up_says_after_how_many_attempts(attempts: int, failures: int, message: str) -> None:
+def test_an_exhausted_run_records_its_number_of_attempts(attempts: int, failures: int, message: str) -> None:
     run = make_run(0, failures=failures, attempt=failures)
     step = settle(failed(), run, retry=RetryRule(attempts=attempts))
     (record,) = step.records
@@ -205,9 +203,7 @@ def test_a_run_that_is_given_up_says_after_how_many_attempts(attempts: int, fail
 
 
 @pytest.mark.parametrize(("age", "state"), [(86_399, RunState.RETRYING), (86_399.001, RunState.FAILED)])
-def test_a_run_is_given_up_when_its_next_attempt_would_come_too_long_after_the_first(
-    age: float, state: RunState
-) -> None:
+def test_a_run_ends_if_its_next_attempt_would_be_too_long_after_the_first(age: float, state: RunState) -> None:
     run = make_run(0, started_at_ms=at(3 - age), attempt=1)
     step = plan_settle(Work(JOB, run, make_state(100_000)), end_of(failed()), POLICY)
     found = step.state.open if step.state is not None and step.state.open is not None else step.records[0]
@@ -236,7 +232,7 @@ def changed(stored: Run | None, outcome: Outcome, *, deleted: bool = False, job:
     return plan_settle_changed(JOB if job else None, state, work, end_of(outcome), POLICY)
 
 
-def test_a_run_whose_job_was_changed_keeps_what_the_change_and_the_runner_wrote() -> None:
+def test_a_run_whose_job_was_changed_keeps_the_fields_that_the_change_and_the_runner_wrote() -> None:
     stored_fields = {"message": "m", "progress": 0.5, "note": "n", "heartbeat_at_ms": at(2)}
     stored = make_run(0, in_flight=True, detached=True, list_replaced=True, **stored_fields)
     record = tried(500, state=RunState.FAILED, ended_at_ms=at(3), **stored_fields)
@@ -248,7 +244,7 @@ def test_a_run_whose_job_was_changed_keeps_what_the_change_and_the_runner_wrote(
 
 
 @pytest.mark.parametrize("job", [True, False])
-def test_a_run_of_a_deleted_job_is_recorded_and_what_it_asks_for_is_dropped(job: bool) -> None:
+def test_a_run_of_a_deleted_job_is_recorded_and_its_continuation_is_dropped(job: bool) -> None:
     stored = make_run(0, in_flight=True, detached=True)
     asks = replace(answered(200), body=b'{"continue": {}}')
     step = changed(stored, asks, deleted=True, job=job)
@@ -262,7 +258,7 @@ def test_a_run_of_a_deleted_job_is_recorded_and_what_it_asks_for_is_dropped(job:
     )
 
 
-def test_a_run_of_an_earlier_job_is_recorded_and_leaves_the_new_one_alone() -> None:
+def test_a_run_of_an_earlier_job_is_recorded_and_does_not_change_the_new_job() -> None:
     record = tried(503, state=RunState.FAILED, ended_at_ms=at(3))
     for stored in (None, make_run(5, id="OTHER")):
         step = changed(stored, answered(503))
@@ -292,7 +288,7 @@ def test_a_continuation_that_failed_is_set_aside_with_the_reason(fields: dict[st
         assert state == make_state(10)
 
 
-def test_the_continuations_of_one_answer_have_ids_of_their_own_that_a_repetition_has_too() -> None:
+def test_the_continuations_of_one_answer_have_different_ids_that_a_repetition_reproduces() -> None:
     run = make_run(0, attempt=3)
     found = read_continuations(b'[{}, {"payload": 2, "after_seconds": 1.0001}]', run, now_ms=at(0))
     assert found == (
@@ -325,7 +321,7 @@ def test_misses_around_a_run_are_the_ranges_before_and_after_it() -> None:
     assert around(0, 40, None, (39.999, 99)) == [("overlap", 0, 30), ("downtime", 40, 40)]
 
 
-def test_the_latest_fire_time_outside_of_downtimes_goes_back_through_those_that_touch() -> None:
+def test_the_latest_fire_time_outside_of_downtimes_lies_before_all_adjacent_downtimes() -> None:
     def outside(*downtimes: tuple[float, float]) -> float | None:
         windows = [Downtime(at(after), at(until)) for after, until in downtimes]
         found = last_outside(TRIGGER, at(0), at(40), windows)
@@ -340,7 +336,7 @@ def test_the_latest_fire_time_outside_of_downtimes_goes_back_through_those_that_
 
 
 @pytest.mark.parametrize("trigger_blocked", [False, True])
-def test_what_fell_into_a_downtime_during_a_run_is_caught_up_one_by_one(trigger_blocked: bool) -> None:
+def test_fire_times_in_a_downtime_during_a_run_are_caught_up_one_by_one(trigger_blocked: bool) -> None:
     job = make_job(policies=Policies(recovery=Recovery.ALL, catch_up_limit=2, catch_up_window_ms=3_600_000))
     state, records = account_for_passed(
         job,
@@ -374,7 +370,7 @@ def test_what_fell_into_a_downtime_during_a_run_is_caught_up_one_by_one(trigger_
         (3_600, 9, 5, 3, (30, 40, 2, (20, 20))),
     ],
 )
-def test_how_much_of_a_downtime_is_caught_up(
+def test_the_part_of_a_downtime_that_is_caught_up(
     window: float, limit: int, max_runs: int | None, fired: int, expected: tuple[Any, ...]
 ) -> None:
     policies = Policies(
@@ -422,7 +418,7 @@ def test_a_run_follows_if_a_fire_time_that_passed_fell_into_a_downtime(
     assert {one.last_ms for one in records if isinstance(one, Miss)} >= {at(20) if gets_run else at(30)}
 
 
-def test_of_too_many_ranges_that_wait_the_oldest_expires() -> None:
+def test_the_oldest_of_too_many_waiting_ranges_expires() -> None:
     job = make_job(policies=Policies(recovery=Recovery.ALL, catch_up_limit=9, catch_up_window_ms=3_600_000))
     backfill = Replay(Reason.BACKFILL, at(-900), at(-900), 1, "B")
     waiting = tuple(
@@ -459,7 +455,7 @@ def test_of_too_many_ranges_that_wait_the_oldest_expires() -> None:
         (((5, 15), (34, 50)), 61),
     ],
 )
-def test_a_taken_run_is_lost_without_a_sign_of_life_but_not_for_a_downtime(
+def test_a_taken_run_without_a_heartbeat_is_lost_unless_a_downtime_explains_it(
     downtimes: tuple[tuple[float, float], ...], lost: float
 ) -> None:
     run = make_run(0, taken_at_ms=at(1), run_timeout_ms=60_000, heartbeat_timeout_ms=20_000)
@@ -468,7 +464,7 @@ def test_a_taken_run_is_lost_without_a_sign_of_life_but_not_for_a_downtime(
     assert lost_at_ms(replace(run, heartbeat_timeout_ms=None)) == at(61)
 
 
-def test_a_taken_run_that_is_lost_is_over_and_says_why() -> None:
+def test_a_lost_taken_run_is_recorded_with_the_reason() -> None:
     job = make_job(policies=CALLBACK)
     run = make_run(
         0,
@@ -505,7 +501,9 @@ def test_a_taken_run_that_is_lost_is_over_and_says_why() -> None:
     ("fields", "reason"),
     [({"paused_at_ms": at(0), "ends_at_ms": at(99)}, MissReason.PAUSED), ({"quarantine": "q"}, MissReason.QUARANTINED)],
 )
-def test_a_resume_records_what_was_held_for_the_reason_it_was(fields: dict[str, Any], reason: MissReason) -> None:
+def test_a_resume_records_held_fire_times_with_the_reason_of_the_hold(
+    fields: dict[str, Any], reason: MissReason
+) -> None:
     snapshot = Snapshot(JOB, make_state(10, **fields), None)
     missed = Miss(reason, at(10), at(20), at(25), 2)
     assert plan_resume(snapshot, now_ms=at(25)) == Transition(make_state(30), (missed,))
@@ -516,7 +514,7 @@ def upsert(new: Any, state: JobState, now: float = 25) -> Transition | None:
     return plan_upsert(new, Snapshot(old, state, None), now_ms=at(now), downtimes=(), store_id=STORE_ID)
 
 
-def test_a_change_that_ends_the_wait_for_a_busy_runner_accounts_for_what_passed() -> None:
+def test_a_change_that_ends_the_wait_for_a_busy_runner_records_fire_times_that_passed() -> None:
     waits = retrying(0, 60, conflict=True)
     new = make_job(payload=b"2", created_at_ms=1, updated_at_ms=1)
     step = upsert(new, make_state(10, open=waits))
@@ -534,7 +532,7 @@ def test_a_change_that_ends_the_wait_for_a_busy_runner_accounts_for_what_passed(
         (record, Miss(MissReason.OVERLAP, at(10), at(20), at(25), 2)),
         job=replace(new, version=5, created_at_ms=at(-100), updated_at_ms=at(25)),
     )
-    # A retry leaves what is due to the new definition; so does a pause.
+    # A retry and a pause leave due fire times to the new definition.
     for run, fields in ((replace(waits, conflict=False), {}), (waits, {"paused_at_ms": at(1)})):
         step = upsert(new, make_state(10, open=run, **fields))
         assert step is not None
@@ -542,14 +540,14 @@ def test_a_change_that_ends_the_wait_for_a_busy_runner_accounts_for_what_passed(
         assert (step.state.next_fire_ms, step.records) == (at(10), (record,))
 
 
-def test_a_change_has_what_is_held_back_tried_at_once() -> None:
+def test_a_change_lets_a_held_back_run_try_at_once() -> None:
     mark = HeldBack(HoldReason.RATE, at(1), at(90), "http://runner.test", placed=True)
     step = upsert(make_job(payload=b"2"), make_state(10, held_back=mark))
     assert step is not None
     assert step.state == make_state(10, held_back=replace(mark, until_ms=at(25), placed=False))
 
 
-# ---- what clients ask for --------------------------------------------------------------------------------------------
+# ---- requests of clients ---------------------------------------------------------------------------------------------
 
 
 def run_now(state: JobState, *, now: float = 5, force: bool = False, bare: bool = True, **policies: Any) -> Any:
@@ -559,7 +557,7 @@ def run_now(state: JobState, *, now: float = 5, force: bool = False, bare: bool 
     )
 
 
-def test_a_poke_starts_what_waits_when_its_time_has_come() -> None:
+def test_a_poke_starts_a_waiting_run_when_it_is_due() -> None:
     continuation = Pending("C", at(5), None, Reason.CONTINUATION)
     state = make_state(10, pending=(Pending("LATER", at(9), None, Reason.CONTINUATION), continuation))
     assert run_now(state, now=5) == Started("C", None)
@@ -572,7 +570,7 @@ def test_a_poke_starts_what_waits_when_its_time_has_come() -> None:
     )
 
 
-def test_a_poke_comes_too_soon_until_the_interval_is_over() -> None:
+def test_a_poke_is_skipped_as_too_soon_until_the_interval_is_over() -> None:
     state = make_state(10, last_success_start_ms=at(0))
     started = Started("NEW", Transition(replace(state, pending=(entry("NEW", 5),))))
     assert run_now(state, now=59.999, min_interval_ms=60_000) == Skipped("too_soon", at(60))
@@ -595,7 +593,7 @@ def test_a_poke_is_refused_with_the_reason() -> None:
         run_now(make_state(10, pending=(held,), paused_at_ms=at(0)))
 
 
-def test_a_revival_beside_a_run_in_flight_writes_that_run_down() -> None:
+def test_a_revival_during_a_run_in_flight_stores_that_run() -> None:
     dead = Pending("A", at(1), b"own", Reason.MANUAL, failed="why")
     snapshot = Snapshot(JOB, make_state(0, pending=(dead,)), make_lease(1))
     step = plan_revive(snapshot, "A", "NEW", now_ms=at(9), downtimes=(), store_id=STORE_ID)
@@ -628,7 +626,7 @@ def complete(state: JobState, continuation: bytes | None = None, **policies: Any
         (b"{}", {"continuations": True}, "100 runs wait for this job already"),
     ],
 )
-def test_a_completion_whose_continuation_cannot_be_taken_up_is_refused(
+def test_a_completion_whose_continuation_is_invalid_or_exceeds_the_limit_is_refused(
     continuation: bytes, policies: dict[str, Any], why: str
 ) -> None:
     run = make_run(0, state=RunState.TAKEN, taken_at_ms=at(1))
@@ -638,14 +636,14 @@ def test_a_completion_whose_continuation_cannot_be_taken_up_is_refused(
     assert refused.value.field == "continue"
 
 
-def test_a_continuation_that_is_completed_lets_the_trigger_go_on_and_what_it_held_is_missed() -> None:
+def test_completing_a_continuation_frees_the_trigger_and_held_fire_times_are_missed() -> None:
     run = make_run(0, state=RunState.TAKEN, taken_at_ms=at(1), reason=Reason.CONTINUATION, completed=None)
     step = complete(make_state(10, open=run))
     assert step.state.next_fire_ms == at(30)
     assert step.records[1:] == (Miss(MissReason.HELD, at(10), at(20), at(25), 2),)
 
 
-def test_a_continuation_completed_beside_an_open_run_frees_the_trigger() -> None:
+def test_a_continuation_completed_during_an_open_run_frees_the_trigger() -> None:
     waits = retrying(0, 60, reason=Reason.CONTINUATION, on_demand=True)
     other = make_run(5, id="OTHER", in_flight=True)
     requeued = Pending("RUN", at(60), b"own", Reason.CONTINUATION, waits)
@@ -658,7 +656,7 @@ def test_a_continuation_completed_beside_an_open_run_frees_the_trigger() -> None
         make_state(30, open=other, pending=(aside,), last=last, totals=Totals(1, 0, 0.0)),
         (record, Miss(MissReason.HELD, at(10), at(20), at(25), 2)),
     )
-    # Another continuation holds it still, and a run of another kind never did.
+    # Another continuation still holds it, and a run of another kind never held it.
     holds = Pending("NEXT", at(70), None, Reason.CONTINUATION)
     step = complete(make_state(10, open=other, pending=(requeued, holds)))
     assert (step.state.next_fire_ms, step.records) == (at(10), (record,))
@@ -670,7 +668,7 @@ def test_a_continuation_completed_beside_an_open_run_frees_the_trigger() -> None
 # ---- the account -----------------------------------------------------------------------------------------------------
 
 
-def test_the_account_shows_runs_among_the_entries_and_each_range_that_is_owed_in_its_own_place() -> None:
+def test_the_account_shows_waiting_runs_and_each_range_to_catch_up_in_its_own_place() -> None:
     belated = retrying(3, 60, id="LATE", on_demand=True, reason=Reason.RECOVERY)
     given_up = replace(entry("X", 1), run=make_run(1, id="X", reason=Reason.RECOVERY), failed="why")
     replays = (
@@ -693,7 +691,7 @@ def test_the_account_shows_runs_among_the_entries_and_each_range_that_is_owed_in
     )
 
 
-def test_what_is_due_but_held_is_shown_with_the_reason_and_how_many_it_is() -> None:
+def test_due_fire_times_that_are_held_are_shown_with_their_reason_and_count() -> None:
     found = make_account(
         Snapshot(JOB, make_state(10, paused_at_ms=at(5)), None),
         (),

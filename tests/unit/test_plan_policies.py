@@ -72,7 +72,7 @@ def summary(records: Any) -> list[tuple[Any, ...]]:
         (3, Overlap.ALLOW, Overlap.ALLOW),
     ],
 )
-def test_what_a_job_says_of_overlap_wins_over_what_a_busy_runner_implies(
+def test_an_explicit_overlap_overrides_the_default_that_retry_already_running_implies(
     retry_already_running: int | None, overlap: Overlap | None, expected: Overlap
 ) -> None:
     assert with_policies(overlap=overlap, retry_already_running=retry_already_running).overlap is expected
@@ -94,7 +94,7 @@ def test_fire_times_that_pass_during_a_request_are_missed_or_leave_one_run(
     assert seconds(state_of(planned).next_fire_ms) == next_fire
 
 
-def test_a_run_of_a_job_that_allows_overlap_becomes_a_unit_of_its_own() -> None:
+def test_a_run_of_a_job_that_allows_overlap_becomes_a_child_run() -> None:
     job = with_policies(overlap=Overlap.ALLOW, max_concurrent=3)
     planned = work(claim(job, make_state(0), 0))
     assert is_spawned(planned)
@@ -109,14 +109,14 @@ def test_a_run_of_a_job_that_allows_overlap_becomes_a_unit_of_its_own() -> None:
     assert (summary(over.records), over.remove) == ([("succeeded",)], True)
 
 
-def test_when_as_many_runs_are_open_as_may_the_fire_time_is_missed() -> None:
+def test_a_fire_time_is_missed_while_max_concurrent_runs_are_open() -> None:
     job = with_policies(overlap=Overlap.ALLOW)
     planned = plan_full(work(claim(job, make_state(0), 0)), make_state(0), now_ms=at(0))
     assert summary(planned.records) == [("overlap", 0, 0)]
     assert seconds(state_of(planned).next_fire_ms) == 10
 
 
-def test_a_run_asked_for_waits_while_as_many_runs_are_open_as_may() -> None:
+def test_a_requested_run_waits_while_max_concurrent_runs_are_open() -> None:
     job = with_policies(overlap=Overlap.ALLOW)
     state = make_state(10, pending=(pending("M", 0, b"1"),))
     planned = plan_full(work(claim(job, state, 4)), state, now_ms=at(4))
@@ -140,7 +140,7 @@ def test_the_last_run_of_an_exhausted_job_that_allows_overlap_outlives_it() -> N
     assert step.spawn is not None
 
 
-def test_a_changed_job_does_not_try_its_overlapping_runs_again() -> None:
+def test_a_changed_job_does_not_retry_its_overlapping_runs() -> None:
     job = with_policies(overlap=Overlap.ALLOW)
     waiting = Snapshot(job, JobState(open=retrying(0, 5), child=True), None)
     step = plan_cancel_unit(waiting, now_ms=at(2), why="why", downtimes=(), store_id=STORE_ID)
@@ -175,13 +175,15 @@ def test_recovery_all_runs_every_fire_time_of_a_downtime_the_oldest_first() -> N
         ({"catch_up_limit": 1, "catch_up_window_ms": 25_000}, 40, [("expired", 10, 30)]),
     ],
 )
-def test_what_is_not_caught_up_is_recorded(policies: dict[str, int], first: float, misses: list[Any]) -> None:
+def test_fire_times_that_are_not_caught_up_are_recorded(
+    policies: dict[str, int], first: float, misses: list[Any]
+) -> None:
     planned = work(claim(with_policies(recovery=Recovery.ALL, **policies), make_state(10), 45, (5, 44)))
     assert seconds(planned.run.fire_time_ms) == first
     assert summary(planned.records) == misses
 
 
-def test_nothing_is_caught_up_that_is_older_than_the_window() -> None:
+def test_fire_times_older_than_the_window_are_not_caught_up() -> None:
     job = with_policies(recovery=Recovery.ALL, catch_up_window_ms=1_000)
     planned = claim(job, make_state(10), 45, (5, 44))
     assert isinstance(planned, Transition)
@@ -189,20 +191,20 @@ def test_nothing_is_caught_up_that_is_older_than_the_window() -> None:
     assert seconds(state_of(planned).next_fire_ms) == 50
 
 
-def test_a_fire_time_after_the_downtime_goes_first_and_the_rest_is_caught_up() -> None:
+def test_a_fire_time_after_the_downtime_runs_before_the_ones_to_catch_up() -> None:
     planned = work(claim(with_policies(recovery=Recovery.ALL), make_state(10), 45, (5, 33)))
     assert (planned.run.reason, seconds(planned.run.fire_time_ms)) == (Reason.SCHEDULED, 40)
     assert planned.state.replays == (Replay(Reason.RECOVERY, at(10), at(30), 3),)
 
 
-def test_a_due_fire_time_goes_before_what_is_caught_up() -> None:
+def test_a_due_fire_time_runs_before_waiting_recovery_runs() -> None:
     job = with_policies(recovery=Recovery.ALL)
     state = make_state(50, replays=(Replay(Reason.RECOVERY, at(20), at(40), 3),))
     assert seconds(work(claim(job, state, 50)).run.fire_time_ms) == 50
     assert seconds(work(claim(job, state, 49)).run.fire_time_ms) == 20
 
 
-def test_a_belated_run_that_fails_for_now_waits_aside_and_holds_up_only_its_like() -> None:
+def test_a_recovery_run_that_waits_for_a_retry_delays_only_other_recovery_runs() -> None:
     job = with_policies(recovery=Recovery.ALL)
     state = make_state(50, replays=(Replay(Reason.RECOVERY, at(20), at(40), 3),))
     planned = plan_settle(work(claim(job, state, 45)), ended(answered(503), 45, 46), POLICY)
@@ -212,7 +214,7 @@ def test_a_belated_run_that_fails_for_now_waits_aside_and_holds_up_only_its_like
     assert seconds(work(claim(job, after, 50)).run.fire_time_ms) == 50
 
 
-def test_a_delete_or_a_new_trigger_records_what_was_still_to_be_caught_up() -> None:
+def test_a_delete_or_a_new_trigger_records_the_fire_times_still_to_catch_up() -> None:
     job = with_policies(recovery=Recovery.ALL)
     state = make_state(50, replays=(Replay(Reason.RECOVERY, at(20), at(40), 3),))
     deleted = plan_delete(Snapshot(job, state, None), now_ms=at(45), downtimes=(), store_id=STORE_ID)
@@ -226,7 +228,7 @@ def test_a_delete_or_a_new_trigger_records_what_was_still_to_be_caught_up() -> N
 # Retries.
 
 
-def test_a_rule_changes_what_it_names_and_leaves_the_rest() -> None:
+def test_a_retry_rule_changes_only_the_fields_that_it_names() -> None:
     rule = RetryRule(attempts=3, factor=4.0, statuses=(500,))
     policy = with_rule(POLICY, rule)
     assert (policy.attempts, policy.factor) == (3, 4.0)
@@ -234,13 +236,13 @@ def test_a_rule_changes_what_it_names_and_leaves_the_rest() -> None:
 
 
 @pytest.mark.parametrize("status", [503, 409, 500])
-def test_a_job_with_one_attempt_never_tries_again(status: int) -> None:
+def test_a_job_with_one_attempt_never_retries(status: int) -> None:
     job = with_policies(retry=RetryRule(attempts=1), conflict_is_failure=True)
     planned = plan_settle(Work(job, make_run(0), make_state(10)), ended(answered(status), 0, 1), POLICY)
     assert summary(planned.records) == [("failed",)]
 
 
-def test_the_attempts_of_a_rule_are_counted_in_all() -> None:
+def test_the_attempts_of_a_rule_include_all_attempts_of_the_run() -> None:
     job = with_policies(retry=RetryRule(attempts=3))
     for failures, expected in ((0, []), (1, []), (2, [("failed",)])):
         run = make_run(0, attempt=failures, failures=failures)
@@ -251,7 +253,7 @@ def test_the_attempts_of_a_rule_are_counted_in_all() -> None:
 # Bounds.
 
 
-def test_after_so_many_runs_the_job_is_over() -> None:
+def test_a_job_ends_after_max_runs() -> None:
     job = with_policies(max_runs=2)
     first = work(claim(job, make_state(0), 0))
     assert (first.state.fired, seconds(first.state.next_fire_ms)) == (1, 10)
@@ -261,7 +263,7 @@ def test_after_so_many_runs_the_job_is_over() -> None:
     assert over.remove
 
 
-def test_more_runs_let_a_job_go_on_that_is_kept() -> None:
+def test_raising_max_runs_continues_a_kept_job() -> None:
     job = with_policies(max_runs=2, keep=True)
     state = make_state(None, fired=2, keep=True)
     more = with_policies(max_runs=3, keep=True)
@@ -284,7 +286,7 @@ def test_a_job_that_is_kept_stays_when_its_trigger_is_exhausted() -> None:
     assert next_wake_ms(state_of(over)) is None
 
 
-def test_a_paused_job_wakes_up_when_its_trigger_ends_and_records_what_the_pause_held() -> None:
+def test_a_paused_job_wakes_at_the_end_of_its_trigger_and_records_the_held_fire_times() -> None:
     job = with_policies(keep=True, trigger=IntervalSpec(10_000, START_MS, START_MS + 45_000))
     paused = plan_pause(Snapshot(job, make_state(10, keep=True), None), now_ms=at(4), downtimes=(), store_id=STORE_ID)
     assert seconds(next_wake_ms(state_of(paused))) == 40
@@ -317,29 +319,29 @@ def backfill(job: Job, state: JobState, start: float, end: float, limit: int = 1
     return replay
 
 
-def test_a_backfill_takes_the_fire_times_of_the_range_both_ends_included() -> None:
+def test_a_backfill_includes_both_ends_of_its_range() -> None:
     assert backfill(make_job(), make_state(70), 20, 40) == Replay(Reason.BACKFILL, at(20), at(40), 3, "B")
     assert backfill(make_job(), make_state(70), 20, 40, limit=2).left == 2
 
 
-def test_a_backfill_leaves_to_the_trigger_what_is_not_accounted_for_yet() -> None:
+def test_a_backfill_ends_before_the_next_fire_time_of_the_trigger() -> None:
     assert seconds(backfill(make_job(), make_state(50), 20, 1000).last_ms) == 40
     assert seconds(backfill(make_job(), make_state(70), 20, 1000).last_ms) == 60
 
 
 @pytest.mark.parametrize(("start", "end"), [(70, 90), (41, 49), (40, 20), (65, 1000)])
-def test_a_backfill_of_nothing_is_refused(start: float, end: float) -> None:
+def test_a_backfill_without_fire_times_is_refused(start: float, end: float) -> None:
     with pytest.raises(InvalidInput):
         backfill(make_job(), make_state(70), start, end)
 
 
-def test_there_are_not_too_many_backfills_at_once() -> None:
+def test_the_number_of_waiting_backfills_is_bounded() -> None:
     some = tuple(Replay(Reason.BACKFILL, at(0), at(0), 1, f"B{n}") for n in range(10))
     with pytest.raises(RunConflict):
         backfill(make_job(), make_state(70, replays=some), 20, 40)
 
 
-def test_a_backfill_that_is_given_up_is_recorded() -> None:
+def test_a_cancelled_backfill_is_recorded() -> None:
     state = make_state(70, replays=(Replay(Reason.BACKFILL, at(20), at(40), 3, "B"),))
     planned = plan_delete(Snapshot(make_job(), state, None), now_ms=at(64), downtimes=(), store_id=STORE_ID)
     assert planned is not None
@@ -369,7 +371,7 @@ def continuation(run_id: str, not_before: float) -> Any:
     return replace(pending(run_id, not_before), reason=Reason.CONTINUATION)
 
 
-def test_a_poke_comes_too_soon_after_the_last_successful_start() -> None:
+def test_a_poke_is_skipped_as_too_soon_after_the_last_successful_start() -> None:
     job = with_policies(min_interval_ms=60_000)
     state = make_state(100, last_success_start_ms=at(0))
     assert ask(job, state, 59) == Skipped("too_soon", at(60))
@@ -379,7 +381,7 @@ def test_a_poke_comes_too_soon_after_the_last_successful_start() -> None:
     assert isinstance(ask(job, make_state(100), 1), Started)
 
 
-def test_a_poke_starts_what_waits_when_it_is_due() -> None:
+def test_a_poke_starts_a_waiting_continuation_when_it_is_due() -> None:
     state = make_state(100, pending=(continuation("P2", 50), continuation("P1", 40)))
     assert ask(make_job(), state, 39) == Skipped("not_due", at(40))
     assert ask(make_job(), state, 41) == Started("P1", None)
@@ -389,7 +391,7 @@ def test_a_poke_starts_what_waits_when_it_is_due() -> None:
     assert seconds(next_wake_ms(state_of(forced.transition))) == 39
 
 
-def test_a_poke_waits_for_a_manual_entry_that_lies_ahead_and_force_starts_it() -> None:
+def test_a_poke_does_not_start_a_later_manual_entry_but_force_does() -> None:
     state = make_state(100, pending=(pending("LATER", 60),))
     assert ask(make_job(), state, 4) == Skipped("not_due", at(60))
     forced = ask(make_job(), state, 4, force=True)

@@ -1,4 +1,4 @@
-"""An attempt ended: is its run over, what passed meanwhile, when does the job wake? All jobs fire every ten seconds."""
+"""The end of an attempt: end or retry of its run, misses, next wake-up. All jobs here fire every ten seconds."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def waiting(planned: Transition) -> Run:
         *[(failed(kind), RunResult.FAILED) for kind in (OutcomeKind.BLOCKED, OutcomeKind.PROTOCOL)],
     ],
 )
-def test_what_an_outcome_means(outcome: Outcome, result: RunResult) -> None:
+def test_the_result_of_each_outcome(outcome: Outcome, result: RunResult) -> None:
     assert judge(outcome) is result
 
 
@@ -84,7 +84,7 @@ def test_a_job_can_add_statuses_that_are_retried() -> None:
     assert judge(over_http(answered(500), 500)) is RunResult.RETRY
 
 
-def test_a_success_ends_the_run_and_is_remembered() -> None:
+def test_a_success_ends_the_run_and_is_stored_in_the_state() -> None:
     planned = settle(answered(200))
     assert summary(planned) == ["succeeded"]
     assert planned.state == make_state(
@@ -101,7 +101,7 @@ def test_a_success_ends_the_run_and_is_remembered() -> None:
 
 
 @pytest.mark.parametrize("outcome", [answered(500), answered(404), answered(302), failed(OutcomeKind.BLOCKED)])
-def test_a_failure_ends_the_run_with_what_the_runner_said(outcome: Outcome) -> None:
+def test_a_failure_ends_the_run_and_records_the_answer(outcome: Outcome) -> None:
     planned = settle(outcome, state=make_state(10, last_success_ms=at(-50)))
     assert summary(planned) == ["failed"]
     run = planned.records[0]
@@ -111,7 +111,7 @@ def test_a_failure_ends_the_run_with_what_the_runner_said(outcome: Outcome) -> N
 
 
 @pytest.mark.parametrize("outcome", [answered(503), failed(), failed(OutcomeKind.CONNECTION)])
-def test_what_says_not_now_is_tried_again_with_growing_delays(outcome: Outcome) -> None:
+def test_retryable_outcomes_are_retried_with_growing_delays(outcome: Outcome) -> None:
     run, delays = make_run(0), []
     now = 0.0
     for _ in range(9):
@@ -126,7 +126,7 @@ def test_what_says_not_now_is_tried_again_with_growing_delays(outcome: Outcome) 
     assert (run.attempt, run.failures) == (9, 9)
 
 
-def test_jitter_comes_on_top() -> None:
+def test_jitter_is_added_to_the_delay() -> None:
     planned = settle(answered(503), until=1, jitter=0.5)
     assert waiting(planned).retry_at_ms == at(2.05)
 
@@ -135,7 +135,7 @@ def test_jitter_comes_on_top() -> None:
     ("header", "retry_at"),
     [("5", 6), ("0", 2), ("garbage", 2), ("999999", 3601), ("Thu, 31 Dec 2026 23:50:09 GMT", 9)],
 )
-def test_retry_after_is_honoured_within_its_cap(header: str, retry_at: float) -> None:
+def test_retry_after_is_used_up_to_its_cap(header: str, retry_at: float) -> None:
     planned = settle(answered(503, retry_after=header), state=make_state(90_000))
     assert waiting(planned).retry_at_ms == at(retry_at)
 
@@ -146,7 +146,7 @@ def test_a_retry_wakes_no_later_than_the_fire_time_that_takes_over() -> None:
     assert planned.wake_ms == at(10)
 
 
-def test_a_run_is_given_up_a_day_after_its_first_attempt() -> None:
+def test_a_run_ends_a_day_after_its_first_attempt() -> None:
     run = make_run(0, started_at_ms=at(0), attempt=5, failures=5)
     state = make_state(None)
     last_try = settle(answered(503), started=86_000, until=86_384, run=run, state=state)
@@ -157,14 +157,14 @@ def test_a_run_is_given_up_a_day_after_its_first_attempt() -> None:
     assert given_up.remove
 
 
-def test_a_conflict_ends_the_run_of_a_job_that_does_not_ask_again() -> None:
+def test_a_conflict_ends_the_run_of_a_job_without_retry_already_running() -> None:
     planned = settle(answered(409))
     assert summary(planned) == ["conflict"]
     assert planned.wake_ms == at(10)
 
 
 @pytest.mark.parametrize(("every", "delay"), [(0, 0.5), (1, 1), (3, 3), (3600, 3600)])
-def test_a_conflict_is_tried_again_every_so_many_seconds_with_a_floor(every: int, delay: float) -> None:
+def test_a_conflict_is_retried_at_a_fixed_interval_with_a_minimum(every: int, delay: float) -> None:
     planned = settle(answered(409, retry_after="9"), job=make_job(retry_already_running=every), jitter=0.9)
     assert planned.records == ()
     assert waiting(planned).retry_at_ms == at(1 + delay)
@@ -172,7 +172,7 @@ def test_a_conflict_is_tried_again_every_so_many_seconds_with_a_floor(every: int
     assert planned.wake_ms == at(1 + delay), "no fire time takes over from a run that waits for its runner"
 
 
-def test_fire_times_that_pass_while_the_runner_is_busy_are_accounted_for_when_it_takes_the_run() -> None:
+def test_fire_times_that_pass_while_the_runner_is_busy_are_recorded_when_it_takes_the_run() -> None:
     job = make_job(retry_already_running=3)
     busy = settle(answered(409), started=30, until=30.1, job=job, run=make_run(0, conflict=True))
     assert busy.records == ()
@@ -183,7 +183,7 @@ def test_fire_times_that_pass_while_the_runner_is_busy_are_accounted_for_when_it
     assert taken.wake_ms == at(40)
 
 
-def test_a_fire_time_that_passes_after_the_runner_took_the_run_is_owed() -> None:
+def test_a_fire_time_that_passes_after_the_runner_took_the_run_gets_a_run() -> None:
     job = make_job(retry_already_running=3)
     taken = settle(answered(200), started=33, until=54, job=job, run=make_run(0, conflict=True))
     assert summary(taken) == ["succeeded", ("overlap", 10, 40)]
@@ -219,7 +219,7 @@ def test_fire_times_that_pass_while_the_request_is_open(
     ("retry_already_running", "missed", "next_fire", "wake"),
     [(None, [("overlap", 10, 30)], 40, 35), (3, [], 10, 10)],
 )
-def test_fire_times_that_pass_while_a_request_is_open_that_is_to_be_tried_again(
+def test_fire_times_that_pass_during_a_request_that_is_retried(
     retry_already_running: int | None, missed: list[tuple[str, float, float]], next_fire: float, wake: float
 ) -> None:
     planned = settle(failed(), until=34, job=make_job(retry_already_running=retry_already_running))
@@ -243,7 +243,7 @@ def test_when_409_and_503_mix_the_last_answer_decides() -> None:
     assert summary(without) == ["conflict"]
 
 
-def test_while_the_trigger_is_held_nothing_is_accounted_for() -> None:
+def test_no_misses_are_recorded_while_the_trigger_is_held() -> None:
     state = make_state(10, paused_at_ms=at(5))
     planned = settle(answered(200), until=34, state=state)
     assert summary(planned) == ["succeeded"]
@@ -259,7 +259,7 @@ def test_misses_found_at_the_claim_are_recorded_before_the_run() -> None:
     assert summary(planned)[1:] == ["succeeded"]
 
 
-def test_the_job_goes_with_the_last_run_of_its_trigger_unless_something_waits() -> None:
+def test_the_last_run_of_a_trigger_removes_the_job_unless_a_run_waits() -> None:
     assert settle(answered(200), state=make_state(None)).remove
     assert settle(answered(500), state=make_state(None)).remove
     assert not settle(answered(503), state=make_state(None)).remove
@@ -267,7 +267,7 @@ def test_the_job_goes_with_the_last_run_of_its_trigger_unless_something_waits() 
     assert not settle(answered(200), state=make_state(None, paused_at_ms=at(0))).remove
 
 
-def test_the_excerpt_is_bounded_and_survives_bytes_that_are_no_text() -> None:
+def test_the_excerpt_is_bounded_and_accepts_bytes_that_are_not_text() -> None:
     planned = settle(over_http(Outcome(OutcomeKind.RESPONSE, 1.0, status=500, body=b"\xff" * 5000)))
     run = planned.records[0]
     assert isinstance(run, Run)
@@ -298,7 +298,7 @@ def settle_changed(
         (answered(503), "cancelled"),
     ],
 )
-def test_a_run_whose_job_was_changed_counts_but_is_not_tried_again(outcome: Outcome, final: str) -> None:
+def test_a_run_whose_job_was_changed_is_counted_but_not_retried(outcome: Outcome, final: str) -> None:
     job = make_job(version=2, retry_already_running=3)
     planned = settle_changed(outcome, make_state(10, open=in_flight(detached=True)), job=job)
     assert summary(planned) == [final]
@@ -307,7 +307,7 @@ def test_a_run_whose_job_was_changed_counts_but_is_not_tried_again(outcome: Outc
     assert planned.wake_ms == at(10)
 
 
-def test_fire_times_that_passed_since_follow_the_new_definition() -> None:
+def test_fire_times_that_passed_since_the_change_follow_the_new_definition() -> None:
     state = make_state(10, open=in_flight(detached=True))
     skipped = settle_changed(answered(200), state, job=make_job(version=2), until=34)
     assert summary(skipped) == ["succeeded", ("overlap", 10, 30)]
@@ -316,7 +316,7 @@ def test_fire_times_that_passed_since_follow_the_new_definition() -> None:
     assert owed.wake_ms == at(30)
 
 
-def test_a_run_to_which_another_was_added_is_tried_again_as_ever() -> None:
+def test_adding_a_run_does_not_prevent_the_retry_of_the_run_in_flight() -> None:
     state = make_state(10, open=in_flight(detached=False), pending=(pending("P", 0.5),))
     retried = settle_changed(answered(503), state, job=make_job())
     assert waiting(retried).retry_at_ms == at(2)
@@ -327,13 +327,13 @@ def test_a_run_to_which_another_was_added_is_tried_again_as_ever() -> None:
 
 
 @pytest.mark.parametrize(("outcome", "final"), [(answered(200), "succeeded"), (answered(503), "cancelled")])
-def test_the_settle_of_a_deleted_job_takes_the_tombstone_along(outcome: Outcome, final: str) -> None:
+def test_settling_the_run_of_a_deleted_job_removes_the_tombstone(outcome: Outcome, final: str) -> None:
     planned = settle_changed(outcome, JobState(open=in_flight(detached=True), deleted=True), job=None)
     assert summary(planned) == [final]
     assert (planned.state, planned.remove) == (None, True)
 
 
-def test_the_late_run_of_an_earlier_job_is_recorded_and_is_not_the_last_of_the_new_one() -> None:
+def test_a_late_run_of_an_earlier_job_is_recorded_and_is_not_the_last_run_of_the_new_job() -> None:
     state = make_state(10, open=in_flight(detached=True))
     planned = settle_changed(answered(200), state, job=make_job(created_at_ms=at(0.5)))
     assert summary(planned) == ["succeeded"]
@@ -365,7 +365,7 @@ def test_a_run_that_is_not_in_the_state_is_recorded_and_changes_nothing_else() -
         (make_state(10, open=retrying(0, 15), pending=(pending("P", 1),)), 10),
     ],
 )
-def test_a_job_wakes_for_the_earliest_of_what_can_happen_to_it(state: JobState, wake: float | None) -> None:
+def test_a_job_wakes_for_its_earliest_event(state: JobState, wake: float | None) -> None:
     assert seconds(next_wake_ms(state)) == wake
 
 
@@ -376,13 +376,13 @@ def after_a_downtime(job: Job) -> Transition:
     return plan_settle(work, end, POLICY)
 
 
-def test_fire_times_in_a_downtime_that_a_run_lived_through_are_downtime_and_not_overlap() -> None:
+def test_fire_times_in_a_downtime_during_a_run_are_missed_as_downtime_and_not_overlap() -> None:
     planned = after_a_downtime(make_job())
     assert summary(planned) == ["succeeded", ("downtime", 10, 40)]
     assert state_of(planned).next_fire_ms == at(50)
 
 
-def test_a_run_that_lived_through_a_downtime_is_followed_by_the_recovery_run() -> None:
+def test_a_run_that_survived_a_downtime_is_followed_by_the_recovery_run() -> None:
     planned = after_a_downtime(make_job(recovery_check=True))
     assert summary(planned) == ["succeeded", ("downtime", 10, 30)]
     assert state_of(planned).next_fire_ms == at(40)

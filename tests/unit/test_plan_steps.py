@@ -1,4 +1,4 @@
-"""Whole steps of the planner, compared value by value: what is stored, recorded and said in each of them."""
+"""Compare complete steps of the planner with expected values: stored state, records and messages."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def over(run: Run, state: RunState, until: float, message: str) -> Run:
 
 
 def last(run: Run, state: RunState, until: float, status: int | None = None) -> dict[str, Any]:
-    """What the end of ``run`` leaves in the state of its job."""
+    """The fields that the end of ``run`` sets in the state of its job."""
     return {"last": LastRun(run.id, run.fire_time_ms, state, at(until), status)}
 
 
@@ -97,13 +97,13 @@ def task(**fields: Any) -> Task:
 
 
 def called(**fields: Any) -> Run:
-    """The run of a task after one call that took from 1 s to 2 s."""
+    """The run of a task after one call from 1 s to 2 s."""
     attempt = Attempt(1, 7, at(1), 12.0, OutcomeKind.RESPONSE, 500)
     values: dict[str, Any] = {"attempt": 1, "started_at_ms": at(1), "attempts": (attempt,), "excerpt": "the answer"}
     return make_run(0, **(values | {"failures": 1, "answer_bytes": 10} | fields))
 
 
-def test_a_call_that_succeeds_is_the_whole_run_of_its_task() -> None:
+def test_a_call_that_succeeds_ends_the_run_of_its_task() -> None:
     outcome = replace(answered(201), latency_ms=12.34567, body_bytes=10)
     attempt = Attempt(1, 7, at(1), 12.346, OutcomeKind.RESPONSE, 201)
     run = called(state=RunState.SUCCEEDED, ended_at_ms=at(2), attempts=(attempt,), excerpt="", failures=0)
@@ -118,7 +118,7 @@ def test_a_call_that_fails_leaves_the_run_waiting_and_counts_one_retry() -> None
     assert step == TaskStep(TaskOperation.FAILED, task(run=run, retries=1))
 
 
-def test_the_last_call_that_fails_is_recorded_with_what_was_sent_but_not_the_token() -> None:
+def test_the_last_failed_call_is_recorded_with_its_request_but_without_the_token() -> None:
     before = called(state=RunState.RETRYING, started_at_ms=at(-30), answer_bytes=None)
     secret = (("Authorization", "Bearer t"),)
     call = make_call(url="http://hook.test/", headers=secret, payload=b'{"token":"t"}')
@@ -139,7 +139,7 @@ def test_the_last_call_that_fails_is_recorded_with_what_was_sent_but_not_the_tok
     assert step == TaskStep(TaskOperation.STALE, task(run=run, retries=2), record, detail)
 
 
-def test_a_deleted_task_records_its_run_only_if_it_was_called_and_is_not_settled() -> None:
+def test_a_deleted_task_records_its_run_only_if_it_was_called_and_not_settled() -> None:
     run = called(state=RunState.RETRYING)
     record = replace(
         run, state=RunState.CANCELLED, ended_at_ms=at(9), message="its task was deleted", url="http://hook.test/"
@@ -150,7 +150,7 @@ def test_a_deleted_task_records_its_run_only_if_it_was_called_and_is_not_settled
     assert plan_deleted(task(run=settled), now_ms=at(9)) == TaskStep(TaskOperation.DROP)
 
 
-def test_a_revived_task_is_as_new_under_another_run() -> None:
+def test_a_revived_task_starts_again_with_a_new_run() -> None:
     stale = task(run=called(state=RunState.FAILED), retries=2)
     assert revive_task(stale, "NEW") == replace(task(), run_id="NEW", reason=Reason.MANUAL)
 
@@ -162,7 +162,7 @@ def cancel(snapshot: Snapshot, run_id: str = "RUN", now: float = 5) -> Transitio
     return plan_cancel_run(snapshot, run_id, now_ms=at(now), downtimes=(), store_id=STORE_ID)
 
 
-def test_a_cancelled_run_that_waits_for_its_retry_is_recorded_and_the_trigger_goes_on() -> None:
+def test_a_cancelled_run_that_waits_for_its_retry_is_recorded_and_the_trigger_continues() -> None:
     record = cancelled(WAITS, 5, "cancelled by a client")
     state = make_state(10, totals=Totals(1, 0, 12.0), **last(record, RunState.CANCELLED, 5, 503))
     assert cancel(known(make_state(10, open=WAITS))) == Transition(state, (record,))
@@ -189,7 +189,7 @@ def test_a_cancelled_run_whose_node_died_keeps_its_attempts() -> None:
     assert cancel(snapshot) == Transition(state, (record,), revoke=True)
 
 
-def test_a_cancelled_run_of_a_deleted_job_takes_the_tombstone_along() -> None:
+def test_cancelling_a_run_of_a_deleted_job_removes_the_tombstone() -> None:
     run = make_run(0, state=RunState.TAKEN, retry_at_ms=at(90), taken_at_ms=at(1))
     tombstone = Snapshot(None, JobState(open=run, deleted=True), None)
     assert cancel(tombstone) == Transition(None, (cancelled(run, 5, "cancelled by a client"),), remove=True)
@@ -227,7 +227,7 @@ def test_fire_times_in_a_downtime_of_a_cancelled_run_are_missed_for_that() -> No
     )
 
 
-def test_a_cancelled_continuation_lets_the_trigger_go_on_and_what_it_held_is_missed() -> None:
+def test_a_cancelled_continuation_frees_the_trigger_and_held_fire_times_are_missed() -> None:
     run = retrying(0, 60, reason=Reason.CONTINUATION)
     step = cancel(known(make_state(10, open=run)), now=25)
     record = cancelled(run, 25, "cancelled by a client")
@@ -235,7 +235,7 @@ def test_a_cancelled_continuation_lets_the_trigger_go_on_and_what_it_held_is_mis
     assert step == Transition(state, (record, Miss(MissReason.HELD, at(10), at(20), at(25), 2)))
 
 
-def test_a_cancelled_run_among_the_entries_leaves_the_others() -> None:
+def test_cancelling_a_run_among_the_entries_keeps_the_others() -> None:
     run = retrying(3, 60, on_demand=True, reason=Reason.MANUAL)
     waiting = Pending("RUN", at(60), b"own", Reason.MANUAL, run)
     others = (entry("A", 30), entry("B", 40))
@@ -259,7 +259,7 @@ def test_an_overlapping_run_that_waits_is_cancelled_with_its_job() -> None:
     )
 
 
-def test_an_overlapping_run_that_was_asked_for_goes_on_after_a_change_but_not_after_a_delete() -> None:
+def test_a_requested_overlapping_run_continues_after_a_change_but_not_after_a_delete() -> None:
     run = replace(WAITS, on_demand=True)
     state = make_state(None, open=run, child=True)
     assert cancel_unit(state) == Transition(state)
@@ -268,7 +268,7 @@ def test_an_overlapping_run_that_was_asked_for_goes_on_after_a_change_but_not_af
 
 @pytest.mark.parametrize("on_demand", [False, True])
 @pytest.mark.parametrize("fields", [{"in_flight": True}, {"state": RunState.TAKEN}], ids=["in flight", "taken"])
-def test_an_overlapping_run_that_is_under_way_may_end(fields: dict[str, Any], on_demand: bool) -> None:
+def test_an_overlapping_run_in_flight_or_taken_is_not_cancelled(fields: dict[str, Any], on_demand: bool) -> None:
     run = make_run(0, on_demand=on_demand, **fields)
     state = make_state(None, open=run, child=True, quarantine="q")
     for deleted in (False, True):
@@ -276,7 +276,7 @@ def test_an_overlapping_run_that_is_under_way_may_end(fields: dict[str, Any], on
         assert cancel_unit(state, deleted=deleted) == Transition(kept)
 
 
-def test_an_overlapping_run_that_is_gone_needs_nothing() -> None:
+def test_cancelling_a_removed_overlapping_run_changes_nothing() -> None:
     assert cancel_unit(None) is None
     assert plan_cancel_unit(Snapshot(None, make_state(), None), now_ms=0, why="", downtimes=(), store_id="") is None
 
@@ -291,7 +291,7 @@ def test_an_overlapping_run_that_is_outdated_is_not_sent() -> None:
 # ---- delete, pause ---------------------------------------------------------------------------------------------------
 
 
-def test_a_delete_records_all_that_will_not_come() -> None:
+def test_a_delete_records_all_runs_and_fire_times_that_it_cancels() -> None:
     given_up = replace(entry("FAILED", 1), failed="why")
     waiting = Pending("WAITS", at(60), b"own", Reason.MANUAL, retrying(3, 60, on_demand=True, id="WAITS"))
     belated = Replay(Reason.RECOVERY, at(-100), at(-60), 5, "R")
@@ -319,7 +319,7 @@ def test_a_delete_records_all_that_will_not_come() -> None:
     )
 
 
-def test_a_delete_leaves_a_tombstone_while_a_run_is_under_way() -> None:
+def test_a_delete_leaves_a_tombstone_while_a_run_is_open() -> None:
     run = make_run(0, in_flight=True, on_demand=True)
     state = make_state(100, open=run, keep=True)
     assert plan_delete(known(state), now_ms=at(5), downtimes=(), store_id=STORE_ID) == Transition(
@@ -327,13 +327,13 @@ def test_a_delete_leaves_a_tombstone_while_a_run_is_under_way() -> None:
     )
 
 
-def test_a_pause_remembers_when_it_began_and_when_the_trigger_is_bound_to_end() -> None:
+def test_a_pause_stores_its_start_and_the_end_of_the_trigger() -> None:
     policies = Policies(ends_at_ms=at(38))
     step = plan_pause(known(make_state(10), policies=policies), now_ms=at(5), downtimes=(), store_id=STORE_ID)
     assert step == Transition(make_state(10, paused_at_ms=at(5), ends_at_ms=at(30)))
 
 
-def test_a_change_beside_the_job_writes_the_run_in_flight_and_nothing_else() -> None:
+def test_a_change_of_a_claimed_job_stores_the_run_in_flight_and_nothing_else() -> None:
     step = plan_nothing(known(make_state(0), make_lease(1)), downtimes=(), store_id=STORE_ID)
     assert step.state is not None
     assert step.state.open is not None
@@ -346,7 +346,7 @@ def test_a_change_beside_the_job_writes_the_run_in_flight_and_nothing_else() -> 
 # ---- claims ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_read_is_set_aside_and_a_run_of_it_is_lost() -> None:
+def test_an_unreadable_job_is_quarantined_and_its_run_is_lost() -> None:
     state = make_state(10, keep=True)
     assert quarantine_unreadable(state, "bad") == Transition(replace(state, quarantine="bad"))
     assert quarantine_unreadable(None, "bad") == Transition(JobState(quarantine="bad"))
@@ -361,7 +361,7 @@ def tombstone(run: Run | None) -> JobState:
     return JobState(open=run, deleted=True)
 
 
-def test_a_tombstone_ends_the_run_of_its_dead_node_with_the_attempt_that_was_lost() -> None:
+def test_a_tombstone_ends_the_run_of_its_dead_node_with_the_lost_attempt() -> None:
     lost = (LostClaim(8, at(1), LostCause.STOPPED),)
     lease = replace(make_lease(0, fence=9), lost=lost, lost_count=1)
     run = make_run(0, in_flight=True)
@@ -376,7 +376,7 @@ def test_a_tombstone_ends_the_run_of_its_dead_node_with_the_attempt_that_was_los
     assert plan_claim_tombstone(tombstone(None), lease, now_ms=at(5)) == Transition(None, remove=True)
 
 
-def test_a_tombstone_waits_for_a_run_that_was_taken_until_it_is_lost() -> None:
+def test_a_tombstone_waits_for_a_taken_run_until_it_is_lost() -> None:
     run = make_run(0, state=RunState.TAKEN, taken_at_ms=at(0), run_timeout_ms=60_000, heartbeat_timeout_ms=20_000)
     state, lease = tombstone(replace(run, retry_at_ms=at(20))), make_lease(20)
     down = [Downtime(at(10), at(15))]
@@ -389,7 +389,7 @@ def test_a_tombstone_waits_for_a_run_that_was_taken_until_it_is_lost() -> None:
     )
 
 
-def test_attempts_that_a_lease_lost_are_added_once_each_with_its_cause() -> None:
+def test_lost_attempts_of_a_lease_are_added_once_each_with_its_cause() -> None:
     causes = {
         LostCause.DIED: "the node died or froze before it recorded how the attempt ended",
         LostCause.STOPPED: "the node stopped before the attempt ended",
@@ -404,14 +404,14 @@ def test_attempts_that_a_lease_lost_are_added_once_each_with_its_cause() -> None
     first = Attempt(1, 9, at(-5), 3.0, OutcomeKind.RESPONSE, 503)
     run = make_run(0, attempt=1, attempts=(first,))
     assert with_lost_attempts(run, lease) == replace(run, attempt=6, attempts=(first, *added))
-    # The first of them is recorded already: those that the lease only counts are, too.
+    # The first lost attempt is recorded already, and so are those that the lease only counts.
     known_one = make_run(0, attempt=4, attempts=(replace(added[0]),))
     assert with_lost_attempts(known_one, lease) == replace(known_one, attempt=6, attempts=tuple(added))
     all_known = make_run(0, attempt=6, attempts=tuple(added))
     assert with_lost_attempts(all_known, lease) is all_known
 
 
-def test_a_run_beside_its_job_is_told_apart_from_one_that_is_run_again() -> None:
+def test_a_child_run_is_distinguished_from_a_replay() -> None:
     missed = Miss(MissReason.COALESCED, at(-20), at(-10), at(0), 2)
     run = make_run(0)
     spawned = plan_spawn(Work(ALLOWS, run, make_state(10), (missed,)))
@@ -434,7 +434,7 @@ def test_a_fire_time_without_a_place_is_missed_and_does_not_count_for_max_runs()
     )
 
 
-def test_a_run_that_was_asked_for_and_finds_no_place_waits_a_moment() -> None:
+def test_a_requested_run_without_a_place_is_requeued() -> None:
     earlier = Miss(MissReason.COALESCED, at(-20), at(-10), at(1), 2)
     run = make_run(0, on_demand=True, payload=b"own", reason=Reason.MANUAL)
     waits = replace(run, state=RunState.RETRYING, retry_at_ms=at(2.25), payload=None)
@@ -445,7 +445,7 @@ def test_a_run_that_was_asked_for_and_finds_no_place_waits_a_moment() -> None:
     )
 
 
-def test_an_entry_that_starts_is_a_run_with_its_own_payload_and_leaves_the_list() -> None:
+def test_a_started_entry_becomes_a_run_with_its_own_payload_and_leaves_the_list() -> None:
     job = make_job(version=3)
     others = (entry("B", 7), replace(entry("C", 1), failed="why"))
     state = make_state(20, pending=(entry("A", 5, b"own"), *others))
@@ -463,7 +463,7 @@ def test_an_entry_that_starts_is_a_run_with_its_own_payload_and_leaves_the_list(
 
 
 @pytest.mark.parametrize(("left", "last_at"), [(2, 0), (9, 0), (2, 10)])
-def test_fire_times_are_run_again_until_the_last_or_until_as_many_as_were_asked_for(left: int, last_at: float) -> None:
+def test_fire_times_are_replayed_until_the_last_or_until_the_requested_count(left: int, last_at: float) -> None:
     job = make_job(version=3)
     other = Replay(Reason.BACKFILL, at(-500), at(-400), 9, "B2")
     replay = Replay(Reason.BACKFILL, at(-10), at(last_at), left, "B1")
@@ -479,7 +479,7 @@ def test_fire_times_are_run_again_until_the_last_or_until_as_many_as_were_asked_
     assert work.state.replays == (*ahead, other)
 
 
-def test_a_run_taken_over_after_a_change_is_lost_with_the_reason() -> None:
+def test_a_run_reclaimed_after_a_change_is_lost_with_the_reason() -> None:
     run = make_run(0, in_flight=True, detached=True)
     lease = make_lease(2, node="-")
     step = plan_claim(make_job(), make_state(10, open=run), lease, downtimes=(), store_id=STORE_ID, now_ms=at(25))
@@ -490,7 +490,7 @@ def test_a_run_taken_over_after_a_change_is_lost_with_the_reason() -> None:
     assert step == Transition(state, (record, passed))
 
 
-def test_a_run_that_keeps_killing_nodes_is_lost_and_sets_its_job_aside_or_ends_its_unit() -> None:
+def test_a_run_that_repeatedly_kills_nodes_is_lost_and_quarantines_its_job_or_ends_its_unit() -> None:
     lease = make_lease(0, losses=7, alone=4)
     missed = Miss(MissReason.COALESCED, at(-20), at(-10), at(0), 2)
 
@@ -520,7 +520,7 @@ def mark(until: float, reason: HoldReason = HoldReason.RATE, since: float = 1, *
     return HeldBack(reason, at(since), at(until), "http://runner.test", breaker=breaker)
 
 
-def test_a_mark_keeps_since_when_the_run_is_held_back_and_that_a_breaker_was_open() -> None:
+def test_a_mark_keeps_the_start_of_the_hold_and_that_a_breaker_was_open() -> None:
     state = make_state(0, keep=True)
     assert plan_hold_back(state, mark(3)) == Transition(replace(state, held_back=mark(3)))
     held = replace(state, held_back=mark(3, since=-7, breaker=True))
@@ -539,7 +539,7 @@ def hold_changed(state: JobState, *, job: bool = True) -> Transition | None:
     )
 
 
-def test_a_run_held_back_while_its_job_changed_waits_where_it_did() -> None:
+def test_a_run_held_back_while_its_job_changed_returns_to_where_it_waited() -> None:
     run = make_run(0, in_flight=True)
     waiting = make_run(0, state=RunState.RETRYING, retry_at_ms=at(5))
     assert hold_changed(make_state(10, open=run)) == Transition(make_state(10, open=waiting))
@@ -554,11 +554,11 @@ def test_a_run_held_back_while_its_job_changed_waits_where_it_did() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"id": "OTHER", "in_flight": True}, {"in_flight": False}, None])
-def test_a_run_held_back_that_is_not_in_the_state_is_not_touched(fields: dict[str, Any] | None) -> None:
+def test_a_held_back_run_that_is_not_in_the_state_changes_nothing(fields: dict[str, Any] | None) -> None:
     assert hold_changed(make_state(10, open=None if fields is None else make_run(0, **fields))) is None
 
 
-def test_a_run_held_back_that_would_not_be_tried_again_is_over() -> None:
+def test_a_held_back_run_that_must_not_be_retried_ends() -> None:
     why = "its job was changed, paused or deleted before it was sent"
     run = make_run(0, in_flight=True, detached=True)
     record = cancelled(run, 5, why)
@@ -574,7 +574,7 @@ def test_a_run_held_back_that_would_not_be_tried_again_is_over() -> None:
 
 
 @pytest.mark.parametrize(("breaker", "reason"), [(True, MissReason.BREAKER), (False, MissReason.COALESCED)])
-def test_a_mark_that_is_lifted_leaves_what_passed_as_missed(breaker: bool, reason: MissReason) -> None:
+def test_removing_a_mark_records_the_fire_times_that_passed_as_missed(breaker: bool, reason: MissReason) -> None:
     state = make_state(0)
     assert drop_hold_back(make_job(), state, now_ms=at(15)) == (state, ())
     assert drop_hold_back(make_job(), make_state(0, held_back=mark(30, breaker=breaker)), now_ms=at(15)) == (
@@ -592,7 +592,7 @@ def complete(snapshot: Snapshot, final: RunState = RunState.FAILED, message: str
     )
 
 
-def test_a_completion_while_the_request_is_open_is_kept_for_its_end() -> None:
+def test_a_completion_during_the_request_is_stored_for_its_end() -> None:
     run = make_run(0, in_flight=True, message="before")
     kept = replace(run, completed=RunState.FAILED, message="before; said")
     assert complete(known(make_state(10, open=run))) == Transition(make_state(10, open=kept))
@@ -621,7 +621,7 @@ def heartbeat(state: JobState, progress: float | None = 0.5) -> tuple[Transition
     )
 
 
-def test_a_heartbeat_moves_the_deadline_of_a_taken_run_and_of_no_other() -> None:
+def test_a_heartbeat_moves_the_deadline_only_of_a_taken_run() -> None:
     run = make_run(
         0, state=RunState.TAKEN, taken_at_ms=at(1), retry_at_ms=at(9), run_timeout_ms=60_000, heartbeat_timeout_ms=8_000
     )
@@ -635,7 +635,7 @@ def test_a_heartbeat_moves_the_deadline_of_a_taken_run_and_of_no_other() -> None
     assert heartbeat(make_state(10)) is None
 
 
-def test_a_heartbeat_of_a_run_among_the_entries_leaves_it_there() -> None:
+def test_a_heartbeat_of_a_run_among_the_entries_keeps_it_there() -> None:
     run = retrying(3, 60, on_demand=True, conflict=True)
     others = (entry("A", 30),)
     beating = replace(run, heartbeat_at_ms=at(5), progress=0.5, note="half")
@@ -644,7 +644,7 @@ def test_a_heartbeat_of_a_run_among_the_entries_leaves_it_there() -> None:
     assert heartbeat(before) == (Transition(after), None)
 
 
-# ---- what clients ask for --------------------------------------------------------------------------------------------
+# ---- requests of clients ---------------------------------------------------------------------------------------------
 
 
 def backfill(snapshot: Snapshot, start: float, end: float, limit: int = 100) -> tuple[Replay, Transition]:
@@ -682,7 +682,7 @@ def test_a_backfill_is_the_range_of_fire_times_that_are_accounted_for(
     assert backfill(known(state), start, end, limit) == (replay, Transition(replace(state, replays=(other, replay))))
 
 
-def test_a_backfill_that_cannot_be_is_refused_with_the_reason() -> None:
+def test_an_impossible_backfill_is_refused_with_the_reason() -> None:
     with pytest.raises(InvalidInput, match="no fire times of the past") as refused:
         backfill(known(make_state(40)), 36, 39)
     assert refused.value.field == "start"
@@ -690,7 +690,7 @@ def test_a_backfill_that_cannot_be_is_refused_with_the_reason() -> None:
         backfill(known(make_state(40, quarantine="broken")), 0, 20)
 
 
-def test_a_replaced_list_keeps_belated_runs_and_cancels_the_others() -> None:
+def test_replacing_the_list_keeps_recovery_runs_and_cancels_the_others() -> None:
     belated = Pending("R", at(1), None, Reason.RECOVERY, retrying(1, 60, id="R", on_demand=True))
     state = make_state(40, pending=(entry("A", 5, b"2"), belated))
     step = plan_replace_pending(
@@ -700,7 +700,7 @@ def test_a_replaced_list_keeps_belated_runs_and_cancels_the_others() -> None:
     assert step == Transition(make_state(40, pending=(entry("N", 50), belated)), (record,))
 
 
-def test_a_revived_entry_starts_anew_in_its_place() -> None:
+def test_a_revived_entry_starts_again_in_its_place() -> None:
     dead = Pending("A", at(1), b"own", Reason.CONTINUATION, failed="why")
     around = (entry("B", 3), entry("C", 4))
     state = make_state(40, pending=(around[0], dead, around[1]))

@@ -1,4 +1,4 @@
-"""What comes of a call of a one-off task."""
+"""The planner's decisions about a call of a one-off task."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_2xx_settles_the_task_and_records_its_run() -> None:
 
 
 @given(st.integers(0, 6), st.lists(st.sampled_from([answered(500), answered(404), failed()]), min_size=8, max_size=8))
-def test_a_task_is_called_once_and_max_retries_times_more(most: int, outcomes: list[Outcome]) -> None:
+def test_a_failing_task_is_called_max_retries_plus_one_times(most: int, outcomes: list[Outcome]) -> None:
     rules = TaskRules(1000, 5000, 200, most)
     current = task()
     for number, outcome in enumerate(outcomes, 1):
@@ -54,12 +54,12 @@ def test_a_task_is_called_once_and_max_retries_times_more(most: int, outcomes: l
             return
 
 
-def test_with_fewer_retries_than_a_task_has_had_its_next_failure_is_the_last() -> None:
+def test_after_max_retries_is_lowered_the_next_failure_is_the_last() -> None:
     step = plan_called(task(retries=5), call(failed()), RULES)
     assert step.operation is TaskOperation.STALE
 
 
-def test_what_is_kept_of_a_stale_task_masks_its_secret() -> None:
+def test_the_record_of_a_stale_task_masks_its_secret() -> None:
     secret = (("Authorization", "s3cret"),)
     sent_call = make_call(url="http://hook.test/", headers=secret, payload=b'{"token":"s3cret"}')
     one = call(answered(500))
@@ -85,7 +85,7 @@ def test_a_deleted_task_that_was_called_is_recorded_as_cancelled() -> None:
     assert run_of_deleted(delivered.task, now_ms=at(9)) is None, "it is recorded already"
 
 
-def test_a_revived_task_has_a_new_run_and_all_its_retries() -> None:
+def test_a_revived_task_has_a_new_run_and_all_retries() -> None:
     step = plan_called(task(retries=2, auth="s"), call(failed()), RULES)
     assert step.task is not None
     revived = plan_revive(step.task, "NEW")
@@ -99,9 +99,9 @@ def test_a_revived_task_has_a_new_run_and_all_its_retries() -> None:
 @pytest.mark.parametrize(
     "text", ["task_0", "task_01", "task_", "task_-1", "task_1 ", "Task_1", "1", "task_١", "task_1\n"]
 )
-def test_what_is_no_task_id_is_none(text: str) -> None:
+def test_an_invalid_task_id_has_no_number(text: str) -> None:
     assert task_number(text) is None
 
 
-def test_ids_and_numbers_belong_together() -> None:
+def test_task_ids_and_numbers_convert_both_ways() -> None:
     assert [task_number(task_id(number)) for number in (1, 42, 10**15 - 1)] == [1, 42, 10**15 - 1]
