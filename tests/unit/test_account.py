@@ -66,23 +66,23 @@ def short(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
     ]
 
 
-# ---- what is in it --------------------------------------------------------------------------------------------------
+# ---- entries --------------------------------------------------------------------------------------------------------
 
 
-def test_runs_and_misses_stand_in_the_order_of_their_fire_times() -> None:
+def test_runs_and_misses_are_in_the_order_of_their_fire_times() -> None:
     found = account(make_state(80), miss(20, 40, count=3), settled(10, "A"), settled(50, "B"), now=75)
     assert short(found.entries) == [(10, "A"), (20, 40, "overlap", 3), (50, "B")]
     assert all(entry.settled for entry in found.entries)
 
 
-def test_runs_that_belong_to_no_fire_time_are_not_part_of_it() -> None:
+def test_runs_without_a_fire_time_are_not_in_the_account() -> None:
     found = account(
         make_state(20), settled(3, "M", Reason.MANUAL), settled(4, "C", Reason.CONTINUATION), settled(10, "S"), now=15
     )
     assert short(found.entries) == [(10, "S")]
 
 
-def test_a_backfill_stands_beside_what_its_fire_time_came_to() -> None:
+def test_a_backfill_is_shown_beside_the_entry_of_its_fire_time() -> None:
     found = account(make_state(20), miss(10, 10), settled(10, "B", Reason.BACKFILL), now=15)
     assert [(entry.again, entry.run is None) for entry in found.entries] == [(False, True), (True, False)]
 
@@ -94,7 +94,7 @@ def test_a_run_that_waits_for_a_retry_is_not_settled() -> None:
     assert not entry.settled
 
 
-def test_a_run_in_flight_is_the_one_that_its_claim_decided_on() -> None:
+def test_the_run_in_flight_is_the_one_that_its_claim_chose() -> None:
     found = account(make_state(-20), lease=True, now=3)
     assert short(found.entries)[0] == (-20, -10, "coalesced", 2)
     assert found.entries[1].run is not None
@@ -114,18 +114,18 @@ def test_runs_that_overlap_are_all_open() -> None:
     assert short(found.entries) == [(0, "R0"), (10, "R10"), (20, "R20")]
 
 
-def test_what_is_due_and_not_decided_is_one_range_however_long() -> None:
+def test_due_fire_times_without_a_decision_are_one_range_of_any_length() -> None:
     found = account(make_state(10), now=86_400 * 365)
     assert short(found.entries) == [(10, 86_400 * 365, None, 3_153_600)]
     assert found.until_ms == at(10)
 
 
-def test_what_passes_while_the_job_is_paused_is_shown_with_that_reason() -> None:
+def test_fire_times_that_pass_during_a_pause_are_shown_with_that_reason() -> None:
     (entry,) = account(make_state(10, paused_at_ms=at(5)), now=40).entries
     assert (entry.reason, entry.count, entry.settled) == (MissReason.PAUSED, 4, False)
 
 
-def test_what_is_caught_up_one_by_one_is_a_range_that_is_owed() -> None:
+def test_fire_times_to_catch_up_are_a_range_that_still_gets_runs() -> None:
     job = make_job(policies=Policies(recovery=Recovery.ALL))
     replays = (Replay(Reason.RECOVERY, at(10), at(40), 4), Replay(Reason.BACKFILL, at(-50), at(-10), 99))
     found = account(make_state(50, replays=replays), job=job, forgotten=-60, now=45)
@@ -148,25 +148,25 @@ def test_a_new_job_is_accounted_for_since_it_was_created() -> None:
     assert later.from_ms == at(20), "nothing tells what came of the fire time at 10"
 
 
-def test_a_job_whose_history_was_dropped_is_accounted_for_from_what_comes_next() -> None:
+def test_the_account_of_a_job_without_history_starts_at_its_next_fire_time() -> None:
     job = make_job(created_at_ms=at(-7), updated_at_ms=at(-7))
     found = account(make_state(50), job=job, forgotten=None, now=43)
     assert found.from_ms == found.until_ms == at(50)
 
 
-def test_nothing_is_claimed_up_to_what_was_trimmed() -> None:
+def test_the_account_starts_after_the_trimmed_fire_times() -> None:
     found = account(make_state(50), settled(5, "EARLY"), settled(30), settled(40, "B"), forgotten=20, now=43)
     assert found.from_ms == at(30)
     assert short(found.between(at(0), at(43), after=None, limit=10)) == [(30, "RUN"), (40, "B")]
 
 
-def test_a_miss_that_reaches_over_what_was_trimmed_is_shown_whole() -> None:
+def test_a_miss_that_reaches_into_the_trimmed_range_is_shown_whole() -> None:
     found = account(make_state(50), miss(0, 40), forgotten=20, now=43)
     assert found.from_ms == at(20) + 1
     assert short(found.between(found.from_ms, at(43), after=None, limit=10)) == [(0, 40, "overlap", None)]
 
 
-def test_the_account_of_a_deleted_job_is_what_is_left_of_its_history() -> None:
+def test_the_account_of_a_deleted_job_is_its_remaining_history() -> None:
     found = account(None, settled(10), miss(20, 30), forgotten=9, now=100)
     assert (found.from_ms, found.until_ms) == (at(10), at(100) + 1)
     assert len(found.entries) == 2
@@ -180,7 +180,7 @@ def test_bounds_are_inclusive_and_ranges_that_touch_them_are_whole() -> None:
 
 
 @given(st.integers(1, 5))
-def test_pages_put_together_are_the_whole(limit: int) -> None:
+def test_all_pages_together_are_the_whole_account(limit: int) -> None:
     records = [settled(10 * number, f"R{number}") for number in range(9)]
     records += [settled(30, "AGAIN", Reason.BACKFILL)]
     found = account(make_state(200), *records, miss(100, 180), now=190)
@@ -195,7 +195,7 @@ def test_pages_put_together_are_the_whole(limit: int) -> None:
     assert pages == list(found.entries)
 
 
-# ---- whatever happens -----------------------------------------------------------------------------------------------
+# ---- random histories -----------------------------------------------------------------------------------------------
 
 
 class Accounted(World):
@@ -205,7 +205,7 @@ class Accounted(World):
         super().__init__()
         self.bound = bound
         self.kept: list[Record | int] = []
-        """A number at the head is the latest fire time that may have left it."""
+        """A number at the head is the latest fire time that may have been trimmed."""
 
     def apply(self, claim_key: Unit, transition: Transition) -> None:
         super().apply(claim_key, transition)
@@ -222,7 +222,7 @@ class Accounted(World):
 
     @staticmethod
     def fire_times(record: Record) -> tuple[int, int, int]:
-        """First, last, and the last one if they are the trigger's."""
+        """First and last fire time, and the last one again if it is the trigger's (otherwise 0)."""
         if isinstance(record, Miss):
             return record.first_ms, record.last_ms, record.last_ms
         if record.reason in OF_THE_TRIGGER:
@@ -232,8 +232,8 @@ class Accounted(World):
         return start, start, 0
 
     def lose_history(self) -> None:
-        """Nothing happened for so long that it was dropped. (A run that is open for longer than the retention may
-        bring in a fire time that lies before forgotten ones; that is not looked after.)"""
+        """Drop the history, as after a long time without records. (A run that is open for longer than the retention can
+        add a fire time before forgotten ones; this case is not checked.)"""
         state = self.main.state or JobState()
         if self.main.lease is None and state.open is None and not (state.pending or state.replays or self.children):
             self.kept = []
@@ -254,7 +254,7 @@ class Accounted(World):
 
 
 def check_shown(shown: Account, fire_times: Sequence[int]) -> None:
-    """Each fire time since the account begins is in exactly one entry, and the counts are exact."""
+    """Check that each fire time since its start is in exactly one entry and that the counts are exact."""
     found: Counter[int] = Counter()
     for entry in shown.entries:
         within = [t for t in fire_times if entry.first_ms <= t <= entry.last_ms]
@@ -294,7 +294,7 @@ def test_every_fire_time_is_in_one_entry(first: Job, steps: list[tuple[object, .
         world.check()
 
 
-def test_the_history_of_a_world_is_bounded_as_the_check_supposes() -> None:
+def test_the_history_of_a_world_is_bounded_as_the_check_assumes() -> None:
     world = Accounted(2)
     world.upsert(make_job(trigger=CronSpec("*/10 * * * * *")))
     for _ in range(6):
@@ -305,7 +305,7 @@ def test_the_history_of_a_world_is_bounded_as_the_check_supposes() -> None:
     assert isinstance(world.kept[0], int)
 
 
-def test_intervals_are_accounted_for_like_expressions() -> None:
+def test_the_account_of_an_interval_equals_that_of_an_expression() -> None:
     job = make_job(trigger=IntervalSpec(7_000, at(-100)))
     found = account(JobState(next_fire_ms=at(-93)), job=job, forgotten=None, now=700)
     assert found.entries[0].count == 114

@@ -17,7 +17,7 @@ NOW_MS = 1_445_412_480_000  # Wed, 21 Oct 2015 07:28:00 GMT
     ("failures", "delay_ms"),
     [(1, 1_000), (2, 1_000), (3, 2_000), (4, 4_000), (5, 8_000), (6, 16_000), (7, 32_000), (8, 60_000), (9, 60_000)],
 )
-def test_the_first_delay_comes_twice_and_then_doubles_up_to_a_minute(failures: int, delay_ms: int) -> None:
+def test_the_first_delay_is_used_twice_and_then_doubles_up_to_a_minute(failures: int, delay_ms: int) -> None:
     assert retry_delay_ms(POLICY, failures, retry_after_ms=None, jitter=0.0) == delay_ms
 
 
@@ -30,7 +30,7 @@ def test_a_run_that_failed_a_million_times_still_waits_a_minute() -> None:
     retry_after=st.none() | st.integers(0, 10**15),
     jitter=st.floats(0, 1, exclude_max=True),
 )
-def test_jitter_adds_at_most_a_tenth_and_takes_nothing_away(
+def test_jitter_adds_at_most_a_tenth_and_never_shortens_a_delay(
     failures: int, retry_after: int | None, jitter: float
 ) -> None:
     without = retry_delay_ms(POLICY, failures, retry_after_ms=retry_after, jitter=0.0)
@@ -74,13 +74,13 @@ def test_retry_after_lengthens_the_delay_up_to_its_cap_and_never_shortens_it(
         ("Wed, 99 Oct 2015 07:28:00 GMT", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_and_all_else_is_as_if_absent(
+def test_retry_after_is_seconds_or_a_date_and_any_other_value_is_ignored(
     value: str | None, milliseconds: int | None
 ) -> None:
     assert parse_retry_after(value, now_ms=NOW_MS) == milliseconds
 
 
 @given(st.text() | st.text(alphabet="WedOctGMT0123456789:-+, ."))
-def test_no_header_of_a_runner_raises(value: str) -> None:
+def test_no_retry_after_header_raises(value: str) -> None:
     found = parse_retry_after(value, now_ms=NOW_MS)
     assert found is None or found >= 0

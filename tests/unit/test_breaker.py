@@ -1,4 +1,4 @@
-"""The circuit breaker as a table of histories, and as a state machine under random ones."""
+"""The circuit breaker: a table of histories, and a state machine with random histories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.H
 
 
 def after(*failures_ms: int, rule: BreakerRule = RULE) -> Breaker:
-    """A breaker that saw failures at these times."""
+    """A breaker with failures at these times."""
     breaker = Breaker()
     for at_ms in failures_ms:
         breaker.failed(rule, at_ms, "connection: refused", probe=0, jitter=0.0)
@@ -35,13 +35,13 @@ def after(*failures_ms: int, rule: BreakerRule = RULE) -> Breaker:
         ((1_000, 99_000, 999_000), BreakerRule(failures=0, after_ms=0), CLOSED),
     ],
 )
-def test_it_opens_after_enough_failures_in_a_row_over_long_enough(
+def test_it_opens_after_enough_consecutive_failures_over_enough_time(
     failures_ms: tuple[int, ...], rule: BreakerRule, state: BreakerState
 ) -> None:
     assert after(*failures_ms, rule=rule).state is state
 
 
-def test_an_answer_in_between_begins_the_count_anew() -> None:
+def test_an_answer_between_failures_resets_the_count() -> None:
     breaker = after(1_000, 6_000)
     assert breaker.answered() is False
     for at_ms in (11_000, 12_000, 20_999):
@@ -50,7 +50,7 @@ def test_an_answer_in_between_begins_the_count_anew() -> None:
     assert (breaker.failures, breaker.last_error, breaker.opened_at_ms) == (4, "timeout", 21_000)
 
 
-def test_one_probe_goes_when_the_time_is_over_and_its_answer_closes() -> None:
+def test_one_probe_is_sent_after_the_open_time_and_its_answer_closes_the_breaker() -> None:
     breaker = after(0, 5_000, 10_000)
     assert breaker.probe_at_ms == 15_000
     assert not breaker.lets_through(14_999)
@@ -63,7 +63,7 @@ def test_one_probe_goes_when_the_time_is_over_and_its_answer_closes() -> None:
     assert breaker.failures == 0
 
 
-def test_each_probe_that_fails_doubles_the_open_time_up_to_the_longest() -> None:
+def test_each_failed_probe_doubles_the_open_time_up_to_the_maximum() -> None:
     breaker = after(0, 5_000, 10_000)
     waits = []
     for _ in range(4):
@@ -74,13 +74,13 @@ def test_each_probe_that_fails_doubles_the_open_time_up_to_the_longest() -> None
     assert (breaker.failures, breaker.opened_at_ms) == (7, 10_000)
 
 
-def test_jitter_only_adds_a_tenth() -> None:
+def test_jitter_adds_at_most_a_tenth() -> None:
     breaker = after(0, 5_000)
     breaker.failed(RULE, 10_000, "", probe=0, jitter=0.999)
     assert 15_000 < breaker.probe_at_ms <= 15_500
 
 
-def test_requests_from_before_it_opened_say_nothing_new_when_they_fail_but_close_it_when_they_are_answered() -> None:
+def test_requests_from_before_the_opening_change_nothing_if_they_fail_and_close_it_if_answered() -> None:
     breaker = after(0, 5_000, 10_000)
     probe_at_ms = breaker.probe_at_ms
     assert not breaker.failed(RULE, 11_000, "timeout", probe=0, jitter=0.0)
@@ -89,7 +89,7 @@ def test_requests_from_before_it_opened_say_nothing_new_when_they_fail_but_close
     assert breaker.state is CLOSED
 
 
-def test_a_probe_that_was_never_sent_leaves_its_place_to_the_next() -> None:
+def test_a_probe_that_was_never_sent_is_followed_by_another() -> None:
     breaker = after(0, 5_000, 10_000)
     breaker.gave_up(probe=breaker.began())
     assert breaker.state is OPEN
@@ -110,7 +110,7 @@ def test_a_probe_of_an_earlier_opening_decides_nothing() -> None:
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """Requests that begin and end in any order; what was learned of the target is kept beside."""
+    """Starts and ends requests in any order, and keeps the results of the target as a model."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,12 +57,12 @@ def target(**fields: Any) -> Target:
         ("\u00e9", TEXT),
     ],
 )
-def test_a_body_that_is_json_goes_as_json_and_any_other_as_text(method: str, template: str, content_type: str) -> None:
+def test_a_json_body_is_sent_as_json_and_any_other_as_text(method: str, template: str, content_type: str) -> None:
     assert body_of(target(method=method, body_template=template)) == (content_type, template.encode())
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "HEAD", "OPTIONS"])
-def test_no_other_method_sends_a_body(method: str) -> None:
+def test_other_methods_send_no_body(method: str) -> None:
     assert body_of(target(method=method, body_template="{}")) == (None, b"")
 
 
@@ -71,7 +71,7 @@ def test_without_a_template_the_body_is_empty_and_has_no_type(template: str | No
     assert body_of(target(method="POST", body_template=template)) == (None, b"")
 
 
-def test_a_content_type_among_the_targets_own_headers_wins() -> None:
+def test_a_content_type_in_the_targets_headers_takes_precedence() -> None:
     own = (("X-A", "1"), ("content-TYPE", "application/xml"))
     request = request_of(with_target(make_call(), target(method="PUT", headers=own, body_template="{}")))
     assert request.headers[: len(own)] == own
@@ -87,14 +87,14 @@ def test_a_request_has_the_targets_method_url_and_headers() -> None:
 
 
 @given(st.integers(1, 10**15 - 1))
-def test_a_schedules_job_leads_back_to_the_schedule(number: int) -> None:
+def test_a_schedule_can_be_read_from_its_job(number: int) -> None:
     assert schedule_id_of(job_id_of(number)) == number
 
 
 @pytest.mark.parametrize(
     "job_id", ["schedule_", "schedule_x", "task_1", "1", "schedule_-1", "schedule_1 ", "schedule_²"]
 )
-def test_other_jobs_are_no_schedules(job_id: str) -> None:
+def test_other_jobs_are_not_schedules(job_id: str) -> None:
     assert schedule_id_of(job_id) is None
 
 
@@ -122,7 +122,7 @@ def test_the_first_fire_time_is_one_interval_after_the_creation() -> None:
     ("duration", "expected"),
     [(9, []), (10, [10.25]), (19, [10.25]), (20, [10.25, 20.25]), (25, [10.25, 20.25]), (30, [10.25, 20.25, 30.25])],
 )
-def test_a_window_fires_up_to_its_end_and_the_end_belongs_to_it(duration: int, expected: list[float]) -> None:
+def test_a_window_fires_up_to_and_including_its_end(duration: int, expected: list[float]) -> None:
     assert fire_times(schedule(10, duration), 0.25) == expected
 
 
@@ -145,7 +145,7 @@ def test_the_same_timing_is_the_same_trigger() -> None:
 
 
 @given(st.integers(1, MAX_SECONDS), st.none() | st.integers(1, MAX_SECONDS), st.integers(0, 10**9))
-def test_a_timing_can_be_read_from_its_schedule_again(interval: int, duration: int | None, later: int) -> None:
+def test_a_timing_can_be_read_back_from_its_schedule(interval: int, duration: int | None, later: int) -> None:
     job = schedule(interval, duration)
     assert timing_of(job) == Timing(interval, duration)
     assert timing_of(with_timing(job, Timing(interval, duration), now_ms=at(later))) == Timing(interval, duration)
@@ -176,7 +176,7 @@ def test_the_status_follows_from_the_window_the_pause_and_the_time(
     assert schedule_status(schedule(10, duration), state, at(now)) is ScheduleStatus(expected)
 
 
-def test_a_schedule_stopped_when_its_window_ended_however_late_it_is_looked_at() -> None:
+def test_a_schedule_shows_the_end_of_its_window_as_its_stop_however_late_it_is_read() -> None:
     job = schedule(10, 60)
     assert stopped_at(job, at(60.249)) is None
     assert stopped_at(job, at(60.25)) == stopped_at(job, at(10_000)) == at(60.25)
@@ -195,13 +195,15 @@ def test_a_schedule_stopped_when_its_window_ended_however_late_it_is_looked_at()
         ("INTERVAL", 1, -1, "duration_seconds"),
     ],
 )
-def test_a_timing_that_cannot_be_names_the_field(kind: str, interval: int, duration: int | None, field: str) -> None:
+def test_an_invalid_timing_is_refused_with_the_name_of_its_field(
+    kind: str, interval: int, duration: int | None, field: str
+) -> None:
     with pytest.raises(InvalidInput) as error:
         check_timing(ScheduleType(kind), interval, duration)
     assert error.value.field == field
 
 
-def test_a_duration_means_nothing_to_an_interval() -> None:
+def test_an_interval_ignores_a_duration() -> None:
     assert check_timing(ScheduleType.INTERVAL, 5, 60) == Timing(5)
     assert Timing(5).type is ScheduleType.INTERVAL
     assert check_timing(ScheduleType.WINDOW, 5, 60).type is ScheduleType.WINDOW

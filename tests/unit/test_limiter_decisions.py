@@ -1,4 +1,4 @@
-"""What the gate decides about one attempt, value by value: permits, marks, what is counted and what is shown."""
+"""Decisions of the limiter about one attempt, compared with expected values: permits, marks, counts and metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUICK = EngineSettings(breaker_failures=2, breaker_after_seconds=0.0, breaker_op
 
 @pytest.fixture(autouse=True)
 def _half(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is drawn at random is always a half."""
+    """Replace every random number with 0.5."""
     monkeypatch.setattr("scheduler_core.node.dispatch.limiter.random.random", lambda: 0.5)
 
 
@@ -65,7 +65,7 @@ def test_a_full_share_holds_back_until_a_slot_is_likely_to_be_free() -> None:
     world = World()
     permits = [world.permit() for _ in range(5)]
     assert all(permit.probe == 0 for permit in permits)
-    # No request has ended: 50 ms are guessed, five go at once, and 10 ms is the least wait.
+    # No request has ended: the estimate is 50 ms for five at once, and the shortest wait is 10 ms.
     assert world.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.011), ORIGIN)
     assert world.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.021), ORIGIN)
     assert world.value("cronpost_held_back_total", reason="limit") == 2.0
@@ -86,7 +86,7 @@ def test_a_mark_with_a_place_keeps_it_while_the_target_is_full() -> None:
     assert not world.held(hold=replace(placed, placed=False)).placed
 
 
-def test_a_target_at_which_nothing_ends_is_taken_to_be_as_slow_as_that() -> None:
+def test_the_age_of_open_requests_raises_the_estimate_of_the_target() -> None:
     world = World()
     for _ in range(5):
         world.permit()
@@ -97,7 +97,7 @@ def test_a_target_at_which_nothing_ends_is_taken_to_be_as_slow_as_that() -> None
     assert world.held().until_ms == at(0.8) + 160 + 1
 
 
-def test_a_job_asks_for_less_than_its_share() -> None:
+def test_a_job_can_set_a_limit_below_its_share() -> None:
     world = World()
     world.permit(max_in_flight=2)
     world.permit(max_in_flight=2)
@@ -105,7 +105,7 @@ def test_a_job_asks_for_less_than_its_share() -> None:
     assert isinstance(world.ask(max_in_flight=3), Permit)
 
 
-def test_a_rate_gives_each_that_it_holds_back_a_place() -> None:
+def test_a_rate_gives_each_held_back_attempt_a_place() -> None:
     world = World()
     assert isinstance(world.ask(rate=2.0), Permit)
     assert world.held(rate=2.0) == HeldBack(HoldReason.RATE, at(0), at(0.501), ORIGIN, placed=True)
@@ -124,14 +124,14 @@ def test_a_rate_is_shared_by_the_nodes() -> None:
     assert world.held(rate=2.0).until_ms == at(1.501)
 
 
-def test_a_line_that_is_too_long_gives_no_more_places() -> None:
+def test_a_queue_that_is_too_long_gives_no_more_places() -> None:
     world = World()
     assert isinstance(world.ask(rate=0.02), Permit)
     assert world.held(rate=0.02) == HeldBack(HoldReason.RATE, at(0), at(50.001), ORIGIN, placed=True)
     assert world.held(rate=0.02) == HeldBack(HoldReason.RATE, at(0), at(45), ORIGIN)
 
 
-def test_a_request_of_a_job_without_a_rate_counts_for_those_that_have_one() -> None:
+def test_a_request_of_a_job_without_a_rate_counts_for_jobs_with_a_rate() -> None:
     world = World()
     assert isinstance(world.ask(rate=2.0), Permit)
     world.clock.advance(500)
@@ -139,14 +139,14 @@ def test_a_request_of_a_job_without_a_rate_counts_for_those_that_have_one() -> N
     assert world.held(rate=2.0).until_ms == at(1.001)
 
 
-def test_the_rate_of_the_settings_holds_for_every_job() -> None:
+def test_the_rate_in_the_settings_applies_to_every_job() -> None:
     world = World(EngineSettings(target_rate=1.0))
     assert isinstance(world.ask(), Permit)
     assert world.held().until_ms == at(1.001)
     assert world.held(rate=0.5).until_ms == at(2.001), "the stricter of the two"
 
 
-def test_a_breaker_opens_after_failures_in_a_row_and_its_probe_goes_when_it_is_time() -> None:
+def test_a_breaker_opens_after_consecutive_failures_and_sends_its_probe_when_due() -> None:
     world = World(QUICK)
     world.fail()
     assert world.limiter.breakers() == []
@@ -194,7 +194,7 @@ def test_a_breaker_opens_after_failures_in_a_row_and_its_probe_goes_when_it_is_t
         (OutcomeKind.INTERNAL, False),
     ],
 )
-def test_only_what_got_no_answer_speaks_against_a_target(kind: OutcomeKind, opens: bool) -> None:
+def test_only_attempts_without_an_answer_count_as_failures_of_a_target(kind: OutcomeKind, opens: bool) -> None:
     world = World(QUICK)
     world.fail(kind, message="")
     world.fail(kind, message="")
@@ -202,7 +202,7 @@ def test_only_what_got_no_answer_speaks_against_a_target(kind: OutcomeKind, open
 
 
 @pytest.mark.parametrize("outcome", [None, Outcome(OutcomeKind.BLOCKED, 1.0)], ids=["never sent", "blocked"])
-def test_a_probe_that_says_nothing_about_its_target_makes_way_for_another(outcome: Outcome | None) -> None:
+def test_a_probe_without_a_result_about_its_target_is_followed_by_another(outcome: Outcome | None) -> None:
     world = World(QUICK)
     world.fail()
     world.fail()
@@ -211,7 +211,7 @@ def test_a_probe_that_says_nothing_about_its_target_makes_way_for_another(outcom
     assert world.permit().probe == 2
 
 
-def test_an_attempt_whose_target_becomes_known_later_keeps_its_slot_and_may_be_the_probe() -> None:
+def test_an_attempt_whose_target_is_resolved_later_keeps_its_slot_and_can_be_the_probe() -> None:
     world = World(QUICK)
     work = Work(make_job(), make_run(), make_state())
     permit = world.permit(None)
@@ -233,7 +233,7 @@ def test_an_attempt_whose_target_becomes_known_later_keeps_its_slot_and_may_be_t
     assert (world.limiter._open, world.limiter._targets.of(URL).open) == (0, 0)
 
 
-def test_only_a_quick_target_with_many_open_requests_is_saturated() -> None:
+def test_only_a_fast_target_with_many_open_requests_is_saturated() -> None:
     for slots, latency, saturated in (
         (2 * SATURATED_OPEN, 50.0, True),
         (2 * SATURATED_OPEN, 50.1, False),
@@ -252,7 +252,7 @@ def test_only_a_quick_target_with_many_open_requests_is_saturated() -> None:
             assert world.limiter.batch(5, lambda: None) == 5, "it has waited long enough"
 
 
-def test_a_claim_that_brings_less_than_asked_for_ends_the_saturation() -> None:
+def test_a_claim_that_returns_fewer_jobs_than_requested_ends_the_saturation() -> None:
     world = World(slots=2 * SATURATED_OPEN)
     world.limiter.release(world.permit(), answered(200))
     while isinstance(world.ask(), Permit):
@@ -264,7 +264,7 @@ def test_a_claim_that_brings_less_than_asked_for_ends_the_saturation() -> None:
     assert world.limiter.batch(5, lambda: None) == 5
 
 
-def test_a_rate_already_in_use_is_its_own_and_of_others_the_next_stricter_serves() -> None:
+def test_a_rate_in_use_is_applied_itself_and_another_rate_uses_the_next_stricter() -> None:
     rates = {float(rate): Rate(due_ms=1e9) for rate in range(1, RATES_PER_TARGET + 1)}
     most = float(RATES_PER_TARGET)
     assert rates_for(rates, [2.0], now_ms=0, nodes=1) == {2.0}

@@ -38,16 +38,16 @@ def request(job: Job | None = None, run: Run | None = None, **state: Any) -> Req
     return request_of(call(job, run, **state))
 
 
-def test_a_request_carries_what_a_runner_needs_and_the_payload_of_its_job() -> None:
+def test_a_request_has_the_run_headers_and_the_payload_of_its_job() -> None:
     assert request() == Request("POST", "http://runner.test/", HEADERS, b'{"a": 1}', 5_000)
 
 
-def test_a_run_with_a_payload_of_its_own_sends_that() -> None:
+def test_a_run_with_its_own_payload_sends_it() -> None:
     assert request(run=make_run(payload=b"")).body == b""
     assert request(run=make_run(payload=b"own")).body == b"own"
 
 
-def test_the_headers_follow_the_run() -> None:
+def test_the_headers_depend_on_the_run() -> None:
     run = make_run(10.25, id="OTHER", attempt=4, reason=Reason.CONTINUATION)
     found = dict(request(make_job("a b/ü"), run, last_success_ms=at(0)).headers)
     assert found == dict(HEADERS) | {
@@ -103,7 +103,7 @@ def test_a_named_target_sends_its_own_request_with_the_headers_of_the_run() -> N
 
 
 @pytest.mark.parametrize("base", ["http://api.test", "http://api.test/", "http://api.test//"])
-def test_a_callback_adds_where_and_by_what_right_to_say_how_the_run_ended(base: str) -> None:
+def test_a_callback_adds_the_callback_urls_and_the_token(base: str) -> None:
     assert request_of(with_callback(call(), base, "token")) == replace(
         request(),
         headers=(
@@ -131,5 +131,5 @@ def test_only_a_plain_job_needs_nothing_but_its_claim(
     assert needs_nothing_else(Work(make_job(**job), make_run(), make_state(10, **state))) is nothing
 
 
-def test_a_fault_of_our_own_is_an_outcome_with_its_name() -> None:
+def test_an_internal_error_is_an_outcome_with_the_name_of_the_exception() -> None:
     assert failure(ValueError("bad")) == Outcome(OutcomeKind.INTERNAL, 0.0, message="ValueError: bad")
