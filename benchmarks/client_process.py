@@ -2,7 +2,7 @@
 
 No scheduler on the same core can be faster, so this is a yardstick. ``python -m benchmarks.client_process NAME PORT
 SECONDS`` keeps a request open on each of 50 connections, and prints a ``Sent`` as JSON. It runs under the interpreter
-that has the client: that of the peers, or Cronpost's own.
+that has the client installed: the peers' or Cronpost's.
 """
 
 from __future__ import annotations

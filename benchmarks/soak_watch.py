@@ -27,8 +27,8 @@ MAX_SLOPE = 5.0
 SURE = 2.0
 """Standard errors of a slope. A slope below that may be zero."""
 BATCH_MINUTES = 0.5
-"""Neighbouring samples of a saw-tooth are not independent, so the standard error is that of the means of this many
-minutes."""
+"""Neighbouring samples of a saw-tooth are not independent, so the standard error is computed from means over
+this many minutes."""
 NOISE, NOISE_MB = 10.0, 0.5
 """A size whose line adds less than this many things (or megabytes) in 10 minutes is flat, however small it is."""
 STAYS = ("meta", "counts", "nodes", "claims", "lane:batch", "lane:settings", "catalogue:counters")

@@ -17,7 +17,7 @@ UNSET = ("timezone", "retry_already_running", "recovery_check", *POLICY_FIELDS)
 
 
 def job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add one option for each field of a job to a command; its name is that of the field."""
+    """Add one option for each field of a job to a command, named after the field."""
     options: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         click.option("--endpoint", help="URL of the runner."),
         click.option("--cron", "cron", help="Cron expression: 5, 6 (seconds first) or 7 fields, or a macro."),

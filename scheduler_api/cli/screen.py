@@ -1,6 +1,6 @@
 """Writes the output of a running server to the terminal without blocking.
 
-A stopped terminal (Ctrl-S), or a pipe that nobody reads, must not stop the event loop. Commands that print a result and
+A stopped terminal (Ctrl-S), or a pipe without a reader, must not stop the event loop. Commands that print a result and
 exit use ``click.echo`` instead.
 """
 

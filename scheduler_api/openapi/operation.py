@@ -73,11 +73,11 @@ class Operation(msgspec.Struct, frozen=True):
     """Its name in generated clients."""
     summary: str
     answers: Answers
-    """Without those of the layers around all endpoints, which ``document`` adds."""
+    """The endpoint's own answers; ``document`` adds those of the middleware."""
     description: str = ""
     security: Literal["key", "open", "run_token"] = "key"
     parameters: Sequence[Parameter] = ()
-    """Those of the path are added from ``PATH_PARAMETERS``."""
+    """Without path parameters, which ``PATH_PARAMETERS`` adds."""
     body: Any = None
     body_required: bool = True
 

@@ -1,8 +1,8 @@
 """Starts, monitors, restarts and drains the node processes of ``cronpost serve --nodes N``.
 
 One process fires on one core. With more than one node, this process serves the API and supervises, and N children only
-fire (docs/decisions/0016-nodes-of-one-server.md). Each child is ``cronpost node`` on the same Redis, and is independent
-of the others as nodes on other machines are.
+fire (docs/decisions/0016-nodes-of-one-server.md). Each child is ``cronpost node`` on the same Redis, and is as
+independent of the others as a node on another machine.
 
 One task for each slot starts the child, waits for its end and starts it again, so there are never more than N.
 """

@@ -91,7 +91,7 @@ class RedisCheck:
         return None
 
     async def look(self, store: Shards[RedisStore]) -> str | None:
-        """Check once and set ``fault``. Returns a finding that waiting does not mend; None if there is none."""
+        """Check once and set ``fault``. Returns a finding that waiting cannot fix, or None."""
         try:
             infos = await store.server_infos()
         except StoreRefused as error:

@@ -165,7 +165,7 @@ def _repeated(body: bytes) -> InvalidInput:
         names = [name for name, _ in pairs]
         return next((name for name in names if names.count(name) > 1), "")
 
-    # Called for the innermost objects first, so the last result is that of the outermost.
+    # Called for the innermost objects first, so the last result belongs to the outermost.
     name = json.loads(body, object_pairs_hook=first_repeated, parse_int=str, parse_float=str)
     return InvalidInput(f"the field {name[:100]!r} is given twice", field=name[:100])
 

@@ -112,7 +112,7 @@ def show_policies(job: Job) -> dict[str, Any]:
 
 
 def described_policies(*, sent: bool) -> list[tuple[str, Any, Any]]:
-    """The optional fields of a job for ``defstruct``, as they stand in a body that is ``sent``, or in an answer."""
+    """Return the optional fields of a job for ``defstruct``, as in a body that is ``sent`` or as in an answer."""
 
     def part(name: str, rows: Sequence[Row], description: str) -> tuple[str, Any, Any]:
         fields = [(row.name, row.described(sent=sent), *((UNSET,) if sent else ())) for row in rows]

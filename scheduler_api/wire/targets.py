@@ -36,7 +36,7 @@ def target_of(fields: Fields, old: Target | None = None) -> Target:
             refuse_repeated(bytes(fields["headers"]), path="headers.")
         headers = None if sent is None else kinds.check_headers(url, sent)
     elif headers is not None and scheme_of(url) != scheme_of(target.url):
-        headers = kinds.check_headers(url, dict(headers))  # those of a target that changes its kind
+        headers = kinds.check_headers(url, dict(headers))  # the URL's kind changes: check the stored headers
     if "body_template" in fields:
         template = required(fields, "body_template", str | None, "a string or null")
     return Target(

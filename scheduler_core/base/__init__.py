@@ -1,4 +1,4 @@
-"""What every part of Cronpost uses: settings, errors, logging, metrics, the clock, and small text formats.
+"""Modules that every part of Cronpost uses: settings, errors, logging, metrics, the clock, and small text formats.
 
-Everything may import this folder; it imports nothing else of the project. Nothing here knows jobs, runs or Redis keys.
+Every folder may import this one; it imports no other. Jobs, runs and Redis keys do not belong here.
 """

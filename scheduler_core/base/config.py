@@ -63,7 +63,7 @@ class ApiSettings(Section, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(
             description="Host names under which clients may use a server without API keys, besides IP addresses "
-            "and localhost, comma-separated; *.example.com stands for all names below example.com. "
+            "and localhost, comma-separated; *.example.com matches all names below example.com. "
             "List only names that you control: web pages of a listed name can use this server from a "
             "browser."
         ),
@@ -108,7 +108,7 @@ class ApiSettings(Section, frozen=True, kw_only=True):
 
 
 class StoreSettings(Section, frozen=True, kw_only=True):
-    """Where the state lives."""
+    """The Redis that stores the state."""
 
     name: ClassVar[str] = "store"
 
@@ -400,7 +400,7 @@ class ProcessSettings(Section, frozen=True, kw_only=True):
 
 
 class LogSettings(Section, frozen=True, kw_only=True):
-    """What is logged, and how."""
+    """Level and format of the log."""
 
     name: ClassVar[str] = "log"
 

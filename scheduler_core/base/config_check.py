@@ -8,7 +8,7 @@ from scheduler_core.base.config import Settings
 from scheduler_core.base.errors import ConfigError
 
 HEARTBEATS_PER_LEASE = 3
-"""A node may miss two beats in a row (a slow Redis, a busy machine) before the others take it for dead."""
+"""A node may miss two beats in a row (a slow Redis, a busy machine) before other nodes count it as dead."""
 
 
 def check_settings(settings: Settings) -> None:

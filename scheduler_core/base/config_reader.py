@@ -122,7 +122,7 @@ def _name_of_variable(variable: str) -> str:
 
 
 def _old_names_first(texts: Mapping[str, str], name_of: Callable[[str], str]) -> list[tuple[str, str]]:
-    """Return the items with those of renamed settings in front: of an old and a new name in one place, the new wins."""
+    """Return the items, renamed settings first. If one source has the old and the new name, the new one wins."""
     return sorted(texts.items(), key=lambda item: name_of(item[0]) not in RENAMED)
 
 

@@ -188,9 +188,9 @@ def _configure_structlog(render: Renderer, out: LogOutput, level: int, *, cache:
 
 
 def _writer_of_errors(render: Renderer) -> LineWriter | None:
-    """The thread that writes to standard error; None where that is not a file of the system (inside a test).
+    """Start the thread that writes to standard error; None if that has no file descriptor (inside a test).
 
-    Whatever else Python writes there by itself comes the same way: written directly, it would wait for the reader.
+    Python's own output to standard error also goes through this thread, because a direct write would block.
     """
     try:
         descriptor = sys.stderr.fileno()

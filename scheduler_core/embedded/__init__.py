@@ -4,7 +4,7 @@ All files are in ``<data directory>/redis`` (mode 0700): the append-only file, t
 No TCP port is opened, so file permissions decide who can use this Redis. Known Lua faults of older Redis versions help
 only users who can read the data anyway.
 
-Two ``flock`` locks decide who owns the directory. The system releases them when their holder dies:
+Two ``flock`` locks decide who owns the directory. The system releases them when the process that holds them ends:
 
 * ``server.lock`` is held by the Cronpost process. A second server finds it locked and stops.
 * ``redis.lock`` is inherited by the redis-server. If a process holds the first lock and finds this one locked, a killed
@@ -12,7 +12,7 @@ Two ``flock`` locks decide who owns the directory. The system releases them when
   append-only file.
 
 On Linux the child gets SIGTERM when Cronpost dies (``PR_SET_PDEATHSIG``), writes its data and exits. The signal is
-bound to the *thread* that started the child, so that thread waits for the child as long as it lives.
+bound to the *thread* that started the child, so that thread waits until the child ends.
 """
 
 from scheduler_core.embedded.directory import ask

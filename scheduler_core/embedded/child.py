@@ -71,7 +71,7 @@ class Child:
         self.ended.set()
 
     def end(self, seconds: float) -> None:
-        """Ask it to end, then after ``seconds`` make it; return when it is gone."""
+        """Send SIGTERM, and SIGKILL after ``seconds``. Return when the child has ended."""
         if not self.ended.is_set():
             self.process.terminate()
             if not self.ended.wait(seconds):

@@ -112,7 +112,7 @@ class DataDirectory:
             os.close(lock)
             raise
 
-    # The socket. Its path may be too long for the system; then it lies in a directory of its own with a short path,
+    # The socket. Its path may be too long for the system; then it is in a separate directory with a short path,
     # to which redis.sock in the data directory is a symbolic link.
 
     def _recorded_socket(self) -> Path:

@@ -52,7 +52,7 @@ class EmbeddedRedis:
     @property
     def lock(self) -> int | None:
         """The descriptor that holds the data directory, or None before the start. A child that inherits it holds the
-        directory too: no other server begins while that child lives."""
+        directory too: no other server starts while that child runs."""
         return self._directory.lock
 
     @property
@@ -244,7 +244,7 @@ class EmbeddedRedis:
         file = self.directory / "appendonly.aof"
         can_be_cut = "error in RDB" not in tail
         if manifest.exists():
-            # Only the last file may be cut: what is in later ones builds on it. It is named instead of the manifest,
+            # Only the last file may be cut: later files build on earlier ones. It is named instead of the manifest,
             # because Valkey's tool (9.1) cannot read the snapshot at the head of its own append-only file.
             names = re.findall(r"^file (\S+) .*type i", manifest.read_text("utf-8", "replace"), re.MULTILINE)
             can_be_cut = can_be_cut and bool(names) and f"append only file {names[-1]}" in tail

@@ -114,7 +114,7 @@ def job_id_of(schedule_id: int) -> str:
 
 
 def schedule_id_of(job_id: str) -> int | None:
-    """Return the id of the schedule; None if the job is no schedule."""
+    """Return the id of the schedule; None if the job is not a schedule."""
     digits = job_id.removeprefix(_PREFIX)
     if digits == job_id or not (digits.isascii() and digits.isdecimal() and len(digits) <= 15):
         return None

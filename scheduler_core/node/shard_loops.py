@@ -115,7 +115,7 @@ class NodeShard:
                     log.warning(STORE_LOST, service="start", fault=error.code, detail=str(error))
                 self.start_fault = str(error)
             except Exception as error:
-                # Never give up here: the node would do nothing for ever, and no one would notice.
+                # Always try again: otherwise the node would stay idle without any sign of it.
                 self.start_fault = f"the node cannot start: {type(error).__name__}: {error}"
                 log.exception(SERVICE_FAILED, service="start")
             await self._clock.sleep(pause)

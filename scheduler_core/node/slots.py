@@ -73,7 +73,7 @@ class SlotPool:
             self.freed()
 
     def cancel_wait(self, wake: Callable[[], None]) -> None:
-        """Wait in line no longer. The next one may be waiting for the caller to take what is free."""
+        """Leave the line and wake the next claimer: it may be waiting for the caller to take a free slot."""
         if wake in self._waiting:
             del self._waiting[wake]
             self.freed()
@@ -106,7 +106,7 @@ class SlotPool:
         return False
 
     def end_trial(self, wake: Callable[[], None]) -> None:
-        """The caller holds no suspect and waits for none any more: the next one in line is woken."""
+        """End the caller's trial or its wait for one, and wake the next claimer in line."""
         self._waiting_for_trial.pop(wake, None)
         if self._trial == wake:
             self._trial = None

@@ -61,7 +61,7 @@ def plan_claim(
     store_id: str,
     now_ms: int | None = None,
 ) -> Work | Transition:
-    """Decide what a claimed job does: a run to deliver, or a transition when there is none.
+    """Decide what a claimed job does: a run to deliver, or a transition if no run starts.
 
     ``downtimes``: periods without a living node, oldest first. ``now_ms``: the time of this claim, used as the end of
     runs that end now; the choice of the run does not depend on it.

@@ -1,4 +1,4 @@
-"""The fire times of a job: those of its trigger, cut to the bounds and shifted by the jitter of its policies.
+"""The fire times of a job: its trigger's times within the job's bounds, shifted by its jitter.
 
 The rule: a *nominal* time is one that the trigger yields. ``starts_at_ms`` and ``ends_at_ms`` bound the nominal times,
 both bounds included. Each remaining time is shifted by the job's offset, which lies in ``[0, jitter_ms)`` and does not
@@ -76,7 +76,7 @@ class BoundedTrigger:
         self._end_ms = last if ends_at_ms is None else min(ends_at_ms, last)
 
     def next_after(self, after_ms: int) -> int | None:
-        """Return the first fire time later than ``after_ms``, or None if there is none up to the end."""
+        """Return the first fire time later than ``after_ms``, or None after the last one."""
         found = self._trigger.next_after(max(after_ms - self._offset_ms, self._before_ms))
         return None if found is None or found > self._end_ms else found + self._offset_ms
 

@@ -162,6 +162,6 @@ class CatalogueStore(TargetReader, Protocol):
         ...
 
     async def duties(self, *, now_ms: int, old_ms: int, period_ms: int, limit: int = 200) -> Duties:
-        """Return what was left unfinished for longer than ``old_ms``, and whether this caller has the turn to compare
-        all schedules with their jobs, which comes once in ``period_ms``."""
+        """Return what was left unfinished for longer than ``old_ms``, and whether this caller has to compare all
+        schedules with their jobs, which one caller does in each ``period_ms``."""
         ...

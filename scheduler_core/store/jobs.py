@@ -23,7 +23,7 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 class StoredJob(msgspec.Struct, frozen=True):
-    """A job as it was read, with what a change of it is checked against."""
+    """A job as it was read, with the snapshot that a change is checked against."""
 
     snapshot: Snapshot
     tag: bytes
@@ -126,8 +126,8 @@ class JobStore(Protocol):
         """Create those of these jobs (no id twice, at most 1000) under whose ids nothing is stored: no job, no
         tombstone, no open child run.
 
-        Returns None for each job that was created; for the others what is stored, or ``large`` if that does not fit
-        into one reply: read it by itself.
+        Returns None for each job that was created; for each other job the stored job, or ``large`` if that does not
+        fit into one reply: read it alone.
         """
         ...
 

@@ -79,7 +79,7 @@ class CronTrigger:
         self._older: tuple[int, int] = (0, 0)
 
     def next_after(self, after_ms: int) -> int | None:
-        """The first fire time later than ``after_ms``, or None when there is none up to the last year."""
+        """Return the first fire time later than ``after_ms``, or None if none follows up to the last year."""
         start, end = self._recent
         if start <= after_ms < end:
             return end
@@ -141,7 +141,7 @@ class CronTrigger:
             return 0
         return (day - FIRST_DAY) * self._clock.per_day + self._clock.count_until(time)
 
-    # Wall seconds that match, whatever the zone's clocks do.
+    # Wall seconds that match, independent of the zone.
 
     def _wall_from(self, wall: int) -> int | None:
         day, time = divmod(wall, DAY)

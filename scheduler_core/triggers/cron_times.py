@@ -36,7 +36,7 @@ class TimesOfDay:
         return count + bisect_left(seconds, second + 1)
 
     def first_from(self, time: int) -> int | None:
-        """The first matching time at or after ``time``, or None if the day has none left."""
+        """Return the first matching time of the day at or after ``time``, or None."""
         hours, minutes, seconds = self._hours, self._minutes, self._seconds
         hour, rest = divmod(time, 3600)
         minute, second = divmod(rest, 60)
@@ -57,7 +57,7 @@ class TimesOfDay:
         return None if at == len(hours) else hours[at] * 3600 + minutes[0] * 60 + seconds[0]
 
     def last_until(self, time: int) -> int | None:
-        """The last matching time at or before ``time``, or None if the day has none so far."""
+        """Return the last matching time of the day at or before ``time``, or None."""
         hours, minutes, seconds = self._hours, self._minutes, self._seconds
         hour, rest = divmod(time, 3600)
         minute, second = divmod(rest, 60)

@@ -1,4 +1,4 @@
-"""Upserts many jobs with few scripts. The result is that of single upserts, one after the other.
+"""Upserts many jobs with few scripts. The result is the same as with single upserts, one after the other.
 
 One script per chunk creates all new jobs without reading them first. It returns the stored documents of the other jobs:
 an equal definition needs no write; other changes are planned from these documents and written together. A job that

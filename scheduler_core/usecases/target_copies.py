@@ -58,7 +58,7 @@ class TargetCopier:
         for mark in marks:
             target_id = mark.partition(" ")[0]
             try:
-                if target_id.isdecimal() and len(target_id) <= 15:  # else it is no mark of ours
+                if target_id.isdecimal() and len(target_id) <= 15:  # else it is not our mark
                     await self.copy(int(target_id))
             except CronpostError:
                 continue  # a shard is away; the others have their copies

@@ -29,7 +29,7 @@ DEFAULT_DENY: Final[tuple[tuple[str, str], ...]] = (
     ("ff00::/8", "multicast"),
     ("255.255.255.255/32", "broadcast"),
     ("240.0.0.0/4", "reserved"),
-    # Metadata and host services that live outside the link-local range.
+    # Metadata and host services outside the link-local range.
     ("100.100.100.200/32", "cloud metadata"),  # Alibaba Cloud
     ("168.63.129.16/32", "cloud metadata"),  # Azure
     ("192.0.0.192/32", "cloud metadata"),  # Oracle Cloud
@@ -163,7 +163,7 @@ def refusal_text(reason: str) -> str:
 
 def _leads_to(address: Address, own: str) -> bool:
     """Return whether a connection to ``address`` may reach a server that listens on ``own``. All loopback addresses
-    count as one, because ``localhost`` resolves to that of IPv4 and to that of IPv6."""
+    count as one, because ``localhost`` resolves to an IPv4 and to an IPv6 address."""
     listening = _address(own)
     if listening is None:
         return False

@@ -32,7 +32,7 @@ _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 _TRANSPORT_HEADERS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 _METHOD: Final = re.compile(r"[A-Z]+\Z")
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*")
-"""What percent-encoding leaves as it is (RFC 3986, 2.3)."""
+"""Characters that percent-encoding does not change (RFC 3986, 2.3)."""
 
 
 class Request(msgspec.Struct, frozen=True):

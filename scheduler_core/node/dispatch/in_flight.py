@@ -1,6 +1,6 @@
 """One attempt in flight, from the claimed job until its result is passed on.
 
-It is no task and no future: the arrival of the answer calls ``InFlight.finish``. The reasons and the cost are in
+It is neither a task nor a future: the arrival of the answer calls ``InFlight.finish``. The reasons and the cost are in
 docs/decisions/0017-attempts-without-tasks.md.
 """
 

@@ -66,7 +66,7 @@ class ClockWatch:
         ahead = self._clock.wall_offset_ms() / 1000
         self._metrics.clock_offset.set(ahead)
         if self._clock.in_doubt:
-            return  # if both clocks were set together, they differ only until the jump is believed
+            return  # if both clocks were set together, they differ only until the jump is accepted
         if abs(ahead) <= DIFFERENCE_SECONDS:
             self.warnings.pop(DIFFERENCE, None)
             return

@@ -71,7 +71,7 @@ class Heartbeat(Service):
         self._node = node
         self._store = store
         self._redis_clock = clock
-        # After an outage every node has to send a heartbeat before the others may take it for dead.
+        # After an outage every node has to send a heartbeat before the others may count it as dead.
         self.longest_pause = node.settings.heartbeat_seconds
 
     async def beat(self, *, starting: bool = False, sole: bool = False) -> None:

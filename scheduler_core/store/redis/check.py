@@ -14,21 +14,21 @@ OLDEST_VERSION = (6, 2)
 
 
 def check_servers(infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:
-    """Check the servers that returned these INFOs: the master, or those of a Cluster; fatal findings first."""
+    """Check the servers that returned these INFOs: the master, or the servers of a Cluster; fatal findings first."""
     found = [finding for info in infos for finding in check_server(info, topology)]
     return sorted(dict.fromkeys(found), key=lambda finding: not finding.fatal)
 
 
 def wrong_scheme(error: StoreRefused, topology: Topology) -> str | None:
-    """Explain an error that means that the URL's scheme does not fit: the servers are no Cluster, or no Sentinels."""
+    """Explain an error that a wrong URL scheme causes: the servers are not a Cluster, or not Sentinels."""
     text = str(error)
     if topology is Topology.CLUSTER and "cluster support disabled" in text:
         return (
-            "CRONPOST_REDIS_URL is that of a Cluster, and this Redis is none: "
-            "it has to begin with redis:// (or rediss://)"
+            "CRONPOST_REDIS_URL is the URL of a Cluster, but this Redis is not a Cluster: "
+            "the URL must begin with redis:// (or rediss://)"
         )
     if topology is Topology.SENTINEL and "unknown command" in text and "sentinel" in text.lower():
-        return "CRONPOST_REDIS_URL names servers that are no Sentinels: it has to begin with redis:// (or rediss://)"
+        return "CRONPOST_REDIS_URL names servers that are not Sentinels: it must begin with redis:// (or rediss://)"
     return None
 
 
@@ -43,15 +43,15 @@ def check_server(info: Mapping[str, Any], topology: Topology = Topology.SINGLE) 
     if topology is not Topology.CLUSTER and str(info.get("cluster_enabled", "0")) == "1":
         findings.append(
             Finding(
-                "Redis runs as a Cluster, and CRONPOST_REDIS_URL is that of a single server: "
-                "it has to begin with redis+cluster:// (or rediss+cluster://)",
+                "Redis runs as a Cluster, but CRONPOST_REDIS_URL is the URL of a single server: "
+                "it must begin with redis+cluster:// (or rediss+cluster://)",
                 fatal=True,
             )
         )
     if str(info.get("redis_mode", "")) == "sentinel":
         findings.append(
             Finding(
-                "This is a Sentinel, and CRONPOST_REDIS_URL is that of a server: it has to be "
+                "This is a Sentinel, but CRONPOST_REDIS_URL is the URL of a server: it must be "
                 "redis+sentinel://host:port,host:port/master-name",
                 fatal=True,
             )
@@ -69,18 +69,18 @@ def check_server(info: Mapping[str, Any], topology: Topology = Topology.SINGLE) 
         findings.append(
             Finding(
                 f"Redis's maxmemory-policy is {policy}: short of memory, it would delete the history of jobs early, "
-                "never the jobs. noeviction is what is meant",
+                "never the jobs. Set it to noeviction",
                 fatal=False,
             )
         )
     if str(info.get("role", "master")) == "slave":
         findings.append(
-            Finding("Redis is a replica, and takes no writes until it becomes the master: check the URL", fatal=False)
+            Finding("Redis is a replica and refuses writes until it becomes the master: check the URL", fatal=False)
         )
     if str(info.get("aof_enabled", "1")) == "0":
         findings.append(
             Finding(
-                "Redis's append-only file is off: if Redis dies, what was accepted since its last snapshot is lost. "
+                "Redis's append-only file is off: if Redis dies, all changes since its last snapshot are lost. "
                 "Set appendonly yes",
                 fatal=False,
             )

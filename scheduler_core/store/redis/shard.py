@@ -82,7 +82,7 @@ class RedisShard:
     async def number_of_shards(self, number: int) -> int:
         stored = await self.run(OPEN_SHARDS, OpenShardsArgs(number=number))
         if not stored.isdigit() or len(stored) > 4:
-            raise StoreRefused(f"the field shards of {self._keys.meta} is no number of shards; put the right one there")
+            raise StoreRefused(f"the field shards of {self._keys.meta} is not a number of shards; correct it")
         return int(stored)
 
     async def run(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:

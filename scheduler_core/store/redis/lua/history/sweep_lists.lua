@@ -1,7 +1,7 @@
 -- needs: lists
--- Drop the lists of jobs that are gone and have no record left.
+-- Drop the lists of deleted jobs that have no record left.
 --
--- Guarantee: that of lib/lists.lua; the history of a deleted job can be read until its records are trimmed. Without
+-- Guarantee: as in lib/lists.lua; the history of a deleted job can be read until its records are trimmed. Without
 -- this, a million jobs that run once would leave a million lists. Running it again changes nothing.
 --
 -- KEYS

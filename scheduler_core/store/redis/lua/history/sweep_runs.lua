@@ -49,7 +49,7 @@ local function oldest(sets, limit, before)
   return found
 end
 
--- Take them out until so many bytes are freed (nil: all of them); how many bytes were.
+-- Remove rows until ``wanted`` bytes are freed (nil: all rows); returns the bytes freed.
 local function trim(rows, wanted)
   local freed = 0
   for _, row in ipairs(rows) do

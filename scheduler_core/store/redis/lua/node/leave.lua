@@ -1,6 +1,6 @@
 -- Remove the entry of a node that stops, and record its last beat as now.
 --
--- Guarantee: the time after this beat, while no other node lives, is downtime at the next start.
+-- Guarantee: the time after this beat, while no other node is alive, is downtime at the next start.
 --
 -- KEYS
 --   1 nodes   sorted set: node id -> last beat
