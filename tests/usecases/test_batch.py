@@ -1,4 +1,4 @@
-"""Many upserts at once leave what the same upserts one after the other leave."""
+"""A batch of upserts stores the same values as the same upserts one after the other."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LEASE = f"7 node 7 {at(0)} 0 {at(0)} 1"
 
 
 class Side:
-    """A service on keys of its own."""
+    """A job service with its own key prefix."""
 
     def __init__(self, url: str, prefix: str) -> None:
         self.store = RedisStore(connect(url), keys=Keys(prefix=prefix))
@@ -57,7 +57,7 @@ class Side:
         return self.store.client
 
     async def put(self, job: Job | bytes | None, state: JobState | None, *, job_id: str, lease: str = "") -> None:
-        """What was stored before."""
+        """Store a job, its state and its lease, as they were before the batch."""
         k = self.store.keys
         if job is not None:
             await self.redis.hset(k.jobs, job_id, job if isinstance(job, bytes) else encode_job(job))
@@ -69,7 +69,7 @@ class Side:
             await self.redis.hset(k.leases, job_id, lease)
 
     async def content(self) -> dict[str, Any]:
-        """All that is stored, without the tags of states and the prefix."""
+        """All stored values, without the prefix of the keys and the tags of the states."""
         found: dict[str, Any] = {}
         prefix = self.store.keys.prefix
         for raw in sorted(await self.redis.keys(f"{prefix}:*")):
@@ -125,7 +125,7 @@ async def _before(side: Side, kinds: list[str]) -> None:
         elif kind == "leased":
             await side.put(None, None, job_id=job_id, lease=LEASE)
         elif kind == "left over":
-            # Its job, which allowed overlap, is gone; whoever deleted it died before its runs were told.
+            # A child run whose job was deleted by a process that died before it cancelled the job's child runs.
             claim_key = child_id(job_id, f"RUN{job_id}")
             await side.put(job, JobState(open=retrying(-10, 5, id=f"RUN{job_id}"), child=True), job_id=claim_key)
             await side.redis.zrem(side.store.keys.ids, claim_key)
@@ -163,7 +163,7 @@ def shown(results: list[Upserted | CronpostError]) -> list[Any]:
     kinds=st.lists(st.sampled_from(KINDS), min_size=len(IDS), max_size=len(IDS)),
     asked=st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(DEFINITIONS)), min_size=1, max_size=8),
 )
-def test_a_batch_leaves_what_its_upserts_leave_one_after_the_other(
+def test_a_batch_stores_the_same_values_as_its_upserts_one_after_the_other(
     redis_url: str, kinds: list[str], asked: list[tuple[str, dict[str, Any]]]
 ) -> None:
     async def compare() -> None:
@@ -190,7 +190,7 @@ def test_a_batch_leaves_what_its_upserts_leave_one_after_the_other(
 
 
 @pytest.mark.slow
-async def test_batches_at_the_same_time_leave_one_definition_of_each_job(side: Side) -> None:
+async def test_concurrent_batches_leave_one_definition_of_each_job(side: Side) -> None:
     ids = [f"job {number:03}" for number in range(150)]
     batches = [[make_job(job_id, payload=b"%d" % number) for job_id in ids] for number in range(6)]
     for results in await asyncio.gather(*(upsert_many(side.jobs, jobs) for jobs in batches)):
@@ -200,11 +200,11 @@ async def test_batches_at_the_same_time_leave_one_definition_of_each_job(side: S
     for stored in await side.store.read_many(ids):
         assert stored.fault is None
         assert stored.snapshot.job is not None
-        # Each of the six changed it, and none was lost.
+        # Each of the six batches changed the job, and no change was lost.
         assert stored.snapshot.job.version == 6
 
 
-async def test_one_that_is_changed_in_between_is_upserted_again_by_itself(
+async def test_a_job_changed_during_the_batch_is_upserted_again_alone(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await upsert_many(side.jobs, [make_job("a"), make_job("b")])
@@ -224,7 +224,7 @@ async def test_one_that_is_changed_in_between_is_upserted_again_by_itself(
     assert (await side.jobs.get("a")).status == "paused"
 
 
-async def test_an_earlier_wake_up_is_told_to_the_nodes(side: Side) -> None:
+async def test_an_earlier_wake_up_is_published_to_the_nodes(side: Side) -> None:
     pubsub = side.redis.pubsub()
     await pubsub.subscribe(side.store.keys.wake)
     await upsert_many(side.jobs, [make_job("late", trigger=CronSpec("@yearly")), make_job("a"), make_job("b")])
@@ -239,7 +239,7 @@ async def test_an_earlier_wake_up_is_told_to_the_nodes(side: Side) -> None:
     assert heard == [b"%d" % at(10), b"%d" % at(1), b"end"]
 
 
-async def test_when_redis_stops_to_answer_the_rest_is_not_tried(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_stops_when_redis_does_not_answer(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "CHUNK", 2)
     create, tried = RedisStore.create, []
 
@@ -255,7 +255,7 @@ async def test_when_redis_stops_to_answer_the_rest_is_not_tried(side: Side, monk
     assert tried == [2, 2]
 
 
-async def test_a_new_job_over_a_tombstone_keeps_the_run_that_is_open(side: Side) -> None:
+async def test_a_new_job_over_a_tombstone_keeps_the_open_run(side: Side) -> None:
     run = make_run(-10, state=RunState.TAKEN)
     await side.put(None, JobState(open=run, deleted=True), job_id="a", lease=LEASE)
     (result,) = await upsert_many(side.jobs, [make_job("a")])

@@ -1,4 +1,4 @@
-"""Targets and schedules when several do something at once, or die in the middle: names, ids, halves and counts."""
+"""Targets and schedules under concurrent and interrupted operations: names, ids, repairs and counts."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Bench:
         return [None if one.view.job is None else one.view.job.name for one in page.schedules]
 
     async def later(self, milliseconds: int = TURN_MS + HALVES_AFTER_MS) -> int:
-        """What the sweeper puts right when so much time has passed."""
+        """Advance the clock and sweep; return the number of repairs."""
         self.clock.advance(milliseconds)
         return await self.sweeper.sweep()
 
     async def check_nothing_is_left(self) -> None:
-        """Nothing of any target or schedule is stored, but for the counters."""
+        """Check that nothing of any target or schedule is stored except the counters."""
         keys = set(await dump(self.redis))
         catalogue = {key.removeprefix(KEYS.catalogue("")) for key in keys if key.startswith(KEYS.catalogue(""))}
         assert catalogue <= {"counters"}
@@ -71,10 +71,10 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
         yield Bench(store, redis)
 
 
-# ---- at once --------------------------------------------------------------------------------------------------------
+# ---- concurrent operations ------------------------------------------------------------------------------------------
 
 
-async def test_of_many_who_create_one_name_at_once_one_succeeds(bench: Bench) -> None:
+async def test_one_of_many_concurrent_creations_of_a_name_succeeds(bench: Bench) -> None:
     answers = await asyncio.gather(*(bench.targets.add(TARGET) for _ in range(10)), return_exceptions=True)
     assert sorted(type(one).__name__ for one in answers) == ["DuplicateName"] * 9 + ["Target"]
     created = [bench.schedules.add("s", 1, EVERY_10) for _ in range(10)]
@@ -84,7 +84,7 @@ async def test_of_many_who_create_one_name_at_once_one_succeeds(bench: Bench) ->
     assert await bench.schedules.counts() == CatalogueCounts(1, 1, 1, 0, 0)
 
 
-async def test_of_many_who_take_one_name_for_what_they_have_one_succeeds(bench: Bench) -> None:
+async def test_one_of_many_concurrent_renames_to_a_name_succeeds(bench: Bench) -> None:
     for number in range(6):
         await bench.targets.add(replace(TARGET, name=str(number)))
         await bench.schedules.add(str(number), 1, EVERY_10)
@@ -101,7 +101,7 @@ async def test_of_many_who_take_one_name_for_what_they_have_one_succeeds(bench: 
     assert len(set(targets)) == len(set(await bench.names())) == 6
 
 
-async def test_of_two_names_given_to_one_schedule_at_once_job_and_catalogue_have_the_same(bench: Bench) -> None:
+async def test_concurrent_renames_of_a_schedule_leave_the_same_name_in_job_and_catalogue(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     await bench.schedules.add("s", 1, EVERY_10)
     names = [f"name {number}" for number in range(8)]
@@ -112,7 +112,7 @@ async def test_of_two_names_given_to_one_schedule_at_once_job_and_catalogue_have
     assert await bench.redis.hkeys(KEYS.catalogue("schedule_names")) == [row.name.encode()]
 
 
-async def test_of_pauses_and_resumes_at_once_the_count_is_that_of_the_last(bench: Bench) -> None:
+async def test_the_count_after_concurrent_pauses_and_resumes_is_that_of_the_last(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     await bench.schedules.add("s", 1, EVERY_10)
     for _ in range(10):
@@ -125,7 +125,7 @@ async def test_of_pauses_and_resumes_at_once_the_count_is_that_of_the_last(bench
 
 
 class Between:
-    """Does something else right before one step of an operation."""
+    """Runs another operation right before one step of an operation."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type, step: str, other: Callable[[], Any]) -> None:
         original = getattr(kind, step)
@@ -155,7 +155,7 @@ async def test_a_resume_that_overtakes_a_pause_leaves_the_count_right(
 
 
 @pytest.mark.parametrize(("kind", "step"), STEPS)
-async def test_a_target_that_is_deleted_while_a_schedule_is_created_leaves_none_without_target(
+async def test_deleting_a_target_while_a_schedule_is_created_leaves_no_schedule_without_target(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
 ) -> None:
     await bench.targets.add(TARGET)
@@ -166,7 +166,7 @@ async def test_a_target_that_is_deleted_while_a_schedule_is_created_leaves_none_
 
 
 @pytest.mark.parametrize(("kind", "step"), [(RedisCatalogue, "change_schedule"), *STEPS[1:]])
-async def test_a_target_that_is_deleted_while_its_schedule_changes_takes_it_along(
+async def test_deleting_a_target_while_its_schedule_changes_deletes_the_schedule(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
 ) -> None:
     await bench.targets.add(TARGET)
@@ -178,7 +178,7 @@ async def test_a_target_that_is_deleted_while_its_schedule_changes_takes_it_alon
 
 
 @pytest.mark.parametrize(("kind", "step"), [(RedisCatalogue, "remove_schedule"), (RedisStore, "change")])
-async def test_a_schedule_that_gets_another_target_while_its_old_one_is_deleted_is_whole_or_gone(
+async def test_a_schedule_moved_while_its_old_target_is_deleted_is_complete_or_deleted(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
 ) -> None:
     await bench.targets.add(TARGET)
@@ -198,7 +198,7 @@ async def test_a_schedule_that_gets_another_target_while_its_old_one_is_deleted_
     await bench.check_nothing_is_left()
 
 
-async def test_creating_and_deleting_at_random_moments_leaves_no_half(bench: Bench) -> None:
+async def test_creating_and_deleting_at_random_times_leaves_nothing_incomplete(bench: Bench) -> None:
     for number in range(15):
         await bench.targets.add(replace(TARGET, name=str(number)))
         target = number + 1
@@ -213,10 +213,10 @@ async def test_creating_and_deleting_at_random_moments_leaves_no_half(bench: Ben
     await bench.check_nothing_is_left()
 
 
-# ---- cut in the middle ----------------------------------------------------------------------------------------------
+# ---- interrupted operations -----------------------------------------------------------------------------------------
 
 
-async def test_a_name_that_was_reserved_and_no_more_is_free_again_after_a_minute(bench: Bench) -> None:
+async def test_a_name_that_was_only_reserved_is_free_again_after_a_minute(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     row = Row(1, "s")
     assert await bench.catalogue.reserve(row, token="a", now_ms=bench.clock.now, patience_ms=1_000) == 1
@@ -229,7 +229,7 @@ async def test_a_name_that_was_reserved_and_no_more_is_free_again_after_a_minute
     await bench.check_nothing_is_left()
 
 
-async def test_a_name_that_was_reserved_gives_way_after_a_second_and_its_creator_is_told(
+async def test_a_reserved_name_can_be_taken_after_a_second_and_its_first_creator_gets_an_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.targets.add(TARGET)
@@ -251,7 +251,7 @@ async def test_a_name_that_was_reserved_gives_way_after_a_second_and_its_creator
     await bench.check_nothing_is_left()
 
 
-async def test_a_schedule_that_was_written_and_not_committed_becomes_a_whole_one(bench: Bench) -> None:
+async def test_a_schedule_that_was_written_and_not_committed_is_completed(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     schedule_id = await bench.catalogue.reserve(Row(1, "s"), token="a", now_ms=bench.clock.now, patience_ms=1_000)
     assert isinstance(schedule_id, int)
@@ -263,7 +263,7 @@ async def test_a_schedule_that_was_written_and_not_committed_becomes_a_whole_one
     assert await bench.later() == 0
 
 
-async def test_a_schedule_without_an_entry_in_the_catalogue_goes(bench: Bench) -> None:
+async def test_a_schedule_without_an_entry_in_the_catalogue_is_deleted(bench: Bench) -> None:
     job = job_of_schedule(77, name="s", target_id=1, timing=EVERY_10, now_ms=bench.clock.now)
     await bench.schedules.jobs.lead.upsert(job)
     assert await bench.later() == 1
@@ -272,7 +272,7 @@ async def test_a_schedule_without_an_entry_in_the_catalogue_goes(bench: Bench) -
     await bench.check_nothing_is_left()
 
 
-async def test_a_schedule_whose_job_is_gone_leaves_the_catalogue(bench: Bench) -> None:
+async def test_a_schedule_without_a_job_is_removed_from_the_catalogue(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     await bench.schedules.add("s", 1, EVERY_10)
     await bench.schedules.jobs.lead.delete("schedule_1")
@@ -281,7 +281,7 @@ async def test_a_schedule_whose_job_is_gone_leaves_the_catalogue(bench: Bench) -
     assert (await bench.schedules.add("s", 1, EVERY_10)).id == 2
 
 
-async def test_a_deletion_of_a_schedule_that_was_cut_can_be_repeated(bench: Bench) -> None:
+async def test_an_interrupted_deletion_of_a_schedule_can_be_repeated(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     await bench.schedules.add("s", 1, EVERY_10)
     await bench.schedules.jobs.lead.delete("schedule_1")
@@ -290,7 +290,7 @@ async def test_a_deletion_of_a_schedule_that_was_cut_can_be_repeated(bench: Benc
         await bench.schedules.delete(1)
 
 
-async def test_a_deletion_of_a_target_that_was_cut_goes_on(bench: Bench) -> None:
+async def test_an_interrupted_deletion_of_a_target_continues(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     for number in range(3):
         await bench.schedules.add(str(number), 1, EVERY_10)
@@ -306,7 +306,7 @@ async def test_a_deletion_of_a_target_that_was_cut_goes_on(bench: Bench) -> None
     await bench.check_nothing_is_left()
 
 
-async def test_a_deletion_of_a_target_that_was_cut_can_be_asked_for_again(bench: Bench) -> None:
+async def test_an_interrupted_deletion_of_a_target_can_be_repeated(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     await bench.schedules.add("s", 1, EVERY_10)
     await bench.catalogue.drop_target(1, name="t", now_ms=bench.clock.now)
@@ -317,7 +317,7 @@ async def test_a_deletion_of_a_target_that_was_cut_can_be_asked_for_again(bench:
 
 
 @pytest.mark.slow
-async def test_a_target_with_more_schedules_than_one_step_takes_goes_with_all_of_them(bench: Bench) -> None:
+async def test_a_target_with_more_schedules_than_one_step_deletes_is_deleted_with_all_of_them(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     for number in range(230):
         await bench.schedules.add(str(number), 1, EVERY_10)
@@ -339,7 +339,7 @@ async def test_a_deletion_of_a_target_that_takes_too_long_is_finished_by_the_swe
     await bench.check_nothing_is_left()
 
 
-async def test_a_pause_a_window_and_a_name_of_which_only_a_half_was_written_are_put_right(bench: Bench) -> None:
+async def test_a_half_written_pause_window_or_name_is_repaired(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     for number in range(4):
         await bench.schedules.add(str(number), 1, EVERY_10)
@@ -354,7 +354,7 @@ async def test_a_pause_a_window_and_a_name_of_which_only_a_half_was_written_are_
     assert await bench.later() == 0
 
 
-async def test_of_all_nodes_one_compares_in_each_period(bench: Bench) -> None:
+async def test_one_node_compares_in_each_period(bench: Bench) -> None:
     turns = [
         (await bench.catalogue.duties(now_ms=bench.clock.now + after, old_ms=1, period_ms=100)).turn
         for after in (0, 1, 99, 100, 101, 199, 200)
@@ -370,10 +370,10 @@ async def test_a_clock_that_was_set_back_does_not_stop_the_sweeps(bench: Bench) 
 # ---- Redis ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_full_redis_takes_no_new_schedule_keeps_no_half_and_lets_them_be_deleted(bench: Bench) -> None:
+async def test_a_full_redis_refuses_a_new_schedule_without_remains_and_allows_deletions(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     await bench.schedules.add("s", 1, EVERY_10)
-    # Scripts are loaded now, so that they need no memory later.
+    # The calls above load the scripts, so that they need no memory later.
     await bench.redis.config_set("maxmemory", 1)
     for refused in (bench.targets.add(replace(TARGET, name="u")), bench.schedules.add("x", 1, EVERY_10)):
         with pytest.raises(StoreUnavailable):
@@ -383,7 +383,7 @@ async def test_a_full_redis_takes_no_new_schedule_keeps_no_half_and_lets_them_be
     await bench.check_nothing_is_left()
 
 
-async def test_when_redis_fails_in_the_middle_what_was_done_is_undone(
+async def test_a_failure_of_redis_in_the_middle_undoes_the_operation(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.targets.add(TARGET)
@@ -399,7 +399,7 @@ async def test_when_redis_fails_in_the_middle_what_was_done_is_undone(
     assert (await bench.schedules.add("s", 1, EVERY_10)).id == 3
 
 
-async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
+async def test_a_step_whose_answer_was_lost_is_sent_again_and_applied_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = RedisCatalogue._write
@@ -421,7 +421,9 @@ async def test_a_step_whose_answer_was_lost_is_asked_again_and_done_once(
     assert await bench.schedules.counts() == CatalogueCounts(1, 1, 1, 0, 0)
 
 
-async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_script_sent_twice_has_the_effect_of_one_call(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = RedisCatalogue._write
 
     async def twice(self: RedisCatalogue, *call: Any) -> Any:
@@ -441,8 +443,8 @@ async def test_every_script_sent_twice_does_what_it_does_once(bench: Bench, monk
     assert await bench.redis.hget(KEYS.meta, "targets_version") is not None
 
 
-async def test_a_version_that_a_failover_lost_is_not_given_again(bench: Bench) -> None:
-    """A node that has read the lost content would take it for what is stored now."""
+async def test_a_version_that_a_failover_lost_is_not_used_again(bench: Bench) -> None:
+    """Otherwise a node that has read the lost content would take it for the stored content."""
     await bench.targets.add(TARGET)
     await bench.targets.change(1, lambda old: replace(old, name="first"))
     before = await bench.redis.dump(KEYS.meta)
@@ -457,7 +459,7 @@ async def test_a_version_that_a_failover_lost_is_not_given_again(bench: Bench) -
 # ---- lists ----------------------------------------------------------------------------------------------------------
 
 
-async def test_lists_of_one_status_go_by_id_with_skip_and_cursor(bench: Bench) -> None:
+async def test_lists_of_one_status_are_ordered_by_id_with_skip_and_cursor(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     for number in range(12):
         timing = Timing(10, 5) if number % 3 == 2 else EVERY_10
@@ -480,7 +482,7 @@ async def test_lists_of_one_status_go_by_id_with_skip_and_cursor(bench: Bench) -
     assert await bench.schedules.counts() == CatalogueCounts(1, 12, 4, 4, 4)
 
 
-async def test_a_page_of_one_status_looks_at_a_bounded_number_and_goes_on_by_its_cursor(
+async def test_a_page_of_one_status_reads_a_bounded_number_and_continues_by_its_cursor(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scheduler_core.usecases.schedules.EXAMINED", 6)

@@ -1,5 +1,6 @@
-"""Random histories of targets and schedules on a real Redis, with operations that die at any step: names stay unique,
-ids are never reused, counts are those of what is listed, and no half outlives the sweeper."""
+"""Random histories of targets and schedules on a real Redis, with operations that die at any step.
+
+Names stay unique, ids are never reused, counts match the lists, and the sweeper repairs each incomplete operation."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ timings = st.sampled_from([Timing(10), Timing(7, 30), Timing(10, 5)])
 
 
 class Died(BaseException):
-    """The process ended here. No code of the project catches it, as none runs after a kill."""
+    """The process was killed here. A ``BaseException``, so that no code of the project catches it."""
 
 
 class Mortal:
@@ -55,12 +56,12 @@ class Mortal:
             await operation
         else:
             operation.close()
-        self.left = 1  # everything else that it has under way ends as well
+        self.left = 1  # ends its other open writes as well
         raise Died
 
 
 class MortalStore(RedisStore):
-    """Jobs, changed by someone who may die."""
+    """A job store whose writes can kill the process."""
 
     mortal: Mortal
 
@@ -69,7 +70,7 @@ class MortalStore(RedisStore):
 
 
 class MortalCatalogue(RedisCatalogue):
-    """A catalogue, changed by someone who may die."""
+    """A catalogue whose writes can kill the process."""
 
     mortal: Mortal
 
@@ -78,7 +79,7 @@ class MortalCatalogue(RedisCatalogue):
 
 
 class Histories(RuleBasedStateMachine):
-    """The model is what was answered: names by id. After a death it is read anew, once the sweeper has been there."""
+    """The model holds the names by id that the answers gave. After a death and a sweep it is read again."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ class Histories(RuleBasedStateMachine):
         self.runner.close()
 
     def pick(self, among: dict[int, Any], index: int) -> int:
-        """One of those that exist, or now and then one that does not."""
+        """An id that exists, or sometimes one that does not."""
         ids = sorted(among)
         return ids[index] if index < len(ids) else 1 + index
 
@@ -181,7 +182,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        """In a store without halves, a sweep finds nothing."""
+        """A sweep of a store without incomplete operations finds nothing."""
         self.clock.advance(TURN_MS + HALVES_AFTER_MS)
         assert self.run(self.sweeper.sweep()) == 0
 
@@ -197,7 +198,7 @@ class Histories(RuleBasedStateMachine):
         sooner=st.booleans(),
     )
     def die(self, what: str, name: str, index: int, to: int, at_write: int, answer_lost: bool, sooner: bool) -> None:
-        """An operation whose process dies at one of its writes; someone may ask again before the sweeper comes."""
+        """Kill an operation at one of its writes. With ``sooner``, a client repeats it before the sweeper runs."""
         schedule_id, target_id = self.pick(self.schedules, index), self.pick(self.targets, to)
         operations: dict[str, Any] = {
             "add": lambda: self.schedule_service.add(name, target_id, Timing(10)),
@@ -220,7 +221,7 @@ class Histories(RuleBasedStateMachine):
         self.read_anew()
 
     async def until_death(self, operation: Any) -> None:
-        """Run it, and wait for everything that it has begun: nothing of a dead process goes on."""
+        """Run the operation and wait for all tasks that it started: no task of a dead process continues."""
         others = asyncio.all_tasks()
         try:
             await operation
@@ -238,7 +239,7 @@ class Histories(RuleBasedStateMachine):
         self.targets = {one.id: one.name for one in targets}
         self.schedules = {one.id: (one.view.job.name, one.view.job.target_id) for one in schedules}
 
-    # ---- what always holds --------------------------------------------------------------------------------------
+    # ---- invariants ---------------------------------------------------------------------------------------------
 
     @invariant()
     def what_is_listed_is_what_was_answered(self) -> None:

@@ -1,4 +1,4 @@
-"""The list of runs over all jobs: order, filters, pages while runs are settled, and runs that are not settled."""
+"""The list of the runs of all jobs: order, filters, pages during settlements, and unsettled runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.stores import KEYS, beat, claim, opened, put
 
 
 class Bench(msgspec.Struct):
-    """A store, the list on it, a node that is stepped, and a client to look behind."""
+    """A store, its run list, a stepped node, and a Redis client to check the stored values."""
 
     store: RedisStore
     redis: Redis
@@ -86,7 +86,7 @@ async def seeded(bench: Bench, count: int = 40) -> list[Run]:
     return sorted(runs, key=lambda run: (run.started_at_ms, run.id), reverse=True)
 
 
-async def test_runs_come_newest_first_whatever_the_order_in_which_they_were_settled(bench: Bench) -> None:
+async def test_runs_are_listed_newest_first_in_any_order_of_settlement(bench: Bench) -> None:
     runs = await seeded(bench)
     page = await bench.history.find(Query(), limit=1000)
     assert [one.run for one in page.runs] == runs
@@ -95,7 +95,7 @@ async def test_runs_come_newest_first_whatever_the_order_in_which_they_were_sett
 
 
 @pytest.mark.slow
-async def test_every_filter_alone_and_together_finds_what_a_look_at_all_runs_finds(bench: Bench) -> None:
+async def test_filters_alone_and_together_find_the_same_runs_as_a_scan(bench: Bench) -> None:
     runs = await seeded(bench)
     for status in (None, *RunStatus):
         for start, end in ((None, None), (10, None), (None, 20), (9, 21), (12, 12), (30, 20)):
@@ -159,7 +159,7 @@ async def test_many_runs_of_one_millisecond_do_not_break_a_page(bench: Bench) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job_id", [None, "job1"])
-async def test_a_list_that_is_paged_while_runs_are_settled_shows_each_that_was_there_exactly_once(
+async def test_paging_while_runs_are_settled_shows_each_earlier_run_exactly_once(
     bench: Bench, job_id: str | None
 ) -> None:
     runs = await seeded(bench)
@@ -174,7 +174,7 @@ async def test_a_list_that_is_paged_while_runs_are_settled_shows_each_that_was_t
         before = page.after
         if before is None:
             break
-        for _ in range(5):  # some newer than all, some older than what was shown, some in between
+        for _ in range(5):  # some newer than all, some older than the shown ones, some between them
             number += 1
             run = settled_run(number, dice.choice(CODES), started_at_ms=at(dice.randrange(0, 60)))
             await bench.settle(f"job{dice.randrange(5)}", run)
@@ -182,7 +182,7 @@ async def test_a_list_that_is_paged_while_runs_are_settled_shows_each_that_was_t
     assert there <= set(found)
 
 
-async def test_what_is_trimmed_between_index_and_record_leaves_no_hole(bench: Bench) -> None:
+async def test_a_run_trimmed_between_index_and_record_does_not_shorten_the_page(bench: Bench) -> None:
     runs = await seeded(bench)
     gone = {run.id for run in runs[3:20]}
     await bench.redis.hdel(KEYS.records, *gone)
@@ -236,7 +236,7 @@ async def test_a_run_is_in_the_list_from_its_claim_to_its_end_and_never_twice(be
     assert (await bench.history.totals()).runs == 3
 
 
-async def test_runs_that_wait_stand_among_the_others_by_their_start(bench: Bench) -> None:
+async def test_waiting_runs_are_ordered_among_the_others_by_their_start(bench: Bench) -> None:
     for number in (0, 20, 40):
         await bench.settle(f"ended{number}", settled_run(number))
     for number in (10, 30):
@@ -251,7 +251,7 @@ async def test_runs_that_wait_stand_among_the_others_by_their_start(bench: Bench
     assert ids((await bench.history.find(Query(), job_id="waits10")).runs) == ["WAITS10"]
 
 
-async def test_runs_that_overlap_are_each_in_the_list_of_their_job(bench: Bench) -> None:
+async def test_all_overlapping_runs_are_in_the_list_of_their_job(bench: Bench) -> None:
     await put(bench.redis, make_job("job"), make_state(0))
     await beat(bench.store)
     (job,) = (await claim(bench.store)).jobs
@@ -264,7 +264,7 @@ async def test_runs_that_overlap_are_each_in_the_list_of_their_job(bench: Bench)
         assert (found.run.id, found.job_id) == (run.id, "job")
 
 
-async def test_an_unknown_run_is_told_as_such_whatever_its_id_looks_like(bench: Bench) -> None:
+async def test_an_unknown_run_is_not_found_for_any_form_of_id(bench: Bench) -> None:
     await seeded(bench, 3)
     for run_id in ("", "x", "0" * 26, "Z" * 26, "é" * 26, "01M7Y0QHE26MV820XVD6PKCPQ3", "a b\x1f"):
         with pytest.raises(RunNotFound):
@@ -284,7 +284,7 @@ async def test_a_sweeper_trims_until_nothing_is_beyond_the_bounds(bench: Bench) 
     assert metrics.registry.get_sample_value("cronpost_runs_trimmed_total") == 33
 
 
-def test_the_settings_of_the_history_are_the_bounds_of_the_sweeper() -> None:
+def test_the_sweeper_uses_the_history_bounds_of_the_settings() -> None:
     settings = EngineSettings(
         history_retention_days=1, history_failure_retention_days=2, history_max_runs=3, history_max_megabytes=4
     )

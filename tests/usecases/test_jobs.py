@@ -1,4 +1,4 @@
-"""What clients do with jobs, on a real store."""
+"""Operations of clients on jobs, with a real store."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ async def test_a_trigger_that_never_fires_again_is_refused_and_the_stored_job_st
     assert await dump(bench.redis) == before
 
 
-async def test_what_is_not_there_is_not_found(bench: Bench) -> None:
+async def test_operations_on_a_missing_job_raise_not_found(bench: Bench) -> None:
     for operation in (bench.jobs.get, bench.jobs.delete, bench.jobs.pause, bench.jobs.resume, bench.jobs.run_now):
         with pytest.raises(JobNotFound):
             await operation("nobody")
     assert await dump(bench.redis) == {}
 
 
-async def test_many_changes_at_once_end_as_one_of_them(bench: Bench) -> None:
+async def test_concurrent_changes_are_applied_one_after_the_other(bench: Bench) -> None:
     await asyncio.gather(*(bench.jobs.upsert(make_job("a", payload=b"%d" % number)) for number in range(20)))
     view = await bench.jobs.get("a")
     assert view.job is not None
@@ -78,7 +78,7 @@ async def test_many_changes_at_once_end_as_one_of_them(bench: Bench) -> None:
     assert await bench.redis.zcard(KEYS.due) == await bench.redis.hlen(KEYS.jobs) == 1
 
 
-async def test_a_change_that_never_gets_through_is_a_passing_fault(
+async def test_a_change_that_always_conflicts_fails_as_store_unavailable(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(*_: object) -> bool:
@@ -107,7 +107,7 @@ async def test_the_status_of_a_job_in_one_word(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("state", [RunState.RETRYING, RunState.TAKEN])
-async def test_a_paused_job_is_shown_and_listed_as_paused_whatever_waits(bench: Bench, state: RunState) -> None:
+async def test_a_paused_job_is_shown_and_listed_as_paused_even_with_waiting_runs(bench: Bench, state: RunState) -> None:
     run = retrying(0, 60, state=state)
     await put(bench.redis, make_job("waits"), make_state(10, open=run, paused_at_ms=at(1)))
     entry = replace(pending("ENTRY", 60), run=retrying(0, 60, on_demand=True))
@@ -117,7 +117,7 @@ async def test_a_paused_job_is_shown_and_listed_as_paused_whatever_waits(bench: 
     assert (await bench.jobs.get("waits")).status == "paused"
 
 
-async def test_a_list_goes_on_where_the_last_page_ended_and_filters_by_prefix_and_status(bench: Bench) -> None:
+async def test_a_list_continues_after_the_last_page_and_filters_by_prefix_and_status(bench: Bench) -> None:
     for name in ("a1", "a2", "a3", "b1", "b2"):
         await bench.jobs.upsert(make_job(name))
     await bench.jobs.pause("a2")
@@ -137,7 +137,7 @@ async def test_a_list_goes_on_where_the_last_page_ended_and_filters_by_prefix_an
     assert [view.id for view in (await bench.page(prefix="a", status="active")).jobs] == ["a1", "a3"]
 
 
-async def test_a_job_is_seen_and_deleted_though_redis_is_full(bench: Bench) -> None:
+async def test_a_job_can_be_read_and_deleted_while_redis_is_full(bench: Bench) -> None:
     for name in ("a", "b"):
         await bench.jobs.upsert(make_job(name))
     await bench.redis.config_set("maxmemory", 1)
@@ -152,7 +152,7 @@ async def test_a_job_is_seen_and_deleted_though_redis_is_full(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("half", ["jobs", "states", "leases"])
-async def test_a_job_of_which_half_is_gone_or_broken_is_seen_as_quarantined_and_can_be_replaced(
+async def test_a_half_missing_or_unreadable_job_is_shown_as_quarantined_and_can_be_replaced(
     bench: Bench, half: str
 ) -> None:
     await bench.jobs.upsert(make_job("a"))
@@ -173,7 +173,7 @@ async def test_a_job_of_which_half_is_gone_or_broken_is_seen_as_quarantined_and_
 
 
 @pytest.mark.parametrize("half", ["jobs", "states"])
-async def test_a_job_of_which_half_is_gone_can_be_deleted(bench: Bench, half: str) -> None:
+async def test_a_half_missing_job_can_be_deleted(bench: Bench, half: str) -> None:
     await bench.jobs.upsert(make_job("a"))
     await bench.redis.hdel(getattr(KEYS, half), "a")
     await bench.jobs.delete("a")

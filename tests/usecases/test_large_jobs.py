@@ -1,4 +1,4 @@
-"""A node whose due jobs all have payloads of 1 MiB: each fires, also over a link that is too slow for a reply."""
+"""Due jobs with payloads of 1 MiB: each fires, even over a link that is too slow for a reply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUMBER = 200
 
 
 @pytest.mark.slow
-async def test_two_hundred_jobs_of_a_mebibyte_fire_once_each(redis_url: str) -> None:
+async def test_two_hundred_jobs_of_one_mebibyte_fire_once_each(redis_url: str) -> None:
     async with opened(redis_url) as (store, redis):
         for number in range(NUMBER):
             await put(redis, make_job(f"job{number:03}", payload=PAYLOAD), make_state(0))
@@ -39,10 +39,10 @@ async def test_two_hundred_jobs_of_a_mebibyte_fire_once_each(redis_url: str) -> 
         assert sum([await redis.zcard(KEYS.runs(letter)) for letter in "SFTDC"]) == NUMBER
 
 
-async def test_jobs_whose_claim_and_recovery_are_lost_are_given_back_and_fire(
+async def test_jobs_are_released_and_fire_after_the_replies_to_their_claim_and_recovery_were_lost(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a slow link does: the reply takes longer than the socket's timeout, however often it is asked for."""
+    """Simulate a slow link: each reply takes longer than the socket's timeout."""
     async with opened(redis_url) as (store, redis):
         await put(redis, make_job("large", payload=PAYLOAD), make_state(0))
         node = SteppedNode(store, ManualClock())
@@ -71,7 +71,7 @@ async def test_jobs_whose_claim_and_recovery_are_lost_are_given_back_and_fire(
                 await node.claim()
         assert await redis.zcount(KEYS.due, "-inf", 10**15) == 0
         slow = False
-        assert await node.claim() == 1  # gives back what was taken, and claims it anew
+        assert await node.claim() == 1  # releases the lost claim and claims the job again
         assert asked[0] > 0
         assert asked[1:] == [0]
         assert node.deliverer.open[0].header("Cronpost-Attempt") == "1"
@@ -80,7 +80,7 @@ async def test_jobs_whose_claim_and_recovery_are_lost_are_given_back_and_fire(
         await node.crash()
 
 
-async def test_a_node_that_stops_gives_back_what_a_lost_claim_took(redis_url: str) -> None:
+async def test_a_node_that_stops_releases_the_jobs_of_a_lost_claim(redis_url: str) -> None:
     async with opened(redis_url) as (store, redis):
         await put(redis, make_job("large", payload=PAYLOAD), make_state(0))
         node = SteppedNode(store, ManualClock())

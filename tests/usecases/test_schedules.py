@@ -1,4 +1,4 @@
-"""Schedules on a real store, with nodes and a clock that are stepped: what fires when, and what it calls."""
+"""Schedules on a real store, with stepped nodes and a manual clock: fire times and requests."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Bench:
         return (self.clock.now - START_MS) / SECOND
 
     async def begin(self, timing: Timing, *, target: Target = TARGET) -> int:
-        """A node, a target and a schedule on it; the schedule's id."""
+        """Start a node, add a target and a schedule for it, and return the schedule's id."""
         await self.node.start()
         stored = await self.targets.add(target)
         return (await self.schedules.add("s", stored.id, timing)).id
 
     async def until(self, second: float, answer: Outcome | None = OK) -> list[float]:
-        """Let the node live until ``second``, looking every second; the fire times (in seconds) of what it sent.
+        """Step the node once a second until ``second``; return the fire times (in seconds) of its requests.
         ``answer`` None leaves requests open."""
         before = len(self.node.deliverer.seen)
         while self.now < second:
@@ -67,7 +67,7 @@ class Bench:
         return [self.fire_time(entry) for entry in self.node.deliverer.seen[before:]]
 
     async def fire(self, answer: Outcome | None = OK) -> int:
-        """Claim what is due now and answer it; how many requests began."""
+        """Claim all due jobs and answer their requests; return the number of requests."""
         before = len(self.node.deliverer.seen)
         while await self.node.claim():
             # A target that is not in the cache is read first.
@@ -122,7 +122,7 @@ async def test_a_pause_stops_fires_and_a_resume_keeps_the_old_phase_without_catc
     assert await bench.misses(schedule_id) == [("paused", 20, 40)]
 
 
-async def test_a_request_that_is_open_at_a_pause_ends_and_counts(bench: Bench) -> None:
+async def test_a_request_open_at_a_pause_ends_and_is_recorded(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     await bench.until(11, answer=None)
     await bench.schedules.pause(schedule_id)
@@ -141,7 +141,7 @@ async def test_a_changed_interval_counts_from_the_change(bench: Bench) -> None:
     assert await bench.until(26) == [17, 21, 25]
 
 
-async def test_another_name_keeps_the_grid(bench: Bench) -> None:
+async def test_a_rename_keeps_the_grid(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     await bench.until(13)
     await bench.schedules.change(schedule_id, ScheduleChange(name="other", interval_seconds=10))
@@ -199,7 +199,7 @@ async def test_a_window_that_is_shorter_than_its_interval_never_fires_and_stays_
 
 
 @pytest.mark.parametrize("operation", ["pause", "resume"])
-async def test_what_has_stopped_can_neither_be_paused_nor_resumed(bench: Bench, operation: str) -> None:
+async def test_a_stopped_schedule_can_neither_be_paused_nor_resumed(bench: Bench, operation: str) -> None:
     schedule_id = await bench.begin(Timing(10, 10))
     await bench.until(10)
     with pytest.raises(WrongStatus):
@@ -215,7 +215,9 @@ async def test_what_has_stopped_can_neither_be_paused_nor_resumed(bench: Bench, 
         ScheduleChange(type=ScheduleType.INTERVAL),
     ],
 )
-async def test_what_has_stopped_gets_no_other_timing_and_never_runs_again(bench: Bench, change: ScheduleChange) -> None:
+async def test_a_stopped_schedule_refuses_a_new_timing_and_never_runs_again(
+    bench: Bench, change: ScheduleChange
+) -> None:
     schedule_id = await bench.begin(Timing(10, 10))
     await bench.until(15)
     before = await bench.schedules.get(schedule_id)
@@ -228,7 +230,7 @@ async def test_what_has_stopped_gets_no_other_timing_and_never_runs_again(bench:
     assert await bench.until(600) == []
 
 
-async def test_a_window_that_is_cut_short_has_stopped_at_once(bench: Bench) -> None:
+async def test_a_window_shortened_to_a_past_end_stops_at_once(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10, 100))
     await bench.until(25)
     changed = await bench.schedules.change(schedule_id, ScheduleChange(duration_seconds=20))
@@ -236,7 +238,7 @@ async def test_a_window_that_is_cut_short_has_stopped_at_once(bench: Bench) -> N
     assert await bench.until(60) == []
 
 
-async def test_a_window_can_be_made_longer_and_endless_on_its_grid(bench: Bench) -> None:
+async def test_a_window_can_be_extended_or_made_endless_on_its_grid(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10, 30))
     await bench.until(25)
     await bench.schedules.change(schedule_id, ScheduleChange(duration_seconds=50))
@@ -255,11 +257,11 @@ async def test_an_interval_becomes_a_window_only_with_a_duration(bench: Bench) -
     assert await bench.until(45) == [10, 20]
 
 
-# ---- what goes wrong ------------------------------------------------------------------------------------------------
+# ---- failures and downtimes -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("outcome", [answered(500), answered(409), answered(503), failed()], ids=lambda one: one.kind)
-async def test_a_run_is_one_attempt_and_failing_never_changes_the_status(bench: Bench, outcome: Outcome) -> None:
+async def test_a_run_is_one_attempt_and_a_failure_never_changes_the_status(bench: Bench, outcome: Outcome) -> None:
     schedule_id = await bench.begin(Timing(10))
     assert await bench.until(65, answer=outcome) == [10, 20, 30, 40, 50, 60]
     runs = await bench.records(schedule_id)
@@ -267,7 +269,7 @@ async def test_a_run_is_one_attempt_and_failing_never_changes_the_status(bench: 
     assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
 
 
-async def test_at_most_one_request_is_open_and_what_passes_meanwhile_is_missed(bench: Bench) -> None:
+async def test_at_most_one_request_is_open_and_fire_times_that_pass_during_it_are_missed(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     assert await bench.until(35, answer=None) == [10]
     assert len(bench.node.deliverer.open) == 1
@@ -277,7 +279,7 @@ async def test_at_most_one_request_is_open_and_what_passes_meanwhile_is_missed(b
     assert await bench.misses(schedule_id) == [("overlap", 20, 30)]
 
 
-async def test_after_a_downtime_it_goes_on_with_its_grid_and_catches_nothing_up(bench: Bench) -> None:
+async def test_after_a_downtime_it_continues_on_its_grid_and_catches_nothing_up(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     await bench.until(12)
     await bench.node.leave()
@@ -289,7 +291,7 @@ async def test_after_a_downtime_it_goes_on_with_its_grid_and_catches_nothing_up(
     assert (MissReason.DOWNTIME.value, 20, 40) in await bench.misses(schedule_id)
 
 
-async def test_after_a_downtime_what_was_paused_stays_so_and_a_window_that_is_over_has_stopped(bench: Bench) -> None:
+async def test_after_a_downtime_a_paused_schedule_stays_paused_and_a_window_that_ended_is_stopped(bench: Bench) -> None:
     paused = await bench.begin(Timing(10))
     window = (await bench.schedules.add("w", 1, Timing(10, 30))).id
     await bench.schedules.pause(paused)
@@ -303,7 +305,7 @@ async def test_after_a_downtime_what_was_paused_stays_so_and_a_window_that_is_ov
     assert await bench.until(120) == []
 
 
-async def test_a_schedule_that_was_set_aside_shows_as_paused_and_a_resume_revives_it(bench: Bench) -> None:
+async def test_a_quarantined_schedule_is_shown_as_paused_and_a_resume_revives_it(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     state = (await bench.schedules.get(schedule_id)).view.state
     await put_state(bench.redis, job_id_of(schedule_id), replace(state, quarantine="why"))
@@ -322,7 +324,7 @@ async def put_state(redis: Redis, job_id: str, state: JobState) -> None:
 # ---- targets --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_sends_what_its_target_says(bench: Bench) -> None:
+async def test_a_run_sends_the_request_of_its_target(bench: Bench) -> None:
     await bench.begin(Timing(10), target=replace(TARGET, method="PUT", headers=(("X-Own", "1"),)))
     await bench.until(10)
     request = bench.node.deliverer.seen[0].request
@@ -334,7 +336,7 @@ async def test_a_run_sends_what_its_target_says(bench: Bench) -> None:
     assert len(headers) == len(request.headers)
 
 
-async def test_a_changed_target_serves_all_its_schedules_from_the_next_run_on(bench: Bench) -> None:
+async def test_a_changed_target_applies_to_all_its_schedules_from_the_next_run(bench: Bench) -> None:
     await bench.begin(Timing(10))
     await bench.schedules.add("s2", 1, Timing(10))
     await bench.until(15)
@@ -345,7 +347,7 @@ async def test_a_changed_target_serves_all_its_schedules_from_the_next_run_on(be
     assert sorted(seen[2:]) == [(f"schedule_{one}", "GET", "http://runner.test/new") for one in (1, 2)]
 
 
-async def test_a_schedule_that_gets_another_target_calls_that(bench: Bench) -> None:
+async def test_a_schedule_with_a_new_target_calls_it(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     other = await bench.targets.add(replace(TARGET, name="u", url="http://runner.test/u"))
     await bench.schedules.change(schedule_id, ScheduleChange(target_id=other.id))
@@ -359,7 +361,7 @@ async def test_a_schedule_that_gets_another_target_calls_that(bench: Bench) -> N
     assert await bench.until(40) == []
 
 
-async def test_a_schedule_does_not_get_a_target_that_is_not_there(bench: Bench) -> None:
+async def test_a_schedule_refuses_a_target_that_does_not_exist(bench: Bench) -> None:
     schedule_id = await bench.begin(Timing(10))
     with pytest.raises(TargetNotFound):
         await bench.schedules.change(schedule_id, ScheduleChange(target_id=9, name="other"))
@@ -372,7 +374,7 @@ async def test_a_schedule_does_not_get_a_target_that_is_not_there(bench: Bench) 
 
 
 class CountedStore(RedisCatalogue):
-    """Counts what is read, and can hold an answer back."""
+    """Counts the reads of targets, and can delay an answer."""
 
     def __init__(self, beside: RedisStore) -> None:
         super().__init__(beside)
@@ -407,7 +409,7 @@ async def test_a_target_is_read_once_for_all_runs_until_a_claim_sees_another_ver
     assert store.reads == 3
 
 
-async def test_what_was_read_before_a_change_is_not_kept_after_it(bench: Bench) -> None:
+async def test_a_target_read_before_a_change_is_not_cached_after_it(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     store = CountedStore(bench.store)
     cache = TargetCache(store)
@@ -432,7 +434,7 @@ async def test_what_was_read_before_a_change_is_not_kept_after_it(bench: Bench) 
     assert (old.url, new.url) == (TARGET.url, "http://new.test/")
 
 
-async def test_one_run_that_is_cancelled_does_not_take_the_target_from_the_others(bench: Bench) -> None:
+async def test_cancelling_one_run_does_not_cancel_the_read_of_the_target_for_the_others(bench: Bench) -> None:
     await bench.targets.add(TARGET)
     cache = TargetCache(RedisCatalogue(bench.store))
     first, second = asyncio.create_task(cache.get(1)), asyncio.create_task(cache.get(1))
@@ -443,7 +445,7 @@ async def test_one_run_that_is_cancelled_does_not_take_the_target_from_the_other
     assert first.cancelled()
 
 
-async def test_the_cache_is_bounded_and_a_target_that_is_not_there_is_asked_for_again(bench: Bench) -> None:
+async def test_the_cache_is_bounded_and_a_missing_target_is_read_again(bench: Bench) -> None:
     for number in range(4):
         await bench.targets.add(replace(TARGET, name=str(number)))
     store = CountedStore(bench.store)

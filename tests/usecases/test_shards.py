@@ -1,4 +1,4 @@
-"""A node on several shards of one Redis: it works on all of them, and a fault of one is no fault of the others."""
+"""A node with several shards on one Redis: it works on all of them, and a fault of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def shards(redis_url: str) -> AsyncIterator[Shards[RedisStore]]:
 
 
 class Bench:
-    """A node, and what a client needs to ask for runs."""
+    """A node, and the services with which a client requests runs."""
 
     def __init__(self, shards: Shards[RedisStore], settings: EngineSettings) -> None:
         self.shards = shards
@@ -100,7 +100,7 @@ async def test_jobs_of_every_shard_are_fired_and_recorded_there(bench: Bench) ->
     assert len({bench.shards.number_of(name) for name in NAMES}) == 4
 
 
-async def test_a_shard_whose_keys_cannot_be_used_stops_no_other(bench: Bench, redis: Redis) -> None:
+async def test_a_shard_with_unusable_keys_does_not_stop_the_others(bench: Bench, redis: Redis) -> None:
     await bench.engine.started()
     broken = bench.shards.all[2].keys
     await redis.delete(broken.due)
@@ -118,7 +118,7 @@ async def test_a_shard_whose_keys_cannot_be_used_stops_no_other(bench: Bench, re
     await until(lambda: {entry.job_id for entry in bench.deliverer.open} == others)
 
 
-async def test_a_shard_that_cannot_start_does_not_keep_the_others_from_it(
+async def test_a_shard_that_cannot_start_does_not_prevent_the_start_of_the_others(
     shards: Shards[RedisStore], redis: Redis
 ) -> None:
     keys = shards.all[0].keys
@@ -137,7 +137,7 @@ async def test_a_shard_that_cannot_start_does_not_keep_the_others_from_it(
     assert await redis.exists(*(store.keys.nodes for store in shards.all)) == 0, "it has left every shard"
 
 
-async def test_all_shards_together_have_no_more_open_than_the_node_may(shards: Shards[RedisStore]) -> None:
+async def test_all_shards_together_stay_within_the_limit_of_the_node(shards: Shards[RedisStore]) -> None:
     bench = Bench(shards, EngineSettings(drain_grace_seconds=0, max_in_flight=3, target_max_in_flight=3))
     bench.engine.start()
     await bench.engine.started()
@@ -157,7 +157,7 @@ async def test_all_shards_together_have_no_more_open_than_the_node_may(shards: S
 
 
 class SampledClock(ManualClock):
-    """Remembers the samples that it is given."""
+    """A clock that records its samples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class SampledClock(ManualClock):
         self.samples.append(redis_time_ms)
 
 
-async def test_one_server_sets_the_clock_and_another_when_that_one_is_away() -> None:
+async def test_one_server_sets_the_clock_until_it_is_unavailable_then_another_does() -> None:
     clock = SampledClock()
     keeper = ClockSync(clock, Metrics())
 
@@ -187,7 +187,7 @@ async def test_one_server_sets_the_clock_and_another_when_that_one_is_away() -> 
 
 
 class Catalogue:
-    """What clients do with targets, and what a node sees of them on each shard."""
+    """Operations of clients on targets, and the copies that a node reads on each shard."""
 
     def __init__(self, shards: Shards[RedisStore]) -> None:
         self.shards = shards
@@ -242,11 +242,9 @@ async def test_an_old_copy_that_arrives_late_changes_nothing(catalogue: Catalogu
     assert await catalogue.urls(target.id) == ["http://b.test/"] * 3
 
 
-async def test_a_change_that_a_shard_misses_is_a_fault_and_is_brought_to_its_end_later(
-    catalogue: Catalogue, redis: Redis
-) -> None:
+async def test_a_change_that_fails_on_a_shard_raises_and_is_completed_later(catalogue: Catalogue, redis: Redis) -> None:
     target = await catalogue.add()
-    await catalogue.sweeper.sweep()  # takes the turn in which everything is compared
+    await catalogue.sweeper.sweep()  # uses up the turn for the full comparison
     key = catalogue.shards.all[2].keys.catalogue("copies")
     kept = await redis.dump(key)
     await redis.delete(key)
@@ -258,7 +256,7 @@ async def test_a_change_that_a_shard_misses_is_a_fault_and_is_brought_to_its_end
     assert kept is not None
     await redis.restore(key, 0, kept)
     assert await catalogue.urls(target.id) == ["http://b.test/", "http://a.test/", "http://b.test/"]
-    await catalogue.sweeper.sweep()  # whoever asked for the change is left to it for a while
+    await catalogue.sweeper.sweep()  # too early: the client's own attempt gets some time first
     assert (await catalogue.urls(target.id))[1] == "http://a.test/"
     catalogue.clock.advance(COPIES_AFTER_MS + 1)
     assert await catalogue.sweeper.sweep() >= 1
@@ -266,7 +264,7 @@ async def test_a_change_that_a_shard_misses_is_a_fault_and_is_brought_to_its_end
     assert await catalogue.store.marks(before_ms=2**50, limit=10) == []
 
 
-async def test_copies_that_went_astray_are_found_in_the_sweepers_turn(catalogue: Catalogue, redis: Redis) -> None:
+async def test_wrong_copies_are_repaired_in_the_sweepers_full_comparison(catalogue: Catalogue, redis: Redis) -> None:
     targets = [await catalogue.targets.add(Target(0, f"t{one}", "http://a.test/")) for one in range(3)]
     await redis.delete(catalogue.shards.all[1].keys.catalogue("copies"))
     await redis.hset(catalogue.shards.all[3].keys.catalogue("copies"), str(targets[1].id), b"1 old")
@@ -275,9 +273,7 @@ async def test_copies_that_went_astray_are_found_in_the_sweepers_turn(catalogue:
         assert await catalogue.revisions(target.id) == [target.updated_at_ms] * 3
 
 
-async def test_a_run_reads_the_copy_of_its_own_shard_and_the_first_where_there_is_none(
-    catalogue: Catalogue, redis: Redis
-) -> None:
+async def test_a_run_reads_the_copy_of_its_own_shard_or_else_of_the_first(catalogue: Catalogue, redis: Redis) -> None:
     target = await catalogue.add()
     cache = TargetCache(catalogue.copies[0])
     await redis.delete(catalogue.shards.lead.keys.catalogue("targets"))
@@ -289,7 +285,7 @@ async def test_a_run_reads_the_copy_of_its_own_shard_and_the_first_where_there_i
     assert await cache.get(99) is None
 
 
-async def test_schedules_live_on_the_shards_of_their_jobs(catalogue: Catalogue, redis: Redis) -> None:
+async def test_schedules_are_stored_on_the_shards_of_their_jobs(catalogue: Catalogue, redis: Redis) -> None:
     target = await catalogue.add()
     made = [await catalogue.schedules.add(f"s{one}", target.id, Timing(60)) for one in range(8)]
     places = {catalogue.shards.number_of(job_id_of(one.id)) for one in made}
