@@ -1,4 +1,4 @@
-"""Instants as text: RFC 3339 in UTC out, RFC 3339 with an offset in. Imports nothing that takes long to load."""
+"""Writes instants as RFC 3339 in UTC, and reads RFC 3339 with an offset. Has only imports that load quickly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
 @lru_cache(maxsize=1024)
 def rfc3339(instant_ms: int) -> str:
-    """An instant in UTC with ``Z``, with milliseconds only if there are any.
+    """Return an instant in UTC with ``Z``, and with milliseconds unless they are 0.
 
-    Cached: all jobs that are due at one second send the same two texts, and making them costs 10 µs.
+    Cached, because all jobs that are due in one second send the same two texts, and formatting them takes 10 µs.
     """
     instant = datetime.fromtimestamp(instant_ms / 1000, UTC)
     text = instant.strftime("%Y-%m-%dT%H:%M:%S")
@@ -24,8 +24,8 @@ def rfc3339(instant_ms: int) -> str:
 
 
 def parse_instant(text: str, *, field: str) -> int:
-    """An RFC 3339 instant with an offset, as epoch milliseconds; raises InvalidInput."""
-    # In a query string, a plus sign means a space; clients that write "+02:00" by hand rarely escape it.
+    """Return an RFC 3339 instant with an offset as epoch milliseconds. Raises InvalidInput."""
+    # In a query string, a plus sign means a space; clients rarely escape the plus sign of "+02:00".
     text = text.strip().replace(" ", "+") if "T" in text.upper() else text
     try:
         parsed = datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""How a log line looks, and what must never be in one: redaction, JSON for machines, text for people."""
+"""Formats log lines, as JSON or as text, and removes values that must never be logged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEVER_LOGGED: Final = frozenset(
 )
 URL_FIELDS: Final = frozenset({"endpoint", "redis_url", "request_url", "target", "url"})
 IDS: Final = frozenset({"job_id", "run_id"})
-"""Shown as they are: a job's id may look like a URL, and is of use only whole."""
+"""Fields that are not cut: a job's id may look like a URL, and must be logged whole."""
 
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 
@@ -49,7 +49,7 @@ Renderer = Callable[[Any, str, EventDict], str]
 
 
 def cut_url(url: str) -> str:
-    """The URL without user, password, query and fragment: what may be logged of it."""
+    """Return the part of a URL that may be logged: without user, password, query and fragment."""
     if "?" not in url and "@" not in url and "#" not in url:
         return url
     try:
@@ -60,7 +60,7 @@ def cut_url(url: str) -> str:
 
 
 def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Replace what must never be logged; a structlog processor."""
+    """Replace the values that must never be logged. A structlog processor."""
     if not NEVER_LOGGED.isdisjoint(event):
         for name in NEVER_LOGGED.intersection(event):
             event[name] = NOT_LOGGED
@@ -81,14 +81,14 @@ def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def cut_text(text: str) -> str:
-    """Text of unknown origin (an error message, another library's line) with every URL in it cut."""
+    """Cut every URL in a text of unknown origin (an error message, another library's line)."""
     if "://" in text:
         text = _URL_IN_TEXT.sub(lambda match: cut_url(match[0]), text)
     return _REQUEST_TARGET_IN_TEXT.sub(r"\1", text)
 
 
 def render_json(_logger: Any, _method: str, event: EventDict) -> str:
-    """One JSON object; time, level and event first."""
+    """Format one JSON object: time, level and event first."""
     line = {
         "time": event.pop("time", None),
         "level": event.pop("level", None),
@@ -106,7 +106,7 @@ _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
 class ConsoleRenderer:
-    """One line for people: time of day (UTC), level, event, then the fields."""
+    """Formats one line of text: time of day (UTC), level, event, then the fields."""
 
     COLORS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 

@@ -1,4 +1,4 @@
-"""Where log lines go: a thread that writes to standard error, or a stream; and the way of other libraries' lines."""
+"""Outputs log lines through a thread that writes to standard error, or to a stream; also other libraries' lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scheduler_core.base.log_lines import EventDict, Renderer, cut_text, rfc3339
 
 
 class LogOutput:
-    """Passes finished lines on: to a thread that writes to standard error, or to a stream that cannot block.
+    """Passes formatted lines to a thread that writes to standard error, or to a stream that cannot block.
 
-    A line that cannot be written is lost: logging must not stop what is logged.
+    A line that cannot be written is lost, because a logging fault must not stop the program.
     """
 
     def __init__(self, stream: TextIO | None, writer: LineWriter | None = None) -> None:
@@ -42,7 +42,7 @@ class LogOutput:
 
 
 class StandardHandler(logging.Handler):
-    """Takes the lines of the standard library's ``logging`` the way of our own."""
+    """Passes the lines of the standard library's ``logging`` to the same output as our own."""
 
     def __init__(self, render: Renderer, out: LogOutput) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""Fire times: what a cron expression, an interval or a single instant yields, in any time zone.
+"""Computes the fire times of cron expressions, intervals and single instants, in any time zone.
 
-Pure functions of a rule and an instant, in epoch milliseconds; no I/O and no clock. Jobs do not belong here: the bounds
-and the jitter of a job's policies are added in ``plan/fire_times.py``.
+Pure functions of a rule and an instant in epoch milliseconds, without I/O and without a clock. Jobs do not
+belong here: ``plan/fire_times.py`` adds the bounds and the jitter of a job's policies.
 """

@@ -59,8 +59,8 @@ def check_fires_again(trigger: _Fires, now_ms: int) -> None:
 class CronTrigger:
     """The fire times of one expression in one zone: whole seconds, as UTC epoch milliseconds, strictly increasing.
 
-    Immutable but for what it remembers, so one serves all jobs with the same expression and zone, on one thread.
-    Every answer takes the same time however far away it lies.
+    Immutable except for its cache, so all jobs with the same expression and zone share one, on one thread. A call takes
+    the same time for near and for distant fire times.
     """
 
     __slots__ = ("_clock", "_elapsed", "_older", "_recent", "_zone", "days", "expression", "timezone")
@@ -100,7 +100,7 @@ class CronTrigger:
         return answer
 
     def last_in(self, after_ms: int, until_ms: int) -> int | None:
-        """The latest fire time with ``after_ms < t <= until_ms``, or None."""
+        """Return the latest fire time with ``after_ms < t <= until_ms``, or None."""
         first = self.next_after(after_ms)
         if first is None or first > until_ms:
             return None
@@ -114,10 +114,10 @@ class CronTrigger:
         return found * 1000
 
     def count_in(self, after_ms: int, until_ms: int, limit: int) -> int | None:
-        """How many fire times there are with ``after_ms < t <= until_ms``; None if that is neither arithmetic nor told
-        in ``limit`` steps.
+        """Return the number of fire times with ``after_ms < t <= until_ms``, or None if it can neither be computed nor
+        be counted in ``limit`` steps.
 
-        It is arithmetic when every day matches and the clocks do not change in between: always in UTC.
+        It can be computed if every day matches and the zone's offset does not change in between (in UTC it never does).
         """
         after, until = max(after_ms // 1000, _EARLIEST), min(until_ms // 1000, _LATEST)
         if after >= until:
@@ -135,7 +135,7 @@ class CronTrigger:
         return count
 
     def _matches_until(self, wall: int) -> int:
-        """How many wall seconds match up to and including ``wall``, where every day matches."""
+        """Return the number of matching wall seconds up to and including ``wall``, if every day matches."""
         day, time = divmod(min(wall, (LAST_DAY + 1) * DAY - 1), DAY)
         if day < FIRST_DAY:
             return 0

@@ -9,8 +9,8 @@ from croniter import CroniterBadDateError, croniter
 
 from scheduler_core.triggers.cron_fields import FIRST_YEAR, LAST_YEAR, CronFields, Field
 
-# croniter is asked about dates of no zone in particular.
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a date on the wall
+# croniter gets dates without a zone.
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a local date
 FIRST_DAY = 0
 LAST_DAY = (date(LAST_YEAR, 12, 31) - _EPOCH.date()).days
 

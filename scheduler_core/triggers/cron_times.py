@@ -8,7 +8,7 @@ from scheduler_core.triggers.cron_fields import Field
 
 
 class TimesOfDay:
-    """The matching times of a day, in seconds from midnight; found without listing them (there may be 86,400)."""
+    """Finds matching times of day, in seconds from midnight, without a list of them (up to 86,400)."""
 
     __slots__ = ("_hours", "_minutes", "_seconds", "first", "last", "per_day")
 
@@ -21,7 +21,7 @@ class TimesOfDay:
         self.per_day = len(self._hours) * len(self._minutes) * len(self._seconds)
 
     def count_until(self, time: int) -> int:
-        """How many times match up to and including ``time``."""
+        """Return the number of matching times up to and including ``time``."""
         hours, minutes, seconds = self._hours, self._minutes, self._seconds
         hour, rest = divmod(time, 3600)
         minute, second = divmod(rest, 60)
