@@ -32,7 +32,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiSettings(Section, frozen=True, kw_only=True):
-    """Where the API listens, and who may use it."""
+    """The address of the API, and the rules for access to it."""
 
     name: ClassVar[str] = "api"
 
@@ -445,7 +445,7 @@ _SECTIONS: tuple[type[Section], ...] = (
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings, and where each came from (``default``, ``.env``, an environment variable or an option)."""
+    """All settings, each with its source (``default``, ``.env``, an environment variable or an option)."""
 
     api: ApiSettings = ApiSettings()
     store: StoreSettings = StoreSettings()
@@ -456,7 +456,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client: ClientSettings = ClientSettings()
     sources: Mapping[str, str] = types.MappingProxyType({})
     old_names: tuple[tuple[str, str], ...] = ()
-    """Settings that were set by an old name: that name as it was written, and the one to use."""
+    """Settings that were given by an old name: the name as written, and the new one."""
 
     def rows(self) -> list[SettingRow]:
         """Every setting with its value, default and source, in the order of the table."""
@@ -472,7 +472,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown_value(name: str, value: Any) -> str:
-    """The value of the setting ``name`` as it may be shown: secrets are masked."""
+    """Return the value of the setting ``name`` for display: secrets are masked."""
     if value is None or value == ():
         return "(not set)"
     if name == "redis_url":

@@ -41,7 +41,7 @@ class CronpostError(Exception):
 
 
 class InvalidInput(CronpostError):
-    """What the caller sent cannot be accepted.
+    """The caller's input is invalid.
 
     ``field`` is the name of the field at fault as the client knows it, or None when the whole body is meant.
     """
@@ -55,7 +55,7 @@ class InvalidInput(CronpostError):
 
 
 class ConfigError(CronpostError):
-    """A setting is unknown or has a bad value; the message names it and says what was expected."""
+    """A setting is unknown or has an invalid value. The message has its name and the expected form."""
 
     code = "bad_setting"
 
@@ -77,7 +77,7 @@ class RunConflict(CronpostError):
 
 
 class KeyReused(CronpostError):
-    """The Idempotency-Key of this request came with another body before."""
+    """The Idempotency-Key of this request was used with another body before."""
 
     code = "idempotency_key_reused"
 
@@ -211,7 +211,7 @@ class StoreRefused(StoreError):
 
 
 class EmbeddedRedisError(CronpostError):
-    """The embedded redis-server cannot start; the message says what to do."""
+    """The embedded redis-server cannot start. The message says what to do."""
 
     code = "embedded_redis"
 

@@ -1,4 +1,4 @@
-"""Logging: the names of log events, how a line looks, and what must never be in one.
+"""Logging: the names of log events, the format of a line, and the values that must never be logged.
 
 ``configure_logging`` is called once, by the entry point; modules take their logger with ``get_logger(__name__)``
 and log an event by name, with what it is about as keyword arguments::
@@ -40,7 +40,7 @@ from scheduler_core.base.log_lines import (
 )
 from scheduler_core.base.log_output import LogOutput, StandardHandler
 
-# The life of a node.
+# Events of nodes and processes.
 NODE_STARTED: Final = "node started"
 NODE_DRAINING: Final = "node draining"
 NODE_STOPPED: Final = "node stopped"
@@ -64,7 +64,7 @@ LOG_LINES_DROPPED: Final = "log lines dropped"
 KEY_REFUSED: Final = "api key refused"
 """A request without a valid API key. At most one line per second, with the number of requests without a line."""
 
-# The life of a job.
+# Events of jobs.
 JOB_UPSERTED: Final = "job upserted"
 JOBS_UPSERTED: Final = "jobs upserted"
 JOB_DELETED: Final = "job deleted"
@@ -81,7 +81,7 @@ TARGET_DELETED: Final = "target deleted"
 SCHEDULES_SWEPT: Final = "schedules swept"
 """Interrupted operations of a dead process were completed."""
 
-# The life of a run.
+# Events of runs.
 RUN_CLAIMED: Final = "run claimed"
 RUN_CUT: Final = "run cut"
 RUN_SETTLED: Final = "run settled"
@@ -164,8 +164,8 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
             root.removeHandler(handler)
     root.addHandler(StandardHandler(render, out))
     root.setLevel(level)
-    # httpx logs each URL in full at INFO; and none of these has news for an operator below WARNING. At one line per
-    # request, uvicorn's access log would say again what the metrics count.
+    # httpx logs each URL in full at INFO, and below WARNING none of these logs anything an operator needs. uvicorn's
+    # access log would add one line per request, which the metrics count already.
     for name in ("httpx", "httpcore", "aiohttp", "asyncio", "redis", "uvicorn.access"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
@@ -219,14 +219,14 @@ def _log_ignored(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def write_error(text: str) -> bool:
-    """Write plain text to standard error the way log lines go; False where no thread writes them."""
+    """Write plain text to standard error through the thread of the log lines; False if no thread writes them."""
     for writer in _writers:
         writer.put(text)
     return bool(_writers)
 
 
 def flush_logs(seconds: float) -> None:
-    """Wait until the lines that were logged so far are written, for at most ``seconds``: before ``os._exit``."""
+    """Wait at most ``seconds`` until all lines logged so far are written. Call it before ``os._exit``."""
     for writer in _writers:
         writer.flush(seconds)
 
@@ -272,7 +272,7 @@ def bind_to_all(**fields: str) -> None:
 
 _bound: dict[str, str] = {}
 _often: list[tuple[LogOutput, Renderer, int]] = []
-"""Where the lines of ``log_often`` go, and the least level that is wanted there."""
+"""The outputs of ``log_often``, each with its renderer and its lowest level."""
 _writers: list[LineWriter] = []
 """The writer of standard error, once logging is configured by an entry point."""
 
@@ -295,6 +295,6 @@ def _add_traceback(_logger: Any, _method: str, event: EventDict) -> EventDict:
 # The machine's clock, not the node's: lines must have a time before the first answer of Redis, and match other logs.
 _CLOCK = SystemClock()
 
-# Until an entry point has its settings, or where there is none (a test, a program that uses the core as a library),
-# lines must not go where structlog puts them by default, standard output.
+# Before an entry point has its settings, or without an entry point (a test, a program that uses the core as a library),
+# log lines must not go to standard output, structlog's default.
 _configure_structlog(ConsoleRenderer(colors=False), LogOutput(None), logging.INFO, cache=False)

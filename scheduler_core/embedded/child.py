@@ -8,8 +8,8 @@ import sys
 import threading
 from typing import IO
 
-# Run by a bare interpreter between fork and redis-server: asks for the death signal, and leaves if the parent died
-# before it could. (A preexec_fn would run in the forked copy of a process with threads, where any lock may be stuck.)
+# A bare interpreter runs this between fork and redis-server: it requests the death signal, and exits if the parent died
+# before that. (A preexec_fn would run in the forked copy of a process with threads, where any lock may be held.)
 _EXEC_WITH_DEATH_SIGNAL = """
 import ctypes, os, sys
 parent, program = int(sys.argv[1]), sys.argv[2]
@@ -38,7 +38,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._error: OSError | None = None
         started = threading.Event()
-        # A daemon thread: it must not keep the interpreter from ending. When it does end, so does the redis-server.
+        # A daemon thread: it must not keep the interpreter from ending. If the thread ends, so does the redis-server.
         threading.Thread(target=self._run, args=(started,), name="embedded-redis", daemon=True).start()
         started.wait()
         if self._error is not None:

@@ -38,7 +38,7 @@ log = events.get_logger(__name__)
 
 
 class DataDirectory:
-    """``<data directory>/redis``, with everything that a redis-server has there."""
+    """``<data directory>/redis``: the lock files, socket, log and store files of a redis-server."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir.absolute()
@@ -98,7 +98,7 @@ class DataDirectory:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, number)
                 if not found:
-                    # No /proc (macOS), or the process is just going: ask over the socket.
+                    # No /proc (macOS), or the process is ending: send SHUTDOWN over the socket.
                     with contextlib.suppress(OSError):
                         ask(self._recorded_socket(), "SHUTDOWN")
                 if _wait_for(lambda: _try_lock(lock), seconds):
@@ -174,7 +174,7 @@ class DataDirectory:
         return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
 
     def read_log(self, start: int) -> str:
-        """The log from byte ``start``; a negative start counts from the end. At most 64 KiB."""
+        """Return the log from byte ``start``; a negative start counts from the end. At most 64 KiB."""
         try:
             with (self.path / "redis.log").open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -189,7 +189,7 @@ class DataDirectory:
 
 
 def ask(socket_path: Path, *words: str, timeout_seconds: float = 2.0) -> str:
-    """Send one command to the Redis at ``socket_path``; the answer as it came, at most 64 KiB, its last newline cut.
+    """Send a command to the Redis at ``socket_path``; return the raw answer, at most 64 KiB, without the last newline.
 
     It is enough to check a server and to stop it, without a Redis client. Raises OSError without an answer.
     """
@@ -222,7 +222,7 @@ def _wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def _processes_in(directory: Path) -> Iterator[int]:
-    """The redis-servers whose working directory is ``directory`` (Redis changes to its data directory), on Linux.
+    """Find the redis-servers whose working directory is ``directory`` (Redis changes to its data directory), on Linux.
 
     Checked by working directory and program, because a process id alone may have been given to someone else since.
     """

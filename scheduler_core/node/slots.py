@@ -1,4 +1,4 @@
-"""How many attempts a process may have in flight at once."""
+"""The slots of a process: they limit its attempts in flight."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SlotPool:
         return count
 
     def release(self, count: int) -> None:
-        """End a reservation: the attempts of the claim occupy their slots by now, and the rest is free."""
+        """End a reservation: the claim's attempts occupy their slots by now, and unused slots become free."""
         self._reserved -= count
         if self._waiting:
             self.freed()
