@@ -1,4 +1,4 @@
-"""The getter of examples/api_getter against its fake API, asked by hand as Cronpost would ask it."""
+"""The getter of examples/api_getter against its fake API, called with the requests that Cronpost sends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Desk:
         return await self.runner.post("/run", json=payload, headers={"Idempotency-Key": "RUN1", **(headers or {})})
 
     async def work_off(self, payload: Json, *, headers: dict[str, str] | None = None) -> list[Json]:
-        """This run and all that it leads to; the payloads in their order."""
+        """Execute this run and all runs that follow from it; return the payloads in order."""
         waiting, done = [payload], []
         while waiting:
             done.append(waiting.pop(0))
@@ -69,7 +69,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
         yield Desk(tmp_path, api, runner)
 
 
-async def test_a_job_that_never_succeeded_begins_every_endpoint_with_its_first_page(desk: Desk) -> None:
+async def test_a_job_that_never_succeeded_starts_every_endpoint_at_its_first_page(desk: Desk) -> None:
     answer = await desk.run(DEFAULT)
     assert answer.json() == {
         "continue": [
@@ -80,7 +80,7 @@ async def test_a_job_that_never_succeeded_begins_every_endpoint_with_its_first_p
     assert await desk.asked() == []
 
 
-async def test_a_page_is_written_and_asks_for_the_next_one(desk: Desk) -> None:
+async def test_a_page_is_written_and_the_next_one_is_requested(desk: Desk) -> None:
     answer = await desk.run({"endpoint": "orders", "page": 1, "cursor": None})
     following = {"endpoint": "orders", "page": 2, "cursor": "10"}
     assert answer.json() == {"continue": {"payload": following, "after_seconds": 1}}
@@ -89,7 +89,7 @@ async def test_a_page_is_written_and_asks_for_the_next_one(desk: Desk) -> None:
     assert page["run"] == "RUN1"
 
 
-async def test_the_history_is_copied_page_by_page_and_every_page_is_asked_for_once(desk: Desk) -> None:
+async def test_the_history_is_copied_page_by_page_and_every_page_is_requested_once(desk: Desk) -> None:
     await desk.work_off(DEFAULT)
     assert desk.ids("orders") == list(range(1, 26))
     assert desk.ids("customers") == list(range(1, 6))
@@ -98,7 +98,7 @@ async def test_the_history_is_copied_page_by_page_and_every_page_is_asked_for_on
     )
 
 
-async def test_a_later_run_asks_for_what_came_since_and_for_nothing_else(desk: Desk) -> None:
+async def test_a_later_run_requests_only_newer_items(desk: Desk) -> None:
     await desk.work_off(DEFAULT)
     await desk.api.post("/_items", json={"endpoint": "orders", "count": 3})
     before = await desk.asked()
@@ -112,7 +112,7 @@ async def test_a_later_run_asks_for_what_came_since_and_for_nothing_else(desk: D
     assert desk.ids("orders") == list(range(1, 29))
 
 
-async def test_a_run_that_finds_nothing_new_leaves_no_trace_on_disk(desk: Desk) -> None:
+async def test_a_run_that_finds_nothing_new_writes_nothing(desk: Desk) -> None:
     await desk.work_off(DEFAULT)
     before = sorted(desk.root.rglob("*"))
     for _ in range(2):
@@ -120,7 +120,7 @@ async def test_a_run_that_finds_nothing_new_leaves_no_trace_on_disk(desk: Desk) 
     assert sorted(desk.root.rglob("*")) == before
 
 
-async def test_a_page_that_is_on_disk_is_not_asked_for_again_and_gets_the_same_answer(desk: Desk) -> None:
+async def test_a_page_on_disk_is_not_requested_again_and_gets_the_same_answer(desk: Desk) -> None:
     page = {"endpoint": "orders", "page": 3, "cursor": "20"}
     first = await desk.run(page)
     await desk.api.post("/_items", json={"endpoint": "orders", "count": 3})
@@ -130,14 +130,14 @@ async def test_a_page_that_is_on_disk_is_not_asked_for_again_and_gets_the_same_a
     assert json.loads((desk.root / "orders" / "000003.json").read_text())["run"] == "RUN1"
 
 
-async def test_a_job_that_is_created_again_walks_through_what_is_on_disk_without_asking(desk: Desk) -> None:
+async def test_a_job_that_is_created_again_reads_the_pages_on_disk_without_requests(desk: Desk) -> None:
     first = await desk.work_off(DEFAULT)
     before = await desk.asked()
     assert await desk.work_off(DEFAULT) == first
     assert await desk.asked() == before
 
 
-async def test_a_request_that_comes_again_while_the_first_is_at_work_waits_for_its_page(desk: Desk) -> None:
+async def test_a_repeated_request_waits_for_the_page_of_the_first(desk: Desk) -> None:
     page = {"endpoint": "orders", "page": 1, "cursor": None}
     await desk.fault(endpoint="orders", seconds=30)
     both = asyncio.gather(desk.run(page), desk.run(page))
@@ -150,7 +150,7 @@ async def test_a_request_that_comes_again_while_the_first_is_at_work_waits_for_i
     assert (await desk.asked()).count(("orders", None)) == 1
 
 
-async def test_429_is_passed_on_with_its_retry_after_and_500_as_it_is(desk: Desk) -> None:
+async def test_429_is_passed_on_with_its_retry_after_and_500_unchanged(desk: Desk) -> None:
     await desk.fault(endpoint="orders", status=429, retry_after=7)
     await desk.fault(endpoint="orders", status=500)
     page = {"endpoint": "orders", "page": 1, "cursor": None}
@@ -161,7 +161,7 @@ async def test_429_is_passed_on_with_its_retry_after_and_500_as_it_is(desk: Desk
     assert desk.ids("orders") == list(range(1, 11))
 
 
-async def test_an_answer_that_would_be_the_same_the_next_time_is_no_call_for_a_retry(desk: Desk) -> None:
+async def test_a_permanent_error_of_the_api_is_answered_with_422(desk: Desk) -> None:
     await desk.fault(endpoint="orders", status=403)
     await desk.fault(endpoint="orders", status=409)
     page = {"endpoint": "orders", "page": 1, "cursor": None}
@@ -169,7 +169,7 @@ async def test_an_answer_that_would_be_the_same_the_next_time_is_no_call_for_a_r
     assert not (desk.root / "orders").exists()
 
 
-async def test_an_api_that_is__too_slow_is_a_gateway_error(tmp_path: Path) -> None:
+async def test_an_unreachable_or_too_slow_api_is_a_gateway_error(tmp_path: Path) -> None:
     def away(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/events":
             return httpx.Response(200, text="<p>We will be back soon.</p>")
@@ -185,7 +185,7 @@ async def test_an_api_that_is__too_slow_is_a_gateway_error(tmp_path: Path) -> No
             assert desk.ids("orders") == desk.ids("customers") == desk.ids("events") == []
 
 
-async def test_a_half_written_page_is_none_and_is_written_anew(desk: Desk) -> None:
+async def test_a_half_written_page_is_ignored_and_written_again(desk: Desk) -> None:
     (desk.root / "orders").mkdir()
     (desk.root / "orders" / "000001.partial").write_text('{"items": [{"id": 1')
     await desk.work_off(DEFAULT, headers=SUCCEEDED)
@@ -194,7 +194,7 @@ async def test_a_half_written_page_is_none_and_is_written_anew(desk: Desk) -> No
 
 
 @pytest.mark.parametrize("name", ["../orders", "orders/..", "", "/etc", "orders\n", "Orders"])
-async def test_the_name_of_an_endpoint_leads_nowhere_but_into_the_copy(desk: Desk, name: str) -> None:
+async def test_the_name_of_an_endpoint_cannot_leave_the_directory_of_the_copy(desk: Desk, name: str) -> None:
     assert (await desk.run({"endpoint": name, "page": 1, "cursor": None})).status_code == 422
     assert (await desk.run({"endpoints": ["orders", name]})).status_code == 422
     assert await desk.asked() == []
@@ -204,5 +204,5 @@ async def test_the_name_of_an_endpoint_leads_nowhere_but_into_the_copy(desk: Des
     "payload",
     [{}, [], None, {"endpoints": "orders"}, {"endpoint": "orders", "page": 0}, {"endpoint": "orders", "p": 1}],
 )
-async def test_a_payload_that_it_does_not_understand_is_no_call_for_a_retry(desk: Desk, payload: Any) -> None:
+async def test_an_invalid_payload_is_answered_with_422(desk: Desk, payload: Any) -> None:
     assert (await desk.run(payload)).status_code == 422

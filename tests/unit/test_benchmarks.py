@@ -1,4 +1,4 @@
-"""What the benchmarks make of their measurements: ratios, targets, blocks of a document, charts, the sum for many."""
+"""How the benchmarks evaluate measurements: ratios, targets, blocks of a document, charts, the capacity calculation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def row_of(rows: list[list[str]], name: str) -> dict[str, str]:
     return next(dict(zip(rows[0], row, strict=True)) for row in rows if row[0] == name)
 
 
-def test_a_ratio_above_one_says_that_cronpost_is_better_whichever_way_the_number_goes() -> None:
+def test_a_ratio_above_one_always_means_that_cronpost_is_better() -> None:
     rows = comparison(
         [held("Cronpost", 9000), held("BullMQ", 3000), every_second("Cronpost", 100), every_second("BullMQ", 50)]
     )
@@ -68,18 +68,18 @@ def test_a_ratio_above_one_says_that_cronpost_is_better_whichever_way_the_number
     assert row_of(rows, "1000 jobs every second, p99 lateness")["BullMQ"] == "50 ms (0.5 x)"
 
 
-def test_what_redis_takes_counts_in_the_ratio() -> None:
+def test_the_cpu_of_redis_counts_in_the_ratio() -> None:
     rows = comparison([every_second("Cronpost", 1, own=90, redis=10), every_second("taskiq", 1, own=150, redis=50)])
     assert row_of(rows, "CPU a fire, 1000 jobs, own + Redis")["taskiq"] == "150 + 50 µs (2.0 x)"
 
 
-def test_a_number_that_flatters_is_marked_with_the_share_that_was_delivered() -> None:
+def test_a_number_from_incomplete_deliveries_is_marked_with_the_delivered_share() -> None:
     lame = msgspec.structs.replace(every_second("taskiq", 50), fires=fires(50, delivered=40))
     rows = comparison([every_second("Cronpost", 100), lame])
     assert row_of(rows, "1000 jobs every second, p99 lateness")["taskiq"] == "50 ms [40 %] (0.5 x)"
 
 
-def test_what_was_not_run_says_why() -> None:
+def test_a_skipped_measurement_shows_its_reason() -> None:
     rows = comparison(
         [
             every_second("Cronpost", 100),
@@ -100,7 +100,7 @@ def test_targets_are_judged_by_the_worst_repetition() -> None:
     assert found["CPU a fire there"].met
 
 
-def test_the_fastest_library_sets_the_bar_and_not_our_own_delivery() -> None:
+def test_the_target_is_set_by_the_fastest_library_and_not_by_our_own_delivery() -> None:
     bare = [
         Result(scenario="bare clients", size=f"{name}, 50 connections", values={"requests/s": rate})
         for name, rate in (("Cronpost's delivery", 50_000.0), ("pyreqwest", 16_000.0), ("aiohttp", 10_000.0))
@@ -121,11 +121,11 @@ def test_the_fastest_library_sets_the_bar_and_not_our_own_delivery() -> None:
         (fires(10, max_ms=2000), False),
     ],
 )
-def test_a_rate_is_held_if_each_second_is_done_before_the_next_is_due(window: Fires, expected: bool) -> None:
+def test_a_rate_is_sustained_if_each_second_is_done_before_the_next_is_due(window: Fires, expected: bool) -> None:
     assert is_held(window) is expected
 
 
-def test_only_marked_blocks_that_were_measured_are_replaced_and_again_gives_the_same() -> None:
+def test_only_marked_and_measured_blocks_are_replaced_and_a_repetition_changes_nothing() -> None:
     text = "a\n<!-- bench: targets -->\nold\n<!-- end -->\nb\n<!-- bench: budget -->\nkept\n<!-- end -->\n"
     once = update(text, {"targets": "| new |"})
     assert "old" not in once
@@ -134,7 +134,7 @@ def test_only_marked_blocks_that_were_measured_are_replaced_and_again_gives_the_
     assert update(once, {"targets": "| new |"}) == once
 
 
-def test_a_later_report_replaces_what_it_measured_and_nothing_else() -> None:
+def test_a_later_report_replaces_only_the_results_that_it_measured() -> None:
     def report(*results: Result) -> Report:
         return Report(began_at="", machine={}, sink={}, repetitions=1, results=list(results))
 
@@ -142,7 +142,7 @@ def test_a_later_report_replaces_what_it_measured_and_nothing_else() -> None:
     assert {one.system: one.values["held, fires/s"] for one in both.results} == {"Cronpost": 3, "BullMQ": 2}
 
 
-def test_a_report_in_which_nothing_arrived_can_be_read_again() -> None:
+def test_a_report_without_deliveries_can_be_read_back() -> None:
     lost = msgspec.structs.replace(every_second("taskiq", 1), fires=judge([], from_ms=0, until_ms=1, expected=5))
     report = Report(began_at="", machine={}, sink={}, repetitions=1, results=[lost, held("Cronpost", 9000)])
     read = load_report(as_json(report))
@@ -192,7 +192,7 @@ def test_every_module_that_a_stage_names_exists() -> None:
     assert [mark for mark in marks if not any(mark in module for module in modules)] == []
 
 
-def test_the_stages_of_a_fire_add_up_to_its_way() -> None:
+def test_the_stages_of_a_fire_add_up_to_its_total() -> None:
     log = (
         b'{"event": "api started", "time": "2026-01-01T00:00:00.000Z"}\n'
         b'{"event": "run settled", "time": "2026-01-01T00:00:01.020Z", "job_id": "j",'
@@ -209,20 +209,20 @@ def test_a_batch_is_one_request_with_all_its_jobs() -> None:
     assert msgspec.json.decode(bodies[2])[0]["id"] == "j000004"
 
 
-def test_twice_the_fires_need_twice_the_nodes_and_as_much_memory() -> None:
+def test_twice_the_fires_need_twice_the_nodes_and_the_same_memory() -> None:
     small, large = (calculate(Measured(), Wanted(fires=fires)) for fires in (4e6, 8e6))
     assert large["nodes"] == pytest.approx(2 * small["nodes"], abs=1)
     assert large["jobs_gb"] == small["jobs_gb"]
 
 
-def test_the_sum_takes_what_was_measured_at_the_highest_rate() -> None:
+def test_the_calculation_uses_the_measurement_at_the_highest_rate() -> None:
     busy = msgspec.structs.replace(held("Cronpost", 9000), own_us_per_fire=70.2, redis_us_per_fire=20.0)
     report = Report(began_at="", machine={}, sink={}, repetitions=1, results=[busy])
     measured = from_results(Measured(), report)
     assert (measured.own_us, measured.redis_us) == (70, 20)
 
 
-def test_each_node_that_is_not_needed_asks_once_in_vain() -> None:
+def test_each_unneeded_node_makes_one_empty_claim() -> None:
     found = simulate(nodes=10, fires_a_shard=50, redis_us=20.0)
     assert found.claims == 10
     assert found.empty == 9
@@ -273,7 +273,7 @@ def test_beside_gives_the_median_ratio_of_b_to_a_with_its_range() -> None:
     }
 
 
-def test_a_window_of_beside_begins_at_an_even_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_of_beside_starts_at_an_even_second(monkeypatch: pytest.MonkeyPatch) -> None:
     for now, expected in ((10.0, 14_000), (10.1, 14_000), (11.0, 14_000), (11.1, 16_000)):
         monkeypatch.setattr("time.time", lambda now=now: now)
         assert beside.next_even_second_ms(3) == expected
@@ -287,7 +287,7 @@ def nothing_is_cached() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("nothing_is_cached")
-def test_a_peer_that_cannot_be_installed_says_why_and_starts_nothing(
+def test_a_peer_that_cannot_be_installed_gives_the_reason_and_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)

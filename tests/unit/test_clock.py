@@ -1,4 +1,4 @@
-"""The clock that is set by Redis's TIME: it lags, it never leads, and it does not believe everything."""
+"""The clock that is set by Redis's TIME: it lags, never leads, and ignores single deviating samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scheduler_core.base.clock import RedisClock, SystemClock
 
 
 class Mono:
-    """A monotonic clock to set."""
+    """A monotonic clock that the test sets."""
 
     def __init__(self) -> None:
         self.seconds = 500.0
@@ -29,7 +29,7 @@ def mono(monkeypatch: pytest.MonkeyPatch) -> Mono:
 
 
 def sample(clock: RedisClock, mono: Mono, redis_ms: float, *, round_trip: float = 0.0) -> None:
-    """Redis said ``redis_ms``; the answer took ``round_trip`` seconds to arrive."""
+    """Give the clock a sample: Redis answered ``redis_ms`` after ``round_trip`` seconds."""
     mono.seconds += round_trip
     clock.sample(redis_ms, received_at=mono.seconds)
 
@@ -80,7 +80,7 @@ def test_an_odd_answer_changes_nothing(mono: Mono) -> None:
 
 
 @pytest.mark.parametrize("jump", [3_600_000.0, -3_600_000.0])
-def test_a_jump_is_believed_when_three_answers_in_a_row_agree(mono: Mono, jump: float) -> None:
+def test_a_jump_is_accepted_when_three_consecutive_answers_agree(mono: Mono, jump: float) -> None:
     clock = RedisClock()
     sample(clock, mono, 1e9)
     seen = []
@@ -95,7 +95,7 @@ def test_a_jump_is_believed_when_three_answers_in_a_row_agree(mono: Mono, jump: 
     assert not clock.in_doubt
 
 
-def test_two_answers_that_agree_and_one_that_does_not_are_no_jump(mono: Mono) -> None:
+def test_two_answers_that_agree_and_one_that_does_not_are_not_a_jump(mono: Mono) -> None:
     clock = RedisClock()
     sample(clock, mono, 1e9)
     for odd in (5e9, 5e9, 7e9, 7e9):
@@ -115,7 +115,7 @@ def test_it_never_runs_back_when_its_offset_shrinks(mono: Mono) -> None:
         before = now
 
 
-def test_the_system_clock_tells_milliseconds() -> None:
+def test_the_system_clock_returns_milliseconds() -> None:
     clock = SystemClock()
     assert clock.now_ms() > 1_700_000_000_000
     assert clock.monotonic() <= clock.monotonic()

@@ -26,7 +26,7 @@ def refusal(environ: Mapping[str, str] | None = None, /, **options: str) -> str:
     return str(caught.value)
 
 
-def test_without_any_setting_the_documented_defaults_hold() -> None:
+def test_without_any_setting_the_documented_defaults_apply() -> None:
     settings = load()
     assert (settings.api.host, settings.api.port) == ("127.0.0.1", 8000)
     assert settings.store.redis_url is None
@@ -59,14 +59,14 @@ def test_an_old_name_sets_the_renamed_setting_and_is_reported() -> None:
 
 
 @pytest.mark.parametrize("names", [("LANE", "TASKS"), ("TASKS", "LANE")])
-def test_of_the_old_and_the_new_name_of_a_setting_the_new_one_wins(names: tuple[str, str]) -> None:
+def test_the_new_name_of_a_setting_overrides_the_old_name(names: tuple[str, str]) -> None:
     environ = {f"CRONPOST_{name}_KEEP_STALE": "1" if name == "LANE" else "2" for name in names}
     assert load(environ).tasks.tasks_keep_stale == 2
     assert load({"CRONPOST_TASKS_KEEP_STALE": "1"}, lane_keep_stale="2").tasks.tasks_keep_stale == 2
     assert load().old_names == ()
 
 
-def test_an_option_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+def test_an_option_overrides_the_environment_and_the_environment_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("CRONPOST_PORT=1\nCRONPOST_SELECT_SIZE=1\nCRONPOST_MAX_RETRIES=1\n")
     environ = {"CRONPOST_PORT": "2", "CRONPOST_SELECT_SIZE": "2"}
@@ -100,7 +100,7 @@ def test_every_other_unknown_name_is_refused_too(name: str) -> None:
     assert name in refusal({name: "1"})
 
 
-def test_variables_of_other_programs_are_left_alone() -> None:
+def test_variables_of_other_programs_are_ignored() -> None:
     load({"REDIS_URL": "x", "CRONPOSTER_PORT": "x", "PORT": "x"})
 
 
@@ -120,7 +120,7 @@ def test_variables_of_other_programs_are_left_alone() -> None:
         ("CRONPOST_API_PORT_8000_TCP_ADDR", "10.0.0.9"),
     ],
 )
-def test_what_kubernetes_injects_for_a_service_called_cronpost_is_ignored(name: str, value: str) -> None:
+def test_variables_that_kubernetes_injects_for_a_service_called_cronpost_are_ignored(name: str, value: str) -> None:
     assert load({name: value}) == load()
 
 
@@ -156,7 +156,7 @@ def test_a_bad_value_is_refused_with_its_name_and_what_was_expected(name: str, v
     assert value in message
 
 
-def test_an_empty_value_is_as_good_as_none() -> None:
+def test_an_empty_value_means_that_the_setting_is_not_set() -> None:
     assert load({"CRONPOST_REDIS_URL": "", "CRONPOST_PORT": "  "}, host="") == load()
 
 
@@ -198,7 +198,7 @@ def test_keys_that_are_empty_short_or_cannot_be_sent_are_refused_without_being_s
         "rediss+cluster://:pass@a",
     ],
 )
-def test_the_redis_urls_that_are_documented_are_taken_as_they_are(url: str) -> None:
+def test_the_documented_redis_urls_are_accepted_unchanged(url: str) -> None:
     assert load({"CRONPOST_REDIS_URL": url}).store.redis_url == url
 
 
@@ -253,11 +253,11 @@ def test_a_heartbeat_must_fit_three_times_into_the_time_after_which_a_node_is_de
     load({"CRONPOST_HEARTBEAT_SECONDS": "2", "CRONPOST_DEAD_AFTER_SECONDS": "6"})
 
 
-def test_a_gap_that_kills_no_node_cannot_be_downtime() -> None:
+def test_downtime_after_seconds_cannot_be_less_than_dead_after_seconds() -> None:
     assert "CRONPOST_DOWNTIME_AFTER_SECONDS" in refusal({"CRONPOST_DOWNTIME_AFTER_SECONDS": "4"})
 
 
-def test_more_cannot_be_kept_than_is_read() -> None:
+def test_keep_bytes_cannot_exceed_the_read_limit() -> None:
     assert "CRONPOST_KEEP_BYTES" in refusal({"CRONPOST_READ_LIMIT_BYTES": "1000"})
 
 
@@ -269,7 +269,7 @@ def test_more_cannot_be_kept_than_is_read() -> None:
         ("http://[::1]:8000/", "http://[::1]:8000"),
     ],
 )
-def test_the_address_for_callbacks_is_kept_without_a_slash_at_its_end(text: str, kept: str) -> None:
+def test_the_public_url_is_stored_without_a_trailing_slash(text: str, kept: str) -> None:
     assert load({"CRONPOST_PUBLIC_URL": text}).engine.public_url == kept
 
 
@@ -290,22 +290,22 @@ def test_the_address_for_callbacks_is_kept_without_a_slash_at_its_end(text: str,
         "http://b\u00fccher.example/",
     ],
 )
-def test_what_no_runner_could_call_back_to_is_refused(text: str) -> None:
+def test_a_public_url_that_no_runner_could_call_is_refused(text: str) -> None:
     assert "CRONPOST_PUBLIC_URL" in refusal({"CRONPOST_PUBLIC_URL": text})
 
 
-def test_nodes_are_counted_or_one_for_each_core_that_may_be_used() -> None:
+def test_nodes_is_a_number_or_auto_for_one_per_usable_core() -> None:
     assert load().process.nodes == 1
     assert load({"CRONPOST_NODES": "3"}).process.nodes == 3
     assert load({"CRONPOST_NODES": "Auto"}).process.nodes == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "257", "many", "1.5"])
-def test_a_number_of_nodes_that_cannot_be_is_refused(text: str) -> None:
+def test_an_invalid_number_of_nodes_is_refused(text: str) -> None:
     assert "at most 256, or auto" in refusal({"CRONPOST_NODES": text})
 
 
-def test_a_setting_that_may_be_left_out_has_its_bounds_when_it_is_given() -> None:
+def test_the_bounds_of_an_optional_setting_apply_when_it_is_given() -> None:
     assert load().process.metrics_port is None
     assert load({"CRONPOST_METRICS_PORT": "9100"}).process.metrics_port == 9100
     assert "at most 65535" in refusal({"CRONPOST_METRICS_PORT": "99999"})
@@ -337,7 +337,7 @@ def test_two_lost_beats_and_a_third_fit_into_a_lease(heartbeat: float, dead_afte
     assert heartbeat + 3 * beat_timeout_seconds(settings) < dead_after
 
 
-def test_a_command_may_not_take_longer_than_a_lease() -> None:
+def test_a_command_timeout_must_be_shorter_than_a_lease() -> None:
     text = refusal(redis_timeout_seconds="5.5")
     for name in ("CRONPOST_REDIS_TIMEOUT_SECONDS=5.5", "CRONPOST_DEAD_AFTER_SECONDS=5", "CRONPOST_HEARTBEAT_SECONDS=1"):
         assert name in text
@@ -375,7 +375,7 @@ def test_a_dotenv_file_is_read_as_documented(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["CRONPOST_PORT", "= 5", "A='x", 'A="x" y', "1A=2"])
-def test_a_line_of_a_dotenv_file_that_makes_no_sense_is_named_by_number(line: str, tmp_path: Path) -> None:
+def test_an_invalid_line_of_a_dotenv_file_is_reported_with_its_number(line: str, tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text(f"# first\n{line}\n")
     with pytest.raises(ConfigError, match="line 2"):

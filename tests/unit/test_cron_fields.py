@@ -1,4 +1,4 @@
-"""What is a cron expression and what is not: the accepted dialect and every refusal."""
+"""The accepted dialect of cron expressions, and every refusal."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_macro_in_any_case_means_its_five_fields(macro: str) -> None:
         ("0 0 0 30 2 * 2028", "never fires"),
     ],
 )  # fmt: skip
-def test_what_is_not_in_the_dialect_is_refused_by_name(expression: str, named: str) -> None:
+def test_an_expression_outside_the_dialect_is_refused_with_the_reason(expression: str, named: str) -> None:
     error = refusal(expression)
     assert error.field == "cron"
     assert named in error.detail
@@ -241,20 +241,20 @@ def test_an_expression_with_one_fire_time_left_is_accepted_until_that_time() -> 
         "x" * 5000,
     ],
 )
-def test_what_is_no_iana_name_is_refused_as_a_time_zone(name: str) -> None:
+def test_a_time_zone_that_is_not_an_iana_name_is_refused(name: str) -> None:
     error = refusal("* * * * *", name)
     assert error.field == "timezone"
 
 
 @pytest.mark.parametrize("prefix", ["TZ=", "CRON_TZ="])
 @pytest.mark.parametrize("rest", ["0 12 * * *", "@daily"])
-def test_a_time_zone_in_the_expression_is_answered_with_where_it_belongs(prefix: str, rest: str) -> None:
+def test_a_time_zone_in_the_expression_is_refused_with_a_hint_to_its_field(prefix: str, rest: str) -> None:
     error = refusal(f"{prefix}Europe/Paris {rest}")
     assert error.field == "cron"
     assert '"timezone": "Europe/Paris"' in error.detail
 
 
-def test_a_misspelt_zone_is_answered_with_the_nearest_name() -> None:
+def test_a_misspelt_zone_is_refused_with_the_nearest_name() -> None:
     assert "did you mean 'Europe/London'?" in refusal("* * * * *", "europe/london").detail
     assert "did you mean 'America/New_York'?" in refusal("* * * * *", "America/NewYork").detail
 

@@ -1,4 +1,4 @@
-"""What holds for every expression and every zone."""
+"""Properties of every expression and every zone."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_after_the_last_of_a_long_time_the_next_one_lies_beyond_it(expression: s
     base=st.integers(0, END_OF_2099 - 1),
     questions=st.lists(st.tuples(st.integers(-5000, 5000), st.integers(-1, 90_000)), min_size=2, max_size=12),
 )
-def test_what_was_asked_before_does_not_change_an_answer(
+def test_earlier_queries_do_not_change_an_answer(
     expression: str, zone: str, base: int, questions: list[tuple[int, int]]
 ) -> None:
     shared = parse_cron(expression, zone)
@@ -158,7 +158,7 @@ def test_a_century_of_backlog_is_not_walked(expression: str, zone: str, monkeypa
         assert asked <= 40
 
 
-def test_an_answer_that_does_not_lie_ahead_is_an_error_and_no_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_does_not_lie_ahead_raises_instead_of_looping(monkeypatch: pytest.MonkeyPatch) -> None:
     trigger = parse_cron("* * * * *")
     monkeypatch.setattr(CronTrigger, "_next_elapsed", lambda self, after: after)
     with pytest.raises(RuntimeError, match="does not come after"):
@@ -280,7 +280,7 @@ def test_a_fixed_daily_job_fires_once_for_each_local_date_in_every_zone(time_of_
 
 @settings(max_examples=105, deadline=None)
 @given(text=st.text(max_size=40) | st.text(alphabet="0123456789*/-,@ LW#?RHmonja\t\n", max_size=40))
-def test_any_text_is_read_or_refused_and_nothing_else(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         trigger = parse_cron(text)
     except InvalidInput as error:

@@ -1,4 +1,4 @@
-"""Expressions in English: short where that is true, spelled out where it is not."""
+"""Descriptions of expressions in English: a short form where it is exact, otherwise each field."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ from scheduler_core.triggers.cron_words import describe
         ("* 5-7 9 * * *", "every second during minutes 5 to 7 of the hour during hour 9"),
     ],
 )
-def test_an_expression_is_told_in_words(expression: str, words: str) -> None:
+def test_an_expression_is_described_in_words(expression: str, words: str) -> None:
     assert describe(expression) == words
 
 
-def test_what_cannot_be_read_cannot_be_told() -> None:
+def test_an_invalid_expression_cannot_be_described() -> None:
     with pytest.raises(InvalidInput):
         describe("61 * * * *")
 
@@ -67,7 +67,7 @@ fields = [
 
 
 @given(parts=st.tuples(*fields))
-def test_every_restricted_field_leaves_a_trace_in_the_words(parts: tuple[str, ...]) -> None:
+def test_every_restricted_field_appears_in_the_description(parts: tuple[str, ...]) -> None:
     words = describe(" ".join(parts))
     assert words == words.strip()
     assert "  " not in words

@@ -50,7 +50,7 @@ def test_a_line_has_an_instant_in_utc_with_milliseconds_a_level_and_its_fields(s
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_what_must_never_be_logged_is_not_whoever_logs_it(log_format: str, stream: io.StringIO) -> None:
+def test_a_secret_is_never_logged_by_any_logger(log_format: str, stream: io.StringIO) -> None:
     configure(stream, log_format=log_format)
     log = events.get_logger("here")
     secret = "hunter2"
@@ -86,7 +86,7 @@ def test_below_the_level_nothing_is_written(stream: io.StringIO) -> None:
     assert [line["event"] for line in logged(stream)] == ["heard"]
 
 
-def test_the_loggers_of_http_libraries_say_nothing_below_a_warning(stream: io.StringIO) -> None:
+def test_the_loggers_of_http_libraries_write_only_warnings_and_above(stream: io.StringIO) -> None:
     configure(stream, log_level="debug")
     for name in ("httpx", "httpcore.connection", "aiohttp.client", "uvicorn.access"):
         logging.getLogger(name).info("GET http://host/")
@@ -164,7 +164,7 @@ def test_the_console_has_colours_on_a_terminal_unless_no_color_is_set(
 @pytest.mark.parametrize(
     ("state", "level"), [("succeeded", "info"), ("failed", "warning"), ("lost", "warning"), ("cancelled", "info")]
 )
-def test_a_run_that_went_wrong_is_logged_as_a_warning_with_instants_as_people_read_them(
+def test_a_failed_run_is_logged_as_a_warning_with_readable_instants(
     state: str, level: str, stream: io.StringIO
 ) -> None:
     configure(stream)
@@ -175,7 +175,7 @@ def test_a_run_that_went_wrong_is_logged_as_a_warning_with_instants_as_people_re
     assert not [name for name in line if name.endswith(("_time_ms", "_at_ms"))]
 
 
-def test_where_only_warnings_are_logged_a_failed_run_is(stream: io.StringIO) -> None:
+def test_a_failed_run_is_logged_at_level_warning(stream: io.StringIO) -> None:
     configure(stream, log_level="warning")
     report_record(Metrics(), "a", make_run(0, id="R", state=RunState.SUCCEEDED))
     report_record(Metrics(), "a", make_run(0, id="R", state=RunState.FAILED))
@@ -213,7 +213,7 @@ def test_before_any_configuration_nothing_goes_to_standard_output(capsys: pytest
     assert "unconfigured" in captured.err
 
 
-def test_the_format_auto_is_json_where_there_is_no_terminal(stream: io.StringIO) -> None:
+def test_the_format_auto_is_json_without_a_terminal(stream: io.StringIO) -> None:
     configure(stream, log_format="auto")
     events.get_logger("here").info("x")
     assert logged(stream)[0]["event"] == "x"

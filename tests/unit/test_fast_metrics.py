@@ -1,4 +1,4 @@
-"""The counters of every fire say what prometheus_client's own would say."""
+"""The counters on the path of every fire expose the same text as prometheus_client's own."""
 
 from __future__ import annotations
 

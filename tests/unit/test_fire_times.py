@@ -1,4 +1,4 @@
-"""Intervals, single fire times, and what a job's bounds and jitter make of any trigger."""
+"""Intervals, single fire times, and the effect of a job's bounds and jitter on a trigger."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_jitter_shifts_all_fire_times_of_a_job_by_one_offset() -> None:
 
 
 def test_the_offset_of_an_id_never_changes() -> None:
-    """A node of another version must not fire a job at other times. Nothing stores these numbers: they have to stay."""
+    """A node of another version must fire a job at the same times, so these offsets must not change."""
     assert {job_id: jitter_offset_ms(job_id, 60_000) for job_id in KNOWN_OFFSETS} == KNOWN_OFFSETS
     assert jitter_offset_ms("a", 0) == jitter_offset_ms("a", 1) == 0
 

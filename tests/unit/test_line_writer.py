@@ -1,4 +1,4 @@
-"""Lines go to a descriptor from a thread; a reader that stalls costs lines, and never the caller's time."""
+"""A thread writes lines to a descriptor; a stalled reader causes dropped lines but never blocks the caller."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Pipe:
         self.read_end, self.write_end = os.pipe()
 
     def fill(self) -> None:
-        """Leave no room in it."""
+        """Fill the pipe completely."""
         os.set_blocking(self.write_end, False)
         for size in (WHOLE_BYTES, 1):
             try:
@@ -66,7 +66,7 @@ def test_lines_are_written_in_their_order(pipe: Pipe) -> None:
 
 
 @pytest.mark.usefixtures("small_backlog")
-def test_a_reader_that_stalls_costs_lines_which_are_counted_and_reported_once_it_reads(pipe: Pipe) -> None:
+def test_lines_dropped_for_a_stalled_reader_are_counted_and_reported_once_it_reads(pipe: Pipe) -> None:
     pipe.fill()
     writer = LineWriter(pipe.write_end, report=dropped_line)
     for number in range(10, 30):
@@ -100,7 +100,9 @@ def test_a_flush_waits_for_the_lines_before_it_and_not_for_a_reader_that_stalls(
     assert writer.flush(WAIT_SECONDS)
 
 
-def test_lines_are_written_in_pieces_that_a_pipe_takes_as_a_whole(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_written_in_pieces_that_a_pipe_accepts_atomically(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
     go = threading.Event()
 
@@ -123,7 +125,7 @@ def test_lines_are_written_in_pieces_that_a_pipe_takes_as_a_whole(pipe: Pipe, mo
     assert len(sizes) <= sum(sizes) / 2000, "not a call for each line"
 
 
-def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for(pipe: Pipe) -> None:
+def test_writing_to_a_non_blocking_descriptor_waits(pipe: Pipe) -> None:
     pipe.fill()
     os.set_blocking(pipe.write_end, False)
     writer = LineWriter(pipe.write_end)
@@ -133,7 +135,7 @@ def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for(pipe: Pipe) 
     assert writer.dropped == 0
 
 
-def test_lines_that_nobody_can_ever_read_are_counted_as_dropped() -> None:
+def test_lines_to_a_closed_reader_are_counted_as_dropped() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     writer = LineWriter(write_end, report=dropped_line)
@@ -145,7 +147,7 @@ def test_lines_that_nobody_can_ever_read_are_counted_as_dropped() -> None:
     os.close(write_end)
 
 
-def test_a_text_that_no_encoding_knows_is_written_all_the_same(pipe: Pipe) -> None:
+def test_a_text_that_cannot_be_encoded_is_written_with_escapes(pipe: Pipe) -> None:
     writer = LineWriter(pipe.write_end)
     writer.put("a\ud800b")
     assert pipe.read_until("b") == ["a\\ud800b"]

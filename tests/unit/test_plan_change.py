@@ -112,7 +112,7 @@ def test_an_identical_upsert_changes_nothing(state: JobState) -> None:
 
 
 @pytest.mark.parametrize("next_fire", [10, 0, -50])
-def test_an_unchanged_trigger_keeps_its_position_and_what_is_due_fires_with_the_new_definition(
+def test_an_unchanged_trigger_keeps_its_position_and_due_fire_times_use_the_new_definition(
     next_fire: float,
 ) -> None:
     planned = done(upsert(make_job(payload=b"[]"), stored(make_state(next_fire), version=4), 4))
@@ -121,7 +121,7 @@ def test_an_unchanged_trigger_keeps_its_position_and_what_is_due_fires_with_the_
     assert planned.job == make_job(payload=b"[]", version=5, updated_at_ms=at(4))
 
 
-def test_a_changed_trigger_starts_after_now_and_what_was_due_is_a_miss() -> None:
+def test_a_changed_trigger_starts_after_now_and_due_fire_times_are_misses() -> None:
     planned = done(change_trigger(stored(make_state(-50)), 4))
     assert planned.state == make_state(20)
     assert summary(planned) == [("replaced", -50, 0)]
@@ -187,7 +187,7 @@ def test_a_delete_leaves_a_tombstone_only_while_a_request_may_be_open() -> None:
     assert summary(planned) == [("replaced", 10, 10)]
 
 
-def test_a_delete_accounts_for_what_was_due() -> None:
+def test_a_delete_records_due_fire_times_as_missed() -> None:
     assert summary(delete(stored(make_state(-20)), 4)) == [("replaced", -20, 0)]
     assert summary(delete(stored(make_state(-20, paused_at_ms=at(-30))), 4)) == [("paused", -20, 0)]
     assert summary(delete(stored(make_state(-20, quarantine="q")), 4)) == [("quarantined", -20, 0)]

@@ -22,13 +22,13 @@ from scheduler_core.store.redis.open import open_shards
 @pytest.mark.parametrize(
     "url", ["redis://cache", "rediss://user:pa%2Fss@cache:6380/1?ssl_cert_reqs=none", "unix:///run/redis.sock?db=1"]
 )
-def test_what_leads_to_one_server_is_left_as_it_is(url: str) -> None:
+def test_the_url_of_one_server_is_returned_unchanged(url: str) -> None:
     parsed = parse_redis_url(url)
     assert parsed.topology is Topology.SINGLE
     assert parsed.plain == url
 
 
-def test_sentinels_have_hosts_a_name_and_a_password_of_their_own() -> None:
+def test_sentinels_have_hosts_a_name_and_their_own_password() -> None:
     url = "redis+sentinel://user:p%40ss@a:1,b,[::1]:3/my%20master/2?sentinel_password=other&socket_keepalive=yes"
     parsed = parse_redis_url(url)
     assert parsed.topology is Topology.SENTINEL
@@ -48,7 +48,7 @@ def test_a_cluster_has_hosts_and_no_database() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "rediss+cluster", "unix"])
-async def test_every_option_that_is_taken_makes_a_connection(scheme: str) -> None:
+async def test_every_accepted_option_creates_a_connection(scheme: str) -> None:
     numbers = dict.fromkeys(NUMBERS, "0")
     texts = {"ssl_cert_reqs": "none", "ssl_check_hostname": "no", "socket_keepalive": "yes"}
     names = TLS_OPTIONS if scheme.startswith("rediss") else OPTIONS if scheme == "unix" else TCP_OPTIONS
@@ -84,6 +84,6 @@ async def test_every_option_that_is_taken_makes_a_connection(scheme: str) -> Non
         ("rediss://a?health_check_interval=x", "health_check_interval is not a whole number"),
     ],
 )
-def test_what_is_wrong_is_said(url: str, words: str) -> None:
+def test_an_invalid_url_is_refused_with_the_reason(url: str, words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("+", r"\+")):
         parse_redis_url(url)

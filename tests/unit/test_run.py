@@ -1,4 +1,4 @@
-"""Run ids, and what a run's record keeps."""
+"""Run ids, and the attempts that a run's record keeps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_run_ids_sort_by_time(one: int, other: int, fence: int, other_fence: int
         assert random_run_id(one) < random_run_id(other)
 
 
-def test_random_ids_have_the_shape_of_the_others_and_differ() -> None:
+def test_random_ids_have_the_format_of_the_others_and_differ() -> None:
     drawn = {random_run_id(5) for _ in range(100)}
     assert len(drawn) == 100
     assert {len(one) for one in drawn} == {26}
@@ -60,7 +60,7 @@ def test_the_first_attempt_and_the_latest_are_kept(count: int) -> None:
     assert numbers[1:] == list(range(count - len(numbers) + 2, count + 1))
 
 
-def test_runs_and_misses_of_one_history_are_told_apart() -> None:
+def test_runs_and_misses_of_one_history_are_distinguished() -> None:
     run = Run(id="R", fire_time_ms=1_000, started_at_ms=1_250, state=RunState.SUCCEEDED)
     miss = Miss(MissReason.OVERLAP, 1, 2, 3)
     decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Run | Miss)

@@ -1,4 +1,4 @@
-"""The status of a run and of an attempt, and what went wrong with it in one word."""
+"""The status of a run and of an attempt, and the error of each in one word."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_kind_of_outcome_has_a_status() -> None:
 
 
 @pytest.mark.parametrize("state", [RunState.OPEN, RunState.RETRYING, RunState.TAKEN])
-def test_a_run_that_is_not_settled_has_no_status_whatever_its_attempts_came_to(state: RunState) -> None:
+def test_an_unsettled_run_has_no_status_whatever_its_attempts_are(state: RunState) -> None:
     run = make_run(state=state, attempts=(attempt(RESPONSE, 503),))
     assert (status_of(run), error_type_of(run)) == (None, None)
 
@@ -79,7 +79,7 @@ def test_a_run_that_did_not_succeed_although_it_was_answered_2xx_is_failed_for_a
     assert (status_of(run), error_type_of(run)) == (RunStatus.FAILED, "unknown")
 
 
-def test_a_run_that_its_runner_called_a_success_is_one_although_its_request_broke_off() -> None:
+def test_a_run_completed_as_a_success_has_that_status_although_its_request_broke_off() -> None:
     run = make_run(state=RunState.SUCCEEDED, attempts=(attempt(OutcomeKind.CONNECTION),))
     assert (status_of(run), error_type_of(run)) == (RunStatus.SUCCESS, None)
 
@@ -89,6 +89,6 @@ def test_a_run_without_an_attempt_is_failed(state: RunState) -> None:
     assert (status_of(make_run(state=state)), error_type_of(make_run(state=state))) == (RunStatus.FAILED, "unknown")
 
 
-def test_each_status_has_a_letter_of_its_own() -> None:
+def test_each_status_has_its_own_letter() -> None:
     assert LETTERS == "SFTDC"
     assert len({status.letter for status in RunStatus}) == len(RunStatus)

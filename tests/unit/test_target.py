@@ -94,7 +94,7 @@ def test_an_absolute_http_url_is_accepted_and_returned_unchanged(url: str) -> No
         "http://h/" + "x" * 2040,
     ],
 )
-def test_what_cannot_be_delivered_to_is_refused(url: str) -> None:
+def test_a_url_that_cannot_be_delivered_to_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         check_url(url)
     assert caught.value.field == "endpoint"
@@ -165,7 +165,7 @@ def test_a_header_that_belongs_to_the_transport_or_to_cronpost_is_refused(name: 
 
 
 @pytest.mark.parametrize("name", ["Authorization", "Content-Type", "User-Agent", "Accept", "X-Proxy-Id", "Cookie", "T"])
-def test_other_headers_may_be_set(name: str) -> None:
+def test_other_headers_can_be_set(name: str) -> None:
     assert refused_header(name) is None
     assert check_headers({name: "a value\twith (signs)"}) == ((name, "a value\twith (signs)"),)
 
@@ -182,7 +182,7 @@ def test_the_refusal_of_a_header_value_does_not_repeat_it() -> None:
     assert "secret" not in caught.value.detail
 
 
-def test_an_empty_header_value_may_be_set() -> None:
+def test_an_empty_header_value_can_be_set() -> None:
     assert check_headers({"X-Empty": ""}) == (("X-Empty", ""),)
 
 
@@ -201,7 +201,7 @@ def test_the_number_and_the_size_of_headers_are_limited() -> None:
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
-def test_what_is_accepted_can_never_end_a_line(name: str, value: str) -> None:
+def test_an_accepted_header_never_contains_a_line_break(name: str, value: str) -> None:
     try:
         ((name, value),) = check_headers({name: value})
     except InvalidInput:

@@ -20,7 +20,7 @@ def test_a_spec_is_stored_in_few_bytes_and_read_back() -> None:
         assert msgspec.json.decode(msgspec.json.encode(each), type=TriggerSpec) == each
 
 
-def test_a_spec_of_a_kind_not_known_here_is_not_taken_for_another() -> None:
+def test_a_spec_of_an_unknown_kind_is_not_decoded_as_another() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(b'{"k":"interval","x":"* * * * *"}', type=TriggerSpec)
 
@@ -49,8 +49,8 @@ def test_a_trigger_that_has_ended_answers_none_and_is_refused_for_a_new_job() ->
         check_fires_again(trigger, MIDNIGHT)
 
 
-def test_the_questions_of_a_run_that_is_due_are_answered_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten thousand jobs that share a trigger ask these in one second: what is due now, and is there a later one?"""
+def test_the_queries_of_a_due_run_are_answered_from_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand jobs that share a trigger make these queries in one second: the due fire time and the next one."""
     trigger = compile_trigger(CronSpec("*/10 * * * * *", "America/New_York"))
     fire, following = MIDNIGHT + 10_000, MIDNIGHT + 20_000
     assert trigger.last_in(fire - 1, fire + 7) == fire

@@ -78,7 +78,7 @@ CODES = (200, 500, 200, None, 404)
 
 
 async def seeded(bench: Bench, count: int = 40) -> list[Run]:
-    """Runs of five jobs, some of which started in the same millisecond; the newest first."""
+    """Runs of five jobs, newest first; some started in the same millisecond."""
     runs = [settled_run(number, CODES[number % 5], started_at_ms=at(number - number % 3)) for number in range(count)]
     shuffled = random.Random(7).sample(runs, count)
     for run in shuffled:
