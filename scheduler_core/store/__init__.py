@@ -1,5 +1,5 @@
-"""The store: what Cronpost keeps. Here are the protocols that nodes and use cases are typed against, and their values.
+"""Protocols of the store, which keeps Cronpost's state, and their values. Nodes and use cases depend only on these.
 
-One file per subject: ``loop``, ``jobs``, ``history``, ``tasks``, ``catalogue``; ``shards`` puts them together. The only
-implementation is ``redis``. Nothing here decides: a method applies a transition that the plan made.
+One file per subject: ``loop``, ``jobs``, ``history``, ``tasks``, ``catalogue``; ``shards`` combines them. The only
+implementation is ``redis``. The store makes no decisions: a method applies a transition that the plan made.
 """

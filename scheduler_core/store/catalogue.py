@@ -44,7 +44,7 @@ class CatalogueCounts(msgspec.Struct, frozen=True):
 
 
 class Duties(msgspec.Struct, frozen=True):
-    """What a sweeper must repair."""
+    """The entries that a sweeper must repair."""
 
     turn: bool
     """Compare all schedules with their jobs."""
@@ -162,6 +162,6 @@ class CatalogueStore(TargetReader, Protocol):
         ...
 
     async def duties(self, *, now_ms: int, old_ms: int, period_ms: int, limit: int = 200) -> Duties:
-        """Return what was left unfinished for longer than ``old_ms``, and whether this caller has to compare all
+        """Return operations that are incomplete for longer than ``old_ms``, and whether this caller has to compare all
         schedules with their jobs, which one caller does in each ``period_ms``."""
         ...

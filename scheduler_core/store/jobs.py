@@ -14,7 +14,7 @@ from scheduler_core.model.transition import Transition
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """How much history a job keeps: ``entries`` runs and misses, and ``failures`` runs that left these and did not
+    """The limits of a job's history: ``entries`` runs and misses, and ``failures`` runs that left these and did not
     succeed. All expire ``after_ms`` after the last entry."""
 
     entries: int = 100
@@ -51,7 +51,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Beside(msgspec.Struct, frozen=True):
-    """What the next attempt of a child run needs besides its own documents."""
+    """Data that the next attempt of a child run needs besides the run's own documents."""
 
     job: str
     """``same``: the job is the one that the run was made from; else ``changed`` or ``gone``."""
@@ -65,7 +65,7 @@ class Answer(msgspec.Struct, frozen=True):
     content: bytes
     now_ms: int
     until_ms: int
-    """How long it is kept, unless very many are stored."""
+    """When the answer expires. If very many are stored, it is removed earlier."""
 
 
 class Counts(msgspec.Struct, frozen=True):

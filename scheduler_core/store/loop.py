@@ -35,13 +35,13 @@ class Claim(msgspec.Struct, frozen=True):
     next_wake_ms: int | None
     """The earliest wake-up among the jobs that no node holds."""
     downtimes: tuple[Downtime, ...] | None
-    """Set if they differ from those that the caller knows."""
+    """The downtimes; None: the caller has the present ones already."""
     downtime_count: int
     must_beat: bool = False
     suspects_waiting: int = 0
-    """How many suspects of this shard wait for a trial."""
+    """The number of suspects of this shard that wait for a trial."""
     suspects: int = 0
-    """How many suspects this shard has, with those that are tried now."""
+    """The number of suspects of this shard, those on trial included."""
     targets_version: int | None = None
     """Raised with every change of a target; None: unknown."""
 
@@ -64,7 +64,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
     claim_key: str
     encoded: Any
-    """What the store sends; only the store reads it."""
+    """The encoded arguments, which only the store reads."""
     wake_ms: int | None = None
     """When the job is due again; None: only a client can wake it."""
 
@@ -72,7 +72,7 @@ class Settlement(msgspec.Struct, frozen=True):
 class Settled(msgspec.Struct, frozen=True):
     """The answer to a settlement: ``ok``, ``done`` (applied before), ``stale`` (another node has the lease), ``full``
     (the job has as many child runs as it may have; the lease stays), ``later`` (nothing was done, send it again) or
-    ``changed``, with what is stored."""
+    ``changed``, with the stored job."""
 
     result: str
     stored: ClaimedJob | None = None

@@ -1,4 +1,4 @@
-"""The store in shards: which shard a job belongs to, and what every shard offers.
+"""Divides the store into shards: selects the shard of a job, and declares the methods of every shard.
 
 A job's id decides its shard, and all keys of a shard are on one server, so that a step of one job, and a claim of many,
 is one script on one server. One-off tasks, targets and names exist once and are on the first shard.
@@ -132,7 +132,7 @@ class PerShard(Generic[T_co]):
 
     @property
     def lead(self) -> T_co:
-        """The one of the first shard, which also holds what exists once."""
+        """The element of the first shard, which also has one-off tasks, targets and names."""
         return self.all[0]
 
     def number_of(self, job_id: str) -> int:
@@ -162,7 +162,7 @@ class Shards(PerShard[S_co]):
         super().__init__(stores)
         self.topology = topology
         self.is_confirmed = False
-        """Whether the store is known to have as many shards as this has stores."""
+        """Whether the number of shards is confirmed to be ``len(stores)``."""
 
     @staticmethod
     def of_one(store: S) -> Shards[S]:

@@ -28,7 +28,7 @@ class Row(msgspec.Struct, frozen=True):
     has_failed: bool
     execute_at_ms: int
     task: Task | None
-    """None: it was deleted (``fault`` is None too), or cannot be read."""
+    """None: the task was deleted (then ``fault`` is None too) or cannot be read."""
     fault: str | None = None
 
 
@@ -52,7 +52,7 @@ class TaskSettlement(msgspec.Struct, frozen=True):
 
     number: int
     encoded: Any
-    """What the store sends; only the store reads it."""
+    """The encoded arguments, which only the store reads."""
 
 
 class SettledBatch(msgspec.Struct, frozen=True):

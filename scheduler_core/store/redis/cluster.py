@@ -67,7 +67,7 @@ class Cluster:
         self._ranges: list[tuple[int, Address]] = []
         """For each first slot of ``_starts``: the last slot, and its master."""
         self._moved: dict[int, Address] = {}
-        """What redirections said since the latest map."""
+        """The masters of slots that redirections reported since the latest map."""
         self._looking: asyncio.Task[None] | None = None
         self._asked: set[Address] = set()
         """Servers that were asked for the map and have not answered; they are not asked again meanwhile."""

@@ -184,7 +184,7 @@ _MARK = re.compile(rb"[xb]-?[0-9]{1,15}")
 
 
 def is_mark(stored: bytes | None) -> bool:
-    """Whether an entry of a job's list is the mark that states from where on the list is complete."""
+    """Whether an entry of a job's list is the mark at which the complete part of the list begins."""
     return stored is not None and _MARK.fullmatch(stored) is not None
 
 

@@ -80,7 +80,7 @@ class Keys(msgspec.Struct, frozen=True):
     prefix: str = "cronpost"
     shard: int = 0
     root: str = ""
-    """What all names begin with, from ``prefix`` and ``shard``."""
+    """The beginning of all key names, made from ``prefix`` and ``shard``."""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "root", f"{self.prefix}:{{{self.shard}}}")

@@ -25,10 +25,10 @@ PROBE_MS = 10_000
 
 
 class RedisShard:
-    """The base of the classes that make up ``RedisStore``, and what the other stores on this shard use.
+    """The base of the classes that ``RedisStore`` combines; the other stores on this shard use it too.
 
     ``beats`` is a separate client for heartbeats whose timeout is short compared with the lease: a beat must not wait
-    behind other commands, nor for a connection that died silently. None: beats share ``client``.
+    for other commands, nor for a connection that was lost without notice. None: beats share ``client``.
     """
 
     clock: RedisClock | None = None
@@ -94,9 +94,9 @@ class RedisShard:
         return await self._send(script, *flat(self.keys_of(script), args, items))
 
     async def write(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
-        """Run a script that carries out a client's change, with a deadline that is not after this call gives up.
+        """Run a script that makes a client's change, with a deadline no later than the timeout of this call.
 
-        Raises OutcomeUnknown if the change was sent and not answered: it may have been stored, but is not carried out
+        Raises OutcomeUnknown if the change was sent and not answered: it may have been stored, but is not made
         after the deadline. After any other StoreError nothing was stored.
         """
         return await self._send_in_time(script, (*self.keys_of(script), *keys), args)

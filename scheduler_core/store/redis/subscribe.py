@@ -10,7 +10,7 @@ from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.redis.faults import translated_faults
 
 SIGN_OF_LIFE_SECONDS = 5.0
-"""How long the connection may be silent before it is pinged, and how long the answer may take."""
+"""The connection is pinged after this long without data, and the answer may take this long."""
 
 
 async def messages(client: Redis, channel: str) -> AsyncGenerator[bytes | None, None]:

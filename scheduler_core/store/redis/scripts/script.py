@@ -117,7 +117,7 @@ class Item(NamedTuple, Generic[G]):
     args: G
     keys: tuple[str, ...] = ()
     rest: Sequence[Arg] = ()
-    """What follows the arguments: records (``RecordArgs``) and the like, whose number the arguments say."""
+    """Further arguments, such as records (``RecordArgs``). ``args`` contains their number."""
 
 
 def flat(keys: tuple[str, ...], args: tuple[Any, ...], items: Iterable[Item[Any]]) -> tuple[list[str], list[Arg]]:
