@@ -158,14 +158,6 @@ class TargetLimiter:
             for wake in waiting:
                 wake()
 
-    def _wake_claimers(self, saturated: TargetState) -> None:
-        """Wake the claimers that wait for the saturated target, once it has enough free slots."""
-        if self._slots_of(saturated) >= SATURATED_STEP:
-            self._saturated_since_ms = None
-            waiting, self._waiting = self._waiting, set()
-            for wake in waiting:
-                wake()
-
     # ---- how many to claim ------------------------------------------------------------------------------------------
 
     def batch(self, most: int, wake: Callable[[], None]) -> int:
