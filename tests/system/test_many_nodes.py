@@ -71,15 +71,24 @@ async def test_killing_nodes_one_after_the_other_loses_nothing(world: World) -> 
 
 
 async def test_an_upsert_wakes_a_sleeping_node(world: World) -> None:
-    """Without a message the node looks once per second. It has to look earlier."""
+    """Without a message the node looks once per second. It has to look earlier.
+
+    A run on request in the middle of a second sets the instant of the next look: in the middle of a second too, so half
+    a second after the fire time that the upsert brings.
+    """
     node = await world.start("node", through_proxy=True)
     api = await world.start("api")
+    client = await api.api()
+    await world.put(api, "pace", "0 0 0 1 1 *")
 
     def claims() -> list[float]:
         return [when for when, command in world.proxy.seen if script("job/claim")(command)]
 
     gaps: list[float] = []
     for number in range(10):
+        await asyncio.sleep((1.5 - world.now_ms() / 1000 % 1) % 1)
+        assert (await client.post("/jobs/pace/run")).status_code == 202
+        await world.recorder.until_requests(1, "pace")
         seen = len(claims())
         await eventually(lambda seen=seen: len(claims()) > seen)  # type: ignore[misc]
         looked = claims()[-1]
