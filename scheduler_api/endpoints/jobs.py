@@ -54,7 +54,8 @@ from scheduler_api.wire.json_body import read_object
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.catalogue import schedule_id_of
-from scheduler_core.model.job import Job, Overlap
+from scheduler_core.model.job import Job
+from scheduler_core.model.policies import Overlap
 from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.job_reads import JobView
 

@@ -19,7 +19,8 @@ from scheduler_api.wire.json_body import Fields, nested
 from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import BY_NAME, LIMIT_FIELDS, LIMIT_ROWS, RETRY_FIELDS, RETRY_ROWS, ROWS
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.model.job import DEFAULT_POLICIES, Job, Limits, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.model.job import Job
+from scheduler_core.model.policies import DEFAULT_POLICIES, Limits, Overlap, Policies, Recovery, RetryRule
 
 
 def policies_of(fields: Fields) -> Policies:

@@ -7,7 +7,7 @@ options are generated from the rows.
 from __future__ import annotations
 
 from scheduler_api.wire.policy_row import Row
-from scheduler_core.model.job import Overlap, Recovery
+from scheduler_core.model.policies import Overlap, Recovery
 
 DAY = 86_400
 YEAR = 366 * DAY

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import msgspec
 
-from scheduler_core.model.job import RetryRule
+from scheduler_core.model.policies import RetryRule
 
 DAY_MS = 86_400_000
 MOST_STEPS = 64

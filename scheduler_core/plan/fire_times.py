@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from scheduler_core.model.job import DEFAULT_POLICIES, Job
+from scheduler_core.model.job import Job
+from scheduler_core.model.policies import DEFAULT_POLICIES
 from scheduler_core.triggers.interval import LAST_INSTANT_MS
 from scheduler_core.triggers.trigger import Trigger, compile_trigger
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from scheduler_core.model.job import Downtime, Job, JobState, Overlap, Recovery
+from scheduler_core.model.job import Downtime, Job, JobState
+from scheduler_core.model.policies import Overlap, Recovery
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import is_replay
 from scheduler_core.plan.catch_up import catch_up

@@ -8,8 +8,9 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.model.call import Call
-from scheduler_core.model.job import Downtime, Job, JobState, Overlap
+from scheduler_core.model.job import Downtime, Job, JobState
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Verdict
+from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Attempt, Reason, Record, Run, RunState, keep_attempts
 from scheduler_core.model.transition import Transition, is_finished
 from scheduler_core.plan.backoff import RetryPolicy, retry_delay_ms, with_rule

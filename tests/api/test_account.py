@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from scheduler_api.context import Context
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import Policies
 from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.store import RedisStore

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from scheduler_api.context import Context
-from scheduler_core.model.job import Overlap, Policies
+from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Miss, Reason, Run, RunState
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.store import RedisStore

@@ -17,7 +17,8 @@ from scheduler_api.wire.json_body import read_object
 from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import BY_NAME, LIMIT_ROWS, POLICY_FIELDS, RETRY_ROWS, ROWS
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.model.job import DEFAULT_POLICIES, Job, Limits, Overlap, Policies, Recovery, RetryRule
+from scheduler_core.model.job import Job
+from scheduler_core.model.policies import DEFAULT_POLICIES, Limits, Overlap, Policies, Recovery, RetryRule
 from tests.api.conftest import EXAMPLE, job
 
 Contents = Callable[[], dict[bytes, Any]]

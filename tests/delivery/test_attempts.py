@@ -10,7 +10,8 @@ import pytest
 
 from scheduler_core.delivery.base import Call, OutcomeKind
 from scheduler_core.delivery.http.request import request_of
-from scheduler_core.model.job import Job, Policies, RetryRule
+from scheduler_core.model.job import Job
+from scheduler_core.model.policies import Policies, RetryRule
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.node.dispatch.calls import call_of
 from scheduler_core.plan.claim import Work

@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import HeldBack, Policies
+from scheduler_core.model.job import HeldBack
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import RunState
 from scheduler_core.node.dispatch import calls
 from scheduler_core.node.dispatch import dispatcher as deliver

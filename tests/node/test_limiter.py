@@ -12,8 +12,9 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Target, Timing
-from scheduler_core.model.job import HeldBack, HoldReason, JobState, Limits, Overlap, Policies
+from scheduler_core.model.job import HeldBack, HoldReason, JobState
 from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.policies import Limits, Overlap, Policies
 from scheduler_core.model.run import Miss, Run
 from scheduler_core.node.dispatch.breaker import BreakerState
 from scheduler_core.node.dispatch.limiter import SATURATED_STEP, Permit, TargetLimiter

@@ -9,8 +9,8 @@ from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import Policies, RetryRule
 from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.policies import Policies, RetryRule
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import answered, at, make_job, make_state

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import JobNotFound
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import Job, Overlap, Policies
+from scheduler_core.model.job import Job
+from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Miss, MissReason, Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.store import RedisStore

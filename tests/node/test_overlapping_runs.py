@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.model.job import JobState, Policies
+from scheduler_core.model.job import JobState
+from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.claim_keys import child_id

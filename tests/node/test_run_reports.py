@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import HeldBack, HoldReason, JobState, Overlap, Pending, Policies
+from scheduler_core.model.job import HeldBack, HoldReason, JobState, Pending
 from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.node.loops.settle import waiting_run
 from scheduler_core.node.loops.settle_queue import REFUSALS, REJECTED_SECONDS

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.model.job import Job, Overlap, Policies, RetryRule
+from scheduler_core.model.job import Job
+from scheduler_core.model.policies import Overlap, Policies, RetryRule
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import decode_job, encode_job, encode_states
 from scheduler_core.store.redis.store import RedisStore

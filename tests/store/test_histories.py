@@ -37,8 +37,9 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Target, Timing, job_id_of
-from scheduler_core.model.job import JobState, Overlap
+from scheduler_core.model.job import JobState
 from scheduler_core.model.outcome import Outcome
+from scheduler_core.model.policies import Overlap
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.store.claim_keys import CHILD

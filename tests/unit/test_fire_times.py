@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.model.job import Policies
+from scheduler_core.model.policies import Policies
 from scheduler_core.plan.fire_times import BoundedTrigger, jitter_offset_ms, same_fire_times, trigger_of
 from scheduler_core.triggers.interval import LAST_INSTANT_MS, IntervalTrigger
 from scheduler_core.triggers.trigger import AtSpec, CronSpec, IntervalSpec, Trigger, TriggerSpec, compile_trigger

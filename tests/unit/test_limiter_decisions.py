@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import HeldBack, HoldReason, Limits, Policies
+from scheduler_core.model.job import HeldBack, HoldReason
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.policies import Limits, Policies
 from scheduler_core.node.dispatch.breaker import BreakerState
 from scheduler_core.node.dispatch.limiter import SATURATED_OPEN, SATURATED_WAIT_MS, Permit, TargetLimiter
 from scheduler_core.node.dispatch.limits import RATES_PER_TARGET, Rate, rates_for

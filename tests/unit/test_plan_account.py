@@ -26,14 +26,11 @@ from scheduler_core.model.job import (
     Lease,
     LostCause,
     LostClaim,
-    Overlap,
     Pending,
-    Policies,
-    Recovery,
-    RetryRule,
     Snapshot,
 )
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
 from scheduler_core.model.run import Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, is_finished, next_wake_ms
 from scheduler_core.plan.backoff import RetryPolicy

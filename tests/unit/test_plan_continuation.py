@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from scheduler_core.model.job import Job, JobState, Pending, Policies, RetryRule, Snapshot
+from scheduler_core.model.job import Job, JobState, Pending, Snapshot
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.policies import Policies, RetryRule
 from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
 from scheduler_core.plan.backoff import RetryPolicy

@@ -14,16 +14,13 @@ from scheduler_core.model.job import (
     HoldReason,
     JobState,
     LastRun,
-    Overlap,
     Pending,
-    Policies,
-    Recovery,
     Replay,
-    RetryRule,
     Snapshot,
     Totals,
 )
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState, derived_run_id
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.account import Entry, make_account

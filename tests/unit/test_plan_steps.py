@@ -17,14 +17,13 @@ from scheduler_core.model.job import (
     Lease,
     LostCause,
     LostClaim,
-    Overlap,
     Pending,
-    Policies,
     Replay,
     Snapshot,
     Totals,
 )
 from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState
 from scheduler_core.model.task import Task, TaskRules
 from scheduler_core.model.transition import Spawn, Transition

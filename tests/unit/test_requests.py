@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from scheduler_core.delivery.http.request import Request, request_of
 from scheduler_core.model.call import Call
 from scheduler_core.model.catalogue import Target
-from scheduler_core.model.job import Job, Policies, RetryRule
+from scheduler_core.model.job import Job
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.policies import Policies, RetryRule
 from scheduler_core.model.run import Reason, Run
 from scheduler_core.node.dispatch.calls import call_of, is_last_attempt, needs_nothing_else, with_callback, with_target
 from scheduler_core.node.dispatch.dispatcher import failure

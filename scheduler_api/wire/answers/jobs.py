@@ -16,7 +16,8 @@ from scheduler_api.wire.policies import described_policies, show_policies
 from scheduler_api.wire.policy_row import seconds
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model import job as model
-from scheduler_core.model.job import JobState, Overlap
+from scheduler_core.model.job import JobState
+from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import RunState
 from scheduler_core.plan.fire_times import jitter_offset_ms, trigger_of
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec, TriggerSpec

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import msgspec
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.model.job import DEFAULT_POLICIES, Downtime, Job, JobState, Lease, LostCause, LostClaim, Policies
+from scheduler_core.model.job import Downtime, Job, JobState, Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.policies import DEFAULT_POLICIES, Policies
 from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
 from scheduler_core.store.jobs import Entry
