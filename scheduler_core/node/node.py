@@ -6,7 +6,7 @@ import secrets
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import EngineSettings
-from scheduler_core.model.job import Downtime
+from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.run import random_store_id
 from scheduler_core.node.slots import Occupant, SlotPool
 

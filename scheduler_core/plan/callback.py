@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from scheduler_core.model.job import Downtime, Job
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import Job
 from scheduler_core.model.run import Run, RunState
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from scheduler_core.model.job import Downtime, Job, JobState, Replay
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import Job, JobState, Replay
 from scheduler_core.model.run import Miss, MissReason, Reason
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import make_miss, miss_through

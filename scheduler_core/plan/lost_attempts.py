@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from scheduler_core.model.job import (
-    Lease,
-    LostCause,
-)
+from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Run, keep_attempts
 

@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from scheduler_core.base.errors import StoreRefused
-from scheduler_core.model.job import Downtime, Job, JobState, Snapshot
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import Job, JobState, Snapshot
 from scheduler_core.model.run import Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition
 

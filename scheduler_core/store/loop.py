@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from scheduler_core.model.job import Downtime, Job, JobState, Lease, LostCause
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import Beside
 

@@ -14,7 +14,7 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings, Settings, StoreSettings
 from scheduler_core.base.config_check import beat_timeout_seconds
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import Downtime
+from scheduler_core.model.downtime import Downtime
 from scheduler_core.node.loops.heartbeat import Heartbeat, set_clock
 from scheduler_core.node.node import Node
 from scheduler_core.store.redis.open import open_shards

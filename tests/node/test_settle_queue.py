@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_core.model.job import Lease
+from scheduler_core.model.lease import Lease
 from scheduler_core.node.loops.settle_queue import (
     BATCH,
     REFUSALS,

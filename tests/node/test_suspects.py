@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.delivery.base import NOT_SENT
-from scheduler_core.model.job import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES
+from scheduler_core.model.lease import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.node.slots import SlotPool
 from scheduler_core.store.redis.store import RedisStore

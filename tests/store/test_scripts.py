@@ -9,7 +9,9 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreRefused
-from scheduler_core.model.job import Downtime, JobState, Lease, LostCause, LostClaim
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import JobState
+from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.run import Miss, MissReason, Reason
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import Entry

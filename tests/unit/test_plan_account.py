@@ -16,19 +16,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
-from scheduler_core.model.job import (
-    SUSPECT_LOSSES,
-    Downtime,
-    HeldBack,
-    HoldReason,
-    Job,
-    JobState,
-    Lease,
-    LostCause,
-    LostClaim,
-    Pending,
-    Snapshot,
-)
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import HeldBack, HoldReason, Job, JobState, Pending, Snapshot
+from scheduler_core.model.lease import SUSPECT_LOSSES, Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
 from scheduler_core.model.run import Reason, Record, Run, RunState

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.model.job import Downtime, Job, JobState, Lease, LostCause, LostClaim
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Miss, Reason, Record, Run, RunState, run_id
 from scheduler_core.model.transition import Transition

@@ -8,20 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
-from scheduler_core.model.job import (
-    Downtime,
-    HeldBack,
-    HoldReason,
-    JobState,
-    LastRun,
-    Lease,
-    LostCause,
-    LostClaim,
-    Pending,
-    Replay,
-    Snapshot,
-    Totals,
-)
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import HeldBack, HoldReason, JobState, LastRun, Pending, Replay, Snapshot, Totals
+from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState

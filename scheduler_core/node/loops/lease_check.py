@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.events import LEASES_FORGOTTEN, get_logger
-from scheduler_core.model.job import Lease, LostCause
+from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.loops.suspects import LeaseId

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scheduler_core.model.job import SUSPECT_LOSSES
+from scheduler_core.model.lease import SUSPECT_LOSSES
 from scheduler_core.node.node import Node
 from scheduler_core.store.loop import Claim
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
-from scheduler_core.model.job import SUSPECT_LOSSES
+from scheduler_core.model.lease import SUSPECT_LOSSES
 from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, OwnLease
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import (

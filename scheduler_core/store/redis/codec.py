@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import msgspec
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.model.job import Downtime, Job, JobState, Lease, LostCause, LostClaim
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import DEFAULT_POLICIES, Policies
 from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler_core.model.job import JobState, Lease, LostCause
+from scheduler_core.model.job import JobState
+from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.model.run import Miss, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
 from scheduler_core.store.claim_keys import child_id, job_of_claim_key
