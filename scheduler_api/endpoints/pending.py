@@ -29,7 +29,7 @@ from scheduler_api.wire.answers.pending import Backfilled, PendingList, RunAccep
 from scheduler_api.wire.fields import instant
 from scheduler_api.wire.run_requests import backfill_of, pending_of, run_request_of
 from scheduler_core.base.instants import rfc3339
-from scheduler_core.model.job import Replay
+from scheduler_core.model.job_state import Replay
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.usecases.job_reads import JobView
 

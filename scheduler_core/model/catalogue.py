@@ -13,7 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
 from scheduler_core.triggers.trigger import IntervalSpec
 

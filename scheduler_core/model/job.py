@@ -1,19 +1,13 @@
-"""A job: its definition, its state and its lease.
+"""The definition of a job: what the client sent. Only the client changes it.
 
-Two documents per job. The definition (``Job``) is what the client sent; only the client changes it. The state
-(``JobState``) is the position in the schedule; every settled run replaces it. Both are immutable: the functions of
-``plan`` make new ones, and the store keeps them.
+It is immutable: each change makes a new version. What runs change is in ``job_state``.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
-from scheduler_core.model.lease import Lease
 from scheduler_core.model.policies import DEFAULT_POLICIES, Overlap, Policies, Recovery
-from scheduler_core.model.run import MissReason, Reason, Run, RunState
 from scheduler_core.triggers.trigger import TriggerSpec
 
 
@@ -59,148 +53,3 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
         return self == msgspec.structs.replace(
             other, version=self.version, created_at_ms=self.created_at_ms, updated_at_ms=self.updated_at_ms
         )
-
-
-class LastRun(msgspec.Struct, frozen=True, array_like=True):
-    """A summary of the latest settled run of a job."""
-
-    id: str
-    fire_time_ms: int
-    state: RunState
-    ended_at_ms: int
-    status: int | None = None
-
-
-class Totals(msgspec.Struct, frozen=True, array_like=True):
-    """Counters over a job's runs since it was created. Trimming the history does not change them."""
-
-    runs: int = 0
-    succeeded: int = 0
-    latency_ms: float = 0.0
-    """The sum over the last attempt of each run."""
-
-
-class Pending(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An entry of the pending list: a run requested by a client or runner. It waits until its time has come and the job
-    is free."""
-
-    run_id: str = msgspec.field(name="i")
-    not_before_ms: int = msgspec.field(name="t")
-    payload: bytes | None = msgspec.field(default=None, name="p")
-    reason: Reason = msgspec.field(default=Reason.MANUAL, name="w")
-    run: Run | None = msgspec.field(default=None, name="r")
-    """The run after its attempts so far; None: no attempt yet."""
-    failed: str | None = msgspec.field(default=None, name="f")
-    """Why its run failed finally. The entry is set aside until a client revives it."""
-    forced: bool = msgspec.field(default=False, name="o")
-    """A client requested it with ``force``, so it starts although the job is paused."""
-
-    @property
-    def holds_trigger(self) -> bool:
-        return self.reason is Reason.CONTINUATION and self.failed is None
-
-
-class Replay(msgspec.Struct, frozen=True, array_like=True):
-    """A range of past fire times that are run one by one: a backfill or a recovery. Both bounds are fire times."""
-
-    reason: Reason
-    next_ms: int
-    last_ms: int
-    left: int
-    """How many runs it can still start."""
-    id: str = ""
-    """Backfill only: the run id under which an early end is recorded."""
-
-
-class HoldReason(StrEnum):
-    """Why a due run is held back."""
-
-    LIMIT = "limit"
-    """The target has reached its limit of open requests."""
-    RATE = "rate"
-    """The target has reached its rate limit."""
-    BREAKER = "breaker"
-    """The circuit breaker of the target is open."""
-    SUSPECT = "suspect"
-    """Several nodes in a row died or froze while they executed the run; it waits for its next trial. (Computed from
-    the lease; not stored.)"""
-
-
-class HeldBack(msgspec.Struct, frozen=True, array_like=True):
-    """Marks a due run that is not sent yet because of its target. The job has no lease meanwhile; its position
-    stays."""
-
-    reason: HoldReason
-    since_ms: int
-    """When the run was first held back."""
-    until_ms: int
-    """When the run is tried again."""
-    target: str = ""
-    """The target's origin: scheme, host and port."""
-    placed: bool = False
-    """With ``rate``: a slot is reserved, so the next try skips the rate limit."""
-    breaker: bool = False
-    """Whether a circuit breaker held the run back, now or earlier."""
-
-    @property
-    def miss_reason(self) -> MissReason:
-        """The miss reason of fire times that pass meanwhile."""
-        return MissReason.BREAKER if self.breaker else MissReason.COALESCED
-
-
-class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of a job between two runs.
-
-    ``next_fire_ms`` is the first fire time that is not accounted for yet: every earlier one is a run, or lies in a
-    recorded miss or in a recovery of ``replays``. This one number implements promise 1. None: the trigger is exhausted.
-    """
-
-    next_fire_ms: int | None = msgspec.field(default=None, name="f")
-    open: Run | None = msgspec.field(default=None, name="o")
-    """A run that waits for its retry or its completion, or a run in flight whose job was changed meanwhile."""
-    pending: tuple[Pending, ...] = msgspec.field(default=(), name="p")
-    paused_at_ms: int | None = msgspec.field(default=None, name="z")
-    quarantine: str | None = msgspec.field(default=None, name="q")
-    """Why the job is quarantined; None: it is not."""
-    deleted: bool = msgspec.field(default=False, name="d")
-    """A tombstone: the job is deleted, but a request of its last run may still be open."""
-    last: LastRun | None = msgspec.field(default=None, name="l")
-    last_success_ms: int | None = msgspec.field(default=None, name="s")
-    """The fire time of the latest run that succeeded."""
-    last_success_start_ms: int | None = msgspec.field(default=None, name="b")
-    """When the first attempt of the latest run that succeeded started."""
-    replays: tuple[Replay, ...] = msgspec.field(default=(), name="r")
-    fired: int = msgspec.field(default=0, name="n")
-    """How many runs the trigger has started; counted only with ``max_runs``."""
-    ends_at_ms: int | None = msgspec.field(default=None, name="e")
-    """While paused: when the trigger ends. The job wakes up then to record the paused fire times as misses."""
-    keep: bool = msgspec.field(default=False, name="k")
-    """Whether the job stays when its trigger is exhausted."""
-    child: bool = msgspec.field(default=False, name="c")
-    """Whether this is the state of a child run (of a job with ``overlap: allow``) instead of a job."""
-    awaits_children: bool = msgspec.field(default=False, name="g")
-    """Child runs from before a policy change may be open; the job starts no run before they end."""
-    totals: Totals = msgspec.field(default=Totals(), name="t")
-    held_back: HeldBack | None = msgspec.field(default=None, name="h")
-    """Set while the due run is held back because of its target."""
-
-    @property
-    def trigger_blocked_by(self) -> MissReason | None:
-        """Why the trigger starts no runs now; None: it does."""
-        if self.paused_at_ms is not None:
-            return MissReason.PAUSED
-        if self.quarantine is not None:
-            return MissReason.QUARANTINED
-        if self.pending and any(entry.holds_trigger for entry in self.pending):
-            return MissReason.HELD
-        if self.open is not None and self.open.reason is Reason.CONTINUATION:
-            return MissReason.HELD
-        return None
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """A job as the store holds it at one moment."""
-
-    job: Job | None
-    state: JobState | None
-    lease: Lease | None

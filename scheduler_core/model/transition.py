@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from scheduler_core.model.job import Job, JobState, Pending, Replay
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Pending, Replay
 from scheduler_core.model.run import Reason, Record, Run, RunDetail, RunState
 
 REPLAYED = (Reason.BACKFILL, Reason.RECOVERY)

@@ -22,7 +22,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Snapshot
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, MissReason, Reason, Record, Run
 from scheduler_core.model.transition import REPLAYED

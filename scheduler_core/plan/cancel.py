@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Snapshot
+from scheduler_core.model.job_state import Snapshot
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import Attempt, Run, RunState, keep_attempts

@@ -8,7 +8,8 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState, Replay
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Replay
 from scheduler_core.model.run import Miss, MissReason, Reason
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import make_miss, miss_through

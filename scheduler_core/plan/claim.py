@@ -12,7 +12,8 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import HeldBack, Job, JobState, Pending, Replay
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import HeldBack, JobState, Pending, Replay
 from scheduler_core.model.lease import QUARANTINE_AFTER_ALONE, Lease
 from scheduler_core.model.policies import Overlap, Recovery
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState, run_id

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState, Pending, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Pending, Snapshot
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, transition_to
 from scheduler_core.plan.callback import with_heartbeat

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from scheduler_core.model.job import Pending
+from scheduler_core.model.job_state import Pending
 from scheduler_core.model.run import Reason, Run, derived_run_id
 
 SOONEST_MS = 1_000

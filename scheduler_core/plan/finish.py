@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from scheduler_core.model.job import Job, JobState, LastRun, Pending, Totals
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, LastRun, Pending, Totals
 from scheduler_core.model.run import Reason, Run, RunState
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from scheduler_core.model.job import HeldBack, Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import HeldBack, JobState
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.run import Record, RunState
 from scheduler_core.model.transition import Transition, transition_to

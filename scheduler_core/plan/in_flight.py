@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Snapshot
 from scheduler_core.model.run import MissReason, Record, RunState
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.finish import end_run

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import Miss, MissReason
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.triggers.trigger import Trigger

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState, Pending, Replay, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Pending, Replay, Snapshot
 from scheduler_core.model.run import MissReason, Reason, Record
 from scheduler_core.model.transition import REPLAYED, Transition, startable, transition_to
 from scheduler_core.plan.catch_up import REPLAY_LIMIT

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from scheduler_core.model.job import (
-    JobState,
-)
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import MissReason
 from scheduler_core.model.transition import (
     Spawn,

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from scheduler_core.model.call import Call
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Verdict
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Attempt, Reason, Record, Run, RunState, keep_attempts

@@ -9,7 +9,8 @@ import msgspec
 
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Snapshot
 from scheduler_core.model.run import Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition
 

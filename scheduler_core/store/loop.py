@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import msgspec
 
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import Beside

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from scheduler_core.base.errors import CronpostError, InvalidInput, StoreRefused, StoreUnavailable
 from scheduler_core.base.events import JOB_UPSERTED, JOBS_UPSERTED, get_logger
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import DEFAULT_POLICIES
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import StoredJob

@@ -8,7 +8,8 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import (
     JobNotFound,
 )
-from scheduler_core.model.job import Job, JobState, LastRun
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, LastRun
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, Record, Run, RunState

@@ -25,7 +25,8 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import Job, JobState, Pending, Replay, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Pending, Replay, Snapshot
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Reason, Run, random_run_id
 from scheduler_core.model.transition import Transition

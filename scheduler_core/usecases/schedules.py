@@ -51,7 +51,8 @@ from scheduler_core.model.catalogue import (
     timing_of,
     with_timing,
 )
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import plan_upsert
 from scheduler_core.store.catalogue import CatalogueCounts, Row, draw_token

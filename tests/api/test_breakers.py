@@ -10,7 +10,7 @@ from scheduler_api.context import Context
 from scheduler_api.server.node_link import Report
 from scheduler_api.wire.answers.jobs import show_job
 from scheduler_api.wire.answers.runs import show_child
-from scheduler_core.model.job import HeldBack, HoldReason
+from scheduler_core.model.job_state import HeldBack, HoldReason
 from scheduler_core.model.lease import Lease
 from scheduler_core.node.dispatch.breaker import BreakerState
 from scheduler_core.node.dispatch.targets import OpenBreaker

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from scheduler_api.context import Context
 from scheduler_api.endpoints.jobs import refuse_schedule
 from scheduler_api.problem import ApiError
-from scheduler_core.model.job import LastRun, Totals
+from scheduler_core.model.job_state import LastRun, Totals
 from scheduler_core.model.run import RunState
 from scheduler_core.store.redis.codec import encode_state
 from scheduler_core.store.redis.keys import Keys

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.settlements import encode_settlement

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import HeldBack
+from scheduler_core.model.job_state import HeldBack
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import RunState

@@ -12,7 +12,7 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Target, Timing
-from scheduler_core.model.job import HeldBack, HoldReason, JobState
+from scheduler_core.model.job_state import HeldBack, HoldReason, JobState
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import Limits, Overlap, Policies
 from scheduler_core.model.run import Miss, Run

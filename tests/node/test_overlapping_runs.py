@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.model.transition import Transition

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import HeldBack, HoldReason, JobState, Pending
+from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Pending
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreRefused, StoreUnavailable
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import Miss, MissReason
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis import subscribe

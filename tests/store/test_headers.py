@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 import scheduler_core.store.redis
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.keys import KEY_TYPES, Keys
 from scheduler_core.store.redis.scripts.job import SpawnArgs

@@ -37,7 +37,7 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Target, Timing, job_id_of
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.policies import Overlap
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim

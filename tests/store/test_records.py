@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import Miss, MissReason, Record, Run, RunDetail, RunState
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
 from scheduler_core.model.transition import Spawn, Transition

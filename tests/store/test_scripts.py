@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.run import Miss, MissReason, Reason
 from scheduler_core.model.transition import Transition

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreRefused
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import encode_job, encode_state
 from scheduler_core.store.redis.keys import Keys

@@ -6,7 +6,8 @@ from typing import Any
 
 from scheduler_core.delivery.http.verdict import with_verdict
 from scheduler_core.model.call import Call
-from scheduler_core.model.job import Job, JobState, Pending
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Pending
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Attempt, Reason, Run, RunState

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import Miss, Reason, Record, Run
 from scheduler_core.triggers.trigger import Trigger
 

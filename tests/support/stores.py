@@ -10,7 +10,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.loop import Claim
 from scheduler_core.store.redis.client import connect

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scheduler_core.model.job import Job, JobState, Replay, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Replay, Snapshot
 from scheduler_core.model.policies import Policies, Recovery
 from scheduler_core.model.run import Miss, MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition

@@ -26,7 +26,8 @@ from scheduler_core.model.catalogue import (
     timing_of,
     with_timing,
 )
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.node.dispatch.calls import with_target
 from scheduler_core.plan.fire_times import trigger_of
 from tests.support.factories import at, make_call

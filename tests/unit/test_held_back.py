@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_api.wire.answers.runs import HeldBack, show_hold
-from scheduler_core.model.job import HoldReason
+from scheduler_core.model.job_state import HoldReason
 from scheduler_core.model.lease import LostCause, LostClaim
 from scheduler_core.usecases.job_reads import JobView
 from tests.support.factories import at, make_job, make_lease, make_state

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import HeldBack, HoldReason
+from scheduler_core.model.job_state import HeldBack, HoldReason
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Limits, Policies
 from scheduler_core.node.dispatch.breaker import BreakerState

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import HeldBack, HoldReason, Job, JobState, Pending, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Pending, Snapshot
 from scheduler_core.model.lease import SUSPECT_LOSSES, Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.model.job import Job, JobState, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Snapshot
 from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import Miss, Run, RunState, run_id
 from scheduler_core.model.transition import Transition, next_wake_ms

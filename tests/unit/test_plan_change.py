@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import RunConflict
-from scheduler_core.model.job import Job, JobState, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Snapshot
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.run import Run, RunState, run_id
 from scheduler_core.model.transition import Transition

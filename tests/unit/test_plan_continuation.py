@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from scheduler_core.model.job import Job, JobState, Pending, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Pending, Snapshot
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Policies, RetryRule
 from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import RunConflict
-from scheduler_core.model.job import Job, Pending
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import Pending
 from scheduler_core.model.lease import QUARANTINE_AFTER_ALONE, SUSPECT_LOSSES
 from scheduler_core.model.policies import Overlap, Policies, Recovery
 from scheduler_core.model.run import Miss, Run, RunState

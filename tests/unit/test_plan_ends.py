@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import HeldBack, HoldReason, JobState, LastRun, Pending, Replay, Snapshot, Totals
+from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, LastRun, Pending, Replay, Snapshot, Totals
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState, derived_run_id

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from scheduler_core.model.job import HeldBack, HoldReason, Job, JobState, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Snapshot
 from scheduler_core.model.run import Miss, RunState
 from scheduler_core.model.transition import next_wake_ms
 from scheduler_core.plan.change import plan_pause, plan_upsert

@@ -8,7 +8,8 @@ import pytest
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState, Replay, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Replay, Snapshot
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
 from scheduler_core.model.run import Miss, Reason, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms

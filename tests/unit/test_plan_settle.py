@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState, LastRun, Totals
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, LastRun, Totals
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Miss, MissReason, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import HeldBack, HoldReason, JobState, LastRun, Pending, Replay, Snapshot, Totals
+from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, LastRun, Pending, Replay, Snapshot, Totals
 from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import CronpostError, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import RunState
 from scheduler_core.store.claim_keys import child_id

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import RunNotFound
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.model.status import RunStatus, status_of
 from scheduler_core.model.transition import Spawn, Transition

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.errors import InvalidInput, ScheduleNotFound, TargetNotFound, WrongStatus
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import ScheduleStatus, ScheduleType, Target, Timing, job_id_of
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.run import Miss, MissReason, Record, Run, RunState
 from scheduler_core.node.dispatch.target_cache import TargetCache

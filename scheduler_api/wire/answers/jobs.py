@@ -16,7 +16,8 @@ from scheduler_api.wire.policies import described_policies, show_policies
 from scheduler_api.wire.policy_row import seconds
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model import job as model
-from scheduler_core.model.job import JobState
+from scheduler_core.model import job_state
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import RunState
 from scheduler_core.plan.fire_times import jitter_offset_ms, trigger_of
@@ -224,7 +225,7 @@ def _show_job(view: JobView, *, with_payload: bool) -> Job:
     )
 
 
-def show_last(last: model.LastRun) -> LastRun:
+def show_last(last: job_state.LastRun) -> LastRun:
     """The latest settled run of a job."""
     return LastRun(last.id, rfc3339(last.fire_time_ms), last.state, last.status, rfc3339(last.ended_at_ms))
 

@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Raw
 
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_core.base.instants import rfc3339
-from scheduler_core.model import job as model
+from scheduler_core.model import job_state as model
 from scheduler_core.model.run import Reason, RunState
 
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta
 from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, instant
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model import run as runs
-from scheduler_core.model.job import HoldReason
+from scheduler_core.model.job_state import HoldReason
 from scheduler_core.model.outcome import RECORDED_KINDS
 from scheduler_core.model.run import MissReason, Reason, RunState
 

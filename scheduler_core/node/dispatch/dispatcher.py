@@ -20,7 +20,7 @@ from scheduler_core.base.tokens import make_token
 from scheduler_core.delivery.base import Start
 from scheduler_core.model.call import Call
 from scheduler_core.model.catalogue import Target
-from scheduler_core.model.job import HeldBack
+from scheduler_core.model.job_state import HeldBack
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.calls import call_of, needs_nothing_else, with_callback, with_target
 from scheduler_core.node.dispatch.in_flight import InFlight, NoOutcome, Result, Results

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from scheduler_core.model.call import Call
-from scheduler_core.model.job import HeldBack
+from scheduler_core.model.job_state import HeldBack
 from scheduler_core.model.lease import LostCause
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.transition import Transition

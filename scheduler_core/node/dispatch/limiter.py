@@ -16,7 +16,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.events import BREAKER_CLOSED, BREAKER_OPENED, BREAKER_PROBES, get_logger, instant
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import HeldBack, HoldReason
+from scheduler_core.model.job_state import HeldBack, HoldReason
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Limits
 from scheduler_core.node.dispatch.breaker import BreakerRule, BreakerState

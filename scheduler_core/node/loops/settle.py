@@ -28,7 +28,7 @@ from scheduler_core.base.events import (
     instant,
 )
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job import HeldBack, JobState
+from scheduler_core.model.job_state import HeldBack, JobState
 from scheduler_core.model.lease import LostCause
 from scheduler_core.model.run import Reason, Run, RunState
 from scheduler_core.model.transition import Transition

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.model.job import JobState
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import Miss, Reason, Record, Run
 from scheduler_core.store.jobs import StoredAccount
 from scheduler_core.store.redis.codec import decode_entry, decode_record, decode_state, is_mark

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from scheduler_core.base.errors import StoreRefused
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Answer, StoredJob

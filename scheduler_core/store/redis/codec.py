@@ -13,7 +13,8 @@ import msgspec
 
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job, JobState
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import DEFAULT_POLICIES, Policies

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from scheduler_core.base.errors import CorruptDocument
-from scheduler_core.model.job import Job, JobState, Snapshot
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState, Snapshot
 from scheduler_core.model.lease import Lease
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import StoredJob
