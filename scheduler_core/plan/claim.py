@@ -72,7 +72,7 @@ def plan_claim(
     else:
         # A later downtime began with the death of the node that claimed the run. It must not change the decision: the
         # run may have been delivered already.
-        known = [downtime for downtime in downtimes if lease.knew(downtime)]
+        known = tuple(filter(lease.knew, downtimes))
         decided = _decide(job, state, lease, downtimes=known, store_id=store_id, held_back=held_back)
         if lease.lost and isinstance(decided, Work):
             decided = replace(decided, run=with_lost_attempts(decided.run, lease))
@@ -137,7 +137,7 @@ def _decide(
         if held_back is None or not held_back.breaker:
             passed_reason = MissReason.OVERLAP
 
-    entry = _due_entry(state, now_ms)
+    entry = _due_entry(state, now_ms) if state.pending else None
     if latest_ms is None or due_ms is None:
         return _start_on_demand(job, state, entry, records, lease, trigger, store_id)
     if entry is not None and entry.reason not in REPLAYED and entry.not_before_ms < due_ms:
@@ -154,7 +154,7 @@ def _decide(
             if found.rest_ms is None:
                 return _start_on_demand(job, state, entry, (*records, *caught), lease, trigger, store_id)
             due_ms = found.rest_ms
-    elif any(d.covers(latest_ms) for d in downtimes):
+    elif downtimes and any(downtime.covers(latest_ms) for downtime in downtimes):
         if recovery is Recovery.NONE:
             chosen = last_outside(trigger, due_ms, latest_ms, downtimes)
         else:
@@ -239,8 +239,6 @@ def _quarantine(work: Work, lease: Lease, *, now_ms: int) -> Transition:
 
 
 def _due_entry(state: JobState, now_ms: int) -> Pending | None:
-    if not state.pending:
-        return None
     entry = min(startable(state), key=lambda pending: pending.not_before_ms, default=None)
     return entry if entry is not None and entry.not_before_ms <= now_ms else None
 

@@ -75,12 +75,12 @@ async def test_results_that_redis_does_not_accept_are_kept_and_tried_again(
     monkeypatch.setattr(RedisStore, "settle", failing)
     settler = bench.node.settler
     settler.start()
-    await until(lambda: settler.is_behind)
+    await until(lambda: settler.fault is not None)
     assert not settler.is_idle
 
     def recovered() -> bool:
         bench.clock.advance(2_000)
-        return settler.is_idle and not settler.is_behind
+        return settler.is_idle and settler.fault is None
 
     await until(recovered)
     assert failures == 0

@@ -14,7 +14,7 @@ from scheduler_core.model.job import Job
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Policies, RetryRule
 from scheduler_core.model.run import Reason, Run
-from scheduler_core.node.dispatch.calls import call_of, is_last_attempt, needs_nothing_else, with_callback, with_target
+from scheduler_core.node.dispatch.calls import call_of, needs_nothing_else, with_callback, with_target
 from scheduler_core.node.dispatch.dispatcher import failure
 from scheduler_core.plan.claim import Work
 from tests.support.factories import at, make_job, make_run, make_state
@@ -88,7 +88,7 @@ def test_the_last_attempt_is_the_one_after_which_the_rule_allows_none(
     rule: RetryRule | None, failures: int, is_last: bool
 ) -> None:
     job = make_job(policies=Policies(retry=rule))
-    assert is_last_attempt(job, make_run(failures=failures)) is is_last
+    assert call(job, make_run(failures=failures)).is_last_attempt is is_last
     assert request(job, make_run(failures=failures)).repeatable is not is_last
 
 

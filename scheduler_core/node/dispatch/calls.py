@@ -6,8 +6,6 @@ from msgspec.structs import replace
 
 from scheduler_core.model.call import Call, Callback
 from scheduler_core.model.catalogue import Target, body_of
-from scheduler_core.model.job import Job
-from scheduler_core.model.run import Run
 from scheduler_core.plan.claim import Work
 
 
@@ -18,9 +16,13 @@ def needs_nothing_else(work: Work) -> bool:
 
 
 def call_of(work: Work, *, fence: int, timeout_ms: int) -> Call:
-    """Return the call of a run's next attempt."""
+    """Return the call of a run's next attempt, as far as the claim determines it.
+
+    ``timeout_ms``: the timeout of jobs that have none of their own.
+    """
     job, run = work.job, work.run
-    retry = job.policies.retry
+    policies = job.policies
+    retry = policies.retry
     return Call(
         run.id,
         job.id,
@@ -30,18 +32,12 @@ def call_of(work: Work, *, fence: int, timeout_ms: int) -> Call:
         fence,
         job.url,
         job.payload if run.payload is None else run.payload,
-        timeout_ms,
+        timeout_ms if policies.timeout_ms is None else policies.timeout_ms,
         last_success_ms=work.state.last_success_ms,
-        is_last_attempt=retry is not None and is_last_attempt(job, run),
+        is_last_attempt=retry is not None and retry.attempts is not None and run.failures + 1 >= retry.attempts,
         retry_statuses=() if retry is None else retry.statuses,
-        whole_answer=job.policies.continuations,
+        whole_answer=policies.continuations,
     )
-
-
-def is_last_attempt(job: Job, run: Run) -> bool:
-    """Return whether the job's retry rule allows no attempt of ``run`` after the next one."""
-    rule = job.policies.retry
-    return rule is not None and rule.attempts is not None and run.failures + 1 >= rule.attempts
 
 
 def with_target(call: Call, target: Target) -> Call:

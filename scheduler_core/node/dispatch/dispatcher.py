@@ -127,16 +127,12 @@ class Dispatcher:
     def _start(self, attempt: InFlight, work: Work, call: Call | None) -> None:
         """Deliver the call; None: build it from the claim alone."""
         try:
-            attempt.call = self._call_of(attempt.claimed, work) if call is None else call
-            attempt.under_way = self.start(attempt.call, attempt.finish, self._node.holds_lease)
+            if call is None:
+                call = call_of(work, fence=attempt.claimed.lease.fence, timeout_ms=self._timeout_ms)
+            attempt.call = call
+            attempt.under_way = self.start(call, attempt.finish, self._node.holds_lease)
         except Exception as error:  # noqa: BLE001 - an attempt that ends without a result would hold its lease for ever
             attempt.finish(failure(error))
-
-    def _call_of(self, claimed: ClaimedJob, work: Work) -> Call:
-        """Return the call of the next attempt as far as the claim determines it."""
-        timeout_ms = work.job.policies.timeout_ms
-        timeout_ms = self._timeout_ms if timeout_ms is None else timeout_ms
-        return call_of(work, fence=claimed.lease.fence, timeout_ms=timeout_ms)
 
     # ---- calls that need a look-up ---------------------------------------------------------------------------
 
@@ -182,7 +178,7 @@ class Dispatcher:
 
         Raises ConfigError for a callback if this node has no public URL.
         """
-        call = self._call_of(claimed, work)
+        call = call_of(work, fence=claimed.lease.fence, timeout_ms=self._timeout_ms)
         if work.job.target_id is not None:
             target = await self._targets.get(work.job.target_id)
             if target is None:

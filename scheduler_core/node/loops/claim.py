@@ -79,7 +79,7 @@ class Claimer(Service):
     async def run_once(self) -> None:
         alarm, slots = self._alarm, self._slots
         alarm.reset()
-        if self._settler.is_behind:
+        if self._settler.fault is not None:  # Redis did not accept its last batch
             self._suspects.end_trial()
             slots.cancel_wait(alarm.wake)
             await alarm.sleep(None)

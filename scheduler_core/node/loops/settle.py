@@ -90,11 +90,6 @@ class Settler(Service):
         return self._queue.lease_ids()
 
     @property
-    def is_behind(self) -> bool:
-        """Whether Redis did not accept the last batch."""
-        return self.fault is not None
-
-    @property
     def is_idle(self) -> bool:
         """Whether everything is settled that Redis accepts."""
         return self._queue.is_idle
