@@ -83,8 +83,8 @@ def plan_claim(
 
 
 def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = False, now_ms: int = 0) -> Transition:
-    """Quarantine a job whose stored documents cannot be read. A child run (``child``) becomes lost instead: in
-    quarantine it would count against ``max_concurrent`` for ever."""
+    """Quarantine a job whose stored documents cannot be read. A child run (``child``) ends as lost instead: in
+    quarantine it would count towards ``max_concurrent`` for ever."""
     if not child:
         return Transition(replace(state or JobState(), quarantine=reason))
     if state is None or state.open is None:
@@ -94,7 +94,7 @@ def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = 
 
 
 def is_spawned(work: Work) -> bool:
-    """Whether the run becomes a child run: its job has ``overlap: allow``, and the run is not a child run already.
+    """Return whether the run becomes a child run: its job has ``overlap: allow``, and it is not a child run already.
 
     Continuations stay with the job, because they come from its pending list and return there.
     """
@@ -122,7 +122,7 @@ def _decide(
     waiting = state.open
     passed_reason = MissReason.COALESCED if held_back is None else held_back.miss_reason
     if waiting is not None:
-        taken_over = latest_ms is not None and _gives_way(waiting, job, latest_ms, downtimes)
+        taken_over = latest_ms is not None and _is_superseded(waiting, job, latest_ms, downtimes)
         if not taken_over:
             if waiting.retry_at_ms is not None and waiting.retry_at_ms > now_ms:
                 return Transition(state, records)
@@ -174,9 +174,9 @@ def _decide(
     return Work(job, run, state, records)
 
 
-def _gives_way(waiting: Run, job: Job, latest_ms: int, downtimes: Sequence[Downtime]) -> bool:
-    """Whether the waiting run is superseded by a due fire time. It is not while the runner is busy with it, unless no
-    node was alive at that fire time and the job has a recovery policy."""
+def _is_superseded(waiting: Run, job: Job, latest_ms: int, downtimes: Sequence[Downtime]) -> bool:
+    """Return whether a due fire time supersedes the waiting run. It does not while the runner is busy with that run,
+    unless no node was alive at the fire time and the job has a recovery policy."""
     if waiting.state is RunState.TAKEN:
         return False
     if not waiting.conflict:
@@ -198,7 +198,7 @@ def _lost(
     if lost_at > now_ms:
         return Transition(replace(state, open=replace(run, retry_at_ms=lost_at)), records)
     in_time = run.taken_at_ms is not None and now_ms < run.taken_at_ms + (run.run_timeout_ms or 0)
-    why = f"the runner took it: {'no sign of life' if in_time else 'not completed in time'}"
+    why = f"the runner took it: {'no heartbeat in time' if in_time else 'not completed in time'}"
     trigger_blocked = trigger_was_blocked(state, run)
     state, ended = finish_and_account(
         job, state, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, trigger_blocked=trigger_blocked, message=why
@@ -209,7 +209,7 @@ def _lost(
 def _take_over(
     job: Job, state: JobState, run: Run, lease: Lease, downtimes: Sequence[Downtime], *, now_ms: int
 ) -> Work | Transition:
-    """Continue a run whose node is gone and whose job was changed, or whose runner called back, in the meantime."""
+    """Continue a run whose node died, after its job was changed or its runner called back."""
     others = replace(state, open=None)
     if run.completed is None and not run.detached:
         if state.paused_at_ms is not None and run.on_demand and run.reason is not Reason.MANUAL:
@@ -229,7 +229,7 @@ def _take_over(
 
 def _quarantine(work: Work, lease: Lease, *, now_ms: int) -> Transition:
     reason = (
-        f"{lease.losses} nodes in a row died or froze while they worked its run {work.run.id}, "
+        f"{lease.losses} nodes in a row died or froze while they executed its run {work.run.id}, "
         f"{lease.alone} of them with no other suspect"
     )
     state, ended = end_run(work.job, work.state, work.run, RunState.LOST, now_ms=now_ms, message=reason)

@@ -1,4 +1,4 @@
-"""Changes jobs for clients: read, plan, write; repeated if the job changed in between.
+"""Changes jobs for clients: reads, plans, writes, and starts again if the job changed in between.
 
 Needs no node: an API process and a node share only Redis.
 """
@@ -49,7 +49,7 @@ from scheduler_core.usecases.report import report_record
 log = get_logger(__name__)
 
 TRIES = 32
-"""Each failed try means that another change or a fire of the same job was first."""
+"""Maximum tries of one change. A try fails when another change or a fire of the same job comes in between."""
 
 
 ANSWERS_KEPT_MS = 86_400_000
@@ -64,22 +64,23 @@ class RunNow(msgspec.Struct, frozen=True):
     next_at_ms: int | None = None
 
 
-class _Kept(msgspec.Struct, frozen=True, array_like=True):
+class _StoredAnswer(msgspec.Struct, frozen=True, array_like=True):
     """The stored answer to a request with an ``Idempotency-Key``."""
 
-    asked: bytes
+    request_digest: bytes
     answer: RunNow
 
 
-_kept_encoder = msgspec.msgpack.Encoder()
-_kept_decoder = msgspec.msgpack.Decoder(_Kept)
+_answer_encoder = msgspec.msgpack.Encoder()
+_answer_decoder = msgspec.msgpack.Decoder(_StoredAnswer)
 
 
 class JobService(JobReader):
-    """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part; nothing is changed then.
+    """Changes and reads jobs.
 
-    OutcomeUnknown: the change may be made as a whole, but is not made later (``JobStore.write``); or it is made,
-    and what has to follow is not: repeating the request completes it.
+    Every method raises StoreUnavailable or StoreRefused if Redis does not store the change; nothing is changed then.
+    OutcomeUnknown has two meanings: the change may be stored as a whole, but will not be stored later
+    (``JobStore.write``); or it is stored, but a step that must follow it failed. Repeating the request completes it.
     """
 
     def __init__(self, store: JobStore, clock: Clock, metrics: Metrics) -> None:
@@ -92,7 +93,7 @@ class JobService(JobReader):
         Raises InvalidInput if its trigger never fires again.
         """
 
-        # Most jobs are new or unchanged: one command is enough for both.
+        # Most jobs are new or unchanged. One command is enough for both.
         found: StoredJob | None = None
         created = as_created(job, now_ms=self._clock.now_ms())
         if created is not None:
@@ -109,10 +110,10 @@ class JobService(JobReader):
         return changed_view(job.id, stored, transition), True
 
     async def finish_upsert(self, stored: StoredJob, job_id: str, *, unchanged: bool = False) -> None:
-        """Run the step after an upsert: child runs of an earlier definition are not retried.
+        """Run the step after an upsert: stop retrying child runs of earlier definitions.
 
-        ``stored`` is the job before the upsert, or with ``unchanged`` the equal one. In that case an earlier request
-        may have failed before this step, so its remaining child runs are cancelled too.
+        ``stored``: the job before the upsert. ``unchanged``: an equal definition was stored already. The request that
+        stored it may have failed before this step, so the child runs that it left are cancelled too.
         """
         state = stored.snapshot.state
         if unchanged and (overlaps(stored) or (state is not None and state.awaits_children)):
@@ -170,7 +171,7 @@ class JobService(JobReader):
         not_before_ms: int | None = None,
         key: str | None = None,
     ) -> RunNow:
-        """Request a run, at once or not before an instant. ``force`` queues behind a run that is not settled.
+        """Request a run, at once or not before an instant. ``force``: queue it behind a run that is not settled.
 
         Without payload and instant, a pending entry goes first, and the job's minimum interval applies. With ``key``, a
         repetition of the request within a day returns the first result. Raises JobNotFound, RunConflict and
@@ -205,10 +206,10 @@ class JobService(JobReader):
             return planned.transition
 
         if key is not None:
-            asked = hashlib.sha256(
+            request_digest = hashlib.sha256(
                 f"{force} {not_before_ms} ".encode() + (b"-" if payload is None else payload)
             ).digest()
-            return await self._once(job_id, key, asked, plan, lambda: answer)
+            return await self._once(job_id, key, request_digest, plan, lambda: answer)
         await self._change_existing(job_id, plan)
         return answer
 
@@ -216,12 +217,12 @@ class JobService(JobReader):
         self,
         job_id: str,
         key: str,
-        asked: bytes,
+        request_digest: bytes,
         plan: Callable[[StoredJob, int], Transition | None],
         answer: Callable[[], RunNow],
     ) -> RunNow:
         """Make a change whose request may be repeated under ``key``: the same step stores its answer, which every
-        repetition returns. ``asked`` is a digest of the request.
+        repetition returns.
 
         An error is not stored: nothing was changed, so a repetition is a new try.
         """
@@ -231,17 +232,19 @@ class JobService(JobReader):
             kept = await self._store.answer(name, now_ms=now_ms)
             if kept is not None:
                 try:
-                    known = _kept_decoder.decode(kept)
+                    known = _answer_decoder.decode(kept)
                 except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                    raise CorruptDocument(f"the answer kept under this key cannot be read: {error}") from error
-                if known.asked != asked:
+                    raise CorruptDocument(
+                        f"the stored answer of this Idempotency-Key is unreadable: {error}"
+                    ) from error
+                if known.request_digest != request_digest:
                     raise KeyReused
                 return known.answer
             stored = await self._store.read(job_id)
             step = self._checked(job_id, plan)(stored, now_ms)
             if step is None:
                 step = plan_nothing(stored.snapshot, downtimes=stored.downtimes, store_id=stored.store_id)
-            content = _kept_encoder.encode(_Kept(asked, answer()))
+            content = _answer_encoder.encode(_StoredAnswer(request_digest, answer()))
             kept_until = Answer(name, content, now_ms, now_ms + ANSWERS_KEPT_MS)
             if await self._store.change(job_id, stored, step, answer=kept_until):
                 self.report(job_id, step)
@@ -292,7 +295,7 @@ class JobService(JobReader):
         return (await self._change_existing(job_id, plan))[0]
 
     async def revive_pending(self, job_id: str, run_id: str) -> JobView:
-        """Make an entry that was set aside pending again, for now. Raises JobNotFound and RunNotFound."""
+        """Make a pending entry that was set aside due again, now. Raises JobNotFound and RunNotFound."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             transition = plan_revive(
@@ -304,7 +307,7 @@ class JobService(JobReader):
                 store_id=stored.store_id,
             )
             if transition is None:
-                raise RunNotFound(f"no entry {run_id!r} of this job was set aside")
+                raise RunNotFound(f"this job has no pending entry {run_id!r} that was set aside")
             return transition
 
         return (await self._change_existing(job_id, plan))[0]
@@ -312,10 +315,10 @@ class JobService(JobReader):
     async def _cancel_children(
         self, job_id: str, why: str, *, deleted: bool = False, of_others_than: Job | None = None
     ) -> None:
-        """Stop retrying the child runs of a job after a change; open requests may end.
+        """Stop retrying the child runs of a job after a change. Their open requests are not cut off.
 
-        ``of_others_than``: only runs of other definitions than this one. Raises OutcomeUnknown, because the change
-        itself is stored.
+        ``of_others_than``: cancel only runs of other definitions than this one. Raises OutcomeUnknown if Redis fails,
+        because the change itself is stored.
         """
         try:
             for claim_key in await self._store.children(job_id):
@@ -366,10 +369,10 @@ class JobService(JobReader):
     async def change(
         self, job_id: str, plan: Callable[[StoredJob, int], Transition | None], *, found: StoredJob | None = None
     ) -> tuple[StoredJob, Transition | None]:
-        """Read the job or child run, plan, write; repeated if it changed in between. Returns the read state and the
-        step.
+        """Read the job or child run, plan, write; start again if it changed in between.
 
-        ``found``: a state that was read just now.
+        Returns the state that was read and the step that was written; step None: no change was needed. ``found``: a
+        state that was read just now.
         """
         for _ in range(TRIES):
             stored = found or await self._store.read(job_id)
@@ -393,9 +396,9 @@ _NOTHING = StoredJob(Snapshot(None, None, None), b"", b"", (), "")
 
 
 def as_created(job: Job, *, now_ms: int, state: JobState | None = None) -> tuple[Job, JobState] | None:
-    """Return definition and state of a new job; ``state`` is used if it is known already.
+    """Return definition and state of a new job; None: it would be refused as new.
 
-    None: the job would be refused as new. (It is accepted if the same definition is stored already.)
+    (If the same definition is stored already, it is accepted.) ``state``: its first state, if it is known already.
     """
     if state is None:
         try:

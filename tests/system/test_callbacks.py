@@ -169,7 +169,7 @@ async def test_a_run_is_lost_after_its_time_limit_or_without_heartbeats(
     assert {run["status"] for run in runs.values()} == {"FAILED"}
     assert "not completed in time" in runs["long"]["error_message"]
     assert "not completed in time" in runs["beating too long"]["error_message"]
-    assert "no sign of life" in runs["silent"]["error_message"]
+    assert "no heartbeat in time" in runs["silent"]["error_message"]
     for job_id, seconds in (("long", 1.5), ("beating too long", 2.0), ("silent", 1.2)):
         answered = world.recorder.of(job_id)[0].ended_ms
         assert answered is not None

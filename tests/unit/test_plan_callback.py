@@ -110,7 +110,7 @@ def test_a_job_that_queues_one_runs_again_after_the_completion() -> None:
     assert seconds(next_wake_ms(state_of(planned))) == 30
 
 
-@pytest.mark.parametrize(("beat", "why"), [(None, "not completed in time"), (15_000, "no sign of life")])
+@pytest.mark.parametrize(("beat", "why"), [(None, "not completed in time"), (15_000, "no heartbeat in time")])
 def test_a_taken_run_without_a_heartbeat_is_lost(beat: int | None, why: str) -> None:
     job = slow_job(policies={"heartbeat_timeout_ms": beat})
     state = taken(job=job)

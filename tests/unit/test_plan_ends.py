@@ -474,8 +474,8 @@ def test_a_lost_taken_run_is_recorded_with_the_reason() -> None:
         last = LastRun("RUN", at(0), RunState.LOST, at(until), None)
         return Transition(make_state(100, last=last, totals=Totals(1, 0, 0.0)), (record,))
 
-    assert claim(21) == lost(21, "no sign of life")
-    assert claim(60.999) == lost(60.999, "no sign of life")
+    assert claim(21) == lost(21, "no heartbeat in time")
+    assert claim(60.999) == lost(60.999, "no heartbeat in time")
     assert claim(61) == lost(61, "not completed in time")
     late = replace(make_lease(21), downtimes=1)
     waits = plan_claim(job, make_state(100, open=run), late, downtimes=[Downtime(at(5), at(15))], store_id=STORE_ID)

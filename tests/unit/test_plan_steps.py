@@ -492,7 +492,7 @@ def test_a_run_that_repeatedly_kills_nodes_is_lost_and_quarantines_its_job_or_en
     missed_, record = step.records
     assert missed_ == missed
     assert isinstance(record, Run)
-    why = f"7 nodes in a row died or froze while they worked its run {record.id}, 4 of them with no other suspect"
+    why = f"7 nodes in a row died or froze while they executed its run {record.id}, 4 of them with no other suspect"
     assert record == make_run(0, id=record.id, state=RunState.LOST, ended_at_ms=at(3), message=why)
     assert step.state == make_state(10, quarantine=why, totals=Totals(1, 0, 0.0), **last(record, RunState.LOST, 3))
     step_of_child = claim(JobState(open=replace(WAITS, retry_at_ms=at(-1)), child=True))

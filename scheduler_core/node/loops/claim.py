@@ -1,6 +1,6 @@
 """Claims due jobs and starts their runs: the first step of claim, deliver, settle.
 
-The loop sleeps until the next wake-up that it knows of; an earlier one ends the sleep (``wakeups``).
+The loop sleeps until the next known wake-up; an earlier one ends the sleep (``wakeups``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, LoopStore
 log = get_logger(__name__)
 
 BATCH = 128
-"""Jobs per claim: enough to pay the round trip for many, few enough that the first of a herd starts at once."""
+"""Jobs per claim: enough to share the round trip, few enough that the first jobs of a burst start at once."""
 RECENT_MS = 10_000
 """With a backlog, half of each batch is for jobs that became due within this time."""
 
@@ -54,7 +54,7 @@ class Claimer(Service):
         *,
         services: Sequence[Service] = (),
     ) -> None:
-        """``services``: the others of this shard. When Redis failed one of them, leases are compared soon after."""
+        """``services``: the other services of this shard. After Redis failed one of them, leases are compared soon."""
         super().__init__(clock, metrics)
         self.warnings = suspects.warnings
         if node.settings.public_url is None:
@@ -89,7 +89,7 @@ class Claimer(Service):
             slots.cancel_wait(alarm.wake)
             await alarm.sleep(self.clock.now_ms() + SATURATED_WAIT_MS)
             return
-        # While its Redis does not answer, it tries with one slot: the other shards need the rest.
+        # While the Redis of this shard does not answer, use one slot only: the other shards need the rest.
         limit = slots.reserve(limit if self.fault is None else 1, alarm.wake)
         if limit == 0:
             await alarm.sleep(None)
@@ -104,16 +104,16 @@ class Claimer(Service):
         finally:
             slots.release(limit)
         if claim.suspects_waiting and not self._suspects.in_trial and self._begin_trial():
-            return  # this claim did not know yet that some wait
+            return  # claim again at once: this claim reported the first waiting suspects
         if len(claim.jobs) == limit:
-            await self.clock.sleep(0)  # so that the requests just started are written
+            await self.clock.sleep(0)  # let the event loop write the requests that were just started
             return
         await alarm.sleep(claim.next_wake_ms)
 
     # ---- claim --------------------------------------------------------------------------------------------------
 
     async def _claim(self, limit: int) -> Claim:
-        """Claim once. If the reply of an earlier claim was lost and that one took jobs, return those instead."""
+        """Claim once. If an earlier claim took jobs and its reply was lost, return those jobs instead."""
         if self._lost_token is not None:
             found = await self._recover(self._lost_token)
             self._lost_token = None
@@ -150,10 +150,10 @@ class Claimer(Service):
         return claim
 
     async def _recover(self, token: int) -> list[ClaimedJob]:
-        """Find the jobs that a claim took whose reply was lost.
+        """Return the jobs that were taken by a claim whose reply was lost.
 
-        If the reply to this is lost too, the next try releases all of them: documents that a slow link cannot pass in
-        time are not requested again and again.
+        If this reply is lost too, the next try releases all of them, so that documents that are too large for a slow
+        link are not requested again and again.
         """
         reply_bytes, self._recover_bytes = self._recover_bytes, 0
         found = await self._store.recover(
@@ -165,8 +165,8 @@ class Claimer(Service):
     def _release_unusable(self, found: list[ClaimedJob]) -> list[ClaimedJob]:
         """Release the jobs of a lost reply that cannot be started without the rest of it; return the others.
 
-        The reply may have had downtimes that this node does not know yet: the next claim brings them again. It may be
-        another claimer's turn to hold suspects by now.
+        The reply may have contained downtimes that are new to this node: the next claim returns them again. By now,
+        another claimer of this process may have the right to hold suspects.
         """
         known = self._node.downtime_count
         usable: list[ClaimedJob] = []
@@ -237,7 +237,7 @@ class Claimer(Service):
         return self._lost_token is not None
 
     async def release_lost_claim(self) -> None:
-        """When the node stops, release what a claim took whose reply was lost."""
+        """When the node stops, release the jobs of a claim whose reply was lost."""
         if self._lost_token is not None:
             await self._store.recover(
                 node=self._node.id, token=self._lost_token, claimed_at_ms=self._claimed_at_ms, reply_bytes=0

@@ -2,13 +2,13 @@
 -- Claim up to `limit` due jobs: give each a lease with a new fence.
 --
 -- Guarantee: a claimed job is in the claimed part of the due set until it is settled, released or reaped, so no two
--- nodes hold it. A node without a fresh heartbeat gets nothing: others may be reaping its leases. A call that arrives
--- after its node has called job/recover_claims for it takes nothing.
+-- nodes hold it. A node without a fresh heartbeat gets nothing: other nodes may be reclaiming its leases. A call that
+-- arrives after its node has called job/recover_claims for it claims nothing.
 --
--- A job whose run was lost with several nodes in a row is a suspect: it may be what kills them. A due suspect is moved
--- out of the due part, and claims take suspects in groups, for a trial: at most half of all suspects, fewest losses
--- first, and at most half of the group in which each was lost before. So each death halves the group that holds the
--- culprit, and innocent runs are settled with the first group that survives.
+-- A job whose run was lost with several nodes in a row is a suspect: its run may crash nodes. A due suspect is moved
+-- out of the due part. Claims take suspects in groups, for a trial: at most half of all suspects, fewest losses first,
+-- and at most half of the group in which each was lost before. So each death halves the group that contains the run
+-- that crashes nodes, and harmless runs are settled with the first group that survives.
 --
 -- KEYS
 --   1 due       sorted set: claim key -> next wake-up
@@ -16,7 +16,7 @@
 --   3 states    hash: claim key -> state
 --   4 leases    hash: claim key -> lease
 --   5 meta      hash: fence counter, downtimes, version of the targets
---   6 nodes     sorted set: node id -> last beat
+--   6 nodes     sorted set: node id -> last heartbeat
 --   7 claims    hash: node id -> number of its latest claim
 --   8 suspects  sorted set: claim key -> losses while it waits; 10^6 is added while it is tried
 -- ARGV
@@ -25,14 +25,14 @@
 --   3 node            text: node id
 --   4 token           count: number of this claim, larger than that of every earlier claim of the node
 --   5 recent          ms: with a backlog, half of the batch goes to jobs that became due in this time
---   6 dead_after      ms: a node without a beat for this long is dead
+--   6 dead_after      ms: a node without a heartbeat for this long is dead
 --   7 downtime_count  count: the downtimes that the node knows
 --   8 trial           0 or 1: this call may take suspects, because its process holds none
 --   9 suspect_losses  count: from this many lost nodes on a job is a suspect
 --   10 reply_bytes    number of bytes: definitions and states that the reply may hold; the first job is returned
 --                     whatever its size, and jobs that do not fit stay due
 -- Returns
---   {'beat'} if the node must beat first; {'void'} if a later call of this node came before; else
+--   {'beat'} if the node must send a heartbeat first; {'void'} if a later call of this node came before; else
 --   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, number of waiting suspects,
 --   number of all suspects, row, row, ...}
 --   where row = {claim key, definition or false, state or false, lease}
@@ -47,7 +47,7 @@ local may_try, suspect_losses, reply_bytes = ARGV[8] == '1', tonumber(ARGV[9]), 
 local CLAIMED, PARKED, READ_AT_ONCE = 1e15, 2e15, 8
 local TAKEN = 1e6
 
--- A stored number; 0 if it is no number.
+-- Returns a stored number; 0 if the text is no number.
 local function whole(text)
   local number = tonumber(string.match(text or '', '^%d+$'))
   return number and number < 9e15 and number or 0
@@ -61,7 +61,7 @@ if tonumber(token) <= whole(redis.call('HGET', claims, node)) then
   return {'void'}
 end
 
--- The field `suspects` exists while there may be a suspect: usually it does not, and no command is spent on them.
+-- The field `suspects` exists while there may be a suspect. Usually it does not, and the commands for them are skipped.
 local facts = redis.call('HMGET', meta, 'downtime_count', 'targets_version', 'suspects')
 local reply = {'ok', '', string.format('%.0f', whole(facts[1])), false, string.format('%.0f', whole(facts[2])), 0, 0}
 if reply[3] ~= downtime_count then
@@ -75,7 +75,7 @@ local function pick_suspects(all)
     local row = redis.call('HGET', leases, id)
     local lease = row and read_lease(row)
     if not lease or lease.node ~= '-' then
-      -- Its lease was lost or voided meanwhile: it is no longer a suspect.
+      -- Its lease was lost or voided since then: it is no longer a suspect.
       redis.call('ZREM', suspects, id)
       if not row then redis.call('ZADD', due, 'XX', string.format('%.0f', now), id) end
     else
@@ -100,7 +100,7 @@ limit = limit - #ids
 local found = {}
 if limit > 0 then found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit) end
 if limit > 1 and #found == 2 * limit and tonumber(found[2]) < now - recent then
-  -- A backlog of old wake-ups fills the batch: leave half of it to what became due just now.
+  -- A backlog of old wake-ups fills the batch: fill half of it with jobs that became due just now instead.
   local half = math.floor(limit / 2)
   local fresh = redis.call('ZRANGEBYSCORE', due, now - recent, now, 'WITHSCORES', 'LIMIT', 0, half)
   local batch, taken, old = {}, {}, 1
