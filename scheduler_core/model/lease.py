@@ -39,6 +39,8 @@ class Lease(msgspec.Struct, frozen=True):
 
     ``first_fence`` and ``first_claimed_at_ms`` belong to the first claim of the run. They outlive the loss of a node,
     so the next node that claims the job decides from the same facts and starts the same run.
+
+    A node may claim a job ahead of its wake-up. It then decides as of the wake-up, and sends nothing before it.
     """
 
     fence: int
@@ -46,6 +48,7 @@ class Lease(msgspec.Struct, frozen=True):
     """The node's id, or ``-`` when no node holds the lease (released, or the node died)."""
     first_fence: int
     first_claimed_at_ms: int
+    """The instant as of which the run is decided: its first claim, or its wake-up if that claim was ahead of it."""
     losses: int = 0
     """How many nodes in a row died while they held the lease."""
     downtimes: int | None = None
@@ -59,6 +62,15 @@ class Lease(msgspec.Struct, frozen=True):
     """The latest claims that were never settled although their request may have been sent."""
     lost_count: int = 0
     """The number of all such claims since the first one."""
+    wake_ms: int = 0
+    """The wake-up that the latest claim took the job for. Nothing is sent before it."""
+
+    def is_ahead(self, now_ms: int) -> bool:
+        """Return whether a node claimed the job ahead of its wake-up, and nothing is decided yet.
+
+        The node releases such a job on request (``JobStore.ask_to_release``).
+        """
+        return self.node != "-" and self.first_claimed_at_ms > now_ms
 
     @property
     def waits_as_suspect(self) -> bool:

@@ -184,6 +184,10 @@ class JobStore(Protocol):
         """Return the secret that signs tokens (see ``LoopStore.secret``)."""
         ...
 
+    async def ask_to_release(self, claim_keys: Sequence[str]) -> None:
+        """Publish that nodes which claimed these jobs ahead of their wake-up are to release them. One message."""
+        ...
+
     async def ask_to_cut(self, run_id: str) -> None:
         """Publish that the node which has the request of this run open is to cut it."""
         ...

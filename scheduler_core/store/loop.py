@@ -92,6 +92,12 @@ class Beat(msgspec.Struct, frozen=True):
     """Redis's clock when the beat arrived, in epoch milliseconds."""
 
 
+class Release(msgspec.Struct, frozen=True):
+    """A client is about to change these jobs: a node that claimed one of them ahead of its wake-up releases it."""
+
+    claim_keys: tuple[str, ...]
+
+
 class ReapTurn(Enum):
     """What the calling node must do about the leases of dead nodes."""
 
@@ -212,8 +218,8 @@ class LoopStore(Protocol):
         """Read the server's clock, in epoch milliseconds."""
         ...
 
-    def wake_ups(self) -> AsyncGenerator[int | None]:
-        """Yield wake-ups (epoch ms) that clients set and that come before all others.
+    def wake_ups(self) -> AsyncGenerator[int | Release | None]:
+        """Yield wake-ups (epoch ms) that clients set and that come before all others, and requests to release jobs.
 
         The first item, None, means that the subscription is active; earlier messages are not received. A lost message
         costs at most the longest sleep of the loop.

@@ -85,7 +85,7 @@ async def test_a_claim_gives_due_jobs_a_lease_and_touches_nothing_else(store: Re
     assert found.downtimes is None
     (job,) = found.jobs
     assert (job.job, job.state, job.fault) == (make_job("due"), make_state(0), None)
-    assert job.lease == Lease(FENCE, "node", FENCE, at(1), 0, 0)
+    assert job.lease == Lease(FENCE, "node", FENCE, at(1), 0, 0, wake_ms=at(0))
 
 
 async def test_a_claim_of_nothing_changes_nothing_and_says_when_to_come_back(store: RedisStore, redis: Redis) -> None:
@@ -285,9 +285,9 @@ async def test_a_released_job_is_due_again_with_the_facts_of_its_first_claim(sto
     await store.settle([encode_settlement(job, None)])
     content = await dump(redis)
     assert content[KEYS.due][b"due"] == at(0)
-    assert decode_lease(content[KEYS.leases][b"due"]) == Lease(FENCE, "-", FENCE, at(1), 0, 0)
+    assert decode_lease(content[KEYS.leases][b"due"]) == Lease(FENCE, "-", FENCE, at(1), 0, 0, wake_ms=at(0))
     (again,) = (await claim(store, now_ms=at(4), token=None)).jobs
-    assert again.lease == Lease(1000 * at(4), "node", FENCE, at(1), 0, 0)
+    assert again.lease == Lease(1000 * at(4), "node", FENCE, at(1), 0, 0, wake_ms=at(0))
     assert (again.job, again.state) == (job.job, job.state)
 
 
@@ -567,14 +567,16 @@ async def test_a_lease_of_an_earlier_version_is_reaped_claimed_and_released(
     await redis.hset(KEYS.leases, "due", f"{FENCE} node {FENCE} {at(0)} {losses} {at(0)} 7")
     assert await store.leases_of("node") == [OwnLease("due", FENCE, 7, at(0))]
     (job,) = await store.recover(node="node", token=7)
-    assert job.lease == Lease(FENCE, "node", FENCE, at(0), losses)
+    assert job.lease == Lease(FENCE, "node", FENCE, at(0), losses, wake_ms=at(0))
     await store.settle([encode_settlement(job, None)])
     (job,) = (await claim(store, now_ms=at(2))).jobs
     assert (job.lease.first_fence, job.lease.losses, job.lease.downtimes) == (FENCE, losses, None)
     await store.reap(now_ms=at(2), dead_after_ms=DEAD_AFTER_MS, void_all=True)
     lost = LostClaim(1000 * at(2), at(2), LostCause.DIED)
     (again,) = await claim_any(store, at(3))
-    assert again.lease == Lease(1000 * at(3), "node", FENCE, at(0), losses + 1, None, 0, int(losses == 2), (lost,), 1)
+    assert again.lease == Lease(
+        1000 * at(3), "node", FENCE, at(0), losses + 1, None, 0, int(losses == 2), (lost,), 1, at(0)
+    )
 
 
 async def test_a_lease_lists_the_latest_of_its_lost_claims_and_counts_all(store: RedisStore, redis: Redis) -> None:
@@ -597,7 +599,7 @@ async def test_a_claimed_job_without_a_lease_is_reclaimed(store: RedisStore, red
         await redis.hset(KEYS.leases, "due", lease)
     assert await store.reap(now_ms=at(2), dead_after_ms=DEAD_AFTER_MS) == ["due"]
     (job,) = (await claim(store, now_ms=at(2))).jobs
-    assert job.lease == Lease(1000 * at(2), "node", 1000 * at(2), at(2), 0, 0)
+    assert job.lease == Lease(1000 * at(2), "node", 1000 * at(2), at(2), 0, 0, wake_ms=at(2))
 
 
 async def test_reaping_goes_page_by_page_through_all_that_is_claimed(store: RedisStore, redis: Redis) -> None:

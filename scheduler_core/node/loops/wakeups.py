@@ -8,7 +8,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.service import Service
-from scheduler_core.store.loop import LoopStore
+from scheduler_core.store.loop import LoopStore, Release
 
 LONGEST_SLEEP = 1.0
 """Seconds. A stepped clock or a lost message delays a job by no more than this."""
@@ -80,10 +80,12 @@ class WakeupSubscriber(Service):
         self._alarm = alarm
 
     async def run_once(self) -> None:
-        async for wake_ms in self._store.wake_ups():
-            if wake_ms is None:
+        async for one in self._store.wake_ups():
+            if one is None:
                 self.works()
                 self._alarm.wake()  # some may have been missed before the subscription
+            elif isinstance(one, Release):
+                pass  # this node claims nothing ahead
             else:
-                self._alarm.wake_at(wake_ms)
+                self._alarm.wake_at(one)
         raise StoreUnavailable("the subscription ended")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.model.downtime import Downtime
@@ -195,27 +196,24 @@ def is_mark(stored: bytes | None) -> bool:
 def decode_lease(stored: bytes) -> Lease:
     """Decode a lease, as ``lua/lib/lease.lua`` describes it. Raises CorruptDocument."""
     try:
-        fence, node, first_fence, first_claimed, losses, _score, rest = stored.decode("ascii").split(" ")
+        fence, node, first_fence, first_claimed, losses, score, rest = stored.decode("ascii").split(" ")
         rest, _, more = rest.partition("~")
         _token, _, known = rest.partition(":")
-        downtimes = int(known) if known else None
-        if not more:
-            return Lease(int(fence), node, int(first_fence), int(first_claimed), int(losses), downtimes)
-        alone, group, lost_count, lost = more.split(":")
-        claims = tuple(_lost_claim(claim) for claim in lost.split(",") if claim)
-        return Lease(
+        lease = Lease(
             int(fence),
             node,
             int(first_fence),
             int(first_claimed),
             int(losses),
-            downtimes,
-            int(alone),
-            int(group),
-            claims,
-            int(lost_count),
+            int(known) if known else None,
+            wake_ms=int(float(score)),
         )
-    except ValueError as error:
+        if not more:
+            return lease
+        alone, group, lost_count, lost = more.split(":")
+        claims = tuple(_lost_claim(claim) for claim in lost.split(",") if claim)
+        return replace(lease, alone=int(alone), group=int(group), lost=claims, lost_count=int(lost_count))
+    except (ValueError, OverflowError) as error:
         raise CorruptDocument(f"its lease cannot be read: {error}") from error
 
 

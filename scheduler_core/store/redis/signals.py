@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
+import msgspec
+
+from scheduler_core.store.loop import Release
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.shard import RedisShard
 from scheduler_core.store.redis.subscribe import messages
+
+RELEASE = b"release "
+"""Begins a message that asks nodes to release jobs; a JSON array of claim keys follows."""
+_keys_encoder = msgspec.json.Encoder()
+_keys_decoder = msgspec.json.Decoder(tuple[str, ...])
 
 
 class Signals(RedisShard):
     """Part of ``RedisStore``; ``LoopStore`` and ``JobStore`` document the methods."""
 
-    async def wake_ups(self) -> AsyncGenerator[int | None, None]:
+    async def wake_ups(self) -> AsyncGenerator[int | Release | None, None]:
         async with contextlib.aclosing(messages(self._client, self._keys.wake)) as received:
             async for message in received:
                 if message is None or message.isdigit():
                     yield None if message is None else int(message)
+                elif message.startswith(RELEASE):
+                    # Nodes of earlier versions ignore this message: they claim nothing ahead.
+                    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                        yield Release(_keys_decoder.decode(message[len(RELEASE) :]))
+
+    async def ask_to_release(self, claim_keys: Sequence[str]) -> None:
+        with translated_faults():
+            await self._client.publish(self._keys.wake, RELEASE + _keys_encoder.encode(claim_keys))
 
     async def runs_to_cut(self) -> AsyncGenerator[str | None]:
         async with contextlib.aclosing(messages(self._client, self._keys.cut)) as received:
