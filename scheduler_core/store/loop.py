@@ -66,6 +66,7 @@ class Settlement(msgspec.Struct, frozen=True):
     """
 
     claim_key: str
+    job_id: str
     encoded: Any
     """The encoded arguments, which only the store reads."""
     wake_ms: int | None = None

@@ -17,7 +17,7 @@ from scheduler_core.store.loop import ClaimedJob, Settlement
 
 def unsettled(name: str) -> Unsettled:
     claimed = ClaimedJob(name, None, None, Lease(7, "node", 7, 0), b"")
-    return Unsettled(claimed, None, Settlement(name, b"", None))
+    return Unsettled(claimed, None, Settlement(name, name, b"", None))
 
 
 def queue_of(*names: str) -> SettleQueue:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -16,7 +15,7 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.keys import KEY_TYPES, Keys
 from scheduler_core.store.redis.scripts.job import SpawnArgs
 from scheduler_core.store.redis.scripts.record import RECORD_KEYS, RecordArgs
-from scheduler_core.store.redis.scripts.script import Arg, BatchScript, Script
+from scheduler_core.store.redis.scripts.script import Arg, BatchScript
 from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import make_job, make_state
@@ -191,18 +190,14 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(
     store: RedisStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: dict[str, tuple[int, int]] = {}
+    names = {script.sha: script.name for script in SCRIPTS.values()}
+    evalsha = Redis.evalsha
 
-    def noted(method: str) -> None:
-        original = getattr(Script, method)
+    def noted(self: Redis, sha: str, count: int, *keys_and_args: Arg) -> Any:
+        calls.setdefault(names[sha], (count, len(keys_and_args) - count))
+        return evalsha(self, sha, count, *keys_and_args)
 
-        async def send(self: Script[Any], client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-            calls.setdefault(self.name, (len(keys), len(args)))
-            return await original(self, client, keys, args)
-
-        monkeypatch.setattr(Script, method, send)
-
-    noted("send")
-    noted("send_with_time")
+    monkeypatch.setattr(Redis, "evalsha", noted)
 
     assert await store.number_of_shards(1) == 1
     await put(redis, make_job(), make_state(0))

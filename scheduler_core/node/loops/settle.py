@@ -231,7 +231,7 @@ class Settler(Service):
         if transition is None:
             log.info(RUN_HANDED_BACK, job_id=one.claimed.id, fence=one.claimed.lease.fence)
             return
-        job_id = job_of_claim_key(one.claimed.id)
+        job_id = one.settlement.job_id
         for record in transition.records:
             report_record(self.metrics, job_id, record)
         state = transition.state

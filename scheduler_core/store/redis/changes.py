@@ -58,7 +58,8 @@ class Changes(RedisShard):
         ]
 
     def _item(self, claim_key: str, stored: StoredJob, transition: Transition) -> Item[ChangeItem]:
-        operation, state, wake, retrying_since, records = encode_step(claim_key, transition)
+        job_id = job_of_claim_key(claim_key)
+        operation, state, wake, retrying_since, records = encode_step(claim_key, job_id, transition)
         args = ChangeItem(
             claim_key=claim_key,
             expected_tag=stored.tag,
@@ -70,7 +71,7 @@ class Changes(RedisShard):
             retrying_since=retrying_since,
             n=len(transition.records),
         )
-        return Item(args, self.lists_of(job_of_claim_key(claim_key)), records)
+        return Item(args, self.lists_of(job_id), records)
 
     async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | Literal["large"] | None]:
         items = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from scheduler_core.store.loop import Beat, ReapTurn
 from scheduler_core.store.redis import keys as scores
@@ -22,6 +22,7 @@ from scheduler_core.store.redis.scripts.node import (
     ReapLeasesArgs,
     TakeReapTurnArgs,
 )
+from scheduler_core.store.redis.scripts.script import epoch_ms
 from scheduler_core.store.redis.shard import RedisShard
 
 DOWNTIMES_KEPT = 64
@@ -56,7 +57,7 @@ class Nodes(RedisShard):
             downtimes_kept=DOWNTIMES_KEPT,
         )
         try:
-            answer, redis_ms = await BEAT.send_with_time(self._beats, self.keys_of(BEAT), args)
+            answer, redis_ms = await self._beat_and_time(args)
         except (RedisError, OSError) as error:
             raise await self._fault(error, self._beats) from error
         count = int(answer[0])
@@ -67,6 +68,20 @@ class Nodes(RedisShard):
             answer[3].decode("ascii", errors="replace"),
             redis_ms,
         )
+
+    async def _beat_and_time(self, args: BeatArgs) -> tuple[Any, float]:
+        """Run the script and read Redis's time in the same round trip; return the answer and the time in epoch ms."""
+        keys = tuple(map(self._keys.named, BEAT.keys))
+        async with self._beats.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.evalsha(BEAT.sha, len(keys), *keys, *args)
+            time, answer = await pipe.execute(raise_on_error=False)
+        if isinstance(answer, NoScriptError):
+            answer = await self._beats.eval(BEAT.text, len(keys), *keys, *args)
+        for one in (time, answer):
+            if isinstance(one, Exception):
+                raise one
+        return answer, epoch_ms(*time)
 
     async def leave(self, *, node: str, now_ms: int) -> int:
         return int(await self.run(LEAVE, LeaveArgs(node=node, now=now_ms)))

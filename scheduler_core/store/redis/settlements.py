@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
@@ -27,7 +26,8 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None) -> Set
     """Encode the transition of a claimed job; None releases the job unfinished."""
     if transition is None:
         return _release(claimed)
-    operation, state, wake, retrying_since, records = encode_step(claimed.id, transition)
+    job_id = job_of_claim_key(claimed.id)
+    operation, state, wake, retrying_since, records = encode_step(claimed.id, job_id, transition)
     args = SettleItem(
         claim_key=claimed.id,
         holder=f"{claimed.lease.fence} {claimed.lease.node}",
@@ -39,7 +39,7 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None) -> Set
         n=len(transition.records),
     )
     wake_ms = wake if state and wake < scores.CLAIMED else None
-    return Settlement(claimed.id, (args, records), wake_ms)
+    return Settlement(claimed.id, job_id, (args, records), wake_ms)
 
 
 def encode_requeue(claimed: ClaimedJob, wake_ms: int) -> Settlement:
@@ -63,7 +63,7 @@ def _release(claimed: ClaimedJob, *, wake_ms: int = 0, lost: bytes = b"") -> Set
         retrying_since="",
         n=0,
     )
-    return Settlement(claimed.id, (args, ()), wake_ms or None)
+    return Settlement(claimed.id, job_of_claim_key(claimed.id), (args, ()), wake_ms or None)
 
 
 class Settlements(RedisShard):
@@ -78,10 +78,13 @@ class Settlements(RedisShard):
         items: list[Item[SettleItem]] = []
         for one in settlements:
             args, records = one.encoded
-            items.append(Item(args, self.lists_of(job_of_claim_key(one.claim_key)), records))
+            items.append(Item(args, self.lists_of(one.job_id), records))
         bounds = SettleArgs(history_kept=kept.entries, failures_kept=kept.failures, retention=kept.after_ms)
         answers = await self.run_batch(SETTLE, bounds, items)
-        return [_settled(one, answer) for one, answer in zip(settlements, answers, strict=True)]
+        return [
+            Settled(answer.decode()) if isinstance(answer, bytes) else _changed(one, answer)
+            for one, answer in zip(settlements, answers, strict=True)
+        ]
 
 
 def score(state: JobState) -> int:
@@ -94,7 +97,7 @@ def score(state: JobState) -> int:
     return scores.PAUSED if state.paused_at_ms is not None else scores.IDLE
 
 
-def encode_step(claim_key: str, transition: Transition) -> tuple[str, bytes, int, str, Sequence[Arg]]:
+def encode_step(claim_key: str, job_id: str, transition: Transition) -> tuple[str, bytes, int, str, Sequence[Arg]]:
     """Encode a transition as the scripts job/settle and job/change take it.
 
     Returns the operation, the state, the score in the due set, the start of a run that waits (``retrying_since``), and
@@ -103,10 +106,11 @@ def encode_step(claim_key: str, transition: Transition) -> tuple[str, bytes, int
     state, wake, retrying_since = b"", 0, "-"
     if transition.state is not None:
         state, wake = encode_state(transition.state), score(transition.state)
-        retrying_since = _retrying_since(transition.state)
+        if transition.state.open is not None or transition.state.pending:
+            retrying_since = _retrying_since(transition.state)
     operation = "remove" if transition.remove else "save" if state else "release"
     records: list[Arg] = []
-    job_id, detail = job_of_claim_key(claim_key), transition.detail
+    detail = transition.detail
     for record in transition.records:
         of_attempt = detail is not None and not isinstance(record, Miss) and record.id == transition.detail_of
         records += record_args(job_id, record, detail if of_attempt else None)
@@ -124,8 +128,6 @@ def encode_step(claim_key: str, transition: Transition) -> tuple[str, bytes, int
 
 def _retrying_since(state: JobState) -> str:
     """Return the latest start among the runs that wait for a retry or a callback; ``-`` if none waits."""
-    if state.open is None and not state.pending:
-        return "-"
     starts = [
         run.started_at_ms or run.fire_time_ms
         for run in (state.open, *(entry.run for entry in state.pending))
@@ -134,9 +136,8 @@ def _retrying_since(state: JobState) -> str:
     return str(max(starts)) if starts else "-"
 
 
-def _settled(settlement: Settlement, answer: Any) -> Settled:
-    if isinstance(answer, bytes):
-        return Settled(answer.decode())
+def _changed(settlement: Settlement, answer: Sequence[bytes | None]) -> Settled:
+    """Decode the answer for a job that was changed since its claim: the definition and the state as they are now."""
     definition, state = answer
     job, position, fault = decode_rows(settlement.claim_key, definition, state)
     tag = b"" if state is None else state[:TAG_BYTES]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.errors import OutcomeUnknown, StoreRefused, StoreUnavailable
@@ -47,7 +47,7 @@ class RedisShard:
         self._beats = client if beats is None else beats
         self._keys = keys or Keys()
         self._retention = retention or Retention()
-        self._names: dict[str, tuple[str, ...]] = {}
+        self._fixed_keys: dict[str, tuple[str, ...]] = {}
         """The KEYS of each script that do not differ from call to call, by its name; filled at its first run."""
         self._history, self._failures = self._keys.history(""), self._keys.failures("")
         self.examined = 0
@@ -87,11 +87,11 @@ class RedisShard:
 
     async def run(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
         """Run a script. ``keys``: its ``call_keys``."""
-        return await self._send(script, (*self.keys_of(script), *keys), args)
+        return await self._send(script, keys, args)
 
     async def run_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
         """Run a script for a batch of items."""
-        return await self._send(script, *flat(self.keys_of(script), args, items))
+        return await self._send(script, *flat(args, items))
 
     async def write(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
         """Run a script that makes a client's change, with a deadline no later than the timeout of this call.
@@ -99,18 +99,11 @@ class RedisShard:
         Raises OutcomeUnknown if the change was sent and not answered: it may have been stored, but is not made
         after the deadline. After any other StoreError nothing was stored.
         """
-        return await self._send_in_time(script, (*self.keys_of(script), *keys), args)
+        return await self._send_in_time(script, keys, args)
 
     async def write_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
         """As ``write``, for a batch of items."""
-        return await self._send_in_time(script, *flat(self.keys_of(script), args, items))
-
-    def keys_of(self, script: Script[Any]) -> tuple[str, ...]:
-        """The KEYS of a script that do not differ from call to call."""
-        names = self._names.get(script.name)
-        if names is None:
-            names = self._names[script.name] = tuple(map(self._keys.named, script.keys))
-        return names
+        return await self._send_in_time(script, *flat(args, items))
 
     def lists_of(self, job_id: str) -> HistoryKeys:
         """The lists of one job. Every settlement needs them, so their common beginning is made only once."""
@@ -128,8 +121,16 @@ class RedisShard:
             raise OutcomeUnknown(_unknown(error), retry_after_ms=max(0, left_ms)) from error
 
     async def _send(self, script: Script[Any], keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        """Run a script by its hash. A flushed script cache costs one more round trip; the script has not run before."""
+        fixed = self._fixed_keys.get(script.name)
+        if fixed is None:
+            fixed = self._fixed_keys[script.name] = tuple(map(self._keys.named, script.keys))
+        count = len(fixed) + len(keys)
         try:
-            return await script.send(self._client, keys, args)
+            try:
+                return await self._client.evalsha(script.sha, count, *fixed, *keys, *args)
+            except NoScriptError:
+                return await self._client.eval(script.text, count, *fixed, *keys, *args)
         except (RedisError, OSError) as error:
             raise await self._fault(error, self._client) from error
 

@@ -1,4 +1,4 @@
-"""What a binding is made of: ``Script`` loads and runs one Lua script; aliases state the units of its arguments.
+"""What a binding is made of: ``Script`` declares one Lua script; aliases state the units of its arguments.
 
     class LeaveArgs(NamedTuple):
         node: Text
@@ -8,9 +8,9 @@
 
     await shard.run(LEAVE, LeaveArgs(node="a", now=now_ms))
 
-KEYS are named as in ``keys.KEY_TYPES``, so the shard fills them in. ``call_keys`` are those that differ from call to
-call; they come last, and the caller passes them as a named tuple. A ``BatchScript`` also takes items: groups of keys
-and arguments that repeat.
+The shard runs it. KEYS are named as in ``keys.KEY_TYPES``, so the shard fills them in. ``call_keys`` are those that
+differ from call to call; they come last, and the caller passes them as a named tuple. A ``BatchScript`` also takes
+items: groups of keys and arguments that repeat.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
-
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
 
 Arg = str | bytes | int | float
 
@@ -79,27 +76,6 @@ class Script(Generic[A]):
     def __repr__(self) -> str:
         return f"<Script {self.name}>"
 
-    async def send(self, client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        """Run the script by its hash. A flushed script cache costs one more round trip; the script then has not run
-        before."""
-        try:
-            return await client.evalsha(self.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return await client.eval(self.text, len(keys), *keys, *args)
-
-    async def send_with_time(self, client: Redis, keys: Sequence[str], args: Sequence[Arg]) -> tuple[Any, float]:
-        """Run the script and read Redis's time in the same round trip; return the answer and the time in epoch ms."""
-        async with client.pipeline(transaction=False) as pipe:
-            pipe.time()
-            pipe.evalsha(self.sha, len(keys), *keys, *args)
-            time, answer = await pipe.execute(raise_on_error=False)
-        if isinstance(answer, NoScriptError):
-            answer = await client.eval(self.text, len(keys), *keys, *args)
-        for one in (time, answer):
-            if isinstance(one, Exception):
-                raise one
-        return answer, epoch_ms(*time)
-
 
 class BatchScript(Script[A], Generic[A, G]):
     """A script whose arguments end with items. ``item_keys`` and ``item`` name the keys and arguments of one item."""
@@ -120,9 +96,10 @@ class Item(NamedTuple, Generic[G]):
     """Further arguments, such as records (``RecordArgs``). ``args`` contains their number."""
 
 
-def flat(keys: tuple[str, ...], args: tuple[Any, ...], items: Iterable[Item[Any]]) -> tuple[list[str], list[Arg]]:
-    """The KEYS and ARGV of a call with items."""
-    all_keys, all_args = [*keys], [*args]
+def flat(args: tuple[Any, ...], items: Iterable[Item[Any]]) -> tuple[list[str], list[Arg]]:
+    """Return the KEYS of all items, and the ARGV of a call with them."""
+    all_keys: list[str] = []
+    all_args = [*args]
     for own, own_keys, rest in items:
         all_keys += own_keys
         all_args += own
