@@ -37,7 +37,7 @@ from scheduler_api.openapi.common import (
 )
 from scheduler_api.openapi.operation import Answer, Endpoint, Operation, Parameter, problem, query_names, with_slash
 from scheduler_api.wire.answers.tasks import Task, TaskDeleted, TaskPage, TasksStored, show_rules, show_task
-from scheduler_api.wire.bodies import LaneConfig, LaneConfigChange, TaskBodies
+from scheduler_api.wire.bodies import TaskBodies, TaskSettings, TaskSettingsChange
 from scheduler_api.wire.tasks import read_cursor, rules_of, tasks_of, write_cursor
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.task import TaskStatus
@@ -139,7 +139,7 @@ def _naming_ignored(endpoint: Endpoint, parameters: Collection[str]) -> Endpoint
 
 
 _NONE = {404: problem("No such task, or it was removed.")}
-_SETTINGS = Answer("All settings.", LaneConfig, [IGNORED])
+_SETTINGS = Answer("All settings.", TaskSettings, [IGNORED])
 
 operation = partial(Operation, "One-off tasks")
 ROUTES = with_slash(
@@ -191,15 +191,15 @@ ROUTES = with_slash(
         "GET /api/v1/config",
         get_config,
         "get_task_settings",
-        "Get the settings of the lane of one-off tasks",
+        "Get the settings of one-off tasks",
         answers={200: _SETTINGS, **STORE_FAULTS},
     ),
     operation(
         "PATCH /api/v1/config",
         change_config,
         "update_task_settings",
-        "Change settings of the lane, for all nodes from the next batch on",
-        body=LaneConfigChange,
+        "Change settings of one-off tasks, for all nodes from the next batch on",
+        body=TaskSettingsChange,
         answers={200: _SETTINGS, **BAD, **BODY_FAULTS, **STORE_FAULTS},
     ),
 )

@@ -22,7 +22,7 @@ TAGS = {
     "Callbacks": "What a runner sends about a run that it completes later. The run's token authorizes it.",
     "Targets": "Named requests that schedules share.",
     "Schedules": "Calls of a target at a fixed interval.",
-    "One-off tasks": "Single calls at a given time, and the settings of their lane.",
+    "One-off tasks": "Single calls at a given time, and their settings.",
     "Monitoring": "For probes, dashboards and Prometheus.",
     "Documentation": "This documentation, for people and for machines.",
 }

@@ -267,9 +267,9 @@ def _setting(name: str) -> Any:
     return Annotated[setting.convert_to, Meta(description=f"{setting.meaning} Initially {setting.default}.")]
 
 
-LaneConfig = defstruct("LaneConfig", [(name, _setting(name)) for name in RULES], bases=(Described,))
-LaneConfigChange = defstruct(
-    "LaneConfigChange",
+TaskSettings = defstruct("TaskSettings", [(name, _setting(name)) for name in RULES], bases=(Described,))
+TaskSettingsChange = defstruct(
+    "TaskSettingsChange",
     [(name, _setting(name), UNSET) for name in RULES],
     bases=(Described,),
     namespace={"__doc__": "Only the settings to change.", "EXAMPLES": ({"base_interval_ms": 2000},)},

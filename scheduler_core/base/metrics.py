@@ -96,8 +96,8 @@ class Metrics:
             "cronpost_clock_jump_seconds", "Size of the last jump of Redis's clock; negative: back.", registry=r
         )
         self.clock_jumps = Counter("cronpost_clock_jumps_total", "Jumps of Redis's clock.", registry=r)
-        self.task_batches = Counter("cronpost_lane_batches_total", "Batches of one-off tasks taken.", registry=r)
-        self.task_calls_in_flight = Gauge("cronpost_lane_in_flight", "Calls of one-off tasks open now.", registry=r)
+        self.task_batches = Counter("cronpost_task_batches_total", "Batches of one-off tasks taken.", registry=r)
+        self.task_calls_in_flight = Gauge("cronpost_task_calls_in_flight", "Open calls of one-off tasks.", registry=r)
         self.tasks_removed = Counter(
             "cronpost_stale_tasks_removed_total", "Stale tasks removed because there were too many.", registry=r
         )

@@ -55,12 +55,12 @@ class Engine:
         metrics.unsettled.set_function(lambda: sum(shard.settler.unsettled for shard in self._shards))
         first = self._shards[0]
         task_store = first.store.task_store(task_settings)
-        self._lane = TaskBatcher(
+        self._task_batcher = TaskBatcher(
             self.node, task_store, deliverer, clock, metrics, may_reclaim=first.reaper.may_reclaim, sole=sole
         )
-        self._lane_listener = TaskWakeupSubscriber(task_store, self._lane, clock, metrics)
+        self._task_wakeups = TaskWakeupSubscriber(task_store, self._task_batcher, clock, metrics)
         self._catalogue_sweeper = CatalogueSweeper(shards, clock, metrics)
-        self._of_all: tuple[Service, ...] = (self._lane, self._lane_listener, self._catalogue_sweeper)
+        self._of_all: tuple[Service, ...] = (self._task_batcher, self._task_wakeups, self._catalogue_sweeper)
         for service in self._of_all:
             service.shard = first.number if len(shards) > 1 else None
         self._starting: asyncio.Task[None] | None = None
@@ -110,20 +110,20 @@ class Engine:
             return
         grace = self.node.settings.drain_grace_seconds
         log.info(NODE_DRAINING, node=self.node.id, open=len(self.node.in_flight), grace_seconds=grace)
-        self._lane.stop_taking()
+        self._task_batcher.stop_taking()
         await asyncio.gather(*(shard.stop_claiming() for shard in shards))
-        await self._lane_listener.stop()
+        await self._task_wakeups.stop()
         await self._catalogue_sweeper.stop()
-        lane = asyncio.create_task(self._lane.finish(grace_seconds=grace, settle_seconds=FLUSH_SECONDS))
+        task_batches = asyncio.create_task(self._task_batcher.finish(grace_seconds=grace, settle_seconds=FLUSH_SECONDS))
         await self.node.slots.drain(self.node.clock, grace)
         left = list(self.node.in_flight)
         for attempt in left:
             attempt.cancel()
         settled = all(await asyncio.gather(*(shard.leave() for shard in shards)))
-        settled = await lane and settled
+        settled = await task_batches and settled
         await asyncio.gather(*(shard.say_goodbye() for shard in shards))
         await self._deliverer.aclose()
-        log.info(NODE_STOPPED, node=self.node.id, handed_back=len(left), settled=settled)
+        log.info(NODE_STOPPED, node=self.node.id, released=len(left), settled=settled)
 
     async def _start(self) -> None:
         async with asyncio.TaskGroup() as starting:

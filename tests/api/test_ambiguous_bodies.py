@@ -20,7 +20,7 @@ REPEATED: dict[str, tuple[str, str, bytes, int, str]] = {
     ),
     "an unknown field of a task": ("POST", "/api/v1/tasks", TASK + b', "x": 1, "x": 2}', 400, "x"),
     "a task in an array": ("POST", "/api/v1/tasks", b"[" + TASK + b"}," + TASK + b', "x": 1, "x": 2}]', 400, "[1].x"),
-    "settings of the lane": ("PATCH", "/api/v1/config", b'{"select_size": 1, "select_size": 2}', 400, "select_size"),
+    "task settings": ("PATCH", "/api/v1/config", b'{"select_size": 1, "select_size": 2}', 400, "select_size"),
     "a target": ("POST", "/targets", TARGET + b', "name": "b"}', 422, "name"),
     "headers of a target": ("POST", "/targets", TARGET + b', "headers": {"A": "1", "A": "2"}}', 422, "headers.A"),
 }

@@ -74,12 +74,12 @@ def test_the_client_creates_changes_and_lists_a_job(api: Any, cli_server: str) -
         assert refused.code == "job_not_found"
 
 
-def test_the_client_changes_a_setting_of_the_lane_and_a_field_of_a_target(api: Any, cli_server: str) -> None:
+def test_the_client_changes_a_task_setting_and_a_field_of_a_target(api: Any, cli_server: str) -> None:
     models = api("models")
     with api("client").AuthenticatedClient(base_url=cli_server, token=KEY, raise_on_unexpected_status=True) as client:
         change = api("api.one_off_tasks.update_task_settings")
-        change.sync(client=client, body=models.LaneConfigChange(select_size=7))
-        settings = change.sync(client=client, body=models.LaneConfigChange(max_retries=2))
+        change.sync(client=client, body=models.TaskSettingsChange(select_size=7))
+        settings = change.sync(client=client, body=models.TaskSettingsChange(max_retries=2))
         assert (settings.select_size, settings.max_retries) == (7, 2)
         target = models.TargetBody(name="t", url="http://localhost:8080/", method=models.TargetMethod.POST)
         made = api("api.targets.create_target").sync(client=client, body=target)

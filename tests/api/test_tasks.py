@@ -217,7 +217,7 @@ def context(store: RedisStore, api_settings: ApiSettings) -> Context:
     return Context(settings=api_settings, store=store, clock=clock, metrics=Metrics(), task_settings=settings)
 
 
-async def lane_of(context: Context) -> SteppedTaskNode:
+async def task_node_of(context: Context) -> SteppedTaskNode:
     clock: RedisClock = context.clock
     assert isinstance(clock, ManualClock)
     node = SteppedTaskNode(redis_of(context.store), clock)
@@ -229,7 +229,7 @@ async def lane_of(context: Context) -> SteppedTaskNode:
 async def test_tasks_are_listed_by_status(client: httpx.AsyncClient, context: Context, slash: str) -> None:
     await client.patch(CONFIG, json={"max_retries": 0, "select_size": 1, "base_interval_ms": 1})
     await post(client, [task() for _ in range(5)])
-    node = await lane_of(context)
+    node = await task_node_of(context)
     for outcome in (answered(200), failed()):
         await node.round(outcome)
         node.clock.advance(1)
@@ -300,7 +300,7 @@ async def test_a_stale_task_is_revived(client: httpx.AsyncClient, context: Conte
     refused = await client.post(f"{PATH}/task_1/retry{slash}")
     assert refused.status_code == 409
     assert refused.json()["code"] == "task_not_stale"
-    node = await lane_of(context)
+    node = await task_node_of(context)
     await node.round(failed())
     before = (await client.get(f"{PATH}/task_1")).json()
     answer = await client.post(f"{PATH}/task_1/retry{slash}")
@@ -316,7 +316,7 @@ async def test_a_stale_task_is_revived(client: httpx.AsyncClient, context: Conte
 
 async def test_settled_tasks_are_in_the_list_of_runs(client: httpx.AsyncClient, context: Context) -> None:
     await post(client, task())
-    node = await lane_of(context)
+    node = await task_node_of(context)
     await node.round(answered(200))
     shown = (await client.get(f"{PATH}/task_1")).json()
     runs = (await client.get("/runs", params={"job_id": "task_1"})).json()
@@ -328,7 +328,7 @@ async def test_settled_tasks_are_in_the_list_of_runs(client: httpx.AsyncClient, 
 
 @slashes
 @content_types
-async def test_the_settings_of_the_lane_are_read_and_changed(
+async def test_the_task_settings_are_read_and_changed(
     client: httpx.AsyncClient, slash: str, content_type: str | None
 ) -> None:
     answer = await client.get(CONFIG + slash)

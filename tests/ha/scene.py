@@ -133,7 +133,7 @@ class Scene(World):
 
         await self.recorder.until(all_have, seconds=seconds, what=f"{len(wanted)} jobs should fire")
 
-    async def lane_works(self) -> None:
+    async def tasks_are_called(self) -> None:
         """Post a one-off task and wait until it is delivered."""
         client = await self.server.api()
         task = {"webhookUrl": self.recorder.url, "executeAt": datetime.fromtimestamp(time.time(), UTC).isoformat()}

@@ -72,7 +72,7 @@ async def test_when_a_master_fails_the_jobs_of_the_others_keep_firing(scene: Sce
             assert meanwhile >= others, f"{len(others - meanwhile)} jobs of other masters did not fire meanwhile"
             await scene.firing()
             await scene.taken()
-            await scene.lane_works()
+            await scene.tasks_are_called()
             silence = scene.longest_silence_ms(job_ids=sorted(others), since_ms=at - 1000)
             scene.note(f"longest time without a fire: {silence:.0f} ms on the other masters")
             if fault == "killed":
@@ -86,7 +86,7 @@ async def test_when_a_master_fails_the_jobs_of_the_others_keep_firing(scene: Sce
             await eventually(follows, seconds=60, what="the old master should follow the new one")
             await scene.firing()
             await scene.taken()
-            await scene.lane_works()
+            await scene.tasks_are_called()
     lost = await scene.lost_upserts()
     scene.note(f"{fault}: {len(lost)} of {len(scene.upserts)} upserts lost after a 202")
     for one in lost:
@@ -115,6 +115,6 @@ async def test_a_slot_is_migrated_under_load(scene: Scene, seconds: float) -> No
             assert await topology.master_of_key(key) is target
             await scene.firing()
             await scene.taken()
-            await scene.lane_works()
+            await scene.tasks_are_called()
     assert not await scene.lost_upserts()
     assert_no_downtime(await scene.judged("migration"), outage=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from scheduler_core.base.events import SETTLE_REFUSED
+from scheduler_core.base.events import SETTLEMENT_REFUSED
 from tests.ha.scene import DEAD_SECONDS, Scene, assert_no_downtime, every
 from tests.support.fault_proxy import FaultProxy
 from tests.system.test_clock_faults import WRONG_WALL_CLOCK
@@ -62,7 +62,7 @@ async def test_frozen_and_thawed(scene: Scene, seconds: float) -> None:
         if not number % 2:
             scene.record_fault(at, scene.now_ms())
         await scene.firing()
-    refused = sum(len(node.events(SETTLE_REFUSED)) for node in scene.nodes)
+    refused = sum(len(node.events(SETTLEMENT_REFUSED)) for node in scene.nodes)
     scene.note(f"{refused} late results refused")
     assert refused, "not one late result had to be refused: was a node frozen at all?"
     assert_no_downtime(await scene.judged())

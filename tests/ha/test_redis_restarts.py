@@ -27,7 +27,7 @@ async def test_a_stop_in_order_loses_nothing(scene: Scene, seconds: float, appen
             scene.note(f"away for {scene.now_ms() - at:.0f} ms")
             await scene.firing()
             await scene.taken()
-            await scene.lane_works()
+            await scene.tasks_are_called()
     assert not await scene.lost_upserts()
     # No fault is recorded: the node settles its open runs when Redis is back.
     assert_no_downtime(await scene.judged(f"SIGTERM, {appendfsync}"))
@@ -45,7 +45,7 @@ async def test_a_kill_loses_two_seconds_at_most(scene: Scene, seconds: float, ap
             await scene.redis.start(appendfsync=appendfsync)
             await scene.firing()
             await scene.taken()
-            await scene.lane_works()
+            await scene.tasks_are_called()
     lost = await scene.lost_upserts()
     scene.note(f"kill -9, {appendfsync}: {len(lost)} of {len(scene.upserts)} upserts lost after a 202")
     windows = [(fault.began_ms, fault.ended_ms or 0.0) for fault in scene.disturbances]

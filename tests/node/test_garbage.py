@@ -46,7 +46,7 @@ KINDS = KEYS.types() | OWN
 
 
 class World:
-    """A node with its lane and its sweepers, and the API; a job, a schedule and tasks that must go on."""
+    """A node with its loops for tasks and its sweepers, and the API; a job, a schedule and tasks that must go on."""
 
     def __init__(self, store: RedisStore, redis: Redis) -> None:
         self.store, self.redis = store, redis

@@ -19,7 +19,7 @@ from tests.support.stores import opened, until
 
 
 class Woken:
-    """Takes wake-ups in place of a claimer or lane; the first after each subscription is a ``wake``."""
+    """Takes wake-ups in place of a claimer or task batcher; the first after each subscription is a ``wake``."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -41,11 +41,11 @@ def wake_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
     return WakeupSubscriber(store, woken, clock, Metrics())  # type: ignore[arg-type]
 
 
-def lane_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
+def task_wakeup_subscriber(store: RedisStore, woken: Woken, clock: Clock) -> Service:
     return TaskWakeupSubscriber(RedisTasks(store, None), woken, clock, Metrics())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("make", [wake_listener, lane_listener])
+@pytest.mark.parametrize("make", [wake_listener, task_wakeup_subscriber])
 async def test_a_subscriber_that_loses_its_connection_is_back_after_a_short_pause_each_time(
     make: type[Service], both: tuple[RedisStore, Redis], monkeypatch: pytest.MonkeyPatch
 ) -> None:

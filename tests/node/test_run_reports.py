@@ -240,7 +240,7 @@ async def test_a_job_that_is_released_is_logged_and_due_at_once(bench: Bench, lo
     bench.node.settler.release(claimed)
     await bench.node.settle()
     fence = claimed.lease.fence
-    assert log.of("run handed back") == [("info", "run handed back", {"job_id": "a", "fence": fence})]
+    assert log.of("run released") == [("info", "run released", {"job_id": "a", "fence": fence})]
     (again,) = (await bench.node.claimer._claim(1)).jobs
     assert (again.lease.first_fence, again.lease.lost) == (claimed.lease.first_fence, ())
     bench.node.settler.requeue(again, at(7))
@@ -316,7 +316,7 @@ async def test_a_result_that_redis_refuses_is_a_warning_and_a_count(bench: Bench
     await bench.node.answer(answered(200))
     await bench.node.settle()
     fence = int(bench.node.deliverer.seen[0].header("Cronpost-Fence"))
-    assert log.of("settle refused") == [("warning", "settle refused", {"job_id": "a", "fence": fence})]
+    assert log.of("settlement refused") == [("warning", "settlement refused", {"job_id": "a", "fence": fence})]
     assert bench.value("cronpost_settles_refused_total") == 1.0
     assert not log.of("run settled")
 
@@ -348,17 +348,17 @@ async def test_a_rejected_settlement_is_logged_once(bench: Bench, log: Log, monk
     settler = bench.node.settler
     for number in range(1, REFUSALS + 2):
         assert settler.unsettled == 1
-        assert log.of("settle put aside") == []
+        assert log.of("settlement set aside") == []
         assert settler.is_idle is False, number
         with contextlib.suppress(StoreRefused):
             await settler.run_once()
     fence = int(bench.node.deliverer.seen[0].header("Cronpost-Fence"))
     fields = {"job_id": "a", "fence": fence, "detail": "its keys cannot be used"}
-    assert log.of("settle put aside") == [("error", "settle put aside", fields)]
+    assert log.of("settlement set aside") == [("error", "settlement set aside", fields)]
     assert (settler.is_idle, settler.unsettled) == (True, 1)
     bench.clock.advance(round(REJECTED_SECONDS * 1000))
     await settler.run_once()
-    assert len(log.of("settle put aside")) == 1
+    assert len(log.of("settlement set aside")) == 1
     assert settler.unsettled == 1
 
 

@@ -526,7 +526,7 @@ async def test_a_sleeping_loop_is_woken_by_a_new_task_and_by_its_time(
         await listener.stop()
 
 
-async def test_an_empty_lane_asks_once_a_second_at_most(
+async def test_an_empty_task_queue_is_asked_once_a_second_at_most(
     node: SteppedTaskNode, clock: ManualClock, client: Redis
 ) -> None:
     node.batcher.start()

@@ -65,7 +65,7 @@ from tests.unit.test_plan_account import KINDS, OUTCOMES, TRIGGERS, make_policie
 NAMES = ["a", "b"]
 MOST_NODES = 3
 MOST_TASKS = 6
-LANE = TaskSettings(base_interval_ms=2_000, select_size=2, max_retries=1)
+TASK_SETTINGS = TaskSettings(base_interval_ms=2_000, select_size=2, max_retries=1)
 SPARING = EngineSettings(
     target_max_in_flight=1, target_rate=0.5, breaker_failures=1, breaker_after_seconds=0.0, breaker_open_seconds=5.0
 )
@@ -102,7 +102,7 @@ class History(RuleBasedStateMachine):
         self.callbacks = CallbackService(Shards.of_one(self.store), PerShard([self.jobs]))
         self.schedule_service = ScheduleService(Shards.of_one(self.store), self.clock, self.metrics)
         self.target_service = TargetService(Shards.of_one(self.store), self.clock, self.schedule_service)
-        self.tasks = TaskService(RedisTasks(self.store, LANE), self.clock, self.metrics)
+        self.tasks = TaskService(RedisTasks(self.store, TASK_SETTINGS), self.clock, self.metrics)
         self.nodes: list[SteppedTaskNode] = []
         self.segments: dict[str, list[Segment]] = {name: [] for name in NAMES}
         self.schedules: list[int] = []
@@ -285,7 +285,7 @@ class History(RuleBasedStateMachine):
         self.refused(self.tasks.retry(self.task_ids[which % len(self.task_ids)]))
 
     @rule(index=nodes, what=st.sampled_from(["take", "settle"]))
-    def work_the_lane(self, index: int, what: str) -> None:
+    def work_on_tasks(self, index: int, what: str) -> None:
         node = self.node(index)
         if node is not None and what == "settle":
             self.run(node.settle_calls())
@@ -328,7 +328,7 @@ class History(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         settings = SPARING if len(self.nodes) % 2 else None
-        node = SteppedTaskNode(self.store, self.clock, self.metrics, settings, task_settings=LANE)
+        node = SteppedTaskNode(self.store, self.clock, self.metrics, settings, task_settings=TASK_SETTINGS)
         self.run(node.start())
         self.nodes.append(node)
 

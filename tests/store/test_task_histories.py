@@ -42,7 +42,7 @@ nodes = st.integers(0, MOST_NODES - 1)
 numbers = st.integers(1, MOST_TASKS)
 
 
-class LaneHistory(RuleBasedStateMachine):
+class TaskHistory(RuleBasedStateMachine):
     """Each rule is a few awaited operations of one party; nothing happens between two rules."""
 
     def __init__(self, url: str, happened: Counter[str]) -> None:
@@ -413,8 +413,8 @@ class LaneHistory(RuleBasedStateMachine):
 def test_the_rules_of_one_off_tasks_hold_after_every_step_of_any_history(redis_url: str) -> None:
     happened: Counter[str] = Counter()
 
-    def history() -> LaneHistory:
-        return LaneHistory(redis_url, happened)
+    def history() -> TaskHistory:
+        return TaskHistory(redis_url, happened)
 
     run_state_machine_as_test(
         history,  # type: ignore[arg-type]

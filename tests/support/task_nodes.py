@@ -116,7 +116,7 @@ class SteppedTaskNode(SteppedNode):
 
 
 async def task_sets(client: Redis) -> dict[str, list[int]]:
-    """The task numbers in each set of the lane, in the order of the set."""
+    """The task numbers in each set of the task queue, in the order of the set."""
     found = {}
     for part in ("fresh", "failed", "running", "stale", "delivered"):
         members: list[Any] = await client.zrange(KEYS.tasks(part), 0, -1)

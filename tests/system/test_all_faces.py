@@ -25,7 +25,7 @@ from tests.system.world import Put, World
 pytestmark = pytest.mark.slow
 
 Json = dict[str, Any]
-LANE: Json = {"base_interval_ms": 200, "http_callback_timeout_ms": 15_000}
+TASK_SETTINGS: Json = {"base_interval_ms": 200, "http_callback_timeout_ms": 15_000}
 TOKEN = "Bearer s3cret"
 KILLING_SECONDS = 12.0
 
@@ -113,7 +113,7 @@ async def until_one_is_open(world: World, job_ids: list[str]) -> None:
 async def test_no_fire_time_is_lost_early_or_doubled_and_every_run_is_listed_and_counted(world: World) -> None:
     world.shards = 3
     await world.redis.start()
-    servers = list(await asyncio.gather(world.start("serve", **LANE), world.start("serve", **LANE)))
+    servers = list(await asyncio.gather(world.start("serve", **TASK_SETTINGS), world.start("serve", **TASK_SETTINGS)))
     recorder = world.recorder
     page, last = Answer(body=b'{"continue": {"payload": {"page": 2}}}', after_seconds=0.1), Answer(after_seconds=0.1)
     recorder.script("pages", *[page, page, last] * 3, otherwise=last)
@@ -138,7 +138,7 @@ async def test_no_fire_time_is_lost_early_or_doubled_and_every_run_is_listed_and
         kills.append(world.now_ms())
         await victim.kill()
         world.record_fault(kills[-1] - 500, kills[-1])
-        servers.append(await world.start("serve", **LANE))
+        servers.append(await world.start("serve", **TASK_SETTINGS))
         # The second of two requests shows that the first one's run is settled. A job whose run takes three nodes in a
         # row with it is quarantined.
         await recorder.until_requests(2, *regular)

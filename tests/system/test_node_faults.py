@@ -8,7 +8,7 @@ import signal
 import time
 from functools import partial
 
-from scheduler_core.base.events import NODE_HELD_UP, NODE_STOPPED, SETTLE_REFUSED
+from scheduler_core.base.events import NODE_HELD_UP, NODE_STOPPED, SETTLEMENT_REFUSED
 from scheduler_core.embedded import EmbeddedRedis, ask
 from scheduler_core.model.run import RunState
 from tests.support.fault_proxy import argument, script, took_jobs
@@ -239,7 +239,7 @@ class TestFrozen:
         await world.recorder.until(lambda: hold.received.ended_ms is not None)
         victim.thaw()
         world.record_fault(frozen_at, world.now_ms())
-        await victim.logged(SETTLE_REFUSED)  # only the fence shows it: the run is still open
+        await victim.logged(SETTLEMENT_REFUSED)  # only the fence shows it: the run is still open
         taken_over.release(200)
         await world.recorder.until(lambda: taken_over.received.ended_ms is not None)
         assert await victim.metric("cronpost_settles_refused_total") == 1
@@ -285,7 +285,7 @@ class TestFrozen:
         await world.recorder.until(lambda: all(one.ended_ms is not None for one in world.recorder.of("a")))
         world.record_fault(cut_off_at, world.now_ms())
         world.proxy.heal()
-        await victim.logged(SETTLE_REFUSED)
+        await victim.logged(SETTLEMENT_REFUSED)
         (account,) = await world.check()
         (run,) = account.runs
         assert run.state is RunState.SUCCEEDED
@@ -302,7 +302,7 @@ class TestStopped:
         stopping.terminate()
         assert await stopping.ended() == 0
         (stopped,) = stopping.events(NODE_STOPPED)
-        assert stopped["handed_back"] == 1
+        assert stopped["released"] == 1
         assert stopped["settled"] is True
         await world.recorder.until(lambda: len(world.recorder.of("slow")) == 2)
         first, second = world.recorder.of("slow")

@@ -12,7 +12,7 @@ from tests.support.processes import Cronpost, eventually
 from tests.support.recorder import Received
 from tests.system.world import World
 
-FAST_LANE: dict[str, Any] = {"base_interval_ms": 200, "http_callback_timeout_ms": 15_000}
+FAST_TASKS: dict[str, Any] = {"base_interval_ms": 200, "http_callback_timeout_ms": 15_000}
 
 
 def in_seconds(seconds: float) -> str:
@@ -44,7 +44,7 @@ async def until_status(server: Cronpost, task_id: str, status: str) -> dict[str,
 
 
 async def test_a_client_that_posts_arrays_finds_its_token_in_each_callback(world: World) -> None:
-    server = await world.start(**FAST_LANE)
+    server = await world.start(**FAST_TASKS)
     ids = await post(world, server, 3, webhookAuth="Bearer s3cret")
     later = await post(world, server, 1, webhookAuth="Bearer s3cret", executeAt=in_seconds(1.5))
     asked_ms = world.now_ms()
@@ -64,7 +64,7 @@ async def test_a_client_that_posts_arrays_finds_its_token_in_each_callback(world
 
 
 async def test_a_failing_task_is_called_until_it_is_stale_and_again_when_revived(world: World) -> None:
-    server = await world.start(**FAST_LANE, max_retries=2)
+    server = await world.start(**FAST_TASKS, max_retries=2)
     world.recorder.script("task_1", 500, 404, 302, 200)
     await post(world, server, 1)
     stale = await until_status(server, "task_1", "stale")
@@ -81,13 +81,13 @@ async def test_a_failing_task_is_called_until_it_is_stale_and_again_when_revived
 
 
 async def test_a_task_is_called_again_after_a_kill_during_its_call_without_counting_a_retry(world: World) -> None:
-    server = await world.start(**FAST_LANE)
+    server = await world.start(**FAST_TASKS)
     hold = world.recorder.hold("task_1")
     await post(world, server, 3)
     await world.recorder.until(lambda: hold.has_arrived)
     await until_status(server, "task_2", "delivered")
     await server.kill()
-    again = await world.start(**FAST_LANE)
+    again = await world.start(**FAST_TASKS)
     assert (await until_status(again, "task_1", "delivered"))["retries"] == 0
     first, second = world.recorder.of("task_1")
     assert (first.run_id, first.attempt) == (second.run_id, second.attempt)
@@ -97,20 +97,20 @@ async def test_a_task_is_called_again_after_a_kill_during_its_call_without_count
 
 async def test_a_task_is_called_again_after_a_kill_and_restart_of_the_embedded_server(world: World) -> None:
     directory = world.processes.directory / "embedded"
-    server = world.processes.cronpost("serve", data_dir=directory, **FAST_LANE)
+    server = world.processes.cronpost("serve", data_dir=directory, **FAST_TASKS)
     await server.started()
     hold = world.recorder.hold("task_1")
     await post(world, server, 1)
     await world.recorder.until(lambda: hold.has_arrived)
     await server.kill()
-    again = world.processes.cronpost("serve", data_dir=directory, **FAST_LANE)
+    again = world.processes.cronpost("serve", data_dir=directory, **FAST_TASKS)
     await again.started()
     await until_status(again, "task_1", "delivered")
     assert len({one.run_id for one in world.recorder.of("task_1")}) == 1
 
 
 async def test_a_stopping_server_lets_its_calls_end(world: World) -> None:
-    server = await world.start(**FAST_LANE, drain_grace_seconds=10)
+    server = await world.start(**FAST_TASKS, drain_grace_seconds=10)
     hold = world.recorder.hold("task_1")
     await post(world, server, 1)
     await world.recorder.until(lambda: hold.has_arrived)
@@ -118,16 +118,16 @@ async def test_a_stopping_server_lets_its_calls_end(world: World) -> None:
     await server.logged("node draining")
     hold.release()
     assert await server.ended() == 0
-    again = await world.start(**FAST_LANE)
+    again = await world.start(**FAST_TASKS)
     await until_status(again, "task_1", "delivered")
     assert len(world.recorder.of("task_1")) == 1
 
 
 async def test_several_nodes_share_one_order_and_one_pause(world: World) -> None:
-    lane = {**FAST_LANE, "base_interval_ms": 300, "select_size": 2}
-    server = await world.start(**lane)
-    await world.start("node", **lane)
-    await world.start("node", **lane)
+    settings = {**FAST_TASKS, "base_interval_ms": 300, "select_size": 2}
+    server = await world.start(**settings)
+    await world.start("node", **settings)
+    await world.start("node", **settings)
     ids = await post(world, server, 10, executeAt=in_seconds(0.5))
     for task_id in ids:
         await until_status(server, task_id, "delivered")

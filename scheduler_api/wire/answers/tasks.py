@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta
 
 from scheduler_api.wire.answers.runs import OutcomeName
-from scheduler_api.wire.bodies import LaneConfig
+from scheduler_api.wire.bodies import TaskSettings
 from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, Yes, instant
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.run import Attempt
@@ -71,8 +71,8 @@ class TaskDeleted(Described):
 
 
 def show_rules(rules: TaskRules) -> Any:
-    """Return the settings of the lane as a ``LaneConfig``."""
-    return LaneConfig(**msgspec.structs.asdict(rules))
+    """Return the settings of one-off tasks as a ``TaskSettings``."""
+    return TaskSettings(**msgspec.structs.asdict(rules))
 
 
 def show_task(stored: StoredTask) -> Task:

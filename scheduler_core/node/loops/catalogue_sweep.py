@@ -46,7 +46,7 @@ class CatalogueSweeper(Service):
         self._catalogue = shards.lead.catalogue_store()
         self._schedules = ScheduleService(shards, clock, metrics)
         self._targets = TargetService(shards, clock, self._schedules)
-        self._lane = shards.lead.task_store()
+        self._tasks = shards.lead.task_store()
         self._looked_at = [0] * len(shards)
         """For each shard the rank of the next id whose entry in the due set is checked."""
 
@@ -57,7 +57,7 @@ class CatalogueSweeper(Service):
 
     async def repair(self) -> int:
         """Repair wake-ups that no job or task can have; return how many. Such a job would never fire."""
-        repaired = await self._lane.repair()
+        repaired = await self._tasks.repair()
         for number, store in enumerate(self._shards.all):
             count, self._looked_at[number] = await store.repair_due(
                 now_ms=self.clock.now_ms(), first=self._looked_at[number]

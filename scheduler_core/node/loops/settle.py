@@ -18,12 +18,12 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.events import (
     JOB_QUARANTINED,
-    RUN_HANDED_BACK,
     RUN_HELD_BACK,
+    RUN_RELEASED,
     RUN_RETRYING,
     RUN_TAKEN,
-    SETTLE_PUT_ASIDE,
-    SETTLE_REFUSED,
+    SETTLEMENT_REFUSED,
+    SETTLEMENT_SET_ASIDE,
     get_logger,
     instant,
 )
@@ -180,7 +180,7 @@ class Settler(Service):
                 raise
             if not one.was_rejected:
                 one.was_rejected = True
-                log.error(SETTLE_PUT_ASIDE, job_id=one.claimed.id, fence=one.claimed.lease.fence, detail=str(error))
+                log.error(SETTLEMENT_SET_ASIDE, job_id=one.claimed.id, fence=one.claimed.lease.fence, detail=str(error))
         else:
             for one, answer in zip(queue.accepted(), answers, strict=True):
                 self._answered(one, answer)
@@ -207,7 +207,7 @@ class Settler(Service):
             self._queue.append(one)
         elif result == "stale":
             self.metrics.refused.inc()
-            log.warning(SETTLE_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
+            log.warning(SETTLEMENT_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
         else:
             self._report(one)
         if one.claimed.lease.group:
@@ -229,7 +229,7 @@ class Settler(Service):
             self._wake_at(wake_ms)
         transition = one.transition
         if transition is None:
-            log.info(RUN_HANDED_BACK, job_id=one.claimed.id, fence=one.claimed.lease.fence)
+            log.info(RUN_RELEASED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
             return
         job_id = one.settlement.job_id
         for record in transition.records:

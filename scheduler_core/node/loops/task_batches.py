@@ -1,8 +1,8 @@
 """Calls one-off tasks in batches: one batch at a time across all nodes, all its calls at once, then a pause.
 
-Every node asks for the next batch when it may be due; one gets it. The batch is a lease for the whole fleet: while a
-node holds it, no node gets another, and the pause begins when its last task is settled. So order and spacing do not
-depend on the number of nodes. Tasks that a dead node had not settled return to their place in the queue.
+Every node asks for the next batch when it may be due, and one node gets it. The batch is a lease for all nodes
+together: while a node holds it, no node gets another, and the pause begins when its last task is settled. So order and
+spacing do not depend on the number of nodes. Tasks that a dead node has not settled return to their place in the queue.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import msgspec
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreError, StoreUnavailable
 from scheduler_core.base.events import (
-    RUN_HANDED_BACK,
+    RUN_RELEASED,
     RUN_RETRYING,
-    SETTLE_REFUSED,
+    SETTLEMENT_REFUSED,
     TASK_BATCH_LOST,
     TASK_UNREADABLE,
     TASKS_REMOVED,
@@ -41,7 +41,7 @@ from scheduler_core.usecases.report import report_record
 log = get_logger(__name__)
 
 LONGEST_SLEEP = 1.0
-"""Seconds after which a sleeping lane asks the store although nothing woke it."""
+"""Seconds after which the sleeping loop asks the store although nothing woke it."""
 
 
 class Unsettled(msgspec.Struct):
@@ -55,7 +55,8 @@ class Unsettled(msgspec.Struct):
 
 
 class Batch:
-    """The batch that this node holds. Each call refers to its batch, so a late end cannot settle a task of another."""
+    """The batch that this node holds. Each call refers to its batch, so a call that ends late cannot settle a task of
+    another batch."""
 
     def __init__(self, fence: int, rules: TaskRules) -> None:
         self.fence = fence
@@ -68,14 +69,14 @@ class Batch:
 class TaskBatcher(Service):
     """Takes, calls and settles the batches of this node.
 
-    ``sole``: no other node can be alive, so a batch that is held at the start is reclaimed at once. ``may_reclaim``:
-    whether missing heartbeats of other nodes count now.
+    ``sole``: no other node can be alive, so a batch that is held at the start is reclaimed at once. ``may_reclaim()``:
+    whether a node whose heartbeats are missing counts as dead now.
 
-    The lane has its own limit of open calls, as large as that of jobs: a batch of slow webhooks does not delay jobs,
-    and jobs do not delay it. A batch is never larger than what can be called at the same time.
+    Calls of tasks have their own limit, as large as that of attempts of jobs: a batch of slow webhooks does not delay
+    jobs, and jobs do not delay it. A batch is never larger than this limit, so all its calls can start at once.
     """
 
-    name = "lane"
+    name = "task batches"
 
     def __init__(
         self,
@@ -97,16 +98,16 @@ class TaskBatcher(Service):
         self._batch: Batch | None = None
         self._tokens = itertools.count(1)
         self._token: int | None = None
-        """The number of a take without an answer so far."""
+        """The number of a take that Redis has not answered; None: all are answered."""
         self._stopping = False
         self._arrived = asyncio.Event()
         self._batch_over = asyncio.Event()
         self._woken = asyncio.Event()
         self._is_idle = False
-        """True: the last take found no due task. False: the lane waits for the end of a batch or of a pause."""
+        """True: the last take found no due task. False: the loop waits for the end of a batch or of a pause."""
         self._sleeping_until_ms: int | None = None
         self._earliest_ms: int | None = None
-        """The earliest wake-up that arrived while the lane was awake."""
+        """The earliest wake-up that arrived while the loop was awake."""
         metrics.task_calls_in_flight.set_function(lambda: 0 if self._batch is None else len(self._batch.calls))
 
     # ---- when to look -------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ class TaskBatcher(Service):
     async def _reclaimed(self, taken: Taken) -> bool:
         """Reclaim the batch that is held if no node works on it; return whether it is reclaimed."""
         if taken.holder == self._node.id:
-            # A take of this node reached Redis after the node had given it up: none of its tasks was called.
+            # A take of this node reached Redis after the node stopped waiting for it: none of its tasks was called.
             ended_at_ms = None
         elif self._sole or (not taken.holder_beats and self._may_reclaim()):
             ended_at_ms = self.clock.now_ms()
@@ -230,7 +231,7 @@ class TaskBatcher(Service):
         except asyncio.CancelledError:
             self._put(batch, row, TaskStep(TaskOperation.BACK))
             raise
-        except Exception as error:  # noqa: BLE001 - a call that ends without a result would block the lane for ever
+        except Exception as error:  # noqa: BLE001 - a call that ends without a result would never end its batch
             outcome = Outcome(OutcomeKind.INTERNAL, 0.0, message=f"{type(error).__name__}: {error}")
         if outcome.kind is OutcomeKind.NOT_SENT:
             self._put(batch, row, TaskStep(TaskOperation.BACK))
@@ -256,9 +257,9 @@ class TaskBatcher(Service):
     # ---- settle -------------------------------------------------------------------------------------------------
 
     async def settle_ended(self) -> None:
-        """Wait until calls have ended, and settle them in one round trip. With the last one, the batch is over.
+        """Wait until calls have ended, and settle their tasks in one round trip. The last one ends the batch.
 
-        What Redis does not accept is kept, and the lane takes no other batch until it is settled.
+        Tasks that Redis does not accept are kept, and no other batch is taken until they are settled.
         """
         batch = self._batch
         if batch is None:
@@ -284,7 +285,7 @@ class TaskBatcher(Service):
             self._end_batch(batch)
 
     def _end_batch(self, batch: Batch) -> None:
-        """End the batch. If it was reclaimed meanwhile, another node may be calling its tasks: cancel our calls."""
+        """End the batch. If it was reclaimed, another node may be calling its tasks: cancel our calls."""
         for call in list(batch.calls):
             call.cancel()
         self._batch = None
@@ -294,11 +295,11 @@ class TaskBatcher(Service):
         public_id = task_id(one.row.number)
         if result == "refused":
             self.metrics.refused.inc()
-            log.warning(SETTLE_REFUSED, job_id=public_id, fence=batch.fence)
+            log.warning(SETTLEMENT_REFUSED, job_id=public_id, fence=batch.fence)
         elif result == "deleted" and one.called is not None:
             self._put(batch, one.row, plan_deleted(one.called, now_ms=self.clock.now_ms()))
         elif one.step.operation is TaskOperation.BACK:
-            log.info(RUN_HANDED_BACK, job_id=public_id, fence=batch.fence)
+            log.info(RUN_RELEASED, job_id=public_id, fence=batch.fence)
         elif one.step.record is not None:
             report_record(self.metrics, public_id, one.step.record)
         elif one.step.operation is TaskOperation.FAILED and one.called is not None and one.called.run is not None:
@@ -328,29 +329,29 @@ class TaskBatcher(Service):
         if self._batch is None and self._token is None:
             return True
         with contextlib.suppress(StoreError):
-            # What a take without an answer got, and what could not be settled.
+            # The batch of a take without an answer, and tasks that could not be settled.
             fence, ended_at_ms = (None, None) if self._batch is None else (self._batch.fence, self.clock.now_ms())
             await self._store.release(node=self._node.id, fence=fence, ended_at_ms=ended_at_ms)
         return self._batch is None
 
 
 class TaskWakeupSubscriber(Service):
-    """Subscribes to wake-ups of the lane: earlier tasks, the end of a batch, changed settings."""
+    """Subscribes to the wake-ups of one-off tasks: earlier tasks, the end of a batch, changed settings."""
 
-    name = "lane wake"
+    name = "task wake-ups"
 
-    def __init__(self, store: TaskStore, lane: TaskBatcher, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: TaskStore, batcher: TaskBatcher, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._store = store
-        self._lane = lane
+        self._batcher = batcher
 
     async def run_once(self) -> None:
         async for wake_ms in self._store.wake_ups():
             if wake_ms is None:
                 self.works()
-                self._lane.wake()  # some may have been missed before the subscription
+                self._batcher.wake()  # wake-ups may have been missed before the subscription
             else:
-                self._lane.wake_at(wake_ms)
+                self._batcher.wake_at(wake_ms)
         raise StoreUnavailable("the subscription ended")
 
 
