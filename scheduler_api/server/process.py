@@ -12,7 +12,6 @@ import asyncio
 import gc
 import os
 import signal
-import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from scheduler_api.server.clock_service import ClockService
 from scheduler_api.server.node_link import ParentLink, Report
 from scheduler_api.server.node_supervisor import NodeSupervisor
 from scheduler_api.server.parts import WrapDeliverer, build_engine, build_nodes, open_store, with_shards
+from scheduler_api.server.ports import Ports
 from scheduler_api.server.redis_check import RedisCheck, keep_running
 from scheduler_core.base.clock import Clock, RedisClock
 from scheduler_core.base.config import Settings
@@ -86,8 +86,6 @@ class Process:
         parent: ParentLink | None = None,
     ) -> None:
         self.settings = settings
-        self.url: str | None = None
-        """Where the API listens."""
         self.embedded: EmbeddedRedis | None = None
         self.context: Context | None = None
         self.nodes: NodeSupervisor | None = None
@@ -98,6 +96,7 @@ class Process:
         self._on_ready = on_ready
         self._wrap = wrap_deliverer
         self._parent = parent
+        self._ports = Ports()
         self._guard = AddressGuard()
         self._engine: Engine | None = None
         self._clock_service: ClockService | None = None
@@ -109,6 +108,11 @@ class Process:
         self._background: set[asyncio.Task[None]] = set()
         self._servers: ApiServers | None = None
 
+    @property
+    def url(self) -> str | None:
+        """Where the API listens."""
+        return self._ports.url
+
     # ---- start and stop, in order ---------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -117,35 +121,30 @@ class Process:
         Raises ConfigError or EmbeddedRedisError if the process cannot start; then nothing is left running.
         """
         installed_kinds()  # one that cannot be loaded stops the start
-        api_sockets: list[socket.socket] = []
-        metrics_sockets: list[socket.socket] = []
         try:
-            self._listen(api_sockets, metrics_sockets)
+            self._ports.open(self.settings, with_api=self._with_api)
             if self.settings.store.redis_url is None:
                 self.embedded = EmbeddedRedis(self.settings.store.data_dir, self.settings.store.redis_server)
                 self.embedded.start()
             if self.embedded is not None or self._parent is not None:
                 self._check.skip()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                while not runner.run(
-                    self._main([sock.dup() for sock in api_sockets], [sock.dup() for sock in metrics_sockets])
-                ):
+                while not runner.run(self._main(self._ports.duplicate())):
                     self._starting_over.clear()
         finally:
-            for sock in api_sockets + metrics_sockets:
-                sock.close()
+            self._ports.close()
             if self.embedded is not None:
                 self.embedded.stop()
 
-    async def _main(self, api_sockets: list[socket.socket], metrics_sockets: list[socket.socket]) -> bool:
-        """Start the parts, wait for the end, stop the parts. Closes the sockets.
+    async def _main(self, ports: Ports) -> bool:
+        """Start the parts, wait for the end, stop the parts. Closes ``ports``.
 
         Returns whether the process ends; if not, it starts over with the number of shards that the store has.
         """
         is_first = self._stopping is None
         self._handle_signals()
         clock, metrics = RedisClock(), Metrics()
-        own = self._own_endpoints(api_sockets, metrics_sockets)
+        own = self._own_endpoints(ports)
         self._guard = AddressGuard(
             allow=self.settings.engine.target_allow, deny=self.settings.engine.target_deny, own=own
         )
@@ -157,14 +156,14 @@ class Process:
         if self._check.passed():
             self._start_firing()
         self.context = self._build_context(store, clock, metrics)
-        self._start_servers(api_sockets, metrics_sockets)
+        self._start_servers(ports)
         tune_garbage_collection()
         if is_first:
             self._notify(clock)
 
         await self._wait_for_end()
 
-        await self._drain(clock, with_delay=bool(api_sockets) and self._is_stopping)
+        await self._drain(clock, with_delay=bool(ports.api) and self._is_stopping)
         if self._servers is not None:
             await self._servers.stop()
         await self._stop_background()
@@ -172,8 +171,7 @@ class Process:
         await store.aclose()
         if node_store is not None:
             await node_store.aclose()
-        for sock in api_sockets + metrics_sockets:
-            sock.close()
+        ports.close()
         return self._is_stopping or not self._starting_over.is_set()
 
     # ---- signals and ports ----------------------------------------------------------------------------------------
@@ -195,28 +193,8 @@ class Process:
     def _is_stopping(self) -> bool:
         return self._stopping is not None and self._stopping.is_set()
 
-    def _listen(self, api_sockets: list[socket.socket], metrics_sockets: list[socket.socket]) -> None:
-        """Open the ports of the API and of the metrics, if there are any.
-
-        This loads the API and uvicorn: here, because later it would block the event loop for a tenth of a second. A
-        node without a port loads neither.
-        """
-        host, metrics_port = self.settings.api.host, self.settings.process.metrics_port
-        if not self._with_api and metrics_port is None:
-            return
-        import scheduler_api.server.api_servers  # noqa: F401 - used by _start_servers
-        from scheduler_api.server.listen import listen, url_of
-
-        if self._with_api:
-            api_sockets += listen(host, self.settings.api.port)
-            self.url = url_of(api_sockets, host)
-        if metrics_port is not None:
-            metrics_sockets += listen(host, metrics_port)
-
-    def _own_endpoints(
-        self, api_sockets: list[socket.socket], metrics_sockets: list[socket.socket]
-    ) -> list[OwnEndpoint]:
-        own = own_endpoints(api_sockets, metrics_sockets, self._redis_url)
+    def _own_endpoints(self, ports: Ports) -> list[OwnEndpoint]:
+        own = own_endpoints(ports.api, ports.metrics, self._redis_url)
         return own if self._parent is None else [*own, *self._parent.own]
 
     # ---- Redis ----------------------------------------------------------------------------------------------------
@@ -331,14 +309,14 @@ class Process:
             guard=self._guard,
         )
 
-    def _start_servers(self, api_sockets: list[socket.socket], metrics_sockets: list[socket.socket]) -> None:
-        if not api_sockets and not metrics_sockets:
+    def _start_servers(self, ports: Ports) -> None:
+        if not ports.api and not ports.metrics:
             return
         from scheduler_api.server.api_servers import ApiServers
 
         assert self.context is not None
         self._servers = ApiServers(self.context)
-        self._servers.start(api_sockets, metrics_sockets)
+        self._servers.start(ports.api, ports.metrics)
 
     # ---- the end, and what others see -----------------------------------------------------------------------------
 
