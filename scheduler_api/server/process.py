@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,11 +23,11 @@ from scheduler_api.server.node_supervisor import NodeSupervisor
 from scheduler_api.server.parts import WrapDeliverer, build_engine, build_nodes, open_store, with_shards
 from scheduler_api.server.ports import Ports
 from scheduler_api.server.redis_check import RedisCheck, keep_running
+from scheduler_api.server.stop_signal import StopSignal
 from scheduler_core.base.clock import Clock, RedisClock
 from scheduler_core.base.config import Settings
 from scheduler_core.base.events import (
     bind_to_all,
-    flush_logs,
     get_logger,
     log_warnings,
 )
@@ -60,9 +58,6 @@ NO_PUBLIC_URL = (
     "CRONPOST_PUBLIC_URL is not set, so jobs with completion 'callback' are refused: set it to the address at which "
     "runners reach the API"
 )
-EXIT_FORCED = 130
-FORCED_FLUSH_SECONDS = 0.2
-"""How long a second signal waits for the last log lines to be written."""
 
 Notice = Callable[["Process"], None]
 
@@ -102,7 +97,9 @@ class Process:
         self._clock_service: ClockService | None = None
         self._store_check: StoreCheck | None = None
         self._check = RedisCheck()
-        self._stopping: asyncio.Event | None = None
+        self._stop_signal = StopSignal()
+        self._is_announced = False
+        """``on_started`` and ``on_ready`` are called once, also if the process starts over."""
         self._starting_over = asyncio.Event()
         """The parts were built for another number of shards than the store has, and must be built again."""
         self._background: set[asyncio.Task[None]] = set()
@@ -141,8 +138,7 @@ class Process:
 
         Returns whether the process ends; if not, it starts over with the number of shards that the store has.
         """
-        is_first = self._stopping is None
-        self._handle_signals()
+        self._stop_signal.install()
         clock, metrics = RedisClock(), Metrics()
         own = self._own_endpoints(ports)
         self._guard = AddressGuard(
@@ -158,12 +154,13 @@ class Process:
         self.context = self._build_context(store, clock, metrics)
         self._start_servers(ports)
         tune_garbage_collection()
-        if is_first:
+        if not self._is_announced:
+            self._is_announced = True
             self._notify(clock)
 
         await self._wait_for_end()
 
-        await self._drain(clock, with_delay=bool(ports.api) and self._is_stopping)
+        await self._drain(clock, with_delay=bool(ports.api) and self._stop_signal.is_set)
         if self._servers is not None:
             await self._servers.stop()
         await self._stop_background()
@@ -172,32 +169,13 @@ class Process:
         if node_store is not None:
             await node_store.aclose()
         ports.close()
-        return self._is_stopping or not self._starting_over.is_set()
+        return self._stop_signal.is_set or not self._starting_over.is_set()
 
-    # ---- signals and ports ----------------------------------------------------------------------------------------
-
-    def _handle_signals(self) -> None:
-        self._stopping = self._stopping or asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-
-    def stop(self) -> None:
-        """Do what the first signal does: begin to stop. A second call ends the process. Call from the event loop."""
-        if self._stopping is None or self._stopping.is_set():
-            flush_logs(FORCED_FLUSH_SECONDS)
-            os._exit(EXIT_FORCED)
-        self._stopping.set()
-
-    @property
-    def _is_stopping(self) -> bool:
-        return self._stopping is not None and self._stopping.is_set()
+    # ---- Redis ----------------------------------------------------------------------------------------------------
 
     def _own_endpoints(self, ports: Ports) -> list[OwnEndpoint]:
         own = own_endpoints(ports.api, ports.metrics, self._redis_url)
         return own if self._parent is None else [*own, *self._parent.own]
-
-    # ---- Redis ----------------------------------------------------------------------------------------------------
 
     @property
     def _redis_url(self) -> str:
@@ -214,18 +192,16 @@ class Process:
         return store
 
     def _start_watching_redis(self, store: Shards[RedisStore]) -> None:
-        assert self._stopping is not None
         if not self._check.passed():
             self._background.add(asyncio.create_task(self._fire_when_redis_is_good(store), name="cronpost check"))
         if self.embedded is not None:
-            watching = keep_running(self.embedded, self._stopping)
+            watching = keep_running(self.embedded, self._stop_signal.event)
             self._background.add(asyncio.create_task(watching, name="cronpost redis"))
 
     async def _fire_when_redis_is_good(self, store: Shards[RedisStore]) -> None:
         """Wait for a Redis that was unreachable at the start, then fire. ``/ready`` gives the reason until then."""
-        assert self._stopping is not None
         fixed = self.settings.store.shards is not None or self._parent is not None
-        other_number = await self._check.until_passed(store, self._stopping, fixed=fixed)
+        other_number = await self._check.until_passed(store, self._stop_signal.event, fixed=fixed)
         if other_number is None:
             self._start_firing()
         else:
@@ -263,7 +239,7 @@ class Process:
             self._store_check.start()
 
     def _start_firing(self) -> None:
-        if self._is_stopping:
+        if self._stop_signal.is_set:
             return
         if self._engine is not None:
             self._engine.start()
@@ -334,8 +310,7 @@ class Process:
 
     async def _wait_for_end(self) -> None:
         """Wait for a signal, for the need to start over, or for a server that ended by itself."""
-        assert self._stopping is not None
-        events = (self._stopping, self._starting_over)
+        events = (self._stop_signal.event, self._starting_over)
         waiting = [asyncio.create_task(event.wait(), name="cronpost end") for event in events]
         servers = () if self._servers is None else self._servers.tasks
         await asyncio.wait([*waiting, *servers], return_when="FIRST_COMPLETED")
@@ -349,7 +324,7 @@ class Process:
 
     def faults(self) -> list[str]:
         """List what keeps the process from its work now."""
-        if self._is_stopping:
+        if self._stop_signal.is_set:
             return [SHUTTING_DOWN]
         faults = [] if self._check.fault is None else [self._check.fault]
         if self._engine is not None and self._check.passed():
