@@ -17,12 +17,12 @@ import uvloop
 
 from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.server.addresses import own_endpoints
-from scheduler_api.server.clock_service import ClockService
 from scheduler_api.server.node_link import ParentLink, Report
 from scheduler_api.server.node_supervisor import NodeSupervisor
 from scheduler_api.server.parts import WrapDeliverer, build_engine, build_nodes, open_store, with_shards
 from scheduler_api.server.ports import Ports
 from scheduler_api.server.redis_check import RedisCheck, keep_running
+from scheduler_api.server.services import Services
 from scheduler_api.server.stop_signal import StopSignal
 from scheduler_core.base.clock import Clock, RedisClock
 from scheduler_core.base.config import Settings
@@ -36,8 +36,6 @@ from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.node.dispatch.targets import OpenBreaker
-from scheduler_core.node.engine import Engine
-from scheduler_core.node.loops.store_check import StoreCheck
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 
@@ -83,8 +81,6 @@ class Process:
         self.settings = settings
         self.embedded: EmbeddedRedis | None = None
         self.context: Context | None = None
-        self.nodes: NodeSupervisor | None = None
-        """The nodes that are processes of their own."""
         self._with_api = api
         self._with_node = node
         self._on_started = on_started
@@ -93,9 +89,7 @@ class Process:
         self._parent = parent
         self._ports = Ports()
         self._guard = AddressGuard()
-        self._engine: Engine | None = None
-        self._clock_service: ClockService | None = None
-        self._store_check: StoreCheck | None = None
+        self._services = Services()
         self._check = RedisCheck()
         self._stop_signal = StopSignal()
         self._is_announced = False
@@ -109,6 +103,11 @@ class Process:
     def url(self) -> str | None:
         """Where the API listens."""
         return self._ports.url
+
+    @property
+    def nodes(self) -> NodeSupervisor | None:
+        """The nodes that are processes of their own."""
+        return self._services.nodes
 
     # ---- start and stop, in order ---------------------------------------------------------------------------------
 
@@ -147,8 +146,10 @@ class Process:
 
         store = await self._open_checked_store()
         self._start_watching_redis(store)
-        node_store = self._build_nodes(clock, metrics, own)
-        self._start_services(store, clock, metrics)
+        self._services = self._build_services(clock, metrics, own)
+        self._services.start_clock(store, clock, metrics)
+        if self._parent is None:
+            self._services.start_store_check(store, clock, metrics, known=self._check.findings)
         if self._check.passed():
             self._start_firing()
         self.context = self._build_context(store, clock, metrics)
@@ -160,14 +161,15 @@ class Process:
 
         await self._wait_for_end()
 
-        await self._drain(clock, with_delay=bool(ports.api) and self._stop_signal.is_set)
+        # Load balancers need time to notice that the process stops.
+        delay = self.settings.api.shutdown_delay_seconds if ports.api and self._stop_signal.is_set else 0
+        await asyncio.gather(self._services.drain(), clock.sleep(delay))
         if self._servers is not None:
             await self._servers.stop()
         await self._stop_background()
-        await self._stop_services()
+        await self._services.stop()
         await store.aclose()
-        if node_store is not None:
-            await node_store.aclose()
+        await self._services.aclose()
         ports.close()
         return self._stop_signal.is_set or not self._starting_over.is_set()
 
@@ -210,62 +212,33 @@ class Process:
 
     # ---- nodes and services ---------------------------------------------------------------------------------------
 
-    def _build_nodes(
-        self, clock: RedisClock, metrics: Metrics, own: Sequence[OwnEndpoint]
-    ) -> Shards[RedisStore] | None:
-        """Build the node of this process, or the supervisor of several. Returns the store of the former."""
+    def _build_services(self, clock: RedisClock, metrics: Metrics, own: Sequence[OwnEndpoint]) -> Services:
+        """Build the node of this process, or the supervisor of several, and link this node to its parent process."""
+        services = Services()
         if not self._with_node:
-            return None
+            return services
         if self.settings.process.nodes > 1:
-            self.nodes = build_nodes(self.settings, clock, metrics, own, url=self.url, embedded=self.embedded)
-            return None
-        store = open_store(self.settings, self._redis_url, NODE_CONNECTIONS, beats=True)
+            services.nodes = build_nodes(self.settings, clock, metrics, own, url=self.url, embedded=self.embedded)
+            return services
+        services.engine_store = store = open_store(self.settings, self._redis_url, NODE_CONNECTIONS, beats=True)
         sole = self.embedded is not None or (self._parent is not None and self._parent.sole)
-        self._engine = build_engine(
+        services.engine = build_engine(
             self.settings, store, clock, metrics, self._guard, url=self.url, sole=sole, wrap=self._wrap
         )
         if self._parent is not None:
-            bind_to_all(node=self._engine.node.id)
+            bind_to_all(node=services.engine.node.id)
             self._parent.start(self._report, metrics.registry)
-        return store
-
-    def _start_services(self, store: Shards[RedisStore], clock: RedisClock, metrics: Metrics) -> None:
-        """Start what this process does beside firing and serving."""
-        if self._engine is None:
-            self._clock_service = ClockService(store, clock, metrics)
-            self._clock_service.start()
-        if self._parent is None:
-            self._store_check = StoreCheck(store, clock, metrics, known=self._check.findings)
-            self._store_check.start()
+        return services
 
     def _start_firing(self) -> None:
-        if self._stop_signal.is_set:
-            return
-        if self._engine is not None:
-            self._engine.start()
-        if self.nodes is not None:
-            self.nodes.start()
-
-    async def _drain(self, clock: Clock, *, with_delay: bool) -> None:
-        """Wait until the nodes of this process have ended their open runs.
-
-        ``with_delay``: wait at least as long as load balancers need to notice that the process stops.
-        """
-        stopping = [stop() for stop in (self._engine and self._engine.stop, self.nodes and self.nodes.stop) if stop]
-        if with_delay:
-            stopping.append(clock.sleep(self.settings.api.shutdown_delay_seconds))
-        await asyncio.gather(*stopping)
+        if not self._stop_signal.is_set:
+            self._services.start_firing()
 
     async def _stop_background(self) -> None:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         self._background.clear()
-
-    async def _stop_services(self) -> None:
-        for service in (self._clock_service, self._store_check):
-            if service is not None:
-                await service.stop()
 
     # ---- the API --------------------------------------------------------------------------------------------------
 
@@ -327,40 +300,26 @@ class Process:
         if self._stop_signal.is_set:
             return [SHUTTING_DOWN]
         faults = [] if self._check.fault is None else [self._check.fault]
-        if self._engine is not None and self._check.passed():
-            faults += self._engine.faults()
-        if self.nodes is not None and self._check.passed() and not self.nodes.working:
-            faults += self.nodes.faults()
-        if self._clock_service is not None and self._clock_service.fault is not None:
-            faults.append(self._clock_service.fault)
-        return faults
+        return faults + self._services.faults(fires=self._check.passed())
 
     def warnings(self) -> list[str]:
         """List conditions that an operator should see although the process does its work."""
-        warnings = [] if self._engine is None else self._engine.warnings()
-        if not self._accepts_callbacks:
-            warnings.append(NO_PUBLIC_URL)
-        for service in (self._clock_service, self._store_check):
-            if service is not None:
-                warnings += service.warnings.values()
-        if self.nodes is not None and self.nodes.working:
-            warnings += self.nodes.faults() + self.nodes.warnings()
-        return list(dict.fromkeys(warnings + log_warnings()))
+        warnings = [] if self._accepts_callbacks else [NO_PUBLIC_URL]
+        return list(dict.fromkeys(warnings + self._services.warnings() + log_warnings()))
 
     def breakers(self) -> list[tuple[str, list[OpenBreaker]]] | None:
         """List the breakers that are not closed, by node; None if this process has no node."""
-        if self._engine is not None:
-            return [(self._engine.node.id, self._engine.limiter.breakers())]
-        return None if self.nodes is None else self.nodes.breakers()
+        return self._services.breakers()
 
     def _report(self) -> Report:
         """The state of this node, for its parent process."""
-        assert self._engine is not None
+        engine = self._services.engine
+        assert engine is not None
         return Report(
-            self._engine.node.id,
-            self._engine.has_started,
+            engine.node.id,
+            engine.has_started,
             self.faults(),
-            breakers=self._engine.limiter.breakers(),
+            breakers=engine.limiter.breakers(),
             warnings=self.warnings(),
         )
 
