@@ -84,7 +84,7 @@ class Demo:
 async def _upsert(jobs: JobService, job: Job, process: Process) -> None:
     while True:
         with contextlib.suppress(StoreError):
-            if not process.faults():
+            if not process.state.faults():
                 await jobs.upsert(job)
                 return
         assert process.context is not None

@@ -9,7 +9,6 @@ this one starts, supervises and drains (``scheduler_api.server.node_supervisor``
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,25 +16,25 @@ import uvloop
 
 from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.server.addresses import own_endpoints
-from scheduler_api.server.node_link import ParentLink, Report
+from scheduler_api.server.garbage import tune_garbage_collection
+from scheduler_api.server.node_link import ParentLink
 from scheduler_api.server.node_supervisor import NodeSupervisor
 from scheduler_api.server.parts import WrapDeliverer, build_engine, build_nodes, open_store, with_shards
 from scheduler_api.server.ports import Ports
 from scheduler_api.server.redis_check import RedisCheck, keep_running
 from scheduler_api.server.services import Services
+from scheduler_api.server.state import ProcessState
 from scheduler_api.server.stop_signal import StopSignal
 from scheduler_core.base.clock import Clock, RedisClock
 from scheduler_core.base.config import Settings
 from scheduler_core.base.events import (
     bind_to_all,
     get_logger,
-    log_warnings,
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 
@@ -47,15 +46,6 @@ log = get_logger(__name__)
 
 NODE_CONNECTIONS = 64
 READY_LOOK_SECONDS = 0.05
-SHUTTING_DOWN = "shutting down"
-"""Why a process is not ready from the first stop signal on."""
-GARBAGE_THRESHOLDS = (10_000, 20, 50)
-"""A fire allocates some hundred containers; reference counts free nearly all of them. With Python's thresholds
-(700, 10, 10) the search for cycles among them took 26 to 32 us of each fire; with these, 5 (1,000 fires a second)."""
-NO_PUBLIC_URL = (
-    "CRONPOST_PUBLIC_URL is not set, so jobs with completion 'callback' are refused: set it to the address at which "
-    "runners reach the API"
-)
 
 Notice = Callable[["Process"], None]
 
@@ -89,9 +79,11 @@ class Process:
         self._parent = parent
         self._ports = Ports()
         self._guard = AddressGuard()
-        self._services = Services()
         self._check = RedisCheck()
         self._stop_signal = StopSignal()
+        # A process with a node gives it the API's address if no other is set.
+        accepts_callbacks = node or settings.engine.public_url is not None
+        self.state = ProcessState(self._check, self._stop_signal, accepts_callbacks=accepts_callbacks)
         self._is_announced = False
         """``on_started`` and ``on_ready`` are called once, also if the process starts over."""
         self._starting_over = asyncio.Event()
@@ -107,7 +99,7 @@ class Process:
     @property
     def nodes(self) -> NodeSupervisor | None:
         """The nodes that are processes of their own."""
-        return self._services.nodes
+        return self.state.services.nodes
 
     # ---- start and stop, in order ---------------------------------------------------------------------------------
 
@@ -146,10 +138,10 @@ class Process:
 
         store = await self._open_checked_store()
         self._start_watching_redis(store)
-        self._services = self._build_services(clock, metrics, own)
-        self._services.start_clock(store, clock, metrics)
+        self.state.services = services = self._build_services(clock, metrics, own)
+        services.start_clock(store, clock, metrics)
         if self._parent is None:
-            self._services.start_store_check(store, clock, metrics, known=self._check.findings)
+            services.start_store_check(store, clock, metrics, known=self._check.findings)
         if self._check.passed():
             self._start_firing()
         self.context = self._build_context(store, clock, metrics)
@@ -163,13 +155,13 @@ class Process:
 
         # Load balancers need time to notice that the process stops.
         delay = self.settings.api.shutdown_delay_seconds if ports.api and self._stop_signal.is_set else 0
-        await asyncio.gather(self._services.drain(), clock.sleep(delay))
+        await asyncio.gather(services.drain(), clock.sleep(delay))
         if self._servers is not None:
             await self._servers.stop()
         await self._stop_background()
-        await self._services.stop()
+        await services.stop()
         await store.aclose()
-        await self._services.aclose()
+        await services.aclose()
         ports.close()
         return self._stop_signal.is_set or not self._starting_over.is_set()
 
@@ -227,12 +219,12 @@ class Process:
         )
         if self._parent is not None:
             bind_to_all(node=services.engine.node.id)
-            self._parent.start(self._report, metrics.registry)
+            self._parent.start(self.state.report, metrics.registry)
         return services
 
     def _start_firing(self) -> None:
         if not self._stop_signal.is_set:
-            self._services.start_firing()
+            self.state.services.start_firing()
 
     async def _stop_background(self) -> None:
         for task in self._background:
@@ -249,12 +241,12 @@ class Process:
             clock=clock,
             metrics=metrics,
             task_settings=self.settings.tasks,
-            faults=self.faults,
-            warnings=self.warnings,
+            faults=self.state.faults,
+            warnings=self.state.warnings,
             fires=self._with_node,
-            callbacks=self._accepts_callbacks,
+            callbacks=self.state.accepts_callbacks,
             nodes=self.nodes,
-            breakers=self.breakers,
+            breakers=self.state.breakers,
             guard=self._guard,
         )
 
@@ -277,7 +269,7 @@ class Process:
 
     async def _notify_when_ready(self, clock: Clock) -> None:
         assert self._on_ready is not None
-        while self.faults():
+        while self.state.faults():
             await clock.sleep(READY_LOOK_SECONDS)
         self._on_ready(self)
 
@@ -289,43 +281,3 @@ class Process:
         await asyncio.wait([*waiting, *servers], return_when="FIRST_COMPLETED")
         for task in waiting:
             task.cancel()
-
-    @property
-    def _accepts_callbacks(self) -> bool:
-        """Whether jobs with completion by callback may be stored here. A node here gets the API's address."""
-        return self._with_node or self.settings.engine.public_url is not None
-
-    def faults(self) -> list[str]:
-        """List what keeps the process from its work now."""
-        if self._stop_signal.is_set:
-            return [SHUTTING_DOWN]
-        faults = [] if self._check.fault is None else [self._check.fault]
-        return faults + self._services.faults(fires=self._check.passed())
-
-    def warnings(self) -> list[str]:
-        """List conditions that an operator should see although the process does its work."""
-        warnings = [] if self._accepts_callbacks else [NO_PUBLIC_URL]
-        return list(dict.fromkeys(warnings + self._services.warnings() + log_warnings()))
-
-    def breakers(self) -> list[tuple[str, list[OpenBreaker]]] | None:
-        """List the breakers that are not closed, by node; None if this process has no node."""
-        return self._services.breakers()
-
-    def _report(self) -> Report:
-        """The state of this node, for its parent process."""
-        engine = self._services.engine
-        assert engine is not None
-        return Report(
-            engine.node.id,
-            engine.has_started,
-            self.faults(),
-            breakers=engine.limiter.breakers(),
-            warnings=self.warnings(),
-        )
-
-
-def tune_garbage_collection() -> None:
-    """Exclude what the start has loaded from further collections, and set ``GARBAGE_THRESHOLDS``."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)

@@ -1,0 +1,16 @@
+"""Tunes Python's garbage collection for a process that fires."""
+
+from __future__ import annotations
+
+import gc
+
+THRESHOLDS = (10_000, 20, 50)
+"""A fire allocates some hundred containers; reference counts free nearly all of them. With Python's thresholds
+(700, 10, 10) the search for cycles among them took 26 to 32 us of each fire; with these, 5 (1,000 fires a second)."""
+
+
+def tune_garbage_collection() -> None:
+    """Exclude what the start has loaded from further collections, and set ``THRESHOLDS``."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*THRESHOLDS)
