@@ -21,16 +21,13 @@ from scheduler_api.server.node_link import ParentLink
 from scheduler_api.server.node_supervisor import NodeSupervisor
 from scheduler_api.server.parts import WrapDeliverer, build_engine, build_nodes, open_store, with_shards
 from scheduler_api.server.ports import Ports
-from scheduler_api.server.redis_check import RedisCheck, keep_running
+from scheduler_api.server.process_redis import ProcessRedis, keep_running
 from scheduler_api.server.services import Services
 from scheduler_api.server.state import ProcessState
 from scheduler_api.server.stop_signal import StopSignal
 from scheduler_core.base.clock import Clock, RedisClock
 from scheduler_core.base.config import Settings
-from scheduler_core.base.events import (
-    bind_to_all,
-    get_logger,
-)
+from scheduler_core.base.events import bind_to_all
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint
 from scheduler_core.delivery.registry import installed_kinds
@@ -41,8 +38,6 @@ from scheduler_core.store.shards import Shards
 if TYPE_CHECKING:
     # A node without a port loads neither the API nor uvicorn.
     from scheduler_api.server.api_servers import ApiServers
-
-log = get_logger(__name__)
 
 NODE_CONNECTIONS = 64
 READY_LOOK_SECONDS = 0.05
@@ -69,7 +64,6 @@ class Process:
         parent: ParentLink | None = None,
     ) -> None:
         self.settings = settings
-        self.embedded: EmbeddedRedis | None = None
         self.context: Context | None = None
         self._with_api = api
         self._with_node = node
@@ -79,11 +73,11 @@ class Process:
         self._parent = parent
         self._ports = Ports()
         self._guard = AddressGuard()
-        self._check = RedisCheck()
+        self._redis = ProcessRedis()
         self._stop_signal = StopSignal()
         # A process with a node gives it the API's address if no other is set.
         accepts_callbacks = node or settings.engine.public_url is not None
-        self.state = ProcessState(self._check, self._stop_signal, accepts_callbacks=accepts_callbacks)
+        self.state = ProcessState(self._redis.check, self._stop_signal, accepts_callbacks=accepts_callbacks)
         self._is_announced = False
         """``on_started`` and ``on_ready`` are called once, also if the process starts over."""
         self._starting_over = asyncio.Event()
@@ -95,6 +89,11 @@ class Process:
     def url(self) -> str | None:
         """Where the API listens."""
         return self._ports.url
+
+    @property
+    def embedded(self) -> EmbeddedRedis | None:
+        """The Redis that this process started."""
+        return self._redis.embedded
 
     @property
     def nodes(self) -> NodeSupervisor | None:
@@ -111,18 +110,13 @@ class Process:
         installed_kinds()  # one that cannot be loaded stops the start
         try:
             self._ports.open(self.settings, with_api=self._with_api)
-            if self.settings.store.redis_url is None:
-                self.embedded = EmbeddedRedis(self.settings.store.data_dir, self.settings.store.redis_server)
-                self.embedded.start()
-            if self.embedded is not None or self._parent is not None:
-                self._check.skip()
+            self._redis.start(self.settings, is_checked=self._parent is not None)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 while not runner.run(self._main(self._ports.duplicate())):
                     self._starting_over.clear()
         finally:
             self._ports.close()
-            if self.embedded is not None:
-                self.embedded.stop()
+            self._redis.stop()
 
     async def _main(self, ports: Ports) -> bool:
         """Start the parts, wait for the end, stop the parts. Closes ``ports``.
@@ -136,13 +130,14 @@ class Process:
             allow=self.settings.engine.target_allow, deny=self.settings.engine.target_deny, own=own
         )
 
-        store = await self._open_checked_store()
+        connections = STORE_CONNECTIONS if self._with_api else NODE_CONNECTIONS
+        store, self.settings = await self._redis.open_store(self.settings, connections)
         self._start_watching_redis(store)
         self.state.services = services = self._build_services(clock, metrics, own)
         services.start_clock(store, clock, metrics)
         if self._parent is None:
-            services.start_store_check(store, clock, metrics, known=self._check.findings)
-        if self._check.passed():
+            services.start_store_check(store, clock, metrics, known=self._redis.check.findings)
+        if self._redis.check.passed():
             self._start_firing()
         self.context = self._build_context(store, clock, metrics)
         self._start_servers(ports)
@@ -168,25 +163,11 @@ class Process:
     # ---- Redis ----------------------------------------------------------------------------------------------------
 
     def _own_endpoints(self, ports: Ports) -> list[OwnEndpoint]:
-        own = own_endpoints(ports.api, ports.metrics, self._redis_url)
+        own = own_endpoints(ports.api, ports.metrics, self._redis.url)
         return own if self._parent is None else [*own, *self._parent.own]
 
-    @property
-    def _redis_url(self) -> str:
-        url = self.embedded.url if self.embedded is not None else self.settings.store.redis_url
-        assert url is not None
-        return url
-
-    async def _open_checked_store(self) -> Shards[RedisStore]:
-        """Open the store with the number of shards that it has. Raises ConfigError if Redis breaks a promise."""
-        connections = STORE_CONNECTIONS if self._with_api else NODE_CONNECTIONS
-        store, self.settings = await self._check.open(
-            self.settings, lambda settings: open_store(settings, self._redis_url, connections)
-        )
-        return store
-
     def _start_watching_redis(self, store: Shards[RedisStore]) -> None:
-        if not self._check.passed():
+        if not self._redis.check.passed():
             self._background.add(asyncio.create_task(self._fire_when_redis_is_good(store), name="cronpost check"))
         if self.embedded is not None:
             watching = keep_running(self.embedded, self._stop_signal.event)
@@ -195,7 +176,7 @@ class Process:
     async def _fire_when_redis_is_good(self, store: Shards[RedisStore]) -> None:
         """Wait for a Redis that was unreachable at the start, then fire. ``/ready`` gives the reason until then."""
         fixed = self.settings.store.shards is not None or self._parent is not None
-        other_number = await self._check.until_passed(store, self._stop_signal.event, fixed=fixed)
+        other_number = await self._redis.check.until_passed(store, self._stop_signal.event, fixed=fixed)
         if other_number is None:
             self._start_firing()
         else:
@@ -212,7 +193,7 @@ class Process:
         if self.settings.process.nodes > 1:
             services.nodes = build_nodes(self.settings, clock, metrics, own, url=self.url, embedded=self.embedded)
             return services
-        services.engine_store = store = open_store(self.settings, self._redis_url, NODE_CONNECTIONS, beats=True)
+        services.engine_store = store = open_store(self.settings, self._redis.url, NODE_CONNECTIONS, beats=True)
         sole = self.embedded is not None or (self._parent is not None and self._parent.sole)
         services.engine = build_engine(
             self.settings, store, clock, metrics, self._guard, url=self.url, sole=sole, wrap=self._wrap

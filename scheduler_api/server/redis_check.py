@@ -1,4 +1,4 @@
-"""Checks Redis when a process starts, and keeps the embedded one running."""
+"""Checks the version and the settings of Redis when a process starts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Callable
 from scheduler_api.server.parts import with_shards
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.config import Settings
-from scheduler_core.base.errors import ConfigError, EmbeddedRedisError, StoreError, StoreRefused
-from scheduler_core.base.events import REDIS_DIED, STORE_LOST, STORE_WARNING, get_logger
-from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.base.errors import ConfigError, StoreError, StoreRefused
+from scheduler_core.base.events import STORE_LOST, STORE_WARNING, get_logger
 from scheduler_core.store.redis.check import wrong_scheme
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards, wrong_number
@@ -20,7 +19,6 @@ log = get_logger(__name__)
 OpenStore = Callable[[Settings], Shards[RedisStore]]
 
 CHECK_AGAIN_SECONDS = 2.0
-REDIS_LOOK_SECONDS = 1.0
 _CLOCK = SystemClock()
 
 
@@ -125,14 +123,3 @@ class RedisCheck:
         if fault != self.fault:
             log.warning(STORE_LOST, service="check", detail=fault)
         self.fault = fault
-
-
-async def keep_running(embedded: EmbeddedRedis, stopping: asyncio.Event) -> None:
-    """Start the embedded redis-server again whenever it ends."""
-    while True:
-        if await asyncio.to_thread(embedded.wait_until_dead, REDIS_LOOK_SECONDS):
-            try:
-                await asyncio.to_thread(embedded.ensure_running)
-            except EmbeddedRedisError as error:
-                log.error(REDIS_DIED, detail=str(error))
-                await _CLOCK.wait_for(stopping, CHECK_AGAIN_SECONDS)
