@@ -1,11 +1,10 @@
-"""HTTP/1.1 on top of uvicorn's protocol, with deadlines, limits and stricter rules for requests.
+"""Serves HTTP/1.1 with a deadline for each part of an exchange, and refuses requests.
 
 uvicorn has no deadline for the rest of a request, nor for a client to take an answer, so a few hundred connections
-could block everybody. Here each part of an exchange has a deadline: the request's head, its body, the answer. The
-parser (httptools) is several times as fast as h11, but accepts ambiguous requests; ``request_head`` refuses these.
+could block everybody. Here the head of a request, its body and its answer each have one.
 
-This module uses attributes of uvicorn and httptools that are not public: decision 24 and
-``tests/api/test_server_libraries.py`` list them.
+This module uses attributes of uvicorn that are not public: decision 24 and ``tests/api/test_server_libraries.py`` list
+them.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from scheduler_api.scope import KEY_IN_SCOPE, RESERVED_IN_SCOPE
 from scheduler_api.server.connections import Admission, Connections
 from scheduler_api.server.deadlines import ANSWER_BYTES, AnswerProgress, Deadline
-from scheduler_api.server.request_head import MAX_HEAD_BYTES, HeadRefused, check_head, closing_answer, encode_head
+from scheduler_api.server.request_head import closing_answer
+from scheduler_api.server.request_parser import RequestParser
 
 HEAD_SECONDS = 10.0
 """For a request's line and headers, from the first byte, or from the start of the connection."""
@@ -41,8 +40,8 @@ LINGER_BYTES = 8 << 20
 """How much of it is read at most."""
 
 
-class ServerProtocol(HttpToolsProtocol):
-    """One connection of a client."""
+class ServerProtocol(RequestParser):
+    """Serves one connection of a client."""
 
     head_seconds = HEAD_SECONDS
     body_seconds = BODY_SECONDS
@@ -61,14 +60,6 @@ class ServerProtocol(HttpToolsProtocol):
         self._progress: AnswerProgress
         self._is_idle = False
         """Whether all requests are answered and no byte of the next one has arrived."""
-        self._in_head = False
-        """Whether a part of a request's head has arrived."""
-        self._head_bytes = 0
-        self._quiet_bytes = 0
-        """Bytes since the last content of a body: trailers, chunk extensions, sizes of chunks."""
-        self._head_without_upgrade: bytes | None = None
-        """While the parser reads a request with ``Upgrade``: its head, to be parsed again."""
-        self._refusal: HTTPStatus | None = None
         self._refuse_after_answers: HTTPStatus | None = None
         """A refusal that waits until the requests before it are answered."""
         self._lingering = False
@@ -113,92 +104,27 @@ class ServerProtocol(HttpToolsProtocol):
         if self._is_idle:
             self._is_idle = False
             self._deadline.set(self.head_seconds)
-        self._quiet_bytes += len(data)
-        if not self._parse(data):
-            return
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        elif self._quiet_bytes > MAX_HEAD_BYTES + len(data) and self._expects_body():
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-
-    def _parse(self, data: bytes) -> bool:
-        """Feed the parser. Returns whether the request is accepted so far.
-
-        A request with ``Upgrade`` is read as if it had none (RFC 9110, 7.8, allows that). llhttp treats the bytes after
-        the head of such a request as another protocol, and they would be parsed as the next request. So a new parser
-        gets the same head without ``Upgrade``, and then these bytes.
-        """
-        while True:
-            try:
-                self.parser.feed_data(data)
-                return True
-            except httptools.HttpParserUpgrade as upgrade:
-                head = self._head_without_upgrade
-                if head is None:  # CONNECT is refused at the end of its head, so this is not reached
-                    self._refuse(HTTPStatus.BAD_REQUEST)
-                    return False
-                self._head_without_upgrade = None
-                self.parser = _new_parser(self)
-                data = head + data[upgrade.args[0] :]
-            except httptools.HttpParserError:
-                self._refuse(self._refusal or HTTPStatus.BAD_REQUEST)
-                return False
-
-    def _expects_body(self) -> bool:
-        # uvicorn has no exchange before the first head is complete.
-        exchange: RequestResponseCycle | None = self.cycle
-        return exchange is not None and exchange.more_body
+        self.feed(data)
 
     # ---- called by the parser ---------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = 0
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # else it is a trailer, which must not be taken for a header
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._check_head()
-        if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT":
-                self._stop_parsing(HTTPStatus.NOT_IMPLEMENTED)
-            self._head_without_upgrade = encode_head(
-                self.parser.get_method(), self.url, self.headers, self.parser.get_http_version(), without=b"upgrade"
-            )
-            return
-        self._quiet_bytes = 0
+    def begin_request(self) -> None:
         self._table.mark_busy(self)
         self._deadline.set(self.body_seconds)
-        super().on_headers_complete()
+        super().begin_request()
         self.cycle.transport = _ExchangeTransport(self)  # type: ignore[assignment]
         if self._reserved:
             self.scope[RESERVED_IN_SCOPE] = True  # type: ignore[literal-required]
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        self._quiet_bytes = 0
         if not self._lingering:
             super().on_body(body)
 
-    def on_message_complete(self) -> None:
-        if self._head_without_upgrade is not None:
-            return
-        super().on_message_complete()
+    def end_request(self) -> None:
+        super().end_request()
         if not self.cycle.response_complete:
             self._arm_answer()
-
-    def _check_head(self) -> None:
-        try:
-            method, version = self.parser.get_method(), self.parser.get_http_version()
-            self.url = check_head(method, self.url, self.headers, version)
-        except HeadRefused as refused:
-            self._stop_parsing(refused.status)
 
     # ---- called by uvicorn ------------------------------------------------------------------------------------------
 
@@ -280,15 +206,11 @@ class ServerProtocol(HttpToolsProtocol):
             else:
                 self.transport.abort()
         elif self._in_head or (exchange is not None and exchange.more_body and not exchange.response_started):
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+            self.refuse(HTTPStatus.REQUEST_TIMEOUT)
         else:
             self.transport.close()
 
-    def _stop_parsing(self, status: HTTPStatus) -> None:
-        self._refusal = status
-        raise ValueError(status.phrase)  # httptools raises it as HttpParserError
-
-    def _refuse(self, status: HTTPStatus) -> None:
+    def refuse(self, status: HTTPStatus) -> None:
         """Answer with an error and close the connection, after the answers to earlier requests."""
         if self._lingering or self.transport.is_closing():
             return
@@ -333,10 +255,3 @@ class _ExchangeTransport:
         self.write = protocol.write
         self.is_closing = protocol.transport.is_closing
         self.close = protocol.end_exchange
-
-
-def _new_parser(protocol: ServerProtocol) -> httptools.HttpRequestParser:
-    """Create a parser with the leniency that uvicorn sets: data after ``Connection: close`` is not an error."""
-    parser = httptools.HttpRequestParser(protocol)
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)
-    return parser

@@ -1,6 +1,7 @@
 """The parts of uvicorn and httptools that the API's protocol uses although they are not public.
 
-If a version outside the range is installed, check each attribute below against ``server/protocol.py``, run
+If a version outside the range is installed, check each attribute below against ``server/protocol.py`` and
+``server/request_parser.py``, run
 ``tests/api/test_connections.py``, ``test_connection_limits.py`` and ``test_upgrade_requests.py``, then widen the range
 in ``pyproject.toml`` and here.
 """
@@ -18,7 +19,10 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 CHECKED = {"uvicorn": "0.54", "httptools": "0.9"}
-REMEDY = "check scheduler_api/server/protocol.py against it: see the docstring of tests/api/test_server_libraries.py"
+REMEDY = (
+    "check protocol.py and request_parser.py in scheduler_api/server/ against it: see the docstring of "
+    "tests/api/test_server_libraries.py"
+)
 
 
 @pytest.mark.parametrize(("package", "checked"), CHECKED.items())
