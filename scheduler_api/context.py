@@ -1,4 +1,4 @@
-"""What the endpoints use: one ``Context`` for each process."""
+"""Gives the endpoints their use cases, settings and store slots: one ``Context`` for each process."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ burst of requests is served late instead of being refused."""
 STORE_CONNECTIONS = STORE_SLOTS + 16
 WRITE_PROBE_SECONDS = 1.0
 MIN_SLOTS_OF_A_SHARD = 4
-"""With several shards, each has at most its part of the slots, but no fewer than this; requests to all shards have a
-quarter: a server that does not answer for some shards must not block requests to the others."""
+"""With several shards, each shard has an equal part of the slots, but at least this many; requests to all shards have a
+quarter. So a Redis server that does not answer blocks only the requests to its own shards."""
 
 
 class NodeProcesses(Protocol):

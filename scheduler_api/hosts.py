@@ -31,7 +31,7 @@ def host_of(netloc: bytes) -> str | None:
 
 
 def is_address(host: str) -> bool:
-    """Whether ``host`` is an IP address and not a name."""
+    """Return whether ``host`` is an IP address and not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -54,7 +54,7 @@ class AllowedHosts:
         self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
 
     def allows(self, netloc: bytes) -> bool:
-        """Whether a request with this ``Host`` header may be answered."""
+        """Return whether a request with this ``Host`` header may be answered."""
         host = host_of(netloc)
         if not host:
             return False

@@ -3,6 +3,8 @@
 From the outside: ``RequestMetrics`` (metrics and common headers), ``ProblemResponses`` (errors become problem
 documents), ``SameOrigin`` (refuses pages of other origins), ``ApiKeys``, ``RawPath`` (routes match the path as it was
 sent), then the routes.
+
+They are plain ASGI, because Starlette's BaseHTTPMiddleware runs each endpoint in a task of its own.
 """
 
 from __future__ import annotations

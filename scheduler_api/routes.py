@@ -33,7 +33,7 @@ from scheduler_api.openapi.operation import Answer, Operation, described
 
 @cache
 def document(*, keys: bool) -> dict[str, Any]:
-    """The OpenAPI document; ``keys``: whether the API requires one."""
+    """Return the OpenAPI document. ``keys``: the API requires a key."""
     return describe(ROUTES, keys=keys)
 
 

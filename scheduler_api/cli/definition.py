@@ -75,12 +75,12 @@ def definition_of(fields: Fields) -> Fields:
 
 
 def is_schedule(fields: Fields) -> bool:
-    """Whether these are the fields of a schedule. A schedule cannot be stored with ``PUT /jobs/{id}``."""
+    """Return whether these are the fields of a schedule. A schedule cannot be stored with ``PUT /jobs/{id}``."""
     return "target_id" in fields or "interval_seconds" in fields
 
 
 def is_unreadable(fields: Fields) -> bool:
-    """Whether the stored document is corrupt, so that the response contains no definition."""
+    """Return whether the stored document is corrupt, so that the response contains no definition."""
     return "endpoint" not in fields and not is_schedule(fields)
 
 
@@ -120,7 +120,7 @@ def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
 
 
 def _is_implied(stored: Fields, implied: str, cause: str) -> bool:
-    """Whether the stored value is the one that ``cause`` implies, so it may not have been given explicitly."""
+    """Return whether the stored value is the one that ``cause`` implies, so that it may not have been given."""
     if implied not in stored or cause not in stored:
         return False
     is_set = msgspec.json.decode(stored[cause]) not in {None, False}

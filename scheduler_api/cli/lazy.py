@@ -1,4 +1,7 @@
-"""Command groups that import a command only when it is called: ``cronpost --help`` imports none."""
+"""Command groups that import a command only when it is called: ``cronpost --help`` imports none.
+
+Own code, because the groups of click hold imported commands (docs/decisions/0031-command-line.md).
+"""
 
 from __future__ import annotations
 

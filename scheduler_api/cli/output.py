@@ -22,7 +22,7 @@ _COLOUR_OF = {word: colour for colour, words in _COLOURS.items() for word in wor
 
 
 def in_colour() -> bool:
-    """Whether standard output takes colours: it is a terminal, and ``NO_COLOR`` is unset or empty."""
+    """Return whether standard output takes colours: it is a terminal, and ``NO_COLOR`` is unset or empty."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 

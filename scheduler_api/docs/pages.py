@@ -62,7 +62,7 @@ async def root(request: Request) -> Response:
 
 
 def prefers_html(accepted: str) -> bool:
-    """Whether an Accept header names ``text/html`` before any JSON, as browsers do."""
+    """Return whether an Accept header names ``text/html`` before any JSON, as browsers do."""
     types = [part.partition(";")[0].strip().lower() for part in accepted.split(",")]
     return "text/html" in types and "application/json" not in types[: types.index("text/html")]
 

@@ -35,7 +35,7 @@ PARAMETERS = (
 
 
 async def cron_next(request: Request) -> Response:
-    """``expr`` in the zone ``timezone`` (or ``tz``): its next ``n`` fire times after ``start``.
+    """``GET /cron/next``: the next ``n`` fire times of ``expr`` in ``timezone`` (or ``tz``) after ``start``.
 
     ``start`` is exclusive; absent, it is now.
     """

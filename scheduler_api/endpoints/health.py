@@ -81,7 +81,7 @@ async def metrics(request: Request) -> Response:
 
 
 def asks_for_text(accepted: str) -> bool:
-    """Whether an Accept header prefers plain, Prometheus or OpenMetrics text to JSON.
+    """Return whether an Accept header prefers plain, Prometheus or OpenMetrics text to JSON.
 
     False for ``*/*`` alone, and if JSON and text have the same weight."""
     text, json = 0.0, 0.0

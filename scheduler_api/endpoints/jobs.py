@@ -121,7 +121,7 @@ def shown_upsert(job: Job, view: JobView, changed: bool) -> Upserted:
 
 
 async def delete_by_query(request: Request) -> Response:
-    """``DELETE /?job_id=``."""
+    """``DELETE /?job_id=``: delete a job."""
     params = query(request, *query_names(DELETE_PARAMETERS))
     await no_fields(request)
     if "job_id" not in params:
@@ -130,7 +130,7 @@ async def delete_by_query(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """``DELETE /jobs/{id}``."""
+    """``DELETE /jobs/{id}``: delete a job."""
     query(request)
     await no_fields(request)
     return await _delete(context_of(request), path_id(request))
@@ -144,7 +144,7 @@ async def _delete(context: Context, job_id: str) -> Response:
 
 
 async def get(request: Request) -> Response:
-    """``GET /jobs/{id}``, with its ``open_runs`` if its runs can overlap."""
+    """``GET /jobs/{id}``: show a job, with its ``open_runs`` if its runs can overlap."""
     query(request)
     job_id = path_id(request)
     async with context_of(request).read_slot(job_id) as jobs:

@@ -59,7 +59,7 @@ def unprocessable(endpoint: Endpoint, parameters: Collection[str]) -> Endpoint:
 
 
 def lenient(*operations: Operation) -> list[Route]:
-    """The routes of operations with these rules."""
+    """Build the routes of operations with these rules."""
     return with_slash(unprocessable, *operations)
 
 

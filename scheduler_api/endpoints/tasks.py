@@ -57,8 +57,8 @@ async def add(request: Request) -> Response:
 
 
 async def list_tasks(request: Request) -> Response:
-    """``GET /api/v1/tasks?status=&cursor=&limit=``: pending ones in the order in which they are due, then those that
-    are running, stale and delivered, of these the newest first.
+    """``GET /api/v1/tasks?status=&cursor=&limit=``: pending tasks in the order in which they are due, then running
+    ones, then stale and delivered ones, both with the newest first.
 
     A task whose status changes between two pages may be seen twice, or not at all; with a ``status`` filter, only those
     that keep it are certain to be seen.

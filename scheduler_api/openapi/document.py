@@ -1,4 +1,8 @@
-"""Generates the OpenAPI 3.1 document from the routes and their types."""
+"""Generates the OpenAPI 3.1 document from the routes and their types.
+
+Own code, because Starlette can only collect YAML from docstrings, and no generator reads bodies that are checked field
+by field. msgspec generates the schemas (docs/decisions/0036-one-description-of-the-api.md).
+"""
 
 from __future__ import annotations
 
@@ -58,7 +62,7 @@ RENAMED = {"Reason": "RunReason"}
 
 
 def describe(all_routes: Sequence[BaseRoute], *, keys: bool) -> Json:
-    """The whole document; ``keys``: whether the API requires one."""
+    """Build the whole document. ``keys``: the API requires a key."""
     routes = [route for route in all_routes if isinstance(route, DescribedRoute)]
     schemas = Schemas(routes)
     paths: dict[str, Json] = {}
@@ -87,7 +91,7 @@ def describe(all_routes: Sequence[BaseRoute], *, keys: bool) -> Json:
 
 
 class Schemas:
-    """The schemas of all types in the descriptions of ``routes``; ``components``: those with a name."""
+    """Collects the schemas of all types in the descriptions of ``routes``. ``components`` has those with a name."""
 
     def __init__(self, routes: list[DescribedRoute]) -> None:
         types = [one for route in routes for one in _types(route)]
@@ -101,7 +105,7 @@ class Schemas:
                 self.components[described.__name__]["examples"] = list(described.EXAMPLES)
 
     def of(self, wanted: Any) -> Json:
-        """The schema of a type."""
+        """Return the schema of a type."""
         found: Json = self._found[id(wanted)]
         return found
 
@@ -128,8 +132,11 @@ def _subclasses(cls: type[Described]) -> Iterator[type[Described]]:
 
 
 def _tidied(node: Any) -> Any:
-    """A schema of msgspec in the form that documents and generators of clients read best: without titles, enums with
-    their type, constants as such, docstrings as Markdown, one of several that a field tells apart as ``oneOf``."""
+    """Convert a schema of msgspec to the form that documentation and client generators read best.
+
+    It has no titles, enums have a type, an enum with one value is a ``const``, docstrings are Markdown, and a union
+    that a field tells apart is ``oneOf``.
+    """
     if isinstance(node, list):
         return [_tidied(one) for one in node]
     if isinstance(node, str):

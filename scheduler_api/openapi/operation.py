@@ -32,7 +32,7 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 def query_names(parameters: Sequence[Parameter]) -> tuple[str, ...]:
-    """The names of the query parameters among them."""
+    """Return the names of the query parameters among ``parameters``."""
     return tuple(one.name for one in parameters if one.where == "query")
 
 
@@ -108,18 +108,20 @@ class DescribedRoute(Route):
 
     @property
     def parameters(self) -> list[Parameter]:
-        """All parameters, those of the path first."""
+        """List all parameters, those of the path first."""
         return [*(PATH_PARAMETERS[name] for name in re.findall(r"\{(\w+)\}", self.path)), *self.operation.parameters]
 
 
 def described(*operations: Operation) -> list[Route]:
-    """The routes of the operations."""
+    """Build the routes of the operations."""
     return [DescribedRoute(operation) for operation in operations]
 
 
 def with_slash(around: Callable[[Endpoint, Collection[str]], Endpoint], *operations: Operation) -> list[Route]:
-    """The routes, and the same with a trailing slash, which are not described. ``around`` makes the endpoint that is
-    served from the operation's own and the names of its query parameters."""
+    """Build the routes, and the same with a trailing slash, which are not described.
+
+    ``around`` builds the endpoint that is served, from the operation's endpoint and the names of its query parameters.
+    """
     routes: list[Route] = []
     for operation in operations:
         endpoint = around(operation.endpoint, query_names(operation.parameters))

@@ -3,6 +3,9 @@
 When the server is full, a new connection evicts one that waits for its client: the one that has waited longest, and one
 whose client has sent an API key only if there is no other. The last places, the reserve, serve only probes and requests
 with a key, one request each. So neither idle nor slow connections can lock out a probe or a client with a key.
+
+Own code, because uvicorn's ``limit_concurrency`` has no reserve: idle connections use it up, and then every request is
+refused (docs/decisions/0024-edge-of-the-api.md).
 """
 
 from __future__ import annotations

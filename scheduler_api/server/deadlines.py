@@ -76,7 +76,7 @@ class AnswerProgress:
             self._taken = self._count_taken(waiting)
 
     def suffices(self, waiting: int) -> bool:
-        """Whether the client has taken enough since ``mark``; ``waiting`` bytes wait for it now."""
+        """Return whether the client has taken enough since ``mark``; ``waiting`` bytes wait for it now."""
         taken = self._count_taken(waiting) - self._taken
         return not self._waiting or taken >= min(ANSWER_BYTES, self._waiting)
 

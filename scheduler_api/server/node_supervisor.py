@@ -5,6 +5,9 @@ fire (docs/decisions/0016-nodes-of-one-server.md). Each child is ``cronpost node
 independent of the others as a node on another machine.
 
 One task for each slot starts the child, waits for its end and starts it again, so there are never more than N.
+
+Own code, because the supervisors of uvicorn and gunicorn start processes that share a port. Nodes have none, and only
+the first of them may void the leases of earlier nodes.
 """
 
 from __future__ import annotations

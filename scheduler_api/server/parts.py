@@ -46,7 +46,7 @@ def open_store(settings: Settings, url: str, connections: int, *, beats: bool = 
 
 
 def with_shards(settings: Settings, number: int) -> Settings:
-    """The settings with the number of shards that the store has."""
+    """Return the settings with the number of shards that the store has."""
     return replace(settings, store=replace(settings.store, shards=number))
 
 
@@ -88,7 +88,7 @@ def build_nodes(
 
 
 def _engine_settings(settings: Settings, url: str | None) -> EngineSettings:
-    """The settings of a node; without a public URL, runners call back the API of this process."""
+    """Return the settings of a node. Without a public URL, runners call back the API of this process."""
     engine = settings.engine
     if engine.public_url is None and url is not None:
         return replace(engine, public_url=callback_base(url))

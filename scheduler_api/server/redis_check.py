@@ -35,7 +35,7 @@ class RedisCheck:
         """What was logged as a warning. The check that runs while the process works does not log it again."""
 
     def passed(self) -> bool:
-        """Whether the process may fire."""
+        """Return whether the process may fire."""
         return self.fault is None
 
     def skip(self) -> None:

@@ -1,4 +1,4 @@
-"""Request bodies, described: one struct for each JSON object that clients send.
+"""Describes request bodies: one struct for each JSON object that clients send.
 
 They are never instantiated: the modules beside this one read bodies field by field, with an error text for each. They
 take the names of the known fields from here, and the schemas of ``GET /openapi.json`` are generated from here.

@@ -2,8 +2,11 @@
 
 The rules are stricter than those of most JSON parsers: UTF-8 without a byte order mark, no NaN, no trailing text, no
 duplicate key in an object that is read field by field, no nesting deeper than ``MAX_DEPTH``. The parser checks the
-values inside, but a payload is never decoded, so that it is delivered byte for byte as it arrived. The check for
-duplicate keys is our own: msgspec has none, and a hook in ``json`` costs several times as much.
+values inside, but a payload is never decoded, so that it is delivered byte for byte as it arrived.
+
+Own code, because the errors of a typed msgspec decoder name neither the allowed values nor a similar field
+(docs/decisions/0036-one-description-of-the-api.md). The check for duplicate keys is our own too: msgspec has none, and
+a hook in ``json`` costs several times as much.
 """
 
 from __future__ import annotations
@@ -171,7 +174,7 @@ def _repeated(body: bytes) -> InvalidInput:
 
 
 def is_given(fields: Fields, name: str) -> bool:
-    """Whether the field is there and not null."""
+    """Return whether the field is there and not null."""
     return name in fields and bytes(fields[name]).strip() != b"null"
 
 

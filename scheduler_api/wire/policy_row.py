@@ -86,9 +86,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted(set(value))) if self.kind == "statuses" else value
 
     def described(self, *, sent: bool) -> Any:
-        """The type of the field in a body that is ``sent``, or in an answer, with its schema.
+        """Return the type of the field, with its schema, in a body that is ``sent`` or in an answer.
 
-        A field that needs another one has no default: clients that send defaults would have it refused.
+        A field that requires another one has no default: a client that sends defaults would be refused.
         """
         kind = _JSON_KINDS[self.kind]
         if self.kind == "choice":

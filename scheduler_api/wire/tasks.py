@@ -104,7 +104,7 @@ def write_cursor(place: Place) -> str:
 
 
 def read_cursor(cursor: str, parts: tuple[str, ...]) -> Place:
-    """The inverse of ``write_cursor``, for a list of ``parts``; raises InvalidInput."""
+    """Decode the text of ``write_cursor`` for a list of ``parts``. Raises InvalidInput."""
     match = _CURSOR.match(cursor)
     if match is None or match[1] not in PARTS or match[1] not in parts:
         raise InvalidInput("not a cursor of this list; use next of an earlier page, or none", field="cursor")

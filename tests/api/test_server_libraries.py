@@ -1,9 +1,8 @@
 """The parts of uvicorn and httptools that the API's protocol uses although they are not public.
 
 If a version outside the range is installed, check each attribute below against ``server/protocol.py`` and
-``server/request_parser.py``, run
-``tests/api/test_connections.py``, ``test_connection_limits.py`` and ``test_upgrade_requests.py``, then widen the range
-in ``pyproject.toml`` and here.
+``server/request_parser.py``, run ``tests/api/test_connections.py``, ``test_connection_limits.py`` and
+``test_upgrade_requests.py``, then widen the range in ``pyproject.toml`` and here.
 """
 
 from __future__ import annotations
