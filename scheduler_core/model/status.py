@@ -50,10 +50,10 @@ def status_of(run: Run) -> RunStatus | None:
     the connection broke). Any other run has the status of its last attempt. It is FAILED if that attempt was answered
     with 2xx: the answer was too long, or the runner reported a failure by callback or never reported an end.
     """
-    if not run.is_settled:
-        return None
     if run.state is RunState.SUCCEEDED:
         return RunStatus.SUCCESS
+    if not run.is_settled:
+        return None
     if not run.attempts:
         return RunStatus.FAILED
     return _STATUSES.get(run.attempts[-1].outcome, RunStatus.FAILED)

@@ -61,26 +61,21 @@ def next_wake_ms(state: JobState) -> int | None:
     """
     if state.quarantine is not None:
         return None
-    wake_ms = _next_wake_ms(state)
-    if state.held_back is None:
-        return wake_ms
-    return state.held_back.until_ms if wake_ms is None else max(wake_ms, state.held_back.until_ms)
-
-
-def _next_wake_ms(state: JobState) -> int | None:
     if state.paused_at_ms is not None:
         trigger_ms = state.ends_at_ms
     else:
         trigger_ms = None if state.trigger_blocked_by is not None else state.next_fire_ms
+    wake_ms = trigger_ms
     if state.open is not None:
-        if state.open.conflict or state.open.state is RunState.TAKEN:
-            return state.open.retry_at_ms
-        return _earliest(state.open.retry_at_ms, trigger_ms)
-    if not state.pending and not state.replays:
-        return trigger_ms
-    on_demand_ms = min((entry.not_before_ms for entry in startable(state)), default=None)
-    replay = next_replay(state)
-    return _earliest(_earliest(trigger_ms, on_demand_ms), None if replay is None else replay.next_ms)
+        blocks = state.open.conflict or state.open.state is RunState.TAKEN
+        wake_ms = state.open.retry_at_ms if blocks else _earliest(state.open.retry_at_ms, trigger_ms)
+    elif state.pending or state.replays:
+        on_demand_ms = min((entry.not_before_ms for entry in startable(state)), default=None)
+        replay = next_replay(state)
+        wake_ms = _earliest(_earliest(trigger_ms, on_demand_ms), None if replay is None else replay.next_ms)
+    if state.held_back is None:
+        return wake_ms
+    return state.held_back.until_ms if wake_ms is None else max(wake_ms, state.held_back.until_ms)
 
 
 def is_replay(run: Run) -> bool:

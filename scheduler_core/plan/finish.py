@@ -40,8 +40,9 @@ def end_run(
     if job is None or (run.started_at_ms is not None and run.started_at_ms < job.created_at_ms):
         return state, ended
     totals = state.totals
-    latency = ended.attempts[-1].latency_ms if ended.attempts else 0.0
-    last = LastRun(ended.id, ended.fire_time_ms, final, now_ms, ended.last_status)
+    latest = ended.attempts[-1] if ended.attempts else None
+    latency = 0.0 if latest is None else latest.latency_ms
+    last = LastRun(ended.id, ended.fire_time_ms, final, now_ms, None if latest is None else latest.status)
     if final is not RunState.SUCCEEDED:
         totals = Totals(totals.runs + 1, totals.succeeded, totals.latency_ms + latency)
         return replace(state, last=last, totals=totals), ended

@@ -122,10 +122,13 @@ def _step(
     if remove is None:
         remove = state is not None and is_finished(state)
         state = None if remove else state
-    final = next((one for one in records if isinstance(one, Run) and one.id == run.id), None)
-    if final is None or (final.state is RunState.SUCCEEDED and not job.policies.keep_answers):
-        return Transition(state, records, remove=remove)
-    return Transition(state, records, remove=remove, detail=detail_of(ended.call, ended.outcome), detail_of=run.id)
+    for record in records:
+        if isinstance(record, Run) and record.id == run.id:
+            if record.state is RunState.SUCCEEDED and not job.policies.keep_answers:
+                break
+            detail = detail_of(ended.call, ended.outcome)
+            return Transition(state, records, remove=remove, detail=detail, detail_of=run.id)
+    return Transition(state, records, remove=remove)
 
 
 def _settle(

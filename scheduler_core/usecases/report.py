@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from scheduler_core.base.events import FIRES_MISSED, RUN_SETTLED, get_logger, instant, log_often
+from scheduler_core.base.log_lines import rfc3339
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.run import Miss, Run, RunState
 
@@ -36,7 +37,7 @@ def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
             "run_id": record.id,
             "state": state,
             "reason": reason,
-            "fire_time": instant(record.fire_time_ms),
+            "fire_time": rfc3339(record.fire_time_ms),
             "lateness_ms": record.lateness_ms,
             "attempt": record.attempt,
             "outcome": None if last is None else str(last.outcome),

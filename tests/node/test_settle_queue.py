@@ -27,32 +27,36 @@ def queue_of(*names: str) -> SettleQueue:
     return queue
 
 
+def advance(queue: SettleQueue, now: float) -> bool:
+    return queue.advance(lambda: now)
+
+
 def part(queue: SettleQueue) -> list[str]:
     return [one.claimed.id for one in queue.part]
 
 
 def test_a_batch_has_results_in_their_order_up_to_its_size() -> None:
     queue = queue_of(*(f"job{number}" for number in range(BATCH + 1)))
-    assert queue.advance(0.0)
+    assert advance(queue, 0.0)
     assert len(queue.part) == BATCH
     assert part(queue)[:2] == ["job0", "job1"]
     queue.append(unsettled("late"))
     assert len(queue.accepted()) == BATCH
-    assert queue.advance(0.0)
+    assert advance(queue, 0.0)
     assert part(queue) == [f"job{BATCH}", "late"]
     queue.accepted()
-    assert not queue.advance(0.0)
+    assert not advance(queue, 0.0)
     assert queue.is_idle
     assert len(queue) == 0
 
 
 def test_after_a_refused_batch_each_settlement_is_sent_alone() -> None:
     queue = queue_of("a", "b")
-    queue.advance(0.0)
+    advance(queue, 0.0)
     assert queue.refused(0.0, takes_writes=True) is Refusal.SPLIT
     queue.append(unsettled("c"))
     sent = []
-    while queue.mode is Mode.ONE_BY_ONE and queue.advance(0.0):
+    while queue.mode is Mode.ONE_BY_ONE and advance(queue, 0.0):
         sent.append(part(queue))
         queue.accepted()
     assert sent == [["a"], ["b"], ["c"]]
@@ -61,10 +65,10 @@ def test_after_a_refused_batch_each_settlement_is_sent_alone() -> None:
 
 def test_a_settlement_that_is_refused_alone_again_and_again_is_rejected_and_tried_later() -> None:
     queue = queue_of("bad", "good")
-    queue.advance(0.0)
+    advance(queue, 0.0)
     queue.refused(0.0, takes_writes=True)
     refusals = []
-    while queue.advance(10.0):
+    while advance(queue, 10.0):
         if part(queue) == ["bad"]:
             refusals.append(queue.refused(10.0, takes_writes=True))
         else:
@@ -73,20 +77,20 @@ def test_a_settlement_that_is_refused_alone_again_and_again_is_rejected_and_trie
     assert queue.is_idle
     assert (len(queue), queue.lease_ids()) == (1, {("bad", 7)})
     assert queue.retry_rejected_at == 10.0 + REJECTED_SECONDS
-    assert not queue.advance(10.0 + REJECTED_SECONDS - 0.001)
-    assert queue.advance(10.0 + REJECTED_SECONDS)
+    assert not advance(queue, 10.0 + REJECTED_SECONDS - 0.001)
+    assert advance(queue, 10.0 + REJECTED_SECONDS)
     assert part(queue) == ["bad"]
     assert queue.refused(30.0, takes_writes=True) is Refusal.REJECTED, "one refusal is enough by then"
-    queue.advance(30.0 + REJECTED_SECONDS)
+    advance(queue, 30.0 + REJECTED_SECONDS)
     queue.accepted()
     assert len(queue) == 0
 
 
 def test_while_redis_accepts_no_writes_of_others_nothing_is_rejected() -> None:
     queue = queue_of("a")
-    queue.advance(0.0)
+    advance(queue, 0.0)
     queue.refused(0.0, takes_writes=False)
     for _ in range(3 * REFUSALS):
-        assert queue.advance(0.0)
+        assert advance(queue, 0.0)
         assert queue.refused(0.0, takes_writes=False) is Refusal.AGAIN
     assert not queue.is_idle

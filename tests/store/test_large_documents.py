@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -35,14 +34,14 @@ async def replies(store: RedisStore, redis: Redis, monkeypatch: pytest.MonkeyPat
         await put(redis, make_job(f"job{number:02}", payload=PAYLOAD), make_state(-1))
     await beat(store)
     seen: list[int] = []
-    send = RedisStore._send
+    run = RedisStore.run
 
-    async def measured(self: RedisStore, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        answer = await send(self, script, keys, args)
+    async def measured(self: RedisStore, script: Any, args: Any, keys: tuple[str, ...] = ()) -> Any:
+        answer = await run(self, script, args, keys)
         seen.append(size_of(answer))
         return answer
 
-    monkeypatch.setattr(RedisStore, "_send", measured)
+    monkeypatch.setattr(RedisStore, "run", measured)
     return seen
 
 

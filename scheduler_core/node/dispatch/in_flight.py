@@ -125,7 +125,16 @@ class InFlight:
             match result:
                 case Outcome() if result.kind is not OutcomeKind.NOT_SENT:
                     outcome = result
-                    results.put(claimed, self.work, self._ended(result))
+                    ended = Ended(
+                        result,
+                        claimed.lease.fence,
+                        self.started_at_ms,
+                        node.clock.now_ms(),
+                        jitter=random.random(),
+                        downtimes=node.downtimes,
+                        call=self.call,
+                    )
+                    results.put(claimed, self.work, ended)
                 case HeldBack():
                     results.hold_back(claimed, self.work, result)
                 case Transition():
@@ -158,15 +167,3 @@ class InFlight:
             self.under_way.cancel()
         self.finish(result)
         return True
-
-    def _ended(self, outcome: Outcome) -> Ended:
-        node = self._node
-        return Ended(
-            outcome,
-            self.claimed.lease.fence,
-            self.started_at_ms,
-            node.clock.now_ms(),
-            jitter=random.random(),
-            downtimes=node.downtimes,
-            call=self.call,
-        )

@@ -76,7 +76,6 @@ class Settler(Service):
         self._suspects = suspects
         self._takes_writes = takes_writes
         self._queue = SettleQueue()
-        self._arrived = asyncio.Event()
         self._progress = asyncio.Event()
         """Set after each round, for ``flush``."""
 
@@ -125,7 +124,7 @@ class Settler(Service):
 
     def requeue(self, claimed: ClaimedJob, wake_ms: int) -> None:
         """Release the lease; a claim at ``wake_ms`` continues the same run."""
-        self._append(Unsettled(claimed, None, self._store.requeue(claimed, wake_ms)))
+        self._queue.append(Unsettled(claimed, None, self._store.requeue(claimed, wake_ms)))
 
     def release(self, claimed: ClaimedJob) -> None:
         """Release the lease; another claim continues the same run."""
@@ -133,7 +132,7 @@ class Settler(Service):
 
     def release_lost(self, claimed: ClaimedJob, cause: LostCause, at_ms: int) -> None:
         """Release the lease, and count the request that was started at ``at_ms`` as a lost attempt."""
-        self._append(Unsettled(claimed, None, self._store.lost(claimed, cause, at_ms)))
+        self._queue.append(Unsettled(claimed, None, self._store.lost(claimed, cause, at_ms)))
 
     def _put_planned(
         self,
@@ -144,19 +143,18 @@ class Settler(Service):
     ) -> None:
         """Put what ``plan`` decides. A job that cannot be planned or encoded must not stop the others."""
         try:
-            self._put(claimed, plan(), work, ended)
+            transition = plan()
+            settlement = self._store.settlement(claimed, transition)
         except Exception as error:  # noqa: BLE001 - see above
             reason = f"it cannot be planned: {type(error).__name__}: {error}"
             self._put(claimed, self._quarantine(claimed, reason), work, ended)
+        else:
+            self._queue.append(Unsettled(claimed, transition, settlement, work, ended))
 
     def _put(
         self, claimed: ClaimedJob, transition: Transition | None, work: Work | None = None, ended: Ended | None = None
     ) -> None:
-        self._append(Unsettled(claimed, transition, self._store.settlement(claimed, transition), work, ended))
-
-    def _append(self, one: Unsettled) -> None:
-        self._queue.append(one)
-        self._arrived.set()
+        self._queue.append(Unsettled(claimed, transition, self._store.settlement(claimed, transition), work, ended))
 
     def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
         self.metrics.quarantined.inc()
@@ -168,10 +166,10 @@ class Settler(Service):
 
     async def run_once(self) -> None:
         queue = self._queue
-        while not queue.advance(self.clock.monotonic()):
-            self._arrived.clear()
+        while not queue.advance(self.clock.monotonic):
+            queue.arrived.clear()
             retry_at = queue.retry_rejected_at
-            await self.clock.wait_for(self._arrived, None if retry_at is None else retry_at - self.clock.monotonic())
+            await self.clock.wait_for(queue.arrived, None if retry_at is None else retry_at - self.clock.monotonic())
         try:
             answers = await self._store.settle([one.settlement for one in queue.part])
         except StoreRefused as error:

@@ -15,6 +15,8 @@ answered with ``done`` the second time.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from enum import Enum
 
 import msgspec
@@ -78,6 +80,8 @@ class SettleQueue:
         the job while this one is alive."""
         self.retry_rejected_at: float | None = None
         """None: none is rejected. On the monotonic clock, in seconds."""
+        self.arrived = asyncio.Event()
+        """Set by ``append``; the settler clears it before it waits."""
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._batch) + len(self._rejected)
@@ -94,11 +98,15 @@ class SettleQueue:
     def append(self, one: Unsettled) -> None:
         """Settle ``one`` with the next batch."""
         self._queue.append(one)
+        self.arrived.set()
 
-    def advance(self, now: float) -> bool:
-        """Choose the next part. False: nothing is to be sent before ``append`` or ``retry_rejected_at``."""
+    def advance(self, now: Callable[[], float]) -> bool:
+        """Choose the next part. False: nothing is to be sent before ``append`` or ``retry_rejected_at``.
+
+        ``now`` is called only while settlements are rejected: the clock is not read for each batch.
+        """
         if not self._batch:
-            if self.retry_rejected_at is not None and now >= self.retry_rejected_at:
+            if self.retry_rejected_at is not None and now() >= self.retry_rejected_at:
                 self._batch, self._rejected, self.mode = self._rejected, [], Mode.ONE_BY_ONE
                 self.retry_rejected_at = None
             elif self._queue:

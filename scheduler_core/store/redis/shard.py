@@ -85,43 +85,11 @@ class RedisShard:
             raise StoreRefused(f"the field shards of {self._keys.meta} is not a number of shards; correct it")
         return int(stored)
 
-    async def run(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
-        """Run a script. ``keys``: its ``call_keys``."""
-        return await self._send(script, keys, args)
+    async def run(self, script: Script[A], args: A, keys: Sequence[str] = ()) -> Any:
+        """Run a script by its hash. ``keys``: its ``call_keys``.
 
-    async def run_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
-        """Run a script for a batch of items."""
-        return await self._send(script, *flat(args, items))
-
-    async def write(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
-        """Run a script that makes a client's change, with a deadline no later than the timeout of this call.
-
-        Raises OutcomeUnknown if the change was sent and not answered: it may have been stored, but is not made
-        after the deadline. After any other StoreError nothing was stored.
+        A flushed script cache costs one more round trip; the script has not run before.
         """
-        return await self._send_in_time(script, keys, args)
-
-    async def write_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
-        """As ``write``, for a batch of items."""
-        return await self._send_in_time(script, *flat(args, items))
-
-    def lists_of(self, job_id: str) -> HistoryKeys:
-        """The lists of one job. Every settlement needs them, so their common beginning is made only once."""
-        return HistoryKeys(history=self._history + job_id, failures=self._failures + job_id)
-
-    async def _send_in_time(self, script: Script[Any], keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        clock = self.clock
-        deadline_ms = None if clock is None else clock.deadline_ms(self._timeout_ms)
-        try:
-            return await self._send(script, keys, (*args, "" if deadline_ms is None else deadline_ms))
-        except StoreUnavailable as error:
-            if not error.effect_unknown:
-                raise
-            left_ms = 0 if clock is None or deadline_ms is None else deadline_ms - clock.now_ms()
-            raise OutcomeUnknown(_unknown(error), retry_after_ms=max(0, left_ms)) from error
-
-    async def _send(self, script: Script[Any], keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        """Run a script by its hash. A flushed script cache costs one more round trip; the script has not run before."""
         fixed = self._fixed_keys.get(script.name)
         if fixed is None:
             fixed = self._fixed_keys[script.name] = tuple(map(self._keys.named, script.keys))
@@ -133,6 +101,38 @@ class RedisShard:
                 return await self._client.eval(script.text, count, *fixed, *keys, *args)
         except (RedisError, OSError) as error:
             raise await self._fault(error, self._client) from error
+
+    async def run_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
+        """Run a script for a batch of items."""
+        any_script: Script[Any] = script
+        return await self.run(any_script, *flat(args, items))
+
+    async def write(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
+        """Run a script that makes a client's change, with a deadline no later than the timeout of this call.
+
+        Raises OutcomeUnknown if the change was sent and not answered: it may have been stored, but is not made
+        after the deadline. After any other StoreError nothing was stored.
+        """
+        return await self._write(script, args, keys)
+
+    async def write_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
+        """As ``write``, for a batch of items."""
+        return await self._write(script, *flat(args, items))
+
+    def lists_of(self, job_id: str) -> HistoryKeys:
+        """The lists of one job. Every settlement needs them, so their common beginning is made only once."""
+        return HistoryKeys(history=self._history + job_id, failures=self._failures + job_id)
+
+    async def _write(self, script: Script[Any], args: Sequence[Arg], keys: Sequence[str]) -> Any:
+        clock = self.clock
+        deadline_ms = None if clock is None else clock.deadline_ms(self._timeout_ms)
+        try:
+            return await self.run(script, (*args, "" if deadline_ms is None else deadline_ms), keys)
+        except StoreUnavailable as error:
+            if not error.effect_unknown:
+                raise
+            left_ms = 0 if clock is None or deadline_ms is None else deadline_ms - clock.now_ms()
+            raise OutcomeUnknown(_unknown(error), retry_after_ms=max(0, left_ms)) from error
 
     async def time_ms(self) -> float:
         with translated_faults():

@@ -96,15 +96,15 @@ class Item(NamedTuple, Generic[G]):
     """Further arguments, such as records (``RecordArgs``). ``args`` contains their number."""
 
 
-def flat(args: tuple[Any, ...], items: Iterable[Item[Any]]) -> tuple[list[str], list[Arg]]:
-    """Return the KEYS of all items, and the ARGV of a call with them."""
-    all_keys: list[str] = []
-    all_args = [*args]
+def flat(args: tuple[Any, ...], items: Iterable[Item[Any]]) -> tuple[list[Arg], list[str]]:
+    """Return the ARGV of a call with items, and the KEYS of the items."""
+    all_args: list[Arg] = [*args]
+    keys: list[str] = []
     for own, own_keys, rest in items:
-        all_keys += own_keys
+        keys += own_keys
         all_args += own
         all_args += rest
-    return all_keys, all_args
+    return all_args, keys
 
 
 def epoch_ms(seconds: int, micros: int) -> float:
