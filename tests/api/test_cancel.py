@@ -108,7 +108,7 @@ async def test_a_settled_run_and_an_unknown_one_cannot_be_cancelled(client: http
         assert (await client.post(f"/runs/{unknown}/cancel")).status_code == 404
 
 
-class Bench:
+class Setup:
     """An API and a node that the test steps, on one clock."""
 
     def __init__(self, context: Context, clock: ManualClock) -> None:
@@ -130,86 +130,86 @@ def _short(record: Run | Miss) -> tuple[str, float]:
 
 
 @pytest.fixture
-async def bench(store: RedisStore, api_settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+async def setup(store: RedisStore, api_settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setup]:
     from scheduler_core.base.metrics import Metrics
 
     monkeypatch.setattr(cancel, "CUT_SECONDS", 0.05)
     clock = ManualClock()
-    bench = Bench(Context(settings=api_settings, store=store, clock=clock, metrics=Metrics()), clock)
-    await bench.node.start()
-    yield bench
-    await bench.node.crash()
+    setup = Setup(Context(settings=api_settings, store=store, clock=clock, metrics=Metrics()), clock)
+    await setup.node.start()
+    yield setup
+    await setup.node.crash()
 
 
-async def test_a_run_is_cancelled_without_its_node_and_the_late_result_is_refused(bench: Bench) -> None:
-    await bench.jobs.upsert(make_job("a"))
-    bench.clock.advance(10_000)
-    await bench.node.beat()
-    await bench.node.claim()
-    (request,) = bench.node.deliverer.open
-    done = await bench.service.cancel(request.run_id)
+async def test_a_run_is_cancelled_without_its_node_and_the_late_result_is_refused(setup: Setup) -> None:
+    await setup.jobs.upsert(make_job("a"))
+    setup.clock.advance(10_000)
+    await setup.node.beat()
+    await setup.node.claim()
+    (request,) = setup.node.deliverer.open
+    done = await setup.service.cancel(request.run_id)
     assert done.request_cut is False
-    assert await bench.store.client.hlen(KEYS.leases) == 0
-    run = (await bench.store.history("a"))[0]
+    assert await setup.store.client.hlen(KEYS.leases) == 0
+    run = (await setup.store.history("a"))[0]
     # The job starts runs beside the request that is still open.
-    bench.clock.advance(10_000)
-    await bench.node.beat()
-    await bench.node.claim()
-    assert [one.header("Cronpost-Fire-Time")[-3:] for one in bench.node.deliverer.open] == ["10Z", "20Z"]
+    setup.clock.advance(10_000)
+    await setup.node.beat()
+    await setup.node.claim()
+    assert [one.header("Cronpost-Fire-Time")[-3:] for one in setup.node.deliverer.open] == ["10Z", "20Z"]
     for _ in range(2):
-        await bench.node.answer(answered(200))
-    await bench.node.settle()
-    assert await bench.records() == [("cancelled", 10), ("succeeded", 20)]
-    assert (await bench.store.history("a"))[1] == run
+        await setup.node.answer(answered(200))
+    await setup.node.settle()
+    assert await setup.records() == [("cancelled", 10), ("succeeded", 20)]
+    assert (await setup.store.history("a"))[1] == run
 
 
 @pytest.mark.parametrize("state", [RunState.RETRYING, RunState.TAKEN])
 @pytest.mark.parametrize("deleted", [False, True])
 async def test_a_run_of_a_job_or_of_one_that_was_deleted_is_cancelled(
-    bench: Bench, state: RunState, deleted: bool
+    setup: Setup, state: RunState, deleted: bool
 ) -> None:
     run = retrying(0, 3600, id="0" * 26, state=state)
-    await put(bench.store.client, make_job("a"), make_state(10, open=run))
-    await bench.store.client.zadd(KEYS.retrying, {"a": at(0)})
+    await put(setup.store.client, make_job("a"), make_state(10, open=run))
+    await setup.store.client.zadd(KEYS.retrying, {"a": at(0)})
     if deleted:
-        await bench.jobs.delete("a")
+        await setup.jobs.delete("a")
     if deleted and state is RunState.RETRYING:
-        assert await bench.records() == [("cancelled", 0)]
-    assert (await bench.service.cancel(run.id)).request_cut is None
-    assert await bench.records() == [("cancelled", 0)]
-    assert await bench.store.client.zcard(KEYS.retrying) == 0
+        assert await setup.records() == [("cancelled", 0)]
+    assert (await setup.service.cancel(run.id)).request_cut is None
+    assert await setup.records() == [("cancelled", 0)]
+    assert await setup.store.client.zcard(KEYS.retrying) == 0
 
 
-async def test_cancelling_a_continuation_removes_its_entry_and_frees_the_trigger(bench: Bench) -> None:
+async def test_cancelling_a_continuation_removes_its_entry_and_frees_the_trigger(setup: Setup) -> None:
     run = retrying(0, 3600, id="0" * 26, reason=Reason.CONTINUATION, on_demand=True)
     from msgspec.structs import replace
 
     entry = replace(pending(run.id, 3600), run=run, reason=Reason.CONTINUATION)
-    await put(bench.store.client, make_job("a"), make_state(10, pending=(entry,)))
-    await bench.store.client.zadd(KEYS.retrying, {"a": at(0)})
-    bench.clock.advance(25_000)
-    await bench.service.cancel(run.id)
-    view = await bench.jobs.get("a")
+    await put(setup.store.client, make_job("a"), make_state(10, pending=(entry,)))
+    await setup.store.client.zadd(KEYS.retrying, {"a": at(0)})
+    setup.clock.advance(25_000)
+    await setup.service.cancel(run.id)
+    view = await setup.jobs.get("a")
     assert (view.state.pending, view.state.trigger_blocked_by) == ((), None)
-    assert await bench.records() == [("cancelled", 0), ("held", 10)]
+    assert await setup.records() == [("cancelled", 0), ("held", 10)]
     assert view.state.next_fire_ms == at(30)
 
 
-async def test_an_overlapping_run_is_cancelled_without_the_others(bench: Bench) -> None:
+async def test_an_overlapping_run_is_cancelled_without_the_others(setup: Setup) -> None:
     policies = Policies(overlap=Overlap.ALLOW, max_concurrent=3)
-    await bench.jobs.upsert(make_job("a", policies=policies))
+    await setup.jobs.upsert(make_job("a", policies=policies))
     for _ in range(2):
-        bench.clock.advance(10_000)
-        await bench.node.beat()
-        while await bench.node.claim():
+        setup.clock.advance(10_000)
+        await setup.node.beat()
+        while await setup.node.claim():
             await asyncio.sleep(0)
-            await bench.node.settle()
-    first, second = bench.node.deliverer.open
-    await bench.service.cancel(first.run_id)
-    assert await bench.store.children("a") == [child_id("a", second.run_id)]
+            await setup.node.settle()
+    first, second = setup.node.deliverer.open
+    await setup.service.cancel(first.run_id)
+    assert await setup.store.children("a") == [child_id("a", second.run_id)]
     for _ in range(2):
-        await bench.node.answer(answered(200))
-    await bench.node.settle()
-    assert sorted(await bench.records()) == [("cancelled", 10), ("succeeded", 20)]
-    assert await bench.store.children("a") == []
-    assert await bench.store.client.hlen(KEYS.leases) == 0
+        await setup.node.answer(answered(200))
+    await setup.node.settle()
+    assert sorted(await setup.records()) == [("cancelled", 10), ("succeeded", 20)]
+    assert await setup.store.children("a") == []
+    assert await setup.store.client.hlen(KEYS.leases) == 0

@@ -24,7 +24,7 @@ from tests.support.nodes import ScriptedDeliverer
 from tests.support.stores import KEYS, opened, until
 
 
-class Bench:
+class Setup:
     """Engines on one store."""
 
     def __init__(self, store: RedisStore, redis: Redis) -> None:
@@ -50,67 +50,67 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, redis):
-        bench = Bench(store, redis)
-        yield bench
-        for engine in bench.engines:
+        setup = Setup(store, redis)
+        yield setup
+        for engine in setup.engines:
             for service in engine.services:
                 await service.stop()
             for task in list(engine.node.in_flight):
                 task.cancel()
 
 
-async def test_a_run_now_is_sent_and_recorded(bench: Bench) -> None:
-    engine, deliverer = await bench.start()
+async def test_a_run_now_is_sent_and_recorded(setup: Setup) -> None:
+    engine, deliverer = await setup.start()
     assert engine.faults() == []
-    run_id = await bench.ask_for("a")
+    run_id = await setup.ask_for("a")
     await until(lambda: bool(deliverer.open))
     assert deliverer.open[0].run_id == run_id
     deliverer.open[0].answer.set_result(answered(200))
 
     async def recorded() -> bool:
-        return any(isinstance(one, Run) and one.id == run_id for one in await bench.store.history("a"))
+        return any(isinstance(one, Run) and one.id == run_id for one in await setup.store.history("a"))
 
     await until(recorded)
     await engine.stop()
     assert deliverer.closed
 
 
-async def test_a_stopping_node_lets_open_requests_end(bench: Bench) -> None:
-    engine, deliverer = await bench.start()
-    run_id = await bench.ask_for("a")
+async def test_a_stopping_node_lets_open_requests_end(setup: Setup) -> None:
+    engine, deliverer = await setup.start()
+    run_id = await setup.ask_for("a")
     await until(lambda: bool(deliverer.open))
     stopping = asyncio.ensure_future(engine.stop())
     await until(lambda: engine._shards[0].claimer._task is None)
     assert not stopping.done()
     deliverer.open[0].answer.set_result(answered(200))
     await stopping
-    runs = {one.id: one.state for one in await bench.store.history("a") if isinstance(one, Run)}
+    runs = {one.id: one.state for one in await setup.store.history("a") if isinstance(one, Run)}
     assert runs[run_id] is RunState.SUCCEEDED
-    assert await bench.redis.exists(KEYS.leases, KEYS.nodes) == 0
+    assert await setup.redis.exists(KEYS.leases, KEYS.nodes) == 0
 
 
-async def test_an_attempt_that_outlasts_the_grace_time_is_released_and_continues_elsewhere(bench: Bench) -> None:
-    first, deliverer = await bench.start(grace=0.05)
-    run_id = await bench.ask_for("a")
+async def test_an_attempt_that_outlasts_the_grace_time_is_released_and_continues_elsewhere(setup: Setup) -> None:
+    first, deliverer = await setup.start(grace=0.05)
+    run_id = await setup.ask_for("a")
     await until(lambda: bool(deliverer.open))
     await first.stop()
     assert deliverer.open == []
-    assert await bench.redis.exists(KEYS.nodes) == 0
-    _, successor = await bench.start()
+    assert await setup.redis.exists(KEYS.nodes) == 0
+    _, successor = await setup.start()
     await until(lambda: bool(successor.open))
     assert successor.open[0].run_id == run_id
     assert int(successor.open[0].header("Cronpost-Fence")) > int(deliverer.seen[0].header("Cronpost-Fence"))
 
 
-async def test_a_sole_node_reclaims_at_once_what_the_killed_one_held(bench: Bench) -> None:
-    killed, deliverer = await bench.start()
-    run_id = await bench.ask_for("a")
+async def test_a_sole_node_reclaims_at_once_what_the_killed_one_held(setup: Setup) -> None:
+    killed, deliverer = await setup.start()
+    run_id = await setup.ask_for("a")
     await until(lambda: bool(deliverer.open))
     for service in killed.services:
         await service.stop()
-    _, successor = await bench.start(sole=True)
+    _, successor = await setup.start(sole=True)
     await until(lambda: bool(successor.open), seconds=4)
     assert successor.open[0].run_id == run_id
 

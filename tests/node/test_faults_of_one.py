@@ -31,7 +31,7 @@ from tests.support.nodes import SteppedNode
 from tests.support.stores import KEYS, opened, put, until
 
 
-class Bench:
+class Setup:
     """A node and three jobs that are due, each with a target of its own."""
 
     def __init__(self, store: RedisStore, redis: Redis) -> None:
@@ -60,17 +60,17 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, redis):
-        bench = Bench(store, redis)
-        yield bench
-        await bench.node.crash()
+        setup = Setup(store, redis)
+        yield setup
+        await setup.node.crash()
 
 
 async def test_a_job_whose_limits_fail_does_not_stop_the_others_of_its_batch(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.start()
+    await setup.start()
     acquire = TargetLimiter.acquire
 
     def broken(limiter: TargetLimiter, url: str | None, *rest: Any, **options: Any) -> Permit | HeldBack:
@@ -79,15 +79,15 @@ async def test_a_job_whose_limits_fail_does_not_stop_the_others_of_its_batch(
         return acquire(limiter, url, *rest, **options)
 
     monkeypatch.setattr(TargetLimiter, "acquire", broken)
-    assert await bench.node.claim() == 3
-    assert bench.open() == ["b", "c"]
-    assert await bench.retried("a") == "RuntimeError: broken"
+    assert await setup.node.claim() == 3
+    assert setup.open() == ["b", "c"]
+    assert await setup.retried("a") == "RuntimeError: broken"
 
 
 async def test_a_request_that_cannot_be_built_is_a_failed_attempt_and_frees_its_slot(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.start()
+    await setup.start()
     call_of = calls.call_of
 
     def broken(work: Any, **options: Any) -> Any:
@@ -96,30 +96,30 @@ async def test_a_request_that_cannot_be_built_is_a_failed_attempt_and_frees_its_
         return call_of(work, **options)
 
     monkeypatch.setattr(deliver, "call_of", broken)
-    assert await bench.node.claim() == 3
-    assert bench.open() == ["b", "c"]
-    assert len(bench.node.node.in_flight) == 2
-    assert await bench.retried("a") == "ValueError: broken"
+    assert await setup.node.claim() == 3
+    assert setup.open() == ["b", "c"]
+    assert len(setup.node.node.in_flight) == 2
+    assert await setup.retried("a") == "ValueError: broken"
 
 
-async def test_a_result_that_cannot_be_encoded_quarantines_its_job(bench: Bench) -> None:
-    await bench.start()
-    await bench.node.claim()
-    await bench.node.answer(Outcome(OutcomeKind.CONNECTION, 1.0, message="\udcff"))
-    await bench.node.answer(answered(200))
-    await bench.node.settle()
-    faults = [(await bench.store.read(name)).snapshot.state for name in "ab"]
+async def test_a_result_that_cannot_be_encoded_quarantines_its_job(setup: Setup) -> None:
+    await setup.start()
+    await setup.node.claim()
+    await setup.node.answer(Outcome(OutcomeKind.CONNECTION, 1.0, message="\udcff"))
+    await setup.node.answer(answered(200))
+    await setup.node.settle()
+    faults = [(await setup.store.read(name)).snapshot.state for name in "ab"]
     assert [state is not None and state.quarantine is not None for state in faults] == [True, False]
-    assert len(bench.node.node.in_flight) == 1
+    assert len(setup.node.node.in_flight) == 1
 
 
 async def test_a_job_that_cannot_be_planned_again_does_not_stop_the_others_of_its_batch(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.start()
-    await bench.node.claim()
+    await setup.start()
+    await setup.node.claim()
     for name in "abc":
-        await bench.jobs.delete(name)
+        await setup.jobs.delete(name)
     plan = plan_settle_changed
 
     def broken(job: Any, state: Any, work: Any, *rest: Any) -> Any:
@@ -129,48 +129,48 @@ async def test_a_job_that_cannot_be_planned_again_does_not_stop_the_others_of_it
 
     monkeypatch.setattr(settle, "plan_settle_changed", broken)
     for _ in range(3):
-        await bench.node.answer(answered(200))
-    await bench.node.settle()
-    assert await bench.redis.hkeys(KEYS.leases) == []
-    assert await bench.redis.hkeys(KEYS.states) == [b"a"]
+        await setup.node.answer(answered(200))
+    await setup.node.settle()
+    assert await setup.redis.hkeys(KEYS.leases) == []
+    assert await setup.redis.hkeys(KEYS.states) == [b"a"]
 
 
-async def test_a_run_whose_look_up_is_cancelled_is_released(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    await bench.start(callback=True)
+async def test_a_run_whose_look_up_is_cancelled_is_released(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    await setup.start(callback=True)
 
     async def cancelled() -> bytes:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(bench.store, "secret", cancelled)
-    assert await bench.node.claim() == 3
-    await bench.node.settle()
-    assert bench.open() == []
-    assert len(bench.node.node.in_flight) == 0
-    assert await bench.redis.zcount(KEYS.due, "-inf", bench.clock.now_ms()) == 3
+    monkeypatch.setattr(setup.store, "secret", cancelled)
+    assert await setup.node.claim() == 3
+    await setup.node.settle()
+    assert setup.open() == []
+    assert len(setup.node.node.in_flight) == 0
+    assert await setup.redis.zcount(KEYS.due, "-inf", setup.clock.now_ms()) == 3
 
 
 async def test_nothing_is_sent_when_the_lease_expires_during_a_look_up(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.start(callback=True)
-    secret = bench.store.secret
+    await setup.start(callback=True)
+    secret = setup.store.secret
 
     async def slow() -> bytes:
-        bench.clock.advance(bench.node.node.dead_after_ms)
+        setup.clock.advance(setup.node.node.dead_after_ms)
         return await secret()
 
-    monkeypatch.setattr(bench.store, "secret", slow)
-    await bench.node.claim()
-    assert bench.node.deliverer.seen == []
-    await until(lambda: not bench.node.node.in_flight)
+    monkeypatch.setattr(setup.store, "secret", slow)
+    await setup.node.claim()
+    assert setup.node.deliverer.seen == []
+    await until(lambda: not setup.node.node.in_flight)
 
 
 async def test_a_shard_whose_redis_does_not_answer_leaves_the_slots_to_the_others(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claimer, slots = bench.node.claimer, bench.node.node.slots
+    claimer, slots = setup.node.claimer, setup.node.node.slots
     places: list[int] = []
-    away, claim = True, bench.store.claim
+    away, claim = True, setup.store.claim
 
     async def hung(**options: Any) -> Claim:
         places.append(slots.size - slots.free - len(slots.in_flight))
@@ -178,33 +178,33 @@ async def test_a_shard_whose_redis_does_not_answer_leaves_the_slots_to_the_other
             raise StoreUnavailable("Redis did not answer")
         return await claim(**options)
 
-    monkeypatch.setattr(bench.store, "claim", hung)
-    await bench.start()
+    monkeypatch.setattr(setup.store, "claim", hung)
+    await setup.start()
     claimer.start()
     for count in range(1, 4):
-        await until(partial(lambda number: len(places) == number and bool(bench.clock.sleeping), count))
+        await until(partial(lambda number: len(places) == number and bool(setup.clock.sleeping), count))
         away = count < 3
-        bench.clock.advance(1000)
-    await until(lambda: len(bench.open()) == 3)
+        setup.clock.advance(1000)
+    await until(lambda: len(setup.open()) == 3)
     await claimer.stop()
     assert places[:5] == [128, 1, 1, 1, 128]
 
 
-async def test_unreadable_fields_of_an_earlier_claim_are_ignored(bench: Bench) -> None:
-    await bench.start()
-    await bench.redis.hset(KEYS.leases, "a", "7 - x y z 5 1")
-    assert await bench.node.claim() == 3
-    assert bench.open() == ["a", "b", "c"]
+async def test_unreadable_fields_of_an_earlier_claim_are_ignored(setup: Setup) -> None:
+    await setup.start()
+    await setup.redis.hset(KEYS.leases, "a", "7 - x y z 5 1")
+    assert await setup.node.claim() == 3
+    assert setup.open() == ["a", "b", "c"]
 
 
-async def test_an_unreadable_lease_blocks_no_other_settlement(bench: Bench) -> None:
-    await bench.start()
-    await bench.node.claim()
-    lease: Any = await bench.redis.hget(KEYS.leases, "a")
+async def test_an_unreadable_lease_blocks_no_other_settlement(setup: Setup) -> None:
+    await setup.start()
+    await setup.node.claim()
+    lease: Any = await setup.redis.hget(KEYS.leases, "a")
     fence, node, *_ = lease.split(b" ")
-    await bench.redis.hset(KEYS.leases, "a", fence + b" " + node)
-    for flight in list(bench.node.node.in_flight):
+    await setup.redis.hset(KEYS.leases, "a", fence + b" " + node)
+    for flight in list(setup.node.node.in_flight):
         flight.cancel()
-    await bench.node.settle()
-    assert bench.node.settler.is_idle
-    assert await bench.redis.zcount(KEYS.due, "-inf", bench.clock.now_ms()) == 2
+    await setup.node.settle()
+    assert setup.node.settler.is_idle
+    assert await setup.redis.zcount(KEYS.due, "-inf", setup.clock.now_ms()) == 2

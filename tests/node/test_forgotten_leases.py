@@ -29,7 +29,7 @@ async def compare(node: SteppedNode) -> None:
 
 
 @dataclass
-class Bench:
+class Setup:
     """A node that keeps running while Redis returns to an earlier state."""
 
     store: RedisStore
@@ -53,103 +53,103 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, redis):
         clock = ManualClock()
-        bench = Bench(store, redis, clock, SteppedNode(store, clock))
-        await bench.node.start()
+        setup = Setup(store, redis, clock, SteppedNode(store, clock))
+        await setup.node.start()
         await put(redis, make_job("a"), make_state(0))
-        assert await bench.node.claim() == 1
-        yield bench
-        await bench.node.crash()
+        assert await setup.node.claim() == 1
+        yield setup
+        await setup.node.crash()
 
 
-async def test_a_run_whose_settlement_was_lost_is_released_and_delivered_again(bench: Bench) -> None:
-    claimed = await bench.remember()
-    first = await bench.node.answer(answered(200))
-    await bench.node.settle()
-    await bench.go_back_to(claimed)
-    assert await bench.node.reaper.reap() == 0, "its node is alive, so the reaper keeps it"
-    assert await bench.node.claim() == 0
+async def test_a_run_whose_settlement_was_lost_is_released_and_delivered_again(setup: Setup) -> None:
+    claimed = await setup.remember()
+    first = await setup.node.answer(answered(200))
+    await setup.node.settle()
+    await setup.go_back_to(claimed)
+    assert await setup.node.reaper.reap() == 0, "its node is alive, so the reaper keeps it"
+    assert await setup.node.claim() == 0
 
-    await bench.compare()
-    assert await bench.node.claim() == 1
-    again = bench.node.deliverer.open[0]
+    await setup.compare()
+    assert await setup.node.claim() == 1
+    again = setup.node.deliverer.open[0]
     assert again.run_id == first.run_id
     assert int(again.header("Cronpost-Fence")) > int(first.header("Cronpost-Fence"))
-    await bench.node.answer(answered(200))
-    await bench.node.settle()
-    (run,) = await bench.store.history("a")
+    await setup.node.answer(answered(200))
+    await setup.node.settle()
+    (run,) = await setup.store.history("a")
     assert run.state is RunState.SUCCEEDED  # type: ignore[union-attr]
 
 
-async def test_leases_of_attempts_in_flight_are_kept(bench: Bench) -> None:
-    await bench.compare()
-    lease = (await bench.store.read("a")).snapshot.lease
+async def test_leases_of_attempts_in_flight_are_kept(setup: Setup) -> None:
+    await setup.compare()
+    lease = (await setup.store.read("a")).snapshot.lease
     assert lease is not None
-    assert lease.node == bench.node.node.id
-    assert len(bench.node.deliverer.open) == 1
+    assert lease.node == setup.node.node.id
+    assert len(setup.node.deliverer.open) == 1
 
 
-async def test_leases_of_results_that_are_not_settled_yet_are_kept(bench: Bench) -> None:
-    await bench.node.answer(answered(200))
-    await compare(bench.node)
-    await bench.node.settle()
-    (run,) = await bench.store.history("a")
-    assert len(bench.node.deliverer.seen) == 1
+async def test_leases_of_results_that_are_not_settled_yet_are_kept(setup: Setup) -> None:
+    await setup.node.answer(answered(200))
+    await compare(setup.node)
+    await setup.node.settle()
+    (run,) = await setup.store.history("a")
+    assert len(setup.node.deliverer.seen) == 1
     assert run.attempts[0].status == 200  # type: ignore[union-attr]
 
 
-async def test_leases_of_other_nodes_are_kept(bench: Bench) -> None:
-    other = SteppedNode(bench.store, bench.clock)
+async def test_leases_of_other_nodes_are_kept(setup: Setup) -> None:
+    other = SteppedNode(setup.store, setup.clock)
     await other.start()
     await compare(other)
     assert other.settler.is_idle
 
 
 async def test_leases_are_compared_soon_after_a_fault_and_otherwise_once_a_minute(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[int] = []
-    leases_of = bench.store.leases_of
+    leases_of = setup.store.leases_of
 
     async def noted(node: str) -> list[OwnLease]:
-        compared.append(bench.clock.now)
+        compared.append(setup.clock.now)
         return await leases_of(node, page=1)
 
-    monkeypatch.setattr(bench.store, "leases_of", noted)
-    begin = bench.clock.now
+    monkeypatch.setattr(setup.store, "leases_of", noted)
+    begin = setup.clock.now
     for second in range(150):
         if second == 20:
-            bench.node.claimer.store_faults += 1
-        await bench.node.claimer.lease_check.compare_if_due()
-        bench.clock.advance(1_000)
-        await bench.node.beat()
+            setup.node.claimer.store_faults += 1
+        await setup.node.claimer.lease_check.compare_if_due()
+        setup.clock.advance(1_000)
+        await setup.node.beat()
     first, *others = [(at_ms - begin) // 1000 for at_ms in compared]
     assert 20 < first <= 25
     assert others == [first + 60, first + 120]
 
 
 @pytest.mark.slow
-async def test_leases_are_found_on_every_page(bench: Bench) -> None:
+async def test_leases_are_found_on_every_page(setup: Setup) -> None:
     for number in range(700):
-        await put(bench.redis, make_job(f"job{number}"), make_state(0))
-    while await bench.node.claim(limit=500):
+        await put(setup.redis, make_job(f"job{number}"), make_state(0))
+    while await setup.node.claim(limit=500):
         pass
-    leases = await bench.store.leases_of(bench.node.node.id, page=10)
-    assert {(lease.job_id, lease.fence) for lease in leases} == bench.node.claimer.lease_check.known()
+    leases = await setup.store.leases_of(setup.node.node.id, page=10)
+    assert {(lease.job_id, lease.fence) for lease in leases} == setup.node.claimer.lease_check.known()
     assert len(leases) >= 100
 
 
-async def test_the_claim_loop_compares_leases(bench: Bench) -> None:
-    claimed = await bench.remember()
-    await bench.node.answer(answered(200))
-    await bench.node.settle()
-    await bench.go_back_to(claimed)
-    bench.node.claimer.start()
-    bench.clock.advance(60_000)
-    await bench.node.beat()
-    bench.node.alarm.wake()
-    await until(lambda: not bench.node.settler.is_idle)
-    await bench.node.claimer.stop()
-    await bench.node.settle()
+async def test_the_claim_loop_compares_leases(setup: Setup) -> None:
+    claimed = await setup.remember()
+    await setup.node.answer(answered(200))
+    await setup.node.settle()
+    await setup.go_back_to(claimed)
+    setup.node.claimer.start()
+    setup.clock.advance(60_000)
+    await setup.node.beat()
+    setup.node.alarm.wake()
+    await until(lambda: not setup.node.settler.is_idle)
+    await setup.node.claimer.stop()
+    await setup.node.settle()

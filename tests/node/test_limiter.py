@@ -40,7 +40,7 @@ QUICK = EngineSettings(
 )
 
 
-class Bench:
+class Setup:
     def __init__(self, store: RedisStore, redis: Redis) -> None:
         self.store, self.redis = store, redis
         self.clock = ManualClock()
@@ -100,11 +100,11 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, redis):
-        bench = Bench(store, redis)
-        yield bench
-        for node in bench.nodes:
+        setup = Setup(store, redis)
+        yield setup
+        for node in setup.nodes:
             await node.crash()
 
 
@@ -115,12 +115,12 @@ def by_host(node: SteppedNode, url: str) -> list[OpenRequest]:
 # ---- bulkheads ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_target_that_hangs_keeps_its_share_while_all_others_are_served(bench: Bench) -> None:
-    node = await bench.node(EngineSettings(max_in_flight=8))
+async def test_a_target_that_hangs_keeps_its_share_while_all_others_are_served(setup: Setup) -> None:
+    node = await setup.node(EngineSettings(max_in_flight=8))
     for number in range(40):
-        await bench.put(f"dead{number}", DEAD, seconds=-1)  # due before all others
+        await setup.put(f"dead{number}", DEAD, seconds=-1)  # due before all others
     for number in range(50):
-        await bench.put(f"well{number}", WELL)
+        await setup.put(f"well{number}", WELL)
     node.settler.start()
     node.claimer.start()
     most, served = 0, set()
@@ -132,7 +132,7 @@ async def test_a_target_that_hangs_keeps_its_share_while_all_others_are_served(b
                 served.add(entry.job_id)
                 entry.answer.set_result(answered(200))
         most = max(most, len(by_host(node, DEAD)))
-        bench.clock.advance(5)
+        setup.clock.advance(5)
         await node.beat()
         return len(served) == 50 and not by_host(node, WELL)
 
@@ -148,7 +148,7 @@ async def test_a_target_that_hangs_keeps_its_share_while_all_others_are_served(b
             if not entry.answer.done():
                 sent.add(entry.job_id)
                 entry.answer.set_result(answered(200))
-        bench.clock.advance(5)
+        setup.clock.advance(5)
         await node.beat()
         return len(sent) == 40
 
@@ -156,132 +156,132 @@ async def test_a_target_that_hangs_keeps_its_share_while_all_others_are_served(b
     await node.claimer.stop()
     await until(lambda: not node.node.in_flight and node.settler.is_idle)
     await node.settler.stop()
-    found = [one for number in range(40) for one in await bench.records(f"dead{number}")]
+    found = [one for number in range(40) for one in await setup.records(f"dead{number}")]
     assert {one[0] for one in found} <= {"succeeded", "coalesced"}
 
 
-async def test_a_run_that_is_held_back_keeps_its_fire_time_and_counts_no_attempt(bench: Bench) -> None:
-    node = await bench.node()
+async def test_a_run_that_is_held_back_keeps_its_fire_time_and_counts_no_attempt(setup: Setup) -> None:
+    node = await setup.node()
     one_at_a_time = Policies(limits=Limits(max_in_flight=1))
-    await bench.put("a", WELL, policies=one_at_a_time)
-    await bench.put("b", WELL, policies=one_at_a_time)
+    await setup.put("a", WELL, policies=one_at_a_time)
+    await setup.put("b", WELL, policies=one_at_a_time)
     assert await node.claim() == 2
     await node.settle()
     [first] = node.deliverer.open
     waiting = {"a": "b", "b": "a"}[first.job_id]
-    hold = await bench.held(waiting)
+    hold = await setup.held(waiting)
     assert (hold.reason, hold.target, hold.since_ms) == (HoldReason.LIMIT, "http://well.test", at(0))
     assert at(0) < hold.until_ms <= at(1)
-    assert await bench.due(waiting) == hold.until_ms
-    assert (await bench.store.read(waiting)).snapshot.lease is None
-    assert (await bench.jobs.get(waiting)).status == "active"
+    assert await setup.due(waiting) == hold.until_ms
+    assert (await setup.store.read(waiting)).snapshot.lease is None
+    assert (await setup.jobs.get(waiting)).status == "active"
 
     await node.answer(answered(200))
     await node.settle()
-    bench.clock.advance(hold.until_ms - at(0))
-    assert await bench.work(node) == [waiting]
+    setup.clock.advance(hold.until_ms - at(0))
+    assert await setup.work(node) == [waiting]
     second = node.deliverer.open[0]
     assert second.header("Cronpost-Fire-Time") == first.header("Cronpost-Fire-Time")
     assert second.header("Cronpost-Attempt") == "1"
     await node.answer(answered(200))
     await node.settle()
-    assert await bench.records(waiting) == [("succeeded", 0.0)]
-    run = (await bench.store.history(waiting))[0]
+    assert await setup.records(waiting) == [("succeeded", 0.0)]
+    run = (await setup.store.history(waiting))[0]
     assert isinstance(run, Run)
     assert run.lateness_ms == hold.until_ms - at(0)
-    assert (await bench.state(waiting)).held_back is None
+    assert (await setup.state(waiting)).held_back is None
 
 
-async def test_limits_of_one_job_count_the_requests_of_others_and_delay_none_of_them(bench: Bench) -> None:
-    node = await bench.node()
-    await bench.put("free1", WELL)
-    await bench.put("free2", "http://well.test/another/path")
-    await bench.put("other", "http://well.test:81/")
-    await bench.work(node)
-    await bench.put("bound", WELL, policies=Policies(limits=Limits(max_in_flight=2)))
-    await bench.put("wider", WELL, policies=Policies(limits=Limits(max_in_flight=4)))
-    await bench.put("elsewhere", "http://third.test/", policies=Policies(limits=Limits(max_in_flight=1)))
-    await bench.put("free3", WELL)
-    assert await bench.work(node) == ["elsewhere", "free1", "free2", "free3", "other", "wider"]
-    assert (await bench.held("bound")).reason is HoldReason.LIMIT
+async def test_limits_of_one_job_count_the_requests_of_others_and_delay_none_of_them(setup: Setup) -> None:
+    node = await setup.node()
+    await setup.put("free1", WELL)
+    await setup.put("free2", "http://well.test/another/path")
+    await setup.put("other", "http://well.test:81/")
+    await setup.work(node)
+    await setup.put("bound", WELL, policies=Policies(limits=Limits(max_in_flight=2)))
+    await setup.put("wider", WELL, policies=Policies(limits=Limits(max_in_flight=4)))
+    await setup.put("elsewhere", "http://third.test/", policies=Policies(limits=Limits(max_in_flight=1)))
+    await setup.put("free3", WELL)
+    assert await setup.work(node) == ["elsewhere", "free1", "free2", "free3", "other", "wider"]
+    assert (await setup.held("bound")).reason is HoldReason.LIMIT
 
 
-async def test_fire_times_that_pass_while_a_target_is_full_are_coalesced(bench: Bench) -> None:
-    node = await bench.node(EngineSettings(target_max_in_flight=1))
-    await bench.put("a", WELL, trigger=CronSpec("* * * * *"))
-    await bench.put("b", WELL)
+async def test_fire_times_that_pass_while_a_target_is_full_are_coalesced(setup: Setup) -> None:
+    node = await setup.node(EngineSettings(target_max_in_flight=1))
+    await setup.put("a", WELL, trigger=CronSpec("* * * * *"))
+    await setup.put("b", WELL)
     for _ in range(25):
-        assert await bench.work(node) == ["a"]
-        bench.clock.advance(SECOND)
+        assert await setup.work(node) == ["a"]
+        setup.clock.advance(SECOND)
     await node.answer(answered(200))
     await node.settle()
-    bench.clock.advance(SECOND)
-    assert await bench.work(node) == ["b"]
+    setup.clock.advance(SECOND)
+    assert await setup.work(node) == ["b"]
     await node.answer(answered(200))
     await node.settle()
-    assert await bench.records("b") == [("coalesced", 0.0, 10.0), ("succeeded", 20.0)]
+    assert await setup.records("b") == [("coalesced", 0.0, 10.0), ("succeeded", 20.0)]
 
 
-async def test_a_run_that_was_taken_over_stays_the_same_run_while_it_is_held_back(bench: Bench) -> None:
-    dying, node = await bench.node(), await bench.node(EngineSettings(target_max_in_flight=1))
-    await bench.put("a", WELL)
+async def test_a_run_that_was_taken_over_stays_the_same_run_while_it_is_held_back(setup: Setup) -> None:
+    dying, node = await setup.node(), await setup.node(EngineSettings(target_max_in_flight=1))
+    await setup.put("a", WELL)
     await dying.claim()
     run_id = dying.deliverer.open[0].run_id
     await dying.crash()
-    bench.clock.advance(6 * SECOND)
-    await bench.put("b", WELL, seconds=6, trigger=CronSpec("*/6 * * * * *"))
+    setup.clock.advance(6 * SECOND)
+    await setup.put("b", WELL, seconds=6, trigger=CronSpec("*/6 * * * * *"))
     await node.beat()
     await node.claim()
     assert [entry.job_id for entry in node.deliverer.open] == ["b"]
-    await bench.store.reap(now_ms=bench.clock.now_ms(), dead_after_ms=5_000)
+    await setup.store.reap(now_ms=setup.clock.now_ms(), dead_after_ms=5_000)
     told: list[int] = []
     node.settler._wake_at = told.append
-    await bench.work(node)
-    assert told == [await bench.due("a")]
-    lease = (await bench.store.read("a")).snapshot.lease
+    await setup.work(node)
+    assert told == [await setup.due("a")]
+    lease = (await setup.store.read("a")).snapshot.lease
     assert lease is not None
     assert (lease.node, lease.losses) == ("-", 1)
-    assert await bench.due("a") > bench.clock.now_ms()
+    assert await setup.due("a") > setup.clock.now_ms()
     await node.answer(answered(200))
     await node.settle()
-    bench.clock.advance(SECOND)
-    assert await bench.work(node) == ["a"]
+    setup.clock.advance(SECOND)
+    assert await setup.work(node) == ["a"]
     assert node.deliverer.open[0].run_id == run_id
 
 
-async def test_a_rate_is_shared_by_the_nodes_and_gives_each_run_one_time(bench: Bench) -> None:
-    node = await bench.node(EngineSettings(target_rate=4.0))
-    await bench.node()
+async def test_a_rate_is_shared_by_the_nodes_and_gives_each_run_one_time(setup: Setup) -> None:
+    node = await setup.node(EngineSettings(target_rate=4.0))
+    await setup.node()
     await node.beat()
     assert node.node.slots.live_nodes == 2
     for number in range(5):
-        await bench.put(f"job{number}", WELL)
-    await bench.put("other", "http://third.test/")
-    opened_now = await bench.work(node)
+        await setup.put(f"job{number}", WELL)
+    await setup.put("other", "http://third.test/")
+    opened_now = await setup.work(node)
     assert len(opened_now) == 2, "one to the host, one to another"
-    places = sorted([(await bench.held(f"job{n}")).until_ms for n in range(5) if f"job{n}" not in opened_now])
+    places = sorted([(await setup.held(f"job{n}")).until_ms for n in range(5) if f"job{n}" not in opened_now])
     assert places == [at(0) + 500 * number + 1 for number in range(1, 5)], "half of the rate"
     begun = []
     for _ in range(30):
-        bench.clock.advance(100)
+        setup.clock.advance(100)
         before = len(node.deliverer.open)
-        await bench.work(node)
-        begun += [bench.clock.now_ms() - at(0)] * (len(node.deliverer.open) - before)
+        await setup.work(node)
+        begun += [setup.clock.now_ms() - at(0)] * (len(node.deliverer.open) - before)
     assert begun == [600, 1_100, 1_600, 2_100], "none was held back a second time"
     assert node.dispatcher.limiter._metrics.held_back.labels("rate")._value.get() == 4
 
 
-async def test_a_job_can_have_its_own_rate(bench: Bench) -> None:
-    node = await bench.node()
+async def test_a_job_can_have_its_own_rate(setup: Setup) -> None:
+    node = await setup.node()
     own = Policies(limits=Limits(rate=1.0))
     for name in ("a", "b"):
-        await bench.put(name, WELL, policies=own)
-    await bench.put("free", WELL)
-    opened_now = await bench.work(node)
+        await setup.put(name, WELL, policies=own)
+    await setup.put("free", WELL)
+    opened_now = await setup.work(node)
     assert "free" in opened_now
     assert len(opened_now) == 2
-    bench.clock.advance(2 * SECOND)
-    assert await bench.work(node) == ["a", "b", "free"]
+    setup.clock.advance(2 * SECOND)
+    assert await setup.work(node) == ["a", "b", "free"]
 
 
 def with_rate(rate: float) -> Work:
@@ -317,17 +317,17 @@ def test_an_idle_rate_makes_room_for_another_one() -> None:
 
 @pytest.mark.parametrize("broken", ["InFlight.__init__", "needs_nothing_else"])
 async def test_a_fault_between_permit_and_attempt_frees_the_slot(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    node = await bench.node()
-    await bench.put("a", WELL)
+    node = await setup.node()
+    await setup.put("a", WELL)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("no")
 
     with monkeypatch.context() as patch:
         patch.setattr(f"scheduler_core.node.dispatch.dispatcher.{broken}", fail)
-        await bench.work(node)
+        await setup.work(node)
     limiter = node.dispatcher.limiter
     assert (limiter._open, limiter._targets.of(WELL).open, len(node.node.in_flight)) == (0, 0, 0)
 
@@ -343,7 +343,7 @@ def test_releasing_a_permit_twice_frees_one_slot() -> None:
     assert (limiter._open, limiter._targets.of(WELL).open) == (1, 1)
 
 
-async def test_requests_to_a_named_target_count_for_its_share(bench: Bench) -> None:
+async def test_requests_to_a_named_target_count_for_its_share(setup: Setup) -> None:
     limiter = TargetLimiter(SlotPool(10), EngineSettings(), ManualClock(), Metrics())
     work = Work(make_job(url=WELL), make_run(), make_state())
     permits = []
@@ -428,186 +428,186 @@ def test_the_state_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 # ---- breakers -------------------------------------------------------------------------------------------------------
 
 
-async def test_an_open_breaker_holds_back_all_runs_but_one_probe_and_an_answer_closes_it(bench: Bench) -> None:
-    node = await bench.node(QUICK)
-    await bench.open_breaker(node)
-    await bench.put("c", DEAD)
-    await bench.put("well", WELL)
-    assert await bench.work(node) == ["well"]
+async def test_an_open_breaker_holds_back_all_runs_but_one_probe_and_an_answer_closes_it(setup: Setup) -> None:
+    node = await setup.node(QUICK)
+    await setup.open_breaker(node)
+    await setup.put("c", DEAD)
+    await setup.put("well", WELL)
+    assert await setup.work(node) == ["well"]
     assert len(node.deliverer.seen) == 3
-    hold = await bench.held("c")
+    hold = await setup.held("c")
     [shown] = node.dispatcher.limiter.breakers()
     assert (hold.reason, hold.target, hold.until_ms) == (HoldReason.BREAKER, "http://dead.test", shown.probe_at_ms)
     assert shown.last_error == "connection: why"
 
-    bench.clock.advance(shown.probe_at_ms - at(0) + 1_500)
-    assert len(await bench.work(node)) == 2, "the probe, and what is well"
+    setup.clock.advance(shown.probe_at_ms - at(0) + 1_500)
+    assert len(await setup.work(node)) == 2, "the probe, and what is well"
     assert node.dispatcher.limiter.breakers()[0].state is BreakerState.HALF_OPEN
     await node.answer(answered(500), node.deliverer.open.index(by_host(node, DEAD)[0]))
     await node.settle()
     assert node.dispatcher.limiter.breakers() == []
-    bench.clock.advance(SECOND)
-    await bench.work(node)
+    setup.clock.advance(SECOND)
+    await setup.work(node)
     assert len(by_host(node, DEAD)) >= 2
 
 
-async def test_a_probe_that_fails_keeps_the_breaker_open_for_longer(bench: Bench) -> None:
-    node = await bench.node(QUICK)
-    await bench.open_breaker(node)
+async def test_a_probe_that_fails_keeps_the_breaker_open_for_longer(setup: Setup) -> None:
+    node = await setup.node(QUICK)
+    await setup.open_breaker(node)
     first = node.dispatcher.limiter.breakers()[0]
-    bench.clock.advance(first.probe_at_ms - at(0) + 10)
-    assert len(await bench.work(node)) == 1
+    setup.clock.advance(first.probe_at_ms - at(0) + 10)
+    assert len(await setup.work(node)) == 1
     await node.answer(failed())
     await node.settle()
     [second] = node.dispatcher.limiter.breakers()
     assert second.state is BreakerState.OPEN
     assert second.since_ms == first.since_ms
-    assert 10_000 <= second.probe_at_ms - bench.clock.now_ms() <= 11_000
-    assert await bench.work(node) == []
+    assert 10_000 <= second.probe_at_ms - setup.clock.now_ms() <= 11_000
+    assert await setup.work(node) == []
 
 
-async def test_a_retry_that_is_due_is_held_back_without_counting_an_attempt(bench: Bench) -> None:
-    node = await bench.node(QUICK)
-    await bench.open_breaker(node)
-    run = (await bench.state("a")).open
+async def test_a_retry_that_is_due_is_held_back_without_counting_an_attempt(setup: Setup) -> None:
+    node = await setup.node(QUICK)
+    await setup.open_breaker(node)
+    run = (await setup.state("a")).open
     assert run is not None
-    bench.clock.advance(2 * SECOND)
-    assert await bench.work(node) == []
-    state = await bench.state("a")
+    setup.clock.advance(2 * SECOND)
+    assert await setup.work(node) == []
+    state = await setup.state("a")
     assert state.open == run
     assert state.held_back is not None
-    assert (await bench.jobs.get("a")).status == "retrying"
-    bench.clock.advance(4 * SECOND)
-    [probing] = await bench.work(node)
+    assert (await setup.jobs.get("a")).status == "retrying"
+    setup.clock.advance(4 * SECOND)
+    [probing] = await setup.work(node)
     probe = node.deliverer.open[0]
     assert (probe.header("Cronpost-Attempt"), probe.run_id) == ("2", run.id if probing == "a" else probe.run_id)
 
 
 async def test_fire_times_that_pass_while_the_breaker_is_open_are_misses_and_the_run_that_is_made_is_late(
-    bench: Bench,
+    setup: Setup,
 ) -> None:
-    node = await bench.node(EngineSettings(breaker_failures=1, breaker_after_seconds=0.0, breaker_open_seconds=34.0))
-    await bench.put("a", DEAD, policies=Policies())
-    await bench.work(node)
+    node = await setup.node(EngineSettings(breaker_failures=1, breaker_after_seconds=0.0, breaker_open_seconds=34.0))
+    await setup.put("a", DEAD, policies=Policies())
+    await setup.work(node)
     await node.answer(failed(OutcomeKind.TLS))
     await node.settle()
     for _ in range(36):
-        bench.clock.advance(SECOND)
-        await bench.work(node)
+        setup.clock.advance(SECOND)
+        await setup.work(node)
     # The run of 0 s was superseded, those of 10 and 20 s never were; 30 s waits for the probe, or goes with it.
-    bench.clock.advance(2 * SECOND)
-    await bench.work(node)
+    setup.clock.advance(2 * SECOND)
+    await setup.work(node)
     assert [entry.header("Cronpost-Fire-Time")[-3:] for entry in node.deliverer.open] == ["30Z"]
     await node.answer(answered(200))
     await node.settle()
-    assert await bench.records("a") == [("superseded", 0.0), ("breaker", 10.0, 20.0), ("succeeded", 30.0)]
+    assert await setup.records("a") == [("superseded", 0.0), ("breaker", 10.0, 20.0), ("succeeded", 30.0)]
 
 
-async def test_a_pause_records_what_the_breaker_held_back(bench: Bench) -> None:
-    node = await bench.node(QUICK)
-    await bench.open_breaker(node)
-    await bench.put("c", DEAD)
-    await bench.work(node)
-    await bench.jobs.pause("c")
-    assert await bench.records("c") == [("breaker", 0.0, 0.0)]
-    state = await bench.state("c")
+async def test_a_pause_records_what_the_breaker_held_back(setup: Setup) -> None:
+    node = await setup.node(QUICK)
+    await setup.open_breaker(node)
+    await setup.put("c", DEAD)
+    await setup.work(node)
+    await setup.jobs.pause("c")
+    assert await setup.records("c") == [("breaker", 0.0, 0.0)]
+    state = await setup.state("c")
     assert state.held_back is None
-    bench.clock.advance(25 * SECOND)
-    await bench.jobs.resume("c")
-    assert await bench.records("c") == [("breaker", 0.0, 0.0), ("paused", 10.0, 20.0)]
+    setup.clock.advance(25 * SECOND)
+    await setup.jobs.resume("c")
+    assert await setup.records("c") == [("breaker", 0.0, 0.0), ("paused", 10.0, 20.0)]
 
 
-async def test_an_upsert_with_another_target_is_sent_at_once(bench: Bench) -> None:
-    node = await bench.node(QUICK)
-    await bench.open_breaker(node)
-    await bench.put("c", DEAD)
-    await bench.work(node)
-    await bench.jobs.upsert(make_job("c", url=WELL))
-    assert await bench.due("c") == at(0)
-    assert await bench.work(node) == ["c"]
+async def test_an_upsert_with_another_target_is_sent_at_once(setup: Setup) -> None:
+    node = await setup.node(QUICK)
+    await setup.open_breaker(node)
+    await setup.put("c", DEAD)
+    await setup.work(node)
+    await setup.jobs.upsert(make_job("c", url=WELL))
+    assert await setup.due("c") == at(0)
+    assert await setup.work(node) == ["c"]
     assert node.deliverer.open[0].header("Cronpost-Fire-Time")[-3:] == "00Z"
 
 
-async def test_a_change_before_a_held_back_run_is_requeued_finds_it_was_never_sent(bench: Bench) -> None:
-    node = await bench.node(QUICK)
-    await bench.open_breaker(node)
+async def test_a_change_before_a_held_back_run_is_requeued_finds_it_was_never_sent(setup: Setup) -> None:
+    node = await setup.node(QUICK)
+    await setup.open_breaker(node)
     for name in ("changed", "paused", "deleted", "forced"):
-        await bench.put(name, DEAD)
+        await setup.put(name, DEAD)
     await node.claim()
-    await bench.jobs.upsert(make_job("changed", url=WELL))
-    await bench.jobs.pause("paused")
-    await bench.jobs.delete("deleted")
-    await bench.jobs.run_now("forced", force=True)
+    await setup.jobs.upsert(make_job("changed", url=WELL))
+    await setup.jobs.pause("paused")
+    await setup.jobs.delete("deleted")
+    await setup.jobs.run_now("forced", force=True)
     await node.settle()
-    assert await bench.records("changed") == [("cancelled", 0.0)]
-    assert await bench.records("paused") == [("cancelled", 0.0)]
-    assert await bench.records("deleted") == [("cancelled", 0.0)]
-    assert (await bench.store.read("deleted")).snapshot.state is None
-    waiting = (await bench.state("forced")).open
+    assert await setup.records("changed") == [("cancelled", 0.0)]
+    assert await setup.records("paused") == [("cancelled", 0.0)]
+    assert await setup.records("deleted") == [("cancelled", 0.0)]
+    assert (await setup.store.read("deleted")).snapshot.state is None
+    waiting = (await setup.state("forced")).open
     assert waiting is not None
     assert (waiting.in_flight, waiting.attempt, waiting.fire_time_ms) == (False, 0, at(0))
     for name in ("changed", "paused", "forced"):
-        assert (await bench.store.read(name)).snapshot.lease is None
+        assert (await setup.store.read(name)).snapshot.lease is None
 
 
-async def test_a_job_that_allows_overlap_spawns_no_child_runs_while_its_breaker_is_open(bench: Bench) -> None:
-    node = await bench.node(QUICK)
-    await bench.open_breaker(node)
+async def test_a_job_that_allows_overlap_spawns_no_child_runs_while_its_breaker_is_open(setup: Setup) -> None:
+    node = await setup.node(QUICK)
+    await setup.open_breaker(node)
     allows = Policies(overlap=Overlap.ALLOW, max_concurrent=5)
-    await bench.put("many", DEAD, policies=allows)
-    await bench.work(node)
-    assert await bench.store.children("many") == []
-    assert (await bench.held("many")).reason is HoldReason.BREAKER
+    await setup.put("many", DEAD, policies=allows)
+    await setup.work(node)
+    assert await setup.store.children("many") == []
+    assert (await setup.held("many")).reason is HoldReason.BREAKER
 
 
-async def test_a_child_run_waits_for_a_slot_too(bench: Bench) -> None:
-    node = await bench.node(EngineSettings(target_max_in_flight=1))
-    await bench.put("many", WELL, policies=Policies(overlap=Overlap.ALLOW, max_concurrent=5))
-    await bench.work(node)
-    bench.clock.advance(10 * SECOND)
-    await bench.work(node)
+async def test_a_child_run_waits_for_a_slot_too(setup: Setup) -> None:
+    node = await setup.node(EngineSettings(target_max_in_flight=1))
+    await setup.put("many", WELL, policies=Policies(overlap=Overlap.ALLOW, max_concurrent=5))
+    await setup.work(node)
+    setup.clock.advance(10 * SECOND)
+    await setup.work(node)
     assert len(node.deliverer.open) == 1
-    assert len(await bench.store.children("many")) == 2
+    assert len(await setup.store.children("many")) == 2
     await node.answer(answered(200))
     await node.settle()
-    bench.clock.advance(SECOND)
-    await bench.work(node)
+    setup.clock.advance(SECOND)
+    await setup.work(node)
     assert [entry.header("Cronpost-Fire-Time")[-3:] for entry in node.deliverer.open] == ["10Z"]
 
 
-async def test_the_target_of_a_schedule_is_known_before_its_run_is_sent(bench: Bench) -> None:
-    node = await bench.node(QUICK)
-    await bench.open_breaker(node)
-    schedules = ScheduleService(Shards.of_one(bench.store), bench.clock, Metrics())
-    targets = TargetService(Shards.of_one(bench.store), bench.clock, schedules)
+async def test_the_target_of_a_schedule_is_known_before_its_run_is_sent(setup: Setup) -> None:
+    node = await setup.node(QUICK)
+    await setup.open_breaker(node)
+    schedules = ScheduleService(Shards.of_one(setup.store), setup.clock, Metrics())
+    targets = TargetService(Shards.of_one(setup.store), setup.clock, schedules)
     target = await targets.add(Target(0, "dead", DEAD))
     schedule = await schedules.add("s", target.id, Timing(1))
     job_id = schedule.view.id
     for _ in range(3):
-        bench.clock.advance(SECOND)
-        await bench.work(node)
+        setup.clock.advance(SECOND)
+        await setup.work(node)
     assert node.deliverer.open == []
     assert not node.node.in_flight
-    assert (await bench.held(job_id)).target == "http://dead.test"
-    bench.clock.advance(4 * SECOND)
-    while not (await bench.work(node)):
-        bench.clock.advance(100)
+    assert (await setup.held(job_id)).target == "http://dead.test"
+    setup.clock.advance(4 * SECOND)
+    while not (await setup.work(node)):
+        setup.clock.advance(100)
     assert node.dispatcher.limiter._open == 1
 
 
 async def test_a_request_that_was_never_sent_does_not_count_for_the_breaker(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = await bench.node(QUICK)
-    await bench.open_breaker(node)
-    bench.clock.advance(6 * SECOND)
-    await bench.put("c", DEAD, policies=Policies(callback=True))
+    node = await setup.node(QUICK)
+    await setup.open_breaker(node)
+    setup.clock.advance(6 * SECOND)
+    await setup.put("c", DEAD, policies=Policies(callback=True))
 
     async def away(_: RedisStore) -> bytes:
         raise StoreUnavailable("away")
 
     for name in ("a", "b"):
-        await bench.jobs.delete(name)
+        await setup.jobs.delete(name)
     with monkeypatch.context() as patch:
         patch.setattr(RedisStore, "secret", away)
         await node.beat()
@@ -615,7 +615,7 @@ async def test_a_request_that_was_never_sent_does_not_count_for_the_breaker(
         await node.settle()
     assert node.dispatcher.limiter.breakers()[0].state is BreakerState.OPEN
     assert node.dispatcher.limiter._open == 0
-    assert await bench.work(node) == ["c"], "another is the probe"
+    assert await setup.work(node) == ["c"], "another is the probe"
 
 
 def test_held_back_keeps_its_start_and_whether_a_breaker_was_a_reason() -> None:

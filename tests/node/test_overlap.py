@@ -22,7 +22,7 @@ from tests.support.nodes import OpenRequest, SteppedNode
 from tests.support.stores import KEYS, opened, until
 
 
-class Bench:
+class Setup:
     def __init__(self, store: RedisStore) -> None:
         self.store = store
         self.clock = ManualClock()
@@ -58,149 +58,149 @@ def overlapping(**policies: object) -> Job:
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, _):
-        bench = Bench(store)
-        await bench.node.start()
-        yield bench
-        await bench.node.crash()
+        setup = Setup(store)
+        await setup.node.start()
+        yield setup
+        await setup.node.crash()
 
 
-async def test_child_runs_overlap_up_to_the_number_that_the_job_allows(bench: Bench) -> None:
-    await bench.put()
+async def test_child_runs_overlap_up_to_the_number_that_the_job_allows(setup: Setup) -> None:
+    await setup.put()
     for _ in range(3):
-        bench.clock.advance(10 * SECOND)
-        await bench.work()
-    assert [entry.header("Cronpost-Fire-Time")[-3:] for entry in bench.node.deliverer.open] == ["10Z", "20Z"]
-    assert len(await bench.store.children("a")) == 2
-    await bench.answer(200)
-    assert [(type(one), one.reason.value) for one in await bench.records()] == [(Miss, "overlap"), (Run, "scheduled")]
-    assert len(await bench.jobs.children("a")) == 1
+        setup.clock.advance(10 * SECOND)
+        await setup.work()
+    assert [entry.header("Cronpost-Fire-Time")[-3:] for entry in setup.node.deliverer.open] == ["10Z", "20Z"]
+    assert len(await setup.store.children("a")) == 2
+    await setup.answer(200)
+    assert [(type(one), one.reason.value) for one in await setup.records()] == [(Miss, "overlap"), (Run, "scheduled")]
+    assert len(await setup.jobs.children("a")) == 1
 
 
-async def test_a_runner_receives_the_last_success_and_a_run_now_can_be_too_soon_after_it(bench: Bench) -> None:
-    await bench.put(min_interval_ms=60 * SECOND)
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    assert not bench.node.deliverer.open[0].has("Cronpost-Last-Success")
-    await bench.answer(200)
-    assert (await bench.jobs.run_now("a")).skipped == "too_soon"
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    first = bench.node.deliverer.seen[0].header("Cronpost-Fire-Time")
-    assert bench.node.deliverer.open[0].header("Cronpost-Last-Success") == first
+async def test_a_runner_receives_the_last_success_and_a_run_now_can_be_too_soon_after_it(setup: Setup) -> None:
+    await setup.put(min_interval_ms=60 * SECOND)
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    assert not setup.node.deliverer.open[0].has("Cronpost-Last-Success")
+    await setup.answer(200)
+    assert (await setup.jobs.run_now("a")).skipped == "too_soon"
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    first = setup.node.deliverer.seen[0].header("Cronpost-Fire-Time")
+    assert setup.node.deliverer.open[0].header("Cronpost-Last-Success") == first
 
 
-async def test_a_job_that_stops_allowing_overlap_waits_for_its_child_runs(bench: Bench) -> None:
-    await bench.put()
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    await bench.jobs.upsert(make_job("a"))
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    assert len(bench.node.deliverer.open) == 1
-    await bench.answer(200)
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    assert len(bench.node.deliverer.open) == 1
-    assert not await bench.store.children("a")
-    missed = [one for one in await bench.records() if isinstance(one, Miss)]
+async def test_a_job_that_stops_allowing_overlap_waits_for_its_child_runs(setup: Setup) -> None:
+    await setup.put()
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    await setup.jobs.upsert(make_job("a"))
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    assert len(setup.node.deliverer.open) == 1
+    await setup.answer(200)
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    assert len(setup.node.deliverer.open) == 1
+    assert not await setup.store.children("a")
+    missed = [one for one in await setup.records() if isinstance(one, Miss)]
     assert [(one.reason, one.first_ms) for one in missed] == [(MissReason.OVERLAP, at(20))]
 
 
-async def test_a_job_created_again_waits_until_the_runs_of_the_earlier_one_are_over(bench: Bench) -> None:
-    await bench.put()
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    await bench.jobs.delete("a")
-    await bench.jobs.upsert(make_job("a"))
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    assert len(bench.node.deliverer.open) == 1
+async def test_a_job_created_again_waits_until_the_runs_of_the_earlier_one_are_over(setup: Setup) -> None:
+    await setup.put()
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    await setup.jobs.delete("a")
+    await setup.jobs.upsert(make_job("a"))
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    assert len(setup.node.deliverer.open) == 1
 
 
-async def test_a_delete_repeated_ends_what_an_interrupted_one_has_left_waiting(bench: Bench) -> None:
-    await bench.put()
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    await bench.answer(503)
-    stored = await bench.store.read("a")
-    assert await bench.store.change("a", stored, Transition(None, remove=True))  # and here the process dies
-    assert len(await bench.store.children("a")) == 1
+async def test_a_delete_repeated_ends_what_an_interrupted_one_has_left_waiting(setup: Setup) -> None:
+    await setup.put()
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    await setup.answer(503)
+    stored = await setup.store.read("a")
+    assert await setup.store.change("a", stored, Transition(None, remove=True))  # and here the process dies
+    assert len(await setup.store.children("a")) == 1
     with pytest.raises(JobNotFound):
-        await bench.jobs.delete("a")
-    assert not await bench.store.children("a")
-    assert [one.state for one in await bench.records() if isinstance(one, Run)] == [RunState.CANCELLED]
+        await setup.jobs.delete("a")
+    assert not await setup.store.children("a")
+    assert [one.state for one in await setup.records() if isinstance(one, Run)] == [RunState.CANCELLED]
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["alone", "in a batch"])
 async def test_an_overlapping_run_that_waits_for_a_retry_is_not_retried_if_its_job_changed(
-    bench: Bench, together: bool
+    setup: Setup, together: bool
 ) -> None:
-    await bench.put()
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    await bench.answer(503)
+    await setup.put()
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    await setup.answer(503)
     changed = overlapping(max_concurrent=3)
     if together:
-        await upsert_many(bench.jobs, [changed, replace(changed, id="b")])
+        await upsert_many(setup.jobs, [changed, replace(changed, id="b")])
     else:
-        await bench.jobs.upsert(changed)
-    assert not await bench.store.children("a")
-    (run,) = await bench.records()
+        await setup.jobs.upsert(changed)
+    assert not await setup.store.children("a")
+    (run,) = await setup.records()
     assert (run.state, run.message) == (RunState.CANCELLED, "its job was changed")  # type: ignore[union-attr]
 
 
-async def test_an_overlapping_run_in_flight_ends_after_a_change_but_is_not_retried(bench: Bench) -> None:
-    await bench.put()
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    await bench.jobs.upsert(overlapping(max_concurrent=3))
-    assert len(await bench.store.children("a")) == 1
-    await bench.answer(503)
-    assert not await bench.store.children("a")
-    assert [one.state for one in await bench.records() if isinstance(one, Run)] == [RunState.CANCELLED]
+async def test_an_overlapping_run_in_flight_ends_after_a_change_but_is_not_retried(setup: Setup) -> None:
+    await setup.put()
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    await setup.jobs.upsert(overlapping(max_concurrent=3))
+    assert len(await setup.store.children("a")) == 1
+    await setup.answer(503)
+    assert not await setup.store.children("a")
+    assert [one.state for one in await setup.records() if isinstance(one, Run)] == [RunState.CANCELLED]
 
 
-async def test_a_child_run_that_cannot_be_read_is_lost_and_frees_its_place(bench: Bench) -> None:
-    await bench.put(max_concurrent=1)
-    bench.clock.advance(10 * SECOND)
-    await bench.node.beat()
-    await bench.node.claim()
-    await bench.node.settle()
-    (claim_key,) = await bench.store.children("a")
-    await bench.store.client.hset(KEYS.jobs, claim_key, b"no definition")
-    await bench.work()
-    assert not await bench.store.children("a")
-    assert [one.state for one in await bench.records() if isinstance(one, Run)] == [RunState.LOST]
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    assert len(bench.node.deliverer.open) == 1
+async def test_a_child_run_that_cannot_be_read_is_lost_and_frees_its_place(setup: Setup) -> None:
+    await setup.put(max_concurrent=1)
+    setup.clock.advance(10 * SECOND)
+    await setup.node.beat()
+    await setup.node.claim()
+    await setup.node.settle()
+    (claim_key,) = await setup.store.children("a")
+    await setup.store.client.hset(KEYS.jobs, claim_key, b"no definition")
+    await setup.work()
+    assert not await setup.store.children("a")
+    assert [one.state for one in await setup.records() if isinstance(one, Run)] == [RunState.LOST]
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    assert len(setup.node.deliverer.open) == 1
 
 
-async def test_a_backfill_runs_one_fire_time_at_a_time_beside_the_trigger(bench: Bench) -> None:
-    await bench.put(max_concurrent=3)
-    bench.clock.advance(60 * SECOND)
-    await bench.work()
-    await bench.answer(200)
-    await bench.jobs.backfill("a", start_ms=at(10), end_ms=at(40), limit=4)
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    open_runs = [(entry.header("Cronpost-Reason"), entry.header("Cronpost-Fire-Time")[-3:]) for entry in bench.open]
+async def test_a_backfill_runs_one_fire_time_at_a_time_beside_the_trigger(setup: Setup) -> None:
+    await setup.put(max_concurrent=3)
+    setup.clock.advance(60 * SECOND)
+    await setup.work()
+    await setup.answer(200)
+    await setup.jobs.backfill("a", start_ms=at(10), end_ms=at(40), limit=4)
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    open_runs = [(entry.header("Cronpost-Reason"), entry.header("Cronpost-Fire-Time")[-3:]) for entry in setup.open]
     assert open_runs == [("scheduled", "10Z"), ("backfill", "10Z")]
-    await bench.answer(200, 1)
-    bench.clock.advance(SECOND)
-    await bench.work()
-    assert [entry.header("Cronpost-Reason") for entry in bench.open] == ["scheduled", "backfill"]
+    await setup.answer(200, 1)
+    setup.clock.advance(SECOND)
+    await setup.work()
+    assert [entry.header("Cronpost-Reason") for entry in setup.open] == ["scheduled", "backfill"]
 
 
-async def test_the_account_of_runs_that_overlap_begins_with_the_first_whichever_ends_first(bench: Bench) -> None:
-    await bench.put(max_concurrent=3)
+async def test_the_account_of_runs_that_overlap_begins_with_the_first_whichever_ends_first(setup: Setup) -> None:
+    await setup.put(max_concurrent=3)
     for _ in range(2):
-        bench.clock.advance(10 * SECOND)
-        await bench.work()
-    await bench.answer(200, 1)
-    await bench.answer(200, 0)
-    account = await bench.store.read_account("a")
+        setup.clock.advance(10 * SECOND)
+        await setup.work()
+    await setup.answer(200, 1)
+    await setup.answer(200, 0)
+    account = await setup.store.read_account("a")
     assert account.forgotten_ms is not None
     assert account.forgotten_ms < at(10)

@@ -21,7 +21,7 @@ from scheduler_core.store.redis.scripts.job import READ_BESIDE, HistoryKey, Read
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import job
 from tests.api.test_outcomes import api_on
-from tests.node.test_overlap import Bench, overlapping
+from tests.node.test_overlap import Setup, overlapping
 from tests.support.factories import SECOND, at, make_job, make_state, retrying
 from tests.support.fault_proxy import FaultProxy, named
 from tests.support.stores import KEYS, opened, put
@@ -90,44 +90,44 @@ async def test_an_identical_upsert_leaves_the_overlapping_runs_of_its_own_versio
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, _):
-        bench = Bench(store)
-        await bench.node.start()
-        yield bench
-        await bench.node.crash()
+        setup = Setup(store)
+        await setup.node.start()
+        yield setup
+        await setup.node.crash()
 
 
-async def fail_one(bench: Bench) -> None:
-    await bench.put()
-    bench.clock.advance(10 * SECOND)
-    await bench.work()
-    await bench.answer(503)
+async def fail_one(setup: Setup) -> None:
+    await setup.put()
+    setup.clock.advance(10 * SECOND)
+    await setup.work()
+    await setup.answer(503)
 
 
 @pytest.mark.parametrize("change", ["changed", "gone"])
-async def test_a_node_does_not_retry_an_overlapping_run_of_a_job_that_was_changed(bench: Bench, change: str) -> None:
-    await fail_one(bench)
-    stored = await bench.store.read("a")
+async def test_a_node_does_not_retry_an_overlapping_run_of_a_job_that_was_changed(setup: Setup, change: str) -> None:
+    await fail_one(setup)
+    stored = await setup.store.read("a")
     state = stored.snapshot.state
     assert state is not None
     changed = Transition(state, job=overlapping(max_concurrent=3))
     step = Transition(None, remove=True) if change == "gone" else changed
     # What a request does that ends before it reaches the runs.
-    assert await bench.store.change("a", stored, step)
-    bench.clock.advance(2 * SECOND)
-    await bench.work()
-    assert not bench.open
-    assert not await bench.store.children("a")
-    (run,) = [one for one in await bench.records() if isinstance(one, Run)]
+    assert await setup.store.change("a", stored, step)
+    setup.clock.advance(2 * SECOND)
+    await setup.work()
+    assert not setup.open
+    assert not await setup.store.children("a")
+    (run,) = [one for one in await setup.records() if isinstance(one, Run)]
     assert (run.state, run.attempt) == (RunState.CANCELLED, 1)
 
 
-async def test_a_node_retries_an_overlapping_run_of_an_unchanged_job(bench: Bench) -> None:
-    await fail_one(bench)
-    bench.clock.advance(2 * SECOND)
-    await bench.work()
-    assert [one.header("Cronpost-Attempt") for one in bench.open] == ["2"]
+async def test_a_node_retries_an_overlapping_run_of_an_unchanged_job(setup: Setup) -> None:
+    await fail_one(setup)
+    setup.clock.advance(2 * SECOND)
+    await setup.work()
+    assert [one.header("Cronpost-Attempt") for one in setup.open] == ["2"]
 
 
 async def test_the_latest_success_is_found_behind_many_failures_and_by_fire_time(redis_url: str) -> None:
@@ -160,15 +160,15 @@ async def test_a_history_of_the_wrong_type_or_without_a_success_holds_none(redis
 
 async def test_a_node_without_a_public_url_fails_a_callback_job_with_a_message_and_warns(redis_url: str) -> None:
     async with opened(redis_url) as (store, _):
-        bench = Bench(store)
-        await bench.node.start()
-        assert "CRONPOST_PUBLIC_URL" in bench.node.claimer.warnings["public_url"]
-        await bench.jobs.upsert(make_job("a", policies=Policies(callback=True)))
-        bench.clock.advance(10 * SECOND)
-        await bench.work()
-        assert not bench.open
-        run = (await bench.jobs.get("a")).state.open
+        setup = Setup(store)
+        await setup.node.start()
+        assert "CRONPOST_PUBLIC_URL" in setup.node.claimer.warnings["public_url"]
+        await setup.jobs.upsert(make_job("a", policies=Policies(callback=True)))
+        setup.clock.advance(10 * SECOND)
+        await setup.work()
+        assert not setup.open
+        run = (await setup.jobs.get("a")).state.open
         assert run is not None
         assert run.state is RunState.RETRYING
         assert "CRONPOST_PUBLIC_URL" in run.attempts[-1].message
-        await bench.node.crash()
+        await setup.node.crash()

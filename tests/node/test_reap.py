@@ -16,7 +16,7 @@ from tests.support.nodes import SteppedNode
 from tests.support.stores import KEYS, opened, put, until
 
 
-class Bench:
+class Setup:
     """A node that holds a run, and another that watches."""
 
     def __init__(self, store: RedisStore, redis: Redis) -> None:
@@ -42,100 +42,100 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, redis):
-        bench = Bench(store, redis)
-        await bench.begin()
-        yield bench
-        await bench.holder.crash()
-        await bench.watcher.crash()
+        setup = Setup(store, redis)
+        await setup.begin()
+        yield setup
+        await setup.holder.crash()
+        await setup.watcher.crash()
 
 
-async def test_the_run_of_a_dead_node_continues_elsewhere_under_the_same_id(bench: Bench) -> None:
+async def test_the_run_of_a_dead_node_continues_elsewhere_under_the_same_id(setup: Setup) -> None:
     taken = []
     for _ in range(7):
-        taken.append(await bench.reap_once())
-        bench.clock.advance(1_000)
-        await bench.watcher.beat()
+        taken.append(await setup.reap_once())
+        setup.clock.advance(1_000)
+        await setup.watcher.beat()
     assert taken == [False] * 6 + [True]
-    assert await bench.watcher.claim() == 1
-    again = bench.watcher.deliverer.open[0]
-    assert again.run_id == bench.holder.deliverer.open[0].run_id
+    assert await setup.watcher.claim() == 1
+    again = setup.watcher.deliverer.open[0]
+    assert again.run_id == setup.holder.deliverer.open[0].run_id
     assert again.header("Cronpost-Attempt") == "2", "the request of the dead node may have been sent"
-    await bench.watcher.answer(answered(200))
-    await bench.watcher.settle()
-    (run,) = await bench.store.history("a")
+    await setup.watcher.answer(answered(200))
+    await setup.watcher.settle()
+    (run,) = await setup.store.history("a")
     assert isinstance(run, Run)
     assert run.fire_time_ms == at(0)
 
 
-async def test_a_node_with_heartbeats_keeps_its_runs(bench: Bench) -> None:
+async def test_a_node_with_heartbeats_keeps_its_runs(setup: Setup) -> None:
     for _ in range(20):
-        bench.clock.advance(1_000)
-        await bench.holder.beat()
-        await bench.watcher.beat()
-        assert not await bench.reap_once()
+        setup.clock.advance(1_000)
+        await setup.holder.beat()
+        await setup.watcher.beat()
+        assert not await setup.reap_once()
 
 
-async def test_after_an_outage_of_redis_each_node_gets_time_to_send_a_heartbeat(bench: Bench) -> None:
+async def test_after_an_outage_of_redis_each_node_gets_time_to_send_a_heartbeat(setup: Setup) -> None:
     for _ in range(6):
-        bench.clock.advance(1_000)
-        await bench.holder.beat()
-        await bench.watcher.beat()
-    bench.clock.advance(60_000)
-    await bench.watcher.beat()
-    assert not await bench.reap_once()
-    bench.clock.advance(3_000)
-    await bench.holder.beat()
+        setup.clock.advance(1_000)
+        await setup.holder.beat()
+        await setup.watcher.beat()
+    setup.clock.advance(60_000)
+    await setup.watcher.beat()
+    assert not await setup.reap_once()
+    setup.clock.advance(3_000)
+    await setup.holder.beat()
     for _ in range(4):
-        await bench.watcher.beat()
-        bench.clock.advance(1_000)
-        assert not await bench.reap_once()
+        await setup.watcher.beat()
+        setup.clock.advance(1_000)
+        assert not await setup.reap_once()
 
 
 @pytest.mark.parametrize("jump_ms", [3_600_000, -3_600_000])
 async def test_nodes_that_accept_a_clock_jump_one_after_the_other_do_not_reclaim_from_each_other(
-    bench: Bench, jump_ms: int
+    setup: Setup, jump_ms: int
 ) -> None:
     holders_clock = ManualClock()
-    bench.holder.clock = bench.holder.heartbeat._redis_clock = bench.holder.heartbeat.clock = holders_clock
+    setup.holder.clock = setup.holder.heartbeat._redis_clock = setup.holder.heartbeat.clock = holders_clock
     for _ in range(7):
-        for clock in (bench.clock, holders_clock):
+        for clock in (setup.clock, holders_clock):
             clock.advance(1_000)
-        await bench.holder.beat()
-        await bench.watcher.beat()
-    assert bench.watcher.node.may_reap
+        await setup.holder.beat()
+        await setup.watcher.beat()
+    assert setup.watcher.node.may_reap
     # The watcher doubts the jump first, then accepts it; the holder follows two seconds later.
-    bench.clock.doubt = True
-    assert not await bench.reap_once()
-    bench.clock.doubt = False
-    bench.clock.now += jump_ms
-    bench.clock.jumps += 1
+    setup.clock.doubt = True
+    assert not await setup.reap_once()
+    setup.clock.doubt = False
+    setup.clock.now += jump_ms
+    setup.clock.jumps += 1
     for second in range(10):
-        await bench.watcher.beat()
-        assert not await bench.reap_once(), second
-        for clock in (bench.clock, holders_clock):
+        await setup.watcher.beat()
+        assert not await setup.reap_once(), second
+        for clock in (setup.clock, holders_clock):
             clock.advance(1_000)
         if second == 2:
             holders_clock.now += jump_ms
-        await bench.holder.beat()
+        await setup.holder.beat()
 
 
-async def test_a_node_that_died_before_the_clock_was_set_back_is_dead(bench: Bench) -> None:
-    bench.clock.now -= 3_600_000
-    bench.clock.jumps += 1
+async def test_a_node_that_died_before_the_clock_was_set_back_is_dead(setup: Setup) -> None:
+    setup.clock.now -= 3_600_000
+    setup.clock.jumps += 1
     taken = []
     for _ in range(8):
-        await bench.watcher.beat()
-        taken.append(await bench.reap_once())
-        bench.clock.advance(1_000)
+        await setup.watcher.beat()
+        taken.append(await setup.reap_once())
+        setup.clock.advance(1_000)
     assert taken[:5] == [False] * 5
     assert taken[-1]
 
 
-async def test_a_sole_server_voids_all_leases_at_once(bench: Bench) -> None:
-    assert await bench.watcher.reaper.reap(void_all=True) == 1
-    assert await bench.watcher.claim() == 1
+async def test_a_sole_server_voids_all_leases_at_once(setup: Setup) -> None:
+    assert await setup.watcher.reaper.reap(void_all=True) == 1
+    assert await setup.watcher.claim() == 1
 
 
 @pytest.mark.slow
@@ -172,46 +172,46 @@ async def test_the_examined_leases_do_not_grow_with_the_number_of_nodes(redis_ur
         await victim.crash()
 
 
-async def test_an_audit_finds_leases_that_heartbeats_do_not_reveal(bench: Bench) -> None:
+async def test_an_audit_finds_leases_that_heartbeats_do_not_reveal(setup: Setup) -> None:
     for _ in range(7):
-        bench.clock.advance(1_000)
-        await bench.holder.beat()
-        await bench.watcher.beat()
-    assert not await bench.reap_once()
-    await bench.redis.zrem(KEYS.nodes, bench.holder.node.id)
+        setup.clock.advance(1_000)
+        await setup.holder.beat()
+        await setup.watcher.beat()
+    assert not await setup.reap_once()
+    await setup.redis.zrem(KEYS.nodes, setup.holder.node.id)
     taken = []
     for _ in range(62):
-        bench.clock.advance(1_000)
-        await bench.watcher.beat()
-        taken.append(await bench.reap_once())
+        setup.clock.advance(1_000)
+        await setup.watcher.beat()
+        taken.append(await setup.reap_once())
     assert taken.index(True) >= 50, "nothing says that a node has died"
 
 
-async def test_an_interrupted_sweep_is_repeated(bench: Bench) -> None:
+async def test_an_interrupted_sweep_is_repeated(setup: Setup) -> None:
     for _ in range(7):
-        bench.clock.advance(1_000)
-        await bench.holder.beat()
-        await bench.watcher.beat()
-    await bench.watcher.reaper._take_turn()
-    bench.clock.advance(6_000)
-    await bench.watcher.beat()
-    turn = {"now_ms": bench.clock.now, "dead_after_ms": 5_000, "interval_ms": 900, "audit_ms": 60_000}
-    assert await bench.store.take_reap_turn(**turn) is ReapTurn.SWEEP, "the node that has the turn dies here"
-    assert await bench.store.take_reap_turn(**turn) is ReapTurn.TAKEN
-    bench.clock.advance(1_000)
-    assert await bench.store.take_reap_turn(**turn | {"now_ms": bench.clock.now}) is ReapTurn.SWEEP
+        setup.clock.advance(1_000)
+        await setup.holder.beat()
+        await setup.watcher.beat()
+    await setup.watcher.reaper._take_turn()
+    setup.clock.advance(6_000)
+    await setup.watcher.beat()
+    turn = {"now_ms": setup.clock.now, "dead_after_ms": 5_000, "interval_ms": 900, "audit_ms": 60_000}
+    assert await setup.store.take_reap_turn(**turn) is ReapTurn.SWEEP, "the node that has the turn dies here"
+    assert await setup.store.take_reap_turn(**turn) is ReapTurn.TAKEN
+    setup.clock.advance(1_000)
+    assert await setup.store.take_reap_turn(**turn | {"now_ms": setup.clock.now}) is ReapTurn.SWEEP
 
 
-async def test_all_pages_of_one_instant_are_examined(bench: Bench) -> None:
+async def test_all_pages_of_one_instant_are_examined(setup: Setup) -> None:
     for number in range(20):
-        await put(bench.redis, make_job(f"job{number}"), make_state(0))
-    alive = SteppedNode(bench.store, bench.clock)
+        await put(setup.redis, make_job(f"job{number}"), make_state(0))
+    alive = SteppedNode(setup.store, setup.clock)
     await alive.start()
-    await bench.watcher.claim(limit=10)
+    await setup.watcher.claim(limit=10)
     await alive.claim(limit=10)
-    bench.clock.advance(6_000)
+    setup.clock.advance(6_000)
     await alive.beat()
-    reaped = await bench.store.reap(now_ms=bench.clock.now, dead_after_ms=5_000, page=3)
+    reaped = await setup.store.reap(now_ms=setup.clock.now, dead_after_ms=5_000, page=3)
     assert len(reaped) == 11
-    assert not await bench.store.reap(now_ms=bench.clock.now, dead_after_ms=5_000, page=3)
+    assert not await setup.store.reap(now_ms=setup.clock.now, dead_after_ms=5_000, page=3)
     await alive.crash()

@@ -64,7 +64,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     return found
 
 
-class Bench:
+class Setup:
     def __init__(self, store: RedisStore, redis: Redis) -> None:
         self.store, self.redis = store, redis
         self.clock = ManualClock()
@@ -83,11 +83,11 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, redis):
-        bench = Bench(store, redis)
-        yield bench
-        await bench.node.crash()
+        setup = Setup(store, redis)
+        yield setup
+        await setup.node.crash()
 
 
 def record_of(run: Any) -> dict[str, Any]:
@@ -164,13 +164,13 @@ def test_a_waiting_run_is_the_open_one_or_a_pending_entry() -> None:
     assert waiting_run(JobState(), "RUN") is None
 
 
-async def test_a_retry_is_logged_with_the_last_attempt_and_its_time(bench: Bench, log: Log) -> None:
-    await bench.claim()
-    bench.clock.advance(500)
-    await bench.node.answer(failed(OutcomeKind.TIMEOUT))
-    await bench.node.settle()
+async def test_a_retry_is_logged_with_the_last_attempt_and_its_time(setup: Setup, log: Log) -> None:
+    await setup.claim()
+    setup.clock.advance(500)
+    await setup.node.answer(failed(OutcomeKind.TIMEOUT))
+    await setup.node.settle()
     (line,) = log.of("run retrying")
-    waits = (await bench.store.read("a")).snapshot.state
+    waits = (await setup.store.read("a")).snapshot.state
     assert waits is not None
     assert waits.open is not None
     due = waits.open.retry_at_ms
@@ -188,175 +188,175 @@ async def test_a_retry_is_logged_with_the_last_attempt_and_its_time(bench: Bench
             "retry_at": INSTANT.format((due - at(0)) / 1000),
         },
     )
-    assert bench.value("cronpost_retries_total") == 1.0
-    assert bench.woken == [due]
+    assert setup.value("cronpost_retries_total") == 1.0
+    assert setup.woken == [due]
 
 
-async def test_a_taken_run_is_logged_with_when_it_is_lost(bench: Bench, log: Log) -> None:
-    await bench.claim(policies=Policies(callback=True, run_timeout_ms=9_000))
-    await bench.node.answer(answered(202))
-    run_id = bench.node.deliverer.seen[0].run_id
-    await bench.node.settle()
+async def test_a_taken_run_is_logged_with_when_it_is_lost(setup: Setup, log: Log) -> None:
+    await setup.claim(policies=Policies(callback=True, run_timeout_ms=9_000))
+    await setup.node.answer(answered(202))
+    run_id = setup.node.deliverer.seen[0].run_id
+    await setup.node.settle()
     fields = {"job_id": "a", "run_id": run_id, "lost_at": INSTANT.format(9)}
     assert log.of("run taken") == [("info", "run taken", fields)]
-    assert bench.value("cronpost_retries_total") == 0.0
-    assert bench.woken == [at(9)]
+    assert setup.value("cronpost_retries_total") == 0.0
+    assert setup.woken == [at(9)]
 
 
-async def test_a_settled_run_wakes_the_claimer_when_the_job_is_due_again(bench: Bench, log: Log) -> None:
-    await bench.claim()
-    await bench.node.answer(answered(200))
-    await bench.node.settle()
-    assert bench.woken == [at(10)]
+async def test_a_settled_run_wakes_the_claimer_when_the_job_is_due_again(setup: Setup, log: Log) -> None:
+    await setup.claim()
+    await setup.node.answer(answered(200))
+    await setup.node.settle()
+    assert setup.woken == [at(10)]
     assert [line[1] for line in log.lines] == ["run claimed", "run settled"]
     assert log.lines[1][2]["job_id"] == "a"
     claimed = {
         "job_id": "a",
         "run_id": log.lines[1][2]["run_id"],
-        "fence": int(bench.node.deliverer.seen[0].header("Cronpost-Fence")),
+        "fence": int(setup.node.deliverer.seen[0].header("Cronpost-Fence")),
     }
     assert log.lines[0] == ("debug", "run claimed", claimed)
 
 
-async def test_the_earliest_wake_up_during_a_claim_counts(bench: Bench, log: Log) -> None:
-    alarm = bench.node.alarm
+async def test_the_earliest_wake_up_during_a_claim_counts(setup: Setup, log: Log) -> None:
+    alarm = setup.node.alarm
     for wake_ms in (at(9), at(3), at(7)):
         alarm.wake_at(wake_ms)
     assert alarm.earliest_ms == at(3)
     assert not alarm.rang
 
 
-async def test_a_child_run_wakes_the_claimer_at_once(bench: Bench, log: Log) -> None:
-    await bench.claim(policies=Policies(overlap=Overlap.ALLOW, max_concurrent=2))
-    await bench.node.settle()
-    assert bench.woken == [at(10), at(0)]
+async def test_a_child_run_wakes_the_claimer_at_once(setup: Setup, log: Log) -> None:
+    await setup.claim(policies=Policies(overlap=Overlap.ALLOW, max_concurrent=2))
+    await setup.node.settle()
+    assert setup.woken == [at(10), at(0)]
     assert not log.of("run settled")
 
 
-async def test_a_job_that_is_released_is_logged_and_due_at_once(bench: Bench, log: Log) -> None:
-    await bench.node.start()
-    await put(bench.redis, make_job("a"), make_state(0))
-    (claimed,) = (await bench.node.claimer._claim(1)).jobs
-    bench.node.settler.release(claimed)
-    await bench.node.settle()
+async def test_a_job_that_is_released_is_logged_and_due_at_once(setup: Setup, log: Log) -> None:
+    await setup.node.start()
+    await put(setup.redis, make_job("a"), make_state(0))
+    (claimed,) = (await setup.node.claimer._claim(1)).jobs
+    setup.node.settler.release(claimed)
+    await setup.node.settle()
     fence = claimed.lease.fence
     assert log.of("run released") == [("info", "run released", {"job_id": "a", "fence": fence})]
-    (again,) = (await bench.node.claimer._claim(1)).jobs
+    (again,) = (await setup.node.claimer._claim(1)).jobs
     assert (again.lease.first_fence, again.lease.lost) == (claimed.lease.first_fence, ())
-    bench.node.settler.requeue(again, at(7))
-    await bench.node.settle()
-    assert bench.woken[-1] == at(7)
-    assert await bench.redis.zscore(KEYS.due, "a") == at(7)
+    setup.node.settler.requeue(again, at(7))
+    await setup.node.settle()
+    assert setup.woken[-1] == at(7)
+    assert await setup.redis.zscore(KEYS.due, "a") == at(7)
 
 
-async def test_the_run_of_a_deleted_job_whose_node_died_is_recorded_and_nothing_is_left(bench: Bench, log: Log) -> None:
-    await bench.claim()
-    await JobService(bench.store, bench.clock, bench.metrics).delete("a")
-    await bench.node.crash()
-    await bench.store.reap(now_ms=at(1), dead_after_ms=5_000, void_all=True)
-    bench.clock.advance(2_000)
-    successor = SteppedNode(bench.store, bench.clock, bench.metrics)
+async def test_the_run_of_a_deleted_job_whose_node_died_is_recorded_and_nothing_is_left(setup: Setup, log: Log) -> None:
+    await setup.claim()
+    await JobService(setup.store, setup.clock, setup.metrics).delete("a")
+    await setup.node.crash()
+    await setup.store.reap(now_ms=at(1), dead_after_ms=5_000, void_all=True)
+    setup.clock.advance(2_000)
+    successor = SteppedNode(setup.store, setup.clock, setup.metrics)
     await successor.start()
     await successor.claim()
     await successor.settle()
-    (run,) = await bench.store.history("a")
+    (run,) = await setup.store.history("a")
     assert isinstance(run, Run)
     assert (run.state, run.ended_at_ms) == (RunState.LOST, at(2))
     assert run.message == "its node died, and the job was deleted"
     assert not log.of("job quarantined")
     for key in (KEYS.jobs, KEYS.states, KEYS.due, KEYS.leases):
-        assert not await bench.redis.exists(key)
+        assert not await setup.redis.exists(key)
 
 
-async def test_a_due_id_without_documents_is_removed(bench: Bench, log: Log) -> None:
-    await bench.node.start()
-    await bench.redis.zadd(KEYS.due, {"a": at(0)})
-    assert await bench.node.claim() == 1
-    await bench.node.settle()
+async def test_a_due_id_without_documents_is_removed(setup: Setup, log: Log) -> None:
+    await setup.node.start()
+    await setup.redis.zadd(KEYS.due, {"a": at(0)})
+    assert await setup.node.claim() == 1
+    await setup.node.settle()
     assert not log.of("job quarantined")
     for key in (KEYS.states, KEYS.due, KEYS.leases):
-        assert not await bench.redis.exists(key)
+        assert not await setup.redis.exists(key)
 
 
 @pytest.mark.parametrize(("lost", "why"), [("definition", "its definition is gone"), ("state", "its state is gone")])
 async def test_a_job_with_a_missing_document_is_quarantined_with_the_reason(
-    bench: Bench, log: Log, lost: str, why: str
+    setup: Setup, log: Log, lost: str, why: str
 ) -> None:
-    await bench.node.start()
-    await put(bench.redis, make_job("a"), make_state(0))
-    await bench.redis.hdel(KEYS.jobs if lost == "definition" else KEYS.states, "a")
-    await bench.node.claim()
-    await bench.node.settle()
+    await setup.node.start()
+    await put(setup.redis, make_job("a"), make_state(0))
+    await setup.redis.hdel(KEYS.jobs if lost == "definition" else KEYS.states, "a")
+    await setup.node.claim()
+    await setup.node.settle()
     assert log.of("job quarantined") == [("error", "job quarantined", {"job_id": "a", "detail": why})]
-    assert bench.value("cronpost_jobs_quarantined_total") == 1.0
-    state = (await bench.store.read("a")).snapshot.state
+    assert setup.value("cronpost_jobs_quarantined_total") == 1.0
+    state = (await setup.store.read("a")).snapshot.state
     assert state is not None
     assert state.quarantine == why
 
 
-async def test_a_run_that_is_held_back_is_logged_with_reason_and_target(bench: Bench, log: Log) -> None:
-    await bench.node.start()
-    await put(bench.redis, make_job("a"), make_state(0))
-    (claimed,) = (await bench.node.claimer._claim(1)).jobs
+async def test_a_run_that_is_held_back_is_logged_with_reason_and_target(setup: Setup, log: Log) -> None:
+    await setup.node.start()
+    await put(setup.redis, make_job("a"), make_state(0))
+    (claimed,) = (await setup.node.claimer._claim(1)).jobs
     assert claimed.job is not None
     work = Work(claimed.job, make_run(0), make_state(10))
     held = HeldBack(HoldReason.RATE, at(0), at(4), "http://one.test")
-    bench.node.settler.hold_back(claimed, work, held)
+    setup.node.settler.hold_back(claimed, work, held)
     fields = {"job_id": "a", "reason": "rate", "target": "http://one.test", "until": INSTANT.format(4)}
     assert log.lines == [("debug", "run held back", fields)]
-    await bench.node.settle()
-    state = (await bench.store.read("a")).snapshot.state
+    await setup.node.settle()
+    state = (await setup.store.read("a")).snapshot.state
     assert state == make_state(0, held_back=held)
-    assert bench.woken == [at(4)]
+    assert setup.woken == [at(4)]
 
 
-async def test_a_result_that_redis_refuses_is_a_warning_and_a_count(bench: Bench, log: Log) -> None:
-    await bench.claim()
-    await bench.redis.hdel(KEYS.leases, "a")
-    await bench.node.answer(answered(200))
-    await bench.node.settle()
-    fence = int(bench.node.deliverer.seen[0].header("Cronpost-Fence"))
+async def test_a_result_that_redis_refuses_is_a_warning_and_a_count(setup: Setup, log: Log) -> None:
+    await setup.claim()
+    await setup.redis.hdel(KEYS.leases, "a")
+    await setup.node.answer(answered(200))
+    await setup.node.settle()
+    fence = int(setup.node.deliverer.seen[0].header("Cronpost-Fence"))
     assert log.of("settlement refused") == [("warning", "settlement refused", {"job_id": "a", "fence": fence})]
-    assert bench.value("cronpost_settles_refused_total") == 1.0
+    assert setup.value("cronpost_settles_refused_total") == 1.0
     assert not log.of("run settled")
 
 
 async def test_a_result_that_cannot_be_planned_quarantines_its_job_with_the_reason(
-    bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("broken")
 
-    await bench.claim()
+    await setup.claim()
     monkeypatch.setattr("scheduler_core.node.loops.settle.plan_settle", broken)
-    await bench.node.answer(answered(200))
-    await bench.node.settle()
+    await setup.node.answer(answered(200))
+    await setup.node.settle()
     why = "it cannot be planned: RuntimeError: broken"
     assert log.of("job quarantined") == [("error", "job quarantined", {"job_id": "a", "detail": why})]
-    assert bench.value("cronpost_jobs_quarantined_total") == 1.0
-    state = (await bench.store.read("a")).snapshot.state
+    assert setup.value("cronpost_jobs_quarantined_total") == 1.0
+    state = (await setup.store.read("a")).snapshot.state
     assert state == make_state(0, quarantine=why)
 
 
-async def test_a_rejected_settlement_is_logged_once(bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rejected_settlement_is_logged_once(setup: Setup, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(*_: Any) -> Any:
         raise StoreRefused("its keys cannot be used")
 
-    await bench.claim()
-    await bench.node.answer(answered(200))
+    await setup.claim()
+    await setup.node.answer(answered(200))
     monkeypatch.setattr(RedisStore, "settle", refused)
-    settler = bench.node.settler
+    settler = setup.node.settler
     for number in range(1, REFUSALS + 2):
         assert settler.unsettled == 1
         assert log.of("settlement set aside") == []
         assert settler.is_idle is False, number
         with contextlib.suppress(StoreRefused):
             await settler.run_once()
-    fence = int(bench.node.deliverer.seen[0].header("Cronpost-Fence"))
+    fence = int(setup.node.deliverer.seen[0].header("Cronpost-Fence"))
     fields = {"job_id": "a", "fence": fence, "detail": "its keys cannot be used"}
     assert log.of("settlement set aside") == [("error", "settlement set aside", fields)]
     assert (settler.is_idle, settler.unsettled) == (True, 1)
-    bench.clock.advance(round(REJECTED_SECONDS * 1000))
+    setup.clock.advance(round(REJECTED_SECONDS * 1000))
     await settler.run_once()
     assert len(log.of("settlement set aside")) == 1
     assert settler.unsettled == 1
@@ -371,12 +371,12 @@ async def test_a_rejected_settlement_is_logged_once(bench: Bench, log: Log, monk
     ],
 )
 async def test_an_attempt_is_counted_by_outcome_and_class_of_status(
-    bench: Bench, log: Log, kind: OutcomeKind, status: int | None, labels: dict[str, str]
+    setup: Setup, log: Log, kind: OutcomeKind, status: int | None, labels: dict[str, str]
 ) -> None:
-    await bench.claim()
-    await bench.node.answer(replace(answered(200), kind=kind, status=status, latency_ms=1_500.0))
-    assert bench.value("cronpost_attempts_total", **labels) == 1.0
-    assert bench.value("cronpost_attempt_duration_seconds_sum") == 1.5
+    await setup.claim()
+    await setup.node.answer(replace(answered(200), kind=kind, status=status, latency_ms=1_500.0))
+    assert setup.value("cronpost_attempts_total", **labels) == 1.0
+    assert setup.value("cronpost_attempt_duration_seconds_sum") == 1.5
 
 
 @pytest.mark.parametrize(
@@ -389,13 +389,13 @@ async def test_an_attempt_is_counted_by_outcome_and_class_of_status(
     ],
 )
 async def test_lateness_is_measured_at_the_first_attempt_of_a_scheduled_run(
-    bench: Bench, log: Log, fields: dict[str, Any], started: float, seconds: float | None
+    setup: Setup, log: Log, fields: dict[str, Any], started: float, seconds: float | None
 ) -> None:
-    await bench.node.start()
-    await put(bench.redis, make_job("a"), make_state(0))
-    (claimed,) = (await bench.node.claimer._claim(1)).jobs
+    await setup.node.start()
+    await put(setup.redis, make_job("a"), make_state(0))
+    (claimed,) = (await setup.node.claimer._claim(1)).jobs
     end: Ended = ended(answered(200), started, 5)
-    bench.node.settler.put(claimed, Work(make_job("a"), make_run(0, **fields), make_state(10)), end)
-    count = bench.value("cronpost_lateness_seconds_count")
+    setup.node.settler.put(claimed, Work(make_job("a"), make_run(0, **fields), make_state(10)), end)
+    count = setup.value("cronpost_lateness_seconds_count")
     assert count == (0.0 if seconds is None else 1.0)
-    assert bench.value("cronpost_lateness_seconds_sum") == (seconds or 0.0)
+    assert setup.value("cronpost_lateness_seconds_sum") == (seconds or 0.0)

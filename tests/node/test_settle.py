@@ -25,7 +25,7 @@ from tests.support.redis_proxy import RedisProxy
 from tests.support.stores import KEYS, opened, put, until
 
 
-class Bench:
+class Setup:
     """A node with claimed jobs, all on one clock."""
 
     def __init__(self, store: RedisStore, redis: Redis) -> None:
@@ -51,18 +51,18 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, redis):
-        bench = Bench(store, redis)
-        yield bench
-        await bench.node.crash()
+        setup = Setup(store, redis)
+        yield setup
+        await setup.node.crash()
 
 
 async def test_results_that_redis_does_not_accept_are_kept_and_tried_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.claim("a", "b")
-    await bench.answer_all()
+    await setup.claim("a", "b")
+    await setup.answer_all()
     settle, failures = RedisStore.settle, 3
 
     async def failing(self: RedisStore, settlements: Sequence[Settlement]) -> list[Settled]:
@@ -73,45 +73,45 @@ async def test_results_that_redis_does_not_accept_are_kept_and_tried_again(
         return await settle(self, settlements)
 
     monkeypatch.setattr(RedisStore, "settle", failing)
-    settler = bench.node.settler
+    settler = setup.node.settler
     settler.start()
     await until(lambda: settler.fault is not None)
     assert not settler.is_idle
 
     def recovered() -> bool:
-        bench.clock.advance(2_000)
+        setup.clock.advance(2_000)
         return settler.is_idle and settler.fault is None
 
     await until(recovered)
     assert failures == 0
     await settler.stop()
-    assert await bench.states("a") == await bench.states("b") == [RunState.SUCCEEDED]
+    assert await setup.states("a") == await setup.states("b") == [RunState.SUCCEEDED]
 
 
 async def test_a_settle_whose_reply_is_lost_is_applied_once(
-    redis_server: EmbeddedRedis, bench: Bench, tmp_path: Path
+    redis_server: EmbeddedRedis, setup: Setup, tmp_path: Path
 ) -> None:
-    await bench.claim("a")
-    await bench.answer_all()
+    await setup.claim("a")
+    await setup.answer_all()
     async with RedisProxy(redis_server.socket_path, tmp_path) as proxy:
         behind = RedisStore(connect(proxy.url))
         await behind.settle([])
-        bench.node.settler._store = behind
+        setup.node.settler._store = behind
         proxy.lose_reply_to(b"EVALSHA")
         with pytest.raises(StoreUnavailable):
-            await bench.node.settler.run_once()
-        assert not bench.node.settler.is_idle
-        await bench.node.settle()
+            await setup.node.settler.run_once()
+        assert not setup.node.settler.is_idle
+        await setup.node.settle()
         await behind.aclose()
-    assert await bench.states("a") == [RunState.SUCCEEDED]
-    assert bench.metrics.refused._value.get() == 0
+    assert await setup.states("a") == [RunState.SUCCEEDED]
+    assert setup.metrics.refused._value.get() == 0
 
 
 async def test_a_settler_that_stops_during_a_batch_neither_loses_nor_repeats_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.claim("a", "b")
-    await bench.answer_all()
+    await setup.claim("a", "b")
+    await setup.answer_all()
     settle, applied = RedisStore.settle, asyncio.Event()
 
     async def hanging(self: RedisStore, settlements: Sequence[Settlement]) -> list[Settled]:
@@ -122,33 +122,33 @@ async def test_a_settler_that_stops_during_a_batch_neither_loses_nor_repeats_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(RedisStore, "settle", hanging)
-        bench.node.settler.start()
+        setup.node.settler.start()
         await applied.wait()
-        await bench.node.settler.stop()
-    assert not bench.node.settler.is_idle
-    await bench.node.settle()
-    assert await bench.states("a") == await bench.states("b") == [RunState.SUCCEEDED]
+        await setup.node.settler.stop()
+    assert not setup.node.settler.is_idle
+    await setup.node.settle()
+    assert await setup.states("a") == await setup.states("b") == [RunState.SUCCEEDED]
 
 
-async def test_a_job_whose_history_cannot_be_written_blocks_no_other(bench: Bench) -> None:
+async def test_a_job_whose_history_cannot_be_written_blocks_no_other(setup: Setup) -> None:
     names = ["a", "bad", "c", "d"]
-    await bench.claim(*names)
-    await bench.redis.set(KEYS.history("bad"), "no list")
-    await bench.answer_all()
-    await bench.node.settle()
+    await setup.claim(*names)
+    await setup.redis.set(KEYS.history("bad"), "no list")
+    await setup.answer_all()
+    await setup.node.settle()
     for name in names:
-        stored = await bench.store.read(name)
+        stored = await setup.store.read(name)
         assert stored.snapshot.lease is None
         assert stored.snapshot.state is not None
         assert stored.snapshot.state.next_fire_ms == at(10)
         if name != "bad":
-            assert await bench.states(name) == [RunState.SUCCEEDED]
-    await bench.redis.delete(KEYS.history("bad"))
+            assert await setup.states(name) == [RunState.SUCCEEDED]
+    await setup.redis.delete(KEYS.history("bad"))
 
 
-async def test_a_refusal_that_lasts_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    await bench.claim("a", "b", "c")
-    await bench.answer_all()
+async def test_a_refusal_that_lasts_loses_nothing(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    await setup.claim("a", "b", "c")
+    await setup.answer_all()
 
     async def refused(self: RedisStore, settlements: Sequence[Settlement]) -> list[Settled]:
         raise StoreRefused("no permission")
@@ -157,18 +157,18 @@ async def test_a_refusal_that_lasts_loses_nothing(bench: Bench, monkeypatch: pyt
         patch.setattr(RedisStore, "settle", refused)
         for _ in range(7):
             with pytest.raises(StoreRefused):
-                await bench.node.settler.run_once()
-    await bench.node.settle()
+                await setup.node.settler.run_once()
+    await setup.node.settle()
     for name in ("a", "b", "c"):
-        assert await bench.states(name) == [RunState.SUCCEEDED]
+        assert await setup.states(name) == [RunState.SUCCEEDED]
 
 
 async def test_a_settlement_that_redis_always_refuses_is_rejected_and_tried_again_later(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.claim("a", "bad", "c")
-    await bench.answer_all()
-    settler, settle = bench.node.settler, RedisStore.settle
+    await setup.claim("a", "bad", "c")
+    await setup.answer_all()
+    settler, settle = setup.node.settler, RedisStore.settle
     beats: list[str] = []
     settler._takes_writes = lambda: bool(beats)
 
@@ -186,7 +186,7 @@ async def test_a_settlement_that_redis_always_refuses_is_rejected_and_tried_agai
     with monkeypatch.context() as patch:
         patch.setattr(RedisStore, "settle", refused)
         await rounds(20)
-        assert await bench.states("a") == await bench.states("c") == [RunState.SUCCEEDED]
+        assert await setup.states("a") == await setup.states("c") == [RunState.SUCCEEDED]
         assert not settler.is_idle, "while Redis takes no beats either, nothing is wrong with this job alone"
         beats.append("taken")
         await rounds(1)
@@ -194,24 +194,24 @@ async def test_a_settlement_that_redis_always_refuses_is_rejected_and_tried_agai
         assert settler.unsettled == 1
         assert len(settler.lease_ids()) == 1
         # The others go on, and it is tried again now and then.
-        await put(bench.redis, make_job("d"), make_state(0))
-        assert await bench.node.claim() == 1
-        await bench.answer_all()
+        await put(setup.redis, make_job("d"), make_state(0))
+        assert await setup.node.claim() == 1
+        await setup.answer_all()
         await rounds(5)
-        assert await bench.states("d") == [RunState.SUCCEEDED]
-        bench.clock.advance(11_000)
+        assert await setup.states("d") == [RunState.SUCCEEDED]
+        setup.clock.advance(11_000)
         await settler.run_once()
         assert settler.unsettled == 1
-    bench.clock.advance(11_000)
+    setup.clock.advance(11_000)
     await settler.run_once()
     assert settler.unsettled == 0
-    assert await bench.states("bad") == [RunState.SUCCEEDED]
+    assert await setup.states("bad") == [RunState.SUCCEEDED]
 
 
 async def test_results_that_arrive_during_a_write_form_the_next_batch(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await bench.claim(*[f"job{number}" for number in range(10)])
+    await setup.claim(*[f"job{number}" for number in range(10)])
     sizes: list[int] = []
     settle, limiter = RedisStore.settle, asyncio.Event()
 
@@ -221,128 +221,128 @@ async def test_results_that_arrive_during_a_write_form_the_next_batch(
         return await settle(self, settlements)
 
     monkeypatch.setattr(RedisStore, "settle", slow)
-    bench.node.settler.start()
-    await bench.node.answer(answered(200))
+    setup.node.settler.start()
+    await setup.node.answer(answered(200))
     await until(lambda: sizes == [1])
-    await bench.answer_all()
+    await setup.answer_all()
     limiter.set()
-    await until(lambda: bench.node.settler.is_idle)
-    await bench.node.settler.stop()
+    await until(lambda: setup.node.settler.is_idle)
+    await setup.node.settler.stop()
     assert sizes == [1, 9]
 
 
-async def test_a_late_result_of_a_frozen_node_is_refused_and_counted(bench: Bench) -> None:
-    await bench.claim("a")
-    other = SteppedNode(bench.store, bench.clock)
+async def test_a_late_result_of_a_frozen_node_is_refused_and_counted(setup: Setup) -> None:
+    await setup.claim("a")
+    other = SteppedNode(setup.store, setup.clock)
     await other.start()
     for _ in range(7):
-        bench.clock.advance(1_000)
+        setup.clock.advance(1_000)
         await other.beat()
     assert other.node.may_reap
     assert await other.reaper.reap() == 1
     assert await other.claim() == 1
-    late, anew = bench.node.deliverer.open[0], other.deliverer.open[0]
+    late, anew = setup.node.deliverer.open[0], other.deliverer.open[0]
     assert anew.run_id == late.run_id
     assert int(anew.header("Cronpost-Fence")) > int(late.header("Cronpost-Fence"))
-    await bench.answer_all(500)
-    await bench.node.settle()
-    assert bench.metrics.refused._value.get() == 1
-    assert await bench.states("a") == []
+    await setup.answer_all(500)
+    await setup.node.settle()
+    assert setup.metrics.refused._value.get() == 1
+    assert await setup.states("a") == []
     await other.answer(answered(200))
     await other.settle()
-    assert await bench.states("a") == [RunState.SUCCEEDED]
+    assert await setup.states("a") == [RunState.SUCCEEDED]
 
 
-async def test_a_change_while_the_request_is_open_is_planned_again_and_the_new_definition_stays(bench: Bench) -> None:
-    await bench.claim("a")
-    await bench.jobs.upsert(make_job("a", payload=b"[2]"))
-    await bench.answer_all(503)
-    await bench.node.settle()
-    assert await bench.states("a") == [RunState.CANCELLED]
-    view = await bench.jobs.get("a")
+async def test_a_change_while_the_request_is_open_is_planned_again_and_the_new_definition_stays(setup: Setup) -> None:
+    await setup.claim("a")
+    await setup.jobs.upsert(make_job("a", payload=b"[2]"))
+    await setup.answer_all(503)
+    await setup.node.settle()
+    assert await setup.states("a") == [RunState.CANCELLED]
+    view = await setup.jobs.get("a")
     assert view.job is not None
     assert view.job.payload == b"[2]"
     assert (view.state.open, view.lease, view.status) == (None, None, "active")
 
 
-async def test_a_run_asked_for_during_a_pause_that_ends_before_it_runs_once(bench: Bench) -> None:
-    await bench.node.start()
-    await bench.jobs.upsert(make_job("a"))
-    await bench.jobs.pause("a")
-    run_id = (await bench.jobs.run_now("a")).run_id
-    assert await bench.node.claim() == 1
-    await bench.jobs.resume("a")
-    await bench.answer_all()
-    await bench.node.settle()
-    assert await bench.node.claim() == 0
-    assert [entry.run_id for entry in bench.node.deliverer.seen] == [run_id]
+async def test_a_run_asked_for_during_a_pause_that_ends_before_it_runs_once(setup: Setup) -> None:
+    await setup.node.start()
+    await setup.jobs.upsert(make_job("a"))
+    await setup.jobs.pause("a")
+    run_id = (await setup.jobs.run_now("a")).run_id
+    assert await setup.node.claim() == 1
+    await setup.jobs.resume("a")
+    await setup.answer_all()
+    await setup.node.settle()
+    assert await setup.node.claim() == 0
+    assert [entry.run_id for entry in setup.node.deliverer.seen] == [run_id]
 
 
-async def test_a_claim_without_a_run_that_meets_a_change_is_released(bench: Bench) -> None:
+async def test_a_claim_without_a_run_that_meets_a_change_is_released(setup: Setup) -> None:
     # The node takes over a tombstone; before it can say so the job is created again.
-    await bench.claim("a")
-    await bench.jobs.delete("a")
-    await bench.node.crash()
-    await bench.store.reap(now_ms=at(1), dead_after_ms=5_000, void_all=True)
-    successor = SteppedNode(bench.store, bench.clock)
+    await setup.claim("a")
+    await setup.jobs.delete("a")
+    await setup.node.crash()
+    await setup.store.reap(now_ms=at(1), dead_after_ms=5_000, void_all=True)
+    successor = SteppedNode(setup.store, setup.clock)
     await successor.start()
     assert await successor.claim() == 1
     assert successor.deliverer.seen == []
-    bench.clock.advance(1)
-    await bench.jobs.upsert(make_job("a"))
+    setup.clock.advance(1)
+    await setup.jobs.upsert(make_job("a"))
     await successor.settle()
     assert await successor.claim() == 1
     await successor.settle()
-    view = await bench.jobs.get("a")
+    view = await setup.jobs.get("a")
     assert (view.state, view.lease) == (make_state(10), None)
-    assert await bench.states("a") == [RunState.LOST]
+    assert await setup.states("a") == [RunState.LOST]
 
 
-async def test_a_deleted_job_stays_deleted_when_its_last_run_ends(bench: Bench) -> None:
-    await bench.claim("a")
-    await bench.jobs.delete("a")
-    await bench.answer_all(503)
-    await bench.node.settle()
-    assert await bench.states("a") == [RunState.CANCELLED]
-    content = [await bench.redis.exists(key) for key in (KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids)]
+async def test_a_deleted_job_stays_deleted_when_its_last_run_ends(setup: Setup) -> None:
+    await setup.claim("a")
+    await setup.jobs.delete("a")
+    await setup.answer_all(503)
+    await setup.node.settle()
+    assert await setup.states("a") == [RunState.CANCELLED]
+    content = [await setup.redis.exists(key) for key in (KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids)]
     assert content == [0] * 5
 
 
-async def test_lateness_is_measured_of_scheduled_runs_alone(bench: Bench) -> None:
+async def test_lateness_is_measured_of_scheduled_runs_alone(setup: Setup) -> None:
     reasons: list[str] = []
 
     async def fire() -> None:
-        await bench.node.beat()
-        await bench.node.claim()
-        reasons.extend(entry.header("Cronpost-Reason") for entry in bench.node.deliverer.open)
-        await bench.answer_all()
-        await bench.node.settle()
+        await setup.node.beat()
+        await setup.node.claim()
+        reasons.extend(entry.header("Cronpost-Reason") for entry in setup.node.deliverer.open)
+        await setup.answer_all()
+        await setup.node.settle()
 
-    await bench.node.start()
-    await put(bench.redis, make_job("a"), make_state(0))
+    await setup.node.start()
+    await put(setup.redis, make_job("a"), make_state(0))
     await fire()
-    bench.clock.advance(10_000)
+    setup.clock.advance(10_000)
     await fire()
-    bench.clock.advance(1)
-    await bench.jobs.backfill("a", start_ms=at(0), end_ms=at(1), limit=1)
-    await bench.jobs.run_now("a", force=True)
+    setup.clock.advance(1)
+    await setup.jobs.backfill("a", start_ms=at(0), end_ms=at(1), limit=1)
+    await setup.jobs.run_now("a", force=True)
     while len(reasons) < 4:
-        bench.clock.advance(1)
+        setup.clock.advance(1)
         await fire()
     assert sorted(reasons) == ["backfill", "manual", "scheduled", "scheduled"]
-    assert bench.metrics.registry.get_sample_value("cronpost_lateness_seconds_count") == 2
+    assert setup.metrics.registry.get_sample_value("cronpost_lateness_seconds_count") == 2
 
 
-async def test_a_flush_ends_when_all_is_settled_or_its_time_is_over(bench: Bench) -> None:
-    await bench.claim("a")
-    assert await bench.node.settler.flush(1)
-    await bench.answer_all()
-    waiting = asyncio.ensure_future(bench.node.settler.flush(1))
+async def test_a_flush_ends_when_all_is_settled_or_its_time_is_over(setup: Setup) -> None:
+    await setup.claim("a")
+    assert await setup.node.settler.flush(1)
+    await setup.answer_all()
+    waiting = asyncio.ensure_future(setup.node.settler.flush(1))
     await asyncio.sleep(0)
-    bench.clock.advance(2_000)
+    setup.clock.advance(2_000)
     assert not await waiting
-    bench.node.settler.start()
-    assert await bench.node.settler.flush(10**9), "it waits for the settler, and the clock stands still"
-    await bench.node.settler.stop()
+    setup.node.settler.start()
+    assert await setup.node.settler.flush(10**9), "it waits for the settler, and the clock stands still"
+    await setup.node.settler.stop()
     with contextlib.suppress(asyncio.CancelledError):
-        await bench.node.settler.stop()
+        await setup.node.settler.stop()

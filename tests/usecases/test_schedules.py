@@ -33,7 +33,7 @@ OK = answered(200)
 SECOND = 1_000
 
 
-class Bench:
+class Setup:
     """A catalogue, a node and a clock."""
 
     def __init__(self, store: RedisStore, redis: Redis) -> None:
@@ -97,113 +97,113 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_url: str) -> AsyncIterator[Bench]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, redis):
-        bench = Bench(store, redis)
-        yield bench
-        await bench.node.crash()
+        setup = Setup(store, redis)
+        yield setup
+        await setup.node.crash()
 
 
 # ---- the grid -------------------------------------------------------------------------------------------------------
 
 
-async def test_it_fires_one_interval_after_its_creation_and_then_on_that_grid(bench: Bench) -> None:
-    await bench.begin(Timing(7))
-    assert await bench.until(30) == [7, 14, 21, 28]
+async def test_it_fires_one_interval_after_its_creation_and_then_on_that_grid(setup: Setup) -> None:
+    await setup.begin(Timing(7))
+    assert await setup.until(30) == [7, 14, 21, 28]
 
 
-async def test_a_pause_stops_fires_and_a_resume_keeps_the_old_phase_without_catching_up(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
-    assert await bench.until(13) == [10]
-    assert (await bench.schedules.pause(schedule_id)).status is ScheduleStatus.PAUSED
-    assert await bench.until(44) == []
-    assert (await bench.schedules.resume(schedule_id)).status is ScheduleStatus.ACTIVE
-    assert await bench.until(65) == [50, 60]
-    assert await bench.misses(schedule_id) == [("paused", 20, 40)]
+async def test_a_pause_stops_fires_and_a_resume_keeps_the_old_phase_without_catching_up(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
+    assert await setup.until(13) == [10]
+    assert (await setup.schedules.pause(schedule_id)).status is ScheduleStatus.PAUSED
+    assert await setup.until(44) == []
+    assert (await setup.schedules.resume(schedule_id)).status is ScheduleStatus.ACTIVE
+    assert await setup.until(65) == [50, 60]
+    assert await setup.misses(schedule_id) == [("paused", 20, 40)]
 
 
-async def test_a_request_open_at_a_pause_ends_and_is_recorded(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
-    await bench.until(11, answer=None)
-    await bench.schedules.pause(schedule_id)
-    await bench.node.answer(OK)
-    await bench.node.settle()
-    (run,) = await bench.records(schedule_id)
+async def test_a_request_open_at_a_pause_ends_and_is_recorded(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
+    await setup.until(11, answer=None)
+    await setup.schedules.pause(schedule_id)
+    await setup.node.answer(OK)
+    await setup.node.settle()
+    (run,) = await setup.records(schedule_id)
     assert isinstance(run, Run)
     assert run.state is RunState.SUCCEEDED
-    assert await bench.until(35) == []
+    assert await setup.until(35) == []
 
 
-async def test_a_changed_interval_counts_from_the_change(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
-    assert await bench.until(13) == [10]
-    await bench.schedules.change(schedule_id, ScheduleChange(interval_seconds=4))
-    assert await bench.until(26) == [17, 21, 25]
+async def test_a_changed_interval_counts_from_the_change(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
+    assert await setup.until(13) == [10]
+    await setup.schedules.change(schedule_id, ScheduleChange(interval_seconds=4))
+    assert await setup.until(26) == [17, 21, 25]
 
 
-async def test_a_rename_keeps_the_grid(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
-    await bench.until(13)
-    await bench.schedules.change(schedule_id, ScheduleChange(name="other", interval_seconds=10))
-    assert await bench.until(35) == [20, 30]
+async def test_a_rename_keeps_the_grid(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
+    await setup.until(13)
+    await setup.schedules.change(schedule_id, ScheduleChange(name="other", interval_seconds=10))
+    assert await setup.until(35) == [20, 30]
 
 
 # ---- windows --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_window_fires_to_its_end_and_is_stopped_to_the_second(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10, 30))
-    assert await bench.until(29.999) == [10, 20]
-    assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
-    bench.clock.advance(1)
-    assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
-    assert await bench.until(80) == [30]
-    shown = await bench.schedules.get(schedule_id)
+async def test_a_window_fires_to_its_end_and_is_stopped_to_the_second(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10, 30))
+    assert await setup.until(29.999) == [10, 20]
+    assert await setup.status(schedule_id) is ScheduleStatus.ACTIVE
+    setup.clock.advance(1)
+    assert await setup.status(schedule_id) is ScheduleStatus.STOPPED
+    assert await setup.until(80) == [30]
+    shown = await setup.schedules.get(schedule_id)
     assert shown.status is ScheduleStatus.STOPPED
-    assert [run.state for run in await bench.records(schedule_id) if isinstance(run, Run)] == [RunState.SUCCEEDED] * 3
+    assert [run.state for run in await setup.records(schedule_id) if isinstance(run, Run)] == [RunState.SUCCEEDED] * 3
 
 
-async def test_a_window_ends_while_it_is_paused(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10, 35))
-    await bench.until(15)
-    await bench.schedules.pause(schedule_id)
-    assert await bench.until(34.999) == []
-    assert await bench.status(schedule_id) is ScheduleStatus.PAUSED
-    bench.clock.advance(1)
-    assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
+async def test_a_window_ends_while_it_is_paused(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10, 35))
+    await setup.until(15)
+    await setup.schedules.pause(schedule_id)
+    assert await setup.until(34.999) == []
+    assert await setup.status(schedule_id) is ScheduleStatus.PAUSED
+    setup.clock.advance(1)
+    assert await setup.status(schedule_id) is ScheduleStatus.STOPPED
     with pytest.raises(WrongStatus, match="STOPPED"):
-        await bench.schedules.resume(schedule_id)
-    assert await bench.until(90) == []
-    assert await bench.misses(schedule_id) == [("paused", 20, 30)]
+        await setup.schedules.resume(schedule_id)
+    assert await setup.until(90) == []
+    assert await setup.misses(schedule_id) == [("paused", 20, 30)]
 
 
-async def test_a_window_that_is_resumed_after_its_last_fire_time_is_active_until_it_ends(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10, 25))
-    await bench.until(5)
-    await bench.schedules.pause(schedule_id)
-    await bench.until(22)
-    assert (await bench.schedules.resume(schedule_id)).status is ScheduleStatus.ACTIVE
-    assert await bench.until(24.999) == []
-    assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
-    assert await bench.until(60) == []
-    assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
-    assert await bench.misses(schedule_id) == [("paused", 10, 20)]
+async def test_a_window_that_is_resumed_after_its_last_fire_time_is_active_until_it_ends(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10, 25))
+    await setup.until(5)
+    await setup.schedules.pause(schedule_id)
+    await setup.until(22)
+    assert (await setup.schedules.resume(schedule_id)).status is ScheduleStatus.ACTIVE
+    assert await setup.until(24.999) == []
+    assert await setup.status(schedule_id) is ScheduleStatus.ACTIVE
+    assert await setup.until(60) == []
+    assert await setup.status(schedule_id) is ScheduleStatus.STOPPED
+    assert await setup.misses(schedule_id) == [("paused", 10, 20)]
 
 
-async def test_a_window_that_is_shorter_than_its_interval_never_fires_and_stays_listed(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10, 9))
-    assert await bench.until(8.999) == []
-    assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
-    assert await bench.until(40) == []
-    assert await bench.status(schedule_id) is ScheduleStatus.STOPPED
+async def test_a_window_that_is_shorter_than_its_interval_never_fires_and_stays_listed(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10, 9))
+    assert await setup.until(8.999) == []
+    assert await setup.status(schedule_id) is ScheduleStatus.ACTIVE
+    assert await setup.until(40) == []
+    assert await setup.status(schedule_id) is ScheduleStatus.STOPPED
 
 
 @pytest.mark.parametrize("operation", ["pause", "resume"])
-async def test_a_stopped_schedule_can_neither_be_paused_nor_resumed(bench: Bench, operation: str) -> None:
-    schedule_id = await bench.begin(Timing(10, 10))
-    await bench.until(10)
+async def test_a_stopped_schedule_can_neither_be_paused_nor_resumed(setup: Setup, operation: str) -> None:
+    schedule_id = await setup.begin(Timing(10, 10))
+    await setup.until(10)
     with pytest.raises(WrongStatus):
-        await getattr(bench.schedules, operation)(schedule_id)
+        await getattr(setup.schedules, operation)(schedule_id)
 
 
 @pytest.mark.slow
@@ -216,104 +216,104 @@ async def test_a_stopped_schedule_can_neither_be_paused_nor_resumed(bench: Bench
     ],
 )
 async def test_a_stopped_schedule_refuses_a_new_timing_and_never_runs_again(
-    bench: Bench, change: ScheduleChange
+    setup: Setup, change: ScheduleChange
 ) -> None:
-    schedule_id = await bench.begin(Timing(10, 10))
-    await bench.until(15)
-    before = await bench.schedules.get(schedule_id)
+    schedule_id = await setup.begin(Timing(10, 10))
+    await setup.until(15)
+    before = await setup.schedules.get(schedule_id)
     with pytest.raises(WrongStatus):
-        await bench.schedules.change(schedule_id, replace(change, name="other"))
-    assert (await bench.schedules.get(schedule_id)).view == before.view
-    renamed = await bench.schedules.change(schedule_id, ScheduleChange(name="other", duration_seconds=10))
+        await setup.schedules.change(schedule_id, replace(change, name="other"))
+    assert (await setup.schedules.get(schedule_id)).view == before.view
+    renamed = await setup.schedules.change(schedule_id, ScheduleChange(name="other", duration_seconds=10))
     assert renamed.view.job is not None
     assert renamed.view.job.name == "other"
-    assert await bench.until(600) == []
+    assert await setup.until(600) == []
 
 
-async def test_a_window_shortened_to_a_past_end_stops_at_once(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10, 100))
-    await bench.until(25)
-    changed = await bench.schedules.change(schedule_id, ScheduleChange(duration_seconds=20))
+async def test_a_window_shortened_to_a_past_end_stops_at_once(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10, 100))
+    await setup.until(25)
+    changed = await setup.schedules.change(schedule_id, ScheduleChange(duration_seconds=20))
     assert changed.status is ScheduleStatus.STOPPED
-    assert await bench.until(60) == []
+    assert await setup.until(60) == []
 
 
-async def test_a_window_can_be_extended_or_made_endless_on_its_grid(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10, 30))
-    await bench.until(25)
-    await bench.schedules.change(schedule_id, ScheduleChange(duration_seconds=50))
-    assert await bench.until(45) == [30, 40]
-    await bench.schedules.change(schedule_id, ScheduleChange(type=ScheduleType.INTERVAL))
-    assert await bench.until(75) == [50, 60, 70]
+async def test_a_window_can_be_extended_or_made_endless_on_its_grid(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10, 30))
+    await setup.until(25)
+    await setup.schedules.change(schedule_id, ScheduleChange(duration_seconds=50))
+    assert await setup.until(45) == [30, 40]
+    await setup.schedules.change(schedule_id, ScheduleChange(type=ScheduleType.INTERVAL))
+    assert await setup.until(75) == [50, 60, 70]
 
 
-async def test_an_interval_becomes_a_window_only_with_a_duration(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
+async def test_an_interval_becomes_a_window_only_with_a_duration(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
     with pytest.raises(InvalidInput) as error:
-        await bench.schedules.change(schedule_id, ScheduleChange(type=ScheduleType.WINDOW))
+        await setup.schedules.change(schedule_id, ScheduleChange(type=ScheduleType.WINDOW))
     assert error.value.field == "duration_seconds"
     change = ScheduleChange(type=ScheduleType.WINDOW, duration_seconds=20)
-    await bench.schedules.change(schedule_id, change)
-    assert await bench.until(45) == [10, 20]
+    await setup.schedules.change(schedule_id, change)
+    assert await setup.until(45) == [10, 20]
 
 
 # ---- failures and downtimes -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("outcome", [answered(500), answered(409), answered(503), failed()], ids=lambda one: one.kind)
-async def test_a_run_is_one_attempt_and_a_failure_never_changes_the_status(bench: Bench, outcome: Outcome) -> None:
-    schedule_id = await bench.begin(Timing(10))
-    assert await bench.until(65, answer=outcome) == [10, 20, 30, 40, 50, 60]
-    runs = await bench.records(schedule_id)
+async def test_a_run_is_one_attempt_and_a_failure_never_changes_the_status(setup: Setup, outcome: Outcome) -> None:
+    schedule_id = await setup.begin(Timing(10))
+    assert await setup.until(65, answer=outcome) == [10, 20, 30, 40, 50, 60]
+    runs = await setup.records(schedule_id)
     assert [(run.state, run.attempt) for run in runs if isinstance(run, Run)] == [(RunState.FAILED, 1)] * 6
-    assert await bench.status(schedule_id) is ScheduleStatus.ACTIVE
+    assert await setup.status(schedule_id) is ScheduleStatus.ACTIVE
 
 
-async def test_at_most_one_request_is_open_and_fire_times_that_pass_during_it_are_missed(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
-    assert await bench.until(35, answer=None) == [10]
-    assert len(bench.node.deliverer.open) == 1
-    await bench.node.answer(OK)
-    await bench.node.settle()
-    assert await bench.until(45) == [40]
-    assert await bench.misses(schedule_id) == [("overlap", 20, 30)]
+async def test_at_most_one_request_is_open_and_fire_times_that_pass_during_it_are_missed(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
+    assert await setup.until(35, answer=None) == [10]
+    assert len(setup.node.deliverer.open) == 1
+    await setup.node.answer(OK)
+    await setup.node.settle()
+    assert await setup.until(45) == [40]
+    assert await setup.misses(schedule_id) == [("overlap", 20, 30)]
 
 
-async def test_after_a_downtime_it_continues_on_its_grid_and_catches_nothing_up(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
-    await bench.until(12)
-    await bench.node.leave()
-    bench.clock.advance(33 * SECOND)
-    bench.node = SteppedNode(bench.store, bench.clock)
-    await bench.node.start()
-    assert await bench.fire() == 0
-    assert await bench.until(61) == [50, 60]
-    assert (MissReason.DOWNTIME.value, 20, 40) in await bench.misses(schedule_id)
+async def test_after_a_downtime_it_continues_on_its_grid_and_catches_nothing_up(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
+    await setup.until(12)
+    await setup.node.leave()
+    setup.clock.advance(33 * SECOND)
+    setup.node = SteppedNode(setup.store, setup.clock)
+    await setup.node.start()
+    assert await setup.fire() == 0
+    assert await setup.until(61) == [50, 60]
+    assert (MissReason.DOWNTIME.value, 20, 40) in await setup.misses(schedule_id)
 
 
-async def test_after_a_downtime_a_paused_schedule_stays_paused_and_a_window_that_ended_is_stopped(bench: Bench) -> None:
-    paused = await bench.begin(Timing(10))
-    window = (await bench.schedules.add("w", 1, Timing(10, 30))).id
-    await bench.schedules.pause(paused)
-    await bench.until(12)
-    await bench.node.leave()
-    bench.clock.advance(60 * SECOND)
-    bench.node = SteppedNode(bench.store, bench.clock)
-    await bench.node.start()
-    assert await bench.status(paused) is ScheduleStatus.PAUSED
-    assert await bench.status(window) is ScheduleStatus.STOPPED
-    assert await bench.until(120) == []
+async def test_after_a_downtime_a_paused_schedule_stays_paused_and_a_window_that_ended_is_stopped(setup: Setup) -> None:
+    paused = await setup.begin(Timing(10))
+    window = (await setup.schedules.add("w", 1, Timing(10, 30))).id
+    await setup.schedules.pause(paused)
+    await setup.until(12)
+    await setup.node.leave()
+    setup.clock.advance(60 * SECOND)
+    setup.node = SteppedNode(setup.store, setup.clock)
+    await setup.node.start()
+    assert await setup.status(paused) is ScheduleStatus.PAUSED
+    assert await setup.status(window) is ScheduleStatus.STOPPED
+    assert await setup.until(120) == []
 
 
-async def test_a_quarantined_schedule_is_shown_as_paused_and_a_resume_revives_it(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
-    state = (await bench.schedules.get(schedule_id)).view.state
-    await put_state(bench.redis, job_id_of(schedule_id), replace(state, quarantine="why"))
-    assert await bench.status(schedule_id) is ScheduleStatus.PAUSED
-    assert await bench.until(25) == []
-    assert (await bench.schedules.resume(schedule_id)).status is ScheduleStatus.ACTIVE
-    assert await bench.until(45) == [30, 40]
-    assert await bench.misses(schedule_id) == [("quarantined", 10, 20)]
+async def test_a_quarantined_schedule_is_shown_as_paused_and_a_resume_revives_it(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
+    state = (await setup.schedules.get(schedule_id)).view.state
+    await put_state(setup.redis, job_id_of(schedule_id), replace(state, quarantine="why"))
+    assert await setup.status(schedule_id) is ScheduleStatus.PAUSED
+    assert await setup.until(25) == []
+    assert (await setup.schedules.resume(schedule_id)).status is ScheduleStatus.ACTIVE
+    assert await setup.until(45) == [30, 40]
+    assert await setup.misses(schedule_id) == [("quarantined", 10, 20)]
 
 
 async def put_state(redis: Redis, job_id: str, state: JobState) -> None:
@@ -324,10 +324,10 @@ async def put_state(redis: Redis, job_id: str, state: JobState) -> None:
 # ---- targets --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_sends_the_request_of_its_target(bench: Bench) -> None:
-    await bench.begin(Timing(10), target=replace(TARGET, method="PUT", headers=(("X-Own", "1"),)))
-    await bench.until(10)
-    request = bench.node.deliverer.seen[0].request
+async def test_a_run_sends_the_request_of_its_target(setup: Setup) -> None:
+    await setup.begin(Timing(10), target=replace(TARGET, method="PUT", headers=(("X-Own", "1"),)))
+    await setup.until(10)
+    request = setup.node.deliverer.seen[0].request
     assert (request.method, request.url, request.body) == ("PUT", "http://runner.test/t", b'{"a": 1}')
     headers = dict(request.headers)
     assert headers["Content-Type"] == "application/json"
@@ -336,36 +336,36 @@ async def test_a_run_sends_the_request_of_its_target(bench: Bench) -> None:
     assert len(headers) == len(request.headers)
 
 
-async def test_a_changed_target_applies_to_all_its_schedules_from_the_next_run(bench: Bench) -> None:
-    await bench.begin(Timing(10))
-    await bench.schedules.add("s2", 1, Timing(10))
-    await bench.until(15)
-    await bench.targets.change(1, lambda old: replace(old, url="http://runner.test/new", method="GET"))
-    await bench.until(25)
-    seen = [(one.job_id, one.request.method, one.request.url) for one in bench.node.deliverer.seen]
+async def test_a_changed_target_applies_to_all_its_schedules_from_the_next_run(setup: Setup) -> None:
+    await setup.begin(Timing(10))
+    await setup.schedules.add("s2", 1, Timing(10))
+    await setup.until(15)
+    await setup.targets.change(1, lambda old: replace(old, url="http://runner.test/new", method="GET"))
+    await setup.until(25)
+    seen = [(one.job_id, one.request.method, one.request.url) for one in setup.node.deliverer.seen]
     assert sorted(seen[:2]) == [(f"schedule_{one}", "POST", "http://runner.test/t") for one in (1, 2)]
     assert sorted(seen[2:]) == [(f"schedule_{one}", "GET", "http://runner.test/new") for one in (1, 2)]
 
 
-async def test_a_schedule_with_a_new_target_calls_it(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
-    other = await bench.targets.add(replace(TARGET, name="u", url="http://runner.test/u"))
-    await bench.schedules.change(schedule_id, ScheduleChange(target_id=other.id))
-    await bench.until(10)
-    assert bench.node.deliverer.seen[0].request.url == "http://runner.test/u"
-    assert await bench.targets.delete(1) == 0
-    assert await bench.until(20) == [20]
-    assert await bench.targets.delete(other.id) == 1
+async def test_a_schedule_with_a_new_target_calls_it(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
+    other = await setup.targets.add(replace(TARGET, name="u", url="http://runner.test/u"))
+    await setup.schedules.change(schedule_id, ScheduleChange(target_id=other.id))
+    await setup.until(10)
+    assert setup.node.deliverer.seen[0].request.url == "http://runner.test/u"
+    assert await setup.targets.delete(1) == 0
+    assert await setup.until(20) == [20]
+    assert await setup.targets.delete(other.id) == 1
     with pytest.raises(ScheduleNotFound):
-        await bench.schedules.get(schedule_id)
-    assert await bench.until(40) == []
+        await setup.schedules.get(schedule_id)
+    assert await setup.until(40) == []
 
 
-async def test_a_schedule_refuses_a_target_that_does_not_exist(bench: Bench) -> None:
-    schedule_id = await bench.begin(Timing(10))
+async def test_a_schedule_refuses_a_target_that_does_not_exist(setup: Setup) -> None:
+    schedule_id = await setup.begin(Timing(10))
     with pytest.raises(TargetNotFound):
-        await bench.schedules.change(schedule_id, ScheduleChange(target_id=9, name="other"))
-    view = (await bench.schedules.get(schedule_id)).view
+        await setup.schedules.change(schedule_id, ScheduleChange(target_id=9, name="other"))
+    view = (await setup.schedules.get(schedule_id)).view
     assert view.job is not None
     assert (view.job.name, view.job.target_id) == ("s", 1)
 
@@ -389,9 +389,9 @@ class CountedStore(RedisCatalogue):
         return found
 
 
-async def test_a_target_is_read_once_for_all_runs_until_a_claim_sees_another_version(bench: Bench) -> None:
-    await bench.targets.add(TARGET)
-    store = CountedStore(bench.store)
+async def test_a_target_is_read_once_for_all_runs_until_a_claim_sees_another_version(setup: Setup) -> None:
+    await setup.targets.add(TARGET)
+    store = CountedStore(setup.store)
     cache = TargetCache(store)
     cache.saw(0)
     found = await asyncio.gather(*(cache.get(1) for _ in range(50)))
@@ -399,7 +399,7 @@ async def test_a_target_is_read_once_for_all_runs_until_a_claim_sees_another_ver
     cache.saw(0)
     await cache.get(1)
     assert store.reads == 1
-    await bench.targets.change(1, lambda old: replace(old, url="http://new.test/"))
+    await setup.targets.change(1, lambda old: replace(old, url="http://new.test/"))
     cache.saw(1)
     changed = await cache.get(1)
     assert changed is not None
@@ -409,9 +409,9 @@ async def test_a_target_is_read_once_for_all_runs_until_a_claim_sees_another_ver
     assert store.reads == 3
 
 
-async def test_a_target_read_before_a_change_is_not_cached_after_it(bench: Bench) -> None:
-    await bench.targets.add(TARGET)
-    store = CountedStore(bench.store)
+async def test_a_target_read_before_a_change_is_not_cached_after_it(setup: Setup) -> None:
+    await setup.targets.add(TARGET)
+    store = CountedStore(setup.store)
     cache = TargetCache(store)
     cache.saw(0)
     reading, answered_late = asyncio.Event(), asyncio.Event()
@@ -424,7 +424,7 @@ async def test_a_target_read_before_a_change_is_not_cached_after_it(bench: Bench
     store.gate = hold
     slow = asyncio.create_task(cache.get(1))
     await reading.wait()
-    await bench.targets.change(1, lambda old: replace(old, url="http://new.test/"))
+    await setup.targets.change(1, lambda old: replace(old, url="http://new.test/"))
     cache.saw(1)
     answered_late.set()
     old = await slow
@@ -434,9 +434,9 @@ async def test_a_target_read_before_a_change_is_not_cached_after_it(bench: Bench
     assert (old.url, new.url) == (TARGET.url, "http://new.test/")
 
 
-async def test_cancelling_one_run_does_not_cancel_the_read_of_the_target_for_the_others(bench: Bench) -> None:
-    await bench.targets.add(TARGET)
-    cache = TargetCache(RedisCatalogue(bench.store))
+async def test_cancelling_one_run_does_not_cancel_the_read_of_the_target_for_the_others(setup: Setup) -> None:
+    await setup.targets.add(TARGET)
+    cache = TargetCache(RedisCatalogue(setup.store))
     first, second = asyncio.create_task(cache.get(1)), asyncio.create_task(cache.get(1))
     await asyncio.sleep(0)
     first.cancel()
@@ -445,10 +445,10 @@ async def test_cancelling_one_run_does_not_cancel_the_read_of_the_target_for_the
     assert first.cancelled()
 
 
-async def test_the_cache_is_bounded_and_a_missing_target_is_read_again(bench: Bench) -> None:
+async def test_the_cache_is_bounded_and_a_missing_target_is_read_again(setup: Setup) -> None:
     for number in range(4):
-        await bench.targets.add(replace(TARGET, name=str(number)))
-    store = CountedStore(bench.store)
+        await setup.targets.add(replace(TARGET, name=str(number)))
+    store = CountedStore(setup.store)
     cache = TargetCache(store, limit=2)
     for target_id in (1, 2, 3, 2, 3):
         assert await cache.get(target_id) is not None

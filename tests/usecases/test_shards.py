@@ -53,7 +53,7 @@ async def shards(redis_url: str) -> AsyncIterator[Shards[RedisStore]]:
     await shards.aclose()
 
 
-class Bench:
+class Setup:
     """A node, and the services with which a client requests runs."""
 
     def __init__(self, shards: Shards[RedisStore], settings: EngineSettings) -> None:
@@ -80,42 +80,42 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(shards: Shards[RedisStore]) -> AsyncIterator[Bench]:
-    bench = Bench(shards, EngineSettings(drain_grace_seconds=0))
-    bench.engine.start()
-    yield bench
-    await bench.engine.stop()
+async def setup(shards: Shards[RedisStore]) -> AsyncIterator[Setup]:
+    setup = Setup(shards, EngineSettings(drain_grace_seconds=0))
+    setup.engine.start()
+    yield setup
+    await setup.engine.stop()
 
 
-async def test_jobs_of_every_shard_are_fired_and_recorded_there(bench: Bench) -> None:
-    await bench.engine.started()
-    assert bench.engine.faults() == []
-    runs = await bench.ask_for(*NAMES)
-    await until(lambda: len(bench.deliverer.open) == len(NAMES))
-    assert sorted(entry.run_id for entry in bench.deliverer.open) == sorted(runs)
-    assert bench.metrics.registry.get_sample_value("cronpost_in_flight") == len(NAMES)
-    await bench.answer_all()
+async def test_jobs_of_every_shard_are_fired_and_recorded_there(setup: Setup) -> None:
+    await setup.engine.started()
+    assert setup.engine.faults() == []
+    runs = await setup.ask_for(*NAMES)
+    await until(lambda: len(setup.deliverer.open) == len(NAMES))
+    assert sorted(entry.run_id for entry in setup.deliverer.open) == sorted(runs)
+    assert setup.metrics.registry.get_sample_value("cronpost_in_flight") == len(NAMES)
+    await setup.answer_all()
     for name in NAMES:
-        await until(partial(bench.is_recorded, name))
-    assert len({bench.shards.number_of(name) for name in NAMES}) == 4
+        await until(partial(setup.is_recorded, name))
+    assert len({setup.shards.number_of(name) for name in NAMES}) == 4
 
 
-async def test_a_shard_with_unusable_keys_does_not_stop_the_others(bench: Bench, redis: Redis) -> None:
-    await bench.engine.started()
-    broken = bench.shards.all[2].keys
+async def test_a_shard_with_unusable_keys_does_not_stop_the_others(setup: Setup, redis: Redis) -> None:
+    await setup.engine.started()
+    broken = setup.shards.all[2].keys
     await redis.delete(broken.due)
     await redis.set(broken.due, "not a sorted set")
-    await until(lambda: any("shard 2: claim" in fault for fault in bench.engine.faults()))
-    assert all(fault.startswith("shard 2: ") for fault in bench.engine.faults())
-    well = [name for name in NAMES if bench.shards.number_of(name) != 2]
-    await bench.ask_for(*well)
-    await until(lambda: len(bench.deliverer.open) == len(well))
-    await bench.answer_all()
+    await until(lambda: any("shard 2: claim" in fault for fault in setup.engine.faults()))
+    assert all(fault.startswith("shard 2: ") for fault in setup.engine.faults())
+    well = [name for name in NAMES if setup.shards.number_of(name) != 2]
+    await setup.ask_for(*well)
+    await until(lambda: len(setup.deliverer.open) == len(well))
+    await setup.answer_all()
     await redis.delete(broken.due)
-    await until(lambda: bench.engine.faults() == [])
+    await until(lambda: setup.engine.faults() == [])
     others = set(NAMES) - set(well)
-    await bench.ask_for(*others)
-    await until(lambda: {entry.job_id for entry in bench.deliverer.open} == others)
+    await setup.ask_for(*others)
+    await until(lambda: {entry.job_id for entry in setup.deliverer.open} == others)
 
 
 async def test_a_shard_that_cannot_start_does_not_prevent_the_start_of_the_others(
@@ -123,34 +123,34 @@ async def test_a_shard_that_cannot_start_does_not_prevent_the_start_of_the_other
 ) -> None:
     keys = shards.all[0].keys
     await redis.set(keys.nodes, "not a sorted set")
-    bench = Bench(shards, EngineSettings(drain_grace_seconds=0))
-    bench.engine.start()
-    await until(lambda: len(bench.engine.faults()) == 1 and "Redis refuses" in bench.engine.faults()[0])
-    assert bench.engine.faults()[0].startswith("shard 0: ")
+    setup = Setup(shards, EngineSettings(drain_grace_seconds=0))
+    setup.engine.start()
+    await until(lambda: len(setup.engine.faults()) == 1 and "Redis refuses" in setup.engine.faults()[0])
+    assert setup.engine.faults()[0].startswith("shard 0: ")
     name = next(name for name in NAMES if shards.number_of(name) == 1)
-    await bench.ask_for(name)
-    await until(lambda: len(bench.deliverer.open) == 1)
+    await setup.ask_for(name)
+    await until(lambda: len(setup.deliverer.open) == 1)
     await redis.delete(keys.nodes)
-    await bench.engine.started()
-    assert bench.engine.faults() == []
-    await bench.engine.stop()
+    await setup.engine.started()
+    assert setup.engine.faults() == []
+    await setup.engine.stop()
     assert await redis.exists(*(store.keys.nodes for store in shards.all)) == 0, "it has left every shard"
 
 
 async def test_all_shards_together_stay_within_the_limit_of_the_node(shards: Shards[RedisStore]) -> None:
-    bench = Bench(shards, EngineSettings(drain_grace_seconds=0, max_in_flight=3, target_max_in_flight=3))
-    bench.engine.start()
-    await bench.engine.started()
-    await bench.ask_for(*NAMES)
+    setup = Setup(shards, EngineSettings(drain_grace_seconds=0, max_in_flight=3, target_max_in_flight=3))
+    setup.engine.start()
+    await setup.engine.started()
+    await setup.ask_for(*NAMES)
     most = 0
-    while len(bench.deliverer.seen) < len(NAMES):
-        await until(lambda: bool(bench.deliverer.open))
-        most = max(most, len(bench.deliverer.open), len(bench.engine.node.in_flight))
-        bench.deliverer.open[0].answer.set_result(answered(200))
+    while len(setup.deliverer.seen) < len(NAMES):
+        await until(lambda: bool(setup.deliverer.open))
+        most = max(most, len(setup.deliverer.open), len(setup.engine.node.in_flight))
+        setup.deliverer.open[0].answer.set_result(answered(200))
         await asyncio.sleep(0)
     assert most <= 3
-    assert {entry.job_id for entry in bench.deliverer.seen} == set(NAMES), "no shard was left out"
-    await bench.engine.stop()
+    assert {entry.job_id for entry in setup.deliverer.seen} == set(NAMES), "no shard was left out"
+    await setup.engine.stop()
 
 
 # ---- the clock ------------------------------------------------------------------------------------------------------
