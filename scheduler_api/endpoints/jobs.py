@@ -177,7 +177,12 @@ async def list_jobs(request: Request) -> Response:
     context = context_of(request)
     async with context.store_slot():
         page = await page_of_jobs(
-            context.shards, cursor=cursor, prefix=params.get("prefix", ""), status=status, limit=limit
+            context.shards,
+            context.clock,
+            cursor=cursor,
+            prefix=params.get("prefix", ""),
+            status=status,
+            limit=limit,
         )
     following = None if page.cursor is None else _write_cursor(page.cursor)
     headers = None if following is None else next_link(request, params, cursor=following)

@@ -157,3 +157,23 @@ class Snapshot(msgspec.Struct, frozen=True):
     job: Job | None
     state: JobState | None
     lease: Lease | None
+
+    def is_ahead(self, now_ms: int) -> bool:
+        """Return whether a node claimed the job ahead of its wake-up, and the run of that claim is still undecided.
+
+        It is decided if a change has stored the run as in flight, because the node did not release the job in time.
+        """
+        if self.lease is None or not self.lease.is_ahead(now_ms):
+            return False
+        return self.state is None or self.state.open is None or not self.state.open.in_flight
+
+    def as_of(self, now_ms: int) -> Snapshot:
+        """Return the job as it is at ``now_ms``: without the lease of a claim that is ahead of its wake-up."""
+        return Snapshot(self.job, self.state, None) if self.is_ahead(now_ms) else self
+
+    def changed_at_ms(self, now_ms: int) -> int:
+        """Return the instant as of which a change is planned: now, or the decision instant of a claim that lies ahead.
+
+        A change that meets such a claim comes after its run, so that it never decides that run's fire time again.
+        """
+        return now_ms if self.lease is None else max(now_ms, self.lease.first_claimed_at_ms)

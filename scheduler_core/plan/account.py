@@ -104,6 +104,7 @@ def make_account(
     ``records``: the job's history. ``forgotten_ms``: the latest fire time that may have been trimmed from it; None: the
     job has no history. ``children``: the states of its child runs.
     """
+    snapshot = snapshot.as_of(now_ms)
     job, state = snapshot.job, snapshot.state
     position = state or JobState()
     entries = _recorded(records)

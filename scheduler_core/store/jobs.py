@@ -36,6 +36,11 @@ class StoredJob(msgspec.Struct, frozen=True):
     children: int = 0
     """If no job is stored: the number of open child runs of an earlier job."""
 
+    def as_of(self, now_ms: int) -> StoredJob:
+        """Return the job as it is at ``now_ms`` (see ``Snapshot.as_of``)."""
+        snapshot = self.snapshot.as_of(now_ms)
+        return self if snapshot is self.snapshot else msgspec.structs.replace(self, snapshot=snapshot)
+
 
 class Entry(msgspec.Struct, frozen=True):
     """The entry of a run in a job's list: what is known of the run even after its record was trimmed."""

@@ -157,7 +157,7 @@ class _Chunk:
                 self._results[job.id] = error
                 continue
             if step is None:
-                await self._finish(job.id, stored, (view_of(job.id, stored), False))
+                await self._finish(job.id, stored, (view_of(job.id, stored, now_ms), False))
             else:
                 changes.append((job.id, stored, step))
         if not changes:
@@ -173,7 +173,7 @@ class _Chunk:
                 self._results[job_id] = answer
             elif answer:
                 self._service.report(job_id, step)
-                await self._finish(job_id, stored, (changed_view(job_id, stored, step), True))
+                await self._finish(job_id, stored, (changed_view(job_id, stored, step, now_ms), True))
                 log.debug(JOB_UPSERTED, job_id=job_id, version=step.job.version if step.job else None)
 
     async def _finish(self, job_id: str, stored: StoredJob, result: Upserted) -> None:

@@ -54,7 +54,7 @@ class HistoryService:
 
     def __init__(self, shards: Shards[ShardStore], clock: Clock) -> None:
         self._shards = shards
-        self._parts = [_HistoryOfShard(store) for store in shards.all]
+        self._parts = [_HistoryOfShard(store, clock) for store in shards.all]
         self._clock = clock
 
     async def find(
@@ -159,8 +159,9 @@ class HistoryService:
 class _HistoryOfShard:
     """The same of one shard."""
 
-    def __init__(self, store: ShardStore) -> None:
+    def __init__(self, store: ShardStore, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self.history = store.history_store()
 
     async def get(self, run_id: str) -> FoundRun | None:
@@ -251,7 +252,8 @@ class _HistoryOfShard:
         found: list[StoredJob] = []
         for start in range(0, len(claim_keys), EXAMINED):
             found += await self._store.read_many(claim_keys[start : start + EXAMINED])
-        return found
+        now_ms = self._clock.now_ms()
+        return [one.as_of(now_ms) for one in found]
 
 
 def _waiting(stored: StoredJob) -> list[Run]:

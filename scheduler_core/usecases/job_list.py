@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from scheduler_core.base.clock import Clock
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.job_reads import JobView, exists, view_of
 
@@ -23,7 +24,13 @@ class Page(msgspec.Struct, frozen=True):
 
 
 async def page_of_jobs(
-    shards: Shards[ShardStore], *, cursor: str = "", prefix: str = "", status: str | None = None, limit: int = 100
+    shards: Shards[ShardStore],
+    clock: Clock,
+    *,
+    cursor: str = "",
+    prefix: str = "",
+    status: str | None = None,
+    limit: int = 100,
 ) -> Page:
     """Return jobs after ``cursor`` whose id starts with ``prefix`` and which have ``status``.
 
@@ -45,7 +52,7 @@ async def page_of_jobs(
                 examined += 1
                 if not exists(stored):
                     continue  # deleted between the two reads
-                view = view_of(job_id, stored)
+                view = view_of(job_id, stored, clock.now_ms())
                 size += 0 if view.job is None else len(view.job.payload)
                 if status is None or view.status == status:
                     found.append(view)

@@ -9,7 +9,7 @@ from scheduler_core.base.errors import (
     JobNotFound,
 )
 from scheduler_core.model.job import Job
-from scheduler_core.model.job_state import JobState, LastRun
+from scheduler_core.model.job_state import JobState, LastRun, Snapshot
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, Record, Run, RunState
@@ -30,6 +30,7 @@ class JobView(msgspec.Struct, frozen=True):
     """None when the stored definition cannot be read."""
     state: JobState
     lease: Lease | None
+    """None also while a node holds the job ahead of its wake-up: no run is open then."""
     fault: str | None = None
 
     @property
@@ -66,15 +67,20 @@ class JobReader:
     async def children(self, job_id: str) -> list[JobView]:
         """Return the child runs of a job; empty without ``overlap: allow``."""
         claim_keys = await self._store.children(job_id)
-        found = zip(claim_keys, await self._store.read_many(claim_keys), strict=True)
-        return [view_of(claim_key, stored) for claim_key, stored in found if exists(stored)]
+        found = await self._store.read_many(claim_keys)
+        now_ms = self._clock.now_ms()
+        return [
+            view_of(claim_key, stored, now_ms)
+            for claim_key, stored in zip(claim_keys, found, strict=True)
+            if exists(stored)
+        ]
 
     async def get(self, job_id: str) -> JobView:
         """Raises JobNotFound."""
         stored = await self._store.read(job_id)
         if not exists(stored):
             raise JobNotFound(job_id)
-        return view_of(job_id, stored)
+        return view_of(job_id, stored, self._clock.now_ms())
 
     async def history(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record]:
         """Return settled runs and misses of a job, newest first; also of a deleted job, until they are trimmed."""
@@ -122,12 +128,17 @@ def exists(stored: StoredJob) -> bool:
     return stored.fault is not None or stored.snapshot.job is not None
 
 
-def view_of(job_id: str, stored: StoredJob) -> JobView:
+def view_of(job_id: str, stored: StoredJob, now_ms: int) -> JobView:
     """Return the view of a job as it was read."""
-    snapshot = stored.snapshot
-    return JobView(job_id, snapshot.job, snapshot.state or JobState(), snapshot.lease, stored.fault)
+    return _view(job_id, stored.snapshot, now_ms, stored.fault)
 
 
-def changed_view(job_id: str, stored: StoredJob, transition: Transition) -> JobView:
+def changed_view(job_id: str, stored: StoredJob, transition: Transition, now_ms: int) -> JobView:
     """Return the view of a job after a change."""
-    return JobView(job_id, transition.job or stored.snapshot.job, transition.state or JobState(), stored.snapshot.lease)
+    before = stored.snapshot
+    return _view(job_id, Snapshot(transition.job or before.job, transition.state, before.lease), now_ms)
+
+
+def _view(job_id: str, snapshot: Snapshot, now_ms: int, fault: str | None = None) -> JobView:
+    seen = snapshot.as_of(now_ms)
+    return JobView(job_id, seen.job, seen.state or JobState(), seen.lease, fault)

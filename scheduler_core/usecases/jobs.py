@@ -105,9 +105,9 @@ class JobService(JobReader):
         stored, transition = await self.change(job.id, partial(step_of_upsert, job), found=found)
         await self.finish_upsert(stored, job.id, unchanged=transition is None)
         if transition is None:
-            return view_of(job.id, stored), False
+            return view_of(job.id, stored, self._clock.now_ms()), False
         log.info(JOB_UPSERTED, job_id=job.id, version=transition.job.version if transition.job else None)
-        return changed_view(job.id, stored, transition), True
+        return changed_view(job.id, stored, transition, self._clock.now_ms()), True
 
     async def finish_upsert(self, stored: StoredJob, job_id: str, *, unchanged: bool = False) -> None:
         """Run the step after an upsert: stop retrying child runs of earlier definitions.
@@ -349,8 +349,8 @@ class JobService(JobReader):
     ) -> tuple[JobView, bool]:
         stored, transition = await self.change(job_id, self._checked(job_id, plan))
         if transition is None:
-            return view_of(job_id, stored), False
-        return changed_view(job_id, stored, transition), True
+            return view_of(job_id, stored, self._clock.now_ms()), False
+        return changed_view(job_id, stored, transition, self._clock.now_ms()), True
 
     def _checked(
         self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]

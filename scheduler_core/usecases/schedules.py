@@ -146,9 +146,9 @@ class ScheduleJobs(JobService):
 
         stored, transition = await self.change(job_id, plan)
         if transition is None:
-            return view_of(job_id, stored)
+            return view_of(job_id, stored, self._clock.now_ms())
         log.info(JOB_UPSERTED, job_id=job_id, version=transition.job.version if transition.job else None)
-        return changed_view(job_id, stored, transition)
+        return changed_view(job_id, stored, transition, self._clock.now_ms())
 
 
 class ScheduleService:
@@ -163,7 +163,10 @@ class ScheduleService:
     async def views(self, job_ids: Sequence[str]) -> list[JobView | None]:
         """Read at most 1000 jobs; None for a missing one."""
         stored = await self._shards.read_many(job_ids)
-        return [view_of(job_id, one) if exists(one) else None for job_id, one in zip(job_ids, stored, strict=True)]
+        now_ms = self._clock.now_ms()
+        return [
+            view_of(job_id, one, now_ms) if exists(one) else None for job_id, one in zip(job_ids, stored, strict=True)
+        ]
 
     def _jobs_of(self, schedule_id: int) -> ScheduleJobs:
         return self.jobs.of(job_id_of(schedule_id))

@@ -35,7 +35,7 @@ class Setup:
         self.jobs = JobService(store, self.clock, Metrics())
 
     async def page(self, **asked: Any) -> Page:
-        return await page_of_jobs(Shards.of_one(self.store), **asked)
+        return await page_of_jobs(Shards.of_one(self.store), self.clock, **asked)
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ class CatalogueSweeper(Service):
         repaired = 0
         cursor: str | None = ""
         while cursor is not None:
-            page = await page_of_jobs(self._shards, cursor=cursor, prefix=job_id_of(0)[:-1], limit=PAGE)
+            page = await page_of_jobs(self._shards, self.clock, cursor=cursor, prefix=job_id_of(0)[:-1], limit=PAGE)
             ids = [one for view in page.jobs if (one := schedule_id_of(view.id)) is not None]
             rows = await self._catalogue.rows(ids)
             for schedule_id, row in zip(ids, rows, strict=True):
