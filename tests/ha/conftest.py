@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.ha.scene import Scene
+from tests.ha.deployment import LoadedDeployment
 from tests.system.conftest import pytest_runtest_makereport
 
 __all__ = ["pytest_runtest_makereport"]
@@ -41,22 +41,22 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.fixture
-async def scene(request: pytest.FixtureRequest, say: Callable[[str], None]) -> AsyncIterator[Scene]:
+async def deployment(request: pytest.FixtureRequest, say: Callable[[str], None]) -> AsyncIterator[LoadedDeployment]:
     async with AsyncExitStack() as stack:
-        scene = await Scene.make(stack)
-        scene.say = say
-        scene.stack = stack
-        yield scene
+        deployment = await LoadedDeployment.make(stack)
+        deployment.say = say
+        deployment.stack = stack
+        yield deployment
         report = getattr(request.node, "report_of_call", None)
         if report is not None and report.failed:
             print(
                 "\n".join(
                     line
-                    for line in scene.processes.logs().splitlines()
+                    for line in deployment.processes.logs().splitlines()
                     if not any(one in line for one in ('"run retrying"', '"job upserted"'))
                 )
             )
-        _said.extend(f"{request.node.name}: {text}" for text in scene.measured)
+        _said.extend(f"{request.node.name}: {text}" for text in deployment.measured)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

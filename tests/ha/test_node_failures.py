@@ -6,7 +6,7 @@ import asyncio
 import random
 
 from scheduler_core.base.events import SETTLEMENT_REFUSED
-from tests.ha.scene import DEAD_SECONDS, Scene, assert_no_downtime, every
+from tests.ha.deployment import DEAD_SECONDS, LoadedDeployment, assert_no_downtime, every
 from tests.support.fault_proxy import FaultProxy
 from tests.system.test_clock_faults import WRONG_WALL_CLOCK
 
@@ -16,76 +16,76 @@ SHORT_SECONDS = 1.2
 """No node may reclaim: no fault is recorded for the checker."""
 
 
-async def test_rolling_restart(scene: Scene, seconds: float) -> None:
+async def test_rolling_restart(deployment: LoadedDeployment, seconds: float) -> None:
     """One of three nodes every three seconds. Nothing is sent twice: open runs are drained within the grace time."""
-    await scene.begin()
+    await deployment.begin()
     restarts = 0
     async for _ in every(2.9, 3 * seconds):
-        leaving = scene.nodes[0]
+        leaving = deployment.nodes[0]
         leaving.terminate()
         assert await leaving.ended() == 0
-        await scene.replace(leaving)
+        await deployment.replace(leaving)
         restarts += 1
-    await scene.firing()
-    assert_no_downtime(await scene.judged(f"{restarts} restarts"))
+    await deployment.firing()
+    assert_no_downtime(await deployment.judged(f"{restarts} restarts"))
 
 
-async def test_kill_9_of_random_nodes(scene: Scene, seconds: float) -> None:
+async def test_kill_9_of_random_nodes(deployment: LoadedDeployment, seconds: float) -> None:
     """An open run is sent again when the lease is over. Its last request ended with its node."""
-    await scene.begin()
+    await deployment.begin()
     kills = 0
     async for _ in every(3.7, seconds):
         # Out of step with the time after which others reclaim: quarantine is for runs that are lost with
         # three nodes in a row.
         await asyncio.sleep(random.uniform(0, 3))
-        victim = scene.some_node()
-        at = scene.now_ms()
+        victim = deployment.some_node()
+        at = deployment.now_ms()
         await victim.kill()
         # A run is sent again if its node got the answer but could not settle it.
-        scene.record_fault(at - 1000, scene.now_ms())
-        await scene.replace(victim)
+        deployment.record_fault(at - 1000, deployment.now_ms())
+        await deployment.replace(victim)
         kills += 1
-    await scene.firing()
-    assert_no_downtime(await scene.judged(f"{kills} kills"))
+    await deployment.firing()
+    assert_no_downtime(await deployment.judged(f"{kills} kills"))
 
 
-async def test_frozen_and_thawed(scene: Scene, seconds: float) -> None:
+async def test_frozen_and_thawed(deployment: LoadedDeployment, seconds: float) -> None:
     """After longer than the lease, a frozen node finds its runs reclaimed, and its results are refused. After less, it
     continues as before."""
-    await scene.begin()
+    await deployment.begin()
     async for number in every(LONG_SECONDS + SHORT_SECONDS, 1.5 * seconds):
-        victim = await scene.busy(*scene.nodes)
-        at = scene.now_ms()
+        victim = await deployment.busy(*deployment.nodes)
+        at = deployment.now_ms()
         victim.freeze()
         await asyncio.sleep(SHORT_SECONDS if number % 2 else LONG_SECONDS)
         victim.thaw()
         if not number % 2:
-            scene.record_fault(at, scene.now_ms())
-        await scene.firing()
-    refused = sum(len(node.events(SETTLEMENT_REFUSED)) for node in scene.nodes)
-    scene.note(f"{refused} late results refused")
+            deployment.record_fault(at, deployment.now_ms())
+        await deployment.firing()
+    refused = sum(len(node.events(SETTLEMENT_REFUSED)) for node in deployment.nodes)
+    deployment.note(f"{refused} late results refused")
     assert refused, "not one late result had to be refused: was a node frozen at all?"
-    assert_no_downtime(await scene.judged())
+    assert_no_downtime(await deployment.judged())
 
 
-async def test_cut_off_from_redis(scene: Scene, seconds: float) -> None:
+async def test_cut_off_from_redis(deployment: LoadedDeployment, seconds: float) -> None:
     """By closed connections, by a black hole in both directions, and by one that accepts data and never answers. The
     two other nodes take over; no job waits for longer than the lease."""
-    await scene.begin()
-    proxy = scene.proxy
-    outside = scene.nodes[0]
+    await deployment.begin()
+    proxy = deployment.proxy
+    outside = deployment.nodes[0]
     outside.terminate()
     assert await outside.ended() == 0
-    scene.nodes.remove(outside)
-    scene.nodes.append(await scene.start("node", through_proxy=True))
+    deployment.nodes.remove(outside)
+    deployment.nodes.append(await deployment.start("node", through_proxy=True))
     async for number in every(LONG_SECONDS + 2.0, 1.5 * seconds):
-        await scene.busy(scene.nodes[-1])
-        at = scene.now_ms()
+        await deployment.busy(deployment.nodes[-1])
+        at = deployment.now_ms()
         await cut(proxy, number % 3)
-        scene.record_fault(at, scene.now_ms())
-        await scene.firing()
-    assert scene.nodes[-1].is_running
-    assert_no_downtime(await scene.judged())
+        deployment.record_fault(at, deployment.now_ms())
+        await deployment.firing()
+    assert deployment.nodes[-1].is_running
+    assert_no_downtime(await deployment.judged())
 
 
 async def cut(proxy: FaultProxy, way: int) -> None:
@@ -103,19 +103,19 @@ async def cut(proxy: FaultProxy, way: int) -> None:
         silent.release()
 
 
-async def test_wall_clocks_that_are_five_minutes_wrong(scene: Scene, seconds: float) -> None:
+async def test_wall_clocks_that_are_five_minutes_wrong(deployment: LoadedDeployment, seconds: float) -> None:
     """One node is ahead, one behind, one right, and each is restarted. Nodes use Redis's time, so this
     has no effect."""
-    await scene.begin(load=False)
-    for node, offset in zip(list(scene.nodes), (300, -300, 0), strict=True):
+    await deployment.begin(load=False)
+    for node, offset in zip(list(deployment.nodes), (300, -300, 0), strict=True):
         node.terminate()
         assert await node.ended() == 0
-        await scene.replace(node, prelude=WRONG_WALL_CLOCK.format(offset=offset))
-    await scene.load()
+        await deployment.replace(node, prelude=WRONG_WALL_CLOCK.format(offset=offset))
+    await deployment.load()
     async for number in every(seconds / 6, seconds):
-        leaving = scene.nodes[0]
+        leaving = deployment.nodes[0]
         leaving.terminate()
         assert await leaving.ended() == 0
-        await scene.replace(leaving, prelude=WRONG_WALL_CLOCK.format(offset=(-300, 300, 0)[number % 3]))
-    await scene.firing()
-    assert_no_downtime(await scene.judged())
+        await deployment.replace(leaving, prelude=WRONG_WALL_CLOCK.format(offset=(-300, 300, 0)[number % 3]))
+    await deployment.firing()
+    assert_no_downtime(await deployment.judged())

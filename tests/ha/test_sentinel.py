@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from redis.exceptions import RedisError
 
-from tests.ha.scene import Scene, assert_no_downtime
+from tests.ha.deployment import LoadedDeployment, assert_no_downtime
 from tests.support.processes import eventually
 from tests.support.topologies import PortServer, Sentinels
 
@@ -25,7 +25,7 @@ BOUND_MS = 1000.0 * (MAX_LAG_SECONDS + 2)
 checks, and a second because it counts whole seconds."""
 
 
-async def promoted(scene: Scene, topology: Sentinels, old: PortServer) -> PortServer:
+async def promoted(deployment: LoadedDeployment, topology: Sentinels, old: PortServer) -> PortServer:
     """Wait until another server is the master and accepts writes."""
 
     async def takes_writes() -> bool:
@@ -36,7 +36,7 @@ async def promoted(scene: Scene, topology: Sentinels, old: PortServer) -> PortSe
 
     await eventually(takes_writes, seconds=60, what="no replica is promoted")
     master = await topology.master()
-    scene.say(f"{master.name} is promoted")
+    deployment.say(f"{master.name} is promoted")
     return master
 
 
@@ -44,102 +44,112 @@ async def all_follow(topology: Sentinels) -> None:
     await eventually(topology.replicated, seconds=90, what="the old master should follow the new one")
 
 
-def assert_lost_within_windows(scene: Scene, lost: list[tuple[str, float]]) -> None:
+def assert_lost_within_windows(deployment: LoadedDeployment, lost: list[tuple[str, float]]) -> None:
     for job_id, at in lost:
-        within = any(fault.began_ms <= at <= (fault.ended_ms or 0.0) for fault in scene.disturbances)
+        within = any(fault.began_ms <= at <= (fault.ended_ms or 0.0) for fault in deployment.disturbances)
         assert within, f"{job_id} was acknowledged at {at:.0f} and is gone; it was written in no window"
 
 
-async def report(scene: Scene, what: str) -> None:
-    lost = await scene.lost_upserts()
-    scene.note(
-        f"{what}: {len(lost)} of {len(scene.upserts)} upserts lost after a 202; longest time without a 202 "
-        f"{scene.longest_refusal_ms():.0f} ms, without a fire {scene.longest_silence_ms():.0f} ms"
+async def report(deployment: LoadedDeployment, what: str) -> None:
+    lost = await deployment.lost_upserts()
+    deployment.note(
+        f"{what}: {len(lost)} of {len(deployment.upserts)} upserts lost after a 202; longest time without a 202 "
+        f"{deployment.longest_refusal_ms():.0f} ms, without a fire {deployment.longest_silence_ms():.0f} ms"
     )
-    assert_lost_within_windows(scene, [(one.job_id, one.answered_at_ms) for one in lost])
+    assert_lost_within_windows(deployment, [(one.job_id, one.answered_at_ms) for one in lost])
 
 
-async def test_jobs_fire_again_after_the_master_is_killed(scene: Scene, seconds: float) -> None:
+async def test_jobs_fire_again_after_the_master_is_killed(deployment: LoadedDeployment, seconds: float) -> None:
     topology = Sentinels()
-    await scene.use(topology)
-    await scene.begin()
-    async with scene.upserting():
+    await deployment.use(topology)
+    await deployment.begin()
+    async with deployment.upserting():
         for _ in range(max(1, round(seconds / 30))):
             master = await topology.master()
-            at = scene.now_ms()
+            at = deployment.now_ms()
             await master.child.kill()
-            scene.record_fault(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
-            await promoted(scene, topology, master)
-            await scene.firing()
-            await scene.taken()
-            await scene.tasks_are_called()
+            deployment.record_fault(at - ON_THE_WAY_MS, deployment.now_ms(), loses_writes=True)
+            await promoted(deployment, topology, master)
+            await deployment.firing()
+            await deployment.taken()
+            await deployment.tasks_are_called()
             await master.start()  # returns as a master, and is then made a replica
             await all_follow(topology)
-            await scene.firing()
-            await scene.taken()
-            await scene.tasks_are_called()
-    await report(scene, "master killed")
-    assert_no_downtime(await scene.judged("master killed"), outage=True, silence_ms=scene.longest_silence_ms())
+            await deployment.firing()
+            await deployment.taken()
+            await deployment.tasks_are_called()
+    await report(deployment, "master killed")
+    assert_no_downtime(
+        await deployment.judged("master killed"), outage=True, silence_ms=deployment.longest_silence_ms()
+    )
 
 
-async def test_a_master_that_was_frozen_during_a_failover_does_no_harm(scene: Scene, seconds: float) -> None:
+async def test_a_master_that_was_frozen_during_a_failover_does_no_harm(
+    deployment: LoadedDeployment, seconds: float
+) -> None:
     """When the old master returns, the writes that it had not replicated are lost, and so are those that it receives
     meanwhile."""
     topology = Sentinels(password="secret")
-    await scene.use(topology)
-    await scene.begin()
-    async with scene.upserting():
+    await deployment.use(topology)
+    await deployment.begin()
+    async with deployment.upserting():
         for _ in range(max(1, round(seconds / 30))):
             master = await topology.master()
-            at = scene.now_ms()
+            at = deployment.now_ms()
             master.child.freeze()
-            scene.record_fault(at - ON_THE_WAY_MS, scene.now_ms(), loses_writes=True)
-            await promoted(scene, topology, master)
-            await scene.firing()
-            await scene.taken()
-            await scene.tasks_are_called()
+            deployment.record_fault(at - ON_THE_WAY_MS, deployment.now_ms(), loses_writes=True)
+            await promoted(deployment, topology, master)
+            await deployment.firing()
+            await deployment.taken()
+            await deployment.tasks_are_called()
             master.child.thaw()
             await all_follow(topology)
-            await scene.firing()
-            await scene.taken()
-            await scene.tasks_are_called()
-    await report(scene, "master frozen")
-    assert_no_downtime(await scene.judged("master frozen"), outage=True, silence_ms=scene.longest_silence_ms())
+            await deployment.firing()
+            await deployment.taken()
+            await deployment.tasks_are_called()
+    await report(deployment, "master frozen")
+    assert_no_downtime(
+        await deployment.judged("master frozen"), outage=True, silence_ms=deployment.longest_silence_ms()
+    )
 
 
-async def test_a_master_without_replicas_stops_and_loses_the_writes_that_it_accepted(scene: Scene) -> None:
+async def test_a_master_without_replicas_stops_and_loses_the_writes_that_it_accepted(
+    deployment: LoadedDeployment,
+) -> None:
     """The worst case: nothing reaches the replicas, the master continues alone, and then its machine dies. With
     ``min-replicas-to-write 1`` and ``min-replicas-max-lag 2`` it stops by itself, so the window is bounded."""
     topology = Sentinels(down_after_ms=20_000, config={"min-replicas-max-lag": MAX_LAG_SECONDS})
-    await scene.use(topology)
-    await scene.begin()
+    await deployment.use(topology)
+    await deployment.begin()
     master = await topology.master()
     replicas = [one for one in topology.servers if one is not master]
-    async with scene.upserting():
-        await scene.recorder.until(lambda: len(scene.upserts) > 10)
+    async with deployment.upserting():
+        await deployment.recorder.until(lambda: len(deployment.upserts) > 10)
         # Runs that have begun by then: the replicas have their claims and will never receive their ends.
-        await scene.open_requests(10)
-        cut_at = scene.now_ms()
+        await deployment.open_requests(10)
+        cut_at = deployment.now_ms()
         for one in replicas:
             one.child.freeze()
         await asyncio.sleep(BOUND_MS / 1000 + 2)
         refused_from = next(
-            later.asked_at_ms for one, later in pairwise(scene.upserts) if one.status == 202 and later.status == 429
+            later.asked_at_ms
+            for one, later in pairwise(deployment.upserts)
+            if one.status == 202 and later.status == 429
         )
         # Killed before they thaw: data that has arrived at their machines and was not read is lost.
         await asyncio.gather(*(one.child.kill() for one in replicas))
         await master.child.kill()
-        scene.record_fault(cut_at - ON_THE_WAY_MS, cut_at + BOUND_MS, loses_writes=True)
+        deployment.record_fault(cut_at - ON_THE_WAY_MS, cut_at + BOUND_MS, loses_writes=True)
         await asyncio.gather(*(one.start() for one in replicas))
         for sentinel in topology.sentinels:
             await sentinel.command("SENTINEL", "SET", "cronpost", "down-after-milliseconds", 1000)
-        await promoted(scene, topology, master)
-        await scene.firing()
-        await scene.taken()
-    taken = [one.answered_at_ms for one in scene.upserts if one.status == 202 and one.asked_at_ms > cut_at]
-    scene.note(f"a master without replicas acknowledged for {refused_from - cut_at:.0f} ms more")
+        await promoted(deployment, topology, master)
+        await deployment.firing()
+        await deployment.taken()
+    taken = [one.answered_at_ms for one in deployment.upserts if one.status == 202 and one.asked_at_ms > cut_at]
+    deployment.note(f"a master without replicas acknowledged for {refused_from - cut_at:.0f} ms more")
     assert taken, "it continued for a moment"
-    lost = await scene.lost_upserts()
+    lost = await deployment.lost_upserts()
     assert lost, "nothing was lost: were the replicas cut off at all?"
-    await report(scene, "master without replicas")
-    await scene.judged("master without replicas")
+    await report(deployment, "master without replicas")
+    await deployment.judged("master without replicas")

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.system.world import World
+from tests.system.deployment import Deployment
 
 
 @pytest.fixture
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+async def deployment(request: pytest.FixtureRequest) -> AsyncIterator[Deployment]:
     async with AsyncExitStack() as stack:
-        world = await World.make(stack)
-        yield world
+        deployment = await Deployment.make(stack)
+        yield deployment
         report = getattr(request.node, "report_of_call", None)
         if report is not None and report.failed:
-            print(world.processes.logs())
+            print(deployment.processes.logs())
 
 
 @pytest.hookimpl(wrapper=True)

@@ -24,7 +24,7 @@ import pytest
 
 from scheduler_core.embedded import EmbeddedRedis, ask
 from tests.support.processes import ROOT, Child, Cronpost, eventually
-from tests.system.world import World
+from tests.system.deployment import Deployment
 
 EXAMPLE = ROOT / "examples" / "api_getter"
 JOB: dict[str, Any] = json.loads((EXAMPLE / "job.json").read_text())
@@ -65,7 +65,7 @@ class Program(Child):
 class Shop:
     """The API, the getter that copies it, and the job that drives the getter."""
 
-    world: World
+    deployment: Deployment
     stack: AsyncExitStack
     root: Path
     server: Cronpost = field(init=False)
@@ -75,7 +75,7 @@ class Shop:
 
     async def open(self) -> None:
         """Start everything but Cronpost."""
-        directory = self.world.processes.directory
+        directory = self.deployment.processes.directory
         items = [f"{name}={count}" for name, count in ITEMS.items()]
         api = Program("fake_api", "--port", 0, "--items", *items, directory=directory)
         self.stack.callback(api.clean_up)
@@ -88,14 +88,14 @@ class Shop:
         if port is None:
             port = httpx.URL(self.getter_url).port or 0
         options = ("--port", port, "--api", self.api.base_url, "--root", self.root, "--timeout", 60)
-        self.getter = Program("getter", *options, directory=self.world.processes.directory)
+        self.getter = Program("getter", *options, directory=self.deployment.processes.directory)
         self.stack.callback(self.getter.clean_up)
         self.getter_url = await self.getter.address()
 
     async def start_server(self) -> None:
         """Start Cronpost with its own Redis, or start both again."""
-        data = self.world.processes.directory / "data"
-        self.server = await self.world.start("serve", redis_url="", data_dir=data, attempt_timeout_seconds=60)
+        data = self.deployment.processes.directory / "data"
+        self.server = await self.deployment.start("serve", redis_url="", data_dir=data, attempt_timeout_seconds=60)
         # With Cronpost's own settings, a kill may lose the last writes that Redis had answered.
         assert ask(EmbeddedRedis(data).socket_path, "CONFIG", "SET", "appendfsync", "always") == "+OK"
 
@@ -189,9 +189,9 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Shop]:
+async def shop(deployment: Deployment, request: pytest.FixtureRequest) -> AsyncIterator[Shop]:
     async with AsyncExitStack() as stack:
-        shop = Shop(world, stack, world.processes.directory / "copy")
+        shop = Shop(deployment, stack, deployment.processes.directory / "copy")
         await shop.open()
         yield shop
         report = getattr(request.node, "report_of_call", None)
@@ -404,8 +404,8 @@ async def test_repeated_kills_neither_lose_nor_double_a_page(shop: Shop) -> None
 
 
 async def test_simultaneous_pokes_at_two_servers_start_one_run(shop: Shop) -> None:
-    await shop.world.redis.start()
-    servers = await asyncio.gather(shop.world.start("serve"), shop.world.start("serve"))
+    await shop.deployment.redis.start()
+    servers = await asyncio.gather(shop.deployment.start("serve"), shop.deployment.start("serve"))
     shop.server = servers[0]
     await shop.put(cron=LEAP_DAY, min_interval_seconds=600)
     clients = [await one.api() for one in servers]

@@ -14,7 +14,7 @@ import pytest
 from scheduler_core.embedded import EmbeddedRedis, ask
 from tests.support.processes import Cronpost, eventually
 from tests.support.recorder import WAIT_SECONDS, Received
-from tests.system.world import World
+from tests.system.deployment import Deployment
 
 pytestmark = pytest.mark.slow
 
@@ -61,13 +61,13 @@ class Worker:
         return await self.say("complete", {"state": state, **more}, at=at)
 
 
-async def taken(world: World, server: Cronpost, job_id: str, *, count: int = 1) -> Received:
+async def taken(deployment: Deployment, server: Cronpost, job_id: str, *, count: int = 1) -> Received:
     """Wait until the runner has taken the latest of this many runs of a job."""
-    await world.recorder.until(lambda: len({one.run_id for one in world.recorder.of(job_id)}) >= count)
-    request = world.recorder.of(job_id)[-1]
+    await deployment.recorder.until(lambda: len({one.run_id for one in deployment.recorder.of(job_id)}) >= count)
+    request = deployment.recorder.of(job_id)[-1]
 
     async def so() -> bool:
-        view = await world.view(server, job_id)
+        view = await deployment.view(server, job_id)
         open_run = view["open_run"]
         return bool(view["status"] == "taken" and open_run["id"] == request.run_id)
 
@@ -93,32 +93,32 @@ def millis(text: str) -> float:
 
 
 async def test_a_taken_run_stays_open_until_its_runner_reports_the_result(
-    world: World, outside: httpx.AsyncClient
+    deployment: Deployment, outside: httpx.AsyncClient
 ) -> None:
     """The API requires keys. The runner has none and needs none."""
-    server = await world.start(api_keys=KEY)
+    server = await deployment.start(api_keys=KEY)
     client = await server.api()
     client.headers["Authorization"] = f"Bearer {KEY}"
-    await world.put(server, "a", **SLOW)
-    await world.put(server, "b", **SLOW)
-    worker = Worker(outside, await taken(world, server, "a"))
-    other = Worker(outside, await taken(world, server, "b"))
+    await deployment.put(server, "a", **SLOW)
+    await deployment.put(server, "b", **SLOW)
+    worker = Worker(outside, await taken(deployment, server, "a"))
+    other = Worker(outside, await taken(deployment, server, "b"))
 
     assert (await outside.get(f"{client.base_url}/jobs/a")).status_code == 401
     for token in (other.token, worker.token[:-1], worker.token + "x", "", KEY):
         for what, body in (("complete", {"state": "succeeded"}), ("heartbeat", {})):
             refused = await worker.say(what, body, token=token)
             assert refused.status_code == 403, (token, refused.text)
-    assert (await world.view(server, "a"))["status"] == "taken", "nothing of that did anything"
+    assert (await deployment.view(server, "a"))["status"] == "taken", "nothing of that did anything"
 
     said = await worker.say("heartbeat", {"progress": 0.4, "note": "table 4 of 10"})
     assert said.status_code == 200, said.text
-    view = await world.view(server, "a")
+    view = await deployment.view(server, "a")
     assert (view["open_run"]["progress"], view["open_run"]["note"]) == (0.4, "table 4 of 10")
     assert said.json() == {"run_id": worker.run_id, "deadline": view["open_run"]["deadline"]}
     assert (await client.post("/jobs/a/run")).status_code == 409, "the job counts as running"
-    await eventually(lambda: world.now_ms() > world.recorder.of("a")[0].arrived_ms + 2100)
-    assert len(world.recorder.of("a")) == 1, "it fires every second, and its run is not over"
+    await eventually(lambda: deployment.now_ms() > deployment.recorder.of("a")[0].arrived_ms + 2100)
+    assert len(deployment.recorder.of("a")) == 1, "it fires every second, and its run is not over"
 
     answer = await worker.complete(message="10 tables")
     assert (answer.status_code, answer.json()) == (200, {"run_id": worker.run_id, "state": "succeeded"})
@@ -132,8 +132,8 @@ async def test_a_taken_run_stays_open_until_its_runner_reports_the_result(
     assert (run["state"], run["status"], run["error_message"]) == ("failed", "FAILED", "no disk")
 
     # With a bearer token, and before the request is answered: the callback decides, whatever the answer is.
-    hold = world.recorder.hold("a")
-    await world.recorder.until(lambda: hold.has_arrived)
+    hold = deployment.recorder.hold("a")
+    await deployment.recorder.until(lambda: hold.has_arrived)
     early = Worker(outside, hold.received)
     url = hold.received.headers["cronpost-callback-url"]
     bearer = {"Authorization": f"Bearer {early.token}"}
@@ -141,22 +141,24 @@ async def test_a_taken_run_stays_open_until_its_runner_reports_the_result(
     hold.release(503)
     run = await run_of(server, early.run_id)
     assert (run["state"], run["status_code"]) == ("succeeded", 503)
-    await world.recorder.until_requests(1, "a")
-    assert len([one for one in world.recorder.of("a") if one.run_id == early.run_id]) == 1, "503 is not tried again"
-    for account in await world.check():
+    await deployment.recorder.until_requests(1, "a")
+    assert len([one for one in deployment.recorder.of("a") if one.run_id == early.run_id]) == 1, (
+        "503 is not tried again"
+    )
+    for account in await deployment.check():
         assert {miss.reason.value for miss in account.misses} == {"overlap"}
 
 
 async def test_a_run_is_lost_after_its_time_limit_or_without_heartbeats(
-    world: World, outside: httpx.AsyncClient
+    deployment: Deployment, outside: httpx.AsyncClient
 ) -> None:
-    server = await world.start()
-    await world.put(server, "long", **SLOW, run_timeout_seconds=1.5)
-    await world.put(server, "silent", **SLOW, run_timeout_seconds=60, heartbeat_timeout_seconds=1.2)
-    await world.put(server, "beating", **SLOW, run_timeout_seconds=60, heartbeat_timeout_seconds=1.2)
-    await world.put(server, "beating too long", **SLOW, run_timeout_seconds=2, heartbeat_timeout_seconds=1.2)
-    jobs = list(world.puts)
-    workers = {job_id: Worker(outside, await taken(world, server, job_id)) for job_id in jobs}
+    server = await deployment.start()
+    await deployment.put(server, "long", **SLOW, run_timeout_seconds=1.5)
+    await deployment.put(server, "silent", **SLOW, run_timeout_seconds=60, heartbeat_timeout_seconds=1.2)
+    await deployment.put(server, "beating", **SLOW, run_timeout_seconds=60, heartbeat_timeout_seconds=1.2)
+    await deployment.put(server, "beating too long", **SLOW, run_timeout_seconds=2, heartbeat_timeout_seconds=1.2)
+    jobs = list(deployment.puts)
+    workers = {job_id: Worker(outside, await taken(deployment, server, job_id)) for job_id in jobs}
 
     async def beats() -> None:
         while True:
@@ -171,7 +173,7 @@ async def test_a_run_is_lost_after_its_time_limit_or_without_heartbeats(
     assert "not completed in time" in runs["beating too long"]["error_message"]
     assert "no heartbeat in time" in runs["silent"]["error_message"]
     for job_id, seconds in (("long", 1.5), ("beating too long", 2.0), ("silent", 1.2)):
-        answered = world.recorder.of(job_id)[0].ended_ms
+        answered = deployment.recorder.of(job_id)[0].ended_ms
         assert answered is not None
         assert millis(runs[job_id]["completed_at"]) >= answered + seconds * 1000 - 2
         for what, body in (("complete", {"state": "succeeded"}), ("heartbeat", {})):
@@ -179,73 +181,75 @@ async def test_a_run_is_lost_after_its_time_limit_or_without_heartbeats(
             assert said.status_code == 409, said.text
         assert (await run_of(server, workers[job_id].run_id))["state"] == "lost"
     first = workers["beating"].run_id
-    begun = world.recorder.of("beating")[0].arrived_ms
-    await eventually(lambda: world.now_ms() > begun + 2500)
-    view = await world.view(server, "beating")
+    begun = deployment.recorder.of("beating")[0].arrived_ms
+    await eventually(lambda: deployment.now_ms() > begun + 2500)
+    view = await deployment.view(server, "beating")
     assert (view["status"], view["open_run"]["id"]) == ("taken", first), "it has said so all the time"
     beating.cancel()
     await asyncio.wait([beating])
     assert (await run_of(server, first))["state"] == "lost"
-    await world.recorder.until(lambda: all(len(world.recorder.of(job_id)) >= 2 for job_id in jobs))
-    for account in await world.check():
-        assert len({one.run_id for one in world.recorder.of(account.job_id)}) == len(account.all_runs)
+    await deployment.recorder.until(lambda: all(len(deployment.recorder.of(job_id)) >= 2 for job_id in jobs))
+    for account in await deployment.check():
+        assert len({one.run_id for one in deployment.recorder.of(account.job_id)}) == len(account.all_runs)
 
 
 @pytest.mark.parametrize("redis", ["shared", "embedded"])
 async def test_taken_runs_can_be_completed_after_a_kill_of_all_servers_and_are_not_sent_again(
-    world: World, outside: httpx.AsyncClient, redis: str
+    deployment: Deployment, outside: httpx.AsyncClient, redis: str
 ) -> None:
     """Five runs when the servers die: taken; taken, of a job whose runs may overlap; open and completed; open; open
     with a heartbeat from its runner."""
     settings: Json = {}
-    data = world.processes.directory / "data"
+    data = deployment.processes.directory / "data"
     if redis == "embedded":
         settings = {"redis_url": "", "data_dir": data}
-    servers = [await world.start("serve", **settings)]
+    servers = [await deployment.start("serve", **settings)]
     if redis == "embedded":
         # With Cronpost's own settings, a kill may lose the last writes that Redis had answered.
         assert ask(EmbeddedRedis(data).socket_path, "CONFIG", "SET", "appendfsync", "always") == "+OK"
     else:
-        servers.append(await world.start("serve"))
+        servers.append(await deployment.start("serve"))
     jobs = ("taken", "beside", "completed", "open", "beating")
-    holds = {job_id: world.recorder.hold(job_id) for job_id in jobs[2:]}
+    holds = {job_id: deployment.recorder.hold(job_id) for job_id in jobs[2:]}
     cron = soon()
     for job_id in jobs:
         overlap: Json = {"overlap": "allow", "max_concurrent": 2} if job_id == "beside" else {}
-        await world.put(servers[0], job_id, cron, **SLOW, **overlap)
-    workers = {"taken": Worker(outside, await taken(world, servers[0], "taken"))}
-    await world.recorder.until(lambda: all(hold.has_arrived for hold in holds.values()))
+        await deployment.put(servers[0], job_id, cron, **SLOW, **overlap)
+    workers = {"taken": Worker(outside, await taken(deployment, servers[0], "taken"))}
+    await deployment.recorder.until(lambda: all(hold.has_arrived for hold in holds.values()))
     workers |= {job_id: Worker(outside, hold.received) for job_id, hold in holds.items()}
 
     async def is_taken_beside() -> bool:
-        view = await world.view(servers[0], "beside")
+        view = await deployment.view(servers[0], "beside")
         return [run["state"] for run in view["open_runs"]] == ["taken"]
 
     await eventually(is_taken_beside)
-    workers["beside"] = Worker(outside, world.recorder.of("beside")[0])
+    workers["beside"] = Worker(outside, deployment.recorder.of("beside")[0])
     assert (await workers["completed"].complete(message="done early")).status_code == 200
     assert (await workers["beating"].say("heartbeat", {"progress": 0.5})).status_code == 200
 
-    killed_at = world.now_ms()
+    killed_at = deployment.now_ms()
     for server in servers:
         await server.kill()
-    world.record_fault(killed_at - 500, killed_at)
-    server = await world.start("serve", **settings)
-    await world.put(server, "witness")
+    deployment.record_fault(killed_at - 500, killed_at)
+    server = await deployment.start("serve", **settings)
+    await deployment.put(server, "witness")
     # Only runs that were open and are not completed are sent again, under their ids.
-    await world.recorder.until(lambda: all(len(world.recorder.of(job_id)) == 2 for job_id in ("open", "beating")))
+    await deployment.recorder.until(
+        lambda: all(len(deployment.recorder.of(job_id)) == 2 for job_id in ("open", "beating"))
+    )
     run = await run_of(server, workers["completed"].run_id)
     assert (run["state"], run["status"]) == ("succeeded", "SUCCESS")
-    assert (await world.view(server, "taken"))["status"] == "taken"
-    await world.recorder.until_requests(2, "witness")
+    assert (await deployment.view(server, "taken"))["status"] == "taken"
+    await deployment.recorder.until_requests(2, "witness")
 
     assert (await workers["completed"].complete(at=server)).status_code == 200
     for job_id in ("taken", "beside", "open", "beating"):
         answer = await workers[job_id].complete(at=server, message="after all")
         assert (answer.status_code, answer.json()["state"]) == (200, "succeeded")
         assert (await run_of(server, workers[job_id].run_id))["state"] == "succeeded"
-    await world.recorder.until_requests(1, "witness")
-    assert {job_id: len(world.recorder.of(job_id)) for job_id in jobs} == {
+    await deployment.recorder.until_requests(1, "witness")
+    assert {job_id: len(deployment.recorder.of(job_id)) for job_id in jobs} == {
         "taken": 1,
         "beside": 1,
         "completed": 1,
@@ -253,26 +257,28 @@ async def test_taken_runs_can_be_completed_after_a_kill_of_all_servers_and_are_n
         "beating": 2,
     }
     for job_id in jobs:
-        assert {one.run_id for one in world.recorder.of(job_id)} == {workers[job_id].run_id}
-        assert (await world.view(server, job_id))["last_run"]["state"] == "succeeded"
-    await world.check(embedded=EmbeddedRedis(data) if redis == "embedded" else None)
+        assert {one.run_id for one in deployment.recorder.of(job_id)} == {workers[job_id].run_id}
+        assert (await deployment.view(server, job_id))["last_run"]["state"] == "succeeded"
+    await deployment.check(embedded=EmbeddedRedis(data) if redis == "embedded" else None)
 
 
 async def test_a_continuation_that_a_callback_requests_is_the_next_run(
-    world: World, outside: httpx.AsyncClient
+    deployment: Deployment, outside: httpx.AsyncClient
 ) -> None:
-    await world.redis.start()
-    server, _ = await asyncio.gather(world.start("serve"), world.start("node", public_url="http://127.0.0.1:9"))
-    await world.put(server, "a", **SLOW, continuations=True)
+    await deployment.redis.start()
+    server, _ = await asyncio.gather(
+        deployment.start("serve"), deployment.start("node", public_url="http://127.0.0.1:9")
+    )
+    await deployment.put(server, "a", **SLOW, continuations=True)
     for page in (1, 2, 3):
-        request = await taken(world, server, "a", count=page)
+        request = await taken(deployment, server, "a", count=page)
         worker = Worker(outside, request)
         more: Json = {} if page == 3 else {"continue": {"payload": {"page": page + 1}}}
         answer = await worker.complete(at=server, **more)
         assert answer.status_code == 200, answer.text
-    await world.recorder.until_requests(1, "a")
-    reasons = [one.reason for one in world.recorder.of("a")]
+    await deployment.recorder.until_requests(1, "a")
+    reasons = [one.reason for one in deployment.recorder.of("a")]
     assert reasons == ["scheduled", "continuation", "continuation", "scheduled"]
-    assert [one.body for one in world.recorder.of("a")][1:3] == [b'{"page":2}', b'{"page":3}']
-    (account,) = await world.check()
+    assert [one.body for one in deployment.recorder.of("a")][1:3] == [b'{"page":2}', b'{"page":3}']
+    (account,) = await deployment.check()
     assert "held" in {miss.reason.value for miss in account.misses}

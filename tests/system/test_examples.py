@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.processes import ROOT, Child, Cronpost, eventually
-from tests.system.world import World
+from tests.system.deployment import Deployment
 
 NEVER = "0 0 29 2 *"
 
@@ -18,10 +18,10 @@ NEVER = "0 0 29 2 *"
 class Example(Child):
     """A runner of the examples on a free port, which its first line contains."""
 
-    def __init__(self, world: World, name: str, *arguments: str, **environment: str) -> None:
+    def __init__(self, deployment: Deployment, name: str, *arguments: str, **environment: str) -> None:
         super().__init__(
             [sys.executable, str(ROOT / "examples" / name), *arguments],
-            directory=world.processes.directory,
+            directory=deployment.processes.directory,
             environment={"PATH": os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1", **environment},
         )
 
@@ -33,8 +33,8 @@ class Example(Child):
 
 
 @pytest.fixture
-async def server(world: World) -> Cronpost:
-    return await world.start()
+async def server(deployment: Deployment) -> Cronpost:
+    return await deployment.start()
 
 
 async def run_once(server: Cronpost, job: dict[str, Any]) -> dict[str, Any]:
@@ -55,9 +55,9 @@ async def run_once(server: Cronpost, job: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("arguments", "environment"), [(("0",), {}), ((), {"PORT": "0"})])
 async def test_the_runner_listens_on_the_given_port_and_accepts_a_run(
-    world: World, server: Cronpost, arguments: tuple[str, ...], environment: dict[str, str]
+    deployment: Deployment, server: Cronpost, arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
-    runner = Example(world, "runner.py", *arguments, **environment)
+    runner = Example(deployment, "runner.py", *arguments, **environment)
     try:
         run = await run_once(server, {"endpoint": await runner.address(), "payload": 1})
         assert (run["state"], run["status_code"]) == ("succeeded", 202)
@@ -70,9 +70,9 @@ async def test_the_runner_listens_on_the_given_port_and_accepts_a_run(
     [({"seconds": 0.2}, "succeeded", "slept well"), ({"minutes": 1}, "failed", "KeyError: 'seconds'")],
 )
 async def test_the_runner_for_slow_work_reports_the_result_of_each_run(
-    world: World, server: Cronpost, payload: Any, state: str, message: str
+    deployment: Deployment, server: Cronpost, payload: Any, state: str, message: str
 ) -> None:
-    runner = Example(world, "callback_runner.py", "0")
+    runner = Example(deployment, "callback_runner.py", "0")
     try:
         callback = {"completion": "callback", "run_timeout_seconds": 60, "heartbeat_timeout_seconds": 30}
         run = await run_once(server, {"endpoint": await runner.address(), "payload": payload, **callback})

@@ -28,17 +28,17 @@ from scheduler_core.base.events import (
 from scheduler_core.embedded import EmbeddedRedis, directory
 from scheduler_core.store.redis.keys import Keys
 from tests.support.processes import Cronpost, eventually, is_alive, processes_under
-from tests.system.world import World
+from tests.system.deployment import Deployment
 
 SETTINGS: dict[str, Any] = {"heartbeat_seconds": 0.5, "dead_after_seconds": 2.5, "downtime_after_seconds": 5}
 """Four interpreters that start on a busy machine can delay each other's heartbeats for a second."""
 LEASE_MS = 1500.0
 
 
-async def serve(world: World, nodes: int, **settings: Any) -> Cronpost:
+async def serve(deployment: Deployment, nodes: int, **settings: Any) -> Cronpost:
     """A server with its own Redis, when all of its nodes work."""
-    data = world.processes.directory / "data"
-    server = await world.start("serve", redis_url="", data_dir=data, nodes=nodes, **SETTINGS, **settings)
+    data = deployment.processes.directory / "data"
+    server = await deployment.start("serve", redis_url="", data_dir=data, nodes=nodes, **SETTINGS, **settings)
     await all_work(server, nodes)
     return server
 
@@ -56,28 +56,30 @@ def pids(server: Cronpost) -> dict[str, int]:
     return {event["node"]: event["pid"] for event in server.events(NODE_PROCESS_STARTED)}
 
 
-async def check(world: World) -> None:
+async def check(deployment: Deployment) -> None:
     """Check the promises while the server and its Redis run."""
-    await world.check(embedded=EmbeddedRedis(world.processes.directory / "data"), lease_ms=LEASE_MS)
+    await deployment.check(embedded=EmbeddedRedis(deployment.processes.directory / "data"), lease_ms=LEASE_MS)
 
 
-async def holder_of_an_open_run(world: World, server: Cronpost) -> int:
+async def holder_of_an_open_run(deployment: Deployment, server: Cronpost) -> int:
     """The process whose request the runner keeps open."""
-    hold = world.recorder.hold("held")
-    await world.put(server, "held")
-    await world.recorder.until(lambda: hold.has_arrived)
-    redis = EmbeddedRedis(world.processes.directory / "data")
+    hold = deployment.recorder.hold("held")
+    await deployment.put(server, "held")
+    await deployment.recorder.until(lambda: hold.has_arrived)
+    redis = EmbeddedRedis(deployment.processes.directory / "data")
     async with Redis.from_url(redis.url) as client:
         lease = await client.hget(Keys().leases, "held")
     assert isinstance(lease, bytes)
     return pids(server)[lease.decode().split()[1]]
 
 
-async def test_all_nodes_fire_and_their_metrics_add_up_also_when_one_was_killed(world: World) -> None:
-    server = await serve(world, 3, max_in_flight=10)
+async def test_all_nodes_fire_and_their_metrics_add_up_also_when_one_was_killed(deployment: Deployment) -> None:
+    server = await serve(deployment, 3, max_in_flight=10)
     jobs = [f"job{number}" for number in range(25)]
-    world.recorder.otherwise = dict.fromkeys(jobs, world.recorder.slow(0.3))  # more than two nodes can keep open
-    await world.put_many(server, *jobs)
+    deployment.recorder.otherwise = dict.fromkeys(
+        jobs, deployment.recorder.slow(0.3)
+    )  # more than two nodes can keep open
+    await deployment.put_many(server, *jobs)
 
     def firing() -> set[str]:
         return {event["node"] for event in server.events(RUN_SETTLED)}
@@ -88,53 +90,53 @@ async def test_all_nodes_fire_and_their_metrics_add_up_also_when_one_was_killed(
 
     before = await server.metric("cronpost_attempts_total")
     assert before > 0
-    victim = await holder_of_an_open_run(world, server)
-    killed_at = world.now_ms()
+    victim = await holder_of_an_open_run(deployment, server)
+    killed_at = deployment.now_ms()
     os.kill(victim, signal.SIGKILL)
-    world.record_fault(killed_at - 100)
+    deployment.record_fault(killed_at - 100)
     await server.logged(NODE_PROCESS_STARTED, count=4)
     assert victim not in {pid for pid in pids(server).values() if is_alive(pid)}
     await all_work(server, 3)
     assert await server.metric("cronpost_node_restarts_total") == 1
     await server.logged(RUN_REAPED)
-    await world.recorder.until(lambda: len(world.recorder.of("held")) > 1)
-    first, second = world.recorder.of("held")[:2]
+    await deployment.recorder.until(lambda: len(deployment.recorder.of("held")) > 1)
+    first, second = deployment.recorder.of("held")[:2]
     assert second.run_id == first.run_id
     assert second.fence > first.fence
-    await check(world)
+    await check(deployment)
     assert await server.metric("cronpost_attempts_total") >= before, "what a dead node had counted stays counted"
 
     (ended,) = server.events(NODE_PROCESS_ENDED)
     assert ended["pid"] == victim
-    await asyncio.gather(*(world.delete(server, job_id) for job_id in world.puts))
+    await asyncio.gather(*(deployment.delete(server, job_id) for job_id in deployment.puts))
     # Each settled run is logged once. The counts of the dead node since the last scrape are lost.
     uncounted = len(server.events(RUN_SETTLED)) - await server.metric("cronpost_runs_total")
     assert uncounted <= sum(pids(server)[event["node"]] == victim for event in server.events(RUN_SETTLED))
 
 
-async def test_a_killed_server_leaves_no_process_and_its_runs_are_sent_again_at_once(world: World) -> None:
-    server = await serve(world, 2)
-    holder = await holder_of_an_open_run(world, server)
+async def test_a_killed_server_leaves_no_process_and_its_runs_are_sent_again_at_once(deployment: Deployment) -> None:
+    server = await serve(deployment, 2)
+    holder = await holder_of_an_open_run(deployment, server)
     other = next(pid for pid in pids(server).values() if pid != holder)
     os.kill(other, signal.SIGSTOP)  # the worst case: a child that is frozen notices nothing
-    redis = set(processes_under(world.processes.directory / "data"))
-    killed_at = world.now_ms()
+    redis = set(processes_under(deployment.processes.directory / "data"))
+    killed_at = deployment.now_ms()
     await server.kill()
-    world.record_fault(killed_at - 100)
-    again = world.processes.cronpost(
-        "serve", redis_url="", data_dir=world.processes.directory / "data", nodes=2, **SETTINGS
+    deployment.record_fault(killed_at - 100)
+    again = deployment.processes.cronpost(
+        "serve", redis_url="", data_dir=deployment.processes.directory / "data", nodes=2, **SETTINGS
     )
     await again.started()
     assert not any(is_alive(pid) for pid in [holder, other, *redis])
-    await world.recorder.until(lambda: len(world.recorder.of("held")) > 1)
-    first, second = world.recorder.of("held")[:2]
+    await deployment.recorder.until(lambda: len(deployment.recorder.of("held")) > 1)
+    first, second = deployment.recorder.of("held")[:2]
     assert second.run_id == first.run_id
     assert second.fence > first.fence
     reaped = again.events(RUN_REAPED)
     assert reaped, "the first node voids all leases and does not wait for their end"
     assert next(one["event"] for one in again.events() if one["event"] in {RUN_REAPED, NODE_STARTED}) == RUN_REAPED
     await all_work(again, 2)
-    await check(world)
+    await check(deployment)
 
 
 def test_no_server_starts_while_a_node_of_an_earlier_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,13 +159,13 @@ def test_no_server_starts_while_a_node_of_an_earlier_one_runs(tmp_path: Path, mo
         assert again.pid is not None
 
 
-async def test_all_nodes_drain_when_the_server_stops(world: World) -> None:
-    server = await serve(world, 2)
-    hold = world.recorder.hold("held")
-    await world.put(server, "held")
-    await world.recorder.until(lambda: hold.has_arrived)
-    open_request = world.recorder.of("held")[0]
-    processes = {*pids(server).values(), *processes_under(world.processes.directory / "data")}
+async def test_all_nodes_drain_when_the_server_stops(deployment: Deployment) -> None:
+    server = await serve(deployment, 2)
+    hold = deployment.recorder.hold("held")
+    await deployment.put(server, "held")
+    await deployment.recorder.until(lambda: hold.has_arrived)
+    open_request = deployment.recorder.of("held")[0]
+    processes = {*pids(server).values(), *processes_under(deployment.processes.directory / "data")}
     server.terminate()
     await server.logged(NODE_DRAINING, count=2)
     assert not open_request.client_gone
@@ -175,8 +177,8 @@ async def test_all_nodes_drain_when_the_server_stops(world: World) -> None:
     assert not server.events(NODE_PROCESS_ENDED)
 
 
-async def test_nodes_without_an_api_show_their_state_on_their_own_port(world: World) -> None:
-    api = await world.start("api")
+async def test_nodes_without_an_api_show_their_state_on_their_own_port(deployment: Deployment) -> None:
+    api = await deployment.start("api")
     warning = (await (await api.api()).get("/ready")).json()
     assert warning["ready"]
     callbacks_refused, no_node = warning["warnings"]
@@ -184,13 +186,13 @@ async def test_nodes_without_an_api_show_their_state_on_their_own_port(world: Wo
     assert "no node is alive" in no_node
 
     settings = {**SETTINGS, "public_url": "http://cronpost.test"}
-    nodes = world.processes.cronpost("node", redis_url=world.redis.url, nodes=2, metrics_port=0, **settings)
+    nodes = deployment.processes.cronpost("node", redis_url=deployment.redis.url, nodes=2, metrics_port=0, **settings)
     address = (await nodes.logged(METRICS_SERVED))[0]["address"]
     await nodes.logged(NODE_PROCESS_STARTED, count=2)
     ready = {"ready": True, "reasons": [], "warnings": [callbacks_refused]}
     assert (await (await api.api()).get("/ready")).json() == ready
-    await world.put(api, "a")
-    await world.recorder.until_requests(1, "a")
+    await deployment.put(api, "a")
+    await deployment.recorder.until_requests(1, "a")
     async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
         assert (await client.get("/health")).json() == {"status": "healthy", "scheduler_running": True}
         assert (await client.get("/jobs")).status_code == 404

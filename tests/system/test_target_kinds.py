@@ -8,13 +8,13 @@ from typing import Any
 
 from tests.support.packages import documented_example, install
 from tests.support.processes import eventually
-from tests.system.world import World
+from tests.system.deployment import Deployment
 
 NEVER = "0 0 29 2 *"
 
 
-async def test_a_job_is_delivered_by_the_kind_of_a_package(world: World) -> None:
-    directory = world.processes.directory
+async def test_a_job_is_delivered_by_the_kind_of_a_package(deployment: Deployment) -> None:
+    directory = deployment.processes.directory
     install(directory, documented_example())
     received: list[dict[str, Any]] = []
     answers = [b"later\n", b"ok\n"]
@@ -26,7 +26,7 @@ async def test_a_job_is_delivered_by_the_kind_of_a_package(world: World) -> None
         writer.close()
 
     runner = await asyncio.start_unix_server(serve, directory / "w.sock")
-    server = await world.start(prelude=f"import sys; sys.path.append({str(directory)!r})")
+    server = await deployment.start(prelude=f"import sys; sys.path.append({str(directory)!r})")
     api = await server.api()
     job = {"id": "a", "endpoint": f"unix://{directory}/w.sock", "cron": NEVER, "payload": {"n": 1}}
     assert (await api.post("/", json=job)).status_code == 202
@@ -53,10 +53,10 @@ async def test_a_job_is_delivered_by_the_kind_of_a_package(world: World) -> None
     runner.close()
 
 
-async def test_a_package_that_cannot_be_loaded_stops_the_start(world: World) -> None:
-    directory = world.processes.directory
+async def test_a_package_that_cannot_be_loaded_stops_the_start(deployment: Deployment) -> None:
+    directory = deployment.processes.directory
     install(directory, "import no_such_module")
-    server = world.processes.cronpost(
+    server = deployment.processes.cronpost(
         "serve", prelude=f"import sys; sys.path.append({str(directory)!r})", data_dir=directory / "d"
     )
     assert await server.ended() == 2

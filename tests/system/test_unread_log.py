@@ -10,7 +10,7 @@ from typing import Any
 from scheduler_core.base.events import API_STOPPED, LOG_LINES_DROPPED, PROCESS_FAILED
 from scheduler_core.store.redis.keys import Keys
 from tests.support.processes import Cronpost, LogPipe, eventually
-from tests.system.world import EVERY_SECOND, World
+from tests.system.deployment import EVERY_SECOND, Deployment
 
 JOBS = 200
 SMALL_BACKLOG = "import scheduler_core.base.line_writer as lines; lines.BACKLOG_CHARACTERS = 20_000"
@@ -18,10 +18,15 @@ SMALL_BACKLOG = "import scheduler_core.base.line_writer as lines; lines.BACKLOG_
 DEAD_AFTER = 1.5
 
 
-async def serve(world: World, pipe: LogPipe, **settings: object) -> Cronpost:
-    await world.redis.start()
-    server = world.processes.cronpost(
-        "serve", pipe=pipe, prelude=SMALL_BACKLOG, redis_url=world.redis.url, breaker_failures=1_000_000, **settings
+async def serve(deployment: Deployment, pipe: LogPipe, **settings: object) -> Cronpost:
+    await deployment.redis.start()
+    server = deployment.processes.cronpost(
+        "serve",
+        pipe=pipe,
+        prelude=SMALL_BACKLOG,
+        redis_url=deployment.redis.url,
+        breaker_failures=1_000_000,
+        **settings,
     )
     await server.started()
     return server
@@ -52,18 +57,18 @@ async def warnings(server: Cronpost) -> str:
     return " ".join(answer.json().get("warnings", ()))
 
 
-async def beats_of(world: World) -> dict[bytes, float]:
-    rows: Any = await world.redis.client.zrange(Keys().nodes, 0, -1, withscores=True)
+async def beats_of(deployment: Deployment) -> dict[bytes, float]:
+    rows: Any = await deployment.redis.client.zrange(Keys().nodes, 0, -1, withscores=True)
     return dict(rows)
 
 
-async def go_on(world: World, server: Cronpost) -> None:
+async def go_on(deployment: Deployment, server: Cronpost) -> None:
     """Wait until all nodes have sent heartbeats and fired for longer than a lease."""
-    beats = await beats_of(world)
+    beats = await beats_of(deployment)
     attempts = await server.metric("cronpost_attempts_total")
 
     async def do() -> bool:
-        later = await beats_of(world)
+        later = await beats_of(deployment)
         assert later.keys() == beats.keys()
         fired = await server.metric("cronpost_attempts_total")
         return all(later[node] > beats[node] + 2000 * DEAD_AFTER for node in beats) and fired > attempts + JOBS
@@ -73,13 +78,15 @@ async def go_on(world: World, server: Cronpost) -> None:
     assert health.status_code == 200
 
 
-async def test_a_server_whose_log_is_not_read_keeps_working_and_reports_the_missing_lines(world: World) -> None:
+async def test_a_server_whose_log_is_not_read_keeps_working_and_reports_the_missing_lines(
+    deployment: Deployment,
+) -> None:
     pipe = LogPipe()
-    server = await serve(world, pipe, heartbeat_seconds=0.3, dead_after_seconds=DEAD_AFTER)
+    server = await serve(deployment, pipe, heartbeat_seconds=0.3, dead_after_seconds=DEAD_AFTER)
     pipe.stall()
     await put_jobs_that_fail_each_second(server)
     await lines_are_dropped(server)
-    await go_on(world, server)
+    await go_on(deployment, server)
     assert "lines were dropped" in await warnings(server)
 
     pipe.read()
@@ -104,9 +111,9 @@ async def test_a_server_whose_log_is_not_read_keeps_working_and_reports_the_miss
     await eventually(lambda: server.events(API_STOPPED), what="the last line was not written")
 
 
-async def test_the_nodes_of_a_server_whose_log_is_not_read_keep_working(world: World) -> None:
+async def test_the_nodes_of_a_server_whose_log_is_not_read_keep_working(deployment: Deployment) -> None:
     pipe = LogPipe()
-    server = await serve(world, pipe, nodes=2, heartbeat_seconds=0.3, dead_after_seconds=DEAD_AFTER)
+    server = await serve(deployment, pipe, nodes=2, heartbeat_seconds=0.3, dead_after_seconds=DEAD_AFTER)
     pipe.stall()
     await put_jobs_that_fail_each_second(server)
 
@@ -114,12 +121,12 @@ async def test_the_nodes_of_a_server_whose_log_is_not_read_keep_working(world: W
         return await server.metric("cronpost_attempts_total") > 65_536 / 100
 
     await eventually(enough_is_logged, what="nothing fires")
-    await go_on(world, server)
+    await go_on(deployment, server)
 
 
-async def test_a_server_whose_log_is_not_read_can_be_stopped(world: World) -> None:
+async def test_a_server_whose_log_is_not_read_can_be_stopped(deployment: Deployment) -> None:
     pipe = LogPipe()
-    server = await serve(world, pipe)
+    server = await serve(deployment, pipe)
     pipe.stall()
     await put_jobs_that_fail_each_second(server)
 
@@ -128,21 +135,23 @@ async def test_a_server_whose_log_is_not_read_can_be_stopped(world: World) -> No
     assert await server.ended() == 0
 
 
-async def test_a_crash_is_logged_as_the_last_line(world: World) -> None:
+async def test_a_crash_is_logged_as_the_last_line(deployment: Deployment) -> None:
     crash = "import scheduler_api.server.process as p\nasync def main(*_): raise RuntimeError('that was that')\n"
     crash += "p.Process._main = main"
-    server = world.processes.cronpost("serve", pipe=LogPipe(), prelude=crash, data_dir=world.processes.directory / "d")
+    server = deployment.processes.cronpost(
+        "serve", pipe=LogPipe(), prelude=crash, data_dir=deployment.processes.directory / "d"
+    )
     assert await server.ended() == 1
     await eventually(lambda: server.events(PROCESS_FAILED), what="the crash was not logged")
     assert "that was that" in server.events(PROCESS_FAILED)[0]["exception"]
 
 
-async def test_a_second_signal_ends_a_server_whose_log_is_not_read_at_once(world: World) -> None:
+async def test_a_second_signal_ends_a_server_whose_log_is_not_read_at_once(deployment: Deployment) -> None:
     pipe = LogPipe()
-    hold = world.recorder.hold("held")
-    server = await serve(world, pipe, drain_grace_seconds=600, attempt_timeout_seconds=600)
-    await world.put(server, "held")
-    await world.recorder.until(lambda: hold.has_arrived)
+    hold = deployment.recorder.hold("held")
+    server = await serve(deployment, pipe, drain_grace_seconds=600, attempt_timeout_seconds=600)
+    await deployment.put(server, "held")
+    await deployment.recorder.until(lambda: hold.has_arrived)
     pipe.stall()
     await put_jobs_that_fail_each_second(server)
     await lines_are_dropped(server)

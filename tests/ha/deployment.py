@@ -27,7 +27,7 @@ from tests.support.checker import Account
 from tests.support.processes import Cronpost, eventually
 from tests.support.recorder import Answer, Received
 from tests.support.topologies import Cluster, Sentinels
-from tests.system.world import EVERY_SECOND, Put, World
+from tests.system.deployment import EVERY_SECOND, Deployment, Put
 
 BEAT_SECONDS = 0.5
 DEAD_SECONDS = 4.0
@@ -46,13 +46,13 @@ SHARDS = 16
 """The default of Cronpost with a Cluster."""
 
 PLAIN, SLOW, BUSY, FAILING, PAGES, SCHEDULES = 200, 10, 20, 20, 10, 5
-"""The number of jobs of each kind; see ``Scene.load``."""
+"""The number of jobs of each kind; see ``LoadedDeployment.load``."""
 STARTUP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Upsert:
-    """An upsert that ``Scene.upserting`` sent."""
+    """An upsert that ``LoadedDeployment.upserting`` sent."""
 
     job_id: str
     asked_at_ms: float
@@ -62,7 +62,7 @@ class Upsert:
 
 
 @dataclass
-class Scene(World):
+class LoadedDeployment(Deployment):
     """What the tests share. ``measured`` is printed when all of them are over."""
 
     say: Callable[[str], None] = print

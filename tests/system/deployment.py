@@ -39,7 +39,7 @@ class Put:
 
 
 @dataclass
-class World:
+class Deployment:
     """One test's Cronpost, from the runner to Redis. ``check`` checks the promises."""
 
     processes: Processes
