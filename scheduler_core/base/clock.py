@@ -35,8 +35,7 @@ class Clock(Protocol):
 class _LoopClock:
     """Implements durations and sleeps, which are the same for both clocks."""
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -19,6 +19,7 @@ import atexit
 import logging
 import os
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, TextIO
 
@@ -184,7 +185,7 @@ def _configure_structlog(render: Renderer, out: LogOutput, level: int, *, cache:
         logger_factory=lambda *_: out,
         cache_logger_on_first_use=cache,
     )
-    _often[:] = [(out, render, level)]
+    _often[:] = [(out.write, render, level)]
 
 
 def _writer_of_errors(render: Renderer) -> LineWriter | None:
@@ -248,12 +249,12 @@ def log_often(event: str, fields: dict[str, Any], *, detail: str, level: int = l
 
     ``fields`` must be numbers, ids and our own words, which need no redaction; ``detail`` is redacted.
     """
-    for out, render, least in _often:
+    for write, render, least in _often:
         if level >= least:
             name = _LEVEL_NAMES[level]
             line = {"level": name, "time": rfc3339(_CLOCK.now_ms()), "event": event, **fields, **_bound}
             line["detail"] = cut_text(detail) if "://" in detail else detail
-            out.msg(render(None, "", line))
+            write(render(None, "", line))
 
 
 _LEVEL_NAMES: Final = {logging.INFO: "info", logging.WARNING: "warning"}
@@ -271,8 +272,8 @@ def bind_to_all(**fields: str) -> None:
 
 
 _bound: dict[str, str] = {}
-_often: list[tuple[LogOutput, Renderer, int]] = []
-"""The outputs of ``log_often``, each with its renderer and its lowest level."""
+_often: list[tuple[Callable[[str], None], Renderer, int]] = []
+"""Where ``log_often`` writes lines, each with its renderer and its lowest level."""
 _writers: list[LineWriter] = []
 """The writer of standard error, once logging is configured by an entry point."""
 

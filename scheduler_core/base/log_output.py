@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from scheduler_core.base.line_writer import LineWriter
@@ -18,7 +19,8 @@ class LogOutput:
 
     def __init__(self, stream: TextIO | None, writer: LineWriter | None = None) -> None:
         self._stream = stream
-        self._writer = writer
+        self.write: Callable[[str], None] = self._write_to_stream if writer is None else writer.put
+        """Writes one line."""
 
     def is_terminal(self) -> bool:
         stream = self._stream or sys.stderr
@@ -28,9 +30,9 @@ class LogOutput:
             return False
 
     def msg(self, line: str) -> None:
-        if self._writer is not None:
-            self._writer.put(line)
-            return
+        self.write(line)
+
+    def _write_to_stream(self, line: str) -> None:
         stream = self._stream or sys.stderr
         try:
             stream.write(line + "\n")

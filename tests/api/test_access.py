@@ -193,7 +193,7 @@ class TestLog:
         self, client: httpx.AsyncClient, context: Context, capsys: pytest.CaptureFixture[str]
     ) -> None:
         now = 1000.0
-        context.clock.monotonic = lambda: now  # type: ignore[method-assign]
+        context.clock.monotonic = lambda: now
         for _ in range(5):
             await client.get("/jobs", headers={"Authorization": "Bearer a-wrong-key-0123456789"})
         now += 1.1

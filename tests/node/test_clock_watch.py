@@ -21,6 +21,7 @@ class Machine:
         self.redis_ahead_ms = 0
         self.wall_ahead_ms = 0
         patch.setattr("scheduler_core.base.clock.time.monotonic", lambda: self.mono)
+        patch.setattr(RedisClock, "monotonic", lambda _: self.mono)
         patch.setattr("scheduler_core.base.clock.time.time", lambda: (self.true_ms + self.wall_ahead_ms) / 1000)
         self.clock, self.metrics = RedisClock(), Metrics()
         self.watch = ClockWatch(self.clock, self.metrics)

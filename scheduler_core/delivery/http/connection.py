@@ -297,13 +297,10 @@ class Connection(asyncio.Protocol):
             # Unsolicited: a 408 before an idle connection is closed, or the rest of a broken answer.
             self.abort()
             return
-        self._feed(parser, data)
-        self._wake()
-
-    def _feed(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
         if not self.received and not data.startswith(b"HTTP/"[: len(data)]):
             self.received = len(data)
             self._fail(httpx.RemoteProtocolError("the answer is not HTTP"))
+            self._wake()
             return
         self.received += len(data)
         try:
@@ -311,16 +308,16 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._spoiled = True
         except httptools.HttpParserError as error:
+            self._spoiled = True  # if the answer is complete, the other bytes are unsolicited
             if not self.complete:
                 self._fail(httpx.RemoteProtocolError(f"the answer is not valid HTTP: {error}"))
-                return
-            self._spoiled = True  # the answer is complete; further bytes are unsolicited
         if not self._head_done:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT_BYTES:
                 self._fail(_head_too_long())
         elif not self.complete and self.received > 2 * HEAD_LIMIT_BYTES + FRAMING_RATIO * self._body_bytes:
             self._fail(httpx.RemoteProtocolError("the answer has more framing than content"))
+        self._wake()
 
     def eof_received(self) -> None:
         """Let the transport close itself; ``connection_lost`` follows."""

@@ -124,11 +124,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
         For a caller that writes and reads by itself (``Connection.begin``), and then calls ``release``.
         """
-        if self._closed or not self._slots.take_nowait():
+        if self._closed or self._slots.free == 0:
             return None
         connection = self._take_idle(origin)
-        if connection is None:
-            self._slots.release()
+        if connection is not None:
+            self._slots.free -= 1
         return connection
 
     def release(self, origin: Origin, connection: Connection) -> None:
@@ -257,22 +257,17 @@ class NotSent(Exception):
 
 
 class SlotQueue:
-    """A bounded number of slots, first come, first served: a semaphore that can also be taken without waiting."""
+    """A bounded number of slots, first come, first served."""
 
     def __init__(self, count: int) -> None:
-        self._free = count
+        self.free = count
+        """The number of free slots; 0 while callers wait. A caller that need not wait may take one by itself."""
         self._waiting: deque[asyncio.Future[None]] = deque()
-
-    def take_nowait(self) -> bool:
-        """Take a slot if one is free. Returns whether it was taken."""
-        if self._free <= 0:
-            return False
-        self._free -= 1
-        return True
 
     async def take(self) -> None:
         """Take a slot, after all earlier callers."""
-        if self.take_nowait():
+        if self.free > 0:
+            self.free -= 1
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -290,7 +285,7 @@ class SlotQueue:
             if not turn.done():
                 turn.set_result(None)
                 return
-        self._free += 1
+        self.free += 1
 
 
 class Answer(httpx.AsyncByteStream):
