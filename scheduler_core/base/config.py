@@ -459,7 +459,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings that were given by an old name: the name as written, and the new one."""
 
     def rows(self) -> list[SettingRow]:
-        """Every setting with its value, default and source, in the order of the table."""
+        """Return every setting with its value, default and source, in the order of the table."""
         return [
             SettingRow(
                 setting=setting,

@@ -58,7 +58,7 @@ def beat_timeout_seconds(settings: Settings) -> float:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to ``host``. A name other than localhost counts as reachable."""
+    """Return whether only this machine can connect to ``host``. A name other than localhost counts as reachable."""
     if host.lower() == "localhost":
         return True
     try:

@@ -127,7 +127,7 @@ def _old_names_first(texts: Mapping[str, str], name_of: Callable[[str], str]) ->
 
 
 def _is_kubernetes(variable: str, text: str) -> bool:
-    """Whether Kubernetes set the variable, for a service of the name cronpost or cronpost-something."""
+    """Return whether Kubernetes set the variable, for a service of the name cronpost or cronpost-something."""
     if _KUBERNETES_NAME.fullmatch(variable):
         return True
     return bool(_KUBERNETES_PORT_NAME.fullmatch(variable) and _KUBERNETES_PORT_VALUE.match(text))

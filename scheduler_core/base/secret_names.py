@@ -30,13 +30,13 @@ _USER_INFO: Final = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]*:)?//([^/?#@]*)@")
 
 @lru_cache(maxsize=4096)
 def is_secret_header(name: str) -> bool:
-    """Whether the values of the header ``name`` are masked."""
+    """Return whether the values of the header ``name`` are masked."""
     return _HEADER.search(name) is not None and name.lower() not in _NO_SECRETS
 
 
 @lru_cache(maxsize=4096)
 def is_secret_parameter(name: str) -> bool:
-    """Whether the values of the query parameter ``name`` (decoded) are masked."""
+    """Return whether the values of the query parameter ``name`` (decoded) are masked."""
     return is_secret_header(name) or _CAMEL.search(name) is not None or name.lower() in _ALONE
 
 

@@ -41,7 +41,7 @@ class TargetRule(NamedTuple):
     port: int | None = None
 
     def matches(self, address: Address | None, host: str, port: int | None) -> bool:
-        """Whether the rule matches a connection to ``address``, which ``host`` resolved to, on ``port``.
+        """Return whether the rule matches a connection to ``address``, which ``host`` resolved to, on ``port``.
 
         ``host`` must come from ``plain_host``. An unknown address (None) is in no network.
         """

@@ -54,7 +54,7 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
     updated_at_ms: int = msgspec.field(default=0, name="t")
 
     def same_request(self, other: Target) -> bool:
-        """Whether both are the same request, apart from id and instants."""
+        """Return whether both are the same request, apart from id and instants."""
         return self == replace(other, id=self.id, created_at_ms=self.created_at_ms, updated_at_ms=self.updated_at_ms)
 
 
@@ -166,7 +166,7 @@ def stopped_at(job: Job, now_ms: int) -> int | None:
 
 
 def is_paused(state: JobState) -> bool:
-    """Whether the schedule waits for a resume. A quarantined schedule does too."""
+    """Return whether the schedule waits for a resume. A quarantined schedule does too."""
     return state.paused_at_ms is not None or state.quarantine is not None
 
 

@@ -45,11 +45,11 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
         return Recovery.LATEST if self.recovery_check else Recovery.NONE
 
     def same_version(self, other: Job) -> bool:
-        """Whether both are the same version of the same job. False for a job that was deleted and created again."""
+        """Return whether both are the same version of the same job; False if it was deleted and created again."""
         return (self.version, self.created_at_ms) == (other.version, other.created_at_ms)
 
     def same_definition(self, other: Job) -> bool:
-        """Whether both are equal apart from version and instants."""
+        """Return whether both are equal apart from version and instants."""
         return self == msgspec.structs.replace(
             other, version=self.version, created_at_ms=self.created_at_ms, updated_at_ms=self.updated_at_ms
         )

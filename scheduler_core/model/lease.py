@@ -78,7 +78,7 @@ class Lease(msgspec.Struct, frozen=True):
         return self.node == "-" and self.losses >= SUSPECT_LOSSES
 
     def knew(self, downtime: Downtime) -> bool:
-        """Whether this downtime was recorded before the first claim.
+        """Return whether this downtime was recorded before the first claim.
 
         Compares numbers, not times: a downtime may be written in the same millisecond as the claim.
         """

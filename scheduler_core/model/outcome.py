@@ -76,7 +76,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """The headers that were sent, where the kind of target has them. They may hold secrets."""
 
     def header(self, name: str) -> str | None:
-        """The first value of the header ``name`` (given in lower case), or None."""
+        """Return the first value of the header ``name`` (given in lower case), or None."""
         for key, value in self.headers:
             if key == name:
                 return value

@@ -184,7 +184,7 @@ _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 
 
 def _base32(number: int) -> str:
-    """The low 50 bits of ``number`` as 10 digits of Crockford's base 32, which sort as the numbers do."""
+    """Return the low 50 bits of ``number`` as 10 digits of Crockford's base 32, which sort as the numbers do."""
     return (
         _PAIRS[number >> 40 & 1023]
         + _PAIRS[number >> 30 & 1023]
@@ -195,7 +195,7 @@ def _base32(number: int) -> str:
 
 
 def run_id(at_ms: int, store_id: str, fence: int) -> str:
-    """The id of a run that was first claimed at ``at_ms`` with ``fence``.
+    """Return the id of a run that was first claimed at ``at_ms`` with ``fence``.
 
     26 characters that sort by time, shaped like a ULID. ``store_id`` (6 characters, drawn once per store) and the
     fence (a store never gives one twice) make it unique. The function is pure, so a node that takes over a claim

@@ -85,5 +85,5 @@ def attempt_error_type(attempt: Attempt) -> str | None:
 
 
 def is_success(status: int | None) -> bool:
-    """Whether an answer with this HTTP status is a success: any 2xx."""
+    """Return whether an answer with this HTTP status is a success: any 2xx."""
     return status is not None and 200 <= status < 300

@@ -79,7 +79,7 @@ def next_wake_ms(state: JobState) -> int | None:
 
 
 def is_replay(run: Run) -> bool:
-    """Whether the run comes from a replay: a backfill or a run of ``recovery: all``."""
+    """Return whether the run comes from a replay: a backfill or a run of ``recovery: all``."""
     return run.on_demand and run.reason in REPLAYED
 
 
@@ -109,7 +109,7 @@ def _earliest(a: int | None, b: int | None) -> int | None:
 
 
 def is_finished(state: JobState) -> bool:
-    """Whether the job can never run again: its trigger is exhausted and nothing waits."""
+    """Return whether the job can never run again: its trigger is exhausted and nothing waits."""
     return (
         state.next_fire_ms is None
         and state.open is None

@@ -199,8 +199,8 @@ def _due(job: Job, state: JobState, now_ms: int) -> tuple[Entry | None, int]:
 
 
 def _nothing_settled(job: Job, entries: Sequence[Entry], now_ms: int) -> bool:
-    """Whether the (unsettled) entries are all fire times since the definition was stored. The trigger did not change in
-    that time, so it can be evaluated here."""
+    """Return whether the (unsettled) entries are all fire times since the definition was stored. The trigger did not
+    change in that time, so it can be evaluated here."""
     trigger = trigger_of(job)
     ranges = {entry.first_ms: entry.last_ms for entry in entries if not entry.again}
     expected = trigger.next_after(job.updated_at_ms)

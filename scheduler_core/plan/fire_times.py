@@ -41,7 +41,7 @@ def trigger_of(job: Job) -> Trigger:
 
 
 def same_fire_times(one: Job, other: Job) -> bool:
-    """Whether two definitions under one id have the same fire times. An upsert keeps the position only then."""
+    """Return whether two definitions under one id have the same fire times. An upsert keeps the position only then."""
     a, b = one.policies, other.policies
     return one.trigger == other.trigger and (
         a is b or (a.starts_at_ms, a.ends_at_ms, a.jitter_ms) == (b.starts_at_ms, b.ends_at_ms, b.jitter_ms)

@@ -20,8 +20,8 @@ from scheduler_core.plan.misses import pass_over
 
 
 def may_release(lease: Lease) -> bool:
-    """Whether a claim can be undone. A run that was taken over from another node may have been sent under its id. It
-    must stay the same run, so its lease is released with the facts of the first claim instead."""
+    """Return whether a claim can be undone. A run that was taken over from another node may have been sent under its
+    id. It must stay the same run, so its lease is released with the facts of the first claim instead."""
     return lease.fence == lease.first_fence
 
 

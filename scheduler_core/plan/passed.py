@@ -48,7 +48,7 @@ def finish_and_account(
 
 
 def trigger_was_blocked(state: JobState, run: Run) -> bool:
-    """Whether continuations blocked the trigger while ``run`` was open; ``state`` is the job's without it."""
+    """Return whether continuations blocked the trigger while ``run`` was open; ``state`` is the job's without it."""
     return run.reason is Reason.CONTINUATION or state.trigger_blocked_by is not None
 
 
@@ -105,7 +105,7 @@ def account_for_passed(
 
 
 def _fires_within(trigger: Trigger, due_ms: int, downtime: Downtime) -> bool:
-    """Whether a fire time from ``due_ms`` on, itself one, fell into the downtime."""
+    """Return whether a fire time from ``due_ms`` on, itself one, fell into the downtime."""
     if downtime.until_ms <= due_ms:
         return False
     return trigger.last_in(max(due_ms - 1, downtime.after_ms), downtime.until_ms - 1) is not None

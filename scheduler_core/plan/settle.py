@@ -192,7 +192,7 @@ def _settle(
 
 
 def _waits_in_pending(state: JobState, run: Run) -> bool:
-    """Whether the run waits for a retry in the pending list: it is on demand, and no child run."""
+    """Return whether the run waits for a retry in the pending list: it is on demand, and no child run."""
     return run.on_demand and not state.child
 
 

@@ -45,7 +45,8 @@ def current_run(task: Task) -> Run:
 
 
 def plan_called(task: Task, ended: Ended, rules: TaskRules) -> TaskStep:
-    """The step after a call. An accepted call settles the task; any other makes it due again or, at last, stale."""
+    """Return the step after a call. An accepted call settles the task; any other makes it due again or, after the last
+    retry, stale."""
     outcome = ended.outcome
     run = current_run(task)
     attempt = Attempt(

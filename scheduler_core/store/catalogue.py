@@ -44,10 +44,10 @@ class CatalogueCounts(msgspec.Struct, frozen=True):
 
 
 class Duties(msgspec.Struct, frozen=True):
-    """The entries that a sweeper must repair."""
+    """The work of a sweeper: interrupted operations, and perhaps the comparison of all schedules with their jobs."""
 
     turn: bool
-    """Compare all schedules with their jobs."""
+    """Whether the caller has to make that comparison."""
     reserved: tuple[int, ...]
     """Schedules that were reserved and not committed."""
     deleting: tuple[int, ...]
@@ -75,7 +75,7 @@ class TargetCopies(TargetReader, Protocol):
         ...
 
     async def put(self, stored: StoredTarget) -> None:
-        """Copy a target, unless the copy is of a later state."""
+        """Copy a target, unless the stored copy is newer."""
         ...
 
     async def drop(self, target_id: int) -> None:
@@ -84,8 +84,11 @@ class TargetCopies(TargetReader, Protocol):
 
 
 class CatalogueStore(TargetReader, Protocol):
-    """Every method raises StoreUnavailable or StoreRefused; those that change something for a client raise
-    OutcomeUnknown as those of ``JobStore`` do."""
+    """Stores targets, and the names and ids of schedules.
+
+    Every method raises StoreUnavailable or StoreRefused. Methods that change something for a client raise
+    OutcomeUnknown as in ``JobStore``.
+    """
 
     async def add_target(self, target: Target, *, token: str) -> int | None:
         """Store a new target; return its id, or None if its name is taken. ``token``: see ``draw_token``."""
@@ -101,7 +104,8 @@ class CatalogueStore(TargetReader, Protocol):
         ...
 
     async def keep(self, target_id: int) -> bool:
-        """Whether a target listed as being deleted still exists: its deletion never began, and the entry is removed."""
+        """Return whether a target listed as being deleted still exists. Then its deletion never began, and it is taken
+        off that list."""
         ...
 
     async def name_of_unreadable(self, target_id: int) -> str:
@@ -121,7 +125,7 @@ class CatalogueStore(TargetReader, Protocol):
         ...
 
     async def marks(self, *, before_ms: int, limit: int) -> list[str]:
-        """Return marks that were set before an instant and are still there."""
+        """Return marks that were set before an instant and are not removed yet."""
         ...
 
     async def reserve(self, row: Row, *, token: str, now_ms: int, patience_ms: int) -> int | str:
@@ -154,7 +158,7 @@ class CatalogueStore(TargetReader, Protocol):
         ...
 
     async def is_committed(self, schedule_id: int) -> bool:
-        """Whether the schedule is listed."""
+        """Return whether the schedule is listed."""
         ...
 
     async def counts(self, *, now_ms: int) -> CatalogueCounts:
@@ -162,6 +166,6 @@ class CatalogueStore(TargetReader, Protocol):
         ...
 
     async def duties(self, *, now_ms: int, old_ms: int, period_ms: int, limit: int = 200) -> Duties:
-        """Return operations that are incomplete for longer than ``old_ms``, and whether this caller has to compare all
-        schedules with their jobs, which one caller does in each ``period_ms``."""
+        """Return operations that have been incomplete for longer than ``old_ms``, and whether this caller has to
+        compare all schedules with their jobs; one caller does so in each ``period_ms``."""
         ...

@@ -1,6 +1,6 @@
-"""Claim keys: the names under which Redis stores, and nodes claim, what can be claimed.
+"""Makes and splits claim keys: the ids of everything that a node can claim.
 
-A claim key is a job's id, or the id of a child run: one run of a job that allows overlap.
+A claim key is a job's id, or the id of a child run (one run of a job that allows overlap).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``HistoryStore``: the runs of all jobs of a shard. List, totals, trimming."""
+"""``HistoryStore``: the protocol for the runs of all jobs of a shard. List, totals, trimming."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scheduler_core.model.status import RunStatus
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
-    """The position of a run in the list of runs, which goes from the largest place to the smallest."""
+    """The position of a run in the list of runs. The list begins with the largest place."""
 
     at_ms: int
     """Start of the run; its end if it never started."""
@@ -49,11 +49,11 @@ class Query(msgspec.Struct, frozen=True):
         return self.state is not None or self.reason is not None
 
     def takes(self, run: Run) -> bool:
-        """Whether state and reason match."""
+        """Return whether state and reason match."""
         return self.state in (None, run.state) and self.reason in (None, run.reason)
 
     def covers(self, place: Place) -> bool:
-        """Whether a place is within the bounds."""
+        """Return whether a place is within the bounds."""
         low = 0 if self.start_ms is None else self.start_ms
         return low <= place.at_ms and (self.end_ms is None or place.at_ms <= self.end_ms)
 
@@ -67,7 +67,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class RunTotals(msgspec.Struct, frozen=True):
-    """Totals of all runs ever settled, stored or trimmed."""
+    """Totals of all runs that were ever settled, also of those whose records were trimmed."""
 
     by_status: dict[RunStatus, int]
     latency_ms: float
@@ -85,7 +85,7 @@ class RunTotals(msgspec.Struct, frozen=True):
 
     @property
     def success_rate(self) -> float:
-        """In percent, with two decimals; 0 if nothing ran."""
+        """The share of successes in percent, with two decimals; 0 without runs."""
         return round(100 * self.by_status[RunStatus.SUCCESS] / self.runs, 2) if self.runs else 0.0
 
     @property
@@ -122,12 +122,12 @@ def place_of(run: Run) -> Place:
 
 
 class HistoryStore(Protocol):
-    """Every method raises StoreUnavailable or StoreRefused."""
+    """Lists and trims the runs of all jobs of a shard. Every method raises StoreUnavailable or StoreRefused."""
 
     async def candidates(self, query: Query, *, before: Place | None, count: int) -> list[Candidate]:
         """Return the first ``count`` places of the list that match ``query``, after ``before``.
 
-        Runs that are not settled are read first: one that is settled in between is found twice rather than not at all.
+        Unsettled runs are read first, so that a run that is settled in between is found twice rather than not at all.
         """
         ...
 
@@ -144,8 +144,8 @@ class HistoryStore(Protocol):
         ...
 
     async def claim_keys_from(self, at_ms: int, *, limit: int) -> list[Candidate]:
-        """Return claim keys with a run that is not settled and started at ``at_ms`` or later; up to ``limit`` claimed
-        ones and ``limit`` waiting ones."""
+        """Return claim keys with an unsettled run that started at ``at_ms`` or later: up to ``limit`` claimed ones and
+        ``limit`` waiting ones."""
         ...
 
     async def totals(self, *, now_ms: int) -> RunTotals:

@@ -1,4 +1,4 @@
-"""``JobStore``: what use cases do with the jobs of a shard. Read, change, create, list."""
+"""``JobStore``: the protocol with which use cases read, change, create and list the jobs of a shard."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from scheduler_core.model.transition import Transition
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """The limits of a job's history: ``entries`` runs and misses, and ``failures`` runs that left these and did not
-    succeed. All expire ``after_ms`` after the last entry."""
+    """The limits of a job's history: at most ``entries`` runs and misses, and ``failures`` unsuccessful runs that are
+    older than these. All expire ``after_ms`` after the last entry."""
 
     entries: int = 100
     after_ms: int = 30 * 86_400_000
@@ -43,7 +43,7 @@ class StoredJob(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """The entry of a run in a job's list: what is known of the run even after its record was trimmed."""
+    """The entry of a run in a job's list: the facts that stay known after its record was trimmed."""
 
     letter: str
     """The letter of its status."""
@@ -61,7 +61,7 @@ class Beside(msgspec.Struct, frozen=True):
     """Data that the next attempt of a child run needs besides the run's own documents."""
 
     job: str
-    """``same``: the job is the one that the run was made from; else ``changed`` or ``gone``."""
+    """``same``: the job still has the definition that the run started with; else ``changed`` or ``gone``."""
     latest_success: Entry | None
 
 
@@ -72,7 +72,7 @@ class Answer(msgspec.Struct, frozen=True):
     content: bytes
     now_ms: int
     until_ms: int
-    """When the answer expires. If very many are stored, it is removed earlier."""
+    """When the answer expires. If too many answers are stored, the oldest are removed earlier."""
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class Counts(msgspec.Struct, frozen=True):
     claimed: int
     nodes: int
     suspects: int = 0
-    """Runs that are tried, or wait for a trial, because they were lost with several nodes in a row."""
+    """Suspects: runs that were lost with several nodes in a row, waiting for a trial or on trial."""
 
 
 class StoredAccount(msgspec.Struct, frozen=True):
@@ -106,10 +106,11 @@ class StoredAccount(msgspec.Struct, frozen=True):
 
 
 class JobStore(Protocol):
-    """Every method raises StoreUnavailable or StoreRefused.
+    """Reads and changes the jobs of a shard for use cases.
 
-    A method that changes something raises OutcomeUnknown if the change was sent and not answered: it may be stored, but
-    is not stored later. After any other StoreError nothing is stored.
+    Every method raises StoreUnavailable or StoreRefused. A method that changes something raises OutcomeUnknown if the
+    change was sent and not answered: it may be stored, but will not be stored later. After any other StoreError nothing
+    is stored.
     """
 
     async def read(self, job_id: str) -> StoredJob:
@@ -130,11 +131,11 @@ class JobStore(Protocol):
         ...
 
     async def create(self, new: Sequence[tuple[Job, JobState]]) -> list[StoredJob | Literal["large"] | None]:
-        """Create those of these jobs (no id twice, at most 1000) under whose ids nothing is stored: no job, no
-        tombstone, no open child run.
+        """Create each of these jobs (no id twice, at most 1000) whose id is free: no job, no tombstone and no open
+        child run is stored under it.
 
         Returns None for each job that was created; for each other job the stored job, or ``large`` if that does not
-        fit into one reply: read it alone.
+        fit into the reply and must be read alone.
         """
         ...
 
@@ -149,7 +150,7 @@ class JobStore(Protocol):
         ...
 
     async def change_many(self, changes: Sequence[tuple[str, StoredJob, Transition]]) -> list[bool | StoreRefused]:
-        """Apply changes of up to 250 different jobs; each one succeeds or fails alone, as with ``change``."""
+        """Apply changes of up to 250 different jobs, each as ``change`` does; each succeeds or fails alone."""
         ...
 
     async def answer(self, key: str, *, now_ms: int) -> bytes | None:
@@ -165,7 +166,7 @@ class JobStore(Protocol):
         ...
 
     async def history_entries(self, job_id: str, *, skip: int = 0, limit: int = 100) -> list[Record | None]:
-        """As ``history``, with None for each entry that cannot be read: shorter than ``limit`` only at the end."""
+        """Read as ``history`` does, with None for each unreadable entry: shorter than ``limit`` only at the end."""
         ...
 
     async def latest_success(self, job_id: str) -> Run | None:
@@ -194,10 +195,10 @@ class JobStore(Protocol):
         ...
 
     async def ask_to_cut(self, run_id: str) -> None:
-        """Publish that the node which has the request of this run open is to cut it."""
+        """Ask the node that has the request of this run open to abort it."""
         ...
 
     def cut_runs(self) -> AsyncGenerator[str | None]:
-        """Yield ids of runs whose requests nodes have cut. The first item, None, means that the subscription is
+        """Yield ids of runs whose requests nodes have aborted. The first item, None, means that the subscription is
         active."""
         ...

@@ -1,4 +1,4 @@
-"""``LoopStore``: what the loop of a node does with a shard. Claims, settlements, heartbeats, leases of dead nodes."""
+"""``LoopStore``: the protocol with which a node works on a shard. Claims, settlements, heartbeats, reaping."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import Beside
 
 REPLY_BYTES = 2 << 20
-"""The most bytes of definitions and states in one reply (at least one job is returned): a few milliseconds of Redis's
-time, and small enough to pass a slow link before the socket's timeout."""
+"""The most bytes of definitions and states in one reply (at least one job is returned). It costs Redis a few
+milliseconds, and passes a slow link before the socket's timeout."""
 
 
 class ClaimedJob(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class Claim(msgspec.Struct, frozen=True):
     next_wake_ms: int | None
     """The earliest wake-up among the jobs that no node holds."""
     downtimes: tuple[Downtime, ...] | None
-    """The downtimes; None: the caller has the present ones already."""
+    """All recorded downtimes; None: none was added since the caller's last claim."""
     downtime_count: int
     must_beat: bool = False
     suspects_waiting: int = 0
@@ -46,7 +46,7 @@ class Claim(msgspec.Struct, frozen=True):
     suspects: int = 0
     """The number of suspects of this shard, those on trial included."""
     targets_version: int | None = None
-    """Raised with every change of a target; None: unknown."""
+    """Grows with every change of a target; None: unknown."""
 
 
 class OwnLease(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class OwnLease(msgspec.Struct, frozen=True):
 class Settlement(msgspec.Struct, frozen=True):
     """A claimed job to settle; made by ``LoopStore.settlement``, ``requeue`` or ``lost``.
 
-    It is encoded once. Sent again, it carries the same tag, by which the store recognises it.
+    It is encoded once, so that it has the same tag when it is sent again. The store recognises it by that tag.
     """
 
     claim_key: str
@@ -75,7 +75,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
 class Settled(msgspec.Struct, frozen=True):
     """The answer to a settlement: ``ok``, ``done`` (applied before), ``stale`` (another node has the lease), ``full``
-    (the job has as many child runs as it may have; the lease stays), ``later`` (nothing was done, send it again) or
+    (the job has ``max_concurrent`` child runs; the lease stays), ``later`` (nothing was done, send it again) or
     ``changed``, with the stored job."""
 
     result: str
@@ -90,7 +90,7 @@ class Beat(msgspec.Struct, frozen=True):
     nodes: int
     store_id: str
     redis_ms: float
-    """Redis's clock when the beat arrived, in epoch milliseconds."""
+    """Redis's clock when the heartbeat arrived, in epoch milliseconds."""
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -113,7 +113,8 @@ class ReapTurn(Enum):
 
 
 class LoopStore(Protocol):
-    """Every method that does I/O raises StoreUnavailable or StoreRefused."""
+    """Claims and settles jobs, and records heartbeats. Every method that does I/O raises StoreUnavailable or
+    StoreRefused."""
 
     async def claim(
         self,
@@ -138,7 +139,7 @@ class LoopStore(Protocol):
     async def recover(
         self, *, node: str, token: int, claimed_at_ms: int | None = None, reply_bytes: int = REPLY_BYTES
     ) -> list[ClaimedJob]:
-        """Return the jobs claimed by a claim whose reply was lost, and void that claim if it is still on its way.
+        """Return the jobs of a claim whose reply was lost, and void that claim if it has not arrived yet.
 
         ``claimed_at_ms``: the ``now_ms`` of that claim; None: unknown, so all claimed jobs are examined. Jobs that do
         not fit into ``reply_bytes`` are released: they are due again. With 0, all are released.
@@ -200,7 +201,7 @@ class LoopStore(Protocol):
         ...
 
     async def take_reap_turn(self, *, now_ms: int, dead_after_ms: int, interval_ms: int, audit_ms: int) -> ReapTurn:
-        """Ask for the turn to reap, which one node of the fleet gets in each interval."""
+        """Ask for the turn to reap, which one node gets in each interval."""
         ...
 
     async def reap(self, *, now_ms: int, dead_after_ms: int, void_all: bool = False, page: int = 500) -> list[str]:
@@ -211,8 +212,8 @@ class LoopStore(Protocol):
         ...
 
     async def swept(self, *, until_ms: int, audited_at_ms: int | None = None) -> None:
-        """Record that all leases were examined, and those of nodes whose last beat was before ``until_ms``
-        reclaimed."""
+        """Record that all leases were examined, and that those of nodes whose last heartbeat was before ``until_ms``
+        were reclaimed."""
         ...
 
     async def time_ms(self) -> float:
@@ -233,5 +234,5 @@ class LoopStore(Protocol):
         ...
 
     async def confirm_cut(self, run_id: str) -> None:
-        """Publish that the request of this run is cut."""
+        """Confirm that the request of this run was aborted."""
         ...

@@ -1,7 +1,7 @@
 """Divides the store into shards: selects the shard of a job, and declares the methods of every shard.
 
-A job's id decides its shard, and all keys of a shard are on one server, so that a step of one job, and a claim of many,
-is one script on one server. One-off tasks, targets and names exist once and are on the first shard.
+A job's id decides its shard, and all keys of a shard are on one server. So each step of a job, and each claim of many
+jobs, is one script on one server. One-off tasks, targets and names exist once and are on the first shard.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class ShardStore(LoopStore, JobStore, Protocol):
-    """One shard: its loop, its jobs, the other stores on it, and its state."""
+    """One shard: the stores of the loop and of the jobs, access to the other stores on it, and its condition."""
 
     clock: RedisClock | None
     """The server's clock, for changes by clients; None: they have no deadline."""
@@ -54,20 +54,20 @@ class ShardStore(LoopStore, JobStore, Protocol):
         ...
 
     def history_store(self) -> HistoryStore:
-        """The runs of all jobs of this shard."""
+        """Return the runs of all jobs of this shard."""
         ...
 
     def task_store(self, settings: TaskSettings | None = None) -> TaskStore:
-        """One-off tasks, which are on the first shard. ``settings``: how many settled tasks are kept, and the initial
-        settings of the store."""
+        """Return the one-off tasks, which are on the first shard. ``settings``: how many settled tasks are kept, and
+        the initial settings of the store."""
         ...
 
     def catalogue_store(self) -> CatalogueStore:
-        """Targets and schedules, which are on the first shard."""
+        """Return the store of targets and schedules, which are on the first shard."""
         ...
 
     def target_copies(self, originals: CatalogueStore) -> TargetCopies:
-        """The copies of targets on this further shard; a target without a copy is read from ``originals``."""
+        """Return the copies of targets on this further shard; a target without a copy is read from ``originals``."""
         ...
 
     async def counts(self, *, now_ms: int) -> Counts:
@@ -75,7 +75,7 @@ class ShardStore(LoopStore, JobStore, Protocol):
         ...
 
     async def repair_due(self, *, now_ms: int, first: int, page: int = 500) -> tuple[int, int]:
-        """Correct entries of the due set with a score that no job can have, and add missing ones for the ids from rank
+        """Correct entries of the due set whose score is impossible, and add missing entries for the ids from rank
         ``first`` on; return how many, and the rank to continue from (0: from the beginning)."""
         ...
 
@@ -122,7 +122,7 @@ def shard_of(job_id: str, shards: int) -> int:
 
 
 class PerShard(Generic[T_co]):
-    """One thing for each shard."""
+    """Holds one object for each shard, such as its store."""
 
     def __init__(self, all_: Sequence[T_co]) -> None:
         self.all = tuple(all_)
@@ -132,7 +132,7 @@ class PerShard(Generic[T_co]):
 
     @property
     def lead(self) -> T_co:
-        """The element of the first shard, which also has one-off tasks, targets and names."""
+        """The object of the first shard, which also has one-off tasks, targets and names."""
         return self.all[0]
 
     def number_of(self, job_id: str) -> int:
@@ -140,15 +140,15 @@ class PerShard(Generic[T_co]):
         return shard_of(job_id, len(self.all))
 
     def of(self, job_id: str) -> T_co:
-        """Return the one of the shard of a job or claim key."""
+        """Return the object of the shard of a job or claim key."""
         return self.all[shard_of(job_id, len(self.all))]
 
     def each(self, make: Callable[[T_co], U]) -> PerShard[U]:
-        """Make one thing from each."""
+        """Return the results of ``make`` for each object."""
         return PerShard([make(one) for one in self.all])
 
     def places(self, job_ids: Iterable[str]) -> dict[int, list[int]]:
-        """Return, for each shard, the places in the list at which its ids or claim keys are."""
+        """Group ids or claim keys by shard: return, for each shard, their positions in the list."""
         found: dict[int, list[int]] = {}
         for place, job_id in enumerate(job_ids):
             found.setdefault(shard_of(job_id, len(self.all)), []).append(place)
@@ -186,7 +186,7 @@ class Shards(PerShard[S_co]):
 
     async def time_ms(self) -> float:
         """Read the clock of the first shard that answers, in epoch milliseconds."""
-        fault = StoreUnavailable("there is no shard")
+        fault = StoreUnavailable("the store has no shard")
         for store in self.all:
             try:
                 return await store.time_ms()
@@ -215,7 +215,7 @@ class Shards(PerShard[S_co]):
         return self._faults_of(answers)
 
     async def counts(self, *, now_ms: int) -> Counts:
-        """Add up the counts of all shards. A node that beats on several counts once."""
+        """Add up the counts of all shards. A node with heartbeats on several shards counts once."""
         found = await asyncio.gather(*(store.counts(now_ms=now_ms) for store in self.all))
         return Counts(
             sum(one.jobs for one in found),
@@ -241,12 +241,12 @@ class Shards(PerShard[S_co]):
         return self.lead.findings(await self.server_infos(), self.topology)
 
     async def page_ids(self, *, after: str, prefix: str, limit: int) -> list[str]:
-        """As ``JobStore.page_ids``, over all shards."""
+        """Return a page as ``JobStore.page_ids`` does, over all shards."""
         pages = await asyncio.gather(*(store.page_ids(after=after, prefix=prefix, limit=limit) for store in self.all))
         return pages[0] if len(pages) == 1 else sorted(chain(*pages), key=str.encode)[:limit]
 
     async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
-        """As ``JobStore.read_many``, over all shards; each shard is read in its own steps."""
+        """Read as ``JobStore.read_many`` does, over all shards; each shard is read in its own steps."""
         if len(self) == 1:
             return await self.lead.read_many(job_ids)
         places = self.places(job_ids)

@@ -1,4 +1,4 @@
-"""``TaskStore``: one-off tasks. Batches for the node; insert, read, list and change for use cases."""
+"""``TaskStore``: the protocol for one-off tasks. Nodes take and settle batches, use cases store and change tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scheduler_core.model.run import Run, RunDetail
 from scheduler_core.model.task import Task, TaskRules, TaskStatus
 
 SETTLE_LIMIT = 500
-"""The most tasks that one call settles; Lua's stack bounds it."""
+"""The most tasks that one call settles, limited by Lua's stack."""
 
 
 RULES = tuple(field.name for field in msgspec.structs.fields(TaskRules))
@@ -33,7 +33,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """The answer to ``RedisTasks.take``."""
+    """The answer to ``TaskStore.take``."""
 
     result: str
     """``ok``, ``beat``, ``void``, ``busy``, ``wait`` or ``empty``: see task/take.lua."""
@@ -56,10 +56,10 @@ class TaskSettlement(msgspec.Struct, frozen=True):
 
 
 class SettledBatch(msgspec.Struct, frozen=True):
-    """The answer to a call of ``RedisTasks.settle``."""
+    """The answer to ``TaskStore.settle``."""
 
     over: bool
-    """The batch is over for this node."""
+    """Whether the batch has ended, or no longer belongs to this node."""
     removed: int
     """Stale tasks that were removed because there were too many."""
     answers: list[str]
@@ -80,8 +80,8 @@ class StoredTask(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a list continues: after the task with this score and number in the set with this name; without a score, at
-    its beginning."""
+    """Where a list continues: in this set, after the task with this score and number; without a score, at the beginning
+    of the set."""
 
     part: str
     score: int | None = None
@@ -89,8 +89,11 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class TaskStore(Protocol):
-    """Every method that does I/O raises StoreUnavailable or StoreRefused; those that change something for a client
-    raise OutcomeUnknown as those of ``JobStore`` do."""
+    """Stores one-off tasks and their batches.
+
+    Every method that does I/O raises StoreUnavailable or StoreRefused. Methods that change something for a client raise
+    OutcomeUnknown as in ``JobStore``.
+    """
 
     async def take(self, *, now_ms: int, node: str, token: int, dead_after_ms: int, slots: int) -> Taken:
         """Take the next batch if none is out and the pause is over. After a lost reply, ask again with the same
@@ -100,7 +103,7 @@ class TaskStore(Protocol):
     def settlement(
         self, number: int, operation: str, task: Task | None, record: Run | None, detail: RunDetail | None
     ) -> TaskSettlement:
-        """Encode how a task of the batch ended; ``task`` None leaves the stored document."""
+        """Encode how a task of the batch ended. ``task`` None: the stored document stays."""
         ...
 
     async def settle(
@@ -110,9 +113,9 @@ class TaskStore(Protocol):
         ...
 
     async def release(self, *, node: str, fence: int | None, ended_at_ms: int | None) -> int:
-        """Release what is left of the batch that ``node`` took; return the number of tasks, -1 if no such batch is out.
+        """Release the unsettled tasks of the batch that ``node`` took; return their number, -1 if no such batch is out.
 
-        ``fence`` None: whichever batch it is. ``ended_at_ms`` None: no task was called, so no pause follows.
+        ``fence`` None: any batch of the node. ``ended_at_ms`` None: no task was called, so no pause follows.
         """
         ...
 

@@ -215,7 +215,7 @@ def _read_value(rule: FieldRule, text: str, field_text: str) -> int:
 
 
 def _has_sign(text: str, sign: str) -> bool:
-    """Whether ``text`` uses ``sign`` as an extension of another cron, and is not only a word with that letter."""
+    """Return whether ``text`` uses ``sign`` as an extension of another cron, instead of a word with that letter."""
     rest = text.lower().replace(sign, "", 1)
     return sign in text.lower() and (rest in ("", "w") or rest[0] in "(0123456789" or rest[:3] in _WEEKDAYS)
 

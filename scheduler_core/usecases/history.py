@@ -136,7 +136,7 @@ class HistoryService:
         return found[0] if len(found) == 1 else sum_of(found)
 
     async def _candidates(self, query: Query, before: Place | None, count: int) -> list[tuple[int, Candidate]]:
-        """The first places of the list over all shards, each with the number of its shard."""
+        """Return the first places of the list over all shards, each with the number of its shard."""
         pages = await asyncio.gather(
             *(one.history.candidates(query, before=before, count=count) for one in self._parts)
         )

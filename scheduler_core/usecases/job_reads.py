@@ -118,13 +118,13 @@ class JobReader:
 
 
 def overlaps(stored: StoredJob) -> bool:
-    """Whether the job may have child runs."""
+    """Return whether the job may have child runs."""
     job = stored.snapshot.job
     return job is not None and job.policies.overlap is Overlap.ALLOW
 
 
 def exists(stored: StoredJob) -> bool:
-    """Whether a job is stored, readable or not."""
+    """Return whether a job is stored, readable or not."""
     return stored.fault is not None or stored.snapshot.job is not None
 
 

@@ -68,5 +68,5 @@ class LeaseCheck:
             log.warning(LEASES_FORGOTTEN, count=len(strays), jobs=jobs, detail="Redis has lost how they ended")
 
     def known(self) -> set[LeaseId]:
-        """The leases of jobs that this node works on or has to settle."""
+        """Return the leases of jobs that this node works on or has to settle."""
         return self._settler.lease_ids() | {attempt.lease_id for attempt in self._node.in_flight}

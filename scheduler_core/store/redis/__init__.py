@@ -1,6 +1,5 @@
-"""The store on Redis or Valkey: one method for each step, and each step one Lua script of ``lua/`` or one round trip.
+"""The store on Redis or Valkey: each step is one method, and one Lua script of ``lua/`` or one round trip.
 
-``open`` opens a store, ``store`` puts one shard together from a file per subject. Key names are made in ``keys``,
-documents are encoded in ``codec``, errors of the client become errors of the core in ``faults``. The only importer of
-redis and hiredis.
+``open`` opens a store; ``store`` combines one shard from a file per subject. ``keys`` makes key names, ``codec``
+encodes documents, ``faults`` translates errors of the client. Only this package imports redis and hiredis.
 """

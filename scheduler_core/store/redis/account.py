@@ -32,7 +32,7 @@ class Accounts(RedisShard):
         records, forgotten_ms, is_whole = _history(rows)
         children = _states(positions)
         if is_whole and forgotten_ms is not None:
-            # No entry has left it. Of overlapping runs, the first may end, and be recorded, after the second.
+            # No entry has left the list. Of two overlapping runs, the first may end and be recorded after the second.
             known = [*records, *(child.open for child in children if child.open is not None)]
             forgotten_ms = min([forgotten_ms, *(_first_ms(one) - 1 for one in known if _is_of_trigger(one))])
         stored = read_stored(job_id, definition, state, lease, downtimes, store_id)
@@ -49,7 +49,7 @@ class Accounts(RedisShard):
                 if row is not None:
                     found[run_id] = decode_record(row)[1]
             except CorruptDocument:
-                continue  # what is known is in its entry
+                continue  # use its entry instead
         return found
 
 

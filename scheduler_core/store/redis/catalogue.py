@@ -1,9 +1,9 @@
 """Stores targets, and the names and ids of schedules: one method per script or round trip.
 
-The job of a schedule holds its definition. The catalogue holds its name and its target (the row, which decides, so that
-names are unique and a target finds its schedules) and, for counting and listing by status, its end and whether it is
-paused (which the job decides). Both may be on different shards, so they are written one after the other:
-``usecases/catalogue`` has the order of the steps, and a sweeper repairs what was left in between.
+The job of a schedule holds its definition. The catalogue holds its row (name and target) and, for counting and listing
+by status, its end and whether it is paused. For name and target the catalogue decides, so that names are unique and a
+target finds its schedules; for the rest the job decides. Both may be on different shards, so they are written one after
+the other: ``usecases/schedules`` has the order of the steps, and a sweeper repairs interrupted operations.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ class RedisCatalogue:
                 rows: list[Any] = await self._client.zrange(
                     ids, f"({after}", "+inf", byscore=True, offset=skip, num=limit - len(found), withscores=True
                 )
-            # Members that are no ids, or whose score is not their id, would stop every page.
+            # Remove members that are no ids or whose score is not their id: every page would end there.
             foreign = [one for one, score in rows if not _is_id(one) or int(one) != score]
             found += [int(one) for one, _ in rows if one not in foreign]
             for one in foreign:

@@ -1,4 +1,4 @@
-"""Checks by its INFO whether a Redis is set up as Cronpost's promises require."""
+"""Checks from the INFO of a Redis that it is configured as Cronpost's promises require."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def check_server(info: Mapping[str, Any], topology: Topology = Topology.SINGLE) 
     if int(info.get("connected_slaves", 0)) > 0 and "min_slaves_good_slaves" not in info:
         findings.append(
             Finding(
-                "Redis has replicas, and min-replicas-to-write is 0: a master that is cut off from them goes on taking "
-                "jobs and results, which are lost once one of them has taken its place. Set min-replicas-to-write 1, "
+                "Redis has replicas, and min-replicas-to-write is 0: a master that is cut off from them still accepts "
+                "jobs and results, which are lost when a replica takes its place. Set min-replicas-to-write 1, "
                 "and have two replicas",
                 fatal=False,
             )

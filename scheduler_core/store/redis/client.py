@@ -33,8 +33,8 @@ class UncancelledRedis(Redis):
 
     In redis-py 8.1 a command that is cancelled at the wrong moment swallows the cancellation, or never returns its
     connection to the pool (measured: 77 of 3,000 cancellations were swallowed, and a pool of 64 connections was empty
-    after about 200). Here the caller is cancelled at once and the command continues without it. The caller must treat
-    its effect as unknown.
+    after about 200). Here the caller is cancelled at once, and the command continues in the background. The caller must
+    treat its effect as unknown.
     """
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:

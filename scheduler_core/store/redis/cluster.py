@@ -1,9 +1,9 @@
 """Sends the commands of one shard to the master of its slot in a Redis Cluster.
 
-redis-py's Cluster client looks for the slot in each command, closes every connection when one master fails, and repeats
-commands (``docs/decisions/0014-shards.md``). A shard has one slot, so this is enough: keep a plain client for each
-master, know which master has the slot, and follow redirections. A redirected command was not carried out, so it is sent
-again; no other command is.
+Not redis-py's Cluster client, which computes the slot of each command, closes every connection when one master fails,
+and repeats commands (``docs/decisions/0014-shards.md``). A shard has one slot, so this module only keeps a plain client
+for each master, finds the master of the slot, and follows redirections. A redirected command was not carried out, so it
+is sent again; no other command is.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ REDIRECTIONS = 8
 PAUSE_SECONDS = 0.02
 """Pause after the second and each later redirection, multiplied by their number."""
 ASKED_AT_ONCE = 3
-"""Servers asked for the map of slots at once; the first answer counts, so a frozen server costs nothing."""
+"""The map of slots is requested from this many servers at once. The first answer counts, so that a frozen server causes
+no delay."""
 LOOK_SECONDS = 2.0
 """How long to wait for the map of slots."""
 LOOK_AGAIN_SECONDS = 0.1
@@ -60,17 +61,17 @@ class Cluster:
         self._open = open_client
         self._clients: dict[Address, UncancelledRedis] = {}
         self._retired: list[UncancelledRedis] = []
-        """Of servers that left the map while a command was under way there."""
+        """Clients of servers that left the map while a command was in flight there."""
         self._known: tuple[Address, ...] = ()
         """Every server of the latest map, replicas too: one of these may be the next master."""
         self._starts: list[int] = []
         self._ranges: list[tuple[int, Address]] = []
-        """For each first slot of ``_starts``: the last slot, and its master."""
+        """For each first slot of ``_starts``: the last slot of the range, and its master."""
         self._moved: dict[int, Address] = {}
         """The masters of slots that redirections reported since the latest map."""
         self._looking: asyncio.Task[None] | None = None
         self._asked: set[Address] = set()
-        """Servers that were asked for the map and have not answered; they are not asked again meanwhile."""
+        """Servers from which the map was requested and that have not answered. They get no second request."""
         self._looked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -116,7 +117,7 @@ class Cluster:
             self._timer = loop.call_later(delay, self._begin)
 
     async def look(self) -> None:
-        """Read the map of slots. Raises ClusterDownError if no server can be reached, or the error with which one
+        """Read the map of slots. Raises ClusterDownError if no server can be reached, or the error of a server that
         refused."""
         await asyncio.shield(self._begin())
 
@@ -192,12 +193,12 @@ class Cluster:
         for client in self._retired:
             with contextlib.suppress(RedisError, OSError):
                 await _retire(client)
-        # A command in preparation may have opened a connection since; the next map closes it.
+        # A command that was just starting may have opened a connection since; the next map closes it.
         self._retired = [client for client in self._retired if _has_command(client)]
 
 
 async def _retire(client: Redis) -> None:
-    """Close idle connections now, and those with a command under way when it has ended."""
+    """Close idle connections now, and busy ones when their command has ended."""
     await client.connection_pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
     await client.connection_pool.disconnect(inuse_connections=False)
 
@@ -269,7 +270,7 @@ class ClusterClient(UncancelledRedis):
         raise ClusterDownError(f"slot {self._slot} was redirected {REDIRECTIONS} times")
 
     def pubsub(self, **options: Any) -> PubSub:
-        """Subscribe at the slot's master, or while that is unknown, at any server: a Cluster passes messages to all."""
+        """Subscribe at the slot's master; while that is unknown, at any server: a Cluster sends messages to all."""
         address = self._cluster.master_of(self._slot)
         if address is None:
             return super().pubsub(**options)
@@ -279,12 +280,12 @@ class ClusterClient(UncancelledRedis):
         await self._cluster.aclose()
 
     async def _ask(self, address: Address, args: Sequence[Any], options: Any) -> Any:
-        """Send a command to the server to which its slot is being moved. ASKING holds for the next command of the same
-        connection."""
+        """Send a command to the server to which its slot is being moved. ASKING applies only to the next command of the
+        same connection."""
         client = self._cluster.client_at(address)
         answer = (await _send(client, [(("ASKING",), {}), (tuple(args), options)]))[1]
         if isinstance(answer, MovedError):
-            raise TryAgainError(f"slot {self._slot} went elsewhere meanwhile")
+            raise TryAgainError(f"slot {self._slot} moved again during the redirection")
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -327,4 +328,4 @@ def _address(server: Sequence[Any], asked: Address) -> Address:
 
 def _looked_at(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
-        task.exception()  # mark the exception as retrieved: without a waiter, the next command meets the fault
+        task.exception()  # mark the exception as retrieved; if nobody waits, the next command raises it again

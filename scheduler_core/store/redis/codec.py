@@ -138,7 +138,7 @@ def record_args(job_id: str, record: Record, detail: RunDetail | None = None) ->
             record=_encoder.encode(record),
             detail=b"",
         )
-    # Only settled runs are recorded. If one is not settled by mistake, its job must still be settled.
+    # Only settled runs are recorded. If a defect passes an unsettled run, its job must still be settled.
     status = status_of(record) or RunStatus.FAILED
     start_ms = record.started_at_ms if record.started_at_ms is not None else record.ended_at_ms
     last = record.attempts[-1] if record.attempts else None
@@ -189,7 +189,7 @@ _MARK = re.compile(rb"[xb]-?[0-9]{1,15}")
 
 
 def is_mark(stored: bytes | None) -> bool:
-    """Whether an entry of a job's list is the mark at which the complete part of the list begins."""
+    """Return whether an entry of a job's list is the mark at which the complete part of the list begins."""
     return stored is not None and _MARK.fullmatch(stored) is not None
 
 
@@ -223,8 +223,8 @@ def _lost_claim(text: str) -> LostClaim:
 
 
 def decode_downtimes(stored: bytes, count: int) -> tuple[Downtime, ...]:
-    """Decode ``after:until,after:until``, oldest first: the last ones of ``count`` ever recorded. Unreadable ones are
-    left out."""
+    """Decode ``after:until,after:until``, oldest first: the latest of ``count`` downtimes that were ever recorded.
+    Unreadable ones are left out."""
     if not stored:
         return ()
     windows = stored.split(b",")
@@ -237,6 +237,6 @@ def decode_downtimes(stored: bytes, count: int) -> tuple[Downtime, ...]:
 
 
 def decode_counted_downtimes(stored: bytes) -> tuple[Downtime, ...]:
-    """Decode the number of downtimes ever recorded, a space, and those that are kept."""
+    """Decode the number of downtimes that were ever recorded, a space, and the stored downtimes."""
     count, _, windows = stored.partition(b" ")
     return decode_downtimes(windows, int(count) if count.isdigit() and len(count) <= 15 else 0)

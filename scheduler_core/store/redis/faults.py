@@ -20,18 +20,18 @@ from scheduler_core.base.errors import StoreRefused, StoreUnavailable
 PASSING = {
     "OOM": "Redis is out of memory",
     "LOADING": "Redis is loading its data",
-    "READONLY": "Redis is a replica, which takes no writes",
+    "READONLY": "Redis is a replica, which accepts no writes",
     "MASTERDOWN": "Redis is a replica that has lost its master",
-    "NOREPLICAS": "Redis has too few replicas to take writes",
+    "NOREPLICAS": "Redis has too few replicas to accept writes",
     "MISCONF": "Redis cannot save its data to disk",
     "CLUSTERDOWN": "the Redis Cluster does not serve these keys",
-    "TRYAGAIN": "the Redis Cluster moves these keys",
+    "TRYAGAIN": "the Redis Cluster is moving these keys",
     "BUSY": "Redis runs a script that does not end",
     "UNBLOCKED": "Redis changed its role",
     "EXECABORT": "Redis discarded the transaction",
     "LATE": "the change reached Redis after its deadline",  # from our own scripts
 }
-"""Codes of temporary faults. Redis carried nothing out."""
+"""Codes of temporary faults, with their texts. Redis did not carry out the command."""
 NOT_CONNECTED = "no connection could be made, so no command was sent"
 """A note (PEP 678) that the connections of ``client`` add to exceptions of redis-py."""
 LASTING = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})

@@ -1,6 +1,6 @@
 """Lists the runs of all jobs of a shard, reads their totals, and trims their records.
 
-A page of the list reads from each index no more than the page and what is skipped.
+A page of the list reads from each index at most its own size plus the number of skipped runs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PAGE = 500
 LIST_LIMIT = 20_000
 """The most entries of a job's lists that are examined."""
 TIES = 16
-"""Extra entries per read, for those at the same instant as the last entry of the page before."""
+"""Extra entries per read, for runs with the same instant as the last entry of the previous page."""
 _COUNT = re.compile(rb"[A-Za-z]+|m:[0-9]{1,15}")
 """The names of fields in the counts."""
 FOREVER_MS = scores.IDLE - scores.CLAIMED - 1
@@ -182,7 +182,7 @@ class RedisHistory:
             page=page,
         )
         more, *rows = await self._shard.run(SWEEP_RUNS, args)
-        # The lists of a job that is gone are dropped with its last record.
+        # The lists of a deleted job are dropped with its last record.
         jobs = sorted({one.job_id for one in map(_stored, rows) if one is not None})
         for start in range(0, len(jobs), PAGE):
             items = [self._lists_of(job_id) for job_id in jobs[start : start + PAGE]]

@@ -53,7 +53,7 @@ TASK_PARTS = {
     "settings": "hash",
     "wake": "",
 }
-"""The same for the keys of one-off tasks; empty: a channel."""
+"""The Redis types of the keys of one-off tasks; empty: a channel."""
 CATALOGUE_PARTS = {
     "targets": "hash",
     "target_ids": "sorted set",
@@ -70,7 +70,7 @@ CATALOGUE_PARTS = {
     "counters": "hash",
     "of:": "",
 }
-"""The same for the keys of targets and schedules; empty: the first part of one key per target."""
+"""The Redis types of the keys of targets and schedules; empty: the first part of one key per target."""
 KEY_TYPES = JOB_KEYS | TASK_PARTS | CATALOGUE_PARTS
 
 
@@ -117,7 +117,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def nodes(self) -> str:
-        """Sorted set: node id to last beat in epoch ms."""
+        """Sorted set: node id to last heartbeat in epoch ms."""
         return f"{self.root}:nodes"
 
     @property
@@ -132,7 +132,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def meta(self) -> str:
-        """Hash: fence counter, store id, last beat, downtimes; of the first shard also the number of shards."""
+        """Hash: fence counter, store id, last heartbeat, downtimes; of the first shard also the number of shards."""
         return f"{self.root}:meta"
 
     @property
@@ -207,21 +207,22 @@ class Keys(msgspec.Struct, frozen=True):
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 
     def tasks(self, part: str) -> str:
-        """A key of one-off tasks, one of ``TASK_PARTS``. Stored under ``lane``, the earlier name of these tasks."""
+        """Return a key of one-off tasks, one of ``TASK_PARTS``. Its name contains ``lane``, the earlier name of the
+        task queue."""
         assert part in TASK_PARTS or not part, part
         return f"{self.root}:lane:{part}"
 
     # ---- targets and schedules ----------------------------------------------------------------------------------
 
     def catalogue(self, part: str) -> str:
-        """A key of targets and schedules, one of ``CATALOGUE_PARTS``."""
+        """Return a key of targets and schedules, one of ``CATALOGUE_PARTS``."""
         assert part in CATALOGUE_PARTS or not part, part
         return f"{self.root}:catalogue:{part}"
 
     # ---- all ----------------------------------------------------------------------------------------------------
 
     def named(self, name: str) -> str:
-        """The key that scripts call ``name``, one of ``KEY_TYPES``."""
+        """Return the key that scripts call ``name``, one of ``KEY_TYPES``."""
         if name in TASK_PARTS:
             return self.tasks(name)
         if name in CATALOGUE_PARTS:
@@ -229,7 +230,7 @@ class Keys(msgspec.Struct, frozen=True):
         return self.runs(name[-1].upper()) if name.startswith("runs_") else str(getattr(self, name))
 
     def types(self) -> dict[str, str]:
-        """The Redis type (as ``TYPE`` answers it) of every key that does not belong to one job or one target."""
+        """Return the Redis type (as ``TYPE`` answers it) of every key that does not belong to one job or one target."""
         return {self.named(name): "zset" if kind == "sorted set" else kind for name, kind in KEY_TYPES.items() if kind}
 
     @property

@@ -26,8 +26,8 @@ from scheduler_core.store.redis.scripts.script import epoch_ms
 from scheduler_core.store.redis.shard import RedisShard
 
 DOWNTIMES_KEPT = 64
-"""How many downtimes are kept separately. Older ones are merged: a job that was not claimed during more downtimes than
-this is judged by the merged one."""
+"""How many downtimes are kept separately. Older ones are merged into one. A job that was not claimed for more downtimes
+than this is planned with the merged one."""
 
 
 class Nodes(RedisShard):

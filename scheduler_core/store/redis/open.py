@@ -19,7 +19,7 @@ SHARDS_OF_A_CLUSTER = 16
 """Shards of a new store on a Cluster: enough to spread over a dozen masters, few enough that an idle node has little to
 poll."""
 BEAT_CONNECTIONS = 4
-"""Connections for the heartbeats of a shard: one beat is in flight, and after faults some whose callers gave up."""
+"""Connections for the heartbeats of a shard: one is in flight, and after faults some whose callers stopped waiting."""
 CONNECTIONS_OF_A_SHARD = 8
 """The most connections that the loops of a further shard add on the same server."""
 

@@ -37,8 +37,8 @@ from scheduler_core.store.redis.shard import RedisShard, is_text
 log = get_logger(__name__)
 SUCCESSES_PART = 100
 SUCCESSES_PARTS = 10
-"""The search for the latest success examines this many entries of a history together, and this many parts at most. Of
-overlapping runs (at most 100), an earlier one may be recorded after a later one, so the parts are no smaller."""
+"""The search for the latest success examines a history in parts of ``SUCCESSES_PART`` entries, at most this many parts.
+Of overlapping runs (at most 100), an earlier one may be recorded after a later one, so a part is no smaller."""
 
 
 class Reads(RedisShard):

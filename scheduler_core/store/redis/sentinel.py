@@ -24,7 +24,7 @@ from scheduler_core.base.redis_url import RedisUrl
 from scheduler_core.store.redis.client import PackedInC, UncancelledRedis
 
 SENTINEL_SECONDS = 1.0
-"""How long one Sentinel may take to answer before the next is asked."""
+"""How long one Sentinel may take to answer before the client asks the next."""
 
 
 class _OfMaster(PackedInC):

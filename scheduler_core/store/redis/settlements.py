@@ -116,7 +116,7 @@ def encode_step(claim_key: str, job_id: str, transition: Transition) -> tuple[st
         records += record_args(job_id, record, detail if of_attempt else None)
     if transition.spawn is not None:
         operation, run = "spawn", transition.spawn.run
-        # Due at its fire time, which has passed: otherwise the run would not exist yet.
+        # The child run is due at its fire time, which has passed: otherwise the run would not exist yet.
         records += SpawnArgs(
             child=child_id(claim_key, run.id, replay=transition.spawn.replay),
             child_wake=run.fire_time_ms,

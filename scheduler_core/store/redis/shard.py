@@ -27,12 +27,12 @@ PROBE_MS = 10_000
 class RedisShard:
     """The base of the classes that ``RedisStore`` combines; the other stores on this shard use it too.
 
-    ``beats`` is a separate client for heartbeats whose timeout is short compared with the lease: a beat must not wait
-    for other commands, nor for a connection that was lost without notice. None: beats share ``client``.
+    ``beats``: a separate client for heartbeats, whose timeout is short compared with the lease. A heartbeat must not
+    wait for other commands, nor for a connection that was lost without notice. None: heartbeats share ``client``.
     """
 
     clock: RedisClock | None = None
-    """Redis's clock, which sets the deadline of clients' changes (``write``); None: they have no deadline."""
+    """Redis's clock, from which the deadline of clients' changes is computed (``write``); None: they have none."""
 
     def __init__(
         self,
@@ -116,11 +116,11 @@ class RedisShard:
         return await self._write(script, args, keys)
 
     async def write_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
-        """As ``write``, for a batch of items."""
+        """Run a script as ``write`` does, for a batch of items."""
         return await self._write(script, *flat(args, items))
 
     def lists_of(self, job_id: str) -> HistoryKeys:
-        """The lists of one job. Every settlement needs them, so their common beginning is made only once."""
+        """Return the keys of one job's lists. Every settlement needs them, so their common beginning is cached."""
         return HistoryKeys(history=self._history + job_id, failures=self._failures + job_id)
 
     async def _write(self, script: Script[Any], args: Sequence[Arg], keys: Sequence[str]) -> Any:
@@ -152,7 +152,7 @@ class RedisShard:
                     pipe.type(key)
                 found = await pipe.execute()
         return {
-            key: f"the key {key} holds a {kind.decode()} and must hold a {wanted}: remove it or put back what it held"
+            key: f"the key {key} holds a {kind.decode()} and must hold a {wanted}: remove it or restore what it held"
             for (key, wanted), kind in zip(types.items(), found, strict=True)
             if kind.decode() not in (wanted, "none")
         }
@@ -174,7 +174,7 @@ class RedisShard:
 
 
 def is_text(member: bytes) -> bool:
-    """Whether a member of a key can be an id: it is UTF-8."""
+    """Return whether a member of a key can be an id: it is UTF-8."""
     try:
         member.decode()
     except UnicodeDecodeError:

@@ -10,7 +10,7 @@ from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.redis.faults import translated_faults
 
 SIGN_OF_LIFE_SECONDS = 5.0
-"""The connection is pinged after this long without data, and the answer may take this long."""
+"""The connection is pinged after this long without data. The answer may take as long again."""
 
 
 async def messages(client: Redis, channel: str) -> AsyncGenerator[bytes | None, None]:

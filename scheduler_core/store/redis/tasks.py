@@ -1,6 +1,6 @@
 """Stores one-off tasks and their batches: one method per step, each one script or one round trip.
 
-One-off tasks are on the first shard: their order and their pauses hold for all nodes together.
+One-off tasks are on the first shard, because their order and their pauses apply to all nodes together.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from scheduler_core.store.redis.subscribe import messages
 from scheduler_core.store.tasks import PARTS, RULES, Place, Row, SettledBatch, StoredTask, Taken, TaskSettlement
 
 HAS_FAILED = 10**15
-"""Added to a task's score in the set of running tasks if it has failed before."""
+"""This is added to the score of a running task that has failed before."""
 TASK_HISTORY = 100
 """The most runs in a task's history. A task has one, and one more each time it is revived."""
 
@@ -61,7 +61,7 @@ _decoder = msgspec.msgpack.Decoder(Task)
 def encode_settlement(
     number: int, operation: str, task: Task | None, record: Run | None, detail: RunDetail | None
 ) -> TaskSettlement:
-    """Encode how a task of a batch ended; ``task`` None leaves the stored document."""
+    """Encode how a task of a batch ended. ``task`` None: the stored document stays."""
     document = b"" if task is None else _encoder.encode(task)
     records = () if record is None else record_args(task_id(number), record, detail)
     args = SettleItem(task=_member(number), operation=operation, document=document, n=1 if records else 0)
@@ -224,10 +224,10 @@ class RedisTasks:
                         strays.append(member)
                         continue
                     last = place = Place(part, int(float(score)), int(member))
-                    if raw is not None:  # None: it was deleted while it is called
+                    if raw is not None:  # None: the task was deleted during its call
                         found.append(_stored(part, place.number, int(float(score)), raw))
                 if strays:
-                    # Members that are no tasks, or have an impossible score, would stop every page.
+                    # Correct members that are no tasks or have an impossible score: every page would end there.
                     await self._put_right(part, strays)
                     strays.clear()
         return found, None

@@ -26,7 +26,7 @@ class TargetKey(NamedTuple):
 
 
 class OldAndNewTargetKeys(NamedTuple):
-    """The same of the target that a schedule has, and of the one that it gets."""
+    """The ids of the schedules of a schedule's present target, and of its new one."""
 
     of_old_target: Set
     of_new_target: Set

@@ -1,4 +1,4 @@
-"""What a binding is made of: ``Script`` declares one Lua script; aliases state the units of its arguments.
+"""Defines the parts of a binding: ``Script`` declares one Lua script; aliases state the units of its arguments.
 
     class LeaveArgs(NamedTuple):
         node: Text
@@ -23,7 +23,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 Arg = str | bytes | int | float
 
-# What an argument is, for the reader, for mypy, and for the test that compares it with the script's header.
+# The types of arguments, for the reader, for mypy, and for the test that compares them with the script's header.
 Text = Annotated[str, "text"]
 Bytes = Annotated[bytes, "bytes"]
 Count = Annotated[int, "count"]
@@ -40,7 +40,7 @@ Cursor = Annotated[Any, "cursor"]
 
 
 class HistoryKeys(NamedTuple):
-    """The lists of one job, which scripts write that record runs."""
+    """The lists of one job. Scripts that record runs write them."""
 
     history: Annotated[str, "list"]
     failures: Annotated[str, "list"]
@@ -108,7 +108,7 @@ def flat(args: tuple[Any, ...], items: Iterable[Item[Any]]) -> tuple[list[Arg], 
 
 
 def epoch_ms(seconds: int, micros: int) -> float:
-    """The answer of ``TIME``, in milliseconds."""
+    """Return the answer of ``TIME`` in milliseconds."""
     return float(seconds) * 1000.0 + float(micros) / 1000.0
 
 

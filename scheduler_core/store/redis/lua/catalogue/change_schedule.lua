@@ -8,8 +8,8 @@
 --   1 targets         hash: target id -> definition
 --   2 schedules       hash: schedule id -> `target_id name`
 --   3 schedule_names  hash: name -> `id token`
---   4 of_old_target   set: ids of the schedules of the target that it has
---   5 of_new_target   set: ids of the schedules of the target that it gets
+--   4 of_old_target   set: ids of the schedules of its present target
+--   5 of_new_target   set: ids of the schedules of its new target
 -- ARGV
 --   1 schedule_id  text
 --   2 expected     bytes: row as read
@@ -34,7 +34,7 @@ local old_target, old_name = string.match(row, '^(%d+) (.+)$')
 if name ~= old_name then
   local taken_by = string.match(redis.call('HGET', schedule_names, name) or '', '^%d+')
   if taken_by and taken_by ~= id then return 'taken' end
-  if old_name then -- else the row could not be read, and is replaced
+  if old_name then -- nil: the row cannot be read, and is replaced
     local owner = redis.call('HGET', schedule_names, old_name)
     if not owner or string.match(owner, '^%S+') ~= id then return 'gone' end -- a reservation that lost its name
     redis.call('HDEL', schedule_names, old_name)

@@ -1,8 +1,9 @@
 -- needs: deadline
--- List a schedule as its job has it: its end and whether it is paused. Turns a reserved schedule into a listed one.
+-- Store the end of a schedule and whether it is paused, as its job has them. Turns a reserved schedule into a listed
+-- one.
 --
--- Guarantee: nothing is written for a schedule that is not in the catalogue, whose target is gone or whose name belongs
--- to another by now; the writer of its job then deletes the job. Sent again, it changes nothing.
+-- Guarantee: nothing is written for a schedule that is not in the catalogue, whose target is gone, or whose name
+-- belongs to another schedule by now. The caller then deletes the job. Sent again, it changes nothing.
 --
 -- KEYS
 --   1 targets         hash: target id -> definition
@@ -30,7 +31,7 @@ if not row then return false end
 local target, name = string.match(row, '^(%d+) (.*)$')
 if not target then return false end
 local owner = redis.call('HGET', schedule_names, name)
-if owner and not string.match(owner, '^%d+ ') then -- no owner can be read there
+if owner and not string.match(owner, '^%d+ ') then -- its owner cannot be read
   owner = id .. ' -'
   redis.call('HSET', schedule_names, name, owner)
 end

@@ -13,7 +13,7 @@
 --   2 revision    epoch ms or empty: when the target was changed; empty: it was deleted
 --   3 definition  bytes
 -- Returns
---   1 if the copy is as asked, 0 if there is a newer one
+--   1 if the copy was stored or deleted, 0 if there is a newer one
 -- Cost: O(1); two or three commands.
 
 local copies, meta = KEYS[1], KEYS[2]

@@ -1,11 +1,10 @@
 -- needs: deadline version
--- Delete a target, or continue its deletion: return which schedules are to be deleted first, and remove the target when
--- none is left.
+-- Delete a target, or continue its deletion: return the schedules to delete first, and remove the target when none is
+-- left.
 --
 -- Guarantee: from the first call on no schedule can be reserved for the target or committed to it, so the set of its
--- schedules only shrinks; when it answers 'done', none is left. A caller that dies in between leaves the target among
--- those that are being deleted, where a sweeper finds it. The first write frees memory, so that a full Redis accepts
--- it.
+-- schedules only shrinks; after the answer 'done', none is left. If the caller dies in between, the target stays in
+-- `deleting`, where a sweeper finds it. The first write frees memory, so that a full Redis accepts it.
 --
 -- KEYS
 --   1 targets       hash: target id -> definition
@@ -21,7 +20,7 @@
 --   4 limit        count: schedules to return
 --   last deadline  epoch ms or empty: see lib/deadline.lua
 -- Returns
---   'gone' if there is no such target, 'changed' if its name is another one, 'done' when nothing of it is left, else
+--   'gone' if the target does not exist, 'changed' if it has another name, 'done' if it was removed, else
 --   {schedule id, ...}, at most `limit`
 -- Cost: O(limit + log(targets)); three to nine commands.
 
@@ -29,7 +28,7 @@ local targets, target_ids, target_names, deleting, meta, of_target = KEYS[1], KE
 local id, name, now, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 if redis.call('HEXISTS', targets, id) == 1 then
-  -- Without a name it is a target that cannot be read and that has none.
+  -- An empty name: the target cannot be read, and no name belongs to it.
   if name ~= '' then
     local owner = redis.call('HGET', target_names, name)
     if not owner or string.match(owner, '^%S+') ~= id then return 'changed' end

@@ -1,6 +1,6 @@
--- Return what was left unfinished, and whether the caller has the turn to compare all schedules with their jobs.
+-- Return unfinished operations, and whether the caller has the turn to compare all schedules with their jobs.
 --
--- Guarantee: one node gets the turn in each period. A turn that is lost is taken again in the next.
+-- Guarantee: one node gets the turn in each period. If that node dies, another one gets the turn of the next period.
 --
 -- KEYS
 --   1 reserved  sorted set: schedule id -> instant of its reservation (epoch ms)

@@ -2,8 +2,8 @@
 -- Reserve the name of a new schedule and give it an id: the first of three steps (reserve, write the job, commit).
 --
 -- Guarantee: a name belongs to one schedule, and an id is never used twice. A reservation that was not committed within
--- `patience` loses its name to a new one (its creator died, or received a fault and asks again) and can then not be
--- committed; its other entries are removed by its creator or a sweeper. Sent again with the same token, it changes
+-- `patience` loses its name to a new one (its creator died, or received a fault and repeats the request) and can then
+-- not be committed; its creator or a sweeper removes its other entries. Sent again with the same token, it changes
 -- nothing and answers with the same id.
 --
 -- KEYS

@@ -1,8 +1,8 @@
 -- needs: lists
 -- Drop the lists of deleted jobs that have no record left.
 --
--- Guarantee: as in lib/lists.lua; the history of a deleted job can be read until its records are trimmed. Without
--- this, a million jobs that run once would leave a million lists. Running it again changes nothing.
+-- Guarantee: as in lib/lists.lua; the history of a deleted job can be read until its records are trimmed. Without this
+-- script, a million jobs that run once would leave a million lists. Running it again changes nothing.
 --
 -- KEYS
 --   1 jobs      hash: claim key -> definition
@@ -15,7 +15,7 @@
 --   * job_id  text
 -- Returns
 --   number of jobs whose lists were dropped
--- Cost: O(jobs × entries), for those that are gone.
+-- Cost: O(jobs × entries), counting only deleted jobs.
 
 local jobs, records = KEYS[1], KEYS[2]
 local dropped = 0

@@ -24,7 +24,7 @@
 --   7 page             count: the most runs that each rule trims in one call, at most 1000
 -- Returns
 --   {'1' if there may be more to trim, record, record, ...} with the records that were trimmed
--- Cost: O(page × log(runs)); five commands per trimmed run, and a dozen.
+-- Cost: O(page × log(runs)); about twelve commands, and five per trimmed run.
 
 local records, details, counts = KEYS[1], KEYS[2], KEYS[8]
 local successes, failures = {KEYS[3]}, {KEYS[4], KEYS[5], KEYS[6], KEYS[7]}
@@ -32,7 +32,7 @@ local since, most, most_bytes = {ARGV[1], ARGV[2]}, {tonumber(ARGV[3]), tonumber
 local minutes_since, page = tonumber(ARGV[6]), tonumber(ARGV[7])
 local trimmed, more = {}, false
 
--- The oldest `limit` members of some sets together, as {set, id} from old to new; `before` bounds their start.
+-- Returns the oldest `limit` members of some sets together, as {set, id} from old to new; `before` bounds their start.
 local function oldest(sets, limit, before)
   local found = {}
   for _, set in ipairs(sets) do
@@ -49,7 +49,7 @@ local function oldest(sets, limit, before)
   return found
 end
 
--- Remove rows until ``wanted`` bytes are freed (nil: all rows); returns the bytes freed.
+-- Removes rows until `wanted` bytes are freed (nil: all rows); returns the bytes freed.
 local function trim(rows, wanted)
   local freed = 0
   for _, row in ipairs(rows) do
@@ -88,7 +88,7 @@ for _, sets in ipairs({successes, failures}) do
     local rows = oldest(sets, page, '+inf')
     local freed = trim(rows, excess)
     if freed < excess and #rows == page then
-      -- More of these go first.
+      -- Trim the rest of these, in later calls, before the next kind.
       more = true
       break
     end

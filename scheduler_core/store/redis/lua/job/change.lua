@@ -51,7 +51,7 @@ local answers, answered = KEYS[8], KEYS[9]
 local key, now = ARGV[5], ARGV[7]
 local book = open_book(10, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
 
--- No claim key comes twice, so all are checked before the first is written, and writes are sent together.
+-- No claim key occurs twice, so all changes are checked before the first is written, and writes are sent together.
 local claim_keys, places = {}, {}
 local at = FIRST
 while at <= #ARGV do
@@ -65,7 +65,7 @@ if key ~= '' then
 end
 local stored_states = redis.call('HMGET', states, unpack(claim_keys))
 local held = redis.call('HMGET', leases, unpack(claim_keys))
--- Raise before anything is written if one of these holds something else.
+-- If one of these keys has the wrong type, raise the error before anything is written.
 redis.call('ZCARD', ids)
 redis.call('ZCARD', due)
 redis.call('ZCARD', children)
@@ -107,7 +107,7 @@ local function apply(i, place)
       put(saved, id, state)
     end
     if lease == '' and state == '' then redis.call('ZREM', due, id) end
-    -- A tombstone whose run the runner has taken: it wakes when that run is to be given up as lost.
+    -- A tombstone whose run the runner has taken: it wakes when that run counts as lost.
     if lease == '' and state ~= '' then put(wakes, wake, id) end
   else
     if definition ~= '' then
@@ -147,7 +147,7 @@ for i, place in ipairs(places) do
 end
 book.flush()
 
--- Jobs that are gone, and whose records were all trimmed before: drop their lists.
+-- Drop the lists of removed jobs whose records were all trimmed before.
 for i, place in ipairs(places) do
   if replies[i] == 'ok' and string.find(ARGV[place + 4], 'remove', 1, true) then
     drop_lists(jobs, KEYS[10], string.match(claim_keys[i], '^[^\31]*'), KEYS[LISTS + 2 * i], KEYS[LISTS + 1 + 2 * i])

@@ -2,7 +2,7 @@
 -- Create those of a batch of jobs under whose ids nothing is stored, and return what is stored under the other ids.
 --
 -- Guarantee: a job is created only where there is no definition, no state (not even a tombstone), no lease and no open
--- child run of an earlier job under its id. All in one step. What can fail does so before anything is written.
+-- child run of an earlier job under its id. All in one step. Every command that can fail comes before the first write.
 --
 -- KEYS
 --   1 due       sorted set: job id -> next wake-up
@@ -43,7 +43,7 @@ for first = 1, #wanted, READ_AT_ONCE do
     local their = redis.call('HMGET', states, unpack(wanted, first, last))
     for i = 1, #some do
       local own = #(some[i] or '') + #(their[i] or '')
-      -- For one that does not fit, only its existence counts.
+      -- Of a job that does not fit, return only that it exists.
       local fits = own == 0 or size == 0 or size + own <= BYTES
       definitions[first + i - 1] = fits and some[i] or not fits and 'large'
       positions[first + i - 1] = fits and their[i] or not fits and 'large'
@@ -58,7 +58,7 @@ for first = 1, #wanted, READ_AT_ONCE do
 end
 local held = redis.call('HMGET', leases, unpack(wanted))
 local may_overlap = redis.call('ZCARD', children) > 0
--- Raise before anything is written if one of these holds something else.
+-- If one of these keys has the wrong type, raise the error before anything is written.
 redis.call('ZCARD', ids)
 redis.call('ZCARD', due)
 

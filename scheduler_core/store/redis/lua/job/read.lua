@@ -1,7 +1,7 @@
--- Read jobs: the first of them whose documents fit into `reply_bytes`, all in one step.
+-- Read the first of these jobs, as many as fit into `reply_bytes`, in one step.
 --
--- Guarantee: reads only, at least one job. A script and not a transaction, because a Redis that is out of memory
--- refuses every command of a transaction, and a job must still be read, and deleted, then.
+-- Guarantee: reads only, at least one job. A script and not a transaction: a Redis that is out of memory refuses every
+-- command of a transaction, and even then a job must be read so that it can be deleted.
 --
 -- KEYS
 --   1 jobs      hash: claim key -> definition

@@ -5,11 +5,11 @@
 -- type has no successes.
 --
 -- KEYS
---   1 jobs     hash: claim key -> definition; a child run has a copy of its job's as it was then
+--   1 jobs     hash: claim key -> definition; a child run has a copy of its job's definition as it was at its start
 --   2 history  list: of the job
 -- ARGV
 --   1 job_id     text
---   2 claim_key  text: of the child run; the job id again: only the successes are wanted
+--   2 claim_key  text: of the child run; the job id again: return only the successes
 --   3 part       count: entries examined together, at least as many as child runs overlap
 --   4 parts      count: the most parts that are examined, the latest first
 -- Returns

@@ -1,7 +1,7 @@
 -- Return the jobs claimed by a call whose reply was lost, and void that call if it is still on its way.
 --
--- Guarantee: a claim that arrives after this finds its number used up and takes nothing. A lease that was reaped
--- meanwhile is not returned. A job that does not fit into `reply_bytes` is released: it is due again, and its next
+-- Guarantee: a claim that arrives after this call finds its number used up and claims nothing. A lease that was reaped
+-- since then is not returned. A job that does not fit into `reply_bytes` is released: it is due again, and its next
 -- claim continues the same run.
 --
 -- KEYS
@@ -39,7 +39,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, ARGV[4], ARGV[5])) do
     else
       redis.call('HDEL', leases, id) -- frees memory first, so that a full Redis accepts the rest
       redis.call('HSET', leases, id, fence .. ' - ' .. rest)
-      if not tonumber(score) or tonumber(score) > 9e15 then score = '0' end -- of a due set that held something else
+      if not tonumber(score) or tonumber(score) > 9e15 then score = '0' end -- it was not a wake-up
       redis.call('ZADD', due, score, id)
     end
   end

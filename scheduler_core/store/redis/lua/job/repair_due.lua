@@ -1,7 +1,8 @@
--- Correct entries of the due set with a score that no job can have, and add missing ones: such a job would never fire.
+-- Correct entries of the due set whose score is impossible, and add missing entries. Such jobs would never fire.
 --
--- Guarantee: such a job becomes due now, and its claim decides from its state when it is really due; one that a node
--- holds counts as claimed now. Everything else stays as it is, so this may run at any time, on any number of nodes.
+-- Guarantee: such a job becomes due now, and its claim decides from its state when it is really due. If a node holds
+-- the job, it counts as claimed now. Everything else stays as it is, so this may run at any time, on any number of
+-- nodes.
 --
 -- KEYS
 --   1 due       sorted set: claim key -> next wake-up

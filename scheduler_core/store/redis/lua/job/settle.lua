@@ -5,9 +5,9 @@
 --
 -- Guarantee: a job is changed only if its lease carries the caller's fence and node, and only if its state is the one
 -- that the caller planned from. Both are checked in the step that writes, so no fire time is lost or doubled in
--- between. Running the same settle twice changes nothing the second time. The first write frees memory (HDEL), after
--- which Redis lets a script finish: a full Redis can still record how runs ended. A history list of the wrong type
--- costs its job the list, and nothing else.
+-- between. Running the same settle twice changes nothing the second time. The first write frees memory (HDEL); after
+-- it, a full Redis lets the script finish and record how runs ended. If a history list has the wrong type, its job is
+-- settled without a history entry.
 --
 -- KEYS
 --   1 due       sorted set: claim key -> next wake-up
@@ -49,7 +49,7 @@
 --                        `wake` if that is not 0. A `state` of a letter and an instant (epoch ms) notes the claim as
 --                        lost, with the letter as its cause (lib/lease.lua): its request may have been sent then
 -- Returns
---   for each settlement: 'ok'; 'done' if this very settlement was applied before; 'stale' if another node has the
+--   for each settlement: 'ok'; 'done' if this same settlement was applied before; 'stale' if another node has the
 --   lease; 'full' if the job has as many child runs as it may have (nothing is changed, the lease stays); {definition
 --   or false, state or false} if the job was changed since; 'later' if it was and the reply already holds 2 MiB of
 --   these (nothing is changed, send it again)
@@ -60,7 +60,7 @@ local retrying, children, suspects = KEYS[6], KEYS[7], KEYS[8]
 local CHILD, AFTER_CHILD, FIELDS, RECORD, OF_CHILD, REPLY_BYTES = '\31', '\32', 8, 6, 4, 2097152
 local book = open_book(9, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
 
--- Two commands read what the whole batch is checked against. A claim key that comes twice is read again.
+-- Read the leases and states of the whole batch with two commands. A claim key that occurs twice is read again.
 local claim_keys, places = {}, {}
 local at = 4
 while at <= #ARGV do
@@ -85,7 +85,7 @@ end
 local function send(command, key, list)
   if #list > 0 then redis.call(command, key, unpack(list)) end
 end
--- For keys that only lists are made from: one of the wrong type must not stop a settle half way.
+-- For keys from which only lists of jobs and runs are made: a wrong type must not stop a settle half way.
 local function try(command, key, list)
   if #list > 0 then redis.pcall(command, key, unpack(list)) end
 end
@@ -125,7 +125,7 @@ for i, place in ipairs(places) do
 
   local tag = stored and string.sub(stored, 1, 8) or ''
   local reply
-  -- Compare the node as well: a Redis that lost its last writes in a crash issues the same fences again.
+  -- Compare the node too: a Redis that lost its last writes in a crash issues the same fences again.
   if not lease or string.match(lease, '^%S+ %S+') ~= holder then
     local done
     if operation == 'return' then
@@ -194,7 +194,7 @@ for i, place in ipairs(places) do
 end
 book.flush()
 
--- Jobs that are gone, and whose records were all trimmed before: drop their lists.
+-- Drop the lists of removed jobs whose records were all trimmed before.
 for i, place in ipairs(places) do
   if replies[i] == 'ok' and (ARGV[place + 3] == 'remove' or ARGV[place + 3] == 'spawn' and ARGV[place + 4] == '') then
     drop_lists(jobs, KEYS[9], string.match(claim_keys[i], '^[^' .. CHILD .. ']*'), KEYS[15 + 2 * i], KEYS[16 + 2 * i])

@@ -3,8 +3,8 @@
 --
 --   last deadline  epoch ms or empty: by this server's clock; empty: none
 --
--- Guarantee: after the deadline the script fails with LATE and writes nothing. So a client that stops waiting no
--- earlier than the deadline knows that its change is stored by then, or never will be.
+-- Guarantee: after the deadline the script fails with LATE and writes nothing. So when a client has waited until the
+-- deadline, its change is stored already or never will be.
 
 local deadline = table.remove(ARGV)
 if deadline ~= '' then

@@ -1,12 +1,12 @@
--- Library for scripts that remove jobs or their records: drops the history of a job that is gone once no record of it
--- is stored. A script requests it with its first line, `-- needs: lists`.
+-- Library for scripts that remove jobs or their records: drops the lists of a removed job when none of its records is
+-- stored any more. A script requests it with its first line, `-- needs: lists`.
 --
 --   drop_lists(jobs, records, job id, history list, failures list)    true if they were dropped
 --
--- Guarantee: the lists of an existing job stay, also of one that was created again under its id. Lists that name a run
--- whose record is stored stay too: they go with the last such record, when that is trimmed. Lists that name no run hold
--- only misses, and nothing of them was trimmed: they stay until they expire. The caller's own first write has freed
--- memory, or this is the first write (UNLINK), so that a full Redis accepts it.
+-- Guarantee: the lists of an existing job stay, also if the job was created again under its id. Lists that name a run
+-- whose record is stored stay too: they are dropped when the last such record is trimmed. Lists that name no run hold
+-- only misses; they stay until they expire. The caller's first write has freed memory, or this is the first write
+-- (UNLINK), so that a full Redis accepts it.
 -- Cost: O(1) for an existing job; else O(entries), or two commands if the latest run has its record.
 
 local function drop_lists(jobs, records, job_id, history, failures)

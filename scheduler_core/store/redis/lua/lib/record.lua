@@ -6,9 +6,9 @@
 --   book.flush()                                           once, at the end of the script
 --
 -- Guarantee: a record that `add` accepts is in the index of its status if and only if it is in `records`, and the
--- counts contain every run once: a run that is already recorded is not changed, since a settled run is final. A run
+-- counts contain every run once: a run that is already recorded is not changed, because a settled run is final. A run
 -- that leaves a job's history by count and did not succeed moves to the job's failures; a run that leaves both loses
--- its record. A list of the wrong type costs its job the list, never a record. The caller's own first write has freed
+-- its record. If a list has the wrong type, it gets no entry, but the record is stored. The caller's first write has freed
 -- memory (HDEL, ZREM), so that a full Redis lets the script finish.
 --
 -- KEYS from `first key` on
@@ -33,7 +33,7 @@
 -- Arguments of open_book
 --   history_kept   entries kept in a job's history, at least 1; a sixteenth more before it is cut, which is cheaper
 --   failures_kept  entries kept in a job's failures list, likewise
---   retention      ms after the last entry at which both lists expire
+--   retention      ms after the last entry until both lists expire
 -- Entries of the lists: a run is `<letter><fire time><reason> <run id> <bytes stored>`, so that a reader can show it
 -- when its record is gone; a miss is 'm<last fire time> ' and its bytes. A history begins with a mark: 'b' and the
 -- instant before its first fire time, until an entry leaves it; from then on 'x' and the latest fire time of the
@@ -47,7 +47,7 @@ local function open_book(first, history_kept, failures_kept, retention)
   local records, details, counts = KEYS[first], KEYS[first + 1], KEYS[first + 7]
   local index = {}
   for i = 1, 5 do index[string.sub(LETTERS, i, i)] = KEYS[first + 1 + i] end
-  -- Collected since the last flush: places in ARGV of new runs; ids that leave, in all and by letter, and their bytes.
+  -- Collected since the last flush: places in ARGV of new runs; ids of trimmed runs, all and by letter; their bytes.
   local new, gone, sizes, gone_by = {}, {}, 0, {}
 
   local function drop(entry)
@@ -65,7 +65,8 @@ local function open_book(first, history_kept, failures_kept, retention)
     return type(found) == 'number' and found or 0
   end
 
-  -- A total that is no number starts again. Use pcall: a settle must not fail half way because of the totals.
+  -- A total that is no number is set to the new value. Use pcall: a settle must not fail half way because of the
+  -- totals.
   local function count(field, by)
     local text = string.format('%.0f', by)
     if type(redis.pcall('HINCRBY', counts, field, text)) ~= 'number' then
@@ -79,7 +80,7 @@ local function open_book(first, history_kept, failures_kept, retention)
     if #new > 0 then
       local ids = {}
       for i, at in ipairs(new) do ids[i] = ARGV[at + 1] end
-      local known = redis.pcall('HMGET', records, unpack(ids)) -- a key of the wrong type costs the history only
+      local known = redis.pcall('HMGET', records, unpack(ids)) -- pcall: a wrong type affects the history only
       if known.err then known = {} end
       local seen, rows, texts, sets, minutes = {}, {}, {}, {}, {}
       local latencies, untimed = 0, 0
@@ -117,7 +118,7 @@ local function open_book(first, history_kept, failures_kept, retention)
         found = found + (type(removed) == 'number' and removed or 0)
       end
       if found < #gone then
-        -- Some were trimmed before, so the entries' sizes count too much.
+        -- Some records were trimmed before, so the sum of the entries' sizes is too large.
         sizes = 0
         local seen = {}
         for _, id in ipairs(gone) do
@@ -166,7 +167,7 @@ local function open_book(first, history_kept, failures_kept, retention)
     end
     local left, length = push(list, entries, history_kept, 1)
     local kept = {}
-    -- A list that begins now has no entries for what came before its first fire time.
+    -- A new list has no entries for fire times before its first one.
     local begin = length == n and earliest < math.huge and earliest - 1
     local cut = false
     for _, entry in ipairs(left or {}) do
@@ -185,7 +186,7 @@ local function open_book(first, history_kept, failures_kept, retention)
       redis.call('LPUSH', list, 'b' .. string.format('%.0f', begin))
     end
     if #kept > 0 then
-      -- Without a list, failures leave the records by age alone, as do all runs whose list is lost.
+      -- Without a list, failures are trimmed by age alone, as are all runs whose list is lost.
       for _, entry in ipairs(push(failed, kept, failures_kept, 0) or {}) do drop(entry) end
     end
     if #new >= PAGE or #gone >= PAGE then flush() end

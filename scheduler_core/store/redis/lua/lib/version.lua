@@ -3,8 +3,8 @@
 --
 --   raise_targets_version(meta)
 --
--- Guarantee: a number is never used again for other content, even by a replica that was promoted without the last
--- writes: it is at least the server's time in microseconds.
+-- Guarantee: a number is never used again for other content, because it is at least the server's time in microseconds.
+-- This holds even after a replica was promoted that lacks the last writes.
 --
 -- meta  hash: `targets_version`
 

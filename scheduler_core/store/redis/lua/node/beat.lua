@@ -1,24 +1,25 @@
 -- Record a node's heartbeat, and the downtime that it ends.
 --
--- Guarantee: a time in which no node beat is recorded once, by the beat that ends it and before any claim that follows
--- (a claim needs a fresh beat). The first write frees memory, so that a full Redis still accepts a beat.
+-- Guarantee: a time without any heartbeat is recorded once, by the heartbeat that ends it and before any claim that
+-- follows (a claim needs a fresh heartbeat). The first write frees memory, so that a full Redis accepts heartbeats.
 --
 -- KEYS
---   1 nodes   sorted set: node id -> last beat
---   2 meta    hash: store id, last beat, downtimes and their count
+--   1 nodes   sorted set: node id -> last heartbeat
+--   2 meta    hash: store id, last heartbeat, downtimes and their count
 --   3 claims  hash: node id -> number of its latest claim
 -- ARGV
 --   1 node            text: node id
 --   2 now             epoch ms
---   3 starting        0 or 1: the node's first beat
---   4 sole            0 or 1: no other node can live, because the embedded Redis was just started
---   5 start_gap       ms: a time without a beat that a starting node records as downtime while others may still live
---   6 lived_gap       ms: a time without a beat that a node which kept running records as downtime
---   7 forget          ms: without a beat, until a node's entry is removed
+--   3 starting        0 or 1: the first heartbeat of the node
+--   4 sole            0 or 1: no other node can be alive, because the embedded Redis was just started
+--   5 start_gap       ms: a time without a heartbeat that a starting node records as downtime while others may be alive
+--   6 lived_gap       ms: a time without a heartbeat that a node which kept running records as downtime
+--   7 forget          ms: without a heartbeat, until a node's entry is removed
 --   8 store_id        text: stored if the store has none yet
 --   9 downtimes_kept  count: older downtimes are merged into one
 -- Returns
---   {downtime count, downtimes as 'after:until,after:until,...', number of nodes that beat within lived_gap, store id}
+--   {downtime count, downtimes as 'after:until,after:until,...', number of nodes with a heartbeat within lived_gap,
+--   store id}
 -- Cost: O(nodes).
 
 local nodes, meta, claims = KEYS[1], KEYS[2], KEYS[3]
@@ -29,8 +30,8 @@ local store_id, keep = ARGV[8], tonumber(ARGV[9])
 local before = tonumber(redis.call('ZSCORE', nodes, node) or '')
 redis.call('ZREM', nodes, node)
 local others = redis.call('ZCARD', nodes)
--- A beat that was given up on can arrive after its successor, and must not make the node look older than it is. A score
--- that lies further ahead was written before Redis's clock was set back.
+-- A heartbeat that the node stopped waiting for can arrive after its successor, and must not set the time back. A score
+-- further ahead than that was written before Redis's clock was set back.
 local beat = now
 if before and before > now and before <= now + lived_gap then beat = before end
 redis.call('ZADD', nodes, string.format('%.0f', beat), node)
@@ -38,7 +39,7 @@ for _, old in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', string.format('%
   redis.call('ZREM', nodes, old)
   redis.call('HDEL', claims, old)
 end
--- Entries far ahead are no beats: no node's clock is. Left there, they would count as living nodes for ever.
+-- No node's clock is that far ahead, so these entries are no heartbeats. They would count as living nodes for ever.
 redis.call('ZREMRANGEBYSCORE', nodes, '(' .. string.format('%.0f', now + forget), '+inf')
 redis.call('HSETNX', meta, 'store_id', store_id)
 
@@ -61,7 +62,7 @@ if last and last < now then
     end
     windows[#windows + 1] = string.format('%.0f:%.0f', last, now)
     if #windows > keep then
-      -- Too many to keep apart: the two oldest become one, and what lies between them counts as downtime too.
+      -- Too many: merge the two oldest. The time between them then counts as downtime too.
       local first, second = table.remove(windows, 1), table.remove(windows, 1)
       table.insert(windows, 1, string.match(first, '^(.-):') .. ':' .. string.match(second, ':(.*)$'))
     end
@@ -71,7 +72,7 @@ if last and last < now then
     redis.call('HSET', meta, 'downtime_count', count)
   end
 end
--- A last beat that lies far ahead was written before Redis's clock was set back; left there, it would hide downtimes.
+-- A last heartbeat far ahead was written before Redis's clock was set back. If it stayed, it would hide downtimes.
 if not last or last < now or last > now + lived_gap then
   redis.call('HSET', meta, 'last_beat', string.format('%.0f', now))
 end

@@ -1,10 +1,10 @@
--- Remove the entry of a node that stops, and record its last beat as now.
+-- Remove the entry of a node that stops, and record its last heartbeat as now.
 --
--- Guarantee: the time after this beat, while no other node is alive, is downtime at the next start.
+-- Guarantee: the time after this heartbeat, while no other node is alive, is downtime at the next start.
 --
 -- KEYS
---   1 nodes   sorted set: node id -> last beat
---   2 meta    hash: last beat
+--   1 nodes   sorted set: node id -> last heartbeat
+--   2 meta    hash: last heartbeat
 --   3 claims  hash: node id -> number of its latest claim
 -- ARGV
 --   1 node  text: node id

@@ -1,6 +1,6 @@
 -- Read one page of the leases of a node, which it compares with the runs that it works on.
 --
--- Guarantee: reads only. A lease that exists all the time is in one of the pages, perhaps in two.
+-- Guarantee: reads only. A lease that exists during the whole read is in one of the pages, perhaps in two.
 --
 -- KEYS
 --   1 leases  hash: claim key -> lease

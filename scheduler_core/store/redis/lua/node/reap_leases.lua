@@ -1,19 +1,19 @@
 -- needs: lease
 -- Reclaim the jobs of dead nodes, and claimed jobs that lost their lease: one page of the claimed part of the due set.
 --
--- Guarantee: the jobs of a node that beats are not touched. A reclaimed job keeps the facts of its first claim, so that
--- the next node delivers the same run under a higher fence; the claim of the dead node is noted as lost, since its
--- request may have been sent. A suspect that its node held as the only one was lost alone, which is evidence against
--- it. A beat more than `dead_after` ahead of `now` was written before Redis's clock was set back: its node counts as
--- dead.
+-- Guarantee: the jobs of a node with a fresh heartbeat are not touched. A reclaimed job keeps the facts of its first
+-- claim, so that the next node delivers the same run under a higher fence. The claim of the dead node is noted as lost,
+-- because its request may have been sent. A suspect that its node held as the only one was lost alone, which is
+-- evidence against it. A heartbeat more than `dead_after` ahead of `now` was written before Redis's clock was set back:
+-- its node counts as dead.
 --
 -- KEYS
 --   1 due     sorted set: claim key -> next wake-up
 --   2 leases  hash: claim key -> lease
---   3 nodes   sorted set: node id -> last beat
+--   3 nodes   sorted set: node id -> last heartbeat
 -- ARGV
 --   1 now         epoch ms
---   2 dead_after  ms: a node without a beat for this long is dead
+--   2 dead_after  ms: a node without a heartbeat for this long is dead
 --   3 void_all    0 or 1: void all leases, because no other node can live
 --   4 lowest      score: in the due set to begin with
 --   5 skip        count: jobs at that score to skip; they were examined before
@@ -46,7 +46,7 @@ for i, id in ipairs(ids) do
     if score == reply[2] then reply[3] = reply[3] + 1 end
   else
     local lease = node and read_lease(rows[i])
-    -- HDEL comes first: a full Redis lets a script go on after it.
+    -- HDEL comes first: after it, a full Redis lets the script finish.
     redis.call('HDEL', leases, id)
     local due_at = string.format('%.0f', now)
     if lease then

@@ -1,16 +1,16 @@
--- Take the turn to look for dead nodes, which one node of the fleet gets in each interval.
+-- Take the turn to look for dead nodes, which one node gets in each interval.
 --
--- Guarantee: leases need to be examined only if this says so. A node that died since the latest complete sweep is found
--- by the nodes' beats alone, however many leases exist. An audit finds the rest: leases of unknown nodes, and claimed
--- jobs without a lease. A stored instant ahead of `now` was written before Redis's clock was set back; then an audit is
--- due.
+-- Guarantee: leases need to be examined only if this returns 2 or 3. A node that died since the latest complete sweep
+-- is found by the heartbeats of the nodes alone, however many leases exist. An audit finds the rest: leases of unknown
+-- nodes, and claimed jobs without a lease. A stored instant ahead of `now` was written before Redis's clock was set
+-- back; then an audit is due.
 --
 -- KEYS
---   1 nodes  sorted set: node id -> last beat
+--   1 nodes  sorted set: node id -> last heartbeat
 --   2 meta   hash: instants of the latest turn, sweep and audit
 -- ARGV
 --   1 now         epoch ms
---   2 dead_after  ms: a node without a beat for this long is dead
+--   2 dead_after  ms: a node without a heartbeat for this long is dead
 --   3 interval    ms: between two turns
 --   4 audit       ms: between two audits
 -- Returns
@@ -21,7 +21,7 @@ local nodes, meta = KEYS[1], KEYS[2]
 local now, dead_after, interval, audit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local facts = redis.call('HMGET', meta, 'reaped_at', 'swept_until', 'audited_at')
--- A stored instant; 0 if it is no number.
+-- Returns a stored instant; 0 if the text is no number.
 local function instant(text)
   local at = tonumber(string.match(text or '', '^%d+$'))
   return at and at < 9e15 and at or 0

@@ -1,7 +1,7 @@
 -- Read a part of one of the sorted sets of one-off tasks, with the documents.
 --
--- Guarantee: reads only. The place to continue from is found by score and member, so it is right although the task that
--- was there has moved on, and however many tasks have the same score.
+-- Guarantee: reads only. The place to continue from is found by score and member, so it is right even if the task that
+-- was there has left the set, and however many tasks have the same score.
 --
 -- KEYS
 --   1 tasks            hash: task -> document
@@ -18,7 +18,7 @@
 local tasks, tasks_of_status = KEYS[1], KEYS[2]
 local reverse, score, member, limit = ARGV[1] == '1', ARGV[2], ARGV[3], tonumber(ARGV[4])
 
--- How many come before the place, in ascending order: those below (score, member), or up to it when read downwards.
+-- Count the members before the place, in ascending order: those below (score, member), or up to it when read downwards.
 local size = redis.call('ZCARD', tasks_of_status)
 local before = reverse and size or 0
 if score ~= '' then

@@ -1,7 +1,7 @@
--- Release what is left of a batch whose node died or cannot continue. Nothing counts as a retry.
+-- Release the unsettled tasks of a batch whose node died or cannot continue. This does not count as a retry.
 --
--- Guarantee: the batch is released once; later settlements of its node are refused, since its fence is gone. A task
--- that was deleted meanwhile is not due again. The first write frees memory, so that a full Redis accepts it.
+-- Guarantee: the batch is released once; later settlements of its node are refused, because its fence is gone. A task
+-- that was deleted during its call is not due again. The first write frees memory, so that a full Redis accepts it.
 --
 -- KEYS
 --   1 fresh    sorted set: task that never failed -> instant of its execution (epoch ms)
@@ -11,8 +11,8 @@
 --   5 batch    hash: node, fence, token, out, ended
 -- ARGV
 --   1 node     text: node id that took the batch
---   2 fence    count or empty: of the batch; empty: whichever it has
---   3 ended    epoch ms or empty: the end of the batch; empty: no task was called, and the pause before it stands
+--   2 fence    count or empty: of the batch; empty: any fence
+--   3 ended    epoch ms or empty: the end of the batch; empty: no task was called, so no new pause begins
 --   4 channel  text: where nodes listen for changes of one-off tasks
 -- Returns
 --   number of released tasks; -1 if no such batch is out

@@ -1,7 +1,7 @@
 -- needs: deadline
--- Change the settings of one-off tasks. They hold for all nodes from their next batch on.
+-- Change the settings of one-off tasks. They apply to all nodes from the next batch on.
 --
--- Guarantee: settings that are not given stay as they are, or become the defaults if the store has none yet.
+-- Guarantee: settings that are not given stay as they are, or get the defaults if the store has none yet.
 --
 -- KEYS
 --   1 settings  hash

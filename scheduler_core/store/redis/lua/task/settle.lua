@@ -2,8 +2,8 @@
 -- Settle tasks of the batch that is out; with the last one the batch ends, and the pause before the next begins.
 --
 -- Guarantee: nothing is changed unless the batch is still the caller's. Running the same settle twice changes nothing
--- the second time. A task that was deleted meanwhile is never due again. The first write frees memory (ZREM), after
--- which Redis lets the script finish: a full Redis can still record how calls ended.
+-- the second time. A task that was deleted during its call is never due again. The first write frees memory (ZREM);
+-- after it, a full Redis lets the script finish and record how calls ended.
 --
 -- KEYS
 --   1 fresh      sorted set: task that never failed -> instant of its execution (epoch ms)
@@ -38,8 +38,8 @@
 --              'drop'    it was deleted: remove it from the batch
 -- Returns
 --   {'1' if this batch is over or no longer the caller's, number of stale tasks removed, answer, answer, ...}
---   where answer = 'ok', 'done' (it was settled before), 'deleted' (it failed, and was deleted meanwhile: ask again
---   with 'drop'), or 'refused' (the batch is not the caller's)
+--   where answer = 'ok', 'done' (it was settled before), 'deleted' (it failed and was deleted during its call: send
+--   it again with 'drop'), or 'refused' (the batch is not the caller's)
 -- Cost: O(n × log(tasks)).
 
 local fresh, failed, running, tasks = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

@@ -1,7 +1,7 @@
 -- Take the next batch of one-off tasks: the due tasks that never failed, then the due tasks that did.
 --
 -- Guarantee: at most one batch is out, whichever node took it, and the next one comes base_interval_ms after its end. A
--- node without a fresh heartbeat gets nothing: others may be reclaiming its batch. Asked again with the same token (the
+-- node without a fresh heartbeat gets nothing: others may be reclaiming its batch. Sent again with the same token (the
 -- reply was lost), it answers with the same batch; an older token takes nothing. The first write needs memory, so that
 -- a full Redis refuses new calls.
 --
@@ -13,23 +13,23 @@
 --   5 batch     hash: node, fence, token, out ('1' or '0'), ended (epoch ms)
 --   6 settings  hash
 --   7 meta      hash: fence counter
---   8 nodes     sorted set: node id -> last beat
+--   8 nodes     sorted set: node id -> last heartbeat
 -- ARGV
 --   1 now                       epoch ms
 --   2 node                      text: node id
 --   3 token                     count: number of this call, larger than that of every earlier call of the node
---   4 dead_after                ms: a node without a beat for this long is dead
+--   4 dead_after                ms: a node without a heartbeat for this long is dead
 --   5 slots                     count: tasks that the node can call at once
 --   6 base_interval_ms          ms: if the store has none
 --   7 http_callback_timeout_ms  ms: if the store has none
 --   8 select_size               count: if the store has none
 --   9 max_retries               count: if the store has none
 -- Returns
---   {'beat'}                       the node must beat first
---   {'void'}                       the token is used up: ask with another
---   {'busy', node, fence, alive}   a batch is out; alive: '1' if that node beats
+--   {'beat'}                       the node must send a heartbeat first
+--   {'void'}                       the token is used up: use a new one
+--   {'busy', node, fence, alive}   a batch is out; alive: '1' if that node has a fresh heartbeat
 --   {'wait', until}                the pause after the last batch is not over
---   {'empty', instant or ''}       nothing is due; when the next task is
+--   {'empty', instant or ''}       nothing is due; the instant at which the next task is due
 --   {'ok', fence, the four settings, row, row, ...}
 --   where row = {task, score in `running`, document or false}, in the order in which they are due
 -- Cost: O(batch × log(tasks)).
@@ -41,7 +41,7 @@ local dead_after, slots = tonumber(ARGV[4]), tonumber(ARGV[5])
 local NAMES = {'base_interval_ms', 'http_callback_timeout_ms', 'select_size', 'max_retries'}
 local HAS_FAILED, CHUNK, JUMP = 1e15, 1000, 1000
 
--- A stored whole number; 0 if it is none.
+-- Returns a stored whole number; 0 if the text is none.
 local function whole(text)
   local number = tonumber(string.match(text or '', '^%d+$'))
   return number and number < 9e15 and number or 0
@@ -49,7 +49,7 @@ end
 
 local function beats(who)
   local beat = tonumber(redis.call('ZSCORE', nodes, who) or '')
-  -- One that lies far ahead was written before Redis's clock was set back: no sign of life.
+  -- A heartbeat far ahead was written before Redis's clock was set back: it does not count.
   return beat and beat >= now - dead_after and beat <= now + dead_after
 end
 
@@ -79,7 +79,7 @@ end
 if not beats(node) then return {'beat'} end
 local facts = redis.call('HMGET', batch, 'node', 'fence', 'token', 'out', 'ended')
 local holder, fence, last_token, ended = facts[1], facts[2], tonumber(facts[3] or ''), tonumber(facts[5] or '')
--- A batch whose holder or fence cannot be read belongs to no node: its tasks are called with the next batch.
+-- If holder or fence of a batch cannot be read, no node owns it: its tasks are called with the next batch.
 local is_out = facts[4] == '1' and whole(fence) > 0 and holder and string.match(holder, '^[%w%p]+$')
 if holder == node and last_token and token <= last_token then
   if is_out and token == last_token then return answer(fence) end
