@@ -133,7 +133,7 @@ async def test_no_fire_time_is_lost_early_or_doubled_and_every_run_is_listed_and
     ids: list[str] = []
     kills: list[float] = []
     end = time.monotonic() + KILLING_SECONDS
-    while time.monotonic() < end:
+    while len(kills) < 3 or time.monotonic() < end:
         posted = await post_tasks(deployment, servers[1], 12)
         recorder.otherwise |= dict.fromkeys(posted, recorder.slow(0.3))
         ids += posted
@@ -146,7 +146,6 @@ async def test_no_fire_time_is_lost_early_or_doubled_and_every_run_is_listed_and
         # The second of two requests shows that the first one's run is settled. A job whose run takes three nodes in a
         # row with it is quarantined.
         await recorder.until_requests(2, *regular)
-    assert len(kills) >= 3
 
     server = servers[0]
 

@@ -230,7 +230,8 @@ class TestAfterDowntime:
         for job_id in jobs:
             deployment.recorder.otherwise[job_id] = deployment.recorder.slow(0.3)
         every: Json = {"recovery": "all", "overlap": "queue_one"}
-        await deployment.put(server, "everything", **every)
+        # A slow machine starts the server late; the limit is above the number of fire times that pass until then.
+        await deployment.put(server, "everything", **every, catch_up_limit=100)
         await deployment.put(server, "limited", **every, catch_up_limit=2)
         await deployment.put(server, "windowed", **every, catch_up_window_seconds=3.5)
         await deployment.put(server, "latest", recovery="latest", overlap="queue_one")
@@ -262,20 +263,22 @@ class TestAfterDowntime:
         assert missed == list(range(missed[0], missed[-1] + 1000, 1000)), "each of them, in order"
         assert not accounts["everything"].misses
         assert len(caught["limited"]) == 2
-        assert len(caught["windowed"]) in {3, 4}
         for job_id in ("limited", "windowed"):
             (expired,) = accounts[job_id].misses
             assert expired.reason is MissReason.EXPIRED
             assert expired.last_ms + 1000 == caught[job_id][0].fire_time_ms, "the latest fire times are run"
         (expired,) = accounts["windowed"].misses
-        assert expired.last_ms < expired.recorded_at_ms - 3500 <= caught["windowed"][0].fire_time_ms
+        oldest_ms = expired.recorded_at_ms - 3500
+        assert expired.last_ms < oldest_ms
+        assert [run.fire_time_ms for run in caught["windowed"]] == [at_ms for at_ms in missed if at_ms >= oldest_ms]
         assert len(caught["latest"]) == 1
         for job_id, job_account in accounts.items():
             reasons = {miss.reason for miss in job_account.misses}
             assert reasons <= ({MissReason.DOWNTIME} if job_id in {"latest", "nothing"} else {MissReason.EXPIRED})
             assert_gapless(await account(server, job_id))
 
-        # Fire times that are due meanwhile do not wait behind the missed ones.
+        # Fire times that are due meanwhile do not wait behind the missed ones. One missed run may arrive after such a
+        # fire time, because it was claimed before; a second one was claimed after it.
         requests = deployment.recorder.of("everything")
         for one in requests:
             if one.reason != "scheduled" or one.arrived_ms < killed_at:
@@ -283,9 +286,9 @@ class TestAfterDowntime:
             before = [
                 other
                 for other in requests
-                if other.reason == "recovery" and one.fire_time_ms + 250 < other.arrived_ms < one.arrived_ms
+                if other.reason == "recovery" and one.fire_time_ms < other.arrived_ms < one.arrived_ms
             ]
-            assert not before, f"{one.fire_time_ms} was due, and ran after {len(before)} that were not"
+            assert len(before) <= 1, f"{one.fire_time_ms} was due, and ran after {len(before)} that were not"
 
     async def test_a_backfill_runs_each_fire_time_once_and_after_those_that_are_due(
         self, deployment: Deployment
