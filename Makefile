@@ -17,6 +17,9 @@ HA_ARGS ?= -v
 BENCH_ARGS ?=
 UV_VERSION = 0.13.8
 
+# Tests start several hundred processes. Without stored bytecode each of them compiles the whole package.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKS = requirements.lock requirements-build.lock requirements-dev.lock requirements-mutation.lock
