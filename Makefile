@@ -3,6 +3,8 @@
 VENV ?= .venv
 # Arguments of pytest: three processes, each with its own redis-server. One process: make test TEST_ARGS=
 TEST_ARGS ?= -n 3 --dist loadgroup
+# The number of examples of make test-long, as a multiple of that of make test.
+TIMES ?= 5
 # The tests of the inner loop: those of the core, without the ones marked slow. "make test" runs all.
 TEST_FAST_ARGS ?= -n 3 -m "not slow" tests/unit tests/delivery tests/usecases tests/node
 # Size and seed of the sample: make mutate MUTATE_ARGS="--mutants 50 --seed 7 --only plan.claim".
@@ -27,7 +29,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-servers test-ha test-openapi test-ui mutate lint type fmt bench lock install clean
+.PHONY: help run test test-fast test-long test-servers test-ha test-openapi test-ui mutate lint type fmt bench lock install clean
 .DELETE_ON_ERROR:
 
 help: ## List of all targets
@@ -40,6 +42,9 @@ run: $(VENV)/.runtime ## Start a server, embedded Redis, a demo runner and a job
 
 test: $(VENV)/.development ## Run all tests; for some: make test TEST_ARGS="tests/unit -k cron"
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-long: $(VENV)/.development ## Run the random tests with 5 times as many examples; 50 times: make test-long TIMES=50
+	TEST_LONG=$(TIMES) $(BIN)/python -m pytest -m "hypothesis or random" $(TEST_ARGS)
 
 test-fast: $(VENV)/.development ## Test the core (tests/{unit,delivery,usecases,node}) without tests marked slow; under a minute
 	$(BIN)/python -m pytest $(TEST_FAST_ARGS)

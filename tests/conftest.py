@@ -13,6 +13,7 @@ from scheduler_core.base.config_table import ENV_PREFIX
 from scheduler_core.base.errors import EmbeddedRedisError
 from scheduler_core.embedded import EmbeddedRedis, ask
 from scheduler_core.embedded import program as server_program
+from tests.support.examples import TIMES, examples
 from tests.support.servers import chosen_program, server_under_test
 
 
@@ -32,8 +33,16 @@ def pytest_report_header() -> str:
 
 # CI keeps no database of failing examples between runs, so each failure prints how to reproduce it. No deadlines: tests
 # do not assert speed.
-settings.register_profile("cronpost", print_blob=True, deadline=None)
+# Seeds differ from run to run, also where hypothesis recognises a CI, so that many runs together search widely.
+settings.register_profile("cronpost", print_blob=True, deadline=None, derandomize=False, max_examples=examples(100))
 settings.load_profile("cronpost")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lift the time limits of random tests when they try more examples than usual."""
+    if TIMES > 1:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0), append=False)
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ from scheduler_core.model.job import Job
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import EXAMPLE, client_of, job
 from tests.api.test_payload_bytes import BLANKS, JSON_TEXTS
+from tests.support.examples import examples
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import dump, redis_of
 
@@ -128,7 +129,7 @@ def elements(draw: st.DrawFn) -> str:
     return "{" + ",".join(members) + "}"
 
 
-@settings(deadline=None, max_examples=105)
+@settings(deadline=None, max_examples=examples(40))
 @given(elements())
 def test_the_fast_decoder_returns_what_the_careful_one_returns(text: str) -> None:
     body = text.encode()

@@ -16,6 +16,7 @@ from scheduler_api.wire.jobs import JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import read_object
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.store.redis.store import RedisStore
+from tests.support.examples import examples
 
 HEAD = b'{"id":"a","endpoint":"http://h/","cron":"@daily","payload":'
 
@@ -58,7 +59,7 @@ def test_the_payload_of_a_job_is_the_text_that_was_sent(text: str) -> None:
     assert job_of(fields).payload == text.encode()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=JSON_TEXTS)
 async def test_the_payload_is_the_same_after_storing_and_reading(
     client: httpx.AsyncClient, store: RedisStore, text: str
@@ -113,7 +114,7 @@ def accepted_by_the_standard_library(text: bytes) -> bool:
 MUTATIONS = st.tuples(JSON_TEXTS.map(str.encode), st.integers(0, 400), st.binary(max_size=2), st.integers(0, 2))
 
 
-@settings(max_examples=140, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(MUTATIONS)
 def test_a_damaged_payload_is_accepted_only_if_an_independent_parser_accepts_it(
     damage: tuple[bytes, int, bytes, int],

@@ -20,6 +20,7 @@ from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.job import Job
 from scheduler_core.model.policies import DEFAULT_POLICIES, Limits, Overlap, Policies, Recovery, RetryRule
 from tests.api.conftest import EXAMPLE, job
+from tests.support.examples import examples
 
 Contents = Callable[[], dict[bytes, Any]]
 
@@ -439,7 +440,7 @@ def together(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(a_job())
-@settings(max_examples=105, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_the_shown_fields_define_the_same_job(fields: dict[str, Any]) -> None:
     asked = read(**fields)
     shown = show_definition(asked)

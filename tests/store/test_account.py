@@ -20,6 +20,7 @@ from scheduler_core.store.jobs import Retention
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from tests.store.test_histories import History, nodes
+from tests.support.examples import examples
 from tests.support.factories import answered, at, make_job, make_run, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
@@ -116,13 +117,14 @@ class Cut(Accounted):
     bound = 3
 
 
+@pytest.mark.random
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("machine", [Accounted, Cut])
 def test_what_runners_received_and_what_they_did_not_is_accounted_for(redis_url: str, machine: type[Accounted]) -> None:
     run_state_machine_as_test(
         lambda: machine(redis_url),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=15,
+            max_examples=examples(6),
             stateful_step_count=50,
             deadline=None,
             phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -54,6 +54,7 @@ from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
 from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
+from tests.support.examples import examples
 from tests.support.factories import make_job
 from tests.support.manual_clock import ManualClock
 from tests.support.model import Segment, check_account
@@ -510,6 +511,7 @@ class History(RuleBasedStateMachine):
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
+@pytest.mark.random
 @pytest.mark.timeout(400)
 def test_the_promises_hold_after_every_step_of_any_history(redis_url: str) -> None:
     def history() -> History:
@@ -518,7 +520,7 @@ def test_the_promises_hold_after_every_step_of_any_history(redis_url: str) -> No
     run_state_machine_as_test(
         history,  # type: ignore[arg-type]
         settings=settings(
-            max_examples=20,
+            max_examples=examples(6),
             stateful_step_count=50,
             deadline=None,
             phases=PHASES,

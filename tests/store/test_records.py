@@ -23,6 +23,7 @@ from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
+from tests.support.examples import examples
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
 from tests.support.stores import KEYS, beat, claim, dump, put
 
@@ -370,7 +371,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 async def test_totals_are_those_of_all_runs_ever_settled_whatever_was_trimmed(
     steps: list[tuple[str, str, list[int | None]]], redis: Redis, redis_url: str

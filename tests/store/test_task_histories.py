@@ -28,6 +28,7 @@ from scheduler_core.store.redis.tasks import HAS_FAILED, RedisTasks
 from scheduler_core.store.tasks import PARTS
 from scheduler_core.usecases.tasks import TaskService
 from tests.store.test_histories import PHASES
+from tests.support.examples import examples
 from tests.support.factories import answered, failed
 from tests.support.manual_clock import START_MS, ManualClock
 from tests.support.stores import KEYS, check_keys, dump
@@ -409,6 +410,7 @@ class TaskHistory(RuleBasedStateMachine):
                 assert attempts or self.revived[number]
 
 
+@pytest.mark.random
 @pytest.mark.timeout(400)
 def test_the_rules_of_one_off_tasks_hold_after_every_step_of_any_history(redis_url: str) -> None:
     happened: Counter[str] = Counter()
@@ -419,7 +421,7 @@ def test_the_rules_of_one_off_tasks_hold_after_every_step_of_any_history(redis_u
     run_state_machine_as_test(
         history,  # type: ignore[arg-type]
         settings=settings(
-            max_examples=30,
+            max_examples=examples(8),
             stateful_step_count=40,
             deadline=None,
             phases=PHASES,

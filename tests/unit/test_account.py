@@ -15,6 +15,7 @@ from scheduler_core.model.run import Miss, MissReason, Reason, Record, Run, RunS
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.account import OF_THE_TRIGGER, Account, Entry, make_account
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
+from tests.support.examples import examples
 from tests.support.factories import (
     STORE_ID,
     answered,
@@ -274,7 +275,7 @@ def check_shown(shown: Account, fire_times: Sequence[int]) -> None:
             assert found[t] == 1, f"{t} is in {found[t]} entries"
 
 
-@settings(max_examples=105, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     first=JOBS,
     steps=st.lists(st.one_of(STEPS, STEPS, STEPS, st.tuples(st.just("lose_history"))), max_size=40),

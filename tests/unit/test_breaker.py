@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from scheduler_core.node.dispatch.breaker import Breaker, BreakerRule, BreakerState
+from tests.support.examples import examples
 
 RULE = BreakerRule(failures=3, after_ms=10_000, open_ms=5_000, longest_ms=12_000)
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
@@ -174,5 +175,5 @@ class BreakerMachine(RuleBasedStateMachine):
             assert self.breaker.lets_through(self.breaker.probe_at_ms)
 
 
-TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestBreakerMachine = pytest.mark.random(BreakerMachine.TestCase)
+TestBreakerMachine.settings = settings(max_examples=examples(20), stateful_step_count=40, deadline=None)

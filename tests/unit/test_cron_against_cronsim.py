@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.triggers.cron import parse_cron
+from tests.support.examples import examples
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONES = [
@@ -108,7 +109,7 @@ def next_of_ours(expression: str, zone: str, start: int, count: int) -> list[int
 
 
 @pytest.mark.slow
-@settings(max_examples=245, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(time=minutes_and_hours(), day=calendar_texts(), zone=st.sampled_from(ZONES), start=starts)
 def test_five_fields_fire_when_cronsim_fires(
     time: tuple[str, str], day: tuple[str, str, str], zone: str, start: int
@@ -122,7 +123,7 @@ def test_five_fields_fire_when_cronsim_fires(
 
 
 @pytest.mark.slow
-@settings(max_examples=90, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(second=field_texts(0, 59), time=minutes_and_hours(), day=calendar_texts(), start=starts)
 def test_six_fields_fire_when_cronsim_fires(
     second: str, time: tuple[str, str], day: tuple[str, str, str], start: int
@@ -135,7 +136,7 @@ def test_six_fields_fire_when_cronsim_fires(
     assert next_of_ours(expression, "UTC", start, len(theirs)) == theirs
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(second=field_texts(0, 59), time=minutes_and_hours(), day=calendar_texts(), start=starts)
 def test_the_last_fire_time_is_that_of_cronsim_backwards(
     second: str, time: tuple[str, str], day: tuple[str, str, str], start: int

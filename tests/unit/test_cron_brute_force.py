@@ -18,6 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scheduler_core.triggers.cron import parse_cron
+from tests.support.examples import examples
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -205,7 +206,7 @@ def test_the_dates_above_are_those_of_changes() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=175, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_around_a_change_fire_times_are_those_of_a_walk_through_every_minute(data: st.DataObject) -> None:
     zone, date = data.draw(st.sampled_from([change for change in CHANGES if change[0] != "Africa/Monrovia"]))
@@ -219,7 +220,7 @@ def test_around_a_change_fire_times_are_those_of_a_walk_through_every_minute(dat
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(data=st.data())
 def test_around_a_change_fire_times_are_those_of_a_walk_through_every_second(data: st.DataObject) -> None:
     zone, date = data.draw(st.sampled_from(CHANGES))

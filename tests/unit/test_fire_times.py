@@ -13,6 +13,7 @@ from scheduler_core.model.policies import Policies
 from scheduler_core.plan.fire_times import BoundedTrigger, jitter_offset_ms, same_fire_times, trigger_of
 from scheduler_core.triggers.interval import LAST_INSTANT_MS, IntervalTrigger
 from scheduler_core.triggers.trigger import AtSpec, CronSpec, IntervalSpec, Trigger, TriggerSpec, compile_trigger
+from tests.support.examples import examples
 from tests.support.factories import make_job
 
 MIDNIGHT = 1_793_491_200_000  # 2026-11-01T00:00:00Z
@@ -144,13 +145,13 @@ specs = st.one_of(intervals, crons, singles)
 lengths = st.integers(-5, 100) | st.integers(0, 200_000) | st.sampled_from([DAY, 3 * DAY, YEAR, 300 * YEAR])
 
 
-@settings(max_examples=140, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(spec=specs, after=st.integers(-1_000, 3 * MIDNIGHT), length=lengths)
 def test_next_last_and_count_are_about_one_series(spec: TriggerSpec, after: int, length: int) -> None:
     check_series(compile_trigger(spec), after, after + length)
 
 
-@settings(max_examples=140, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(spec=intervals, k=st.integers(-3, 3), d=st.integers(-2, 2), length=lengths)
 def test_an_interval_is_one_series_around_its_edges(spec: IntervalSpec, k: int, d: int, length: int) -> None:
     for edge in (spec.anchor_ms, spec.end_ms, LAST_INSTANT_MS):
@@ -171,7 +172,7 @@ def test_a_day_of_an_expression_is_counted_by_arithmetic_and_a_year_of_scattered
     assert fridays.count_in(MIDNIGHT, MIDNIGHT + YEAR, 60) == 52
 
 
-@settings(max_examples=105, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     expression=st.sampled_from(["*/10 * * * *", "30 * * * *", "30 1 * * *", "59 0,1,2 * * *", "0 0 1,2 * * *"]),
     zone=st.sampled_from(["America/New_York", "Australia/Lord_Howe", "Europe/London", "Africa/Cairo"]),
@@ -241,7 +242,7 @@ def test_offsets_spread_over_the_whole_jitter() -> None:
     assert all(150 < tenths.count(tenth) < 250 for tenth in range(10))
 
 
-@settings(max_examples=175, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     spec=specs,
     starts=st.none() | st.integers(0, 2 * MIDNIGHT),

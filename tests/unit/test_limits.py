@@ -17,6 +17,7 @@ from scheduler_core.node.dispatch.limits import (
     rates_for,
     slots_for,
 )
+from tests.support.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_run_that_waits_for_a_hanging_target_tries_again_within_a_second() -> 
     assert RetryQueue().next_slot(0.0, service_ms=30_000.0, parallel=1, jitter=0.999) <= LONGEST_WAIT_MS + 1
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.integers(1, 2_000), st.floats(0.01, 60_000), st.integers(1, 500), st.randoms())
 def test_any_number_of_waiting_runs_try_again_at_a_bounded_pace(
     waiting: int, service_ms: float, parallel: int, random: object

@@ -35,6 +35,7 @@ from scheduler_core.plan.overlapping import plan_full, plan_spawn
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
+from tests.support.examples import examples
 from tests.support.factories import STORE_ID, answered, failed, make_job, over_http
 from tests.support.manual_clock import START_MS
 from tests.support.model import Segment, check_account
@@ -557,7 +558,7 @@ STEPS = st.one_of(
 HISTORIES = given(first=JOBS, steps=st.lists(STEPS, max_size=40))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @HISTORIES
 def test_every_fire_time_is_one_run_or_lies_in_one_miss(first: Job, steps: list[tuple[object, ...]]) -> None:
     check_history(first, steps)
@@ -565,7 +566,7 @@ def test_every_fire_time_is_one_run_or_lies_in_one_miss(first: Job, steps: list[
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@settings(max_examples=210, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @HISTORIES
 def test_every_fire_time_is_one_run_or_lies_in_one_miss_in_many_histories(
     first: Job, steps: list[tuple[object, ...]]
@@ -604,7 +605,7 @@ def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
         assert main.state.quarantine is not None or not is_finished(main.state)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.lists(st.sampled_from([100, 1_000, 4_000, 11_000, 25_000]), min_size=1, max_size=60))
 def test_a_busy_node_gives_each_fire_time_at_most_one_run(pauses: list[int]) -> None:
     world = World()

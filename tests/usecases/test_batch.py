@@ -27,6 +27,7 @@ from scheduler_core.triggers.trigger import CronSpec
 from scheduler_core.usecases import batch
 from scheduler_core.usecases.batch import Upserted, upsert_many
 from scheduler_core.usecases.jobs import JobService
+from tests.support.examples import examples
 from tests.support.factories import at, make_job, make_run, make_state, retrying
 from tests.support.manual_clock import ManualClock
 
@@ -160,7 +161,7 @@ def shown(results: list[Upserted | CronpostError]) -> list[Any]:
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=len(IDS), max_size=len(IDS)),
     asked=st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(DEFINITIONS)), min_size=1, max_size=8),

@@ -25,6 +25,7 @@ from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
 from scheduler_core.usecases.targets import TargetService
+from tests.support.examples import examples
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, check_keys, dump
 
@@ -277,6 +278,7 @@ class Histories(RuleBasedStateMachine):
         assert {key.rpartition(":")[2] for key in members} == {str(target) for _, target in self.schedules.values()}
 
 
+@pytest.mark.random
 @pytest.mark.slow
 def test_histories_with_deaths(redis_url: str) -> None:
     def histories() -> Histories:
@@ -285,7 +287,7 @@ def test_histories_with_deaths(redis_url: str) -> None:
     run_state_machine_as_test(
         histories,  # type: ignore[arg-type]
         settings=settings(
-            max_examples=20,
+            max_examples=examples(12),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
