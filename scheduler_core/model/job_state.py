@@ -159,13 +159,19 @@ class Snapshot(msgspec.Struct, frozen=True):
     lease: Lease | None
 
     def is_ahead(self, now_ms: int) -> bool:
-        """Return whether a node claimed the job ahead of its wake-up, and the run of that claim is still undecided.
+        """Return whether the lease is of a claim ahead of the job's wake-up, and the run of that claim is undecided.
 
-        It is decided if a change has stored the run as in flight, because the node did not release the job in time.
+        The node that claimed it may have released it; the lease stays until the wake-up. The run is decided if a change
+        has stored it as in flight, because the node did not release the job in time.
         """
-        if self.lease is None or not self.lease.is_ahead(now_ms):
+        if self.lease is None or self.lease.first_claimed_at_ms <= now_ms:
             return False
         return self.state is None or self.state.open is None or not self.state.open.in_flight
+
+    def is_held_ahead(self, now_ms: int) -> bool:
+        """Return whether a node holds the job ahead of its wake-up: it sends the run then, unless it is asked to
+        release the job."""
+        return self.lease is not None and self.lease.is_ahead(now_ms) and self.is_ahead(now_ms)
 
     def as_of(self, now_ms: int) -> Snapshot:
         """Return the job as it is at ``now_ms``: without the lease of a claim that is ahead of its wake-up."""

@@ -8,7 +8,8 @@ another change overtakes is upserted again alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import partial
 
 from scheduler_core.base.errors import CronpostError, InvalidInput, StoreRefused, StoreUnavailable
 from scheduler_core.base.events import JOB_UPSERTED, JOBS_UPSERTED, get_logger
@@ -21,6 +22,7 @@ from scheduler_core.store.shards import PerShard
 from scheduler_core.triggers.trigger import TriggerSpec
 from scheduler_core.usecases.job_reads import JobView, changed_view, view_of
 from scheduler_core.usecases.jobs import JobService, as_created, step_of_upsert
+from scheduler_core.usecases.release import ReleaseWait, plan_as_of, plan_released
 
 log = get_logger(__name__)
 
@@ -38,21 +40,13 @@ async def upsert_many(service: JobService, new: Sequence[Job]) -> list[Upserted 
     result is what ``upsert`` would have raised. If Redis does not answer, all remaining jobs get an error:
     OutcomeUnknown for those that may have been stored.
     """
-    results: list[Upserted | CronpostError] = []
-    lost: StoreUnavailable | None = None
-    for jobs in _chunks(new):
-        if lost is not None:
-            results += [lost] * len(jobs)
-            continue
-        chunk = _Chunk(service, jobs)
-        try:
-            await chunk.apply()
-        except StoreUnavailable as error:
-            results += chunk.results(error)
-            # Nothing of the chunks that follow was sent.
-            lost = StoreUnavailable(f"not sent, because Redis did not answer to the jobs before: {error}")
-        else:
-            results += chunk.results(None)
+    chunks = [_Chunk(service, jobs) for jobs in _chunks(new)]
+    unsent: StoreUnavailable | None = None
+    try:
+        await _apply(chunks, ReleaseWait(service.store, service.clock))
+    except StoreUnavailable as error:
+        unsent = StoreUnavailable(f"not sent, because Redis did not answer to the jobs before: {error}")
+    results = [result for chunk in chunks for result in chunk.results(unsent)]
     changed = sum(not isinstance(one, CronpostError) and one[1] for one in results)
     refused = sum(isinstance(one, CronpostError) for one in results)
     log.info(JOBS_UPSERTED, jobs=len(new), changed=changed, unchanged=len(new) - changed - refused, refused=refused)
@@ -73,6 +67,27 @@ async def upsert_on_shards(services: PerShard[JobService], new: Sequence[Job]) -
         for place, one in zip(own, part, strict=True)
     }
     return [by_place[place] for place in range(len(new))]
+
+
+async def _apply(chunks: Sequence[_Chunk], release: ReleaseWait) -> None:
+    """Store all jobs. Those that nodes hold ahead of their wake-up come last, unless the same id comes twice."""
+    held: list[_Chunk] = []
+    for chunk in chunks:
+        if any(earlier.holds_one_of(chunk) for earlier in held):
+            held, waiting = [], held
+            await _change_held(waiting, release)
+        await chunk.apply()
+        if chunk.held:
+            held.append(chunk)
+    if held:
+        await _change_held(held, release)
+
+
+async def _change_held(chunks: Sequence[_Chunk], release: ReleaseWait) -> None:
+    """Change the jobs that nodes held ahead of their wake-up: one request to release all of them, and one wait."""
+    released = await release.released({job.id: stored for chunk in chunks for job, stored in chunk.held})
+    for chunk in chunks:
+        await chunk.change_held(released)
 
 
 def _chunks(new: Sequence[Job]) -> Iterator[list[Job]]:
@@ -97,21 +112,47 @@ class _Chunk:
         self._service = service
         self._store = service.store
         self._new = new
-        self._now_ms = service.clock.now_ms()
         self._results: dict[str, Upserted | CronpostError] = {}
+        self.held: list[tuple[Job, StoredJob]] = []
+        """Jobs to change that a node holds ahead of their wake-up, as stored before the change."""
+        self._lost: StoreUnavailable | None = None
+
+    def holds_one_of(self, other: _Chunk) -> bool:
+        """Return whether an id of the other chunk is in ``held``."""
+        return not {job.id for job, _ in self.held}.isdisjoint(job.id for job in other._new)
 
     async def apply(self) -> None:
-        """Store all jobs. Raises StoreUnavailable if Redis stops answering before all are done."""
-        await self._change(await self._create())
+        """Store all jobs but those in ``held``. Raises StoreUnavailable if Redis stops answering before all are
+        done."""
+        try:
+            await self._change(await self._create())
+            await self._upsert_rest({job.id for job, _ in self.held})
+        except StoreUnavailable as error:
+            self._lost = error
+            raise
+
+    async def change_held(self, released: Mapping[str, StoredJob]) -> None:
+        """Change the jobs in ``held`` from how they are stored after the wait for their release."""
+        held, self.held = self.held, []
+        try:
+            await self._change([(job, released[job.id]) for job, _ in held], waited=True)
+            await self._upsert_rest(frozenset())
+        except StoreUnavailable as error:
+            self._lost = error
+            raise
+
+    async def _upsert_rest(self, but: Set[str]) -> None:
+        """Upsert the jobs that have no result yet, one by one."""
         for job in self._new:
-            if job.id not in self._results:
+            if job.id not in self._results and job.id not in but:
                 await self._upsert_alone(job)
 
-    def results(self, lost: StoreUnavailable | None) -> list[Upserted | CronpostError]:
-        """Return the result of each job; ``lost`` where it is unknown."""
-        if lost is None:
+    def results(self, unsent: StoreUnavailable | None) -> list[Upserted | CronpostError]:
+        """Return the result of each job: the fault that stopped this chunk, or ``unsent``, where it is unknown."""
+        fault = self._lost or unsent
+        if fault is None:
             return [self._results[job.id] for job in self._new]
-        return [self._results.get(job.id, lost) for job in self._new]
+        return [self._results.get(job.id, fault) for job in self._new]
 
     async def _create(self) -> list[tuple[Job, StoredJob]]:
         """Create the new jobs; returns the others with their stored documents."""
@@ -136,28 +177,33 @@ class _Chunk:
         """Return for each job the requested definition, and definition and state to store if the id is new."""
         states: dict[TriggerSpec, JobState] = {}
         fresh: list[tuple[Job, Job, JobState]] = []
+        now_ms = self._service.clock.now_ms()
         for job in self._new:
             # With default policies the first state depends only on the trigger, which many jobs share.
             is_usual = job.policies is DEFAULT_POLICIES
-            created = as_created(job, now_ms=self._now_ms, state=states.get(job.trigger) if is_usual else None)
+            created = as_created(job, now_ms=now_ms, state=states.get(job.trigger) if is_usual else None)
             if created is not None:
                 fresh.append((job, *created))
                 if is_usual:
                     states[job.trigger] = created[1]
         return fresh
 
-    async def _change(self, found: Sequence[tuple[Job, StoredJob]]) -> None:
-        """Replace the stored definitions that differ."""
+    async def _change(self, found: Sequence[tuple[Job, StoredJob]], *, waited: bool = False) -> None:
+        """Replace the stored definitions that differ, except of jobs that a node holds ahead of their wake-up: these go
+        to ``held``. ``waited``: the wait for their release is over, so replace these too."""
         now_ms = self._service.clock.now_ms()
+        plan = plan_released if waited else plan_as_of
         changes: list[tuple[str, StoredJob, Transition]] = []
         for job, stored in found:
             try:
-                step = step_of_upsert(job, stored, now_ms)
+                step = plan(stored, partial(step_of_upsert, job), now_ms)
             except InvalidInput as error:
                 self._results[job.id] = error
                 continue
             if step is None:
                 await self._finish(job.id, stored, (view_of(job.id, stored, now_ms), False))
+            elif not waited and stored.snapshot.is_held_ahead(now_ms):
+                self.held.append((job, stored))
             else:
                 changes.append((job.id, stored, step))
         if not changes:

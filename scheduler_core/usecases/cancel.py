@@ -56,32 +56,41 @@ class CancelService:
                 return Cancelled(found.job_id, run_id)
             store = self._shards.of(found.claim_key)
             if found.run.state is not RunState.OPEN:
-                if await self._end(found.claim_key, run_id) is not None:
-                    return Cancelled(found.job_id, run_id)
-                continue
+                was_open = await self._end(found.claim_key, run_id)
+                if was_open is None:
+                    continue
+                if was_open:  # its retry began after the read
+                    with contextlib.suppress(StoreError):
+                        await store.ask_to_cut(run_id)
+                return Cancelled(found.job_id, run_id, False if was_open else None)
             # Subscribe before the change: the node confirms at once.
             async with contextlib.aclosing(store.cut_runs()) as confirmed:
                 listens = await _listen(confirmed)
-                step = await self._end(found.claim_key, run_id)
-                if step is None:
+                was_open = await self._end(found.claim_key, run_id)
+                if was_open is None:
                     continue
                 cut: bool | None = None
-                if step.revoke:
+                if was_open:
                     with contextlib.suppress(StoreError):
                         await store.ask_to_cut(run_id)
                     cut = listens and await _confirmed(confirmed, run_id)
                 return Cancelled(found.job_id, run_id, cut)
         raise RunNotFound(f"no run {run_id[:100]!r} is open, and none is on record")
 
-    async def _end(self, claim_key: str, run_id: str) -> Transition | None:
-        """Store the cancellation; None: the run is no longer open."""
+    async def _end(self, claim_key: str, run_id: str) -> bool | None:
+        """Store the cancellation; returns whether a request of the run may be open. None: the run is not open."""
+        was_open = False
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
-            return plan_cancel_run(
+            nonlocal was_open
+            step = plan_cancel_run(
                 stored.snapshot, run_id, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id
             )
+            was_open = step is not None and step.revoke
+            return step
 
-        return (await self._jobs.of(claim_key).change(claim_key, plan))[1]
+        step = (await self._jobs.of(claim_key).change(claim_key, plan))[1]
+        return None if step is None else was_open
 
 
 async def _listen(confirmed: AsyncGenerator[str | None]) -> bool:

@@ -44,6 +44,7 @@ from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Answer, JobStore, StoredJob
 from scheduler_core.triggers.trigger import check_fires_again, compile_trigger
 from scheduler_core.usecases.job_reads import JobReader, JobView, changed_view, exists, overlaps, view_of
+from scheduler_core.usecases.release import Plan, ReleaseWait, plan_as_of, plan_released
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -51,7 +52,8 @@ log = get_logger(__name__)
 TRIES = 32
 """Maximum tries of one change. A try fails when another change or a fire of the same job comes in between."""
 
-
+CHILDREN_AT_ONCE = 100
+"""How many child runs of a job are read in one step."""
 ANSWERS_KEPT_MS = 86_400_000
 """How long the answer to a request with an ``Idempotency-Key`` is stored."""
 
@@ -214,12 +216,7 @@ class JobService(JobReader):
         return answer
 
     async def _once(
-        self,
-        job_id: str,
-        key: str,
-        request_digest: bytes,
-        plan: Callable[[StoredJob, int], Transition | None],
-        answer: Callable[[], RunNow],
+        self, job_id: str, key: str, request_digest: bytes, plan: Plan, answer: Callable[[], RunNow]
     ) -> RunNow:
         """Make a change whose request may be repeated under ``key``: the same step stores its answer, which every
         repetition returns.
@@ -227,6 +224,15 @@ class JobService(JobReader):
         An error is not stored: nothing was changed, so a repetition is a new try.
         """
         name = hashlib.sha256(f"{job_id}\0{key}".encode()).hexdigest()[:32]
+        checked = self._checked(job_id, plan)
+        release = ReleaseWait(self._store, self._clock)
+
+        def plan_answer(stored: StoredJob, now_ms: int) -> Transition:
+            step = checked(stored, now_ms)
+            if step is not None:
+                return step
+            return plan_nothing(stored.snapshot, downtimes=stored.downtimes, store_id=stored.store_id)
+
         for _ in range(TRIES):
             now_ms = self._clock.now_ms()
             kept = await self._store.answer(name, now_ms=now_ms)
@@ -240,10 +246,8 @@ class JobService(JobReader):
                 if known.request_digest != request_digest:
                     raise KeyReused
                 return known.answer
-            stored = await self._store.read(job_id)
-            step = self._checked(job_id, plan)(stored, now_ms)
-            if step is None:
-                step = plan_nothing(stored.snapshot, downtimes=stored.downtimes, store_id=stored.store_id)
+            stored, step = await self._planned(job_id, await self._store.read(job_id), plan_answer, release)
+            assert step is not None
             content = _answer_encoder.encode(_StoredAnswer(request_digest, answer()))
             kept_until = Answer(name, content, now_ms, now_ms + ANSWERS_KEPT_MS)
             if await self._store.change(job_id, stored, step, answer=kept_until):
@@ -320,15 +324,8 @@ class JobService(JobReader):
         ``of_others_than``: cancel only runs of other definitions than this one. Raises OutcomeUnknown if Redis fails,
         because the change itself is stored.
         """
-        try:
-            for claim_key in await self._store.children(job_id):
-                await self._cancel_child(claim_key, why, deleted=deleted, of_others_than=of_others_than)
-        except StoreUnavailable as error:
-            raise OutcomeUnknown(
-                f"{why}, but not all of its overlapping runs are cancelled yet ({error}); repeat the request"
-            ) from error
+        release = ReleaseWait(self._store, self._clock)
 
-    async def _cancel_child(self, claim_key: str, why: str, *, deleted: bool, of_others_than: Job | None) -> None:
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             its = stored.snapshot.job
             if of_others_than is not None and its is not None and its.same_version(of_others_than):
@@ -342,19 +339,33 @@ class JobService(JobReader):
                 store_id=stored.store_id,
             )
 
-        await self.change(claim_key, plan)
+        try:
+            claim_keys = await self._store.children(job_id)
+            for start in range(0, len(claim_keys), CHILDREN_AT_ONCE):
+                await self._cancel_some(claim_keys[start : start + CHILDREN_AT_ONCE], plan, release)
+        except StoreUnavailable as error:
+            raise OutcomeUnknown(
+                f"{why}, but not all of its overlapping runs are cancelled yet ({error}); repeat the request"
+            ) from error
 
-    async def _change_existing(
-        self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]
-    ) -> tuple[JobView, bool]:
+    async def _cancel_some(self, claim_keys: Sequence[str], plan: Plan, release: ReleaseWait) -> None:
+        found = dict(zip(claim_keys, await self._store.read_many(claim_keys), strict=True))
+        now_ms = self._clock.now_ms()
+        held = {claim_key: stored for claim_key, stored in found.items() if stored.snapshot.is_held_ahead(now_ms)}
+        if held:
+            found |= await release.released(
+                {claim_key: stored for claim_key, stored in held.items() if plan_as_of(stored, plan, now_ms)}
+            )
+        for claim_key, stored in found.items():
+            await self.change(claim_key, plan, found=stored, release=release)
+
+    async def _change_existing(self, job_id: str, plan: Plan) -> tuple[JobView, bool]:
         stored, transition = await self.change(job_id, self._checked(job_id, plan))
         if transition is None:
             return view_of(job_id, stored, self._clock.now_ms()), False
         return changed_view(job_id, stored, transition, self._clock.now_ms()), True
 
-    def _checked(
-        self, job_id: str, plan: Callable[[StoredJob, int], Transition | None]
-    ) -> Callable[[StoredJob, int], Transition | None]:
+    def _checked(self, job_id: str, plan: Plan) -> Plan:
         """Return ``plan`` with a check that the job exists and can be read."""
 
         def checked(stored: StoredJob, now_ms: int) -> Transition | None:
@@ -367,23 +378,35 @@ class JobService(JobReader):
         return checked
 
     async def change(
-        self, job_id: str, plan: Callable[[StoredJob, int], Transition | None], *, found: StoredJob | None = None
+        self, job_id: str, plan: Plan, *, found: StoredJob | None = None, release: ReleaseWait | None = None
     ) -> tuple[StoredJob, Transition | None]:
         """Read the job or child run, plan, write; start again if it changed in between.
 
-        Returns the state that was read and the step that was written; step None: no change was needed. ``found``: a
-        state that was read just now.
+        If a node holds the job ahead of its wake-up, waits until that node releases it (``release``), unless nothing
+        changes. Returns the state that was read and the step that was written; step None: no change was needed.
+        ``found``: a state that was read just now.
         """
+        release = release or ReleaseWait(self._store, self._clock)
         for _ in range(TRIES):
-            stored = found or await self._store.read(job_id)
+            stored, transition = await self._planned(job_id, found or await self._store.read(job_id), plan, release)
             found = None
-            transition = plan(stored, self._clock.now_ms())
             if transition is None:
                 return stored, None
             if await self._store.change(job_id, stored, transition):
                 self.report(job_id, transition)
                 return stored, transition
         raise StoreUnavailable(f"job {job_id!r} changes too often to be changed now")
+
+    async def _planned(
+        self, job_id: str, stored: StoredJob, plan: Plan, release: ReleaseWait
+    ) -> tuple[StoredJob, Transition | None]:
+        """Plan a change; returns the job that it is planned from, and the step."""
+        now_ms = self._clock.now_ms()
+        transition = plan_as_of(stored, plan, now_ms)
+        if transition is None or not stored.snapshot.is_held_ahead(now_ms):
+            return stored, transition
+        stored = (await release.released({job_id: stored}))[job_id]
+        return stored, plan_released(stored, plan, self._clock.now_ms())
 
     def report(self, job_id: str, applied: Transition) -> None:
         """Log and count the records that a change wrote."""

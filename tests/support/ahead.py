@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -35,7 +36,7 @@ class AheadNode:
 
     def __init__(self, store: RedisStore, redis: Redis, keys: Keys = KEYS) -> None:
         self.store = store
-        self.redis = redis
+        self.redis: Any = redis  # its answers are typed as text or bytes
         self.keys = keys
         self.wake_ms: dict[str, int] = {}
         self.requests: list[tuple[str, ...]] = []
@@ -70,9 +71,11 @@ class AheadNode:
         self.wake_ms[claim_key] = wake_ms
 
     async def release(self, *claim_keys: str) -> None:
-        """Release jobs without a trace: they are due at their wake-up again."""
+        """Release jobs: they are due at their wake-up again, and their leases stay without a holder."""
         for claim_key in claim_keys or tuple(self.wake_ms):
-            await self.redis.hdel(self.keys.leases, claim_key)
+            lease = await self.redis.hget(self.keys.leases, claim_key)
+            assert lease is not None
+            await self.redis.hset(self.keys.leases, claim_key, lease.replace(b" node ", b" - "))
             await self.redis.zadd(self.keys.due, {claim_key: self.wake_ms.pop(claim_key)})
 
     async def asked(self, times: int = 1) -> None:
