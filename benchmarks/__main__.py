@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def _pace(done: list[tuple[Scenario, str, int]], seconds: float) -> float:
-    """How much longer than estimated it took so far, as a factor."""
+    """Return how much longer than estimated it took so far, as a factor."""
     foreseen = sum(one.seconds for one, _, _ in done)
     return max(0.5, seconds / foreseen) if foreseen > 60 else 1.0
 

@@ -107,7 +107,7 @@ class Bench:
                 system.stop()
 
     def ask_sink(self, what: str) -> bytes:
-        """``count``, ``requests`` or ``reset``."""
+        """Send ``count``, ``requests`` or ``reset`` to the sink; returns its answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.sink_port, timeout=120)
         try:
             connection.request("GET", f"/{what}")
@@ -116,7 +116,7 @@ class Bench:
             connection.close()
 
     def arrivals(self) -> list[Arrival]:
-        """The requests that the sink received since the last reset."""
+        """List the requests that the sink received since the last reset."""
         return parse_arrivals(self.ask_sink("requests"))
 
     def sleep_until(self, at_ms: float) -> None:
@@ -155,7 +155,7 @@ class Bench:
         return machine.busy_seconds(machine.SYSTEM_CORE), machine.busy_seconds(machine.OTHER_CORE)
 
     def _used_here(self) -> float:
-        """Processor time of the sink and of this process."""
+        """Return processor time of the sink and of this process."""
         assert self._sink is not None
         return machine.usage_of([self._sink.pid, os.getpid()]).cpu_seconds
 
@@ -172,7 +172,7 @@ class Bench:
             time.sleep(0.2 if not enough else 1.0)
 
     def sink_capacity(self, seconds: float) -> dict[str, float]:
-        """Requests per second that the sink can answer: one open on each of 50 connections, and pipelined."""
+        """Return requests per second that the sink can answer: one open on each of 50 connections, and pipelined."""
         found = {}
         for name, connections, depth in (("50 connections", 50, 1), ("50 connections, 8 pipelined on each", 50, 8)):
             assert self._sink is not None
@@ -190,7 +190,7 @@ class Bench:
 
 
 def next_second_ms(after_seconds: float) -> int:
-    """The first whole second that is at least ``after_seconds`` away."""
+    """Return the first whole second that is at least ``after_seconds`` away."""
     return math.ceil(time.time() + after_seconds) * 1000
 
 

@@ -65,12 +65,12 @@ class Round(msgspec.Struct, frozen=True):
 
 
 def crons_of(number: int) -> tuple[str, str]:
-    """The cron expressions of A and B in round ``number``: even numbers give A the even seconds."""
+    """Return the cron expressions of A and B in round ``number``: even numbers give A the even seconds."""
     return (EVEN, ODD) if number % 2 == 0 else (ODD, EVEN)
 
 
 def cost_of(before: Sequence[machine.Usage], after: Sequence[machine.Usage], fires: Fires) -> Cost:
-    """The cost per fire between two readings of (server, Redis).
+    """Return the cost per fire between two readings of (server, Redis).
 
     Raises ``RuntimeError`` if not every fire time was delivered: the server could not keep up, and its fires would seem
     cheaper or dearer than they are.
@@ -113,13 +113,13 @@ def measure_round(bench: Bench, trees: Sequence[Path], redis_server: str | None,
 
 
 def next_even_second_ms(after_seconds: float) -> int:
-    """The first even second of the epoch that is at least ``after_seconds`` away."""
+    """Return the first even second of the epoch that is at least ``after_seconds`` away."""
     at_ms = next_second_ms(after_seconds)
     return at_ms + at_ms % 2000
 
 
 def table(rounds: Sequence[Round]) -> list[list[str]]:
-    """A row for each round; the first row is the head."""
+    """Return a row for each round; the first row is the head."""
     rows = [["round", "A fires at", "A us/fire", "A Redis", "B us/fire", "B Redis", "B : A", "Redis, B : A"]]
     for number, one in enumerate(rounds, 1):
         costs = [f"{cost:.1f}" for cost in (one.a.own_us, one.a.redis_us, one.b.own_us, one.b.redis_us)]
@@ -129,7 +129,7 @@ def table(rounds: Sequence[Round]) -> list[list[str]]:
 
 
 def summary(rounds: Sequence[Round]) -> list[str]:
-    """The median ratio with its range: of the servers, and of their Redis."""
+    """Return the median ratio with its range: of the servers, and of their Redis."""
     found = (
         ("server", [one.own_ratio for one in rounds]),
         ("Redis", [one.redis_ratio for one in rounds]),

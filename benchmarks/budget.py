@@ -71,7 +71,7 @@ LATENESS_STAGES = (
 
 
 def stage_of(stack: list[str]) -> str:
-    """The stage of a stack. The outermost frame comes first."""
+    """Return the stage of a stack. The outermost frame comes first."""
     for frame in reversed(stack):
         if "server/process.py" in frame or "scheduler_api/cli/" in frame:
             break  # frames further out are in every stack
@@ -82,8 +82,10 @@ def stage_of(stack: list[str]) -> str:
 
 
 def samples_of(raw: str) -> list[tuple[list[str], int]]:
-    """Stacks (outermost frame first) and their counts, from the ``raw`` output of py-spy. Only stacks of the event
-    loop: other threads wait."""
+    """Parse the ``raw`` output of py-spy into stacks (outermost frame first) and their counts.
+
+    Only stacks of the event loop are returned: other threads wait.
+    """
     found = []
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
@@ -94,7 +96,7 @@ def samples_of(raw: str) -> list[tuple[list[str], int]]:
 
 
 def shares(samples: Sequence[tuple[list[str], int]]) -> dict[str, float]:
-    """The share of each stage."""
+    """Return the share of each stage."""
     counts: Counter[str] = Counter()
     for frames, count in samples:
         counts[stage_of(frames)] += count
@@ -127,7 +129,7 @@ class Settled(msgspec.Struct):
 
 
 def stages_ms(log: bytes, arrivals: Sequence[Arrival]) -> dict[str, list[float]]:
-    """How long each stage of the runs took that are in the node's ``log`` and arrived at the sink; sorted."""
+    """Return how long each stage of the runs took that are in the node's ``log`` and arrived at the sink; sorted."""
     arrived = {(one.job, one.fire_ms): one.lateness_ms for one in arrivals}
     found: dict[str, list[float]] = {stage: [] for stage in LATENESS_STAGES}
     for line in log.splitlines():
@@ -146,7 +148,7 @@ def stages_ms(log: bytes, arrivals: Sequence[Arrival]) -> dict[str, list[float]]
 
 
 def lateness_table(budgets: Sequence[Budget]) -> list[list[str]]:
-    """A row for each stage between fire time and record: p50 and p99 of its duration."""
+    """Return a row for each stage between fire time and record: p50 and p99 of its duration."""
     rows = [["stage, ms, p50 and p99", *(one.title for one in budgets)]]
     for stage in LATENESS_STAGES:
         values = [one.stages_ms[stage] for one in budgets]
@@ -197,7 +199,7 @@ def measure(bench: Bench, jobs: int, seconds: int, *, spread: bool) -> Budget:
 
 
 def table(budgets: Sequence[Budget]) -> list[list[str]]:
-    """A row for each stage, a column for each budget: CPU in microseconds per fire."""
+    """Return a row for each stage, a column for each budget: CPU in microseconds per fire."""
     first = budgets[0].shares
     stages = sorted({stage for one in budgets for stage in one.shares}, key=lambda stage: -first.get(stage, 0.0))
     rows = [["stage, CPU us a fire", *(one.title for one in budgets)]]

@@ -26,7 +26,7 @@ P99_MS, MAX_MS = 1000.0, 2000.0
 
 
 def is_held(fires: Fires) -> bool:
-    """Whether every fire time was delivered, none early, and the fires of each second before the next second began.
+    """Return whether all fire times were delivered, none early, and those of each second before the next second began.
 
     One fire in 100 may take longer, but none two seconds: a virtual machine stops for a moment now and then, whatever
     runs on it.
@@ -37,7 +37,7 @@ def is_held(fires: Fires) -> bool:
 def highest_held(step_seconds: int, confirm_seconds: int, *, last: int = 40_000) -> Scenario:
     """Find the most jobs that can fire on every whole second.
 
-    A ladder first: more jobs in each step of ``step_seconds``, until a step is not held. Then a fresh process runs the
+    First the rate is raised in steps of ``step_seconds``, until a step is not held. Then a fresh process runs the
     highest step that was held for ``confirm_seconds``, with fewer jobs if that fails.
     """
 
@@ -57,15 +57,15 @@ def highest_held(step_seconds: int, confirm_seconds: int, *, last: int = 40_000)
 
     return Scenario(
         group="highest-held",
-        title="highest held",
-        size="a ladder",
+        title="highest rate held",
+        size="rate raised in steps",
         run=run,
         seconds=8 * (step_seconds + 4) + 1.3 * (PEER_SECONDS + 12),
     )
 
 
 def _climb(bench: Bench, system: System, seconds: int, last: int) -> int:
-    """The number of jobs of the last step that was held; 0 if none was."""
+    """Raise the rate in steps. Returns the number of jobs of the last step that was held; 0 if none was."""
     first = system.first_rate
     while first >= LOWEST_RATE:
         jobs = held = 0
@@ -144,7 +144,7 @@ def two_nodes(jobs: int, rounds: int) -> Scenario:
 
 
 def _herd_rate(bench: Bench, system: Cronpost, jobs: int, name: str) -> float:
-    """Fires per second between the instant and the last fire of the herd."""
+    """Return fires per second between the instant and the last fire of the herd."""
     with bench.running(system):
         bench.step(f"{name}: adding jobs")
         at_ms = next_second_ms(5 + jobs / system.loads_per_second)
@@ -199,7 +199,7 @@ def _healthy(bench: Bench, system: Cronpost, jobs: int, seconds: int, endpoint: 
 
 @contextlib.contextmanager
 def _never_answers() -> Iterator[str]:
-    """A port on which the system completes connections and buffers data, and which no program reads."""
+    """Yield a port on which the system completes connections and buffers data, and which no program reads."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(4096)

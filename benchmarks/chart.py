@@ -18,7 +18,7 @@ OWN_COLOUR, PEER_COLOUR, REDIS_COLOUR = "#0b62c4", "#8a94a3", "#c9ced6"
 
 
 def chart(results: Sequence[Result]) -> str:
-    """All panels. A measure without values has no panel, and a system without a value no bar."""
+    """Draw all panels. A measure without values has no panel, and a system without a value no bar."""
     systems = [name for name in systems_of(results) if name == OWN or not name.startswith(OWN)]
     panels = []
     for measure in MEASURES:
@@ -70,7 +70,7 @@ def _panel(measure: Measure, found: dict[str, Compared]) -> str:
 
 
 def _longest_shown(values: list[float]) -> float:
-    """The value of a bar of full length: the largest that does not dwarf the next smaller one."""
+    """Return the value of a bar of full length: the largest that does not dwarf the next smaller one."""
     ordered = sorted(values)
     full = ordered[0]
     for before, value in itertools.pairwise(ordered):

@@ -40,10 +40,12 @@ def _last(one: Result) -> float | None:
 
 
 MEASURES = (
-    Measure("highest held", "highest held", "", lambda one: one.values.get("held, fires/s") or None, "/s", True),
+    Measure(
+        "highest rate held", "highest rate held", "", lambda one: one.values.get("held, fires/s") or None, "/s", True
+    ),
     Measure("1000 jobs every second, p99 lateness", "every second", "1000 jobs", _p99, "ms"),
     Measure(
-        "CPU a fire, 1000 jobs, own + Redis",
+        "CPU per fire at 1000 jobs every second, own + Redis",
         "every second",
         "1000 jobs",
         lambda one: one.own_us_per_fire,
@@ -52,15 +54,15 @@ MEASURES = (
     ),
     Measure("herd of 10,000, last one after", "herd at one instant", "10000 jobs", _last, "s", digits=1, whole=True),
     Measure(
-        "memory at 5000 jobs, own + Redis",
+        "memory at 5000 jobs every second, own + Redis",
         "every second",
         "5000 jobs",
         lambda one: one.own_mb,
         "MB",
         second=lambda one: one.redis_mb or None,
     ),
-    Measure("100/s at random instants, p99 lateness", "not coinciding", "100/s", _p99, "ms", digits=1),
-    Measure("1000/s at random instants, p99 lateness", "not coinciding", "1000/s", _p99, "ms", digits=1),
+    Measure("100/s at random instants, p99 lateness", "at random instants", "100/s", _p99, "ms", digits=1),
+    Measure("1000/s at random instants, p99 lateness", "at random instants", "1000/s", _p99, "ms", digits=1),
 )
 
 
@@ -78,7 +80,7 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 def compared(results: Iterable[Result], measure: Measure, system: str) -> Compared | str | None:
-    """The value; the reason why there is none; None if it was not measured."""
+    """Return the value; the reason why there is none; None if it was not measured."""
     found = [
         one
         for one in results
@@ -96,18 +98,18 @@ def compared(results: Iterable[Result], measure: Measure, system: str) -> Compar
 
 
 def times(measure: Measure, own: Compared, other: Compared) -> float:
-    """How many times better ``own`` is; below 1: how many times worse."""
+    """Return how many times better ``own`` is; below 1: how many times worse."""
     return own.whole / other.whole if measure.more_is_better else other.whole / own.whole
 
 
 def systems_of(results: Iterable[Result]) -> list[str]:
-    """The systems with results, Cronpost first."""
+    """List the systems with results, Cronpost first."""
     names = {one.system for one in results}
     return [name for name in (OWN, OWN_WITH_REDIS, *PEERS) if name in names]
 
 
 def comparison(results: Sequence[Result], *, sign: str = "x") -> list[list[str]]:
-    """A table with a head, a row for each measure and a column for each system; empty without a peer to compare.
+    """Return a table with a head, a row for each measure and a column for each system; empty without a peer to compare.
 
     ``sign`` follows the number that says how many times better Cronpost is. ``[87 %]`` is the share that was delivered;
     the number beside it is then too good.
@@ -160,7 +162,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def reached(results: Sequence[Result]) -> list[Target]:
-    """The targets with their values of the worst repetition; only those that were measured."""
+    """List the targets with their values of the worst repetition; only those that were measured."""
     own = [one for one in results if one.system in {OWN, ""} and one.fault is None]
     found: list[Target] = []
 
@@ -180,36 +182,58 @@ def reached(results: Sequence[Result]) -> list[Target]:
         return lambda one: one.values.get(name)
 
     held = value("held, fires/s")
-    at_least("highest held for 60 s", "highest held", "", held, 10_000, "/s")
+    at_least("highest rate held for 60 s", "highest rate held", "", held, 10_000, "/s")
     bare = [(one.values["requests/s"], one.size) for one in own if "requests/s" in one.values]
     libraries = [one for one in bare if not one[1].startswith(OWN)]
     if libraries:
         fastest, size = max(libraries)
-        name = f"the same, beside half of the fastest client library alone ({size.partition(',')[0]})"
-        at_least(name, "highest held", "", held, fastest / 2, "/s")
+        name = f"the same, compared with half of the fastest client library alone ({size.partition(',')[0]})"
+        at_least(name, "highest rate held", "", held, fastest / 2, "/s")
     at_least("10,000 jobs every second: delivered", "every second", "10000", _share, 100, "%")
     at_least("8000 jobs every second: delivered", "every second", "8000", _share, 100, "%")
     at_least("1000 jobs every second: delivered", "every second", "1000 ", _share, 100, "%")
     at_most("1000 jobs every second: p99 lateness", "every second", "1000 ", _p99, 120, "ms")
-    at_most("CPU a fire there", "every second", "1000 ", lambda one: one.own_us_per_fire, 120, "µs")
-    at_most("CPU a fire there, Redis", "every second", "1000 ", lambda one: one.redis_us_per_fire, 30, "µs")
+    at_most("1000 jobs every second: CPU per fire", "every second", "1000 ", lambda one: one.own_us_per_fire, 120, "µs")
+    at_most(
+        "1000 jobs every second: CPU of Redis per fire",
+        "every second",
+        "1000 ",
+        lambda one: one.redis_us_per_fire,
+        30,
+        "µs",
+    )
     at_most("herd of 10,000, last one after", "herd at one instant", "10000", _last, 1.5, "s")
     at_most("herd of 50,000, last one after", "herd at one instant", "50000", _last, 8, "s")
-    at_most("herd of 50,000, memory after : before", "herd at one instant", "50000", _growth, 1.1, "x")
-    at_most("100/s that do not coincide: p99 lateness", "not coinciding", "100/s", _p99, 5, "ms")
-    at_most("1000/s that do not coincide: p99 lateness", "not coinciding", "1000/s", _p99, 20, "ms")
+    at_most("herd of 50,000, memory after, relative to before", "herd at one instant", "50000", _growth, 1.1, "x")
+    at_most("100/s at random instants: p99 lateness", "at random instants", "100/s", _p99, 5, "ms")
+    at_most("1000/s at random instants: p99 lateness", "at random instants", "1000/s", _p99, 20, "ms")
     first = value("first fire, ms")
     at_most("1,000,000 jobs stored: first fire after process start", "stored jobs", "1000000", first, 1000, "ms")
-    at_most("1,000,000 jobs stored: Redis, a job", "stored jobs", "1000000", value("bytes a job"), 600, "bytes")
+    at_most(
+        "1,000,000 jobs stored: memory of Redis per job", "stored jobs", "1000000", value("bytes a job"), 600, "bytes"
+    )
     at_most("1,000,000 jobs stored: memory of the node", "stored jobs", "1000000", lambda one: one.own_mb, 80, "MB")
     at_least("upserts one by one", "upserts over HTTP", "one by one", value("upserts/s"), 3000, "/s")
     at_least("upserts in batches", "upserts over HTTP", "1000 in", value("upserts/s"), 20_000, "/s")
-    at_least("two nodes on two cores : one on one", "two nodes on two cores", "", value("times"), 1.8, "x")
-    at_most("p99 beside a target that hangs : alone", "a target that hangs", "", value("times"), 2, "x")
+    at_least(
+        "two nodes on two cores, relative to one node on one core",
+        "two nodes on two cores",
+        "",
+        value("times"),
+        1.8,
+        "x",
+    )
+    at_most(
+        "p99 lateness beside a target that hangs, relative to alone", "a target that hangs", "", value("times"), 2, "x"
+    )
     at_most("idle: CPU", "idle", "", lambda one: sum(one.values.values()), 1, "%")
     fires = [one.fires for one in own if one.fires is not None]
     if fires:
-        found.append(Target("early, in any scenario", float(sum(one.early for one in fires)), 0, False, ""))
+        found.append(
+            Target(
+                "fires before their fire time, in any scenario", float(sum(one.early for one in fires)), 0, False, ""
+            )
+        )
     return found
 
 
@@ -223,7 +247,7 @@ def _growth(one: Result) -> float | None:
 
 
 def targets(results: Sequence[Result]) -> list[list[str]]:
-    """A table of the targets, with its head; empty if none was measured."""
+    """Return a table of the targets, with its head; empty if none was measured."""
     rows = [
         [
             one.name,
@@ -233,7 +257,7 @@ def targets(results: Sequence[Result]) -> list[list[str]]:
         ]
         for one in reached(results)
     ]
-    return [["", "reached", "to reach", ""], *rows] if rows else []
+    return [["", "measured", "goal", "result"], *rows] if rows else []
 
 
 def _short(value: float) -> str:

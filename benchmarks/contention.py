@@ -74,7 +74,7 @@ def simulate(*, nodes: int, fires_a_shard: int, redis_us: float, seconds: int = 
 
 
 def contention_table(found: Sequence[Contention]) -> list[list[str]]:
-    """A table with a row for each."""
+    """Return a table with a row for each result."""
     measured = any(one.empty is None for one in found)
     if measured:
         head = ["nodes", "fires/s", "scripts a second", "Redis, us a fire"]

@@ -100,7 +100,7 @@ def spread_out(rate: int, seconds: int) -> Scenario:
     load = rate * seconds / 1000
     return Scenario(
         group="spread",
-        title="not coinciding",
+        title="at random instants",
         size=f"{rate}/s",
         run=run,
         seconds=seconds + load + 7,

@@ -40,7 +40,7 @@ def shown(frame: str) -> str:
 
 
 def flame_graph(samples: Sequence[tuple[Sequence[str], int]], title: str) -> str:
-    """The SVG of ``samples``: stacks with the outermost frame first, and their counts."""
+    """Return the SVG of ``samples``: stacks with the outermost frame first, and their counts."""
     root = _Node()
     for stack, count in samples:
         node = root

@@ -94,7 +94,7 @@ class Counting:
         return task
 
     def _owner(self, task: asyncio.Task[Any]) -> str:
-        """The name of the service's task that ``task`` is, or was started by; empty: none."""
+        """Return the name of the service's task that ``task`` is, or was started by; empty: none."""
         name = task.get_name()  # set only after the factory has returned
         return name if name.startswith("cronpost ") else self._parents.get(task, "")
 
@@ -150,7 +150,7 @@ def _first_instruction(code: CodeType) -> int:
 
 @contextlib.asynccontextmanager
 async def running_node(redis_url: str, url: str) -> AsyncIterator[RedisClock]:
-    """A node with one job that fires every second; its clock."""
+    """Yield a node with one job that fires every second; its clock."""
     clock, metrics = RedisClock(), Metrics()
     client = connect(redis_url)
     store = RedisStore(client)
@@ -185,7 +185,7 @@ async def count_fires(redis_url: str, url: str) -> list[Fire]:
 
 
 def as_text(fires: list[Fire], *, every_function: bool, libraries: bool) -> str:
-    """The median fire, by file."""
+    """Return the median fire, by file."""
     fire = sorted(fires, key=lambda one: one.calls)[len(fires) // 2]
     mean = statistics.fmean(one.calls for one in fires)
     in_libraries = sum(fire.in_libraries.values())
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name each function with its calls")
     parser.add_argument("--libraries", action="store_true", help="list the calls of libraries as well")
     parser.add_argument("--json", action="store_true", help="print the counted fires as JSON")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     # As a server under a service manager, with the log in a file: its lines are formatted as always.
     with tempfile.TemporaryDirectory(prefix="hot-path-") as name:
         log = (Path(name) / "log").open("w")
@@ -234,10 +234,10 @@ def main() -> None:
             redis.stop()
             machine.end(sink)
             log.close()
-    if asked.json:
+    if arguments.json:
         print(msgspec.json.encode(fires).decode())
     else:
-        print(as_text(fires, every_function=asked.list, libraries=asked.libraries))
+        print(as_text(fires, every_function=arguments.list, libraries=arguments.libraries))
 
 
 if __name__ == "__main__":

@@ -74,13 +74,13 @@ class Loaded(msgspec.Struct, kw_only=True):
 
 
 def payload_of(number: int) -> bytes:
-    """A JSON object of 120 bytes."""
+    """Return a JSON object of 120 bytes."""
     start = b'{"id": "%d", "queue": "bench", "fill": "' % number
     return start + b"x" * (PAYLOAD_BYTES - len(start) - 2) + b'"}'
 
 
 def job_id(prefix: str, number: int) -> str:
-    """The id of job ``number`` of a scenario."""
+    """Return the id of job ``number`` of a scenario."""
     return f"{prefix}{number:06d}"
 
 

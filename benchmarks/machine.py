@@ -75,7 +75,7 @@ def start_module(
 
 
 def python_of(checkout: Path) -> Path:
-    """The interpreter for ``checkout``: of its own ``.venv``, or the running one if it has none."""
+    """Return the interpreter for ``checkout``: of its own ``.venv``, or the running one if it has none."""
     own = checkout / ".venv" / "bin" / "python"
     return own if checkout != CHECKOUT and own.exists() else Path(sys.executable)
 
@@ -119,7 +119,7 @@ def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
 
 
 def usage_of(pids: Iterable[int]) -> Usage:
-    """CPU time, in nanoseconds if the kernel provides them, and resident memory."""
+    """Return CPU time, in nanoseconds if the kernel provides them, and resident memory."""
     cpu, rss = 0.0, 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -138,7 +138,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def children_of(pid: int, name: str) -> list[int]:
-    """The running children of ``pid`` whose program is called ``name``."""
+    """Return the running children of ``pid`` whose program is called ``name``."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -150,7 +150,7 @@ def children_of(pid: int, name: str) -> list[int]:
 
 
 def descendants_of(pid: int) -> list[int]:
-    """The running children of ``pid``, their children, and so on."""
+    """Return the running children of ``pid``, their children, and so on."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -163,7 +163,7 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def work_ms() -> float:
-    """CPU time of a fixed piece of Python work on the system's core: the least of five.
+    """Return CPU time of a fixed piece of Python work on the system's core: the least of five.
 
     The speed of a virtual core varies, because its neighbours share caches, execution units and clock. If this number
     doubles, the CPU per fire and the lateness double too.
@@ -181,7 +181,7 @@ def work_ms() -> float:
 
 
 def busy_seconds(core: int) -> float:
-    """How long ``core`` was busy since the machine started, with any program."""
+    """Return how long ``core`` was busy since the machine started, with any program."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *numbers = line.split()
         if name == f"cpu{core}":
@@ -191,7 +191,7 @@ def busy_seconds(core: int) -> float:
 
 
 def code_digest(checkout: Path = CHECKOUT) -> str:
-    """A digest of the code that is measured: it changes with every file of the two packages."""
+    """Return a digest of the code that is measured: it changes with every file of the two packages."""
     digest = hashlib.sha256()
     for package in ("scheduler_core", "scheduler_api"):
         for path in sorted((checkout / package).rglob("*")):
@@ -201,7 +201,7 @@ def code_digest(checkout: Path = CHECKOUT) -> str:
 
 
 def facts(redis: str = "") -> dict[str, Any]:
-    """The facts that the numbers depend on; ``redis`` is the name and version of the server program."""
+    """Return the facts that the numbers depend on; ``redis`` is the name and version of the server program."""
     model = "unknown"
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -73,14 +73,14 @@ def judge(arrivals: Iterable[Arrival], *, from_ms: int, until_ms: int, expected:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value that ``share`` of the values do not exceed (nearest rank); NaN if there is none."""
+    """Return the value that ``share`` of the values do not exceed (nearest rank); NaN if there is none."""
     if not ordered:
         return float("nan")
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """The least value, the median and the greatest."""
+    """Return the least value, the median and the greatest."""
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return (float("nan"),) * 3

@@ -13,7 +13,7 @@ OWN_ONLY = (("every second", "8000 jobs"), ("every second", "10000 jobs"), ("her
 
 
 def full_plan(seconds: int) -> list[Scenario]:
-    """All scenarios. Those for the table of the peers come first."""
+    """List all scenarios. Those for the table of the peers come first."""
     plan = [
         every_second(1000, seconds),
         herd(10_000),
@@ -42,7 +42,7 @@ def full_plan(seconds: int) -> list[Scenario]:
 
 
 def quick_plan() -> list[Scenario]:
-    """A check that everything works, with rough speeds, in under two minutes with one repetition."""
+    """List short scenarios: they check that everything works, and take under two minutes with one repetition."""
     return [
         every_second(1000, 4),
         herd(1000),

@@ -22,8 +22,8 @@ from benchmarks.compare import OWN, comparison, targets
 from benchmarks.measures import spread
 
 FIRE_COLUMNS = (
-    "", "system", "delivered", "early", "twice", "p50 ms", "p99 ms", "max ms",
-    "CPU us/fire", "Redis us/fire", "MB", "Redis MB", "others %", "work ms",
+    "", "system", "delivered", "early", "sent twice", "p50 ms", "p99 ms", "max ms",
+    "CPU us/fire", "Redis us/fire", "MB", "Redis MB", "other programs %", "reference work ms",
 )  # fmt: skip
 
 
@@ -40,6 +40,12 @@ NAMED = (
     "celery-redbeat",
 )
 """Packages whose versions are shown."""
+RENAMED = {
+    "highest held": "highest rate held",
+    "a ladder": "rate raised in steps",
+    "not coinciding": "at random instants",
+}
+"""Earlier names of scenarios and sizes in stored reports."""
 _BLOCK = re.compile(r"<!-- bench: (?P<name>[a-z]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -57,7 +63,7 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def tables(results: Iterable[Result]) -> list[tuple[str, list[list[str]]]]:
-    """A table for each scenario: its title and its rows; the first row is the head."""
+    """Return a table for each scenario: its title and its rows; the first row is the head."""
     by_scenario: dict[str, list[Result]] = {}
     for result in results:
         by_scenario.setdefault(result.scenario, []).append(result)
@@ -69,7 +75,7 @@ def _table(results: list[Result]) -> list[list[str]]:
     groups = [list(found) for _, found in groupby(results, key=lambda one: (one.size, one.system))]
     extra = list(dict.fromkeys(name for one in results for name in one.values))
     if not any(one.fires for one in results):
-        head = ["", "system", *extra, "MB", "Redis MB", "others %", "work ms"]
+        head = ["", "system", *extra, "MB", "Redis MB", "other programs %", "reference work ms"]
     else:
         head = [*FIRE_COLUMNS, *extra]
     rows = [head, *(_row(found, head, extra) for found in groups)]
@@ -96,7 +102,7 @@ def _row(found: list[Result], head: list[str], extra: list[str]) -> list[str]:
         if delivered < expected and on_record:
             cells["delivered"] += f" ({sum(on_record)} of {expected - delivered} missing on record)"
         cells["early"] = str(sum(one.early for one in fires))
-        cells["twice"] = str(sum(one.duplicates for one in fires))
+        cells["sent twice"] = str(sum(one.duplicates for one in fires))
         cells["p50 ms"] = _range([one.p50_ms for one in fires], 1)
         cells["p99 ms"] = _range([one.p99_ms for one in fires], 1)
         cells["max ms"] = _range([one.max_ms for one in fires], 1)
@@ -104,8 +110,8 @@ def _row(found: list[Result], head: list[str], extra: list[str]) -> list[str]:
     cells["Redis us/fire"] = middle(lambda one: one.redis_us_per_fire or None)
     cells["MB"] = middle(lambda one: one.own_mb)
     cells["Redis MB"] = middle(lambda one: one.redis_mb or None)
-    cells["others %"] = middle(lambda one: one.others_percent)
-    cells["work ms"] = middle(lambda one: one.work_ms, 1)
+    cells["other programs %"] = middle(lambda one: one.others_percent)
+    cells["reference work ms"] = middle(lambda one: one.work_ms, 1)
     for name in extra:
         values = [one.values[name] for one in good if name in one.values]
         cells[name] = _range(values, 2 if "%" in name else 1 if max(values, default=0) < 100 else 0)
@@ -113,7 +119,7 @@ def _row(found: list[Result], head: list[str], extra: list[str]) -> list[str]:
 
 
 def _range(values: Sequence[float], digits: int) -> str:
-    """The median; with several values also the least and the greatest."""
+    """Return the median; with several values also the least and the greatest."""
     if not values:
         return ""
     least, median, most = (f"{value:.{digits}f}" for value in spread(values))
@@ -126,14 +132,14 @@ def _number(size: str) -> int:
 
 
 def as_text(rows: list[list[str]]) -> str:
-    """Rows with aligned columns."""
+    """Format rows with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def as_markdown(rows: list[list[str]]) -> str:
-    """A Markdown table; empty without rows."""
+    """Format rows as a Markdown table; empty without rows."""
     if not rows:
         return ""
     head, *rest = ["| " + " | ".join(row) + " |" for row in rows]
@@ -144,13 +150,15 @@ def load_report(text: bytes) -> Report:
     """Read a stored report. JSON has no NaN, which means that nothing arrived in a window; it is stored as null."""
     stored = msgspec.json.decode(text)
     for one in stored["results"]:
+        one["scenario"] = RENAMED.get(one["scenario"], one["scenario"])
+        one["size"] = RENAMED.get(one["size"], one["size"])
         for numbers in (one["fires"] or {}, one["values"]):
             numbers.update({name: math.nan for name, value in numbers.items() if value is None})
     return msgspec.convert(stored, type=Report)
 
 
 def blocks(report: Report) -> dict[str, str]:
-    """The blocks of a document as Markdown, by name."""
+    """Return the blocks of a document as Markdown, by name."""
     facts = report.machine
     packages = {**facts["packages"], **report.peers}
     versions = ", ".join(f"{name} {packages[name]}" for name in NAMED if name in packages)
@@ -172,7 +180,7 @@ def blocks(report: Report) -> dict[str, str]:
 
 
 def update(text: str, found: dict[str, str]) -> str:
-    """``text`` with the marked blocks replaced.
+    """Replace the marked blocks of ``text``.
 
     A block lies between ``<!-- bench: NAME -->`` and ``<!-- end -->``, each on a line of its own.
     """

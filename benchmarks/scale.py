@@ -20,7 +20,7 @@ from benchmarks.wire import measure_contention, measure_wire
 
 
 def plan_table(m: Measured, w: Wanted) -> list[list[str]]:
-    """A row for each thing that is needed, with its derivation."""
+    """Return a row for each thing that is needed, with its derivation."""
     n = calculate(m, w)
     return [
         ["", "number", "from"],
@@ -80,7 +80,7 @@ def plan_table(m: Measured, w: Wanted) -> list[list[str]]:
 
 
 def sizes_table(m: Measured, w: Wanted) -> list[list[str]]:
-    """The same for smaller stores, one column each."""
+    """Return the same rows for smaller stores, one column each."""
     sizes = ((1e6, 1e4), (10e6, 1e5), (w.jobs, w.fires))
     columns = []
     for jobs, fires in sizes:
@@ -101,7 +101,7 @@ def sizes_table(m: Measured, w: Wanted) -> list[list[str]]:
 
 
 def inputs_table(m: Measured, w: Wanted) -> list[list[str]]:
-    """All inputs."""
+    """Return a table of all inputs."""
     rows = [["input", "value", "kind"]]
     for struct, kind in ((m, "measured"), (w, "chosen")):
         rows += [[name.replace("_", " "), f"{getattr(struct, name):,g}", kind] for name in struct.__struct_fields__]
@@ -112,7 +112,7 @@ def from_results(measured: Measured, report: Report) -> Measured:
     """``measured`` with the values that ``report`` contains."""
     own = [one for one in report.results if one.system == "Cronpost" and one.fault is None]
     for one in own:
-        busy = one.scenario == "highest held" or (one.scenario == "every second" and one.size == "5000 jobs")
+        busy = one.scenario == "highest rate held" or (one.scenario == "every second" and one.size == "5000 jobs")
         if busy and one.own_us_per_fire and one.redis_us_per_fire:
             measured = msgspec.structs.replace(
                 measured, own_us=round(one.own_us_per_fire), redis_us=round(one.redis_us_per_fire)

@@ -141,7 +141,7 @@ async def _soak(system: Cronpost, listening: socket.socket, report: Report) -> N
         report.last = await watch.sample()
         _show(report.last)
     finally:
-        report.asked, report.unexpected = dict(client.asked), dict(client.unexpected.most_common(30))
+        report.asked, report.unexpected = dict(client.answers), dict(client.unexpected.most_common(30))
         report.served = {how.decode(): count for how, count in Runner.served.items()}
         report.slopes = slopes_of(report.samples)
         report.bounds = _judged(report)
@@ -164,7 +164,7 @@ def _busy() -> tuple[float, float]:
 
 
 def _own(system: Cronpost) -> tuple[float, float]:
-    """CPU time of the node with its Redis, and of this program."""
+    """Return CPU time of the node with its Redis, and of this program."""
     return sum(one.cpu_seconds for one in system.usage()), machine.usage_of([os.getpid()]).cpu_seconds
 
 

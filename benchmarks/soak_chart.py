@@ -28,7 +28,7 @@ LEFT, TOP = 10, 24
 
 
 def chart(report: Report) -> str:
-    """All panels, each from zero to its highest value; the warm-up is shaded."""
+    """Draw all panels, each from zero to its highest value; the warm-up is shaded."""
     rows = -(-len(PANELS) // COLUMNS)
     width, height = COLUMNS * (WIDTH + GAP) + GAP, rows * (HEIGHT + GAP) + GAP
     parts = [

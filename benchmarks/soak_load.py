@@ -115,7 +115,7 @@ class Client:
         self._tasks: deque[str] = deque(maxlen=TASKS_LISTED)
         self._targets: dict[str, int] = {}
         self._numbers = itertools.count()
-        self.asked: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
         """Answers by method and status."""
         self.unexpected: Counter[str] = Counter()
         """Answers that a client would not expect; the key contains an example."""
@@ -207,9 +207,9 @@ class Client:
         until = asyncio.get_running_loop().time() - TAKEN_SECONDS
         while Runner.taken and Runner.taken[0][0] <= until:
             _, run, token = Runner.taken.popleft()
-            said = {"state": "succeeded" if random.random() < 0.8 else "failed", "message": "done"}
+            report = {"state": "succeeded" if random.random() < 0.8 else "failed", "message": "done"}
             headers = {"Cronpost-Callback-Token": token}
-            await self._call("POST", f"/runs/{run}/complete", said, headers=headers, expected=(200, 404, 409, 410))
+            await self._call("POST", f"/runs/{run}/complete", report, headers=headers, expected=(200, 404, 409, 410))
 
     async def _trouble_jobs(self) -> None:
         """Pause, resume, change and run jobs that stay."""
@@ -256,7 +256,7 @@ class Client:
         await self._session.close()
 
     async def _all(self, path: str, name: str = "") -> list[Any]:
-        """The ids in a list: an array, or an array under ``name`` in an object."""
+        """List the ids in a list: an array, or an array under ``name`` in an object."""
         found: list[Any] = []
         following: str | None = path
         while following is not None:
@@ -302,7 +302,7 @@ class Client:
         headers: dict[str, str] | None = None,
         expected: tuple[int, ...] = (200, 201, 202, 204),
     ) -> bytes | None:
-        """The body of the answer, or None if the answer is not an expected one."""
+        """Send a request and return the body of its answer, or None if the answer is not an expected one."""
         return (await self._ask(method, path, body, headers=headers, expected=expected))[0]
 
     async def _ask(
@@ -314,7 +314,7 @@ class Client:
         headers: dict[str, str] | None = None,
         expected: tuple[int, ...] = (200, 201, 202, 204),
     ) -> tuple[bytes | None, str | None]:
-        """The same, with the address of the next page of a list."""
+        """Send a request as ``_call`` does; also returns the address of the next page of a list."""
         assert self._session is not None
         data = None if body is None else json.dumps(body).encode()
         try:
@@ -324,10 +324,10 @@ class Client:
                 answer, status = await response.read(), response.status
                 following = _NEXT.search(response.headers.get("Link", ""))
         except (aiohttp.ClientError, TimeoutError) as error:
-            self.asked[f"{method} {type(error).__name__}"] += 1
+            self.answers[f"{method} {type(error).__name__}"] += 1
             self.unexpected[f"{method}: {error}"] += 1
             return None, None
-        self.asked[f"{method} {status}"] += 1
+        self.answers[f"{method} {status}"] += 1
         if status not in expected:
             self.unexpected[f"{method} {re.sub('[0-9]+', 'N', path)} {status}: {answer[:150].decode()}"] += 1
             return None, None
@@ -346,7 +346,7 @@ def _id(answer: bytes | None) -> int:
 
 
 def closed_port() -> int:
-    """A port of this machine on which no program listens."""
+    """Return a port of this machine on which no program listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

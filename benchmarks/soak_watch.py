@@ -131,8 +131,11 @@ class Slope(msgspec.Struct, frozen=True):
 
 
 def bounds_of(engine: EngineSettings, tasks: TaskSettings, runs_per_second: float, bytes_per_run: float) -> list[Bound]:
-    """The bounds that must hold. The list of a job is cut when it is a sixteenth too long; trims of all jobs are late
-    by one sweep, and so by the runs that are settled in that time."""
+    """List the bounds that must hold.
+
+    The list of a job is cut when it is a sixteenth too long. Trims over all jobs are late by one sweep, so by the runs
+    that are settled in that time.
+    """
     swept = SWEEP_SECONDS * runs_per_second
     per_job, failures = engine.history_per_job, engine.history_failures_per_job
     return [
@@ -194,7 +197,7 @@ def _slope(name: str, must_be_flat: bool, samples: Sequence[Sample]) -> Slope:
 
 
 def least_squares(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The slope of the line through ``points``, and its standard error (infinite with fewer than three)."""
+    """Return the slope of the line through ``points``, and its standard error (infinite with fewer than three)."""
     n = len(points)
     x_mean, y_mean = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
     spread = sum((x - x_mean) ** 2 for x, _ in points)
@@ -221,7 +224,7 @@ class Watch:
         await self._client.aclose()
 
     async def sample(self) -> Sample:
-        """All sizes now."""
+        """Measure all sizes."""
         sizes = {**_process(self._pid), **await self._store(), **await self._lists()}
         seconds, settled = time.monotonic() - self._began, sizes["settled"]
         since, before = self._before
@@ -348,7 +351,7 @@ class Watch:
         return faults
 
     async def remains(self) -> dict[str, int]:
-        """Every key that is left, without its prefix, and its size."""
+        """Return every key that is left, without its prefix, and its size."""
         keys = sorted([key async for key in self._scan("*")])
         left: dict[str, int] = {}
         for key in keys:

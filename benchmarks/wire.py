@@ -24,7 +24,7 @@ def _shared(nodes: int = 1) -> Cronpost:
 
 
 def measure_wire() -> dict[str, float]:
-    """Bytes per fire, under the names of ``Measured``."""
+    """Return bytes per fire, under the names of ``Measured``."""
     _prepare()
     with Bench(terminal_progress()) as bench:
         bench.begin("what a fire sends and leaves behind")

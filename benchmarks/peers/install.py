@@ -29,7 +29,7 @@ class NotRunError(Exception):
 
 @functools.cache
 def python() -> Path:
-    """The interpreter with the Python peers; installs them if necessary. Raises ``NotRunError``."""
+    """Return the interpreter with the Python peers; installs them if necessary. Raises ``NotRunError``."""
     directory = ROOT / "python"
     program = directory / "bin" / "python"
     stamp = _stamp(REQUIREMENTS, sys.version)
@@ -47,7 +47,7 @@ def python() -> Path:
 
 @functools.cache
 def node() -> tuple[Path, Path]:
-    """The program ``node``, and the directory whose ``node_modules`` contains the peers; installs them if necessary.
+    """Return the program ``node`` and the directory with the peers' ``node_modules``; installs them if necessary.
     Raises ``NotRunError``."""
     program, npm = shutil.which("node"), shutil.which("npm")
     if program is None or npm is None:
@@ -67,7 +67,7 @@ def node() -> tuple[Path, Path]:
 
 
 def versions() -> dict[str, str]:
-    """The pinned versions by package."""
+    """Return the pinned versions by package."""
     pinned = dict(
         line.strip().split("==", 1) for line in REQUIREMENTS.read_text().splitlines() if "==" in line and line[0] != "#"
     )

@@ -59,5 +59,5 @@ class System(Protocol):
         ...
 
     def explain_missing(self, from_ms: int, until_ms: int, count: int) -> int | None:
-        """How many fire times in this range the system itself records as not delivered; None if it keeps no account."""
+        """Count the fire times of this range that the system records as not delivered; None without an account."""
         ...

@@ -31,7 +31,7 @@ REDIS_SIZES = (("used_memory", 1), ("mem_clients_normal", -1), ("mem_aof_buffer"
 
 
 def program_of(settings: Mapping[str, str]) -> Path | None:
-    """The server program of ``--set CRONPOST_REDIS_SERVER=``; None: the one that Cronpost would start."""
+    """Return the server program of ``--set CRONPOST_REDIS_SERVER=``; None: the one that Cronpost would start."""
     chosen = settings.get("CRONPOST_REDIS_SERVER")
     return None if chosen is None else Path(chosen)
 
@@ -128,8 +128,8 @@ class Cronpost:
         while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 words = (self._directory / "cronpost.log").read_text(errors="replace").strip().splitlines()
-                said = words[-1][:300] if words else ""
-                raise RuntimeError(f"cronpost serve did not get ready (status {self.process.returncode}): {said}")
+                last_line = words[-1][:300] if words else ""
+                raise RuntimeError(f"cronpost serve did not get ready (status {self.process.returncode}): {last_line}")
             time.sleep(0.01)
         if self._shared is not None:
             self.redis_pids = [self._shared.pid] if self._shared.pid is not None else []
@@ -212,7 +212,7 @@ class Cronpost:
         self.upsert(count=count, cron=cron, prefix=prefix, recovery_check=recovery_check, batch=BATCH)
 
     def redis_info(self) -> dict[str, str]:
-        """The ``INFO`` of its Redis by name, with ``evalsha calls`` added."""
+        """Return the ``INFO`` of its Redis by name, with ``evalsha calls`` added."""
         assert self._shared is not None
         answer = ask(self._shared.socket_path, "INFO", "all", timeout_seconds=10.0)
         found = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
@@ -220,7 +220,7 @@ class Cronpost:
         return {**found, "evalsha calls": calls.partition(",")[0]}
 
     def redis_bytes(self) -> int:
-        """The memory of its Redis, without the buffers of clients and of a rewrite of the append-only file."""
+        """Return the memory of its Redis, without the buffers of clients and of a rewrite of the append-only file."""
         deadline = time.monotonic() + READY_SECONDS
         while True:
             found = self.redis_info()
@@ -266,7 +266,7 @@ def pound_well(load: Load) -> Loaded:
 
 @functools.cache
 def can_start_nodes() -> bool:
-    """Whether ``cronpost serve`` starts several nodes itself."""
+    """Return whether ``cronpost serve`` starts several nodes itself."""
     return b"--nodes" in machine.run_module(machine.OTHER_CORE, "scheduler_api", "serve", "--help")
 
 

@@ -34,7 +34,7 @@ class Peer:
         self._redis: EmbeddedRedis | None = None
 
     def commands(self, socket: str, url: str) -> list[list[str]]:
-        """The command lines; the first process takes the commands. ``socket`` is that of Redis, "" if it needs none.
+        """Return the command lines; the first process takes the commands. ``socket`` is Redis's, "" if it needs none.
 
         Raises ``NotRunError`` if it cannot run here.
         """
