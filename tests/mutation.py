@@ -36,7 +36,7 @@ TEST_SECONDS = 10.0
 
 
 def all_mutants() -> list[str]:
-    """The names of all mutants that mutmut has written, but for those that only word a sentence differently."""
+    """Return the names of all mutants that mutmut has written, but for those that only word a sentence differently."""
     found: list[str] = []
     for meta in sorted(MUTANTS.rglob("*.meta")):
         names = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
@@ -51,7 +51,7 @@ def functions_in(path: Path) -> dict[str, ast.AST]:
 
 
 def is_wording(mutant: str, functions: dict[str, ast.AST]) -> bool:
-    """Whether this mutant changes only the wording of a sentence. ``functions``: those of its module, mutants too."""
+    """Return whether this mutant only words a sentence differently. ``functions``: those of its module, mutants too."""
     original = functions[f"{mutant.rpartition('__mutmut_')[0]}__mutmut_orig"]
     pairs = list(zip(parts_of(original), parts_of(functions[mutant]), strict=False))
     changed = [pair for pair in pairs[1:] if pair[0] != pair[1]]  # the first are the functions' names
@@ -59,7 +59,7 @@ def is_wording(mutant: str, functions: dict[str, ast.AST]) -> bool:
 
 
 def parts_of(function: ast.AST) -> list[object]:
-    """All nodes of a function in order: the value of a constant, the names and operators of others."""
+    """List all nodes of a function in order: the value of a constant, the names and operators of others."""
     return [
         node.value if isinstance(node, ast.Constant) else (type(node), getattr(node, "id", getattr(node, "attr", None)))
         for node in ast.walk(function)

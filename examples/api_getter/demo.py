@@ -122,7 +122,7 @@ class Play:
         self.api.post("/_faults", json=fault)
 
     def is_asked(self, endpoint: str, page: int) -> Callable[[], bool]:
-        """Whether the API has a request open for this page."""
+        """Return whether the API has a request open for this page."""
 
         def so() -> bool:
             asked = [one for one in self.api.get("/_asked").json()["asked"] if one["endpoint"] == endpoint]
@@ -131,7 +131,7 @@ class Play:
         return so
 
     def is_copied(self, **items: int) -> Callable[[], bool]:
-        """Whether the copy has this many items and nothing is pending."""
+        """Return whether the copy has this many items and nothing is pending."""
         return lambda: all(self.count(name) == count for name, count in items.items()) and not self.pending()
 
     def count(self, endpoint: str) -> int:
@@ -218,7 +218,7 @@ class Play:
 
 
 def answers(client: httpx.Client, path: str) -> bool:
-    """Whether a program answers there without an error."""
+    """Return whether a program answers there without an error."""
     try:
         return client.get(path).status_code < 500
     except httpx.TransportError:

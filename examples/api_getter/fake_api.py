@@ -103,7 +103,7 @@ class FakeApi:
 
 
 def make_app(api: FakeApi) -> Starlette:
-    """The routes."""
+    """Return the routes."""
     return Starlette(
         routes=[
             Route("/_items", api.add_items, methods=["POST"]),

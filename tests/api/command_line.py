@@ -15,8 +15,8 @@ def run(*args: str, stdin: bytes | None = None, env: dict[str, str] | None = Non
     return CliRunner().invoke(cli.main, args, input=stdin, env=env, prog_name="cronpost")
 
 
-def told(result: Result) -> str:
-    """The standard error of the command, without the log lines of a server in the same process."""
+def errors_of(result: Result) -> str:
+    """Return the standard error of the command, without the log lines of a server in the same process."""
     return re.sub(r"^\d\d:\d\d:\d\d\.\d{3}Z .*\n", "", result.stderr, flags=re.MULTILINE)
 
 

@@ -36,7 +36,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 def job(**changes: Any) -> dict[str, Any]:
-    """The example job with changed fields; a field given as ``...`` is left out."""
+    """Return the example job with changed fields; a field given as ``...`` is left out."""
     return {name: value for name, value in {**EXAMPLE, **changes}.items() if value is not ...}
 
 
@@ -65,7 +65,7 @@ async def client(context: Context) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def client_of(context: Context) -> httpx.AsyncClient:
-    """A client that calls the application without a socket. Exceptions of the application reach the caller.
+    """Return a client that calls the application without a socket. Exceptions of the application reach the caller.
 
     Every answer, and every request that is accepted, is compared with the description of the API.
     """

@@ -53,7 +53,7 @@ class Runner(CoroutineDeliverer[None]):
         return [request.body or b"" for request in self.requests]
 
     def header(self, name: str, index: int = -1) -> str:
-        """A header of one of the requests, by default of the latest."""
+        """Return a header of one of the requests, by default of the latest."""
         return dict(self.requests[index].headers)[name]
 
 

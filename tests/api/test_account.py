@@ -1,4 +1,4 @@
-"""``GET /jobs/{id}/account``: what became of each fire time."""
+"""``GET /jobs/{id}/account``: the run or the miss of each fire time."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ async def test_pages_follow_each_other_by_cursor_and_link(
     clock.advance(60_000)
     link = answer.headers["link"].partition(">")[0].removeprefix("<")
     second = await client.get(link)
-    assert second.json()["entries"] == whole[2:], "what came due between two pages is none of this account"
+    assert second.json()["entries"] == whole[2:], "the account has no fire times that came due between two pages"
     assert second.json()["next"] is None
     assert "link" not in second.headers
 

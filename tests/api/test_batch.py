@@ -34,7 +34,7 @@ HEAD = '{"id":"a","endpoint":"http://h/","cron":"@daily","payload":'
 
 
 async def post(client: httpx.AsyncClient, elements: list[Any]) -> list[dict[str, Any]]:
-    """The results of a batch; an element that is text is sent as it is."""
+    """List the results of a batch; an element that is text is sent as it is."""
     texts = [one if isinstance(one, str) else json.dumps(one) for one in elements]
     answer = await client.post("/jobs:batch", content=f"[{','.join(texts)}]")
     assert answer.status_code == 200, answer.text

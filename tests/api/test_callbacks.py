@@ -266,7 +266,7 @@ async def test_a_completion_is_accepted_while_the_request_is_still_open(
 
 
 @pytest.mark.parametrize(
-    ("listens", "told"),
+    ("listens", "expected"),
     [
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
         ("http://0.0.0.0:8000", "http://127.0.0.1:8000"),
@@ -275,8 +275,8 @@ async def test_a_completion_is_accepted_while_the_request_is_still_open(
         ("http://cronpost.example:80", "http://cronpost.example:80"),
     ],
 )
-def test_without_a_public_url_runners_receive_the_address_of_the_process(listens: str, told: str) -> None:
-    assert callback_base(listens) == told
+def test_without_a_public_url_runners_receive_the_address_of_the_process(listens: str, expected: str) -> None:
+    assert callback_base(listens) == expected
 
 
 class TestWithKeys:

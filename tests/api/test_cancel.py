@@ -72,8 +72,8 @@ async def test_a_cancelled_taken_run_frees_its_job_and_refuses_a_late_completion
 async def test_the_node_of_a_cancelled_run_aborts_its_open_request(client: httpx.AsyncClient, runner: Runner) -> None:
     await client.post("/", json=PLAIN)
     runner.hold = asyncio.Event()
-    asked = await client.post("/jobs/a/run")
-    run_id = asked.json()["run_id"]
+    accepted = await client.post("/jobs/a/run")
+    run_id = accepted.json()["run_id"]
     await until_here(lambda: bool(runner.requests))
     assert (await cancelled(client, run_id))["request_cut"] is True
     await until_here(lambda: runner.cut == 1)

@@ -15,7 +15,7 @@ from scheduler_api.wire.bodies import BATCH_LIMIT
 from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_core.base.config import SETTINGS
 from scheduler_core.version import __version__
-from tests.api.command_line import KEY, jobs, run, told
+from tests.api.command_line import KEY, errors_of, jobs, run
 from tests.api.conftest import EXAMPLE
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
@@ -188,9 +188,9 @@ def test_pending_runs_are_put_shown_and_poked(cli_server: str, tmp_path: Path) -
 
 def test_a_backfill_prints_what_it_will_run(cli_server: str) -> None:
     jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1")
-    asked = ("backfill", "a", "--start", "2020-01-01T00:00:00Z", "--end", "2020-02-01T00:00:00Z")
-    assert jobs(cli_server, *asked, "--limit", "3").stdout.startswith("3 run(s) requested")
-    assert "32 run(s)" in jobs(cli_server, *asked).stdout
+    backfill = ("backfill", "a", "--start", "2020-01-01T00:00:00Z", "--end", "2020-02-01T00:00:00Z")
+    assert jobs(cli_server, *backfill, "--limit", "3").stdout.startswith("3 run(s) requested")
+    assert "32 run(s)" in jobs(cli_server, *backfill).stdout
     assert (
         "(field start)" in jobs(cli_server, "backfill", "a", "--start", "soon", "--end", "2020-02-01T00:00:00Z").stderr
     )
@@ -198,10 +198,10 @@ def test_a_backfill_prints_what_it_will_run(cli_server: str) -> None:
 
 def test_the_account_shows_what_became_of_each_fire_time(cli_server: str) -> None:
     jobs(cli_server, "put", "a", "--endpoint", "http://h/", "--cron", "@daily", "--payload", "1")
-    told = jobs(cli_server, "account", "a")
-    assert told.exit_code == 0, told.stderr
-    assert told.stdout.startswith("a, accounted for from ")
-    assert told.stdout.endswith("none\n")
+    shown = jobs(cli_server, "account", "a")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.startswith("a, accounted for from ")
+    assert shown.stdout.endswith("none\n")
     assert "(field from)" in jobs(cli_server, "account", "a", "--from", "soon").stderr
     assert "[404]" in jobs(cli_server, "account", "nobody").stderr
 
@@ -301,25 +301,25 @@ def test_with_json_an_error_is_a_problem_document_and_the_exit_code_says_its_kin
 ) -> None:
     result = jobs(cli_server, *args, "--json")
     assert result.exit_code == exit_code
-    problem = json.loads(told(result))
+    problem = json.loads(errors_of(result))
     assert problem["code"] == code
     assert problem["detail"]
     assert result.stdout == ""
     without = jobs(cli_server, *args)
     assert without.exit_code == exit_code
-    assert problem["detail"] in told(without)
+    assert problem["detail"] in errors_of(without)
 
 
 def test_with_json_a_missing_key_and_a_missing_server_are_json_too(cli_server: str) -> None:
     refused = run("jobs", "list", "--server", cli_server, "--json")
-    assert (refused.exit_code, json.loads(told(refused))["status"]) == (4, 401)
+    assert (refused.exit_code, json.loads(errors_of(refused))["status"]) == (4, 401)
     sockets = listen("127.0.0.1", 0)
     url = url_of(sockets, "127.0.0.1")
     sockets[0].close()
     away = run("jobs", "list", "--server", url, "--json")
-    assert (away.exit_code, json.loads(told(away))["code"]) == (5, "unreachable")
+    assert (away.exit_code, json.loads(errors_of(away))["code"]) == (5, "unreachable")
     wrong = run("jobs", "list", "--json", env={"CRONPOST_PROT": "1"})
-    assert (wrong.exit_code, json.loads(told(wrong))["code"]) == (2, "bad_setting")
+    assert (wrong.exit_code, json.loads(errors_of(wrong))["code"]) == (2, "bad_setting")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from scheduler_api.cli import job_changes as cli_job_changes
 from scheduler_api.cli.definition import READ_ONLY, Stored, stored_job
 from scheduler_api.wire.jobs import JOB_FIELDS
-from tests.api.command_line import KEY, jobs, told
+from tests.api.command_line import KEY, errors_of, jobs
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
@@ -140,7 +140,7 @@ def test_a_concurrent_change_is_reported(cli_server: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(cli_job_changes, "stored_job", read_then_somebody_else)
     result = jobs(cli_server, "update", "report", "--cron", "@weekly", "--json")
     assert result.exit_code == 4
-    problem = json.loads(told(result))
+    problem = json.loads(errors_of(result))
     assert problem["code"] == "changed_meanwhile"
     assert "version 1 was read, and version 3" in problem["detail"]
 

@@ -31,7 +31,7 @@ print("\\n" + json.dumps({"code": code, "loaded": sorted({name.partition(".")[0]
 
 
 def loaded_by(*args: str, directory: Path) -> set[str]:
-    """The top-level modules that are loaded after the command, in its own process."""
+    """Return the top-level modules that are loaded after the command, in its own process."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("CRONPOST_")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *args],

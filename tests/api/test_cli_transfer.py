@@ -13,7 +13,7 @@ from scheduler_api.cli import job_views as cli_job_views
 from scheduler_api.cli import transfer as cli_transfer
 from scheduler_api.cli.transfer import bodies_of
 from scheduler_api.wire.bodies import BATCH_LIMIT
-from tests.api.command_line import KEY, jobs, told
+from tests.api.command_line import KEY, errors_of, jobs
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
@@ -73,7 +73,7 @@ def test_schedules_are_left_out_of_an_export_and_counted(five_jobs: str) -> None
     assert call(five_jobs, "POST", "/schedules", json=schedule).status_code == 201
     exported = jobs(five_jobs, "export")
     assert [one["id"] for one in json.loads(exported.stdout)] == sorted(PAYLOADS)
-    assert told(exported) == "1 schedule(s) not exported\n"
+    assert errors_of(exported) == "1 schedule(s) not exported\n"
 
 
 def test_an_import_counts_what_it_did_and_names_what_failed(five_jobs: str) -> None:
@@ -101,7 +101,7 @@ def test_an_import_of_several_requests_shows_progress_and_stops_where_asked(
     assert stopped.exit_code == 4
     whole = jobs(cli_server, "import", "-", stdin=text)
     assert whole.stdout == "3 created, 0 changed, 1 unchanged, 1 failed\n"
-    assert told(whole).splitlines()[:3] == ["2 of 5 sent", "4 of 5 sent", "5 of 5 sent"]
+    assert errors_of(whole).splitlines()[:3] == ["2 of 5 sent", "4 of 5 sent", "5 of 5 sent"]
 
 
 def test_an_import_sends_as_many_jobs_as_one_request_allows(cli_server: str) -> None:

@@ -114,8 +114,8 @@ def test_a_failure_that_a_callback_reports_shows_its_reason(cli_server_with_node
     until(lambda: jobs(server, "list"), " taken ")
     run_id = runner.header("Idempotency-Key")
     headers = {"Cronpost-Callback-Token": runner.header("Cronpost-Callback-Token")}
-    said = {"state": "failed", "message": "disk full"}
-    assert httpx.post(f"{server}/runs/{run_id}/complete", headers=headers, json=said).status_code == 200
+    report = {"state": "failed", "message": "disk full"}
+    assert httpx.post(f"{server}/runs/{run_id}/complete", headers=headers, json=report).status_code == 200
     line = until(lambda: jobs(server, "runs", "a"), " failed ").splitlines()[1]
     assert line.endswith(f"{run_id}  disk full")
     listed = jobs(server, "list").stdout.splitlines()[1]

@@ -31,7 +31,7 @@ Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def read_answer(reader: asyncio.StreamReader) -> int:
-    """The status of the next answer; 0 if the connection was closed instead."""
+    """Return the status of the next answer; 0 if the connection was closed instead."""
     try:
         async with asyncio.timeout(20):
             head = await reader.readuntil(b"\r\n\r\n")
@@ -42,7 +42,7 @@ async def read_answer(reader: asyncio.StreamReader) -> int:
 
 
 async def opened(address: Address, request: bytes = HEALTH) -> Pair:
-    """An open connection whose first request was answered."""
+    """Return an open connection whose first request was answered."""
     reader, writer = await asyncio.open_connection(*address)
     writer.write(request)
     assert await read_answer(reader) == 200
@@ -220,7 +220,7 @@ async def stored_list(address: Address, megabytes: int) -> None:
 
 
 async def mute(address: Address, request: bytes, *, buffer: int = 4096) -> socket.socket:
-    """A client that sends a request and reads only what the test reads."""
+    """Return a client that sends a request and reads only what the test reads."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     sock.setblocking(False)

@@ -93,8 +93,8 @@ async def test_the_client_reads_the_runs_of_a_job(api: Any, cli_server_with_node
     async with api("client").AuthenticatedClient(base_url=url, token=KEY, raise_on_unexpected_status=True) as client:
         body = models.JobBody(id="ran", endpoint="http://127.0.0.1:9/", cron="@yearly", payload=1)
         await api("api.jobs.upsert_job").asyncio(client=client, body=body)
-        asked = await api("api.runs_on_request.run_job").asyncio("ran", client=client, body=models.RunNow())
-        assert isinstance(asked, models.RunAccepted)
+        accepted = await api("api.runs_on_request.run_job").asyncio("ran", client=client, body=models.RunNow())
+        assert isinstance(accepted, models.RunAccepted)
         async with asyncio.timeout(20):
             runs: list[Any] = []
             while not runs:
@@ -102,5 +102,5 @@ async def test_the_client_reads_the_runs_of_a_job(api: Any, cli_server_with_node
                 await asyncio.sleep(0.02)
         assert isinstance(runs[0], models.Run)
         assert runs[0].state is models.RunState.SUCCEEDED
-        found = await api("api.history.get_run").asyncio(asked.run_id, client=client)
+        found = await api("api.history.get_run").asyncio(accepted.run_id, client=client)
         assert found.attempts[0].status is models.RunStatus.SUCCESS

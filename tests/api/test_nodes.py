@@ -19,7 +19,7 @@ from tests.api.conftest import client_of
 
 
 def metrics(runs: int, *, open_now: int = 0, offset: float = 0.0, late: tuple[float, ...] = ()) -> list[Family]:
-    """The metrics of a process with these counts."""
+    """Return the metrics of a process with these counts."""
     counted = Metrics()
     for _ in range(runs):
         counted.runs.add("succeeded", "scheduled")

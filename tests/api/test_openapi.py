@@ -33,7 +33,7 @@ OPERATIONS: list[tuple[str, str, Json]] = [
 
 
 def nodes(node: Any) -> Iterator[Json]:
-    """All objects in a part of the document."""
+    """List all objects in a part of the document."""
     if isinstance(node, dict):
         yield node
         for value in node.values():

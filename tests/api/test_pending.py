@@ -202,12 +202,12 @@ async def test_continuations_of_answers_run_one_after_the_other(client: httpx.As
 
 async def test_a_poke_beside_a_future_manual_entry_starts_nothing(client: httpx.AsyncClient) -> None:
     await client.post("/", json=GETTER)
-    asked = await client.post("/jobs/a/run", json={"payload": [1], "not_before": FAR})
-    assert asked.status_code == 202
+    accepted = await client.post("/jobs/a/run", json={"payload": [1], "not_before": FAR})
+    assert accepted.status_code == 202
     answer = await client.post("/jobs/a/run")
     assert (answer.status_code, answer.json()) == (200, {"skipped": "not_due", "next_at": FAR})
     forced = await client.post("/jobs/a/run", json={"force": True})
-    assert (forced.status_code, forced.json()) == (202, asked.json())
+    assert (forced.status_code, forced.json()) == (202, accepted.json())
     assert len(await pending(client)) == 1
 
 

@@ -45,7 +45,7 @@ async def settle(store: RedisStore, redis: Redis, job_id: str, *runs: Run, detai
 
 
 def failed_run() -> Run:
-    """A run with two attempts: the first timed out, the second got 503."""
+    """Return a run with two attempts: the first timed out, the second got 503."""
     return Run(
         "RUN-FAILED",
         at(0),
@@ -172,7 +172,7 @@ KINDS = {
 
 
 async def found(client: httpx.AsyncClient, **params: Any) -> list[float]:
-    """The runs that a query finds, as seconds of their start."""
+    """List the runs that a query finds, as seconds of their start."""
     answer = await client.get("/runs", params=params)
     assert answer.status_code == 200, answer.text
     return [float(int(run["id"][3:]) / 1000) for run in answer.json()]

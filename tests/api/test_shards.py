@@ -44,7 +44,7 @@ async def put_all(client: httpx.AsyncClient, **fields: Any) -> None:
 
 
 async def listed(client: httpx.AsyncClient, path: str, key: str | None = "jobs") -> list[Any]:
-    """All entries of a list, page by page along its links."""
+    """List all entries of a list, page by page along its links."""
     found: list[Any] = []
     following: str | None = path
     while following is not None:
@@ -130,8 +130,8 @@ async def test_an_open_run_is_found_and_completed_by_callback_on_its_shard(
             beat = await client.post(f"/runs/{run_id}/heartbeat", json={}, headers=headers)
             assert beat.status_code == 200, beat.text
             for _ in range(2):
-                said = await client.post(f"/runs/{run_id}/complete", json={"state": "succeeded"}, headers=headers)
-                assert said.json() == {"run_id": run_id, "state": "succeeded"}
+                answer = await client.post(f"/runs/{run_id}/complete", json={"state": "succeeded"}, headers=headers)
+                assert answer.json() == {"run_id": run_id, "state": "succeeded"}
         wrong = {"Cronpost-Callback-Token": runner.header("Cronpost-Callback-Token", 0)}
         refused = await client.post(f"/runs/{run_id}/complete", json={"state": "succeeded"}, headers=wrong)
         assert refused.status_code in {401, 403}

@@ -36,7 +36,7 @@ Contents = Callable[[], dict[bytes, Any]]
 
 
 def task(**changes: Any) -> dict[str, Any]:
-    """A task with changed fields; a field given as ``...`` is left out."""
+    """Return a task with changed fields; a field given as ``...`` is left out."""
     fields = {"webhookUrl": "http://hook.test/x", "webhookAuth": "Bearer abc", "executeAt": PAST, **changes}
     return {name: value for name, value in fields.items() if value is not ...}
 

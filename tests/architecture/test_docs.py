@@ -21,7 +21,7 @@ def text_of(page: Path) -> str:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """The anchors that GitHub makes of the headings of ``page``."""
+    """List the anchors that GitHub makes of the headings of ``page``."""
     seen: dict[str, int] = {}
     for heading in re.findall(r"^#+ +(.*)$", text_of(page), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()

@@ -129,7 +129,7 @@ def test_every_script_starts_with_its_signature(script: Path) -> None:
 
 
 def decisions() -> list[str]:
-    """The file names of all decisions; the index of the folder is not one."""
+    """Return the file names of all decisions; the index of the folder is not one."""
     names = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("*.md"))
     return [name for name in names if name != "README.md"]
 

@@ -73,7 +73,7 @@ IMPURE = ("asyncio", "socket", "subprocess", "threading", "time", "os", "structl
 
 
 def modules(*packages: str) -> dict[str, Path]:
-    """The modules of ``packages``, as name and file."""
+    """Return the modules of ``packages``, as name and file."""
     found = {}
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -87,7 +87,7 @@ WITH_BENCHMARKS = MODULES | modules("benchmarks")
 
 
 def imports_of(module: str) -> Iterator[str]:
-    """The modules that ``module`` imports, also inside functions; ``from a import b`` is a.b if that is one."""
+    """List the modules that ``module`` imports, also inside functions; ``from a import b`` is a.b if that is one."""
     for node in ast.walk(ast.parse(WITH_BENCHMARKS[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -99,12 +99,12 @@ def imports_of(module: str) -> Iterator[str]:
 
 
 def folder_of(module: str) -> str:
-    """The entry of LAYERS that ``module`` is or lies in; empty for the package itself, which imports nothing."""
+    """Return the entry of LAYERS that ``module`` is or lies in; empty for the package itself, which imports nothing."""
     return next((folder for folder in LAYER if module == folder or module.startswith(folder + ".")), "")
 
 
 def api_folder_of(module: str) -> str:
-    """The entry of API_LAYER that ``module`` is or lies in; empty for other modules and for the package itself."""
+    """Return the entry of API_LAYER that ``module`` is or lies in; empty for others and for the package itself."""
     return next((folder for folder in API_LAYER if module == folder or module.startswith(folder + ".")), "")
 
 
@@ -146,7 +146,7 @@ def test_imports_run_one_way_inside_the_node(module: str) -> None:
 
 
 def layer_in(layers: dict[str, int], module: str) -> str:
-    """The entry of ``layers`` that ``module`` is or lies in; empty: it is in none."""
+    """Return the entry of ``layers`` that ``module`` is or lies in; empty: it is in none."""
     return next((folder for folder in layers if module == folder or module.startswith(folder + ".")), "")
 
 

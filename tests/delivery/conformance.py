@@ -83,17 +83,17 @@ class Subject(ABC):
 
     async def outcome(self, **fields: Any) -> Outcome:
         """Make one attempt and return its outcome, which must be the only one."""
-        told = self.start(**fields)
-        await until(lambda: bool(told))
+        outcomes = self.start(**fields)
+        await until(lambda: bool(outcomes))
         await asyncio.sleep(0)
-        assert len(told) == 1
-        return told[0]
+        assert len(outcomes) == 1
+        return outcomes[0]
 
     def start(self, **fields: Any) -> list[Outcome]:
         """Begin one attempt; its outcomes arrive in the list."""
-        told: list[Outcome] = []
-        self.deliverer.start(self.call(**fields), told.append, always)
-        return told
+        outcomes: list[Outcome] = []
+        self.deliverer.start(self.call(**fields), outcomes.append, always)
+        return outcomes
 
 
 Proof = Callable[[Subject], Awaitable[None]]
@@ -119,11 +119,11 @@ async def nothing_is_sent_without_a_lease(subject: Subject) -> None:
     for warm in (False, True):
         if warm:
             await subject.outcome()
-        before, told = subject.received, list[Outcome]()
-        subject.deliverer.start(subject.call(), told.append, lambda: False)
-        await until(lambda told=told: bool(told))  # type: ignore[misc]
+        before, outcomes = subject.received, list[Outcome]()
+        subject.deliverer.start(subject.call(), outcomes.append, lambda: False)
+        await until(lambda outcomes=outcomes: bool(outcomes))  # type: ignore[misc]
         await asyncio.sleep(QUIET_SECONDS)
-        assert [one.kind for one in told] == [OutcomeKind.NOT_SENT]
+        assert [one.kind for one in outcomes] == [OutcomeKind.NOT_SENT]
         assert subject.received == before
 
 
@@ -135,36 +135,36 @@ async def the_lease_is_checked_before_the_target_receives_anything(subject: Subj
         return True
 
     for number in range(3):
-        told: list[Outcome] = []
-        subject.deliverer.start(subject.call(), told.append, may_send)
-        await until(lambda told=told: bool(told))  # type: ignore[misc]
+        outcomes: list[Outcome] = []
+        subject.deliverer.start(subject.call(), outcomes.append, may_send)
+        await until(lambda outcomes=outcomes: bool(outcomes))  # type: ignore[misc]
         assert received_when_asked, "the lease was never checked"
         assert set(received_when_asked) == {number}
         received_when_asked.clear()
 
 
 async def the_lease_is_checked_after_every_wait(subject: Subject) -> None:
-    lease_holds, told = True, list[Outcome]()
+    lease_holds, outcomes = True, list[Outcome]()
     async with subject.held_up():
-        subject.deliverer.start(subject.call(), told.append, lambda: lease_holds)
+        subject.deliverer.start(subject.call(), outcomes.append, lambda: lease_holds)
         await asyncio.sleep(QUIET_SECONDS)
-        assert told == []
+        assert outcomes == []
         before = subject.received
         lease_holds = False  # the node was frozen while the call waited
-    await until(lambda: bool(told))
+    await until(lambda: bool(outcomes))
     await asyncio.sleep(QUIET_SECONDS)
-    assert [one.kind for one in told] == [OutcomeKind.NOT_SENT]
+    assert [one.kind for one in outcomes] == [OutcomeKind.NOT_SENT]
     assert subject.received == before
 
 
 async def there_is_one_outcome_and_never_from_within_start(subject: Subject) -> None:
     for answer in (*VERDICTS, Answer.BREAK):
         subject.answers(answer)
-        told = subject.start(is_last_attempt=True)
-        assert told == [], "done was called from within start"
-        await until(lambda told=told: bool(told))  # type: ignore[misc]
+        outcomes = subject.start(is_last_attempt=True)
+        assert outcomes == [], "done was called from within start"
+        await until(lambda outcomes=outcomes: bool(outcomes))  # type: ignore[misc]
         await asyncio.sleep(QUIET_SECONDS)
-        assert len(told) == 1
+        assert len(outcomes) == 1
 
 
 async def the_deadline_ends_the_attempt(subject: Subject) -> None:
@@ -191,28 +191,28 @@ async def a_cancelled_attempt_is_silent(subject: Subject) -> None:
     for warm in (False, True):
         if warm:
             await subject.outcome()
-        told: list[Outcome] = []
-        subject.deliverer.start(subject.call(), told.append, always).cancel()  # in the turn of its start
+        outcomes: list[Outcome] = []
+        subject.deliverer.start(subject.call(), outcomes.append, always).cancel()  # in the turn of its start
         await asyncio.sleep(QUIET_SECONDS)
         subject.answers(Answer.HANG)
         before = subject.received
-        attempt = subject.deliverer.start(subject.call(timeout_ms=200), told.append, always)
+        attempt = subject.deliverer.start(subject.call(timeout_ms=200), outcomes.append, always)
         await until(lambda before=before: subject.received > before)  # type: ignore[misc]
         attempt.cancel()
         attempt.cancel()
         await asyncio.sleep(0.2 + QUIET_SECONDS)  # its deadline passes too
-        assert told == []
+        assert outcomes == []
         subject.answers()
         assert (await subject.outcome()).verdict is Verdict.ACCEPTED
 
 
 async def cancelling_an_attempt_that_has_ended_does_nothing(subject: Subject) -> None:
-    told: list[Outcome] = []
-    attempt = subject.deliverer.start(subject.call(), told.append, always)
-    await until(lambda: bool(told))
+    outcomes: list[Outcome] = []
+    attempt = subject.deliverer.start(subject.call(), outcomes.append, always)
+    await until(lambda: bool(outcomes))
     attempt.cancel()
     assert (await subject.outcome()).verdict is Verdict.ACCEPTED
-    assert len(told) == 1
+    assert len(outcomes) == 1
 
 
 async def faults_are_outcomes_that_are_tried_again(subject: Subject) -> None:
@@ -244,10 +244,10 @@ async def messages_are_one_short_line_without_secrets(subject: Subject) -> None:
 
 
 async def concurrent_attempts_get_their_own_outcomes(subject: Subject) -> None:
-    told = [subject.start() for _ in range(20)]
-    await until(lambda: all(told))
+    outcomes = [subject.start() for _ in range(20)]
+    await until(lambda: all(outcomes))
     await asyncio.sleep(QUIET_SECONDS)
-    assert [len(one) for one in told] == [1] * 20
+    assert [len(one) for one in outcomes] == [1] * 20
     assert subject.received == 20
 
 

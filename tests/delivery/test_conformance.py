@@ -92,7 +92,7 @@ class Http(Scripted):
 
     @asynccontextmanager
     async def held_up(self) -> AsyncIterator[None]:
-        """All connections are in use."""
+        """Keep all connections in use."""
         url = self.url.replace("/run?", "/held-up?").partition("?")[0]
         begun = [self.deliverer.start(self.call(url=url), _unexpected, lambda: True) for _ in range(self._connections)]
         await asyncio.sleep(conformance.QUIET_SECONDS)
@@ -171,7 +171,7 @@ async def serving(subject: Unix, directory: Path) -> AsyncIterator[Subject]:
 
 @asynccontextmanager
 async def unix(directory: Path) -> AsyncIterator[Subject]:
-    """The documented example by itself."""
+    """Yield the documented example by itself."""
     path = directory / "example.py"
     path.write_text(documented_example(), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("documented_example", path)
@@ -186,7 +186,7 @@ async def unix(directory: Path) -> AsyncIterator[Subject]:
 
 @asynccontextmanager
 async def entry_point(directory: Path) -> AsyncIterator[Subject]:
-    """The documented example as an installed package, beside HTTP."""
+    """Yield the documented example as an installed package, beside HTTP."""
     install(directory, documented_example())
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(directory))
@@ -201,7 +201,7 @@ async def entry_point(directory: Path) -> AsyncIterator[Subject]:
 
 
 def installed() -> TargetKinds:
-    """The kinds as a new process finds them."""
+    """Return the kinds as a new process finds them."""
     return installed_kinds.__wrapped__()
 
 
@@ -432,10 +432,10 @@ async def test_a_node_without_the_kind_of_a_url_fails_the_attempt_and_tries_it_a
         outcome = await subject.outcome(url=f"amqp://broker/{SECRET}", headers=())
         assert (outcome.kind, outcome.verdict) == (OutcomeKind.INTERNAL, Verdict.RETRY)
         assert outcome.message == "this node has no target kind for the URL; it has http, https, unix"
-        told: list[Outcome] = []
-        subject.deliverer.start(subject.call(url="amqp://broker/"), told.append, lambda: True).cancel()
+        outcomes: list[Outcome] = []
+        subject.deliverer.start(subject.call(url="amqp://broker/"), outcomes.append, lambda: True).cancel()
         await asyncio.sleep(conformance.QUIET_SECONDS)
-        assert told == []
+        assert outcomes == []
 
 
 async def test_a_kind_that_cannot_be_opened_stops_the_start() -> None:

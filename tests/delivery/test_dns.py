@@ -1,4 +1,4 @@
-"""Name lookups: shared, bounded, remembered for a while, and never in each other's way."""
+"""Name lookups are shared, bounded and cached for a while, and do not block each other."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ async def test_an_expired_answer_outlives_a_passing_failure_for_a_bounded_time()
     names.time += 31
     assert await names.resolve() == OLD
     assert await names.resolve() == OLD
-    assert names.asked == 2, "not asked again at once"
+    assert names.asked == 2, "no second query at once"
     names.time += REFRESH_PAUSE_SECONDS + 1
     assert (await names.resolve(), names.asked) == (OLD, 3)
     names.time += 300

@@ -32,7 +32,7 @@ from tests.support.runners import (
 )
 
 SHORT_MS = 200
-"""Of tests in which the deadline has to pass."""
+"""The time limit of attempts in tests that wait until it has passed."""
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ async def test_each_kind_of_incomplete_answer_has_its_own_outcome(
     async with Runner(*[answer()] * used, action) as runner, deliverer() as http:
         for _ in range(used):
             assert (await http.deliver(request(runner.url()))).status == 200
-        # One that may not be repeated, so that what came of it is seen on a used connection too.
+        # A request that may not be repeated, so that its outcome is also seen on a used connection.
         outcome = await http.deliver(request(runner.url("/x?token=secret"), headers={}))
         assert (outcome.kind, outcome.status, outcome.body) == (kind, None, b"")
         assert message in outcome.message

@@ -1,4 +1,4 @@
-"""The guard is asked about the address that is connected to, whatever a name resolved to before."""
+"""The guard checks the address of each connection, regardless of earlier lookups of the name."""
 
 from __future__ import annotations
 
@@ -70,12 +70,11 @@ async def test_a_name_that_turns_to_a_refused_address_is_blocked_from_then_on() 
 
 
 async def test_the_guard_checks_a_cached_lookup_too() -> None:
-    """The guard stands behind the memory of lookups, not before it."""
-    asked: list[str] = []
+    checked: list[str] = []
 
     class Watching(AddressGuard):
         def check(self, address: str, host: str = "", port: int | None = None) -> str | None:
-            asked.append(address)
+            checked.append(address)
             return super().check(address, host, port)
 
     async with (
@@ -88,7 +87,7 @@ async def test_the_guard_checks_a_cached_lookup_too() -> None:
     ):
         await http.deliver(request(runner.url(host="a.test")))
         await http.deliver(request(runner.url(host="a.test")))
-    assert asked == ["127.0.0.1", "127.0.0.1"]
+    assert checked == ["127.0.0.1", "127.0.0.1"]
 
 
 async def test_a_rule_of_the_operator_is_applied() -> None:

@@ -1,4 +1,4 @@
-"""Connections: used again, never twice for one answer, given back after cancellation, bounded in number."""
+"""The connection pool: reuse, release after cancellation, the maximum number of connections."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def until_pool_is_empty(runner: Runner) -> None:
 
 
 async def until_descriptors(most: int) -> None:
-    """Return when at most ``most`` descriptors are open. Nothing signals a close, so it is looked at again."""
+    """Wait until at most ``most`` descriptors are open. Nothing signals a close, so check repeatedly."""
     async with asyncio.timeout(10):
         while open_descriptors() > most:  # noqa: ASYNC110 - the operating system sets no event
             await asyncio.sleep(0.01)
@@ -156,7 +156,7 @@ async def test_the_replacement_has_only_the_time_that_is_left() -> None:
 
 @pytest.mark.parametrize("goodbye", [_close, _reset])
 async def test_a_request_that_the_target_took_and_worked_on_is_not_sent_again(goodbye: Action) -> None:
-    """The close comes later than a close can that crossed the request on its way."""
+    """The server closes the connection too late for a close that crossed the request on its way."""
     allowed_to_end = asyncio.Event()
 
     async def work_then_close(exchange: Exchange) -> None:
@@ -270,18 +270,18 @@ async def test_a_408_that_crosses_the_request_on_its_way_is_not_its_answer(
         for _ in range(100):
             assert (await http.deliver(request(idle.url))).status == 200
             connection = await asyncio.to_thread(idle.idle.get)
-            told: list[Outcome] = []
-            http.send(request(idle.url, repeatable=repeatable), told.append, always)
+            outcomes: list[Outcome] = []
+            http.send(request(idle.url, repeatable=repeatable), outcomes.append, always)
             if at_the_end_of_the_turn:
                 loop.call_soon(_say_408, connection)
             else:
                 _say_408(connection)
-            await until(lambda: bool(told))  # noqa: B023 - called in this turn of the loop
+            await until(lambda: bool(outcomes))  # noqa: B023 - called in this turn of the loop
             if repeatable:
-                assert told[0].status == 200
+                assert outcomes[0].status == 200
                 idle.idle.get().close()
             else:
-                assert (told[0].kind, told[0].status) == (OutcomeKind.CONNECTION, None)
+                assert (outcomes[0].kind, outcomes[0].status) == (OutcomeKind.CONNECTION, None)
             connection.close()
             await until(lambda: not http._pool or not http._pool._idle)
 

@@ -25,12 +25,12 @@ async def test_done_is_called_once_and_not_from_within_send(used: bool) -> None:
     async with Runner() as runner, deliverer() as http:
         if used:
             await warm(http, runner)
-        told: list[Outcome] = []
-        http.send(request(runner.url()), told.append, always)
-        assert told == []
-        await until(lambda: bool(told))
+        outcomes: list[Outcome] = []
+        http.send(request(runner.url()), outcomes.append, always)
+        assert outcomes == []
+        await until(lambda: bool(outcomes))
         await asyncio.sleep(0.02)
-        assert [outcome.status for outcome in told] == [200]
+        assert [outcome.status for outcome in outcomes] == [200]
     assert runner.connections == 1
 
 
@@ -39,13 +39,13 @@ async def test_a_cancelled_attempt_is_silent_and_frees_its_slot(used: bool) -> N
     async with Runner(*[answer()] * used, hang()) as runner, deliverer(max_connections=1) as http:
         if used:
             await warm(http, runner)
-        told: list[Outcome] = []
-        attempt = http.send(request(runner.url(), timeout_ms=100), told.append, always)
+        outcomes: list[Outcome] = []
+        attempt = http.send(request(runner.url(), timeout_ms=100), outcomes.append, always)
         await runner.wait_until(lambda runner: len(runner.received) == 1 + used)
         attempt.cancel()
         assert (await http.deliver(request(runner.url()))).status == 200  # the only place is free again
         await asyncio.sleep(0.15)
-        assert told == []
+        assert outcomes == []
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -53,17 +53,17 @@ async def test_cancelling_an_attempt_that_has_just_ended_affects_no_other(used: 
     async with Runner() as runner, deliverer(max_connections=1) as http:
         if used:
             await warm(http, runner)
-        told: list[Outcome] = []
+        outcomes: list[Outcome] = []
 
         def ended(outcome: Outcome) -> None:
-            told.append(outcome)
-            http.send(request(runner.url()), told.append, always)  # on the connection that has just been given back
+            outcomes.append(outcome)
+            http.send(request(runner.url()), outcomes.append, always)  # on the connection that was just released
             attempt.cancel()
             attempt.cancel()
 
         attempt = http.send(request(runner.url()), ended, always)
-        await until(lambda: len(told) == 2)
-        assert [outcome.status for outcome in told] == [200, 200]
+        await until(lambda: len(outcomes) == 2)
+        assert [outcome.status for outcome in outcomes] == [200, 200]
         outcomes = await asyncio.gather(*(http.deliver(request(runner.url())) for _ in range(3)))
         assert [outcome.status for outcome in outcomes] == [200, 200, 200]
     assert runner.connections == 1
@@ -72,10 +72,10 @@ async def test_cancelling_an_attempt_that_has_just_ended_affects_no_other(used: 
 async def test_a_request_that_cannot_be_written_is_an_outcome_too() -> None:
     async with Runner() as runner, deliverer() as http:
         await warm(http, runner)
-        told: list[Outcome] = []
-        http.send(request(runner.url(), headers={"X-A": "a\r\nX-B: b"}), told.append, always)
-        await until(lambda: bool(told))
-        assert told[0].kind is OutcomeKind.INTERNAL
+        outcomes: list[Outcome] = []
+        http.send(request(runner.url(), headers={"X-A": "a\r\nX-B: b"}), outcomes.append, always)
+        await until(lambda: bool(outcomes))
+        assert outcomes[0].kind is OutcomeKind.INTERNAL
     assert len(runner.received) == 1
 
 
@@ -88,11 +88,11 @@ async def test_an_answer_above_the_read_limit_ends_the_attempt_and_its_connectio
 
 async def test_a_request_that_waited_for_a_connection_is_sent_only_with_a_lease() -> None:
     async with Runner() as runner, deliverer(max_connections=2) as http:
-        told: list[Outcome] = []
-        http.send(request(runner.url()), told.append, lambda: False)
-        await until(lambda: bool(told))
-        assert told == [NOT_SENT]
-        assert told[0].kind is OutcomeKind.NOT_SENT
+        outcomes: list[Outcome] = []
+        http.send(request(runner.url()), outcomes.append, lambda: False)
+        await until(lambda: bool(outcomes))
+        assert outcomes == [NOT_SENT]
+        assert outcomes[0].kind is OutcomeKind.NOT_SENT
         await runner.wait_until(lambda runner: runner.open_connections == 0)
         assert runner.received == []
         for _ in range(3):  # its place is free again
@@ -103,28 +103,28 @@ async def test_a_request_that_waited_for_a_connection_is_sent_only_with_a_lease(
 async def test_nothing_is_sent_on_an_idle_connection_without_a_lease(body: bytes) -> None:
     async with Runner() as runner, deliverer() as http:
         await warm(http, runner)
-        told: list[Outcome] = []
-        http.send(request(runner.url(), body=body), told.append, lambda: False)
-        await until(lambda: bool(told))
-        assert told[0].kind is OutcomeKind.NOT_SENT
+        outcomes: list[Outcome] = []
+        http.send(request(runner.url(), body=body), outcomes.append, lambda: False)
+        await until(lambda: bool(outcomes))
+        assert outcomes[0].kind is OutcomeKind.NOT_SENT
     assert len(runner.received) == 1
 
 
 async def test_a_coroutine_deliverer_sends_only_with_a_lease() -> None:
-    asked: list[Call] = []
+    calls: list[Call] = []
 
     class Coroutine(CoroutineDeliverer[None]):
         async def send(self, call: Call, _: None, /) -> Outcome:
-            asked.append(call)
+            calls.append(call)
             return Outcome(OutcomeKind.RESPONSE, 1.0, status=200)
 
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
     lease_holds = True
-    Coroutine().start(make_call(), told.append, lambda: lease_holds)
+    Coroutine().start(make_call(), outcomes.append, lambda: lease_holds)
     lease_holds = False  # frozen before the task had its turn
-    await until(lambda: bool(told))
-    assert told[0].kind is OutcomeKind.NOT_SENT
-    assert asked == []
+    await until(lambda: bool(outcomes))
+    assert outcomes[0].kind is OutcomeKind.NOT_SENT
+    assert calls == []
 
 
 class Broken(CoroutineDeliverer[None]):
@@ -135,11 +135,11 @@ class Broken(CoroutineDeliverer[None]):
 
 
 async def test_the_faults_of_a_coroutine_deliverer_become_outcomes() -> None:
-    told: list[Outcome] = []
-    Broken().start(make_call(), told.append, always)
-    await until(lambda: bool(told))
-    assert told[0].kind is OutcomeKind.INTERNAL
-    assert told[0].message.startswith("unexpected RuntimeError in send, line ")
+    outcomes: list[Outcome] = []
+    Broken().start(make_call(), outcomes.append, always)
+    await until(lambda: bool(outcomes))
+    assert outcomes[0].kind is OutcomeKind.INTERNAL
+    assert outcomes[0].message.startswith("unexpected RuntimeError in send, line ")
 
 
 class Cancelled(Broken):
@@ -150,10 +150,10 @@ class Cancelled(Broken):
 
 
 async def test_an_attempt_that_is_cancelled_from_within_has_an_outcome() -> None:
-    told: list[Outcome] = []
-    Cancelled().start(make_call(), told.append, always)
-    await until(lambda: bool(told))
-    assert told[0].kind is OutcomeKind.INTERNAL
+    outcomes: list[Outcome] = []
+    Cancelled().start(make_call(), outcomes.append, always)
+    await until(lambda: bool(outcomes))
+    assert outcomes[0].kind is OutcomeKind.INTERNAL
 
 
 class Expiring:

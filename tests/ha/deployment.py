@@ -163,14 +163,14 @@ class LoadedDeployment(Deployment):
         return [await self._put_schedule(client, target_id, name) for name in _names("schedule", SCHEDULES)]
 
     async def _put_schedule(self, client: httpx.AsyncClient, target_id: int, name: str) -> str:
-        asked = self.now_ms()
+        sent_at = self.now_ms()
         body = {"name": name, "target_id": target_id, "schedule_type": "INTERVAL", "interval_seconds": 1}
         answer = await client.post("/schedules", json=body)
         assert answer.status_code == 201, answer.text
         job_id: str = answer.json()["job_id"]
         view = await self.view(self.server, job_id)
         first_ms = round(datetime.fromisoformat(view["interval_from"]).timestamp() * 1000)
-        self.puts[job_id] = Put(EVERY_SECOND, asked, self.now_ms(), trigger=IntervalSpec(1000, first_ms))
+        self.puts[job_id] = Put(EVERY_SECOND, sent_at, self.now_ms(), trigger=IntervalSpec(1000, first_ms))
         return job_id
 
     # ---- during the faults ----------------------------------------------------------------------------------------
@@ -185,10 +185,10 @@ class LoadedDeployment(Deployment):
             for number in itertools.count():
                 job_id = f"upsert{number}"
                 body = {"id": job_id, "endpoint": self.recorder.url, "cron": "0 0 1 1 *", "payload": None}
-                asked, status = self.now_ms(), None
+                sent_at, status = self.now_ms(), None
                 with suppress(httpx.HTTPError):
                     status = (await client.post("/", json=body)).status_code
-                self.upserts.append(Upsert(job_id, asked, self.now_ms(), status))
+                self.upserts.append(Upsert(job_id, sent_at, self.now_ms(), status))
                 if enough.is_set():
                     return
                 await asyncio.sleep(each_seconds)
@@ -213,7 +213,7 @@ class LoadedDeployment(Deployment):
         await eventually(acknowledged, seconds=STARTUP_SECONDS, what=f"no upsert is acknowledged; the last {last}")
 
     async def lost_upserts(self) -> list[Upsert]:
-        """The acknowledged upserts whose jobs do not exist."""
+        """Return the acknowledged upserts whose jobs do not exist."""
         client = await self.server.api()
         lost = []
         for one in self.upserts:
@@ -225,12 +225,12 @@ class LoadedDeployment(Deployment):
         return lost
 
     def longest_refusal_ms(self) -> float:
-        """The longest time between two acknowledged upserts."""
+        """Return the longest time between two acknowledged upserts."""
         taken = [one.answered_at_ms for one in self.upserts if one.status == 202]
         return max((later - earlier for earlier, later in itertools.pairwise(taken)), default=0.0)
 
     def longest_silence_ms(self, *, job_ids: Sequence[str] = (), since_ms: float = 0.0) -> float:
-        """The longest time in which no request arrived; with names, no request of these jobs."""
+        """Return the longest time in which no request arrived; with names, no request of these jobs."""
         wanted = set(job_ids)
         at = [
             one.arrived_ms
@@ -342,7 +342,7 @@ async def every(seconds: float, duration: float) -> AsyncIterator[int]:
 
 
 def answer_by_name(request: Received) -> Answer | None:
-    """The answer of the runner. It depends on the request alone, so it is the same from any node and
+    """Return the answer of the runner. It depends on the request alone, so it is the same from any node and
     when sent again."""
     kind = request.job_id.rstrip("0123456789")
     if kind == "slow" or request.job_id.endswith("7"):

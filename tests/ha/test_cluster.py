@@ -17,12 +17,12 @@ ON_THE_WAY_MS = 500.0
 
 
 async def shards_of(topology: Cluster) -> dict[int, PortServer]:
-    """The master of each shard."""
+    """Return the master of each shard."""
     return {shard: await topology.master_of_key(Keys(shard=shard).due) for shard in range(SHARDS)}
 
 
 async def jobs_on(deployment: LoadedDeployment, topology: Cluster, master: PortServer) -> set[str]:
-    """The jobs that fire every second and that this server holds."""
+    """List the jobs that fire every second and that this server holds."""
     found: set[str] = set()
     for shard, at in (await shards_of(topology)).items():
         if at is master:

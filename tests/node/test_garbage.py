@@ -45,7 +45,7 @@ OWN = {KEYS.history("victim"): "list", KEYS.failures("victim"): "list", f"{KEYS.
 KINDS = KEYS.types() | OWN
 
 
-class World:
+class Setup:
     """A node with its loops for tasks and its sweepers, and the API; a job, a schedule and tasks that must go on."""
 
     def __init__(self, store: RedisStore, redis: Redis) -> None:
@@ -145,13 +145,13 @@ async def attempt(operation: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @pytest.fixture
-async def world(redis_url: str) -> AsyncIterator[World]:
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
     async with opened(redis_url) as (store, redis):
-        world = World(store, redis)
-        await world.start()
-        yield world
-        await world.node.crash()
-        await world.client.aclose()
+        setup = Setup(store, redis)
+        await setup.start()
+        yield setup
+        await setup.node.crash()
+        await setup.client.aclose()
 
 
 async def fill(redis: Any, key: str, kind: str) -> None:
@@ -206,21 +206,21 @@ def test_every_key_has_a_type() -> None:
 
 
 @pytest.mark.parametrize("key", KINDS)
-async def test_foreign_entries_in_a_key_do_not_stop_the_node(world: World, key: str) -> None:
-    await fill(world.redis, key, KINDS[key])
-    await world.look()
-    await world.go_on()
-    await world.look()
-    assert (await world.client.get("/ready")).status_code == 200
+async def test_foreign_entries_in_a_key_do_not_stop_the_node(setup: Setup, key: str) -> None:
+    await fill(setup.redis, key, KINDS[key])
+    await setup.look()
+    await setup.go_on()
+    await setup.look()
+    assert (await setup.client.get("/ready")).status_code == 200
 
 
 @pytest.mark.parametrize("key", KINDS)
-async def test_unreadable_entries_do_not_stop_the_others(world: World, key: str) -> None:
+async def test_unreadable_entries_do_not_stop_the_others(setup: Setup, key: str) -> None:
     for value in (RANDOM, b"", b"inf", b"9" * 400):
-        await spoil(world.redis, key, KINDS[key], value)
-        await world.look()
-        await world.go_on()
-    await world.look()
+        await spoil(setup.redis, key, KINDS[key], value)
+        await setup.look()
+        await setup.go_on()
+    await setup.look()
 
 
 GARBAGE: dict[str, Callable[[Any, str], Awaitable[Any]]] = {
@@ -242,9 +242,9 @@ STOPPED_BY = {
 
 @pytest.mark.parametrize("key", KINDS)
 async def test_a_key_of_the_wrong_type_is_reported_and_work_continues_when_it_is_restored(
-    world: World, key: str
+    setup: Setup, key: str
 ) -> None:
-    redis, part = world.redis, key.removeprefix(f"{KEYS.root}:")
+    redis, part = setup.redis, key.removeprefix(f"{KEYS.root}:")
     for kind, put in GARBAGE.items():
         if kind == KINDS[key]:
             continue
@@ -252,90 +252,90 @@ async def test_a_key_of_the_wrong_type_is_reported_and_work_continues_when_it_is
         if kept:
             await redis.rename(key, KEYS.history("kept"))
         await put(redis, key)
-        await world.look(refused=True)
-        ready = await world.client.get("/ready")
+        await setup.look(refused=True)
+        ready = await setup.client.get("/ready")
         assert ready.status_code == (503 if key in KEYS.of_the_loop else 200), ready.text
         if key in KEYS.types():
             assert f"the key {key} holds a {kind}" in ready.text
-        await attempt(world.post_task) if part not in STOPPED_BY["task"] else None
-        called = await world.step() | await world.step()
+        await attempt(setup.post_task) if part not in STOPPED_BY["task"] else None
+        called = await setup.step() | await setup.step()
         assert "steady" in called or part in STOPPED_BY["job"], called
         assert "schedule_1" in called or part in STOPPED_BY["schedule"], called
         assert "task" in called or part in STOPPED_BY["task"], called
         await redis.delete(key)
         if kept:
             await redis.rename(KEYS.history("kept"), key)
-        await world.go_on()
-    await world.look()
-    assert (await world.client.get("/ready")).json()["ready"]
+        await setup.go_on()
+    await setup.look()
+    assert (await setup.client.get("/ready")).json()["ready"]
 
 
-async def test_a_target_that_cannot_be_read_is_listed_and_can_be_replaced_and_deleted(world: World) -> None:
-    redis: Any = world.redis
+async def test_a_target_that_cannot_be_read_is_listed_and_can_be_replaced_and_deleted(setup: Setup) -> None:
+    redis: Any = setup.redis
     await redis.hset(KEYS.catalogue("targets"), "2", RANDOM)
-    listed = (await world.client.get("/targets")).json()
+    listed = (await setup.client.get("/targets")).json()
     assert [(one["id"], one.get("status")) for one in listed] == [(1, None), (2, "unreadable")]
-    assert "cannot be read" in (await world.client.get("/targets/2")).json()["detail"]
-    answer = await world.client.put("/targets/2", json={"name": "mended"})
+    assert "cannot be read" in (await setup.client.get("/targets/2")).json()["detail"]
+    answer = await setup.client.put("/targets/2", json={"name": "mended"})
     assert (answer.status_code, answer.json()["field"]) == (422, "url")
-    answer = await world.client.put("/targets/2", json={"name": "mended", "url": "http://mended.test/"})
+    answer = await setup.client.put("/targets/2", json={"name": "mended", "url": "http://mended.test/"})
     assert (answer.status_code, answer.json()["name"]) == (200, "mended")
-    assert (await world.client.post("/targets", json={"name": "target2", "url": "http://x.test/"})).status_code == 201
-    called = await world.step() | await world.step()
+    assert (await setup.client.post("/targets", json={"name": "target2", "url": "http://x.test/"})).status_code == 201
+    called = await setup.step() | await setup.step()
     assert "schedule_2" in called
     await redis.hset(KEYS.catalogue("targets"), "2", RANDOM)
-    assert (await world.client.delete("/targets/2")).json()["schedules_deleted"] == 1
-    assert (await world.client.get("/targets/2")).status_code == 404
-    assert (await world.client.post("/targets", json={"name": "mended", "url": "http://x.test/"})).status_code == 201
+    assert (await setup.client.delete("/targets/2")).json()["schedules_deleted"] == 1
+    assert (await setup.client.get("/targets/2")).status_code == 404
+    assert (await setup.client.post("/targets", json={"name": "mended", "url": "http://x.test/"})).status_code == 201
 
 
-async def test_a_schedule_whose_row_or_name_cannot_be_read_is_repaired_and_fires(world: World) -> None:
-    redis: Any = world.redis
+async def test_a_schedule_whose_row_or_name_cannot_be_read_is_repaired_and_fires(setup: Setup) -> None:
+    redis: Any = setup.redis
     for key, field in (("schedules", "2"), ("schedule_names", "schedule2")):
         stored = await redis.hget(KEYS.catalogue(key), field)
         await redis.hset(KEYS.catalogue(key), field, RANDOM)
-        answer = await world.client.post("/schedules/2/pause")
+        answer = await setup.client.post("/schedules/2/pause")
         assert (answer.status_code, answer.json()["name"]) == (200, "schedule2")
-        assert (await world.client.post("/schedules/2/resume")).status_code == 200
+        assert (await setup.client.post("/schedules/2/resume")).status_code == 200
         assert (await redis.hget(KEYS.catalogue(key), field)).split(b" ")[0] == stored.split(b" ")[0]
     await redis.hset(KEYS.catalogue("schedules"), "2", RANDOM)
-    answer = await world.client.put("/schedules/2", json={"name": "renamed"})
+    answer = await setup.client.put("/schedules/2", json={"name": "renamed"})
     assert (answer.status_code, answer.json()["name"]) == (200, "renamed")
-    assert "schedule_2" in await world.step() | await world.step()
+    assert "schedule_2" in await setup.step() | await setup.step()
     await redis.hset(KEYS.catalogue("schedules"), "2", RANDOM)
-    assert (await world.client.delete("/schedules/2")).status_code == 200
-    assert (await world.client.get("/schedules/2")).status_code == 404
+    assert (await setup.client.delete("/schedules/2")).status_code == 200
+    assert (await setup.client.get("/schedules/2")).status_code == 404
 
 
 @pytest.mark.parametrize("score", [float("inf"), 1e300, 7e15, 4.5e15, 9e14, float("-inf"), -5.0, None])
-async def test_a_job_whose_wake_up_is_impossible_or_missing_fires_again(world: World, score: float | None) -> None:
+async def test_a_job_whose_wake_up_is_impossible_or_missing_fires_again(setup: Setup, score: float | None) -> None:
     if score is None:
-        await world.redis.zrem(KEYS.due, "victim", "schedule_2")
+        await setup.redis.zrem(KEYS.due, "victim", "schedule_2")
     else:
-        await world.redis.zadd(KEYS.due, {"victim": score, "schedule_2": score})
-    called = await world.step() | await world.step()
+        await setup.redis.zadd(KEYS.due, {"victim": score, "schedule_2": score})
+    called = await setup.step() | await setup.step()
     assert {"victim", "schedule_2", "steady"} <= called
 
 
-async def test_a_repaired_wake_up_does_not_fire_a_job_early_or_wake_a_paused_one(world: World) -> None:
-    assert (await world.client.post("/jobs/victim/pause")).status_code == 200
+async def test_a_repaired_wake_up_does_not_fire_a_job_early_or_wake_a_paused_one(setup: Setup) -> None:
+    assert (await setup.client.post("/jobs/victim/pause")).status_code == 200
     job = {"endpoint": "http://late.test/", "cron": "0 0 1 1 *", "payload": 1}
-    assert (await world.client.put("/jobs/late", json=job)).status_code == 202
-    before = await world.redis.zscore(KEYS.due, "late"), await world.redis.zscore(KEYS.due, "victim")
-    await world.redis.zadd(KEYS.due, {"late": float("inf"), "victim": float("inf")})
-    called = await world.step() | await world.step()
+    assert (await setup.client.put("/jobs/late", json=job)).status_code == 202
+    before = await setup.redis.zscore(KEYS.due, "late"), await setup.redis.zscore(KEYS.due, "victim")
+    await setup.redis.zadd(KEYS.due, {"late": float("inf"), "victim": float("inf")})
+    called = await setup.step() | await setup.step()
     assert not called & {"late", "victim"}
-    assert (await world.redis.zscore(KEYS.due, "late"), await world.redis.zscore(KEYS.due, "victim")) == before
+    assert (await setup.redis.zscore(KEYS.due, "late"), await setup.redis.zscore(KEYS.due, "victim")) == before
 
 
-async def test_a_task_with_an_impossible_score_is_called_at_its_time(world: World) -> None:
-    answer = await world.client.post(
+async def test_a_task_with_an_impossible_score_is_called_at_its_time(setup: Setup) -> None:
+    answer = await setup.client.post(
         "/api/v1/tasks", json={"webhookUrl": "http://t.test/", "executeAt": "2026-12-31T23:59:59Z"}
     )
     (number,) = answer.json()["ids"]
     member = f"{int(number.removeprefix('task_')):016d}"
-    before = await world.redis.zscore(KEYS.tasks("fresh"), member)
-    await world.redis.zadd(KEYS.tasks("fresh"), {member: float("inf")})
-    assert (await world.client.get(f"/api/v1/tasks/{number}")).json()["status"] == "pending"
-    await world.step()
-    assert await world.redis.zscore(KEYS.tasks("fresh"), member) == before
+    before = await setup.redis.zscore(KEYS.tasks("fresh"), member)
+    await setup.redis.zadd(KEYS.tasks("fresh"), {member: float("inf")})
+    assert (await setup.client.get(f"/api/v1/tasks/{number}")).json()["status"] == "pending"
+    await setup.step()
+    assert await setup.redis.zscore(KEYS.tasks("fresh"), member) == before

@@ -1,4 +1,4 @@
-"""The heartbeat: what it brings the node, and how long the node may trust its leases."""
+"""The heartbeat: what a node receives with it, and how long the node's leases are valid."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_a_failed_heartbeat_is_tried_again_within_one_period(both: tuple[R
     await both[1].delete(KEYS.nodes)
 
     def beats_again() -> bool:
-        clock.advance(301)  # again and again: it may not be asleep yet
+        clock.advance(301)  # repeatedly: it may not be asleep yet
         return node.node.holds_lease()
 
     await until(beats_again)

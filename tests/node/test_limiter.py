@@ -234,10 +234,10 @@ async def test_a_run_that_was_taken_over_stays_the_same_run_while_it_is_held_bac
     await node.claim()
     assert [entry.job_id for entry in node.deliverer.open] == ["b"]
     await setup.store.reap(now_ms=setup.clock.now_ms(), dead_after_ms=5_000)
-    told: list[int] = []
-    node.settler._wake_at = told.append
+    wake_ups: list[int] = []
+    node.settler._wake_at = wake_ups.append
     await setup.work(node)
-    assert told == [await setup.due("a")]
+    assert wake_ups == [await setup.due("a")]
     lease = (await setup.store.read("a")).snapshot.lease
     assert lease is not None
     assert (lease.node, lease.losses) == ("-", 1)

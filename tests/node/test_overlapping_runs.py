@@ -143,7 +143,7 @@ async def test_the_latest_success_is_found_behind_many_failures_and_by_fire_time
 
 
 async def success_bytes(store: RedisStore) -> int:
-    """How much the reply holds."""
+    """Return how much the reply holds."""
     args = ReadBesideArgs(job_id="a", claim_key="a", part=100, parts=10)
     reply = await store.run(READ_BESIDE, args, HistoryKey(history=KEYS.history("a")))
     return sum(len(one) for one in reply)

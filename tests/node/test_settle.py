@@ -193,7 +193,7 @@ async def test_a_settlement_that_redis_always_refuses_is_rejected_and_tried_agai
         assert await settler.flush(0), "nothing else waits"
         assert settler.unsettled == 1
         assert len(settler.lease_ids()) == 1
-        # The others go on, and it is tried again now and then.
+        # The others are settled, and it is tried again at intervals.
         await put(setup.redis, make_job("d"), make_state(0))
         assert await setup.node.claim() == 1
         await setup.answer_all()
@@ -279,7 +279,7 @@ async def test_a_run_asked_for_during_a_pause_that_ends_before_it_runs_once(setu
 
 
 async def test_a_claim_without_a_run_that_meets_a_change_is_released(setup: Setup) -> None:
-    # The node takes over a tombstone; before it can say so the job is created again.
+    # The node takes over a tombstone; before it settles, the job is created again.
     await setup.claim("a")
     await setup.jobs.delete("a")
     await setup.node.crash()

@@ -297,7 +297,7 @@ def test_only_one_claimer_of_a_process_holds_suspects() -> None:
     assert not slots.begin_trial(wakes["c"])
     slots.end_trial(wakes["a"])
     assert woken == ["b"]
-    assert not slots.begin_trial(wakes["a"]), "those who waited come first"
+    assert not slots.begin_trial(wakes["a"]), "the suspects that waited come first"
     assert slots.begin_trial(wakes["b"])
     slots.end_trial(wakes["b"])
     assert woken == ["b", "c"]
@@ -309,7 +309,7 @@ async def test_a_request_that_was_not_sent_releases_its_job(stored: Stored) -> N
     clock = ManualClock()
     node = SteppedNode(store, clock)
     await node.start()
-    asked: list[bool] = []
+    checked: list[bool] = []
 
     class Nothing:
         def cancel(self) -> None:
@@ -319,7 +319,7 @@ async def test_a_request_that_was_not_sent_releases_its_job(stored: Stored) -> N
         assert callable(done)
         assert callable(may_send)
         clock.advance(node.node.dead_after_ms + 1)  # frozen for longer than its lease, while it connects
-        asked.append(may_send())
+        checked.append(may_send())
         asyncio.get_running_loop().call_soon(done, NOT_SENT)
         return Nothing()
 
@@ -327,7 +327,7 @@ async def test_a_request_that_was_not_sent_releases_its_job(stored: Stored) -> N
     (claimed,) = (await node.claimer._claim(1)).jobs
     node.claimer._start(claimed)
     await until(lambda: not node.node.in_flight)
-    assert asked == [False]
+    assert checked == [False]
     await node.settle()
     read = await store.read(claimed.id)
     assert read.snapshot.lease is not None

@@ -266,9 +266,9 @@ async def test_calls_of_a_dead_node_are_repeated_and_count_no_retry(
     await other.start()
     assert await other.take() == "busy"
     await live(clock, other, seconds=6)
-    assert await other.take() == "void", "it gives the batch back, and asks again"
+    assert await other.take() == "void", "it releases the batch, and takes again"
     assert (await task_sets(client))["running"] == []
-    assert await other.take() == "wait", "the batch ended when it was given back"
+    assert await other.take() == "wait", "the batch ended when it was released"
     clock.advance(1000)
     assert await other.take() == "ok"
     assert other.called == ids(4, 2, 3)
@@ -290,7 +290,7 @@ async def test_a_frozen_node_that_thaws_is_refused(
     await node.answer_task("task_1", answered(200))
     await node.settle_calls()
     assert not node.has_batch
-    assert node.called == [], "its other calls were ended: another node calls these tasks"
+    assert node.called == [], "its other calls were cancelled: another node calls these tasks"
     assert (await task_sets(client)) == {"fresh": [1, 2], "failed": [], "running": [], "stale": [], "delivered": []}
     clock.advance(1000)
     assert await other.round(answered(200)) == ids(1, 2)

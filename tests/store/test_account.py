@@ -180,8 +180,8 @@ async def test_a_run_whose_record_was_dropped_is_still_in_the_account(redis_url:
         await put(client, make_job("a"), make_state(20))
         stored = await store.read("a")
         done = make_run(10, id="DONE", state=RunState.SUCCEEDED, started_at_ms=at(10), ended_at_ms=at(11))
-        asked = make_run(12, id="ASKED", reason=Reason.MANUAL, state=RunState.FAILED, ended_at_ms=at(13))
-        assert await store.change("a", stored, Transition(make_state(20), (done, asked)))
+        requested = make_run(12, id="ASKED", reason=Reason.MANUAL, state=RunState.FAILED, ended_at_ms=at(13))
+        assert await store.change("a", stored, Transition(make_state(20), (done, requested)))
         assert await store.settled_runs(["DONE", "NONE"]) == {"DONE": done}
         await client.delete(KEYS.records)
         (entry,) = (await account_of(store, "a", at(15))).entries
@@ -196,11 +196,11 @@ async def test_a_history_states_how_far_back_it_is_complete(redis_url: str) -> N
     await put(client, make_job("a"), make_state(0))
     runs = [make_run(10 * number, id=f"R{number}", state=RunState.SUCCEEDED, ended_at_ms=at(99)) for number in range(4)]
     late = Miss(MissReason.OVERLAP, at(1), at(2), at(99))
-    asked = make_run(500, id="ASKED", reason=Reason.MANUAL, state=RunState.FAILED, ended_at_ms=at(99))
+    requested = make_run(500, id="ASKED", reason=Reason.MANUAL, state=RunState.FAILED, ended_at_ms=at(99))
     for record, forgotten, kept in (
         (runs[0], at(0) - 1, 1),
         (runs[2], at(0) - 1, 2),
-        (asked, at(0), 2),
+        (requested, at(0), 2),
         (late, at(20), 2),
         (runs[3], at(20), 2),
         (runs[1], at(20), 2),

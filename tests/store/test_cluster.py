@@ -58,7 +58,7 @@ async def other_than(cluster: Cluster, server: PortServer) -> PortServer:
 
 
 async def count(store: RedisStore) -> int:
-    """A command whose answer is how often it was carried out."""
+    """Return a command whose answer is how often it was carried out."""
     with translated_faults():
         return int(await store.client.hincrby(store.keys.meta, "counted", 1))
 
@@ -204,12 +204,12 @@ async def test_cancelled_callers_do_the_client_no_harm(shards: Shards[RedisStore
 async def test_wake_ups_arrive_wherever_they_are_published(cluster: Cluster, shards: Shards[RedisStore]) -> None:
     store = shards.all[0]
     await count(store)
-    heard = store.wake_ups()
-    assert await anext(heard) is None
+    wake_ups = store.wake_ups()
+    assert await anext(wake_ups) is None
     for number, server in enumerate(cluster.servers):
         await server.command("PUBLISH", store.keys.wake, str(1000 + number))
-        assert await anext(heard) == 1000 + number
-    await heard.aclose()
+        assert await anext(wake_ups) == 1000 + number
+    await wake_ups.aclose()
 
 
 async def test_an_unreachable_cluster_was_asked_nothing() -> None:

@@ -28,7 +28,7 @@ from tests.support.redis_proxy import RedisProxy
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, claim, dump, put, until
 
 parse_error: Any = BaseParser.parse_error
-"""How redis-py makes an exception of an error reply."""
+"""Convert an error reply to an exception as redis-py does."""
 MISS = Miss(MissReason.OVERLAP, at(0), at(10), at(12))
 
 
@@ -355,7 +355,7 @@ async def test_the_subscription_outlives_a_silence_longer_than_the_socket_timeou
     async with aclosing(store.wake_ups()) as wake_ups:
         assert await anext(wake_ups) is None
         waiting = asyncio.ensure_future(anext(wake_ups))
-        # Three signs of life were asked for and given.
+        # Three pings were sent and answered.
         before = (await redis.info("commandstats")).get("cmdstat_ping", {"calls": 0})["calls"]
         while (await redis.info("commandstats")).get("cmdstat_ping", {"calls": 0})["calls"] < before + 3:
             await asyncio.sleep(0.01)

@@ -31,7 +31,7 @@ EXTRA = {"job/settle": SpawnArgs}
 
 
 def text_of(name: str) -> str:
-    """The script without the libraries that it needs."""
+    """Return the script without the libraries that it needs."""
     return FOLDER.joinpath(f"{name}.lua").read_text("utf-8")
 
 
@@ -57,7 +57,7 @@ class Section(NamedTuple):
 
 
 def header(name: str) -> dict[str, Section]:
-    """The sections KEYS and ARGV of a script's header. Raises AssertionError for a line that is no entry."""
+    """Return the sections KEYS and ARGV of a script's header. Raises AssertionError for a line that is no entry."""
     sections = {"KEYS": Section([], [], [], []), "ARGV": Section([], [], [], [])}
     title = ""
     for line in text_of(name).splitlines():
@@ -92,7 +92,7 @@ def record_entries() -> list[Entry]:
 
 
 def declared(fields: type[Any]) -> list[Entry]:
-    """The entries that a named tuple declares."""
+    """List the entries that a named tuple declares."""
     hints = get_type_hints(fields, include_extras=True)
     return [Entry(name, hints[name].__metadata__[0]) for name in fields._fields]
 

@@ -70,7 +70,7 @@ TASK_SETTINGS = TaskSettings(base_interval_ms=2_000, select_size=2, max_retries=
 SPARING = EngineSettings(
     target_max_in_flight=1, target_rate=0.5, breaker_failures=1, breaker_after_seconds=0.0, breaker_open_seconds=5.0
 )
-"""Of every other node: it holds back most of what it claims for the runner's sake."""
+"""Settings of every second node: it holds back most of what it claims, because of limits."""
 REFUSALS = (
     InvalidInput,
     JobNotFound,
@@ -220,7 +220,7 @@ class History(RuleBasedStateMachine):
 
     @rule(which=picks, succeeded=st.booleans(), beat_only=st.booleans())
     def call_back(self, which: int, succeeded: bool, beat_only: bool) -> None:
-        """The runner of one of the latest requests says how its run ended, or that it goes on."""
+        """The runner of one of the latest requests reports how its run ended, or sends a heartbeat."""
         seen = [entry for node in self.nodes for entry in node.deliverer.seen if entry.has("Cronpost-Callback-Token")]
         if len(seen) <= which:
             return
@@ -295,7 +295,7 @@ class History(RuleBasedStateMachine):
 
     @rule(index=nodes, outcome=st.sampled_from(OUTCOMES))
     def work_off_a_batch(self, index: int, outcome: Outcome) -> None:
-        """A batch as it usually goes: taken when its time has come, called, settled."""
+        """Process a batch as usual: take it when it is due, call, settle."""
         node = self.node(index)
         if node is None or node.has_batch or node.deliverer.open:
             return
@@ -348,7 +348,7 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: self.node(0) is not None)
     @rule(index=nodes, outcome=st.sampled_from(OUTCOMES), takes=st.sampled_from([0, 300, 12_000]))
     def work_off_what_is_due(self, index: int, outcome: Outcome, takes: int) -> None:
-        """The loop as it usually goes: claimed when due, answered after a while, settled."""
+        """Process a job as usual: claim it when it is due, answer after a while, settle."""
         self.claim_when_due(index)
         node = self.node(index)
         assert node is not None
@@ -490,7 +490,7 @@ class History(RuleBasedStateMachine):
             records = [*records, *planned.records]
             if isinstance(planned, Work):
                 if is_spawned(planned) and self.is_full(name):
-                    return  # the node will be told so, and then record the fire time as missed
+                    return  # the node gets this answer later, and records the fire time as missed
                 open_runs, position = [planned.run], planned.state
             else:
                 position = planned.state or JobState()

@@ -112,7 +112,7 @@ async def test_a_node_whose_heartbeat_is_over_claims_nothing(
 
 
 async def test_no_job_is_claimed_twice_and_fences_increase(store: RedisStore, redis: Redis) -> None:
-    """By one for each job, and never behind the time: a store that lost its counter goes on rising."""
+    """It grows by one for each job and is never behind the time, so it also grows after a store lost its counter."""
     await beat(store)
     for number in range(20):
         await put(redis, make_job(f"job{number}"), make_state(0))
@@ -236,7 +236,7 @@ async def test_a_fence_that_has_passed_to_another_is_refused(
     assert await store.reap(now_ms=at(20), dead_after_ms=DEAD_AFTER_MS) == ["due"]
     given_back = await dump(redis)
     result = (await store.settle([settlement]))[0].result
-    assert result == ("done" if transition is None else "stale"), "what was to be handed back was given back already"
+    assert result == ("done" if transition is None else "stale"), "the job was released already"
     assert await dump(redis) == given_back
     (again,) = (await claim(store, node=OTHER, now_ms=at(20))).jobs
     assert again.lease.fence > late.lease.fence

@@ -49,7 +49,7 @@ async def put(redis: Redis, shards: Shards[RedisStore], *job_ids: str) -> None:
     ("job_id", "shard"), [("job-scheduler-unique-id", 9), ("a", 7), ("ä", 9), ("schedule_1", 0), ("123456789", 3)]
 )
 def test_the_shard_of_a_job_is_fixed_for_ever(job_id: str, shard: int) -> None:
-    # Another answer would leave the jobs of existing stores where nobody looks. (The check value of CRC-16/XMODEM is
+    # With another answer, nodes would not find the jobs of existing stores. (The check value of CRC-16/XMODEM is
     # 0x31C3, for "123456789".)
     assert shard_of(job_id, 16) == shard
 
@@ -154,8 +154,8 @@ async def test_jobs_are_read_from_their_shards_in_the_order_that_was_asked_for(
 ) -> None:
     ids = [f"job-{number}" for number in range(12)]
     await put(redis, shards, *ids)
-    asked = [*reversed(ids), "none"]
-    found = await shards.read_many(asked)
+    wanted = [*reversed(ids), "none"]
+    found = await shards.read_many(wanted)
     assert [None if one.snapshot.job is None else one.snapshot.job.id for one in found] == [*reversed(ids), None]
     assert await shards.read_many([]) == []
 

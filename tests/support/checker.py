@@ -92,14 +92,14 @@ class Disturbance:
     """Whether Redis lost what it had acknowledged in this time."""
 
     def forgets(self, delivery: Delivery) -> bool:
-        """Whether the claim or the settlement of this request may be among the lost writes."""
+        """Return whether the claim or the settlement of this request may be among the lost writes."""
         if not self.loses_writes:
             return False
         settled_by = math.inf if delivery.ended_ms is None else delivery.ended_ms + SETTLED_WITHIN_MS
         return self.touches(delivery.arrived_ms - CLAIMED_WITHIN_MS, settled_by)
 
     def excuses_overlap(self, first: Delivery, second: Delivery, lease_ms: float) -> bool:
-        """Whether this fault explains that ``first`` was still open when ``second`` arrived."""
+        """Return whether this fault explains that ``first`` was still open when ``second`` arrived."""
         if self.forgets(first) and first.fence != second.fence:
             return True
         end = second.arrived_ms if self.ended_ms is None else self.ended_ms
@@ -107,8 +107,11 @@ class Disturbance:
         return lasted >= lease_ms and first.fence != second.fence
 
     def wakes(self, delivery: Delivery, lease_ms: float) -> bool:
-        """Whether this fault explains an outdated fence: it stopped a node for longer than its lease, between the claim
-        and the socket, and the node then sent the request. The fence shows the runner that it is outdated."""
+        """Return whether this fault explains an outdated fence.
+
+        It does if it stopped a node for longer than its lease, between the claim and the socket, and the node then sent
+        the request. The fence shows the runner that the request is outdated.
+        """
         if self.ended_ms is None or self.ended_ms - self.began_ms < lease_ms:
             return False
         return self.began_ms <= delivery.arrived_ms <= self.ended_ms + SENT_WITHIN_MS

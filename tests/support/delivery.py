@@ -27,7 +27,7 @@ def request(
     timeout_ms: int = 10_000,
     repeatable: bool = True,
 ) -> Request:
-    """A request like those of the loop. Only a failing test reaches its time limit."""
+    """Return a request like those of the loop. Only a failing test reaches its time limit."""
     if headers is None:
         headers = {"Content-Type": "application/json", "Idempotency-Key": "run-1"}
     return Request(method, url, tuple(headers.items()), body, timeout_ms, repeatable=repeatable)
@@ -38,7 +38,7 @@ Lookup = Callable[..., Sequence[AddressInfo]]
 
 
 def resolver_of(lookup: Lookup, ttl_seconds: float) -> Resolver:
-    """A resolver that calls ``lookup`` in threads."""
+    """Return a resolver that calls ``lookup`` in threads."""
     threads = ThreadPoolExecutor(64)
 
     async def look_up(host: str) -> Found:
@@ -65,7 +65,7 @@ async def deliverer(
     resolver: Resolver | None = None,
     **options: Any,
 ) -> AsyncIterator[HttpClient]:
-    """A deliverer with a real transport, closed at the end."""
+    """Yield a deliverer with a real transport, closed at the end."""
     guard = guard if guard is not None else AddressGuard()
     if resolver is None:
         resolver = resolver_of(lookup, lookup_ttl_seconds) if lookup is not None else Resolver()
@@ -82,7 +82,7 @@ async def deliverer(
 
 
 def addresses(*literals: str) -> Sequence[AddressInfo]:
-    """The result of ``getaddrinfo`` for a name with these addresses."""
+    """Return the result of ``getaddrinfo`` for a name with these addresses."""
     return [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (literal, 0, 0, 0))
         if ":" in literal
@@ -92,5 +92,5 @@ def addresses(*literals: str) -> Sequence[AddressInfo]:
 
 
 def open_descriptors() -> int:
-    """The number of file descriptors that this process has open."""
+    """Return the number of file descriptors that this process has open."""
     return len(os.listdir("/proc/self/fd"))

@@ -63,7 +63,7 @@ def check(request: httpx.Request, response: httpx.Response) -> None:
 
 
 def _ignores_unknown(operation: Json, response: httpx.Response) -> bool:
-    """Whether the operation answers requests with fields and parameters that it does not know."""
+    """Return whether the operation answers requests with fields and parameters that it does not know."""
     return "Cronpost-Ignored" in operation["responses"][str(response.status_code)].get("headers", {})
 
 

@@ -54,14 +54,14 @@ class NameServer(asyncio.DatagramProtocol):
         self._transport.sendto(header + data[12 : end + 5] + b"".join(records), addr)
 
     def lookup(self, **options: Any) -> CaresLookup:
-        """A lookup that queries only this server."""
+        """Return a lookup that queries only this server."""
         defaults = {"servers": [f"127.0.0.1:{self.port}"], "domains": ["search.test"], "ndots": 1}
         return CaresLookup(**(defaults | options))
 
 
 @asynccontextmanager
 async def name_server() -> AsyncIterator[NameServer]:
-    """A running name server."""
+    """Yield a running name server."""
     transport, server = await asyncio.get_running_loop().create_datagram_endpoint(
         NameServer, local_addr=("127.0.0.1", 0)
     )

@@ -22,7 +22,7 @@ EVERY_10_SECONDS = CronSpec("*/10 * * * * *")
 
 
 def at(seconds: float) -> int:
-    """The instant ``seconds`` after the start of the test's time, which is a fire time of most triggers here."""
+    """Return the instant ``seconds`` after the start of the test's time, which is a fire time of most triggers here."""
     return START_MS + round(seconds * SECOND)
 
 
@@ -32,7 +32,7 @@ def make_job(job_id: str = "job", **fields: Any) -> Job:
 
 
 def make_state(next_fire: float | None = 0, **fields: Any) -> JobState:
-    """A state whose next fire time is ``next_fire`` seconds after the start."""
+    """Return a state whose next fire time is ``next_fire`` seconds after the start."""
     return JobState(next_fire_ms=None if next_fire is None else at(next_fire), **fields)
 
 
@@ -48,7 +48,7 @@ def make_run(fire_time: float = 0, **fields: Any) -> Run:
 
 
 def retrying(fire_time: float, retry_at: float, *, conflict: bool = False, **fields: Any) -> Run:
-    """A run that waits for its next attempt."""
+    """Return a run that waits for its next attempt."""
     return make_run(
         fire_time,
         **({"state": RunState.RETRYING, "attempt": 1, "started_at_ms": at(fire_time)} | fields),
@@ -58,7 +58,7 @@ def retrying(fire_time: float, retry_at: float, *, conflict: bool = False, **fie
 
 
 def settled_run(number: float = 0, status: int | None = 200, **fields: Any) -> Run:
-    """A run that ended after one attempt; its id follows from its fire time. ``status`` None: it timed out."""
+    """Return a run that ended after one attempt; its id follows from its fire time. ``status`` None: it timed out."""
     succeeded = status is not None and 200 <= status < 300
     outcome = OutcomeKind.TIMEOUT if status is None else OutcomeKind.RESPONSE
     values: dict[str, Any] = {
@@ -73,7 +73,7 @@ def settled_run(number: float = 0, status: int | None = 200, **fields: Any) -> R
 
 
 def make_call(**fields: Any) -> Call:
-    """The first attempt of a run that is due at the start of the test's time."""
+    """Return the first attempt of a run that is due at the start of the test's time."""
     values: dict[str, Any] = {
         "run_id": "RUN",
         "job_id": "job",
@@ -93,7 +93,7 @@ def pending(run_id: str, not_before: float, payload: bytes | None = None) -> Pen
 
 
 def answered(status: int, **headers: str) -> Outcome:
-    """The outcome of an answer; keyword arguments are headers, with ``_`` for ``-``."""
+    """Return the outcome of an answer; keyword arguments are headers, with ``_`` for ``-``."""
     pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
     return over_http(Outcome(OutcomeKind.RESPONSE, 12.0, status=status, headers=pairs, body=b"the answer"))
 
@@ -112,7 +112,7 @@ def ended(outcome: Outcome, started: float, until: float, *, jitter: float = 0.0
 
 
 def seconds(instant_ms: int | None) -> float | None:
-    """The inverse of ``at``."""
+    """Convert an instant to seconds, as the inverse of ``at``."""
     return None if instant_ms is None else (instant_ms - START_MS) / SECOND
 
 

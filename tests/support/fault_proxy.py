@@ -44,12 +44,12 @@ def script(name: str) -> IsCommand:
 
 
 def argument(command: Command, number: int) -> bytes:
-    """An argument of a call of a script, counted from 1 as in the header of the script."""
+    """Return an argument of a call of a script, counted from 1 as in the header of the script."""
     return command[2 + int(command[2]) + number]
 
 
 def took_jobs(reply: Any) -> bool:
-    """Whether the reply to a claim contains jobs."""
+    """Return whether the reply to a claim contains jobs."""
     return isinstance(reply, list) and len(reply) > 7
 
 
@@ -173,7 +173,7 @@ class FaultProxy:
         self._open.set()
 
     def fault_of(self, command: Command, stage: Literal["request", "reply"], reply: Any = None) -> Fault | None:
-        """The fault that applies here, if any; counts the hit."""
+        """Return the fault that applies here, if any; counts the hit."""
         for fault in self._faults:
             if fault.used_up or stage not in {fault.lose, fault.hold} or not fault.command(command):
                 continue

@@ -20,7 +20,7 @@ class Segment(msgspec.Struct):
     until_ms: int | None = None
 
     def fire_times(self, before_ms: int | None) -> list[int]:
-        """The fire times to account for: all up to the end, or before the job's position while the segment lasts."""
+        """List the fire times to account for: up to the end, or before the job's position while the segment lasts."""
         trigger = self.trigger
         found: list[int] = []
         instant = trigger.next_after(self.after_ms)

@@ -9,7 +9,7 @@ DOCUMENTED = Path(__file__).parents[2] / "docs" / "target-kinds.md"
 
 
 def documented_example() -> str:
-    """The Python file in docs/target-kinds.md."""
+    """Return the Python file in docs/target-kinds.md."""
     found = re.search(r"```python\n(.*?)```", DOCUMENTED.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     return found[1]

@@ -73,7 +73,7 @@ async def eventually(
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs or is frozen. A zombie does not count."""
+    """Return whether a process runs or is frozen. A zombie does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
     except (FileNotFoundError, ProcessLookupError):
@@ -81,7 +81,7 @@ def is_alive(pid: int) -> bool:
 
 
 def processes_under(directory: Path) -> Iterator[int]:
-    """The processes whose working directory lies in ``directory``."""
+    """List the processes whose working directory lies in ``directory``."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (entry / "cwd").readlink().is_relative_to(directory):
@@ -173,7 +173,7 @@ class LogPipe:
         os.set_blocking(self._read_end, False)
 
     def open(self, file: BinaryIO) -> int:
-        """The write end, for the process; its output is copied to ``file``."""
+        """Return the write end, for the process; its output is copied to ``file``."""
         self._file = file
         return self._write_end
 
@@ -227,7 +227,7 @@ class Cronpost(Child):
         self._client: httpx.AsyncClient | None = None
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """The log events so far, or those with this name."""
+        """Return the log events so far, or those with this name."""
         found = []
         for line in self.output().splitlines():
             with contextlib.suppress(msgspec.DecodeError):
@@ -256,7 +256,7 @@ class Cronpost(Child):
             await self.ready()
 
     async def api(self) -> httpx.AsyncClient:
-        """A client of its API; waits until the API listens."""
+        """Return a client of its API; waits until the API listens."""
         if self._client is None:
             address = (await self.logged(API_STARTED))[0]["address"]
             self._client = httpx.AsyncClient(base_url=address, trust_env=False, timeout=WAIT_SECONDS)
@@ -271,13 +271,13 @@ class Cronpost(Child):
         await eventually(says_so, what="the server is not ready")
 
     async def readiness(self) -> tuple[bool, str]:
-        """Whether /ready answers 200 now, and its reasons."""
+        """Return whether /ready answers 200 now, and its reasons."""
         answer = await (await self.api()).get("/ready")
         assert answer.status_code in {200, 503}
         return answer.status_code == 200, " | ".join(answer.json()["reasons"])
 
     async def metric(self, name: str, **labels: str) -> float:
-        """A number from /metrics: the sum of all series with these labels."""
+        """Return a number from /metrics: the sum of all series with these labels."""
         answer = await (await self.api()).get("/metrics", headers={"Accept": "text/plain"})
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         lines = [line for line in answer.text.splitlines() if line.split("{")[0].split(" ")[0] == name]
@@ -380,7 +380,7 @@ class Processes:
         return process
 
     def redis(self, *, password: str | None = None) -> RedisServer:
-        """A redis-server of this test, which is not started yet."""
+        """Return a redis-server of this test, which is not started yet."""
         directory = self.directory / f"redis{len(self._redis)}"
         directory.mkdir()
         server = RedisServer(directory, password=password)
@@ -388,7 +388,7 @@ class Processes:
         return server
 
     def logs(self) -> str:
-        """The output of all processes for the report of a failed test, without the runs that succeeded."""
+        """Return the output of all processes for the report of a failed test, without the runs that succeeded."""
         lines = []
         for one in self._cronposts:
             lines.append(f"--- {one.kind} {one.pid}")

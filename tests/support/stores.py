@@ -27,7 +27,7 @@ DEAD_AFTER_MS = 5_000
 
 
 async def dump(client: Redis) -> dict[str, Any]:
-    """Every key and its value, without the lifetimes of the history."""
+    """Return every key and its value, without the lifetimes of the history."""
     redis: Any = client  # its answers are typed as text or bytes
     content: dict[str, Any] = {}
     for raw in sorted(await redis.keys("*")):
@@ -101,14 +101,14 @@ async def claim(
 
 
 def redis_of(store: ShardStore) -> RedisStore:
-    """The store of one shard, for a test that looks at its keys."""
+    """Return the store of one shard, for a test that looks at its keys."""
     assert isinstance(store, RedisStore)
     return store
 
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
-    """A store, and a client that reads its Redis directly. At the end each key must be a defined one."""
+    """Yield a store, and a client that reads its Redis directly. At the end each key must be a defined one."""
     client = Redis.from_url(url)
     store = RedisStore(connect(url), retention=Retention(entries=1_000))
     try:

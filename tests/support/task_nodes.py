@@ -24,7 +24,7 @@ STEPS = 6
 
 
 def make_task(execute_at: float = 0, **fields: Any) -> Task:
-    """A task that is due ``execute_at`` seconds after the start of the test's time."""
+    """Return a task that is due ``execute_at`` seconds after the start of the test's time."""
     return Task("http://hook.test/", at(execute_at), 0, "", **fields)
 
 
@@ -116,7 +116,7 @@ class SteppedTaskNode(SteppedNode):
 
 
 async def task_sets(client: Redis) -> dict[str, list[int]]:
-    """The task numbers in each set of the task queue, in the order of the set."""
+    """Return the task numbers in each set of the task queue, in the order of the set."""
     found = {}
     for part in ("fresh", "failed", "running", "stale", "delivered"):
         members: list[Any] = await client.zrange(KEYS.tasks(part), 0, -1)

@@ -193,7 +193,7 @@ class _Topology:
         raise NotImplementedError
 
     async def masters(self) -> list[PortServer]:
-        """The servers that answer and report that they are masters."""
+        """List the servers that answer and report that they are masters."""
         roles = await asyncio.gather(*(server.replication() for server in self.servers))
         return [server for server, role in zip(self.servers, roles, strict=True) if role.get("role") == "master"]
 
@@ -246,7 +246,7 @@ class Sentinels(_Topology):
         return f"redis+sentinel://:{self.password}@{hosts}/{MASTER_NAME}?sentinel_password={self.password}"
 
     async def master(self) -> PortServer:
-        """The master according to the first Sentinel that answers."""
+        """Return the master according to the first Sentinel that answers."""
         for sentinel in self.sentinels:
             with contextlib.suppress(RedisError, OSError):
                 address = await sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
@@ -254,7 +254,7 @@ class Sentinels(_Topology):
         raise AssertionError("no Sentinel knows a master")
 
     async def replicated(self) -> bool:
-        """Whether all other running servers are replicas of the master and follow it."""
+        """Return whether all other running servers are replicas of the master and follow it."""
         master = await self.master()
         rest = [one for one in self.servers if one is not master and one.child.is_running]
         roles = await asyncio.gather(*(one.replication() for one in rest))
@@ -317,14 +317,14 @@ class Cluster(_Topology):
         return next(one for one in self.servers if one.port == port)
 
     async def master_of(self, slot: int) -> PortServer:
-        """The server of this slot."""
+        """Return the server of this slot."""
         return next(master for first, last, master in await self.slots() if first <= slot <= last)
 
     async def master_of_key(self, key: str) -> PortServer:
         return await self.master_of(int(await self.servers[0].command("CLUSTER", "KEYSLOT", key)))
 
     async def replicas_of(self, master: PortServer) -> list[PortServer]:
-        """The replicas of a master whose link is up."""
+        """List the replicas of a master whose link is up."""
         roles = await asyncio.gather(*(one.replication() for one in self.servers))
         return [
             one
@@ -333,7 +333,7 @@ class Cluster(_Topology):
         ]
 
     async def healthy(self) -> bool:
-        """Whether all slots are served and every running server agrees."""
+        """Return whether all slots are served and every running server agrees."""
         for server in self.servers:
             if server.child.is_running and (await self._info(server)).get("cluster_state") != "ok":
                 return False
@@ -429,7 +429,7 @@ def _is_free(port: int) -> bool:
 
 
 def _lines(*files: str, over: Mapping[str, object] | None = None) -> list[str]:
-    """The settings of these files of ``docker/``, then those of ``over``; the last of several with one name counts."""
+    """List the settings of these files of ``docker/``, then those of ``over``. The last one of a name counts."""
     lines = []
     for file in files:
         text = (ROOT / "docker" / file).read_text(encoding="utf-8")

@@ -77,11 +77,11 @@ class Deployment:
 
     async def put(self, server: Cronpost, job_id: str, cron: str = EVERY_SECOND, **fields: Any) -> None:
         """Upsert a job by ``POST /``."""
-        asked = self.now_ms()
+        sent_at = self.now_ms()
         body = {"id": job_id, "endpoint": self.recorder.url, "cron": cron, "payload": {"job": job_id}, **fields}
         answer = await (await server.api()).post("/", json=body)
         assert answer.status_code == 202, answer.text
-        self.puts[job_id] = Put(cron, asked, self.now_ms(), max_concurrent=fields.get("max_concurrent", 1))
+        self.puts[job_id] = Put(cron, sent_at, self.now_ms(), max_concurrent=fields.get("max_concurrent", 1))
 
     async def put_many(self, server: Cronpost, *job_ids: str, cron: str = EVERY_SECOND, **fields: Any) -> None:
         await asyncio.gather(*(self.put(server, job_id, cron, **fields) for job_id in job_ids))
@@ -93,7 +93,7 @@ class Deployment:
         self.puts[job_id].deleted_at_ms = self.now_ms()
 
     async def view(self, server: Cronpost, job_id: str) -> dict[str, Any]:
-        """A job as ``GET /jobs/{id}`` shows it."""
+        """Return a job as ``GET /jobs/{id}`` shows it."""
         answer = await (await server.api()).get(f"/jobs/{job_id}")
         assert answer.status_code == 200, answer.text
         view: dict[str, Any] = answer.json()
@@ -178,7 +178,7 @@ class Deployment:
 
 
 async def _store_of(stores: Sequence[RedisStore], job_id: str) -> RedisStore:
-    """The shard that has the job or, after its deletion, its history."""
+    """Return the shard that has the job or, after its deletion, its history."""
     for store in stores[:-1]:
         if (await store.read(job_id)).snapshot.state is not None or await store.history(job_id, limit=1):
             return store

@@ -47,14 +47,14 @@ async def put_schedule(deployment: Deployment, server: Cronpost) -> str:
     target = {"name": "t", "url": deployment.recorder.url, "method": "POST", "body_template": '{"shop": 7}'}
     answer = await client.post("/targets", json=target)
     assert answer.status_code == 201, answer.text
-    asked = deployment.now_ms()
+    sent_at = deployment.now_ms()
     body = {"name": "s", "target_id": answer.json()["id"], "schedule_type": "INTERVAL", "interval_seconds": 1}
     answer = await client.post("/schedules", json=body)
     assert answer.status_code == 201, answer.text
     shown = answer.json()
     view = await deployment.view(server, shown["job_id"])
     first_ms = round(datetime.fromisoformat(view["interval_from"]).timestamp() * 1000)
-    deployment.puts[shown["job_id"]] = Put("", asked, deployment.now_ms(), trigger=IntervalSpec(1000, first_ms))
+    deployment.puts[shown["job_id"]] = Put("", sent_at, deployment.now_ms(), trigger=IntervalSpec(1000, first_ms))
     return str(shown["job_id"])
 
 
@@ -69,7 +69,7 @@ async def post_tasks(deployment: Deployment, server: Cronpost, count: int) -> li
 
 
 async def all_runs(server: Cronpost) -> list[Json]:
-    """All entries of ``/runs``, page by page along its links."""
+    """List all entries of ``/runs``, page by page along its links."""
     client = await server.api()
     found: list[Json] = []
     path: str | None = "/runs?limit=50"

@@ -141,7 +141,7 @@ class Shop:
         assert (await self.api.post("/_items", json={"endpoint": endpoint, "count": count})).status_code == 200
 
     async def asked(self, endpoint: str | None = None) -> list[Json]:
-        """The requests that the API received, in order; all of them, or those for one endpoint."""
+        """List the requests that the API received, in order; all of them, or those for one endpoint."""
         found = (await self.api.get("/_asked")).json()["asked"]
         return [one for one in found if endpoint in {None, one["endpoint"]}]
 
@@ -156,7 +156,7 @@ class Shop:
         return [item["id"] for page in self.pages(endpoint) for item in page["items"]]
 
     def has(self, **items: int) -> bool:
-        """Whether this many items of each endpoint are on disk: every one, in order, none twice."""
+        """Return whether this many items of each endpoint are on disk: every one, in order, none twice."""
         return all(self.ids(endpoint) == list(range(1, count + 1)) for endpoint, count in items.items())
 
     async def copied(self, **items: int) -> None:
@@ -200,18 +200,20 @@ async def shop(deployment: Deployment, request: pytest.FixtureRequest) -> AsyncI
 
 
 def cursors(asked: list[Json], *, status: int | None = None) -> list[str | None]:
-    """The cursors of the requested pages; only those that got this answer."""
+    """List the cursors of the requested pages; only those that got this answer."""
     return [one["cursor"] for one in asked if status in {None, one["status"]}]
 
 
 def at(instant: str) -> float:
-    """An RFC 3339 instant in seconds."""
+    """Return an RFC 3339 instant in seconds."""
     return datetime.fromisoformat(instant).timestamp()
 
 
 def only_one_started(answers: list[httpx.Response]) -> bool:
-    """Whether exactly one of these pokes started a run. For the others it was still open, or over while its next pages
-    were not due yet."""
+    """Return whether exactly one of these pokes started a run.
+
+    For the others, that run was still open, or it was over while its next pages were not due yet.
+    """
     others = [answer for answer in answers if answer.status_code != 202]
     skipped = {answer.json()["skipped"] for answer in others if answer.status_code == 200}
     return (

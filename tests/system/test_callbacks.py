@@ -24,7 +24,7 @@ SLOW: Json = {"completion": "callback"}
 
 
 def soon() -> str:
-    """A cron expression with one fire time, 0.5 to 1.5 s from now, and none for a minute after it."""
+    """Return a cron expression with one fire time, 0.5 to 1.5 s from now, and none for a minute after it."""
     return f"{int(time.time() + 1.5) % 60} * * * * *"
 
 
@@ -109,13 +109,13 @@ async def test_a_taken_run_stays_open_until_its_runner_reports_the_result(
         for what, body in (("complete", {"state": "succeeded"}), ("heartbeat", {})):
             refused = await worker.say(what, body, token=token)
             assert refused.status_code == 403, (token, refused.text)
-    assert (await deployment.view(server, "a"))["status"] == "taken", "nothing of that did anything"
+    assert (await deployment.view(server, "a"))["status"] == "taken", "none of these requests had an effect"
 
-    said = await worker.say("heartbeat", {"progress": 0.4, "note": "table 4 of 10"})
-    assert said.status_code == 200, said.text
+    report = await worker.say("heartbeat", {"progress": 0.4, "note": "table 4 of 10"})
+    assert report.status_code == 200, report.text
     view = await deployment.view(server, "a")
     assert (view["open_run"]["progress"], view["open_run"]["note"]) == (0.4, "table 4 of 10")
-    assert said.json() == {"run_id": worker.run_id, "deadline": view["open_run"]["deadline"]}
+    assert report.json() == {"run_id": worker.run_id, "deadline": view["open_run"]["deadline"]}
     assert (await client.post("/jobs/a/run")).status_code == 409, "the job counts as running"
     await eventually(lambda: deployment.now_ms() > deployment.recorder.of("a")[0].arrived_ms + 2100)
     assert len(deployment.recorder.of("a")) == 1, "it fires every second, and its run is not over"
@@ -124,7 +124,7 @@ async def test_a_taken_run_stays_open_until_its_runner_reports_the_result(
     assert (answer.status_code, answer.json()) == (200, {"run_id": worker.run_id, "state": "succeeded"})
     for again in ("succeeded", "failed"):
         answer = await worker.complete(again)
-        assert (answer.status_code, answer.json()["state"]) == (200, "succeeded"), "said is said"
+        assert (answer.status_code, answer.json()["state"]) == (200, "succeeded"), "a report is final"
     run = await run_of(server, worker.run_id)
     assert (run["state"], run["status"]) == ("succeeded", "SUCCESS")
     assert (await other.complete("failed", message="no disk")).json()["state"] == "failed"
@@ -177,14 +177,14 @@ async def test_a_run_is_lost_after_its_time_limit_or_without_heartbeats(
         assert answered is not None
         assert millis(runs[job_id]["completed_at"]) >= answered + seconds * 1000 - 2
         for what, body in (("complete", {"state": "succeeded"}), ("heartbeat", {})):
-            said = await workers[job_id].say(what, body)
-            assert said.status_code == 409, said.text
+            report = await workers[job_id].say(what, body)
+            assert report.status_code == 409, report.text
         assert (await run_of(server, workers[job_id].run_id))["state"] == "lost"
     first = workers["beating"].run_id
     begun = deployment.recorder.of("beating")[0].arrived_ms
     await eventually(lambda: deployment.now_ms() > begun + 2500)
     view = await deployment.view(server, "beating")
-    assert (view["status"], view["open_run"]["id"]) == ("taken", first), "it has said so all the time"
+    assert (view["status"], view["open_run"]["id"]) == ("taken", first), "its heartbeats kept it open"
     beating.cancel()
     await asyncio.wait([beating])
     assert (await run_of(server, first))["state"] == "lost"

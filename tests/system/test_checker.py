@@ -16,7 +16,7 @@ T = 1_800_000_000_000
 
 
 def fire(second: int, **changes: object) -> Run:
-    """The run for fire time ``T + second``, which succeeded at once."""
+    """Return the run for fire time ``T + second``, which succeeded at once."""
     at = T + second * 1000
     attempt = Attempt(1, second, at + 5, 10.0, OutcomeKind.RESPONSE, 200)
     run = Run(id=f"run{second}", fire_time_ms=at, state=RunState.SUCCEEDED, attempt=1, attempts=(attempt,))
@@ -24,7 +24,7 @@ def fire(second: int, **changes: object) -> Run:
 
 
 def request(second: int, **changes: object) -> Delivery:
-    """The request of that run."""
+    """Return the request of that run."""
     at = T + second * 1000
     values: dict[str, object] = {
         "job_id": "job",
@@ -233,9 +233,9 @@ AFTER = request(5, fence=6)
 
 def after_a_loss(*requests: Delivery, fault: Disturbance = FORGETFUL) -> list[str]:
     """Check a history in which the record of fire time 2 is lost and 2 was fired once more."""
-    told = (request(1), *requests, AFTER)
+    deliveries = (request(1), *requests, AFTER)
     kept = account(fire(1), fire(2, id="another", attempts=()), fire(5, attempts=()), misses=(missed(3, 4),))
-    return judge(kept, *told, faults=(fault,), until=5)
+    return judge(kept, *deliveries, faults=(fault,), until=5)
 
 
 def test_a_run_that_redis_lost_may_be_unrecorded_and_sent_again_even_while_it_is_open() -> None:

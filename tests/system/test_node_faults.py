@@ -29,15 +29,15 @@ def has_ended(pid: int) -> bool:
 
 
 async def two_nodes(deployment: Deployment) -> tuple[Cronpost, Cronpost]:
-    """A healthy server, and a node behind the proxy that will fail."""
+    """Return a healthy server, and a node behind the proxy that will fail."""
     await deployment.redis.start()
     survivor, victim = await asyncio.gather(deployment.start("serve"), deployment.start("node", through_proxy=True))
     return survivor, victim
 
 
 def soon(seconds: float = 1.5) -> str:
-    """A cron expression with one fire time, at most ``seconds`` and a second less from now, and none for a minute after
-    it."""
+    """Return a cron expression with one fire time within ``seconds``, at most a second earlier than that, and with none
+    for a minute after it."""
     return f"{int(time.time() + seconds) % 60} * * * * *"
 
 
@@ -135,7 +135,7 @@ class TestKilledOnASharedRedis:
 
     @staticmethod
     def _due(deployment: Deployment) -> int:
-        """The fire time of the only job."""
+        """Return the fire time of the only job."""
         (put,) = deployment.puts.values()
         second = int(put.cron.split()[0])
         at = int(put.acked_at_ms // 1000)

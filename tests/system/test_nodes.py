@@ -36,7 +36,7 @@ LEASE_MS = 1500.0
 
 
 async def serve(deployment: Deployment, nodes: int, **settings: Any) -> Cronpost:
-    """A server with its own Redis, when all of its nodes work."""
+    """Return a server with its own Redis, when all of its nodes work."""
     data = deployment.processes.directory / "data"
     server = await deployment.start("serve", redis_url="", data_dir=data, nodes=nodes, **SETTINGS, **settings)
     await all_work(server, nodes)
@@ -62,7 +62,7 @@ async def check(deployment: Deployment) -> None:
 
 
 async def holder_of_an_open_run(deployment: Deployment, server: Cronpost) -> int:
-    """The process whose request the runner keeps open."""
+    """Return the process whose request the runner keeps open."""
     hold = deployment.recorder.hold("held")
     await deployment.put(server, "held")
     await deployment.recorder.until(lambda: hold.has_arrived)

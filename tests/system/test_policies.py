@@ -30,17 +30,17 @@ def instant(at_ms: float) -> str:
 
 
 def millis(text: str) -> int:
-    """An RFC 3339 instant in epoch milliseconds."""
+    """Return an RFC 3339 instant in epoch milliseconds."""
     return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def soon() -> str:
-    """A cron expression with one fire time, 0.5 to 1.5 s from now, and none for a minute after it."""
+    """Return a cron expression with one fire time, 0.5 to 1.5 s from now, and none for a minute after it."""
     return f"{int(time.time() + 1.5) % 60} * * * * *"
 
 
 async def account(server: Cronpost, job_id: str) -> list[Json]:
-    """All entries of a job's account, oldest first, read page by page."""
+    """List all entries of a job's account, oldest first, read page by page."""
     client = await server.api()
     entries: list[Json] = []
     cursor: dict[str, str] = {}
@@ -55,7 +55,7 @@ async def account(server: Cronpost, job_id: str) -> list[Json]:
 
 
 def bounds(entry: Json) -> tuple[int, int]:
-    """The first and the last fire time of an entry."""
+    """Return the first and the last fire time of an entry."""
     if entry["kind"] == "run":
         return millis(entry["fire_time"]), millis(entry["fire_time"])
     return millis(entry["first_fire_time"]), millis(entry["last_fire_time"])
@@ -74,7 +74,7 @@ def assert_gapless(entries: Iterable[Json], *, step_ms: int = 1000) -> None:
 
 
 async def runs_of(server: Cronpost, job_id: str) -> list[Json]:
-    """The settled runs of a job, oldest first; also of a deleted job."""
+    """Return the settled runs of a job, oldest first; also of a deleted job."""
     answer = await (await server.api()).get(f"/jobs/{job_id}/runs", params={"limit": 1000})
     assert answer.status_code == 200, answer.text
     found: list[Json] = answer.json()["runs"]
@@ -103,12 +103,12 @@ async def gone(server: Cronpost, job_id: str) -> None:
 
 
 def by_reason(account: Account, reason: MissReason) -> list[int]:
-    """How many fire times of a job that fires every second are misses with this reason, range by range."""
+    """Return how many fire times of a job that fires every second are misses with this reason, range by range."""
     return [(miss.last_ms - miss.first_ms) // 1000 + 1 for miss in account.misses if miss.reason is reason]
 
 
 def most_at_once(requests: Iterable[Received]) -> int:
-    """How many of these requests were open at the same time."""
+    """Return how many of these requests were open at the same time."""
     changes = [(one.arrived_ms, 1) for one in requests]
     changes += [(one.ended_ms, -1) for one in requests if one.ended_ms is not None]
     return max(itertools.accumulate(change for _, change in sorted(changes)), default=0)
@@ -300,8 +300,8 @@ class TestAfterDowntime:
         await deployment.recorder.until_requests(2, "a")
         start = (deployment.recorder.of("a")[0].fire_time_ms // 60_000 - 60) * 60_000
         client = await server.api()
-        asked = {"start": instant(start), "end": instant(start + 11_000)}
-        answer = await client.post("/jobs/a/backfill", json=asked)
+        body = {"start": instant(start), "end": instant(start + 11_000)}
+        answer = await client.post("/jobs/a/backfill", json=body)
         assert answer.status_code == 202, answer.text
         assert answer.json()["runs"] == 12
         own = {
@@ -341,7 +341,7 @@ class TestAfterDowntime:
 
 
 def runs(account: Account) -> list[Run]:
-    """The runs of an account in the order in which they were delivered."""
+    """List the runs of an account in the order in which they were delivered."""
     return sorted(account.all_runs, key=lambda run: run.started_at_ms or 0)
 
 

@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 20
 
 
 def program() -> str:
-    """The browser on PATH; raises RuntimeError with what to install."""
+    """Return the browser on PATH; raises RuntimeError with what to install."""
     for name in PROGRAMS:
         found = shutil.which(name)
         if found is not None:
@@ -49,7 +49,7 @@ class Page:
                     self.complaints.append(json.dumps(message["params"]))
 
     async def evaluate(self, script: str) -> Any:
-        """The value of a JavaScript expression, awaited."""
+        """Return the value of a JavaScript expression, awaited."""
         result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
@@ -76,7 +76,7 @@ class Page:
 
 @contextlib.asynccontextmanager
 async def browser(profile: Path) -> AsyncIterator[Page]:
-    """A browser with one page; ``profile`` contains its settings."""
+    """Yield a browser with one page; ``profile`` contains its settings."""
     command = [program(), "--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
     # Without a sandbox, because CI runs as root and the pages are our own. No proxy, no calls to the vendor.
     command += ["--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server", "--disable-background-networking"]
@@ -97,7 +97,7 @@ async def browser(profile: Path) -> AsyncIterator[Page]:
 
 
 async def _port(file: Path) -> str:
-    """The port that Chromium chose, which it writes to this file."""
+    """Return the port that Chromium chose, which it writes to this file."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             port, end, _ = (await asyncio.to_thread(_text, file)).partition("\n")

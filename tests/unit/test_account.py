@@ -27,7 +27,7 @@ from tests.support.factories import (
     retrying,
     seconds,
 )
-from tests.unit.test_plan_account import JOBS, STEPS, Unit, World
+from tests.unit.test_plan_account import JOBS, STEPS, Simulation, Stored
 
 
 def account(
@@ -201,8 +201,8 @@ def test_all_pages_together_are_the_whole_account(limit: int) -> None:
 # ---- random histories -----------------------------------------------------------------------------------------------
 
 
-class Accounted(World):
-    """A world whose history is bounded as the store's is: see lua/lib/record.lua."""
+class Accounted(Simulation):
+    """A simulation with a history that is bounded like the one of the store: see lua/lib/record.lua."""
 
     def __init__(self, bound: int) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Accounted(World):
         self.kept: list[Record | int] = []
         """A number at the head is the latest fire time that may have been trimmed."""
 
-    def apply(self, claim_key: Unit, transition: Transition) -> None:
+    def apply(self, claim_key: Stored, transition: Transition) -> None:
         super().apply(claim_key, transition)
         if not transition.records:
             return
@@ -282,30 +282,30 @@ def check_shown(shown: Account, fire_times: Sequence[int]) -> None:
     bound=st.sampled_from([1, 2, 5, 1_000]),
 )
 def test_every_fire_time_is_in_one_entry(first: Job, steps: list[tuple[object, ...]], bound: int) -> None:
-    world = Accounted(bound)
-    world.upsert(first)
+    simulation = Accounted(bound)
+    simulation.upsert(first)
     for name, *arguments in steps:
         if name == "wait":
             assert isinstance(arguments[0], int)
-            world.now += arguments[0]
+            simulation.now += arguments[0]
         else:
-            getattr(world, str(name))(*arguments)
-        world.check()
+            getattr(simulation, str(name))(*arguments)
+        simulation.check()
     for _ in range(5):
-        world.claim()
-        world.settle(answered(200))
-        world.check()
+        simulation.claim()
+        simulation.settle(answered(200))
+        simulation.check()
 
 
-def test_the_history_of_a_world_is_bounded_as_the_check_assumes() -> None:
-    world = Accounted(2)
-    world.upsert(make_job(trigger=CronSpec("*/10 * * * * *")))
+def test_the_history_of_a_simulation_is_bounded_as_the_check_assumes() -> None:
+    simulation = Accounted(2)
+    simulation.upsert(make_job(trigger=CronSpec("*/10 * * * * *")))
     for _ in range(6):
-        world.now += 10_000
-        world.claim()
-        world.settle(answered(200))
-    assert len(world.kept) == 3
-    assert isinstance(world.kept[0], int)
+        simulation.now += 10_000
+        simulation.claim()
+        simulation.settle(answered(200))
+    assert len(simulation.kept) == 3
+    assert isinstance(simulation.kept[0], int)
 
 
 def test_the_account_of_an_interval_equals_that_of_an_expression() -> None:

@@ -50,7 +50,7 @@ class Desk:
         await self.api.post("/_faults", json=fault)
 
     def ids(self, endpoint: str) -> list[int]:
-        """The items on disk, in the order of the pages."""
+        """List the items on disk, in the order of the pages."""
         pages = sorted((self.root / endpoint).glob("*.json"))
         return [item["id"] for page in pages for item in json.loads(page.read_text())["items"]]
 

@@ -39,8 +39,8 @@ def test_jitter_adds_at_most_a_tenth_and_never_shortens_a_delay(
 
 def test_jitter_stays_within_the_cap_of_the_delay_and_of_retry_after() -> None:
     assert retry_delay_ms(POLICY, 100, retry_after_ms=None, jitter=0.999) == 60_000
-    for asked in (3_599_999, 3_600_000, 10**12):
-        assert retry_delay_ms(POLICY, 1, retry_after_ms=asked, jitter=0.999) == 3_600_000
+    for wanted_ms in (3_599_999, 3_600_000, 10**12):
+        assert retry_delay_ms(POLICY, 1, retry_after_ms=wanted_ms, jitter=0.999) == 3_600_000
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.H
 
 
 def after(*failures_ms: int, rule: BreakerRule = RULE) -> Breaker:
-    """A breaker with failures at these times."""
+    """Return a breaker with failures at these times."""
     breaker = Breaker()
     for at_ms in failures_ms:
         breaker.failed(rule, at_ms, "connection: refused", probe=0, jitter=0.0)

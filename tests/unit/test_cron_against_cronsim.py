@@ -76,7 +76,7 @@ def minutes_and_hours() -> st.SearchStrategy[tuple[str, str]]:
 
 
 def both_refuse(expression: str) -> bool:
-    """Whether the expression names a day that none of its months has: neither takes one, or both do."""
+    """Return whether the expression names a day that none of its months has: neither takes one, or both do."""
     try:
         CronSim(expression, EPOCH)
     except CronSimError:

@@ -146,7 +146,7 @@ def clocks(zone: str, start: int, end: int, tick: int) -> list[tuple[int, dateti
 
 
 def walk(pattern: Pattern, ticks: list[tuple[int, datetime]], tick: int) -> list[int]:
-    """The fire times in epoch seconds, by waking up at every tick after the first, as the daemon does."""
+    """Return the fire times in epoch seconds, by waking up at every tick after the first, as the daemon does."""
     found: set[int] = set()
     step, replayed = timedelta(seconds=tick), timedelta(hours=3)
     virtual = ticks[0][1]
@@ -165,7 +165,7 @@ def walk(pattern: Pattern, ticks: list[tuple[int, datetime]], tick: int) -> list
 
 
 def change_instant(zone: str, date: str) -> int:
-    """The second of the first change of offset on that date (UTC), or noon where there is none."""
+    """Return the second of the first change of offset on that date (UTC), or noon where there is none."""
     info = ZoneInfo(zone)
     day = int(datetime.fromisoformat(date + "T00:00:00Z").timestamp())
     shown = [

@@ -177,7 +177,7 @@ class Change(NamedTuple):
 
 @cache
 def changes(zone: str) -> tuple[Change, ...]:
-    """All changes of offset from 1970 on that the zone's file lists (RFC 8536), read without zoneinfo."""
+    """List all changes of offset from 1970 on that the zone's file lists (RFC 8536), read without zoneinfo."""
     found = next((path for root in TZPATH if (path := Path(root) / zone).is_file()), None)
     content = found.read_bytes() if found else resources.files("tzdata").joinpath("zoneinfo", zone).read_bytes()
     header = struct.Struct(">4sc15x6l")

@@ -22,7 +22,7 @@ YEAR = 366 * DAY
 
 
 def walk(trigger: Trigger, after: int, until: int, most: int = 60) -> tuple[list[int], bool]:
-    """The fire times in (after, until] one by one, and whether that is all of them."""
+    """Return the fire times in (after, until] one by one, and whether that is all of them."""
     series: list[int] = []
     found = trigger.next_after(after)
     while found is not None and found <= until:

@@ -31,7 +31,7 @@ def _half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduler_core.node.dispatch.limiter.random.random", lambda: 0.5)
 
 
-class World:
+class Setup:
     def __init__(self, settings: EngineSettings | None = None, slots: int = 10) -> None:
         self.clock = ManualClock()
         self.metrics = Metrics()
@@ -63,123 +63,123 @@ class World:
 
 
 def test_a_full_share_holds_back_until_a_slot_is_likely_to_be_free() -> None:
-    world = World()
-    permits = [world.permit() for _ in range(5)]
+    setup = Setup()
+    permits = [setup.permit() for _ in range(5)]
     assert all(permit.probe == 0 for permit in permits)
     # No request has ended: the estimate is 50 ms for five at once, and the shortest wait is 10 ms.
-    assert world.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.011), ORIGIN)
-    assert world.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.021), ORIGIN)
-    assert world.value("cronpost_held_back_total", reason="limit") == 2.0
-    world.limiter.release(permits[0], answered(200))
-    assert isinstance(world.ask(), Permit)
-    assert world.limiter._targets.of(URL).service_ms == 12.0
-    world.limiter.release(permits[1], replace(answered(200), latency_ms=112.0))
-    assert world.limiter._targets.of(URL).service_ms == 22.0
-    assert world.limiter._targets.of(URL).ended == 2
+    assert setup.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.011), ORIGIN)
+    assert setup.held() == HeldBack(HoldReason.LIMIT, at(0), at(0.021), ORIGIN)
+    assert setup.value("cronpost_held_back_total", reason="limit") == 2.0
+    setup.limiter.release(permits[0], answered(200))
+    assert isinstance(setup.ask(), Permit)
+    assert setup.limiter._targets.of(URL).service_ms == 12.0
+    setup.limiter.release(permits[1], replace(answered(200), latency_ms=112.0))
+    assert setup.limiter._targets.of(URL).service_ms == 22.0
+    assert setup.limiter._targets.of(URL).ended == 2
 
 
 def test_a_mark_with_a_place_keeps_it_while_the_target_is_full() -> None:
-    world = World()
+    setup = Setup()
     for _ in range(5):
-        world.permit()
+        setup.permit()
     placed = HeldBack(HoldReason.RATE, at(-1), at(0), ORIGIN, placed=True)
-    assert world.held(hold=placed).placed
-    assert not world.held(hold=replace(placed, placed=False)).placed
+    assert setup.held(hold=placed).placed
+    assert not setup.held(hold=replace(placed, placed=False)).placed
 
 
 def test_the_age_of_open_requests_raises_the_estimate_of_the_target() -> None:
-    world = World()
+    setup = Setup()
     for _ in range(5):
-        world.permit()
-    assert world.held().until_ms == at(0.011)
-    world.clock.advance(400)
-    assert world.held().until_ms == at(0.4) + 80 + 1  # 400 ms for five at once
-    world.clock.advance(400)
-    assert world.held().until_ms == at(0.8) + 160 + 1
+        setup.permit()
+    assert setup.held().until_ms == at(0.011)
+    setup.clock.advance(400)
+    assert setup.held().until_ms == at(0.4) + 80 + 1  # 400 ms for five at once
+    setup.clock.advance(400)
+    assert setup.held().until_ms == at(0.8) + 160 + 1
 
 
 def test_a_job_can_set_a_limit_below_its_share() -> None:
-    world = World()
-    world.permit(max_in_flight=2)
-    world.permit(max_in_flight=2)
-    assert world.held(max_in_flight=2).reason is HoldReason.LIMIT
-    assert isinstance(world.ask(max_in_flight=3), Permit)
+    setup = Setup()
+    setup.permit(max_in_flight=2)
+    setup.permit(max_in_flight=2)
+    assert setup.held(max_in_flight=2).reason is HoldReason.LIMIT
+    assert isinstance(setup.ask(max_in_flight=3), Permit)
 
 
 def test_a_rate_gives_each_held_back_attempt_a_place() -> None:
-    world = World()
-    assert isinstance(world.ask(rate=2.0), Permit)
-    assert world.held(rate=2.0) == HeldBack(HoldReason.RATE, at(0), at(0.501), ORIGIN, placed=True)
-    placed = world.held(rate=2.0)
+    setup = Setup()
+    assert isinstance(setup.ask(rate=2.0), Permit)
+    assert setup.held(rate=2.0) == HeldBack(HoldReason.RATE, at(0), at(0.501), ORIGIN, placed=True)
+    placed = setup.held(rate=2.0)
     assert placed == HeldBack(HoldReason.RATE, at(0), at(1.001), ORIGIN, placed=True)
-    assert isinstance(world.ask(rate=2.0, hold=placed), Permit), "it has its place"
-    assert isinstance(world.ask(rate=2.0, taken_over=True), Permit), "it was counted on another node"
-    assert world.held(rate=2.0).until_ms == at(1.501)
-    assert world.value("cronpost_held_back_total", reason="rate") == 3.0
+    assert isinstance(setup.ask(rate=2.0, hold=placed), Permit), "it has its place"
+    assert isinstance(setup.ask(rate=2.0, taken_over=True), Permit), "it was counted on another node"
+    assert setup.held(rate=2.0).until_ms == at(1.501)
+    assert setup.value("cronpost_held_back_total", reason="rate") == 3.0
 
 
 def test_a_rate_is_shared_by_the_nodes() -> None:
-    world = World()
-    world.slots.live_nodes = 3
-    assert isinstance(world.ask(rate=2.0), Permit)
-    assert world.held(rate=2.0).until_ms == at(1.501)
+    setup = Setup()
+    setup.slots.live_nodes = 3
+    assert isinstance(setup.ask(rate=2.0), Permit)
+    assert setup.held(rate=2.0).until_ms == at(1.501)
 
 
 def test_a_queue_that_is_too_long_gives_no_more_places() -> None:
-    world = World()
-    assert isinstance(world.ask(rate=0.02), Permit)
-    assert world.held(rate=0.02) == HeldBack(HoldReason.RATE, at(0), at(50.001), ORIGIN, placed=True)
-    assert world.held(rate=0.02) == HeldBack(HoldReason.RATE, at(0), at(45), ORIGIN)
+    setup = Setup()
+    assert isinstance(setup.ask(rate=0.02), Permit)
+    assert setup.held(rate=0.02) == HeldBack(HoldReason.RATE, at(0), at(50.001), ORIGIN, placed=True)
+    assert setup.held(rate=0.02) == HeldBack(HoldReason.RATE, at(0), at(45), ORIGIN)
 
 
 def test_a_request_of_a_job_without_a_rate_counts_for_jobs_with_a_rate() -> None:
-    world = World()
-    assert isinstance(world.ask(rate=2.0), Permit)
-    world.clock.advance(500)
-    assert isinstance(world.ask(), Permit)
-    assert world.held(rate=2.0).until_ms == at(1.001)
+    setup = Setup()
+    assert isinstance(setup.ask(rate=2.0), Permit)
+    setup.clock.advance(500)
+    assert isinstance(setup.ask(), Permit)
+    assert setup.held(rate=2.0).until_ms == at(1.001)
 
 
 def test_the_rate_in_the_settings_applies_to_every_job() -> None:
-    world = World(EngineSettings(target_rate=1.0))
-    assert isinstance(world.ask(), Permit)
-    assert world.held().until_ms == at(1.001)
-    assert world.held(rate=0.5).until_ms == at(2.001), "the stricter of the two"
+    setup = Setup(EngineSettings(target_rate=1.0))
+    assert isinstance(setup.ask(), Permit)
+    assert setup.held().until_ms == at(1.001)
+    assert setup.held(rate=0.5).until_ms == at(2.001), "the stricter of the two"
 
 
 def test_a_breaker_opens_after_consecutive_failures_and_sends_its_probe_when_due() -> None:
-    world = World(QUICK)
-    world.fail()
-    assert world.limiter.breakers() == []
-    world.fail(message="gone")
-    (shown,) = world.limiter.breakers()
+    setup = Setup(QUICK)
+    setup.fail()
+    assert setup.limiter.breakers() == []
+    setup.fail(message="gone")
+    (shown,) = setup.limiter.breakers()
     assert (shown.target, shown.state, shown.failures) == (ORIGIN, BreakerState.OPEN, 2)
     assert (shown.since_ms, shown.probe_at_ms, shown.last_error) == (at(0), at(5.25), "connection: gone")
-    assert world.value("cronpost_breaker_state", target=ORIGIN) == 1.0
-    assert world.value("cronpost_breakers_open") == 1.0
-    first, second = world.held(), world.held()
+    assert setup.value("cronpost_breaker_state", target=ORIGIN) == 1.0
+    assert setup.value("cronpost_breakers_open") == 1.0
+    first, second = setup.held(), setup.held()
     assert first == HeldBack(HoldReason.BREAKER, at(0), at(5.25), ORIGIN, breaker=True)
     assert second.until_ms == at(5.251), "one a millisecond"
     placed = HeldBack(HoldReason.RATE, at(-1), at(0), ORIGIN, placed=True)
-    assert world.held(hold=placed).placed
-    assert world.limiter.blocked_by(URL) == HeldBack(HoldReason.BREAKER, at(0), at(5.253), ORIGIN, breaker=True)
-    assert world.limiter.blocked_by("http://other.test/") is None
-    assert world.limiter.blocked_by(None) is None
-    world.clock.advance(5_250)
-    assert world.limiter.blocked_by(URL) is None
-    probe = world.permit()
+    assert setup.held(hold=placed).placed
+    assert setup.limiter.blocked_by(URL) == HeldBack(HoldReason.BREAKER, at(0), at(5.253), ORIGIN, breaker=True)
+    assert setup.limiter.blocked_by("http://other.test/") is None
+    assert setup.limiter.blocked_by(None) is None
+    setup.clock.advance(5_250)
+    assert setup.limiter.blocked_by(URL) is None
+    probe = setup.permit()
     assert probe.probe == 1
-    assert world.value("cronpost_breaker_state", target=ORIGIN) == 0.5
-    waits = world.held()
+    assert setup.value("cronpost_breaker_state", target=ORIGIN) == 0.5
+    waits = setup.held()
     assert waits == HeldBack(HoldReason.BREAKER, at(5.25), at(5.301), ORIGIN, breaker=True)
-    world.limiter.release(probe, failed(OutcomeKind.TIMEOUT))
-    assert world.value("cronpost_breaker_state", target=ORIGIN) == 1.0
-    assert world.held().until_ms == at(5.25) + 10_500
-    world.clock.advance(10_500)
-    world.limiter.release(world.permit(), answered(500))
-    assert world.limiter.breakers() == []
-    assert world.value("cronpost_breaker_state", target=ORIGIN) is None
-    assert world.value("cronpost_breakers_open") == 0.0
+    setup.limiter.release(probe, failed(OutcomeKind.TIMEOUT))
+    assert setup.value("cronpost_breaker_state", target=ORIGIN) == 1.0
+    assert setup.held().until_ms == at(5.25) + 10_500
+    setup.clock.advance(10_500)
+    setup.limiter.release(setup.permit(), answered(500))
+    assert setup.limiter.breakers() == []
+    assert setup.value("cronpost_breaker_state", target=ORIGIN) is None
+    assert setup.value("cronpost_breakers_open") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -196,42 +196,42 @@ def test_a_breaker_opens_after_consecutive_failures_and_sends_its_probe_when_due
     ],
 )
 def test_only_attempts_without_an_answer_count_as_failures_of_a_target(kind: OutcomeKind, opens: bool) -> None:
-    world = World(QUICK)
-    world.fail(kind, message="")
-    world.fail(kind, message="")
-    assert [one.last_error for one in world.limiter.breakers()] == ([kind.value] if opens else [])
+    setup = Setup(QUICK)
+    setup.fail(kind, message="")
+    setup.fail(kind, message="")
+    assert [one.last_error for one in setup.limiter.breakers()] == ([kind.value] if opens else [])
 
 
 @pytest.mark.parametrize("outcome", [None, Outcome(OutcomeKind.BLOCKED, 1.0)], ids=["never sent", "blocked"])
 def test_a_probe_without_a_result_about_its_target_is_followed_by_another(outcome: Outcome | None) -> None:
-    world = World(QUICK)
-    world.fail()
-    world.fail()
-    world.clock.advance(5_250)
-    world.limiter.release(world.permit(), outcome)
-    assert world.permit().probe == 2
+    setup = Setup(QUICK)
+    setup.fail()
+    setup.fail()
+    setup.clock.advance(5_250)
+    setup.limiter.release(setup.permit(), outcome)
+    assert setup.permit().probe == 2
 
 
 def test_an_attempt_whose_target_is_resolved_later_keeps_its_slot_and_can_be_the_probe() -> None:
-    world = World(QUICK)
+    setup = Setup(QUICK)
     work = Work(make_job(), make_run(), make_state())
-    permit = world.permit(None)
+    permit = setup.permit(None)
     assert permit.target is None
-    assert world.limiter._open == 1
-    assert world.limiter.acquire_resolved(permit, URL, work, None) is None
-    assert (world.limiter._open, world.limiter._targets.of(URL).open) == (1, 1)
-    assert world.limiter.acquire_resolved(permit, "http://other.test/", work, None) is None, "it has entered"
-    assert world.limiter._targets.of("http://other.test/").open == 0
-    world.limiter.release(permit, failed(OutcomeKind.CONNECTION))
-    world.fail()
-    late = world.permit(None)
-    held = world.limiter.acquire_resolved(late, URL, work, None)
+    assert setup.limiter._open == 1
+    assert setup.limiter.acquire_resolved(permit, URL, work, None) is None
+    assert (setup.limiter._open, setup.limiter._targets.of(URL).open) == (1, 1)
+    assert setup.limiter.acquire_resolved(permit, "http://other.test/", work, None) is None, "it has entered"
+    assert setup.limiter._targets.of("http://other.test/").open == 0
+    setup.limiter.release(permit, failed(OutcomeKind.CONNECTION))
+    setup.fail()
+    late = setup.permit(None)
+    held = setup.limiter.acquire_resolved(late, URL, work, None)
     assert held == HeldBack(HoldReason.BREAKER, at(0), at(5.25), ORIGIN, breaker=True)
-    world.clock.advance(5_250)
-    assert world.limiter.acquire_resolved(late, URL, work, held) is None
+    setup.clock.advance(5_250)
+    assert setup.limiter.acquire_resolved(late, URL, work, held) is None
     assert late.probe == 1
-    world.limiter.release(late, None)
-    assert (world.limiter._open, world.limiter._targets.of(URL).open) == (0, 0)
+    setup.limiter.release(late, None)
+    assert (setup.limiter._open, setup.limiter._targets.of(URL).open) == (0, 0)
 
 
 def test_only_a_fast_target_with_many_open_requests_is_saturated() -> None:
@@ -240,29 +240,29 @@ def test_only_a_fast_target_with_many_open_requests_is_saturated() -> None:
         (2 * SATURATED_OPEN, 50.1, False),
         (2 * SATURATED_OPEN - 2, 10.0, False),
     ):
-        world = World(slots=slots)
-        world.limiter.release(world.permit(), replace(answered(200), latency_ms=latency))
-        while isinstance(world.ask(), Permit):
+        setup = Setup(slots=slots)
+        setup.limiter.release(setup.permit(), replace(answered(200), latency_ms=latency))
+        while isinstance(setup.ask(), Permit):
             pass
         woken: list[int] = []
-        assert (world.limiter.batch(5, lambda woken=woken: woken.append(1)) == 0) is saturated  # type: ignore[misc]
+        assert (setup.limiter.batch(5, lambda woken=woken: woken.append(1)) == 0) is saturated  # type: ignore[misc]
         if saturated:
-            world.clock.advance(SATURATED_WAIT_MS - 1)
-            assert world.limiter.batch(5, lambda: None) == 0
-            world.clock.advance(1)
-            assert world.limiter.batch(5, lambda: None) == 5, "it has waited long enough"
+            setup.clock.advance(SATURATED_WAIT_MS - 1)
+            assert setup.limiter.batch(5, lambda: None) == 0
+            setup.clock.advance(1)
+            assert setup.limiter.batch(5, lambda: None) == 5, "it has waited long enough"
 
 
 def test_a_claim_that_returns_fewer_jobs_than_requested_ends_the_saturation() -> None:
-    world = World(slots=2 * SATURATED_OPEN)
-    world.limiter.release(world.permit(), answered(200))
-    while isinstance(world.ask(), Permit):
+    setup = Setup(slots=2 * SATURATED_OPEN)
+    setup.limiter.release(setup.permit(), answered(200))
+    while isinstance(setup.ask(), Permit):
         pass
-    assert world.limiter.batch(5, lambda: None) == 0
-    world.limiter.claimed(5, 5)
-    assert world.limiter.batch(5, lambda: None) == 0
-    world.limiter.claimed(5, 4)
-    assert world.limiter.batch(5, lambda: None) == 5
+    assert setup.limiter.batch(5, lambda: None) == 0
+    setup.limiter.claimed(5, 5)
+    assert setup.limiter.batch(5, lambda: None) == 0
+    setup.limiter.claimed(5, 4)
+    assert setup.limiter.batch(5, lambda: None) == 5
 
 
 def test_a_rate_in_use_is_applied_itself_and_another_rate_uses_the_next_stricter() -> None:

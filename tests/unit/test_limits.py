@@ -48,7 +48,7 @@ def test_any_text_has_an_origin(text: str) -> None:
 
 
 def filled(max_in_flight: int, hanging: int, bound: int | None = None) -> list[int]:
-    """The slots that each of ``hanging`` targets holds if none answers and they take slots in turn."""
+    """List the slots that each of ``hanging`` targets holds if none answers and they take slots in turn."""
     held = [0] * hanging
     while True:
         before = list(held)

@@ -1,8 +1,8 @@
 """Check promise 1 in random histories: each fire time of a job is one run or lies in one recorded miss.
 
-The tests call the planner without Redis. ``World`` applies transitions as the scripts do: a change of a claimed job
-keeps the lease, a settlement is planned again if the job changed, and a run of a job that allows overlap is stored as
-a unit of its own.
+The tests call the planner without Redis. ``Simulation`` applies transitions as the scripts do: a change of a claimed
+job keeps the lease, a settlement is planned again if the job changed, and a run of a job that allows overlap becomes a
+child run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ INTERVALS = [IntervalSpec(13_000, START_MS), IntervalSpec(9_000, START_MS, START
 
 
 def continuing(*continuation: str) -> Outcome:
-    """A 2xx answer with a list of continuations."""
+    """Return a 2xx answer with a list of continuations."""
     body = f'{{"continue": [{", ".join(continuation)}]}}'.encode()
     return over_http(Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body))
 
@@ -70,8 +70,8 @@ OUTCOMES = [
 POLICY = RetryPolicy()
 
 
-class Held(msgspec.Struct):
-    """What the node that holds a unit read when it claimed the unit."""
+class Claim(msgspec.Struct):
+    """What a node read when it claimed the job or one of its child runs."""
 
     planned: Work | Transition
     fence: int
@@ -79,8 +79,8 @@ class Held(msgspec.Struct):
     generation: int
 
 
-class Unit(msgspec.Struct, eq=False):
-    """The stored values of one id, and the claim of the node that holds it."""
+class Stored(msgspec.Struct, eq=False):
+    """The stored values of the job or of a child run, and the claim of the node that holds it."""
 
     id: str
     job: Job | None = None
@@ -88,40 +88,40 @@ class Unit(msgspec.Struct, eq=False):
     lease: Lease | None = None
     generation: int = 0
     """Counts the writes of the state, as its tag does."""
-    held: Held | None = None
+    held: Claim | None = None
 
     @property
     def snapshot(self) -> Snapshot:
         return Snapshot(self.job, self.state, self.lease)
 
 
-class World:
+class Simulation:
     """Simulate the store and the nodes for one job id, and collect its records."""
 
     def __init__(self) -> None:
         self.now = START_MS
-        self.main = Unit("job")
-        self.children: list[Unit] = []
+        self.main = Stored("job")
+        self.children: list[Stored] = []
         """The runs of the job that overlap, each until it is over."""
         self.fence = 0
         self.downtimes: tuple[Downtime, ...] = ()
         self.records: list[Record] = []
         self.segments: list[Segment] = []
         self.claims: dict[int, str] = {}
-        self.runs_asked_for = 0
+        self.runs_requested = 0
 
-    def one(self, index: int) -> Unit:
-        """The job, or one of its runs that overlap."""
+    def one(self, index: int) -> Stored:
+        """Return the job, or one of its runs that overlap."""
         ones = [self.main, *self.children]
         return ones[index % len(ones)]
 
-    def apply(self, one: Unit, transition: Transition) -> None:
+    def apply(self, one: Stored, transition: Transition) -> None:
         one.generation += 1
         self.records += transition.records
         if transition.spawn is not None:
             run = transition.spawn.run
             born = child_id("job", run.id, replay=transition.spawn.replay)
-            self.children.append(Unit(born, one.job, JobState(open=run, child=True)))
+            self.children.append(Stored(born, one.job, JobState(open=run, child=True)))
         if transition.remove:
             one.job, one.state = None, transition.state
             if one is self.main:
@@ -134,7 +134,9 @@ class World:
         before, one.state = one.state, transition.state
         if one is self.main and before is not None and one.state is not None and self.in_segment:
             position, moved = before.next_fire_ms, one.state.next_fire_ms
-            assert position is None or moved is None or moved >= position, "a schedule ran backwards"
+            assert position is None or moved is None or moved >= position, (
+                "the position of the schedule moved backwards"
+            )
 
     @property
     def in_segment(self) -> bool:
@@ -169,7 +171,7 @@ class World:
         if old is not None and old.policies.overlap is Overlap.ALLOW:
             self.cancel_children()
 
-    def change(self, one: Unit, plan: Callable[[], Transition | RunState | None]) -> bool:
+    def change(self, one: Stored, plan: Callable[[], Transition | RunState | None]) -> bool:
         try:
             planned = plan()
         except (RunConflict, InvalidInput):
@@ -211,8 +213,8 @@ class World:
         self.change(self.main, lambda: plan_resume(self.main.snapshot, now_ms=self.now))
 
     def run_now(self, force: bool, bare: bool) -> None:
-        self.runs_asked_for += 1
-        entry = Pending(f"ASKED{self.runs_asked_for}", self.now)
+        self.runs_requested += 1
+        entry = Pending(f"ASKED{self.runs_requested}", self.now)
 
         def plan() -> Transition | None:
             answer = plan_run_now(
@@ -230,8 +232,8 @@ class World:
             self.change(self.main, plan)
 
     def backfill(self, since_ms: int, until_ms: int, limit: int) -> None:
-        self.runs_asked_for += 1
-        backfill_id = f"BACKFILL{self.runs_asked_for}"
+        self.runs_requested += 1
+        backfill_id = f"BACKFILL{self.runs_requested}"
 
         def plan() -> Transition:
             return plan_backfill(
@@ -251,8 +253,8 @@ class World:
     def replace_pending(self, delays_ms: list[int]) -> None:
         entries = []
         for delay_ms in delays_ms:
-            self.runs_asked_for += 1
-            entries.append(Pending(f"PUT{self.runs_asked_for}", self.now + delay_ms, b"3", Reason.CONTINUATION))
+            self.runs_requested += 1
+            entries.append(Pending(f"PUT{self.runs_requested}", self.now + delay_ms, b"3", Reason.CONTINUATION))
         if self.main.job is not None:
             self.change(
                 self.main,
@@ -265,8 +267,8 @@ class World:
         state = self.main.state
         failed_entries = [] if state is None else [entry for entry in state.pending if entry.failed is not None]
         if self.main.job is not None and failed_entries:
-            self.runs_asked_for += 1
-            again = f"REVIVED{self.runs_asked_for}"
+            self.runs_requested += 1
+            again = f"REVIVED{self.runs_requested}"
             self.change(
                 self.main,
                 lambda: plan_revive(
@@ -281,8 +283,8 @@ class World:
 
     # ---- runners that call back ---------------------------------------------------------------------------------
 
-    def open_run(self, one: Unit) -> str:
-        """The id of the run that a runner can report on: it is in flight, taken, or waits for a retry."""
+    def open_run(self, one: Stored) -> str:
+        """Return the id of the run that a runner can report on: it is in flight, taken, or waits for a retry."""
         if one.held is not None and isinstance(one.held.planned, Work):
             return one.held.planned.run.id
         if one.state is not None and one.state.open is not None:
@@ -323,7 +325,7 @@ class World:
 
     # ---- nodes --------------------------------------------------------------------------------------------------
 
-    def plan(self, one: Unit) -> Work | Transition:
+    def plan(self, one: Stored) -> Work | Transition:
         assert one.lease is not None
         if one.state is None:
             return Transition(None, remove=True)
@@ -362,7 +364,7 @@ class World:
             assert first == planned.run.id, "who takes over delivers another run"
             if planned.state.next_fire_ms is None and one is self.main:
                 self.end_segment()
-        one.held = Held(planned, self.fence, self.now, one.generation)
+        one.held = Claim(planned, self.fence, self.now, one.generation)
         if isinstance(planned, Transition):
             self.write(one, planned)
         elif planned.state.awaits_children and self.children:
@@ -378,7 +380,7 @@ class World:
             self.write(one, step)
 
     def hold(self, reason: HoldReason, wait_ms: int, index: int = 0) -> None:
-        """Hold back the run of a claimed unit, because of a limit or the breaker of its target."""
+        """Hold back the run of a claimed job or child run, because of a limit or the breaker of its target."""
         one = self.one(index)
         held, one.held = one.held, None
         if held is None:
@@ -403,8 +405,8 @@ class World:
         else:
             self.write(one, planned)
 
-    def write(self, one: Unit, transition: Transition) -> None:
-        """Settle a unit without a delivery."""
+    def write(self, one: Stored, transition: Transition) -> None:
+        """Settle a job or child run without a delivery."""
         one.held = one.lease = None
         self.apply(one, transition)
 
@@ -423,7 +425,7 @@ class World:
             self.apply(one, plan_settle(held.planned, ended, POLICY))
 
     def die(self, index: int = 0) -> None:
-        """Let the node that holds a unit die, and another node detect it."""
+        """Let the node that holds a lease die, and another node detect it."""
         one = self.one(index)
         if one.held is not None and one.lease is not None:
             lease = one.lease
@@ -581,40 +583,40 @@ def test_the_claim_of_the_last_fire_time_can_be_held_back() -> None:
 
 
 def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
-    world = World()
-    world.upsert(first)
+    simulation = Simulation()
+    simulation.upsert(first)
     for name, *arguments in steps:
         if name == "wait":
             assert isinstance(arguments[0], int)
-            world.now += arguments[0]
+            simulation.now += arguments[0]
         else:
-            getattr(world, str(name))(*arguments)
-        world.check()
+            getattr(simulation, str(name))(*arguments)
+        simulation.check()
     # Whatever the history was, live nodes and answering runners must finish all open work.
     for _ in range(60):
-        for index in range(1 + len(world.children)):
-            world.claim(index)
-            world.settle(answered(200), index)
-            world.complete(index, True, False)
-        world.check()
-    main = world.main
-    assert not world.children
+        for index in range(1 + len(simulation.children)):
+            simulation.claim(index)
+            simulation.settle(answered(200), index)
+            simulation.complete(index, True, False)
+        simulation.check()
+    main = simulation.main
+    assert not simulation.children
     if main.state is not None and main.lease is None and main.job is not None:
         wake = next_wake_ms(main.state)
-        assert wake is None or wake > world.now
+        assert wake is None or wake > simulation.now
         assert main.state.quarantine is not None or not is_finished(main.state)
 
 
 @settings(max_examples=examples(20), deadline=None)
 @given(st.lists(st.sampled_from([100, 1_000, 4_000, 11_000, 25_000]), min_size=1, max_size=60))
 def test_a_busy_node_gives_each_fire_time_at_most_one_run(pauses: list[int]) -> None:
-    world = World()
-    world.upsert(make_job(retry_already_running=3))
+    simulation = Simulation()
+    simulation.upsert(make_job(retry_already_running=3))
     for pause in pauses:
-        world.now += pause
-        world.claim()
-        world.now += pause // 3
-        world.settle(answered(200))
-        world.check()
-    runs = [record for record in world.records if isinstance(record, Run)]
+        simulation.now += pause
+        simulation.claim()
+        simulation.now += pause // 3
+        simulation.settle(answered(200))
+        simulation.check()
+    runs = [record for record in simulation.records if isinstance(record, Run)]
     assert [run.fire_time_ms for run in runs] == sorted({run.fire_time_ms for run in runs})

@@ -44,7 +44,7 @@ JOB = slow_job()
 
 
 def taken(state: JobState | None = None, *, job: Job = JOB, until: float = 1) -> JobState:
-    """The state after the runner has answered 202."""
+    """Return the state after the runner has answered 202."""
     work = Work(job, make_run(0, id=FIRST_RUN), make_state(10) if state is None else state)
     planned = plan_settle(work, ended(answered(202), 0, until), POLICY)
     assert planned.records == ()
@@ -146,14 +146,14 @@ def test_heartbeats_keep_a_run_open_but_not_beyond_its_timeout() -> None:
 
 def test_a_completion_before_the_answer_overrides_the_answer() -> None:
     claimed = Snapshot(JOB, make_state(0), make_lease(0))
-    said = state_of(complete(claimed, 1))
-    assert said.open is not None
-    assert (said.open.in_flight, said.open.completed) == (True, RunState.SUCCEEDED)
-    assert complete(Snapshot(JOB, said, make_lease(0)), 2, RunState.FAILED) is RunState.SUCCEEDED
+    reported = state_of(complete(claimed, 1))
+    assert reported.open is not None
+    assert (reported.open.in_flight, reported.open.completed) == (True, RunState.SUCCEEDED)
+    assert complete(Snapshot(JOB, reported, make_lease(0)), 2, RunState.FAILED) is RunState.SUCCEEDED
     work = plan_claim(JOB, make_state(0), make_lease(0), downtimes=(), store_id=STORE_ID)
     assert isinstance(work, Work)
     for status in (202, 500, 503, 409):
-        planned = plan_settle_changed(JOB, said, work, ended(answered(status), 0, 2), POLICY)
+        planned = plan_settle_changed(JOB, reported, work, ended(answered(status), 0, 2), POLICY)
         assert summary(planned) == [("succeeded",)]
         assert state_of(planned).open is None
 
@@ -165,16 +165,16 @@ def test_a_completion_that_arrives_before_the_2xx_leaves_the_time_at_which_the_r
 ) -> None:
     work = plan_claim(JOB, make_state(0), make_lease(0), downtimes=(), store_id=STORE_ID)
     assert isinstance(work, Work)
-    said = replace(state_of(complete(Snapshot(JOB, make_state(0), make_lease(0)), 1)), deleted=deleted)
-    planned = plan_settle_changed(None if deleted else JOB, said, work, ended(answered(status), 0, 2), POLICY)
+    reported = replace(state_of(complete(Snapshot(JOB, make_state(0), make_lease(0)), 1)), deleted=deleted)
+    planned = plan_settle_changed(None if deleted else JOB, reported, work, ended(answered(status), 0, 2), POLICY)
     run = planned.records[0]
     assert isinstance(run, Run)
     assert (run.state, seconds(run.taken_at_ms)) == (RunState.SUCCEEDED, taken_at)
 
 
 def test_a_completion_before_the_node_dies_decides() -> None:
-    said = state_of(complete(Snapshot(JOB, make_state(0), make_lease(0)), 1))
-    planned = plan_claim(JOB, said, make_lease(0, node="-", losses=1), downtimes=(), store_id=STORE_ID)
+    reported = state_of(complete(Snapshot(JOB, make_state(0), make_lease(0)), 1))
+    planned = plan_claim(JOB, reported, make_lease(0, node="-", losses=1), downtimes=(), store_id=STORE_ID)
     assert isinstance(planned, Transition)
     assert summary(planned) == [("succeeded",)]
 

@@ -323,7 +323,7 @@ def test_the_tombstone_of_a_dead_node_is_removed_and_its_run_is_recorded() -> No
 
 
 def lost_at(*instants: float, fence: int = 7, count: int | None = None) -> Lease:
-    """A lease whose claims at these instants were lost when their nodes died."""
+    """Return a lease whose claims at these instants were lost when their nodes died."""
     claims = tuple(LostClaim(fence + number, at(instant), LostCause.DIED) for number, instant in enumerate(instants))
     held = make_lease(instants[0], fence=fence + len(claims), losses=len(claims))
     return replace(held, lost=claims, lost_count=len(claims) if count is None else count)

@@ -49,7 +49,7 @@ def says(body: str, **fields: Any) -> Outcome:
 
 
 def page(run_id: str, not_before: float, **fields: Any) -> Pending:
-    """An entry that holds the trigger."""
+    """Return an entry that holds the trigger."""
     return Pending(run_id, at(not_before), b'"page"', Reason.CONTINUATION, **fields)
 
 

@@ -19,13 +19,13 @@ from scheduler_core.plan.on_demand import Skipped, plan_run_now
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import STORE_ID, answered, at, failed, make_job
 from tests.support.manual_clock import START_MS
-from tests.unit.test_plan_account import World, continuing
+from tests.unit.test_plan_account import Simulation, continuing
 
 SECOND = 1_000
 
 
-def world(job: Job) -> World:
-    made = World()
+def simulation(job: Job) -> Simulation:
+    made = Simulation()
     made.upsert(job)
     return made
 
@@ -34,27 +34,27 @@ def with_policies(**policies: Any) -> Job:
     return make_job(policies=Policies(**policies))
 
 
-def go_to(made: World, seconds: float) -> None:
+def go_to(made: Simulation, seconds: float) -> None:
     made.now = at(seconds)
 
 
-def runs(made: World) -> list[Run]:
+def runs(made: Simulation) -> list[Run]:
     return [record for record in made.records if isinstance(record, Run)]
 
 
-def misses(made: World) -> list[tuple[str, float, float]]:
+def misses(made: Simulation) -> list[tuple[str, float, float]]:
     found = [record for record in made.records if isinstance(record, Miss)]
     return [
         (miss.reason.value, (miss.first_ms - START_MS) / SECOND, (miss.last_ms - START_MS) / SECOND) for miss in found
     ]
 
 
-def in_flight(made: World) -> int:
+def in_flight(made: Simulation) -> int:
     return sum(one.held is not None for one in (made.main, *made.children))
 
 
-def poke(made: World) -> object:
-    """The result of a bare poke now: a plan, or the conflict that refuses it."""
+def poke(made: Simulation) -> object:
+    """Return the result of a bare poke now: a plan, or the conflict that refuses it."""
     try:
         return plan_run_now(
             made.main.snapshot,
@@ -73,7 +73,7 @@ def poke(made: World) -> object:
 
 
 def test_an_overlapping_run_that_kills_its_nodes_frees_its_place() -> None:
-    made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=1))
+    made = simulation(with_policies(overlap=Overlap.ALLOW, max_concurrent=1))
     go_to(made, 10)
     made.claim()
     for _ in range(SUSPECT_LOSSES + QUARANTINE_AFTER_ALONE):
@@ -87,7 +87,7 @@ def test_an_overlapping_run_that_kills_its_nodes_frees_its_place() -> None:
 
 
 def test_an_overlapping_entry_that_failed_finally_frees_its_place() -> None:
-    made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=1))
+    made = simulation(with_policies(overlap=Overlap.ALLOW, max_concurrent=1))
     go_to(made, 1)
     made.replace_pending([0])
     made.claim()
@@ -99,7 +99,7 @@ def test_an_overlapping_entry_that_failed_finally_frees_its_place() -> None:
 
 def test_an_entry_of_a_job_that_allows_overlap_survives_an_upsert() -> None:
     job = with_policies(overlap=Overlap.ALLOW, max_concurrent=2)
-    made = world(job)
+    made = simulation(job)
     go_to(made, 1)
     made.replace_pending([0])
     made.claim()
@@ -110,7 +110,7 @@ def test_an_entry_of_a_job_that_allows_overlap_survives_an_upsert() -> None:
 
 
 def test_fire_times_in_a_downtime_are_caught_up_although_all_places_are_taken() -> None:
-    made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=1, callback=True, recovery=Recovery.ALL))
+    made = simulation(with_policies(overlap=Overlap.ALLOW, max_concurrent=1, callback=True, recovery=Recovery.ALL))
     go_to(made, 10)
     made.claim()
     made.claim(1)
@@ -125,7 +125,7 @@ def test_fire_times_in_a_downtime_are_caught_up_although_all_places_are_taken() 
 
 
 def test_fire_times_in_a_downtime_are_recorded_as_downtime_although_all_places_are_taken() -> None:
-    made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=1, callback=True))
+    made = simulation(with_policies(overlap=Overlap.ALLOW, max_concurrent=1, callback=True))
     go_to(made, 10)
     made.claim()
     made.claim(1)
@@ -139,7 +139,7 @@ def test_fire_times_in_a_downtime_are_recorded_as_downtime_although_all_places_a
 
 @pytest.mark.parametrize("way", ["upsert", "delete and create"])
 def test_a_job_that_no_longer_allows_overlap_waits_for_the_runs_that_are_open(way: str) -> None:
-    made = world(with_policies(overlap=Overlap.ALLOW, max_concurrent=3))
+    made = simulation(with_policies(overlap=Overlap.ALLOW, max_concurrent=3))
     go_to(made, 10)
     made.claim()
     made.claim(1)
@@ -155,7 +155,7 @@ def test_a_job_that_no_longer_allows_overlap_waits_for_the_runs_that_are_open(wa
 
 
 def test_a_run_completed_before_its_node_died_is_no_success_of_a_job_created_later() -> None:
-    made = world(with_policies(callback=True))
+    made = simulation(with_policies(callback=True))
     go_to(made, 10)
     made.claim()
     made.complete(0, True, False)
@@ -171,7 +171,7 @@ def test_a_run_completed_before_its_node_died_is_no_success_of_a_job_created_lat
 
 
 def test_a_completed_run_whose_node_died_counts_for_the_minimal_interval() -> None:
-    made = world(with_policies(callback=True, min_interval_ms=3_600_000))
+    made = simulation(with_policies(callback=True, min_interval_ms=3_600_000))
     go_to(made, 10)
     made.claim()
     made.settle(answered(202))
@@ -187,7 +187,7 @@ def test_a_completed_run_whose_node_died_counts_for_the_minimal_interval() -> No
 @pytest.mark.parametrize("change", ["upsert", "pause"])
 def test_a_taken_continuation_that_fails_after_a_change_is_kept_as_failed(change: str) -> None:
     job = with_policies(callback=True, continuations=True)
-    made = world(job)
+    made = simulation(job)
     go_to(made, 1)
     made.replace_pending([0])
     made.claim()
@@ -202,7 +202,7 @@ def test_a_taken_continuation_that_fails_after_a_change_is_kept_as_failed(change
 
 
 def test_heartbeats_count_after_a_delete_as_well() -> None:
-    made = world(with_policies(callback=True, heartbeat_timeout_ms=15 * SECOND, run_timeout_ms=600 * SECOND))
+    made = simulation(with_policies(callback=True, heartbeat_timeout_ms=15 * SECOND, run_timeout_ms=600 * SECOND))
     go_to(made, 10)
     made.claim()
     made.settle(answered(202))
@@ -217,7 +217,7 @@ def test_heartbeats_count_after_a_delete_as_well() -> None:
 @pytest.mark.parametrize("after", [Policies(), Policies(callback=True, run_timeout_ms=20 * SECOND)])
 def test_a_taken_run_keeps_the_timeouts_that_it_started_with(after: Policies) -> None:
     job = with_policies(callback=True, run_timeout_ms=60 * SECOND)
-    made = world(job)
+    made = simulation(job)
     go_to(made, 10)
     made.claim()
     made.settle(answered(202))
@@ -230,7 +230,7 @@ def test_a_taken_run_keeps_the_timeouts_that_it_started_with(after: Policies) ->
 
 
 def test_a_heartbeat_while_the_run_waits_for_a_retry_returns_no_deadline() -> None:
-    made = world(with_policies(callback=True))
+    made = simulation(with_policies(callback=True))
     go_to(made, 10)
     made.claim()
     run_id = made.open_run(made.main)
@@ -243,7 +243,7 @@ def test_a_heartbeat_while_the_run_waits_for_a_retry_returns_no_deadline() -> No
 
 
 def test_a_continuation_in_the_answer_that_takes_the_run_is_stored_or_reported() -> None:
-    made = world(with_policies(callback=True, continuations=True))
+    made = simulation(with_policies(callback=True, continuations=True))
     go_to(made, 10)
     made.claim()
     made.settle(continuing('{"payload": 1}'))
@@ -256,7 +256,7 @@ def test_a_continuation_in_the_answer_that_takes_the_run_is_stored_or_reported()
 
 
 def test_dropping_a_continuation_of_a_deleted_job_is_recorded() -> None:
-    made = world(with_policies(continuations=True))
+    made = simulation(with_policies(continuations=True))
     go_to(made, 10)
     made.claim()
     made.delete()
@@ -265,7 +265,7 @@ def test_dropping_a_continuation_of_a_deleted_job_is_recorded() -> None:
 
 
 def test_fire_times_held_by_a_dropped_continuation_are_missed_after_its_node_died() -> None:
-    made = world(with_policies(continuations=True))
+    made = simulation(with_policies(continuations=True))
     go_to(made, 1)
     made.replace_pending([0])
     made.claim()
@@ -280,7 +280,7 @@ def test_fire_times_held_by_a_dropped_continuation_are_missed_after_its_node_die
 
 
 def test_a_continuation_whose_node_died_is_not_sent_again_while_its_job_is_paused() -> None:
-    made = world(with_policies(continuations=True))
+    made = simulation(with_policies(continuations=True))
     go_to(made, 1)
     made.replace_pending([0])
     made.claim()
@@ -294,7 +294,7 @@ def test_a_continuation_whose_node_died_is_not_sent_again_while_its_job_is_pause
 
 
 def test_an_old_run_that_succeeds_late_does_not_move_the_last_successful_start_back() -> None:
-    made = world(make_job(trigger=CronSpec("*/30 * * * * *"), policies=Policies(min_interval_ms=50 * SECOND)))
+    made = simulation(make_job(trigger=CronSpec("*/30 * * * * *"), policies=Policies(min_interval_ms=50 * SECOND)))
     go_to(made, 1)
     made.run_now(True, True)
     made.claim()
@@ -313,7 +313,7 @@ def test_an_old_run_that_succeeds_late_does_not_move_the_last_successful_start_b
 
 
 def test_fire_times_that_are_caught_up_count_for_max_runs() -> None:
-    made = world(with_policies(max_runs=2, recovery=Recovery.ALL, catch_up_window_ms=10**9))
+    made = simulation(with_policies(max_runs=2, recovery=Recovery.ALL, catch_up_window_ms=10**9))
     go_to(made, 1)
     made.downtime(0, 65 * SECOND)
     for _ in range(30):
@@ -325,7 +325,7 @@ def test_fire_times_that_are_caught_up_count_for_max_runs() -> None:
 
 def test_lowering_max_runs_below_the_count_leaves_no_finished_job_stored() -> None:
     job = with_policies(max_runs=5)
-    made = world(job)
+    made = simulation(job)
     for seconds in (10, 20, 30):
         go_to(made, seconds)
         made.claim()
@@ -335,7 +335,7 @@ def test_lowering_max_runs_below_the_count_leaves_no_finished_job_stored() -> No
 
 
 def test_the_ranges_to_catch_up_after_repeated_downtimes_are_bounded() -> None:
-    made = world(with_policies(recovery=Recovery.ALL))
+    made = simulation(with_policies(recovery=Recovery.ALL))
     go_to(made, 1)
     for _ in range(100):
         made.downtime(0, 12 * SECOND)
@@ -348,7 +348,7 @@ def test_the_ranges_to_catch_up_after_repeated_downtimes_are_bounded() -> None:
 
 def test_a_changed_definition_is_tried_before_its_job_is_quarantined() -> None:
     job = make_job()
-    made = world(job)
+    made = simulation(job)
     go_to(made, 10)
     for _ in range(3):
         made.claim()
@@ -362,7 +362,7 @@ def test_a_changed_definition_is_tried_before_its_job_is_quarantined() -> None:
 
 
 def test_emptying_the_list_removes_a_job_whose_trigger_ran_out() -> None:
-    made = world(make_job(policies=Policies(ends_at_ms=at(10))))
+    made = simulation(make_job(policies=Policies(ends_at_ms=at(10))))
     go_to(made, 1)
     made.replace_pending([50 * SECOND])
     go_to(made, 20)
@@ -373,7 +373,7 @@ def test_emptying_the_list_removes_a_job_whose_trigger_ran_out() -> None:
 
 def test_an_upsert_that_cancels_the_last_run_of_max_runs_leaves_no_finished_job_stored() -> None:
     job = with_policies(max_runs=1)
-    made = world(job)
+    made = simulation(job)
     go_to(made, 10)
     made.claim()
     made.settle(answered(503))

@@ -58,7 +58,7 @@ def end_of(outcome: Outcome, until: float = 3, **fields: Any) -> Any:
 
 
 def tried(status: int | None, **fields: Any) -> Run:
-    """The run after an attempt from 1 s on."""
+    """Return the run after an attempt from 1 s on."""
     kind, message = (OutcomeKind.TIMEOUT, "why") if status is None else (OutcomeKind.RESPONSE, "")
     values: dict[str, Any] = {
         "attempt": 1,

@@ -372,7 +372,7 @@ def test_a_job_wakes_for_its_earliest_event(state: JobState, wake: float | None)
 
 
 def after_a_downtime(job: Job) -> Transition:
-    """The run of second 0 was in flight when its node died at 1; taken over at 45.5, it succeeds."""
+    """Return the run of second 0 was in flight when its node died at 1; taken over at 45.5, it succeeds."""
     work = Work(job, make_run(0), make_state(10))
     end = replace(ended(answered(200), 45.5, 45.6), downtimes=(Downtime(at(1), at(45)),))
     return plan_settle(work, end, POLICY)

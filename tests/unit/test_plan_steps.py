@@ -73,7 +73,7 @@ def over(run: Run, state: RunState, until: float, message: str) -> Run:
 
 
 def last(run: Run, state: RunState, until: float, status: int | None = None) -> dict[str, Any]:
-    """The fields that the end of ``run`` sets in the state of its job."""
+    """Return the fields that the end of ``run`` sets in the state of its job."""
     return {"last": LastRun(run.id, run.fire_time_ms, state, at(until), status)}
 
 
@@ -85,7 +85,7 @@ def task(**fields: Any) -> Task:
 
 
 def called(**fields: Any) -> Run:
-    """The run of a task after one call from 1 s to 2 s."""
+    """Return the run of a task after one call from 1 s to 2 s."""
     attempt = Attempt(1, 7, at(1), 12.0, OutcomeKind.RESPONSE, 500)
     values: dict[str, Any] = {"attempt": 1, "started_at_ms": at(1), "attempts": (attempt,), "excerpt": "the answer"}
     return make_run(0, **(values | {"failures": 1, "answer_bytes": 10} | fields))
@@ -358,9 +358,9 @@ def test_a_tombstone_ends_the_run_of_its_dead_node_with_the_lost_attempt() -> No
         replace(run, attempt=1, attempts=(attempt,)), RunState.LOST, 5, "its node died, and the job was deleted"
     )
     assert plan_claim_tombstone(tombstone(run), lease, now_ms=at(5)) == Transition(None, (record,), remove=True)
-    said = replace(run, completed=RunState.SUCCEEDED, excerpt="x")
+    reported = replace(run, completed=RunState.SUCCEEDED, excerpt="x")
     done = replace(record, state=RunState.SUCCEEDED)
-    assert plan_claim_tombstone(tombstone(said), lease, now_ms=at(5)) == Transition(None, (done,), remove=True)
+    assert plan_claim_tombstone(tombstone(reported), lease, now_ms=at(5)) == Transition(None, (done,), remove=True)
     assert plan_claim_tombstone(tombstone(None), lease, now_ms=at(5)) == Transition(None, remove=True)
 
 
@@ -555,10 +555,10 @@ def test_a_held_back_run_that_must_not_be_retried_ends() -> None:
     gone = Transition(None, (record,), remove=True)
     assert hold_changed(make_state(10, open=run), job=False) == gone
     assert hold_changed(JobState(open=run, deleted=True)) == gone
-    said = make_run(0, in_flight=True, completed=RunState.FAILED)
-    step = hold_changed(make_state(10, open=said))
+    reported = make_run(0, in_flight=True, completed=RunState.FAILED)
+    step = hold_changed(make_state(10, open=reported))
     assert step is not None
-    assert step.records == (over(said, RunState.FAILED, 5, why),)
+    assert step.records == (over(reported, RunState.FAILED, 5, why),)
 
 
 @pytest.mark.parametrize(("breaker", "reason"), [(True, MissReason.BREAKER), (False, MissReason.COALESCED)])

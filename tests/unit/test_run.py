@@ -73,9 +73,9 @@ def test_a_run_is_settled_when_it_is_neither_open_nor_waiting_and_late_by_its_fi
     assert unsettled == {RunState.OPEN, RunState.RETRYING, RunState.TAKEN}
     assert Run(id="R", fire_time_ms=1_000, started_at_ms=1_250).lateness_ms == 250
     assert Run(id="R", fire_time_ms=1_000).lateness_ms is None
-    asked = {reason: Run(id="R", fire_time_ms=0, started_at_ms=9, reason=reason).lateness_ms for reason in Reason}
+    lateness = {reason: Run(id="R", fire_time_ms=0, started_at_ms=9, reason=reason).lateness_ms for reason in Reason}
     in_time = {Reason.SCHEDULED, Reason.MANUAL, Reason.CONTINUATION}
-    assert asked == {reason: 9 if reason in in_time else None for reason in Reason}, (
+    assert lateness == {reason: 9 if reason in in_time else None for reason in Reason}, (
         "what was missed before is not late"
     )
     assert Run(id="R", fire_time_ms=1_000).last_status is None

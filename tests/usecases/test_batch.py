@@ -72,7 +72,7 @@ class Side:
             await self.redis.hset(k.leases, job_id, lease)
 
     async def content(self) -> dict[str, Any]:
-        """All stored values, without the prefix of the keys and the tags of the states."""
+        """List all stored values, without the prefix of the keys and the tags of the states."""
         found: dict[str, Any] = {}
         prefix = self.store.keys.prefix
         for raw in sorted(await self.redis.keys(f"{prefix}:*")):
@@ -164,15 +164,15 @@ def shown(results: list[Upserted | CronpostError]) -> list[Any]:
 @settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=len(IDS), max_size=len(IDS)),
-    asked=st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(DEFINITIONS)), min_size=1, max_size=8),
+    upserts=st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(DEFINITIONS)), min_size=1, max_size=8),
 )
 def test_a_batch_stores_the_same_values_as_its_upserts_one_after_the_other(
-    redis_url: str, kinds: list[str], asked: list[tuple[str, dict[str, Any]]]
+    redis_url: str, kinds: list[str], upserts: list[tuple[str, dict[str, Any]]]
 ) -> None:
     async def compare() -> None:
         one_by_one, at_once = Side(redis_url, "one"), Side(redis_url, "two")
         await one_by_one.redis.flushall()
-        jobs = [make_job(job_id, **fields) for job_id, fields in asked]
+        jobs = [make_job(job_id, **fields) for job_id, fields in upserts]
         singly: list[Upserted | CronpostError] = []
         try:
             for side in (one_by_one, at_once):
@@ -234,12 +234,12 @@ async def test_an_earlier_wake_up_is_published_to_the_nodes(side: Side) -> None:
     await upsert_many(side.jobs, [make_job("c", trigger=CronSpec("@yearly"))])
     await upsert_many(side.jobs, [make_job("c", trigger=CronSpec("* * * * * *"))])
     await side.redis.publish(side.store.keys.wake, "end")
-    heard: list[bytes] = []
-    while heard[-1:] != [b"end"]:
+    received: list[bytes] = []
+    while received[-1:] != [b"end"]:
         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
-        heard += [] if message is None else [message["data"]]
+        received += [] if message is None else [message["data"]]
     await pubsub.aclose()
-    assert heard == [b"%d" % at(10), b"%d" % at(1), b"end"]
+    assert received == [b"%d" % at(10), b"%d" % at(1), b"end"]
 
 
 async def test_a_batch_stops_when_redis_does_not_answer(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:

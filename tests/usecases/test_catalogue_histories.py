@@ -111,7 +111,7 @@ class Histories(RuleBasedStateMachine):
         self.runner.close()
 
     def pick(self, among: dict[int, Any], index: int) -> int:
-        """An id that exists, or sometimes one that does not."""
+        """Return an id that exists, or sometimes one that does not."""
         ids = sorted(among)
         return ids[index] if index < len(ids) else 1 + index
 

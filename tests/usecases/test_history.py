@@ -49,7 +49,7 @@ class Setup(msgspec.Struct):
         await self.store.settle([encode_settlement(job, Transition(make_state(86_400), runs))])
 
     async def pages(self, limit: int, **options: Any) -> list[FoundRun]:
-        """The whole list, page by page with the cursor."""
+        """Return the whole list, page by page with the cursor."""
         found: list[FoundRun] = []
         before: Place | None = None
         while True:

@@ -34,8 +34,8 @@ class Setup:
         self.clock = ManualClock()
         self.jobs = JobService(store, self.clock, Metrics())
 
-    async def page(self, **asked: Any) -> Page:
-        return await page_of_jobs(Shards.of_one(self.store), self.clock, **asked)
+    async def page(self, **query: Any) -> Page:
+        return await page_of_jobs(Shards.of_one(self.store), self.clock, **query)
 
 
 @pytest.fixture

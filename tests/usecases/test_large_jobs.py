@@ -48,7 +48,7 @@ async def test_jobs_are_released_and_fire_after_the_replies_to_their_claim_and_r
         node = SteppedNode(store, ManualClock())
         await node.start()
         claim, recover = RedisStore.claim, RedisStore.recover
-        asked: list[int] = []
+        limits: list[int] = []
         slow = True
 
         async def slow_claim(self: RedisStore, **options: Any) -> Any:
@@ -58,7 +58,7 @@ async def test_jobs_are_released_and_fire_after_the_replies_to_their_claim_and_r
             return answer
 
         async def slow_recover(self: RedisStore, *, reply_bytes: int, **options: Any) -> list[ClaimedJob]:
-            asked.append(reply_bytes)
+            limits.append(reply_bytes)
             found = await recover(self, reply_bytes=reply_bytes, **options)
             if found and slow:
                 raise StoreUnavailable("too slow", effect_unknown=True)
@@ -72,8 +72,8 @@ async def test_jobs_are_released_and_fire_after_the_replies_to_their_claim_and_r
         assert await redis.zcount(KEYS.due, "-inf", 10**15) == 0
         slow = False
         assert await node.claim() == 1  # releases the lost claim and claims the job again
-        assert asked[0] > 0
-        assert asked[1:] == [0]
+        assert limits[0] > 0
+        assert limits[1:] == [0]
         assert node.deliverer.open[0].header("Cronpost-Attempt") == "1"
         await node.answer(answered(200))
         await node.settle()

@@ -36,7 +36,7 @@ from tests.support.stores import until
 
 NAMES = [f"job-{number}" for number in range(16)]
 YEARLY = CronSpec("0 0 1 1 *")
-"""So that no fire time comes between what is asked for."""
+"""Far from now, so that no fire time comes between the requests of a test."""
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ async def test_every_shard_has_a_target_before_its_change_is_answered(catalogue:
     assert await catalogue.revisions(target.id) == [changed.updated_at_ms] * 3
     assert await catalogue.urls(target.id) == ["http://b.test/"] * 3
     after = [int(await redis.hget(store.keys.meta, "targets_version") or 0) for store in catalogue.shards.all]
-    assert all(new > old for old, new in zip(before, after, strict=True)), "claims tell every node to read it again"
+    assert all(new > old for old, new in zip(before, after, strict=True)), "a claim makes every node read it again"
     assert await catalogue.store.marks(before_ms=2**50, limit=10) == []
     await catalogue.targets.delete(target.id)
     assert await catalogue.revisions(target.id) == [None] * 3
