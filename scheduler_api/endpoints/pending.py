@@ -145,7 +145,7 @@ ROUTES = described(
             **BODY_FAULTS,
             **STORE_FAULTS,
             422: problem(
-                "The Idempotency-Key came with another body before (`idempotency_key_reused`), or Redis refuses "
+                "The Idempotency-Key was used with another body before (`idempotency_key_reused`), or Redis refuses "
                 "permanently."
             ),
         },

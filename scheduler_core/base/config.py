@@ -160,7 +160,7 @@ class StoreSettings(Section, frozen=True, kw_only=True):
 
 
 class EngineSettings(Section, frozen=True, kw_only=True):
-    """How a node fires jobs."""
+    """Limits, deadlines and history of a node that fires jobs."""
 
     name: ClassVar[str] = "engine"
 

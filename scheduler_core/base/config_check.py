@@ -1,4 +1,4 @@
-"""The rules that bind several settings together."""
+"""Checks the rules that bind several settings together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scheduler_core.base.config import Settings
 from scheduler_core.base.errors import ConfigError
 
 HEARTBEATS_PER_LEASE = 3
-"""A node may miss two beats in a row (a slow Redis, a busy machine) before other nodes count it as dead."""
+"""A node may miss two heartbeats in a row (a slow Redis, a busy machine) before other nodes count it as dead."""
 
 
 def check_settings(settings: Settings) -> None:
@@ -23,14 +23,15 @@ def check_settings(settings: Settings) -> None:
     if engine.heartbeat_seconds * HEARTBEATS_PER_LEASE > engine.dead_after_seconds:
         raise ConfigError(
             f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g} is less than {HEARTBEATS_PER_LEASE} times "
-            f"CRONPOST_HEARTBEAT_SECONDS={engine.heartbeat_seconds:g}: one late beat would make a living node look dead"
+            f"CRONPOST_HEARTBEAT_SECONDS={engine.heartbeat_seconds:g}: one late heartbeat would make a living "
+            "node look dead"
         )
     if settings.store.redis_timeout_seconds > engine.dead_after_seconds:
         raise ConfigError(
             f"CRONPOST_REDIS_TIMEOUT_SECONDS={settings.store.redis_timeout_seconds:g} is more than "
-            f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g}: one connection that died without a word would "
+            f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g}: a connection lost without notice would "
             "keep a node from claiming for longer than a lease. Lower the first, or raise the second (and with it "
-            f"CRONPOST_HEARTBEAT_SECONDS={engine.heartbeat_seconds:g}, if there are to be few beats)"
+            f"CRONPOST_HEARTBEAT_SECONDS={engine.heartbeat_seconds:g}, if heartbeats are to be rare)"
         )
     if engine.downtime_after_seconds < engine.dead_after_seconds:
         raise ConfigError(
@@ -46,11 +47,11 @@ def check_settings(settings: Settings) -> None:
 
 
 def beat_timeout_seconds(settings: Settings) -> float:
-    """How long one heartbeat may take before it is sent again on another connection.
+    """Return how long one heartbeat may take before it is sent again on another connection.
 
-    Two beats in a row may be lost to connections that died without a word, and a third still arrives before the lease
-    ends: it was taken when the last beat was sent, a period before the first lost one. The fourth quarter is for the
-    pauses between the tries.
+    Two heartbeats in a row may be lost to connections that were lost without notice, and a third still arrives before
+    the lease ends. (The lease began when the last successful heartbeat was sent, one period before the first lost one.)
+    The fourth quarter is for the pauses between the tries.
     """
     engine = settings.engine
     quarter = (engine.dead_after_seconds - engine.heartbeat_seconds) / 4

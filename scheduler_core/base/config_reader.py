@@ -1,5 +1,8 @@
 """Reads the settings. Precedence: command-line options, environment, ``.env``, defaults.
 
+Not a settings library: msgspec checks the values, and the rules below are our own
+(docs/decisions/0002-dependencies.md).
+
 An empty value means "not set", as in ``CRONPOST_REDIS_URL=`` of a compose file; above all, an empty
 ``CRONPOST_API_KEYS`` never means "no authentication".
 
@@ -63,8 +66,8 @@ def load_settings(
     ``options`` maps names (``redis_url``) to the text given on the command line; ``environ`` defaults to the
     process's environment; ``dotenv`` is read if it exists, None reads no file.
 
-    Raises ``ConfigError`` on an unknown name, a bad value, or settings that do not fit together. The message
-    names the setting, where it was set and what was expected, and never holds the value of a secret.
+    Raises ``ConfigError`` for an unknown name, a bad value, or settings that do not fit together. The message names
+    the setting, its source and the expected form, and never holds the value of a secret.
     """
     given: dict[str, tuple[str, str]] = {}
     old_names: dict[str, str] = {}
@@ -102,7 +105,7 @@ def load_settings(
 def _take(
     given: dict[str, tuple[str, str]], old_names: dict[str, str], variables: Mapping[str, str], *, source: str | None
 ) -> None:
-    """Add what ``variables`` set to ``given`` (name -> text and source); other programs' variables are left alone."""
+    """Add the settings in ``variables`` to ``given`` (name -> text and source); ignore variables of other programs."""
     for variable, text in _old_names_first(variables, _name_of_variable):
         if not variable.startswith(ENV_PREFIX) or _is_kubernetes(variable, text):
             continue
@@ -139,7 +142,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _convert(setting: Setting, text: str, source: str) -> Any:
-    """``text`` as the setting's type. The error shows the text, unless the setting is a secret."""
+    """Convert ``text`` to the setting's type. The error shows the text, unless the setting is a secret."""
     try:
         value = _PARSERS.get(setting.name, _parse_plain)(setting, text)
     except (ValueError, msgspec.ValidationError) as error:
@@ -159,7 +162,7 @@ def _parse_plain(setting: Setting, text: str) -> Any:
         if text.lower() in _FALSE:
             return False
         raise ValueError("neither yes nor no")
-    # Not the annotation as it stands: bounds cannot be set on «int | None».
+    # Not the annotation itself: msgspec accepts no bounds on «int | None».
     value = msgspec.convert(text, Annotated[(plain, *metas)], strict=False)
     if isinstance(value, float) and not math.isfinite(value):  # "nan" passes every bound
         raise ValueError("not a finite number")

@@ -76,7 +76,7 @@ def make_table(sections: Mapping[str, type[msgspec.Struct]]) -> tuple[Setting, .
 
 
 def unwrap(hint: Any) -> tuple[Any, list[Meta]]:
-    """Return the plain type and the constraints of an annotation; ``X | None`` counts as X."""
+    """Return the plain type and the constraints of an annotation. ``X | None`` counts as X."""
     metas: list[Meta] = []
     while typing.get_origin(hint) is Annotated:
         metas = [meta for meta in hint.__metadata__ if isinstance(meta, Meta)] + metas
@@ -117,7 +117,7 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
 
 
 def mask_url(url: str) -> str:
-    """Return the URL with its password hidden, also one in the query; for people to read, not to connect with."""
+    """Return the URL for display: passwords are hidden, also those in the query."""
     try:
         parts = urlsplit(url)
         netloc = parts.netloc

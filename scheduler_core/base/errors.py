@@ -1,32 +1,32 @@
-"""Every error that Cronpost raises on purpose.
+"""Declares every error that Cronpost raises on purpose.
 
     CronpostError
-    ├── InvalidInput            what the caller sent cannot be accepted; names the field
+    ├── InvalidInput            the caller's input is invalid; names the field
     ├── ConfigError             a setting is unknown or has a bad value
     ├── JobNotFound
     ├── RunConflict             the job has a run that is not settled
-    ├── KeyReused               the Idempotency-Key came with another request before
+    ├── KeyReused               the Idempotency-Key was used with another request before
     ├── TaskNotFound
     ├── TaskNotStale            only a stale one-off task can be revived
     ├── RunNotFound
-    ├── RunCancelled            the run was cancelled before its runner said how it ended
+    ├── RunCancelled            the run was cancelled before its runner completed it
     ├── AlreadySettled          the run has ended, so it cannot be cancelled
-    ├── RunLost                 the run was given up before its runner said how it ended
-    ├── TokenRefused            the token is not the run's
+    ├── RunLost                 the run ended as lost before its runner completed it
+    ├── TokenRefused            the token does not belong to the run
     ├── TargetNotFound
     ├── ScheduleNotFound
     ├── DuplicateName           a target or a schedule has this name already
-    ├── WrongStatus             the schedule cannot do this in its status
+    ├── WrongStatus             the schedule's status does not allow this operation
     ├── StoreError
-    │   ├── StoreUnavailable    passing: down, loading, failing over, out of memory; try again
+    │   ├── StoreUnavailable    temporary: down, loading, failing over, out of memory; try again
     │   │   └── OutcomeUnknown  a change was sent and not answered: it may have been stored
-    │   └── StoreRefused        lasting: wrong password, no permission, wrong type, wrong settings
+    │   └── StoreRefused        permanent: wrong password, no permission, wrong type, wrong settings
     ├── EmbeddedRedisError      the embedded redis-server cannot be started
     │   └── DataDirectoryInUse  another server holds the data directory
     └── CorruptDocument         a stored document cannot be read
 
-Each class has a stable ``code``. There is no HTTP status here: the API maps codes to statuses in one place.
-How a target answered is never an error but a value: see ``Outcome``.
+Each class has a stable ``code``. The API maps codes to HTTP statuses, in one place. A target's answer is never an error
+but a value: see ``Outcome``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CronpostError(Exception):
 class InvalidInput(CronpostError):
     """The caller's input is invalid.
 
-    ``field`` is the name of the field at fault as the client knows it, or None when the whole body is meant.
+    ``field``: the name of the wrong field as clients write it; None: the whole body.
     """
 
     code = "invalid_input"
@@ -82,7 +82,7 @@ class KeyReused(CronpostError):
     code = "idempotency_key_reused"
 
     def __init__(self) -> None:
-        super().__init__("this Idempotency-Key came with another body before; use a new key for another request")
+        super().__init__("this Idempotency-Key was used with another body before; use a new key for another request")
 
 
 class RunNotFound(CronpostError):

@@ -1,16 +1,16 @@
 """Logging: the names of log events, the format of a line, and the values that must never be logged.
 
-``configure_logging`` is called once, by the entry point; modules take their logger with ``get_logger(__name__)``
-and log an event by name, with what it is about as keyword arguments::
+The entry point calls ``configure_logging`` once. Modules get their logger with ``get_logger(__name__)`` and log an
+event by its name, with fields as keyword arguments::
 
     log.info(RUN_SETTLED, job_id=job.id, run_id=run.id, lateness_ms=12, outcome="response", status=200)
 
 A line never holds a payload, a header, a secret or the query string of a URL: fields with such names are replaced,
-and URLs are cut, for every caller. Lines of the standard library's ``logging`` (uvicorn, redis, asyncio) take the same
-way. Everything goes to standard error; standard output belongs to what a command prints.
+and URLs are cut, for every caller. Lines of the standard library's ``logging`` (uvicorn, redis, asyncio) are treated
+the same. All lines go to standard error; standard output is for the results of commands.
 
-After ``configure_logging`` a thread writes the lines (``line_writer``), so that a reader of standard
-error that stalls cannot stop the event loop. What does not fit into the queue is dropped, counted and reported.
+After ``configure_logging`` a thread writes the lines (``line_writer``), so that a stalled reader of standard error
+cannot stop the event loop. Lines that do not fit into the queue are dropped, counted and reported.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ PROCESS_FAILED: Final = "process failed"
 ERROR_IGNORED: Final = "error ignored"
 """An error in a finalizer or another place that cannot raise it."""
 LOG_LINES_DROPPED: Final = "log lines dropped"
-"""The reader of the log stalled and the queue was full. The lines after this one are complete again."""
+"""The reader of the log stalled and the queue was full. After this line, no line is missing."""
 KEY_REFUSED: Final = "api key refused"
 """A request without a valid API key. At most one line per second, with the number of requests without a line."""
 
@@ -73,7 +73,7 @@ JOB_PAUSED: Final = "job paused"
 JOB_RESUMED: Final = "job resumed"
 JOB_QUARANTINED: Final = "job quarantined"
 ENTRY_REMOVED: Final = "foreign entry removed"
-"""An entry in one of our Redis keys that Cronpost cannot have written: ``key`` and ``entry``."""
+"""An entry that Cronpost cannot have written was removed from one of its Redis keys: ``key`` and ``entry``."""
 WAKE_UPS_REPAIRED: Final = "wake-ups repaired"
 """Jobs whose entry in the due set was missing or had an impossible score."""
 TARGET_CREATED: Final = "target created"
@@ -148,9 +148,9 @@ def get_logger(name: str) -> FilteringBoundLogger:
 def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     """Set up structlog and the standard library's ``logging``, once per process; a second call replaces the first.
 
-    Loggers that have been used keep the set-up of their first use. ``stream`` None is standard error, which a thread
-    writes to; another stream is written to by the caller. The caller of uvicorn has to pass ``log_config=None``, or
-    uvicorn puts its own handlers in front.
+    Loggers that have been used keep the set-up of their first use. ``stream`` None: a thread writes to standard error;
+    to another stream, the caller's thread writes. Start uvicorn with ``log_config=None``, otherwise it installs its own
+    handlers.
     """
     on_terminal = LogOutput(stream).is_terminal()
     as_console = settings.log_format == "console" or (settings.log_format == "auto" and on_terminal)
@@ -165,8 +165,8 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
             root.removeHandler(handler)
     root.addHandler(StandardHandler(render, out))
     root.setLevel(level)
-    # httpx logs each URL in full at INFO, and below WARNING none of these logs anything an operator needs. uvicorn's
-    # access log would add one line per request, which the metrics count already.
+    # httpx logs each URL in full at INFO, and below WARNING none of these logs what an operator needs. uvicorn's access
+    # log would add one line per request, although the metrics count requests.
     for name in ("httpx", "httpcore", "aiohttp", "asyncio", "redis", "uvicorn.access"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
@@ -245,9 +245,9 @@ def log_warnings() -> list[str]:
 
 
 def log_often(event: str, fields: dict[str, Any], *, detail: str, level: int = logging.INFO) -> None:
-    """Log an event of every fire without structlog's processors, which cost twice as much as the line.
+    """Log an event that occurs at every fire, without structlog's processors, which cost twice as much as the line.
 
-    ``fields`` must be numbers, ids and our own words, which need no redaction; ``detail`` is redacted.
+    ``fields`` must be numbers, ids and constants, which need no redaction; ``detail`` is redacted.
     """
     for write, render, least in _often:
         if level >= least:

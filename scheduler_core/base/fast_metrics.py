@@ -1,8 +1,8 @@
-"""Counters and histograms for what happens with every fire.
+"""Counters and histograms for events that occur at every fire.
 
-prometheus_client's own take a lock, look labels up and walk over all buckets each time; with four of them, that was an
-eighth of what a fire costs. These are a dictionary and a list, for one thread, and become prometheus_client's families
-when they are collected.
+Not prometheus_client's own, which take a lock, look up labels and walk over all buckets each time: four of them were an
+eighth of the cost of a fire. These are a dictionary and a list, for one thread. A scrape converts them to
+prometheus_client's families.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 
 class FastCounter(Collector):
-    """A counter with labels. Its name has no ``_total``, which is added when it is shown."""
+    """A counter with labels. Its name is given without ``_total``, which a scrape adds."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name = name
@@ -26,7 +26,7 @@ class FastCounter(Collector):
         registry.register(self)
 
     def add(self, *labels: str) -> None:
-        """One more with these values of its labels."""
+        """Add one to the counter with these label values."""
         self._counts[labels] = self._counts.get(labels, 0) + 1
 
     def collect(self) -> Iterable[Metric]:
@@ -48,7 +48,7 @@ class FastHistogram(Collector):
         registry.register(self)
 
     def observe(self, value: float) -> None:
-        """Take ``value`` in."""
+        """Count ``value`` in its bucket."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 

@@ -1,5 +1,8 @@
 """Writes lines to a file descriptor in a separate thread, so that the caller never waits for the reader.
 
+Not ``logging.handlers.QueueHandler``, which wakes the thread for each line and does not count dropped lines:
+docs/decisions/0022-log-lines-in-a-thread.md.
+
 A pipe that is not read (a stalled log collector, ``| less``), a terminal stopped with Ctrl-S or a hung disk blocks the
 writing thread. That must not be the event loop. Lines wait in a bounded queue. When the queue is full, new lines are
 dropped and counted; after the next successful write, one line reports the number of dropped lines.
@@ -17,17 +20,17 @@ import threading
 from collections.abc import Callable
 
 WHOLE_BYTES = 4096
-"""Linux writes up to this much to a pipe in one piece (PIPE_BUF), so lines of several processes do not mix."""
+"""Linux writes up to this many bytes to a pipe in one piece (PIPE_BUF), so lines of several processes do not mix."""
 BACKLOG_CHARACTERS = 4 << 20
-"""The limit of the queue: about 15,000 lines, which a busy node logs in about ten seconds."""
+"""The limit of the queue, in characters: about 15,000 lines. A busy node logs these in about ten seconds."""
 PAUSE_SECONDS = 0.05
 """Pause between two rounds of writing. It bounds the cost of the thread: a busy node logs a thousand lines a second,
 and waking the thread for each line would cost more than the line."""
 
 
 class LineWriter:
-    """Queues lines and writes them to ``descriptor``. ``report`` formats the line with the number of dropped lines;
-    None: none is written.
+    """Queues lines and writes them to ``descriptor``. ``report`` formats the line with the number of dropped lines; if
+    it returns None, no such line is written.
 
     The thread is a daemon, so that a blocked write does not keep the process from ending. Call ``flush`` before the
     process ends.

@@ -35,7 +35,7 @@ NEVER_LOGGED: Final = frozenset(
 )
 URL_FIELDS: Final = frozenset({"endpoint", "redis_url", "request_url", "target", "url"})
 IDS: Final = frozenset({"job_id", "run_id"})
-"""Fields that are not cut: a job's id may look like a URL, and must be logged whole."""
+"""Fields in which URLs are not cut: a job's id may look like a URL, and must be logged in full."""
 
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 
@@ -98,7 +98,7 @@ def render_json(_logger: Any, _method: str, event: EventDict) -> str:
     try:
         return _ENCODER.encode(line).decode()
     except (TypeError, ValueError, OverflowError):
-        # A lone surrogate, an integer beyond 64 bits: rare, and no reason to lose the line.
+        # Do not lose the line because of a lone surrogate or an integer beyond 64 bits.
         return _ENCODER.encode({str(name): ascii(value) for name, value in line.items()}).decode()
 
 
@@ -131,7 +131,8 @@ class ConsoleRenderer:
 
 
 def _shown(value: Any) -> str:
-    # A value may be the client's text, and must not look like further fields: what ends a value is quoted or escaped.
+    # A value may be the client's text and must not look like further fields: characters that end a value are quoted or
+    # escaped.
     text = _escape(str(value).replace("\\", "\\\\"))
     if text and not _NEEDS_QUOTES.search(text):
         return text

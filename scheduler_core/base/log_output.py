@@ -1,4 +1,4 @@
-"""Outputs log lines through a thread that writes to standard error, or to a stream; also other libraries' lines."""
+"""Passes log lines, also those of other libraries, to the thread that writes to standard error, or to a stream."""
 
 from __future__ import annotations
 

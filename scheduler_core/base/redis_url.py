@@ -5,9 +5,9 @@
     redis+sentinel://[user:password@]host[:port],host[:port].../master[/db]     rediss+sentinel:// likewise
     redis+cluster://[user:password@]host[:port],host[:port]...                  rediss+cluster:// likewise
 
-Connection options follow a ``?``, with redis-py's names. Only options that do not change what this project relies on
-are allowed. ``user`` and ``password`` are for the servers; those for the Sentinels are the options
-``sentinel_username`` and ``sentinel_password``.
+Connection options follow a ``?``, with redis-py's names. Options that would change behaviour on which Cronpost relies
+are refused. ``user`` and ``password`` are for the servers; the options ``sentinel_username`` and ``sentinel_password``
+are for the Sentinels. redis-py's own parser knows neither several hosts nor Sentinels, and does not check options.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The protocol between a node and every kind of target: a call in, an outcome with a verdict out.
 
 A kind of target is a ``TargetKind``: it checks URLs when they are stored, and opens the ``Deliverer`` of a node. The
-lease check is part of the protocol: every attempt asks ``may_send`` immediately before its first byte. A kind that is
-written as a coroutine extends ``CoroutineDeliverer``, which asks. ``tests/delivery/conformance.py`` proves the protocol
-for any kind. docs/target-kinds.md shows a complete one.
+lease check is part of the protocol: every attempt calls ``may_send`` immediately before its first byte. A kind that is
+written as a coroutine extends ``CoroutineDeliverer``, which calls it. ``tests/delivery/conformance.py`` checks any kind
+against the protocol. docs/target-kinds.md shows a complete kind.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ C = TypeVar("C")
 
 
 def always() -> bool:
-    """A ``MaySend`` for callers without a lease."""
+    """Return True: a ``MaySend`` for callers without a lease."""
     return True
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """What a node gives to its deliverers."""
+    """The settings and services that a node passes to its deliverers."""
 
     clock: Clock
     settings: EngineSettings
     guard: AddressGuard
-    """Which addresses this node may connect to. A kind that connects to addresses must ask it for each."""
+    """Decides which addresses this node may connect to. A kind that opens connections must check each address."""
 
 
 class TargetKind(ABC):
@@ -180,7 +180,7 @@ def _failed(error: Exception, call: Call) -> Outcome:
 
 
 def fault_text(error: BaseException) -> str:
-    """Name an unexpected error and its place. Not its text, which may hold secrets."""
+    """Return the class and the place of an unexpected error, without its text, which may hold secrets."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
     return f"unexpected {type(error).__name__}{place}"

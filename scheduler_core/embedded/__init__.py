@@ -1,5 +1,8 @@
 """Runs a real redis-server as a child process on a unix socket, for a Cronpost without ``CRONPOST_REDIS_URL``.
 
+Only the server program comes from a package; starting and watching it is our own code, because of the two guarantees
+below. The reasons are in docs/decisions/0004-embedded-redis.md and docs/decisions/0032-embedded-valkey.md.
+
 All files are in ``<data directory>/redis`` (mode 0700): the append-only file, the log, the socket and two lock files.
 No TCP port is opened, so file permissions decide who can use this Redis. Known Lua faults of older Redis versions help
 only users who can read the data anyway.

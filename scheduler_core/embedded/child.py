@@ -21,8 +21,8 @@ os.execv(program, sys.argv[2:])
 
 
 def with_death_signal(command: list[str]) -> list[str]:
-    """Return ``command`` so that its process gets SIGTERM when this one dies; unchanged where the system has no such
-    signal (only Linux has it)."""
+    """Return ``command`` in a form whose process gets SIGTERM when this process dies; unchanged on systems without such
+    a signal (only Linux has it)."""
     wrapper = [sys.executable, "-I", "-S", "-c", _EXEC_WITH_DEATH_SIGNAL, str(os.getpid())]
     return wrapper + command if sys.platform == "linux" else command
 

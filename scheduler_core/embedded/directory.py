@@ -133,7 +133,7 @@ class DataDirectory:
     def prepare_socket(self) -> None:
         link = self.path / "redis.sock"
         if self.socket_path != link and self._recorded_socket() == self.socket_path:
-            self.socket_path.unlink(missing_ok=True)  # a restart: our clients know this path
+            self.socket_path.unlink(missing_ok=True)  # a restart: our clients use this path
             return
         self.remove_socket()
         self.socket_path = link
@@ -191,7 +191,7 @@ class DataDirectory:
 def ask(socket_path: Path, *words: str, timeout_seconds: float = 2.0) -> str:
     """Send a command to the Redis at ``socket_path``; return the raw answer, at most 64 KiB, without the last newline.
 
-    It is enough to check a server and to stop it, without a Redis client. Raises OSError without an answer.
+    Only for checking and stopping a server: only the store may import a Redis client. Raises OSError without an answer.
     """
     request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -224,7 +224,7 @@ def _wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 def _processes_in(directory: Path) -> Iterator[int]:
     """Find the redis-servers whose working directory is ``directory`` (Redis changes to its data directory), on Linux.
 
-    Checked by working directory and program, because a process id alone may have been given to someone else since.
+    Checks working directory and program, because another process may have the same process id by now.
     """
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

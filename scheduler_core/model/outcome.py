@@ -29,7 +29,7 @@ class OutcomeKind(StrEnum):
     LOST = "lost"
     """The node died or stopped before it could record how the attempt ended; whether something was sent is unknown."""
     NOT_SENT = "not_sent"
-    """The lease expired before the first byte, so nothing was sent. The node hands the job back. Never stored."""
+    """The lease expired before the first byte, so nothing was sent. The node releases the job. Never stored."""
 
 
 RECORDED_KINDS = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.NOT_SENT)
@@ -37,7 +37,7 @@ RECORDED_KINDS = tuple(kind for kind in OutcomeKind if kind is not OutcomeKind.N
 
 
 class Verdict(StrEnum):
-    """What an outcome means for its run. The kind of target decides it; the plan draws the consequences."""
+    """The meaning of an outcome for its run. The kind of target decides it; the plan decides what follows."""
 
     ACCEPTED = "accepted"
     """The target has worked on the run, or has taken it on."""
@@ -56,7 +56,7 @@ class Outcome(msgspec.Struct, frozen=True):
     latency_ms: float = 0.0
     """From the start of the name lookup to the last byte read, on a monotonic clock."""
     status: int | None = None
-    """The answer's code, where the kind of target has one. For records and people; the verdict decides."""
+    """The answer's code, if the kind of target has one. For records and people; the plan uses the verdict."""
     headers: tuple[tuple[str, str], ...] = ()
     """The answer's headers, names in lower case, bounded in number and size."""
     body: bytes = b""
@@ -64,16 +64,16 @@ class Outcome(msgspec.Struct, frozen=True):
     body_bytes: int = 0
     """How many bytes of body were read; at most the deliverer's read limit."""
     truncated: bool = False
-    """The body was longer than the read limit; the connection was closed and the rest never read."""
+    """Whether the body was longer than the read limit. Then the connection was closed and the rest never read."""
     message: str = ""
     """One line for people. Never holds a query string, credentials or payload."""
     verdict: Verdict = Verdict.RETRY
     retry_after_ms: int | None = None
-    """How long the target asks to wait before the next attempt; None: it does not say."""
+    """The wait before the next attempt that the target requests; None: it requests none."""
     unreadable: str = ""
-    """Why the plan cannot read ``body`` as the target wrote it, for example because it is compressed; empty: it can."""
+    """Why the plan cannot read ``body``, for example because it is compressed; empty: it can."""
     sent_headers: tuple[tuple[str, str], ...] = ()
-    """The headers that were sent, where the kind of target has them. They may hold secrets."""
+    """The headers that were sent, if the kind of target has headers. They may hold secrets."""
 
     def header(self, name: str) -> str | None:
         """Return the first value of the header ``name`` (given in lower case), or None."""

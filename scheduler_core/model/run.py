@@ -198,8 +198,8 @@ def run_id(at_ms: int, store_id: str, fence: int) -> str:
     """Return the id of a run that was first claimed at ``at_ms`` with ``fence``.
 
     26 characters that sort by time, shaped like a ULID. ``store_id`` (6 characters, drawn once per store) and the
-    fence (a store never gives one twice) make it unique. The function is pure, so a node that takes over a claim
-    computes the same id.
+    fence (a store never issues one twice) make it unique. The function is pure, so a node that takes over a claim
+    computes the same id. (A ULID library would draw a random one.)
     """
     return _base32(at_ms) + store_id + _base32(fence)
 

@@ -76,7 +76,8 @@ def attempt_status(attempt: Attempt) -> RunStatus:
 
 
 def attempt_error_type(attempt: Attempt) -> str | None:
-    """``http_4xx``, ``http_5xx``, ``http_unexpected``, ``timeout``, ``connection``, ``dns``, ``unknown``, or None."""
+    """Return the kind of error of one attempt: ``http_4xx``, ``http_5xx``, ``http_unexpected``, ``timeout``,
+    ``connection``, ``dns``, ``unknown``, or None."""
     if attempt.outcome is not OutcomeKind.RESPONSE:
         return _ERROR_TYPES.get(attempt.outcome, "unknown")
     if is_success(attempt.status):

@@ -38,7 +38,7 @@ class TaskRules(msgspec.Struct, frozen=True):
     select_size: int
     """Tasks in a batch, at most."""
     max_retries: int
-    """A task is stale after 1 + this many failed calls."""
+    """A task is stale after one call and this many failed retries."""
 
 
 class Task(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,7 +65,7 @@ def new_run_id(at_ms: int) -> str:
 
 
 def task_id(number: int) -> str:
-    """Return the public id, ``task_<number>``. Numbers are given in order of arrival."""
+    """Return the public id, ``task_<number>``. Numbers rise in the order of arrival."""
     return f"task_{number}"
 
 

@@ -1,4 +1,4 @@
-"""Transitions: one atomic step of a job. Plans make them, the store applies them. Also computes the next wake-up."""
+"""Transitions: atomic steps of a job, which plans make and the store applies. Also computes the next wake-up."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Transition(msgspec.Struct, frozen=True):
     job: Job | None = None
     """A new definition to store; None: keep the stored one."""
     revoke: bool = False
-    """Take the lease from the node that holds it, so that its settle is refused."""
+    """Revoke the lease of the node that holds it, so that its settle is refused."""
     remove: bool = False
     """Remove definition, state and due entry. The history stays until it is trimmed."""
     detail: RunDetail | None = None

@@ -1,4 +1,8 @@
-"""How long a run waits before its next attempt."""
+"""Computes how long a run waits before its next attempt.
+
+Pure arithmetic, which a retry library (tenacity, backoff) offers only together with its own waiting in memory. Here the
+wait is stored in Redis, so that it survives the node.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ MOST_STEPS = 64
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
-    """When a failed attempt is tried again, and how often. All times in milliseconds."""
+    """The rules for retries after failed attempts. All times in milliseconds."""
 
     first_delay_ms: int = 1_000
     factor: float = 2.0

@@ -110,8 +110,8 @@ def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime]
 def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
     """Resume the trigger, also of a quarantined job. None: nothing to resume.
 
-    The fire times that passed meanwhile are one miss; nothing is caught up. A job whose trigger is exhausted by now is
-    removed.
+    The fire times that passed during the pause are one miss; nothing is caught up. A job whose trigger is exhausted by
+    now is removed.
     """
     job, state = snapshot.job, snapshot.state
     if job is None or state is None or (state.paused_at_ms is None and state.quarantine is None):
@@ -126,7 +126,7 @@ def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
 
 
 def plan_nothing(snapshot: Snapshot, *, downtimes: Sequence[Downtime], store_id: str) -> Transition:
-    """Return a step that does not change an existing job, for a caller that stores something else with it."""
+    """Return a step that leaves an existing job unchanged, for a caller that stores something else in the same step."""
     job, state = snapshot.job, snapshot.state
     if job is None or state is None:
         raise ValueError("the caller has checked that the job exists")

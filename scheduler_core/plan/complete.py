@@ -1,4 +1,4 @@
-"""Callbacks of runners: completion of a run, and heartbeats."""
+"""Decides about callbacks of runners: completion of a run, and heartbeats."""
 
 from __future__ import annotations
 

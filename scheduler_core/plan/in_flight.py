@@ -1,6 +1,6 @@
 """Writes a run that a node executes now into the state of its job, before a client changes that job.
 
-The change would hide the run otherwise; its settle finds it in the state.
+Without this, the change would hide the run. The settle of the run finds it in the state.
 """
 
 from __future__ import annotations

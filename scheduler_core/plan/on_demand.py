@@ -1,4 +1,4 @@
-"""Runs that clients request beside the trigger: now, later, for past fire times; and changes of the pending list."""
+"""Decides about runs that clients request beside the trigger (now, later, for past fire times) and the pending list."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def plan_run_now(
         if one.reason is Reason.MANUAL and (one.run is not None or one.not_before_ms <= now_ms)
     ]
     if not force and (snapshot.lease is not None or state.open is not None or requested):
-        raise RunConflict("a run of this job is not settled; ask with force to queue behind it")
+        raise RunConflict("a run of this job is not settled; use force to queue behind it")
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
     if bare and not force and state.paused_at_ms is not None and any(one.holds_trigger for one in state.pending):
         raise RunConflict("the job is paused with continuations waiting; resume it, or say what to run")
@@ -152,7 +152,7 @@ def plan_replace_pending(
 def plan_revive(
     snapshot: Snapshot, run_id: str, new_id: str, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
 ) -> Transition | None:
-    """Make an entry that was set aside pending again, under a new run id. None: no such entry."""
+    """Make a pending entry that was set aside due again, under a new run id. None: no such entry."""
     job, state = _present(snapshot)
     failed = next((one for one in state.pending if one.run_id == run_id and one.failed is not None), None)
     if failed is None:

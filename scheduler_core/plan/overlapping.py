@@ -1,4 +1,4 @@
-"""Runs of a job with ``overlap: allow``: each is claimed and settled beside its job, up to ``max_concurrent``."""
+"""Plans runs of jobs with ``overlap: allow``: up to ``max_concurrent`` runs are claimed and settled beside the job."""
 
 from __future__ import annotations
 

@@ -69,9 +69,9 @@ def account_for_passed(
     decides about them. Fire times that get a run stay due or become a replay; all others are misses.
     ``covers_until_ms``: the run covers fire times up to then, because it waited for a busy runner until then.
 
-    ``trigger_blocked``: continuations blocked the trigger meanwhile. Nothing is accounted for until the block ends;
-    then all these fire times are one miss. While a job is paused or quarantined, nothing is accounted for:
-    the resume does that.
+    ``trigger_blocked``: continuations blocked the trigger during the run. Nothing is accounted for until the block
+    ends; then all these fire times are one miss. While a job is paused or quarantined, nothing is accounted for: the
+    resume does that.
     """
     due_ms = state.next_fire_ms
     if due_ms is None or due_ms > now_ms or state.trigger_blocked_by in (MissReason.PAUSED, MissReason.QUARANTINED):

@@ -29,7 +29,7 @@ DROPPED = "the continuation that it asks for was dropped: its job or the pending
 
 
 class RunResult(Enum):
-    """What an outcome means for its run, under the job's policies."""
+    """The meaning of an outcome for its run, under the job's policies."""
 
     SUCCEEDED = 1
     TAKEN = 2
@@ -76,8 +76,8 @@ def plan_settle_changed(
     """Return the step that ends an attempt of a run whose job was changed while the request was open.
 
     The change has stored the run in ``state.open``: ``detached`` if it must not be retried, ``completed`` if the runner
-    reported its end meanwhile. If another run or none is stored there, the job was deleted and created again: the
-    attempt is recorded and changes nothing else.
+    reported its end before the answer. If another run or none is stored there, the job was deleted and created again:
+    the attempt is recorded and changes nothing else.
     """
     stored = None if state is None else state.open
     if state is None or stored is None or stored.id != work.run.id:
@@ -134,7 +134,8 @@ def _step(
 def _settle(
     started_as: Job, job: Job, state: JobState, run: Run, ended: Ended, policy: RetryPolicy
 ) -> tuple[JobState, tuple[Record, ...]]:
-    """``started_as``: the definition that the run started with; ``job``: the current one."""
+    """Return the state after an attempt, and the records. ``started_as``: the definition that the run started with;
+    ``job``: the current one."""
     if started_as.policies.retry is not None:
         policy = with_rule(policy, started_as.policies.retry)
     now_ms = ended.ended_at_ms

@@ -138,7 +138,7 @@ def _counted(unit: str, values: Sequence[int]) -> str:
 
 
 def _spans(values: Sequence[int], name: Callable[[int], str]) -> str:
-    """``1, 2, 3, 7`` as "1 to 3 and 7". Two neighbouring values are listed, not joined to a span."""
+    """Return ``1, 2, 3, 7`` as "1 to 3 and 7". Two neighbouring values are listed, not joined to a span."""
     runs: list[tuple[int, int]] = []
     for value in values:
         if runs and runs[-1][1] == value - 1:

@@ -48,7 +48,7 @@ class AtSpec(msgspec.Struct, frozen=True, tag="at", tag_field="k"):
 
 
 TriggerSpec: TypeAlias = CronSpec | IntervalSpec | AtSpec
-"""Every kind of spec. The tag of a stored document tells the kind."""
+"""Every kind of spec. The tag of a stored document selects the kind."""
 
 
 class Trigger(Protocol):

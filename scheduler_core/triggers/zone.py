@@ -3,7 +3,7 @@
 All values are whole seconds. An *instant* counts from the epoch in UTC. A *wall* second counts from 1970-01-01 00:00:00
 local time, so that ``wall = instant + offset`` and ``divmod(wall, 86400)`` is the local date and time of day. Offsets
 come from ``zoneinfo``. It reads the system's database; without one, or if ``PYTHONTZPATH`` is empty, it reads the
-``tzdata`` package.
+``tzdata`` package. The table is our own, because ``zoneinfo`` has no list of the changes of a zone.
 """
 
 from __future__ import annotations

@@ -570,7 +570,7 @@ def test_a_poke_is_skipped_as_too_soon_until_the_interval_is_over() -> None:
 def test_a_poke_is_refused_with_the_reason() -> None:
     with pytest.raises(RunConflict, match=r"quarantined \(broken\); resume it first"):
         run_now(make_state(10, quarantine="broken"))
-    with pytest.raises(RunConflict, match="is not settled; ask with force"):
+    with pytest.raises(RunConflict, match="is not settled; use force"):
         run_now(make_state(10, open=retrying(0, 60)))
     many = tuple(entry(f"E{number}", 90) for number in range(PENDING_LIMIT))
     with pytest.raises(RunConflict, match="100 runs wait for this job already"):

@@ -1,7 +1,8 @@
 """Delivers calls over HTTP: one request, one deadline, one outcome.
 
 The deadline covers the whole attempt, from waiting for a connection to the last byte. HTTP libraries have timeouts per
-phase instead, which a target that sends a byte now and then never exceeds.
+phase instead; a target that sends one byte now and then never exceeds them. Of httpx, only the interface of transports
+is used (docs/decisions/0003-http-transport.md).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from scheduler_core.model.outcome import Verdict
 
 KEPT_HEADERS: Final = 64
 KEPT_HEADER_BYTES: Final = 8192
-"""How much of an answer's headers an outcome holds."""
+"""How many bytes of an answer's headers an outcome holds."""
 
 _KINDS: Final = (
     # The first match counts, so subclasses come first.
@@ -97,8 +98,8 @@ class HttpClient:
     def send(self, request: Request, done: Done, may_send: MaySend) -> Attempt:
         """Begin an attempt for a request that is built, with the guarantees of ``Deliverer.start``.
 
-        Fast path: if a connection is idle and the request is short, the arriving answer drives the attempt. Without a
-        task and a timer of its own, an attempt takes half of the processor time.
+        Fast path: if a connection is idle and the request is short, the arriving answer drives the attempt. Without its
+        own task and timer, an attempt takes half of the processor time.
         """
         pool = self._pool
         if pool is not None and len(request.body) <= WRITE_PIECE_BYTES and may_send():
@@ -302,7 +303,7 @@ class _Direct:
             self._release()
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """End the attempt as timed out: its deadline has passed."""
         self._release()
         self._done(self._client._timed_out(self._request, self._started))
 
@@ -352,7 +353,7 @@ def _kept_headers(raw: list[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]
 
 
 def default_user_agent() -> str:
-    """``Cronpost/<version>``."""
+    """Return ``Cronpost/<version>``."""
     try:
         return f"Cronpost/{metadata.version('cronpost')}"
     except metadata.PackageNotFoundError:

@@ -7,7 +7,8 @@ Each failure has its own exception, a subclass of httpx's ``ConnectError``:
     ├── AddressRefused          the guard refused every address of the name
     └── TlsFailed               the handshake or the check of the certificate failed
 
-Nothing here has a time limit. The caller cancels when its deadline has passed.
+Nothing here has a time limit. The caller cancels when its deadline has passed. Not ``loop.create_connection``, which
+resolves and connects in one call: here the guard checks each address in between (aiohappyeyeballs tries the addresses).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One HTTP/1.1 connection: writes a request, reads its answer, and is ready for the next request.
 
-llhttp (through httptools) parses the framing; it is strict, which prevents request smuggling. This file adds two things
-that a sender of at-least-once requests needs and libraries hide: whether a lost connection was stale (the target closed
-it before it can have begun to work), and that unsolicited bytes (a server's 408 on an idle connection) never become the
-answer to the next request.
+llhttp (through httptools) parses the framing; it is strict, which prevents request smuggling. The connection itself is
+our own (docs/decisions/0003-http-transport.md), because HTTP libraries lack two things that a sender of at-least-once
+requests needs. It reports whether a lost connection was stale (the target closed it before it can have begun to work),
+and unsolicited bytes (a server's 408 on an idle connection) never become the answer to the next request.
 
 Everything that a target can send is bounded: the head in bytes and lines, together with interim (1xx) answers; the body
 by flow control (reading stops until the received bytes are taken); chunk framing and trailers by a ratio.
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._socket: int | None = None
         """The file descriptor to write to directly; None under TLS."""
         self._used = False
-        """This is at least the second exchange."""
+        """Whether this is at least the second exchange."""
         self._sent_at = 0.0
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         """Bytes that arrived before the first exchange began."""
         self._loss: Exception | None = None
         self._spoiled = False
-        """The connection cannot be used for another exchange."""
+        """Whether the connection cannot be used for another exchange."""
         self.on_idle_loss: Callable[[Connection], None] | None = None
         """Called when the connection is lost between exchanges."""
         self._reset("")
@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
         self.received = 0
         """Bytes that have arrived in this exchange."""
         self.unsent = False
-        """No byte of the request was sent, because the connection was already closed."""
+        """Whether no byte of the request was sent, because the connection was closed already."""
         self.lost_after: float | None = None
         """Seconds from sending the request to the loss of a used connection without a byte of an answer; a 408 for the
         idle connection counts as such a loss. None in all other cases."""
@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
-        """Let the transport close itself; ``connection_lost`` follows."""
+        """Return None, so that the transport closes itself and calls ``connection_lost``."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket = None  # from now on, another connection may have this number

@@ -1,9 +1,9 @@
-"""One timer for many deadlines.
+"""Ends attempts at their deadlines, with one timer for all deadlines that have the same timeout.
 
-Most attempts of a node have the same timeout, and nearly all end long before it. A timer of the event loop per attempt
-would cost more than the attempt it guards. Here a deadline is an entry in a dictionary, and the loop has one timer per
-different timeout. An empty group keeps its timer for the next attempt with the same timeout, but only while the groups
-are few: each job may have its own timeout, of up to a day.
+Most attempts of a node have the same timeout, and nearly all end long before it. A timer of the event loop for each
+attempt (``call_later``, ``asyncio.timeout``) would cost more than the attempt itself. Here a deadline is an entry in a
+dictionary. An empty group keeps its timer for the next attempt with the same timeout, but only while few groups
+exist: each job may have its own timeout, of up to a day.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Deadlines:
         self._groups: dict[int, _Group] = {}
 
     def add(self, one: Expiring, timeout_ms: int) -> None:
-        """Expire ``one`` after ``timeout_ms``."""
+        """Call ``one.expire`` after ``timeout_ms``, unless ``remove`` is called first."""
         group = self._groups.get(timeout_ms)
         if group is None:
             group = self._groups[timeout_ms] = _Group(self, timeout_ms)
@@ -55,7 +55,7 @@ class Deadlines:
         return list(self._groups)
 
     def forget(self, timeout_ms: int, group: _Group) -> None:
-        """Drop ``group`` after its last deadline has passed, unless a new group replaced it meanwhile."""
+        """Drop ``group`` after its last deadline has passed, unless a new group has replaced it."""
         if self._groups.get(timeout_ms) is group:
             del self._groups[timeout_ms]
 

@@ -1,7 +1,8 @@
 """Resolves names with c-ares and caches the answers.
 
 getaddrinfo needs a thread per lookup and has no deadline: with 64 names whose server did not answer, a good name waited
-until one of them gave up. c-ares sends all queries from one thread.
+until one of those lookups ended. c-ares (through aiodns) sends all queries from one thread. The cache is our own,
+because of these guarantees (docs/decisions/0026-lookups-and-repeated-requests.md).
 
 Guarantees, whatever the name servers do:
 
@@ -25,7 +26,7 @@ import aiodns
 import httpx
 
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
-"""As ``getaddrinfo`` returns them. The ports are 0."""
+"""An address in the form that ``getaddrinfo`` returns. The ports are 0."""
 
 LOOKUP_SECONDS: Final = 10.0
 """The deadline of one lookup, over all name servers and search domains."""

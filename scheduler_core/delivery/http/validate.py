@@ -36,12 +36,12 @@ _DENIED_HEADERS: Final = {
     "http2-settings": "Cronpost owns the connection",
     "expect": "Cronpost does not wait before it sends the body",
     "accept-encoding": "answers are never decompressed",
-    "idempotency-key": "it carries the id of the run",
+    "idempotency-key": "it holds the id of the run",
 }
 _DENIED_PREFIXES: Final = {
     "proxy-": "it is meant for a proxy",
     "cronpost-": "Cronpost sets these itself",
-    "webhook-": "it is kept for signatures",
+    "webhook-": "it is reserved for signatures",
 }
 
 _INSTEAD: Final = {

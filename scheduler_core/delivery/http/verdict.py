@@ -1,4 +1,4 @@
-"""What an HTTP answer means for its run: the verdict, the wait that it asks for, and whether its body is readable."""
+"""Judges an HTTP answer for its run: the verdict, the requested wait, and whether the plan can read its body."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN_CHARACTERS: Final = 50
 
 
 def with_verdict(outcome: Outcome, retry_statuses: tuple[int, ...], *, now_ms: int) -> Outcome:
-    """Return ``outcome`` with its verdict and what the headers of its answer ask for.
+    """Return ``outcome`` with its verdict and the wait that its headers request.
 
     ``retry_statuses`` are those that the job retries in addition to ``RETRY_STATUSES``.
     """
