@@ -21,10 +21,9 @@ class RunStatus(StrEnum):
     DNS_ERROR = "DNS_ERROR"
     CONNECTION_ERROR = "CONNECTION_ERROR"
 
-    @property
-    def letter(self) -> str:
+    def __init__(self, value: str) -> None:
+        self.letter = value[0]
         """The first letter, which the store uses; it differs in all statuses."""
-        return self.value[0]
 
 
 LETTERS = "".join(status.letter for status in RunStatus)

@@ -31,11 +31,15 @@ DROPPED = "the continuation that it asks for was dropped: its job or the pending
 class RunResult(Enum):
     """The meaning of an outcome for its run, under the job's policies."""
 
-    SUCCEEDED = 1
-    TAKEN = 2
-    CONFLICT = 3
-    RETRY = 4
-    FAILED = 5
+    SUCCEEDED = 1, RunState.SUCCEEDED
+    TAKEN = 2, RunState.SUCCEEDED
+    CONFLICT = 3, RunState.CONFLICT
+    RETRY = 4, RunState.FAILED
+    FAILED = 5, RunState.FAILED
+
+    def __init__(self, _: int, final: RunState) -> None:
+        self.final = final
+        """The state of a run that ends with this result."""
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -83,7 +87,7 @@ def plan_settle_changed(
     if state is None or stored is None or stored.id != work.run.id:
         run = _without_continuation(work.job, _with_attempt(replace(work.run, detached=True), ended), ended)
         result = judge(ended.outcome, work.job)
-        _, final = end_run(None, JobState(), run, _final_state(result), now_ms=ended.ended_at_ms)
+        _, final = end_run(None, JobState(), run, result.final, now_ms=ended.ended_at_ms)
         return _step(work.job, state, run, (final,), ended, remove=False)
     run = replace(
         work.run,
@@ -143,7 +147,7 @@ def _settle(
     trigger_blocked = trigger_was_blocked(state, run)
     covers_until_ms = ended.started_at_ms if run.conflict else None
     run = _with_attempt(run, ended)
-    final, message = _final_state(result), ""
+    final, message = result.final, ""
     if started_as.policies.continuations and result in (RunResult.SUCCEEDED, RunResult.TAKEN):
         state, run, fault = _continue(state, run, ended)
         if fault and result is RunResult.TAKEN:
@@ -244,7 +248,7 @@ def _detached_end(run: Run, result: RunResult) -> tuple[RunState, str]:
         return run.completed, ""
     if result is RunResult.RETRY:
         return RunState.CANCELLED, "not tried again: its job was changed, paused or deleted meanwhile"
-    return _final_state(result), ""
+    return result.final, ""
 
 
 def _account_for_passed(
@@ -288,9 +292,3 @@ def _with_completion(run: Run, result: RunResult, ended: Ended) -> Run:
     if result is RunResult.TAKEN and run.completed is not None:
         return replace(run, taken_at_ms=ended.ended_at_ms)
     return run
-
-
-def _final_state(result: RunResult) -> RunState:
-    if result in (RunResult.SUCCEEDED, RunResult.TAKEN):
-        return RunState.SUCCEEDED
-    return RunState.CONFLICT if result is RunResult.CONFLICT else RunState.FAILED

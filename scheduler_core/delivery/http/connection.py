@@ -58,8 +58,8 @@ class Connection(asyncio.Protocol):
         """Whether this is at least the second exchange."""
         self._sent_at = 0.0
         self._parser: httptools.HttpResponseParser | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._progressed: Callable[[], None] | None = None
+        self._progressed: Callable[[], None] = _ignore
+        """Called when a part of the answer has arrived or the connection is lost."""
         self.fault: httpx.TransportError | None = None
         """Why the answer cannot become complete; None: it still can."""
         self._closed = False
@@ -74,29 +74,6 @@ class Connection(asyncio.Protocol):
         """Whether the connection cannot be used for another exchange."""
         self.on_idle_loss: Callable[[Connection], None] | None = None
         """Called when the connection is lost between exchanges."""
-        self._reset("")
-
-    def _reset(self, method: str) -> None:
-        self._is_head_request = method == "HEAD"
-        self._interim = False
-        self._head_bytes = 0
-        self._body_bytes = 0
-        self._ends_with_connection = True
-        self._head_done = False
-        self.complete = False
-        """Whether the last byte of the answer has arrived."""
-        self._chunks: list[bytes] = []
-        self._buffered = 0
-        self.received = 0
-        """Bytes that have arrived in this exchange."""
-        self.unsent = False
-        """Whether no byte of the request was sent, because the connection was closed already."""
-        self.lost_after: float | None = None
-        """Seconds from sending the request to the loss of a used connection without a byte of an answer; a 408 for the
-        idle connection counts as such a loss. None in all other cases."""
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        """The headers of the final answer, as sent."""
 
     # What the pool and the transport call.
 
@@ -130,7 +107,8 @@ class Connection(asyncio.Protocol):
         if to_write:
             self._write(head + body)
         if not to_write or self.fault is not None:
-            asyncio.get_running_loop().call_soon(self._wake)
+            # Looked up when it is called: the exchange may be finished by then.
+            asyncio.get_running_loop().call_soon(lambda: self._progressed())  # noqa: PLW0108
 
     async def send(self, method: str, head: bytes, body: bytes) -> None:
         """Write a request and return when the head of the final answer is in ``status`` and ``headers``.
@@ -150,7 +128,26 @@ class Connection(asyncio.Protocol):
 
     def _open_exchange(self, method: str) -> bool:
         """Prepare for an answer. Returns False if the request must not be written, because an answer came already."""
-        self._reset(method)
+        self._is_head_request = method == "HEAD"
+        self._interim = False
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._ends_with_connection = True
+        self._head_done = False
+        self.complete = False
+        """Whether the last byte of the answer has arrived."""
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self.received = 0
+        """Bytes that have arrived in this exchange."""
+        self.unsent = False
+        """Whether no byte of the request was sent, because the connection was closed already."""
+        self.lost_after: float | None = None
+        """Seconds from sending the request to the loss of a used connection without a byte of an answer; a 408 for the
+        idle connection counts as such a loss. None in all other cases."""
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        """The headers of the final answer, as sent."""
         self._parser = httptools.HttpResponseParser(self)
         self._sent_at = asyncio.get_running_loop().time()
         self._used = self._began
@@ -243,7 +240,7 @@ class Connection(asyncio.Protocol):
             and not self._transport.is_closing()
         )
         self._parser = None
-        self._progressed = None
+        self._progressed = _ignore
         if not reusable:
             self.abort()
         return reusable
@@ -261,20 +258,16 @@ class Connection(asyncio.Protocol):
             await self._closed_waiter
 
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        """Wait until a part of the answer has arrived or the connection is lost."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._progressed = lambda: None if waiter.done() else waiter.set_result(None)
         try:
-            await self._waiter
+            await waiter
         finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._progressed is not None:
-            self._progressed()
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._progressed = _ignore
 
     def _fail(self, fault: httpx.TransportError) -> None:
-        """Give up the answer. A caller outside the parser must call ``_wake`` afterwards."""
+        """Give up the answer. A caller outside the parser must call ``_progressed`` afterwards."""
         if self.fault is None and not self.complete:
             self.fault = fault
         self.abort()
@@ -300,7 +293,7 @@ class Connection(asyncio.Protocol):
         if not self.received and not data.startswith(b"HTTP/"[: len(data)]):
             self.received = len(data)
             self._fail(httpx.RemoteProtocolError("the answer is not HTTP"))
-            self._wake()
+            self._progressed()
             return
         self.received += len(data)
         try:
@@ -317,7 +310,7 @@ class Connection(asyncio.Protocol):
                 self._fail(_head_too_long())
         elif not self.complete and self.received > 2 * HEAD_LIMIT_BYTES + FRAMING_RATIO * self._body_bytes:
             self._fail(httpx.RemoteProtocolError("the answer has more framing than content"))
-        self._wake()
+        self._progressed()
 
     def eof_received(self) -> None:
         """Return None, so that the transport closes itself and calls ``connection_lost``."""
@@ -347,14 +340,14 @@ class Connection(asyncio.Protocol):
                 self.fault = httpx.ReadError("the target closed the connection without an answer")
             if self._used and not self.received:
                 self.lost_after = asyncio.get_running_loop().time() - self._sent_at
-        self._wake()
+        self._progressed()
 
     def pause_writing(self) -> None:
         self._write_paused = True
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        self._wake()
+        self._progressed()
 
     # What the parser calls.
 
@@ -431,6 +424,10 @@ class Connection(asyncio.Protocol):
             assert self._parser is not None
             if not self._parser.should_keep_alive():
                 self._spoiled = True
+
+
+def _ignore() -> None:
+    """What ``Connection._progressed`` is while no caller waits for the answer."""
 
 
 def _copy_of(fault: httpx.TransportError) -> httpx.TransportError:

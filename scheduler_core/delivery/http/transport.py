@@ -119,17 +119,27 @@ class PooledTransport(httpx.AsyncBaseTransport):
         lost_after = connection.lost_after
         return repeatable and lost_after is not None and lost_after <= self._repeat_within
 
-    def take_idle(self, origin: Origin) -> Connection | None:
-        """Return an idle connection to ``origin``; None if no connection is idle or no slot is free.
+    def take_idle(self, origin: Origin, *, has_slot: bool = False) -> Connection | None:
+        """Return the idle connection to ``origin`` that was used last: the target is least likely to have closed it.
 
-        For a caller that writes and reads by itself (``Connection.begin``), and then calls ``release``.
+        None if no connection is idle or no slot is free. Takes a slot too, unless the caller has one. For a caller that
+        writes and reads by itself (``Connection.begin``), and then calls ``release``.
         """
-        if self._closed or self._slots.free == 0:
+        if not has_slot and (self._closed or self._slots.free == 0):
             return None
-        connection = self._take_idle(origin)
-        if connection is not None:
-            self._slots.free -= 1
-        return connection
+        oldest_usable = asyncio.get_running_loop().time() - self._keepalive
+        while candidates := self._idle_by_origin.get(origin):
+            connection, _ = candidates.popitem()
+            _, idle_since = self._idle.pop(connection)
+            if not candidates:
+                del self._idle_by_origin[origin]
+            if connection.usable and idle_since >= oldest_usable:
+                self._busy.add(connection)
+                if not has_slot:
+                    self._slots.free -= 1
+                return connection
+            connection.abort()
+        return None
 
     def release(self, origin: Origin, connection: Connection) -> None:
         """End the exchange on ``connection``: make it idle, or close it if more of the answer would come."""
@@ -159,7 +169,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         may_send: Callable[[], bool] | None,
     ) -> Connection:
         """Send on an idle connection, or else on a new one. Return it after the answer's head was read."""
-        connection = None if fresh else self._take_idle(origin)
+        connection = None if fresh else self.take_idle(origin, has_slot=True)
         if connection is not None:
             if may_send is not None and not may_send():
                 self._busy.discard(connection)
@@ -202,20 +212,6 @@ class PooledTransport(httpx.AsyncBaseTransport):
         connection.on_idle_loss = self._forget
         self._busy.add(connection)
         return connection
-
-    def _take_idle(self, origin: Origin) -> Connection | None:
-        """Return the idle connection that was used last: the target is least likely to have closed it."""
-        oldest_usable = asyncio.get_running_loop().time() - self._keepalive
-        while candidates := self._idle_by_origin.get(origin):
-            connection, _ = candidates.popitem()
-            _, idle_since = self._idle.pop(connection)
-            if not candidates:
-                del self._idle_by_origin[origin]
-            if connection.usable and idle_since >= oldest_usable:
-                self._busy.add(connection)
-                return connection
-            connection.abort()
-        return None
 
     def _forget(self, connection: Connection) -> None:
         entry = self._idle.pop(connection, None)

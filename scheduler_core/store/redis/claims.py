@@ -10,10 +10,8 @@ from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.lease import SUSPECT_LOSSES
 from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, OwnLease
 from scheduler_core.store.redis import keys as scores
-from scheduler_core.store.redis.codec import (
-    decode_downtimes,
-)
-from scheduler_core.store.redis.documents import decode_claimed
+from scheduler_core.store.redis.codec import TAG_BYTES, decode_downtimes, decode_lease
+from scheduler_core.store.redis.documents import decode_rows
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts.job import CLAIM, RECOVER, ClaimArgs, RecoverArgs
 from scheduler_core.store.redis.scripts.node import OWN_LEASES, OwnLeasesArgs
@@ -84,11 +82,14 @@ class Claims(RedisShard):
     async def _claimed_jobs(self, rows: Sequence[Any]) -> list[ClaimedJob]:
         """Decode the rows of claimed jobs. Removes a member of the due set that cannot be an id."""
         found: list[ClaimedJob] = []
-        for row in rows:
+        for raw_id, definition, state, lease in rows:
             try:
-                found.append(decode_claimed(*row))
+                claim_key = raw_id.decode()
+                job, position, fault = decode_rows(claim_key, definition, state)
+                tag = b"" if state is None else state[:TAG_BYTES]
+                found.append(ClaimedJob(claim_key, job, position, decode_lease(lease), tag, fault))
             except (UnicodeDecodeError, CorruptDocument):
-                await self._remove_foreign(row[0])
+                await self._remove_foreign(raw_id)
         return found
 
     async def _remove_foreign(self, member: bytes) -> None:

@@ -8,7 +8,6 @@ from scheduler_core.model.job_state import JobState, Snapshot
 from scheduler_core.model.lease import Lease
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import StoredJob
-from scheduler_core.store.loop import ClaimedJob
 from scheduler_core.store.redis.codec import (
     TAG_BYTES,
     decode_counted_downtimes,
@@ -45,13 +44,6 @@ def read_stored(
         fault,
         children,
     )
-
-
-def decode_claimed(raw_id: bytes, definition: bytes | None, state: bytes | None, lease: bytes) -> ClaimedJob:
-    claim_key = raw_id.decode()
-    job, position, fault = decode_rows(claim_key, definition, state)
-    tag = b"" if state is None else state[:TAG_BYTES]
-    return ClaimedJob(claim_key, job, position, decode_lease(lease), tag, fault)
 
 
 def decode_rows(

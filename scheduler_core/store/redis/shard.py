@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from redis.asyncio import Redis
@@ -17,7 +18,7 @@ from scheduler_core.store.redis.client import carried_through
 from scheduler_core.store.redis.faults import code_of, translate, translated_faults
 from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.scripts.node import OPEN_SHARDS, OpenShardsArgs
-from scheduler_core.store.redis.scripts.script import A, Arg, BatchScript, G, HistoryKeys, Item, Script, epoch_ms, flat
+from scheduler_core.store.redis.scripts.script import A, Arg, BatchScript, G, HistoryKeys, Item, Script, epoch_ms
 from scheduler_core.store.shards import Finding
 
 PROBE_MS = 10_000
@@ -102,32 +103,46 @@ class RedisShard:
         except (RedisError, OSError) as error:
             raise await self._fault(error, self._client) from error
 
-    async def run_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
-        """Run a script for a batch of items."""
+    async def run_batch(
+        self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]], *, last: Sequence[Arg] = ()
+    ) -> Any:
+        """Run a script for a batch of items. ``last``: the arguments after the items."""
+        all_args: list[Arg] = [*args]
+        keys: list[str] = []
+        for own, own_keys, rest in items:
+            keys += own_keys
+            all_args += own
+            all_args += rest
+        all_args += last
         any_script: Script[Any] = script
-        return await self.run(any_script, *flat(args, items))
+        return await self.run(any_script, all_args, keys)
 
-    async def write(self, script: Script[A], args: A, keys: tuple[str, ...] = ()) -> Any:
+    async def write(self, script: Script[A], args: A, keys: Sequence[str] = ()) -> Any:
         """Run a script that makes a client's change, with a deadline no later than the timeout of this call.
 
         Raises OutcomeUnknown if the change was sent and not answered: it may have been stored, but is not made
         after the deadline. After any other StoreError nothing was stored.
         """
-        return await self._write(script, args, keys)
+        any_script: Script[Any] = script
+        with self._deadline() as deadline:
+            return await self.run(any_script, (*args, deadline), keys)
 
     async def write_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
         """Run a script as ``write`` does, for a batch of items."""
-        return await self._write(script, *flat(args, items))
+        with self._deadline() as deadline:
+            return await self.run_batch(script, args, items, last=(deadline,))
 
     def lists_of(self, job_id: str) -> HistoryKeys:
         """Return the keys of one job's lists. Every settlement needs them, so their common beginning is cached."""
         return HistoryKeys(history=self._history + job_id, failures=self._failures + job_id)
 
-    async def _write(self, script: Script[Any], args: Sequence[Arg], keys: Sequence[str]) -> Any:
+    @contextmanager
+    def _deadline(self) -> Iterator[int | str]:
+        """Return the argument that sets the deadline of a change, and raise OutcomeUnknown if it was not answered."""
         clock = self.clock
         deadline_ms = None if clock is None else clock.deadline_ms(self._timeout_ms)
         try:
-            return await self.run(script, (*args, "" if deadline_ms is None else deadline_ms), keys)
+            yield "" if deadline_ms is None else deadline_ms
         except StoreUnavailable as error:
             if not error.effect_unknown:
                 raise

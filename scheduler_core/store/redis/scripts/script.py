@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
@@ -94,17 +94,6 @@ class Item(NamedTuple, Generic[G]):
     keys: tuple[str, ...] = ()
     rest: Sequence[Arg] = ()
     """Further arguments, such as records (``RecordArgs``). ``args`` contains their number."""
-
-
-def flat(args: tuple[Any, ...], items: Iterable[Item[Any]]) -> tuple[list[Arg], list[str]]:
-    """Return the ARGV of a call with items, and the KEYS of the items."""
-    all_args: list[Arg] = [*args]
-    keys: list[str] = []
-    for own, own_keys, rest in items:
-        keys += own_keys
-        all_args += own
-        all_args += rest
-    return all_args, keys
 
 
 def epoch_ms(seconds: int, micros: int) -> float:
