@@ -1,4 +1,4 @@
-"""A fake shop API with pages. It can be told to fail, and records all requests.
+"""Serves a fake shop API with pages. Requests can make it fail, and it records all requests.
 
     python examples/api_getter/fake_api.py --items orders=35 customers=25 events=20
 
@@ -82,7 +82,7 @@ class FakeApi:
         return {}
 
     async def add_items(self, request: Request) -> Response:
-        """``POST /_items``."""
+        """``POST /_items``: add items to an endpoint."""
         asked = await request.json()
         self._counts[asked["endpoint"]] += asked["count"]
         return JSONResponse(self._counts)
@@ -98,7 +98,7 @@ class FakeApi:
         return JSONResponse(self._faults)
 
     async def asked(self, _: Request) -> Response:
-        """``GET /_asked``."""
+        """``GET /_asked``: list the recorded requests."""
         return JSONResponse({"asked": self._asked, "open": self._open, "most_open": self._most_open})
 
 

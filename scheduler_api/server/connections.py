@@ -38,7 +38,7 @@ class Connection(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no part of a request has arrived and nothing waits to be sent."""
+        """Return whether no part of a request has arrived and nothing waits to be sent."""
 
     def evict(self) -> None:
         """Close at once, in favour of a new connection."""

@@ -69,7 +69,7 @@ class ServerProtocol(RequestParser):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no part of a request has arrived and no part of an answer waits for the client."""
+        """Return whether no part of a request has arrived and no part of an answer waits for the client."""
         return not self._in_head and not self.transport.get_write_buffer_size()
 
     # ---- called by the transport ------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class StopSignal:
 
     @property
     def is_set(self) -> bool:
-        """Whether the process stops."""
+        """Return whether the process stops."""
         return self.event.is_set()
 
     def install(self) -> None:

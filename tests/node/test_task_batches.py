@@ -584,6 +584,6 @@ async def test_a_stopping_node_releases_calls_that_do_not_end_in_time(
 
 
 def tick(clock: ManualClock, task: asyncio.Task[bool]) -> bool:
-    """Let a little time pass; whether ``task`` has ended."""
+    """Let a little time pass; returns whether ``task`` has ended."""
     clock.advance(5)
     return task.done()

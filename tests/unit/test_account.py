@@ -1,4 +1,4 @@
-"""The account of a job: every fire time since it begins is in exactly one entry, whatever was trimmed."""
+"""The account of a job: each fire time since its start is in exactly one entry, also after trimming."""
 
 from __future__ import annotations
 

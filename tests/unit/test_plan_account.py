@@ -592,7 +592,7 @@ def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
         else:
             getattr(simulation, str(name))(*arguments)
         simulation.check()
-    # Whatever the history was, live nodes and answering runners must finish all open work.
+    # After any history, live nodes and answering runners must finish all open work.
     for _ in range(60):
         for index in range(1 + len(simulation.children)):
             simulation.claim(index)
