@@ -113,26 +113,26 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="bound on the whole run")
     parser.add_argument("--processes", type=int, default=2, help="mutants tested at the same time")
     parser.add_argument("--only", default="", help="draw only from mutants whose names contain this")
-    asked = parser.parse_args()
-    until = time.monotonic() + 60 * asked.minutes
+    arguments = parser.parse_args()
+    until = time.monotonic() + 60 * arguments.minutes
     shutil.rmtree(MUTANTS, ignore_errors=True)  # mutmut gives up if a test that it knows has another name by now
-    if not run([FIRST], 60 * asked.minutes, asked.processes):
-        raise SystemExit(f"The time of {asked.minutes:g} minutes was over before the first mutant was tested.")
+    if not run([FIRST], 60 * arguments.minutes, arguments.processes):
+        raise SystemExit(f"The time of {arguments.minutes:g} minutes was over before the first mutant was tested.")
     keep_quick_tests(TEST_SECONDS)
-    candidates = [name for name in all_mutants() if asked.only in name]
-    sample = random.Random(asked.seed).sample(candidates, min(asked.mutants, len(candidates)))
-    print(f"\n{len(sample)} of {len(candidates)} mutants, seed {asked.seed}\n", flush=True)
-    in_time = run(sample, until - time.monotonic(), asked.processes)
-    said = results()
-    counts = collections.Counter(said.get(name, "not checked") for name in sample)
+    candidates = [name for name in all_mutants() if arguments.only in name]
+    sample = random.Random(arguments.seed).sample(candidates, min(arguments.mutants, len(candidates)))
+    print(f"\n{len(sample)} of {len(candidates)} mutants, seed {arguments.seed}\n", flush=True)
+    in_time = run(sample, until - time.monotonic(), arguments.processes)
+    results_by_name = results()
+    counts = collections.Counter(results_by_name.get(name, "not checked") for name in sample)
     tested = sum(count for status, count in counts.items() if status != "not checked")
     killed = sum(counts[status] for status in KILLED)
     print("\n\nNot noticed by any test:")
-    for name in sorted(name for name in sample if said.get(name) in ("survived", "no tests")):
-        print(f"  {name}  ({said[name]})")
+    for name in sorted(name for name in sample if results_by_name.get(name) in ("survived", "no tests")):
+        print(f"  {name}  ({results_by_name[name]})")
     print("\n" + ", ".join(f"{status}: {count}" for status, count in counts.most_common()))
     if not in_time:
-        print(f"The time of {asked.minutes:g} minutes was over before all of the sample was tested.")
+        print(f"The time of {arguments.minutes:g} minutes was over before all of the sample was tested.")
     print(f"{killed} of {tested} killed: {killed / max(1, tested):.1%} (wanted: {LEAST_KILLED:.0%})")
     raise SystemExit(0 if tested and killed >= LEAST_KILLED * tested else 1)
 

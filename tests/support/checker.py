@@ -150,7 +150,7 @@ class Account:
 
 
 @dataclass
-class _Story:
+class _JobHistory:
     """The account of one job, and its requests in the order of their arrival."""
 
     account: Account
@@ -170,27 +170,27 @@ def violations(
     Fire times up to ``until_ms`` must be accounted for; later ones may still be on their way. ``lease_ms`` is how long
     a node may be silent before others reclaim its runs.
     """
-    stories = {account.job_id: _Story(account) for account in accounts}
+    histories = {account.job_id: _JobHistory(account) for account in accounts}
     found: list[str] = []
     for delivery in sorted(deliveries, key=lambda delivery: delivery.arrived_ms):
-        story = stories.get(delivery.job_id)
-        if story is None:
+        history = histories.get(delivery.job_id)
+        if history is None:
             found.append(f"unknown job {delivery.job_id!r}: {delivery}")
         else:
-            story.deliveries.append(delivery)
-    for story in stories.values():
+            history.deliveries.append(delivery)
+    for history in histories.values():
         problems = [
-            *_unaccounted(story.account, until_ms),
-            *_early(story.deliveries),
-            *_overlaps(story, lease_ms, disturbances),
-            *_mixed_ids(story, disturbances),
-            *_falling_fences(story, lease_ms, disturbances),
-            *_repeated(story.deliveries, disturbances),
-            *_after_delete(story),
-            *_unrecorded(story, until_ms, disturbances),
-            *_unseen(story),
+            *_unaccounted(history.account, until_ms),
+            *_early(history.deliveries),
+            *_overlaps(history, lease_ms, disturbances),
+            *_mixed_ids(history, disturbances),
+            *_falling_fences(history, lease_ms, disturbances),
+            *_repeated(history.deliveries, disturbances),
+            *_after_delete(history),
+            *_unrecorded(history, until_ms, disturbances),
+            *_unseen(history),
         ]
-        found += [f"{story.account.job_id}: {problem}" for problem in problems]
+        found += [f"{history.account.job_id}: {problem}" for problem in problems]
     return found
 
 
@@ -260,10 +260,10 @@ def _early(deliveries: Sequence[Delivery]) -> Iterator[str]:
             yield f"early by {early_by:.1f} ms: {delivery}"
 
 
-def _overlaps(story: _Story, lease_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
+def _overlaps(history: _JobHistory, lease_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
     still_open: list[Delivery] = []
-    allowed = story.account.max_concurrent
-    for delivery in story.deliveries:
+    allowed = history.account.max_concurrent
+    for delivery in history.deliveries:
         still_open = [one for one in still_open if one.ended_ms is None or one.ended_ms > delivery.arrived_ms]
         beside = [
             earlier
@@ -278,11 +278,11 @@ def _overlaps(story: _Story, lease_ms: float, disturbances: Sequence[Disturbance
         still_open.append(delivery)
 
 
-def _mixed_ids(story: _Story, disturbances: Sequence[Disturbance]) -> Iterator[str]:
+def _mixed_ids(history: _JobHistory, disturbances: Sequence[Disturbance]) -> Iterator[str]:
     fire_times: dict[str, int] = {}
     ids: dict[int, str] = {}
-    lasting = [one for one in story.deliveries if not any(fault.forgets(one) for fault in disturbances)]
-    known = [(run.id, run.fire_time_ms, run.reason in BY_TRIGGER) for run in story.account.all_runs]
+    lasting = [one for one in history.deliveries if not any(fault.forgets(one) for fault in disturbances)]
+    known = [(run.id, run.fire_time_ms, run.reason in BY_TRIGGER) for run in history.account.all_runs]
     known += [(one.run_id, one.fire_time_ms, one.reason in BY_TRIGGER) for one in lasting]
     for run_id, fire_time, by_trigger in known:
         if fire_times.setdefault(run_id, fire_time) != fire_time:
@@ -296,16 +296,16 @@ def _mixed_ids(story: _Story, disturbances: Sequence[Disturbance]) -> Iterator[s
             yield f"attempt numbers decrease, from {before}: {delivery}"
         attempts[delivery.run_id] = delivery.attempt
     seen: set[str] = set()
-    for run in story.account.all_runs:
+    for run in history.account.all_runs:
         if run.id in seen:
             yield f"run {run.id} is recorded twice"
         seen.add(run.id)
 
 
-def _falling_fences(story: _Story, lease_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
+def _falling_fences(history: _JobHistory, lease_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
     before: dict[str, Delivery] = {}
-    for later in story.deliveries:
-        whose = "" if story.account.max_concurrent == 1 else later.run_id
+    for later in history.deliveries:
+        whose = "" if history.account.max_concurrent == 1 else later.run_id
         earlier = before.get(whose)
         if earlier is not None and later.fence <= earlier.fence:
             if later.fence != earlier.fence and any(fault.wakes(later, lease_ms) for fault in disturbances):
@@ -326,22 +326,22 @@ def _repeated(deliveries: Sequence[Delivery], disturbances: Sequence[Disturbance
             done[delivery.run_id] = delivery
 
 
-def _after_delete(story: _Story) -> Iterator[str]:
-    deleted_at = story.account.deleted_at_ms
+def _after_delete(history: _JobHistory) -> Iterator[str]:
+    deleted_at = history.account.deleted_at_ms
     if deleted_at is None:
         return
-    late = [one for one in story.deliveries if one.arrived_by_redis_ms > deleted_at]
+    late = [one for one in history.deliveries if one.arrived_by_redis_ms > deleted_at]
     for delivery in late:
         if delivery.fire_time_ms > deleted_at:
             yield f"fired after the job was deleted: {delivery}"
-    for delivery in late[story.account.max_concurrent :]:
-        what = "a second request" if story.account.max_concurrent == 1 else "one request too many"
+    for delivery in late[history.account.max_concurrent :]:
+        what = "a second request" if history.account.max_concurrent == 1 else "one request too many"
         yield f"{what} after the job was deleted: {delivery}"
 
 
-def _unrecorded(story: _Story, until_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
-    recorded = {run.id for run in story.account.all_runs}
-    for delivery in story.deliveries:
+def _unrecorded(history: _JobHistory, until_ms: float, disturbances: Sequence[Disturbance]) -> Iterator[str]:
+    recorded = {run.id for run in history.account.all_runs}
+    for delivery in history.deliveries:
         if any(fault.forgets(delivery) for fault in disturbances):
             continue
         settled = delivery.ended_ms is not None and delivery.fire_time_ms <= until_ms
@@ -349,9 +349,9 @@ def _unrecorded(story: _Story, until_ms: float, disturbances: Sequence[Disturban
             yield f"a request to the runner is not recorded: {delivery}"
 
 
-def _unseen(story: _Story) -> Iterator[str]:
-    answers: dict[tuple[str, int], Delivery] = {(one.run_id, one.fence): one for one in story.deliveries}
-    for run in story.account.all_runs:
+def _unseen(history: _JobHistory) -> Iterator[str]:
+    answers: dict[tuple[str, int], Delivery] = {(one.run_id, one.fence): one for one in history.deliveries}
+    for run in history.account.all_runs:
         for attempt in run.attempts:
             if attempt.outcome is not OutcomeKind.RESPONSE:
                 continue

@@ -62,7 +62,7 @@ class Program(Child):
 
 
 @dataclass
-class Shop:
+class Setup:
     """The API, the getter that copies it, and the job that drives the getter."""
 
     deployment: Deployment
@@ -189,14 +189,14 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(deployment: Deployment, request: pytest.FixtureRequest) -> AsyncIterator[Shop]:
+async def setup(deployment: Deployment, request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
     async with AsyncExitStack() as stack:
-        shop = Shop(deployment, stack, deployment.processes.directory / "copy")
-        await shop.open()
-        yield shop
+        setup = Setup(deployment, stack, deployment.processes.directory / "copy")
+        await setup.open()
+        yield setup
         report = getattr(request.node, "report_of_call", None)
         if report is not None and report.failed:
-            print(shop.getter.output())
+            print(setup.getter.output())
 
 
 def cursors(asked: list[Json], *, status: int | None = None) -> list[str | None]:
@@ -221,38 +221,38 @@ def only_one_started(answers: list[httpx.Response]) -> bool:
     )
 
 
-async def pokes_until(shop: Shop, done: Callable[[], bool]) -> list[httpx.Response]:
+async def pokes_until(setup: Setup, done: Callable[[], bool]) -> list[httpx.Response]:
     """Poke the job twice at once, ten times per second, until the other task ends."""
     answers: list[httpx.Response] = []
     while not done():
-        answers += await shop.poke(2)
+        answers += await setup.poke(2)
         await asyncio.sleep(0.1)
     return answers
 
 
-async def test_a_copy_survives_a_429_and_a_500_and_then_fetches_only_new_items_each_day(shop: Shop) -> None:
+async def test_a_copy_survives_a_429_and_a_500_and_then_fetches_only_new_items_each_day(setup: Setup) -> None:
     """Two clients poke the job all the time."""
-    await shop.fault(endpoint="customers", cursor="10", status=429, retry_after=4)
-    await shop.fault(endpoint="events", cursor=None, status=500)  # any of its pages: the first one
-    await shop.put(cron=DAILY, min_interval_seconds=600)
-    history = asyncio.create_task(shop.copied(**ITEMS))
-    pokes = await pokes_until(shop, history.done)
+    await setup.fault(endpoint="customers", cursor="10", status=429, retry_after=4)
+    await setup.fault(endpoint="events", cursor=None, status=500)  # any of its pages: the first one
+    await setup.put(cron=DAILY, min_interval_seconds=600)
+    history = asyncio.create_task(setup.copied(**ITEMS))
+    pokes = await pokes_until(setup, history.done)
     await history
 
     # The requests to the API: each page once, in order; pages without an answer once more, with the same parameters.
-    assert cursors(await shop.asked("orders"))[:5] == [None, "10", "20", "30", "40"]
-    assert cursors(await shop.asked("customers"))[:4] == [None, "10", "10", "20"]
-    assert cursors(await shop.asked("events"))[:3] == [None, None, "10"]
-    refused, given = [one for one in await shop.asked("customers") if one["cursor"] == "10"]
+    assert cursors(await setup.asked("orders"))[:5] == [None, "10", "20", "30", "40"]
+    assert cursors(await setup.asked("customers"))[:4] == [None, "10", "10", "20"]
+    assert cursors(await setup.asked("events"))[:3] == [None, None, "10"]
+    refused, given = [one for one in await setup.asked("customers") if one["cursor"] == "10"]
     assert (refused["status"], given["status"]) == (429, 200)
     assert given["at"] - refused["at"] >= 4.0, "a poke never leads to a request before the time that the API set"
-    meanwhile = [one for one in await shop.asked("orders") if refused["at"] < one["at"] < given["at"]]
+    meanwhile = [one for one in await setup.asked("orders") if refused["at"] < one["at"] < given["at"]]
     assert len(meanwhile) >= 2, "the others keep firing"
-    assert await shop.most_open() == 1, "one run at a time"
+    assert await setup.most_open() == 1, "one run at a time"
 
     # The records of Cronpost: one run for each page, the same run when a page is requested again; the trigger was
     # blocked all the time.
-    records = await shop.records()
+    records = await setup.records()
     runs = [record for record in records if record["kind"] == "run"]
     pages = [run for run in runs if run["reason"] == "continuation"][:10]
     assert [run["state"] for run in pages] == ["succeeded"] * 10
@@ -263,221 +263,221 @@ async def test_a_copy_survives_a_429_and_a_500_and_then_fetches_only_new_items_e
     assert [one for one in records if one["kind"] == "miss" and one["reason"] == "held"]
 
     # The files on disk: each page with the run that fetched it.
-    assert len({page["run"] for name in ITEMS for page in shop.pages(name)}) == 10
-    assert {page["run"] for name in ITEMS for page in shop.pages(name)} == {run["id"] for run in pages}
+    assert len({page["run"] for name in ITEMS for page in setup.pages(name)}) == 10
+    assert {page["run"] for name in ITEMS for page in setup.pages(name)} == {run["id"] for run in pages}
 
     # The answers to the pokes: they started the first run, if they came before the trigger, and pages that were due.
     assert {answer.status_code for answer in pokes} <= {200, 202, 409}
     started = {answer.json()["run_id"] for answer in pokes if answer.status_code == 202}
-    assert started <= {run["id"] for run in await shop.runs()}
+    assert started <= {run["id"] for run in await setup.runs()}
     skipped = {answer.json()["skipped"] for answer in pokes if answer.status_code == 200}
     assert "not_due" in skipped
     assert skipped <= {"not_due", "too_soon"}
 
     # Then only the new items, every "day".
-    before = len(await shop.asked())
-    await shop.add_items("orders", 7)
-    await shop.add_items("events", 13)
-    new = asyncio.create_task(shop.copied(orders=52, customers=25, events=28))
-    await pokes_until(shop, new.done)
+    before = len(await setup.asked())
+    await setup.add_items("orders", 7)
+    await setup.add_items("events", 13)
+    new = asyncio.create_task(setup.copied(orders=52, customers=25, events=28))
+    await pokes_until(setup, new.done)
     await new
-    asked = (await shop.asked())[before:]
+    asked = (await setup.asked())[before:]
     assert set(cursors(asked)) <= {"45", "52", "25", "15", "28"}, "only from where the copy ended"
-    brought = {page["run"] for page in (shop.pages("orders")[5], *shop.pages("events")[2:])}
-    assert brought <= {run["id"] for run in await shop.runs() if run["reason"] == "continuation"}
-    assert [run["state"] for run in await shop.runs() if run["state"] != "succeeded"] == []
-    assert await shop.most_open() == 1
+    brought = {page["run"] for page in (setup.pages("orders")[5], *setup.pages("events")[2:])}
+    assert brought <= {run["id"] for run in await setup.runs() if run["reason"] == "continuation"}
+    assert [run["state"] for run in await setup.runs() if run["state"] != "succeeded"] == []
+    assert await setup.most_open() == 1
 
 
-async def test_a_job_that_is_poked_all_the_time_calls_the_api_only_when_due(shop: Shop) -> None:
+async def test_a_job_that_is_poked_all_the_time_calls_the_api_only_when_due(setup: Setup) -> None:
     """The job has no trigger: only pokes start it, and ``min_interval_seconds`` is the day."""
-    await shop.put(cron=LEAP_DAY, min_interval_seconds=5)
-    assert only_one_started(await shop.poke(2))
+    await setup.put(cron=LEAP_DAY, min_interval_seconds=5)
+    assert only_one_started(await setup.poke(2))
     skipped: set[str] = set()
-    history = asyncio.create_task(shop.copied(**ITEMS))
-    skipped |= {answer.json().get("skipped", "") for answer in await pokes_until(shop, history.done)}
+    history = asyncio.create_task(setup.copied(**ITEMS))
+    skipped |= {answer.json().get("skipped", "") for answer in await pokes_until(setup, history.done)}
     await history
     assert "not_due" in skipped, "the earliest page lies ahead"
-    assert len(await shop.asked()) == 10, "each page was requested once"
-    assert [run["reason"] for run in await shop.runs()] == ["manual"] + ["continuation"] * 10
+    assert len(await setup.asked()) == 10, "each page was requested once"
+    assert [run["reason"] for run in await setup.runs()] == ["manual"] + ["continuation"] * 10
 
     # The next day: one run, and its continuations.
-    answers = await pokes_for_runs(shop, 12)
+    answers = await pokes_for_runs(setup, 12)
     assert {answer.json().get("skipped") for answer in answers if answer.status_code == 200} <= {"too_soon", "not_due"}
     assert "too_soon" in {answer.json().get("skipped") for answer in answers}
-    runs = await shop.runs()
+    runs = await setup.runs()
     assert runs[11]["reason"] == "manual"
     assert at(runs[11]["started_at"]) - max(at(run["started_at"]) for run in runs[:11]) >= 5.0
 
     # The following days.
-    history = asyncio.create_task(shop.copied(**ITEMS))
-    await pokes_until(shop, history.done)
+    history = asyncio.create_task(setup.copied(**ITEMS))
+    await pokes_until(setup, history.done)
     await history
-    await shop.add_items("customers", 1)
-    copied = asyncio.create_task(shop.copied(customers=26))
-    await pokes_until(shop, copied.done)
+    await setup.add_items("customers", 1)
+    copied = asyncio.create_task(setup.copied(customers=26))
+    await pokes_until(setup, copied.done)
     await copied
-    await eventually(lambda: shop.has(**{**ITEMS, "customers": 26}))
-    assert await shop.most_open() == 1
+    await eventually(lambda: setup.has(**{**ITEMS, "customers": 26}))
+    assert await setup.most_open() == 1
 
 
-async def pokes_for_runs(shop: Shop, count: int) -> list[httpx.Response]:
+async def pokes_for_runs(setup: Setup, count: int) -> list[httpx.Response]:
     """Poke the job until this many of its runs are settled."""
 
     async def there() -> None:
         async def so() -> bool:
-            return len(await shop.runs()) >= count
+            return len(await setup.runs()) >= count
 
         await eventually(so, seconds=STORY_SECONDS)
 
     waiting = asyncio.create_task(there())
-    answers = await pokes_until(shop, waiting.done)
+    answers = await pokes_until(setup, waiting.done)
     await waiting
     return answers
 
 
 @pytest.mark.parametrize("victims", ["getter", "server", "getter and server"])
-async def test_a_getter_that_is_killed_in_the_middle_of_a_page_resumes_at_that_page(shop: Shop, victims: str) -> None:
-    await shop.fault(endpoint="orders", cursor="10", seconds=60)
-    await shop.put(cron=LEAP_DAY)
-    await shop.poke()
-    await shop.until_asked("orders", "10")
-    waiting = await shop.pending()
-    node = (await shop.view())["open_run"]["node"]
-    assert shop.ids("orders") == list(range(1, 11)), "the page is not there yet"
+async def test_a_getter_that_is_killed_in_the_middle_of_a_page_resumes_at_that_page(setup: Setup, victims: str) -> None:
+    await setup.fault(endpoint="orders", cursor="10", seconds=60)
+    await setup.put(cron=LEAP_DAY)
+    await setup.poke()
+    await setup.until_asked("orders", "10")
+    waiting = await setup.pending()
+    node = (await setup.view())["open_run"]["node"]
+    assert setup.ids("orders") == list(range(1, 11)), "the page is not there yet"
 
     if "server" in victims:
-        await shop.server.kill()
+        await setup.server.kill()
     if "getter" in victims:
-        await shop.getter.kill()
-        await shop.end_faults()
+        await setup.getter.kill()
+        await setup.end_faults()
     if "server" in victims:
-        await shop.start_server()
-        assert {entry["run_id"] for entry in await shop.pending()} == {entry["run_id"] for entry in waiting}
+        await setup.start_server()
+        assert {entry["run_id"] for entry in await setup.pending()} == {entry["run_id"] for entry in waiting}
     if "getter" in victims:
-        await shop.start_getter()
+        await setup.start_getter()
     if victims == "server":
 
         async def taken_over() -> bool:
-            open_run = (await shop.view())["open_run"]
+            open_run = (await setup.view())["open_run"]
             return open_run is not None and open_run.get("node") not in {None, node}
 
         await eventually(taken_over, what="the new server sends the run again")
-        await shop.end_faults()
-    await shop.copied(**ITEMS)
+        await setup.end_faults()
+    await setup.copied(**ITEMS)
 
     times = 2 if "getter" in victims else 1
-    assert cursors(await shop.asked("orders")) == [None, *["10"] * times, "20", "30", "40"]
-    assert len(await shop.asked()) == 10 + times - 1, "no other page was requested twice"
-    page = shop.pages("orders")[1]
-    (run,) = [run for run in await shop.runs() if run["id"] == page["run"]]
+    assert cursors(await setup.asked("orders")) == [None, *["10"] * times, "20", "30", "40"]
+    assert len(await setup.asked()) == 10 + times - 1, "no other page was requested twice"
+    page = setup.pages("orders")[1]
+    (run,) = [run for run in await setup.runs() if run["id"] == page["run"]]
     assert run["state"] == "succeeded"
-    assert len(await shop.runs()) == 11, "one run begins, and one for each page"
+    assert len(await setup.runs()) == 11, "one run begins, and one for each page"
     if victims == "getter":
         *broken, last = [attempt["outcome"] for attempt in run["attempts"]]
         assert (set(broken), last) == ({"connection"}, "response")
     if victims == "server":
-        assert shop.getter.output().count("orders page 2") == 2, "it came again, and was answered from the disk"
+        assert setup.getter.output().count("orders page 2") == 2, "it came again, and was answered from the disk"
 
 
-async def test_repeated_kills_neither_lose_nor_double_a_page(shop: Shop) -> None:
+async def test_repeated_kills_neither_lose_nor_double_a_page(setup: Setup) -> None:
     for name in ITEMS:
-        await shop.fault(endpoint=name, seconds=0.3, times=1000)
-    await shop.put(cron=LEAP_DAY)
-    await shop.poke()
+        await setup.fault(endpoint=name, seconds=0.3, times=1000)
+    await setup.put(cron=LEAP_DAY)
+    await setup.poke()
     for count, victims in enumerate(("getter", "server", "both", "server", "getter", "both"), 1):
         # At least one run ends between two kills: a job whose run takes three nodes in a row with it is quarantined.
-        await shop.until_busy(runs=count)
+        await setup.until_busy(runs=count)
         if victims != "getter":
-            await shop.server.kill()
+            await setup.server.kill()
         if victims != "server":
-            await shop.getter.kill()
-            await shop.start_getter()
+            await setup.getter.kill()
+            await setup.start_getter()
         if victims != "getter":
-            await shop.start_server()
-    await shop.end_faults()
-    await shop.copied(**ITEMS)
+            await setup.start_server()
+    await setup.end_faults()
+    await setup.copied(**ITEMS)
 
-    runs = await shop.runs()
+    runs = await setup.runs()
     assert [run["reason"] for run in runs].count("continuation") == len(runs) - 1 == 10
     assert {run["state"] for run in runs} == {"succeeded"}
-    assert {page["run"] for name in ITEMS for page in shop.pages(name)} == {run["id"] for run in runs[1:]}
-    assert len(await shop.asked()) <= 10 + 4, "only the page of the killed getter is requested again"
+    assert {page["run"] for name in ITEMS for page in setup.pages(name)} == {run["id"] for run in runs[1:]}
+    assert len(await setup.asked()) <= 10 + 4, "only the page of the killed getter is requested again"
 
 
-async def test_simultaneous_pokes_at_two_servers_start_one_run(shop: Shop) -> None:
-    await shop.deployment.redis.start()
-    servers = await asyncio.gather(shop.deployment.start("serve"), shop.deployment.start("serve"))
-    shop.server = servers[0]
-    await shop.put(cron=LEAP_DAY, min_interval_seconds=600)
+async def test_simultaneous_pokes_at_two_servers_start_one_run(setup: Setup) -> None:
+    await setup.deployment.redis.start()
+    servers = await asyncio.gather(setup.deployment.start("serve"), setup.deployment.start("serve"))
+    setup.server = servers[0]
+    await setup.put(cron=LEAP_DAY, min_interval_seconds=600)
     clients = [await one.api() for one in servers]
     answers = await asyncio.gather(*(client.post(f"/jobs/{JOB['id']}/run") for client in clients for _ in range(5)))
     assert only_one_started(answers)
-    history = asyncio.create_task(shop.copied(**ITEMS))
+    history = asyncio.create_task(setup.copied(**ITEMS))
     while not history.done():
         for one in servers:
-            shop.server = one
-            await shop.poke(2)
+            setup.server = one
+            await setup.poke(2)
     await history
-    assert len(await shop.asked()) == 10
-    assert len(await shop.runs()) == 11
-    assert await shop.most_open() == 1
+    assert len(await setup.asked()) == 10
+    assert len(await setup.runs()) == 11
+    assert await setup.most_open() == 1
 
 
 async def test_replacing_the_pending_list_ends_its_chains_and_the_next_run_continues_the_copy(
-    shop: Shop,
+    setup: Setup,
 ) -> None:
-    await shop.fault(endpoint="orders", cursor="10", seconds=60)
-    await shop.put(cron=LEAP_DAY, min_interval_seconds=0)
-    await shop.poke()
-    await shop.until_asked("orders", "10")
-    assert (await shop.call("PUT", "/pending", json={"pending": []})).status_code < 300
-    await shop.end_faults()
+    await setup.fault(endpoint="orders", cursor="10", seconds=60)
+    await setup.put(cron=LEAP_DAY, min_interval_seconds=0)
+    await setup.poke()
+    await setup.until_asked("orders", "10")
+    assert (await setup.call("PUT", "/pending", json={"pending": []})).status_code < 300
+    await setup.end_faults()
 
     async def settled() -> bool:
-        view = await shop.view()
-        return view["open_run"] is None and not view["pending"] and len(shop.pages("orders")) == 2
+        view = await setup.view()
+        return view["open_run"] is None and not view["pending"] and len(setup.pages("orders")) == 2
 
     await eventually(settled, what="the open run ends, and no run follows")
-    dropped = [run for run in await shop.runs() if "dropped" in run["message"]]
-    assert [(run["state"], run["id"]) for run in dropped] == [("succeeded", shop.pages("orders")[1]["run"])]
-    await shop.poke()
-    await shop.copied(**ITEMS)
-    assert len(await shop.asked()) == 10
+    dropped = [run for run in await setup.runs() if "dropped" in run["message"]]
+    assert [(run["state"], run["id"]) for run in dropped] == [("succeeded", setup.pages("orders")[1]["run"])]
+    await setup.poke()
+    await setup.copied(**ITEMS)
+    assert len(await setup.asked()) == 10
 
 
-async def test_a_page_that_the_api_refuses_for_good_is_set_aside_until_a_person_revives_it(shop: Shop) -> None:
-    await shop.fault(endpoint="events", cursor="10", status=403, times=1)
-    await shop.put(cron=LEAP_DAY)
-    await shop.poke()
+async def test_a_page_that_the_api_refuses_for_good_is_set_aside_until_a_person_revives_it(setup: Setup) -> None:
+    await setup.fault(endpoint="events", cursor="10", status=403, times=1)
+    await setup.put(cron=LEAP_DAY)
+    await setup.poke()
 
     async def set_aside() -> bool:
-        left = await shop.pending()
-        return shop.has(orders=45, customers=25, events=10) and [one["failed"] is not None for one in left] == [True]
+        left = await setup.pending()
+        return setup.has(orders=45, customers=25, events=10) and [one["failed"] is not None for one in left] == [True]
 
     await eventually(set_aside, seconds=STORY_SECONDS)
-    (entry,) = await shop.pending()
+    (entry,) = await setup.pending()
     assert entry["payload"] == {"endpoint": "events", "page": 2, "cursor": "10"}
-    assert (await shop.view())["held_for"] is None, "an entry that is set aside does not block the trigger"
-    (run,) = [run for run in await shop.runs() if run["state"] == "failed"]
+    assert (await setup.view())["held_for"] is None, "an entry that is set aside does not block the trigger"
+    (run,) = [run for run in await setup.runs() if run["state"] == "failed"]
     assert run["status_code"] == 422
     assert "403" in run["answer_excerpt"]
 
-    answer = await shop.call("POST", f"/pending/{entry['run_id']}/revive")
+    answer = await setup.call("POST", f"/pending/{entry['run_id']}/revive")
     assert answer.status_code < 300, answer.text
-    await shop.copied(**ITEMS)
-    assert len(await shop.asked()) == 11
+    await setup.copied(**ITEMS)
+    assert len(await setup.asked()) == 11
 
 
-async def test_lost_pages_are_copied_again_when_a_person_adds_them_to_the_pending_list(shop: Shop) -> None:
+async def test_lost_pages_are_copied_again_when_a_person_adds_them_to_the_pending_list(setup: Setup) -> None:
     """Two pages are lost. Added to the pending list, they are copied again, and the trigger waits for them."""
-    await shop.put(cron=LEAP_DAY)
-    await shop.poke()
-    await shop.copied(**ITEMS)
+    await setup.put(cron=LEAP_DAY)
+    await setup.poke()
+    await setup.copied(**ITEMS)
     for name in ("000002.json", "000004.json"):
-        (shop.root / "orders" / name).unlink()
+        (setup.root / "orders" / name).unlink()
     lost = [{"payload": {"endpoint": "orders", "page": page, "cursor": str(10 * (page - 1))}} for page in (2, 4)]
-    answer = await shop.call("PUT", "/pending", json={"pending": lost})
+    answer = await setup.call("PUT", "/pending", json={"pending": lost})
     assert answer.status_code < 300, answer.text
-    await shop.copied(**ITEMS)
-    assert cursors(await shop.asked("orders")) == [None, "10", "20", "30", "40", "10", "30"]
+    await setup.copied(**ITEMS)
+    assert cursors(await setup.asked("orders")) == [None, "10", "20", "30", "40", "10", "30"]

@@ -21,7 +21,7 @@ SUCCEEDED = {"Cronpost-Last-Success": "2026-11-21T03:00:00Z"}
 DEFAULT = {"endpoints": ["orders", "customers"]}
 
 
-class Desk:
+class Setup:
     """The getter and its API, in one process and without sockets."""
 
     def __init__(self, root: Path, api: httpx.AsyncClient, runner: httpx.AsyncClient) -> None:
@@ -43,7 +43,7 @@ class Desk:
             waiting += [one["payload"] for one in (after if isinstance(after, list) else [after])]
         return done
 
-    async def asked(self) -> list[tuple[str, str | None]]:
+    async def requests(self) -> list[tuple[str, str | None]]:
         return [(one["endpoint"], one["cursor"]) for one in (await self.api.get("/_asked")).json()["asked"]]
 
     async def fault(self, **fault: Any) -> None:
@@ -56,7 +56,7 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     async with AsyncExitStack() as stack:
         shop = fake_api.make_app(fake_api.FakeApi({"orders": 25, "customers": 5}))
         api = await stack.enter_async_context(
@@ -66,107 +66,107 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
         runner = await stack.enter_async_context(
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://getter.test")
         )
-        yield Desk(tmp_path, api, runner)
+        yield Setup(tmp_path, api, runner)
 
 
-async def test_a_job_that_never_succeeded_starts_every_endpoint_at_its_first_page(desk: Desk) -> None:
-    answer = await desk.run(DEFAULT)
+async def test_a_job_that_never_succeeded_starts_every_endpoint_at_its_first_page(setup: Setup) -> None:
+    answer = await setup.run(DEFAULT)
     assert answer.json() == {
         "continue": [
             {"payload": {"endpoint": "orders", "page": 1, "cursor": None}, "after_seconds": 1},
             {"payload": {"endpoint": "customers", "page": 1, "cursor": None}, "after_seconds": 1},
         ]
     }
-    assert await desk.asked() == []
+    assert await setup.requests() == []
 
 
-async def test_a_page_is_written_and_the_next_one_is_requested(desk: Desk) -> None:
-    answer = await desk.run({"endpoint": "orders", "page": 1, "cursor": None})
+async def test_a_page_is_written_and_the_next_one_is_requested(setup: Setup) -> None:
+    answer = await setup.run({"endpoint": "orders", "page": 1, "cursor": None})
     following = {"endpoint": "orders", "page": 2, "cursor": "10"}
     assert answer.json() == {"continue": {"payload": following, "after_seconds": 1}}
-    page = json.loads((desk.root / "orders" / "000001.json").read_text())
+    page = json.loads((setup.root / "orders" / "000001.json").read_text())
     assert [item["id"] for item in page["items"]] == list(range(1, 11))
     assert page["run"] == "RUN1"
 
 
-async def test_the_history_is_copied_page_by_page_and_every_page_is_requested_once(desk: Desk) -> None:
-    await desk.work_off(DEFAULT)
-    assert desk.ids("orders") == list(range(1, 26))
-    assert desk.ids("customers") == list(range(1, 6))
-    assert sorted(await desk.asked(), key=str) == sorted(
+async def test_the_history_is_copied_page_by_page_and_every_page_is_requested_once(setup: Setup) -> None:
+    await setup.work_off(DEFAULT)
+    assert setup.ids("orders") == list(range(1, 26))
+    assert setup.ids("customers") == list(range(1, 6))
+    assert sorted(await setup.requests(), key=str) == sorted(
         [("orders", None), ("orders", "10"), ("orders", "20"), ("customers", None)], key=str
     )
 
 
-async def test_a_later_run_requests_only_newer_items(desk: Desk) -> None:
-    await desk.work_off(DEFAULT)
-    await desk.api.post("/_items", json={"endpoint": "orders", "count": 3})
-    before = await desk.asked()
-    done = await desk.work_off(DEFAULT, headers=SUCCEEDED)
+async def test_a_later_run_requests_only_newer_items(setup: Setup) -> None:
+    await setup.work_off(DEFAULT)
+    await setup.api.post("/_items", json={"endpoint": "orders", "count": 3})
+    before = await setup.requests()
+    done = await setup.work_off(DEFAULT, headers=SUCCEEDED)
     assert done == [
         DEFAULT,
         {"endpoint": "orders", "page": 4, "cursor": "25"},
         {"endpoint": "customers", "page": 2, "cursor": "5"},
     ]
-    assert (await desk.asked())[len(before) :] == [("orders", "25"), ("customers", "5")]
-    assert desk.ids("orders") == list(range(1, 29))
+    assert (await setup.requests())[len(before) :] == [("orders", "25"), ("customers", "5")]
+    assert setup.ids("orders") == list(range(1, 29))
 
 
-async def test_a_run_that_finds_nothing_new_writes_nothing(desk: Desk) -> None:
-    await desk.work_off(DEFAULT)
-    before = sorted(desk.root.rglob("*"))
+async def test_a_run_that_finds_nothing_new_writes_nothing(setup: Setup) -> None:
+    await setup.work_off(DEFAULT)
+    before = sorted(setup.root.rglob("*"))
     for _ in range(2):
-        await desk.work_off(DEFAULT, headers=SUCCEEDED)
-    assert sorted(desk.root.rglob("*")) == before
+        await setup.work_off(DEFAULT, headers=SUCCEEDED)
+    assert sorted(setup.root.rglob("*")) == before
 
 
-async def test_a_page_on_disk_is_not_requested_again_and_gets_the_same_answer(desk: Desk) -> None:
+async def test_a_page_on_disk_is_not_requested_again_and_gets_the_same_answer(setup: Setup) -> None:
     page = {"endpoint": "orders", "page": 3, "cursor": "20"}
-    first = await desk.run(page)
-    await desk.api.post("/_items", json={"endpoint": "orders", "count": 3})
-    second = await desk.run(page, headers={"Idempotency-Key": "RUN2"})
+    first = await setup.run(page)
+    await setup.api.post("/_items", json={"endpoint": "orders", "count": 3})
+    second = await setup.run(page, headers={"Idempotency-Key": "RUN2"})
     assert second.json() == first.json()
-    assert await desk.asked() == [("orders", "20")]
-    assert json.loads((desk.root / "orders" / "000003.json").read_text())["run"] == "RUN1"
+    assert await setup.requests() == [("orders", "20")]
+    assert json.loads((setup.root / "orders" / "000003.json").read_text())["run"] == "RUN1"
 
 
-async def test_a_job_that_is_created_again_reads_the_pages_on_disk_without_requests(desk: Desk) -> None:
-    first = await desk.work_off(DEFAULT)
-    before = await desk.asked()
-    assert await desk.work_off(DEFAULT) == first
-    assert await desk.asked() == before
+async def test_a_job_that_is_created_again_reads_the_pages_on_disk_without_requests(setup: Setup) -> None:
+    first = await setup.work_off(DEFAULT)
+    before = await setup.requests()
+    assert await setup.work_off(DEFAULT) == first
+    assert await setup.requests() == before
 
 
-async def test_a_repeated_request_waits_for_the_page_of_the_first(desk: Desk) -> None:
+async def test_a_repeated_request_waits_for_the_page_of_the_first(setup: Setup) -> None:
     page = {"endpoint": "orders", "page": 1, "cursor": None}
-    await desk.fault(endpoint="orders", seconds=30)
-    both = asyncio.gather(desk.run(page), desk.run(page))
-    await eventually(desk.asked)
-    other = await desk.run({"endpoint": "customers", "page": 1, "cursor": None})
+    await setup.fault(endpoint="orders", seconds=30)
+    both = asyncio.gather(setup.run(page), setup.run(page))
+    await eventually(setup.requests)
+    other = await setup.run({"endpoint": "customers", "page": 1, "cursor": None})
     assert other.status_code == 200, "other endpoints do not wait"
-    await desk.api.delete("/_faults")
+    await setup.api.delete("/_faults")
     first, second = await both
     assert first.json() == second.json()
-    assert (await desk.asked()).count(("orders", None)) == 1
+    assert (await setup.requests()).count(("orders", None)) == 1
 
 
-async def test_429_is_passed_on_with_its_retry_after_and_500_unchanged(desk: Desk) -> None:
-    await desk.fault(endpoint="orders", status=429, retry_after=7)
-    await desk.fault(endpoint="orders", status=500)
+async def test_429_is_passed_on_with_its_retry_after_and_500_unchanged(setup: Setup) -> None:
+    await setup.fault(endpoint="orders", status=429, retry_after=7)
+    await setup.fault(endpoint="orders", status=500)
     page = {"endpoint": "orders", "page": 1, "cursor": None}
-    first, second, third = [await desk.run(page) for _ in range(3)]
+    first, second, third = [await setup.run(page) for _ in range(3)]
     assert (first.status_code, first.headers.get("Retry-After")) == (429, "7")
     assert (second.status_code, second.headers.get("Retry-After")) == (500, None)
     assert third.status_code == 200
-    assert desk.ids("orders") == list(range(1, 11))
+    assert setup.ids("orders") == list(range(1, 11))
 
 
-async def test_a_permanent_error_of_the_api_is_answered_with_422(desk: Desk) -> None:
-    await desk.fault(endpoint="orders", status=403)
-    await desk.fault(endpoint="orders", status=409)
+async def test_a_permanent_error_of_the_api_is_answered_with_422(setup: Setup) -> None:
+    await setup.fault(endpoint="orders", status=403)
+    await setup.fault(endpoint="orders", status=409)
     page = {"endpoint": "orders", "page": 1, "cursor": None}
-    assert [(await desk.run(page)).status_code for _ in range(2)] == [422, 422]
-    assert not (desk.root / "orders").exists()
+    assert [(await setup.run(page)).status_code for _ in range(2)] == [422, 422]
+    assert not (setup.root / "orders").exists()
 
 
 async def test_an_unreachable_or_too_slow_api_is_a_gateway_error(tmp_path: Path) -> None:
@@ -178,31 +178,31 @@ async def test_an_unreachable_or_too_slow_api_is_a_gateway_error(tmp_path: Path)
     async with httpx.AsyncClient(transport=httpx.MockTransport(away), base_url="http://api.test") as api:
         app = getter.make_app(Getter(api, Copy(tmp_path)))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://getter.test") as runner:
-            desk = Desk(tmp_path, api, runner)
-            assert (await desk.run({"endpoint": "orders", "page": 1, "cursor": None})).status_code == 502
-            assert (await desk.run({"endpoint": "customers", "page": 1, "cursor": None})).status_code == 504
-            assert (await desk.run({"endpoint": "events", "page": 1, "cursor": None})).status_code == 502
-            assert desk.ids("orders") == desk.ids("customers") == desk.ids("events") == []
+            setup = Setup(tmp_path, api, runner)
+            assert (await setup.run({"endpoint": "orders", "page": 1, "cursor": None})).status_code == 502
+            assert (await setup.run({"endpoint": "customers", "page": 1, "cursor": None})).status_code == 504
+            assert (await setup.run({"endpoint": "events", "page": 1, "cursor": None})).status_code == 502
+            assert setup.ids("orders") == setup.ids("customers") == setup.ids("events") == []
 
 
-async def test_a_half_written_page_is_ignored_and_written_again(desk: Desk) -> None:
-    (desk.root / "orders").mkdir()
-    (desk.root / "orders" / "000001.partial").write_text('{"items": [{"id": 1')
-    await desk.work_off(DEFAULT, headers=SUCCEEDED)
-    assert desk.ids("orders") == list(range(1, 26))
-    assert not list(desk.root.rglob("*.partial"))
+async def test_a_half_written_page_is_ignored_and_written_again(setup: Setup) -> None:
+    (setup.root / "orders").mkdir()
+    (setup.root / "orders" / "000001.partial").write_text('{"items": [{"id": 1')
+    await setup.work_off(DEFAULT, headers=SUCCEEDED)
+    assert setup.ids("orders") == list(range(1, 26))
+    assert not list(setup.root.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("name", ["../orders", "orders/..", "", "/etc", "orders\n", "Orders"])
-async def test_the_name_of_an_endpoint_cannot_leave_the_directory_of_the_copy(desk: Desk, name: str) -> None:
-    assert (await desk.run({"endpoint": name, "page": 1, "cursor": None})).status_code == 422
-    assert (await desk.run({"endpoints": ["orders", name]})).status_code == 422
-    assert await desk.asked() == []
+async def test_the_name_of_an_endpoint_cannot_leave_the_directory_of_the_copy(setup: Setup, name: str) -> None:
+    assert (await setup.run({"endpoint": name, "page": 1, "cursor": None})).status_code == 422
+    assert (await setup.run({"endpoints": ["orders", name]})).status_code == 422
+    assert await setup.requests() == []
 
 
 @pytest.mark.parametrize(
     "payload",
     [{}, [], None, {"endpoints": "orders"}, {"endpoint": "orders", "page": 0}, {"endpoint": "orders", "p": 1}],
 )
-async def test_an_invalid_payload_is_answered_with_422(desk: Desk, payload: Any) -> None:
-    assert (await desk.run(payload)).status_code == 422
+async def test_an_invalid_payload_is_answered_with_422(setup: Setup, payload: Any) -> None:
+    assert (await setup.run(payload)).status_code == 422
