@@ -1,4 +1,4 @@
-"""A node: starts its shards in order, stops them in order, and reports its faults."""
+"""Starts and stops a node with its shards, and reports its faults."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ log = get_logger(__name__)
 class Engine:
     """One node. ``sole``: this process has just started its Redis, so no other node can be alive.
 
-    Each shard has services of its own. One-off tasks and the repair of targets and schedules belong to the first shard,
-    and depend on that one only.
+    Each shard has its own services. One-off tasks and the repair of targets and schedules belong to the first shard and
+    depend only on it.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Engine:
         return [service for shard in self._shards for service in shard.services] + list(self._of_all)
 
     def start(self) -> None:
-        """Start in the background: Redis may be away, and the process must run nevertheless."""
+        """Start in the background, because the process must run even while Redis is away."""
         self._starting = asyncio.create_task(self._start(), name="cronpost start")
 
     async def started(self) -> None:
@@ -97,8 +97,8 @@ class Engine:
     async def stop(self) -> None:
         """Stop claiming, wait for attempts in flight, release the rest, leave.
 
-        Takes at most the grace time for attempts and a few seconds to settle. What Redis has not accepted by then is
-        reclaimed by another node, or at the next start.
+        Takes at most the grace time for attempts and a few seconds to settle. Runs whose results Redis has not accepted
+        by then are reclaimed by another node, or at the next start.
         """
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()

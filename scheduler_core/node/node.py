@@ -1,4 +1,4 @@
-"""What the loops of a node share: its identity, and what the last heartbeat brought."""
+"""The facts that the loops of a node share: its identity, and the results of its last heartbeat."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from scheduler_core.node.slots import Occupant, SlotPool
 class Node:
     """One scheduler process, as one shard of the store sees it.
 
-    The id is drawn at start: a host name or a pid could belong to another process after a restart. The shards of a
-    process have the same id and share the ``slots``; each has leases, downtimes and a store id of its own.
+    The id is random and new at each start: a host name or a pid could belong to another process after a restart. The
+    shards of a process have the same id and share the ``slots``; each has its own leases, downtimes and store id.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Node:
         self.settings = settings
         self.slots = SlotPool(settings.max_in_flight) if slots is None else slots
         self.store_id = random_store_id()
-        """Proposed with the first beat; replaced by the store's own."""
+        """Proposed with the first heartbeat; then replaced by the store's id."""
         self.downtimes: tuple[Downtime, ...] = ()
         self.downtime_count = -1
         self.dead_after_ms = int(settings.dead_after_seconds * 1000)
@@ -37,22 +37,22 @@ class Node:
         self._beating_since: float | None = None
 
     def beat_taken(self, sent_at: float) -> None:
-        """Note that Redis took a heartbeat that was sent at ``sent_at`` (monotonic seconds)."""
+        """Note that Redis accepted a heartbeat that was sent at ``sent_at`` (monotonic seconds)."""
         if not self.holds_lease():
             self._beating_since = sent_at
         self._beat_at = sent_at
 
     def holds_lease(self) -> bool:
-        """Return whether no other node can have taken this one for dead. The time counts from before the heartbeat was
+        """Return whether no other node can count this one as dead yet. The time counts from before the heartbeat was
         sent."""
         return self._beat_at is not None and self.clock.monotonic() - self._beat_at < self._dead_after
 
     @property
     def may_reap(self) -> bool:
-        """Whether this node has sent heartbeats without a gap for as long as a silent node takes to be dead.
+        """Whether this node has sent heartbeats without a gap for the time after which a silent node counts as dead.
 
-        When Redis was away, the last heartbeat of every node is too old; each has that long to send another before its
-        runs are reclaimed.
+        After an outage of Redis, the last heartbeat of every node is too old. Each node has this time to send another
+        one before its runs are reclaimed.
         """
         if not self.holds_lease() or self._beating_since is None:
             return False

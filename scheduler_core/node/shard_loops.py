@@ -1,7 +1,7 @@
 """The services of a node for one shard of the store (claim, settle, reap ...), and how they start and stop.
 
-The shards of a node share its id, clock, slots and deliverer, and nothing else: when the server of one shard is away,
-the others go on.
+The shards of a node share only its id, clock, slots and deliverer: when the server of one shard is away, the others
+continue.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class NodeShard:
             return [self.start_fault]
         faults = [service.fault for service in self.services if service.fault is not None]
         if not self.node.holds_lease():
-            faults.append("heartbeat: the last beat is too long ago; other nodes may take over its runs")
+            faults.append("heartbeat: the last heartbeat is too old; other nodes may take over its runs")
         return faults
 
     async def start(self) -> None:
@@ -115,7 +115,7 @@ class NodeShard:
                     log.warning(STORE_LOST, service="start", fault=error.code, detail=str(error))
                 self.start_fault = str(error)
             except Exception as error:
-                # Always try again: otherwise the node would stay idle without any sign of it.
+                # Always try again: otherwise the node would stay idle without notice.
                 self.start_fault = f"the node cannot start: {type(error).__name__}: {error}"
                 log.exception(SERVICE_FAILED, service="start")
             await self._clock.sleep(pause)
@@ -135,7 +135,8 @@ class NodeShard:
         await self.reaper.stop()
 
     async def leave(self) -> bool:
-        """Settle what is left after the last attempt has ended, and stop; return whether everything is settled."""
+        """Settle the remaining runs after the last attempt has ended, and stop; return whether everything is
+        settled."""
         with contextlib.suppress(StoreError):
             await self.claimer.release_lost_claim()
         settled = await self.settler.flush(FLUSH_SECONDS)
@@ -144,9 +145,9 @@ class NodeShard:
         return settled
 
     async def say_goodbye(self) -> None:
-        """Stop the heartbeat and remove the node's entry, so that the others need not wait until it counts as dead.
+        """Stop the heartbeat and remove the node's entry, so that other nodes need not wait until it counts as dead.
 
-        With something left to settle the entry stays: when the node counts as dead, the others reclaim its leases.
+        If something is left to settle, the entry stays: when the node counts as dead, other nodes reclaim its leases.
         """
         await self.heartbeat.stop()
         if self.settler.unsettled or self.claimer.may_hold_more:

@@ -30,8 +30,10 @@ class Occupant(Protocol):
 
 
 class SlotPool:
-    """The slots of a process. Its claimers share them: when all are taken, claimers wait in line, and each slot that
-    becomes free goes to the one that has waited longest. A claimer is identified by the ``wake`` that it passes."""
+    """The slots of a process, shared by its claimers: when all are taken, claimers wait in a queue, and each slot that
+    becomes free goes to the claimer that has waited longest. The ``wake`` that a claimer passes identifies it.
+
+    Not ``asyncio.Semaphore``: a claimer takes many slots at once, and must not hold them while it waits."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -73,13 +75,13 @@ class SlotPool:
             self.freed()
 
     def cancel_wait(self, wake: Callable[[], None]) -> None:
-        """Leave the line and wake the next claimer: it may be waiting for the caller to take a free slot."""
+        """Leave the queue and wake the next claimer: a slot may be free that was meant for the caller."""
         if wake in self._waiting:
             del self._waiting[wake]
             self.freed()
 
     def freed(self) -> None:
-        """Wake the first claimer in line if a slot is free. Call it after an attempt has left ``in_flight``."""
+        """Wake the first claimer in the queue if a slot is free. Call it after an attempt has left ``in_flight``."""
         if self._waiting and self.free > 0:
             next(iter(self._waiting))()
         if self._emptied is not None and not self.in_flight:
@@ -106,7 +108,7 @@ class SlotPool:
         return False
 
     def end_trial(self, wake: Callable[[], None]) -> None:
-        """End the caller's trial or its wait for one, and wake the next claimer in line."""
+        """End the caller's trial or its wait for one, and wake the next claimer in the queue."""
         self._waiting_for_trial.pop(wake, None)
         if self._trial == wake:
             self._trial = None

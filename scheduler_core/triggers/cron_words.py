@@ -1,8 +1,8 @@
 """Describes a cron expression in English, for ``cronpost cron "EXPR"``.
 
 The words state the real fire times, not the probable intention: ``*/7`` in the minutes is not "every 7 minutes" but
-"every 7th minute from 0 to 56 of the hour", because the last step is shorter. Without a short form, every field is
-spelled out.
+"every 7th minute from 0 to 56 of the hour", because the last step is shorter. Libraries (cron-descriptor) state the
+intention. Without a short form, every field is spelled out.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ async def upsert_many(service: JobService, new: Sequence[Job]) -> list[Upserted 
     try:
         await _apply(chunks, ReleaseWait(service.store, service.clock))
     except StoreUnavailable as error:
-        unsent = StoreUnavailable(f"not sent, because Redis did not answer to the jobs before: {error}")
+        unsent = StoreUnavailable(f"not sent, because Redis did not answer for earlier jobs of the batch: {error}")
     results = [result for chunk in chunks for result in chunk.results(unsent)]
     changed = sum(not isinstance(one, CronpostError) and one[1] for one in results)
     refused = sum(isinstance(one, CronpostError) for one in results)
@@ -91,8 +91,8 @@ async def _change_held(chunks: Sequence[_Chunk], release: ReleaseWait) -> None:
 
 
 def _chunks(new: Sequence[Job]) -> Iterator[list[Job]]:
-    """Yield chunks of at most CHUNK jobs in order. No id is twice in a chunk, so later definitions are applied
-    later."""
+    """Yield chunks of at most CHUNK jobs in order. No id occurs twice in a chunk, so that of two definitions of a job
+    the later one is applied later."""
     chunk: list[Job] = []
     ids: set[str] = set()
     for job in new:

@@ -1,4 +1,4 @@
-"""Callbacks of runners: completion and heartbeats of runs that they have taken.
+"""Handles callbacks of runners: completion and heartbeats of runs that they have taken.
 
 A callback finds its run through the claim key in its token, and is planned and written like any change of a job.
 """
@@ -20,7 +20,8 @@ log = get_logger(__name__)
 
 
 class CallbackService:
-    """Every method raises TokenRefused, RunNotFound, RunLost, and StoreError as JobService does."""
+    """Records completions and heartbeats. Every method raises TokenRefused, RunNotFound, RunLost, and StoreError as
+    JobService does."""
 
     def __init__(self, shards: Shards[ShardStore], jobs: PerShard[JobService]) -> None:
         self._shards = shards
@@ -29,7 +30,7 @@ class CallbackService:
     async def complete(
         self, run_id: str, token: str, *, succeeded: bool, message: str = "", continuation: bytes | None = None
     ) -> RunState:
-        """End a run; returns its final state. Repeating it changes nothing and returns the same.
+        """End a run; returns its final state. A repetition changes nothing and returns the same.
 
         ``continuation``: the JSON text of continuations. Raises InvalidInput if they cannot be accepted.
         """
@@ -95,7 +96,7 @@ class CallbackService:
         """Return the state of a settled run. Raises RunNotFound, RunLost and RunCancelled."""
         run = await self._shards.of(claim_key).settled_run(run_id)
         if run is None:
-            raise RunNotFound(f"no run {run_id!r} is open, and none is on record")
+            raise RunNotFound(f"no run {run_id!r} is open or recorded")
         if run.state is RunState.LOST:
             raise RunLost("the run ended as lost before its runner completed it")
         if run.state is RunState.CANCELLED:

@@ -23,7 +23,7 @@ log = get_logger(__name__)
 CUT_SECONDS = 1.0
 """How long to wait for the node to confirm that it aborted the request."""
 TRIES = 3
-"""A run may be settled or retried between finding it and cancelling it."""
+"""Maximum tries of one cancellation. A try fails when the run is settled or retried after it was found."""
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Cancelled(msgspec.Struct, frozen=True):
 
 
 class CancelService:
-    """Needs no node. Raises StoreError as JobService does."""
+    """Cancels unsettled runs. Raises StoreError as JobService does."""
 
     def __init__(self, shards: Shards[ShardStore], jobs: PerShard[JobService], history: HistoryService) -> None:
         self._shards = shards
@@ -75,7 +75,7 @@ class CancelService:
                         await store.ask_to_cut(run_id)
                     cut = listens and await _confirmed(confirmed, run_id)
                 return Cancelled(found.job_id, run_id, cut)
-        raise RunNotFound(f"no run {run_id[:100]!r} is open, and none is on record")
+        raise RunNotFound(f"no run {run_id[:100]!r} is open or recorded")
 
     async def _end(self, claim_key: str, run_id: str) -> bool | None:
         """Store the cancellation; returns whether a request of the run may be open. None: the run is not open."""

@@ -14,7 +14,7 @@ from scheduler_core.store.catalogue import CatalogueStore, StoredTarget
 T = TypeVar("T")
 
 TRIES = 32
-"""Each failed try means that another change was first."""
+"""Maximum tries of one change. A try fails when another change comes in between."""
 
 
 async def read_target(catalogue: CatalogueStore, target_id: int) -> StoredTarget:
@@ -35,5 +35,5 @@ async def repeat_if_unknown(operation: Callable[[], Awaitable[T]]) -> T:
         try:
             return await operation()
         except StoreUnavailable as again:
-            # The first may have been carried out, whatever is wrong with the second.
+            # The first try may have been carried out, so the raised error must have ``effect_unknown``.
             raise (again if again.effect_unknown else error) from again

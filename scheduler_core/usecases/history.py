@@ -1,7 +1,7 @@
-"""The list of runs across all jobs: settled ones from their records, the others from the jobs that they belong to.
+"""Lists the runs of all jobs: settled runs from their records, unsettled ones from their jobs.
 
-A run that is not settled stands nowhere as such. One that waits for a retry or a completion is in its job's state; one
-in flight is what a claim of its job decides, and any process that decides again arrives at the same run.
+An unsettled run has no record. A run that waits for a retry or a completion is in its job's state. A run in flight is
+computed from the claim of its job; every process that repeats this decision gets the same run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOOKED_AT = 5_000
 there."""
 LOOK_AT = 250
 EXAMINED = 1000
-"""An unsettled run is searched in at most this many claim keys of each kind."""
+"""The search for an unsettled run examines at most this many claim keys of each kind."""
 
 
 class FoundRun(msgspec.Struct, frozen=True):
@@ -37,12 +37,12 @@ class FoundRun(msgspec.Struct, frozen=True):
     place: Place
     detail: RunDetail | None = None
     claim_key: str = ""
-    """Where the state of a run that is not settled is kept; set by ``HistoryService.get``."""
+    """The claim key of an unsettled run; set by ``HistoryService.get``."""
 
 
 class RunPage(msgspec.Struct, frozen=True):
-    """Part of the list. ``after``: the place after which the next page begins; None at the end. ``skip``: how many of
-    the runs after it the next page leaves out."""
+    """Part of the list. ``after``: the place after which the next page begins; None at the end. ``skip``: the number
+    of runs after that place that the next page leaves out."""
 
     runs: list[FoundRun]
     after: Place | None
@@ -50,7 +50,7 @@ class RunPage(msgspec.Struct, frozen=True):
 
 
 class HistoryService:
-    """Needs no node. Raises StoreUnavailable or StoreRefused if Redis fails."""
+    """Lists and reads runs of all shards. Raises StoreUnavailable or StoreRefused if Redis fails."""
 
     def __init__(self, shards: Shards[ShardStore], clock: Clock) -> None:
         self._shards = shards
@@ -69,9 +69,9 @@ class HistoryService:
         """Return runs by their start, newest first; with ``job_id``, of one job. A filter by status leaves out
         unsettled runs, which have no status.
 
-        Page by page with ``before``, every run that was settled when the first page was read, and is not trimmed
-        meanwhile, comes exactly once, whatever else is settled in between. A first attempt in flight stands at the
-        instant at which it was claimed until it ends, and then at its start.
+        Read page by page with ``before``, the list contains exactly once every run that was settled before the first
+        page was read, unless it is trimmed in between. Until a first attempt ends, its run is listed at the instant of
+        the claim, and after that at its start.
         """
         if job_id is not None:
             return await self._parts[self._shards.number_of(job_id)].of_job(job_id, query, before, skip, limit)
@@ -93,7 +93,7 @@ class HistoryService:
                 return RunPage(found[:limit], found[limit - 1].place)
             if exhausted:
                 return RunPage(found, None)
-            # Some were settled between two reads, or trimmed: fill the page from the following places.
+            # Some runs were settled or trimmed between two reads: fill the page from the following places.
             before = candidates[-1][1].place
 
     async def _find_among(self, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
@@ -118,8 +118,8 @@ class HistoryService:
         return RunPage(found, before, skip)
 
     async def get(self, run_id: str) -> FoundRun:
-        """Return one run, settled or not. Raises RunNotFound. Not every id reveals its shard, so all shards are
-        read."""
+        """Return one run, settled or not. Raises RunNotFound. Reads all shards, because a run id does not always tell
+        its shard."""
         answers = await asyncio.gather(*(one.get(run_id) for one in self._parts), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, FoundRun):
@@ -136,7 +136,7 @@ class HistoryService:
         return found[0] if len(found) == 1 else sum_of(found)
 
     async def _candidates(self, query: Query, before: Place | None, count: int) -> list[tuple[int, Candidate]]:
-        """Return the first places of the list over all shards, each with the number of its shard."""
+        """Return the first places of the list of all shards, each with the number of its shard."""
         pages = await asyncio.gather(
             *(one.history.candidates(query, before=before, count=count) for one in self._parts)
         )
@@ -157,7 +157,7 @@ class HistoryService:
 
 
 class _HistoryOfShard:
-    """The same of one shard."""
+    """Lists and reads the runs of one shard."""
 
     def __init__(self, store: ShardStore, clock: Clock) -> None:
         self._store = store
@@ -168,7 +168,7 @@ class _HistoryOfShard:
         stored = await self.history.record(run_id)
         if stored is not None:
             return FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
-        # The id contains when the run was claimed or requested: it did not start before that.
+        # The id contains the instant of the claim or request. The run did not start before it.
         at_ms = run_id_ms(run_id)
         if at_ms is None:
             return None
@@ -198,7 +198,7 @@ class _HistoryOfShard:
         at, looked_at = (0 if query.looks_at_runs else skip), 0
         found: list[FoundRun] = []
         while len(found) < limit and at < len(places) and looked_at < LOOKED_AT:
-            # Trimmed and unreadable records leave room for the following ones.
+            # Replace trimmed and unreadable records by the following ones.
             part = places[at : at + (LOOK_AT if query.looks_at_runs else limit - len(found))]
             looked_at += len(part)
             names = [place.member.decode(errors="replace") for place in part]
@@ -242,7 +242,7 @@ class _HistoryOfShard:
         for one, stored in zip(candidates, await self._read(claim_keys), strict=True):
             runs = _waiting(stored)
             if not one.waits:
-                # A retry in flight is found as what waits for it, under the start of its run.
+                # A retry in flight is listed as its waiting run, at the start of the run.
                 waiting = {run.id for run in runs}
                 runs = [run for run in _in_flight(one.name, stored) if run.id not in waiting]
             found += [FoundRun(job_of_claim_key(one.name), run, one.place, claim_key=one.name) for run in runs]
@@ -257,8 +257,8 @@ class _HistoryOfShard:
 
 
 def _waiting(stored: StoredJob) -> list[Run]:
-    """Return the runs of a claim key that wait for a retry or a completion, latest first; also if the retry is in
-    flight."""
+    """Return the runs of a claim key that wait for a retry or a completion, latest first; a run whose retry is in
+    flight too."""
     state = stored.snapshot.state
     if state is None:
         return []

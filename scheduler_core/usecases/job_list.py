@@ -1,4 +1,4 @@
-"""The list of jobs, over all shards, in the order of the ids' bytes."""
+"""Lists the jobs of all shards, in the order of the bytes of their ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXAMINED = 1000
 LOOK_AT = 200
 FIRST_READ = 16
 PAGE_BYTES = 8 << 20
-"""A page reads at most this many bytes of payloads, shown or not; with large payloads it is short."""
+"""A page reads at most this many bytes of payloads, even if it does not show them. With large payloads it is short."""
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -50,7 +50,7 @@ class JobView(msgspec.Struct, frozen=True):
 
 
 class JobReader:
-    """Every method raises StoreUnavailable when Redis does not answer."""
+    """Reads jobs. Every method raises StoreUnavailable if Redis does not answer."""
 
     def __init__(self, store: JobStore, clock: Clock) -> None:
         self._store = store
@@ -76,7 +76,7 @@ class JobReader:
         ]
 
     async def get(self, job_id: str) -> JobView:
-        """Raises JobNotFound."""
+        """Return the job. Raises JobNotFound."""
         stored = await self._store.read(job_id)
         if not exists(stored):
             raise JobNotFound(job_id)

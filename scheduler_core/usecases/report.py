@@ -1,4 +1,4 @@
-"""Counts and logs the entries that are written to the history of a job."""
+"""Counts and logs the entries that are added to the history of a job."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ A schedule is a job; the node's loops execute its runs. The catalogue has its un
 status. Job and catalogue are written one after the other:
 
 * create: reserve name and id, write the job, commit. The schedule is invisible until the commit.
-* name and target: first the catalogue, which decides, then the job.
-* timing, pause, resume: first the job, which decides, then the catalogue. After writing the catalogue the job is read
-  again, so that the later of two concurrent changes leaves both equal.
-* delete: first the job, then the catalogue, so that a name is free only when nothing runs under it.
+* change name or target: first the catalogue, which decides, then the job.
+* change timing, pause, resume: first the job, which decides, then the catalogue. After writing the catalogue, read the
+  job again, so that the later of two concurrent changes leaves both equal.
+* delete: first the job, then the catalogue, so that a name becomes free only when its job is gone.
 
 Each step can be repeated, and ``catalogue_sweep`` completes interrupted operations.
 """
@@ -66,8 +66,7 @@ from scheduler_core.usecases.jobs import JobService
 log = get_logger(__name__)
 
 PATIENCE_MS = 1_000
-"""How long a reserved name is kept for its schedule. It is also the ``Retry-After`` of a request that must be
-repeated."""
+"""How long a name stays reserved for a new schedule. Also the ``Retry-After`` of a request that must be repeated."""
 EXAMINED = 20_000
 """A page of one status examines at most this many schedules; it may be short, and its cursor continues there."""
 LOOK_AT = 1_000
@@ -131,11 +130,11 @@ class SchedulePage(msgspec.Struct, frozen=True):
 
 
 class ScheduleJobs(JobService):
-    """The job service, with edits for schedules."""
+    """A ``JobService`` that also edits the jobs of schedules."""
 
     async def edit(self, job_id: str, change: Callable[[Job | None, JobState | None, int], Job]) -> JobView:
-        """Store the result of ``change(definition, state, now)``; repeats this if the job changed in between. Unlike an
-        upsert it accepts a trigger that never fires again: a window may be over at once."""
+        """Store the result of ``change(definition, state, now)``; start again if the job changed in between. Unlike an
+        upsert, this accepts a trigger that never fires again: the window of a schedule may be over already."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             if stored.fault is not None:
@@ -152,7 +151,8 @@ class ScheduleJobs(JobService):
 
 
 class ScheduleService:
-    """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part."""
+    """Creates, reads, changes and deletes schedules. Every method raises StoreUnavailable or StoreRefused if Redis
+    fails."""
 
     def __init__(self, shards: Shards[ShardStore], clock: Clock, metrics: Metrics) -> None:
         self._shards = shards
@@ -207,12 +207,12 @@ class ScheduleService:
             try:
                 await self.drop(schedule_id, of_target=target_id)
             except StoreError:
-                # A sweeper completes what is left if its job is written, and removes it if not.
+                # If the job was written, a sweeper completes the schedule; otherwise it removes the reservation.
                 raise OutcomeUnknown(f"the schedule may have been created: {error}") from error
             raise
 
     async def get(self, schedule_id: int) -> Schedule:
-        """Raises ScheduleNotFound."""
+        """Return the schedule. Raises ScheduleNotFound."""
         try:
             view = await self._jobs_of(schedule_id).get(job_id_of(schedule_id))
         except JobNotFound:
@@ -263,7 +263,7 @@ class ScheduleService:
         return await self._align(schedule_id, view)
 
     async def pause(self, schedule_id: int) -> Schedule:
-        """Pause a schedule; an open request may end. Raises ScheduleNotFound and WrongStatus."""
+        """Pause a schedule. An open request is not cut off. Raises ScheduleNotFound and WrongStatus."""
         await self._require(schedule_id, ScheduleStatus.ACTIVE, "paused")
         return await self._align(schedule_id, await self._job_of(schedule_id, self._jobs_of(schedule_id).pause))
 
@@ -282,7 +282,7 @@ class ScheduleService:
         await self.drop(schedule_id)
 
     async def align(self, schedule_id: int) -> None:
-        """Make job and catalogue equal; removes a schedule that lacks one of them or its target."""
+        """Make job and catalogue equal. Removes a schedule whose job, catalogue entry or target is missing."""
         try:
             await self._align(schedule_id, await self._jobs_of(schedule_id).get(job_id_of(schedule_id)))
         except (JobNotFound, ScheduleNotFound):

@@ -18,7 +18,8 @@ PAGE = 200
 
 
 class TargetCopier:
-    """Raises StoreUnavailable or StoreRefused if a shard fails, after all other shards are done."""
+    """Copies targets to further shards. Raises StoreUnavailable or StoreRefused if a shard fails, after all other
+    shards are done."""
 
     def __init__(self, shards: Shards[ShardStore], catalogue: CatalogueStore) -> None:
         self._catalogue = catalogue
@@ -58,7 +59,7 @@ class TargetCopier:
         for mark in marks:
             target_id = mark.partition(" ")[0]
             try:
-                if target_id.isdecimal() and len(target_id) <= 15:  # else it is not our mark
+                if target_id.isdecimal() and len(target_id) <= 15:  # otherwise Cronpost did not write this mark
                     await self.copy(int(target_id))
             except CronpostError:
                 continue  # a shard is away; the others have their copies

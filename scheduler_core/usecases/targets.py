@@ -1,4 +1,4 @@
-"""Targets: what clients do with them. Deleting a target deletes its schedules."""
+"""Creates, reads, changes and deletes targets. Deleting a target deletes its schedules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from scheduler_core.usecases.target_copies import TargetCopier
 log = get_logger(__name__)
 
 DELETES_AT_ONCE = 4
-"""The pool of connections has little room beyond one for each request."""
+"""How many schedules are deleted at the same time: few, because the pool has few connections beyond one per request."""
 
 
 class TargetPage(msgspec.Struct, frozen=True):
@@ -46,7 +46,8 @@ class TargetPage(msgspec.Struct, frozen=True):
 
 
 class TargetService:
-    """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part."""
+    """Creates, reads, changes and deletes targets. Every method raises StoreUnavailable or StoreRefused if Redis
+    fails."""
 
     def __init__(self, shards: Shards[ShardStore], clock: Clock, schedules: ScheduleService) -> None:
         self._catalogue = shards.lead.catalogue_store()
@@ -62,14 +63,14 @@ class TargetService:
         target_id = await repeat_if_unknown(lambda: self._catalogue.add_target(target, token=token))
         if target_id is None:
             raise DuplicateName("target", target.name)
-        with contextlib.suppress(StoreError):  # where it is not copied yet, it is read from the first shard
+        with contextlib.suppress(StoreError):  # a shard without a copy reads the target from the first shard
             async with self.copies.changing(target_id, now_ms=now_ms):
                 pass
         log.info(TARGET_CREATED, target_id=target_id, name=target.name)
         return replace(target, id=target_id)
 
     async def get(self, target_id: int) -> Target:
-        """Raises TargetNotFound and CorruptDocument."""
+        """Return the target. Raises TargetNotFound and CorruptDocument."""
         stored = await self.get_stored(target_id)
         if stored.fault is not None:
             raise CorruptDocument(stored.fault)
@@ -89,8 +90,8 @@ class TargetService:
     async def change(
         self, target_id: int, change: Callable[[Target], Target], *, anew: Callable[[], Target] | None = None
     ) -> Target:
-        """Store the result of ``change``; schedules use it from their next run on. An unreadable target is replaced by
-        the result of ``anew``.
+        """Store the result of ``change``; schedules use it from their next run on. The result of ``anew`` replaces an
+        unreadable target.
 
         Raises TargetNotFound, DuplicateName and, without ``anew``, CorruptDocument.
         """

@@ -1,4 +1,4 @@
-"""Operations of clients on one-off tasks and their settings. Needs no node."""
+"""Stores, lists, deletes and revives one-off tasks, and changes their settings. Needs no node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scheduler_core.usecases.report import report_record
 log = get_logger(__name__)
 
 TRIES = 32
-"""Each failed try means that a call of the same task was settled in between."""
+"""Maximum tries of one change. A try fails when a call of the same task is settled in between."""
 PARTS_OF = {
     None: PARTS,
     TaskStatus.PENDING: ("fresh", "failed"),
@@ -27,7 +27,7 @@ PARTS_OF = {
 
 
 class TaskService:
-    """Every method raises StoreUnavailable or StoreRefused when Redis does not do its part."""
+    """Operations of clients on one-off tasks. Every method raises StoreUnavailable or StoreRefused if Redis fails."""
 
     def __init__(self, store: TaskStore, clock: Clock, metrics: Metrics) -> None:
         self._store = store
@@ -43,7 +43,7 @@ class TaskService:
         return [task_id(number) for number in numbers]
 
     async def get(self, public_id: str) -> StoredTask:
-        """Raises TaskNotFound."""
+        """Return the task. Raises TaskNotFound."""
         number = task_number(public_id)
         stored = None if number is None else await self._store.read(number)
         if stored is None:
@@ -57,7 +57,7 @@ class TaskService:
         return await self._store.page(PARTS_OF[status], start, limit)
 
     async def delete(self, public_id: str) -> None:
-        """Delete a task in any status; an open call may end. Raises TaskNotFound."""
+        """Delete a task in any status. An open call is not cut off. Raises TaskNotFound."""
         for _ in range(TRIES):
             stored = await self.get(public_id)
             record = None
@@ -102,4 +102,4 @@ class TaskService:
 
 
 def _too_busy(public_id: str) -> StoreUnavailable:
-    return StoreUnavailable(f"{public_id} was changed by others again and again; try again")
+    return StoreUnavailable(f"{public_id} changes too often to be changed now; try again")

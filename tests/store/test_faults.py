@@ -350,7 +350,7 @@ async def test_wake_ups_come_for_changes_that_come_before_all_others(store: Redi
 async def test_the_subscription_outlives_a_silence_longer_than_the_socket_timeout(
     redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscribe, "SIGN_OF_LIFE_SECONDS", 0.15)
+    monkeypatch.setattr(subscribe, "PING_AFTER_SECONDS", 0.15)
     store = RedisStore(connect(redis_url, timeout_seconds=0.1))
     async with aclosing(store.wake_ups()) as wake_ups:
         assert await anext(wake_ups) is None
@@ -368,7 +368,7 @@ async def test_the_subscription_outlives_a_silence_longer_than_the_socket_timeou
 async def test_a_redis_that_gives_no_sign_of_life_ends_the_subscription(
     own_server: EmbeddedRedis, own_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscribe, "SIGN_OF_LIFE_SECONDS", 0.1)
+    monkeypatch.setattr(subscribe, "PING_AFTER_SECONDS", 0.1)
     client: Any = Redis.from_url(own_server.url)
     async with aclosing(own_store.wake_ups()) as wake_ups:
         assert await anext(wake_ups) is None

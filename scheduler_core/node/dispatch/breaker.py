@@ -8,8 +8,9 @@
         │ any answer                                          │ open time over: one request is sent
         └───────────────────────────────────────────── half-open ────┘
 
-A state machine without I/O or clock. A *failure* is an attempt that got no answer (no connection, no such name, TLS,
-deadline). Any HTTP answer closes the breaker, also a 500.
+A state machine without I/O or clock. Breaker libraries wrap a call, but here the decision comes before the request is
+built, and the due run is requeued (docs/decisions/0015-bulkheads-and-breaker.md). A *failure* is an attempt that got no
+answer (no connection, no such name, TLS, deadline). Any HTTP answer closes the breaker, also a 500.
 """
 
 from __future__ import annotations

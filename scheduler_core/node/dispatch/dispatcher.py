@@ -1,4 +1,4 @@
-"""From a claimed job to a request: takes a permit, builds the call, starts the attempt.
+"""Turns a claimed job into a request: takes a permit, builds the call, starts the attempt.
 
 A job whose claim brought everything is sent at once, without a task (``Dispatcher.send``). A named target, a callback's
 token, a child run or a job that is being emptied has to be looked up first (``_prepare``), in a task. ``in_flight`` has

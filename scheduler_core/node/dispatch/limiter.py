@@ -2,7 +2,8 @@
 
 Every claimed run passes here before its request is built. It gets a permit, or it is held back: requeued with the same
 fire time, a moment later, without counting as an attempt. The limiter knows only what this node has seen of each
-target, in memory: open requests, response times, the breaker's state. A restart needs none of it.
+target, in memory: open requests, response times, the breaker's state. A restart needs none of it. Rate-limit libraries
+make the caller wait; here a run without a permit leaves the node (docs/decisions/0015-bulkheads-and-breaker.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Repairs interrupted operations: half-created schedules and unfinished target deletions.
 
-A process that dies between two steps of ``catalogue`` leaves an incomplete entry: a name without its schedule, a
-schedule without its name, a count that is off by one. Such an entry never fires twice, and this loop finds it.
+A process that dies between two steps of ``usecases/schedules`` leaves an incomplete entry: a name without its schedule,
+a schedule without its name, a count that is off by one. Such a schedule never fires twice, and this loop repairs it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PERIOD_SECONDS = 10.0
 HALVES_AFTER_MS = 60_000
 """How long the creation of a schedule or the deletion of a target may take before it counts as interrupted."""
 COPIES_AFTER_MS = 10_000
-"""The same for the copying of a changed target to all shards."""
+"""How long copying a changed target to all shards may take before it counts as interrupted."""
 TURN_MS = 600_000
 """How often one of the nodes compares all schedules with their jobs."""
 PAGE = 200
@@ -56,7 +56,7 @@ class CatalogueSweeper(Service):
         await self.sweep()
 
     async def repair(self) -> int:
-        """Repair wake-ups that no job or task can have; return how many. Such a job would never fire."""
+        """Repair impossible wake-ups of jobs and tasks, which would never fire; return how many."""
         repaired = await self._tasks.repair()
         for number, store in enumerate(self._shards.all):
             count, self._looked_at[number] = await store.repair_due(

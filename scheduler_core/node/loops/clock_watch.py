@@ -1,6 +1,6 @@
 """Reports jumps of Redis's clock, and a difference between it and the clock of this machine.
 
-Both change when jobs fire, but the node works, so they are warnings of ``/ready``, log lines and metrics.
+Both change when jobs fire, but the node still works. So they are warnings of ``/ready``, log lines and metrics.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ log = get_logger(__name__)
 
 
 class CutSubscriber(Service):
-    """Subscribes to cancelled runs, and cancels their requests that are open here. If a message is lost, the request
-    goes on, and Redis refuses its result."""
+    """Subscribes to cancelled runs, and aborts those of their requests that are open on this node. If a message is
+    lost, the request continues, and Redis refuses its result."""
 
     name = "cut"
 

@@ -17,11 +17,11 @@ START_GAP_BEATS = 2
 """A starting node records a downtime if the last heartbeat of any node is older than this many heartbeats."""
 FORGET_AFTER_MS = 3_600_000
 STALE_SECONDS = 5.0
-"""How long a clock may go without a sample before another server sets it."""
+"""If the clock got no sample for this long, another server sets it."""
 
 
 async def set_clock(store: LoopStore | Shards[ShardStore], clock: RedisClock) -> None:
-    """Take one sample of Redis's time; of several servers, the first that answers."""
+    """Take one sample of Redis's time; of several servers, use the first that answers."""
     redis_ms = await store.time_ms()
     clock.sample(redis_ms, received_at=clock.monotonic())
 

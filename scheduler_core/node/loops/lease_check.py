@@ -1,7 +1,7 @@
 """Compares the leases that Redis has of this node with the jobs that the node works on, and releases the rest.
 
-A failover can lose a settlement that was acknowledged, and cuts the connections. The lease is then there again, and its
-node is alive, so no other node would ever reclaim it.
+A failover breaks the connections and can lose a settlement that was acknowledged. Then the lease exists again, and its
+node is alive, so that no other node would ever reclaim it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class LeaseCheck:
     async def compare_if_due(self) -> None:
         """Release the leases of this node that it does not work on, if it is time to look.
 
-        Call it only while no claim is under way: a claim adds leases that the node does not know yet. If such a run is
-        settled at this very moment, the fence decides.
+        Call it only while no claim is in flight: a claim adds leases that the node does not know yet. If one of the
+        runs is settled at the same moment, the fence decides.
         """
         now = self._clock.monotonic()
         faults = 0

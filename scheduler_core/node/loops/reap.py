@@ -15,19 +15,21 @@ log = get_logger(__name__)
 
 PERIOD_SECONDS = 1.0
 TURN_MS = 900
-"""One node of the fleet gets the turn in each interval. Shorter than the period, so that no turn is skipped."""
+"""One node gets the turn in each interval. Shorter than the period of the loop, so that no turn is skipped."""
 AUDIT_MS = 60_000
 """How often all leases are examined although no node has died: for leases of unknown nodes, and for claimed jobs
 without a lease. Only faults cause either."""
 LATE_CLAIM_MS = 2_000
-"""For this long after a node's death its leases are examined again: a claim of it may have been on its way."""
+"""For this long after a node's death its leases are examined again: one of its claims may arrive late."""
 SHOWN = 20
 
 
 class Reaper(Service):
-    """Asks once a second for the turn, which one node of the fleet gets, and whether a node has died. Only then, and
-    once a minute for an audit, the leases are examined, so the work does not grow with the number of nodes. Any node
-    claims the reclaimed jobs, like any due job."""
+    """Asks once a second for the turn, which one node gets, and whether a node has died.
+
+    Leases are examined only if a node has died, and once a minute for an audit, so the work does not grow with the
+    number of nodes. Any node claims the reclaimed jobs, like any due job.
+    """
 
     name = "reap"
 
@@ -49,7 +51,7 @@ class Reaper(Service):
         )
         if reaped:
             self.metrics.reaped.inc(len(reaped))
-            log.warning(RUN_REAPED, count=len(reaped), jobs=reaped[:SHOWN], detail="their nodes no longer beat")
+            log.warning(RUN_REAPED, count=len(reaped), jobs=reaped[:SHOWN], detail="their nodes send no heartbeats")
             self._wake()
         return len(reaped)
 
@@ -71,14 +73,14 @@ class Reaper(Service):
             await self._store.swept(until_ms=now_ms - dead_after_ms - LATE_CLAIM_MS, audited_at_ms=audited_at_ms)
 
     def may_reclaim(self) -> bool:
-        """Return whether this node may take another for dead because its heartbeats are missing."""
+        """Return whether this node may count another as dead because its heartbeats are missing."""
         return self._beats_can_be_judged() and self._node.may_reap
 
     def _beats_can_be_judged(self) -> bool:
         """Return whether the heartbeats of other nodes were written by the clock that this node reads.
 
-        When Redis's clock jumps, the nodes accept it one after the other. Each gets the time after which a node is dead
-        to send a heartbeat by the new clock; otherwise the first node would reclaim what the others work on.
+        When Redis's clock jumps, the nodes accept it one after the other. Before any node is judged by the new clock,
+        all get ``dead_after`` to send a heartbeat by it; otherwise the first node would reclaim the runs of the others.
         """
         if self._redis_clock.jumps != self._jumps:
             self._jumps = self._redis_clock.jumps

@@ -1,4 +1,4 @@
-"""The life cycle of a background service: started once, stopped once, never ended by an error."""
+"""The common base of background services: started once, stopped once, never ended by an error."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Writes attempt results to Redis in batches. Results that arrive during a write form the next batch.
 
-Nothing is dropped: what Redis does not accept is kept and tried again, and meanwhile the node claims nothing new. The
-lease of a kept result is valid as long as the node's heartbeat is. If another node takes the run over, the fence makes
-Redis refuse the result.
-``settle_queue`` decides what is sent next.
+No result is dropped: results that Redis does not accept are kept and sent again, and until then the node claims nothing
+new. The lease of a kept result is valid while the node's heartbeat is. If another node takes the run over, Redis
+refuses the result because of its fence. ``settle_queue`` decides what is sent next.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ STATUS_CLASSES = tuple(f"{first}xx" for first in range(10))
 class Settler(Service):
     """Settles in batches, in the order in which attempts end.
 
-    ``wake_at`` receives the next wake-up of each settled job. ``takes_writes`` returns whether Redis accepts the writes
-    of others (the heartbeat): if not, nothing is wrong with the refused job alone.
+    ``wake_at`` receives the next wake-up of each settled job. ``takes_writes`` returns whether Redis accepts other
+    writes (the heartbeat): if not, the fault is not in the refused job.
     """
 
     name = "settle"
@@ -141,7 +140,8 @@ class Settler(Service):
         work: Work | None = None,
         ended: Ended | None = None,
     ) -> None:
-        """Put what ``plan`` decides. A job that cannot be planned or encoded must not stop the others."""
+        """Queue the transition that ``plan`` returns. A job that cannot be planned or encoded must not stop the
+        others."""
         try:
             transition = plan()
             settlement = self._store.settlement(claimed, transition)
@@ -212,7 +212,7 @@ class Settler(Service):
             self._suspects.settled(self.lease_ids())
 
     def _plan_again(self, one: Unsettled, stored: ClaimedJob) -> None:
-        """Plan from what is stored now: the job was changed while this node held it."""
+        """Plan from the stored job: it was changed while this node held it."""
         claimed = msgspec.structs.replace(stored, lease=one.claimed.lease)
         if stored.fault is not None:
             self._put(claimed, self._quarantine(claimed, stored.fault), one.work, one.ended)
@@ -245,9 +245,9 @@ class Settler(Service):
 
 
 def planned_again(one: Unsettled, stored: ClaimedJob, policy: RetryPolicy, now_ms: int) -> Transition | None:
-    """Return the transition of a job that was changed meanwhile; None: release the lease."""
+    """Return the transition of a job that was changed since its claim; None: release the lease."""
     if one.work is None:
-        return None  # nothing was delivered; the next claim plans from what is stored then
+        return None  # nothing was delivered; the next claim plans from the changed job
     if one.ended is not None:
         return plan_settle_changed(stored.job, stored.state, one.work, one.ended, policy)
     # A run that was to be held back: the change may have written it into the state as one in flight.

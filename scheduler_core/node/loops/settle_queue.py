@@ -1,4 +1,4 @@
-"""What waits to be settled, and which part of it is sent next: a state machine without I/O.
+"""Queues settlements and chooses which of them are sent next: a state machine without I/O.
 
 ::
 
@@ -9,8 +9,8 @@
                 nothing is left of the batch          ▲
                                                       └─── the rejected, after REJECTED_SECONDS
 
-One job's keys may be unusable: sent alone, its settlement fails alone. What a refused batch had already applied is
-answered with ``done`` the second time.
+The keys of one job may be unusable: sent alone, only its settlement fails. Settlements that a refused batch had already
+applied are answered with ``done`` the second time.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ class SettleQueue:
         self._queue: list[Unsettled] = []
         self._batch: list[Unsettled] = []
         self._rejected: list[Unsettled] = []
-        """What Redis refuses although it accepts other writes: the keys of that job are unusable. No other node takes
-        the job while this one is alive."""
+        """Settlements that Redis refuses although it accepts other writes: the keys of these jobs are unusable. No
+        other node claims these jobs while this node is alive."""
         self.retry_rejected_at: float | None = None
-        """None: none is rejected. On the monotonic clock, in seconds."""
+        """When rejected settlements are sent again, in seconds of the monotonic clock; None: none is rejected."""
         self.arrived = asyncio.Event()
         """Set by ``append``; the settler clears it before it waits."""
 
@@ -101,7 +101,7 @@ class SettleQueue:
         self.arrived.set()
 
     def advance(self, now: Callable[[], float]) -> bool:
-        """Choose the next part. False: nothing is to be sent before ``append`` or ``retry_rejected_at``.
+        """Choose the next part; return False if nothing is to be sent before ``append`` or ``retry_rejected_at``.
 
         ``now`` is called only while settlements are rejected: the clock is not read for each batch.
         """

@@ -1,7 +1,7 @@
 """Checks once a minute that Redis is still configured as the promises of Cronpost require.
 
-A ``CONFIG SET``, or a failover to a server with other settings, can change what the check at the start has found to be
-right. A later finding stops nothing: it is a warning of ``/ready`` and a log line.
+After the check at the start, a ``CONFIG SET`` or a failover to a server with other settings can break these
+requirements. A later finding stops nothing: it is a warning of ``/ready`` and a log line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class StoreCheck(Service):
         self._known = set() if known is None else known
 
     async def look(self) -> None:
-        """Check once. Does nothing where this user may not run INFO, and while Redis is away, which others report."""
+        """Check once. Does nothing if this user may not run INFO, or while Redis is away, which other services
+        report."""
         with contextlib.suppress(StoreError):
             found = {finding.text: f"store: {finding.text}" for finding in await self._store.findings()}
             for text in found.keys() - self._known:

@@ -1,7 +1,7 @@
-"""Trials of suspects: runs that were lost with several nodes in a row, so that one of them may be what kills nodes.
+"""Controls trials of suspects: runs that were lost with several nodes in a row, and may crash nodes.
 
 Only one claimer of a process holds suspects at a time, so that the death of the process is evidence against its group
-alone. Where they wait, and how large a group is, is decided in Redis by the claim.
+alone. The claim script decides in Redis where suspects wait and how large a group is.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ class Suspects:
         if claim.suspects:
             self.warnings["suspects"] = (
                 f"{claim.suspects} runs were lost with {SUSPECT_LOSSES} or more nodes in a row: they are tried in "
-                "groups until it is known which of them kills nodes"
+                "groups until it is known which of them crashes nodes"
             )
         else:
             self.warnings.pop("suspects", None)
 
     def settled(self, unsettled: set[LeaseId]) -> None:
-        """A suspect was settled. After the last one of the group the next trial can begin."""
+        """Note that a suspect was settled. After the last one of the group, end the trial."""
         self._drop_ended(unsettled)
         if not self.held:
             self.end_trial()
             self._wake()
 
     def end_trial(self) -> None:
-        """Unless this claimer holds suspects, let another one take some: one that cannot claim now must not block the
-        trials of the others."""
+        """End the trial unless this claimer holds suspects: a claimer that cannot claim now must not block the trials
+        of the others."""
         if not self.held:
             self.in_trial = False
             self._node.slots.end_trial(self._wake)

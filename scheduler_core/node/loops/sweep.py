@@ -12,13 +12,13 @@ log = get_logger(__name__)
 
 PERIOD_SECONDS = 1.0
 PAUSE_SECONDS = 0.005
-"""Pause between two pages, in which Redis serves others."""
+"""Pause between two pages, so that Redis can serve other commands."""
 PAGES = 100
 """The maximum number of pages per round."""
 
 
 class Sweeper(Service):
-    """Trims one bounded page at a time. Every node does so; nodes do not trim an entry twice."""
+    """Trims one bounded page at a time. Every node does this; an entry is trimmed once."""
 
     name = "sweep"
 
@@ -29,13 +29,13 @@ class Sweeper(Service):
         self._redis_clock = clock
 
     async def run_once(self) -> None:
-        # By a clock that jumped ahead everything looks old, and trimming cannot be undone.
+        # After a jump of the clock everything may look old, and trimming cannot be undone.
         if not self._redis_clock.in_doubt:
             await self.sweep()
         await self.clock.sleep(PERIOD_SECONDS)
 
     async def sweep(self) -> int:
-        """Trim what is beyond the bounds now, at most ``PAGES`` pages; return how many runs."""
+        """Trim the runs beyond the bounds, at most ``PAGES`` pages; return how many runs."""
         trimmed = 0
         for _ in range(PAGES):
             gone, more = await self._history.sweep(self._bounds, now_ms=self.clock.now_ms())

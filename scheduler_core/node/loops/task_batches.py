@@ -309,7 +309,7 @@ class TaskBatcher(Service):
     # ---- stop ---------------------------------------------------------------------------------------------------
 
     def stop_taking(self) -> None:
-        """Take no further batch; the current one goes on."""
+        """Take no further batch; the current one continues."""
         self._stopping = True
 
     async def finish(self, *, grace_seconds: float, settle_seconds: float) -> bool:

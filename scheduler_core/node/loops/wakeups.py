@@ -1,4 +1,4 @@
-"""When the claim loop looks for due jobs: its alarm, and the subscription to wake-ups that clients set."""
+"""Wakes the claim loop: its alarm, and the subscription to wake-ups that clients set."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LONGEST_SLEEP = 1.0
 
 
 class Alarm:
-    """Ends the sleep of the claim loop: at the time that it sleeps until, at an earlier one that is set meanwhile, or
-    at once."""
+    """Ends the sleep of the claim loop: at its planned end, at an earlier time that is set during the sleep, or at
+    once."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -24,13 +24,13 @@ class Alarm:
         self.rang = False
         """Whether the next sleep ends at once."""
         self.earliest_ms: int | None = None
-        """The earliest time that was set since ``reset``, while the loop was awake. The answer of a claim under way may
-        not include it."""
+        """The earliest time that was set since ``reset``, while the loop was awake. The answer of a claim in flight
+        may not include it."""
         self.sleeping_until_ms: int | None = None
         """None: the loop is awake."""
 
     def reset(self) -> None:
-        """Begin a round of the loop: what is set from now on applies to the sleep at its end."""
+        """Begin a round of the loop. Times that are set from now on apply to the sleep at its end."""
         self.rang = False
         self.earliest_ms = None
 
@@ -69,8 +69,8 @@ class Alarm:
 
 
 class WakeupSubscriber(Service):
-    """Subscribes to wake-ups for as long as Redis is there. A wake-up that is missed while the subscription is lost
-    costs at most the claim loop's longest sleep."""
+    """Subscribes to wake-ups while Redis is reachable. A wake-up that is missed while the subscription is lost delays
+    its job by at most the claim loop's longest sleep."""
 
     name = "wake"
 
@@ -83,7 +83,7 @@ class WakeupSubscriber(Service):
         async for one in self._store.wake_ups():
             if one is None:
                 self.works()
-                self._alarm.wake()  # some may have been missed before the subscription
+                self._alarm.wake()  # wake-ups may have been missed before the subscription
             elif isinstance(one, Release):
                 pass  # this node claims nothing ahead
             else:

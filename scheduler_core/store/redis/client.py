@@ -1,4 +1,7 @@
-"""Redis clients whose commands survive the cancellation of their caller and are never sent twice."""
+"""Redis clients whose commands survive the cancellation of their caller and are never sent twice.
+
+redis-py's own classes guarantee neither: docs/decisions/0007-no-cancelled-redis-commands.md.
+"""
 
 from __future__ import annotations
 

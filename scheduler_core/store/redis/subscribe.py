@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.redis.faults import translated_faults
 
-SIGN_OF_LIFE_SECONDS = 5.0
+PING_AFTER_SECONDS = 5.0
 """The connection is pinged after this long without data. The answer may take as long again."""
 
 
@@ -24,7 +24,7 @@ async def messages(client: Redis, channel: str) -> AsyncGenerator[bytes | None, 
             await pubsub.subscribe(channel)
             asked = False
             while True:
-                message = await pubsub.get_message(timeout=SIGN_OF_LIFE_SECONDS)
+                message = await pubsub.get_message(timeout=PING_AFTER_SECONDS)
                 if message is None:
                     if asked:
                         raise StoreUnavailable("Redis does not answer on a connection that listens")
