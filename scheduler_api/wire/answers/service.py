@@ -64,7 +64,7 @@ class Breakers(Described):
     """The circuit breakers that are not closed."""
 
     breakers: list[Breaker]
-    nodes: Annotated[int, Meta(description="How many nodes were asked.")]
+    nodes: Annotated[int, Meta(description="The number of nodes that reported.")]
     detail: Annotated[Maybe[str], Meta(description="Only if this server has no node.")] = UNSET
 
 
