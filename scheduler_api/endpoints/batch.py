@@ -63,7 +63,7 @@ def _result(job: Job, stored: Upserted | CronpostError) -> BatchResult:
     if isinstance(stored, CronpostError):
         return _refused(job.id, problem_body(stored))
     done = shown_upsert(job, *stored)
-    return BatchResult(job.id, 202, done.changed, done.version, done.next_fire_time)
+    return BatchResult(job.id, 202, done.changed, done.version, done.next_fire_time, done.in_flight)
 
 
 def _checked(context: Context, one: Read) -> Read:

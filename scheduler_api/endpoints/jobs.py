@@ -40,13 +40,14 @@ from scheduler_api.wire.answers.jobs import (
     JobStatus,
     Upserted,
     next_fire_time,
+    show_changed,
     show_job,
     show_last,
 )
 from scheduler_api.wire.answers.jobs import (
     Job as ShownJob,
 )
-from scheduler_api.wire.answers.runs import show_child
+from scheduler_api.wire.answers.runs import show_child, show_in_flight
 from scheduler_api.wire.bodies import IGNORED_FIELDS, JobBody, JobPutBody
 from scheduler_api.wire.fast_jobs import read_job
 from scheduler_api.wire.jobs import JOB_FIELDS, job_of
@@ -117,7 +118,9 @@ async def _store(context: Context, job: Job) -> Response:
 
 def shown_upsert(job: Job, view: JobView, changed: bool) -> Upserted:
     """Build the answer to an accepted upsert."""
-    return Upserted(job.id, changed, (view.job or job).version, next_fire_time(job, view.state))
+    return Upserted(
+        job.id, changed, (view.job or job).version, next_fire_time(job, view.state), show_in_flight(view.in_flight)
+    )
 
 
 async def delete_by_query(request: Request) -> Response:
@@ -139,8 +142,8 @@ async def delete(request: Request) -> Response:
 async def _delete(context: Context, job_id: str) -> Response:
     refuse_schedule(job_id, "DELETE")
     async with context.store_slot(job_id) as jobs:
-        await jobs.delete(job_id)
-    return json_answer(Deleted(job_id, True))
+        in_flight = await jobs.delete(job_id)
+    return json_answer(Deleted(job_id, True, show_in_flight(in_flight)))
 
 
 async def get(request: Request) -> Response:
@@ -208,7 +211,7 @@ async def pause(request: Request) -> Response:
     job_id = path_id(request)
     refuse_schedule(job_id, "POST /pause")
     async with context_of(request).store_slot(job_id) as jobs:
-        return json_answer(show_job(await jobs.pause(job_id)))
+        return json_answer(show_changed(await jobs.pause(job_id)))
 
 
 async def resume(request: Request) -> Response:
@@ -218,7 +221,7 @@ async def resume(request: Request) -> Response:
     job_id = path_id(request)
     refuse_schedule(job_id, "POST /resume")
     async with context_of(request).store_slot(job_id) as jobs:
-        return json_answer(show_job(await jobs.resume(job_id)))
+        return json_answer(show_changed(await jobs.resume(job_id)))
 
 
 _STORED = {202: Answer("Stored.", Upserted), **BAD, **BODY_FAULTS, **STORE_FAULTS}

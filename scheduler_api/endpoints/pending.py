@@ -26,6 +26,7 @@ from scheduler_api.openapi.operation import Answer, Operation, Parameter, descri
 from scheduler_api.wire import bodies
 from scheduler_api.wire.answers.jobs import Job, show_job
 from scheduler_api.wire.answers.pending import Backfilled, PendingList, RunAccepted, RunSkipped, show_pending
+from scheduler_api.wire.answers.runs import show_in_flight
 from scheduler_api.wire.fields import instant
 from scheduler_api.wire.run_requests import backfill_of, pending_of, run_request_of
 from scheduler_core.base.instants import rfc3339
@@ -103,7 +104,9 @@ async def put(request: Request) -> Response:
     async with context.store_slot(job_id) as jobs:
         now_ms = context.clock.now_ms()
         view = await jobs.replace_pending(job_id, [(entry.payload, entry.at_ms(now_ms)) for entry in entries])
-    return json_answer(_shown(view))
+    shown = _shown(view)
+    shown.in_flight = show_in_flight(view.in_flight)
+    return json_answer(shown)
 
 
 async def revive(request: Request) -> Response:

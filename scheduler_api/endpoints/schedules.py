@@ -13,10 +13,12 @@ from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fie
 from scheduler_api.openapi.common import BODY_FAULTS, IGNORED, LENIENT_FAULTS, LOCATION, NEXT_PAGE
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, problem
 from scheduler_api.wire import bodies
+from scheduler_api.wire.answers.runs import show_in_flight
 from scheduler_api.wire.answers.schedules import (
     Schedule,
     ScheduleDeleted,
     ScheduleMetrics,
+    show_changed,
     show_schedule,
     show_schedule_metrics,
 )
@@ -79,7 +81,7 @@ async def put(request: Request) -> Response:
     )
     context = context_of(request)
     async with context.store_slot(job_id_of(schedule_id)):
-        return json_answer(show_schedule(await context.schedules.change(schedule_id, change)))
+        return json_answer(show_changed(await context.schedules.change(schedule_id, change)))
 
 
 async def delete(request: Request) -> Response:
@@ -87,8 +89,8 @@ async def delete(request: Request) -> Response:
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
     async with context.store_slot(job_id_of(schedule_id)):
-        await context.schedules.delete(schedule_id)
-    return json_answer(ScheduleDeleted(f"schedule {schedule_id} deleted"))
+        in_flight = await context.schedules.delete(schedule_id)
+    return json_answer(ScheduleDeleted(f"schedule {schedule_id} deleted", show_in_flight(in_flight)))
 
 
 async def pause(request: Request) -> Response:
@@ -97,7 +99,7 @@ async def pause(request: Request) -> Response:
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
     async with context.store_slot(job_id_of(schedule_id)):
-        return json_answer(show_schedule(await context.schedules.pause(schedule_id)))
+        return json_answer(show_changed(await context.schedules.pause(schedule_id)))
 
 
 async def resume(request: Request) -> Response:
@@ -106,7 +108,7 @@ async def resume(request: Request) -> Response:
     schedule_id = path_number(request, "schedule_id")
     context = context_of(request)
     async with context.store_slot(job_id_of(schedule_id)):
-        return json_answer(show_schedule(await context.schedules.resume(schedule_id)))
+        return json_answer(show_changed(await context.schedules.resume(schedule_id)))
 
 
 async def metrics(request: Request) -> Response:

@@ -12,6 +12,7 @@ from scheduler_api.context import context_of
 from scheduler_api.endpoints.lenient import PAGE_PARAMETERS, PageQuery, body_fields, lenient, path_number
 from scheduler_api.openapi.common import BODY_FAULTS, IGNORED, LENIENT_FAULTS, LOCATION, NEXT_PAGE
 from scheduler_api.openapi.operation import Answer, Operation, problem
+from scheduler_api.wire.answers.runs import show_in_flight
 from scheduler_api.wire.answers.targets import Target as ShownTarget
 from scheduler_api.wire.answers.targets import TargetDeleted, show_stored, show_target
 from scheduler_api.wire.bodies import TargetBody, TargetChange
@@ -76,11 +77,11 @@ async def delete(request: Request) -> Response:
     target_id = path_number(request, "target_id")
     context = context_of(request)
     async with context.store_slot(f"target {target_id}"):
-        schedules, all_gone = await context.targets.delete_within(target_id, DELETE_SECONDS)
+        deleted = await context.targets.delete_within(target_id, DELETE_SECONDS)
     message = f"target {target_id} deleted"
-    if not all_gone:
+    if not deleted.all_gone:
         message += "; its other schedules are being deleted in the background"
-    return json_answer(TargetDeleted(message, schedules))
+    return json_answer(TargetDeleted(message, deleted.schedules, show_in_flight(deleted.in_flight)))
 
 
 _TAKEN = {400: problem("The name is taken.")}

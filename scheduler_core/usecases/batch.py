@@ -20,7 +20,7 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.shards import PerShard
 from scheduler_core.triggers.trigger import TriggerSpec
-from scheduler_core.usecases.job_reads import JobView, changed_view, view_of
+from scheduler_core.usecases.job_reads import JobView, view_after
 from scheduler_core.usecases.jobs import JobService, as_created, step_of_upsert
 from scheduler_core.usecases.release import ReleaseWait, plan_as_of, plan_released
 
@@ -201,7 +201,7 @@ class _Chunk:
                 self._results[job.id] = error
                 continue
             if step is None:
-                await self._finish(job.id, stored, (view_of(job.id, stored, now_ms), False))
+                await self._finish(job.id, stored, None, now_ms)
             elif not waited and stored.snapshot.is_held_ahead(now_ms):
                 self.held.append((job, stored))
             else:
@@ -219,18 +219,18 @@ class _Chunk:
                 self._results[job_id] = answer
             elif answer:
                 self._service.report(job_id, step)
-                await self._finish(job_id, stored, (changed_view(job_id, stored, step, now_ms), True))
+                await self._finish(job_id, stored, step, now_ms)
                 log.debug(JOB_UPSERTED, job_id=job_id, version=step.job.version if step.job else None)
 
-    async def _finish(self, job_id: str, stored: StoredJob, result: Upserted) -> None:
+    async def _finish(self, job_id: str, stored: StoredJob, step: Transition | None, now_ms: int) -> None:
         """Run the step after the write of an upsert, or after finding that no write is needed."""
         try:
-            await self._service.finish_upsert(stored, job_id, unchanged=not result[1])
+            child = await self._service.finish_upsert(stored, job_id, unchanged=step is None)
         except CronpostError as error:
             self._results[job_id] = error
             _stop_if_unknown(error)
         else:
-            self._results[job_id] = result
+            self._results[job_id] = view_after(job_id, stored, step, now_ms, child), step is not None
 
     async def _upsert_alone(self, job: Job) -> None:
         """Upsert a single job: another change overtook it, or it is too large for the chunk."""

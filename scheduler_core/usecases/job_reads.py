@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from scheduler_core.base.clock import Clock
@@ -32,6 +34,13 @@ class JobView(msgspec.Struct, frozen=True):
     lease: Lease | None
     """None also while a node holds the job ahead of its wake-up: no run is open then."""
     fault: str | None = None
+    child_in_flight: Run | None = None
+    """After a change of a job with ``overlap: allow``: its child run in flight with the latest fire time."""
+
+    @property
+    def in_flight(self) -> Run | None:
+        """After a change: the run that it met in flight, whose request is open or can no longer be stopped."""
+        return run_in_flight(self.state) or self.child_in_flight
 
     @property
     def status(self) -> str:
@@ -117,6 +126,17 @@ class JobReader:
         return None
 
 
+def run_in_flight(state: JobState | None) -> Run | None:
+    """Return the run that a change stored as in flight, if it is not settled yet."""
+    run = None if state is None else state.open
+    return run if run is not None and run.in_flight else None
+
+
+def latest_run(runs: Iterable[Run | None]) -> Run | None:
+    """Return the run with the latest fire time; None: there is no run."""
+    return max((run for run in runs if run is not None), key=lambda run: run.fire_time_ms, default=None)
+
+
 def overlaps(stored: StoredJob) -> bool:
     """Return whether the job may have child runs."""
     job = stored.snapshot.job
@@ -133,12 +153,19 @@ def view_of(job_id: str, stored: StoredJob, now_ms: int) -> JobView:
     return _view(job_id, stored.snapshot, now_ms, stored.fault)
 
 
-def changed_view(job_id: str, stored: StoredJob, transition: Transition, now_ms: int) -> JobView:
-    """Return the view of a job after a change."""
+def view_after(
+    job_id: str, stored: StoredJob, transition: Transition | None, now_ms: int, child_in_flight: Run | None = None
+) -> JobView:
+    """Return the view of a job after a change (None: nothing was to change)."""
     before = stored.snapshot
-    return _view(job_id, Snapshot(transition.job or before.job, transition.state, before.lease), now_ms)
+    if transition is None:
+        return _view(job_id, before, now_ms, stored.fault, child_in_flight)
+    after = Snapshot(transition.job or before.job, transition.state, before.lease)
+    return _view(job_id, after, now_ms, child_in_flight=child_in_flight)
 
 
-def _view(job_id: str, snapshot: Snapshot, now_ms: int, fault: str | None = None) -> JobView:
+def _view(
+    job_id: str, snapshot: Snapshot, now_ms: int, fault: str | None = None, child_in_flight: Run | None = None
+) -> JobView:
     seen = snapshot.as_of(now_ms)
-    return JobView(job_id, seen.job, seen.state or JobState(), seen.lease, fault)
+    return JobView(job_id, seen.job, seen.state or JobState(), seen.lease, fault, child_in_flight)

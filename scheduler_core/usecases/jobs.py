@@ -43,7 +43,15 @@ from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_p
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Answer, JobStore, StoredJob
 from scheduler_core.triggers.trigger import check_fires_again, compile_trigger
-from scheduler_core.usecases.job_reads import JobReader, JobView, changed_view, exists, overlaps, view_of
+from scheduler_core.usecases.job_reads import (
+    JobReader,
+    JobView,
+    exists,
+    latest_run,
+    overlaps,
+    run_in_flight,
+    view_after,
+)
 from scheduler_core.usecases.release import Plan, ReleaseWait, plan_as_of, plan_released
 from scheduler_core.usecases.report import report_record
 
@@ -105,26 +113,29 @@ class JobService(JobReader):
                 return JobView(job.id, *created, None), True
             found = None if answer == "large" else answer
         stored, transition = await self.change(job.id, partial(step_of_upsert, job), found=found)
-        await self.finish_upsert(stored, job.id, unchanged=transition is None)
+        child = await self.finish_upsert(stored, job.id, unchanged=transition is None)
+        view = self._view(job.id, stored, transition, child)
         if transition is None:
-            return view_of(job.id, stored, self._clock.now_ms()), False
+            return view, False
         log.info(JOB_UPSERTED, job_id=job.id, version=transition.job.version if transition.job else None)
-        return changed_view(job.id, stored, transition, self._clock.now_ms()), True
+        return view, True
 
-    async def finish_upsert(self, stored: StoredJob, job_id: str, *, unchanged: bool = False) -> None:
-        """Run the step after an upsert: stop retrying child runs of earlier definitions.
+    async def finish_upsert(self, stored: StoredJob, job_id: str, *, unchanged: bool = False) -> Run | None:
+        """Run the step after an upsert: stop retrying child runs of earlier definitions. Returns the latest of them
+        that is in flight.
 
         ``stored``: the job before the upsert. ``unchanged``: an equal definition was stored already. The request that
         stored it may have failed before this step, so the child runs that it left are cancelled too.
         """
         state = stored.snapshot.state
         if unchanged and (overlaps(stored) or (state is not None and state.awaits_children)):
-            await self._cancel_children(job_id, "its job was changed", of_others_than=stored.snapshot.job)
-        elif not unchanged and overlaps(stored):
-            await self._cancel_children(job_id, "its job was changed")
+            return await self._cancel_children(job_id, "its job was changed", of_others_than=stored.snapshot.job)
+        if not unchanged and overlaps(stored):
+            return await self._cancel_children(job_id, "its job was changed")
+        return None
 
-    async def delete(self, job_id: str) -> None:
-        """Remove the job. Raises JobNotFound."""
+    async def delete(self, job_id: str) -> Run | None:
+        """Remove the job; returns its run in flight. Raises JobNotFound."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             if stored.fault is not None:
@@ -132,12 +143,14 @@ class JobService(JobReader):
             return plan_delete(stored.snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
 
         stored, transition = await self.change(job_id, plan)
+        child: Run | None = None
         if transition is None or overlaps(stored):
             # Also if the job is gone: the process that deleted it may have died before this step.
-            await self._cancel_children(job_id, "its job was deleted", deleted=True)
+            child = await self._cancel_children(job_id, "its job was deleted", deleted=True)
         if transition is None:
             raise JobNotFound(job_id)
         log.info(JOB_DELETED, job_id=job_id)
+        return run_in_flight(transition.state) or child
 
     async def pause(self, job_id: str) -> JobView:
         """Pause the trigger. A paused job stays paused. Raises JobNotFound."""
@@ -148,7 +161,8 @@ class JobService(JobReader):
         view, changed = await self._change_existing(job_id, plan)
         if view.job is not None and view.job.policies.overlap is Overlap.ALLOW:
             # Also if it was paused already: the request that paused it may have failed before this step.
-            await self._cancel_children(job_id, "its job was paused")
+            child = await self._cancel_children(job_id, "its job was paused")
+            view = replace(view, child_in_flight=child)
         if changed:
             log.info(JOB_PAUSED, job_id=job_id)
         return view
@@ -318,8 +332,9 @@ class JobService(JobReader):
 
     async def _cancel_children(
         self, job_id: str, why: str, *, deleted: bool = False, of_others_than: Job | None = None
-    ) -> None:
-        """Stop retrying the child runs of a job after a change. Their open requests are not cut off.
+    ) -> Run | None:
+        """Stop retrying the child runs of a job after a change. Their open requests are not cut off. Returns the latest
+        of these runs that is in flight.
 
         ``of_others_than``: cancel only runs of other definitions than this one. Raises OutcomeUnknown if Redis fails,
         because the change itself is stored.
@@ -340,15 +355,18 @@ class JobService(JobReader):
             )
 
         try:
+            in_flight: Run | None = None
             claim_keys = await self._store.children(job_id)
             for start in range(0, len(claim_keys), CHILDREN_AT_ONCE):
-                await self._cancel_some(claim_keys[start : start + CHILDREN_AT_ONCE], plan, release)
+                some = await self._cancel_some(claim_keys[start : start + CHILDREN_AT_ONCE], plan, release)
+                in_flight = latest_run((in_flight, some))
+            return in_flight
         except StoreUnavailable as error:
             raise OutcomeUnknown(
                 f"{why}, but not all of its overlapping runs are cancelled yet ({error}); repeat the request"
             ) from error
 
-    async def _cancel_some(self, claim_keys: Sequence[str], plan: Plan, release: ReleaseWait) -> None:
+    async def _cancel_some(self, claim_keys: Sequence[str], plan: Plan, release: ReleaseWait) -> Run | None:
         found = dict(zip(claim_keys, await self._store.read_many(claim_keys), strict=True))
         now_ms = self._clock.now_ms()
         held = {claim_key: stored for claim_key, stored in found.items() if stored.snapshot.is_held_ahead(now_ms)}
@@ -356,14 +374,21 @@ class JobService(JobReader):
             found |= await release.released(
                 {claim_key: stored for claim_key, stored in held.items() if plan_as_of(stored, plan, now_ms)}
             )
-        for claim_key, stored in found.items():
-            await self.change(claim_key, plan, found=stored, release=release)
+        steps = [
+            (await self.change(claim_key, plan, found=stored, release=release))[1]
+            for claim_key, stored in found.items()
+        ]
+        return latest_run(run_in_flight(step.state) for step in steps if step is not None)
 
     async def _change_existing(self, job_id: str, plan: Plan) -> tuple[JobView, bool]:
         stored, transition = await self.change(job_id, self._checked(job_id, plan))
-        if transition is None:
-            return view_of(job_id, stored, self._clock.now_ms()), False
-        return changed_view(job_id, stored, transition, self._clock.now_ms()), True
+        return self._view(job_id, stored, transition), transition is not None
+
+    def _view(
+        self, job_id: str, stored: StoredJob, transition: Transition | None, child_in_flight: Run | None = None
+    ) -> JobView:
+        """Return the view of a job after ``change``."""
+        return view_after(job_id, stored, transition, self._clock.now_ms(), child_in_flight)
 
     def _checked(self, job_id: str, plan: Plan) -> Plan:
         """Return ``plan`` with a check that the job exists and can be read."""

@@ -53,6 +53,7 @@ from scheduler_core.model.catalogue import (
 )
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
+from scheduler_core.model.run import Run
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import plan_upsert
 from scheduler_core.store.catalogue import CatalogueCounts, Row, draw_token
@@ -60,7 +61,7 @@ from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.triggers.trigger import IntervalSpec
 from scheduler_core.usecases.catalogue_steps import TRIES, read_target, repeat_if_unknown
-from scheduler_core.usecases.job_reads import JobView, changed_view, exists, view_of
+from scheduler_core.usecases.job_reads import JobView, exists, view_after, view_of
 from scheduler_core.usecases.jobs import JobService
 
 log = get_logger(__name__)
@@ -144,10 +145,9 @@ class ScheduleJobs(JobService):
             return plan_upsert(job, snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
 
         stored, transition = await self.change(job_id, plan)
-        if transition is None:
-            return view_of(job_id, stored, self._clock.now_ms())
-        log.info(JOB_UPSERTED, job_id=job_id, version=transition.job.version if transition.job else None)
-        return changed_view(job_id, stored, transition, self._clock.now_ms())
+        if transition is not None:
+            log.info(JOB_UPSERTED, job_id=job_id, version=transition.job.version if transition.job else None)
+        return view_after(job_id, stored, transition, self._clock.now_ms())
 
 
 class ScheduleService:
@@ -275,11 +275,12 @@ class ScheduleService:
         await self._require(schedule_id, ScheduleStatus.PAUSED, "resumed")
         return await self._align(schedule_id, await self._job_of(schedule_id, self._jobs_of(schedule_id).resume))
 
-    async def delete(self, schedule_id: int) -> None:
-        """Delete a schedule, or continue an interrupted deletion. Raises ScheduleNotFound."""
+    async def delete(self, schedule_id: int) -> Run | None:
+        """Delete a schedule, or continue an interrupted deletion; returns its run in flight. Raises
+        ScheduleNotFound."""
         if not await self._catalogue.is_committed(schedule_id):
             raise ScheduleNotFound(schedule_id)
-        await self.drop(schedule_id)
+        return await self.drop(schedule_id)
 
     async def align(self, schedule_id: int) -> None:
         """Make job and catalogue equal. Removes a schedule whose job, catalogue entry or target is missing."""
@@ -320,17 +321,19 @@ class ScheduleService:
         log.warning(SCHEDULES_SWEPT, count=1, detail=f"the row of schedule {schedule_id} could not be read")
         return await self._catalogue.change_schedule(schedule_id, row, Row(job.target_id, job.name)) == "ok"
 
-    async def drop(self, schedule_id: int, *, of_target: int | None = None) -> None:
-        """Delete the job, then its catalogue entry. With ``of_target``, only if it still belongs to that target."""
+    async def drop(self, schedule_id: int, *, of_target: int | None = None) -> Run | None:
+        """Delete the job, then its catalogue entry; returns the job's run in flight. With ``of_target``, only if it
+        still belongs to that target."""
         row = (await self._catalogue.rows([schedule_id]))[0]
         if row is not None and row.unreadable is None and of_target not in {None, row.target_id}:
-            return
+            return None
+        in_flight: Run | None = None
         with contextlib.suppress(JobNotFound):
-            await self._jobs_of(schedule_id).delete(job_id_of(schedule_id))
+            in_flight = await self._jobs_of(schedule_id).delete(job_id_of(schedule_id))
         for _ in range(TRIES):
             row = (await self._catalogue.rows([schedule_id]))[0]
             if await self._catalogue.remove_schedule(schedule_id, row, target_id=of_target):
-                return
+                return in_flight
         raise StoreUnavailable(f"schedule {schedule_id} changes too often to be deleted now")
 
     async def _change_row(self, schedule_id: int, change: ScheduleChange) -> None:

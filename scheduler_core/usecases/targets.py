@@ -26,9 +26,11 @@ from scheduler_core.base.events import (
 from scheduler_core.model.catalogue import (
     Target,
 )
+from scheduler_core.model.run import Run
 from scheduler_core.store.catalogue import StoredTarget, draw_token
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.catalogue_steps import TRIES, read_target, repeat_if_unknown
+from scheduler_core.usecases.job_reads import latest_run
 from scheduler_core.usecases.schedules import ScheduleService
 from scheduler_core.usecases.target_copies import TargetCopier
 
@@ -43,6 +45,17 @@ class TargetPage(msgspec.Struct, frozen=True):
 
     targets: list[StoredTarget]
     cursor: int | None
+
+
+class DeletedTarget(msgspec.Struct, frozen=True):
+    """The result of deleting a target."""
+
+    schedules: int
+    """How many of its schedules are deleted."""
+    all_gone: bool
+    """Whether these are all."""
+    in_flight: Run | None = None
+    """The run in flight of these schedules that has the latest fire time."""
 
 
 class TargetService:
@@ -125,12 +138,10 @@ class TargetService:
 
         Raises TargetNotFound.
         """
-        deleted, _ = await self.delete_within(target_id, None)
-        return deleted
+        return (await self.delete_within(target_id, None)).schedules
 
-    async def delete_within(self, target_id: int, seconds: float | None) -> tuple[int, bool]:
-        """Delete a target and, for at most ``seconds``, its schedules; returns their number, and whether all are
-        deleted.
+    async def delete_within(self, target_id: int, seconds: float | None) -> DeletedTarget:
+        """Delete a target and, for at most ``seconds``, its schedules.
 
         The target is deleted at once: it accepts no schedules, and no request is sent to it. The sweeper deletes the
         remaining schedules. Raises TargetNotFound.
@@ -141,9 +152,11 @@ class TargetService:
         changed = 0
         turns = asyncio.Semaphore(DELETES_AT_ONCE)
 
-        async def drop(schedule_id: int) -> None:
+        in_flight: Run | None = None
+
+        async def drop(schedule_id: int) -> Run | None:
             async with turns:
-                await self._schedules.drop(schedule_id, of_target=target_id)
+                return await self._schedules.drop(schedule_id, of_target=target_id)
 
         while True:
             stored = (await self._catalogue.read_targets([target_id]))[0]
@@ -155,9 +168,10 @@ class TargetService:
             if isinstance(left, list):
                 begun = True
                 deleted += len(left)
-                await asyncio.gather(*(drop(schedule_id) for schedule_id in left))
+                met = await asyncio.gather(*(drop(schedule_id) for schedule_id in left))
+                in_flight = latest_run((in_flight, *met))
                 if until is not None and self._clock.monotonic() >= until:
-                    return deleted, False
+                    return DeletedTarget(deleted, False, in_flight)
             elif left == "gone" and not begun:
                 raise TargetNotFound(target_id)
             elif left == "changed":
@@ -167,4 +181,4 @@ class TargetService:
                     async with self.copies.changing(target_id, now_ms=now_ms):
                         pass
                 log.info(TARGET_DELETED, target_id=target_id, schedules=deleted)
-                return deleted, True
+                return DeletedTarget(deleted, True, in_flight)

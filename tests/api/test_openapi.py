@@ -91,7 +91,16 @@ async def test_the_description_has_every_field_of_a_job(client: httpx.AsyncClien
     assert set(SCHEMAS["JobBody"]["properties"]) == {*JOB_FIELDS, "last_run"}
     await client.post("/", json=EXAMPLE)
     shown = (await client.get(f"/jobs/{EXAMPLE['id']}")).json()
-    elsewhere = {"name", "target_id", "interval_seconds", "interval_from", "interval_until", "at", "open_runs"}
+    elsewhere = {
+        "name",
+        "target_id",
+        "interval_seconds",
+        "interval_from",
+        "interval_until",
+        "at",
+        "open_runs",
+        "in_flight",
+    }
     assert set(SCHEMAS["Job"]["properties"]) == {*shown, *elsewhere}
 
 

@@ -148,8 +148,7 @@ async def upsert_in_a_batch(jobs: JobService) -> object:
 
 
 async def delete(jobs: JobService) -> object:
-    await jobs.delete("a")
-    return None
+    return await jobs.delete("a")
 
 
 async def pause(jobs: JobService) -> object:

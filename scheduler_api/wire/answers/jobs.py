@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, defstruct
 
 from scheduler_api.wire.answers.pending import Pending, Replay, show_pending, show_replay
-from scheduler_api.wire.answers.runs import HeldBack, OpenRun, show_hold, show_open
+from scheduler_api.wire.answers.runs import HeldBack, MetInFlight, OpenRun, show_hold, show_in_flight, show_open
 from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, Yes, instant
 from scheduler_api.wire.policies import described_policies, show_policies
 from scheduler_api.wire.policy_row import seconds
@@ -116,6 +116,7 @@ class Job(_WithPolicies, kw_only=True):
         Maybe[list[OpenRun]],
         Meta(description="All open runs of a job with overlap allow. Only in the answer about one job."),
     ] = UNSET
+    in_flight: MetInFlight = UNSET
 
 
 class JobPage(Described):
@@ -132,9 +133,17 @@ class Upserted(Described):
     changed: Changed
     version: int
     next_fire_time: Instant | None
+    in_flight: MetInFlight = UNSET
 
     EXAMPLES = (
         {"id": "job-scheduler-unique-id", "changed": True, "version": 1, "next_fire_time": "2030-01-31T12:00:10Z"},
+        {
+            "id": "job-scheduler-unique-id",
+            "changed": True,
+            "version": 2,
+            "next_fire_time": "2030-01-31T12:00:20Z",
+            "in_flight": {"run_id": "01M7Y1325RZKATKCS8J93T7HX0", "fire_time": "2030-01-31T12:00:10Z"},
+        },
     )
 
 
@@ -146,6 +155,7 @@ class BatchResult(Described):
     changed: Maybe[Changed] = UNSET
     version: Maybe[int] = UNSET
     next_fire_time: Maybe[Instant | None] = UNSET
+    in_flight: MetInFlight = UNSET
     title: Maybe[str] = UNSET
     detail: Maybe[str] = UNSET
     code: Maybe[str] = UNSET
@@ -157,6 +167,7 @@ class Deleted(Described):
 
     id: str
     deleted: Yes
+    in_flight: MetInFlight = UNSET
 
 
 def next_fire_time(job: model.Job, state: JobState) -> str | None:
@@ -223,6 +234,13 @@ def _show_job(view: JobView, *, with_payload: bool) -> Job:
         last_success=instant(state.last_success_ms),
         totals=RunTotals(state.totals.runs, state.totals.succeeded) if counts else None,
     )
+
+
+def show_changed(view: JobView) -> Job:
+    """Show a job as the answer to a change of it."""
+    shown = show_job(view)
+    shown.in_flight = show_in_flight(view.in_flight)
+    return shown
 
 
 def show_last(last: job_state.LastRun) -> LastRun:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw
 
+from scheduler_api.wire.answers.runs import MetInFlight
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model import job_state as model
@@ -29,6 +30,7 @@ class PendingList(Described):
     """The pending runs of a job, ordered by their not-before times."""
 
     pending: list[Pending]
+    in_flight: MetInFlight = UNSET
 
 
 class Replay(Described):

@@ -104,6 +104,22 @@ class OpenRun(Described, kw_only=True):
     held_back: Annotated[Maybe[HeldBack | None], Meta(description="Only in `open_runs`.")] = UNSET
 
 
+class InFlight(Described):
+    """A run in flight: its request is open, or can no longer be stopped."""
+
+    run_id: str
+    fire_time: Instant
+
+
+MetInFlight = Annotated[
+    Maybe[InFlight],
+    Meta(
+        description="Only in the answer to a change: the run that it met in flight. Absent: no request for a later "
+        "fire time starts under the old definition."
+    ),
+]
+
+
 class Miss(Described, tag_field="kind", tag="miss"):
     """Fire times without a run. Both bounds belong to the range."""
 
@@ -152,6 +168,11 @@ def show_open(view: JobView) -> OpenRun | None:
     if lease is not None and lease.node != "-":
         shown.node, shown.claimed_at = lease.node, rfc3339(lease.first_claimed_at_ms)
     return shown
+
+
+def show_in_flight(run: runs.Run | None) -> Maybe[InFlight]:
+    """The run that a change met in flight; absent if it met none."""
+    return UNSET if run is None else InFlight(run.id, rfc3339(run.fire_time_ms))
 
 
 def show_child(view: JobView) -> OpenRun | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta
 
 from scheduler_api.wire.answers.jobs import next_fire_times
+from scheduler_api.wire.answers.runs import MetInFlight, show_in_flight
 from scheduler_api.wire.bodies import Duration, Name, Seconds, TypeOfSchedule
 from scheduler_api.wire.fields import Described, Instant, Maybe, instant
 from scheduler_core.base.instants import rfc3339
@@ -34,12 +35,14 @@ class Schedule(Described):
     created_at: Maybe[Instant] = UNSET
     updated_at: Maybe[Instant] = UNSET
     detail: Annotated[Maybe[str], Meta(description="Why it cannot be read.")] = UNSET
+    in_flight: MetInFlight = UNSET
 
 
 class ScheduleDeleted(Described):
     """A schedule that was deleted."""
 
     message: str
+    in_flight: MetInFlight = UNSET
 
 
 class ScheduleMetrics(Described):
@@ -79,6 +82,13 @@ def show_schedule(schedule: usecases.Schedule) -> Schedule:
         rfc3339(job.created_at_ms),
         rfc3339(job.updated_at_ms),
     )
+
+
+def show_changed(schedule: usecases.Schedule) -> Schedule:
+    """Show a schedule as the answer to a change of it."""
+    shown = show_schedule(schedule)
+    shown.in_flight = show_in_flight(schedule.view.in_flight)
+    return shown
 
 
 def show_schedule_metrics(schedule: usecases.Schedule) -> ScheduleMetrics:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, cast
 
 from msgspec import UNSET, Meta
 
+from scheduler_api.wire.answers.runs import MetInFlight
 from scheduler_api.wire.bodies import BodyTemplate, Name, TargetHeaders, TargetMethod, Url
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_core.base.instants import rfc3339
@@ -33,6 +34,7 @@ class TargetDeleted(Described):
 
     message: str
     schedules_deleted: int
+    in_flight: MetInFlight = UNSET
 
 
 def show_stored(stored: StoredTarget) -> Target:
