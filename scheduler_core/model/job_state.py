@@ -158,24 +158,27 @@ class Snapshot(msgspec.Struct, frozen=True):
     state: JobState | None
     lease: Lease | None
 
-    def is_ahead(self, now_ms: int) -> bool:
-        """Return whether the lease is of a claim ahead of the job's wake-up, and the run of that claim is undecided.
-
-        The node that claimed it may have released it; the lease stays until the wake-up. The run is decided if a change
-        has stored it as in flight, because the node did not release the job in time.
-        """
-        if self.lease is None or self.lease.first_claimed_at_ms <= now_ms:
-            return False
-        return self.state is None or self.state.open is None or not self.state.open.in_flight
-
     def is_held_ahead(self, now_ms: int) -> bool:
         """Return whether a node holds the job ahead of its wake-up: it sends the run then, unless it is asked to
         release the job."""
-        return self.lease is not None and self.lease.is_ahead(now_ms) and self.is_ahead(now_ms)
+        return self.lease is not None and self.lease.is_ahead(now_ms) and not self._has_run_in_flight
 
     def as_of(self, now_ms: int) -> Snapshot:
-        """Return the job as it is at ``now_ms``: without the lease of a claim that is ahead of its wake-up."""
-        return Snapshot(self.job, self.state, None) if self.is_ahead(now_ms) else self
+        """Return the job as it is at ``now_ms``: without a lease under which nothing was sent yet.
+
+        Its claim is ahead of the job's wake-up, or its node released it; then it stays until the next claim. If a
+        change has stored the run of the claim as in flight, because no node released the job in time, that run is
+        decided, and the lease counts.
+        """
+        lease = self.lease
+        if lease is None or self._has_run_in_flight:
+            return self
+        unsent = lease.first_claimed_at_ms > now_ms or lease.was_released
+        return Snapshot(self.job, self.state, None) if unsent else self
+
+    @property
+    def _has_run_in_flight(self) -> bool:
+        return self.state is not None and self.state.open is not None and self.state.open.in_flight
 
     def changed_at_ms(self, now_ms: int) -> int:
         """Return the instant as of which a change is planned: now, or the decision instant of a claim that lies ahead.

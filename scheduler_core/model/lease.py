@@ -73,6 +73,11 @@ class Lease(msgspec.Struct, frozen=True):
         return self.node != "-" and self.first_claimed_at_ms > now_ms
 
     @property
+    def was_released(self) -> bool:
+        """Whether its node released it, and nothing was sent under it."""
+        return self.node == "-" and self.losses == 0 and self.lost_count == 0
+
+    @property
     def waits_as_suspect(self) -> bool:
         """Whether no node holds the lease and the suspect waits for its next trial."""
         return self.node == "-" and self.losses >= SUSPECT_LOSSES

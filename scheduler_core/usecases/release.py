@@ -68,7 +68,7 @@ def plan_as_of(stored: StoredJob, plan: Plan, now_ms: int) -> Transition | None:
     transition = plan(seen, seen.snapshot.changed_at_ms(now_ms))
     if transition is None or seen is stored:
         return transition
-    return replace(transition, revoke=True)  # removes the lease that stayed when the node released the job
+    return replace(transition, revoke=True)  # removes the lease that stays when a node releases a job
 
 
 def plan_released(stored: StoredJob, plan: Plan, now_ms: int) -> Transition | None:

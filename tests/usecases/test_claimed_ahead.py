@@ -30,7 +30,7 @@ from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.jobs import JobService
 from tests.support.ahead import AheadNode, WaitingClock
 from tests.support.factories import at, make_job, make_state, pending, retrying
-from tests.support.stores import KEYS, opened, put
+from tests.support.stores import KEYS, dump, opened, put
 
 FIRE_TIME = 10
 """The fire time that the node holds ahead, in seconds after the start."""
@@ -271,6 +271,18 @@ async def test_a_pause_of_a_released_job_makes_its_fire_time_a_miss(bench: Bench
     (missed,) = await bench.jobs.history("a")
     assert isinstance(missed, Miss)
     assert (missed.reason, missed.first_ms, missed.last_ms) == (MissReason.PAUSED, at(FIRE_TIME), at(FIRE_TIME))
+
+
+async def test_a_job_that_is_released_just_before_its_fire_time_is_changed_without_a_run(bench: Bench) -> None:
+    await bench.hold()
+    bench.clock.advance(299)
+    bench.release_after(1)
+    await bench.jobs.delete("a")
+    assert bench.clock.now == at(FIRE_TIME)
+    (missed,) = await bench.jobs.history("a")
+    assert isinstance(missed, Miss)
+    assert (missed.reason, missed.first_ms) == (MissReason.REPLACED, at(FIRE_TIME))
+    assert KEYS.leases not in await dump(bench.redis)
 
 
 async def test_a_fire_time_that_passes_during_the_wait_for_its_release_is_replaced_by_another_trigger(
