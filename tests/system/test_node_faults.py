@@ -157,11 +157,10 @@ class TestKilledWithItsEmbeddedRedis:
         await server.kill()
         await eventually(lambda: not is_alive(redis), what="the redis-server should end with its server")
 
-        again = deployment.processes.cronpost("serve", data_dir=data)
+        # It must not wait for the end of the lease. On a slow machine a second may not be enough for a request.
+        again = deployment.processes.cronpost("serve", data_dir=data, dead_after_seconds=60, downtime_after_seconds=60)
         await again.started()
-        started = time.monotonic()
-        await deployment.recorder.until(lambda: len(deployment.recorder.of("open")) == 2)
-        assert time.monotonic() - started < 1.0, "promised: within a second of the restart"
+        await deployment.recorder.until(lambda: len(deployment.recorder.of("open")) == 2, seconds=20)
         first, second = deployment.recorder.of("open")
         assert second.run_id == first.run_id
         assert second.fence > first.fence
