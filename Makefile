@@ -1,8 +1,8 @@
 # The tasks of development. Needs make and Python 3.11 or newer; everything else is installed into .venv.
 
 VENV ?= .venv
-# Arguments of pytest: three processes, each with its own redis-server. One process: make test TEST_ARGS=
-TEST_ARGS ?= -n 3 --dist loadgroup
+# Arguments of pytest: four processes, each with its own redis-server. One process: make test TEST_ARGS=
+TEST_ARGS ?= -n 4 --maxschedchunk 1
 # The number of examples of make test-long, as a multiple of that of make test.
 TIMES ?= 5
 # The tests of the inner loop: those of the core, without the ones marked slow. "make test" runs all.
