@@ -183,6 +183,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     def changed_at_ms(self, now_ms: int) -> int:
         """Return the instant as of which a change is planned: now, or the decision instant of a claim that lies ahead.
 
-        A change that meets such a claim comes after its run, so that it never decides that run's fire time again.
+        A change that meets such a claim comes after its run, so that it never decides that run's fire time again. The
+        same holds for a later change, if the run is stored as in flight and its node is dead.
         """
-        return now_ms if self.lease is None else max(now_ms, self.lease.first_claimed_at_ms)
+        at_ms = now_ms if self.lease is None else max(now_ms, self.lease.first_claimed_at_ms)
+        if self.state is not None and self.state.open is not None and self.state.open.in_flight:
+            return max(at_ms, self.state.open.fire_time_ms)
+        return at_ms

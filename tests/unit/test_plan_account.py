@@ -3,6 +3,7 @@
 The tests call the planner without Redis. ``Simulation`` applies transitions as the scripts do: a change of a claimed
 job keeps the lease, a settlement is planned again if the job changed, and a run of a job that allows overlap becomes a
 child run.
+Nodes claim the job ahead of its wake-ups too, and release it for a change or do not.
 """
 
 from __future__ import annotations
@@ -89,6 +90,12 @@ class Stored(msgspec.Struct, eq=False):
     generation: int = 0
     """Counts the writes of the state, as its tag does."""
     held: Claim | None = None
+    ahead: Claim | None = None
+    """The claim of the node that holds it ahead of its wake-up."""
+    releases: bool = False
+    """Whether that node releases it when a client asks."""
+    due_ms: int | None = None
+    """Its wake-up, where that does not follow from its state."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -116,6 +123,9 @@ class Simulation:
         return ones[index % len(ones)]
 
     def apply(self, one: Stored, transition: Transition) -> None:
+        planned = None if one.ahead is None or one is not self.main else one.ahead.planned
+        if isinstance(planned, Work) and not is_spawned(planned) and one.snapshot.is_held_ahead(self.now):
+            self.decided(planned)  # by a change for which its node has not released it
         one.generation += 1
         self.records += transition.records
         if transition.spawn is not None:
@@ -144,9 +154,23 @@ class Simulation:
 
     def end_segment(self) -> None:
         if self.in_segment:
-            self.segments[-1].until_ms = self.now
+            self.segments[-1].until_ms = self.at(self.main)
 
     # ---- clients ------------------------------------------------------------------------------------------------
+
+    def met(self, one: Stored) -> Snapshot:
+        """Return the job or child run as a client changes it: its node has released it, or does not in time."""
+        if one.releases and one.snapshot.is_held_ahead(self.now):
+            one.lease = one.ahead = None
+        seen = one.snapshot
+        if one.ahead is None:
+            seen = one.snapshot.as_of(self.now)
+            one.lease = seen.lease  # the change removes a lease that stayed after its release
+        return seen
+
+    def at(self, one: Stored) -> int:
+        """Return the instant as of which a client changes the job or child run."""
+        return one.snapshot.changed_at_ms(self.now)
 
     def upsert(self, job: Job) -> None:
         main, old = self.main, self.main.job
@@ -154,8 +178,8 @@ class Simulation:
             return  # refused
         planned = plan_upsert(
             job,
-            main.snapshot,
-            now_ms=self.now,
+            self.met(main),
+            now_ms=self.at(main),
             downtimes=self.downtimes,
             store_id=STORE_ID,
             children=bool(self.children),
@@ -167,7 +191,7 @@ class Simulation:
             self.end_segment()
         self.apply(main, planned)
         if goes_on and not self.in_segment:
-            self.segments.append(Segment(trigger_of(job), self.now))
+            self.segments.append(Segment(trigger_of(job), self.at(main)))
         if old is not None and old.policies.overlap is Overlap.ALLOW:
             self.cancel_children()
 
@@ -186,8 +210,8 @@ class Simulation:
             self.change(
                 one,
                 lambda one=one: plan_cancel_unit(  # type: ignore[misc]
-                    one.snapshot,
-                    now_ms=self.now,
+                    self.met(one),
+                    now_ms=self.at(one),
                     why="why",
                     deleted=self.main.job is None,
                     downtimes=self.downtimes,
@@ -197,20 +221,24 @@ class Simulation:
 
     def delete(self) -> None:
         def plan() -> Transition | None:
-            return plan_delete(self.main.snapshot, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID)
+            return plan_delete(
+                self.met(self.main), now_ms=self.at(self.main), downtimes=self.downtimes, store_id=STORE_ID
+            )
 
         if self.change(self.main, plan):
             self.cancel_children()
 
     def pause(self) -> None:
         def plan() -> Transition | None:
-            return plan_pause(self.main.snapshot, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID)
+            return plan_pause(
+                self.met(self.main), now_ms=self.at(self.main), downtimes=self.downtimes, store_id=STORE_ID
+            )
 
         if self.change(self.main, plan):
             self.cancel_children()
 
     def resume(self) -> None:
-        self.change(self.main, lambda: plan_resume(self.main.snapshot, now_ms=self.now))
+        self.change(self.main, lambda: plan_resume(self.met(self.main), now_ms=self.at(self.main)))
 
     def run_now(self, force: bool, bare: bool) -> None:
         self.runs_requested += 1
@@ -218,11 +246,11 @@ class Simulation:
 
         def plan() -> Transition | None:
             answer = plan_run_now(
-                self.main.snapshot,
+                self.met(self.main),
                 entry,
                 force=force,
                 bare=bare,
-                now_ms=self.now,
+                now_ms=self.at(self.main),
                 downtimes=self.downtimes,
                 store_id=STORE_ID,
             )
@@ -237,12 +265,12 @@ class Simulation:
 
         def plan() -> Transition:
             return plan_backfill(
-                self.main.snapshot,
+                self.met(self.main),
                 start_ms=self.now - since_ms,
                 end_ms=self.now - until_ms,
                 limit=limit,
                 backfill_id=backfill_id,
-                now_ms=self.now,
+                now_ms=self.at(self.main),
                 downtimes=self.downtimes,
                 store_id=STORE_ID,
             )[1]
@@ -259,7 +287,7 @@ class Simulation:
             self.change(
                 self.main,
                 lambda: plan_replace_pending(
-                    self.main.snapshot, entries, now_ms=self.now, downtimes=self.downtimes, store_id=STORE_ID
+                    self.met(self.main), entries, now_ms=self.at(self.main), downtimes=self.downtimes, store_id=STORE_ID
                 ),
             )
 
@@ -272,10 +300,10 @@ class Simulation:
             self.change(
                 self.main,
                 lambda: plan_revive(
-                    self.main.snapshot,
+                    self.met(self.main),
                     failed_entries[0].run_id,
                     again,
-                    now_ms=self.now,
+                    now_ms=self.at(self.main),
                     downtimes=self.downtimes,
                     store_id=STORE_ID,
                 ),
@@ -298,12 +326,12 @@ class Simulation:
         self.change(
             one,
             lambda: plan_complete(
-                one.snapshot,
+                self.met(one),
                 run_id,
                 final,
                 message="done",
                 continuation=b'{"after_seconds": 5}' if asks else None,
-                now_ms=self.now,
+                now_ms=self.at(one),
                 downtimes=self.downtimes,
                 store_id=STORE_ID,
             ),
@@ -312,11 +340,11 @@ class Simulation:
     def heartbeat(self, index: int) -> None:
         one = self.one(index)
         planned = plan_heartbeat(
-            one.snapshot,
+            self.met(one),
             self.open_run(one),
             progress=0.5,
             note="half",
-            now_ms=self.now,
+            now_ms=self.at(one),
             downtimes=self.downtimes,
             store_id=STORE_ID,
         )
@@ -344,12 +372,18 @@ class Simulation:
         one = self.one(index)
         if one.held is not None:
             return
+        if one.ahead is not None:
+            if one.ahead.started_at_ms <= self.now:
+                claim, one.ahead = one.ahead, None
+                self.begin(one, claim)
+            return
         if one.lease is None:
-            wake = None if one.state is None else next_wake_ms(one.state)
-            if one is not self.main and one.state is not None and one.state.open is not None:
-                wake = wake if wake is not None else one.state.open.fire_time_ms
-            if one.state is None or wake is None or wake > self.now:
+            wake = self.wake_ms(one)
+            if wake is None or wake > self.now:
                 return
+        elif one.lease.first_claimed_at_ms > self.now:
+            return  # released; it waits for its wake-up
+        one.due_ms = None
         self.fence += 1
         old = one.lease
         one.lease = (
@@ -357,15 +391,62 @@ class Simulation:
             if old is None
             else replace(old, fence=self.fence, node="node", group=int(old.losses >= SUSPECT_LOSSES))
         )
-        planned = self.plan(one)
+        self.begin(one, Claim(self.plan(one), self.fence, self.now, one.generation))
+
+    def wake_ms(self, one: Stored) -> int | None:
+        """Return the wake-up of the job or a child run that no node holds."""
+        if one.due_ms is not None or one.state is None:
+            return one.due_ms
+        wake = next_wake_ms(one.state)
+        if wake is None and one is not self.main and one.state.open is not None:
+            return one.state.open.fire_time_ms
+        return wake
+
+    def claim_ahead(self, early_ms: int, releases: bool, index: int = 0) -> None:
+        """Claim the job or a child run ``early_ms`` before its wake-up; time passes until then."""
+        one = self.one(index)
+        wake = self.wake_ms(one)
+        if one.held is not None or one.ahead is not None or one.lease is not None or wake is None or wake <= self.now:
+            return
+        self.now = max(self.now, wake - early_ms)
+        self.fence += 1
+        one.due_ms = None
+        one.lease = Lease(self.fence, "node", self.fence, wake, wake_ms=wake)
+        one.ahead = Claim(self.plan(one), self.fence, wake, one.generation)
+        one.releases = releases
+
+    def stop(self, index: int = 0) -> None:
+        """Let a node release what it holds ahead."""
+        one = self.one(index)
+        if one.snapshot.is_held_ahead(self.now) and one.lease is not None:
+            one.ahead, one.lease = None, replace(one.lease, node="-")
+
+    def decided(self, planned: Work) -> None:
+        """End the segment with the last fire time of the trigger."""
+        if planned.state.next_fire_ms is None:
+            self.end_segment()
+
+    def begin(self, one: Stored, claim: Claim) -> None:
+        """Start what the claimed job or child run has to do."""
+        planned = claim.planned
+        assert one.lease is not None
+        has_changed = claim.generation != one.generation
         if isinstance(planned, Work):
             assert planned.run.fire_time_ms <= self.now, "early"
             first = self.claims.setdefault(one.lease.first_fence, planned.run.id)
             assert first == planned.run.id, "who takes over delivers another run"
-            if planned.state.next_fire_ms is None and one is self.main:
-                self.end_segment()
-        one.held = Claim(planned, self.fence, self.now, one.generation)
-        if isinstance(planned, Transition):
+            if one is self.main and not has_changed:
+                self.decided(planned)
+        one.held = claim
+        if has_changed and (isinstance(planned, Transition) or is_spawned(planned) or planned.state.awaits_children):
+            step = None
+            if isinstance(planned, Work) and one.state is not None:
+                step = plan_hold_back_changed(one.job, one.state, planned, now_ms=self.now)
+            if step is None:
+                one.held, one.lease = None, replace(one.lease, node="-")
+            else:
+                self.write(one, step)
+        elif isinstance(planned, Transition):
             self.write(one, planned)
         elif planned.state.awaits_children and self.children:
             assert one.state is not None
@@ -427,6 +508,12 @@ class Simulation:
     def die(self, index: int = 0) -> None:
         """Let the node that holds a lease die, and another node detect it."""
         one = self.one(index)
+        if one.ahead is not None and one.lease is not None:
+            claim, one.ahead = one.ahead, None
+            if claim.started_at_ms > self.now:
+                one.due_ms, one.lease = claim.started_at_ms, None  # nothing was sent
+            else:
+                one.held = claim
         if one.held is not None and one.lease is not None:
             lease = one.lease
             one.lease = replace(
@@ -455,11 +542,14 @@ class Simulation:
         position = main.state or JobState()
         if position.open is not None:
             open_runs = [position.open]
-        if main.lease is not None and main.state is not None and not (open_runs and open_runs[0].in_flight):
+        held = main.snapshot.as_of(self.now).lease is not None
+        if held and main.state is not None and not (open_runs and open_runs[0].in_flight):
             # A node holds the job, or held it when it died: its decision is not written yet.
             planned = self.plan(main)
             records += planned.records
             if isinstance(planned, Work):
+                if main.ahead is not None:
+                    self.decided(planned)  # its wake-up has come
                 open_runs, position = [planned.run], planned.state
             else:
                 position = planned.state or JobState()
@@ -536,6 +626,9 @@ STEPS = st.one_of(
     st.tuples(st.just("claim"), UNITS),
     st.tuples(st.just("settle"), st.sampled_from(OUTCOMES), UNITS),
     st.tuples(st.just("settle"), st.sampled_from(OUTCOMES), UNITS),
+    st.tuples(st.just("claim_ahead"), st.sampled_from([1, 50, 500]), st.booleans(), UNITS),
+    st.tuples(st.just("claim_ahead"), st.sampled_from([1, 50, 500]), st.booleans(), UNITS),
+    st.tuples(st.just("stop"), UNITS),
     st.tuples(st.just("die"), UNITS),
     st.tuples(st.just("hold"), st.sampled_from(HoldReason), st.sampled_from([50, 5_000, 30_000]), UNITS),
     st.tuples(st.just("downtime"), st.sampled_from([0, 700, 1_500]), st.sampled_from([2_500, 31_000, 300_000])),
@@ -593,6 +686,7 @@ def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
             getattr(simulation, str(name))(*arguments)
         simulation.check()
     # After any history, live nodes and answering runners must finish all open work.
+    simulation.now += 500  # what is held ahead is due by then
     for _ in range(60):
         for index in range(1 + len(simulation.children)):
             simulation.claim(index)
