@@ -22,7 +22,7 @@ from scheduler_api.cli.definition import (
 )
 from scheduler_api.cli.errors import EXIT_REFUSED, Failed, local_problem
 from scheduler_api.cli.job_options import UNSET, given_fields, job_options
-from scheduler_api.cli.output import in_zone, printable
+from scheduler_api.cli.output import in_zone, printable, show_in_flight
 
 FIRE_TIMES_SHOWN = 5
 
@@ -127,6 +127,7 @@ def _store(server: Server, path: tuple[str, str], body: bytes, before: Stored | 
         next_fire = in_zone(answer["next_fire_time"], zone)
         click.echo(f"{printable(answer['id'])} {what} (version {answer['version']}), next fire {next_fire}")
         _show_changes(changes)
+        show_in_flight(answer, zone)
     _check_race(answer, before)
 
 

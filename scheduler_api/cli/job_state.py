@@ -8,7 +8,7 @@ import click
 
 from scheduler_api.cli.client import Server, job_path, with_server
 from scheduler_api.cli.complete_values import complete_job
-from scheduler_api.cli.output import in_zone, printable
+from scheduler_api.cli.output import in_zone, printable, show_in_flight
 
 
 @click.command()
@@ -22,9 +22,10 @@ def delete(server: Server, job_id: str, yes: bool) -> None:
     """
     if not yes and not server.as_json and sys.stdin.isatty() and sys.stdout.isatty():
         click.confirm(f"Delete the job {printable(job_id)}?", abort=True)
-    server.ask("DELETE", job_path(job_id))
+    answer = server.ask("DELETE", job_path(job_id))
     if not server.as_json:
         click.echo(f"{printable(job_id)} deleted")
+        show_in_flight(answer)
 
 
 @click.command()
@@ -32,9 +33,10 @@ def delete(server: Server, job_id: str, yes: bool) -> None:
 @with_server
 def pause(server: Server, job_id: str) -> None:
     """Pause a job: its trigger fires nothing."""
-    server.ask("POST", job_path(job_id, "/pause"))
+    job = server.ask("POST", job_path(job_id, "/pause"))
     if not server.as_json:
         click.echo(f"{printable(job_id)} paused")
+        show_in_flight(job, job.get("timezone"))
 
 
 @click.command()
@@ -46,3 +48,4 @@ def resume(server: Server, job_id: str) -> None:
     if not server.as_json:
         next_fire = in_zone(next(iter(job.get("next_fire_times", [])), None), job.get("timezone"))
         click.echo(f"{printable(job_id)} resumed, next fire {next_fire}")
+        show_in_flight(job, job.get("timezone"))

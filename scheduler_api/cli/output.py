@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -73,6 +73,13 @@ def in_zone(instant: str | None, zone: str | None) -> str:
     except (KeyError, ValueError, OSError):
         return instant
     return local.isoformat(timespec="milliseconds" if local.microsecond else "seconds")
+
+
+def show_in_flight(answer: Mapping[str, Any], zone: str | None = None) -> None:
+    """Print the run that a change met in flight, if its answer names one."""
+    run = answer.get("in_flight")
+    if run is not None:
+        click.echo(f"in flight: run {printable(run['run_id'])}, fire time {in_zone(run['fire_time'], zone)}")
 
 
 def run_why(run: dict[str, Any]) -> str:

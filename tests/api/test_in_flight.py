@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import httpx
 import pytest
 from msgspec.structs import replace
+from redis import Redis
 
 from scheduler_api.context import Context
 from scheduler_core.base.instants import rfc3339
@@ -18,6 +20,7 @@ from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.keys import CLAIMED
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import IntervalSpec
+from tests.api.command_line import jobs
 from tests.api.conftest import job
 from tests.support.ahead import AheadNode
 from tests.support.factories import make_job, make_state, retrying
@@ -81,6 +84,19 @@ async def test_a_change_names_the_run_whose_request_is_open(scene: Scene, change
     answer = (await change(scene.client)).json()
     (answer,) = answer if isinstance(answer, list) else (answer,)
     assert answer["in_flight"] == {"run_id": open_run["id"], "fire_time": fire_time}
+
+
+@pytest.mark.parametrize("command", ["pause", "delete", "put"])
+def test_the_command_line_prints_the_run_in_flight(cli_server: str, redis_url: str, command: str) -> None:
+    put_a = ["put", "a", "--endpoint", "http://localhost:1/", "--cron", "* * * * * *", "--payload"]
+    fire_time = jobs(cli_server, *put_a, "1").stdout.split()[-1]
+    fire_ms = round(datetime.fromisoformat(fire_time).timestamp() * 1000)
+    with Redis.from_url(redis_url) as redis:
+        redis.hset(KEYS.leases, "a", f"7 node 7 {fire_ms} 0 {fire_ms} 1:0")
+    given = [*put_a, "2"] if command == "put" else [command, "a"]
+    printed = jobs(cli_server, *given).stdout.splitlines()
+    assert printed[-1].startswith("in flight: run ")
+    assert printed[-1].endswith(f"fire time {fire_time}")
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
