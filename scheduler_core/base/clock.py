@@ -19,6 +19,10 @@ class Clock(Protocol):
         """Return UTC epoch milliseconds, rounded down. Never runs backwards."""
         ...
 
+    def seconds_until(self, instant_ms: int) -> float:
+        """Return for how long to sleep until ``now_ms`` returns this instant; at most 0: it is past."""
+        ...
+
     def monotonic(self) -> float:
         """Return the seconds of a clock that is never set, for durations."""
         ...
@@ -53,6 +57,9 @@ class SystemClock(_LoopClock):
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def seconds_until(self, instant_ms: int) -> float:
+        return instant_ms / 1000.0 - time.time()
 
 
 class RedisClock(_LoopClock):
@@ -128,6 +135,11 @@ class RedisClock(_LoopClock):
             return self._floor_ms
         self._floor_ms = now
         return now
+
+    def seconds_until(self, instant_ms: int) -> float:
+        if self._offset_ms is None:
+            raise RuntimeError("the clock was read before its first sample")
+        return (instant_ms - self._offset_ms) / 1000.0 - time.monotonic()
 
     def deadline_ms(self, within_ms: int) -> int | None:
         """Return the instant ``within_ms`` from now, by Redis's clock; None: no sample was taken yet."""

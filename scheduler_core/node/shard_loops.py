@@ -23,9 +23,12 @@ from scheduler_core.node.loops.heartbeat import ClockSync, Heartbeat
 from scheduler_core.node.loops.reap import Reaper
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.loops.start import Starter
+from scheduler_core.node.loops.start_queue import StartQueue
+from scheduler_core.node.loops.subscriber import WakeupSubscriber
 from scheduler_core.node.loops.suspects import Suspects
 from scheduler_core.node.loops.sweep import Sweeper
-from scheduler_core.node.loops.wakeups import Alarm, WakeupSubscriber
+from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.history import Bounds
@@ -64,7 +67,8 @@ class NodeShard:
         self._clock = clock
         self._sole = sole
         alarm = Alarm(clock)
-        suspects = Suspects(node, alarm.wake)
+        queue = StartQueue()
+        suspects = Suspects(node, alarm.wake, queue)
         self.heartbeat = Heartbeat(node, store, clock, metrics, shard=self.number, timekeeper=timekeeper)
         self.settler = Settler(
             store,
@@ -79,12 +83,13 @@ class NodeShard:
         targets = TargetCache(catalogue if store is shards.lead else store.target_copies(catalogue))
         dispatcher = Dispatcher(node, deliverer.start, self.settler, limiter, store=store, targets=targets)
         self.reaper = Reaper(node, store, alarm.wake, clock, metrics)
-        self._listener = WakeupSubscriber(store, alarm, clock, metrics)
+        self._starter = Starter(node, dispatcher, self.settler, queue, clock, metrics)
+        self._listener = WakeupSubscriber(store, alarm, self._starter, clock, metrics)
         self._cutter = CutSubscriber(node, store, clock, metrics)
         self._sweeper = Sweeper(store.history_store(), bounds_of(settings, len(shards)), clock, metrics)
-        others = (self.heartbeat, self.settler, self.reaper, self._listener, self._cutter, self._sweeper)
+        others = (self.heartbeat, self.settler, self._starter, self.reaper, self._listener, self._cutter, self._sweeper)
         self.claimer = Claimer(
-            node, store, dispatcher, self.settler, alarm, suspects, targets, clock, metrics, services=others
+            node, store, self._starter, self.settler, alarm, suspects, targets, clock, metrics, services=others
         )
         self.services: tuple[Service, ...] = (*others[:2], self.claimer, *others[2:])
         for service in self.services:
@@ -131,6 +136,8 @@ class NodeShard:
         """Claim nothing more on this shard."""
         await self.claimer.stop()
         await self._listener.stop()
+        await self._starter.stop()
+        self._starter.release_all()
         await self._sweeper.stop()
         await self.reaper.stop()
 

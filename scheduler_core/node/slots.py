@@ -51,13 +51,16 @@ class SlotPool:
         """How many slots are neither occupied nor reserved."""
         return self.size - len(self.in_flight) - self._reserved
 
-    def reserve(self, most: int, wake: Callable[[], None]) -> int:
-        """Reserve slots for a claim, at most ``most``; return how many. ``release`` ends the reservation.
+    def reserve(self, most: int, wake: Callable[[], None], *, first: bool = False) -> int:
+        """Reserve slots, at most ``most``; return how many. ``release`` ends the reservation.
 
-        0: none is free, and ``wake`` is called when it is the caller's turn.
+        0: none is free, and ``wake`` is called when it is the caller's turn. ``first``: it is the caller's turn before
+        all others: its jobs are claimed already.
         """
         free = self.size - len(self.in_flight) - self._reserved
-        if free <= 0 or (self._waiting and next(iter(self._waiting)) != wake):
+        if free <= 0 or (self._waiting and not first and next(iter(self._waiting)) != wake):
+            if first:
+                self._waiting = {wake: None, **self._waiting}
             self._waiting.setdefault(wake)
             self.freed()
             return 0

@@ -47,6 +47,8 @@ class Claim(msgspec.Struct, frozen=True):
     """The number of suspects of this shard, those on trial included."""
     targets_version: int | None = None
     """Grows with every change of a target; None: unknown."""
+    burst: int = 0
+    """How many jobs become due at about ``next_wake_ms``, or are due before it."""
 
 
 class OwnLease(msgspec.Struct, frozen=True):
@@ -127,8 +129,9 @@ class LoopStore(Protocol):
         dead_after_ms: int,
         downtime_count: int,
         trial: bool = True,
+        ahead_ms: int = 0,
     ) -> Claim:
-        """Claim up to ``limit`` due jobs, fewer if their documents are large.
+        """Claim up to ``limit`` jobs that become due within ``ahead_ms``, fewer if their documents are large.
 
         ``token`` numbers the claims of this node, from 1. ``recent_ms``: half of the batch goes to jobs that became due
         in this time. ``trial``: suspects may be claimed (jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a

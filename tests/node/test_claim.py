@@ -13,9 +13,9 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import RunConflict, StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
-from scheduler_core.node.loops import claim as claim_module
+from scheduler_core.node.loops import start as start_module
 from scheduler_core.node.loops import wakeups as wakeups_module
-from scheduler_core.node.loops.wakeups import WakeupSubscriber
+from scheduler_core.node.loops.subscriber import WakeupSubscriber
 from scheduler_core.plan.claim import plan_claim
 from scheduler_core.store.loop import REPLY_BYTES, Claim
 from scheduler_core.store.redis.client import connect
@@ -138,7 +138,7 @@ async def test_a_wake_up_during_a_claim_is_not_lost(setup: Setup) -> None:
 
 
 async def test_an_upsert_elsewhere_wakes_a_sleeping_node(setup: Setup) -> None:
-    listener = WakeupSubscriber(setup.store, setup.node.alarm, setup.clock, Metrics())
+    listener = WakeupSubscriber(setup.store, setup.node.alarm, setup.node.starter, setup.clock, Metrics())
     setup.node.claimer.start()
     listener.start()
 
@@ -157,7 +157,7 @@ async def test_an_upsert_elsewhere_wakes_a_sleeping_node(setup: Setup) -> None:
 
 
 async def test_the_subscriber_clears_its_fault_as_soon_as_it_is_subscribed(setup: Setup) -> None:
-    listener = WakeupSubscriber(setup.store, setup.node.alarm, setup.clock, Metrics())
+    listener = WakeupSubscriber(setup.store, setup.node.alarm, setup.node.starter, setup.clock, Metrics())
     listener.fault = "wake: away"
     listener.start()
     await until(lambda: listener.fault is None)
@@ -217,7 +217,7 @@ async def test_a_node_whose_lease_has_expired_sends_nothing_and_releases_the_job
     await setup.put("a")
     claim = await setup.node.claimer._claim(1)
     setup.clock.advance(6_000)
-    setup.node.claimer._start(claim.jobs[0])
+    setup.node.starter.start_run(claim.jobs[0])
     await until(lambda: not setup.node.node.in_flight)
     assert setup.node.deliverer.seen == []
     await setup.node.settle()
@@ -271,7 +271,7 @@ async def test_a_job_that_cannot_be_planned_is_quarantined_while_others_run(
             raise ZeroDivisionError("a fault of ours")
         return plan(job, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(claim_module, "plan_claim", failing)
+    monkeypatch.setattr(start_module, "plan_claim", failing)
     await setup.node.claim(2)
     assert [entry.job_id for entry in setup.node.deliverer.open] == ["good"]
     await setup.node.settle()

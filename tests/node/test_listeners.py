@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.service import FIRST_PAUSE, LONGEST_PAUSE, Service
+from scheduler_core.node.loops.subscriber import WakeupSubscriber
 from scheduler_core.node.loops.task_batches import TaskWakeupSubscriber
-from scheduler_core.node.loops.wakeups import WakeupSubscriber
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import RedisTasks
 from tests.support.manual_clock import ManualClock
@@ -30,6 +30,9 @@ class Woken:
     def wake_at(self, wake_ms: int) -> None:
         pass
 
+    def listens(self, active: bool) -> None:
+        pass
+
 
 @pytest.fixture
 async def both(redis_url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
@@ -38,7 +41,7 @@ async def both(redis_url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
 
 
 def wake_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
-    return WakeupSubscriber(store, woken, clock, Metrics())  # type: ignore[arg-type]
+    return WakeupSubscriber(store, woken, woken, clock, Metrics())  # type: ignore[arg-type]
 
 
 def task_wakeup_subscriber(store: RedisStore, woken: Woken, clock: Clock) -> Service:

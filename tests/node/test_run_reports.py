@@ -56,7 +56,7 @@ class Log:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     found = Log()
-    modules = ("node.loops.settle", "node.loops.claim", "node.dispatch.dispatcher", "node.dispatch.limiter")
+    modules = ("node.loops.settle", "node.loops.start", "node.dispatch.dispatcher", "node.dispatch.limiter")
     for module in (*modules, "usecases.report"):
         monkeypatch.setattr(f"scheduler_core.{module}.log", found)
     for module in ("usecases.report",):

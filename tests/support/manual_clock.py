@@ -39,6 +39,9 @@ class ManualClock(RedisClock):
     def now_ms(self) -> int:
         return self.now
 
+    def seconds_until(self, instant_ms: int) -> float:
+        return (instant_ms - self.now) / 1000
+
     def deadline_ms(self, within_ms: int) -> int | None:
         return None  # it does not follow Redis's clock
 

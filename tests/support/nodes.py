@@ -21,6 +21,8 @@ from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.heartbeat import Heartbeat
 from scheduler_core.node.loops.reap import Reaper
 from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.loops.start import Starter
+from scheduler_core.node.loops.start_queue import StartQueue
 from scheduler_core.node.loops.suspects import Suspects
 from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
@@ -96,15 +98,17 @@ class SteppedNode:
         self.node = Node(settings or EngineSettings(), clock)
         self.deliverer = ScriptedDeliverer()
         self.alarm = Alarm(clock)
-        self.suspects = Suspects(self.node, self.alarm.wake)
+        queue = StartQueue()
+        self.suspects = Suspects(self.node, self.alarm.wake, queue)
         self.settler = Settler(store, RetryPolicy(), clock, metrics, wake_at=self.alarm.wake_at, suspects=self.suspects)
         self.targets = TargetCache(RedisCatalogue(store))
         limiter = TargetLimiter(self.node.slots, self.node.settings, clock, metrics)
         self.dispatcher = Dispatcher(
             self.node, self.deliverer.start, self.settler, limiter, store=store, targets=self.targets
         )
+        self.starter = Starter(self.node, self.dispatcher, self.settler, queue, clock, metrics)
         self.claimer = Claimer(
-            self.node, store, self.dispatcher, self.settler, self.alarm, self.suspects, self.targets, clock, metrics
+            self.node, store, self.starter, self.settler, self.alarm, self.suspects, self.targets, clock, metrics
         )
         self.heartbeat = Heartbeat(self.node, store, clock, metrics)
         self.reaper = Reaper(self.node, store, self.alarm.wake, clock, metrics)
@@ -120,7 +124,7 @@ class SteppedNode:
         """Claim once and let the requests begin; returns the number of claimed jobs."""
         claim = await self.claimer._claim(limit)
         for claimed in claim.jobs:
-            self.claimer._start(claimed)
+            self.starter.start_run(claimed)
         await asyncio.sleep(0)
         # Some attempts read the store first. Wait for them, so that the open requests do not depend on its speed.
         attempts = [attempt for attempt in self.node.in_flight if isinstance(attempt, InFlight)]

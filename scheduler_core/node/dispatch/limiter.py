@@ -66,6 +66,8 @@ class TargetLimiter:
             int(settings.breaker_open_seconds * 1000),
         )
         self._open = 0
+        self.service_ms = GUESSED_SERVICE_MS
+        """How long requests took lately, to all targets."""
         self._targets = TargetRegistry(self._show)
         self._saturated: TargetState | None = None
         self._saturated_since_ms: int | None = None
@@ -138,6 +140,7 @@ class TargetLimiter:
             breaker.gave_up(probe=permit.probe)
         else:
             target.ended += 1
+            self.service_ms += 0.02 * (outcome.latency_ms - self.service_ms)
             target.service_ms = (
                 outcome.latency_ms
                 if target.service_ms is None
@@ -186,6 +189,11 @@ class TargetLimiter:
             return 0
         self._saturated = self._saturated_since_ms = None  # it is slower now: do not delay the others for it
         return most
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether one quick target has all of its slots in use, so that ``batch`` limits what is started."""
+        return self._saturated is not None
 
     def claimed(self, limit: int, count: int) -> None:
         """Note that a claim for at most ``limit`` jobs returned ``count``; if it is less, no other job is due."""

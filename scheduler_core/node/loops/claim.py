@@ -11,20 +11,19 @@ from collections.abc import Sequence
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreUnavailable
-from scheduler_core.base.events import JOB_QUARANTINED, SERVICE_FAILED, get_logger
+from scheduler_core.base.events import get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.transition import Transition
-from scheduler_core.node.dispatch.dispatcher import NO_PUBLIC_URL, Dispatcher
+from scheduler_core.node.dispatch.dispatcher import NO_PUBLIC_URL
 from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
 from scheduler_core.node.dispatch.target_cache import TargetCache
+from scheduler_core.node.loops.horizon import Horizon
 from scheduler_core.node.loops.lease_check import LeaseCheck
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.loops.start import Starter
 from scheduler_core.node.loops.suspects import Suspects
 from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
-from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
-from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, LoopStore
 
 log = get_logger(__name__)
@@ -44,7 +43,7 @@ class Claimer(Service):
         self,
         node: Node,
         store: LoopStore,
-        dispatcher: Dispatcher,
+        starter: Starter,
         settler: Settler,
         alarm: Alarm,
         suspects: Suspects,
@@ -59,12 +58,13 @@ class Claimer(Service):
         self.warnings = suspects.warnings
         if node.settings.public_url is None:
             self.warnings["public_url"] = NO_PUBLIC_URL
-        self.lease_check = LeaseCheck(node, store, settler, (self, *services), clock)
+        self.lease_check = LeaseCheck(node, store, settler, starter.queue, (self, *services), clock)
         self._node = node
         self._slots = node.slots
         self._store = store
-        self._dispatcher = dispatcher
-        self._limiter = dispatcher.limiter
+        self._starter = starter
+        self._limiter = starter.limiter
+        self._horizon = Horizon()
         self._settler = settler
         self._alarm = alarm
         self._suspects = suspects
@@ -97,22 +97,37 @@ class Claimer(Service):
         try:
             if self._lost_token is None:
                 await self.lease_check.compare_if_due()
-            claim = await self._claim(limit)
-            self._limiter.claimed(limit, len(claim.jobs))
-            for claimed in claim.jobs:
-                self._start(claimed)
+            room = self._room_ahead()
+            most, ahead_ms = (max(limit, min(BATCH, room)), self._horizon.ahead_ms) if room > 0 else (limit, 0)
+            began = self.clock.monotonic()
+            claim = await self._claim(most, ahead_ms)
+            self._starter.put(claim.jobs)
+            self._starter.start_due(limit)
         finally:
             slots.release(limit)
+        is_full = len(claim.jobs) == most
+        self._horizon.claimed(claim, 1000 * (self.clock.monotonic() - began), full=is_full)
         if claim.suspects_waiting and not self._suspects.in_trial and self._begin_trial():
             return  # claim again at once: this claim reported the first waiting suspects
-        if len(claim.jobs) == limit:
+        if is_full:
             await self.clock.sleep(0)  # let the event loop write the requests that were just started
             return
-        await alarm.sleep(claim.next_wake_ms)
+        self._limiter.claimed(most, len(claim.jobs))
+        alarm.lead_ms = self._horizon.lead_ms if room > 0 else 0
+        next_ms = claim.next_wake_ms
+        if next_ms is not None and next_ms > self._claimed_at_ms + ahead_ms:
+            next_ms -= alarm.lead_ms  # else it may not be claimed ahead
+        await alarm.sleep(next_ms)
+
+    def _room_ahead(self) -> int:
+        """Return how many jobs to claim ahead of their wake-ups; 0 while clients could not ask for their release."""
+        if self.fault is not None or not self._starter.may_hold_ahead:
+            return 0
+        return self._horizon.room(self._starter.room(), held=self._starter.queued, nodes=self._slots.live_nodes)
 
     # ---- claim --------------------------------------------------------------------------------------------------
 
-    async def _claim(self, limit: int) -> Claim:
+    async def _claim(self, limit: int, ahead_ms: int = 0) -> Claim:
         """Claim once. If an earlier claim took jobs and its reply was lost, return those jobs instead."""
         if self._lost_token is not None:
             found = await self._recover(self._lost_token)
@@ -135,6 +150,7 @@ class Claimer(Service):
                 dead_after_ms=self._node.dead_after_ms,
                 downtime_count=self._node.downtime_count,
                 trial=trial,
+                ahead_ms=ahead_ms,
             )
         except (StoreUnavailable, asyncio.CancelledError) as error:
             if not isinstance(error, StoreUnavailable) or error.effect_unknown:
@@ -179,50 +195,6 @@ class Claimer(Service):
 
     def _begin_trial(self) -> bool:
         return self._suspects.begin_trial(self._settler.lease_ids())
-
-    # ---- start --------------------------------------------------------------------------------------------------
-
-    def _start(self, claimed: ClaimedJob) -> None:
-        """Start what this job has to do. A fault of one job ends only that job's attempt."""
-        try:
-            planned = self._plan(claimed)
-        except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
-            planned = self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
-        if isinstance(planned, Work):
-            try:
-                self._dispatcher.send(claimed, planned)
-            except Exception as error:
-                self.metrics.service_faults.labels(self.name).inc()
-                log.exception(SERVICE_FAILED, service=self.name, job_id=claimed.id)
-                self._dispatcher.fail(claimed, planned, error)
-            return
-        if planned.state is not None and planned.state.quarantine is not None:
-            self.metrics.quarantined.inc()
-            log.error(JOB_QUARANTINED, job_id=claimed.id, detail=planned.state.quarantine)
-        self._settler.put_transition(claimed, planned)
-
-    def _plan(self, claimed: ClaimedJob) -> Work | Transition:
-        job, state, node = claimed.job, claimed.state, self._node
-        if claimed.fault is not None:
-            return self._quarantine(claimed, claimed.fault)
-        if job is not None and state is not None:
-            return plan_claim(
-                job,
-                state,
-                claimed.lease,
-                downtimes=node.downtimes,
-                store_id=node.store_id,
-                now_ms=self.clock.now_ms(),
-            )
-        if state is None:
-            return Transition(None, remove=True) if job is None else self._quarantine(claimed, "its state is gone")
-        if state.deleted:
-            return plan_claim_tombstone(state, claimed.lease, now_ms=self.clock.now_ms(), downtimes=node.downtimes)
-        return self._quarantine(claimed, "its definition is gone")
-
-    def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
-        child = job_of_claim_key(claimed.id) != claimed.id
-        return quarantine_unreadable(claimed.state, reason, child=child, now_ms=self.clock.now_ms())
 
     # ---- stop ---------------------------------------------------------------------------------------------------
 

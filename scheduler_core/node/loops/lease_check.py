@@ -13,7 +13,7 @@ from scheduler_core.base.events import LEASES_FORGOTTEN, get_logger
 from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
-from scheduler_core.node.loops.suspects import LeaseId
+from scheduler_core.node.loops.start_queue import LeaseId, StartQueue
 from scheduler_core.node.node import Node
 from scheduler_core.store.loop import ClaimedJob, LoopStore
 
@@ -28,11 +28,18 @@ class LeaseCheck:
     """Compares about once a minute, and soon after Redis failed one of ``services``."""
 
     def __init__(
-        self, node: Node, store: LoopStore, settler: Settler, services: Sequence[Service], clock: Clock
+        self,
+        node: Node,
+        store: LoopStore,
+        settler: Settler,
+        queue: StartQueue,
+        services: Sequence[Service],
+        clock: Clock,
     ) -> None:
         self._node = node
         self._store = store
         self._settler = settler
+        self._queue = queue
         self._services = services
         self._clock = clock
         self._faults = 0
@@ -60,13 +67,17 @@ class LeaseCheck:
         known = self.known()
         strays = [lease for lease in leases if (lease.job_id, lease.fence) not in known]
         for lease in strays:
-            # Its request may have been sent: only the record of how it ended is lost.
             stray = ClaimedJob(lease.job_id, None, None, Lease(lease.fence, self._node.id, lease.fence, 0), b"")
-            self._settler.release_lost(stray, LostCause.FORGOTTEN, lease.first_claimed_at_ms)
+            if lease.first_claimed_at_ms > self._clock.now_ms():
+                self._settler.release(stray)  # it was claimed ahead, so nothing was sent
+            else:
+                # Its request may have been sent: only the record of how it ended is lost.
+                self._settler.release_lost(stray, LostCause.FORGOTTEN, lease.first_claimed_at_ms)
         if strays:
             jobs = [lease.job_id for lease in strays[:SHOWN]]
             log.warning(LEASES_FORGOTTEN, count=len(strays), jobs=jobs, detail="Redis has lost how they ended")
 
     def known(self) -> set[LeaseId]:
         """Return the leases of jobs that this node works on or has to settle."""
-        return self._settler.lease_ids() | {attempt.lease_id for attempt in self._node.in_flight}
+        open_now = {attempt.lease_id for attempt in self._node.in_flight}
+        return self._settler.lease_ids() | self._queue.lease_ids | open_now

@@ -33,7 +33,8 @@ from scheduler_core.model.run import Reason, Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle_queue import Refusal, SettleQueue, Unsettled
-from scheduler_core.node.loops.suspects import LeaseId, Suspects
+from scheduler_core.node.loops.start_queue import LeaseId
+from scheduler_core.node.loops.suspects import Suspects
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.claim import Work, quarantine_unreadable
 from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed

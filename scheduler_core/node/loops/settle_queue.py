@@ -22,7 +22,7 @@ from enum import Enum
 import msgspec
 
 from scheduler_core.model.transition import Transition
-from scheduler_core.node.loops.suspects import LeaseId
+from scheduler_core.node.loops.start_queue import LeaseId
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
 from scheduler_core.store.loop import ClaimedJob, Settlement

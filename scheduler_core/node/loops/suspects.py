@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scheduler_core.model.lease import SUSPECT_LOSSES
+from scheduler_core.node.loops.start_queue import LeaseId, StartQueue
 from scheduler_core.node.node import Node
 from scheduler_core.store.loop import Claim
-
-LeaseId = tuple[str, int]
-"""Claim key and fence."""
 
 
 class Suspects:
     """The suspects that the claimer of one shard holds. ``wake`` wakes that claimer, and identifies it."""
 
-    def __init__(self, node: Node, wake: Callable[[], None]) -> None:
+    def __init__(self, node: Node, wake: Callable[[], None], queue: StartQueue) -> None:
         self._node = node
+        self._queue = queue
         self._wake = wake
         self.waiting = 0
         """How many suspects waited for a trial at the last claim."""
@@ -72,4 +71,4 @@ class Suspects:
 
     def _drop_ended(self, unsettled: set[LeaseId]) -> None:
         if self.held:
-            self.held &= unsettled | {attempt.lease_id for attempt in self._node.in_flight}
+            self.held &= unsettled | self._queue.lease_ids | {attempt.lease_id for attempt in self._node.in_flight}

@@ -20,6 +20,8 @@ from scheduler_core.store.redis.shard import RedisShard, is_text
 
 CLAIM_LIMIT = 1000
 """The most jobs per claim, bounded by Lua's stack."""
+BURST_MS = 100
+"""Jobs that become due within this time of the next wake-up belong to one burst."""
 log = get_logger(__name__)
 
 
@@ -37,6 +39,7 @@ class Claims(RedisShard):
         dead_after_ms: int,
         downtime_count: int,
         trial: bool = True,
+        ahead_ms: int = 0,
     ) -> Claim:
         answer = await self.run(
             CLAIM,
@@ -51,6 +54,8 @@ class Claims(RedisShard):
                 trial=int(trial),
                 suspect_losses=SUSPECT_LOSSES,
                 reply_bytes=REPLY_BYTES,
+                horizon=now_ms + ahead_ms,
+                burst=BURST_MS,
             ),
         )
         if answer[0] == b"beat":
@@ -58,13 +63,14 @@ class Claims(RedisShard):
         if answer[0] == b"void":
             return Claim([], now_ms, None, downtime_count)
         return Claim(
-            jobs=await self._claimed_jobs(answer[7:]),
+            jobs=await self._claimed_jobs(answer[8:]),
             next_wake_ms=int(float(answer[1])) if answer[1] else None,
             downtimes=None if answer[3] is None else decode_downtimes(answer[3], int(answer[2])),
             downtime_count=int(answer[2]),
             targets_version=int(answer[4]),
             suspects_waiting=int(answer[5]),
             suspects=int(answer[6]),
+            burst=int(answer[7]),
         )
 
     async def recover(

@@ -37,6 +37,8 @@ class ClaimArgs(NamedTuple):
     trial: Flag
     suspect_losses: Count
     reply_bytes: Size
+    horizon: EpochMs
+    burst: Ms
 
 
 CLAIM = Script("job/claim", keys="due jobs states leases meta nodes claims suspects", args=ClaimArgs)

@@ -1,5 +1,5 @@
 -- needs: lease
--- Claim up to `limit` due jobs: give each a lease with a new fence.
+-- Claim up to `limit` jobs that are due, or become due until `horizon`: give each a lease with a new fence.
 --
 -- Guarantee: a claimed job is in the claimed part of the due set until it is settled, released or reaped, so no two
 -- nodes hold it. A node without a fresh heartbeat gets nothing: other nodes may be reclaiming its leases. A call that
@@ -9,6 +9,10 @@
 -- out of the due part. Claims take suspects in groups, for a trial: at most half of all suspects, fewest losses first,
 -- and at most half of the group in which each was lost before. So each death halves the group that contains the run
 -- that crashes nodes, and harmless runs are settled with the first group that survives.
+--
+-- A job that is claimed ahead of its wake-up is decided as of the wake-up, which its lease has as the instant of the
+-- first claim; the node sends nothing before it. A job that was released ahead of its wake-up is not claimed ahead
+-- again: a client is about to change it. Neither is a suspect.
 --
 -- KEYS
 --   1 due       sorted set: claim key -> next wake-up
@@ -31,10 +35,12 @@
 --   9 suspect_losses  count: from this many lost nodes on a job is a suspect
 --   10 reply_bytes    number of bytes: definitions and states that the reply may hold; the first job is returned
 --                     whatever its size, and jobs that do not fit stay due
+--   11 horizon        epoch ms: at least `now`
+--   12 burst          ms: the jobs that become due within this time of the next wake-up are counted
 -- Returns
 --   {'beat'} if the node must send a heartbeat first; {'void'} if a later call of this node came before; else
 --   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, number of waiting suspects,
---   number of all suspects, row, row, ...}
+--   number of all suspects, number of jobs due within `burst` of the next wake-up, row, row, ...}
 --   where row = {claim key, definition or false, state or false, lease}
 -- Cost: O(limit × log(jobs)); seven commands per batch, two more per 8 jobs, and a few per suspect. Reads at most
 -- `reply_bytes` and 8 documents more, about 1 ms per MiB.
@@ -44,6 +50,7 @@ local suspects = KEYS[8]
 local now, limit, node, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local recent, dead_after, downtime_count = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local may_try, suspect_losses, reply_bytes = ARGV[8] == '1', tonumber(ARGV[9]), tonumber(ARGV[10])
+local horizon, burst = tonumber(ARGV[11]), tonumber(ARGV[12])
 local CLAIMED, PARKED, READ_AT_ONCE = 1e15, 2e15, 8
 local TAKEN = 1e6
 
@@ -63,7 +70,7 @@ end
 
 -- The field `suspects` exists while there may be a suspect. Usually it does not, and the commands for them are skipped.
 local facts = redis.call('HMGET', meta, 'downtime_count', 'targets_version', 'suspects')
-local reply = {'ok', '', string.format('%.0f', whole(facts[1])), false, string.format('%.0f', whole(facts[2])), 0, 0}
+local reply = {'ok', '', string.format('%.0f', whole(facts[1])), false, string.format('%.0f', whole(facts[2])), 0, 0, 0}
 if reply[3] ~= downtime_count then
   reply[4] = redis.call('HGET', meta, 'downtimes') or ''
 end
@@ -98,11 +105,11 @@ end
 
 limit = limit - #ids
 local found = {}
-if limit > 0 then found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit) end
+if limit > 0 then found = redis.call('ZRANGEBYSCORE', due, '-inf', horizon, 'WITHSCORES', 'LIMIT', 0, limit) end
 if limit > 1 and #found == 2 * limit and tonumber(found[2]) < now - recent then
   -- A backlog of old wake-ups fills the batch: fill half of it with jobs that became due just now instead.
   local half = math.floor(limit / 2)
-  local fresh = redis.call('ZRANGEBYSCORE', due, now - recent, now, 'WITHSCORES', 'LIMIT', 0, half)
+  local fresh = redis.call('ZRANGEBYSCORE', due, now - recent, horizon, 'WITHSCORES', 'LIMIT', 0, half)
   local batch, taken, old = {}, {}, 1
   for i = 1, #fresh, 2 do taken[fresh[i]] = true end
   -- Take from both in turn, so that neither part is left out when only the first jobs of the batch fit into `reply_bytes`.
@@ -152,12 +159,16 @@ if count > 0 then
     if held[i] then
       first_fence, first_claimed, losses, rest = string.match(held[i], '^%S+ %S+ (%d+) (%d+) (%d+) %S+ %d+(%S*)$')
     end
-    due_rows[2 * i - 1] = held_score
-    local lease
-    if not trial[i] and losses and tonumber(losses) >= suspect_losses then
+    local score, lease = tonumber(scores[i]), nil
+    local ahead = not trial[i] and score > now
+    local suspect = not trial[i] and losses and tonumber(losses) >= suspect_losses
+    if ahead and losses and (suspect or tonumber(first_claimed) > now) then
+      -- Wait for its wake-up.
+    elseif suspect then
       parked[#parked + 1], parked[#parked + 2] = losses, ids[i]
-      due_rows[2 * i - 1] = string.format('%.0f', PARKED + now)
+      due_rows[#due_rows + 1], due_rows[#due_rows + 2] = string.format('%.0f', PARKED + now), ids[i]
     else
+      due_rows[#due_rows + 1], due_rows[#due_rows + 2] = held_score, ids[i]
       fence = fence + 1
       local mine = string.format('%.0f', fence)
       if trial[i] then
@@ -165,20 +176,20 @@ if count > 0 then
         taken[#taken + 1], taken[#taken + 2] = string.format('%.0f', TAKEN + trial[i].losses), ids[i]
         lease = write_lease(trial[i])
       else
-        lease = mine .. ' ' .. node .. ' ' .. (first_fence or mine) .. ' ' .. (first_claimed or now_text) .. ' '
-          .. (losses or '0') .. ' ' .. scores[i] .. ' ' .. token .. (rest or known)
+        local decided_at = first_claimed or ahead and string.format('%.0f', score) or now_text
+        lease = mine .. ' ' .. node .. ' ' .. (first_fence or mine) .. ' ' .. decided_at .. ' ' .. (losses or '0') .. ' '
+          .. scores[i] .. ' ' .. token .. (rest or known)
       end
       lease_rows[#lease_rows + 1], lease_rows[#lease_rows + 2] = ids[i], lease
       reply[#reply + 1] = {ids[i], definitions[i], positions[i], lease}
     end
-    due_rows[2 * i] = ids[i]
   end
   if #lease_rows > 0 then
     redis.call('HSET', meta, 'fence', string.format('%.0f', fence))
     redis.call('HSET', claims, node, token)
     redis.call('HSET', leases, unpack(lease_rows))
   end
-  redis.call('ZADD', due, unpack(due_rows))
+  if #due_rows > 0 then redis.call('ZADD', due, unpack(due_rows)) end
   if #taken > 0 then redis.call('ZADD', suspects, unpack(taken)) end
   if #parked > 0 then
     redis.call('ZADD', suspects, unpack(parked))
@@ -192,5 +203,9 @@ if facts[3] then
 end
 
 local head = redis.call('ZRANGEBYSCORE', due, '-inf', '(' .. string.format('%.0f', CLAIMED), 'WITHSCORES', 'LIMIT', 0, 1)
-if head[2] then reply[2] = head[2] end
+if head[2] then
+  reply[2] = head[2]
+  local last = math.min(tonumber(head[2]) + burst, CLAIMED - 1)
+  reply[8] = redis.call('ZCOUNT', due, '-inf', string.format('%.0f', last))
+end
 return reply

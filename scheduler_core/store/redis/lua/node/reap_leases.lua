@@ -7,6 +7,10 @@
 -- evidence against it. A heartbeat more than `dead_after` ahead of `now` was written before Redis's clock was set back:
 -- its node counts as dead.
 --
+-- Nothing was sent for a job that was claimed ahead of a wake-up which lies after `now`: it keeps no facts of that
+-- claim. If the wake-up came after the last heartbeat of the node, the claim is noted as lost, but it is no evidence
+-- against the run, because the node may have died before it.
+--
 -- KEYS
 --   1 due     sorted set: claim key -> next wake-up
 --   2 leases  hash: claim key -> lease
@@ -29,7 +33,7 @@ local CLAIMED, PARKED = 1e15, '(2000000000000000'
 
 local claimed = redis.call('ZRANGEBYSCORE', due, lowest, PARKED, 'WITHSCORES', 'LIMIT', skip, limit)
 if #claimed == 0 then return {0, lowest, skip} end
-local ids, reply, alive = {}, {#claimed / 2, claimed[#claimed], 0}, {}
+local ids, reply, alive, beats = {}, {#claimed / 2, claimed[#claimed], 0}, {}, {}
 for i = 1, #claimed, 2 do ids[#ids + 1] = claimed[i] end
 local rows = redis.call('HMGET', leases, unpack(ids))
 if tonumber(reply[2]) == tonumber(lowest) then reply[3] = skip end
@@ -38,9 +42,9 @@ for i, id in ipairs(ids) do
   local score, node = claimed[2 * i], nil
   if rows[i] then node = string.match(rows[i], '^%d+ (%S+) %d+ %d+ %d+ %S+ %d+%S*$') end
   if node and alive[node] == nil then
-    local beat = redis.call('ZSCORE', nodes, node)
-    alive[node] = not void_all and beat ~= false
-      and tonumber(beat) >= now - dead_after and tonumber(beat) <= now + dead_after
+    local beat = tonumber(redis.call('ZSCORE', nodes, node) or 'inf')
+    alive[node] = not void_all and beat >= now - dead_after and beat <= now + dead_after
+    beats[node] = beat
   end
   if node and alive[node] then
     if score == reply[2] then reply[3] = reply[3] + 1 end
@@ -50,13 +54,21 @@ for i, id in ipairs(ids) do
     redis.call('HDEL', leases, id)
     local due_at = string.format('%.0f', now)
     if lease then
+      local claimed_at, wake = tonumber(score) - CLAIMED, tonumber(lease.score)
+      local ahead = wake > claimed_at and wake < CLAIMED
+      local unsent = ahead and wake > now
       if node ~= '-' then
-        lease.node, lease.losses = '-', lease.losses + 1
-        add_lost_claim(lease, tonumber(score) - CLAIMED, 'd')
+        lease.node = '-'
+        if not unsent then
+          add_lost_claim(lease, math.max(claimed_at, ahead and wake or 0), 'd')
+          if not ahead or wake <= beats[node] then lease.losses = lease.losses + 1 end
+        end
         if lease.group == 1 then lease.alone = lease.alone + 1 end
         if lease.group > 0 then lease.group = math.max(1, math.floor(lease.group / 2)) end
       end
-      redis.call('HSET', leases, id, write_lease(lease))
+      if not unsent or tonumber(lease.first_claimed) <= now then
+        redis.call('HSET', leases, id, write_lease(lease))
+      end
       due_at = lease.score
     end
     if tonumber(due_at) > 9e15 then due_at = string.format('%.0f', now) end

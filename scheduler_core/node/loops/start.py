@@ -1,0 +1,184 @@
+"""Starts the runs of claimed jobs: at their wake-ups, in that order, as slots become free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.events import JOB_QUARANTINED, SERVICE_FAILED, get_logger
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.model.transition import Transition
+from scheduler_core.node.dispatch.dispatcher import Dispatcher
+from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
+from scheduler_core.node.loops.service import Service
+from scheduler_core.node.loops.settle import Settler
+from scheduler_core.node.loops.start_queue import StartQueue
+from scheduler_core.node.loops.wakeups import Alarm
+from scheduler_core.node.node import Node
+from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
+from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.loop import ClaimedJob
+
+log = get_logger(__name__)
+
+STARTED_AT_ONCE = 1000
+"""So many requests are written before answers are read: a burst leaves first, but cannot block the loop for long."""
+PATIENCE_MS = 500
+"""A job that gets no slot for this long after its wake-up is released: another node may have one."""
+QUEUE_LIMIT = 50_000
+QUEUE_BYTES = 64 << 20
+"""The most jobs, and bytes of payloads, that a node claims ahead."""
+
+
+class Starter(Service):
+    """Holds the jobs that this shard's claimer has claimed, and starts each at its wake-up.
+
+    Slots, limits and breakers are applied then. The lease is decided as of the wake-up, so claiming ahead changes no
+    decision.
+    """
+
+    name = "start"
+
+    def __init__(
+        self, node: Node, dispatcher: Dispatcher, settler: Settler, queue: StartQueue, clock: Clock, metrics: Metrics
+    ) -> None:
+        super().__init__(clock, metrics)
+        self._node = node
+        self._slots = node.slots
+        self._dispatcher = dispatcher
+        self.limiter = dispatcher.limiter
+        self._settler = settler
+        self.queue = queue
+        self._alarm = Alarm(clock)
+        self.may_hold_ahead = False
+        """Whether clients can ask this node to release jobs: it subscribes to their requests."""
+
+    async def run_once(self) -> None:
+        alarm, now_ms = self._alarm, self.clock.now_ms()
+        alarm.reset()
+        wake_ms = self.queue.next_wake_ms()
+        if wake_ms is None or wake_ms > now_ms:
+            self._slots.cancel_wait(alarm.wake)
+            await alarm.sleep(wake_ms)
+            return
+        self._release_overdue(now_ms)
+        limit = self.limiter.batch(STARTED_AT_ONCE, alarm.wake)
+        if limit == 0:
+            await alarm.sleep(now_ms + SATURATED_WAIT_MS)
+            return
+        limit = self._slots.reserve(limit, alarm.wake, first=True)
+        if limit == 0:
+            await alarm.sleep(now_ms + PATIENCE_MS)
+            return
+        try:
+            self.start_due(limit)
+        finally:
+            self._slots.release(limit)
+        await self.clock.sleep(0)  # so that answers are read
+
+    # ---- queue --------------------------------------------------------------------------------------------------
+
+    def put(self, jobs: Iterable[ClaimedJob]) -> None:
+        """Start these claimed jobs at their wake-ups."""
+        for claimed in jobs:
+            self.queue.add(claimed)
+        wake_ms = self.queue.next_wake_ms()
+        if wake_ms is not None:
+            self._alarm.wake_at(wake_ms)
+
+    def start_due(self, limit: int) -> None:
+        """Start up to ``limit`` jobs whose wake-ups have come. The caller has reserved their slots.
+
+        The clock is read for each: it may have been set back since the timer was set.
+        """
+        for _ in range(limit):
+            claimed = self.queue.pop(self.clock.now_ms())
+            if claimed is None:
+                return
+            self.start_run(claimed)
+            if self.limiter.is_saturated:
+                return
+
+    @property
+    def queued(self) -> int:
+        """How many claimed jobs are not started."""
+        return len(self.queue)
+
+    def room(self) -> int:
+        """Return how many more jobs to claim ahead.
+
+        As many as slots become free within the patience, as far as the requests of late tell; none while a job waits
+        for a slot.
+        """
+        queue = self.queue
+        wake_ms = queue.next_wake_ms()
+        if queue.payload_bytes >= QUEUE_BYTES or (wake_ms is not None and wake_ms <= self.clock.now_ms()):
+            return 0
+        turns = 1 + PATIENCE_MS / max(1.0, self.limiter.service_ms)
+        return min(QUEUE_LIMIT, int(self._slots.free * turns)) - len(queue)
+
+    def release(self, claim_keys: Iterable[str]) -> None:
+        """Release those of these jobs whose wake-ups lie ahead: a client is about to change them."""
+        self._release(self.queue.remove(claim_keys, after_ms=self.clock.now_ms()))
+
+    def listens(self, active: bool) -> None:
+        """Note whether requests to release jobs can arrive. While they cannot, no job is held ahead of its wake-up."""
+        self.may_hold_ahead = active
+        if not active:
+            self._release(self.queue.remove_all(after_ms=self.clock.now_ms()))
+
+    def release_all(self) -> None:
+        """Release all jobs that were not started: the node stops."""
+        self._release(self.queue.remove_all(after_ms=-1))
+
+    def _release_overdue(self, now_ms: int) -> None:
+        while (claimed := self.queue.pop(now_ms - PATIENCE_MS)) is not None:
+            self._settler.release(claimed)
+
+    def _release(self, jobs: Iterable[ClaimedJob]) -> None:
+        for claimed in jobs:
+            self._settler.release(claimed)
+
+    # ---- start --------------------------------------------------------------------------------------------------
+
+    def start_run(self, claimed: ClaimedJob) -> None:
+        """Start what this job has to do. A fault of one job ends only that job's attempt."""
+        try:
+            planned = self._plan(claimed)
+        except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
+            planned = self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
+        if isinstance(planned, Work):
+            try:
+                self._dispatcher.send(claimed, planned)
+            except Exception as error:
+                self.metrics.service_faults.labels(self.name).inc()
+                log.exception(SERVICE_FAILED, service=self.name, job_id=claimed.id)
+                self._dispatcher.fail(claimed, planned, error)
+            return
+        if planned.state is not None and planned.state.quarantine is not None:
+            self.metrics.quarantined.inc()
+            log.error(JOB_QUARANTINED, job_id=claimed.id, detail=planned.state.quarantine)
+        self._settler.put_transition(claimed, planned)
+
+    def _plan(self, claimed: ClaimedJob) -> Work | Transition:
+        job, state, node = claimed.job, claimed.state, self._node
+        if claimed.fault is not None:
+            return self._quarantine(claimed, claimed.fault)
+        if job is not None and state is not None:
+            return plan_claim(
+                job,
+                state,
+                claimed.lease,
+                downtimes=node.downtimes,
+                store_id=node.store_id,
+                now_ms=self.clock.now_ms(),
+            )
+        if state is None:
+            return Transition(None, remove=True) if job is None else self._quarantine(claimed, "its state is gone")
+        if state.deleted:
+            return plan_claim_tombstone(state, claimed.lease, now_ms=self.clock.now_ms(), downtimes=node.downtimes)
+        return self._quarantine(claimed, "its definition is gone")
+
+    def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
+        child = job_of_claim_key(claimed.id) != claimed.id
+        return quarantine_unreadable(claimed.state, reason, child=child, now_ms=self.clock.now_ms())
