@@ -120,17 +120,21 @@ class SteppedNode:
     async def beat(self) -> None:
         await self.heartbeat.beat()
 
-    async def claim(self, limit: int = 10) -> int:
-        """Claim once and let the requests begin; returns the number of claimed jobs."""
-        claim = await self.claimer._claim(limit)
-        for claimed in claim.jobs:
-            self.starter.start_run(claimed)
+    async def claim(self, limit: int = 10, *, ahead_ms: int = 0) -> int:
+        """Claim once and let the requests of due jobs begin; returns the number of claimed jobs."""
+        claim = await self.claimer._claim(limit, ahead_ms)
+        self.starter.put(claim.jobs)
+        await self.start_due()
+        return len(claim.jobs)
+
+    async def start_due(self) -> None:
+        """Start the claimed jobs whose wake-ups have come, and let their requests begin."""
+        self.starter.start_due(self.starter.queued)
         await asyncio.sleep(0)
         # Some attempts read the store first. Wait for them, so that the open requests do not depend on its speed.
         attempts = [attempt for attempt in self.node.in_flight if isinstance(attempt, InFlight)]
         await until(lambda: all(attempt.call is not None or attempt.is_over for attempt in attempts))
         await asyncio.sleep(0)  # the last request to begin reaches the deliverer
-        return len(claim.jobs)
 
     async def answer(self, outcome: Outcome, index: int = 0) -> OpenRequest:
         """Answer one of the open requests and let the attempt end."""

@@ -89,6 +89,7 @@ class Claimer(Service):
             slots.cancel_wait(alarm.wake)
             await alarm.sleep(self.clock.now_ms() + SATURATED_WAIT_MS)
             return
+        room = self._room_ahead()
         # While the Redis of this shard does not answer, use one slot only: the other shards need the rest.
         limit = slots.reserve(limit if self.fault is None else 1, alarm.wake)
         if limit == 0:
@@ -97,7 +98,6 @@ class Claimer(Service):
         try:
             if self._lost_token is None:
                 await self.lease_check.compare_if_due()
-            room = self._room_ahead()
             most, ahead_ms = (max(limit, min(BATCH, room)), self._horizon.ahead_ms) if room > 0 else (limit, 0)
             began = self.clock.monotonic()
             claim = await self._claim(most, ahead_ms)

@@ -1,0 +1,375 @@
+"""Claims ahead of the wake-up: what is sent and when, what a release, a death and a full node do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from scheduler_core.base.config import EngineSettings
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.model.lease import SUSPECT_LOSSES
+from scheduler_core.model.policies import Overlap, Policies
+from scheduler_core.model.run import Run
+from scheduler_core.node.loops import start as start_module
+from scheduler_core.node.loops.horizon import LEAST_MS, MOST_MS, STEP_MS, Horizon
+from scheduler_core.node.loops.start import PATIENCE_MS
+from scheduler_core.node.loops.subscriber import WakeupSubscriber
+from scheduler_core.store.claim_keys import CHILD
+from scheduler_core.store.loop import Claim
+from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.triggers.trigger import CronSpec
+from tests.support.factories import answered, at, make_job, make_state
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
+from tests.support.stores import KEYS, opened, put, until
+
+AHEAD_MS = 500
+EVERY_SECOND = CronSpec("* * * * * *")
+
+
+class Setup:
+    """A store with an empty due set, and nodes that can hold jobs ahead."""
+
+    def __init__(self, store: RedisStore, redis: Redis) -> None:
+        self.store = store
+        self.redis = redis
+        self.clock = ManualClock()
+        self.nodes: list[SteppedNode] = []
+
+    async def put(self, *names: str, seconds: float = 1, policies: Policies | None = None) -> None:
+        for name in names:
+            job = make_job(name, trigger=EVERY_SECOND, policies=policies or Policies())
+            await put(self.redis, job, make_state(seconds))
+
+    async def node(self, *, slots: int = 100) -> SteppedNode:
+        settings = EngineSettings(max_in_flight=slots, target_max_in_flight=slots)
+        node = SteppedNode(self.store, self.clock, settings=settings)
+        await node.start()
+        node.starter.listens(True)
+        self.nodes.append(node)
+        return node
+
+    async def due_at(self, claim_key: str) -> float | None:
+        return await self.redis.zscore(KEYS.due, claim_key)
+
+    async def reap(self) -> None:
+        await self.store.reap(now_ms=self.clock.now, dead_after_ms=5_000)
+
+    async def runs(self, name: str = "a") -> list[Run]:
+        return [record for record in await self.store.history(name) if isinstance(record, Run)]
+
+
+@pytest.fixture
+async def setup(redis_url: str) -> AsyncIterator[Setup]:
+    async with opened(redis_url) as (store, redis):
+        setup = Setup(store, redis)
+        yield setup
+        for node in setup.nodes:
+            await node.crash()
+
+
+# ---- at the instant -------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_claimed_ahead_is_sent_at_its_wake_up_and_decided_as_of_it(setup: Setup) -> None:
+    await setup.put("a")
+    node = await setup.node()
+    setup.clock.advance(600)
+    assert await node.claim(ahead_ms=AHEAD_MS) == 1
+    lease = (await setup.store.read("a")).snapshot.lease
+    assert lease is not None
+    assert (lease.first_claimed_at_ms, lease.wake_ms) == (at(1), at(1))
+    setup.clock.advance(399)
+    await node.start_due()
+    assert node.deliverer.seen == []
+    setup.clock.advance(1)
+    await node.start_due()
+    assert [one.header("Cronpost-Fire-Time") for one in node.deliverer.seen] == ["2026-12-31T23:50:01Z"]
+    await node.answer(answered(200))
+    await node.settle()
+    (run,) = await setup.runs()
+    assert (run.fire_time_ms, run.lateness_ms, run.attempt) == (at(1), 0, 1)
+    assert await setup.due_at("a") == at(2)
+
+
+async def test_what_lies_beyond_the_horizon_is_not_claimed(setup: Setup) -> None:
+    await setup.put("a", seconds=1)
+    node = await setup.node()
+    setup.clock.advance(499)
+    assert await node.claim(ahead_ms=AHEAD_MS) == 0
+    setup.clock.advance(1)
+    assert await node.claim(ahead_ms=AHEAD_MS) == 1
+
+
+async def test_a_clock_that_was_set_back_sends_nothing_early(setup: Setup) -> None:
+    await setup.put("a")
+    node = await setup.node()
+    setup.clock.advance(600)
+    await node.claim(ahead_ms=AHEAD_MS)
+    node.starter.start()
+    await until(lambda: node.starter._alarm.sleeping_until_ms == at(1))
+    setup.clock.now -= 200  # the timer does not notice
+    setup.clock.advance(400)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert node.deliverer.seen == []
+    setup.clock.advance(200)
+    await until(lambda: len(node.deliverer.seen) == 1)
+    await node.starter.stop()
+
+
+async def test_the_loops_send_at_the_instant_and_claim_before_it(setup: Setup) -> None:
+    await setup.put("a", seconds=1)
+    node = await setup.node()
+    node.claimer.start()
+    node.starter.start()
+    await until(lambda: node.alarm.sleeping_until_ms == at(1) - LEAST_MS)
+    setup.clock.advance(1000 - LEAST_MS)
+    await until(lambda: node.starter.queued == 1)
+    await until(lambda: node.starter._alarm.sleeping_until_ms == at(1))
+    assert node.deliverer.seen == []
+    setup.clock.advance(LEAST_MS)
+    await until(lambda: len(node.deliverer.seen) == 1)
+    await node.claimer.stop()
+    await node.starter.stop()
+
+
+async def test_overlapping_runs_begin_at_the_wake_up_too(setup: Setup) -> None:
+    await setup.put("a", policies=Policies(overlap=Overlap.ALLOW))
+    node = await setup.node()
+    setup.clock.advance(600)
+    await node.claim(ahead_ms=AHEAD_MS)
+    await node.settle()
+    assert await setup.store.children("a") == []
+    setup.clock.advance(400)
+    await node.start_due()
+    await node.settle()
+    assert [child.split(CHILD)[0] for child in await setup.store.children("a")] == ["a"]
+
+
+# ---- release --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_released_job_is_not_claimed_ahead_again_and_fires_at_its_wake_up(setup: Setup) -> None:
+    await setup.put("a", "b")
+    first, second = await setup.node(), await setup.node()
+    setup.clock.advance(600)
+    assert await first.claim(ahead_ms=AHEAD_MS) == 2
+    listener = WakeupSubscriber(setup.store, first.alarm, first.starter, setup.clock, Metrics())
+    listener.start()
+    await until(lambda: first.alarm.rang)
+    await setup.store.ask_to_release(["a", "unknown"])
+    await until(lambda: first.starter.queued == 1)
+    await first.settle()
+    await listener.stop()
+    assert await setup.due_at("a") == at(1)
+    assert await second.claim(ahead_ms=AHEAD_MS) == 0
+    setup.clock.advance(400)
+    assert await second.claim(ahead_ms=AHEAD_MS) >= 1
+    assert second.deliverer.open[0].job_id == "a"
+    await second.answer(answered(200))
+    await second.settle()
+    (run,) = await setup.runs()
+    assert (run.fire_time_ms, run.attempt) == (at(1), 1)
+
+
+async def test_a_node_without_its_subscription_holds_nothing_ahead(setup: Setup) -> None:
+    await setup.put("a")
+    node = await setup.node()
+    setup.clock.advance(600)
+    await node.claim(ahead_ms=AHEAD_MS)
+    node.starter.listens(False)
+    await node.settle()
+    assert await setup.due_at("a") == at(1)
+    assert node.claimer._room_ahead() == 0
+    node.starter.listens(True)
+    assert node.claimer._room_ahead() > 0
+
+
+async def test_a_release_that_comes_after_the_wake_up_releases_nothing(setup: Setup) -> None:
+    await setup.put("a")
+    node = await setup.node()
+    setup.clock.advance(600)
+    await node.claim(ahead_ms=AHEAD_MS)
+    setup.clock.advance(400)
+    node.starter.release(["a"])
+    assert node.settler.is_idle
+    await node.start_due()
+    assert len(node.deliverer.seen) == 1
+
+
+async def test_a_stopping_node_releases_what_it_has_not_started(setup: Setup) -> None:
+    await setup.put("a")
+    node = await setup.node()
+    setup.clock.advance(600)
+    await node.claim(ahead_ms=AHEAD_MS)
+    node.starter.release_all()
+    await node.settle()
+    assert await setup.due_at("a") == at(1)
+    assert node.starter.queued == 0
+
+
+# ---- death ----------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_kept_of_a_claim_whose_wake_up_has_not_come(setup: Setup) -> None:
+    await setup.put("a", seconds=6.9)
+    node = await setup.node()
+    setup.clock.advance(300)
+    await node.claim(ahead_ms=7_000)
+    setup.clock.advance(5_100)
+    await setup.reap()
+    stored = await setup.store.read("a")
+    assert stored.snapshot.lease is None
+    assert await setup.due_at("a") == at(6.9)
+
+
+@pytest.mark.parametrize(("last_beat_ms", "losses"), [(900, 0), (1_100, 1)])
+async def test_a_wake_up_after_the_last_heartbeat_is_no_evidence_against_its_run(
+    setup: Setup, last_beat_ms: int, losses: int
+) -> None:
+    await setup.put("a")
+    first = await setup.node()
+    setup.clock.advance(600)
+    await first.claim(ahead_ms=AHEAD_MS)
+    setup.clock.advance(last_beat_ms - 600)
+    await first.beat()
+    setup.clock.advance(6_000)
+    await setup.reap()
+    lease = (await setup.store.read("a")).snapshot.lease
+    assert lease is not None
+    assert (lease.node, lease.losses, lease.lost_count) == ("-", losses, 1)
+    assert lease.lost[0].at_ms == at(1)
+    second = await setup.node()
+    await second.claim()
+    request = second.deliverer.open[0]
+    assert request.header("Cronpost-Attempt") == "2", "nobody knows whether the first one was sent"
+    assert request.header("Cronpost-Fire-Time") == "2026-12-31T23:50:01Z"
+
+
+async def test_a_run_that_waits_for_a_later_wake_up_keeps_its_facts_when_its_node_dies_before_that(
+    setup: Setup,
+) -> None:
+    await setup.put("a", seconds=0)
+    first = await setup.node()
+    (claimed,) = (await first.claimer._claim(1)).jobs
+    first.settler.requeue(claimed, at(6.9))
+    await first.settle()
+    setup.clock.advance(300)
+    await first.beat()
+    assert await first.claim(ahead_ms=7_000) == 1
+    setup.clock.advance(5_500)
+    await setup.reap()
+    lease = (await setup.store.read("a")).snapshot.lease
+    assert lease is not None
+    assert (lease.node, lease.first_fence, lease.losses, lease.lost_count) == ("-", claimed.lease.fence, 0, 0)
+    assert await setup.due_at("a") == at(6.9)
+
+
+async def test_a_suspect_is_not_claimed_ahead(setup: Setup) -> None:
+    await setup.put("a", "b", seconds=1)
+    await setup.redis.hset(KEYS.leases, "a", f"7 - 7 {at(0)} {SUSPECT_LOSSES} {at(1)} 1:0~0:0:0:")
+    node = await setup.node()
+    setup.clock.advance(600)
+    assert await node.claim(ahead_ms=AHEAD_MS) == 1
+    assert await setup.due_at("a") == at(1)
+
+
+async def test_a_lease_that_redis_has_restored_is_released_without_an_attempt_if_it_lies_ahead(setup: Setup) -> None:
+    await setup.put("a")
+    node = await setup.node()
+    setup.clock.advance(600)
+    await node.claimer._claim(1, AHEAD_MS)  # the node does not keep what it claimed
+    await node.claimer.lease_check._compare()
+    await node.settle()
+    lease = (await setup.store.read("a")).snapshot.lease
+    assert lease is not None
+    assert (lease.node, lease.lost_count) == ("-", 0)
+
+
+async def test_jobs_held_ahead_are_known_to_the_lease_check(setup: Setup) -> None:
+    await setup.put("a")
+    node = await setup.node()
+    setup.clock.advance(600)
+    await node.claim(ahead_ms=AHEAD_MS)
+    await node.claimer.lease_check._compare()
+    assert node.settler.is_idle
+
+
+# ---- bounds ---------------------------------------------------------------------------------------------------------
+
+
+async def test_jobs_beyond_the_slots_wait_in_the_order_of_their_wake_ups_and_are_released_in_the_end(
+    setup: Setup,
+) -> None:
+    for number in range(4):
+        await put(setup.redis, make_job(f"job{number}", trigger=EVERY_SECOND), make_state(1 - number))
+        await setup.redis.zadd(KEYS.due, {f"job{number}": at(1) + number})
+    node = await setup.node(slots=1)
+    setup.clock.advance(600)
+    assert await node.claim(ahead_ms=AHEAD_MS) == 4
+    node.starter.start()
+    await until(lambda: node.starter._alarm.sleeping_until_ms == at(1))
+    setup.clock.advance(410)
+    await until(lambda: len(node.deliverer.open) == 1)
+    await node.answer(answered(200))
+    await until(lambda: [one.job_id for one in node.deliverer.seen] == ["job0", "job1"])
+    assert node.starter.room() == 0, "what it has is enough"
+    await until(lambda: node.starter._alarm.sleeping_until_ms is not None)
+    setup.clock.advance(PATIENCE_MS)
+    await until(lambda: node.starter.queued == 0)
+    await node.starter.stop()
+    await node.settle()
+    assert await setup.due_at("job2") == at(1.002)
+    assert await setup.due_at("job3") == at(1.003)
+
+
+async def test_the_bytes_that_a_node_holds_ahead_are_bounded(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_module, "QUEUE_BYTES", 1_500)
+    for number in range(2):
+        await put(setup.redis, make_job(f"job{number}", payload=b'"' + b"x" * 998 + b'"'), make_state(1))
+    node = await setup.node()
+    setup.clock.advance(600)
+    await node.claim(1, ahead_ms=AHEAD_MS)
+    assert node.starter.room() > 0
+    await node.claim(1, ahead_ms=AHEAD_MS)
+    assert node.starter.room() == 0
+    node.starter.release(["job0"])
+    assert node.starter.room() > 0
+
+
+def claimed(count: int, burst: int) -> Claim:
+    return Claim([None] * count, None, None, 0, burst=burst)  # type: ignore[list-item]
+
+
+def test_the_horizon_grows_with_the_burst_and_is_bounded() -> None:
+    horizon = Horizon()
+    assert (horizon.lead_ms, horizon.ahead_ms) == (LEAST_MS, LEAST_MS + STEP_MS)
+    horizon.claimed(claimed(0, 1_000), 1.0, full=False)
+    assert LEAST_MS + 100 <= horizon.lead_ms <= LEAST_MS + 300
+    horizon.claimed(claimed(0, 1_000_000), 1.0, full=False)
+    assert horizon.ahead_ms == MOST_MS
+
+
+def test_the_horizon_remembers_the_last_burst_for_a_while() -> None:
+    horizon = Horizon()
+    for _ in range(8):
+        horizon.claimed(claimed(128, 0), 12.8, full=True)
+    horizon.claimed(claimed(10, 0), 1.0, full=False)
+    lead = horizon.lead_ms
+    assert lead > LEAST_MS + 150
+    for _ in range(100):
+        horizon.claimed(claimed(1, 1), 1.0, full=False)
+    assert horizon.lead_ms < LEAST_MS + 10 < lead
+
+
+def test_several_nodes_share_a_burst() -> None:
+    horizon = Horizon()
+    horizon.claimed(claimed(0, 1_000), 1.0, full=False)
+    assert horizon.room(5_000, held=0, nodes=1) == 5_000
+    assert horizon.room(5_000, held=0, nodes=4) == 250
+    assert horizon.room(5_000, held=200, nodes=4) == 100
+    assert horizon.room(10, held=0, nodes=4) == 10
