@@ -84,7 +84,9 @@ class NodeShard:
         dispatcher = Dispatcher(node, deliverer.start, self.settler, limiter, store=store, targets=targets)
         self.reaper = Reaper(node, store, alarm.wake, clock, metrics)
         self._starter = Starter(node, dispatcher, self.settler, queue, clock, metrics)
-        self._listener = WakeupSubscriber(store, alarm, self._starter, clock, metrics)
+        self._listener = WakeupSubscriber(
+            store, alarm, self._starter, clock, metrics, heartbeat_seconds=settings.heartbeat_seconds
+        )
         self._cutter = CutSubscriber(node, store, clock, metrics)
         self._sweeper = Sweeper(store.history_store(), bounds_of(settings, len(shards)), clock, metrics)
         others = (self.heartbeat, self.settler, self._starter, self.reaper, self._listener, self._cutter, self._sweeper)

@@ -101,6 +101,12 @@ class Release(msgspec.Struct, frozen=True):
     claim_keys: tuple[str, ...]
 
 
+class Silence(Enum):
+    """The server has not answered a ping of a subscription yet."""
+
+    SILENT = 1
+
+
 class ReapTurn(Enum):
     """What the calling node must do about the leases of dead nodes."""
 
@@ -223,11 +229,12 @@ class LoopStore(Protocol):
         """Read the server's clock, in epoch milliseconds."""
         ...
 
-    def wake_ups(self) -> AsyncGenerator[int | Release | None]:
+    def wake_ups(self, *, ping_seconds: float) -> AsyncGenerator[int | Release | Silence | None]:
         """Yield wake-ups (epoch ms) that clients set and that come before all others, and requests to release jobs.
 
-        The first item, None, means that the subscription is active; earlier messages are not received. A lost message
-        costs at most the longest sleep of the loop.
+        The first item, None, means that the subscription is active; earlier messages are not received. A lost wake-up
+        costs at most the longest sleep of the loop. SILENT follows within twice ``ping_seconds`` after the connection
+        was cut, and None again if it works after all.
         """
         ...
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.lease import SUSPECT_LOSSES
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Run
@@ -19,6 +23,7 @@ from scheduler_core.node.loops.start import PATIENCE_MS
 from scheduler_core.node.loops.subscriber import WakeupSubscriber
 from scheduler_core.store.claim_keys import CHILD
 from scheduler_core.store.loop import Claim
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import CronSpec
 from tests.support.factories import answered, at, make_job, make_state
@@ -60,6 +65,14 @@ class Setup:
 
     async def runs(self, name: str = "a") -> list[Run]:
         return [record for record in await self.store.history(name) if isinstance(record, Run)]
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    server = EmbeddedRedis(tmp_path / "data")
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
@@ -373,3 +386,29 @@ def test_several_nodes_share_a_burst() -> None:
     assert horizon.room(5_000, held=0, nodes=4) == 250
     assert horizon.room(5_000, held=200, nodes=4) == 100
     assert horizon.room(10, held=0, nodes=4) == 10
+
+
+async def test_a_silent_subscription_releases_what_is_held_and_an_answer_ends_that(
+    setup: Setup, own_server: EmbeddedRedis
+) -> None:
+    store = RedisStore(connect(own_server.url))
+    client: Any = Redis.from_url(own_server.url)
+    await put(client, make_job("a", trigger=EVERY_SECOND), make_state(1))
+    node = SteppedNode(store, setup.clock)
+    await node.start()
+    listener = WakeupSubscriber(store, node.alarm, node.starter, RedisClock(), Metrics(), heartbeat_seconds=0.2)
+    listener.start()
+    await until(lambda: node.starter.may_hold_ahead)
+    setup.clock.advance(600)
+    assert await node.claim(ahead_ms=AHEAD_MS) == 1
+    await client.client_pause(1_000)
+    await until(lambda: not node.starter.may_hold_ahead)
+    assert node.starter.queued == 0
+    await client.execute_command("CLIENT", "UNPAUSE")
+    await until(lambda: node.starter.may_hold_ahead)
+    assert listener.fault is None, "the connection is the same"
+    await node.settle()
+    assert await client.zscore(KEYS.due, "a") == at(1)
+    await listener.stop()
+    await client.aclose()
+    await store.aclose()

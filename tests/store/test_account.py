@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -78,9 +79,9 @@ class Accounted(History):
                 self.run(node.answer(outcome))
             self.run(node.settle())
 
-    def claim_with(self, node: SteppedTaskNode, limit: int) -> None:
+    def check_requests(self, node: SteppedTaskNode, operation: Any) -> None:
         seen = len(node.deliverer.seen)
-        super().claim_with(node, limit)
+        super().check_requests(node, operation)
         for entry in node.deliverer.seen[seen:]:
             fire_time = datetime.fromisoformat(entry.header("Cronpost-Fire-Time"))
             self.received.append(

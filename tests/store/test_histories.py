@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,22 +90,41 @@ picks = st.integers(0, 5)
 timings = st.sampled_from([Timing(10), Timing(7, 60), Timing(15)])
 
 
+class ClientClock(ManualClock):
+    """Only clients sleep in these histories, while they wait for a release: then that much time passes."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(max(1, round(seconds * 1000)))
+
+
+class AskingStore(RedisStore):
+    """Passes requests to release jobs to the history instead of publishing them."""
+
+    ask: Callable[[Sequence[str]], Awaitable[None]]
+
+    async def ask_to_release(self, claim_keys: Sequence[str]) -> None:
+        await self.ask(claim_keys)
+
+
 class History(RuleBasedStateMachine):
     """Each rule is a few awaited operations of one party; nothing happens between two rules."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.clock = ManualClock()
+        self.clock = ClientClock()
         self.metrics = Metrics()
         self.client = Redis.from_url(url)
-        self.store = RedisStore(connect(url), retention=Retention(entries=1_000_000))
+        self.store = AskingStore(connect(url), retention=Retention(entries=1_000_000))
+        self.store.ask = self.release
         self.jobs = JobService(self.store, self.clock, self.metrics)
         self.callbacks = CallbackService(Shards.of_one(self.store), PerShard([self.jobs]))
         self.schedule_service = ScheduleService(Shards.of_one(self.store), self.clock, self.metrics)
         self.target_service = TargetService(Shards.of_one(self.store), self.clock, self.schedule_service)
         self.tasks = TaskService(RedisTasks(self.store, TASK_SETTINGS), self.clock, self.metrics)
         self.nodes: list[SteppedTaskNode] = []
+        self.deaf: SteppedTaskNode | None = None
+        """A node that receives no requests to release jobs."""
         self.segments: dict[str, list[Segment]] = {name: [] for name in NAMES}
         self.schedules: list[int] = []
         self.task_ids: list[str] = []
@@ -131,6 +151,13 @@ class History(RuleBasedStateMachine):
         self.run(self.store.aclose())
         self.run(self.client.aclose())
         self.runner.close()
+
+    async def release(self, claim_keys: Sequence[str]) -> None:
+        """Nodes that are not frozen release the jobs that they hold ahead; the deaf one does not in time."""
+        for node in self.nodes:
+            if not node.frozen and node is not self.deaf:
+                node.starter.release(claim_keys)
+                await node.settle()
 
     def node(self, index: int) -> SteppedTaskNode | None:
         """One of the nodes that are not frozen."""
@@ -374,9 +401,35 @@ class History(RuleBasedStateMachine):
         if node is not None:
             self.claim_with(node, limit)
 
-    def claim_with(self, node: SteppedTaskNode, limit: int) -> None:
+    @rule(index=nodes, limit=st.integers(1, 3), ahead_ms=st.sampled_from([100, 500, 3_000]))
+    def claim_ahead(self, index: int, limit: int, ahead_ms: int) -> None:
+        """Claim what becomes due soon. It is started later, or never."""
+        node = self.node(index)
+        if node is None:
+            return
+        head = self.run(self.client.zrange(KEYS.due, 0, 0, withscores=True))
+        if head and self.clock.now + ahead_ms < head[0][1] < self.clock.now + 900_000:
+            self.clock.advance(int(head[0][1]) - self.clock.now - ahead_ms // 2)
+        self.beat_all()
+        self.claim_with(node, limit, ahead_ms=ahead_ms)
+
+    @rule(index=nodes)
+    def start_due(self, index: int) -> None:
+        node = self.node(index)
+        if node is not None:
+            self.check_requests(node, node.start_due())
+
+    @rule(index=nodes, hears=st.booleans())
+    def lose_requests_to_release(self, index: int, hears: bool) -> None:
+        self.deaf = None if hears else self.node(index)
+
+    def claim_with(self, node: SteppedTaskNode, limit: int, *, ahead_ms: int = 0) -> None:
+        self.check_requests(node, node.claim(limit, ahead_ms=ahead_ms))
+
+    def check_requests(self, node: SteppedTaskNode, operation: Any) -> None:
+        """Let the node send requests, and check each of them."""
         seen = len(node.deliverer.seen)
-        self.run(node.claim(limit))
+        self.run(operation)
         for entry in node.deliverer.seen[seen:]:
             fence = int(entry.header("Cronpost-Fence"))
             # Runs that overlap may have waited for their target, and be claimed together.
@@ -479,7 +532,7 @@ class History(RuleBasedStateMachine):
             for record in records:
                 started = getattr(record, "started_at_ms", None)
                 assert started is None or started >= record.fire_time_ms, "early"
-            self.check(name, stored, records)
+            self.check(name, stored.as_of(self.clock.now), records)
 
     def check(self, name: str, stored: StoredJob, records: list[Any]) -> None:
         job, state, lease = stored.snapshot.job, stored.snapshot.state, stored.snapshot.lease

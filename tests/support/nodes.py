@@ -159,6 +159,7 @@ class SteppedNode:
 
     async def leave(self) -> None:
         """End in order, as the engine does."""
+        self.starter.release_all()
         await self.crash()
         await self.claimer.release_lost_claim()
         await self.settle()

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
-from scheduler_core.store.loop import Release
+from scheduler_core.store.loop import Release, Silence
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.shard import RedisShard
-from scheduler_core.store.redis.subscribe import messages
+from scheduler_core.store.redis.subscribe import messages, signs
 
 RELEASE = b"release "
 """Begins a message that asks nodes to release jobs; a JSON array of claim keys follows."""
@@ -21,15 +21,20 @@ _keys_decoder = msgspec.json.Decoder(tuple[str, ...])
 class Signals(RedisShard):
     """Part of ``RedisStore``; ``LoopStore`` and ``JobStore`` document the methods."""
 
-    async def wake_ups(self) -> AsyncGenerator[int | Release | None, None]:
-        async with contextlib.aclosing(messages(self._client, self._keys.wake)) as received:
-            async for message in received:
-                if message is None or message.isdigit():
-                    yield None if message is None else int(message)
-                elif message.startswith(RELEASE):
+    async def wake_ups(
+        self, *, ping_seconds: float | None = None
+    ) -> AsyncGenerator[int | Release | Silence | None, None]:
+        received = signs(self._client, self._keys.wake, ping_seconds=ping_seconds)
+        async with contextlib.aclosing(received):
+            async for sign in received:
+                if sign is None or isinstance(sign, Silence):
+                    yield sign
+                elif sign.isdigit():
+                    yield int(sign)
+                elif sign.startswith(RELEASE):
                     # Nodes of earlier versions ignore this message: they claim nothing ahead.
                     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                        yield Release(_keys_decoder.decode(message[len(RELEASE) :]))
+                        yield Release(_keys_decoder.decode(sign[len(RELEASE) :]))
 
     async def ask_to_release(self, claim_keys: Sequence[str]) -> None:
         with translated_faults():
