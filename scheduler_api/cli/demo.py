@@ -174,6 +174,10 @@ class PrintingDeliverer:
 
         return self._inner.start(call, ended, may_send)
 
+    def prepare(self, call: Call, /) -> Call:
+        """Prepare the call as the wrapped deliverer does."""
+        return self._inner.prepare(call)
+
     async def aclose(self) -> None:
         """Close the wrapped deliverer."""
         await self._inner.aclose()

@@ -39,6 +39,7 @@ __all__ = [
     "MaySend",
     "Outcome",
     "OutcomeKind",
+    "Prepare",
     "Start",
     "TargetKind",
     "TaskAttempt",
@@ -54,6 +55,8 @@ Done = Callable[[Outcome], None]
 """Receives the outcome of an attempt."""
 Start = Callable[[Call, Done, MaySend], "Attempt"]
 """The signature of ``Deliverer.start``."""
+Prepare = Callable[[Call], Call]
+"""The signature of ``Deliverer.prepare``."""
 
 NOT_SENT = Outcome(OutcomeKind.NOT_SENT, 0.0, message="not sent: the lease expired before the first byte")
 """The outcome of an attempt whose lease expired before its first byte."""
@@ -116,6 +119,13 @@ class Deliverer(Protocol):
         """
         ...
 
+    def prepare(self, call: Call, /) -> Call:
+        """Do what can be done for a call before its instant, and return the call to pass to ``start`` then.
+
+        The call may never be started. Nothing of it may reach the target; connections may be opened.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close idle and open connections."""
         ...
@@ -141,6 +151,10 @@ class CoroutineDeliverer(ABC, Generic[C]):
     def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
         return TaskAttempt(self._run(call, may_send), done)
+
+    def prepare(self, call: Call, /) -> Call:
+        """Return the call: this kind prepares nothing. A subclass may do more, see ``Deliverer.prepare``."""
+        return call
 
     def connection(self, call: Call) -> AbstractAsyncContextManager[C]:
         """Return a context in which the call can be sent at once. Nothing of the call may be sent before ``send``."""

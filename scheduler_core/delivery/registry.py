@@ -104,6 +104,11 @@ class DelivererByScheme:
             return deliverer.start(call, done, may_send)
         return _Unknown(done, f"this node has no target kind for the URL; it has {', '.join(self._by_scheme)}")
 
+    def prepare(self, call: Call, /) -> Call:
+        """Prepare a call, as ``Deliverer.prepare`` says."""
+        deliverer = self._by_scheme.get(scheme_of(call.url))
+        return call if deliverer is None else deliverer.prepare(call)
+
     async def aclose(self) -> None:
         """Close the deliverers of all kinds."""
         for deliverer in dict.fromkeys(self._by_scheme.values()):

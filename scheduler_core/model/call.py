@@ -53,3 +53,5 @@ class Call(msgspec.Struct, frozen=True):
     """Statuses that this job retries in addition to those that its kind retries anyway."""
     whole_answer: bool = False
     """Whether the outcome must hold the answer's body as far as it is read, not only its first bytes."""
+    prepared: object = None
+    """What ``Deliverer.prepare`` added; only the deliverer reads it."""

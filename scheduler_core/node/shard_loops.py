@@ -81,7 +81,9 @@ class NodeShard:
         )
         catalogue = shards.lead.catalogue_store()
         targets = TargetCache(catalogue if store is shards.lead else store.target_copies(catalogue))
-        dispatcher = Dispatcher(node, deliverer.start, self.settler, limiter, store=store, targets=targets)
+        dispatcher = Dispatcher(
+            node, deliverer.start, self.settler, limiter, store=store, targets=targets, prepare=deliverer.prepare
+        )
         self.reaper = Reaper(node, store, alarm.wake, clock, metrics)
         self._starter = Starter(node, dispatcher, self.settler, queue, clock, metrics)
         self._listener = WakeupSubscriber(

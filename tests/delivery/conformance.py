@@ -143,6 +143,19 @@ async def the_lease_is_checked_before_the_target_receives_anything(subject: Subj
         received_when_asked.clear()
 
 
+async def a_prepared_call_reaches_the_target_only_when_it_is_started(subject: Subject) -> None:
+    for number in range(3):
+        call = subject.deliverer.prepare(subject.call())
+        subject.deliverer.prepare(subject.call())  # never started
+        await asyncio.sleep(QUIET_SECONDS)
+        assert subject.received == number
+        outcomes: list[Outcome] = []
+        subject.deliverer.start(call, outcomes.append, always)
+        await until(lambda outcomes=outcomes: bool(outcomes))  # type: ignore[misc]
+        assert [(one.kind, one.verdict) for one in outcomes] == [(OutcomeKind.RESPONSE, Verdict.ACCEPTED)]
+        assert subject.received == number + 1
+
+
 async def the_lease_is_checked_after_every_wait(subject: Subject) -> None:
     lease_holds, outcomes = True, list[Outcome]()
     async with subject.held_up():
@@ -263,6 +276,7 @@ PROOFS: tuple[Proof, ...] = (
     the_verdict_follows_the_answer,
     nothing_is_sent_without_a_lease,
     the_lease_is_checked_before_the_target_receives_anything,
+    a_prepared_call_reaches_the_target_only_when_it_is_started,
     the_lease_is_checked_after_every_wait,
     there_is_one_outcome_and_never_from_within_start,
     the_deadline_ends_the_attempt,

@@ -18,7 +18,9 @@ import pytest
 from scheduler_core.delivery.base import Outcome, OutcomeKind, always
 from scheduler_core.delivery.http.connection import STALE_408_SECONDS, Connection
 from scheduler_core.delivery.http.transport import REPEAT_WITHIN_SECONDS
+from scheduler_core.model.call import Call
 from tests.support.delivery import deliverer, open_descriptors, request
+from tests.support.factories import make_call
 from tests.support.runners import (
     Action,
     CloseConnection,
@@ -442,3 +444,57 @@ async def test_an_abandoned_tls_handshake_leaves_nothing_behind() -> None:
             assert {outcome.kind for outcome in outcomes} == {OutcomeKind.TIMEOUT}
         await until_pool_is_empty(runner)
         await until_descriptors(before)
+
+
+# ---- connections that are opened ahead of the request ---------------------------------------------------------------
+
+
+def a_call(runner: Runner) -> Call:
+    return make_call(url=runner.url())
+
+
+async def test_a_prepared_call_finds_an_open_connection() -> None:
+    async with Runner() as runner, deliverer() as http:
+        calls = [http.prepare(a_call(runner)) for _ in range(3)]
+        await until(lambda: runner.open_connections == 3)
+        assert not runner.received
+        outcomes: list[Outcome] = []
+        for call in calls:
+            http.start(call, outcomes.append, always)
+        await until(lambda: len(outcomes) == 3)
+        assert [one.status for one in outcomes] == [200] * 3
+        http.prepare(a_call(runner))
+        await asyncio.sleep(0.05)
+    assert runner.connections == 3, "three are idle again"
+
+
+async def test_connections_that_are_opened_ahead_stay_within_the_limit_and_expire() -> None:
+    async with Runner() as runner, deliverer(max_connections=2, transport_options={"keepalive_seconds": 0.05}) as http:
+        for _ in range(10):
+            http.prepare(a_call(runner))
+        await until(lambda: runner.connections == 2)
+        await until_pool_is_empty(runner)
+    assert runner.connections == 2
+
+
+async def test_a_connection_that_cannot_be_opened_ahead_is_the_failure_of_its_request() -> None:
+    with contextlib.closing(socket.socket()) as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        async with deliverer() as http:
+            call = http.prepare(make_call(url=url))
+            await asyncio.sleep(0.05)
+            outcomes: list[Outcome] = []
+            http.start(call, outcomes.append, always)
+            await until(lambda: bool(outcomes))
+    assert outcomes[0].kind is OutcomeKind.CONNECTION
+
+
+async def test_connections_that_are_being_opened_end_with_the_deliverer() -> None:
+    before = open_descriptors()
+    async with Runner() as runner:
+        async with deliverer() as http:
+            for _ in range(20):
+                http.prepare(a_call(runner))
+        await until_pool_is_empty(runner)
+    await until_descriptors(before)

@@ -15,6 +15,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.node.loops import start as start_module
 from scheduler_core.node.loops import wakeups as wakeups_module
+from scheduler_core.node.loops.horizon import LEAST_MS
 from scheduler_core.node.loops.subscriber import WakeupSubscriber
 from scheduler_core.plan.claim import plan_claim
 from scheduler_core.store.loop import REPLY_BYTES, Claim
@@ -149,7 +150,7 @@ async def test_an_upsert_elsewhere_wakes_a_sleeping_node(setup: Setup) -> None:
     await setup.asleep()
     assert setup.node.alarm.sleeping_until_ms != at(10)
     await setup.jobs.upsert(make_job("a"))
-    await until(lambda: setup.node.alarm.sleeping_until_ms == at(10))
+    await until(lambda: setup.node.alarm.sleeping_until_ms == at(10) - LEAST_MS)
     setup.clock.advance(10_000)
     await setup.node.beat()
     await until(lambda: len(setup.node.deliverer.open) == 1)

@@ -141,7 +141,7 @@ async def test_the_loops_send_at_the_instant_and_claim_before_it(setup: Setup) -
     node.starter.start()
     await until(lambda: node.alarm.sleeping_until_ms == at(1) - LEAST_MS)
     setup.clock.advance(1000 - LEAST_MS)
-    await until(lambda: node.starter.queued == 1)
+    await until(lambda: len(node.starter.queue) == 1)
     await until(lambda: node.starter._alarm.sleeping_until_ms == at(1))
     assert node.deliverer.seen == []
     setup.clock.advance(LEAST_MS)
@@ -175,7 +175,7 @@ async def test_a_released_job_is_not_claimed_ahead_again_and_fires_at_its_wake_u
     listener.start()
     await until(lambda: first.alarm.rang)
     await setup.store.ask_to_release(["a", "unknown"])
-    await until(lambda: first.starter.queued == 1)
+    await until(lambda: len(first.starter.queue) == 1)
     await first.settle()
     await listener.stop()
     assert await setup.due_at("a") == at(1)
@@ -222,7 +222,7 @@ async def test_a_stopping_node_releases_what_it_has_not_started(setup: Setup) ->
     node.starter.release_all()
     await node.settle()
     assert await setup.due_at("a") == at(1)
-    assert node.starter.queued == 0
+    assert len(node.starter.queue) == 0
 
 
 # ---- death ----------------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ async def test_jobs_beyond_the_slots_wait_in_the_order_of_their_wake_ups_and_are
     assert node.starter.room() == 0, "what it has is enough"
     await until(lambda: node.starter._alarm.sleeping_until_ms is not None)
     setup.clock.advance(PATIENCE_MS)
-    await until(lambda: node.starter.queued == 0)
+    await until(lambda: len(node.starter.queue) == 0)
     await node.starter.stop()
     await node.settle()
     assert await setup.due_at("job2") == at(1.002)
@@ -403,7 +403,7 @@ async def test_a_silent_subscription_releases_what_is_held_and_an_answer_ends_th
     assert await node.claim(ahead_ms=AHEAD_MS) == 1
     await client.client_pause(1_000)
     await until(lambda: not node.starter.may_hold_ahead)
-    assert node.starter.queued == 0
+    assert len(node.starter.queue) == 0
     await client.execute_command("CLIENT", "UNPAUSE")
     await until(lambda: node.starter.may_hold_ahead)
     assert listener.fault is None, "the connection is the same"

@@ -104,7 +104,13 @@ class SteppedNode:
         self.targets = TargetCache(RedisCatalogue(store))
         limiter = TargetLimiter(self.node.slots, self.node.settings, clock, metrics)
         self.dispatcher = Dispatcher(
-            self.node, self.deliverer.start, self.settler, limiter, store=store, targets=self.targets
+            self.node,
+            self.deliverer.start,
+            self.settler,
+            limiter,
+            store=store,
+            targets=self.targets,
+            prepare=self.deliverer.prepare,
         )
         self.starter = Starter(self.node, self.dispatcher, self.settler, queue, clock, metrics)
         self.claimer = Claimer(
@@ -129,7 +135,7 @@ class SteppedNode:
 
     async def start_due(self) -> None:
         """Start the claimed jobs whose wake-ups have come, and let their requests begin."""
-        self.starter.start_due(self.starter.queued)
+        self.starter.start_due(len(self.starter.queue))
         await asyncio.sleep(0)
         # Some attempts read the store first. Wait for them, so that the open requests do not depend on its speed.
         attempts = [attempt for attempt in self.node.in_flight if isinstance(attempt, InFlight)]

@@ -67,7 +67,7 @@ class TestKilledOnASharedRedis:
         await deployment.put(survivor, "a", soon())
         survivor.freeze()
         claim = deployment.proxy.on(
-            lambda command: script("job/claim")(command) and int(argument(command, 1)) >= self._due(deployment),
+            lambda command: script("job/claim")(command) and int(argument(command, 11)) >= self._due(deployment),
             hold="request",
         )
         await claim.triggered()

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from importlib import metadata
-from typing import Final
+from typing import Final, cast
 
 import httpx
+from msgspec.structs import replace
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.delivery.base import (
@@ -91,11 +92,27 @@ class HttpClient:
         """
         return await attempt(lambda done: self.send(request, done, always))
 
+    def prepare(self, call: Call, /) -> Call:
+        """Build the request of a call and open a connection for it, as ``Deliverer.prepare`` says."""
+        request = request_of(call)
+        try:
+            written = write_head(request, self._user_agent)
+        except Exception:  # noqa: BLE001 - as in ``send``
+            return call
+        if self._pool is not None:
+            self._pool.expect(written.origin)
+        return replace(call, prepared=(request, written))
+
     def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
-        return self.send(request_of(call), done, may_send)
+        if call.prepared is None:
+            return self.send(request_of(call), done, may_send)
+        request, written = cast("tuple[Request, Written]", call.prepared)
+        if self._pool is not None:
+            self._pool.expect(written.origin, -1)
+        return self.send(request, done, may_send, written)
 
-    def send(self, request: Request, done: Done, may_send: MaySend) -> Attempt:
+    def send(self, request: Request, done: Done, may_send: MaySend, written: Written | None = None) -> Attempt:
         """Begin an attempt for a request that is built, with the guarantees of ``Deliverer.start``.
 
         Fast path: if a connection is idle and the request is short, the arriving answer drives the attempt. Without its
@@ -104,7 +121,7 @@ class HttpClient:
         pool = self._pool
         if pool is not None and len(request.body) <= WRITE_PIECE_BYTES and may_send():
             try:
-                written = write_head(request, self._user_agent)
+                written = written or write_head(request, self._user_agent)
             except Exception:  # noqa: BLE001 - the slow path raises it again, and makes it the outcome
                 pass
             else:

@@ -24,6 +24,8 @@ KEEPALIVE_SECONDS: Final = 4.0
 """How long an idle connection may be used again. uvicorn, Node and Apache close idle connections after 5 s; a shorter
 time makes it rare that a request meets a connection that is being closed."""
 
+EXPECTED_SECONDS: Final = 1.0
+
 REPEAT_WITHIN_SECONDS: Final = 0.005
 """If a used connection is lost later than this after the request was sent, the target may have worked on the request,
 and it is not repeated. Measured on the loop's clock: on a crowded machine more stale connections end as errors, but no
@@ -67,6 +69,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
         there, popping the last entry repeatedly scans all entries that were popped before."""
         self._idle_by_origin: dict[Origin, OrderedDict[Connection, None]] = {}
         self._connecting = 0
+        self._expected: dict[Origin, int] = {}
+        """How many requests ``expect`` announced that have not begun."""
+        self._expecting_since = 0.0
+        self._opening: dict[Origin, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Connections that are opened ahead of the request that needs them."""
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -119,6 +127,52 @@ class PooledTransport(httpx.AsyncBaseTransport):
         lost_after = connection.lost_after
         return repeatable and lost_after is not None and lost_after <= self._repeat_within
 
+    def _make_idle(self, origin: Origin, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = (origin, loop.time())
+        candidates = self._idle_by_origin.get(origin)
+        if candidates is None:
+            candidates = self._idle_by_origin[origin] = OrderedDict()
+        candidates[connection] = None
+        if self._sweep is None:
+            self._sweep = loop.call_later(self._keepalive, self._close_expired)
+
+    def expect(self, origin: Origin, change: int = 1) -> None:
+        """Expect one more request to ``origin`` soon (-1: one less), and open a connection if too few are idle.
+
+        A request that never comes is forgotten after ``EXPECTED_SECONDS``.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._expecting_since > EXPECTED_SECONDS:
+            self._expected.clear()
+            self._expecting_since = now
+        expected = self._expected[origin] = self._expected.get(origin, 0) + change
+        ready = len(self._idle_by_origin.get(origin, ())) + self._opening.get(origin, 0)
+        in_use = len(self._busy) + self._connecting + len(self._idle)
+        if change > 0 and ready < expected and in_use < self._max_connections and not self._closed:
+            self._opening[origin] = self._opening.get(origin, 0) + 1
+            task = asyncio.create_task(self._open_ahead(origin))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _open_ahead(self, origin: Origin) -> None:
+        """Open a connection that becomes idle. If that fails, the request that needs one reports why."""
+        self._connecting += 1
+        try:
+            connection = await self._connector.connect(origin, Connection)
+        except Exception:  # noqa: BLE001 - see above
+            return
+        finally:
+            self._connecting -= 1
+            self._opening[origin] -= 1
+            if not self._opening[origin]:
+                del self._opening[origin]
+        connection.on_idle_loss = self._forget
+        if self._closed:
+            connection.abort()
+        else:
+            self._make_idle(origin, connection)
+
     def take_idle(self, origin: Origin, *, has_slot: bool = False) -> Connection | None:
         """Return the idle connection to ``origin`` that was used last: the target is least likely to have closed it.
 
@@ -145,14 +199,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         """End the exchange on ``connection``: make it idle, or close it if more of the answer would come."""
         self._busy.discard(connection)
         if connection.finish() and not self._closed:
-            loop = asyncio.get_running_loop()
-            self._idle[connection] = (origin, loop.time())
-            candidates = self._idle_by_origin.get(origin)
-            if candidates is None:
-                candidates = self._idle_by_origin[origin] = OrderedDict()
-            candidates[connection] = None
-            if self._sweep is None:
-                self._sweep = loop.call_later(self._keepalive, self._close_expired)
+            self._make_idle(origin, connection)
         else:
             connection.abort()
         self._slots.release()
@@ -239,6 +286,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        for task in self._tasks:
+            task.cancel()
         open_connections = [*self._idle, *self._busy]
         for connection in open_connections:
             self._forget(connection)

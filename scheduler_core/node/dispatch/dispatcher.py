@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from scheduler_core.base.errors import ConfigError, StoreError
 from scheduler_core.base.events import RUN_CLAIMED, get_logger
 from scheduler_core.base.tokens import make_token
-from scheduler_core.delivery.base import Start
+from scheduler_core.delivery.base import Prepare, Start
 from scheduler_core.model.call import Call
 from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job_state import HeldBack
@@ -71,8 +71,11 @@ class Dispatcher:
         *,
         store: LoopStore,
         targets: Targets,
+        prepare: Prepare | None = None,
     ) -> None:
+        """``start`` and ``prepare`` are those of the deliverer."""
         self.start = start
+        self._prepare_call = prepare
         self.limiter = limiter
         self._node = node
         self._results = results
@@ -80,8 +83,19 @@ class Dispatcher:
         self._store = store
         self._timeout_ms = int(node.settings.attempt_timeout_seconds * 1000)
 
-    def send(self, claimed: ClaimedJob, work: Work) -> None:
-        """Start the next attempt of ``work.run``, hold the run back, or make it a child run.
+    def prepare(self, claimed: ClaimedJob, work: Work) -> Call | None:
+        """Build the call of the next attempt ahead of its instant; None: ``send`` builds it."""
+        if self._prepare_call is None or is_spawned(work) or not needs_nothing_else(work):
+            return None
+        if self.limiter.blocked_by(work.job.url) is not None:
+            return None
+        try:
+            return self._prepare_call(call_of(work, fence=claimed.lease.fence, timeout_ms=self._timeout_ms))
+        except Exception:  # noqa: BLE001 - ``send`` meets it again, and makes it the outcome of the attempt
+            return None
+
+    def send(self, claimed: ClaimedJob, work: Work, call: Call | None = None) -> None:
+        """Start the next attempt of ``work.run``, hold the run back, or make it a child run. ``call``: as prepared.
 
         How it ends goes to ``results``. If this raises, nothing is in flight and the slot is free.
         """
@@ -108,7 +122,7 @@ class Dispatcher:
             attempt = InFlight(self._node, self.limiter, self._results, claimed, work, permit)
             self._node.in_flight.add(attempt)
             if needs_nothing_else(work):
-                self._start(attempt, work, None)
+                self._start(attempt, work, call)
             else:
                 attempt.under_way = asyncio.create_task(self._prepare_and_start(attempt))
         except BaseException:
@@ -130,7 +144,7 @@ class Dispatcher:
             if call is None:
                 call = call_of(work, fence=attempt.claimed.lease.fence, timeout_ms=self._timeout_ms)
             attempt.call = call
-            attempt.under_way = self.start(call, attempt.finish, self._node.holds_lease)
+            attempt.under_way = self.start(call, attempt.finish, attempt.may_send)
         except Exception as error:  # noqa: BLE001 - an attempt that ends without a result would hold its lease for ever
             attempt.finish(failure(error))
 

@@ -113,6 +113,14 @@ class InFlight:
         """The id of its run."""
         return self.work.run.id
 
+    def may_send(self) -> bool:
+        """Return whether the request may be sent now: the lease holds, and the wake-up has come.
+
+        A clock that is set back while the request waits for a connection must not make it early.
+        """
+        node = self._node
+        return node.holds_lease() and node.clock.now_ms() >= self.claimed.lease.wake_ms
+
     def finish(self, result: Result) -> None:
         """End the attempt: pass its result on and free its slot. Only the first call has an effect."""
         if self.is_over:

@@ -69,7 +69,8 @@ class TargetLimiter:
         self.service_ms = GUESSED_SERVICE_MS
         """How long requests took lately, to all targets."""
         self._targets = TargetRegistry(self._show)
-        self._saturated: TargetState | None = None
+        self.saturated: TargetState | None = None
+        """A quick target that has all of its slots in use, so that ``batch`` limits what is started."""
         self._saturated_since_ms: int | None = None
         self._waiting: set[Callable[[], None]] = set()
         """The claimers that wait for the saturated target."""
@@ -154,7 +155,7 @@ class TargetLimiter:
             else:
                 breaker.gave_up(probe=permit.probe)
         if (
-            target is self._saturated
+            target is self.saturated
             and self._saturated_since_ms is not None
             and self._slots_of(target) >= SATURATED_STEP
         ):
@@ -172,12 +173,12 @@ class TargetLimiter:
         requeued. Then claims are limited to the free slots of that target. 0: wait until ``wake`` is called, at most
         ``SATURATED_WAIT_MS``, which is also the most that jobs of other targets are delayed.
         """
-        target = self._saturated
+        target = self.saturated
         if target is None:
             return most
         slots, now_ms = self._slots_of(target), self._clock.now_ms()
         if slots >= most:
-            self._saturated = None
+            self.saturated = None
             return most
         if slots >= SATURATED_STEP:
             self._saturated_since_ms = None
@@ -187,18 +188,13 @@ class TargetLimiter:
         if now_ms - self._saturated_since_ms < SATURATED_WAIT_MS:
             self._waiting.add(wake)
             return 0
-        self._saturated = self._saturated_since_ms = None  # it is slower now: do not delay the others for it
+        self.saturated = self._saturated_since_ms = None  # it is slower now: do not delay the others for it
         return most
-
-    @property
-    def is_saturated(self) -> bool:
-        """Whether one quick target has all of its slots in use, so that ``batch`` limits what is started."""
-        return self._saturated is not None
 
     def claimed(self, limit: int, count: int) -> None:
         """Note that a claim for at most ``limit`` jobs returned ``count``; if it is less, no other job is due."""
         if count < limit:
-            self._saturated = self._saturated_since_ms = None
+            self.saturated = self._saturated_since_ms = None
 
     # ---- status -----------------------------------------------------------------------------------------------------
 
@@ -247,7 +243,7 @@ class TargetLimiter:
         )
         quick = target.service_ms is not None and service_ms * SATURATED_STEP <= SATURATED_WAIT_MS * target.open
         if quick and target.open >= SATURATED_OPEN and own is None and self._most_each is None:
-            self._saturated = target
+            self.saturated = target
         until_ms = target.retry_queue.next_slot(
             now_ms, service_ms=service_ms, parallel=target.open, jitter=random.random()
         )

@@ -123,7 +123,7 @@ class Claimer(Service):
         """Return how many jobs to claim ahead of their wake-ups; 0 while clients could not ask for their release."""
         if self.fault is not None or not self._starter.may_hold_ahead:
             return 0
-        return self._horizon.room(self._starter.room(), held=self._starter.queued, nodes=self._slots.live_nodes)
+        return self._horizon.room(self._starter.room(), held=len(self._starter.queue), nodes=self._slots.live_nodes)
 
     # ---- claim --------------------------------------------------------------------------------------------------
 

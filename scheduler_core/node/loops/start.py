@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.events import JOB_QUARANTINED, SERVICE_FAILED, get_logger
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.model.call import Call
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
-from scheduler_core.node.loops.start_queue import StartQueue
+from scheduler_core.node.loops.start_queue import StartQueue, Waiting
 from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
 from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
@@ -56,7 +57,7 @@ class Starter(Service):
     async def run_once(self) -> None:
         alarm, now_ms = self._alarm, self.clock.now_ms()
         alarm.reset()
-        wake_ms = self.queue.next_wake_ms()
+        wake_ms = self.queue.next_wake_ms
         if wake_ms is None or wake_ms > now_ms:
             self._slots.cancel_wait(alarm.wake)
             await alarm.sleep(wake_ms)
@@ -80,29 +81,24 @@ class Starter(Service):
 
     def put(self, jobs: Iterable[ClaimedJob]) -> None:
         """Start these claimed jobs at their wake-ups."""
+        queue, now_ms = self.queue, self.clock.now_ms()
         for claimed in jobs:
-            self.queue.add(claimed)
-        wake_ms = self.queue.next_wake_ms()
-        if wake_ms is not None:
-            self._alarm.wake_at(wake_ms)
+            queue.add(Waiting(claimed) if claimed.lease.wake_ms <= now_ms else self._prepared(claimed))
+        if queue.next_wake_ms is not None:
+            self._alarm.wake_at(queue.next_wake_ms)
 
     def start_due(self, limit: int) -> None:
         """Start up to ``limit`` jobs whose wake-ups have come. The caller has reserved their slots.
 
-        The clock is read for each: it may have been set back since the timer was set.
+        Reads the clock, which may have been set back since the timer was set.
         """
-        for _ in range(limit):
-            claimed = self.queue.pop(self.clock.now_ms())
-            if claimed is None:
+        queue, limiter, now_ms = self.queue, self.limiter, self.clock.now_ms()
+        while limit > 0 and queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms:
+            one = queue.pop()
+            self.start_run(one.claimed, one.planned, one.call)
+            limit -= 1
+            if limiter.saturated is not None:
                 return
-            self.start_run(claimed)
-            if self.limiter.is_saturated:
-                return
-
-    @property
-    def queued(self) -> int:
-        """How many claimed jobs are not started."""
-        return len(self.queue)
 
     def room(self) -> int:
         """Return how many more jobs to claim ahead.
@@ -111,7 +107,7 @@ class Starter(Service):
         for a slot.
         """
         queue = self.queue
-        wake_ms = queue.next_wake_ms()
+        wake_ms = queue.next_wake_ms
         if queue.payload_bytes >= QUEUE_BYTES or (wake_ms is not None and wake_ms <= self.clock.now_ms()):
             return 0
         turns = 1 + PATIENCE_MS / max(1.0, self.limiter.service_ms)
@@ -132,8 +128,9 @@ class Starter(Service):
         self._release(self.queue.remove_all(after_ms=-1))
 
     def _release_overdue(self, now_ms: int) -> None:
-        while (claimed := self.queue.pop(now_ms - PATIENCE_MS)) is not None:
-            self._settler.release(claimed)
+        queue = self.queue
+        while queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms - PATIENCE_MS:
+            self._settler.release(queue.pop().claimed)
 
     def _release(self, jobs: Iterable[ClaimedJob]) -> None:
         for claimed in jobs:
@@ -141,15 +138,18 @@ class Starter(Service):
 
     # ---- start --------------------------------------------------------------------------------------------------
 
-    def start_run(self, claimed: ClaimedJob) -> None:
-        """Start what this job has to do. A fault of one job ends only that job's attempt."""
-        try:
-            planned = self._plan(claimed)
-        except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
-            planned = self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
+    def start_run(
+        self, claimed: ClaimedJob, planned: Work | Transition | None = None, call: Call | None = None
+    ) -> None:
+        """Start what this job has to do: as ``_prepared`` found it, or as it is found now.
+
+        A fault of one job ends only that job's attempt.
+        """
+        if planned is None:
+            planned = self._planned(claimed)
         if isinstance(planned, Work):
             try:
-                self._dispatcher.send(claimed, planned)
+                self._dispatcher.send(claimed, planned, call)
             except Exception as error:
                 self.metrics.service_faults.labels(self.name).inc()
                 log.exception(SERVICE_FAILED, service=self.name, job_id=claimed.id)
@@ -160,8 +160,25 @@ class Starter(Service):
             log.error(JOB_QUARANTINED, job_id=claimed.id, detail=planned.state.quarantine)
         self._settler.put_transition(claimed, planned)
 
+    def _prepared(self, claimed: ClaimedJob) -> Waiting:
+        """Plan what the job does at its wake-up, and build its call.
+
+        The lease has all that the plan depends on, so it decides the same now and then.
+        """
+        planned = self._planned(claimed)
+        call = self._dispatcher.prepare(claimed, planned) if isinstance(planned, Work) else None
+        payload_bytes = 0 if claimed.job is None else len(claimed.job.payload)
+        return Waiting(claimed, payload_bytes, planned, call)
+
+    def _planned(self, claimed: ClaimedJob) -> Work | Transition:
+        try:
+            return self._plan(claimed)
+        except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others
+            return self._quarantine(claimed, f"it cannot be planned: {type(error).__name__}: {error}")
+
     def _plan(self, claimed: ClaimedJob) -> Work | Transition:
         job, state, node = claimed.job, claimed.state, self._node
+        now_ms = max(self.clock.now_ms(), claimed.lease.wake_ms)
         if claimed.fault is not None:
             return self._quarantine(claimed, claimed.fault)
         if job is not None and state is not None:
@@ -171,12 +188,12 @@ class Starter(Service):
                 claimed.lease,
                 downtimes=node.downtimes,
                 store_id=node.store_id,
-                now_ms=self.clock.now_ms(),
+                now_ms=now_ms,
             )
         if state is None:
             return Transition(None, remove=True) if job is None else self._quarantine(claimed, "its state is gone")
         if state.deleted:
-            return plan_claim_tombstone(state, claimed.lease, now_ms=self.clock.now_ms(), downtimes=node.downtimes)
+            return plan_claim_tombstone(state, claimed.lease, now_ms=now_ms, downtimes=node.downtimes)
         return self._quarantine(claimed, "its definition is gone")
 
     def _quarantine(self, claimed: ClaimedJob, reason: str) -> Transition:
