@@ -491,10 +491,13 @@ async def test_a_connection_that_cannot_be_opened_ahead_is_the_failure_of_its_re
 
 
 async def test_connections_that_are_being_opened_end_with_the_deliverer() -> None:
-    before = open_descriptors()
     async with Runner() as runner:
+        async with deliverer() as http:
+            await http.deliver(request(runner.url()))
+        await until_pool_is_empty(runner)
+        before = open_descriptors()
         async with deliverer() as http:
             for _ in range(20):
                 http.prepare(a_call(runner))
         await until_pool_is_empty(runner)
-    await until_descriptors(before)
+        await until_descriptors(before)

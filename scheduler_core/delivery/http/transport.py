@@ -7,9 +7,11 @@ of processor time per request. docs/decisions/0003-http-transport.md has the mea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 import httpx
@@ -150,28 +152,28 @@ class PooledTransport(httpx.AsyncBaseTransport):
         ready = len(self._idle_by_origin.get(origin, ())) + self._opening.get(origin, 0)
         in_use = len(self._busy) + self._connecting + len(self._idle)
         if change > 0 and ready < expected and in_use < self._max_connections and not self._closed:
+            self._connecting += 1
             self._opening[origin] = self._opening.get(origin, 0) + 1
             task = asyncio.create_task(self._open_ahead(origin))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._opened_ahead, origin))
 
     async def _open_ahead(self, origin: Origin) -> None:
         """Open a connection that becomes idle. If that fails, the request that needs one reports why."""
-        self._connecting += 1
-        try:
+        with contextlib.suppress(Exception):
             connection = await self._connector.connect(origin, Connection)
-        except Exception:  # noqa: BLE001 - see above
-            return
-        finally:
-            self._connecting -= 1
-            self._opening[origin] -= 1
-            if not self._opening[origin]:
-                del self._opening[origin]
-        connection.on_idle_loss = self._forget
-        if self._closed:
-            connection.abort()
-        else:
-            self._make_idle(origin, connection)
+            connection.on_idle_loss = self._forget
+            if self._closed:
+                connection.abort()
+            else:
+                self._make_idle(origin, connection)
+
+    def _opened_ahead(self, origin: Origin, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._connecting -= 1
+        self._opening[origin] -= 1
+        if not self._opening[origin]:
+            del self._opening[origin]
 
     def take_idle(self, origin: Origin, *, has_slot: bool = False) -> Connection | None:
         """Return the idle connection to ``origin`` that was used last: the target is least likely to have closed it.
@@ -286,8 +288,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        for task in self._tasks:
+        opening = list(self._tasks)
+        for task in opening:
             task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
         open_connections = [*self._idle, *self._busy]
         for connection in open_connections:
             self._forget(connection)
