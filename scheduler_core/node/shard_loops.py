@@ -87,7 +87,7 @@ class NodeShard:
         self.reaper = Reaper(node, store, alarm.wake, clock, metrics)
         self._starter = Starter(node, dispatcher, self.settler, queue, clock, metrics)
         self._listener = WakeupSubscriber(
-            store, alarm, self._starter, clock, metrics, heartbeat_seconds=settings.heartbeat_seconds
+            store, alarm, self._starter, targets, clock, metrics, heartbeat_seconds=settings.heartbeat_seconds
         )
         self._cutter = CutSubscriber(node, store, clock, metrics)
         self._sweeper = Sweeper(store.history_store(), bounds_of(settings, len(shards)), clock, metrics)

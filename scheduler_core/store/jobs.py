@@ -190,8 +190,13 @@ class JobStore(Protocol):
         """Return the secret that signs tokens (see ``LoopStore.secret``)."""
         ...
 
-    async def ask_to_release(self, claim_keys: Sequence[str]) -> None:
-        """Publish that nodes which claimed these jobs ahead of their wake-up are to release them. One message."""
+    async def ask_to_release(self, claim_keys: Sequence[str], *, until_ms: int) -> None:
+        """Publish that nodes which claimed these jobs ahead of their wake-up are to release them, if the message
+        arrives before ``until_ms``. One message."""
+        ...
+
+    async def announce_changed_targets(self) -> None:
+        """Publish that a named target was changed: nodes may have looked it up for jobs that they hold ahead."""
         ...
 
     async def ask_to_cut(self, run_id: str) -> None:

@@ -98,13 +98,18 @@ class Beat(msgspec.Struct, frozen=True):
 class Release(msgspec.Struct, frozen=True):
     """A client is about to change these jobs: a node that claimed one of them ahead of its wake-up releases it."""
 
+    until_ms: int
+    """How long the client waits. After that it changes the jobs as if their runs were open: do not release them."""
     claim_keys: tuple[str, ...]
 
 
-class Silence(Enum):
-    """The server has not answered a ping of a subscription yet."""
+class Sign(Enum):
+    """A message of a subscription that is neither a wake-up nor a request."""
 
     SILENT = 1
+    """The server has not answered a ping yet."""
+    TARGETS_CHANGED = 2
+    """A named target was changed: do not use one that was looked up before."""
 
 
 class ReapTurn(Enum):
@@ -229,7 +234,7 @@ class LoopStore(Protocol):
         """Read the server's clock, in epoch milliseconds."""
         ...
 
-    def wake_ups(self, *, ping_seconds: float) -> AsyncGenerator[int | Release | Silence | None]:
+    def wake_ups(self, *, ping_seconds: float) -> AsyncGenerator[int | Release | Sign | None]:
         """Yield wake-ups (epoch ms) that clients set and that come before all others, and requests to release jobs.
 
         The first item, None, means that the subscription is active; earlier messages are not received. A lost wake-up

@@ -52,7 +52,8 @@ class ReleaseWait:
             if left_ms <= 0:
                 break
             if not claims <= asked:
-                await store.ask_to_release(sorted(claim_key for claim_key, _ in claims - asked))
+                claim_keys = sorted(claim_key for claim_key, _ in claims - asked)
+                await store.ask_to_release(claim_keys, until_ms=now_ms + int(left_ms))
                 asked |= claims
             await clock.sleep(min(delay_ms, left_ms) / 1000)
             delay_ms *= 2

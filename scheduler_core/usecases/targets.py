@@ -63,6 +63,7 @@ class TargetService:
     fails."""
 
     def __init__(self, shards: Shards[ShardStore], clock: Clock, schedules: ScheduleService) -> None:
+        self._shards = shards
         self._catalogue = shards.lead.catalogue_store()
         self._schedules = schedules
         self._clock = clock
@@ -125,6 +126,9 @@ class TargetService:
             async with self.copies.changing(target_id, now_ms=target.updated_at_ms):
                 result = await self._catalogue.change_target(stored, target)
             if result == "ok":
+                for shard in self._shards.all:
+                    with contextlib.suppress(StoreError):  # then nodes use the new one a claim later
+                        await shard.announce_changed_targets()
                 log.info(TARGET_CHANGED, target_id=target_id, name=target.name)
                 return target
             if result == "taken":

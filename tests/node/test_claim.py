@@ -139,7 +139,9 @@ async def test_a_wake_up_during_a_claim_is_not_lost(setup: Setup) -> None:
 
 
 async def test_an_upsert_elsewhere_wakes_a_sleeping_node(setup: Setup) -> None:
-    listener = WakeupSubscriber(setup.store, setup.node.alarm, setup.node.starter, setup.clock, Metrics())
+    listener = WakeupSubscriber(
+        setup.store, setup.node.alarm, setup.node.starter, setup.node.targets, setup.clock, Metrics()
+    )
     setup.node.claimer.start()
     listener.start()
 
@@ -158,7 +160,9 @@ async def test_an_upsert_elsewhere_wakes_a_sleeping_node(setup: Setup) -> None:
 
 
 async def test_the_subscriber_clears_its_fault_as_soon_as_it_is_subscribed(setup: Setup) -> None:
-    listener = WakeupSubscriber(setup.store, setup.node.alarm, setup.node.starter, setup.clock, Metrics())
+    listener = WakeupSubscriber(
+        setup.store, setup.node.alarm, setup.node.starter, setup.node.targets, setup.clock, Metrics()
+    )
     listener.fault = "wake: away"
     listener.start()
     await until(lambda: listener.fault is None)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.model.catalogue import Target
 from scheduler_core.model.lease import SUSPECT_LOSSES
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Run
@@ -22,10 +24,13 @@ from scheduler_core.node.loops.horizon import LEAST_MS, MOST_MS, STEP_MS, Horizo
 from scheduler_core.node.loops.start import PATIENCE_MS
 from scheduler_core.node.loops.subscriber import WakeupSubscriber
 from scheduler_core.store.claim_keys import CHILD
-from scheduler_core.store.loop import Claim
+from scheduler_core.store.loop import Claim, Release
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.triggers.trigger import CronSpec
+from scheduler_core.usecases.schedules import ScheduleService
+from scheduler_core.usecases.targets import TargetService
 from tests.support.factories import answered, at, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
@@ -171,10 +176,10 @@ async def test_a_released_job_is_not_claimed_ahead_again_and_fires_at_its_wake_u
     first, second = await setup.node(), await setup.node()
     setup.clock.advance(600)
     assert await first.claim(ahead_ms=AHEAD_MS) == 2
-    listener = WakeupSubscriber(setup.store, first.alarm, first.starter, setup.clock, Metrics())
+    listener = WakeupSubscriber(setup.store, first.alarm, first.starter, first.targets, setup.clock, Metrics())
     listener.start()
     await until(lambda: first.alarm.rang)
-    await setup.store.ask_to_release(["a", "unknown"])
+    await setup.store.ask_to_release(["a", "unknown"], until_ms=setup.clock.now + 250)
     await until(lambda: len(first.starter.queue) == 1)
     await first.settle()
     await listener.stop()
@@ -208,7 +213,7 @@ async def test_a_release_that_comes_after_the_wake_up_releases_nothing(setup: Se
     setup.clock.advance(600)
     await node.claim(ahead_ms=AHEAD_MS)
     setup.clock.advance(400)
-    node.starter.release(["a"])
+    node.starter.release(Release(setup.clock.now + 250, ("a",)))
     assert node.settler.is_idle
     await node.start_due()
     assert len(node.deliverer.seen) == 1
@@ -350,7 +355,7 @@ async def test_the_bytes_that_a_node_holds_ahead_are_bounded(setup: Setup, monke
     assert node.starter.room() > 0
     await node.claim(1, ahead_ms=AHEAD_MS)
     assert node.starter.room() == 0
-    node.starter.release(["job0"])
+    node.starter.release(Release(setup.clock.now + 250, ("job0",)))
     assert node.starter.room() > 0
 
 
@@ -396,7 +401,9 @@ async def test_a_silent_subscription_releases_what_is_held_and_an_answer_ends_th
     await put(client, make_job("a", trigger=EVERY_SECOND), make_state(1))
     node = SteppedNode(store, setup.clock)
     await node.start()
-    listener = WakeupSubscriber(store, node.alarm, node.starter, RedisClock(), Metrics(), heartbeat_seconds=0.2)
+    listener = WakeupSubscriber(
+        store, node.alarm, node.starter, node.targets, RedisClock(), Metrics(), heartbeat_seconds=0.2
+    )
     listener.start()
     await until(lambda: node.starter.may_hold_ahead)
     setup.clock.advance(600)
@@ -412,3 +419,23 @@ async def test_a_silent_subscription_releases_what_is_held_and_an_answer_ends_th
     await listener.stop()
     await client.aclose()
     await store.aclose()
+
+
+async def test_a_changed_target_is_looked_up_again_for_a_job_that_is_held_ahead(setup: Setup) -> None:
+    shards: Shards[ShardStore] = Shards.of_one(setup.store)
+    targets = TargetService(shards, setup.clock, ScheduleService(shards, setup.clock, Metrics()))
+    target = await targets.add(Target(0, "target", "http://old.test/", "POST", None, None, 0, 0))
+    await put(setup.redis, make_job("a", trigger=EVERY_SECOND, url="", target_id=target.id), make_state(1))
+    node = await setup.node()
+    listener = WakeupSubscriber(setup.store, node.alarm, node.starter, node.targets, setup.clock, Metrics())
+    listener.start()
+    await until(lambda: node.alarm.rang)
+    assert await node.targets.get(target.id) == target
+    setup.clock.advance(600)
+    assert await node.claim(ahead_ms=AHEAD_MS) == 1
+    await targets.change(target.id, lambda found: replace(found, url="http://new.test/"))
+    await until(lambda: node.targets.known(target.id) is None)
+    setup.clock.advance(400)
+    await node.start_due()
+    assert [one.request.url for one in node.deliverer.seen] == ["http://new.test/"]
+    await listener.stop()

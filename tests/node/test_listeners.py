@@ -41,7 +41,7 @@ async def both(redis_url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
 
 
 def wake_listener(store: RedisStore, woken: Woken, clock: Clock) -> Service:
-    return WakeupSubscriber(store, woken, woken, clock, Metrics())  # type: ignore[arg-type]
+    return WakeupSubscriber(store, woken, woken, woken, clock, Metrics())  # type: ignore[arg-type]
 
 
 def task_wakeup_subscriber(store: RedisStore, woken: Woken, clock: Clock) -> Service:

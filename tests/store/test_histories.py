@@ -45,6 +45,7 @@ from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.store.claim_keys import CHILD
 from scheduler_core.store.jobs import Retention, StoredJob
+from scheduler_core.store.loop import Release
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.keys import CLAIMED, IDLE
 from scheduler_core.store.redis.store import RedisStore
@@ -100,10 +101,10 @@ class ClientClock(ManualClock):
 class AskingStore(RedisStore):
     """Passes requests to release jobs to the history instead of publishing them."""
 
-    ask: Callable[[Sequence[str]], Awaitable[None]]
+    ask: Callable[[Release], Awaitable[None]]
 
-    async def ask_to_release(self, claim_keys: Sequence[str]) -> None:
-        await self.ask(claim_keys)
+    async def ask_to_release(self, claim_keys: Sequence[str], *, until_ms: int) -> None:
+        await self.ask(Release(until_ms, tuple(claim_keys)))
 
 
 class History(RuleBasedStateMachine):
@@ -152,11 +153,11 @@ class History(RuleBasedStateMachine):
         self.run(self.client.aclose())
         self.runner.close()
 
-    async def release(self, claim_keys: Sequence[str]) -> None:
+    async def release(self, asked: Release) -> None:
         """Nodes that are not frozen release the jobs that they hold ahead; the deaf one does not in time."""
         for node in self.nodes:
             if not node.frozen and node is not self.deaf:
-                node.starter.release(claim_keys)
+                node.starter.release(asked)
                 await node.settle()
 
     def node(self, index: int) -> SteppedTaskNode | None:

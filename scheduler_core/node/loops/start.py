@@ -18,7 +18,7 @@ from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
 from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
 from scheduler_core.store.claim_keys import job_of_claim_key
-from scheduler_core.store.loop import ClaimedJob
+from scheduler_core.store.loop import ClaimedJob, Release
 
 log = get_logger(__name__)
 
@@ -113,9 +113,11 @@ class Starter(Service):
         turns = 1 + PATIENCE_MS / max(1.0, self.limiter.service_ms)
         return min(QUEUE_LIMIT, int(self._slots.free * turns)) - len(queue)
 
-    def release(self, claim_keys: Iterable[str]) -> None:
-        """Release those of these jobs whose wake-ups lie ahead: a client is about to change them."""
-        self._release(self.queue.remove(claim_keys, after_ms=self.clock.now_ms()))
+    def release(self, asked: Release) -> None:
+        """Release those of these jobs whose wake-ups lie ahead, unless the client has given up waiting."""
+        now_ms = self.clock.now_ms()
+        if now_ms < asked.until_ms:
+            self._release(self.queue.remove(asked.claim_keys, after_ms=now_ms))
 
     def listens(self, active: bool) -> None:
         """Note whether requests to release jobs can arrive. While they cannot, no job is held ahead of its wake-up."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.start import Starter
 from scheduler_core.node.loops.wakeups import Alarm
-from scheduler_core.store.loop import LoopStore, Release, Silence
+from scheduler_core.store.loop import LoopStore, Release, Sign
 
 
 class WakeupSubscriber(Service):
@@ -25,6 +26,7 @@ class WakeupSubscriber(Service):
         store: LoopStore,
         alarm: Alarm,
         starter: Starter,
+        targets: TargetCache,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -35,6 +37,7 @@ class WakeupSubscriber(Service):
         self._store = store
         self._alarm = alarm
         self._starter = starter
+        self._targets = targets
         self._ping_seconds = heartbeat_seconds / 2
 
     async def run_once(self) -> None:
@@ -44,11 +47,13 @@ class WakeupSubscriber(Service):
                     self.works()
                     self._starter.listens(True)
                     self._alarm.wake()  # wake-ups may have been missed before the subscription
-                elif isinstance(one, Silence):
+                elif one is Sign.SILENT:
                     self._starter.listens(False)
+                elif one is Sign.TARGETS_CHANGED:
+                    self._targets.saw(None)
                 elif isinstance(one, Release):
-                    self._starter.release(one.claim_keys)
-                else:
+                    self._starter.release(one)
+                elif isinstance(one, int):
                     self._alarm.wake_at(one)
         finally:
             self._starter.listens(False)

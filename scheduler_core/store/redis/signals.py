@@ -7,38 +7,43 @@ from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
-from scheduler_core.store.loop import Release, Silence
+from scheduler_core.store.loop import Release, Sign
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.shard import RedisShard
 from scheduler_core.store.redis.subscribe import messages, signs
 
 RELEASE = b"release "
-"""Begins a message that asks nodes to release jobs; a JSON array of claim keys follows."""
-_keys_encoder = msgspec.json.Encoder()
-_keys_decoder = msgspec.json.Decoder(tuple[str, ...])
+"""Begins a message that asks nodes to release jobs; a JSON array of an instant and the claim keys follows."""
+TARGETS_CHANGED = b"targets"
+_encoder = msgspec.json.Encoder()
+_release_decoder = msgspec.json.Decoder(tuple[int, tuple[str, ...]])
 
 
 class Signals(RedisShard):
     """Part of ``RedisStore``; ``LoopStore`` and ``JobStore`` document the methods."""
 
-    async def wake_ups(
-        self, *, ping_seconds: float | None = None
-    ) -> AsyncGenerator[int | Release | Silence | None, None]:
+    async def wake_ups(self, *, ping_seconds: float | None = None) -> AsyncGenerator[int | Release | Sign | None, None]:
         received = signs(self._client, self._keys.wake, ping_seconds=ping_seconds)
         async with contextlib.aclosing(received):
             async for sign in received:
-                if sign is None or isinstance(sign, Silence):
+                if sign is None or isinstance(sign, Sign):
                     yield sign
                 elif sign.isdigit():
                     yield int(sign)
                 elif sign.startswith(RELEASE):
                     # Nodes of earlier versions ignore this message: they claim nothing ahead.
                     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                        yield Release(_keys_decoder.decode(sign[len(RELEASE) :]))
+                        yield Release(*_release_decoder.decode(sign[len(RELEASE) :]))
+                elif sign == TARGETS_CHANGED:
+                    yield Sign.TARGETS_CHANGED
 
-    async def ask_to_release(self, claim_keys: Sequence[str]) -> None:
+    async def ask_to_release(self, claim_keys: Sequence[str], *, until_ms: int) -> None:
         with translated_faults():
-            await self._client.publish(self._keys.wake, RELEASE + _keys_encoder.encode(claim_keys))
+            await self._client.publish(self._keys.wake, RELEASE + _encoder.encode((until_ms, claim_keys)))
+
+    async def announce_changed_targets(self) -> None:
+        with translated_faults():
+            await self._client.publish(self._keys.wake, TARGETS_CHANGED)
 
     async def runs_to_cut(self) -> AsyncGenerator[str | None]:
         async with contextlib.aclosing(messages(self._client, self._keys.cut)) as received:

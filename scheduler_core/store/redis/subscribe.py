@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import StoreUnavailable
-from scheduler_core.store.loop import Silence
+from scheduler_core.store.loop import Sign
 from scheduler_core.store.redis.faults import translated_faults
 
 PING_AFTER_SECONDS = 5.0
@@ -23,13 +23,13 @@ async def messages(client: Redis, channel: str) -> AsyncGenerator[bytes | None, 
     """
     async with contextlib.aclosing(signs(client, channel)) as received:
         async for sign in received:
-            if not isinstance(sign, Silence):
+            if not isinstance(sign, Sign):
                 yield sign
 
 
 async def signs(
     client: Redis, channel: str, *, ping_seconds: float | None = None
-) -> AsyncGenerator[bytes | Silence | None, None]:
+) -> AsyncGenerator[bytes | Sign | None, None]:
     """Yield the same as ``messages``, and SILENT if a ping is not answered within ``ping_seconds``; None again if the
     server answers later. Pings after ``ping_seconds`` without data; None: after ``PING_AFTER_SECONDS``."""
     ping_seconds = PING_AFTER_SECONDS if ping_seconds is None else ping_seconds
@@ -45,7 +45,7 @@ async def signs(
                     if unanswered == 0:
                         await pubsub.ping()
                     else:
-                        yield Silence.SILENT
+                        yield Sign.SILENT
                     unanswered += 1
                     continue
                 answered_late, unanswered = unanswered > 1, 0
