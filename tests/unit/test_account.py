@@ -252,7 +252,11 @@ class Accounted(Simulation):
             store_id=STORE_ID,
             now_ms=self.now,
         )
-        fire_times = sorted(t for segment in self.segments for t in segment.fire_times(self.now + 1) if t <= self.now)
+        # A node that did not release the job for a change sends the run at its fire time, which may lie ahead.
+        state = self.main.state or JobState()
+        held = state.open.fire_time_ms if state.open is not None and state.open.in_flight else 0
+        latest = max(self.now, held)
+        fire_times = sorted(t for segment in self.segments for t in segment.fire_times(latest + 1) if t <= latest)
         check_shown(shown, fire_times)
 
 
