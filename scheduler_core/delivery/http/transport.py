@@ -27,6 +27,7 @@ KEEPALIVE_SECONDS: Final = 4.0
 time makes it rare that a request meets a connection that is being closed."""
 
 EXPECTED_SECONDS: Final = 1.0
+"""How long a request counts as expected: twice the longest time that a job is claimed ahead."""
 
 REPEAT_WITHIN_SECONDS: Final = 0.005
 """If a used connection is lost later than this after the request was sent, the target may have worked on the request,
@@ -142,7 +143,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
     def expect(self, origin: Origin, change: int = 1) -> None:
         """Expect one more request to ``origin`` soon (-1: one less), and open a connection if too few are idle.
 
-        A request that never comes is forgotten after ``EXPECTED_SECONDS``.
+        At most half of all connections are opened ahead for one origin, because a target gets half of a node's free
+        slots. A request that never comes is forgotten after ``EXPECTED_SECONDS``.
         """
         now = asyncio.get_running_loop().time()
         if now - self._expecting_since > EXPECTED_SECONDS:
@@ -151,7 +153,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
         expected = self._expected[origin] = self._expected.get(origin, 0) + change
         ready = len(self._idle_by_origin.get(origin, ())) + self._opening.get(origin, 0)
         in_use = len(self._busy) + self._connecting + len(self._idle)
-        if change > 0 and ready < expected and in_use < self._max_connections and not self._closed:
+        if (
+            change > 0
+            and ready < min(expected, 1 + self._max_connections // 2)
+            and in_use < self._max_connections
+            and not self._closed
+        ):
             self._connecting += 1
             self._opening[origin] = self._opening.get(origin, 0) + 1
             task = asyncio.create_task(self._open_ahead(origin))
