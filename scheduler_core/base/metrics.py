@@ -59,6 +59,11 @@ class Metrics:
             "cronpost_service_faults_total", "Unexpected errors in a background service.", ["service"], registry=r
         )
         self.in_flight = Gauge("cronpost_in_flight", "Attempts open now.", registry=r)
+        self.not_started = Gauge(
+            "cronpost_claimed_not_started",
+            "Claimed jobs whose wake-ups lie ahead, or that wait for a slot.",
+            registry=r,
+        )
         self.held_back = Counter(
             "cronpost_held_back_total", "Due runs held back because of their target.", ["reason"], registry=r
         )

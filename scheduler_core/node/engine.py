@@ -52,6 +52,7 @@ class Engine:
             for node, one in zip(nodes, shards.all, strict=True)
         ]
         metrics.in_flight.set_function(lambda: len(self.node.in_flight))
+        metrics.not_started.set_function(lambda: sum(len(shard.queue) for shard in self._shards))
         metrics.unsettled.set_function(lambda: sum(shard.settler.unsettled for shard in self._shards))
         first = self._shards[0]
         task_store = first.store.task_store(task_settings)

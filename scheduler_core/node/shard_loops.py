@@ -67,8 +67,8 @@ class NodeShard:
         self._clock = clock
         self._sole = sole
         alarm = Alarm(clock)
-        queue = StartQueue()
-        suspects = Suspects(node, alarm.wake, queue)
+        self.queue = StartQueue()
+        suspects = Suspects(node, alarm.wake, self.queue)
         self.heartbeat = Heartbeat(node, store, clock, metrics, shard=self.number, timekeeper=timekeeper)
         self.settler = Settler(
             store,
@@ -85,7 +85,7 @@ class NodeShard:
             node, deliverer.start, self.settler, limiter, store=store, targets=targets, prepare=deliverer.prepare
         )
         self.reaper = Reaper(node, store, alarm.wake, clock, metrics)
-        self._starter = Starter(node, dispatcher, self.settler, queue, clock, metrics)
+        self._starter = Starter(node, dispatcher, self.settler, self.queue, clock, metrics)
         self._listener = WakeupSubscriber(
             store, alarm, self._starter, targets, clock, metrics, heartbeat_seconds=settings.heartbeat_seconds
         )

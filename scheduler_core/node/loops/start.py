@@ -23,7 +23,8 @@ from scheduler_core.store.loop import ClaimedJob, Release
 log = get_logger(__name__)
 
 STARTED_AT_ONCE = 1000
-"""So many requests are written before answers are read: a burst leaves first, but cannot block the loop for long."""
+"""The most requests that are written before answers are read. A burst is sent first, but does not block the loop for
+long."""
 PATIENCE_MS = 500
 """A job that gets no slot for this long after its wake-up is released: another node may have one."""
 QUEUE_LIMIT = 50_000
@@ -34,8 +35,7 @@ QUEUE_BYTES = 64 << 20
 class Starter(Service):
     """Holds the jobs that this shard's claimer has claimed, and starts each at its wake-up.
 
-    Slots, limits and breakers are applied then. The lease is decided as of the wake-up, so claiming ahead changes no
-    decision.
+    Slots, limits and breakers are applied then. The run is decided as of the wake-up, whenever the job was claimed.
     """
 
     name = "start"
@@ -103,8 +103,8 @@ class Starter(Service):
     def room(self) -> int:
         """Return how many more jobs to claim ahead.
 
-        As many as slots become free within the patience, as far as the requests of late tell; none while a job waits
-        for a slot.
+        As many as get a slot within the patience, judged by the duration of recent requests; none while a job waits for
+        a slot.
         """
         queue = self.queue
         wake_ms = queue.next_wake_ms
