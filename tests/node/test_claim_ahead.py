@@ -345,6 +345,33 @@ async def test_jobs_beyond_the_slots_wait_in_the_order_of_their_wake_ups_and_are
     assert await setup.due_at("job3") == at(1.003)
 
 
+async def test_a_saturated_target_gets_as_many_requests_as_it_has_free_slots(setup: Setup) -> None:
+    jobs = 300
+    for number in range(jobs):
+        await put(setup.redis, make_job(f"job{number}", trigger=EVERY_SECOND), make_state(1))
+    node = SteppedNode(setup.store, setup.clock, settings=EngineSettings(max_in_flight=200))
+    setup.nodes.append(node)
+    await node.start()
+    node.starter.listens(True)
+    setup.clock.advance(600)
+    await put(setup.redis, make_job("quick", trigger=EVERY_SECOND), make_state(0))
+    assert await node.claim(1) == 1
+    await node.answer(answered(200))  # so that the target counts as quick
+    assert await node.claim(jobs, ahead_ms=AHEAD_MS) == jobs
+    setup.clock.advance(400)
+    node.starter.start_due(200)
+    await asyncio.sleep(0)
+    first = len(node.deliverer.open)
+    assert node.starter.limiter.saturated is not None
+    for _ in range(50):
+        await node.answer(answered(200))
+    starts = node.starter.limiter.batch(1_000, node.alarm.wake)
+    assert starts >= 40
+    node.starter.start_due(starts)
+    await asyncio.sleep(0)
+    assert len(node.deliverer.open) >= first - 50 + 40, "many at once"
+
+
 async def test_the_bytes_that_a_node_holds_ahead_are_bounded(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_module, "QUEUE_BYTES", 1_500)
     for number in range(2):

@@ -90,14 +90,16 @@ class Starter(Service):
     def start_due(self, limit: int) -> None:
         """Start up to ``limit`` jobs whose wake-ups have come. The caller has reserved their slots.
 
-        Reads the clock, which may have been set back since the timer was set.
+        Reads the clock, which may have been set back since the timer was set. Stops when a target becomes saturated:
+        the limiter says how many to start next.
         """
         queue, limiter, now_ms = self.queue, self.limiter, self.clock.now_ms()
+        saturated = limiter.saturated
         while limit > 0 and queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms:
             one = queue.pop()
             self.start_run(one.claimed, one.planned, one.call)
             limit -= 1
-            if limiter.saturated is not None:
+            if limiter.saturated is not saturated:
                 return
 
     def room(self) -> int:
