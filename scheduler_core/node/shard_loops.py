@@ -89,7 +89,7 @@ class NodeShard:
         self._listener = WakeupSubscriber(
             store, alarm, self._starter, targets, clock, metrics, heartbeat_seconds=settings.heartbeat_seconds
         )
-        self._cutter = CutSubscriber(node, store, clock, metrics)
+        self._cutter = CutSubscriber(node, store, self._starter, clock, metrics)
         self._sweeper = Sweeper(store.history_store(), bounds_of(settings, len(shards)), clock, metrics)
         others = (self.heartbeat, self.settler, self._starter, self.reaper, self._listener, self._cutter, self._sweeper)
         self.claimer = Claimer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from scheduler_core.model.lease import SUSPECT_LOSSES
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Run
 from scheduler_core.node.loops import start as start_module
+from scheduler_core.node.loops.cut_requests import CutSubscriber
 from scheduler_core.node.loops.horizon import LEAST_MS, MOST_MS, STEP_MS, Horizon
 from scheduler_core.node.loops.start import PATIENCE_MS
 from scheduler_core.node.loops.subscriber import WakeupSubscriber
+from scheduler_core.plan.claim import Work
 from scheduler_core.store.claim_keys import CHILD
 from scheduler_core.store.loop import Claim, Release
 from scheduler_core.store.redis.client import connect
@@ -217,6 +220,30 @@ async def test_a_release_that_comes_after_the_wake_up_releases_nothing(setup: Se
     assert node.settler.is_idle
     await node.start_due()
     assert len(node.deliverer.seen) == 1
+
+
+async def test_a_run_that_is_cancelled_before_its_wake_up_is_not_sent(setup: Setup) -> None:
+    await setup.put("a", "b")
+    node = await setup.node()
+    setup.clock.advance(600)
+    await node.claim(ahead_ms=AHEAD_MS)
+    (planned,) = [one.planned for one in node.starter.queue if one.claimed.id == "a"]
+    assert isinstance(planned, Work)
+
+    async def subscribed() -> bool:
+        return bool((await setup.redis.pubsub_numsub(KEYS.cut))[0][1])
+
+    cutter = CutSubscriber(node.node, setup.store, node.starter, setup.clock, Metrics())
+    async with aclosing(setup.store.cut_runs()) as confirmed:
+        assert await anext(confirmed) is None
+        cutter.start()
+        await until(subscribed)
+        await setup.store.ask_to_cut(planned.run.id)
+        assert await anext(confirmed) == planned.run.id
+    await cutter.stop()
+    setup.clock.advance(400)
+    await node.start_due()
+    assert [one.job_id for one in node.deliverer.seen] == ["b"]
 
 
 async def test_a_stopping_node_releases_what_it_has_not_started(setup: Setup) -> None:

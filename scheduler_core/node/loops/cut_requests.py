@@ -7,6 +7,7 @@ from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.events import RUN_CUT, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.service import Service
+from scheduler_core.node.loops.start import Starter
 from scheduler_core.node.node import Node
 from scheduler_core.store.loop import LoopStore
 
@@ -19,10 +20,11 @@ class CutSubscriber(Service):
 
     name = "cut"
 
-    def __init__(self, node: Node, store: LoopStore, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, node: Node, store: LoopStore, starter: Starter, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, metrics)
         self._node = node
         self._store = store
+        self._starter = starter
 
     async def run_once(self) -> None:
         async for run_id in self._store.runs_to_cut():
@@ -37,4 +39,4 @@ class CutSubscriber(Service):
                 job_id, fence = attempt.lease_id
                 log.info(RUN_CUT, job_id=job_id, run_id=run_id, fence=fence)
                 return attempt.cut()
-        return False
+        return self._starter.cut(run_id)

@@ -121,6 +121,14 @@ class Starter(Service):
         if now_ms < asked.until_ms:
             self._release(self.queue.remove(asked.claim_keys, after_ms=now_ms))
 
+    def cut(self, run_id: str) -> bool:
+        """Drop the job of a run that a client cancelled before its wake-up; return whether there was one.
+
+        The client has removed the lease, so nothing is left to release.
+        """
+        cut = [one.claimed.id for one in self.queue if isinstance(one.planned, Work) and one.planned.run.id == run_id]
+        return bool(self.queue.remove(cut, after_ms=-1))
+
     def listens(self, active: bool) -> None:
         """Note whether requests to release jobs can arrive. While they cannot, no job is held ahead of its wake-up."""
         self.may_hold_ahead = active

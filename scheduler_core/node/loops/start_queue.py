@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -43,6 +43,9 @@ class StartQueue:
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self._jobs.values())
 
     @property
     def lease_ids(self) -> set[LeaseId]:
