@@ -85,7 +85,7 @@ class NodeShard:
             node, deliverer.start, self.settler, limiter, store=store, targets=targets, prepare=deliverer.prepare
         )
         self.reaper = Reaper(node, store, alarm.wake, clock, metrics)
-        self._starter = Starter(node, dispatcher, self.settler, self.queue, clock, metrics)
+        self._starter = Starter(node, dispatcher, self.settler, self.queue, clock, metrics, shards=len(shards))
         self._listener = WakeupSubscriber(
             store, alarm, self._starter, targets, clock, metrics, heartbeat_seconds=settings.heartbeat_seconds
         )

@@ -41,8 +41,17 @@ class Starter(Service):
     name = "start"
 
     def __init__(
-        self, node: Node, dispatcher: Dispatcher, settler: Settler, queue: StartQueue, clock: Clock, metrics: Metrics
+        self,
+        node: Node,
+        dispatcher: Dispatcher,
+        settler: Settler,
+        queue: StartQueue,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        shards: int = 1,
     ) -> None:
+        """``shards``: how many shards share the bounds of the node."""
         super().__init__(clock, metrics)
         self._node = node
         self._slots = node.slots
@@ -50,6 +59,7 @@ class Starter(Service):
         self.limiter = dispatcher.limiter
         self._settler = settler
         self.queue = queue
+        self._shards = shards
         self._alarm = Alarm(clock)
         self.may_hold_ahead = False
         """Whether clients can ask this node to release jobs: it subscribes to their requests."""
@@ -110,10 +120,12 @@ class Starter(Service):
         """
         queue = self.queue
         wake_ms = queue.next_wake_ms
-        if queue.payload_bytes >= QUEUE_BYTES or (wake_ms is not None and wake_ms <= self.clock.now_ms()):
+        if queue.payload_bytes >= QUEUE_BYTES // self._shards or (
+            wake_ms is not None and wake_ms <= self.clock.now_ms()
+        ):
             return 0
         turns = 1 + PATIENCE_MS / max(1.0, self.limiter.service_ms)
-        return min(QUEUE_LIMIT, int(self._slots.free * turns)) - len(queue)
+        return min(QUEUE_LIMIT // self._shards, int(self._slots.free * turns)) - len(queue)
 
     def release(self, asked: Release) -> None:
         """Release those of these jobs whose wake-ups lie ahead, unless the client has given up waiting."""
