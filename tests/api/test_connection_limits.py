@@ -246,8 +246,8 @@ async def test_an_answer_that_its_client_does_not_read_is_aborted(
                 await asyncio.sleep(0.05)
         for sock in socks:
             sock.close()
-        # 40 answers of 8 MB are 320 MB; malloc keeps some of the freed memory.
-        assert resident_bytes() - before < 160_000_000
+        # 40 answers of 8 MB are 320 MB; malloc keeps some of the freed memory, more after other tests.
+        assert resident_bytes() - before < 240_000_000
 
 
 def resident_bytes() -> int:

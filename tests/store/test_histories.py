@@ -200,12 +200,18 @@ class History(RuleBasedStateMachine):
             if job.policies.overlap is Overlap.ALLOW:
                 self.overlapping.add(name)
             if old is None or not same_fire_times(old, job):
-                self.end_segment(name)
-                self.segments[name].append(Segment(trigger_of(job), self.clock.now))
+                changed_at_ms = self.end_segment(name)
+                self.segments[name].append(Segment(trigger_of(job), changed_at_ms))
 
-    def end_segment(self, name: str) -> None:
+    def end_segment(self, name: str) -> int:
+        """End the segment of a job that was just changed; return as of when.
+
+        If its node did not release it for the change, the run that it holds ahead belongs to the time before.
+        """
+        changed_at_ms: int = self.run(self.store.read(name)).snapshot.changed_at_ms(self.clock.now)
         if self.segments[name] and self.segments[name][-1].until_ms is None:
-            self.segments[name][-1].until_ms = self.clock.now
+            self.segments[name][-1].until_ms = changed_at_ms
+        return changed_at_ms
 
     def refused(self, operation: Any) -> bool:
         """Carry out an operation; return whether it was refused."""
@@ -269,11 +275,11 @@ class History(RuleBasedStateMachine):
         self.segments[job_id_of(made.id)] = []
         self.next_segment(made.id)
 
-    def next_segment(self, schedule_id: int) -> None:
+    def next_segment(self, schedule_id: int, after_ms: int | None = None) -> None:
         name = job_id_of(schedule_id)
         job = self.run(self.store.read(name)).snapshot.job
         assert job is not None
-        self.segments[name].append(Segment(trigger_of(job), self.clock.now))
+        self.segments[name].append(Segment(trigger_of(job), self.clock.now if after_ms is None else after_ms))
 
     @precondition(lambda self: self.schedules)
     @rule(which=picks, what=st.sampled_from(["pause", "resume", "resume", "interval", "target", "delete"]))
@@ -296,8 +302,7 @@ class History(RuleBasedStateMachine):
             if not self.refused(self.schedule_service.change(schedule_id, change)):
                 after = self.run(self.store.read(name)).snapshot.job
                 if before is not None and after is not None and not same_fire_times(before, after):
-                    self.end_segment(name)
-                    self.next_segment(schedule_id)
+                    self.next_segment(schedule_id, self.end_segment(name))
 
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 
