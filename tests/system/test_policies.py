@@ -381,7 +381,8 @@ class TestRetries:
             # The first delay twice, then ten times as much, limited by the cap: without it, 2, 20 and 200 seconds.
             for (earlier, later), delay_ms in zip(itertools.pairwise(requests), (200, 200, 800, 800, 800), strict=True):
                 assert earlier.ended_ms is not None
-                assert later.arrived_ms >= earlier.ended_ms + delay_ms
+                # Instants are whole milliseconds, rounded down.
+                assert later.arrived_ms >= earlier.ended_ms + delay_ms - 1
         assert old >= 2
         first, last = deployment.recorder.of("old")[0], deployment.recorder.of("old")[-1]
         assert last.attempt == old
@@ -426,6 +427,7 @@ class TestBounds:
         await deployment.put(server, "between", **between)
         await deployment.put(server, "counted", **counted)
         await deployment.put(server, "spread", **bounded, jitter_seconds=0.9)
+        hold = deployment.recorder.hold("waits")
         await deployment.put(server, "waits", max_runs=1)
         client = await server.api()
         for job_id, fields in (("bounded", bounded), ("spread", {**bounded, "jitter_seconds": 0.9})):
@@ -445,7 +447,6 @@ class TestBounds:
         assert [millis(one) for one in counted_view["next_fire_times"]] == expected["counted"]
 
         # A job whose trigger has ended stays until its requested runs have ended.
-        hold = deployment.recorder.hold("waits")
         await deployment.recorder.until(lambda: hold.has_arrived)
         assert (await client.post("/jobs/waits/run", json={"force": True})).status_code == 202
         for job_id in expected:
