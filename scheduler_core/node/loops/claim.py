@@ -1,4 +1,4 @@
-"""Claims due jobs and starts their runs: the first step of claim, deliver, settle.
+"""Claims jobs and passes them to the starter: the first step of claim, deliver, settle.
 
 The loop sleeps until the next known wake-up; an earlier one ends the sleep (``wakeups``).
 """
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreUnavailable
-from scheduler_core.base.events import get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.dispatch.dispatcher import NO_PUBLIC_URL
 from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
@@ -25,8 +24,6 @@ from scheduler_core.node.loops.suspects import Suspects
 from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
 from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, LoopStore
-
-log = get_logger(__name__)
 
 BATCH = 128
 """Jobs per claim: enough to share the round trip, few enough that the first jobs of a burst start at once."""

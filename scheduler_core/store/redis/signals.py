@@ -1,4 +1,4 @@
-"""Publishes and receives messages between processes: wake-ups, and runs to cut."""
+"""Publishes and receives messages between processes: wake-ups, jobs to release, changed targets, and runs to cut."""
 
 from __future__ import annotations
 
@@ -45,10 +45,8 @@ class Signals(RedisShard):
         with translated_faults():
             await self._client.publish(self._keys.wake, TARGETS_CHANGED)
 
-    async def runs_to_cut(self) -> AsyncGenerator[str | None]:
-        async with contextlib.aclosing(messages(self._client, self._keys.cut)) as received:
-            async for message in received:
-                yield None if message is None else message.decode(errors="replace")
+    def runs_to_cut(self) -> AsyncGenerator[str | None]:
+        return self._run_ids(self._keys.cut)
 
     async def confirm_cut(self, run_id: str) -> None:
         with translated_faults():
@@ -58,7 +56,11 @@ class Signals(RedisShard):
         with translated_faults():
             await self._client.publish(self._keys.cut, run_id)
 
-    async def cut_runs(self) -> AsyncGenerator[str | None]:
-        async with contextlib.aclosing(messages(self._client, self._keys.was_cut)) as received:
+    def cut_runs(self) -> AsyncGenerator[str | None]:
+        return self._run_ids(self._keys.was_cut)
+
+    async def _run_ids(self, channel: str) -> AsyncGenerator[str | None]:
+        """Yield the run ids published on ``channel``; the first item, None, means that the subscription is active."""
+        async with contextlib.aclosing(messages(self._client, channel)) as received:
             async for message in received:
                 yield None if message is None else message.decode(errors="replace")
