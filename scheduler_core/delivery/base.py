@@ -85,6 +85,8 @@ class TargetKind(ABC):
 
     schemes: ClassVar[tuple[str, ...]]
     """In lower case."""
+    supports_request: ClassVar[bool] = False
+    """Whether calls have a method, headers, a query, credentials and a signature, as HTTP requests have."""
 
     @abstractmethod
     def check_url(self, url: str, *, field: str) -> None:

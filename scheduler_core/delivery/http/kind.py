@@ -14,6 +14,7 @@ class HttpKind(TargetKind):
     """Calls become HTTP/1.1 requests."""
 
     schemes: ClassVar[tuple[str, ...]] = ("http", "https")
+    supports_request: ClassVar[bool] = True
 
     def check_url(self, url: str, *, field: str) -> None:
         check_url(url, field=field)
