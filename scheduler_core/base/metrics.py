@@ -65,7 +65,10 @@ class Metrics:
             registry=r,
         )
         self.held_back = Counter(
-            "cronpost_held_back_total", "Due runs held back because of their target.", ["reason"], registry=r
+            "cronpost_held_back_total",
+            "Due runs held back because of their target or for want of a slot.",
+            ["reason"],
+            registry=r,
         )
         self.breakers_open = Gauge(
             "cronpost_breakers_open", "Targets whose circuit breaker is open on this node.", registry=r

@@ -74,14 +74,17 @@ class HoldReason(StrEnum):
     """The target has reached its rate limit."""
     BREAKER = "breaker"
     """The circuit breaker of the target is open."""
+    SLOTS = "slots"
+    """All slots of the node were in use. (Not stored: stored is ``limit`` without a target, which nodes of earlier
+    versions can read.)"""
     SUSPECT = "suspect"
     """Several nodes in a row died or froze while they executed the run; it waits for its next trial. (Computed from
     the lease; not stored.)"""
 
 
 class HeldBack(msgspec.Struct, frozen=True, array_like=True):
-    """Marks a due run that is not sent yet because of its target. The job has no lease while it is held back; its
-    position stays."""
+    """Marks a due run that is not sent yet because of its target or for want of a slot. The job has no lease while it
+    is held back; its position stays."""
 
     reason: HoldReason
     since_ms: int
@@ -89,11 +92,16 @@ class HeldBack(msgspec.Struct, frozen=True, array_like=True):
     until_ms: int
     """When the run is tried again."""
     target: str = ""
-    """The target's origin: scheme, host and port."""
+    """The target's origin: scheme, host and port. Empty: the run waits for a slot of a node, whatever its target."""
     placed: bool = False
     """With ``rate``: a slot is reserved, so the next try skips the rate limit."""
     breaker: bool = False
     """Whether a circuit breaker held the run back, now or earlier."""
+
+    @property
+    def shown_reason(self) -> HoldReason:
+        """The reason as users see it."""
+        return self.reason if self.target else HoldReason.SLOTS
 
     @property
     def miss_reason(self) -> MissReason:

@@ -1,4 +1,6 @@
-"""Holds a due run back because of its target: nothing is sent, nothing is counted, no fire time is decided.
+"""Holds a due run back because of its target, or for want of a slot.
+
+Nothing is sent, nothing is counted, no fire time is decided.
 
 The claim is undone except for a mark (``HeldBack``) in the job's state with the reason and the time of the next try.
 The next claim decides again: for the same fire time, or for a later one that is due by then. Earlier ones are then
@@ -10,7 +12,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from scheduler_core.model.job import Job
-from scheduler_core.model.job_state import HeldBack, JobState
+from scheduler_core.model.job_state import HeldBack, HoldReason, JobState
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.run import Record, RunState
 from scheduler_core.model.transition import Transition, transition_to
@@ -23,6 +25,12 @@ def may_release(lease: Lease) -> bool:
     """Return whether a claim can be undone. A run that was taken over from another node may have been sent under its
     id. It must stay the same run, so its lease is released with the facts of the first claim instead."""
     return lease.fence == lease.first_fence
+
+
+def without_slot(now_ms: int, wake_ms: int) -> HeldBack:
+    """Return the mark of a run that got no slot of its node in time. It can be claimed again at once, by any node, and
+    keeps its place among the due jobs: that of its wake-up."""
+    return HeldBack(HoldReason.LIMIT, now_ms, wake_ms)
 
 
 def plan_hold_back(before: JobState, held_back: HeldBack) -> Transition:

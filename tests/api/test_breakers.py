@@ -14,6 +14,7 @@ from scheduler_core.model.job_state import HeldBack, HoldReason
 from scheduler_core.model.lease import Lease
 from scheduler_core.node.dispatch.breaker import BreakerState
 from scheduler_core.node.dispatch.targets import OpenBreaker
+from scheduler_core.plan.held_back import without_slot
 from scheduler_core.usecases.job_reads import JobView
 from tests.api.conftest import client_of
 from tests.support.factories import at, make_job, make_state
@@ -58,6 +59,7 @@ async def test_a_job_says_why_its_run_is_held_back_unless_its_trigger_is(
     await put(redis, make_job("held"), make_state(0, held_back=hold))
     await put(redis, make_job("paused"), make_state(0, held_back=hold, paused_at_ms=at(1)))
     await put(redis, make_job("plain"), make_state(0))
+    await put(redis, make_job("waits"), make_state(0, held_back=without_slot(at(1), at(0))))
     await redis.aclose()
     assert (await client.get("/jobs/held")).json()["held_back"] == {
         "reason": "breaker",
@@ -65,6 +67,9 @@ async def test_a_job_says_why_its_run_is_held_back_unless_its_trigger_is(
         "since": "2026-12-31T23:50:00Z",
         "until": "2026-12-31T23:50:05Z",
     }
+    since = "2026-12-31T23:50:01Z"
+    held_back = {"reason": "slots", "target": None, "since": since, "until": None}
+    assert (await client.get("/jobs/waits")).json()["held_back"] == held_back
     for name in ("paused", "plain"):
         assert (await client.get(f"/jobs/{name}")).json()["held_back"] is None
 

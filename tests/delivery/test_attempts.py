@@ -66,7 +66,7 @@ async def test_a_run_of_one_attempt_whose_connection_is_lost_late_is_received_an
         async def fire(job: Job) -> None:
             await put(redis, job, make_state(0))
             (claimed,) = (await node.claimer._claim(1)).jobs
-            node.starter.start_run(claimed)
+            node.start_run(claimed)
 
         await fire(make_job("first", url=runner.url(), policies=ONCE))
         await until(lambda: not node.node.in_flight)
@@ -105,7 +105,7 @@ async def test_a_node_that_is_frozen_before_the_first_byte_sends_nothing_and_han
         await node.start()
         await put(redis, make_job(), make_state(0))
         (claimed,) = (await node.claimer._claim(1)).jobs
-        node.starter.start_run(claimed)
+        node.start_run(claimed)
         await until(lambda: not node.node.in_flight)
         await node.settle()
         assert frozen.seen == []

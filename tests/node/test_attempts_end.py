@@ -45,7 +45,7 @@ async def attempts(http: HttpClient, url: str, redis_url: str, timeout_ms: int =
                 await put(redis, make_job(f"{round_}-{number}", url=url), make_state(0))
             claim = await node.claimer._claim(100)
             for claimed in claim.jobs:
-                node.starter.start_run(claimed)
+                node.start_run(claimed)
             await until(lambda: not node.node.in_flight)
             await node.settle()
 

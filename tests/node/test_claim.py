@@ -222,7 +222,7 @@ async def test_a_node_whose_lease_has_expired_sends_nothing_and_releases_the_job
     await setup.put("a")
     claim = await setup.node.claimer._claim(1)
     setup.clock.advance(6_000)
-    setup.node.starter.start_run(claim.jobs[0])
+    setup.node.start_run(claim.jobs[0])
     await until(lambda: not setup.node.node.in_flight)
     assert setup.node.deliverer.seen == []
     await setup.node.settle()

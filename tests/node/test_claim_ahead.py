@@ -17,6 +17,7 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.catalogue import Target
+from scheduler_core.model.job_state import HoldReason
 from scheduler_core.model.lease import SUSPECT_LOSSES
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Run
@@ -246,6 +247,23 @@ async def test_a_run_that_is_cancelled_before_its_wake_up_is_not_sent(setup: Set
     assert [one.job_id for one in node.deliverer.seen] == ["b"]
 
 
+async def test_a_run_that_is_cancelled_while_it_waits_for_a_slot_is_not_sent(setup: Setup) -> None:
+    await setup.put("a", "b", seconds=0)
+    node = await setup.node(slots=1)
+    claim = await node.claimer._claim(2, AHEAD_MS)
+    node.starter.put(claim.jobs)
+    node.starter.start_due(1)
+    await until(lambda: len(node.deliverer.open) == 1)
+    (waiting,) = node.starter.queue
+    assert isinstance(waiting.planned, Work)
+    assert node.starter.cut(waiting.planned.run.id)
+    await node.answer(answered(200))
+    node.starter.start_due(1)
+    assert len(node.deliverer.seen) == 1
+    assert not node.node.in_flight
+    assert not node.starter.cut(waiting.planned.run.id)
+
+
 async def test_a_stopping_node_releases_what_it_has_not_started(setup: Setup) -> None:
     await setup.put("a")
     node = await setup.node()
@@ -370,6 +388,44 @@ async def test_jobs_beyond_the_slots_wait_in_the_order_of_their_wake_ups_and_are
     await node.settle()
     assert await setup.due_at("job2") == at(1.002)
     assert await setup.due_at("job3") == at(1.003)
+    state = (await setup.store.read("job3")).snapshot.state
+    assert state is not None
+    assert state.held_back is not None
+    assert state.held_back.shown_reason is HoldReason.SLOTS
+    assert state.held_back.since_ms == setup.clock.now
+    await node.answer(answered(200))
+    assert await node.claim(1) == 1
+    assert node.deliverer.seen[-1].job_id == "job2", "it kept its place"
+
+
+async def test_many_runs_without_a_slot_are_held_back_in_batches(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_module, "STARTED_AT_ONCE", 2)
+    await setup.put("first", seconds=0)
+    node = await setup.node(slots=1)
+    assert await node.claim(1) == 1
+    await setup.put("a", "b", "c", seconds=0)
+    claim = await node.claimer._claim(3)
+    node.starter.put(claim.jobs)
+    setup.clock.advance(PATIENCE_MS)
+    await node.starter.run_once()
+    assert len(node.starter.queue) == 1
+    await node.starter.run_once()
+    await node.settle()
+    assert [await setup.due_at(name) for name in "abc"] == [at(0)] * 3
+    assert len(node.deliverer.seen) == 1
+
+
+async def test_a_job_that_needs_no_slot_is_not_held_back_for_want_of_one(setup: Setup) -> None:
+    await setup.put("first", seconds=0)
+    node = await setup.node(slots=1)
+    assert await node.claim(1) == 1
+    await setup.put("child", seconds=0, policies=Policies(overlap=Overlap.ALLOW))
+    claim = await node.claimer._claim(1)
+    node.starter.put(claim.jobs)
+    setup.clock.advance(PATIENCE_MS)
+    node.starter._hold_back_overdue(setup.clock.now)
+    await node.settle()
+    assert len(await setup.store.children("child")) == 1
 
 
 async def test_a_saturated_target_gets_as_many_requests_as_it_has_free_slots(setup: Setup) -> None:

@@ -108,7 +108,7 @@ async def test_a_job_that_is_released_before_its_request_is_sent_keeps_its_attem
     first = await started(store, clock)
     (claimed,) = (await first.claimer._claim(1)).jobs
     clock.advance(first.node.dead_after_ms + 1)  # frozen between the claim and the request
-    first.starter.start_run(claimed)
+    first.start_run(claimed)
     await until(lambda: not first.node.in_flight)
     assert not first.deliverer.seen
     await first.settle()

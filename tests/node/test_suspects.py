@@ -325,7 +325,7 @@ async def test_a_request_that_was_not_sent_releases_its_job(stored: Stored) -> N
 
     node.dispatcher.start = start
     (claimed,) = (await node.claimer._claim(1)).jobs
-    node.starter.start_run(claimed)
+    node.start_run(claimed)
     await until(lambda: not node.node.in_flight)
     assert checked == [False]
     await node.settle()

@@ -27,6 +27,7 @@ from scheduler_core.node.loops.suspects import Suspects
 from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
+from scheduler_core.store.loop import ClaimedJob
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.store import RedisStore
 from tests.support.factories import over_http
@@ -141,6 +142,10 @@ class SteppedNode:
         attempts = [attempt for attempt in self.node.in_flight if isinstance(attempt, InFlight)]
         await until(lambda: all(attempt.call is not None or attempt.is_over for attempt in attempts))
         await asyncio.sleep(0)  # the last request to begin reaches the deliverer
+
+    def start_run(self, claimed: ClaimedJob) -> None:
+        """Start what a claimed job has to do now."""
+        self.starter.start_run(self.starter.planned(claimed, self.clock.now_ms()))
 
     async def answer(self, outcome: Outcome, index: int = 0) -> OpenRequest:
         """Answer one of the open requests and let the attempt end."""

@@ -70,7 +70,7 @@ class HeldBack(Described):
     """Why a run that is due is not sent yet."""
 
     reason: HoldReason
-    target: Annotated[str | None, Meta(description="The host that the run waits for.")]
+    target: Annotated[str | None, Meta(description="The host that the run waits for; null: it waits for a node.")]
     since: Instant | None
     until: Annotated[Instant | None, Meta(description="When the run is tried again; null: not known.")]
 
@@ -146,6 +146,8 @@ def show_hold(view: JobView) -> HeldBack | None:
         return HeldBack(HoldReason.SUSPECT, None, since, None)
     if held is None or view.status == "running":
         return None
+    if not held.target:
+        return HeldBack(held.shown_reason, None, rfc3339(held.since_ms), None)
     return HeldBack(held.reason, held.target, rfc3339(held.since_ms), rfc3339(held.until_ms))
 
 

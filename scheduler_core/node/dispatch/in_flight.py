@@ -54,7 +54,7 @@ class Results(Protocol):
         ...
 
     def hold_back(self, claimed: ClaimedJob, work: Work, held: HeldBack) -> None:
-        """Requeue a job because of its target, with the same fire time."""
+        """Requeue a job because of its target or for want of a slot, with the same fire time."""
         ...
 
     def release(self, claimed: ClaimedJob) -> None:

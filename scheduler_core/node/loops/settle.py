@@ -113,9 +113,13 @@ class Settler(Service):
         self._put(claimed, plan_spawn(work), work)
 
     def hold_back(self, claimed: ClaimedJob, work: Work, held: HeldBack) -> None:
-        """Requeue a due run because of its target, with the same fire time."""
+        """Requeue a due run because of its target or for want of a slot, with the same fire time."""
         log.debug(
-            RUN_HELD_BACK, job_id=claimed.id, reason=held.reason.value, target=held.target, until=instant(held.until_ms)
+            RUN_HELD_BACK,
+            job_id=claimed.id,
+            reason=held.shown_reason.value,
+            target=held.target,
+            until=instant(held.until_ms),
         )
         if claimed.state is not None and may_release(claimed.lease):
             self._put(claimed, plan_hold_back(claimed.state, held), work)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.events import JOB_QUARANTINED, SERVICE_FAILED, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.call import Call
+from scheduler_core.model.job_state import HoldReason
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
@@ -16,17 +16,18 @@ from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.loops.start_queue import StartQueue, Waiting
 from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
-from scheduler_core.plan.claim import Work, plan_claim, plan_claim_tombstone, quarantine_unreadable
+from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone, quarantine_unreadable
+from scheduler_core.plan.held_back import without_slot
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.loop import ClaimedJob, Release
 
 log = get_logger(__name__)
 
 STARTED_AT_ONCE = 1000
-"""The most requests that are written before answers are read. A burst is sent first, but does not block the loop for
-long."""
+"""The most requests that are written, and the most runs that are held back, before answers are read. A burst is sent
+first, but does not block the loop for long."""
 PATIENCE_MS = 500
-"""A job that gets no slot for this long after its wake-up is released: another node may have one."""
+"""A run that gets no slot for this long after its wake-up is held back: another node may have one."""
 QUEUE_LIMIT = 50_000
 QUEUE_BYTES = 64 << 20
 """The most jobs, and bytes of payloads, that a node claims ahead."""
@@ -72,7 +73,9 @@ class Starter(Service):
             self._slots.cancel_wait(alarm.wake)
             await alarm.sleep(wake_ms)
             return
-        self._release_overdue(now_ms)
+        if self._hold_back_overdue(now_ms):
+            await self.clock.sleep(0)  # let the event loop do other work between two batches
+            return
         limit = self.limiter.batch(STARTED_AT_ONCE, alarm.wake)
         if limit == 0:
             await alarm.sleep(now_ms + SATURATED_WAIT_MS)
@@ -93,7 +96,7 @@ class Starter(Service):
         """Start these claimed jobs at their wake-ups."""
         queue, now_ms = self.queue, self.clock.now_ms()
         for claimed in jobs:
-            queue.add(Waiting(claimed) if claimed.lease.wake_ms <= now_ms else self._prepared(claimed))
+            queue.add(self.planned(claimed, now_ms))
         if queue.next_wake_ms is not None:
             self._alarm.wake_at(queue.next_wake_ms)
 
@@ -106,8 +109,7 @@ class Starter(Service):
         queue, limiter, now_ms = self.queue, self.limiter, self.clock.now_ms()
         saturated = limiter.saturated
         while limit > 0 and queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms:
-            one = queue.pop()
-            self.start_run(one.claimed, one.planned, one.call)
+            self.start_run(queue.pop())
             limit -= 1
             if limiter.saturated is not saturated:
                 return
@@ -134,7 +136,7 @@ class Starter(Service):
             self._release(self.queue.remove(asked.claim_keys, after_ms=now_ms))
 
     def cut(self, run_id: str) -> bool:
-        """Drop the job of a run that a client cancelled before its wake-up; return whether there was one.
+        """Drop the job of a run that a client cancelled before it was sent; return whether there was one.
 
         The client has removed the lease, so nothing is left to release.
         """
@@ -151,10 +153,21 @@ class Starter(Service):
         """Release all jobs that were not started: the node stops."""
         self._release(self.queue.remove_all(after_ms=-1))
 
-    def _release_overdue(self, now_ms: int) -> None:
-        queue = self.queue
-        while queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms - PATIENCE_MS:
-            self._settler.release(queue.pop().claimed)
+    def _hold_back_overdue(self, now_ms: int) -> bool:
+        """Hold back runs that got no slot within the patience, at most a batch; return whether any were overdue.
+
+        Each keeps its place in the due set. A job that needs no slot is started.
+        """
+        queue, count = self.queue, 0
+        while count < STARTED_AT_ONCE and queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms - PATIENCE_MS:
+            count += 1
+            one = queue.pop()
+            if isinstance(one.planned, Work) and not is_spawned(one.planned):
+                self.metrics.held_back.labels(HoldReason.SLOTS.value).inc()
+                self._settler.hold_back(one.claimed, one.planned, without_slot(now_ms, one.claimed.lease.wake_ms))
+            else:
+                self.start_run(one)
+        return count > 0
 
     def _release(self, jobs: Iterable[ClaimedJob]) -> None:
         for claimed in jobs:
@@ -162,18 +175,12 @@ class Starter(Service):
 
     # ---- start --------------------------------------------------------------------------------------------------
 
-    def start_run(
-        self, claimed: ClaimedJob, planned: Work | Transition | None = None, call: Call | None = None
-    ) -> None:
-        """Start what this job has to do: as ``_prepared`` found it, or as it is found now.
-
-        A fault of one job ends only that job's attempt.
-        """
-        if planned is None:
-            planned = self._planned(claimed)
+    def start_run(self, one: Waiting) -> None:
+        """Start what this job has to do. A fault of one job ends only that job's attempt."""
+        claimed, planned = one.claimed, one.planned
         if isinstance(planned, Work):
             try:
-                self._dispatcher.send(claimed, planned, call)
+                self._dispatcher.send(claimed, planned, one.call)
             except Exception as error:
                 self.metrics.service_faults.labels(self.name).inc()
                 log.exception(SERVICE_FAILED, service=self.name, job_id=claimed.id)
@@ -184,15 +191,17 @@ class Starter(Service):
             log.error(JOB_QUARANTINED, job_id=claimed.id, detail=planned.state.quarantine)
         self._settler.put_transition(claimed, planned)
 
-    def _prepared(self, claimed: ClaimedJob) -> Waiting:
-        """Plan what the job does at its wake-up, and build its call.
+    def planned(self, claimed: ClaimedJob, now_ms: int) -> Waiting:
+        """Plan what the job does at its wake-up; if that lies ahead, build its call too.
 
         The lease has all that the plan depends on, so it decides the same now and then.
         """
         planned = self._planned(claimed)
-        call = self._dispatcher.prepare(claimed, planned) if isinstance(planned, Work) else None
+        if claimed.lease.wake_ms <= now_ms:
+            return Waiting(claimed, planned)
         payload_bytes = 0 if claimed.job is None else len(claimed.job.payload)
-        return Waiting(claimed, payload_bytes, planned, call)
+        call = self._dispatcher.prepare(claimed, planned) if isinstance(planned, Work) else None
+        return Waiting(claimed, planned, payload_bytes, call)
 
     def _planned(self, claimed: ClaimedJob) -> Work | Transition:
         try:

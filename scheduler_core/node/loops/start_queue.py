@@ -21,11 +21,12 @@ class Waiting(msgspec.Struct, frozen=True, eq=False):
     """A claimed job, with what was prepared for its start."""
 
     claimed: ClaimedJob
+    planned: Work | Transition
+    """What the job does at its wake-up."""
     payload_bytes: int = 0
-    planned: Work | Transition | None = None
-    """What the job does at its wake-up; None: not planned yet."""
+    """What its payload takes of the memory for claims ahead."""
     call: Call | None = None
-    """The call of its attempt, if the claim alone determines it."""
+    """The call of its attempt, if the claim was ahead of the wake-up and alone determines it."""
 
 
 class StartQueue:
