@@ -15,8 +15,9 @@ from scheduler_api.app import create_app
 from scheduler_api.context import Context
 from scheduler_api.endpoints import health
 from scheduler_api.routes import ROUTES
+from scheduler_api.server.api_server import ApiServer
 from scheduler_api.server.connections import Connections
-from scheduler_api.server.listen import ApiServer, url_of
+from scheduler_api.server.listen import url_of
 from scheduler_core.base.events import API_STARTED, API_STOPPED, METRICS_SERVED, get_logger
 
 log = get_logger(__name__)

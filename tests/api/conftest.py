@@ -15,7 +15,8 @@ import pytest
 
 from scheduler_api.app import create_app
 from scheduler_api.context import STORE_CONNECTIONS, Context
-from scheduler_api.server.listen import ApiServer, listen, url_of
+from scheduler_api.server.api_server import ApiServer
+from scheduler_api.server.listen import listen, url_of
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics

@@ -14,8 +14,9 @@ import pytest
 from scheduler_api.app import create_app
 from scheduler_api.context import Context
 from scheduler_api.server import protocol
+from scheduler_api.server.api_server import ApiServer
 from scheduler_api.server.connections import Connections
-from scheduler_api.server.listen import ApiServer, PortInUseError, listen, url_of
+from scheduler_api.server.listen import PortInUseError, listen, url_of
 from scheduler_api.server.protocol import ServerProtocol
 from scheduler_api.server.request_head import MAX_HEAD_BYTES
 from scheduler_core.base.config import ApiSettings
