@@ -29,7 +29,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-long test-servers test-ha test-openapi test-ui mutate lint type fmt bench lock install clean
+.PHONY: help run test test-fast test-long test-servers test-ha test-openapi test-ui mutate lint type fmt bench bench-docs lock install clean
 .DELETE_ON_ERROR:
 
 help: ## List of all targets
@@ -84,8 +84,11 @@ fmt: $(VENV)/.development ## Format, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.development ## Run benchmarks, also of comparable projects; half an hour on an idle machine. Short: BENCH_ARGS=--quick
+bench: $(VENV)/.development ## Run benchmarks, also of comparable projects; 25 minutes on an idle machine. Short: BENCH_ARGS=--quick
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-docs: $(VENV)/.development ## Write the newest benchmark run into docs/performance.md, README.md and their charts; an older one: FILE=...
+	$(BIN)/python -m benchmarks.publish $(FILE)
 
 install: $(VENV)/.development ## Install .venv
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,9 @@ import msgspec
 
 from benchmarks import machine
 from benchmarks.bench import Bench, Result, as_json, terminal_progress
+from benchmarks.budget import Budget, measure
 from benchmarks.compare import comparison, targets
+from benchmarks.goals import goal_table, missed, reasons
 from benchmarks.peers.install import NotRunError, versions
 from benchmarks.plan import full_plan, quick_plan
 from benchmarks.report import Report, as_text, tables
@@ -31,7 +34,16 @@ from scheduler_core.base.events import configure_logging
 from scheduler_core.embedded import find_server
 
 DISTURBED_TRIES = 3
-OWN, OWN_WITH_REDIS = "cronpost", "cronpost-with-redis"
+BUDGET_SECONDS = 8
+SLOWEST = "1000 jobs"
+LEFT_OUT, TOO_FAST = "the time of the call was over", "it did not keep up with 1,000"
+OWN, OWN_WITH_REDIS, OWN_DEFAULTS = "cronpost", "cronpost-with-redis", "cronpost-defaults"
+TUNED = {"CRONPOST_MAX_IN_FLIGHT": "2000", "CRONPOST_TARGET_MAX_IN_FLIGHT": "1000"}
+"""All jobs call one host. With the defaults, it gets at most half of the node's 1000 slots."""
+BOUNDS = {"CRONPOST_MAX_IN_FLIGHT": "1000", "CRONPOST_TARGET_MAX_IN_FLIGHT": "half"}
+"""The settings that each row states, with their defaults."""
+MINUTES = 25.0
+"""A call leaves out spare scenarios, and measurements of peers, that would make it longer."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -39,9 +51,13 @@ def main() -> None:
     """Measure what the arguments select."""
     arguments = _arguments()
     settings = dict(one.split("=", 1) for one in arguments.set)
+    tuned = {**TUNED, **settings}
     systems: dict[str, Callable[[], System]] = {
-        OWN: lambda: Cronpost(settings, shares_redis=True, redis_core=machine.OTHER_CORE),
-        OWN_WITH_REDIS: lambda: Cronpost(settings, name="Cronpost, Redis on its core"),
+        OWN: lambda: Cronpost(tuned, shares_redis=True, redis_core=machine.OTHER_CORE),
+        OWN_WITH_REDIS: lambda: Cronpost(tuned, name="Cronpost, Redis on its core"),
+        OWN_DEFAULTS: lambda: Cronpost(
+            settings, name="Cronpost, default bounds", shares_redis=True, redis_core=machine.OTHER_CORE
+        ),
         "bullmq": BullMQ,
         "apscheduler-redis": lambda: APScheduler3(store="redis"),
         "apscheduler-memory": lambda: APScheduler3(store="memory"),
@@ -60,14 +76,17 @@ def main() -> None:
         plan = [scenario for scenario in plan if scenario.group in groups]
     if arguments.quick and not arguments.systems:
         chosen = chosen[:1]
-    repetitions = arguments.repeat
+    repetitions = arguments.repeat or (1 if arguments.quick else 3)
 
     def is_asked(scenario: Scenario, name: str, repetition: int) -> bool:
+        repeated = repetition == 1 or not scenario.once or arguments.repeat_all
         if name == OWN_WITH_REDIS:
-            return scenario.one_core and repetition == 1
+            return scenario.one_core and repeated
+        if name == OWN_DEFAULTS:
+            return scenario.defaults and repeated
         if name != OWN:
             return scenario.peers and (repetition == 1 or arguments.repeat_all)
-        return repetition == 1 or not scenario.once or arguments.repeat_all
+        return repeated
 
     # Repetitions are the outer loop, so that a disturbance of the machine does not hit one system only.
     todo = [
@@ -77,6 +96,7 @@ def main() -> None:
         for name in chosen
         if is_asked(scenario, name, repetition)
     ]
+    todo.sort(key=lambda one: one[0].spare)
     configure_logging(LogSettings(log_level="warning"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a SIGTERM stops the started processes, too
     os.sched_setaffinity(0, {machine.OTHER_CORE})
@@ -93,10 +113,20 @@ def main() -> None:
     began = time.monotonic()
     try:
         with Bench(progress) as bench:
-            bench.begin("capacity of the sink")
-            report.sink = bench.sink_capacity(1.0 if arguments.quick else 3.0)
+            bench.begin("speed of the machine, capacity of the sink")
+            report.calibration = [machine.calibrate()]
+            report.sink = bench.sink_capacity(1.0 if arguments.quick else 2.0)
             for number, (scenario, name, repetition) in enumerate(todo):
-                left = sum(one.seconds for one, _, _ in todo[number:]) * _pace(todo[:number], time.monotonic() - began)
+                took = time.monotonic() - began
+                left = sum(one.seconds for one, _, _ in todo[number:]) * _pace(todo[:number], took)
+                optional = [one.seconds for one, system, _ in todo[number + 1 :] if one.spare or not _is_own(system)]
+                needed = left - sum(optional) * _pace(todo[:number], took)
+                if took + needed > 60 * arguments.minutes and (scenario.spare or not _is_own(name)):
+                    report.results.append(_left_out(scenario, systems[name](), f"not run: {LEFT_OUT}"))
+                    continue
+                if not _is_own(name) and _falls_behind(report.results, scenario, systems[name]().name):
+                    report.results.append(_left_out(scenario, systems[name](), f"not run: {TOO_FAST}"))
+                    continue
                 bench.begin(
                     f"[{number + 1}/{len(todo)}, {left / 60:.0f} min left] {scenario.group}, {scenario.size}, {name}"
                     + (f", {repetition} of {repetitions}" if repetitions > 1 else "")
@@ -104,10 +134,41 @@ def main() -> None:
                 report.results.append(_measure(bench, scenario, systems[name], arguments.undisturbed))
                 report.took_seconds = time.monotonic() - began
                 path.write_bytes(as_json(report))  # an interrupted call keeps the results so far
+            if not arguments.quick and not arguments.only and OWN in chosen:
+                bench.begin("where the time goes")
+                report.budgets = _budgets(bench)
+            report.calibration.append(machine.calibrate())
+            report.took_seconds = time.monotonic() - began
+            path.write_bytes(as_json(report))
     except KeyboardInterrupt:
         progress("interrupted")
     progress("done")
     _print(report, path)
+
+
+def _budgets(bench: Bench) -> list[Budget]:
+    """Sample the stacks of a node; an empty list if this machine does not allow it."""
+    try:
+        return [measure(bench, 1000, BUDGET_SECONDS, spread=False), measure(bench, 100, BUDGET_SECONDS, spread=True)]
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"\nnot sampled: {error}", file=sys.stderr)
+        return []
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(OWN)
+
+
+def _falls_behind(results: list[Result], scenario: Scenario, name: str) -> bool:
+    """Return whether a peer that did not deliver 1,000 fires per second is asked for more."""
+    if scenario.group != "every-second" or scenario.size == SLOWEST:
+        return False
+    slowest = [one for one in results if (one.scenario, one.size, one.system) == (scenario.title, SLOWEST, name)]
+    return any(one.fires is not None and one.fires.p99_ms > 1000 for one in slowest)
+
+
+def _left_out(scenario: Scenario, system: System, fault: str) -> Result:
+    return Result(scenario=scenario.title, system=system.name, size=scenario.size, fault=fault)
 
 
 def _pace(done: list[tuple[Scenario, str, int]], seconds: float) -> float:
@@ -142,6 +203,10 @@ def _measure_once(bench: Bench, scenario: Scenario, system: System) -> Result:
         scenario=scenario.title,
         system="" if scenario.group == "clients" else system.name,
         size=scenario.size,
+        bounds={name: system.settings.get(name, value) for name, value in BOUNDS.items()}
+        if isinstance(system, Cronpost) and scenario.group != "clients"
+        else {},
+        connections=result.connections or int(bench.ask_sink("connections")),
         work_ms=(before_ms + machine.work_ms()) / 2,
     )
 
@@ -152,10 +217,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", metavar="NAMES", help="scenarios, separated by commas")
     parser.add_argument("--systems", metavar="NAMES", help="systems, separated by commas")
     parser.add_argument(
-        "--repeat", type=int, default=1, metavar="N", help="repetitions of Cronpost's scenarios (default 1)"
+        "--repeat",
+        type=int,
+        metavar="N",
+        help="repetitions of Cronpost's scenarios (default 3; with --quick, 1)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help=f"leave out what would make it longer (default {MINUTES:g})"
     )
     parser.add_argument("--repeat-all", action="store_true", help="repeat also the peers, and the long scenarios")
-    parser.add_argument("--seconds", type=int, default=10, metavar="N", help="length of a window (default 10)")
+    parser.add_argument("--seconds", type=int, default=8, metavar="N", help="length of a window (default 8)")
     parser.add_argument(
         "--set",
         action="append",
@@ -190,7 +261,13 @@ def _print(report: Report, path: Path) -> None:
     if rows := comparison(report.results):
         print(f"\nBeside the peers (x: how many times Cronpost is better)\n{as_text(rows)}")
     if rows := targets(report.results):
-        print(f"\nTargets, judged by the worst repetition\n{as_text(rows)}")
+        print(f"\nLimits, judged by the worst repetition\n{as_text(rows)}")
+    if rows := goal_table(report.results):
+        print(f"\nGoals, judged by the median\n{as_text(rows)}")
+        for name, reason in missed(report.results, reasons()):
+            print(f"* {name}: {reason}")
+    for one in report.calibration:
+        print("speed of the machine: " + ", ".join(f"{name} {value:.1f}" for name, value in one.items()))
     print(f"\nAll numbers: {path}\nTook {report.took_seconds / 60:.1f} min")
 
 

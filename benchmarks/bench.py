@@ -41,6 +41,10 @@ class Result(msgspec.Struct, kw_only=True):
     redis_us_per_fire: float | None = None
     own_mb: float | None = None
     redis_mb: float | None = None
+    bounds: dict[str, str] = {}
+    """The settings of Cronpost that bound the attempts in flight; empty for other systems."""
+    connections: int | None = None
+    """The most connections to the sink that were open at once."""
     others_percent: float | None = None
     """The share of a core that other programs took meanwhile, on the busier of the two cores."""
     work_ms: float | None = None
@@ -107,7 +111,7 @@ class Bench:
                 system.stop()
 
     def ask_sink(self, what: str) -> bytes:
-        """Send ``count``, ``requests`` or ``reset`` to the sink; returns its answer."""
+        """Send ``count``, ``requests``, ``connections`` or ``reset`` to the sink; returns its answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.sink_port, timeout=120)
         try:
             connection.request("GET", f"/{what}")

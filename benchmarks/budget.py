@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -25,6 +24,7 @@ from benchmarks.bench import BEFORE_MS, Bench, next_second_ms, terminal_progress
 from benchmarks.flame import flame_graph
 from benchmarks.load import job_id
 from benchmarks.measures import Arrival, judge, quantile
+from benchmarks.records import settled_runs
 from benchmarks.report import as_markdown, as_text, update
 from benchmarks.systems.base import FireAt
 from benchmarks.systems.cronpost import Cronpost
@@ -112,32 +112,19 @@ class Budget(msgspec.Struct):
     redis_us: float
     others_percent: float
     shares: dict[str, float]
-    samples: list[tuple[list[str], int]]
     stages_ms: dict[str, list[float]]
-    """How long each stage of a fire took, from its fire time on; sorted."""
-
-
-class Settled(msgspec.Struct):
-    """The log event of a settled run."""
-
-    event: str
-    time: datetime
-    job_id: str = ""
-    fire_time: datetime = datetime(1970, 1, 1, tzinfo=UTC)
-    lateness_ms: float = 0.0
-    latency_ms: float = 0.0
+    """How long each stage of a fire took, from its fire time on: p50 and p99."""
+    flame: str
+    """The flame graph of the samples, as SVG."""
 
 
 def stages_ms(log: bytes, arrivals: Sequence[Arrival]) -> dict[str, list[float]]:
     """Return how long each stage of the runs took that are in the node's ``log`` and arrived at the sink; sorted."""
     arrived = {(one.job, one.fire_ms): one.lateness_ms for one in arrivals}
     found: dict[str, list[float]] = {stage: [] for stage in LATENESS_STAGES}
-    for line in log.splitlines():
-        if b'"run settled"' not in line:
-            continue
-        run = msgspec.json.decode(line, type=Settled)
-        fire_ms = round(run.fire_time.timestamp() * 1000)
-        at = arrived.get((run.job_id, fire_ms))
+    for run in settled_runs(log):
+        fire_ms = run.key[1]
+        at = arrived.get(run.key)
         if at is not None:
             answered = run.lateness_ms + run.latency_ms
             recorded = run.time.timestamp() * 1000 - fire_ms
@@ -150,10 +137,10 @@ def stages_ms(log: bytes, arrivals: Sequence[Arrival]) -> dict[str, list[float]]
 def lateness_table(budgets: Sequence[Budget]) -> list[list[str]]:
     """Return a row for each stage between fire time and record: p50 and p99 of its duration."""
     rows = [["stage, ms, p50 and p99", *(one.title for one in budgets)]]
-    for stage in LATENESS_STAGES:
-        values = [one.stages_ms[stage] for one in budgets]
-        rows.append([stage, *(f"{quantile(found, 0.5):.1f}, {quantile(found, 0.99):.1f}" for found in values)])
-    return rows
+    return rows + [
+        [stage, *(", ".join(f"{value:.1f}" for value in one.stages_ms[stage]) for one in budgets)]
+        for stage in LATENESS_STAGES
+    ]
 
 
 def measure(bench: Bench, jobs: int, seconds: int, *, spread: bool) -> Budget:
@@ -187,14 +174,15 @@ def measure(bench: Bench, jobs: int, seconds: int, *, spread: bool) -> Budget:
             env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"},
         )
         samples = samples_of(raw.read_text())
+    title = f"{jobs}/s at random instants" if spread else f"{jobs} jobs, every second"
     return Budget(
-        title=f"{jobs}/s at random instants" if spread else f"{jobs} jobs, every second",
+        title=title,
         own_us=1e6 * span.own_seconds / fires.delivered,
         redis_us=1e6 * span.redis_seconds / fires.delivered,
         others_percent=span.others_percent,
         shares=shares(samples),
-        samples=samples,
-        stages_ms=stages,
+        stages_ms={stage: [quantile(found, 0.5), quantile(found, 0.99)] for stage, found in stages.items()},
+        flame=flame_graph(samples, f"A node of Cronpost, {title}: where its processor time goes"),
     )
 
 
@@ -231,8 +219,7 @@ def main() -> None:
             budgets.append(measure(bench, arguments.spread, arguments.seconds, spread=True))
     print(f"\n{as_text(table(budgets))}\n\n{as_text(lateness_table(budgets))}")
     if arguments.flame is not None:
-        title = f"A node of Cronpost, {budgets[0].title}: where its processor time goes"
-        arguments.flame.write_text(flame_graph(budgets[0].samples, title))
+        arguments.flame.write_text(budgets[0].flame)
     if arguments.update is not None:
         text = update(
             arguments.update.read_text(),

@@ -18,9 +18,11 @@ LADDER = 1.2
 """Each step has this many times the jobs of the one before."""
 LOWERED = (1.0, 0.93, 0.86, 0.78, 0.66, 0.5)
 """A rate that held for some seconds may not hold for the whole time; then the next try uses this share of it."""
-PEER_SECONDS = 20
-"""How long a peer has to hold its rate. Cronpost has to hold its own for a minute, because its target is stated for
-a minute."""
+PEER_SECONDS = 10
+"""How long a peer has to hold its rate. Cronpost has to hold its own for a minute, because its goal is stated for a
+minute."""
+TRIAL_SECONDS = 8
+"""A rate that has fallen behind after this long is not held for the rest of the time."""
 LOWEST_RATE = 20
 P99_MS, MAX_MS = 1000.0, 2000.0
 
@@ -60,7 +62,7 @@ def highest_held(step_seconds: int, confirm_seconds: int, *, last: int = 40_000)
         title="highest rate held",
         size="rate raised in steps",
         run=run,
-        seconds=8 * (step_seconds + 4) + 1.3 * (PEER_SECONDS + 12),
+        seconds=6 * (step_seconds + 4) + 1.3 * (PEER_SECONDS + 12),
     )
 
 
@@ -101,9 +103,15 @@ def _hold(bench: Bench, system: System, jobs: int, seconds: int) -> Result:
         until_ms = from_ms + 1000 * seconds
         bench.sleep_until(from_ms - 2 * BEFORE_MS)
         bench.ask_sink("reset")
-        span = bench.span(system, from_ms - BEFORE_MS, until_ms - BEFORE_MS)
+        trial = min(seconds // 2, TRIAL_SECONDS)
+        trial_ms = from_ms + 1000 * trial
+        bench.sleep_until(trial_ms - BEFORE_MS)
+        if int(bench.ask_sink("count")) < jobs * (trial - 2):
+            # More than two seconds of fires are missing already.
+            return Result(fires=bench.wait_for(from_ms, trial_ms, jobs * trial, grace_seconds=0))
+        span = bench.span(system, trial_ms - BEFORE_MS, until_ms - BEFORE_MS)
         fires = bench.wait_for(from_ms, until_ms, jobs * seconds, grace_seconds=3)
-        return with_span(Result(fires=fires), span, fires.delivered)
+        return with_span(Result(fires=fires), span, fires.delivered * (seconds - trial) // seconds)
 
 
 def _rounded(jobs: float) -> int:

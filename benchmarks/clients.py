@@ -9,7 +9,9 @@ import msgspec
 
 from benchmarks import machine
 from benchmarks.bench import Bench, Result
+from benchmarks.burst_process import Burst
 from benchmarks.client_process import CLIENTS, CONNECTIONS, OWN, Sent
+from benchmarks.measures import judge
 from benchmarks.peers import install
 from benchmarks.scenario import Scenario
 from benchmarks.systems.base import System
@@ -20,6 +22,25 @@ TITLE = "bare clients"
 def bare_clients(seconds: float) -> list[Scenario]:
     """One scenario for each client, on the core of the systems under test."""
     return [_bare_client(name, seconds) for name in CLIENTS]
+
+
+def bare_burst(requests: int, seconds: int) -> Scenario:
+    """Measure a program that writes prepared requests on open connections at each second: the floor of this machine."""
+
+    def run(bench: Bench, system: System) -> Result:
+        arguments = (str(bench.sink_port), str(seconds), str(requests))
+        bench.ask_sink("reset")
+        sent = msgspec.json.decode(
+            machine.run_module(machine.SYSTEM_CORE, "benchmarks.burst_process", *arguments), type=Burst
+        )
+        expected = requests * seconds
+        fires = judge(bench.arrivals(), from_ms=sent.from_ms, until_ms=sent.until_ms, expected=expected)
+        bench.ask_sink("reset")
+        return Result(fires=fires, values={"written within, ms": max(sent.written_ms)}, connections=requests)
+
+    return Scenario(
+        group="clients", title="bare burst", size=f"{requests} connections", run=run, seconds=seconds + 3, peers=False
+    )
 
 
 def _bare_client(name: str, seconds: float) -> Scenario:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 
 from benchmarks.bench import BEFORE_MS, Bench, Result, next_second_ms, with_span
 from benchmarks.load import Load, job_id
-from benchmarks.measures import judge
+from benchmarks.measures import judge, quantile
 from benchmarks.peers.install import NotRunError
+from benchmarks.records import delays_ms
 from benchmarks.scenario import Scenario
 from benchmarks.systems.base import FireAt, System
 from benchmarks.systems.cronpost import Cronpost, pound
@@ -25,7 +27,7 @@ def every_second(jobs: int, seconds: int) -> Scenario:
     """Measure ``jobs`` that all fire on every whole second."""
 
     def run(bench: Bench, system: System) -> Result:
-        with bench.running(system):
+        with bench.running(system) as directory:
             bench.step("adding jobs")
             system.add_every_second(0, jobs)
             from_ms = next_second_ms(WARM_UP_SECONDS)
@@ -39,6 +41,8 @@ def every_second(jobs: int, seconds: int) -> Scenario:
             if fires.delivered < fires.expected:
                 bench.step("reading the account")
                 result.missed_on_record = system.explain_missing(from_ms, until_ms, jobs)
+            if isinstance(system, Cronpost) and jobs <= SMALL:
+                result.values = _record_delays(bench, directory / "cronpost.log", from_ms, until_ms)
             return with_span(result, span, fires.delivered)
 
     size = f"{jobs} jobs"
@@ -49,6 +53,19 @@ def every_second(jobs: int, seconds: int) -> Scenario:
         run=run,
         seconds=seconds + jobs / 1500 + 8,
     )
+
+
+def _record_delays(bench: Bench, log: Path, from_ms: int, until_ms: int) -> dict[str, float]:
+    """Return quantiles of the time from the answer of the sink to the record in Redis; see ``records``."""
+    arrivals = [one for one in bench.arrivals() if from_ms <= one.fire_ms < until_ms]
+    delays: list[float] = []
+    deadline = time.monotonic() + GRACE_SECONDS
+    while len(delays) < len(arrivals) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        delays = delays_ms(log.read_bytes(), arrivals)
+    if len(delays) < len(arrivals):
+        raise RuntimeError(f"of {len(arrivals)} runs, {len(arrivals) - len(delays)} were not recorded in time")
+    return {"answer to record, p50 ms": quantile(delays, 0.5), "answer to record, p99 ms": quantile(delays, 0.99)}
 
 
 def herd(jobs: int) -> Scenario:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -178,6 +179,23 @@ def work_ms() -> float:
 
     with pinned(SYSTEM_CORE):
         return 1000 * min(work() for _ in range(5))
+
+
+def calibrate() -> dict[str, float]:
+    """Return how fast the machine is, to compare the rows of different calls: Python alone, and system calls."""
+
+    def wakeups() -> float:
+        left, right = socket.socketpair()
+        with left, right:
+            began = time.perf_counter()
+            for _ in range(20_000):
+                left.send(b"x" * 300)
+                right.recv(4096)
+            return 1e6 * (time.perf_counter() - began) / 20_000
+
+    with pinned(SYSTEM_CORE):
+        send_us = min(wakeups() for _ in range(3))
+    return {"Python work, ms": work_ms(), "send and receive of 300 bytes, us": send_us}
 
 
 def busy_seconds(core: int) -> float:

@@ -60,6 +60,10 @@ class Report(msgspec.Struct, kw_only=True):
     """The versions of the peers' packages."""
     took_seconds: float = 0.0
     results: list[Result] = []
+    calibration: list[dict[str, float]] = []
+    """The speed of the machine at the begin and at the end."""
+    budgets: list[Any] = []
+    """Where the time goes: values of ``budget.Budget``."""
 
 
 def tables(results: Iterable[Result]) -> list[tuple[str, list[list[str]]]]:
@@ -169,7 +173,7 @@ def blocks(report: Report) -> dict[str, str]:
         "machine": (
             f"{facts['processor']} ({facts['cores']} cores), Linux {facts['kernel']}, Python {facts['python']}, "
             f"Redis {facts['redis']}; {versions}. {report.began_at[:10]}, {report.took_seconds / 60:.0f} minutes, "
-            f"load average at the start {facts['load_average'][0]:.2f}. The sink: {bare}."
+            f"load average at the start {facts['load_average'][0]:.2f}. The sink: {bare}.{_speed(report)}"
         ),
         "comparison": as_markdown(comparison(report.results, sign="×")),
         "targets": as_markdown(targets(report.results)),
@@ -177,6 +181,16 @@ def blocks(report: Report) -> dict[str, str]:
             f"### {title.capitalize()}\n\n{as_markdown(rows)}" for title, rows in tables(report.results)
         ),
     }
+
+
+def _speed(report: Report) -> str:
+    """Return how fast the machine was, as a sentence."""
+    if not report.calibration:
+        return ""
+    speeds = [
+        f"{name} {' and '.join(f'{one[name]:.1f}' for one in report.calibration)}" for name in report.calibration[0]
+    ]
+    return f" Speed of the machine at the begin and at the end: {'; '.join(speeds)}."
 
 
 def update(text: str, found: dict[str, str]) -> str:

@@ -26,4 +26,8 @@ class Scenario(msgspec.Struct, kw_only=True):
     one_core: bool = False
     """Whether it is also measured with Cronpost's Redis on Cronpost's core."""
     once: bool = False
-    """Whether it is not repeated, because it takes long or no target depends on it."""
+    """Whether it is not repeated, because it takes long or no goal depends on it."""
+    defaults: bool = False
+    """Whether it is also measured with Cronpost's default settings."""
+    spare: bool = False
+    """Whether it is left out if the call would take too long; no goal depends on it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 
 from benchmarks import machine
@@ -10,6 +11,9 @@ from benchmarks.load import YEARLY
 from benchmarks.scenario import Scenario
 from benchmarks.systems.base import System
 from benchmarks.systems.cronpost import Cronpost
+
+STARTS = 3
+"""How often the process is started with all jobs stored."""
 
 
 def cold_start(jobs: int, how: str) -> Scenario:
@@ -80,7 +84,8 @@ def idle(jobs: int, seconds: int) -> Scenario:
 def stored(jobs: int) -> Scenario:
     """Store ``jobs`` that never fire in a Redis that keeps running; measure their bytes there and the start of a node.
 
-    The first fire is that of ten jobs with ``recovery_check`` whose fire times passed while no node was running.
+    The node is started three times; the median counts. The first fire is that of ten jobs with ``recovery_check`` whose
+    fire times passed while no node was running.
     """
 
     def run(bench: Bench, system: System) -> Result:
@@ -95,14 +100,17 @@ def stored(jobs: int) -> Scenario:
             each = (system.redis_bytes() - before) / jobs
             system.store_jobs(10, cron="* * * * * *", prefix="now", recovery_check=True)
             time.sleep(1.5)
-            system.kill()
-            time.sleep(2.5)
-            ready_ms, first_ms = _start_again(bench, system)
+            starts = []
+            for _ in range(STARTS):
+                system.kill()
+                time.sleep(2.5)
+                starts.append(_start_again(bench, system))
             own, redis = system.usage()
             return Result(
                 values={
-                    "ready, ms": ready_ms,
-                    "first fire, ms": first_ms,
+                    "ready, ms": statistics.median(ready for ready, _ in starts),
+                    "first fire, ms": statistics.median(first for _, first in starts),
+                    "first fire at most, ms": max(first for _, first in starts),
                     "bytes a job": each,
                     "stored in, s": storing,
                 },
@@ -115,7 +123,7 @@ def stored(jobs: int) -> Scenario:
         title="stored jobs",
         size=f"{jobs} jobs, running Redis",
         run=run,
-        seconds=15 + jobs / 12_000,
+        seconds=30 + jobs / 12_000,
         peers=False,
     )
 

@@ -46,7 +46,7 @@ class Cronpost:
 
     grain_ms = 1
     daily_grain_ms = 1000
-    first_rate = 3000
+    first_rate = 5000
     loads_per_second = 3000
 
     def __init__(

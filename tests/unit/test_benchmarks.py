@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import socket
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import beside
+from benchmarks import beside, machine
 from benchmarks.bench import Result, as_json
 from benchmarks.budget import STAGES, samples_of, shares, stages_ms
 from benchmarks.capacity import is_held
@@ -18,10 +20,13 @@ from benchmarks.chart import chart
 from benchmarks.compare import comparison, reached, targets
 from benchmarks.contention import simulate
 from benchmarks.flame import flame_graph, shown
+from benchmarks.goals import GOALS, UNEXPLAINED, goal_table, missed, reasons
 from benchmarks.load import Load, _requests_of
 from benchmarks.machine import Usage
-from benchmarks.measures import Arrival, Fires, judge
+from benchmarks.measures import Arrival, Fires, judge, parse_arrivals
 from benchmarks.peers import install
+from benchmarks.publish import publish
+from benchmarks.records import delays_ms
 from benchmarks.report import Report, load_report, merged, update
 from benchmarks.scale import from_results
 from benchmarks.scale_model import Measured, Wanted, calculate
@@ -303,3 +308,100 @@ def test_a_peer_that_cannot_be_installed_gives_the_reason_and_starts_nothing(
 def test_every_package_of_a_peer_is_pinned() -> None:
     assert all(version[0].isdigit() for version in install.versions().values())
     assert {"bullmq", "taskiq", "celery-redbeat", "pyreqwest"} <= set(install.versions())
+
+
+def in_flight(result: Result, connections: int) -> Result:
+    return msgspec.structs.replace(result, bounds={"a": "2000", "b": "1000"}, connections=connections)
+
+
+def test_a_goal_is_judged_by_the_median_and_its_row_states_the_bounds() -> None:
+    rows = goal_table([in_flight(every_second("Cronpost", p99), 900) for p99 in (15, 18, 90)])
+    row = row_of(rows, "1,000 jobs every second, p99 lateness")
+    assert row["measured"] == "18.0 ms (15.0 to 90.0)"
+    assert (row["goal"], row["result"]) == ("at most 20 ms", "reached")
+    assert row["in flight, to one target, connections"] == "2000, 1000, 900"
+
+
+def test_a_goal_that_was_not_reached_shows_its_reason_and_one_that_was_shows_none() -> None:
+    results = [every_second("Cronpost", 50, own=50, redis=10)]
+    found = dict(missed(results, {"second-99": "the sink", "cpu": "old"}))
+    assert found["1,000 jobs every second, p99 lateness"] == "the sink"
+    assert found["1,000 jobs every second, p50 lateness"] == UNEXPLAINED
+    assert not any("CPU" in name for name in found)
+
+
+def test_a_row_says_that_it_was_measured_once_and_how_much_was_delivered() -> None:
+    lame = msgspec.structs.replace(every_second("Cronpost", 50), fires=fires(50, delivered=99))
+    row = row_of(goal_table([lame]), "1,000 jobs every second, p99 lateness")
+    assert row["measured"] == "50.0 ms, once [99.0 %]"
+
+
+def test_a_herd_that_was_not_delivered_in_full_has_no_last_one() -> None:
+    herd = Result(scenario="herd at one instant", system="Cronpost", size="10000 jobs", fires=fires(300, delivered=99))
+    assert goal_table([herd]) == []
+
+
+def test_every_reason_belongs_to_a_goal(tmp_path: Path) -> None:
+    assert reasons().keys() <= {goal.key for goal in GOALS}
+    wrong = tmp_path / "reasons.toml"
+    wrong.write_text('nothing = "x"')
+    with pytest.raises(ValueError, match="unknown goals: nothing"):
+        reasons(wrong)
+
+
+def test_the_delay_of_a_record_counts_from_the_answer_of_the_sink() -> None:
+    log = (
+        b'{"event": "run settled", "time": "2026-01-01T00:00:01.020Z", "job_id": "j",'
+        b' "fire_time": "2026-01-01T00:00:01.000Z"}\n'
+    )
+    second_ns = 1_767_225_601_000_000_000
+    arrivals = parse_arrivals(b"%d %d 1767225601000 j" % (second_ns + 1_000_000, second_ns + 4_000_000))
+    assert delays_ms(log, arrivals) == pytest.approx([16], abs=0.01)
+    assert delays_ms(b"", arrivals) == []
+
+
+def test_a_published_run_replaces_the_blocks_and_keeps_what_was_written_by_hand(tmp_path: Path) -> None:
+    performance, readme = tmp_path / "performance.md", tmp_path / "README.md"
+    performance.write_text("by hand\n<!-- bench: goals -->\nold\n<!-- end -->\n")
+    readme.write_text("by hand\n<!-- bench: readme -->\nold\n<!-- end -->\n")
+    facts = dict.fromkeys(("processor", "cores", "kernel", "python", "redis"), 0)
+    report = Report(
+        began_at="2026-01-01",
+        machine={**facts, "packages": {}, "load_average": [0.0]},
+        sink={},
+        repetitions=1,
+        results=[every_second("Cronpost", 50), every_second("BullMQ", 400)],
+    )
+    for _ in range(2):
+        publish(report, tmp_path, readme, {"second-99": "because of the sink"})
+        assert "* **1,000 jobs every second, p99 lateness**: because of the sink" in performance.read_text()
+        assert "| **50 ms** | 400 ms |" in readme.read_text()
+        for path in (performance, readme):
+            assert path.read_text().startswith("by hand\n")
+            assert "old" not in path.read_text()
+    ET.fromstring((tmp_path / "performance.svg").read_text())
+
+
+def test_the_sink_records_when_a_request_arrived_at_its_socket_and_when_it_was_read() -> None:
+    process = machine.start_module(machine.OTHER_CORE, "benchmarks.sink")
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        request = b"POST /job HTTP/1.1\r\nCONTENT-LENGTH: 3\r\nBench-Fire-Ms: 7\r\nCronpost-Job-Id: j%20a\r\n\r\nabc"
+        began_ns = time.time_ns()
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(request + request[:50])
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+            assert connection.recv(1000) == answer
+            connection.sendall(request[50:])
+            assert connection.recv(1000) == answer
+            connection.sendall(b"GET /connections HTTP/1.1\r\n\r\n")
+            assert connection.recv(1000).endswith(b"\r\n\r\n0")
+            connection.sendall(b"GET /requests HTTP/1.1\r\n\r\n")
+            first, second = parse_arrivals(connection.recv(10_000).partition(b"\r\n\r\n")[2])
+        for one in (first, second):
+            assert (one.fire_ms, one.job) == (7, "j a")
+            assert began_ns <= one.arrived_ns <= one.read_ns
+        assert first.read_ns <= second.arrived_ns
+    finally:
+        machine.end(process)
