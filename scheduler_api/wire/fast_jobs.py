@@ -6,8 +6,6 @@ upserts: it saves about 40 us of an upsert of 213 us. msgspec has no option to r
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -15,7 +13,7 @@ from scheduler_api.wire.bodies import IGNORED_FIELDS, MAX_RETRY_SECONDS
 from scheduler_api.wire.jobs import JOB_FIELDS, check_endpoint, check_id, job_of
 from scheduler_api.wire.json_body import MAX_DEPTH, read_object
 from scheduler_core.model.job import Job
-from scheduler_core.triggers.trigger import CronSpec, compile_trigger
+from scheduler_core.triggers.trigger import CronSpec, read_cron
 
 
 def read_job(body: bytes) -> Job:
@@ -70,27 +68,14 @@ def read_fast(element: bytes) -> Job | None:
         recovery = False
     else:
         quotes += 2
-    if timezone is UNSET:
-        timezone = "UTC"
-    else:
+    if timezone is not UNSET:
         quotes += 4
     if element.count(b'"') - payload.count(b'"') != quotes:
         return None
     if payload.count(b"[") + payload.count(b"{") >= MAX_DEPTH:
         return None
-    return Job(
-        check_id(one.id),
-        check_endpoint(one.endpoint),
-        _cron(one.cron, timezone),
-        payload,
-        retry,
-        recovery,
-    )
-
-
-@lru_cache(maxsize=16_384)
-def _cron(expression: str, timezone: str) -> CronSpec:
-    """Check a cron expression. Raises InvalidInput."""
-    spec = CronSpec(expression, timezone)
-    compile_trigger(spec)
-    return spec
+    job_id, url = check_id(one.id), check_endpoint(one.endpoint)
+    trigger = read_cron(one.cron, None if timezone is UNSET else timezone, job_id)
+    if type(trigger) is not CronSpec:
+        return None
+    return Job(job_id, url, trigger, payload, retry, recovery)

@@ -17,7 +17,7 @@ from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.job import Job
-from scheduler_core.triggers.trigger import CronSpec, compile_trigger
+from scheduler_core.triggers.trigger import read_cron
 
 JOB_FIELDS = names_of(JobBody)
 
@@ -49,9 +49,8 @@ def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
         if retry is not None and not 0 <= retry <= MAX_RETRY_SECONDS:
             raise InvalidInput(f"retry_already_running must be {expected}", field="retry_already_running")
     recovery: bool = "recovery_check" in fields and required(fields, "recovery_check", bool, "true or false")
-    timezone = required(fields, "timezone", str, "the IANA name of a time zone") if "timezone" in fields else "UTC"
-    trigger = CronSpec(expression, timezone)
-    compile_trigger(trigger)
+    timezone = required(fields, "timezone", str, "the IANA name of a time zone") if "timezone" in fields else None
+    trigger = read_cron(expression, timezone, job_id)
     job = Job(
         id=job_id,
         url=url,

@@ -26,7 +26,7 @@ def trigger_of(job: Job) -> Trigger:
 
     Called at every claim and settle. Raises ``InvalidInput``, as ``compile_trigger`` does.
     """
-    trigger = compile_trigger(job.trigger)
+    trigger = compile_trigger(job.trigger, job.id)
     policies = job.policies
     if policies is DEFAULT_POLICIES:
         return trigger

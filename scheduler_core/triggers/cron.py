@@ -1,9 +1,9 @@
 """Computes the fire times of a cron expression, with Debian's rules for clock changes.
 
-``cron_fields`` reads the text, and refuses what croniter accepts but Vixie cron does not. croniter (``cron_days``)
-finds only the next or the last *date* that the day, month, weekday and year fields allow. The time of day
-(``cron_times``) is three table look-ups. This module applies the zone's clock changes itself, because croniter fires
-fixed times twice when clocks go back, and loses fires around changes that are not whole hours.
+``cron_fields`` reads the text. ``cron_days`` finds the next or the last *date* that the day, month, weekday and year
+fields allow, most of them with croniter. The time of day (``cron_times``) is three table look-ups. This module applies
+the zone's clock changes itself, because croniter fires fixed times twice when clocks go back, and loses fires around
+changes that are not whole hours.
 
 The rules, those of Debian's cron (find_jobs and the loop around it in cron.c). The minute and hour fields decide:
 
@@ -22,24 +22,52 @@ from typing import Protocol
 
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.triggers.cron_days import EVERY_DAY, FIRST_DAY, LAST_DAY, matching_days
-from scheduler_core.triggers.cron_fields import LAST_YEAR, CronFields, read_expression
+from scheduler_core.triggers.cron_fields import CronFields, read_fields, split_zone
+from scheduler_core.triggers.cron_rules import LAST_YEAR, refuse
 from scheduler_core.triggers.cron_times import TimesOfDay
 from scheduler_core.triggers.zone import DAY, MAX_OFFSET, REPLAY_LIMIT, Zone, load_zone
 
-__all__ = ["CronTrigger", "check_fires_again", "parse_cron"]
+__all__ = ["CronTrigger", "check_fires_again", "cron_trigger", "parse_cron", "zone_of_expression"]
 
 # Instants outside are treated as the edge, where the table of the zone is still valid.
 _EARLIEST = -1
 _LATEST = (LAST_DAY + 1) * DAY + MAX_OFFSET
 
 
-def parse_cron(expression: str, timezone: str = "UTC") -> CronTrigger:
-    """Compile an expression; raises ``InvalidInput`` naming ``cron`` or ``timezone``. Not cached: see
-    ``compile_trigger``."""
-    fields = read_expression(expression)
-    trigger = CronTrigger(expression, fields, load_zone(timezone))
+def parse_cron(expression: str, timezone: str | None = None, job_id: str | None = None) -> CronTrigger:
+    """Compile an expression; a prefix ``TZ=`` replaces ``timezone``. Not cached: see ``compile_trigger``.
+
+    Raises ``InvalidInput``: ``cron``, ``timezone``, or ``id`` if the expression uses ``H`` and there is no id.
+    """
+    zone, text = zone_of_expression(expression, timezone)
+    return cron_trigger(text, zone, job_id)
+
+
+def zone_of_expression(expression: str, timezone: str | None) -> tuple[Zone, str]:
+    """Return the zone of an expression, UTC by default, and the expression without its prefix.
+
+    Raises ``InvalidInput``: ``cron``, also for the zone of a prefix; ``timezone`` if that is unknown, or is not the
+    zone of the prefix.
+    """
+    prefix, text = split_zone(expression)
+    if prefix is None:
+        return load_zone("UTC" if timezone is None else timezone), text
+    if timezone is not None and timezone != prefix:
+        raise InvalidInput(
+            f"the expression has the time zone {prefix!r}, and timezone is {timezone!r}: leave out one of them",
+            field="timezone",
+        )
+    try:
+        return load_zone(prefix), text
+    except InvalidInput as error:
+        raise InvalidInput(error.detail, field="cron") from None
+
+
+def cron_trigger(text: str, zone: Zone, job_id: str | None = None) -> CronTrigger:
+    """Compile an expression without a prefix. Raises ``InvalidInput``: ``cron``, or ``id`` as ``parse_cron`` does."""
+    trigger = CronTrigger(text, read_fields(text, job_id), zone)
     if trigger.days.first_from(FIRST_DAY) is None:
-        raise InvalidInput("the expression never fires: its years do not have that day", field="cron")
+        refuse("the expression never fires: none of its months and years has such a day")
     return trigger
 
 

@@ -1,4 +1,4 @@
-"""Describes a cron expression in English, for ``cronpost cron "EXPR"``.
+"""Describes a cron expression in English, for ``cronpost cron "EXPR"`` and ``GET /cron/next``. Days have names.
 
 The words state the real fire times, not the probable intention: ``*/7`` in the minutes is not "every 7 minutes" but
 "every 7th minute from 0 to 56 of the hour", because the last step is shorter. Libraries (cron-descriptor) state the
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from scheduler_core.triggers.cron_fields import CronFields, Field, read_expression
+from scheduler_core.triggers.cron_fields import CronFields, Field, read_fields, split_zone
+from scheduler_core.triggers.cron_hash import uses_hash
+from scheduler_core.triggers.cron_relative import LastDay, LastWeekday, NearestWeekday, NthWeekday, RelativeDay
+from scheduler_core.triggers.every import read_every
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June",
@@ -17,22 +20,43 @@ _MONTHS = (
 )  # fmt: skip
 _WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 
+_USUAL_WEEKDAYS = {
+    (1, 2, 3, 4, 5): "weekdays (Monday to Friday)",
+    (0, 6): "weekends (Saturday and Sunday)",
+}
+
 _MOST_TIMES = 6
 """Up to this many times of day are listed one by one; more are described."""
 
 
-def describe(expression: str) -> str:
+def describe(expression: str, job_id: str | None = None) -> str:
     """Describe an expression, for example ``at 03:30:00 on weekdays (Monday to Friday)``.
 
-    Raises ``InvalidInput`` if the expression is invalid. Times are in the job's zone.
+    Raises ``InvalidInput`` if the expression is invalid, or uses ``H`` and there is no ``job_id``. Times are in the
+    job's zone, which is not named.
     """
-    fields = read_expression(expression)
+    _, text = split_zone(expression)
+    every_ms = read_every(text)
+    if every_ms is not None:
+        return f"every {_duration(every_ms)}"
+    fields = read_fields(text, job_id)
     words = [_time_words(fields), _day_words(fields)]
     if not fields.month.full:
         words.append("in " + _spans(fields.month.values, lambda month: _MONTHS[month - 1]))
     if not fields.year.full:
         words.append("in the " + _counted("year", fields.year.values))
+    if uses_hash(text):
+        words.append("(H: chosen by the job's id)")
     return " ".join(word for word in words if word)
+
+
+def _duration(length_ms: int) -> str:
+    words: list[str] = []
+    for unit, size in (("hour", 3_600_000), ("minute", 60_000), ("second", 1000), ("millisecond", 1)):
+        number, length_ms = divmod(length_ms, size)
+        if number:
+            words.append(f"{number} {unit}{'' if number == 1 else 's'}")
+    return _joined(words)
 
 
 def _time_words(fields: CronFields) -> str:
@@ -91,29 +115,58 @@ def _hours(hour: Field) -> str:
 def _day_words(fields: CronFields) -> str:
     if _is_every_day(fields):
         return ""
-    weekdays = fields.day_of_week.values
-    if fields.day_of_month.full and not fields.either_day:
-        if weekdays == (1, 2, 3, 4, 5):
-            return "on weekdays (Monday to Friday)"
-        if weekdays == (0, 6):
-            return "on weekends (Saturday and Sunday)"
-        return "on " + _weekday_list(weekdays, "s")
-    dates = f"on {_counted('day', fields.day_of_month.values)} of the month"
-    if fields.day_of_week.full:
+    date, weekday = fields.day_of_month, fields.day_of_week
+    if date.full and not fields.either_day:
+        return "on " + _weekdays(weekday)
+    dates = "on " + _dates(date)
+    if weekday.full:
         return dates
     if fields.either_day:
-        return f"{dates} and also on {_weekday_list(weekdays, 's')}"
-    return f"{dates} if it is a {_weekday_list(weekdays, '', 'or')}"
+        return f"{dates} and also on {_weekdays(weekday)}"
+    return f"{dates} if it is {_weekday_choice(weekday)}"
+
+
+def _dates(field: Field) -> str:
+    days = [f"{_counted('day', field.values)} of the month"] if field.values else []
+    return _joined([*days, *map(_relative_words, field.relative)])
+
+
+def _weekdays(field: Field) -> str:
+    if not field.relative and field.values in _USUAL_WEEKDAYS:
+        return _USUAL_WEEKDAYS[field.values]
+    return _joined([*(f"{name}s" for name in _weekday_names(field)), *map(_relative_words, field.relative)])
+
+
+def _weekday_choice(field: Field) -> str:
+    names = _weekday_names(field)
+    days = [f"a {names[0]}", *names[1:]] if names else []
+    return _joined([*days, *map(_relative_words, field.relative)], "or")
+
+
+def _weekday_names(field: Field) -> list[str]:
+    # The list begins with Monday.
+    return [_WEEKDAYS[value % 7] for value in sorted(value or 7 for value in field.values)]
+
+
+def _relative_words(day: RelativeDay) -> str:
+    match day:
+        case LastDay(before=0):
+            return "the last day of the month"
+        case LastDay(before=before):
+            return f"{before} day{'' if before == 1 else 's'} before the last day of the month"
+        case NearestWeekday(day=None):
+            return "the last day from Monday to Friday of the month"
+        case NearestWeekday(day=date):
+            return f"the day from Monday to Friday nearest to day {date} of the month"
+        case LastWeekday(weekday=weekday):
+            return f"the last {_WEEKDAYS[weekday]} of the month"
+        case NthWeekday(weekday=weekday, number=number):
+            return f"the {_ordinal(number)} {_WEEKDAYS[weekday]} of the month"
 
 
 def _is_every_day(fields: CronFields) -> bool:
     every_date, every_weekday = fields.day_of_month.full, fields.day_of_week.full
     return (every_date or every_weekday) if fields.either_day else (every_date and every_weekday)
-
-
-def _weekday_list(values: Sequence[int], plural: str, last: str = "and") -> str:
-    # The list begins with Monday.
-    return _joined([_WEEKDAYS[value % 7] + plural for value in sorted(value or 7 for value in values)], last)
 
 
 def _even_step(field: Field, size: int) -> int | None:

@@ -12,8 +12,14 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from scheduler_core.triggers.cron import CronTrigger, check_fires_again, parse_cron
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.triggers.cron import CronTrigger, check_fires_again, cron_trigger, zone_of_expression
+from scheduler_core.triggers.cron_fields import read_hashed_fields, split_zone
+from scheduler_core.triggers.cron_hash import uses_hash
+from scheduler_core.triggers.cron_rules import refuse
+from scheduler_core.triggers.every import read_every
 from scheduler_core.triggers.interval import AtTrigger, IntervalTrigger
+from scheduler_core.triggers.zone import Zone, load_zone
 
 __all__ = [
     "AtSpec",
@@ -23,11 +29,13 @@ __all__ = [
     "TriggerSpec",
     "check_fires_again",
     "compile_trigger",
+    "depends_on_id",
+    "read_cron",
 ]
 
 
 class CronSpec(msgspec.Struct, frozen=True, tag="cron", tag_field="k", omit_defaults=True):
-    """A cron expression and its time zone, as the client wrote them."""
+    """A cron expression as the client wrote it, and its time zone: that of the expression's prefix, if it has one."""
 
     expression: str = msgspec.field(name="x")
     timezone: str = msgspec.field(default="UTC", name="z")
@@ -39,6 +47,8 @@ class IntervalSpec(msgspec.Struct, frozen=True, tag="interval", tag_field="k", o
     every_ms: int = msgspec.field(name="e")
     anchor_ms: int = msgspec.field(name="a")
     end_ms: int | None = msgspec.field(default=None, name="u")
+    text: str | None = msgspec.field(default=None, name="x")
+    """``@every 1h30m``, if the client wrote the interval so."""
 
 
 class AtSpec(msgspec.Struct, frozen=True, tag="at", tag_field="k"):
@@ -70,20 +80,85 @@ class Trigger(Protocol):
         ...
 
 
-def compile_trigger(spec: TriggerSpec) -> Trigger:
-    """Return the trigger of a spec. All jobs with the same cron expression and zone share one trigger. Interval
-    triggers are not shared: their anchors differ between jobs, and creating one costs less than a cache lookup.
+def read_cron(text: str, timezone: str | None, job_id: str) -> CronSpec | IntervalSpec:
+    """Read the fields ``cron`` and ``timezone`` (None: absent) of a job. The text is kept as the client wrote it.
 
-    Raises ``InvalidInput`` with the field ``cron``, ``timezone`` or ``interval_seconds``.
+    ``@every`` yields an interval without an anchor: ``anchor_ms`` is 0, and the caller replaces it. Raises
+    ``InvalidInput`` with the field ``cron`` or ``timezone``.
+    """
+    spec = _read_cron(text, timezone)
+    if depends_on_id(spec):
+        compile_trigger(spec, job_id)
+    return spec
+
+
+def depends_on_id(spec: TriggerSpec) -> bool:
+    """Return whether jobs with this spec and other ids have other fire times: whether its expression uses ``H``."""
+    return isinstance(spec, CronSpec) and isinstance(_compile_cron(spec.expression, spec.timezone), _HashedCron)
+
+
+def compile_trigger(spec: TriggerSpec, job_id: str | None = None) -> Trigger:
+    """Return the trigger of a spec. All jobs with the same cron expression and zone share one trigger; those with ``H``
+    share one if ``H`` stands for the same values. Interval triggers are not shared: their anchors differ between jobs,
+    and creating one costs less than a cache lookup.
+
+    Raises ``InvalidInput`` with the field ``cron``, ``timezone`` or ``interval_seconds``; ``id`` if the expression uses
+    ``H`` and there is no id.
     """
     if isinstance(spec, CronSpec):
-        return _compile_cron(spec.expression, spec.timezone)
+        trigger = _compile_cron(spec.expression, spec.timezone)
+        return trigger if isinstance(trigger, CronTrigger) else trigger.trigger_of(job_id)
     if isinstance(spec, IntervalSpec):
         return IntervalTrigger(spec.every_ms, spec.anchor_ms, spec.end_ms)
     return AtTrigger(spec.at_ms)
 
 
+@lru_cache(maxsize=16_384)
+def _read_cron(text: str, timezone: str | None) -> CronSpec | IntervalSpec:
+    prefix, rest = split_zone(text)
+    every_ms = read_every(rest)
+    if every_ms is None:
+        zone, _ = zone_of_expression(text, timezone)
+        spec = CronSpec(text, zone.name)
+        _compile_cron(text, zone.name)
+        return spec
+    if prefix is not None:
+        refuse("a time zone is not allowed before @every: an interval is elapsed time, the same in all zones")
+    if timezone is not None:
+        raise InvalidInput(
+            "timezone is not allowed beside @every: an interval is elapsed time, the same in all zones",
+            field="timezone",
+        )
+    return IntervalSpec(every_ms, 0, text=text)
+
+
+class _HashedCron:
+    """An expression with ``H``. Its trigger depends on the job's id."""
+
+    __slots__ = ("_fields", "_text", "_zone")
+
+    def __init__(self, text: str, zone: Zone) -> None:
+        self._text = text
+        self._fields = read_hashed_fields(text)
+        self._zone = zone
+
+    def trigger_of(self, job_id: str | None) -> CronTrigger:
+        if job_id is None:
+            raise InvalidInput("the value of H in the expression depends on the job's id: give the id", field="id")
+        try:
+            return _compile_fields(self._fields.text_of(job_id), self._zone.name)
+        except InvalidInput:
+            # Refuse it in the words of the client: that text has no H any more.
+            return cron_trigger(self._text, self._zone, job_id)
+
+
 # Compiling takes 20 to 200 microseconds, a call to the compiled trigger 0.1 to 10; a cache entry is half a kilobyte.
 @lru_cache(maxsize=16_384)
-def _compile_cron(expression: str, timezone: str) -> CronTrigger:
-    return parse_cron(expression, timezone)
+def _compile_cron(expression: str, timezone: str) -> CronTrigger | _HashedCron:
+    zone, text = zone_of_expression(expression, timezone)
+    return _HashedCron(text, zone) if uses_hash(text) else cron_trigger(text, zone)
+
+
+@lru_cache(maxsize=16_384)
+def _compile_fields(fields: str, timezone: str) -> CronTrigger:
+    return cron_trigger(fields, load_zone(timezone))

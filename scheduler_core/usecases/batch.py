@@ -19,7 +19,7 @@ from scheduler_core.model.policies import DEFAULT_POLICIES
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.shards import PerShard
-from scheduler_core.triggers.trigger import TriggerSpec
+from scheduler_core.triggers.trigger import TriggerSpec, depends_on_id
 from scheduler_core.usecases.job_reads import JobView, view_after
 from scheduler_core.usecases.jobs import JobService, as_created, step_of_upsert
 from scheduler_core.usecases.release import ReleaseWait, plan_as_of, plan_released
@@ -180,7 +180,7 @@ class _Chunk:
         now_ms = self._service.clock.now_ms()
         for job in self._new:
             # With default policies the first state depends only on the trigger, which many jobs share.
-            is_usual = job.policies is DEFAULT_POLICIES
+            is_usual = job.policies is DEFAULT_POLICIES and not depends_on_id(job.trigger)
             created = as_created(job, now_ms=now_ms, state=states.get(job.trigger) if is_usual else None)
             if created is not None:
                 fresh.append((job, *created))

@@ -484,7 +484,7 @@ def step_of_upsert(job: Job, stored: StoredJob, now_ms: int) -> Transition | Non
 
 def check_fires(job: Job, now_ms: int) -> None:
     """Raise InvalidInput, naming the field, if the job has no fire time after now."""
-    trigger = compile_trigger(job.trigger)
+    trigger = compile_trigger(job.trigger, job.id)
     check_fires_again(trigger, now_ms)
     if trigger_of(job).next_after(now_ms) is None:
         raise InvalidInput("the job has no fire time between now and ends_at", field="ends_at")

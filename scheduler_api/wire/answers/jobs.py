@@ -271,7 +271,7 @@ def show_trigger(spec: TriggerSpec) -> dict[str, Any]:
     if isinstance(spec, CronSpec):
         return {"cron": spec.expression, "timezone": spec.timezone}
     if isinstance(spec, IntervalSpec):
-        return {
+        return ({} if spec.text is None else {"cron": spec.text}) | {
             "interval_seconds": seconds(spec.every_ms),
             "interval_from": rfc3339(spec.anchor_ms),
             "interval_until": instant(spec.end_ms),
