@@ -13,6 +13,7 @@ from scheduler_core.delivery.base import Deliverer
 from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
 from scheduler_core.node.loops.heartbeat import ClockSync
+from scheduler_core.node.loops.order import Order
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.task_batches import TaskBatcher, TaskWakeupSubscriber
 from scheduler_core.node.node import Node
@@ -45,10 +46,11 @@ class Engine:
         timekeeper = ClockSync(clock, metrics)
         self.node = Node(settings, clock)
         self.limiter = TargetLimiter(self.node.slots, settings, clock, metrics)
+        order = Order(clock)
         nodes = [self.node]
         nodes += [Node(settings, clock, node_id=self.node.id, slots=self.node.slots) for _ in shards.all[1:]]
         self._shards = [
-            NodeShard(node, one, shards, deliverer, clock, metrics, timekeeper, self.limiter, sole=sole)
+            NodeShard(node, one, shards, deliverer, clock, metrics, timekeeper, self.limiter, order, sole=sole)
             for node, one in zip(nodes, shards.all, strict=True)
         ]
         metrics.in_flight.set_function(lambda: len(self.node.in_flight))

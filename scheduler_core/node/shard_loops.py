@@ -20,6 +20,7 @@ from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.cut_requests import CutSubscriber
 from scheduler_core.node.loops.heartbeat import ClockSync, Heartbeat
+from scheduler_core.node.loops.order import Order
 from scheduler_core.node.loops.reap import Reaper
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
@@ -56,6 +57,7 @@ class NodeShard:
         metrics: Metrics,
         timekeeper: ClockSync,
         limiter: TargetLimiter,
+        order: Order,
         *,
         sole: bool,
     ) -> None:
@@ -77,6 +79,7 @@ class NodeShard:
             metrics,
             wake_at=alarm.wake_at,
             suspects=suspects,
+            order=order,
             takes_writes=lambda: self.heartbeat.fault is None,
         )
         catalogue = shards.lead.catalogue_store()
@@ -85,7 +88,7 @@ class NodeShard:
             node, deliverer.start, self.settler, limiter, store=store, targets=targets, prepare=deliverer.prepare
         )
         self.reaper = Reaper(node, store, alarm.wake, clock, metrics)
-        self._starter = Starter(node, dispatcher, self.settler, self.queue, clock, metrics, shards=len(shards))
+        self._starter = Starter(node, dispatcher, self.settler, self.queue, order, clock, metrics, shards=len(shards))
         self._listener = WakeupSubscriber(
             store, alarm, self._starter, targets, clock, metrics, heartbeat_seconds=settings.heartbeat_seconds
         )

@@ -399,7 +399,7 @@ async def test_jobs_beyond_the_slots_wait_in_the_order_of_their_wake_ups_and_are
 
 
 async def test_many_runs_without_a_slot_are_held_back_in_batches(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start_module, "STARTED_AT_ONCE", 2)
+    monkeypatch.setattr(start_module, "WRITES_AT_ONCE", 2)
     await setup.put("first", seconds=0)
     node = await setup.node(slots=1)
     assert await node.claim(1) == 1

@@ -19,6 +19,7 @@ from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.heartbeat import Heartbeat
+from scheduler_core.node.loops.order import Order
 from scheduler_core.node.loops.reap import Reaper
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.loops.start import Starter
@@ -101,7 +102,16 @@ class SteppedNode:
         self.alarm = Alarm(clock)
         queue = StartQueue()
         self.suspects = Suspects(self.node, self.alarm.wake, queue)
-        self.settler = Settler(store, RetryPolicy(), clock, metrics, wake_at=self.alarm.wake_at, suspects=self.suspects)
+        self.order = Order(clock)
+        self.settler = Settler(
+            store,
+            RetryPolicy(),
+            clock,
+            metrics,
+            wake_at=self.alarm.wake_at,
+            suspects=self.suspects,
+            order=self.order,
+        )
         self.targets = TargetCache(RedisCatalogue(store))
         limiter = TargetLimiter(self.node.slots, self.node.settings, clock, metrics)
         self.dispatcher = Dispatcher(
@@ -113,7 +123,7 @@ class SteppedNode:
             targets=self.targets,
             prepare=self.deliverer.prepare,
         )
-        self.starter = Starter(self.node, self.dispatcher, self.settler, queue, clock, metrics)
+        self.starter = Starter(self.node, self.dispatcher, self.settler, queue, self.order, clock, metrics)
         self.claimer = Claimer(
             self.node, store, self.starter, self.settler, self.alarm, self.suspects, self.targets, clock, metrics
         )

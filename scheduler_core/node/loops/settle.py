@@ -31,6 +31,7 @@ from scheduler_core.model.job_state import HeldBack, JobState
 from scheduler_core.model.lease import LostCause
 from scheduler_core.model.run import Reason, Run, RunState
 from scheduler_core.model.transition import Transition
+from scheduler_core.node.loops.order import Order
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle_queue import Refusal, SettleQueue, Unsettled
 from scheduler_core.node.loops.start_queue import LeaseId
@@ -67,6 +68,7 @@ class Settler(Service):
         *,
         wake_at: Callable[[int], None],
         suspects: Suspects,
+        order: Order,
         takes_writes: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(clock, metrics)
@@ -74,6 +76,7 @@ class Settler(Service):
         self._policy = policy
         self._wake_at = wake_at
         self._suspects = suspects
+        self._order = order
         self._takes_writes = takes_writes
         self._queue = SettleQueue()
         self._progress = asyncio.Event()
@@ -171,10 +174,12 @@ class Settler(Service):
 
     async def run_once(self) -> None:
         queue = self._queue
+        await self._order.settle_turn()
         while not queue.advance(self.clock.monotonic):
             queue.arrived.clear()
             retry_at = queue.retry_rejected_at
             await self.clock.wait_for(queue.arrived, None if retry_at is None else retry_at - self.clock.monotonic())
+            await self._order.settle_turn()
         try:
             answers = await self._store.settle([one.settlement for one in queue.part])
         except StoreRefused as error:

@@ -11,6 +11,7 @@ from scheduler_core.model.job_state import HoldReason
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
+from scheduler_core.node.loops.order import WRITES_AT_ONCE, Order
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.loops.start_queue import StartQueue, Waiting
@@ -23,9 +24,6 @@ from scheduler_core.store.loop import ClaimedJob, Release
 
 log = get_logger(__name__)
 
-STARTED_AT_ONCE = 1000
-"""The most requests that are written, and the most runs that are held back, before answers are read. A burst is sent
-first, but does not block the loop for long."""
 PATIENCE_MS = 500
 """A run that gets no slot for this long after its wake-up is held back: another node may have one."""
 QUEUE_LIMIT = 50_000
@@ -47,6 +45,7 @@ class Starter(Service):
         dispatcher: Dispatcher,
         settler: Settler,
         queue: StartQueue,
+        order: Order,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -60,30 +59,35 @@ class Starter(Service):
         self.limiter = dispatcher.limiter
         self._settler = settler
         self.queue = queue
+        self._order = order
         self._shards = shards
         self._alarm = Alarm(clock)
         self.may_hold_ahead = False
         """Whether clients can ask this node to release jobs: it subscribes to their requests."""
 
     async def run_once(self) -> None:
-        alarm, now_ms = self._alarm, self.clock.now_ms()
+        alarm, order, now_ms = self._alarm, self._order, self.clock.now_ms()
         alarm.reset()
         wake_ms = self.queue.next_wake_ms
         if wake_ms is None or wake_ms > now_ms:
+            order.writes_done(self, next_ms=wake_ms, count=len(self.queue))
             self._slots.cancel_wait(alarm.wake)
             await alarm.sleep(wake_ms)
             return
         if self._hold_back_overdue(now_ms):
             await self.clock.sleep(0)  # let the event loop do other work between two batches
             return
-        limit = self.limiter.batch(STARTED_AT_ONCE, alarm.wake)
+        limit = self.limiter.batch(WRITES_AT_ONCE, alarm.wake)
         if limit == 0:
+            order.writes_done(self)
             await alarm.sleep(now_ms + SATURATED_WAIT_MS)
             return
         limit = self._slots.reserve(limit, alarm.wake, first=True)
         if limit == 0:
+            order.writes_done(self)
             await alarm.sleep(now_ms + PATIENCE_MS)
             return
+        order.writes_left(self)
         try:
             self.start_due(limit)
         finally:
@@ -159,7 +163,7 @@ class Starter(Service):
         Each keeps its place in the due set. A job that needs no slot is started.
         """
         queue, count = self.queue, 0
-        while count < STARTED_AT_ONCE and queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms - PATIENCE_MS:
+        while count < WRITES_AT_ONCE and queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms - PATIENCE_MS:
             count += 1
             one = queue.pop()
             if isinstance(one.planned, Work) and not is_spawned(one.planned):

@@ -1,0 +1,72 @@
+"""The order of a node's work at a burst: requests are written first, answers are read next, results are settled last.
+
+A request that is written later is a later fire. An answer that is read later, or a result that is recorded later, harms
+nobody as long as the delay is bounded. All of it runs in one thread, so whoever runs delays the others:
+
+========  =========================================  ==================================================================
+work      waits for                                  bound
+========  =========================================  ==================================================================
+writes    nothing                                    at most ``WRITES_AT_ONCE`` requests, then one turn of the event
+                                                     loop: heartbeats, deadlines, answers
+answers   the writes of that batch                   one batch of writes, about 15 ms
+settles   writes that are left, and those of a       ``SETTLE_WAIT_SECONDS``, far below the time after which a lease
+          burst that comes within ``SOON_MS``        expires; after each wait one batch is settled
+========  =========================================  ==================================================================
+
+Writes are left while runs are due and slots are free. When no slot is free, only answers and settles make progress, so
+they do not wait then. docs/decisions/0039-send-first.md has the measurements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from scheduler_core.base.clock import Clock
+
+WRITES_AT_ONCE = 1000
+"""The most requests that are written, and the most runs that are held back, before answers are read."""
+SETTLE_WAIT_SECONDS = 0.05
+"""The longest time that a batch of settlements waits for writes."""
+SOON_MS = 10
+"""A batch of settlements takes about this long to encode. None begins so shortly before a burst."""
+BURST = 32
+"""Fewer runs than this are no burst: they are written within a millisecond."""
+
+
+class Order:
+    """Decides when results are settled. The shards of a node share it; each starter is one writer."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._writing: set[object] = set()
+        self._bursts: dict[object, int] = {}
+        """When the next burst of each writer is due."""
+        self._changed = asyncio.Event()
+
+    def writes_left(self, writer: object) -> None:
+        """Note that ``writer`` has due runs to start, and slots for them."""
+        self._writing.add(writer)
+
+    def writes_done(self, writer: object, *, next_ms: int | None = None, count: int = 0) -> None:
+        """Note that ``writer`` can start nothing now; it holds ``count`` runs, and the first is due at ``next_ms``."""
+        self._writing.discard(writer)
+        if next_ms is not None and count >= BURST:
+            self._bursts[writer] = next_ms
+        else:
+            self._bursts.pop(writer, None)
+        self._changed.set()
+
+    async def settle_turn(self) -> None:
+        """Return when a batch may be settled: at once, unless writes are left or a burst is about to come."""
+        if not self._writing and not self._bursts:
+            return
+        until = self._clock.monotonic() + SETTLE_WAIT_SECONDS
+        while self._comes_later() and (left := until - self._clock.monotonic()) > 0:
+            self._changed.clear()
+            await self._clock.wait_for(self._changed, left)
+
+    def _comes_later(self) -> bool:
+        """Return whether settlements wait."""
+        if self._writing:
+            return True
+        return bool(self._bursts) and min(self._bursts.values()) - self._clock.now_ms() <= SOON_MS
