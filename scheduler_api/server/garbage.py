@@ -10,7 +10,10 @@ THRESHOLDS = (10_000, 20, 50)
 
 
 def tune_garbage_collection() -> None:
-    """Exclude what the start has loaded from further collections, and set ``THRESHOLDS``."""
-    gc.collect()
+    """Exclude what has been loaded from further collections, and set ``THRESHOLDS``.
+
+    Nothing is collected before: the search would stop a starting process for 30 to 70 ms and free hardly anything
+    (1,400 of 69,000 objects, measured).
+    """
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)

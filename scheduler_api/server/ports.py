@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Self
 
+from scheduler_api.server.listen import listen, url_of
 from scheduler_core.base.config import Settings
 
 
@@ -20,15 +21,9 @@ class Ports:
     def open(self, settings: Settings, *, with_api: bool) -> None:
         """Listen on the ports of the API and of the metrics, if there are any.
 
-        This loads the API and uvicorn: here, because later it would block the event loop for a tenth of a second. A
-        node without a port loads neither.
+        The API and uvicorn, which accept the connections, are loaded later (``load_rest``).
         """
         host, metrics_port = settings.api.host, settings.process.metrics_port
-        if not with_api and metrics_port is None:
-            return
-        import scheduler_api.server.api_servers  # noqa: F401 - used by Process
-        from scheduler_api.server.listen import listen, url_of
-
         if with_api:
             self.api += listen(host, settings.api.port)
             self.url = url_of(self.api, host)

@@ -1,9 +1,10 @@
 """One Cronpost process: builds its parts, runs them until a signal, stops them in order.
 
-Start: ports, embedded Redis (unless another is configured), check of Redis, node, API. Stop: ``/ready`` answers 503,
-the node drains while the API still answers (runners report the end of their runs to it), the API closes its port and
-answers open requests, the embedded Redis writes its data to disk. With more than one node, each node is a process that
-this one starts, supervises and drains (``scheduler_api.server.node_supervisor``).
+Start: ports, embedded Redis (unless another is configured), check of Redis, node, API. The modules of the API are
+loaded after the node has claimed for the first time: until then, clients wait in the queue of the open port. Stop:
+``/ready`` answers 503, the node drains while the API still answers (runners report the end of their runs to it), the
+API closes its port and answers open requests, the embedded Redis writes its data to disk. With more than one node, each
+node is a process that this one starts, supervises and drains (``scheduler_api.server.node_supervisor``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import uvloop
 from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.server.addresses import own_endpoints
 from scheduler_api.server.garbage import tune_garbage_collection
+from scheduler_api.server.load_rest import load_rest
 from scheduler_api.server.node_link import ParentLink
 from scheduler_api.server.node_supervisor import NodeSupervisor
 from scheduler_api.server.parts import WrapDeliverer, build_engine, build_nodes, open_store, with_shards
@@ -78,7 +80,7 @@ class Process:
         # A process with a node gives it the API's address if no other is set.
         accepts_callbacks = node or settings.engine.public_url is not None
         self.state = ProcessState(self._redis.check, self._stop_signal, accepts_callbacks=accepts_callbacks)
-        self._is_announced = False
+        self._said_started = self._said_ready = False
         """``on_started`` and ``on_ready`` are called once, also if the process starts over."""
         self._starting_over = asyncio.Event()
         """The parts were built for another number of shards than the store has, and must be built again."""
@@ -137,14 +139,15 @@ class Process:
         services.start_clock(store, clock, metrics)
         if self._parent is None:
             services.start_store_check(store, clock, metrics, known=self._redis.check.findings)
+        tune_garbage_collection()
         if self._redis.check.passed():
             self._start_firing()
+            await services.first_claims()
+        await asyncio.to_thread(load_rest, with_api=bool(ports.api or ports.metrics))
         self.context = self._build_context(store, clock, metrics)
         self._start_servers(ports)
         tune_garbage_collection()
-        if not self._is_announced:
-            self._is_announced = True
-            self._notify(clock)
+        self._notify(clock)
 
         await self._wait_for_end()
 
@@ -243,15 +246,17 @@ class Process:
     # ---- the end, and what others see -----------------------------------------------------------------------------
 
     def _notify(self, clock: Clock) -> None:
-        if self._on_started is not None:
+        if self._on_started is not None and not self._said_started:
+            self._said_started = True
             self._on_started(self)
-        if self._on_ready is not None:
+        if self._on_ready is not None and not self._said_ready:
             self._background.add(asyncio.create_task(self._notify_when_ready(clock), name="cronpost ready"))
 
     async def _notify_when_ready(self, clock: Clock) -> None:
         assert self._on_ready is not None
         while self.state.faults():
             await clock.sleep(READY_LOOK_SECONDS)
+        self._said_ready = True
         self._on_ready(self)
 
     async def _wait_for_end(self) -> None:

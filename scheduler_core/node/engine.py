@@ -82,6 +82,11 @@ class Engine:
         if self._starting is not None:
             await self._starting
 
+    async def first_claims(self, seconds: float) -> None:
+        """Wait until the node has claimed once from every shard, at most ``seconds``."""
+        clock = self.node.clock
+        await asyncio.gather(*(clock.wait_for(shard.claimer.has_claimed, seconds) for shard in self._shards))
+
     @property
     def has_started(self) -> bool:
         """Whether the services of every shard have been started."""

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 
-from croniter import CroniterBadDateError, croniter
-
 from scheduler_core.triggers.cron_fields import CronFields, Field
 from scheduler_core.triggers.cron_rules import FIRST_YEAR, LAST_YEAR
 
@@ -43,6 +41,8 @@ class CalendarDays:
     """
 
     def __init__(self, pattern: str, *, either_day: bool) -> None:
+        from croniter import croniter  # not at the start of a process: most expressions fire on every day
+
         # croniter searches a limited number of years ahead; the limit must cover all our years.
         self._cron = croniter(
             pattern,
@@ -69,6 +69,8 @@ class CalendarDays:
             return self._remember(self._previous, day, answer)
 
     def _ask(self, day: int, *, backwards: bool) -> int | None:
+        from croniter import CroniterBadDateError
+
         # Both questions exclude the moment they start from: ask from just before, or from just after, the date.
         start = _EPOCH + (timedelta(days=day + 1) if backwards else timedelta(days=day, seconds=-1))
         try:

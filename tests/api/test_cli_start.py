@@ -69,14 +69,28 @@ def test_commands_on_jobs_load_no_server_code(cli_server: str, args: list[str], 
     assert not loaded & SERVER_CODE
 
 
-def test_a_node_without_a_port_loads_no_api(tmp_path: Path) -> None:
-    program = "import sys, scheduler_api.cli.serve, scheduler_api.server.process; print(*sys.modules)"
+def test_a_process_loads_only_what_its_first_fires_need_before_it_fires(tmp_path: Path) -> None:
+    program = """
+import sys
+from scheduler_api.cli.serve import _load_server
+_load_server()
+from scheduler_api.server.ports import Ports
+from scheduler_core.base.config import ApiSettings, ProcessSettings, Settings
+ports = Ports()
+ports.open(Settings(api=ApiSettings(port=0), process=ProcessSettings(metrics_port=0)), with_api=True)
+print(*sys.modules)
+"""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
     )
     loaded = set(done.stdout.split())
+    assert "scheduler_api.server.process" in loaded
     assert not loaded & {
+        "rich",
+        "pygments",
+        "aiodns",
+        "croniter",
         "uvicorn",
         "starlette",
         "scheduler_api.app",

@@ -23,12 +23,18 @@ from tests.support.servers import server_settings
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 40
+ON_TERMINAL = """
+import sys
+sys.stdout.isatty = lambda: True
+from scheduler_api.cli.main import main
+main(prog_name="cronpost")
+"""
 
 
 class Cronpost:
-    """One ``cronpost`` process; its output goes to files."""
+    """One ``cronpost`` process; its output goes to files. ``on_terminal``: it takes its output for a terminal."""
 
-    def __init__(self, directory: Path, *args: str) -> None:
+    def __init__(self, directory: Path, *args: str, on_terminal: bool = False) -> None:
         self.out, self.err = directory / f"{args[0]}.out", directory / f"{args[0]}.err"
         env = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
         env["PYTHONPATH"] = str(ROOT)
@@ -36,7 +42,11 @@ class Cronpost:
         env |= {f"CRONPOST_{name.upper()}": str(value) for name, value in server_settings().items()}
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "scheduler_api", *args], cwd=directory, env=env, stdout=out, stderr=err
+                [sys.executable, *(("-c", ON_TERMINAL) if on_terminal else ("-m", "scheduler_api")), *args],
+                cwd=directory,
+                env=env,
+                stdout=out,
+                stderr=err,
             )
 
     def events(self) -> list[dict[str, Any]]:
@@ -70,8 +80,8 @@ class Cronpost:
 def start(tmp_path: Path) -> Iterator[Callable[..., Cronpost]]:
     started: list[Cronpost] = []
 
-    def start(*args: str) -> Cronpost:
-        started.append(Cronpost(tmp_path, *args))
+    def start(*args: str, on_terminal: bool = False) -> Cronpost:
+        started.append(Cronpost(tmp_path, *args, on_terminal=on_terminal))
         return started[-1]
 
     yield start
@@ -161,15 +171,18 @@ def test_the_shards_of_a_store_that_is_down_at_the_start_are_found_later(
         first.ready(first.url())
         assert httpx.post(first.url(), json=job()).status_code == 202
         assert first.end() == 0
-    late = start("serve", *where)
+    late = start("serve", *where, on_terminal=True)
     url = late.url()
     assert httpx.get(f"{url}/ready").status_code == 503
+    assert late.out.read_text() == ""
     with EmbeddedRedis(tmp_path / "shared"):
         late.event("node started")
         assert httpx.get(f"{url}/jobs/{job()['id']}").status_code == 200
         late.ready(url)
+        late.until(lambda: "Ctrl-C stops the server" in late.out.read_text())
         assert late.end() == 0
     assert "was started for" not in late.err.read_text()
+    assert late.out.read_text().count("Cronpost ") == 1  # the banner, although the process started over
 
 
 def test_a_redis_that_may_evict_jobs_stops_the_start_with_the_remedy(

@@ -20,10 +20,12 @@ import ipaddress
 import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import aiodns
 import httpx
+
+if TYPE_CHECKING:
+    import aiodns
 
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 """An address in the form that ``getaddrinfo`` returns. The ports are 0."""
@@ -74,16 +76,17 @@ Lookup = Callable[[str], Awaitable[Found]]
 """Looks a name up. Raises LookupFailed."""
 
 _NUMERIC: Final = re.compile(r"(?:[0-9]+|0[xX][0-9a-fA-F]*)\Z")
+# By the names of codes in ``aiodns.error``. The module is imported at the first lookup, not when a process starts.
 _MISSING: Final = {
-    aiodns.error.ARES_ENOTFOUND: "there is no such name",
-    aiodns.error.ARES_ENODATA: "the name has no addresses",
-    aiodns.error.ARES_EBADNAME: "it is not a valid name",
+    "ARES_ENOTFOUND": "there is no such name",
+    "ARES_ENODATA": "the name has no addresses",
+    "ARES_EBADNAME": "it is not a valid name",
 }
 _TEMPORARY: Final = {
-    aiodns.error.ARES_ETIMEOUT: "no name server answered in time",
-    aiodns.error.ARES_ESERVFAIL: "the name server failed",
-    aiodns.error.ARES_EREFUSED: "the name server refused the query",
-    aiodns.error.ARES_ECONNREFUSED: "no name server can be reached",
+    "ARES_ETIMEOUT": "no name server answered in time",
+    "ARES_ESERVFAIL": "the name server failed",
+    "ARES_EREFUSED": "the name server refused the query",
+    "ARES_ECONNREFUSED": "no name server can be reached",
 }
 
 
@@ -97,6 +100,8 @@ class CaresLookup:
 
     async def __call__(self, host: str) -> Found:
         """Look ``host`` up."""
+        import aiodns
+
         plain = host.lower().removesuffix(".")
         if plain == "localhost" or plain.endswith(".localhost"):
             host = plain  # with a dot at the end c-ares would ask a name server (RFC 6761, 6.3)
@@ -105,9 +110,11 @@ class CaresLookup:
         try:
             result = await self._resolver.getaddrinfo(host, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM)
         except aiodns.error.DNSError as error:
-            code = error.args[0]
-            reason = _MISSING.get(code) or _TEMPORARY.get(code) or str(error.args[-1])
-            raise _failed(host, reason, temporary=code not in _MISSING) from None
+            missing, failure = (
+                next((text for name, text in reasons.items() if getattr(aiodns.error, name) == error.args[0]), None)
+                for reasons in (_MISSING, _TEMPORARY)
+            )
+            raise _failed(host, missing or failure or str(error.args[-1]), temporary=missing is None) from None
         found: list[AddressInfo] = [
             (node.family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (node.addr[0].decode("ascii"), 0, *node.addr[2:]))
             for node in result.nodes

@@ -52,6 +52,8 @@ class Claimer(Service):
     ) -> None:
         """``services``: the other services of this shard. After Redis failed one of them, leases are compared soon."""
         super().__init__(clock, metrics)
+        self.has_claimed = asyncio.Event()
+        """Set when the first claim was answered."""
         self.warnings = suspects.warnings
         if node.settings.public_url is None:
             self.warnings["public_url"] = NO_PUBLIC_URL
@@ -100,6 +102,7 @@ class Claimer(Service):
             claim = await self._claim(most, ahead_ms)
             self._starter.put(claim.jobs)
             self._starter.start_due(limit)
+            self.has_claimed.set()
         finally:
             slots.release(limit)
         is_full = len(claim.jobs) == most
