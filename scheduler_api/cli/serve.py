@@ -183,8 +183,11 @@ def _banner(process: Any) -> None:
         lines.append(f"  Redis       {process.embedded.server}, embedded, in {process.embedded.directory}")
     else:
         lines.append(f"  Redis       {mask_url(settings.store.redis_url)}")
+    note = settings.notes.get("nodes")
     if process.nodes is not None:
-        lines.append(f"  Nodes       {process.nodes.wanted} processes")
+        lines.append(f"  Nodes       {process.nodes.wanted} processes{f' ({note})' if note else ''}")
+    elif note:
+        lines.append(f"  Nodes       1, in this process ({note})")
     if process.url is not None:
         keys = len(settings.api.api_keys)
         lines.append(f"  Access      {f'{keys} API key(s)' if keys else 'open: no API key is required'}")
@@ -208,6 +211,7 @@ def config(as_json: bool, **options: str | None) -> None:
                         "name": row.setting.env,
                         "value": row.value,
                         "source": row.source,
+                        "note": row.note or None,
                         "default": row.default,
                         "expected": row.setting.kind,
                         "meaning": row.setting.meaning,
@@ -223,7 +227,8 @@ def config(as_json: bool, **options: str | None) -> None:
     for row in rows:
         if row.setting.section == "client" and row is next(one for one in rows if one.setting.section == "client"):
             click.echo("\nFor cronpost jobs and cronpost runs only; servers and nodes ignore these:")
-        origin = "" if row.source == "default" else f"   (from {row.source}; default {row.default})"
+        note = f"; {row.note}" if row.note else ""
+        origin = "" if row.source == "default" else f"   (from {row.source}; default {row.default}{note})"
         click.echo(f"{row.setting.env.ljust(width)}  {row.value}{origin}")
         for line in wrap([f"{row.setting.meaning} Expected: {row.setting.kind}."], 100):
             click.echo(f"{' ' * width}    {line}")

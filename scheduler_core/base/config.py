@@ -385,7 +385,8 @@ class ProcessSettings(Section, frozen=True, kw_only=True):
             ge=1,
             le=256,
             description="Nodes that fire jobs, each in its own process if there is more than one; auto: one for "
-            "each core that this process may use.",
+            "each core that this process may use, by its affinity and CPU quota. With an embedded Redis, auto leaves "
+            "one of four cores to Redis and the API if there are at least 3, and starts at most 8 nodes.",
         ),
     ] = 1
     metrics_port: Annotated[
@@ -455,6 +456,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
     client: ClientSettings = ClientSettings()
     sources: Mapping[str, str] = types.MappingProxyType({})
+    notes: Mapping[str, str] = types.MappingProxyType({})
+    """How values that were not given as such came about, by the name of the setting, for people."""
     old_names: tuple[tuple[str, str], ...] = ()
     """Settings that were given by an old name: the name as written, and the new one."""
 
@@ -466,6 +469,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 value=shown_value(setting.name, getattr(getattr(self, setting.section), setting.name)),
                 default=shown_value(setting.name, setting.default),
                 source=self.sources.get(setting.name, "default"),
+                note=self.notes.get(setting.name, ""),
             )
             for setting in SETTINGS
         ]

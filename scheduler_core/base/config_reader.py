@@ -40,6 +40,7 @@ from scheduler_core.base.config import (
 )
 from scheduler_core.base.config_check import check_settings
 from scheduler_core.base.config_table import ENV_PREFIX, MIN_API_KEY_LENGTH, RENAMED, Setting, unwrap
+from scheduler_core.base.cores import nodes_for, usable_cores
 from scheduler_core.base.errors import ConfigError
 from scheduler_core.base.redis_url import parse_redis_url
 from scheduler_core.base.target_rules import parse_target_rule
@@ -83,6 +84,10 @@ def load_settings(
             if written != name:
                 old_names["--" + written.replace("_", "-")] = BY_NAME[name].options[0]
 
+    notes: dict[str, str] = {}
+    if "nodes" in given and given["nodes"][0].lower() == "auto":
+        nodes, notes["nodes"] = _auto_nodes(embedded="redis_url" not in given)
+        given["nodes"] = (nodes, given["nodes"][1])
     values: dict[str, dict[str, Any]] = {setting.section: {} for setting in SETTINGS}
     for name, (text, source) in given.items():
         setting = BY_NAME[name]
@@ -96,6 +101,7 @@ def load_settings(
         log=LogSettings(**values["log"]),
         client=ClientSettings(**values["client"]),
         sources=types.MappingProxyType({name: source for name, (_, source) in given.items()}),
+        notes=types.MappingProxyType(notes),
         old_names=tuple(old_names.items()),
     )
     check_settings(settings)
@@ -246,11 +252,12 @@ def _parse_api_key(_: Setting, text: str) -> str:
     return text
 
 
-def _parse_nodes(setting: Setting, text: str) -> int:
-    if text.lower() != "auto":
-        return int(_parse_plain(setting, text))
-    # Not the cores of the machine: a container or taskset may allow fewer.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _auto_nodes(*, embedded: bool) -> tuple[str, str]:
+    """Return the number of nodes that ``auto`` stands for here, and the reason for people."""
+    cores = usable_cores()
+    nodes = nodes_for(cores, embedded=embedded)
+    beside = ", with Redis and the API on them" if embedded else ""
+    return str(nodes), f"auto: this process may use {cores} core{'' if cores == 1 else 's'}{beside}"
 
 
 _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
@@ -263,7 +270,6 @@ _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
     "redis_url": _parse_redis_url,
     "data_dir": lambda _, text: Path(text).expanduser(),
     "redis_server": lambda _, text: Path(text).expanduser(),
-    "nodes": _parse_nodes,
     "server": _parse_server,
     "api_key": _parse_api_key,
 }

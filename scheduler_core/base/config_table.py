@@ -52,6 +52,7 @@ class SettingRow(msgspec.Struct, frozen=True):
     value: str
     default: str
     source: str
+    note: str = ""
 
 
 def make_table(sections: Mapping[str, type[msgspec.Struct]]) -> tuple[Setting, ...]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from scheduler_core.base.config import SETTINGS, Settings
 from scheduler_core.base.config_check import beat_timeout_seconds, is_loopback
 from scheduler_core.base.config_reader import load_settings
 from scheduler_core.base.config_table import mask_url
+from scheduler_core.base.cores import usable_cores
 from scheduler_core.base.errors import ConfigError
 
 KEY = "k3y-of-a-client-0001"
@@ -297,7 +297,8 @@ def test_a_public_url_that_no_runner_could_call_is_refused(text: str) -> None:
 def test_nodes_is_a_number_or_auto_for_one_per_usable_core() -> None:
     assert load().process.nodes == 1
     assert load({"CRONPOST_NODES": "3"}).process.nodes == 3
-    assert load({"CRONPOST_NODES": "Auto"}).process.nodes == len(os.sched_getaffinity(0))
+    auto = load({"CRONPOST_NODES": "Auto", "CRONPOST_REDIS_URL": "redis://host"})
+    assert auto.process.nodes == usable_cores()
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "257", "many", "1.5"])
