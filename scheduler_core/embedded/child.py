@@ -27,6 +27,17 @@ def with_death_signal(command: list[str]) -> list[str]:
     return wrapper + command if sys.platform == "linux" else command
 
 
+_TUNABLES = "GLIBC_TUNABLES"
+_MALLOC = "glibc.malloc.tcache_count=4096"
+"""How many freed blocks of each size glibc's malloc keeps for reuse without a search. A claim or a settlement has
+thousands of short arguments: with glibc's default of 7 they cost a sixth of the server's CPU time (decision 32)."""
+
+
+def _environment() -> dict[str, str]:
+    """Return the server's environment. A setting of the operator's precedes ours; other C libraries ignore both."""
+    return {**os.environ, _TUNABLES: os.environ.get(_TUNABLES, _MALLOC)}
+
+
 class Child:
     """A running redis-server, and the thread that started it and waits for it."""
 
@@ -57,6 +68,7 @@ class Child:
                 stdout=self._log_file,
                 stderr=self._log_file,
                 pass_fds=(self._inherit,),
+                env=_environment(),
                 umask=0o077,
                 # Its own session: Ctrl-C in the terminal must reach Cronpost, which stops Redis last.
                 start_new_session=True,

@@ -117,6 +117,19 @@ def test_it_runs_with_the_settings_that_the_promises_need(
     assert command(redis_server, "CONFIG", "GET", setting).split("\r\n")[-1] == value
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("chosen", [None, "glibc.malloc.tcache_count=9"])
+def test_its_malloc_keeps_freed_blocks_unless_the_operator_sets_it_up(
+    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", chosen)
+    server.start()
+    environment = Path(f"/proc/{server.pid}/environ").read_text().split("\0")
+    assert f"GLIBC_TUNABLES={chosen or 'glibc.malloc.tcache_count=4096'}" in environment
+
+
 def test_a_client_can_use_the_url_of_a_path_with_special_characters(tmp_path: Path) -> None:
     import redis
 
