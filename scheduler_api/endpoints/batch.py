@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from scheduler_api.answers import json_answer, query, read_body
 from scheduler_api.context import Context, context_of
-from scheduler_api.endpoints.jobs import check_callback, shown_upsert
+from scheduler_api.endpoints.jobs import UPSERT_PARAMETERS, check_callback, reads_restart, shown_upsert
 from scheduler_api.openapi.common import BAD, BODY_FAULTS, STORE_FAULTS
-from scheduler_api.openapi.operation import Answer, Operation, described
+from scheduler_api.openapi.operation import Answer, Operation, described, query_names
 from scheduler_api.problem import fields_of_problem, problem_body
 from scheduler_api.wire.answers.jobs import BatchResult
 from scheduler_api.wire.answers.problem import Problem
@@ -36,7 +36,7 @@ Read = Job | BatchResult
 
 async def upsert_batch(request: Request) -> Response:
     """Store each job of the array in the body; answer with an array of results in the same order."""
-    query(request)
+    restart = reads_restart(query(request, *query_names(UPSERT_PARAMETERS)))
     context = context_of(request)
     longest = context.settings.max_body_bytes
     elements = read_array(await read_body(request, limit=BATCH_BODIES * longest), limit=BATCH_LIMIT)
@@ -47,14 +47,14 @@ async def upsert_batch(request: Request) -> Response:
         await context.clock.sleep(0)
     read = [_checked(context, one) for one in read]
     jobs = [one for one in read if isinstance(one, Job)]
-    stored = iter(await _store(context, jobs) if jobs else ())
+    stored = iter(await _store(context, jobs, restart=restart) if jobs else ())
     return json_answer([_result(one, next(stored)) if isinstance(one, Job) else one for one in read])
 
 
-async def _store(context: Context, jobs: list[Job]) -> list[Upserted | CronpostError]:
+async def _store(context: Context, jobs: list[Job], *, restart: bool) -> list[Upserted | CronpostError]:
     try:
         async with context.store_slot():
-            return await upsert_on_shards(context.job_services, jobs)
+            return await upsert_on_shards(context.job_services, jobs, restart=restart)
     except CronpostError as error:  # before the first job: Redis was never reached
         return [error] * len(jobs)
 
@@ -115,6 +115,7 @@ ROUTES = described(
         "upsert_jobs",
         "Create or replace up to 1000 jobs, each by itself",
         description="The other elements are stored even if some are refused.",
+        parameters=UPSERT_PARAMETERS,
         body=JobBatch,
         answers={
             200: Answer("One result for each element, in the same order.", list[BatchResult]),

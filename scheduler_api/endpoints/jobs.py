@@ -61,6 +61,14 @@ from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.job_reads import JobView
 
 DELETE_PARAMETERS = (Parameter("job_id", str, "The id.", required=True),)
+UPSERT_PARAMETERS = (
+    Parameter(
+        "restart",
+        Literal["true", "false"],
+        "`true`: if the job is completed, its trigger starts again, also with the same definition. Each such request "
+        "starts it again.",
+    ),
+)
 LIST_PARAMETERS = (
     Parameter("status", JobStatus, "Only jobs with this status."),
     Parameter("prefix", str, "Only ids that start with this text."),
@@ -71,17 +79,25 @@ LIST_PARAMETERS = (
 
 
 async def upsert(request: Request) -> Response:
-    """``POST /``: store the job in the body under its id."""
-    query(request)
-    return await _store(context_of(request), read_job(await read_body(request)))
+    """``POST /?restart=``: store the job in the body under its id."""
+    restart = reads_restart(query(request, *query_names(UPSERT_PARAMETERS)))
+    return await _store(context_of(request), read_job(await read_body(request)), restart=restart)
 
 
 async def put(request: Request) -> Response:
-    """``PUT /jobs/{id}``: store the job in the body under the id in the path."""
-    query(request)
+    """``PUT /jobs/{id}?restart=``: store the job in the body under the id in the path."""
+    restart = reads_restart(query(request, *query_names(UPSERT_PARAMETERS)))
     job_id = path_id(request)
     fields = read_object(await read_body(request), JOB_FIELDS, ignored=IGNORED_FIELDS)
-    return await _store(context_of(request), job_of(fields, path_id=job_id))
+    return await _store(context_of(request), job_of(fields, path_id=job_id), restart=restart)
+
+
+def reads_restart(params: dict[str, str]) -> bool:
+    """Return whether a completed job is to start again. Raises InvalidInput."""
+    restart = params.get("restart", "false")
+    if restart not in {"true", "false"}:
+        raise InvalidInput("restart must be true or false", field="restart")
+    return restart == "true"
 
 
 def refuse_schedule(job_id: str, instead: str, why: str = "this job is a schedule") -> None:
@@ -108,11 +124,11 @@ def check_callback(context: Context, job: Job) -> None:
         )
 
 
-async def _store(context: Context, job: Job) -> Response:
+async def _store(context: Context, job: Job, *, restart: bool) -> Response:
     check_callback(context, job)
     installed_kinds().check_allowed(context.guard, job.url)
     async with context.store_slot(job.id) as jobs:
-        view, changed = await jobs.upsert(job)
+        view, changed = await jobs.upsert(job, restart=restart)
     return json_answer(shown_upsert(job, view, changed), 202)
 
 
@@ -230,7 +246,15 @@ _DELETED = {200: Answer("Removed.", Deleted), **BAD, **NO_JOB, **IS_A_SCHEDULE, 
 
 operation = partial(Operation, "Jobs")
 ROUTES = described(
-    operation("POST /", upsert, "upsert_job", "Create or replace a job", body=JobBody, answers=_STORED),
+    operation(
+        "POST /",
+        upsert,
+        "upsert_job",
+        "Create or replace a job",
+        parameters=UPSERT_PARAMETERS,
+        body=JobBody,
+        answers=_STORED,
+    ),
     operation(
         "DELETE /",
         delete_by_query,
@@ -255,6 +279,7 @@ ROUTES = described(
         put,
         "put_job",
         "Create or replace a job; the id in the body may be absent",
+        parameters=UPSERT_PARAMETERS,
         body=JobPutBody,
         answers=_STORED,
     ),

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType, defstruct, field
 
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_api.wire.policies import described_policies
+from scheduler_api.wire.triggers import LEAST_EVERY_SECONDS, MAX_EVERY_SECONDS
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, MAX_SECONDS, ScheduleType
 from scheduler_core.plan.continuation import LATEST_MS, PENDING_LIMIT
@@ -50,8 +51,40 @@ IGNORED_FIELDS = ("last_run",)
 
 _JOB_FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [
     ("endpoint", Annotated[Url, Meta(description="http or https; requests are sent by POST.")]),
-    ("cron", Annotated[str, Meta(description="5 fields, 6 (seconds first), 7 (year last), or a macro.")]),
     ("payload", Annotated[Any, Meta(description="Any JSON value; sent byte for byte as it was received.")]),
+    (
+        "cron",
+        Annotated[
+            str | UnsetType | None,
+            Meta(
+                description="5 fields, 6 (seconds first), 7 (year last), or a macro. Exactly one of `cron`, "
+                "`every_seconds` and `at` is required; null: without the other two, the job runs only on request."
+            ),
+        ],
+        UNSET,
+    ),
+    (
+        "every_seconds",
+        Annotated[
+            Annotated[float, Meta(ge=LEAST_EVERY_SECONDS, le=MAX_EVERY_SECONDS)] | UnsetType | None,
+            Meta(
+                description="Fire times at this interval, with at most three decimals. They count from `starts_at`, or "
+                "from the upsert that set or changed the interval.",
+            ),
+        ],
+        UNSET,
+    ),
+    (
+        "at",
+        Annotated[
+            str | UnsetType | None,
+            Meta(
+                description="The only fire time: RFC 3339 with its offset, later than now; or `now`, which is stored "
+                "with its instant and fires once, however often the same body is sent."
+            ),
+        ],
+        UNSET,
+    ),
     (
         "retry_already_running",
         RetrySeconds,
@@ -62,7 +95,7 @@ _JOB_FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [
         Annotated[bool, Meta(description="Run once after a downtime in which fire times passed.")],
         False,
     ),
-    ("timezone", Annotated[str, Meta(description="IANA name.")], "UTC"),
+    ("timezone", Annotated[str, Meta(description="IANA name; only beside a cron expression.")], "UTC"),
     *described_policies(sent=True),
     *(
         (name, Annotated[Any, Meta(description="Accepted and ignored.", extra_json_schema={"deprecated": True})], UNSET)
@@ -80,7 +113,13 @@ JobBody = defstruct(
     "JobBody",
     [("id", JobId), *_JOB_FIELDS],
     bases=(Described,),
-    namespace={"EXAMPLES": ({"id": "job-scheduler-unique-id"} | _EXAMPLE,)},
+    namespace={
+        "EXAMPLES": (
+            {"id": "job-scheduler-unique-id"} | _EXAMPLE,
+            {"id": "once", "endpoint": "http://localhost:8080/enqueue", "at": "now", "payload": None},
+            {"id": "often", "endpoint": "http://localhost:8080/enqueue", "every_seconds": 0.5, "payload": 1},
+        )
+    },
     forbid_unknown_fields=True,
 )
 JobPutBody = defstruct(

@@ -14,10 +14,10 @@ from scheduler_api.wire.bodies import MAX_ID_CHARACTERS, MAX_RETRY_SECONDS, JobB
 from scheduler_api.wire.json_body import Fields, required
 from scheduler_api.wire.policies import check_policies, policies_of
 from scheduler_api.wire.policy_rows import POLICY_FIELDS
+from scheduler_api.wire.triggers import trigger_of_fields
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.job import Job
-from scheduler_core.triggers.trigger import read_cron
 
 JOB_FIELDS = names_of(JobBody)
 
@@ -39,7 +39,7 @@ def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
                 "the id in the body differs from the id in the path: send the same id, or none", field="id"
             )
     url = check_endpoint(required(fields, "endpoint", str, "an absolute http or https URL"))
-    expression = required(fields, "cron", str, "a cron expression of 5, 6 or 7 fields, or a macro such as @daily")
+    trigger = trigger_of_fields(fields, job_id)
     if "payload" not in fields:
         raise InvalidInput("the field 'payload' is missing: any JSON value, null included", field="payload")
     retry: int | None = None
@@ -49,8 +49,6 @@ def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
         if retry is not None and not 0 <= retry <= MAX_RETRY_SECONDS:
             raise InvalidInput(f"retry_already_running must be {expected}", field="retry_already_running")
     recovery: bool = "recovery_check" in fields and required(fields, "recovery_check", bool, "true or false")
-    timezone = required(fields, "timezone", str, "the IANA name of a time zone") if "timezone" in fields else None
-    trigger = read_cron(expression, timezone, job_id)
     job = Job(
         id=job_id,
         url=url,

@@ -35,6 +35,8 @@ def policies_of(fields: Fields) -> Policies:
         given["recovery"] = Recovery(given["recovery"])
     if "callback" in given:
         given["callback"] = given["callback"] == "callback"
+    if "delete_completed" in given:
+        given["delete_completed"] = given["delete_completed"] == "delete"
     if "retry" in fields:
         given["retry"] = _retry_of(fields)
     if "limits" in fields:
@@ -133,4 +135,5 @@ def _choices(job: Job) -> dict[str, str]:
         "overlap": job.overlap.value,
         "recovery": job.recovery.value,
         "completion": "callback" if job.policies.callback else "response",
+        "after_completion": "delete" if job.policies.delete_completed else "keep",
     }

@@ -115,7 +115,7 @@ ROWS = (
         attribute="recovery",
         kind="choice",
         choices=tuple(choice.value for choice in Recovery),
-        default_text="latest with recovery_check, else none",
+        default_text="latest with recovery_check or at, else none",
         meaning="What happens to fire times that passed while no node was alive.",
     ),
     Row(
@@ -168,7 +168,16 @@ ROWS = (
         low=1,
         high=1_000_000_000,
         default_text="unlimited",
-        meaning="The job ends after this many runs of its trigger.",
+        meaning="The job is completed after this many runs of its trigger.",
+    ),
+    Row(
+        name="after_completion",
+        attribute="delete_completed",
+        kind="choice",
+        choices=("keep", "delete"),
+        default="keep",
+        meaning="keep: a job without further fire times stays as completed, until the history expires. delete: it is "
+        "deleted then.",
     ),
     Row(
         name="jitter_seconds",

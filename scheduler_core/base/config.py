@@ -328,6 +328,15 @@ class EngineSettings(Section, frozen=True, kw_only=True):
             "Beyond that the oldest successes are removed, then the oldest failures.",
         ),
     ] = 512
+    completed_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="Most completed jobs kept; beyond that the oldest are removed. They are kept no longer than "
+            "the records of runs.",
+        ),
+    ] = 100_000
 
 
 class TaskSettings(Section, frozen=True, kw_only=True):

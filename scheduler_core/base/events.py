@@ -104,6 +104,8 @@ SETTLEMENT_SET_ASIDE: Final = "settlement set aside"
 SETTLEMENT_REFUSED: Final = "settlement refused"
 """A late result of a run that another node owns now; nothing was written."""
 FIRES_MISSED: Final = "fires missed"
+JOBS_TRIMMED: Final = "completed jobs removed"
+"""Completed jobs were removed, by age or number."""
 RUNS_TRIMMED: Final = "runs trimmed"
 """Records of settled runs were removed, by age, number or bytes; the totals stay."""
 

@@ -5,10 +5,12 @@ It is immutable: each change makes a new version. What runs change is in ``job_s
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import msgspec
 
 from scheduler_core.model.policies import DEFAULT_POLICIES, Overlap, Policies, Recovery
-from scheduler_core.triggers.trigger import TriggerSpec
+from scheduler_core.triggers.trigger import AtSpec, EverySpec, TriggerSpec
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -42,7 +44,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     def recovery(self) -> Recovery:
         if self.policies.recovery is not None:
             return self.policies.recovery
-        return Recovery.LATEST if self.recovery_check else Recovery.NONE
+        return Recovery.LATEST if self.recovery_check or isinstance(self.trigger, AtSpec) else Recovery.NONE
 
     def same_version(self, other: Job) -> bool:
         """Return whether both are the same version of the same job; False if it was deleted and created again."""
@@ -53,3 +55,16 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
         return self == msgspec.structs.replace(
             other, version=self.version, created_at_ms=self.created_at_ms, updated_at_ms=self.updated_at_ms
         )
+
+    def digest(self) -> bytes:
+        """Return a digest of the definition as the client sent it: equal definitions have equal digests.
+
+        Version and instants do not count, nor the parts of the trigger that an upsert decides.
+        """
+        trigger = self.trigger
+        if isinstance(trigger, EverySpec):
+            trigger = msgspec.structs.replace(trigger, anchor_ms=None)
+        elif isinstance(trigger, AtSpec) and trigger.now:
+            trigger = msgspec.structs.replace(trigger, at_ms=0)
+        sent = msgspec.structs.replace(self, trigger=trigger, version=1, created_at_ms=0, updated_at_ms=0)
+        return blake2b(msgspec.msgpack.encode(sent), digest_size=16).digest()

@@ -136,7 +136,7 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     ends_at_ms: int | None = msgspec.field(default=None, name="e")
     """While paused: when the trigger ends. The job wakes up then to record the paused fire times as misses."""
     keep: bool = msgspec.field(default=False, name="k")
-    """Whether the job stays when its trigger is exhausted."""
+    """Whether the job never completes: it stays without fire times (schedules, and jobs that run only on request)."""
     child: bool = msgspec.field(default=False, name="c")
     """Whether this is the state of a child run (of a job with ``overlap: allow``) instead of a job."""
     awaits_children: bool = msgspec.field(default=False, name="g")
@@ -144,6 +144,10 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     totals: Totals = msgspec.field(default=Totals(), name="t")
     held_back: HeldBack | None = msgspec.field(default=None, name="h")
     """Set while the due run is held back because of its target."""
+    completed_at_ms: int | None = msgspec.field(default=None, name="m")
+    """When the job completed; also set of a job that runs again since. A job is completed while ``is_finished``."""
+    digest: bytes = msgspec.field(default=b"", name="i")
+    """Of a job that was deleted when it completed (then ``deleted`` is set too): the digest of its definition."""
 
     @property
     def trigger_blocked_by(self) -> MissReason | None:

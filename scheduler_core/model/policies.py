@@ -91,8 +91,10 @@ class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
     conflict_is_failure: bool = msgspec.field(default=False, name="f")
     """Whether 409 counts as a failure like any other 4xx."""
     keep: bool = msgspec.field(default=False, name="p")
-    """Whether the job stays when its trigger is exhausted."""
+    """Whether the job never completes (schedules): it stays when its trigger is exhausted."""
     limits: Limits | None = msgspec.field(default=None, name="q")
+    delete_completed: bool = msgspec.field(default=False, name="a")
+    """Whether the job is deleted when its trigger is exhausted."""
 
 
 DEFAULT_POLICIES = Policies()

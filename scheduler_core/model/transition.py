@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Replay
@@ -26,7 +27,8 @@ class Transition(msgspec.Struct, frozen=True):
     """One atomic step of a job."""
 
     state: JobState | None
-    """The new state. None without ``remove``: nothing is stored under this id, and nothing will be."""
+    """The new state. None without ``remove``: nothing is stored under this id, and nothing will be. With ``remove``:
+    what stays of the job."""
     records: tuple[Record, ...] = ()
     """Records to append to the job's history, oldest first."""
     job: Job | None = None
@@ -34,7 +36,8 @@ class Transition(msgspec.Struct, frozen=True):
     revoke: bool = False
     """Revoke the lease of the node that holds it, so that its settle is refused."""
     remove: bool = False
-    """Remove definition, state and due entry. The history stays until it is trimmed."""
+    """Remove the definition, and state and due entry unless ``state`` replaces them. The history stays until it is
+    trimmed."""
     detail: RunDetail | None = None
     """Request and answer of the attempt that led to this step; stored if its run is among ``records``."""
     detail_of: str = ""
@@ -46,10 +49,25 @@ class Transition(msgspec.Struct, frozen=True):
         return None if self.state is None else next_wake_ms(self.state)
 
 
-def transition_to(state: JobState, records: tuple[Record, ...] = ()) -> Transition:
-    """Return the step that leaves a job in ``state``, or that removes the job if it is finished."""
-    finished = is_finished(state)
-    return Transition(None if finished else state, records, remove=finished)
+def transition_to(job: Job, state: JobState, records: tuple[Record, ...] = (), *, now_ms: int) -> Transition:
+    """Return the step that leaves a job in ``state``, completed if it is finished. A finished child run is removed."""
+    if not is_finished(state):
+        return Transition(state, records)
+    completed, remove = complete(job, state, now_ms=now_ms)
+    return Transition(completed, records, remove=remove)
+
+
+def complete(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState | None, bool]:
+    """Return the state to store for a finished job or child run, and whether its definition is removed.
+
+    A job that is deleted when it completes leaves its id and the digest of its definition, so that a repeated upsert
+    does not run it again.
+    """
+    if state.child:
+        return None, True
+    if job.policies.delete_completed:
+        return JobState(deleted=True, completed_at_ms=now_ms, digest=job.digest()), True
+    return replace(state, completed_at_ms=now_ms), False
 
 
 def next_wake_ms(state: JobState) -> int | None:
@@ -109,7 +127,7 @@ def _earliest(a: int | None, b: int | None) -> int | None:
 
 
 def is_finished(state: JobState) -> bool:
-    """Return whether the job can never run again: its trigger is exhausted and nothing waits."""
+    """Return whether the job is over unless a client runs or changes it: its trigger is exhausted, nothing waits."""
     return (
         state.next_fire_ms is None
         and state.open is None

@@ -33,6 +33,7 @@ from scheduler_core.node.loops.wakeups import Alarm
 from scheduler_core.node.node import Node
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.history import Bounds
+from scheduler_core.store.jobs import CompletedBounds
 from scheduler_core.store.shards import Shards, ShardStore
 
 log = get_logger(__name__)
@@ -93,7 +94,8 @@ class NodeShard:
             store, alarm, self._starter, targets, clock, metrics, heartbeat_seconds=settings.heartbeat_seconds
         )
         self._cutter = CutSubscriber(node, store, self._starter, clock, metrics)
-        self._sweeper = Sweeper(store.history_store(), bounds_of(settings, len(shards)), clock, metrics)
+        kept = completed_bounds_of(settings, len(shards))
+        self._sweeper = Sweeper(store, bounds_of(settings, len(shards)), kept, clock, metrics)
         others = (self.heartbeat, self.settler, self._starter, self.reaper, self._listener, self._cutter, self._sweeper)
         self.claimer = Claimer(
             node, store, self._starter, self.settler, alarm, suspects, targets, clock, metrics, services=others
@@ -179,6 +181,12 @@ def bounds_of(settings: EngineSettings, shards: int = 1) -> Bounds:
         failures=-(-settings.history_max_runs // shards),
         bytes=(settings.history_max_megabytes << 20) // shards,
     )
+
+
+def completed_bounds_of(settings: EngineSettings, shards: int = 1) -> CompletedBounds:
+    """Return how many completed jobs one of ``shards`` shards keeps, and how long: as long as the records of runs."""
+    days = max(settings.history_retention_days, settings.history_failure_retention_days)
+    return CompletedBounds(age_ms=int(days * DAY_MS), most=-(-settings.completed_max // shards))
 
 
 def retry_policy(settings: EngineSettings) -> RetryPolicy:

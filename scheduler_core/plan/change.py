@@ -15,14 +15,15 @@ from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Snapshot
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
-from scheduler_core.model.transition import Transition, transition_to
+from scheduler_core.model.transition import Transition, is_finished, transition_to
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.finish import end_run
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
+from scheduler_core.plan.given import first_fire_ms
 from scheduler_core.plan.held_back import drop_hold_back
 from scheduler_core.plan.in_flight import detach, write_in_flight
 from scheduler_core.plan.misses import make_miss, pass_over
-from scheduler_core.triggers.trigger import IntervalSpec
+from scheduler_core.triggers.trigger import AtSpec, IntervalSpec, OnRequestSpec
 
 
 def plan_upsert(
@@ -33,23 +34,26 @@ def plan_upsert(
     downtimes: Sequence[Downtime],
     store_id: str,
     children: bool = False,
+    restart: bool = False,
 ) -> Transition | None:
-    """Store ``new`` under its id. None: the same definition is stored already.
+    """Store ``new``, whose trigger is complete (``plan.given``), under its id. None: the same definition is stored
+    already.
 
-    The first fire time lies after ``now_ms``. An upsert never fires, and an unchanged trigger keeps its position. A
-    change that leaves no fire time (``max_runs`` is reached) ends the job. ``children``: child runs of an earlier job
-    under this id are still open.
+    The first fire time lies after ``now_ms``, except of a new trigger ``now``. An unchanged trigger keeps its position;
+    with ``restart``, that of a completed job starts again. A change that leaves no fire time (``max_runs`` is reached)
+    completes the job. ``children``: child runs of an earlier job under this id are still open.
     """
     old, state = snapshot.job, snapshot.state
     if old is None or state is None:
         return _create(new, state, now_ms=now_ms, children=children)
-    if old.same_definition(new):
+    restart = restart and is_finished(state)
+    if old.same_definition(new) and not restart:
         return None
     state, records = detach(old, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was changed")
-    if not same_fire_times(old, new):
+    if restart or not same_fire_times(old, new):
         state, misses = pass_over(old, state, MissReason.REPLACED, now_ms=now_ms)
         state, dropped = _drop_replays(old, state, now_ms=now_ms)
-        state = replace(state, next_fire_ms=trigger_of(new).next_after(now_ms), fired=0, held_back=None)
+        state = replace(state, next_fire_ms=first_fire_ms(new, now_ms), fired=0, held_back=None)
         records = (*records, *misses, *dropped)
     elif old.policies.max_runs != new.policies.max_runs:
         moved = _recount(new, state, now_ms=now_ms)
@@ -67,9 +71,9 @@ def plan_upsert(
         # The new definition may have another target, so the next try is at once.
         state = replace(state, held_back=replace(state.held_back, until_ms=now_ms, placed=False))
     awaits_children = old.policies.overlap is Overlap.ALLOW and new.policies.overlap is not Overlap.ALLOW
-    state = replace(state, keep=new.policies.keep, awaits_children=awaits_children or state.awaits_children)
+    state = replace(state, keep=_keeps(new), awaits_children=awaits_children or state.awaits_children)
     job = replace(new, version=old.version + 1, created_at_ms=old.created_at_ms, updated_at_ms=now_ms)
-    step = transition_to(state, records)
+    step = transition_to(job, state, records, now_ms=now_ms)
     return step if step.remove else replace(step, job=job)
 
 
@@ -93,6 +97,15 @@ def plan_delete(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime
     return Transition(tombstone, (*records, *misses, *dropped, *cancelled), remove=True)
 
 
+def plan_forget(snapshot: Snapshot) -> Transition | None:
+    """Remove a completed job, or the id that is left of a job which was deleted when it completed. None: it runs again
+    or is paused."""
+    state = snapshot.state
+    if state is not None and state.open is None and (state.deleted or is_finished(state)):
+        return Transition(None, remove=True)
+    return None
+
+
 def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str) -> Transition | None:
     """Pause the trigger. None: it is paused already."""
     job, state = snapshot.job, snapshot.state
@@ -111,7 +124,7 @@ def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
     """Resume the trigger, also of a quarantined job. None: nothing to resume.
 
     The fire times that passed during the pause are one miss; nothing is caught up. A job whose trigger is exhausted by
-    now is removed.
+    now is completed.
     """
     job, state = snapshot.job, snapshot.state
     if job is None or state is None or (state.paused_at_ms is None and state.quarantine is None):
@@ -122,7 +135,7 @@ def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
     reason = MissReason.PAUSED if state.paused_at_ms is not None else MissReason.QUARANTINED
     state, misses = pass_over(job, state, reason, now_ms=now_ms)
     state = _recount(job, replace(state, paused_at_ms=None, quarantine=None, ends_at_ms=None), now_ms=now_ms)
-    return transition_to(state, (*records, *misses))
+    return transition_to(job, state, (*records, *misses), now_ms=now_ms)
 
 
 def plan_nothing(snapshot: Snapshot, *, downtimes: Sequence[Downtime], store_id: str) -> Transition:
@@ -157,7 +170,7 @@ def plan_cancel_unit(
         else:
             state, ended = end_run(job, state, run, RunState.CANCELLED, now_ms=now_ms, message=why)
             records = (*records, ended)
-    return transition_to(replace(state, quarantine=None), records)
+    return transition_to(job, replace(state, quarantine=None), records, now_ms=now_ms)
 
 
 def plan_outdated(work: Work, *, now_ms: int) -> Transition:
@@ -168,7 +181,7 @@ def plan_outdated(work: Work, *, now_ms: int) -> Transition:
     state, ended = end_run(
         work.job, work.state, work.run, RunState.CANCELLED, now_ms=now_ms, message="its job was changed or deleted"
     )
-    return transition_to(state, (*work.records, ended))
+    return transition_to(work.job, state, (*work.records, ended), now_ms=now_ms)
 
 
 def cancel_entries(job: Job, entries: Sequence[Pending], *, now_ms: int, why: str) -> tuple[Run, ...]:
@@ -188,12 +201,17 @@ def _create(new: Job, state: JobState | None, *, now_ms: int, children: bool) ->
     """Create a job. The run of a tombstone stays open in the new state until it is settled."""
     left = state.open if state is not None and state.deleted else None
     fresh = JobState(
-        next_fire_ms=trigger_of(new).next_after(now_ms),
+        next_fire_ms=first_fire_ms(new, now_ms),
         open=None if left is None else replace(left, list_replaced=True),
-        keep=new.policies.keep,
+        keep=_keeps(new),
         awaits_children=children and new.policies.overlap is not Overlap.ALLOW,
     )
     return Transition(fresh, job=replace(new, version=1, created_at_ms=now_ms, updated_at_ms=now_ms))
+
+
+def _keeps(job: Job) -> bool:
+    """Return whether the job never completes: a schedule, or a job that runs only on request."""
+    return job.policies.keep or isinstance(job.trigger, OnRequestSpec)
 
 
 def _recount(new: Job, state: JobState, *, now_ms: int) -> JobState:
@@ -210,6 +228,8 @@ def _end_of(job: Job, now_ms: int) -> int | None:
     ends_at_ms = job.policies.ends_at_ms
     if isinstance(job.trigger, IntervalSpec) and job.trigger.end_ms is not None:
         ends_at_ms = job.trigger.end_ms if ends_at_ms is None else min(ends_at_ms, job.trigger.end_ms)
+    if isinstance(job.trigger, AtSpec):
+        ends_at_ms = job.trigger.at_ms if ends_at_ms is None else min(ends_at_ms, job.trigger.at_ms)
     return None if ends_at_ms is None else trigger_of(job).last_in(now_ms, ends_at_ms + job.policies.jitter_ms)
 
 

@@ -163,7 +163,7 @@ def _decide(
     records = (*records, *caught, *misses)
     state = replace(state, next_fire_ms=trigger.next_after(latest_ms))
     if chosen is None:
-        return transition_to(state, records)
+        return transition_to(job, state, records, now_ms=now_ms)
     if job.policies.max_runs is not None:
         state = replace(state, fired=state.fired + 1)
         if state.fired >= job.policies.max_runs:
@@ -203,7 +203,7 @@ def _lost(
     state, ended = finish_and_account(
         job, state, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, trigger_blocked=trigger_blocked, message=why
     )
-    return transition_to(state, (*records, *ended))
+    return transition_to(job, state, (*records, *ended), now_ms=now_ms)
 
 
 def _take_over(
@@ -224,7 +224,7 @@ def _take_over(
     state, records = finish_and_account(
         job, others, run, final, now_ms=now_ms, downtimes=downtimes, trigger_blocked=trigger_blocked, message=why
     )
-    return transition_to(state, records)
+    return transition_to(job, state, records, now_ms=now_ms)
 
 
 def _quarantine(work: Work, lease: Lease, *, now_ms: int) -> Transition:
@@ -234,7 +234,7 @@ def _quarantine(work: Work, lease: Lease, *, now_ms: int) -> Transition:
     )
     state, ended = end_run(work.job, work.state, work.run, RunState.LOST, now_ms=now_ms, message=reason)
     if state.child:
-        return transition_to(state, (*work.records, ended))
+        return transition_to(work.job, state, (*work.records, ended), now_ms=now_ms)
     return Transition(replace(state, quarantine=reason), (*work.records, ended))
 
 
@@ -257,7 +257,7 @@ def _start_on_demand(
         return _start_entry(job, state, entry, records)
     replay = next_replay(state)
     if replay is None:
-        return transition_to(state, records)
+        return transition_to(job, state, records, now_ms=lease.first_claimed_at_ms)
     run = Run(
         id=run_id(lease.first_claimed_at_ms, store_id, lease.first_fence),
         fire_time_ms=replay.next_ms,
@@ -299,7 +299,7 @@ def plan_claim_tombstone(
     completed it."""
     run = state.open
     if run is None:
-        return Transition(None, remove=True)
+        return Transition(state if state.digest else None, remove=True)
     if run.state is RunState.TAKEN and (lost_at := lost_at_ms(run, downtimes)) > now_ms:
         return Transition(replace(state, open=replace(run, retry_at_ms=lost_at)))
     message = "its node died, and the job was deleted"

@@ -92,14 +92,14 @@ def end_found(
         after, records = finish_and_account(
             job, state, run, final, now_ms=now_ms, downtimes=downtimes, message=message, trigger_blocked=trigger_blocked
         )
-        return transition_to(after, (*found.records, *records))
+        return transition_to(job, after, (*found.records, *records), now_ms=now_ms)
     # It waited for its retry in the pending list, and another run is open: that one accounts for passed fire times.
     after, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     after = replace(after, open=state.open)
     misses: tuple[Record, ...] = ()
     if run.reason is Reason.CONTINUATION and after.trigger_blocked_by is None:
         after, misses = pass_over(job, after, MissReason.HELD, now_ms=now_ms)
-    return transition_to(after, (*found.records, ended, *misses))
+    return transition_to(job, after, (*found.records, ended, *misses), now_ms=now_ms)
 
 
 def plan_heartbeat(

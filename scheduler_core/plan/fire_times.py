@@ -14,7 +14,7 @@ from hashlib import blake2b
 from scheduler_core.model.job import Job
 from scheduler_core.model.policies import DEFAULT_POLICIES
 from scheduler_core.triggers.interval import LAST_INSTANT_MS
-from scheduler_core.triggers.trigger import Trigger, compile_trigger
+from scheduler_core.triggers.trigger import EverySpec, Trigger, TriggerSpec, compile_trigger
 
 __all__ = ["BoundedTrigger", "jitter_offset_ms", "same_fire_times", "trigger_of"]
 
@@ -43,9 +43,15 @@ def trigger_of(job: Job) -> Trigger:
 def same_fire_times(one: Job, other: Job) -> bool:
     """Return whether two definitions under one id have the same fire times. An upsert keeps the position only then."""
     a, b = one.policies, other.policies
-    return one.trigger == other.trigger and (
+    return _same_trigger(one.trigger, other.trigger) and (
         a is b or (a.starts_at_ms, a.ends_at_ms, a.jitter_ms) == (b.starts_at_ms, b.ends_at_ms, b.jitter_ms)
     )
+
+
+def _same_trigger(a: TriggerSpec, b: TriggerSpec) -> bool:
+    if isinstance(a, EverySpec) and isinstance(b, EverySpec):
+        return (a.every_ms, a.anchor_ms) == (b.every_ms, b.anchor_ms)
+    return a == b
 
 
 def jitter_offset_ms(job_id: str, jitter_ms: int) -> int:

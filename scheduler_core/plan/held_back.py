@@ -59,9 +59,9 @@ def plan_hold_back_changed(job: Job | None, state: JobState, work: Work, *, now_
         return Transition(replace(others, open=waiting))
     final, why = run.completed or RunState.CANCELLED, "its job was changed, paused or deleted before it was sent"
     after, ended = end_run(None if gone else job, others, run, final, now_ms=now_ms, message=why)
-    if gone:
+    if gone or job is None:
         return Transition(None, (ended,), remove=True)
-    return transition_to(after, (ended,))
+    return transition_to(job, after, (ended,), now_ms=now_ms)
 
 
 def drop_hold_back(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:

@@ -146,7 +146,7 @@ def plan_replace_pending(
     misses: tuple[Record, ...] = ()
     if was_blocked and not entries:
         state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
-    return transition_to(state, (*records, *cancelled, *misses))
+    return transition_to(job, state, (*records, *cancelled, *misses), now_ms=now_ms)
 
 
 def plan_revive(

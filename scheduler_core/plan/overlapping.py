@@ -21,13 +21,13 @@ FULL_WAIT_MS = 250
 """How long an on-demand run waits when its job has reached ``max_concurrent``."""
 
 
-def plan_spawn(work: Work) -> Transition:
+def plan_spawn(work: Work, *, now_ms: int) -> Transition:
     """Return the step that makes a run a child run, and advances its job at once.
 
     Replays run one at a time.
     """
     spawn = Spawn(work.run, work.job.policies.max_concurrent, replay=is_replay(work.run))
-    return replace(transition_to(work.state, work.records), spawn=spawn)
+    return replace(transition_to(work.job, work.state, work.records, now_ms=now_ms), spawn=spawn)
 
 
 def plan_full(work: Work, before: JobState, *, now_ms: int) -> Transition:
@@ -40,4 +40,4 @@ def plan_full(work: Work, before: JobState, *, now_ms: int) -> Transition:
     if state.fired != before.fired:
         # It was counted as a run, possibly as the last one.
         state = replace(state, fired=state.fired - 1, next_fire_ms=trigger.next_after(work.run.fire_time_ms))
-    return transition_to(state, (*work.records, missed))
+    return transition_to(work.job, state, (*work.records, missed), now_ms=now_ms)

@@ -14,7 +14,7 @@ from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Verdict
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Attempt, Reason, Record, Run, RunState, keep_attempts
-from scheduler_core.model.transition import Transition, is_finished
+from scheduler_core.model.transition import Transition, complete, is_finished
 from scheduler_core.plan.backoff import RetryPolicy, retry_delay_ms, with_rule
 from scheduler_core.plan.callback import taken
 from scheduler_core.plan.claim import Work
@@ -124,8 +124,9 @@ def _step(
 ) -> Transition:
     """Return the transition, with request and answer if the run ended and they are kept."""
     if remove is None:
-        remove = state is not None and is_finished(state)
-        state = None if remove else state
+        remove = False
+        if state is not None and is_finished(state):
+            state, remove = complete(job, state, now_ms=ended.ended_at_ms)
     for record in records:
         if isinstance(record, Run) and record.id == run.id:
             if record.state is RunState.SUCCEEDED and not job.policies.keep_answers:

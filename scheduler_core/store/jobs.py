@@ -24,6 +24,15 @@ class Retention(msgspec.Struct, frozen=True):
     failures: int = 100
 
 
+class CompletedBounds(msgspec.Struct, frozen=True):
+    """How many completed jobs are kept, and how long. The ids of jobs that were deleted when they completed have the
+    same ``most`` and an age of their own."""
+
+    age_ms: int = 30 * 86_400_000
+    most: int = 100_000
+    id_age_ms: int = 86_400_000
+
+
 class StoredJob(msgspec.Struct, frozen=True):
     """A job as it was read, with the snapshot that a change is checked against."""
 
@@ -151,6 +160,11 @@ class JobStore(Protocol):
 
     async def change_many(self, changes: Sequence[tuple[str, StoredJob, Transition]]) -> list[bool | StoreRefused]:
         """Apply changes of up to 250 different jobs, each as ``change`` does; each succeeds or fails alone."""
+        ...
+
+    async def beyond(self, bounds: CompletedBounds, *, now_ms: int, limit: int) -> list[str]:
+        """Return up to ``limit`` ids of completed jobs beyond ``bounds``, and as many of jobs that were deleted when
+        they completed; of each kind the oldest."""
         ...
 
     async def answer(self, key: str, *, now_ms: int) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Interval triggers and one-time triggers.
+"""Interval triggers, one-time triggers, and the trigger without fire times.
 
 Instants are integer UTC epoch milliseconds. An interval is elapsed time, so changes of local time do not affect it.
 Every method takes one or two divisions, however distant the fire time is.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from scheduler_core.base.errors import InvalidInput
 
-__all__ = ["LAST_INSTANT_MS", "AtTrigger", "IntervalTrigger"]
+__all__ = ["LAST_INSTANT_MS", "AtTrigger", "IntervalTrigger", "NoTrigger"]
 
 LAST_INSTANT_MS = 253_402_300_799_999
 """The last millisecond of the year 9999. RFC 3339 cannot express later instants, so no fire time is later."""
@@ -71,3 +71,21 @@ class AtTrigger:
     def count_in(self, after_ms: int, until_ms: int, limit: int) -> int:
         """Return 1 if ``after_ms < t <= until_ms``, else 0."""
         return int(after_ms < self._at_ms <= until_ms)
+
+
+class NoTrigger:
+    """Never fires: its job runs only on request."""
+
+    __slots__ = ()
+
+    def next_after(self, after_ms: int) -> int | None:
+        """Return None."""
+        return None
+
+    def last_in(self, after_ms: int, until_ms: int) -> int | None:
+        """Return None."""
+        return None
+
+    def count_in(self, after_ms: int, until_ms: int, limit: int) -> int:
+        """Return 0."""
+        return 0

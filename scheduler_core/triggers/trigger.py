@@ -18,13 +18,15 @@ from scheduler_core.triggers.cron_fields import read_hashed_fields, split_zone
 from scheduler_core.triggers.cron_hash import uses_hash
 from scheduler_core.triggers.cron_rules import refuse
 from scheduler_core.triggers.every import read_every
-from scheduler_core.triggers.interval import AtTrigger, IntervalTrigger
+from scheduler_core.triggers.interval import AtTrigger, IntervalTrigger, NoTrigger
 from scheduler_core.triggers.zone import Zone, load_zone
 
 __all__ = [
     "AtSpec",
     "CronSpec",
+    "EverySpec",
     "IntervalSpec",
+    "OnRequestSpec",
     "Trigger",
     "TriggerSpec",
     "check_fires_again",
@@ -47,17 +49,31 @@ class IntervalSpec(msgspec.Struct, frozen=True, tag="interval", tag_field="k", o
     every_ms: int = msgspec.field(name="e")
     anchor_ms: int = msgspec.field(name="a")
     end_ms: int | None = msgspec.field(default=None, name="u")
-    text: str | None = msgspec.field(default=None, name="x")
-    """``@every 1h30m``, if the client wrote the interval so."""
 
 
-class AtSpec(msgspec.Struct, frozen=True, tag="at", tag_field="k"):
+class EverySpec(msgspec.Struct, frozen=True, tag="every", tag_field="k", omit_defaults=True):
+    """Fire times of a job at ``anchor_ms + k * every_ms`` for k = 1, 2, ... (schedules have an ``IntervalSpec``)."""
+
+    every_ms: int = msgspec.field(name="e")
+    anchor_ms: int | None = msgspec.field(default=None, name="a")
+    """None: not decided yet. The upsert that stores the job decides it (``plan.given``)."""
+    expression: str | None = msgspec.field(default=None, name="x")
+    """The cron expression that the client wrote (``@every 90s``); None: ``every_seconds``."""
+
+
+class AtSpec(msgspec.Struct, frozen=True, tag="at", tag_field="k", omit_defaults=True):
     """One fire time."""
 
     at_ms: int = msgspec.field(name="a")
+    now: bool = msgspec.field(default=False, name="n")
+    """Whether the client wrote ``now``. ``at_ms`` 0: the upsert that stores the job replaces it (``plan.given``)."""
 
 
-TriggerSpec: TypeAlias = CronSpec | IntervalSpec | AtSpec
+class OnRequestSpec(msgspec.Struct, frozen=True, tag="request", tag_field="k"):
+    """No fire times: the job runs only when a client or a runner requests it."""
+
+
+TriggerSpec: TypeAlias = CronSpec | IntervalSpec | EverySpec | AtSpec | OnRequestSpec
 """Every kind of spec. The tag of a stored document selects the kind."""
 
 
@@ -80,11 +96,11 @@ class Trigger(Protocol):
         ...
 
 
-def read_cron(text: str, timezone: str | None, job_id: str) -> CronSpec | IntervalSpec:
+def read_cron(text: str, timezone: str | None, job_id: str) -> CronSpec | EverySpec:
     """Read the fields ``cron`` and ``timezone`` (None: absent) of a job. The text is kept as the client wrote it.
 
-    ``@every`` yields an interval without an anchor: ``anchor_ms`` is 0, and the caller replaces it. Raises
-    ``InvalidInput`` with the field ``cron`` or ``timezone``.
+    ``@every`` yields an interval without an anchor: ``plan.given`` sets it. Raises ``InvalidInput`` with the field
+    ``cron`` or ``timezone``.
     """
     spec = _read_cron(text, timezone)
     if depends_on_id(spec):
@@ -110,11 +126,16 @@ def compile_trigger(spec: TriggerSpec, job_id: str | None = None) -> Trigger:
         return trigger if isinstance(trigger, CronTrigger) else trigger.trigger_of(job_id)
     if isinstance(spec, IntervalSpec):
         return IntervalTrigger(spec.every_ms, spec.anchor_ms, spec.end_ms)
-    return AtTrigger(spec.at_ms)
+    if isinstance(spec, EverySpec):
+        return IntervalTrigger(spec.every_ms, spec.anchor_ms or 0)
+    return AtTrigger(spec.at_ms) if isinstance(spec, AtSpec) else _NO_TRIGGER
+
+
+_NO_TRIGGER = NoTrigger()
 
 
 @lru_cache(maxsize=16_384)
-def _read_cron(text: str, timezone: str | None) -> CronSpec | IntervalSpec:
+def _read_cron(text: str, timezone: str | None) -> CronSpec | EverySpec:
     prefix, rest = split_zone(text)
     every_ms = read_every(rest)
     if every_ms is None:
@@ -129,7 +150,7 @@ def _read_cron(text: str, timezone: str | None) -> CronSpec | IntervalSpec:
             "timezone is not allowed beside @every: an interval is elapsed time, the same in all zones",
             field="timezone",
         )
-    return IntervalSpec(every_ms, 0, text=text)
+    return EverySpec(every_ms, expression=text)
 
 
 class _HashedCron:

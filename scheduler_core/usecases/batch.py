@@ -33,14 +33,16 @@ Upserted = tuple[JobView, bool]
 """The job as stored, and whether anything changed."""
 
 
-async def upsert_many(service: JobService, new: Sequence[Job]) -> list[Upserted | CronpostError]:
+async def upsert_many(
+    service: JobService, new: Sequence[Job], *, restart: bool = False
+) -> list[Upserted | CronpostError]:
     """Store each job under its id, as ``JobService.upsert`` would; returns the result of each, in their order.
 
     The jobs are independent: a job that is invalid, or that Redis refuses, keeps its stored definition. An error in the
     result is what ``upsert`` would have raised. If Redis does not answer, all remaining jobs get an error:
     OutcomeUnknown for those that may have been stored.
     """
-    chunks = [_Chunk(service, jobs) for jobs in _chunks(new)]
+    chunks = [_Chunk(service, jobs, restart=restart) for jobs in _chunks(new)]
     unsent: StoreUnavailable | None = None
     try:
         await _apply(chunks, ReleaseWait(service.store, service.clock))
@@ -53,13 +55,18 @@ async def upsert_many(service: JobService, new: Sequence[Job]) -> list[Upserted 
     return results
 
 
-async def upsert_on_shards(services: PerShard[JobService], new: Sequence[Job]) -> list[Upserted | CronpostError]:
+async def upsert_on_shards(
+    services: PerShard[JobService], new: Sequence[Job], *, restart: bool = False
+) -> list[Upserted | CronpostError]:
     """Upsert each job on its shard. A fault of one shard affects only the jobs of that shard."""
     if len(services) == 1:
-        return await upsert_many(services.lead, new)
+        return await upsert_many(services.lead, new, restart=restart)
     places = services.places(job.id for job in new)
     parts = await asyncio.gather(
-        *(upsert_many(services.all[shard], [new[place] for place in own]) for shard, own in places.items())
+        *(
+            upsert_many(services.all[shard], [new[place] for place in own], restart=restart)
+            for shard, own in places.items()
+        )
     )
     by_place = {
         place: one
@@ -108,10 +115,11 @@ def _chunks(new: Sequence[Job]) -> Iterator[list[Job]]:
 class _Chunk:
     """Jobs with different ids that are upserted together."""
 
-    def __init__(self, service: JobService, new: Sequence[Job]) -> None:
+    def __init__(self, service: JobService, new: Sequence[Job], *, restart: bool) -> None:
         self._service = service
         self._store = service.store
         self._new = new
+        self._restart = restart
         self._results: dict[str, Upserted | CronpostError] = {}
         self.held: list[tuple[Job, StoredJob]] = []
         """Jobs to change that a node holds ahead of their wake-up, as stored before the change."""
@@ -196,7 +204,7 @@ class _Chunk:
         changes: list[tuple[str, StoredJob, Transition]] = []
         for job, stored in found:
             try:
-                step = plan(stored, partial(step_of_upsert, job), now_ms)
+                step = plan(stored, partial(step_of_upsert, job, restart=self._restart), now_ms)
             except InvalidInput as error:
                 self._results[job.id] = error
                 continue
@@ -235,7 +243,7 @@ class _Chunk:
     async def _upsert_alone(self, job: Job) -> None:
         """Upsert a single job: another change overtook it, or it is too large for the chunk."""
         try:
-            self._results[job.id] = await self._service.upsert(job)
+            self._results[job.id] = await self._service.upsert(job, restart=self._restart)
         except CronpostError as error:
             _stop_if_unknown(error)
             self._results[job.id] = error

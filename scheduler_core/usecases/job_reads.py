@@ -15,7 +15,7 @@ from scheduler_core.model.job_state import JobState, LastRun, Snapshot
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, Record, Run, RunState
-from scheduler_core.model.transition import Transition
+from scheduler_core.model.transition import Transition, is_finished
 from scheduler_core.store.jobs import JobStore, StoredJob
 
 RECORDS_LOOKED_AT = 100
@@ -44,7 +44,7 @@ class JobView(msgspec.Struct, frozen=True):
 
     @property
     def status(self) -> str:
-        """One word: quarantined, running, paused, taken, retrying or active; the first that applies."""
+        """One word: quarantined, running, paused, taken, retrying, completed or active; the first that applies."""
         if self.fault is not None or self.state.quarantine is not None:
             return "quarantined"
         if self.lease is not None and self.lease.node != "-":
@@ -55,7 +55,8 @@ class JobView(msgspec.Struct, frozen=True):
             return "taken" if self.state.open.state is RunState.TAKEN else "retrying"
         if any(entry.run is not None for entry in self.state.pending):
             return "retrying"
-        return "active"
+        completed = self.state.completed_at_ms is not None and is_finished(self.state)
+        return "completed" if completed else "active"
 
 
 class JobReader:

@@ -24,12 +24,13 @@ from scheduler_core.base.errors import (
     StoreUnavailable,
 )
 from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
+from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Replay, Snapshot
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Reason, Run, random_run_id
-from scheduler_core.model.transition import Transition
+from scheduler_core.model.transition import Transition, is_finished
 from scheduler_core.plan.change import (
     plan_cancel_unit,
     plan_delete,
@@ -38,11 +39,12 @@ from scheduler_core.plan.change import (
     plan_resume,
     plan_upsert,
 )
-from scheduler_core.plan.fire_times import same_fire_times, trigger_of
+from scheduler_core.plan.fire_times import same_fire_times
+from scheduler_core.plan.given import completed_trigger, first_fire_ms, starts_now
 from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Answer, JobStore, StoredJob
-from scheduler_core.triggers.trigger import check_fires_again, compile_trigger
+from scheduler_core.triggers.trigger import AtSpec, CronSpec, OnRequestSpec, check_fires_again, compile_trigger
 from scheduler_core.usecases.job_reads import (
     JobReader,
     JobView,
@@ -97,10 +99,11 @@ class JobService(JobReader):
         super().__init__(store, clock)
         self._metrics = metrics
 
-    async def upsert(self, job: Job) -> tuple[JobView, bool]:
+    async def upsert(self, job: Job, *, restart: bool = False) -> tuple[JobView, bool]:
         """Store the job under its id; returns the stored job, and whether anything changed.
 
-        Raises InvalidInput if its trigger never fires again.
+        ``restart``: if the job is completed, its trigger starts again. Raises InvalidInput if the trigger never fires
+        again.
         """
 
         # Most jobs are new or unchanged. One command is enough for both.
@@ -112,7 +115,7 @@ class JobService(JobReader):
                 log.info(JOB_UPSERTED, job_id=job.id, version=1)
                 return JobView(job.id, *created, None), True
             found = None if answer == "large" else answer
-        stored, transition = await self.change(job.id, partial(step_of_upsert, job), found=found)
+        stored, transition = await self.change(job.id, partial(step_of_upsert, job, restart=restart), found=found)
         child = await self.finish_upsert(stored, job.id, unchanged=transition is None)
         view = self._view(job.id, stored, transition, child)
         if transition is None:
@@ -448,6 +451,7 @@ def as_created(job: Job, *, now_ms: int, state: JobState | None = None) -> tuple
 
     (If the same definition is stored already, it is accepted.) ``state``: its first state, if it is known already.
     """
+    job = completed_trigger(job, None, now_ms=now_ms)
     if state is None:
         try:
             step = step_of_upsert(job, _NOTHING, now_ms)
@@ -459,15 +463,21 @@ def as_created(job: Job, *, now_ms: int, state: JobState | None = None) -> tuple
     return replace(job, version=1, created_at_ms=now_ms, updated_at_ms=now_ms), state
 
 
-def step_of_upsert(job: Job, stored: StoredJob, now_ms: int) -> Transition | None:
-    """Return the step that stores ``job`` under its id; None: it is stored already.
+def step_of_upsert(job: Job, stored: StoredJob, now_ms: int, *, restart: bool = False) -> Transition | None:
+    """Return the step that stores ``job`` under its id; None: it is stored already, or it is the same definition as
+    that of a job which was deleted when it completed.
 
-    Raises InvalidInput if its trigger never fires again.
+    ``restart``: if the job is completed, its trigger starts again. Raises InvalidInput if the trigger never fires
+    again.
     """
     old, state = stored.snapshot.job, stored.snapshot.state
-    if old is None or not same_fire_times(old, job) or state is None or state.next_fire_ms is None:
-        if stored.fault is None and old is not None and old.same_definition(job):
-            return None  # unchanged; only its last run is not settled yet
+    if old is None and state is not None and state.digest and not restart and state.digest == job.digest():
+        return None
+    restart = restart and old is not None and state is not None and is_finished(state)
+    job = completed_trigger(job, None if restart else old, now_ms=now_ms)
+    if restart or old is None or not same_fire_times(old, job) or state is None or state.next_fire_ms is None:
+        if not restart and stored.fault is None and old is not None and old.same_definition(job):
+            return None  # unchanged: it is completed, or its last run is not settled yet
         check_fires(job, now_ms)
     snapshot = stored.snapshot
     if stored.fault is not None:
@@ -479,12 +489,32 @@ def step_of_upsert(job: Job, stored: StoredJob, now_ms: int) -> Transition | Non
         downtimes=stored.downtimes,
         store_id=stored.store_id,
         children=stored.children > 0,
+        restart=restart,
     )
 
 
 def check_fires(job: Job, now_ms: int) -> None:
-    """Raise InvalidInput, naming the field, if the job has no fire time after now."""
-    trigger = compile_trigger(job.trigger, job.id)
-    check_fires_again(trigger, now_ms)
-    if trigger_of(job).next_after(now_ms) is None:
+    """Raise InvalidInput, naming the field, if a job whose trigger is complete has no fire time after now.
+
+    A job that runs only on request needs none. ``now`` is a fire time at the instant that it stands for; as the
+    unchanged trigger of a stored job it stands for an earlier one.
+    """
+    spec = job.trigger
+    if type(spec) is CronSpec:
+        check_fires_again(compile_trigger(spec, job.id), now_ms)
+    elif isinstance(spec, OnRequestSpec):
+        return
+    elif isinstance(spec, AtSpec) and not starts_now(job, now_ms):
+        if spec.now:
+            return
+        if spec.at_ms <= now_ms:
+            raise InvalidInput(
+                f'at is {rfc3339(spec.at_ms)}, which has passed: send a later one or "now", or run the stored job '
+                "with POST /jobs/{id}/run",
+                field="at",
+            )
+    if first_fire_ms(job, now_ms) is None:
+        starts_ms = job.policies.starts_at_ms
+        if isinstance(spec, AtSpec) and starts_ms is not None and spec.at_ms < starts_ms:
+            raise InvalidInput("at must not be earlier than starts_at", field="starts_at")
         raise InvalidInput("the job has no fire time between now and ends_at", field="ends_at")

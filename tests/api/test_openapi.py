@@ -97,7 +97,9 @@ async def test_the_description_has_every_field_of_a_job(client: httpx.AsyncClien
         "interval_seconds",
         "interval_from",
         "interval_until",
+        "every_seconds",
         "at",
+        "completed_at",
         "open_runs",
         "in_flight",
     }

@@ -95,6 +95,7 @@ ASKED: dict[str, tuple[dict[str, Any], Policies]] = {
         Policies(starts_at_ms=1_893_456_000_000, ends_at_ms=1_893_456_000_001),
     ),
     "max_runs": ({"max_runs": 1}, Policies(max_runs=1)),
+    "after_completion": ({"after_completion": "delete"}, Policies(delete_completed=True)),
     "jitter": ({"jitter_seconds": 86_400}, Policies(jitter_ms=86_400_000)),
     "continuations": ({"continuations": True}, Policies(continuations=True)),
     "continuations one by one": (
@@ -132,11 +133,10 @@ NOTHING_MORE: dict[str, dict[str, Any]] = {
     "empty limits": {"limits": {}},
     "limits of nothing": {"limits": {"max_in_flight": None, "rate": None}},
     "the usual completion": {"completion": "response"},
+    "the usual after_completion": {"after_completion": "keep"},
     "no jitter and no interval": {"jitter_seconds": 0, "min_interval_seconds": 0.0},
     "null where null is shown": {
-        name: None
-        for name in POLICY_FIELDS
-        if name not in {"overlap", "recovery", "completion", "jitter_seconds", "continuations", "min_interval_seconds"}
+        name: None for name in POLICY_FIELDS if BY_NAME.get(name) is None or BY_NAME[name].takes_null
     },
 }
 
@@ -224,6 +224,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a number as end": ({"ends_at": 1_893_456_000_000}, "ends_at"),
     "an end at the start": ({"starts_at": FAR, "ends_at": FAR}, "ends_at"),
     "an end before the start": ({"starts_at": FAR, "ends_at": "2998-12-31T23:59:59Z"}, "ends_at"),
+    "after_completion, unknown": ({"after_completion": "remove"}, "after_completion"),
+    "after_completion null": ({"after_completion": None}, "after_completion"),
     "no run at all": ({"max_runs": 0}, "max_runs"),
     "very many runs": ({"max_runs": 10**30}, "max_runs"),
     "half a run": ({"max_runs": 0.5}, "max_runs"),
@@ -331,6 +333,7 @@ async def test_the_effective_values_are_shown(client: httpx.AsyncClient) -> None
         "starts_at": None,
         "ends_at": None,
         "max_runs": None,
+        "after_completion": "keep",
         "jitter_seconds": 0,
         "continuations": False,
         "min_interval_seconds": 0,
@@ -461,6 +464,7 @@ async def test_putting_a_job_as_it_was_read_changes_nothing(client: httpx.AsyncC
         "starts_at": "2090-06-01T00:00:00Z",
         "ends_at": "2091-06-01T00:00:00.500Z",
         "max_runs": 12,
+        "after_completion": "delete",
         "jitter_seconds": 30,
         "continuations": True,
         "min_interval_seconds": 10,
@@ -475,7 +479,7 @@ async def test_putting_a_job_as_it_was_read_changes_nothing(client: httpx.AsyncC
         before = contents()
         shown = (await client.get("/jobs/a")).json()
         assert {name: shown[name] for name in body} == body
-        answer = await client.put("/jobs/a", json={name: shown[name] for name in JOB_FIELDS})
+        answer = await client.put("/jobs/a", json={name: shown[name] for name in JOB_FIELDS if name in shown})
         assert answer.status_code == 202, answer.text
         assert answer.json()["changed"] is False
         assert contents() == before

@@ -17,8 +17,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Timing
 from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
 from scheduler_core.node.loops.sweep import Sweeper
-from scheduler_core.node.shard_loops import bounds_of
-from scheduler_core.store.redis.history import RedisHistory
+from scheduler_core.node.shard_loops import bounds_of, completed_bounds_of
 from scheduler_core.store.redis.keys import CATALOGUE_PARTS, TASK_PARTS, Keys
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
@@ -59,10 +58,13 @@ class Setup:
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(create_app(self.context)), base_url="http://localhost"
         )
+        settings = self.node.node.settings
+        sweeper = Sweeper(store, bounds_of(settings), completed_bounds_of(settings), self.clock, metrics)
         self.sweepers: list[Callable[[], Awaitable[Any]]] = [
             CatalogueSweeper(shards, self.clock, metrics).repair,
             CatalogueSweeper(shards, self.clock, metrics).sweep,
-            Sweeper(RedisHistory(store), bounds_of(self.node.node.settings), self.clock, metrics).sweep,
+            sweeper.sweep,
+            sweeper.sweep_completed,
         ]
 
     async def start(self) -> None:

@@ -293,7 +293,7 @@ async def test_a_released_job_is_due_again_with_the_facts_of_its_first_claim(sto
 
 async def test_a_finished_job_leaves_nothing_but_its_history(store: RedisStore, redis: Redis) -> None:
     job = await one_claimed(store, redis)
-    await store.settle([encode_settlement(job, Transition(make_state(None), (MISS,), remove=True))])
+    await store.settle([encode_settlement(job, Transition(None, (MISS,), remove=True))])
     content = await dump(redis)
     for key in (KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids):
         assert b"due" not in content.get(key, {})

@@ -6,7 +6,7 @@ import pytest
 
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.triggers.every import read_every
-from scheduler_core.triggers.trigger import IntervalSpec, read_cron
+from scheduler_core.triggers.trigger import EverySpec, read_cron
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_text_without_a_duration_after_every_is_no_interval(text: str) -> None:
 
 
 def test_every_in_the_cron_of_a_job_is_an_interval_that_keeps_its_text() -> None:
-    assert read_cron(" @every 1h30m ", None, "a") == IntervalSpec(5_400_000, 0, text=" @every 1h30m ")
+    assert read_cron(" @every 1h30m ", None, "a") == EverySpec(5_400_000, expression=" @every 1h30m ")
 
 
 @pytest.mark.parametrize("timezone", ["UTC", "Europe/Berlin", "Nowhere"])

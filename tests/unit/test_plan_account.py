@@ -452,7 +452,7 @@ class Simulation:
             assert one.state is not None
             self.write(one, plan_full(planned, one.state, now_ms=self.now))
         elif is_spawned(planned):
-            step = plan_spawn(planned)
+            step = plan_spawn(planned, now_ms=one.lease.first_claimed_at_ms)
             assert step.spawn is not None
             replays = [one for one in self.children if "~" in one.id]
             if len(self.children) >= step.spawn.limit or (step.spawn.replay and replays):
@@ -698,7 +698,8 @@ def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
     if main.state is not None and main.lease is None and main.job is not None:
         wake = next_wake_ms(main.state)
         assert wake is None or wake > simulation.now
-        assert main.state.quarantine is not None or not is_finished(main.state)
+        completed = is_finished(main.state) and main.state.completed_at_ms is not None
+        assert main.state.quarantine is not None or completed or not is_finished(main.state)
 
 
 @settings(max_examples=examples(20), deadline=None)

@@ -249,11 +249,11 @@ def test_a_job_that_lost_its_state_continues_from_now() -> None:
     assert planned.state == make_state(40)
 
 
-def test_resume_removes_a_job_whose_trigger_ran_out_during_the_pause() -> None:
+def test_resume_completes_a_job_whose_trigger_ran_out_during_the_pause() -> None:
     job = make_job(trigger=CronSpec("*/10 * * * * * 2026"))
     planned = done(resume(Snapshot(job, make_state(580, paused_at_ms=at(575)), None), 700))
     assert summary(planned) == [("paused", 580, 590)]
-    assert (planned.state, planned.remove) == (None, True)
+    assert (planned.state, planned.remove) == (make_state(None, completed_at_ms=at(700)), False)
 
 
 def test_resume_stores_a_run_that_was_requested_during_the_pause() -> None:

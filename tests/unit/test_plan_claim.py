@@ -273,9 +273,9 @@ def test_a_run_requested_for_later_waits() -> None:
     assert plan(state, make_lease(6)) == Transition(state)
 
 
-def test_a_trigger_that_has_run_out_removes_its_job() -> None:
+def test_a_trigger_that_has_run_out_completes_its_job() -> None:
     planned = rest(plan(make_state(None), make_lease(6)))
-    assert planned.remove
+    assert (planned.state, planned.remove) == (make_state(None, completed_at_ms=at(6)), False)
 
 
 def test_the_last_fire_time_of_a_trigger_still_runs() -> None:
@@ -285,10 +285,10 @@ def test_the_last_fire_time_of_a_trigger_still_runs() -> None:
     assert planned.state == make_state(None)
 
 
-def test_a_downtime_over_the_last_fire_time_removes_the_job_and_records_a_miss() -> None:
+def test_a_downtime_over_the_last_fire_time_completes_the_job_and_records_a_miss() -> None:
     job = make_job(trigger=CronSpec("*/10 * * * * * 2026"))
     planned = rest(plan(make_state(580), make_lease(700), job=job, downtimes=[(570, 700)]))
-    assert planned.remove
+    assert (planned.state, planned.remove) == (make_state(None, completed_at_ms=at(700)), False)
     assert misses(planned.records) == [("downtime", 580, 590)]
 
 

@@ -323,7 +323,7 @@ def test_fire_times_that_are_caught_up_count_for_max_runs() -> None:
     assert len(runs(made)) == 2
 
 
-def test_lowering_max_runs_below_the_count_leaves_no_finished_job_stored() -> None:
+def test_lowering_max_runs_below_the_count_completes_the_job() -> None:
     job = with_policies(max_runs=5)
     made = simulation(job)
     for seconds in (10, 20, 30):
@@ -331,7 +331,9 @@ def test_lowering_max_runs_below_the_count_leaves_no_finished_job_stored() -> No
         made.claim()
         made.settle(answered(200))
     made.upsert(replace(job, policies=Policies(max_runs=2)))
-    assert made.main.state is None or not is_finished(made.main.state)
+    assert made.main.state is not None
+    assert is_finished(made.main.state)
+    assert made.main.state.completed_at_ms == made.now
 
 
 def test_the_ranges_to_catch_up_after_repeated_downtimes_are_bounded() -> None:
@@ -361,21 +363,23 @@ def test_a_changed_definition_is_tried_before_its_job_is_quarantined() -> None:
     assert made.main.state.quarantine is None
 
 
-def test_emptying_the_list_removes_a_job_whose_trigger_ran_out() -> None:
+def test_emptying_the_list_completes_a_job_whose_trigger_ran_out() -> None:
     made = simulation(make_job(policies=Policies(ends_at_ms=at(10))))
     go_to(made, 1)
     made.replace_pending([50 * SECOND])
     go_to(made, 20)
     made.replace_pending([])
     assert misses(made) == [("held", 10, 10)]
-    assert made.main.job is None
+    assert made.main.state is not None
+    assert made.main.state.completed_at_ms == made.now
 
 
-def test_an_upsert_that_cancels_the_last_run_of_max_runs_leaves_no_finished_job_stored() -> None:
+def test_an_upsert_that_cancels_the_last_run_of_max_runs_completes_the_job() -> None:
     job = with_policies(max_runs=1)
     made = simulation(job)
     go_to(made, 10)
     made.claim()
     made.settle(answered(503))
     made.upsert(replace(job, payload=b"9"))
-    assert made.main.state is None or not is_finished(made.main.state)
+    assert made.main.state is not None
+    assert made.main.state.completed_at_ms == made.now

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
@@ -101,7 +102,7 @@ def test_a_run_of_a_job_that_allows_overlap_becomes_a_child_run() -> None:
     job = with_policies(overlap=Overlap.ALLOW, max_concurrent=3)
     planned = work(claim(job, make_state(0), 0))
     assert is_spawned(planned)
-    step = plan_spawn(planned)
+    step = plan_spawn(planned, now_ms=at(0))
     assert step.spawn is not None
     assert (step.spawn.run, step.spawn.limit) == (planned.run, 3)
     assert seconds(next_wake_ms(state_of(step))) == 10
@@ -131,15 +132,20 @@ def test_a_requested_run_waits_while_max_concurrent_runs_are_open() -> None:
 def test_backfills_of_a_job_that_allows_overlap_go_one_at_a_time() -> None:
     job = with_policies(overlap=Overlap.ALLOW, max_concurrent=5)
     state = make_state(30, replays=(Replay(Reason.BACKFILL, at(0), at(20), 3),))
-    step = plan_spawn(work(claim(job, state, 24)))
+    step = plan_spawn(work(claim(job, state, 24)), now_ms=at(24))
     assert step.spawn is not None
     assert (step.spawn.replay, step.spawn.limit) == (True, 5)
 
 
 def test_the_last_run_of_an_exhausted_job_that_allows_overlap_outlives_it() -> None:
     job = with_policies(overlap=Overlap.ALLOW, trigger=IntervalSpec(10_000, START_MS, START_MS + 10_000))
-    step = plan_spawn(work(claim(job, make_state(10), 10)))
-    assert step.remove
+    planned = work(claim(job, make_state(10), 10))
+    step = plan_spawn(planned, now_ms=at(12))
+    assert (state_of(step).completed_at_ms, step.remove) == (at(12), False)
+    assert step.spawn is not None
+    deleted = replace(job, policies=replace(job.policies, delete_completed=True))
+    step = plan_spawn(replace(planned, job=deleted), now_ms=at(12))
+    assert (state_of(step).digest, step.remove) == (deleted.digest(), True)
     assert step.spawn is not None
 
 
@@ -263,7 +269,7 @@ def test_a_job_ends_after_max_runs() -> None:
     second = work(claim(job, first.state, 10))
     assert second.state.next_fire_ms is None
     over = plan_settle(second, ended(answered(200), 10, 11), POLICY)
-    assert over.remove
+    assert (state_of(over).completed_at_ms, over.remove) == (at(11), False)
 
 
 def test_raising_max_runs_continues_a_kept_job() -> None:

@@ -11,6 +11,7 @@ from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, LastRun, Totals
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import Miss, MissReason, Run, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
 from scheduler_core.plan.backoff import RetryPolicy
@@ -156,7 +157,7 @@ def test_a_run_ends_a_day_after_its_first_attempt() -> None:
     given_up = settle(answered(503), started=86_000, until=86_384.1, run=run, state=state)
     assert summary(given_up) == ["failed"]
     assert "too long ago" in given_up.records[0].message  # type: ignore[union-attr]
-    assert given_up.remove
+    assert state_of(given_up).completed_at_ms == at(86_384.1)
 
 
 def test_a_conflict_ends_the_run_of_a_job_without_retry_already_running() -> None:
@@ -261,12 +262,22 @@ def test_misses_found_at_the_claim_are_recorded_before_the_run() -> None:
     assert summary(planned)[1:] == ["succeeded"]
 
 
-def test_the_last_run_of_a_trigger_removes_the_job_unless_a_run_waits() -> None:
-    assert settle(answered(200), state=make_state(None)).remove
-    assert settle(answered(500), state=make_state(None)).remove
-    assert not settle(answered(503), state=make_state(None)).remove
-    assert not settle(answered(200), state=make_state(None, pending=(pending("P", 5),))).remove
-    assert not settle(answered(200), state=make_state(None, paused_at_ms=at(0))).remove
+def test_the_last_run_of_a_trigger_completes_the_job_unless_a_run_waits() -> None:
+    for status in (200, 500):
+        over = settle(answered(status), state=make_state(None), started=0, until=2)
+        assert (state_of(over).completed_at_ms, over.remove) == (at(2), False)
+    assert state_of(settle(answered(503), state=make_state(None))).completed_at_ms is None
+    waits = make_state(None, pending=(pending("P", 5),))
+    assert state_of(settle(answered(200), state=waits)).completed_at_ms is None
+    assert state_of(settle(answered(200), state=make_state(None, paused_at_ms=at(0)))).completed_at_ms is None
+
+
+def test_the_last_run_of_a_trigger_deletes_a_job_that_does_not_stay_and_keeps_its_digest() -> None:
+    job = make_job(policies=Policies(delete_completed=True))
+    over = settle(answered(200), job=job, state=make_state(None), started=0, until=2)
+    left = JobState(deleted=True, completed_at_ms=at(2), digest=job.digest())
+    assert (over.state, over.remove) == (left, True)
+    assert next_wake_ms(left) is None
 
 
 def test_the_excerpt_is_bounded_and_accepts_bytes_that_are_not_text() -> None:

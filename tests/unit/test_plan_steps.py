@@ -402,12 +402,12 @@ def test_lost_attempts_of_a_lease_are_added_once_each_with_its_cause() -> None:
 def test_a_child_run_is_distinguished_from_a_replay() -> None:
     missed = Miss(MissReason.COALESCED, at(-20), at(-10), at(0), 2)
     run = make_run(0)
-    spawned = plan_spawn(Work(ALLOWS, run, make_state(10), (missed,)))
+    spawned = plan_spawn(Work(ALLOWS, run, make_state(10), (missed,)), now_ms=at(0))
     assert spawned == Transition(make_state(10), (missed,), spawn=Spawn(run, 2))
     again = make_run(0, reason=Reason.BACKFILL, on_demand=True)
-    assert plan_spawn(Work(ALLOWS, again, make_state(10))).spawn == Spawn(again, 2, replay=True)
+    assert plan_spawn(Work(ALLOWS, again, make_state(10)), now_ms=at(0)).spawn == Spawn(again, 2, replay=True)
     by_hand = make_run(0, reason=Reason.MANUAL, on_demand=True)
-    assert plan_spawn(Work(ALLOWS, by_hand, make_state(10))).spawn == Spawn(by_hand, 2)
+    assert plan_spawn(Work(ALLOWS, by_hand, make_state(10)), now_ms=at(0)).spawn == Spawn(by_hand, 2)
 
 
 def test_a_fire_time_without_a_place_is_missed_and_does_not_count_for_max_runs() -> None:

@@ -21,6 +21,7 @@ from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.node.shard_loops import bounds_of
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.history import Bounds, Place, Query, Stored
+from scheduler_core.store.jobs import CompletedBounds
 from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
@@ -277,7 +278,7 @@ async def test_an_unknown_run_is_not_found_for_any_form_of_id(setup: Setup) -> N
 async def test_a_sweeper_trims_until_nothing_is_beyond_the_bounds(setup: Setup) -> None:
     await seeded(setup)
     metrics = Metrics()
-    sweeper = Sweeper(RedisHistory(setup.store), Bounds(successes=4, failures=3), setup.clock, metrics)
+    sweeper = Sweeper(setup.store, Bounds(successes=4, failures=3), CompletedBounds(), setup.clock, metrics)
     assert await sweeper.sweep() == 33
     assert len((await setup.history.find(Query())).runs) == 7
     assert await sweeper.sweep() == 0

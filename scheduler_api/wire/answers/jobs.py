@@ -14,6 +14,7 @@ from scheduler_api.wire.answers.runs import HeldBack, MetInFlight, OpenRun, show
 from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, Yes, instant
 from scheduler_api.wire.policies import described_policies, show_policies
 from scheduler_api.wire.policy_row import seconds
+from scheduler_api.wire.triggers import show_trigger
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model import job as model
 from scheduler_core.model import job_state
@@ -21,7 +22,7 @@ from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import RunState
 from scheduler_core.plan.fire_times import jitter_offset_ms, trigger_of
-from scheduler_core.triggers.trigger import CronSpec, IntervalSpec, TriggerSpec
+from scheduler_core.triggers.trigger import IntervalSpec
 
 if TYPE_CHECKING:  # the command line shows jobs without loading the use cases
     from scheduler_core.usecases.job_reads import JobView
@@ -34,7 +35,7 @@ Changed = Annotated[bool, Meta(description="False: the same definition was store
 class JobStatus(StrEnum):
     """The first of these that applies: quarantined (stopped, because nodes died with it or its definition cannot be
     read), running (a request is open), paused, taken (a run waits for its runner's callback), retrying (a run waits for
-    its next attempt), active."""
+    its next attempt), completed (its fire times are over and nothing waits), active."""
 
     ACTIVE = "active"
     RUNNING = "running"
@@ -42,6 +43,7 @@ class JobStatus(StrEnum):
     TAKEN = "taken"
     PAUSED = "paused"
     QUARANTINED = "quarantined"
+    COMPLETED = "completed"
 
 
 class LastRun(Described):
@@ -68,12 +70,16 @@ class _Definition(Described):
     endpoint: Maybe[str] = UNSET
     payload: Annotated[Maybe[Raw], Meta(description="Any JSON value. In lists only with `view=full`.")] = UNSET
     target_id: Annotated[Maybe[int], Meta(description="Of a schedule, instead of endpoint and payload.")] = UNSET
-    cron: Maybe[str] = UNSET
+    cron: Annotated[
+        Maybe[str | None],
+        Meta(description="null: the job runs only on request. Absent beside `every_seconds` or `at`."),
+    ] = UNSET
     timezone: Maybe[str] = UNSET
+    every_seconds: Maybe[float] = UNSET
+    at: Annotated[Maybe[Instant], Meta(description="Also the instant for which `now` stood.")] = UNSET
     interval_seconds: Annotated[Maybe[float], Meta(description="Of a schedule, instead of cron.")] = UNSET
     interval_from: Maybe[Instant] = UNSET
     interval_until: Maybe[Instant | None] = UNSET
-    at: Maybe[Instant] = UNSET
     retry_already_running: Maybe[int | None] = UNSET
     recovery_check: Maybe[bool] = UNSET
 
@@ -105,6 +111,7 @@ class Job(_WithPolicies, kw_only=True):
         HeldBack | None, Meta(description="Why a run that is due is not sent yet; null: it is not held back.")
     ]
     paused_at: Instant | None
+    completed_at: Annotated[Maybe[Instant], Meta(description="Only of a completed job.")] = UNSET
     quarantine_reason: str | None
     open_run: OpenRun | None
     pending: list[Pending]
@@ -226,6 +233,7 @@ def _show_job(view: JobView, *, with_payload: bool) -> Job:
         held_for=None if blocked_by is None else blocked_by.value,
         held_back=None if blocked_by is not None else show_hold(view),
         paused_at=instant(state.paused_at_ms),
+        completed_at=rfc3339(state.completed_at_ms or 0) if view.status == JobStatus.COMPLETED else UNSET,
         quarantine_reason=view.fault or state.quarantine,
         open_run=show_open(view),
         pending=[show_pending(entry, with_payload=with_payload) for entry in state.pending],
@@ -255,7 +263,7 @@ def show_definition(job: model.Job) -> dict[str, Any]:
         shown |= {"endpoint": job.url, "payload": Raw(job.payload)}
     else:
         shown["target_id"] = job.target_id
-    shown |= show_trigger(job.trigger)
+    shown |= _show_interval(job.trigger) if isinstance(job.trigger, IntervalSpec) else show_trigger(job.trigger)
     shown["retry_already_running"] = job.retry_already_running
     shown["recovery_check"] = job.recovery_check
     shown |= show_policies(job)
@@ -266,14 +274,10 @@ def show_definition(job: model.Job) -> dict[str, Any]:
     return shown
 
 
-def show_trigger(spec: TriggerSpec) -> dict[str, Any]:
-    """Return the fields of a trigger: ``cron`` and ``timezone`` of a job, or those of a schedule."""
-    if isinstance(spec, CronSpec):
-        return {"cron": spec.expression, "timezone": spec.timezone}
-    if isinstance(spec, IntervalSpec):
-        return ({} if spec.text is None else {"cron": spec.text}) | {
-            "interval_seconds": seconds(spec.every_ms),
-            "interval_from": rfc3339(spec.anchor_ms),
-            "interval_until": instant(spec.end_ms),
-        }
-    return {"at": rfc3339(spec.at_ms)}
+def _show_interval(spec: IntervalSpec) -> dict[str, Any]:
+    """Return the fields of the trigger of a schedule."""
+    return {
+        "interval_seconds": seconds(spec.every_ms),
+        "interval_from": rfc3339(spec.anchor_ms),
+        "interval_until": instant(spec.end_ms),
+    }

@@ -113,7 +113,7 @@ class Settler(Service):
 
     def spawn(self, claimed: ClaimedJob, work: Work) -> None:
         """Make a run that may overlap others a child run, which the next claim takes."""
-        self._put(claimed, plan_spawn(work), work)
+        self._put(claimed, plan_spawn(work, now_ms=self.clock.now_ms()), work)
 
     def hold_back(self, claimed: ClaimedJob, work: Work, held: HeldBack) -> None:
         """Requeue a due run because of its target or for want of a slot, with the same fire time."""

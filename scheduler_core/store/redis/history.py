@@ -37,7 +37,7 @@ TIES = 16
 """Extra entries per read, for runs with the same instant as the last entry of the previous page."""
 _COUNT = re.compile(rb"[A-Za-z]+|m:[0-9]{1,15}")
 """The names of fields in the counts."""
-FOREVER_MS = scores.IDLE - scores.CLAIMED - 1
+FOREVER_MS = scores.COMPLETED - scores.CLAIMED - 1
 
 
 class RedisHistory:

@@ -13,6 +13,10 @@ CLAIMED = 1_000_000_000_000_000
 """Due set, scores from here on: a node has held the job since (score - CLAIMED)."""
 SUSPECTED = 2_000_000_000_000_000
 """Due set, scores from here on: a suspect that has waited for its trial since (score - SUSPECTED)."""
+COMPLETED = 3_000_000_000_000_000
+"""Due set, scores from here on: a job that completed at (score - COMPLETED)."""
+REMEMBERED = 3_500_000_000_000_000
+"""Due set, scores from here to IDLE: the id of a job that completed at (score - REMEMBERED) and was deleted then."""
 IDLE = 4_000_000_000_000_000
 PAUSED = 5_000_000_000_000_000
 QUARANTINED = 6_000_000_000_000_000

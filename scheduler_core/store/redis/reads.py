@@ -11,7 +11,7 @@ from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.run import Miss, Record, Run
 from scheduler_core.store.claim_keys import CHILD
-from scheduler_core.store.jobs import Beside, Counts, Entry, StoredJob
+from scheduler_core.store.jobs import Beside, CompletedBounds, Counts, Entry, StoredJob
 from scheduler_core.store.loop import REPLY_BYTES
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import (
@@ -175,6 +175,25 @@ class Reads(RedisShard):
                 pipe.zcard(k.suspects)
                 jobs, due, claimed, nodes, suspects = await pipe.execute()
         return Counts(jobs, due, claimed, nodes, suspects)
+
+    async def beyond(self, bounds: CompletedBounds, *, now_ms: int, limit: int) -> list[str]:
+        due = self._keys.due
+        kinds = (
+            (scores.COMPLETED, scores.REMEMBERED - 1, bounds.age_ms),
+            (scores.REMEMBERED, scores.IDLE - 1, bounds.id_age_ms),
+        )
+        found: list[Any] = []
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for first, last, age_ms in kinds:
+                    pipe.zrangebyscore(due, first, min(last, first + max(0, now_ms - age_ms) - 1), 0, limit)
+                    pipe.zcount(due, first, last)
+                answers = await pipe.execute()
+            for (first, last, _), aged, count in zip(kinds, answers[::2], answers[1::2], strict=True):
+                wanted = min(count - bounds.most, limit)
+                more = wanted > len(aged)
+                found += (await self._client.zrangebyscore(due, first, last, 0, wanted)) if more else aged
+        return [job_id.decode() for job_id in found if is_text(job_id)]
 
     async def repair_due(self, *, now_ms: int, first: int, page: int = 500) -> tuple[int, int]:
         following, *claim_keys = await self.run(REPAIR_DUE, RepairDueArgs(now=now_ms, first=first, page=page))

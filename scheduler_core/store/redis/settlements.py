@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.model.run import Miss, RunState
-from scheduler_core.model.transition import Transition, next_wake_ms
+from scheduler_core.model.transition import Transition, is_finished, next_wake_ms
 from scheduler_core.store.claim_keys import child_id, job_of_claim_key
 from scheduler_core.store.loop import ClaimedJob, Settled, Settlement
 from scheduler_core.store.redis import keys as scores
@@ -94,7 +94,13 @@ def score(state: JobState) -> int:
     wake = next_wake_ms(state)
     if wake is not None:
         return wake
-    return scores.PAUSED if state.paused_at_ms is not None else scores.IDLE
+    if state.paused_at_ms is not None:
+        return scores.PAUSED
+    if state.completed_at_ms is None or state.open is not None:
+        return scores.IDLE
+    if state.deleted:
+        return scores.REMEMBERED + state.completed_at_ms
+    return scores.COMPLETED + state.completed_at_ms if is_finished(state) else scores.IDLE
 
 
 def encode_step(claim_key: str, job_id: str, transition: Transition) -> tuple[str, bytes, int, str, Sequence[Arg]]:
@@ -115,7 +121,7 @@ def encode_step(claim_key: str, job_id: str, transition: Transition) -> tuple[st
         of_attempt = detail is not None and not isinstance(record, Miss) and record.id == transition.detail_of
         records += record_args(job_id, record, detail if of_attempt else None)
     if transition.spawn is not None:
-        operation, run = "spawn", transition.spawn.run
+        operation, run = "spawn_last" if transition.remove else "spawn", transition.spawn.run
         # The child run is due at its fire time, which has passed: otherwise the run would not exist yet.
         records += SpawnArgs(
             child=child_id(claim_key, run.id, replay=transition.spawn.replay),

@@ -35,15 +35,15 @@
 --   * wake            score: in the due set
 --   * retrying_since  score: in `retrying`; '-': the job leaves it; empty: unchanged
 --   * n               count: records that follow, six arguments each (lib/record.lua)
---   then with 'spawn'
+--   then with 'spawn' and 'spawn_last'
 --   ** child          text: claim key of the child run
 --   ** child_wake     epoch ms
 --   ** child_state    bytes: tag first
 --   ** child_limit    count: child runs that the job may have at once
 --   operation: 'save'    store the state
---              'spawn'   store the state (empty: remove the job, it is finished) and create a child run with the job's
---                        definition and a state of its own
---              'remove'  remove the job: it is finished or was deleted
+--              'spawn'   store the state and create a child run with the job's definition and a state of its own
+--              'remove'  remove the job: it is finished or was deleted. A `state` takes the place of its own
+--              'spawn_last' both: create the child run and remove the job
 --              'release' leave the state as it is
 --              'return'  release the job unfinished, to be claimed again with the same run: when it was due, or at
 --                        `wake` if that is not 0. A `state` of a letter and an instant (epoch ms) notes the claim as
@@ -65,7 +65,7 @@ local claim_keys, places = {}, {}
 local at = 4
 while at <= #ARGV do
   claim_keys[#claim_keys + 1], places[#places + 1] = ARGV[at], at
-  at = at + FIELDS + RECORD * ARGV[at + FIELDS - 1] + (ARGV[at + 3] == 'spawn' and OF_CHILD or 0)
+  at = at + FIELDS + RECORD * ARGV[at + FIELDS - 1] + (string.sub(ARGV[at + 3], 1, 5) == 'spawn' and OF_CHILD or 0)
 end
 if #claim_keys == 0 then return {} end
 local held = redis.call('HMGET', leases, unpack(claim_keys))
@@ -113,7 +113,8 @@ for i, place in ipairs(places) do
   local id, holder, expected, operation = ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3]
   local state, wake, since, n = ARGV[place + 4], ARGV[place + 5], ARGV[place + 6], ARGV[place + 7]
   local child, child_wake, child_state, child_limit
-  if operation == 'spawn' then
+  local remove = operation == 'remove' or operation == 'spawn_last'
+  if string.sub(operation, 1, 5) == 'spawn' then
     child, child_wake, child_state, child_limit = unpack(ARGV, place + FIELDS + RECORD * n, place + 11 + RECORD * n)
   end
   local lease, stored = held[i], stored_states[i]
@@ -130,10 +131,10 @@ for i, place in ipairs(places) do
     local done
     if operation == 'return' then
       done = lease and string.match(lease, '^(%S+) %-') == string.match(holder, '^%S+')
-    elseif operation == 'remove' or state == '' then
+    elseif state == '' then
       done = not lease and not stored
     else
-      done = state ~= '' and tag == string.sub(state, 1, 8)
+      done = tag == string.sub(state, 1, 8)
     end
     reply = done and 'done' or 'stale'
   elseif operation == 'return' then
@@ -165,9 +166,13 @@ for i, place in ipairs(places) do
     else
       put(freed, id)
       if string.find(lease, '~', 1, true) then put(cleared, id) end -- it was lost before, so it may be a suspect
-      if operation == 'remove' or (child and state == '') then
+      if remove then
         put(gone, id)
         put(not_due, id)
+        if state ~= '' then
+          put(saved, id, state)
+          put(wakes, wake, id)
+        end
         if string.find(id, CHILD, 1, true) then put(gone_children, id) else put(gone_ids, id) end
       else
         if operation ~= 'release' then put(saved, id, state) end
@@ -196,7 +201,7 @@ book.flush()
 
 -- Drop the lists of removed jobs whose records were all trimmed before.
 for i, place in ipairs(places) do
-  if replies[i] == 'ok' and (ARGV[place + 3] == 'remove' or ARGV[place + 3] == 'spawn' and ARGV[place + 4] == '') then
+  if replies[i] == 'ok' and (ARGV[place + 3] == 'remove' or ARGV[place + 3] == 'spawn_last') then
     drop_lists(jobs, KEYS[9], string.match(claim_keys[i], '^[^' .. CHILD .. ']*'), KEYS[15 + 2 * i], KEYS[16 + 2 * i])
   end
 end
