@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOT_SENT",
     "Attempt",
+    "AttemptFailed",
     "Call",
     "Callback",
     "CoroutineDeliverer",
@@ -71,6 +72,14 @@ def always() -> bool:
     return True
 
 
+class AttemptFailed(Exception):
+    """An attempt ended with ``outcome``. For ``CoroutineDeliverer.connection``, which cannot return an outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
 class Environment(msgspec.Struct, frozen=True):
     """The settings and services that a node passes to its deliverers."""
 
@@ -87,6 +96,8 @@ class TargetKind(ABC):
     """In lower case."""
     supports_request: ClassVar[bool] = False
     """Whether calls have a method, headers, a query, credentials and a signature, as HTTP requests have."""
+    supports_continuations: ClassVar[bool] = True
+    """Whether the answer of a target can ask for further runs. Brokers answer before the runner works on the run."""
 
     @abstractmethod
     def check_url(self, url: str, *, field: str) -> None:
@@ -97,6 +108,9 @@ class TargetKind(ABC):
         if headers:
             raise InvalidInput(f"targets of the kind {self.schemes[0]} have no headers", field=field)
         return ()
+
+    def check_payload(self, url: str, payload: bytes, *, field: str) -> None:  # noqa: B027 - optional
+        """Raise InvalidInput for ``field`` if no call with ``payload`` can be delivered to ``url``."""
 
     def check_allowed(self, url: str, guard: AddressGuard, *, field: str) -> None:  # noqa: B027 - optional
         """Raise InvalidInput for ``field`` if the rules of this server refuse ``url`` whatever its name resolves to."""
@@ -187,9 +201,16 @@ class CoroutineDeliverer(ABC, Generic[C]):
 
 
 def _failed(error: Exception, call: Call) -> Outcome:
-    """Return the outcome of an attempt that ended with ``error``. Its text is left out: it may hold secrets."""
+    """Return the outcome of an attempt that ended with ``error``. Its text is left out: it may hold secrets.
+
+    The text of a CancelledError that a deadline caused is kept: the kind says by it what the attempt waited for.
+    """
+    if isinstance(error, AttemptFailed):
+        return error.outcome
     if isinstance(error, TimeoutError):
-        return Outcome(OutcomeKind.TIMEOUT, message=f"no complete answer within {call.timeout_ms} ms")
+        waited_for = error.__cause__ if isinstance(error.__cause__, asyncio.CancelledError) else None
+        reason = f": {waited_for}" if waited_for is not None and str(waited_for) else ""
+        return Outcome(OutcomeKind.TIMEOUT, message=f"no complete answer within {call.timeout_ms} ms{reason}")
     if isinstance(error, OSError):
         return Outcome(OutcomeKind.CONNECTION, message=f"{type(error).__name__}: {error.strerror or 'no reason given'}")
     return Outcome(OutcomeKind.INTERNAL, message=fault_text(error))

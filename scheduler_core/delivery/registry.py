@@ -1,6 +1,7 @@
 """Chooses the kind of target by the scheme of a URL, when a target is stored and when a call is delivered.
 
-The kinds are HTTP and those of installed packages, which register in the entry-point group ``cronpost.targets``.
+The kinds are HTTP, message brokers, and those of installed packages, which register in the entry-point group
+``cronpost.targets``.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from scheduler_core.base.errors import ConfigError, CronpostError, InvalidInput
+from scheduler_core.delivery.amqp.kind import AmqpKind
 from scheduler_core.delivery.base import Attempt, Call, Deliverer, Done, Environment, MaySend, Outcome, TargetKind
+from scheduler_core.delivery.broker.kind import BrokerKind
+from scheduler_core.delivery.celery.kind import CeleryAmqpKind, CeleryRedisKind
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.kind import HttpKind
+from scheduler_core.delivery.redis_stream.kind import RedisStreamKind
 from scheduler_core.model.outcome import OutcomeKind
 
 GROUP: Final = "cronpost.targets"
+BROKERS: Final = (RedisStreamKind, AmqpKind, CeleryRedisKind, CeleryAmqpKind)
 MAX_URL_CHARACTERS: Final = 2048
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")  # RFC 3986, 3.1
 
@@ -67,6 +73,10 @@ class TargetKinds:
         """Return ``headers`` as pairs if a user may set them for ``url``; else raise InvalidInput for ``field``."""
         return self.kind_of(url, field).check_headers(headers, field=field)
 
+    def check_payload(self, url: str, payload: bytes, *, field: str = "payload") -> None:
+        """Raise InvalidInput for ``field`` if no call with ``payload`` can be delivered to ``url``."""
+        self.kind_of(url, field).check_payload(url, payload, field=field)
+
     def check_allowed(self, guard: AddressGuard, url: str, *, field: str = "endpoint") -> None:
         """Raise InvalidInput for ``field`` if the rules of this server refuse ``url`` whatever its name resolves to.
 
@@ -96,23 +106,54 @@ class DelivererByScheme:
 
     def __init__(self, by_scheme: Mapping[str, Deliverer]) -> None:
         self._by_scheme = by_scheme
+        self._http = by_scheme["http"]
 
     def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
-        deliverer = self._by_scheme.get(scheme_of(call.url))
+        url = call.url
+        if url[:5] == "http:" or url[:6] == "https:":  # almost every call; a tenth of the time of ``scheme_of``
+            return self._http.start(call, done, may_send)
+        deliverer = self._by_scheme.get(scheme_of(url))
         if deliverer is not None:
             return deliverer.start(call, done, may_send)
         return _Unknown(done, f"this node has no target kind for the URL; it has {', '.join(self._by_scheme)}")
 
     def prepare(self, call: Call, /) -> Call:
         """Prepare a call, as ``Deliverer.prepare`` says."""
-        deliverer = self._by_scheme.get(scheme_of(call.url))
+        url = call.url
+        if url[:5] == "http:" or url[:6] == "https:":
+            return self._http.prepare(call)
+        deliverer = self._by_scheme.get(scheme_of(url))
         return call if deliverer is None else deliverer.prepare(call)
 
     async def aclose(self) -> None:
         """Close the deliverers of all kinds."""
         for deliverer in dict.fromkeys(self._by_scheme.values()):
             await deliverer.aclose()
+
+
+class _OnFirstUse:
+    """A deliverer that is opened by its first call, so that a node loads the clients of those brokers that it uses."""
+
+    def __init__(self, kind: TargetKind, environment: Environment) -> None:
+        self._kind = kind
+        self._environment = environment
+        self._deliverer: Deliverer | None = None
+
+    def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
+        return self._opened().start(call, done, may_send)
+
+    def prepare(self, call: Call, /) -> Call:
+        return self._opened().prepare(call)
+
+    async def aclose(self) -> None:
+        if self._deliverer is not None:
+            await self._deliverer.aclose()
+
+    def _opened(self) -> Deliverer:
+        if self._deliverer is None:
+            self._deliverer = self._kind.open(self._environment)
+        return self._deliverer
 
 
 class _Unknown:
@@ -134,12 +175,12 @@ def scheme_of(url: str) -> str:
 
 @lru_cache(maxsize=1)
 def installed_kinds() -> TargetKinds:
-    """Return HTTP and the kinds of installed packages. They are loaded once per process.
+    """Return HTTP, the brokers and the kinds of installed packages. They are loaded once per process.
 
     Raises ConfigError, which names the package, if one cannot be loaded: without it, the jobs that use it would fail
     one by one.
     """
-    kinds = TargetKinds()
+    kinds = TargetKinds(kind() for kind in BROKERS)
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         package = "an unknown package" if point.dist is None else f"the package {point.dist.name} {point.dist.version}"
         try:
@@ -161,6 +202,8 @@ def _loaded(point: EntryPoint) -> TargetKind:
 
 
 def _opened(kind: TargetKind, environment: Environment) -> Deliverer:
+    if isinstance(kind, BrokerKind):
+        return _OnFirstUse(kind, environment)
     try:
         return kind.open(environment)
     except Exception as error:

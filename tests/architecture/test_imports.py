@@ -49,7 +49,12 @@ PURE = ("scheduler_core.triggers", "scheduler_core.model", "scheduler_core.plan"
 # Library -> the parts of the project that may import it.
 DOORS = {
     "redis": ("scheduler_core.store",),
-    "hiredis": ("scheduler_core.store",),
+    # Beside the store, runs are sent to streams and lists of a Redis, by a client of one file without redis-py.
+    "hiredis": ("scheduler_core.store", "scheduler_core.delivery.redis_stream", "scheduler_core.delivery.celery"),
+    "pamqp": ("scheduler_core.delivery.amqp",),
+    # A worker and a client of tests; Cronpost writes their messages itself.
+    "celery": (),
+    "kombu": (),
     "httpx": ("scheduler_core.delivery", "scheduler_api"),  # in the API: the client of a server, cronpost jobs
     "httptools": ("scheduler_core.delivery", "scheduler_api"),
     "aiodns": ("scheduler_core.delivery",),

@@ -12,6 +12,7 @@ ALLOWED = {"scheduler_core/base/clock.py"}
 # Deadlines of sockets, name lookups and waiting clients: they need real time.
 DEADLINES = {
     "scheduler_core/delivery/base.py",
+    "scheduler_core/delivery/broker/links.py",
     "scheduler_core/delivery/http/client.py",
     "scheduler_core/delivery/http/resolve.py",
     "scheduler_core/usecases/cancel.py",

@@ -57,6 +57,8 @@ class Subject(ABC):
     """A URL with a scheme of the kind that the kind must refuse; it holds the secret."""
     headers: tuple[tuple[str, str], ...] = ()
     """Headers with a secret, if the kind has headers."""
+    verdicts: tuple[Answer, ...] = (Answer.ACCEPT, Answer.BUSY, Answer.RETRY, Answer.REFUSE)
+    """The verdicts that the target can give. A broker is never busy with the previous run."""
 
     @property
     @abstractmethod
@@ -107,12 +109,12 @@ VERDICTS = {
 
 
 async def the_verdict_follows_the_answer(subject: Subject) -> None:
-    subject.answers(*VERDICTS)
-    for verdict in VERDICTS.values():
+    subject.answers(*subject.verdicts)
+    for answer in subject.verdicts:
         outcome = await subject.outcome()
-        assert (outcome.kind, outcome.verdict) == (OutcomeKind.RESPONSE, verdict)
+        assert (outcome.kind, outcome.verdict) == (OutcomeKind.RESPONSE, VERDICTS[answer])
         assert outcome.latency_ms > 0
-    assert subject.received == len(VERDICTS)
+    assert subject.received == len(subject.verdicts)
 
 
 async def nothing_is_sent_without_a_lease(subject: Subject) -> None:
@@ -171,7 +173,7 @@ async def the_lease_is_checked_after_every_wait(subject: Subject) -> None:
 
 
 async def there_is_one_outcome_and_never_from_within_start(subject: Subject) -> None:
-    for answer in (*VERDICTS, Answer.BREAK):
+    for answer in (*subject.verdicts, Answer.BREAK):
         subject.answers(answer)
         outcomes = subject.start(is_last_attempt=True)
         assert outcomes == [], "done was called from within start"

@@ -32,7 +32,7 @@ from scheduler_core.delivery.base import (
 )
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.kind import HttpKind
-from scheduler_core.delivery.registry import DelivererByScheme, TargetKinds, installed_kinds
+from scheduler_core.delivery.registry import BROKERS, DelivererByScheme, TargetKinds, installed_kinds
 from tests.delivery import conformance
 from tests.delivery.conformance import PROOFS, SECRET, Answer, Proof, Subject
 from tests.support.delivery import deliverer
@@ -191,7 +191,7 @@ async def entry_point(directory: Path) -> AsyncIterator[Subject]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(directory))
         kinds = installed()
-        assert kinds.schemes == ("http", "https", "unix")
+        assert kinds.schemes == ("http", "https", *(scheme for kind in BROKERS for scheme in kind.schemes), "unix")
         deliverer = kinds.open(environment())
         assert isinstance(deliverer, DelivererByScheme)
         kind = kinds.kind_of(f"unix://{directory}/worker.sock", field="endpoint")
@@ -429,11 +429,14 @@ def test_an_unknown_scheme_names_the_field_and_the_schemes() -> None:
 
 async def test_a_node_without_the_kind_of_a_url_fails_the_attempt_and_tries_it_again(tmp_path: Path) -> None:
     async with entry_point(tmp_path) as subject:
-        outcome = await subject.outcome(url=f"amqp://broker/{SECRET}", headers=())
+        outcome = await subject.outcome(url=f"kafka://broker/{SECRET}", headers=())
         assert (outcome.kind, outcome.verdict) == (OutcomeKind.INTERNAL, Verdict.RETRY)
-        assert outcome.message == "this node has no target kind for the URL; it has http, https, unix"
+        schemes = ", ".join(installed().schemes)
+        assert outcome.message == f"this node has no target kind for the URL; it has {schemes}"
+        assert schemes.startswith("http, https, redis+stream, ")
+        assert schemes.endswith(", unix")
         outcomes: list[Outcome] = []
-        subject.deliverer.start(subject.call(url="amqp://broker/"), outcomes.append, lambda: True).cancel()
+        subject.deliverer.start(subject.call(url="kafka://broker/"), outcomes.append, lambda: True).cancel()
         await asyncio.sleep(conformance.QUIET_SECONDS)
         assert outcomes == []
 

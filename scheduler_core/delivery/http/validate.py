@@ -80,7 +80,7 @@ def check_url(url: str, *, field: str) -> None:
         raise InvalidInput("the URL must not have a fragment", field=field)
     if port is not None and not 1 <= port <= MAX_PORT:
         raise InvalidInput(f"the port must be from 1 to {MAX_PORT}", field=field)
-    _check_host(host, field)
+    check_host(host, field)
 
 
 def check_allowed(guard: AddressGuard, url: str, *, field: str) -> None:
@@ -99,7 +99,8 @@ def _origin(url: str) -> Origin:
     return origin_of(httpx.URL(url))
 
 
-def _check_host(host: str, field: str) -> None:
+def check_host(host: str, field: str) -> None:
+    """Raise InvalidInput for ``field`` if ``host``, in lower case, is no host name, IPv4 address or IPv6 address."""
     if ":" in host:
         try:
             ipaddress.IPv6Address(host)

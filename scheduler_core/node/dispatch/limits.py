@@ -24,7 +24,9 @@ RATE_BURST_MS = 100.0
 RATE_HORIZON_MS = 60_000.0
 """A rate assigns times at most this far ahead. A run beyond that is tried again later."""
 
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_DEFAULT_PORTS = {"http": "80", "https": "443", "redis+stream": "6379", "rediss+stream": "6379"}
+_DEFAULT_PORTS |= {"amqp": "5672", "amqps": "5671", "celery+redis": "6379", "celery+rediss": "6379"}
+_DEFAULT_PORTS |= {"celery+amqp": "5672", "celery+amqps": "5671"}
 
 
 def origin_of(url: str) -> str:
