@@ -89,7 +89,7 @@ def read_element(element: bytes, longest: int, guard: AddressGuard) -> Read:
         return _refused(_id_of(element), problem)
     try:
         job = read_job(element)
-        installed_kinds().check_allowed(guard, job.url)
+        installed_kinds().check_job(guard, job)
     except InvalidInput as error:
         return _refused(_id_of(element), problem_body(error))
     return job

@@ -126,7 +126,7 @@ def check_callback(context: Context, job: Job) -> None:
 
 async def _store(context: Context, job: Job, *, restart: bool) -> Response:
     check_callback(context, job)
-    installed_kinds().check_allowed(context.guard, job.url)
+    installed_kinds().check_job(context.guard, job)
     async with context.store_slot(job.id) as jobs:
         view, changed = await jobs.upsert(job, restart=restart)
     return json_answer(shown_upsert(job, view, changed), 202)

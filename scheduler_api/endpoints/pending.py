@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated
 
@@ -30,9 +31,11 @@ from scheduler_api.wire.answers.runs import show_in_flight
 from scheduler_api.wire.fields import instant
 from scheduler_api.wire.run_requests import backfill_of, pending_of, run_request_of
 from scheduler_core.base.instants import rfc3339
+from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.job_state import Replay
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.usecases.job_reads import JobView
+from scheduler_core.usecases.jobs import JobService
 
 COUNTED = 1000
 """At most this many fire times are counted one by one for an answer: a few milliseconds."""
@@ -50,6 +53,8 @@ async def run(request: Request) -> Response:
     if wanted.payload is not None:
         refuse_schedule(job_id, "PUT", "the payload of a schedule is the body_template of its target")
     async with context_of(request).store_slot(job_id) as jobs:
+        if wanted.payload is not None:
+            await _check_payloads(jobs, job_id, {"payload": wanted.payload})
         answer = await jobs.run_now(
             job_id, force=wanted.force, payload=wanted.payload, not_before_ms=wanted.not_before_ms, key=key
         )
@@ -57,6 +62,14 @@ async def run(request: Request) -> Response:
         return json_answer(RunSkipped(answer.skipped, instant(answer.next_at_ms)))
     assert answer.run_id is not None
     return json_answer(RunAccepted(answer.run_id), 202)
+
+
+async def _check_payloads(jobs: JobService, job_id: str, payloads: Mapping[str, bytes]) -> None:
+    """Raise InvalidInput, with the field, for a payload that the job's kind of target cannot have."""
+    job = (await jobs.get(job_id)).job
+    if job is not None and job.target_id is None:
+        for field, payload in payloads.items():
+            installed_kinds().check_payload(job.url, payload, field=field)
 
 
 async def backfill(request: Request) -> Response:
@@ -101,7 +114,10 @@ async def put(request: Request) -> Response:
     refuse_schedule(job_id, "PUT", "a schedule has no pending list")
     entries = pending_of(await read_body(request))
     context = context_of(request)
+    own = {f"pending[{index}].payload": one.payload for index, one in enumerate(entries) if one.payload is not None}
     async with context.store_slot(job_id) as jobs:
+        if own:
+            await _check_payloads(jobs, job_id, own)
         now_ms = context.clock.now_ms()
         view = await jobs.replace_pending(job_id, [(entry.payload, entry.at_ms(now_ms)) for entry in entries])
     shown = _shown(view)

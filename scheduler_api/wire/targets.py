@@ -6,7 +6,7 @@ from scheduler_api.wire.bodies import TargetBody, names_of
 from scheduler_api.wire.json_body import Fields, is_given, refuse_repeated, required
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.registry import installed_kinds, scheme_of
-from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, TARGET_METHODS, Target
+from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, TARGET_METHODS, Target, body_of
 
 MAX_DIGITS = 15
 TARGET_FIELDS = names_of(TargetBody)
@@ -39,7 +39,7 @@ def target_of(fields: Fields, old: Target | None = None) -> Target:
         headers = kinds.check_headers(url, dict(headers))  # the URL's kind changes: check the stored headers
     if "body_template" in fields:
         template = required(fields, "body_template", str | None, "a string or null")
-    return Target(
+    changed = Target(
         id=target.id,
         name=name,
         url=url,
@@ -49,6 +49,8 @@ def target_of(fields: Fields, old: Target | None = None) -> Target:
         created_at_ms=target.created_at_ms,
         updated_at_ms=target.updated_at_ms,
     )
+    kinds.check_payload(url, body_of(changed)[1], field="body_template")
+    return changed
 
 
 def name_of(fields: Fields) -> str:

@@ -22,6 +22,7 @@ from scheduler_core.delivery.celery.kind import CeleryAmqpKind, CeleryRedisKind
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.kind import HttpKind
 from scheduler_core.delivery.redis_stream.kind import RedisStreamKind
+from scheduler_core.model.job import Job
 from scheduler_core.model.outcome import OutcomeKind
 
 GROUP: Final = "cronpost.targets"
@@ -83,6 +84,21 @@ class TargetKinds:
         ``url`` has passed ``check_url``.
         """
         self.kind_of(url, field).check_allowed(url, guard, field=field)
+
+    def check_job(self, guard: AddressGuard, job: Job) -> None:
+        """Raise InvalidInput if the endpoint of ``job`` is refused, or cannot have its payload or policies.
+
+        The endpoint has passed ``check_url``.
+        """
+        kind = self.kind_of(job.url, "endpoint")
+        kind.check_allowed(job.url, guard, field="endpoint")
+        if job.policies.continuations and not kind.supports_continuations:
+            raise InvalidInput(
+                f"targets of the kind {scheme_of(job.url)} cannot ask for continuations: the broker answers, not the "
+                "runner; use completion 'callback' to learn how a run ended",
+                field="continuations",
+            )
+        kind.check_payload(job.url, job.payload, field="payload")
 
     def kind_of(self, url: str, field: str) -> TargetKind:
         """Return the kind of target for ``url``; raise InvalidInput for ``field`` if no kind has its scheme."""

@@ -18,8 +18,8 @@ class AmqpKind(BrokerKind):
         return amqp_target(url, field)
 
     def check_url(self, url: str, *, field: str) -> None:
-        check_codec(url, field=field)
         super().check_url(url, field=field)
+        check_codec(url, field=field)
 
     def open(self, environment: Environment) -> Deliverer:
         from scheduler_core.delivery.amqp.deliverer import AmqpDeliverer  # only nodes load it

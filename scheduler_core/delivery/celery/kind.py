@@ -44,8 +44,8 @@ class CeleryAmqpKind(_CeleryKind):
         return amqp_target(url, field)
 
     def check_url(self, url: str, *, field: str) -> None:
-        check_codec(url, field=field)
         super().check_url(url, field=field)
+        check_codec(url, field=field)
 
     def open(self, environment: Environment) -> Deliverer:
         from scheduler_core.delivery.celery.deliverer import CeleryAmqpDeliverer  # only nodes load it
