@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from benchmarks import machine
 from benchmarks.bench import Bench, Result, as_json, terminal_progress
 from benchmarks.budget import Budget, measure
 from benchmarks.compare import comparison, targets
+from benchmarks.firing import every_second
 from benchmarks.goals import goal_table, missed, reasons
 from benchmarks.peers.install import NotRunError, versions
 from benchmarks.plan import full_plan, quick_plan
@@ -25,7 +27,7 @@ from benchmarks.report import Report, as_text, tables
 from benchmarks.scenario import Scenario
 from benchmarks.systems.apscheduler3 import APScheduler3
 from benchmarks.systems.base import System
-from benchmarks.systems.bullmq import BullMQ
+from benchmarks.systems.bullmq import TUNINGS, BullMQ
 from benchmarks.systems.celery_redbeat import CeleryRedBeat
 from benchmarks.systems.cronpost import Cronpost, program_of
 from benchmarks.systems.taskiq import Taskiq
@@ -35,6 +37,7 @@ from scheduler_core.embedded import find_server
 
 DISTURBED_TRIES = 3
 BUDGET_SECONDS = 8
+TUNING_SECONDS = 4
 SLOWEST = "1000 jobs"
 LEFT_OUT, TOO_FAST = "the time of the call was over", "it did not keep up with 1,000"
 OWN, OWN_WITH_REDIS, OWN_DEFAULTS = "cronpost", "cronpost-with-redis", "cronpost-defaults"
@@ -116,6 +119,8 @@ def main() -> None:
             bench.begin("speed of the machine, capacity of the sink")
             report.calibration = [machine.calibrate()]
             report.sink = bench.sink_capacity(1.0 if arguments.quick else 2.0)
+            if "bullmq" in chosen and any(name == "bullmq" for _, name, _ in todo):
+                report.results += _tune_bullmq(bench)
             for number, (scenario, name, repetition) in enumerate(todo):
                 took = time.monotonic() - began
                 left = sum(one.seconds for one, _, _ in todo[number:]) * _pace(todo[:number], took)
@@ -144,6 +149,25 @@ def main() -> None:
         progress("interrupted")
     progress("done")
     _print(report, path)
+
+
+def _tune_bullmq(bench: Bench) -> list[Result]:
+    """Try numbers of workers and of jobs at once with 1,000 jobs every second, and keep the one with the least p99."""
+    found: dict[tuple[int, int], Result] = {}
+    for tuning in TUNINGS:
+        BullMQ.tuning = tuning
+        workers, at_once = tuning
+        bench.begin(f"tuning BullMQ: {workers} workers, {at_once} jobs at once")
+        result = _measure_once(bench, every_second(1000, TUNING_SECONDS), BullMQ())
+        size = f"{workers} workers, {at_once} jobs at once each"
+        found[tuning] = msgspec.structs.replace(result, scenario="tuning of BullMQ, 1000 jobs every second", size=size)
+
+    def lateness(tuning: tuple[int, int]) -> float:
+        fires = found[tuning].fires
+        return fires.p99_ms if fires is not None and fires.delivered == fires.expected else math.inf
+
+    BullMQ.tuning = min(TUNINGS, key=lateness)
+    return list(found.values())
 
 
 def _budgets(bench: Bench) -> list[Budget]:

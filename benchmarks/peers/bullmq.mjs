@@ -1,22 +1,24 @@
-// The process of the peer BullMQ: one queue, its job schedulers and one worker. Where there is a choice, the one that is
+// The process of the peer BullMQ: one queue, its job schedulers and its workers. Where there is a choice, the one that is
 // faster for it was taken: `every` instead of a cron pattern, finished jobs removed at once, no metrics, undici's pool
-// with keep-alive instead of fetch. With 500 jobs at once instead of 100 it is slower.
+// with keep-alive instead of fetch. A call of the benchmark first tries numbers of workers and of jobs at once.
 //
-// Arguments: the unix socket of Redis, where to send. Commands: see command.py.
+// Arguments: the directory of the packages, the unix socket of Redis, where to send, the number of workers, the number
+// of jobs that each runs at once. Commands: see command.py.
 
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 
 // The packages lie elsewhere: the first argument names the directory.
-const [home, socket, target] = process.argv.slice(2);
+const [home, socket, target, workersText, concurrencyText] = process.argv.slice(2);
 const require = createRequire(pathToFileURL(`${home}/package.json`));
 const { Queue, Worker } = require('bullmq');
 const { Redis } = require('ioredis');
 const { Pool } = require('undici');
 
-const CONNECTIONS = 100;
-const CONCURRENCY = 100;
+const WORKERS = Number(workersText);
+const CONCURRENCY = Number(concurrencyText);
+const CONNECTIONS = WORKERS * CONCURRENCY;
 const AT_ONCE = 200;
 const DAY_MS = 86_400_000;
 
@@ -38,9 +40,12 @@ async function send(job) {
   await answer.body.dump();
 }
 
-const worker = new Worker('bench', send, { connection: connect(), concurrency: CONCURRENCY });
-worker.on('error', (error) => console.error(error));
-worker.on('failed', (job, error) => console.error(job?.id, error));
+const workers = Array.from({ length: WORKERS }, () => {
+  const worker = new Worker('bench', send, { connection: connect(), concurrency: CONCURRENCY });
+  worker.on('error', (error) => console.error(error));
+  worker.on('failed', (job, error) => console.error(job?.id, error));
+  return worker;
+});
 
 const nameOf = (number) => `j${String(number).padStart(6, '0')}`;
 
@@ -75,7 +80,7 @@ async function obey({ kind, first = 0, count = 0, at_ms: atMs = 0, fires = [] })
 }
 
 process.on('SIGTERM', () => process.exit(0));
-await worker.waitUntilReady();
+await Promise.all(workers.map((worker) => worker.waitUntilReady()));
 await queue.waitUntilReady();
 console.log('ok');
 for await (const line of createInterface({ input: process.stdin })) {
