@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import time
@@ -13,8 +14,9 @@ import msgspec
 
 from benchmarks.systems.cronpost import Cronpost
 from scheduler_core.base.config import EngineSettings, TaskSettings
+from scheduler_core.node.loops.horizon import MOST_MS
 from scheduler_core.store.redis.client import connect
-from scheduler_core.store.redis.codec import decode_record
+from scheduler_core.store.redis.codec import decode_lease, decode_record
 from scheduler_core.store.redis.history import MINUTES_KEPT
 from scheduler_core.store.redis.keys import Keys
 
@@ -31,6 +33,10 @@ BATCH_MINUTES = 0.5
 this many minutes."""
 NOISE, NOISE_MB = 10.0, 0.5
 """A size whose line adds less than this many things (or megabytes) in 10 minutes is flat, however small it is."""
+AHEAD_READS, AHEAD_SECONDS = 12, 0.04
+"""A job is claimed ahead for a small part of a second, so each sample looks several times."""
+AHEAD_SLACK_MS = 100.0
+"""The clocks of the node and of Redis differ a little."""
 STAYS = ("meta", "counts", "nodes", "claims", "lane:batch", "lane:settings", "catalogue:counters")
 """The only keys of a store without jobs, schedules, tasks and history."""
 
@@ -72,6 +78,7 @@ SIZES = (
     ("lane:pending", False),
     ("counts", False),  # one field per minute, for two hours
     ("settled/s", False),
+    ("claimed ahead", False),
 )
 
 
@@ -150,6 +157,7 @@ def bounds_of(engine: EngineSettings, tasks: TaskSettings, runs_per_second: floa
         Bound("lane:stale", tasks.tasks_keep_stale),
         Bound("counts", MINUTES_KEPT + 12),
         Bound("lists that never expire", 0),
+        Bound("claimed ahead by ms", MOST_MS, AHEAD_SLACK_MS),
     ]
 
 
@@ -225,7 +233,7 @@ class Watch:
 
     async def sample(self) -> Sample:
         """Measure all sizes."""
-        sizes = {**_process(self._pid), **await self._store(), **await self._lists()}
+        sizes = {**_process(self._pid), **await self._store(), **await self._lists(), **await self._ahead()}
         seconds, settled = time.monotonic() - self._began, sizes["settled"]
         since, before = self._before
         self._before = (seconds, settled)
@@ -295,6 +303,21 @@ class Watch:
             found[f"longest {name}"] = float(max(lengths, default=0))
             found["lists that never expire"] += sum(left == -1 for left in answers[1::2])
         return found
+
+    async def _ahead(self) -> dict[str, float]:
+        """Return the most jobs that were claimed ahead of their wake-up at one moment, and by how much at most."""
+        most, furthest = 0, 0
+        for _ in range(AHEAD_READS):
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.hvals(self._keys.leases)
+                pipe.time()
+                stored, (seconds, microseconds) = await pipe.execute()
+            now_ms = 1000 * seconds + microseconds // 1000
+            leases = [lease for one in stored if (lease := decode_lease(one)).is_ahead(now_ms)]
+            most = max(most, len(leases))
+            furthest = max([furthest, *(lease.wake_ms - now_ms for lease in leases)])
+            await asyncio.sleep(AHEAD_SECONDS)
+        return {"claimed ahead": float(most), "claimed ahead by ms": float(furthest)}
 
     async def _scan(self, pattern: str) -> AsyncIterator[bytes]:
         async for key in self._client.scan_iter(match=pattern, count=1000):
