@@ -6,7 +6,6 @@ import argparse
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from benchmarks.firing import every_second
 from benchmarks.goals import goal_table, missed, reasons
 from benchmarks.peers.install import NotRunError, versions
 from benchmarks.plan import full_plan, quick_plan
-from benchmarks.report import Report, as_text, tables
+from benchmarks.report import Report, as_text, server_name, tables
 from benchmarks.scenario import Scenario
 from benchmarks.systems.apscheduler3 import APScheduler3
 from benchmarks.systems.base import System
@@ -38,6 +37,8 @@ from scheduler_core.embedded import find_server
 DISTURBED_TRIES = 3
 BUDGET_SECONDS = 8
 TUNING_SECONDS = 4
+SAMPLING_SECONDS = 70.0
+"""The estimated duration of ``_budgets``."""
 SLOWEST = "1000 jobs"
 LEFT_OUT, TOO_FAST = "the time of the call was over", "it did not keep up with 1,000"
 OWN, OWN_WITH_REDIS, OWN_DEFAULTS = "cronpost", "cronpost-with-redis", "cronpost-defaults"
@@ -47,6 +48,8 @@ BOUNDS = {"CRONPOST_MAX_IN_FLIGHT": "1000", "CRONPOST_TARGET_MAX_IN_FLIGHT": "ha
 """The settings that each row states, with their defaults."""
 MINUTES = 25.0
 """A call leaves out spare scenarios, and measurements of peers, that would make it longer."""
+SLOW_PEERS = ("taskiq", "celery")
+"""Measured last: they deliver a tenth of what the others deliver."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -99,7 +102,7 @@ def main() -> None:
         for name in chosen
         if is_asked(scenario, name, repetition)
     ]
-    todo.sort(key=lambda one: one[0].spare)
+    todo.sort(key=lambda one: _order(one[0], one[1]))
     configure_logging(LogSettings(log_level="warning"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a SIGTERM stops the started processes, too
     os.sched_setaffinity(0, {machine.OTHER_CORE})
@@ -121,12 +124,16 @@ def main() -> None:
             report.sink = bench.sink_capacity(1.0 if arguments.quick else 2.0)
             if "bullmq" in chosen and any(name == "bullmq" for _, name, _ in todo):
                 report.results += _tune_bullmq(bench)
+            done: list[float] = []
             for number, (scenario, name, repetition) in enumerate(todo):
                 took = time.monotonic() - began
-                left = sum(one.seconds for one, _, _ in todo[number:]) * _pace(todo[:number], took)
-                optional = [one.seconds for one, system, _ in todo[number + 1 :] if one.spare or not _is_own(system)]
-                needed = left - sum(optional) * _pace(todo[:number], took)
-                if took + needed > 60 * arguments.minutes and (scenario.spare or not _is_own(name)):
+                pace = _pace(done, took)
+                left = pace * sum(_seconds(one, system) for one, system, _ in todo[number:])
+                later = [
+                    _seconds(one, system) for one, system, _ in todo[number + 1 :] if not _is_optional(one, system)
+                ]
+                needed = pace * (_seconds(scenario, name) + sum(later) + SAMPLING_SECONDS)
+                if _is_optional(scenario, name) and took + needed > 60 * arguments.minutes:
                     report.results.append(_left_out(scenario, systems[name](), f"not run: {LEFT_OUT}"))
                     continue
                 if not _is_own(name) and _falls_behind(report.results, scenario, systems[name]().name):
@@ -137,6 +144,7 @@ def main() -> None:
                     + (f", {repetition} of {repetitions}" if repetitions > 1 else "")
                 )
                 report.results.append(_measure(bench, scenario, systems[name], arguments.undisturbed))
+                done.append(_seconds(scenario, name))
                 report.took_seconds = time.monotonic() - began
                 path.write_bytes(as_json(report))  # an interrupted call keeps the results so far
             if not arguments.quick and not arguments.only and OWN in chosen:
@@ -174,8 +182,8 @@ def _budgets(bench: Bench) -> list[Budget]:
     """Sample the stacks of a node; an empty list if this machine does not allow it."""
     try:
         return [measure(bench, 1000, BUDGET_SECONDS, spread=False), measure(bench, 100, BUDGET_SECONDS, spread=True)]
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"\nnot sampled: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - the results that were measured before must be printed
+        print(f"\nnot sampled: {type(error).__name__}: {error}", file=sys.stderr)
         return []
 
 
@@ -195,9 +203,25 @@ def _left_out(scenario: Scenario, system: System, fault: str) -> Result:
     return Result(scenario=scenario.title, system=system.name, size=scenario.size, fault=fault)
 
 
-def _pace(done: list[tuple[Scenario, str, int]], seconds: float) -> float:
+def _seconds(scenario: Scenario, name: str) -> float:
+    """Return the estimated duration."""
+    return scenario.seconds if _is_own(name) else scenario.peer_seconds or scenario.seconds
+
+
+def _order(scenario: Scenario, name: str) -> int:
+    """Return the place of a measurement: what is left out if the time is short comes last."""
+    if name in SLOW_PEERS:
+        return 1 if scenario.size == SLOWEST else 3
+    return 2 if scenario.spare else 0
+
+
+def _is_optional(scenario: Scenario, name: str) -> bool:
+    return scenario.spare or not _is_own(name)
+
+
+def _pace(done: list[float], seconds: float) -> float:
     """Return how much longer than estimated it took so far, as a factor."""
-    foreseen = sum(one.seconds for one, _, _ in done)
+    foreseen = sum(done)
     return max(0.5, seconds / foreseen) if foreseen > 60 else 1.0
 
 
@@ -273,7 +297,7 @@ def _print(report: Report, path: Path) -> None:
     print(
         f"\n{facts['processor']}, {facts['cores']} cores, Linux {facts['kernel']}, Python {facts['python']}, ", end=""
     )
-    print(f"Redis {facts['redis']}")
+    print(server_name(facts))
     print(f"Load average at the start {facts['load_average'][0]:.2f}, now {os.getloadavg()[0]:.2f}")
     if facts["code"] != machine.code_digest():
         print("THE CODE WAS CHANGED WHILE IT WAS MEASURED")

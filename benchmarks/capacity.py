@@ -62,7 +62,8 @@ def highest_held(step_seconds: int, confirm_seconds: int, *, last: int = 40_000)
         title="highest rate held",
         size="rate raised in steps",
         run=run,
-        seconds=6 * (step_seconds + 4) + 1.3 * (PEER_SECONDS + 12),
+        seconds=8 * (step_seconds + 4) + 1.3 * (confirm_seconds + 12),
+        peer_seconds=5 * (step_seconds + 4) + 1.3 * (PEER_SECONDS + 12),
     )
 
 
@@ -146,7 +147,7 @@ def two_nodes(jobs: int, rounds: int) -> Scenario:
         title="two nodes on two cores",
         size=f"herd of {jobs}",
         run=run,
-        seconds=2 * rounds * (10 + jobs / 1500),
+        seconds=2 * rounds * (11 + jobs / 5000),
         peers=False,
     )
 

@@ -20,9 +20,9 @@ def full_plan(seconds: int) -> list[Scenario]:
     clients = bare_clients(2.0)
     spare = [
         spread_out(1000, short),
-        hanging_target(1000, 100, short),
+        hanging_target(1000, 100, min(seconds, 5)),
         run_now(100, short),
-        idle(0, seconds),
+        idle(0, short),
         upserts(16, 10_000),
         bulk_upserts(4, 100_000, 1000),
         cold_start(100_000, "kill -9"),

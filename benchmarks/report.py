@@ -172,7 +172,7 @@ def blocks(report: Report) -> dict[str, str]:
     return {
         "machine": (
             f"{facts['processor']} ({facts['cores']} cores), Linux {facts['kernel']}, Python {facts['python']}, "
-            f"Redis {facts['redis']}; {versions}. {report.began_at[:10]}, {report.took_seconds / 60:.0f} minutes, "
+            f"{server_name(facts)}; {versions}. {report.began_at[:10]}, {report.took_seconds / 60:.0f} minutes, "
             f"load average at the start {facts['load_average'][0]:.2f}. The sink: {bare}.{_speed(report)}"
         ),
         "comparison": as_markdown(comparison(report.results, sign="×")),
@@ -181,6 +181,12 @@ def blocks(report: Report) -> dict[str, str]:
             f"### {title.capitalize()}\n\n{as_markdown(rows)}" for title, rows in tables(report.results)
         ),
     }
+
+
+def server_name(facts: dict[str, Any]) -> str:
+    """Return the name and version of the server program; older reports have the version only."""
+    found = str(facts["redis"])
+    return found if " " in found else f"Redis {found}"
 
 
 def _speed(report: Report) -> str:

@@ -21,6 +21,8 @@ class Scenario(msgspec.Struct, kw_only=True):
     run: Callable[[Bench, System], Result]
     seconds: float
     """The estimated duration."""
+    peer_seconds: float | None = None
+    """The same for a peer, if it takes longer or shorter."""
     peers: bool = True
     """Whether other systems than Cronpost are measured too."""
     one_core: bool = False

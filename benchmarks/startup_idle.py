@@ -123,7 +123,7 @@ def stored(jobs: int) -> Scenario:
         title="stored jobs",
         size=f"{jobs} jobs, running Redis",
         run=run,
-        seconds=30 + jobs / 12_000,
+        seconds=30 + jobs / 40_000,
         peers=False,
     )
 
