@@ -55,7 +55,7 @@ mutate: $(VENV)/.mutation ## Mutation testing of a sample of plan, claim, delive
 test-servers: $(VENV)/.development ## Run tests that depend on the server with Redis 6.2, Redis 7 (on PATH) and Valkey 9; five minutes
 	@$(BIN)/python -m tests.support.servers $(SERVER_ARGS)
 
-test-ha: $(VENV)/.development ## Test high availability: nodes and Redis fail under load; ten minutes. One fault: make test-ha HA_ARGS="-v -k sentinel"
+test-ha: $(VENV)/.development ## Test high availability: nodes and Redis fail under load; twelve minutes. One fault: make test-ha HA_ARGS="-v -k sentinel"
 	$(BIN)/python -m pytest tests/ha $(HA_ARGS)
 
 test-openapi: $(VENV)/.development ## Lint openapi.json with redocly; needs npx (Debian: apt install npm)

@@ -80,6 +80,10 @@ class LoadedDeployment(Deployment):
         assert self._server is not None
         return self._server
 
+    def use_server(self, server: Cronpost) -> None:
+        """Use ``server`` as the API."""
+        self._server = server
+
     async def start(self, kind: str = "serve", *, through_proxy: bool = False, **settings: Any) -> Cronpost:
         if self.topology is not None:
             settings.setdefault("redis_url", self.topology.url)
