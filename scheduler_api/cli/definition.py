@@ -5,6 +5,7 @@ Every value stays the bytes that the server sent, so a payload is sent back byte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -42,6 +43,7 @@ keeps or refuses a field that is unknown here; it is never lost silently."""
 
 _decoder = msgspec.json.Decoder(Fields)
 MAX_SHOWN = 200
+_OWN_ZONE = re.compile(r"[ \t]*(?:TZ=|CRON_TZ=|(?i:@every\b))", re.ASCII)
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -112,11 +114,18 @@ def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
             now = msgspec.json.decode(fields[name]) if name in fields else BY_NAME[name].default
             if now != value:
                 del fields[row.name]
+    if "cron" in given and "timezone" not in given and _has_own_zone(given["cron"]):
+        fields.pop("timezone", None)
     # These follow from other fields unless they were given. Sent back, the old values would contradict a change.
     for implied, cause in (("overlap", "retry_already_running"), ("recovery", "recovery_check")):
         if (cause in given or cause in unset) and implied not in given and _is_implied(stored, implied, cause):
             fields.pop(implied, None)
     return fields
+
+
+def _has_own_zone(cron: msgspec.Raw) -> bool:
+    """Return whether the expression has a prefix with a zone, or is an interval, so that another zone is refused."""
+    return bool(_OWN_ZONE.match(msgspec.json.decode(cron, type=str)))
 
 
 def _is_implied(stored: Fields, implied: str, cause: str) -> bool:

@@ -57,8 +57,8 @@ _JOB_FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [
         Annotated[
             str | UnsetType | None,
             Meta(
-                description="5 fields, 6 (seconds first), 7 (year last), or a macro. Exactly one of `cron`, "
-                "`every_seconds` and `at` is required; null: without the other two, the job runs only on request."
+                description="5 fields, 6 (seconds first), 7 (year last), a macro, or `@every 1h30m`. Exactly one of "
+                "`cron`, `every_seconds` and `at` is required; null without the other two: runs only on request."
             ),
         ],
         UNSET,
@@ -95,7 +95,11 @@ _JOB_FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [
         Annotated[bool, Meta(description="Run once after a downtime in which fire times passed.")],
         False,
     ),
-    ("timezone", Annotated[str, Meta(description="IANA name; only beside a cron expression.")], "UTC"),
+    (
+        "timezone",
+        Annotated[str, Meta(description="IANA name; only beside `cron`, whose prefix `TZ=` names it too.")],
+        "UTC",
+    ),
     *described_policies(sent=True),
     *(
         (name, Annotated[Any, Meta(description="Accepted and ignored.", extra_json_schema={"deprecated": True})], UNSET)

@@ -153,11 +153,11 @@ def _relative_words(day: RelativeDay) -> str:
         case LastDay(before=0):
             return "the last day of the month"
         case LastDay(before=before):
-            return f"{before} day{'' if before == 1 else 's'} before the last day of the month"
+            return f"the {_ordinal(before)} day before the last day of the month"
         case NearestWeekday(day=None):
-            return "the last day from Monday to Friday of the month"
+            return "the last weekday (Monday to Friday) of the month"
         case NearestWeekday(day=date):
-            return f"the day from Monday to Friday nearest to day {date} of the month"
+            return f"the weekday (Monday to Friday) nearest to day {date} of the month"
         case LastWeekday(weekday=weekday):
             return f"the last {_WEEKDAYS[weekday]} of the month"
         case NthWeekday(weekday=weekday, number=number):

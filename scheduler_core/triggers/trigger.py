@@ -96,11 +96,11 @@ class Trigger(Protocol):
         ...
 
 
-def read_cron(text: str, timezone: str | None, job_id: str) -> CronSpec | EverySpec:
+def read_cron(text: str, timezone: str | None, job_id: str | None) -> CronSpec | EverySpec:
     """Read the fields ``cron`` and ``timezone`` (None: absent) of a job. The text is kept as the client wrote it.
 
     ``@every`` yields an interval without an anchor: ``plan.given`` sets it. Raises ``InvalidInput`` with the field
-    ``cron`` or ``timezone``.
+    ``cron`` or ``timezone``; ``id`` if the expression uses ``H`` and there is no id.
     """
     spec = _read_cron(text, timezone)
     if depends_on_id(spec):

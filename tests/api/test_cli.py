@@ -70,6 +70,9 @@ def test_config_shows_every_setting_and_no_secret() -> None:
         (["cron", "@daily", "--tz", "Mars"], {}, "Mars"),
         (["cron", "0 0 30 2 *"], {}, "never"),
         (["cron", "@daily", "--start", "soon"], {}, "RFC 3339"),
+        (["cron", "H * * * *"], {}, "give the id with --id"),
+        (["cron", "TZ=Europe/Berlin @daily", "--tz", "UTC"], {}, "leave out one of them"),
+        (["cron", "@every 5m", "--tz", "UTC"], {}, "not allowed beside @every"),
         (["jobs", "list"], {"CRONPOST_PROT": "1"}, "did you mean CRONPOST_PORT"),
     ],
 )
@@ -90,6 +93,34 @@ def test_cron_explains_and_lists_fire_times_in_the_zone_and_in_utc() -> None:
     assert lines[2:] == [
         "Mon 2030-04-01 03:30:00 +0200   2030-04-01 01:30:00Z",
         "Tue 2030-04-02 03:30:00 +0200   2030-04-02 01:30:00Z",
+    ]
+
+
+def test_cron_explains_h_for_an_id() -> None:
+    result = run("cron", "H 3 * * *", "--id", "a", "-n", "1", "--start", "2030-03-29T12:00:00Z")
+    assert result.stdout.splitlines() == [
+        "H 3 * * *  fires at 03:13:00 every day (H: chosen by the job's id) (UTC)",
+        "",
+        "2030-03-30 03:13:00Z",
+    ]
+
+
+def test_cron_takes_the_zone_of_a_prefix() -> None:
+    result = run("cron", "CRON_TZ=Europe/Berlin 0 3 * * 1", "-n", "1", "--start", "2030-03-29T12:00:00Z")
+    assert result.stdout.splitlines() == [
+        "CRON_TZ=Europe/Berlin 0 3 * * 1  fires at 03:00:00 on Mondays (Europe/Berlin)",
+        "",
+        "Mon 2030-04-01 03:00:00 +0200   2030-04-01 01:00:00Z",
+    ]
+
+
+def test_cron_counts_an_interval_from_the_start() -> None:
+    result = run("cron", "@every 1m0.5s", "-n", "2", "--start", "2030-03-29T12:00:00Z")
+    assert result.stdout.splitlines() == [
+        "@every 1m0.5s  fires every 1 minute and 500 milliseconds (counted from 2030-03-29T12:00:00Z)",
+        "",
+        "2030-03-29 12:01:00.500Z",
+        "2030-03-29 12:02:01Z",
     ]
 
 

@@ -97,6 +97,17 @@ def test_update_can_set_every_field_that_put_can(cli_server: str) -> None:
         assert shown(cli_server).json()[name] == value
 
 
+@pytest.mark.parametrize(("cron", "zone"), [("TZ=Asia/Tokyo @daily", "Asia/Tokyo"), (" @every 90m", None)])
+def test_update_to_an_expression_with_a_zone_of_its_own_drops_the_stored_zone(
+    cli_server: str, cron: str, zone: str | None
+) -> None:
+    put_report(cli_server)
+    result = jobs(cli_server, "update", "report", "--cron", cron)
+    assert result.exit_code == 0, result.stderr
+    assert shown(cli_server).json()["cron"] == cron
+    assert shown(cli_server).json().get("timezone") == zone
+
+
 def test_an_implied_value_is_still_implied_after_an_update(cli_server: str) -> None:
     jobs(cli_server, *REPORT, "--payload", "1", "--recovery-check")
     assert shown(cli_server).json()["recovery"] == "latest"

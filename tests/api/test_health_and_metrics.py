@@ -70,20 +70,51 @@ async def test_an_unknown_method_creates_no_time_series(client: httpx.AsyncClien
 async def test_cron_next_returns_instants_after_the_start(client: httpx.AsyncClient) -> None:
     params: dict[str, Any] = {"expr": "*/10 * * * * * *", "start": "2030-01-01T00:00:00Z", "n": 3}
     answer = await client.get("/cron/next", params=params)
-    assert answer.json() == {"next": ["2030-01-01T00:00:10Z", "2030-01-01T00:00:20Z", "2030-01-01T00:00:30Z"]}
+    assert answer.json() == {
+        "next": ["2030-01-01T00:00:10Z", "2030-01-01T00:00:20Z", "2030-01-01T00:00:30Z"],
+        "description": "every 10 seconds",
+    }
 
 
 async def test_cron_next_computes_in_the_zone_and_answers_in_utc(client: httpx.AsyncClient) -> None:
     params: dict[str, Any] = {"expr": "30 3 * * *", "tz": "Europe/Berlin", "start": "2030-07-01T00:00:00+02:00", "n": 1}
-    assert (await client.get("/cron/next", params=params)).json() == {"next": ["2030-07-01T01:30:00Z"]}
+    assert (await client.get("/cron/next", params=params)).json()["next"] == ["2030-07-01T01:30:00Z"]
     by_hand = "/cron/next?expr=30+3+*+*+*&tz=Europe/Berlin&start=2030-07-01T00:00:00+02:00&n=1"
-    assert (await client.get(by_hand)).json() == {"next": ["2030-07-01T01:30:00Z"]}
+    assert (await client.get(by_hand)).json()["next"] == ["2030-07-01T01:30:00Z"]
+    del params["tz"]
+    params["expr"] = "TZ=Europe/Berlin 30 3 * * *"
+    assert (await client.get("/cron/next", params=params)).json()["next"] == ["2030-07-01T01:30:00Z"]
 
 
 async def test_cron_next_returns_fewer_instants_if_no_more_exist(client: httpx.AsyncClient) -> None:
     params: dict[str, Any] = {"expr": "0 0 0 1 1 * 2040-2041", "start": "2030-01-01T00:00:00Z"}
     answer = await client.get("/cron/next", params=params)
-    assert answer.json() == {"next": ["2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z"]}
+    assert answer.json()["next"] == ["2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z"]
+
+
+async def test_cron_next_describes_the_expression_with_days_by_name(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/cron/next", params={"expr": "0 12 ? * 1#2,5L"})
+    assert answer.json()["description"] == (
+        "at 12:00:00 on the 2nd Monday of the month and the last Friday of the month"
+    )
+
+
+async def test_cron_next_resolves_h_by_the_id(client: httpx.AsyncClient) -> None:
+    params = {"expr": "H 3 * * *", "id": "a", "start": "2030-01-01T00:00:00Z", "n": "1"}
+    answer = await client.get("/cron/next", params=params)
+    assert answer.json() == {
+        "next": ["2030-01-01T03:13:00Z"],
+        "description": "at 03:13:00 every day (H: chosen by the job's id)",
+    }
+
+
+async def test_cron_next_counts_an_interval_from_the_start(client: httpx.AsyncClient) -> None:
+    params = {"expr": "@every 1h30m", "start": "2030-01-01T00:00:05.250Z", "n": "2"}
+    answer = await client.get("/cron/next", params=params)
+    assert answer.json() == {
+        "next": ["2030-01-01T01:30:05.250Z", "2030-01-01T03:00:05.250Z"],
+        "description": "every 1 hour and 30 minutes",
+    }
 
 
 @pytest.mark.parametrize(
@@ -103,6 +134,15 @@ async def test_cron_next_returns_fewer_instants_if_no_more_exist(client: httpx.A
         ("expr=@daily&start=9999-12-31T23:59:59Z", "start"),
         ("expr=@daily&start=0001-01-01T00:00:00%2B14:00", "start"),
         ("expr=@daily&zone=UTC", "zone"),
+        ("expr=H+*+*+*+*", "id"),
+        ("expr=H+*+*+*+*&id=", "id"),
+        ("expr=H+*+*+*+*&id=a%00", "id"),
+        ("expr=0+0+30+2+*&id=a", "expr"),
+        ("expr=TZ%3DMars+@daily", "expr"),
+        ("expr=TZ%3DEurope/Paris+@daily&tz=UTC", "tz"),
+        ("expr=@every+5m&tz=UTC", "tz"),
+        ("expr=@every+5m&timezone=UTC", "timezone"),
+        ("expr=@every+5", "expr"),
     ],
 )
 async def test_cron_next_refuses_what_an_upsert_refuses(client: httpx.AsyncClient, query: str, field: str) -> None:

@@ -86,3 +86,4 @@ class FireTimes(Described):
     """The next fire times of a cron expression."""
 
     next: list[Instant]
+    description: Annotated[str, Meta(description="The expression in words. Days have their names.")]
