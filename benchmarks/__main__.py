@@ -102,7 +102,7 @@ def main() -> None:
         for name in chosen
         if is_asked(scenario, name, repetition)
     ]
-    todo.sort(key=lambda one: _order(one[0], one[1]))
+    todo.sort(key=lambda one: place_of(one[0], one[1]))
     configure_logging(LogSettings(log_level="warning"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a SIGTERM stops the started processes, too
     os.sched_setaffinity(0, {machine.OTHER_CORE})
@@ -129,14 +129,12 @@ def main() -> None:
                 took = time.monotonic() - began
                 pace = _pace(done, took)
                 left = pace * sum(_seconds(one, system) for one, system, _ in todo[number:])
-                later = [
-                    _seconds(one, system) for one, system, _ in todo[number + 1 :] if not _is_optional(one, system)
-                ]
+                later = [_seconds(one, system) for one, system, _ in todo[number + 1 :] if not is_optional(one, system)]
                 needed = pace * (_seconds(scenario, name) + sum(later) + SAMPLING_SECONDS)
-                if _is_optional(scenario, name) and took + needed > 60 * arguments.minutes:
+                if is_optional(scenario, name) and took + needed > 60 * arguments.minutes:
                     report.results.append(_left_out(scenario, systems[name](), f"not run: {LEFT_OUT}"))
                     continue
-                if not _is_own(name) and _falls_behind(report.results, scenario, systems[name]().name):
+                if not _is_own(name) and falls_behind(report.results, scenario, systems[name]().name):
                     report.results.append(_left_out(scenario, systems[name](), f"not run: {TOO_FAST}"))
                     continue
                 bench.begin(
@@ -191,7 +189,7 @@ def _is_own(name: str) -> bool:
     return name.startswith(OWN)
 
 
-def _falls_behind(results: list[Result], scenario: Scenario, name: str) -> bool:
+def falls_behind(results: list[Result], scenario: Scenario, name: str) -> bool:
     """Return whether a peer that did not deliver 1,000 fires per second is asked for more."""
     if scenario.group != "every-second" or scenario.size == SLOWEST:
         return False
@@ -208,14 +206,14 @@ def _seconds(scenario: Scenario, name: str) -> float:
     return scenario.seconds if _is_own(name) else scenario.peer_seconds or scenario.seconds
 
 
-def _order(scenario: Scenario, name: str) -> int:
+def place_of(scenario: Scenario, name: str) -> int:
     """Return the place of a measurement: what is left out if the time is short comes last."""
     if name in SLOW_PEERS:
         return 1 if scenario.size == SLOWEST else 3
     return 2 if scenario.spare else 0
 
 
-def _is_optional(scenario: Scenario, name: str) -> bool:
+def is_optional(scenario: Scenario, name: str) -> bool:
     return scenario.spare or not _is_own(name)
 
 

@@ -13,18 +13,22 @@ import msgspec
 import pytest
 
 from benchmarks import beside, machine
+from benchmarks.__main__ import falls_behind, is_optional, place_of
 from benchmarks.bench import Result, as_json
 from benchmarks.budget import STAGES, samples_of, shares, stages_ms
 from benchmarks.capacity import is_held
 from benchmarks.chart import chart
-from benchmarks.compare import comparison, reached, targets
+from benchmarks.compare import OWN_WITH_REDIS, comparison, reached, targets
 from benchmarks.contention import simulate
+from benchmarks.firing import every_second as every_second_of
+from benchmarks.firing import herd as herd_of
 from benchmarks.flame import flame_graph, shown
-from benchmarks.goals import GOALS, UNEXPLAINED, goal_table, missed, reasons
+from benchmarks.goals import GOALS, OWN_DEFAULTS, UNEXPLAINED, Goal, goal_table, missed, reasons
 from benchmarks.load import Load, _requests_of
 from benchmarks.machine import Usage
 from benchmarks.measures import Arrival, Fires, judge, parse_arrivals
 from benchmarks.peers import install
+from benchmarks.plan import full_plan
 from benchmarks.publish import publish
 from benchmarks.records import delays_ms
 from benchmarks.report import Report, load_report, merged, update
@@ -405,3 +409,32 @@ def test_the_sink_records_when_a_request_arrived_at_its_socket_and_when_it_was_r
         assert first.read_ns <= second.arrived_ns
     finally:
         machine.end(process)
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=[goal.key for goal in GOALS])
+def test_the_plan_measures_every_goal(goal: Goal) -> None:
+    (found,) = {
+        one.size: one for one in full_plan(8) if one.title == goal.scenario and one.size.startswith(goal.size)
+    }.values()
+    assert not found.spare
+    assert found.defaults or goal.system != OWN_DEFAULTS
+    assert found.one_core or goal.system != OWN_WITH_REDIS
+
+
+def test_what_is_left_out_when_time_is_short_comes_last_and_no_goal_is() -> None:
+    thousand, herd = every_second_of(1000, 8), herd_of(10_000)
+    spare = next(one for one in full_plan(8) if one.spare)
+    order = [(herd, "celery"), (spare, "cronpost"), (thousand, "taskiq"), (herd, "bullmq"), (thousand, "cronpost")]
+    order.sort(key=lambda one: place_of(*one))
+    assert [name for _, name in order] == ["bullmq", "cronpost", "taskiq", "cronpost", "celery"]
+    assert is_optional(spare, "cronpost")
+    assert is_optional(herd, "bullmq")
+    assert not is_optional(herd, "cronpost-defaults")
+
+
+def test_a_peer_that_is_too_late_at_a_thousand_is_not_asked_for_more() -> None:
+    late = [every_second("taskiq", 1200), every_second("BullMQ", 300)]
+    assert falls_behind(late, every_second_of(5000, 8), "taskiq")
+    assert not falls_behind(late, every_second_of(5000, 8), "BullMQ")
+    assert not falls_behind(late, every_second_of(1000, 8), "taskiq")
+    assert not falls_behind(late, herd_of(10_000), "taskiq")
