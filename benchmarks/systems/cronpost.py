@@ -47,7 +47,7 @@ class Cronpost:
     grain_ms = 1
     daily_grain_ms = 1000
     first_rate = 5000
-    loads_per_second = 6000
+    loads_per_second = 4000
 
     def __init__(
         self,
