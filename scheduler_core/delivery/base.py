@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, final, runtime_checkable
 
 import msgspec
 from msgspec.structs import replace
@@ -42,12 +42,15 @@ __all__ = [
     "OutcomeKind",
     "Prepare",
     "Start",
+    "StartAll",
+    "StartsTogether",
     "TargetKind",
     "TaskAttempt",
     "Verdict",
     "always",
     "attempt",
     "fault_text",
+    "start_all_of",
 ]
 
 MaySend = Callable[[], bool]
@@ -56,6 +59,8 @@ Done = Callable[[Outcome], None]
 """Receives the outcome of an attempt."""
 Start = Callable[[Call, Done, MaySend], "Attempt"]
 """The signature of ``Deliverer.start``."""
+StartAll = Callable[[Sequence[tuple[Call, Done, MaySend]]], "list[Attempt]"]
+"""The signature of ``StartsTogether.start_all``."""
 Prepare = Callable[[Call], Call]
 """The signature of ``Deliverer.prepare``."""
 
@@ -145,6 +150,26 @@ class Deliverer(Protocol):
     async def aclose(self) -> None:
         """Close idle and open connections."""
         ...
+
+
+@runtime_checkable
+class StartsTogether(Protocol):
+    """A deliverer that begins many attempts sooner than one after the other. Optional: see ``start_all_of``."""
+
+    def start_all(self, starts: Sequence[tuple[Call, Done, MaySend]], /) -> list[Attempt]:
+        """Begin one attempt for each call and return them in the same order, with the guarantees of
+        ``Deliverer.start``.
+
+        Sends as many of the calls as it can before it does anything else for them.
+        """
+        ...
+
+
+def start_all_of(deliverer: Deliverer) -> StartAll:
+    """Return a function that begins many attempts at once by ``deliverer``, whether it can do so or not."""
+    if isinstance(deliverer, StartsTogether):
+        return deliverer.start_all
+    return lambda starts: [deliverer.start(call, done, may_send) for call, done, may_send in starts]
 
 
 class Attempt(Protocol):

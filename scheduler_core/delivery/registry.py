@@ -9,14 +9,24 @@ from __future__ import annotations
 import asyncio
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from scheduler_core.base.errors import ConfigError, CronpostError, InvalidInput
 from scheduler_core.delivery.amqp.kind import AmqpKind
-from scheduler_core.delivery.base import Attempt, Call, Deliverer, Done, Environment, MaySend, Outcome, TargetKind
+from scheduler_core.delivery.base import (
+    Attempt,
+    Call,
+    Deliverer,
+    Done,
+    Environment,
+    MaySend,
+    Outcome,
+    TargetKind,
+    start_all_of,
+)
 from scheduler_core.delivery.broker.kind import BrokerKind
 from scheduler_core.delivery.celery.kind import CeleryAmqpKind, CeleryRedisKind
 from scheduler_core.delivery.http.guard import AddressGuard
@@ -123,6 +133,7 @@ class DelivererByScheme:
     def __init__(self, by_scheme: Mapping[str, Deliverer]) -> None:
         self._by_scheme = by_scheme
         self._http = by_scheme["http"]
+        self._start_all_http = start_all_of(self._http)
 
     def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
@@ -133,6 +144,15 @@ class DelivererByScheme:
         if deliverer is not None:
             return deliverer.start(call, done, may_send)
         return _Unknown(done, f"this node has no target kind for the URL; it has {', '.join(self._by_scheme)}")
+
+    def start_all(self, starts: Sequence[tuple[Call, Done, MaySend]], /) -> list[Attempt]:
+        """Begin many attempts, as ``StartsTogether.start_all`` says: those over HTTP together, then the others."""
+        http = [one for one in starts if one[0].url[:5] in ("http:", "https")]
+        attempts = iter(self._start_all_http(http))
+        if len(http) == len(starts):
+            return list(attempts)
+        over_http = set(map(id, http))
+        return [next(attempts) if id(one) in over_http else self.start(*one) for one in starts]
 
     def prepare(self, call: Call, /) -> Call:
         """Prepare a call, as ``Deliverer.prepare`` says."""

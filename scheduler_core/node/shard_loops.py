@@ -13,7 +13,7 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreError
 from scheduler_core.base.events import SERVICE_FAILED, STORE_LOST, get_logger
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.base import Deliverer
+from scheduler_core.delivery.base import Deliverer, start_all_of
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.dispatch.target_cache import TargetCache
@@ -86,7 +86,14 @@ class NodeShard:
         catalogue = shards.lead.catalogue_store()
         targets = TargetCache(catalogue if store is shards.lead else store.target_copies(catalogue))
         dispatcher = Dispatcher(
-            node, deliverer.start, self.settler, limiter, store=store, targets=targets, prepare=deliverer.prepare
+            node,
+            deliverer.start,
+            self.settler,
+            limiter,
+            store=store,
+            targets=targets,
+            prepare=deliverer.prepare,
+            start_all=start_all_of(deliverer),
         )
         self.reaper = Reaper(node, store, alarm.wake, clock, metrics)
         self._starter = Starter(node, dispatcher, self.settler, self.queue, order, clock, metrics, shards=len(shards))

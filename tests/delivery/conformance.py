@@ -20,7 +20,16 @@ from typing import Any
 import pytest
 
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.base import Call, Deliverer, Outcome, OutcomeKind, TargetKind, Verdict, always
+from scheduler_core.delivery.base import (
+    Call,
+    Deliverer,
+    Outcome,
+    OutcomeKind,
+    TargetKind,
+    Verdict,
+    always,
+    start_all_of,
+)
 from scheduler_core.model.call import Callback
 from tests.support.factories import make_call
 from tests.support.stores import until
@@ -158,6 +167,26 @@ async def a_prepared_call_reaches_the_target_only_when_it_is_started(subject: Su
         assert subject.received == number + 1
 
 
+async def attempts_that_begin_together_check_the_lease_one_by_one(subject: Subject) -> None:
+    calls = [subject.deliverer.prepare(subject.call()) for _ in range(5)]
+    await asyncio.sleep(QUIET_SECONDS)
+    assert subject.received == 0
+    leases = [True, True, False, True, False]
+    outcomes = [list[Outcome]() for _ in calls]
+    starts = [
+        (call, one.append, lambda holds=holds: holds) for call, one, holds in zip(calls, outcomes, leases, strict=True)
+    ]
+    attempts = start_all_of(subject.deliverer)(starts)
+    assert not any(outcomes), "done was called from within"
+    await until(lambda: all(outcomes))
+    await asyncio.sleep(QUIET_SECONDS)
+    expected = [OutcomeKind.RESPONSE if holds else OutcomeKind.NOT_SENT for holds in leases]
+    assert [[one.kind for one in found] for found in outcomes] == [[kind] for kind in expected]
+    assert subject.received == sum(leases)
+    for attempt in attempts:
+        attempt.cancel()
+
+
 async def the_lease_is_checked_after_every_wait(subject: Subject) -> None:
     lease_holds, outcomes = True, list[Outcome]()
     async with subject.held_up():
@@ -279,6 +308,7 @@ PROOFS: tuple[Proof, ...] = (
     nothing_is_sent_without_a_lease,
     the_lease_is_checked_before_the_target_receives_anything,
     a_prepared_call_reaches_the_target_only_when_it_is_started,
+    attempts_that_begin_together_check_the_lease_one_by_one,
     the_lease_is_checked_after_every_wait,
     there_is_one_outcome_and_never_from_within_start,
     the_deadline_ends_the_attempt,

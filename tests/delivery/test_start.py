@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+from typing import Any
 
 import pytest
 
-from scheduler_core.delivery.base import NOT_SENT, Call, CoroutineDeliverer, Outcome, OutcomeKind, always
+from scheduler_core.delivery.base import NOT_SENT, Attempt, Call, CoroutineDeliverer, Outcome, OutcomeKind, always
 from scheduler_core.delivery.http.client import HttpClient
+from scheduler_core.delivery.http.connection import Connection
 from scheduler_core.delivery.http.deadlines import KEPT_GROUPS, Deadlines
 from tests.support.delivery import deliverer, request
 from tests.support.factories import make_call
@@ -240,3 +244,115 @@ async def test_no_deadline_passes_early() -> None:
         await asyncio.sleep(0.001)
     await until(lambda: len(early) == 20)
     assert max(early) <= 0.001  # a turn of the loop, whose clock is read once for it
+
+
+# ---- many at once ---------------------------------------------------------------------------------------------------
+
+
+async def prepared(http: HttpClient, runner: Runner, count: int) -> list[Call]:
+    """Calls for which connections are open."""
+    calls = [http.prepare(make_call(url=runner.url(), run_id=f"run{number}")) for number in range(count)]
+    await until(lambda: runner.open_connections == count)
+    await asyncio.sleep(0.02)
+    return calls
+
+
+def together(http: HttpClient, calls: list[Call]) -> tuple[list[Attempt], list[list[Outcome]]]:
+    outcomes = [list[Outcome]() for _ in calls]
+    starts = [(call, one.append, always) for call, one in zip(calls, outcomes, strict=True)]
+    return http.start_all(starts), outcomes
+
+
+async def test_attempts_that_begin_together_get_their_own_outcomes_on_open_connections() -> None:
+    async with Runner(*[answer(body=b"%d" % number) for number in range(20)]) as runner, deliverer() as http:
+        calls = await prepared(http, runner, 20)
+        _, outcomes = together(http, calls)
+        assert not any(outcomes)
+        await until(lambda: all(outcomes))
+        assert {one.status for (one,) in outcomes} == {200}
+        assert {one.body for (one,) in outcomes} == {b"%d" % number for number in range(20)}
+        assert runner.connections == 20
+        sent = {received.header("Idempotency-Key") for received in runner.received}
+        assert sent == {f"run{number}" for number in range(20)}
+        _, outcomes = together(http, await prepared(http, runner, 20))
+        await until(lambda: all(outcomes))
+    assert runner.connections == 20, "the connections were used again"
+
+
+async def test_all_requests_are_written_before_an_attempt_is_made_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    write_ahead, begin = Connection.write_ahead, Connection.begin
+
+    def noting(name: str, method: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            order.append(name)
+            return method(*arguments)
+
+        return call
+
+    async with Runner() as runner, deliverer() as http:
+        for _ in range(2):
+            calls = await prepared(http, runner, 3)
+            monkeypatch.setattr(Connection, "write_ahead", noting("write", write_ahead))
+            monkeypatch.setattr(Connection, "begin", noting("begin", begin))
+            order.clear()
+            _, outcomes = together(http, calls)
+            await until(lambda outcomes=outcomes: all(outcomes))  # type: ignore[misc]
+    assert order == ["write"] * 3 + ["begin"] * 3
+    assert len(runner.received) == 6
+
+
+async def test_more_attempts_than_open_connections_and_long_bodies_begin_together_too() -> None:
+    async with Runner() as runner, deliverer() as http:
+        calls = await prepared(http, runner, 2)
+        calls += [make_call(url=runner.url()), http.prepare(make_call(url=runner.url(), payload=b"x" * 100_000))]
+        calls.append(make_call(url="http://127.0.0.1:1/"))
+        _, outcomes = together(http, calls)
+        await until(lambda: all(outcomes))
+        assert [one.status for (one,) in outcomes[:4]] == [200] * 4
+        assert outcomes[4][0].kind in (OutcomeKind.CONNECTION, OutcomeKind.BLOCKED)
+    assert {len(received.body) for received in runner.received} >= {100_000}
+
+
+async def test_a_request_that_the_kernel_takes_only_in_part_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    async with Runner() as runner, deliverer() as http:
+        await warm(http, runner)
+        (call,) = [http.prepare(make_call(url=runner.url(), payload=b'"whole"'))]
+        for most in (0, 10):
+            monkeypatch.setattr(
+                "scheduler_core.delivery.http.connection.os.write", lambda fd, data, most=most: write(fd, data[:most])
+            )
+            _, outcomes = together(http, [call])
+            monkeypatch.undo()
+            await until(lambda outcomes=outcomes: all(outcomes))  # type: ignore[misc]
+            assert outcomes[0][0].status == 200
+    assert [received.body for received in runner.received[1:]] == [b'"whole"'] * 2
+
+
+async def test_a_connection_that_breaks_at_the_write_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+    async with Runner() as runner, deliverer() as http:
+        await warm(http, runner)
+        call = http.prepare(make_call(url=runner.url(), is_last_attempt=True))
+        monkeypatch.setattr("scheduler_core.delivery.http.connection.os.write", broken)
+        _, outcomes = together(http, [call])
+        monkeypatch.undo()
+        await until(lambda: all(outcomes))
+        assert outcomes[0][0].status == 200
+    assert (runner.connections, len(runner.received)) == (2, 2)
+
+
+async def test_attempts_that_begin_together_end_at_their_deadlines_and_can_be_cancelled() -> None:
+    async with Runner(answer(), answer(), hang(), hang()) as runner, deliverer(max_connections=2) as http:
+        _, outcomes = together(http, await prepared(http, runner, 2))
+        await until(lambda: all(outcomes))
+        calls = [http.prepare(make_call(url=runner.url(), timeout_ms=100)) for _ in range(2)]
+        attempts, outcomes = together(http, calls)
+        attempts[0].cancel()
+        await until(lambda: bool(outcomes[1]))
+        assert outcomes[1][0].kind is OutcomeKind.TIMEOUT
+        assert outcomes[0] == []
+        assert (await http.deliver(request(runner.url()))).status == 200

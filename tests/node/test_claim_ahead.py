@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from redis.asyncio import Redis
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.delivery.base import NOT_SENT, Attempt, Done, MaySend
 from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.model.call import Call
 from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job_state import HoldReason
 from scheduler_core.model.lease import SUSPECT_LOSSES
-from scheduler_core.model.policies import Overlap, Policies
+from scheduler_core.model.policies import Limits, Overlap, Policies
 from scheduler_core.model.run import Run
+from scheduler_core.node.dispatch.limiter import Permit
 from scheduler_core.node.loops import start as start_module
 from scheduler_core.node.loops.cut_requests import CutSubscriber
 from scheduler_core.node.loops.horizon import LEAST_MS, MOST_MS, STEP_MS, Horizon
@@ -141,6 +144,111 @@ async def test_a_clock_that_was_set_back_sends_nothing_early(setup: Setup) -> No
     setup.clock.advance(200)
     await until(lambda: len(node.deliverer.seen) == 1)
     await node.starter.stop()
+
+
+class Written:
+    """Stands for the deliverer: writes requests one after the other. ``meanwhile`` runs after each."""
+
+    def __init__(self, node: SteppedNode, meanwhile: Callable[[int], None]) -> None:
+        self.sent: list[str] = []
+        self.done: list[Done] = []
+        self._meanwhile = meanwhile
+        node.dispatcher._start_all = self.start_all
+
+    def start_all(self, starts: Sequence[tuple[Call, Done, MaySend]]) -> list[Attempt]:
+        attempts: list[Attempt] = []
+        for call, done, may_send in starts:
+            if may_send():
+                self.sent.append(call.job_id)
+                self.done.append(done)
+            else:
+                asyncio.get_running_loop().call_soon(done, NOT_SENT)
+            attempts.append(Nothing())
+            self._meanwhile(len(self.sent))
+        return attempts
+
+
+class Nothing:
+    def cancel(self) -> None:
+        pass
+
+
+async def at_the_instant(setup: Setup, meanwhile: Callable[[int], None]) -> tuple[SteppedNode, Written]:
+    """A node that starts four jobs together; ``meanwhile`` runs after each request, with their number."""
+    await setup.put("a", "b", "c", "d")
+    node = await setup.node()
+    written = Written(node, meanwhile)
+    setup.clock.advance(600)
+    await node.claim(ahead_ms=AHEAD_MS)
+    setup.clock.advance(400)
+    node.starter.start_due(100)
+    await asyncio.sleep(0)
+    return node, written
+
+
+async def test_a_clock_that_is_set_back_in_a_burst_stops_the_rest_of_it(setup: Setup) -> None:
+    def step(sent: int) -> None:
+        if sent == 2:
+            setup.clock.now = at(1) - 1
+
+    node, written = await at_the_instant(setup, step)
+    assert len(written.sent) == 2
+    await node.settle()
+    assert len(node.node.in_flight) == 2
+    left = {"a", "b", "c", "d"} - set(written.sent)
+    assert {await setup.due_at(name) for name in left} == {at(1)}, "they are claimed again"
+
+
+async def test_a_lease_that_expires_in_a_burst_stops_the_rest_of_it(setup: Setup) -> None:
+    def freeze(sent: int) -> None:
+        if sent == 3:
+            setup.clock.advance(6_000)
+
+    node, written = await at_the_instant(setup, freeze)
+    assert len(written.sent) == 3
+    assert len(node.node.in_flight) == 3
+    assert not node.settler.is_idle, "the fourth is released"
+
+
+async def test_each_run_of_a_burst_has_the_time_of_its_own_request(setup: Setup) -> None:
+    node, written = await at_the_instant(setup, lambda _: setup.clock.advance(3))
+    for done in written.done:
+        done(answered(200))
+    await node.settle()
+    runs = {name: (await setup.runs(name))[0].lateness_ms for name in "abcd"}
+    assert [runs[name] for name in written.sent] == [0, 3, 6, 9]
+    assert not node.node.in_flight
+
+
+async def test_a_deliverer_that_fails_for_a_whole_burst_fails_its_attempts(setup: Setup) -> None:
+    def broken(_: int) -> None:
+        raise RuntimeError("broken")
+
+    node, _ = await at_the_instant(setup, broken)
+    assert not node.node.in_flight
+    assert node.starter.limiter.grant(Permit(), make_job("e")), "the permits are free again"
+    await node.settle()
+    assert [(await setup.store.read(name)).snapshot.lease for name in "abcd"] == [None] * 4
+
+
+async def test_a_burst_gets_permits_in_the_order_of_the_wake_ups(setup: Setup) -> None:
+    own = Policies(limits=Limits(max_in_flight=3))
+    await setup.put("first", "later", "last")
+    await setup.put("limited", "full", policies=own)
+    for number, name in enumerate(("first", "limited", "later", "last", "full")):
+        await setup.redis.zadd(KEYS.due, {name: at(1) + number})
+    node = await setup.node()
+    setup.clock.advance(600)
+    assert await node.claim(ahead_ms=AHEAD_MS) == 5
+    setup.clock.advance(404)
+    await node.start_due()
+    assert [one.job_id for one in node.deliverer.seen[:2]] == ["first", "limited"]
+    assert {one.job_id for one in node.deliverer.seen[2:]} == {"later", "last"}
+    await node.settle()
+    state = (await setup.store.read("full")).snapshot.state
+    assert state is not None
+    assert state.held_back is not None
+    assert state.held_back.reason is HoldReason.LIMIT
 
 
 async def test_the_loops_send_at_the_instant_and_claim_before_it(setup: Setup) -> None:

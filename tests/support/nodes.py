@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.base import CoroutineDeliverer, MaySend
+from scheduler_core.delivery.base import CoroutineDeliverer, MaySend, start_all_of
 from scheduler_core.delivery.http.request import Request, request_of
 from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import Outcome, OutcomeKind
@@ -122,6 +122,7 @@ class SteppedNode:
             store=store,
             targets=self.targets,
             prepare=self.deliverer.prepare,
+            start_all=start_all_of(self.deliverer),
         )
         self.starter = Starter(self.node, self.dispatcher, self.settler, queue, self.order, clock, metrics)
         self.claimer = Claimer(

@@ -8,7 +8,8 @@ is used (docs/decisions/0003-http-transport.md).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import metadata
 from typing import Final, cast
 
@@ -29,7 +30,7 @@ from scheduler_core.delivery.base import (
     attempt,
     fault_text,
 )
-from scheduler_core.delivery.http.connect import AddressRefused, TlsFailed
+from scheduler_core.delivery.http.connect import AddressRefused, Origin, TlsFailed
 from scheduler_core.delivery.http.connection import WRITE_PIECE_BYTES, Connection
 from scheduler_core.delivery.http.deadlines import Deadlines
 from scheduler_core.delivery.http.guard import AddressGuard
@@ -112,6 +113,39 @@ class HttpClient:
             self._pool.expect(written.origin, -1)
         return self.send(request, done, may_send, written)
 
+    def start_all(self, starts: Sequence[tuple[Call, Done, MaySend]], /) -> list[Attempt]:
+        """Begin many attempts, as ``StartsTogether.start_all`` says.
+
+        First writes the requests of prepared calls to idle connections, and nothing else. No answer is read before this
+        returns, so the objects that wait for the answers are made afterwards.
+        """
+        pool, monotonic = self._pool, self._clock.monotonic
+        if pool is None:
+            return [self.start(*one) for one in starts]
+        oldest_usable = pool.oldest_usable()
+        sent: list[tuple[Connection, float, int | OSError | None] | None] = []
+        expected: Counter[Origin] = Counter()
+        for call, _, may_send in starts:
+            sent.append(None)
+            if call.prepared is None:
+                continue
+            request, written = cast("tuple[Request, Written]", call.prepared)
+            if len(request.body) <= WRITE_PIECE_BYTES and may_send():
+                connection = pool.take_idle(written.origin, oldest_usable=oldest_usable)
+                if connection is not None:
+                    sent[-1] = connection, monotonic(), connection.write_ahead(written.head + request.body)
+                    expected[written.origin] += 1
+        for origin, count in expected.items():
+            pool.expect(origin, -count)
+        attempts: list[Attempt] = []
+        for (call, done, may_send), one in zip(starts, sent, strict=True):
+            if one is None:
+                attempts.append(self.start(call, done, may_send))
+            else:
+                request, written = cast("tuple[Request, Written]", call.prepared)
+                attempts.append(_Direct(self, pool, request, written, done, may_send, *one))
+        return attempts
+
     def send(self, request: Request, done: Done, may_send: MaySend, written: Written | None = None) -> Attempt:
         """Begin an attempt for a request that is built, with the guarantees of ``Deliverer.start``.
 
@@ -127,7 +161,7 @@ class HttpClient:
             else:
                 connection = pool.take_idle(written.origin)
                 if connection is not None:
-                    return _Direct(self, pool, connection, request, written, done, may_send)
+                    return _Direct(self, pool, request, written, done, may_send, connection, self._clock.monotonic())
         return TaskAttempt(
             self._in_task(request, self._clock.monotonic(), request.timeout_ms / 1000.0, may_send=may_send), done
         )
@@ -292,12 +326,15 @@ class _Direct:
         self,
         client: HttpClient,
         pool: PooledTransport,
-        connection: Connection,
         request: Request,
         written: Written,
         done: Done,
         may_send: MaySend,
+        connection: Connection,
+        started: float,
+        sent: int | OSError | None = None,
     ) -> None:
+        """``started``: when the request was written. ``sent``: what ``connection.write_ahead`` returned."""
         self._client = client
         self._pool = pool
         self._connection = connection
@@ -308,9 +345,9 @@ class _Direct:
         self._released = False
         self._repeat: TaskAttempt | None = None
         self._body = Body(client._read_limit, client._read_limit if request.whole_answer else client._keep)
-        self._started = client._clock.monotonic()
+        self._started = started
         client._deadlines.add(self, request.timeout_ms)
-        connection.begin(request.method, written.head, request.body, self._progressed)
+        connection.begin(request.method, written.head, request.body, self._progressed, sent)
 
     def cancel(self) -> None:
         """Close the connection and free its slot. ``done`` is not called afterwards."""

@@ -96,16 +96,43 @@ class Connection(asyncio.Protocol):
     def _is_closing(self) -> bool:
         return self._transport is None or self._transport.is_closing()
 
-    def begin(self, method: str, head: bytes, body: bytes, progressed: Callable[[], None]) -> None:
+    def write_ahead(self, text: bytes) -> int | OSError | None:
+        """Write a request before the exchange is opened; return the number of bytes written, or the error.
+
+        ``begin`` must follow, with this result, before the event loop continues: a burst writes all requests before it
+        prepares for the answers. None: nothing was written, and only ``begin`` can write.
+        """
+        transport = self._transport
+        if self._socket is None or self._early or transport is None or transport.get_write_buffer_size():
+            return None
+        try:
+            return os.write(self._socket, text)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            return error
+
+    def begin(
+        self,
+        method: str,
+        head: bytes,
+        body: bytes,
+        progressed: Callable[[], None],
+        written: int | OSError | None = None,
+    ) -> None:
         """Write a request whose body is no longer than ``WRITE_PIECE_BYTES``, and return at once.
 
         ``progressed`` is called, never from inside this method, whenever a part of the answer has arrived or the
-        connection is lost; ``fault``, ``complete`` and ``take`` have the details, until ``finish``.
+        connection is lost; ``fault``, ``complete`` and ``take`` have the details, until ``finish``. ``written``: what
+        ``write_ahead`` returned for the same request.
         """
         to_write = self._open_exchange(method)
         self._progressed = progressed
-        if to_write:
-            self._write(head + body)
+        if written is None:
+            if to_write:
+                self._write(head + body)
+        elif written != len(head) + len(body):
+            self._wrote(head + body, written)
         if not to_write or self.fault is not None:
             # Looked up when it is called: the exchange may be finished by then.
             asyncio.get_running_loop().call_soon(lambda: self._progressed())  # noqa: PLW0108
@@ -179,15 +206,22 @@ class Connection(asyncio.Protocol):
             transport.write(text)
             return
         try:
-            written = os.write(self._socket, text)
+            written: int | OSError = os.write(self._socket, text)
         except (BlockingIOError, InterruptedError):
             written = 0
         except OSError as error:
+            written = error
+        if written != len(text):
+            self._wrote(text, written)
+
+    def _wrote(self, text: bytes, written: int | OSError) -> None:
+        """Let the transport write what the kernel did not take of ``text``, or fail."""
+        if isinstance(written, OSError):
             self.unsent = True
-            self._fail(httpx.ReadError(f"the connection failed: {_reason(error)}"))
-            return
-        if written < len(text):
-            transport.write(text[written:])
+            self._fail(httpx.ReadError(f"the connection failed: {_reason(written)}"))
+        else:
+            assert self._transport is not None
+            self._transport.write(text[written:])
 
     async def _write_in_pieces(self, head: bytes, body: bytes) -> None:
         assert self._transport is not None

@@ -182,15 +182,23 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if not self._opening[origin]:
             del self._opening[origin]
 
-    def take_idle(self, origin: Origin, *, has_slot: bool = False) -> Connection | None:
+    def oldest_usable(self) -> float:
+        """Return since when a connection may be idle at most, to be used again."""
+        return asyncio.get_running_loop().time() - self._keepalive
+
+    def take_idle(
+        self, origin: Origin, *, has_slot: bool = False, oldest_usable: float | None = None
+    ) -> Connection | None:
         """Return the idle connection to ``origin`` that was used last: the target is least likely to have closed it.
 
         None if no connection is idle or no slot is free. Takes a slot too, unless the caller has one. For a caller that
-        writes and reads by itself (``Connection.begin``), and then calls ``release``.
+        writes and reads by itself (``Connection.begin``), and then calls ``release``. ``oldest_usable``: what the
+        method of that name returned in this turn of the event loop.
         """
         if not has_slot and (self._closed or self._slots.free == 0):
             return None
-        oldest_usable = asyncio.get_running_loop().time() - self._keepalive
+        if oldest_usable is None:
+            oldest_usable = self.oldest_usable()
         while candidates := self._idle_by_origin.get(origin):
             connection, _ = candidates.popitem()
             _, idle_since = self._idle.pop(connection)

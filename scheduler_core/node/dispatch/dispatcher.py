@@ -8,7 +8,9 @@ the end of an attempt.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -17,14 +19,14 @@ from msgspec.structs import replace
 from scheduler_core.base.errors import ConfigError, StoreError
 from scheduler_core.base.events import RUN_CLAIMED, get_logger
 from scheduler_core.base.tokens import make_token
-from scheduler_core.delivery.base import Prepare, Start
+from scheduler_core.delivery.base import Prepare, Start, StartAll
 from scheduler_core.model.call import Call
 from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job_state import HeldBack
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.dispatch.calls import call_of, needs_nothing_else, with_callback, with_target
 from scheduler_core.node.dispatch.in_flight import InFlight, NoOutcome, Result, Results
-from scheduler_core.node.dispatch.limiter import TargetLimiter
+from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
 from scheduler_core.node.node import Node
 from scheduler_core.plan.change import plan_outdated
 from scheduler_core.plan.claim import Work, is_spawned
@@ -72,9 +74,11 @@ class Dispatcher:
         store: LoopStore,
         targets: Targets,
         prepare: Prepare | None = None,
+        start_all: StartAll | None = None,
     ) -> None:
-        """``start`` and ``prepare`` are those of the deliverer."""
+        """``start``, ``prepare`` and ``start_all`` are those of the deliverer."""
         self.start = start
+        self._start_all = start_all
         self._prepare_call = prepare
         self.limiter = limiter
         self._node = node
@@ -83,16 +87,41 @@ class Dispatcher:
         self._store = store
         self._timeout_ms = int(node.settings.attempt_timeout_seconds * 1000)
 
-    def prepare(self, claimed: ClaimedJob, work: Work) -> Call | None:
-        """Build the call of the next attempt ahead of its instant; None: ``send`` builds it."""
+    def prepare(self, claimed: ClaimedJob, work: Work) -> InFlight | None:
+        """Build the next attempt ahead of its instant, with its call; None: ``send`` builds it."""
         if self._prepare_call is None or is_spawned(work) or not needs_nothing_else(work):
             return None
         if self.limiter.blocked_by(work.job.url) is not None:
             return None
         try:
-            return self._prepare_call(call_of(work, fence=claimed.lease.fence, timeout_ms=self._timeout_ms))
+            call = self._prepare_call(call_of(work, fence=claimed.lease.fence, timeout_ms=self._timeout_ms))
         except Exception:  # noqa: BLE001 - ``send`` meets it again, and makes it the outcome of the attempt
             return None
+        attempt = InFlight(self._node, self.limiter, self._results, claimed, work, Permit())
+        attempt.call = call
+        return attempt
+
+    def send_all(self, attempts: Sequence[InFlight]) -> None:
+        """Start attempts that were prepared and have their permits: write all requests before anything else."""
+        self._node.in_flight.update(attempts)
+        if self._start_all is None:
+            for attempt in attempts:
+                self._start(attempt, attempt.work, attempt.call)
+            return
+        try:
+            begun = self._start_all(
+                [(attempt.call, attempt.finish, attempt.starts_now) for attempt in attempts if attempt.call is not None]
+            )
+        except Exception as error:  # noqa: BLE001 - as in _start
+            for attempt in attempts:
+                attempt.finish(failure(error))
+            return
+        for attempt, under_way in zip(attempts, begun, strict=True):
+            attempt.under_way = under_way
+        if log.is_enabled_for(logging.DEBUG):
+            for attempt in attempts:
+                job_id, fence = attempt.lease_id
+                log.debug(RUN_CLAIMED, job_id=job_id, run_id=attempt.run_id, fence=fence)
 
     def send(self, claimed: ClaimedJob, work: Work, call: Call | None = None) -> None:
         """Start the next attempt of ``work.run``, hold the run back, or make it a child run. ``call``: as prepared.

@@ -73,7 +73,10 @@ class Cancellable(Protocol):
 
 
 class InFlight:
-    """One attempt in flight. It is in ``node.in_flight`` and occupies a slot until ``finish``."""
+    """One attempt in flight. It is in ``node.in_flight`` and occupies a slot until ``finish``.
+
+    The attempt of a job that was claimed ahead is made ahead too. It occupies nothing before its start.
+    """
 
     __slots__ = (
         "_limiter",
@@ -120,6 +123,13 @@ class InFlight:
         """
         node = self._node
         return node.holds_lease() and node.clock.now_ms() >= self.claimed.lease.wake_ms
+
+    def starts_now(self) -> bool:
+        """Return whether the request may be sent now, and note the time as its start: for requests of a burst, which
+        are sent one after the other."""
+        node = self._node
+        now_ms = self.started_at_ms = node.clock.now_ms()
+        return now_ms >= self.claimed.lease.wake_ms and node.holds_lease()
 
     def finish(self, result: Result) -> None:
         """End the attempt: pass its result on and free its slot. Only the first call has an effect."""

@@ -17,6 +17,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.events import BREAKER_CLOSED, BREAKER_OPENED, BREAKER_PROBES, get_logger, instant
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import HeldBack, HoldReason
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Limits
@@ -95,6 +96,23 @@ class TargetLimiter:
         target.open += 1
         self._open += 1
         return permit
+
+    def grant(self, permit: Permit, job: Job) -> bool:
+        """Turn an empty permit into one for an attempt of ``job``, if its target has room and no rate, breaker or limit
+        of the job has to be asked. False: ``acquire`` decides. For bursts."""
+        target = self._targets.of(job.url)
+        if (
+            target.breaker.state is not BreakerState.CLOSED
+            or self._rate is not None
+            or target.rates
+            or job.policies.limits is not None
+            or slots_for(target.open, self._open, self._most, self._most_each) < 1
+        ):
+            return False
+        permit.target = target
+        target.open += 1
+        self._open += 1
+        return True
 
     def acquire_resolved(self, permit: Permit, url: str, work: Work, hold: HeldBack | None) -> HeldBack | None:
         """Apply the limits to an attempt whose target was not known when it got its permit.

@@ -42,10 +42,13 @@ class Order:
         self._bursts: dict[object, int] = {}
         """When the next burst of each writer is due."""
         self._changed = asyncio.Event()
+        self.has_writes = False
+        """Whether writes are left, or a burst will come: only then ``settle_turn`` has something to decide."""
 
     def writes_left(self, writer: object) -> None:
         """Note that ``writer`` has due runs to start, and slots for them."""
         self._writing.add(writer)
+        self.has_writes = True
 
     def writes_done(self, writer: object, *, next_ms: int | None = None, count: int = 0) -> None:
         """Note that ``writer`` can start nothing now; it holds ``count`` runs, and the first is due at ``next_ms``."""
@@ -54,12 +57,11 @@ class Order:
             self._bursts[writer] = next_ms
         else:
             self._bursts.pop(writer, None)
+        self.has_writes = bool(self._writing or self._bursts)
         self._changed.set()
 
     async def settle_turn(self) -> None:
         """Return when a batch may be settled: at once, unless writes are left or a burst is about to come."""
-        if not self._writing and not self._bursts:
-            return
         until = self._clock.monotonic() + SETTLE_WAIT_SECONDS
         while self._comes_later() and (left := until - self._clock.monotonic()) > 0:
             self._changed.clear()

@@ -174,12 +174,14 @@ class Settler(Service):
 
     async def run_once(self) -> None:
         queue = self._queue
-        await self._order.settle_turn()
+        if self._order.has_writes:
+            await self._order.settle_turn()
         while not queue.advance(self.clock.monotonic):
             queue.arrived.clear()
             retry_at = queue.retry_rejected_at
             await self.clock.wait_for(queue.arrived, None if retry_at is None else retry_at - self.clock.monotonic())
-            await self._order.settle_turn()
+            if self._order.has_writes:
+                await self._order.settle_turn()
         try:
             answers = await self._store.settle([one.settlement for one in queue.part])
         except StoreRefused as error:

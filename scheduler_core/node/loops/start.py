@@ -10,6 +10,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job_state import HoldReason
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
+from scheduler_core.node.dispatch.in_flight import InFlight
 from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
 from scheduler_core.node.loops.order import WRITES_AT_ONCE, Order
 from scheduler_core.node.loops.service import Service
@@ -74,7 +75,8 @@ class Starter(Service):
             self._slots.cancel_wait(alarm.wake)
             await alarm.sleep(wake_ms)
             return
-        if self._hold_back_overdue(now_ms):
+        if wake_ms <= now_ms - PATIENCE_MS:
+            self._hold_back_overdue(now_ms)
             await self.clock.sleep(0)  # let the event loop do other work between two batches
             return
         limit = self.limiter.batch(WRITES_AT_ONCE, alarm.wake)
@@ -107,16 +109,30 @@ class Starter(Service):
     def start_due(self, limit: int) -> None:
         """Start up to ``limit`` jobs whose wake-ups have come. The caller has reserved their slots.
 
-        Reads the clock, which may have been set back since the timer was set. Stops when a target becomes saturated:
-        the limiter says how many to start next.
+        Reads the clock, which may have been set back since the timer was set. Requests that were prepared are written
+        together, before anything is done for the jobs that follow. Stops when a target becomes saturated: the limiter
+        says how many to start next.
         """
-        queue, limiter, now_ms = self.queue, self.limiter, self.clock.now_ms()
+        limiter, now_ms = self.limiter, self.clock.now_ms()
+        if self.queue.next_wake_ms is None or self.queue.next_wake_ms > now_ms:
+            return
         saturated = limiter.saturated
-        while limit > 0 and queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms:
-            self.start_run(queue.pop())
-            limit -= 1
+        together: list[InFlight] = []
+        due = self.queue.take_due(now_ms, limit)
+        for place, one in enumerate(due):
+            attempt = one.attempt
+            if attempt is not None and limiter.grant(attempt.permit, attempt.work.job):
+                together.append(attempt)
+                continue
+            if together:
+                self._dispatcher.send_all(together)
+                together = []
+            self.start_run(one)
             if limiter.saturated is not saturated:
-                return
+                self.queue.put_back(due[place + 1 :])
+                break
+        if together:
+            self._dispatcher.send_all(together)
 
     def room(self) -> int:
         """Return how many more jobs to claim ahead.
@@ -157,21 +173,17 @@ class Starter(Service):
         """Release all jobs that were not started: the node stops."""
         self._release(self.queue.remove_all(after_ms=-1))
 
-    def _hold_back_overdue(self, now_ms: int) -> bool:
-        """Hold back runs that got no slot within the patience, at most a batch; return whether any were overdue.
+    def _hold_back_overdue(self, now_ms: int) -> None:
+        """Hold back runs that got no slot within the patience, at most a batch.
 
         Each keeps its place in the due set. A job that needs no slot is started.
         """
-        queue, count = self.queue, 0
-        while count < WRITES_AT_ONCE and queue.next_wake_ms is not None and queue.next_wake_ms <= now_ms - PATIENCE_MS:
-            count += 1
-            one = queue.pop()
+        for one in self.queue.take_due(now_ms - PATIENCE_MS, WRITES_AT_ONCE):
             if isinstance(one.planned, Work) and not is_spawned(one.planned):
                 self.metrics.held_back.labels(HoldReason.SLOTS.value).inc()
                 self._settler.hold_back(one.claimed, one.planned, without_slot(now_ms, one.claimed.lease.wake_ms))
             else:
                 self.start_run(one)
-        return count > 0
 
     def _release(self, jobs: Iterable[ClaimedJob]) -> None:
         for claimed in jobs:
@@ -184,7 +196,7 @@ class Starter(Service):
         claimed, planned = one.claimed, one.planned
         if isinstance(planned, Work):
             try:
-                self._dispatcher.send(claimed, planned, one.call)
+                self._dispatcher.send(claimed, planned, None if one.attempt is None else one.attempt.call)
             except Exception as error:
                 self.metrics.service_faults.labels(self.name).inc()
                 log.exception(SERVICE_FAILED, service=self.name, job_id=claimed.id)
@@ -196,7 +208,7 @@ class Starter(Service):
         self._settler.put_transition(claimed, planned)
 
     def planned(self, claimed: ClaimedJob, now_ms: int) -> Waiting:
-        """Plan what the job does at its wake-up; if that lies ahead, build its call too.
+        """Plan what the job does at its wake-up; if that lies ahead, build its attempt too.
 
         The lease has all that the plan depends on, so it decides the same now and then.
         """
@@ -204,8 +216,8 @@ class Starter(Service):
         if claimed.lease.wake_ms <= now_ms:
             return Waiting(claimed, planned)
         payload_bytes = 0 if claimed.job is None else len(claimed.job.payload)
-        call = self._dispatcher.prepare(claimed, planned) if isinstance(planned, Work) else None
-        return Waiting(claimed, planned, payload_bytes, call)
+        attempt = self._dispatcher.prepare(claimed, planned) if isinstance(planned, Work) else None
+        return Waiting(claimed, planned, payload_bytes, attempt)
 
     def _planned(self, claimed: ClaimedJob) -> Work | Transition:
         try:
