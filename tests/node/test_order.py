@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from scheduler_core.node.loops.order import BURST, SETTLE_WAIT_SECONDS, SOON_MS, Order
+from tests.support.factories import make_job, make_state
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import until
+from tests.support.nodes import SteppedNode
+from tests.support.stores import opened, put, until
 
 
 class Setup:
@@ -16,9 +18,9 @@ class Setup:
         self.clock = ManualClock()
         self.order = Order(self.clock)
 
-    async def waiting_turn(self) -> asyncio.Task[None]:
+    async def waiting_turn(self) -> asyncio.Task[float]:
         """A turn to settle that has to wait."""
-        turn = asyncio.create_task(self.order.settle_turn())
+        turn = asyncio.create_task(self.order.settle_turn(0.0))
         await until(lambda: len(self.clock.waiting) == 1)
         assert not turn.done()
         return turn
@@ -30,10 +32,10 @@ def setup() -> Setup:
 
 
 async def test_results_are_settled_at_once_while_nothing_is_to_be_written(setup: Setup) -> None:
-    await setup.order.settle_turn()
+    await setup.order.settle_turn(0.0)
     setup.order.writes_left("a")
     setup.order.writes_done("a", next_ms=None)
-    await setup.order.settle_turn()
+    await setup.order.settle_turn(0.0)
     assert setup.clock.waiting == []
 
 
@@ -53,7 +55,9 @@ async def test_results_do_not_wait_longer_than_the_bound(setup: Setup) -> None:
     setup.order.writes_left("a")
     turn = await setup.waiting_turn()
     setup.clock.advance(int(SETTLE_WAIT_SECONDS * 1000))
-    await turn
+    waited = await turn
+    assert waited >= SETTLE_WAIT_SECONDS
+    assert await setup.order.settle_turn(waited) == waited, "under lasting load they wait once"
 
 
 async def test_results_wait_for_a_burst_that_is_about_to_come(setup: Setup) -> None:
@@ -65,8 +69,30 @@ async def test_results_wait_for_a_burst_that_is_about_to_come(setup: Setup) -> N
     await turn
 
 
+async def test_a_settler_waits_once_and_then_settles_until_nothing_is_left(redis_url: str) -> None:
+    async with opened(redis_url) as (store, redis):
+        clock = ManualClock()
+        node = SteppedNode(store, clock)
+        await node.start()
+        for name in ("a", "b"):
+            await put(redis, make_job(name), make_state(0))
+        first, second = (await node.claimer._claim(2)).jobs
+        node.order.writes_left("a")
+        node.settler.release(first)
+        turn = asyncio.create_task(node.settler.run_once())
+        await until(lambda: len(clock.waiting) == 1)
+        assert node.settler.unsettled == 1
+        clock.advance(int(SETTLE_WAIT_SECONDS * 1000))
+        await turn
+        assert node.settler.is_idle
+        node.settler.release(second)
+        await node.settler.run_once()
+        assert node.settler.is_idle
+        await node.crash()
+
+
 @pytest.mark.parametrize(("in_ms", "count"), [(SOON_MS + 1, BURST), (SOON_MS, BURST - 1)])
 async def test_results_do_not_wait_for_a_later_burst_or_for_few_runs(setup: Setup, in_ms: int, count: int) -> None:
     setup.order.writes_done("a", next_ms=setup.clock.now + in_ms, count=count)
-    await setup.order.settle_turn()
+    await setup.order.settle_turn(0.0)
     assert setup.clock.waiting == []

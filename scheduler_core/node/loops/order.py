@@ -9,8 +9,9 @@ work      waits for                                  bound
 writes    nothing                                    at most ``WRITES_AT_ONCE`` requests, then one turn of the event
                                                      loop: heartbeats, deadlines, answers
 answers   the writes of that batch                   one batch of writes, about 15 ms
-settles   writes that are left, and those of a       ``SETTLE_WAIT_SECONDS``, far below the time after which a lease
-          burst that comes within ``SOON_MS``        expires; after each wait one batch is settled
+settles   writes that are left, and those of a       ``SETTLE_WAIT_SECONDS`` in all until everything is settled, far
+          burst that comes within ``SOON_MS``        below the time after which a lease expires: under lasting load
+                                                     settles do not wait, so none pile up
 ========  =========================================  ==================================================================
 
 Writes are left while runs are due and slots are free. When no slot is free, only answers and settles make progress, so
@@ -25,8 +26,8 @@ from scheduler_core.base.clock import Clock
 
 WRITES_AT_ONCE = 1000
 """The most requests that are written, and the most runs that are held back, before answers are read."""
-SETTLE_WAIT_SECONDS = 0.05
-"""The longest time that a batch of settlements waits for writes."""
+SETTLE_WAIT_SECONDS = 0.1
+"""How long settlements wait for writes, in all, between two moments at which none is left."""
 SOON_MS = 10
 """A batch of settlements takes about this long to encode. None begins so shortly before a burst."""
 BURST = 32
@@ -51,7 +52,7 @@ class Order:
         self.has_writes = True
 
     def writes_done(self, writer: object, *, next_ms: int | None = None, count: int = 0) -> None:
-        """Note that ``writer`` can start nothing now; it holds ``count`` runs, and the first is due at ``next_ms``."""
+        """Note that ``writer`` can start nothing now. ``count`` runs are due at ``next_ms``, its next wake-up."""
         self._writing.discard(writer)
         if next_ms is not None and count >= BURST:
             self._bursts[writer] = next_ms
@@ -60,12 +61,17 @@ class Order:
         self.has_writes = bool(self._writing or self._bursts)
         self._changed.set()
 
-    async def settle_turn(self) -> None:
-        """Return when a batch may be settled: at once, unless writes are left or a burst is about to come."""
-        until = self._clock.monotonic() + SETTLE_WAIT_SECONDS
+    async def settle_turn(self, waited: float) -> float:
+        """Return when a batch may be settled: at once, unless writes are left or a burst is about to come.
+
+        ``waited``: for how many seconds the caller has waited since it had nothing to settle. Returns the new sum.
+        """
+        began = self._clock.monotonic()
+        until = began + SETTLE_WAIT_SECONDS - waited
         while self._comes_later() and (left := until - self._clock.monotonic()) > 0:
             self._changed.clear()
             await self._clock.wait_for(self._changed, left)
+        return waited + self._clock.monotonic() - began
 
     def _comes_later(self) -> bool:
         """Return whether settlements wait."""

@@ -77,6 +77,8 @@ class Settler(Service):
         self._wake_at = wake_at
         self._suspects = suspects
         self._order = order
+        self._waited = 0.0
+        """Seconds that settlements have waited for writes since none was left."""
         self._takes_writes = takes_writes
         self._queue = SettleQueue()
         self._progress = asyncio.Event()
@@ -175,13 +177,14 @@ class Settler(Service):
     async def run_once(self) -> None:
         queue = self._queue
         if self._order.has_writes:
-            await self._order.settle_turn()
+            self._waited = await self._order.settle_turn(self._waited)
         while not queue.advance(self.clock.monotonic):
             queue.arrived.clear()
             retry_at = queue.retry_rejected_at
             await self.clock.wait_for(queue.arrived, None if retry_at is None else retry_at - self.clock.monotonic())
+            self._waited = 0.0
             if self._order.has_writes:
-                await self._order.settle_turn()
+                self._waited = await self._order.settle_turn(0.0)
         try:
             answers = await self._store.settle([one.settlement for one in queue.part])
         except StoreRefused as error:

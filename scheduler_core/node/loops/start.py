@@ -71,7 +71,7 @@ class Starter(Service):
         alarm.reset()
         wake_ms = self.queue.next_wake_ms
         if wake_ms is None or wake_ms > now_ms:
-            order.writes_done(self, next_ms=wake_ms, count=len(self.queue))
+            order.writes_done(self, next_ms=wake_ms, count=self.queue.next_count)
             self._slots.cancel_wait(alarm.wake)
             await alarm.sleep(wake_ms)
             return
@@ -95,6 +95,10 @@ class Starter(Service):
         finally:
             self._slots.release(limit)
         await self.clock.sleep(0)  # so that answers are read
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._order.writes_done(self)
 
     # ---- queue --------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,11 @@ class StartQueue:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    @property
+    def next_count(self) -> int:
+        """How many jobs have the earliest wake-up; may include some that were removed."""
+        return 0 if self.next_wake_ms is None else len(self._by_wake[self.next_wake_ms])
+
     def __iter__(self) -> Iterator[Waiting]:
         return iter(self._jobs.values())
 
