@@ -14,6 +14,8 @@ SERVER_ARGS ?= $(TEST_ARGS)
 # The linter of the OpenAPI document, run by npx. Newer versions need a newer Node.js than Debian 12 has.
 REDOCLY = @redocly/cli@1.34.5
 UI_ARGS ?=
+# Arguments of pytest for make test-kinds: make test-kinds KINDS_ARGS="-k amqp".
+KINDS_ARGS ?=
 # High availability tests run one after another, on an otherwise idle machine. Longer faults: HA_SECONDS=300.
 HA_ARGS ?= -v
 BENCH_ARGS ?=
@@ -29,7 +31,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-long test-servers test-ha test-openapi test-ui mutate lint type fmt bench bench-docs lock install clean
+.PHONY: help run test test-fast test-long test-servers test-ha test-openapi test-ui test-kinds mutate lint type fmt bench bench-docs lock install clean
 .DELETE_ON_ERROR:
 
 help: ## List of all targets
@@ -67,6 +69,11 @@ test-openapi: $(VENV)/.development ## Lint openapi.json with redocly; needs npx 
 	@cat build/openapi.lint
 	@grep -q 'Your API description is valid' build/openapi.lint
 	@! grep 'Warning was generated' build/openapi.lint || { echo "warnings count as errors" >&2; exit 1; }
+
+test-kinds: $(VENV)/.development ## Test AMQP and Celery targets with a RabbitMQ and Celery workers (Debian: apt install rabbitmq-server)
+	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || \
+		{ echo "make test-kinds needs RabbitMQ; on Debian and Ubuntu: apt install rabbitmq-server" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/kinds $(KINDS_ARGS)
 
 test-ui: $(VENV)/.development ## Test the documentation pages in a headless Chromium (Debian: apt install chromium)
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
