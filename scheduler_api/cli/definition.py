@@ -13,7 +13,9 @@ import msgspec
 
 from scheduler_api.cli.client import Server, job_path
 from scheduler_api.cli.errors import EXIT_NOT_FOUND, Failed, local_problem
+from scheduler_api.wire.json_body import is_given
 from scheduler_api.wire.policy_rows import BY_NAME, ROWS
+from scheduler_api.wire.triggers import TRIGGER_FIELDS
 
 Fields = dict[str, msgspec.Raw]
 
@@ -24,6 +26,7 @@ READ_ONLY = frozenset(
         "held_for",
         "held_back",
         "paused_at",
+        "completed_at",
         "quarantine_reason",
         "open_run",
         "open_runs",
@@ -103,8 +106,11 @@ def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
     """Replace stored fields by the given ones, and remove the ``unset`` ones.
 
     A stored field that requires another one (``max_concurrent`` requires ``overlap: allow``) is removed when that other
-    one changes.
+    one changes. A given trigger replaces the stored one.
     """
+    if any(name in given for name in TRIGGER_FIELDS):
+        replaced = set(TRIGGER_FIELDS) if _has_a_zone(given) else {*TRIGGER_FIELDS, "timezone"}
+        stored = {name: raw for name, raw in stored.items() if name not in replaced}
     fields = {name: raw for name, raw in (stored | given).items() if name not in unset}
     for row in ROWS:
         if row.needs is None or row.name in given or row.name not in fields:
@@ -114,8 +120,6 @@ def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
             now = msgspec.json.decode(fields[name]) if name in fields else BY_NAME[name].default
             if now != value:
                 del fields[row.name]
-    if "cron" in given and "timezone" not in given and _has_own_zone(given["cron"]):
-        fields.pop("timezone", None)
     # These follow from other fields unless they were given. Sent back, the old values would contradict a change.
     for implied, cause in (("overlap", "retry_already_running"), ("recovery", "recovery_check")):
         if (cause in given or cause in unset) and implied not in given and _is_implied(stored, implied, cause):
@@ -123,9 +127,10 @@ def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
     return fields
 
 
-def _has_own_zone(cron: msgspec.Raw) -> bool:
-    """Return whether the expression has a prefix with a zone, or is an interval, so that another zone is refused."""
-    return bool(_OWN_ZONE.match(msgspec.json.decode(cron, type=str)))
+def _has_a_zone(given: Fields) -> bool:
+    """Return whether a stored time zone applies to the given trigger: to a cron expression without a zone of its own
+    that is no interval."""
+    return is_given(given, "cron") and not _OWN_ZONE.match(msgspec.json.decode(given["cron"], type=str))
 
 
 def _is_implied(stored: Fields, implied: str, cause: str) -> bool:

@@ -21,7 +21,7 @@ from scheduler_api.cli.definition import (
     stored_job,
 )
 from scheduler_api.cli.errors import EXIT_REFUSED, Failed, local_problem
-from scheduler_api.cli.job_options import UNSET, given_fields, job_options
+from scheduler_api.cli.job_options import UNSET, given_fields, job_options, trigger_options
 from scheduler_api.cli.output import in_zone, printable, show_in_flight
 
 FIRE_TIMES_SHOWN = 5
@@ -36,9 +36,10 @@ dry_run_option = click.option(
 @click.argument("job_id", required=False, shell_complete=complete_job)
 @job_options
 @click.option("--file", "file", type=click.Path(dir_okay=False, allow_dash=True), help="The whole body; - is stdin.")
+@click.option("--restart", is_flag=True, help="If the job is completed, start its trigger again.")
 @dry_run_option
 @with_server
-def put(server: Server, job_id: str | None, file: str | None, dry_run: bool, **given: Any) -> None:
+def put(server: Server, job_id: str | None, file: str | None, restart: bool, dry_run: bool, **given: Any) -> None:
     """Create or replace a job, from options or from a file with the JSON body of POST /.
 
     A field that is not given is set to its default, even if the stored job has another value; changes are printed.
@@ -52,9 +53,10 @@ def put(server: Server, job_id: str | None, file: str | None, dry_run: bool, **g
         name = job_id or _text(fields.get("id"))
         before = None if name is None else stored_job(server, name)
     else:
-        if not job_id or not given["endpoint"] or not given["cron"]:
+        if not job_id or not given["endpoint"] or not trigger_options(given):
             raise click.UsageError(
-                "give JOB_ID, --endpoint and --cron, or --file; cronpost jobs update changes single fields"
+                "give JOB_ID, --endpoint and --cron (or --every-seconds, --at, --on-request), or --file; cronpost jobs "
+                "update changes single fields"
             )
         name = job_id
         fields = {"id": msgspec.Raw(msgspec.json.encode(job_id))} | given_fields(given)
@@ -68,7 +70,7 @@ def put(server: Server, job_id: str | None, file: str | None, dry_run: bool, **g
         _show_plan(server, name, before, body)
         return
     path = ("PUT", job_path(job_id)) if job_id else ("POST", "/")
-    _store(server, path, body, before)
+    _store(server, path, body, before, restart=restart)
 
 
 def _text(raw: msgspec.Raw | None) -> str | None:
@@ -93,6 +95,7 @@ def update(server: Server, job_id: str, unset: tuple[str, ...], dry_run: bool, *
     The job is read, merged with the options and stored. If another client changed it in between, an error is printed
     and the exit code is 4.
     """
+    trigger_options(given)
     fields = given_fields(given)
     dropped = frozenset(name.replace("-", "_") for name in unset)
     if not fields and not dropped:
@@ -113,9 +116,9 @@ def update(server: Server, job_id: str, unset: tuple[str, ...], dry_run: bool, *
     _store(server, ("PUT", job_path(job_id)), body, before)
 
 
-def _store(server: Server, path: tuple[str, str], body: bytes, before: Stored | None) -> None:
+def _store(server: Server, path: tuple[str, str], body: bytes, before: Stored | None, *, restart: bool = False) -> None:
     """Send the definition and print what changed."""
-    answer = server.request(*path, body=body).json()
+    answer = server.request(*path, body=body, params={"restart": "true"} if restart else None).json()
     after = stored_job(server, answer["id"]) if answer["changed"] else before
     changes = [] if before is None or after is None else changes_between(before.fields, after.fields)
     created = before is None and answer["changed"]
@@ -157,17 +160,18 @@ def _show_plan(server: Server, job_id: str | None, before: Stored | None, body: 
     from scheduler_core.base.clock import SystemClock
     from scheduler_core.base.instants import rfc3339
     from scheduler_core.plan.fire_times import trigger_of
-    from scheduler_core.triggers.trigger import check_fires_again
+    from scheduler_core.plan.given import check_fires, completed_trigger, first_fire_ms
 
-    job = job_of(read_object(body, JOB_FIELDS), path_id=job_id)
+    now_ms = SystemClock().now_ms()
+    job = completed_trigger(job_of(read_object(body, JOB_FIELDS), path_id=job_id), None, now_ms=now_ms)
     shown = msgspec.json.encode({"id": job.id} | show_definition(job))
     after = definition_of(msgspec.json.decode(shown, type=dict[str, msgspec.Raw]))
     changes = changes_between({} if before is None else before.fields, after)
-    now_ms = SystemClock().now_ms()
+    if changes:
+        check_fires(job, now_ms)
     trigger = trigger_of(job)
-    check_fires_again(trigger, now_ms)
     times: list[str] = []
-    at_ms = trigger.next_after(now_ms)
+    at_ms = first_fire_ms(job, now_ms)
     while at_ms is not None and len(times) < FIRE_TIMES_SHOWN:
         times.append(rfc3339(at_ms))
         at_ms = trigger.next_after(at_ms)

@@ -12,6 +12,7 @@ from scheduler_api.cli.client import json_option
 from scheduler_api.cli.definition import Fields
 from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import POLICY_FIELDS, ROWS
+from scheduler_api.wire.triggers import TRIGGER_FIELDS
 
 UNSET = ("timezone", "retry_already_running", "recovery_check", *POLICY_FIELDS)
 
@@ -21,6 +22,9 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
     options: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         click.option("--endpoint", help="URL of the runner."),
         click.option("--cron", "cron", help="Cron expression: 5, 6 (seconds first) or 7 fields, or a macro."),
+        click.option("--every-seconds", type=float, help="Interval, instead of --cron: at least 0.1, three decimals."),
+        click.option("--at", "at", help="The only fire time, instead of --cron: RFC 3339 with its offset, or now."),
+        click.option("--on-request", is_flag=True, default=None, help="No fire times: the job runs only on request."),
         click.option("--payload", help="Request body, JSON. @FILE reads it from a file."),
         click.option("--timezone", help="IANA name. [default: UTC]"),
         click.option("--retry-already-running", type=int, help="Retry this many seconds after a 409."),
@@ -53,13 +57,23 @@ def _option_help(row: Row) -> str:
     return f"{row.meaning}{only} [default: {default}]"
 
 
+def trigger_options(options: dict[str, Any]) -> list[str]:
+    """Return the options that select the trigger. Raises UsageError if there are two."""
+    given = [f"--{name.replace('_', '-')}" for name in (*TRIGGER_FIELDS, "on_request") if options[name] is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} are two triggers: give one of them")
+    return given
+
+
 def given_fields(options: dict[str, Any]) -> Fields:
     """Encode the options as the fields of a job. A payload stays the text that was given."""
     fields: Fields = {}
     for name, value in options.items():
         if value is None:
             continue
-        if name in {"payload", "retry", "limits"}:
+        if name == "on_request":
+            fields["cron"] = msgspec.Raw(b"null")
+        elif name in {"payload", "retry", "limits"}:
             fields[name] = msgspec.Raw(json_option(f"--{name}", value))
         else:
             fields[name] = msgspec.Raw(msgspec.json.encode(value))

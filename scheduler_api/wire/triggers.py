@@ -45,7 +45,7 @@ def trigger_of_fields(fields: Fields, job_id: str) -> TriggerSpec:
             "request",
             field="cron",
         )
-    if is_given(fields, "timezone"):
+    if "timezone" in fields:
         kind = f"beside {given[0]}" if given else "without a cron expression"
         raise InvalidInput(f"timezone has no meaning {kind}: leave it out", field="timezone")
     if not given:

@@ -1,17 +1,26 @@
-"""Completes the trigger of a job that a client sent: the anchor of an interval, the instant of ``now``.
+"""Completes the trigger of a job that a client sent (the anchor of an interval, the instant of ``now``), and checks it.
 
-Both depend on the instant of the upsert and on the stored job, so that repeating an upsert changes nothing.
+Both parts depend on the instant of the upsert and on the stored job, so that repeating an upsert changes nothing.
 """
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.job import Job
 from scheduler_core.plan.fire_times import trigger_of
-from scheduler_core.triggers.trigger import AtSpec, CronSpec, EverySpec
+from scheduler_core.triggers.trigger import (
+    AtSpec,
+    CronSpec,
+    EverySpec,
+    OnRequestSpec,
+    check_fires_again,
+    compile_trigger,
+)
 
-__all__ = ["completed_trigger", "first_fire_ms", "starts_now"]
+__all__ = ["check_fires", "completed_trigger", "first_fire_ms", "starts_now"]
 
 
 def completed_trigger(new: Job, old: Job | None, *, now_ms: int) -> Job:
@@ -52,3 +61,30 @@ def starts_now(job: Job, now_ms: int) -> bool:
 def first_fire_ms(job: Job, now_ms: int) -> int | None:
     """Return the first fire time of a trigger that an upsert sets at ``now_ms``: a later one, or now for ``now``."""
     return trigger_of(job).next_after(now_ms - 1 if starts_now(job, now_ms) else now_ms)
+
+
+def check_fires(job: Job, now_ms: int) -> None:
+    """Raise InvalidInput, naming the field, if a job whose trigger is complete has no fire time after now.
+
+    A job that runs only on request needs none. ``now`` is a fire time at the instant that it stands for; as the
+    unchanged trigger of a stored job it stands for an earlier one.
+    """
+    spec = job.trigger
+    if type(spec) is CronSpec:
+        check_fires_again(compile_trigger(spec, job.id), now_ms)
+    elif isinstance(spec, OnRequestSpec):
+        return
+    elif isinstance(spec, AtSpec) and not starts_now(job, now_ms):
+        if spec.now:
+            return
+        if spec.at_ms <= now_ms:
+            raise InvalidInput(
+                f'at is {rfc3339(spec.at_ms)}, which has passed: send a later one or "now", or run the stored job '
+                "with POST /jobs/{id}/run",
+                field="at",
+            )
+    if first_fire_ms(job, now_ms) is None:
+        starts_ms = job.policies.starts_at_ms
+        if isinstance(spec, AtSpec) and starts_ms is not None and spec.at_ms < starts_ms:
+            raise InvalidInput("at must not be earlier than starts_at", field="starts_at")
+        raise InvalidInput("the job has no fire time between now and ends_at", field="ends_at")

@@ -24,7 +24,6 @@ from scheduler_core.base.errors import (
     StoreUnavailable,
 )
 from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
-from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Replay, Snapshot
@@ -40,11 +39,10 @@ from scheduler_core.plan.change import (
     plan_upsert,
 )
 from scheduler_core.plan.fire_times import same_fire_times
-from scheduler_core.plan.given import completed_trigger, first_fire_ms, starts_now
+from scheduler_core.plan.given import check_fires, completed_trigger
 from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Answer, JobStore, StoredJob
-from scheduler_core.triggers.trigger import AtSpec, CronSpec, OnRequestSpec, check_fires_again, compile_trigger
 from scheduler_core.usecases.job_reads import (
     JobReader,
     JobView,
@@ -491,30 +489,3 @@ def step_of_upsert(job: Job, stored: StoredJob, now_ms: int, *, restart: bool = 
         children=stored.children > 0,
         restart=restart,
     )
-
-
-def check_fires(job: Job, now_ms: int) -> None:
-    """Raise InvalidInput, naming the field, if a job whose trigger is complete has no fire time after now.
-
-    A job that runs only on request needs none. ``now`` is a fire time at the instant that it stands for; as the
-    unchanged trigger of a stored job it stands for an earlier one.
-    """
-    spec = job.trigger
-    if type(spec) is CronSpec:
-        check_fires_again(compile_trigger(spec, job.id), now_ms)
-    elif isinstance(spec, OnRequestSpec):
-        return
-    elif isinstance(spec, AtSpec) and not starts_now(job, now_ms):
-        if spec.now:
-            return
-        if spec.at_ms <= now_ms:
-            raise InvalidInput(
-                f'at is {rfc3339(spec.at_ms)}, which has passed: send a later one or "now", or run the stored job '
-                "with POST /jobs/{id}/run",
-                field="at",
-            )
-    if first_fire_ms(job, now_ms) is None:
-        starts_ms = job.policies.starts_at_ms
-        if isinstance(spec, AtSpec) and starts_ms is not None and spec.at_ms < starts_ms:
-            raise InvalidInput("at must not be earlier than starts_at", field="starts_at")
-        raise InvalidInput("the job has no fire time between now and ends_at", field="ends_at")
