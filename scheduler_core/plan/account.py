@@ -29,6 +29,7 @@ from scheduler_core.model.run import Miss, MissReason, Reason, Record, Run
 from scheduler_core.model.transition import REPLAYED
 from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.fire_times import trigger_of
+from scheduler_core.plan.given import starts_now
 
 COUNTED_STEPS = 16
 """The count of due fire times may cost this many evaluations of the trigger, where it cannot be calculated."""
@@ -203,10 +204,18 @@ def _nothing_settled(job: Job, entries: Sequence[Entry], now_ms: int) -> bool:
     change in that time, so it can be evaluated here."""
     trigger = trigger_of(job)
     ranges = {entry.first_ms: entry.last_ms for entry in entries if not entry.again}
-    expected = trigger.next_after(job.updated_at_ms)
+    expected = trigger.next_after(_updated_ms(job))
     while expected is not None and expected in ranges:
         expected = trigger.next_after(ranges[expected])
     return expected is None or expected > now_ms
+
+
+def _updated_ms(job: Job) -> int:
+    """Return the instant after which all fire times belong to the stored definition.
+
+    One at the instant of the update may belong to an earlier definition, unless that is what ``now`` stands for.
+    """
+    return job.updated_at_ms - 1 if starts_now(job, job.updated_at_ms) else job.updated_at_ms
 
 
 def _begin(job: Job | None, entries: Sequence[Entry], forgotten_ms: int | None, until_ms: int, now_ms: int) -> int:
@@ -214,8 +223,7 @@ def _begin(job: Job | None, entries: Sequence[Entry], forgotten_ms: int | None, 
     if forgotten_ms is None:
         # No history yet, or it was dropped.
         if job is not None and _nothing_settled(job, entries, now_ms):
-            # Fire times come after the update; one at the same instant may belong to an earlier definition.
-            return job.updated_at_ms + 1
+            return _updated_ms(job) + 1
         return until_ms
     begin_ms = until_ms
     for entry in entries:
@@ -226,5 +234,5 @@ def _begin(job: Job | None, entries: Sequence[Entry], forgotten_ms: int | None, 
         begin_ms = min(begin_ms, entry.first_ms)
     if begin_ms > now_ms and job is not None and _nothing_settled(job, entries, now_ms):
         # The history contains only backfills: the trigger has not fired yet.
-        return job.updated_at_ms + 1
+        return _updated_ms(job) + 1
     return begin_ms

@@ -15,14 +15,23 @@ from scheduler_core.model.policies import Overlap, Policies, RetryRule
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import decode_job, encode_job, encode_states
 from scheduler_core.store.redis.store import RedisStore
-from scheduler_core.triggers.trigger import AtSpec, CronSpec, IntervalSpec
+from scheduler_core.triggers.trigger import AtSpec, CronSpec, EverySpec, IntervalSpec, OnRequestSpec
 from tests.support.factories import at, make_job, make_state
 from tests.support.servers import server_under_test
 
 OTHERS: dict[str, list[Any]] = {
     "id": ["another", "a\u4e16"],
     "url": ["https://h:1/x?y"],
-    "trigger": [CronSpec("@daily", "Europe/Paris"), CronSpec("@daily"), IntervalSpec(5_000, 7, 99_000), AtSpec(12)],
+    "trigger": [
+        CronSpec("@daily", "Europe/Paris"),
+        CronSpec("@daily"),
+        IntervalSpec(5_000, 7, 99_000),
+        AtSpec(12),
+        AtSpec(12, now=True),
+        EverySpec(100, 7),
+        EverySpec(100, 7, "@every 100ms"),
+        OnRequestSpec(),
+    ],
     "payload": [b'{ "a":1 }', b""],
     "retry_already_running": [0, 7],
     "recovery_check": [True],

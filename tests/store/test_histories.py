@@ -4,7 +4,6 @@ hold after every single step, whichever face a client comes through."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -38,19 +37,24 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Target, Timing, job_id_of
+from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.policies import Overlap
+from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
+from scheduler_core.plan.given import starts_now
 from scheduler_core.store.claim_keys import CHILD
-from scheduler_core.store.jobs import Retention, StoredJob
+from scheduler_core.store.history import Bounds
+from scheduler_core.store.jobs import CompletedBounds, Retention, StoredJob
 from scheduler_core.store.loop import Release
 from scheduler_core.store.redis.client import connect
-from scheduler_core.store.redis.keys import CLAIMED, IDLE
+from scheduler_core.store.redis.keys import CLAIMED, COMPLETED, IDLE, REMEMBERED
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.store.shards import PerShard, Shards
+from scheduler_core.triggers.trigger import AtSpec, EverySpec, OnRequestSpec
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
@@ -86,6 +90,11 @@ REFUSALS = (
 )
 
 names = st.sampled_from(NAMES)
+triggers = st.one_of(
+    st.sampled_from(TRIGGERS),
+    st.sampled_from([AtSpec(0, now=True), AtSpec(5_000), AtSpec(30_000), EverySpec(7_500), OnRequestSpec()]),
+)
+"""The instant of an ``at`` counts from the upsert."""
 nodes = st.integers(0, MOST_NODES - 1)
 picks = st.integers(0, 5)
 timings = st.sampled_from([Timing(10), Timing(7, 60), Timing(15)])
@@ -134,6 +143,8 @@ class History(RuleBasedStateMachine):
         self.urls = 1
         """How many URLs the target has had: the last is in use."""
         self.fences: Counter[str] = Counter()
+        self.sent: dict[str, Job] = {}
+        """The last upsert of each job that was accepted, while the store must know it."""
         self.overlapping: set[str] = set()
         """Jobs that had ``overlap: allow`` at some time."""
         self.late: set[int] = set()
@@ -174,34 +185,80 @@ class History(RuleBasedStateMachine):
 
     @rule(
         name=names,
-        trigger=st.sampled_from(TRIGGERS),
+        trigger=triggers,
         every=st.sampled_from([None, 3]),
         recovery=st.booleans(),
         payload=st.sampled_from([b"1", b"2"]),
         kind=st.sampled_from(KINDS),
         number=st.integers(0, 3),
+        deletes=st.booleans(),
+        restart=st.booleans(),
     )
     def upsert(
-        self, name: str, trigger: Any, every: int | None, recovery: bool, payload: bytes, kind: str, number: int
+        self,
+        name: str,
+        trigger: Any,
+        every: int | None,
+        recovery: bool,
+        payload: bytes,
+        kind: str,
+        number: int,
+        deletes: bool = False,
+        restart: bool = False,
     ) -> None:
         if kind == "runs":
             return  # how it ends depends on who claimed it when; the planner's own test has it
-        old = self.run(self.store.read(name)).snapshot.job
+        if isinstance(trigger, AtSpec) and not trigger.now:
+            trigger = AtSpec(self.clock.now + trigger.at_ms)
         job = make_job(
             name,
             trigger=trigger,
             retry_already_running=every,
             recovery_check=recovery,
             payload=payload,
-            policies=make_policies(kind, number),
+            policies=replace(make_policies(kind, number), delete_completed=deletes),
         )
-        with contextlib.suppress(InvalidInput):
-            self.run(self.jobs.upsert(job))
-            if job.policies.overlap is Overlap.ALLOW:
-                self.overlapping.add(name)
-            if old is None or not same_fire_times(old, job):
-                changed_at_ms = self.end_segment(name)
-                self.segments[name].append(Segment(trigger_of(job), changed_at_ms))
+        self.store_job(job, restart=restart)
+
+    def store_job(self, job: Job, *, restart: bool = False) -> bool:
+        """Upsert a job, and begin a segment if its trigger starts; return whether anything changed."""
+        name = job.id
+        stored = self.run(self.store.read(name))
+        old = stored.snapshot.job
+        if isinstance(job.trigger, AtSpec) and job.trigger.now:
+            if stored.snapshot.changed_at_ms(self.clock.now) != self.clock.now:
+                return False  # ``now`` would be the fire time of the run that a node holds ahead
+            while any(segment.trigger.last_in(self.clock.now - 1, self.clock.now) for segment in self.segments[name]):
+                self.clock.advance(1)  # the model knows fire times by their instants
+        try:
+            changed: bool = self.run(self.jobs.upsert(job, restart=restart))[1]
+        except InvalidInput:
+            return False
+        self.sent[name] = job
+        if job.policies.overlap is Overlap.ALLOW:
+            self.overlapping.add(name)
+        new = self.run(self.store.read(name)).snapshot.job
+        if new is not None and (old is None or not same_fire_times(old, new)):
+            changed_at_ms = self.end_segment(name)
+            self.segments[name].append(Segment(trigger_of(new), changed_at_ms - starts_now(new, changed_at_ms)))
+        return changed
+
+    @rule(name=names)
+    def repeat(self, name: str) -> None:
+        """The answer to the last upsert was lost, and the client sends it again: nothing changes."""
+        job = self.sent.get(name)
+        if job is not None:
+            assert not self.store_job(job), "an identical upsert changed something"
+
+    @rule(kept=st.integers(0, 1), age_ms=st.sampled_from([5_000, 60_000]))
+    def sweep_completed(self, kept: int, age_ms: int) -> None:
+        bounds = CompletedBounds(age_ms=age_ms, most=kept, id_age_ms=2 * age_ms)
+        sweeper = Sweeper(self.store, Bounds(), bounds, self.clock, self.metrics)
+        if self.run(sweeper.sweep_completed()):
+            for name in NAMES:
+                snapshot = self.run(self.store.read(name)).snapshot
+                if snapshot.job is None and (snapshot.state is None or not snapshot.state.digest):
+                    self.sent.pop(name, None)
 
     def end_segment(self, name: str) -> int:
         """End the segment of a job that was just changed; return as of when.
@@ -230,6 +287,7 @@ class History(RuleBasedStateMachine):
                 self.run(self.jobs.revive_pending(name, aside[0]))
         elif not self.refused(getattr(self.jobs, what)(name)) and what == "delete":
             self.end_segment(name)
+            self.sent.pop(name, None)
 
     @rule(
         name=names,
@@ -500,7 +558,10 @@ class History(RuleBasedStateMachine):
         assert set(jobs) <= set(states)
         for job_id, score in due.items():
             assert job_id in jobs or job_id in leases or job_id in states, "a wake-up of nothing"
-            if CLAIMED <= score < IDLE:
+            if COMPLETED <= score < IDLE:
+                assert job_id not in leases
+                assert (job_id in jobs) == (score < REMEMBERED)
+            elif CLAIMED <= score < IDLE:
                 assert leases[job_id].split()[1] != b"-"
         assert set(leases) <= set(due)
         fences = [int(row.split()[0]) for row in leases.values()]

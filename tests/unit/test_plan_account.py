@@ -30,25 +30,33 @@ from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
+from scheduler_core.plan.given import completed_trigger
 from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.on_demand import Started, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.overlapping import plan_full, plan_spawn
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import child_id
-from scheduler_core.triggers.trigger import CronSpec, IntervalSpec
+from scheduler_core.triggers.trigger import (
+    AtSpec,
+    CronSpec,
+    EverySpec,
+    IntervalSpec,
+    OnRequestSpec,
+    TriggerSpec,
+)
 from tests.support.examples import examples
 from tests.support.factories import STORE_ID, answered, failed, make_job, over_http
 from tests.support.manual_clock import START_MS
 from tests.support.model import Segment, check_account
 
-TRIGGERS = [
+TRIGGERS: list[TriggerSpec] = [
     CronSpec("*/10 * * * * *"),
     CronSpec("*/7 * * * * *"),
     CronSpec("* * * * *"),
     CronSpec("*/10 * * * * * 2026"),
     CronSpec("*/10 * * * * *", "Asia/Kathmandu"),
 ]
-INTERVALS = [IntervalSpec(13_000, START_MS), IntervalSpec(9_000, START_MS, START_MS + 200_000)]
+INTERVALS: list[TriggerSpec] = [IntervalSpec(13_000, START_MS), IntervalSpec(9_000, START_MS, START_MS + 200_000)]
 
 
 def continuing(*continuation: str) -> Outcome:
@@ -57,6 +65,7 @@ def continuing(*continuation: str) -> Outcome:
     return over_http(Outcome(OutcomeKind.RESPONSE, 12.0, status=200, body=body))
 
 
+OTHERS: list[TriggerSpec] = [EverySpec(11_000), AtSpec(START_MS + 30_000), AtSpec(START_MS + 150_500), OnRequestSpec()]
 OUTCOMES = [
     answered(200),
     answered(409),
@@ -172,9 +181,11 @@ class Simulation:
         """Return the instant as of which a client changes the job or child run."""
         return one.snapshot.changed_at_ms(self.now)
 
-    def upsert(self, job: Job) -> None:
+    def upsert(self, job: Job, restart: bool = False) -> None:
         main, old = self.main, self.main.job
-        if trigger_of(job).next_after(self.now) is None:
+        restart = restart and main.state is not None and old is not None and is_finished(main.state)
+        job = completed_trigger(job, old, now_ms=self.at(main))
+        if trigger_of(job).next_after(self.now) is None and not isinstance(job.trigger, OnRequestSpec):
             return  # refused
         planned = plan_upsert(
             job,
@@ -183,11 +194,12 @@ class Simulation:
             downtimes=self.downtimes,
             store_id=STORE_ID,
             children=bool(self.children),
+            restart=restart,
         )
         if planned is None:
             return
         goes_on = planned.state is not None and planned.state.next_fire_ms is not None
-        if old is None or not same_fire_times(old, job) or not goes_on:
+        if old is None or not same_fire_times(old, job) or not goes_on or restart:
             self.end_segment()
         self.apply(main, planned)
         if goes_on and not self.in_segment:
@@ -604,19 +616,20 @@ KINDS = (
     "schedule",
 )
 JOBS = st.builds(
-    lambda trigger, every, recovery, payload, kind, number: make_job(
+    lambda trigger, every, recovery, payload, kind, number, deletes: make_job(
         trigger=trigger,
         retry_already_running=every,
         recovery_check=recovery,
         payload=payload,
-        policies=make_policies(kind, number),
+        policies=replace(make_policies(kind, number), delete_completed=deletes),
     ),
-    st.sampled_from(TRIGGERS + INTERVALS),
+    st.sampled_from(TRIGGERS + INTERVALS + OTHERS),
     st.sampled_from([None, 0, 3]),
     st.booleans(),
     st.sampled_from([b"1", b"2"]),
     st.sampled_from(KINDS),
     st.integers(0, 3),
+    st.booleans(),
 )
 UNITS = st.integers(0, 3)
 STEPS = st.one_of(
@@ -632,7 +645,7 @@ STEPS = st.one_of(
     st.tuples(st.just("die"), UNITS),
     st.tuples(st.just("hold"), st.sampled_from(HoldReason), st.sampled_from([50, 5_000, 30_000]), UNITS),
     st.tuples(st.just("downtime"), st.sampled_from([0, 700, 1_500]), st.sampled_from([2_500, 31_000, 300_000])),
-    st.tuples(st.just("upsert"), JOBS),
+    st.tuples(st.just("upsert"), JOBS, st.booleans()),
     st.tuples(st.just("delete")),
     st.tuples(st.just("pause")),
     st.tuples(st.just("resume")),
