@@ -108,6 +108,7 @@ def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
     A stored field that requires another one (``max_concurrent`` requires ``overlap: allow``) is removed when that other
     one changes. A given trigger replaces the stored one.
     """
+    before = stored
     if any(name in given for name in TRIGGER_FIELDS):
         replaced = set(TRIGGER_FIELDS) if _has_a_zone(given) else {*TRIGGER_FIELDS, "timezone"}
         stored = {name: raw for name, raw in stored.items() if name not in replaced}
@@ -121,8 +122,9 @@ def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
             if now != value:
                 del fields[row.name]
     # These follow from other fields unless they were given. Sent back, the old values would contradict a change.
-    for implied, cause in (("overlap", "retry_already_running"), ("recovery", "recovery_check")):
-        if (cause in given or cause in unset) and implied not in given and _is_implied(stored, implied, cause):
+    for implied, causes in _CAUSES.items():
+        changed = any(cause in given or cause in unset for cause in causes)
+        if changed and implied not in given and _is_implied(before, implied):
             fields.pop(implied, None)
     return fields
 
@@ -133,11 +135,17 @@ def _has_a_zone(given: Fields) -> bool:
     return is_given(given, "cron") and not _OWN_ZONE.match(msgspec.json.decode(given["cron"], type=str))
 
 
-def _is_implied(stored: Fields, implied: str, cause: str) -> bool:
-    """Return whether the stored value is the one that ``cause`` implies, so that it may not have been given."""
+_CAUSES = {"overlap": ("retry_already_running",), "recovery": ("recovery_check", *TRIGGER_FIELDS)}
+"""Fields whose default follows from others."""
+
+
+def _is_implied(stored: Fields, implied: str) -> bool:
+    """Return whether the stored value is the one that follows from other fields, so that it may not have been given."""
+    cause = _CAUSES[implied][0]
     if implied not in stored or cause not in stored:
         return False
     is_set = msgspec.json.decode(stored[cause]) not in {None, False}
+    is_set = is_set or (implied == "recovery" and is_given(stored, "at"))
     implied_value = {"overlap": ("skip", "queue_one"), "recovery": ("none", "latest")}[implied][is_set]
     return bool(msgspec.json.decode(stored[implied]) == implied_value)
 

@@ -84,12 +84,21 @@ def _job_row(job: dict[str, Any], *, utc: bool) -> tuple[str, ...]:
     return (
         job["id"],
         job["status"],
-        job.get("cron", ""),
+        _trigger(job),
         job.get("timezone", ""),
         in_zone(next(iter(job.get("next_fire_times", [])), None), zone),
         _last(last),
         in_zone(last["ended_at"] if last else None, zone),
     )
+
+
+def _trigger(job: dict[str, Any]) -> str:
+    """Format the trigger of a job: its cron expression, or words for the others. Empty for a schedule."""
+    if "every_seconds" in job:
+        return f"every {job['every_seconds']} s"
+    if "at" in job:
+        return f"at {job['at']}"
+    return job.get("cron", "") or ("on request" if "cron" in job else "")
 
 
 def _last(last: dict[str, Any] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scheduler_api.cli import job_changes as cli_job_changes
 from scheduler_api.cli.definition import READ_ONLY, Stored, stored_job
 from scheduler_api.wire.jobs import JOB_FIELDS
 from tests.api.command_line import KEY, errors_of, jobs
+from tests.api.runner import Runner
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
@@ -37,7 +39,7 @@ def put_report(server: str) -> None:
 
 def test_the_fields_that_update_sends_back_are_those_of_a_job(cli_server: str) -> None:
     put_report(cli_server)
-    assert set(shown(cli_server).json()) - READ_ONLY == set(JOB_FIELDS)
+    assert set(shown(cli_server).json()) - READ_ONLY == set(JOB_FIELDS) - {"every_seconds", "at"}
 
 
 def test_put_prints_the_changed_fields_and_keeps_a_payload_that_is_not_given(cli_server: str) -> None:
@@ -108,6 +110,56 @@ def test_update_to_an_expression_with_a_zone_of_its_own_drops_the_stored_zone(
     assert shown(cli_server).json().get("timezone") == zone
 
 
+def trigger_of(server: str) -> dict[str, Any]:
+    fields = shown(server).json()
+    return {name: fields[name] for name in ("cron", "timezone", "every_seconds", "at", "recovery") if name in fields}
+
+
+def test_each_trigger_has_an_option_and_replaces_the_one_before(cli_server: str) -> None:
+    new = ["put", "report", "--endpoint", "http://h/", "--payload", "1"]
+    soon = "2999-01-01T00:00:00Z"
+    for options, found in (
+        (["--every-seconds", "0.5"], {"every_seconds": 0.5, "recovery": "none"}),
+        (["--at", soon], {"at": soon, "recovery": "latest"}),
+        (["--on-request"], {"cron": None, "recovery": "none"}),
+        (
+            ["--cron", "@daily", "--timezone", "Asia/Tokyo"],
+            {"cron": "@daily", "timezone": "Asia/Tokyo", "recovery": "none"},
+        ),
+        (["--at", soon, "--after-completion", "delete"], {"at": soon, "recovery": "latest"}),
+        (["--cron", "@hourly"], {"cron": "@hourly", "timezone": "UTC", "recovery": "none"}),
+    ):
+        for command in (["update", "report"], new):
+            if shown(cli_server).status_code == 404 and command[0] == "update":
+                continue
+            result = jobs(cli_server, *command, *options)
+            assert result.exit_code == 0, (command, options, result.stderr)
+            assert trigger_of(cli_server) == found, command
+        listed = jobs(cli_server, "list").stdout.splitlines()[1]
+        words = {"--every-seconds": "every 0.5 s", "--at": f"at {soon}", "--on-request": "on request"}
+        assert words.get(options[0], options[1] if len(options) > 1 else "") in listed
+    assert jobs(cli_server, "update", "report", "--recovery", "all", "--at", soon).exit_code == 0
+    assert trigger_of(cli_server)["recovery"] == "all"
+
+
+def test_put_restarts_a_completed_job_on_request_only(cli_server_with_node: tuple[str, Runner]) -> None:
+    server, runner = cli_server_with_node
+    put = ["put", "once", "--endpoint", "http://h/", "--payload", "1", "--at", "now"]
+    assert jobs(server, *put).stdout.startswith("once created (version 1), next fire ")
+
+    def wait_until_completed() -> None:
+        end = time.monotonic() + 20
+        while shown(server, "once").json()["status"] != "completed":
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    wait_until_completed()
+    assert jobs(server, *put).stdout.startswith("once unchanged (version 1), next fire -")
+    assert jobs(server, *put, "--restart").stdout.startswith("once changed (version 2), next fire ")
+    wait_until_completed()
+    assert len(runner.requests) == 2
+
+
 def test_an_implied_value_is_still_implied_after_an_update(cli_server: str) -> None:
     jobs(cli_server, *REPORT, "--payload", "1", "--recovery-check")
     assert shown(cli_server).json()["recovery"] == "latest"
@@ -122,6 +174,9 @@ def test_an_implied_value_is_still_implied_after_an_update(cli_server: str) -> N
     ("args", "words"),
     [
         (["update", "report"], "at least one field"),
+        (["update", "report", "--cron", "@daily", "--at", "now"], "--cron and --at are two triggers"),
+        (["put", "report", "--endpoint", "http://h/", "--payload", "1"], "--every-seconds, --at, --on-request"),
+        (["put", "a", "--endpoint", "http://h/", "--payload", "1", "--at", "now", "--on-request"], "two triggers"),
         (["update", "report", "--timezone", "UTC", "--unset", "timezone"], "either"),
         (["update", "report", "--unset", "payload"], "'payload' is not one of"),
     ],
