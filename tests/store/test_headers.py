@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -194,7 +195,12 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(
     evalsha = Redis.evalsha
 
     def noted(self: Redis, sha: str, count: int, *keys_and_args: Arg) -> Any:
-        calls.setdefault(names[sha], (count, len(keys_and_args) - count))
+        args: list[Any] = list(keys_and_args[count:])
+        for place, (_, kind) in enumerate(header(names[sha])["ARGV"].fixed):
+            if kind == "msgpack":
+                (item,) = msgspec.msgpack.decode(args[place], type=list[list[msgspec.Raw]])
+                args += item
+        calls.setdefault(names[sha], (count, len(args)))
         return evalsha(self, sha, count, *keys_and_args)
 
     monkeypatch.setattr(Redis, "evalsha", noted)

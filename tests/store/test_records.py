@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from scheduler_core.model.job_state import JobState
+from scheduler_core.model.job_state import JobState, LastRun
 from scheduler_core.model.run import Miss, MissReason, Record, Run, RunDetail, RunState
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
 from scheduler_core.model.transition import Spawn, Transition
@@ -132,7 +132,27 @@ async def test_both_lists_of_a_job_are_dropped_after_the_retention(store: RedisS
     for number in range(7):
         await settle(store, redis, [settled_run(number, 500)])
     for key in (KEYS.history("job"), KEYS.failures("job")):
-        assert 0 < await redis.pttl(key) <= 60_000
+        assert 60_000 < await redis.pttl(key) <= 60_000 * 65 / 64
+
+
+async def test_the_lifetime_of_a_list_begins_again_once_in_a_64th_of_the_retention(
+    store: RedisStore, redis: Redis
+) -> None:
+    """Otherwise each settlement would need a command more."""
+    span = 60_000 // 64
+    first = span * (at(0) // span + 1)
+    begins = []
+    last: LastRun | None = None
+    await beat(store)
+    for ended_at in (first, first + span - 1, first + span):
+        await put(redis, make_job(), make_state(0, last=last))
+        (claimed,) = (await claim(store)).jobs
+        await redis.pexpire(KEYS.history("job"), 1_000_000)
+        run = settled_run(ended_at - at(0), ended_at_ms=ended_at)
+        await store.settle([store.settlement(claimed, Transition(make_state(86_400), (run,)))])
+        begins.append(await redis.pttl(KEYS.history("job")) <= 61_000)
+        last = LastRun(run.id, run.fire_time_ms, run.state, ended_at)
+    assert begins == [True, False, True]
 
 
 async def test_a_run_whose_record_was_trimmed_is_still_known_by_its_entry(store: RedisStore, redis: Redis) -> None:

@@ -23,6 +23,7 @@ from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
 from scheduler_core.store.jobs import Entry
 from scheduler_core.store.redis.scripts.record import RecordArgs
+from scheduler_core.store.redis.scripts.script import Arg
 from scheduler_core.triggers.trigger import CronSpec, TriggerSpec
 
 TAG_BYTES = 8
@@ -150,6 +151,32 @@ def record_args(job_id: str, record: Record, detail: RunDetail | None = None) ->
         record=_encoder.encode((job_id, record)),
         detail=b"" if detail is None else _encoder.encode(detail),
     )
+
+
+def encode_item(fields: Sequence[Arg]) -> bytes:
+    """Encode the fields of one item of a batch as a script unpacks it with ``cmsgpack``.
+
+    ``cmsgpack`` knows no binary strings, so bytes are encoded as text. A number that the script passes on to Redis
+    should be text: Lua formats numbers slowly.
+    """
+    return _encoder.encode([_as_text(field) if type(field) is bytes else field for field in fields])
+
+
+def _as_text(field: bytes) -> msgspec.Raw:
+    size = len(field)
+    if size < 256:
+        return msgspec.Raw(_TEXT_HEADS[size] + field)
+    head = b"\xda" + size.to_bytes(2, "big") if size < 65_536 else b"\xdb" + size.to_bytes(4, "big")
+    return msgspec.Raw(head + field)
+
+
+_TEXT_HEADS = tuple(bytes((0xA0 | size,)) if size < 32 else bytes((0xD9, size)) for size in range(256))
+
+
+def join_items(items: Sequence[bytes]) -> bytes:
+    """Return the msgpack array of these encoded items, at most 65,535."""
+    count = len(items)
+    return b"".join((bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big"), *items))
 
 
 def decode_record(stored: bytes) -> tuple[str, Run]:

@@ -11,35 +11,37 @@ from scheduler_core.model.transition import Transition, is_finished, next_wake_m
 from scheduler_core.store.claim_keys import child_id, job_of_claim_key
 from scheduler_core.store.loop import ClaimedJob, Settled, Settlement
 from scheduler_core.store.redis import keys as scores
-from scheduler_core.store.redis.codec import (
-    TAG_BYTES,
-    encode_state,
-    record_args,
-)
+from scheduler_core.store.redis.codec import TAG_BYTES, encode_item, encode_state, join_items, record_args
 from scheduler_core.store.redis.documents import decode_rows
 from scheduler_core.store.redis.scripts.job import SETTLE, SettleArgs, SettleItem, SpawnArgs
-from scheduler_core.store.redis.scripts.script import Arg, Item
+from scheduler_core.store.redis.scripts.script import Arg
 from scheduler_core.store.redis.shard import RedisShard
 
 
-def encode_settlement(claimed: ClaimedJob, transition: Transition | None) -> Settlement:
-    """Encode the transition of a claimed job; None releases the job unfinished."""
+def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, keep_within_ms: int = 0) -> Settlement:
+    """Encode the transition of a claimed job; None releases the job unfinished.
+
+    ``keep_within_ms``: the lifetime of the job's lists stays as it is if a run of the job ended in the same span of
+    this length before.
+    """
     if transition is None:
         return _release(claimed)
     job_id = job_of_claim_key(claimed.id)
     operation, state, wake, retrying_since, records = encode_step(claimed.id, job_id, transition)
-    args = SettleItem(
-        claim_key=claimed.id,
-        holder=f"{claimed.lease.fence} {claimed.lease.node}",
-        expected_tag=claimed.tag,
-        operation=operation,
-        state=state,
-        wake=wake,
-        retrying_since=retrying_since,
-        n=len(transition.records),
-    )
+    count = len(transition.records)
+    extend = 0 if keep_within_ms and count and _ended_lately(claimed.state, transition, keep_within_ms) else 1
+    holder = f"{claimed.lease.fence} {claimed.lease.node} "
+    item = SettleItem(claimed.id, holder, claimed.tag, operation, state, str(wake), retrying_since, extend, count)
     wake_ms = wake if state and wake < scores.CLAIMED else None
-    return Settlement(claimed.id, job_id, (args, records), wake_ms)
+    return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms)
+
+
+def _ended_lately(before: JobState | None, transition: Transition, span_ms: int) -> bool:
+    """Return whether a run of the job ended in the span in which the run of this transition ends, and before it."""
+    record = transition.records[-1]
+    if before is None or before.last is None or isinstance(record, Miss) or record.ended_at_ms is None:
+        return False
+    return before.last.ended_at_ms // span_ms == record.ended_at_ms // span_ms
 
 
 def encode_requeue(claimed: ClaimedJob, wake_ms: int) -> Settlement:
@@ -53,38 +55,41 @@ def encode_lost(claimed: ClaimedJob, cause: LostCause, at_ms: int) -> Settlement
 
 
 def _release(claimed: ClaimedJob, *, wake_ms: int = 0, lost: bytes = b"") -> Settlement:
-    args = SettleItem(
-        claim_key=claimed.id,
-        holder=f"{claimed.lease.fence} {claimed.lease.node}",
-        expected_tag=claimed.tag,
-        operation="return",
-        state=lost,
-        wake=wake_ms,
-        retrying_since="",
-        n=0,
-    )
-    return Settlement(claimed.id, job_of_claim_key(claimed.id), (args, ()), wake_ms or None)
+    holder = f"{claimed.lease.fence} {claimed.lease.node} "
+    item = SettleItem(claimed.id, holder, claimed.tag, "return", lost, str(wake_ms), "", 1, 0)
+    return Settlement(claimed.id, job_of_claim_key(claimed.id), (holder, encode_item(item)), wake_ms or None)
 
 
 class Settlements(RedisShard):
     """Part of ``RedisStore``; ``LoopStore`` documents the methods."""
 
-    settlement = staticmethod(encode_settlement)
     requeue = staticmethod(encode_requeue)
     lost = staticmethod(encode_lost)
 
+    def settlement(self, claimed: ClaimedJob, transition: Transition | None) -> Settlement:
+        # lib/record.lua adds this span to the lifetime of lists, so that most settlements can leave it as it is.
+        return encode_settlement(claimed, transition, keep_within_ms=self._retention.after_ms // 64)
+
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         kept = self._retention
-        items: list[Item[SettleItem]] = []
+        history, failures = self._keys.history(""), self._keys.failures("")
+        keys: list[str] = []
         for one in settlements:
-            args, records = one.encoded
-            items.append(Item(args, self.lists_of(one.job_id), records))
-        bounds = SettleArgs(history_kept=kept.entries, failures_kept=kept.failures, retention=kept.after_ms)
-        answers = await self.run_batch(SETTLE, bounds, items)
+            keys += (history + one.job_id, failures + one.job_id)
+        args = SettleArgs(
+            history_kept=kept.entries,
+            failures_kept=kept.failures,
+            retention=kept.after_ms,
+            settlements=join_items([one.encoded[1] for one in settlements]),
+        )
+        answers = await self.run(SETTLE, args, keys)
         return [
-            Settled(answer.decode()) if isinstance(answer, bytes) else _changed(one, answer)
+            _RESULTS[answer] if isinstance(answer, bytes) else _changed(one, answer)
             for one, answer in zip(settlements, answers, strict=True)
         ]
+
+
+_RESULTS = {word.encode(): Settled(word) for word in ("ok", "done", "stale", "full", "later")}
 
 
 def score(state: JobState) -> int:
@@ -147,6 +152,6 @@ def _changed(settlement: Settlement, answer: Sequence[bytes | None]) -> Settled:
     definition, state = answer
     job, position, fault = decode_rows(settlement.claim_key, definition, state)
     tag = b"" if state is None else state[:TAG_BYTES]
-    fence, node = settlement.encoded[0].holder.split(" ")
+    fence, node = settlement.encoded[0].split()
     lease = Lease(int(fence), node, int(fence), 0)
     return Settled("changed", ClaimedJob(settlement.claim_key, job, position, lease, tag, fault))

@@ -13,6 +13,7 @@ from scheduler_core.store.redis.scripts.script import (
     Flag,
     HistoryKeys,
     Ms,
+    Msgpack,
     Score,
     Script,
     Size,
@@ -59,9 +60,12 @@ class SettleArgs(NamedTuple):
     history_kept: Count
     failures_kept: Count
     retention: Ms
+    settlements: Msgpack
 
 
 class SettleItem(NamedTuple):
+    """One settlement. The script receives all of them in one argument (``codec.encode_items``)."""
+
     claim_key: Text
     holder: Text
     expected_tag: Bytes
@@ -69,6 +73,7 @@ class SettleItem(NamedTuple):
     state: Bytes
     wake: Score
     retrying_since: Score
+    extend: Flag
     n: Count
 
 

@@ -142,7 +142,7 @@ for i, place in ipairs(places) do
     elseif since ~= '' then
       redis.pcall('ZADD', retrying, since, claim_keys[i])
     end
-    book.add(KEYS[LISTS + 2 * i], KEYS[LISTS + 1 + 2 * i], place + FIELDS, tonumber(ARGV[place + FIELDS - 1]))
+    book.add(KEYS[LISTS + 2 * i], KEYS[LISTS + 1 + 2 * i], ARGV, place + FIELDS, tonumber(ARGV[place + FIELDS - 1]))
   end
 end
 book.flush()

@@ -26,15 +26,17 @@
 --   1 history_kept    count: entries kept in a history
 --   2 failures_kept   count: entries kept of those that left it and did not succeed
 --   3 retention       ms: after the last entry, until both lists expire
---   then for each settlement
+--   4 settlements     msgpack: an array that holds an array for each settlement
+--   then in the array of each settlement
 --   * claim_key       text
---   * holder          text: fence and node of the lease
+--   * holder          text: fence and node of the lease, each followed by a space
 --   * expected_tag    bytes: the 8-byte tag of the state that the caller planned from; empty: none stored
 --   * operation       text: see below
 --   * state           bytes: to store, tag first
 --   * wake            score: in the due set
 --   * retrying_since  score: in `retrying`; '-': the job leaves it; empty: unchanged
---   * n               count: records that follow, six arguments each (lib/record.lua)
+--   * extend          0 or 1: the lists' lifetime begins again; 0: it did lately
+--   * n               count: records that follow, six fields each (lib/record.lua)
 --   then with 'spawn' and 'spawn_last'
 --   ** child          text: claim key of the child run
 --   ** child_wake     epoch ms
@@ -53,41 +55,46 @@
 --   lease; 'full' if the job has as many child runs as it may have (nothing is changed, the lease stays); {definition
 --   or false, state or false} if the job was changed since; 'later' if it was and the reply already holds 2 MiB of
 --   these (nothing is changed, send it again)
--- Cost: O(log(claim keys)); two commands per settlement and two or more for its records, six to twenty per batch.
+-- Cost: O(log(claim keys)); one command per settlement with records, or two if its lists' lifetime begins again (more if
+-- its history is full); eight to twenty per batch.
 
 local due, jobs, states, leases, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local retrying, children, suspects = KEYS[6], KEYS[7], KEYS[8]
-local CHILD, AFTER_CHILD, FIELDS, RECORD, OF_CHILD, REPLY_BYTES = '\31', '\32', 8, 6, 4, 2097152
+local CHILD, AFTER_CHILD, FIELDS, RECORD, OF_CHILD, REPLY_BYTES = '\31', '\32', 9, 6, 4, 2097152
 local book = open_book(9, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
 
+-- One argument for all settlements: Redis spends more on an argument of its own than on a field of this array.
+local items = cmsgpack.unpack(ARGV[4])
+if #items == 0 then return {} end
+
 -- Read the leases and states of the whole batch with two commands. A claim key that occurs twice is read again.
-local claim_keys, places = {}, {}
-local at = 4
-while at <= #ARGV do
-  claim_keys[#claim_keys + 1], places[#places + 1] = ARGV[at], at
-  at = at + FIELDS + RECORD * ARGV[at + FIELDS - 1] + (string.sub(ARGV[at + 3], 1, 5) == 'spawn' and OF_CHILD or 0)
-end
-if #claim_keys == 0 then return {} end
+local claim_keys = {}
+for i = 1, #items do claim_keys[i] = items[i][1] end
 local held = redis.call('HMGET', leases, unpack(claim_keys))
 local stored_states = redis.call('HMGET', states, unpack(claim_keys))
 
--- The writes, collected command by command; leases are freed first.
+-- The writes, collected command by command; leases are freed first. `n` is the length of a list.
 local freed, released, saved, wakes, retries, defined, born
 local gone, gone_ids, gone_children, not_due, not_retrying, cleared
 local function begin()
-  freed, released, saved, wakes, retries, defined, born = {}, {}, {}, {}, {}, {}, {}
-  gone, gone_ids, gone_children, not_due, not_retrying, cleared = {}, {}, {}, {}, {}, {}
+  freed, released, saved, wakes, retries, defined, born = {n = 0}, {n = 0}, {n = 0}, {n = 0}, {n = 0}, {n = 0}, {n = 0}
+  gone, gone_ids, gone_children, not_due, not_retrying, cleared = {n = 0}, {n = 0}, {n = 0}, {n = 0}, {n = 0}, {n = 0}
 end
 local function put(list, a, b)
-  list[#list + 1] = a
-  if b ~= nil then list[#list + 1] = b end
+  local n = list.n + 1
+  list[n] = a
+  if b ~= nil then
+    n = n + 1
+    list[n] = b
+  end
+  list.n = n
 end
 local function send(command, key, list)
-  if #list > 0 then redis.call(command, key, unpack(list)) end
+  if list.n > 0 then redis.call(command, key, unpack(list, 1, list.n)) end
 end
 -- For keys from which only lists of jobs and runs are made: a wrong type must not stop a settle half way.
 local function try(command, key, list)
-  if #list > 0 then redis.pcall(command, key, unpack(list)) end
+  if list.n > 0 then redis.pcall(command, key, unpack(list, 1, list.n)) end
 end
 local function write()
   send('HDEL', leases, freed)
@@ -109,13 +116,13 @@ end
 begin()
 
 local replies, seen, answered = {}, {}, 0
-for i, place in ipairs(places) do
-  local id, holder, expected, operation = ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3]
-  local state, wake, since, n = ARGV[place + 4], ARGV[place + 5], ARGV[place + 6], ARGV[place + 7]
+for i = 1, #items do
+  local item = items[i]
+  local id, holder, expected, operation, state, wake, since, _, n = unpack(item, 1, FIELDS)
   local child, child_wake, child_state, child_limit
   local remove = operation == 'remove' or operation == 'spawn_last'
-  if string.sub(operation, 1, 5) == 'spawn' then
-    child, child_wake, child_state, child_limit = unpack(ARGV, place + FIELDS + RECORD * n, place + 11 + RECORD * n)
+  if operation == 'spawn' or operation == 'spawn_last' then
+    child, child_wake, child_state, child_limit = unpack(item, FIELDS + RECORD * n + 1, FIELDS + RECORD * n + OF_CHILD)
   end
   local lease, stored = held[i], stored_states[i]
   if seen[id] or child then
@@ -127,7 +134,7 @@ for i, place in ipairs(places) do
   local tag = stored and string.sub(stored, 1, 8) or ''
   local reply
   -- Compare the node too: a Redis that lost its last writes in a crash issues the same fences again.
-  if not lease or string.match(lease, '^%S+ %S+') ~= holder then
+  if not lease or string.find(lease, holder, 1, true) ~= 1 then
     local done
     if operation == 'return' then
       done = lease and string.match(lease, '^(%S+) %-') == string.match(holder, '^%S+')
@@ -192,16 +199,18 @@ for i, place in ipairs(places) do
 end
 write()
 
-for i, place in ipairs(places) do
-  if replies[i] == 'ok' then
-    book.add(KEYS[15 + 2 * i], KEYS[16 + 2 * i], place + FIELDS, tonumber(ARGV[place + FIELDS - 1]))
+for i = 1, #items do
+  local item = items[i]
+  if replies[i] == 'ok' and item[9] > 0 then
+    book.add(KEYS[15 + 2 * i], KEYS[16 + 2 * i], item, FIELDS + 1, item[9], item[8] == 0)
   end
 end
 book.flush()
 
 -- Drop the lists of removed jobs whose records were all trimmed before.
-for i, place in ipairs(places) do
-  if replies[i] == 'ok' and (ARGV[place + 3] == 'remove' or ARGV[place + 3] == 'spawn_last') then
+for i = 1, #items do
+  local operation = items[i][4]
+  if replies[i] == 'ok' and (operation == 'remove' or operation == 'spawn_last') then
     drop_lists(jobs, KEYS[9], string.match(claim_keys[i], '^[^' .. CHILD .. ']*'), KEYS[15 + 2 * i], KEYS[16 + 2 * i])
   end
 end

@@ -2,8 +2,8 @@
 -- line, `-- needs: record`.
 --
 --   local book = open_book(first key, history_kept, failures_kept, retention)
---   book.add(history list, failures list, first arg, n)    for each job of the batch
---   book.flush()                                           once, at the end of the script
+--   book.add(history list, failures list, args, first arg, n, keeps)    for each job of the batch
+--   book.flush()                                                        once, at the end of the script
 --
 -- Guarantee: a record that `add` accepts is in the index of its status if and only if it is in `records`, and the
 -- counts contain every run once: a run that is already recorded is not changed, because a settled run is final. A run
@@ -21,6 +21,8 @@
 --   7 runs_c   sorted set
 --   8 counts   hash: S F T D C (runs), latency (sum, µs), untimed (runs that are not in that sum), bytes (stored),
 --              m:<minute> (runs by the minute of their start)
+-- `args` is a table, such as ARGV. If `keeps` is true, the lifetime of a list that exists already stays as it is.
+--
 -- ARGV from `first arg` on
 --   then for each record, at most 1000
 --   * entry    text: letter of the status, fire time and first letter of the reason (S1732154040000s); for a miss 'm'
@@ -33,13 +35,14 @@
 -- Arguments of open_book
 --   history_kept   entries kept in a job's history, at least 1; a sixteenth more before it is cut, which is cheaper
 --   failures_kept  entries kept in a job's failures list, likewise
---   retention      ms after the last entry until both lists expire
+--   retention      ms after the last entry until both lists expire; one part in 64 more, so that the caller can keep
+--                  the lifetime for most entries
 -- Entries of the lists: a run is `<letter><fire time><reason> <run id> <bytes stored>`, so that a reader can show it
 -- when its record is gone; a miss is 'm<last fire time> ' and its bytes. A history begins with a mark: 'b' and the
 -- instant before its first fire time, until an entry leaves it; from then on 'x' and the latest fire time of the
 -- trigger that may have left. Only what comes after it is complete. (Of overlapping runs, an earlier one may be
 -- recorded after a later one: then the list of a 'b' begins with the earliest that it holds.)
--- Cost: O(n × log(runs)); per job two commands (three or more when its history is full), per batch five to twelve.
+-- Cost: O(n × log(runs)); per job one command or two (more when its history is full), per batch five to twelve.
 
 local function open_book(first, history_kept, failures_kept, retention)
   local LETTERS = 'SFTDC'
@@ -47,8 +50,11 @@ local function open_book(first, history_kept, failures_kept, retention)
   local records, details, counts = KEYS[first], KEYS[first + 1], KEYS[first + 7]
   local index = {}
   for i = 1, 5 do index[string.sub(LETTERS, i, i)] = KEYS[first + 1 + i] end
-  -- Collected since the last flush: places in ARGV of new runs; ids of trimmed runs, all and by letter; their bytes.
-  local new, gone, sizes, gone_by = {}, {}, 0, {}
+  -- Collected since the last flush: the arguments of new runs and their places there; ids of trimmed runs, all and by
+  -- letter; their bytes.
+  local new, new_at, gone, sizes, gone_by = {}, {}, {}, 0, {}
+  local lifetime = string.format('%.0f', math.ceil(tonumber(retention) * 65 / 64))
+  local size_texts = {} -- of numbers: most records of a batch have one of a few lengths
 
   local function drop(entry)
     local letter, id, size = string.match(entry, '^(%u)%d*%l? (%S+) (%d+)$')
@@ -79,17 +85,17 @@ local function open_book(first, history_kept, failures_kept, retention)
 
     if #new > 0 then
       local ids = {}
-      for i, at in ipairs(new) do ids[i] = ARGV[at + 1] end
+      for i = 1, #new do ids[i] = new[i][new_at[i] + 1] end
       local known = redis.pcall('HMGET', records, unpack(ids)) -- pcall: a wrong type affects the history only
       if known.err then known = {} end
       local seen, rows, texts, sets, minutes = {}, {}, {}, {}, {}
       local latencies, untimed = 0, 0
-      for i, at in ipairs(new) do
+      for i = 1, #new do
         local id = ids[i]
         if not known[i] and not seen[id] then
           seen[id] = true
-          local letter, score, latency = string.sub(ARGV[at], 1, 1), ARGV[at + 2], ARGV[at + 3]
-          local record, detail = ARGV[at + 4], ARGV[at + 5]
+          local entry, _, score, latency, record, detail = unpack(new[i], new_at[i], new_at[i] + 5)
+          local letter = string.sub(entry, 1, 1)
           rows[#rows + 1], rows[#rows + 2] = id, record
           if detail ~= '' then texts[#texts + 1], texts[#texts + 2] = id, detail end
           local set = sets[letter] or {}
@@ -137,38 +143,52 @@ local function open_book(first, history_kept, failures_kept, retention)
     for field, by in pairs(added) do
       if by ~= 0 then count(field, by) end
     end
-    new, gone, sizes, gone_by = {}, {}, 0, {}
+    new, new_at, gone, sizes, gone_by = {}, {}, {}, 0, {}
   end
 
   -- Use pcall: a key of the wrong type must fail only its own job, not the batch.
-  local function push(list, entries, bound, marks)
-    local length = redis.pcall('RPUSH', list, unpack(entries))
+  local function push(list, bound, marks, n, keeps, ...)
+    local length = redis.pcall('RPUSH', list, ...)
     if type(length) ~= 'number' then return nil end
-    local left = {}
+    local left
     if length > bound + marks + math.floor(bound / 16) then left = redis.call('LPOP', list, math.min(length - bound, 1000)) end
-    redis.call('PEXPIRE', list, retention)
-    return left, length
+    if length == n or not keeps then redis.call('PEXPIRE', list, lifetime) end
+    return length, left
   end
 
-  local function add(list, failed, from, n)
+  -- Returns the earliest fire time of these entries; infinite if none has one.
+  local function earliest_of(args, from, n)
+    local earliest = math.huge
+    for at = from, from + 6 * (n - 1), 6 do
+      local text = string.match(args[at], '^%u(%d+)[sr]$') or args[at + 2]
+      earliest = math.min(earliest, tonumber(text) or earliest)
+    end
+    return earliest
+  end
+
+  local function add(list, failed, args, from, n, keeps)
     if n == 0 then return true end
-    local entries, earliest = {}, math.huge
+    local entries = {}
     for i = 1, n do
-      local at = from + 6 * (i - 1)
-      local letter = ARGV[at]
-      if string.sub(letter, 1, 1) == 'm' then
-        entries[i] = letter .. ' ' .. ARGV[at + 4]
-        earliest = math.min(earliest, tonumber(ARGV[at + 2]) or earliest)
+      local entry, id, _, _, record, detail = unpack(args, from + 6 * (i - 1), from + 6 * i - 1)
+      if string.byte(entry) == 109 then -- m
+        entries[i] = entry .. ' ' .. record
       else
-        earliest = math.min(earliest, tonumber(string.match(letter, '^%u(%d+)[sr]$') or ARGV[at + 2]) or earliest)
-        new[#new + 1] = at
-        entries[i] = letter .. ' ' .. ARGV[at + 1] .. ' ' .. string.format('%.0f', #ARGV[at + 4] + #ARGV[at + 5])
+        new[#new + 1], new_at[#new_at + 1] = args, from + 6 * (i - 1)
+        local size = #record + #detail
+        local text = size_texts[size] or string.format('%.0f', size)
+        size_texts[size] = text
+        entries[i] = entry .. ' ' .. id .. ' ' .. text
       end
     end
-    local left, length = push(list, entries, history_kept, 1)
-    local kept = {}
+    local length, left = push(list, history_kept, 1, n, keeps, unpack(entries))
     -- A new list has no entries for fire times before its first one.
-    local begin = length == n and earliest < math.huge and earliest - 1
+    local begin = false
+    if length == n then
+      local earliest = earliest_of(args, from, n)
+      begin = earliest < math.huge and earliest - 1
+    end
+    local kept = {}
     local cut = false
     for _, entry in ipairs(left or {}) do
       local letter = string.sub(entry, 1, 1)
@@ -187,10 +207,11 @@ local function open_book(first, history_kept, failures_kept, retention)
     end
     if #kept > 0 then
       -- Without a list, failures are trimmed by age alone, as are all runs whose list is lost.
-      for _, entry in ipairs(push(failed, kept, failures_kept, 0) or {}) do drop(entry) end
+      local _, trimmed = push(failed, failures_kept, 0, #kept, false, unpack(kept))
+      for _, entry in ipairs(trimmed or {}) do drop(entry) end
     end
     if #new >= PAGE or #gone >= PAGE then flush() end
-    return left ~= nil
+    return length ~= nil
   end
 
   return {add = add, flush = flush}

@@ -38,7 +38,7 @@ if document ~= expected then return 'changed' end
 redis.call('HDEL', tasks, member)
 if redis.call('ZSCORE', running, member) then return 'running' end
 if redis.call('ZREM', failed, member) == 1 then
-  book.add(KEYS[15], KEYS[16], 7, tonumber(ARGV[6]))
+  book.add(KEYS[15], KEYS[16], ARGV, 7, tonumber(ARGV[6]))
   book.flush()
 end
 redis.call('ZREM', fresh, member)

@@ -109,7 +109,7 @@ for set, list in pairs(scored) do
   if #list > 0 then redis.call('ZADD', set, unpack(list)) end
 end
 for _, i in ipairs(recorded) do
-  book.add(KEYS[14 + 2 * i], KEYS[15 + 2 * i], places[i] + FIELDS, tonumber(ARGV[places[i] + 3]))
+  book.add(KEYS[14 + 2 * i], KEYS[15 + 2 * i], ARGV, places[i] + FIELDS, tonumber(ARGV[places[i] + 3]))
 end
 book.flush()
 
