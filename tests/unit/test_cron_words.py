@@ -44,10 +44,61 @@ from scheduler_core.triggers.cron_words import describe
         ("0 12 * 6-8,12 0", "at 12:00:00 on Sundays in June to August and December"),
         ("0 0 0 1 1 * 2030", "at 00:00:00 on day 1 of the month in January in the year 2030"),
         ("* 5-7 9 * * *", "every second during minutes 5 to 7 of the hour during hour 9"),
+        # Days have names, so that nobody wonders whether 1 is Sunday or Monday.
+        ("0 0 * * 0", "at 00:00:00 on Sundays"),
+        ("0 0 * * 7", "at 00:00:00 on Sundays"),
+        ("0 0 * * 1", "at 00:00:00 on Mondays"),
+        ("0 0 ? * mon/2", "at 00:00:00 on Mondays, Wednesdays and Fridays"),
+        ("0 0 * * fri-mon", "at 00:00:00 on Mondays, Fridays, Saturdays and Sundays"),
+        ("0 0 * * 6-7", "at 00:00:00 on weekends (Saturday and Sunday)"),
+        # Forms of other crons.
+        ("0/15 * * * *", "every 15 minutes"),
+        ("5/15 * * * *", "at minutes 5, 20, 35 and 50 of the hour"),
+        ("0 22-2/2 * * *", "at 00:00:00, 02:00:00 and 22:00:00 every day"),
+        ("0 0 12 ? * ?", "at 12:00:00 every day"),
+        ("0 0 L * *", "at 00:00:00 on the last day of the month"),
+        ("0 0 L-1 * *", "at 00:00:00 on the 1st day before the last day of the month"),
+        ("0 0 L-22 * ?", "at 00:00:00 on the 22nd day before the last day of the month"),
+        ("0 0 15W * ?", "at 00:00:00 on the weekday (Monday to Friday) nearest to day 15 of the month"),
+        ("0 0 LW * ?", "at 00:00:00 on the last weekday (Monday to Friday) of the month"),
+        ("0 0 1,L * *", "at 00:00:00 on day 1 of the month and the last day of the month"),
+        ("0 0 ? * 5L", "at 00:00:00 on the last Friday of the month"),
+        ("0 0 ? * 7L", "at 00:00:00 on the last Sunday of the month"),
+        ("0 0 ? * MON#1", "at 00:00:00 on the 1st Monday of the month"),
+        ("0 0 * * 0#3", "at 00:00:00 on the 3rd Sunday of the month"),
+        ("0 0 * * 6,1,fri#2,wedL", (
+            "at 00:00:00 on Mondays, Saturdays, the 2nd Friday of the month and the last Wednesday of the month"
+        )),
+        ("0 0 * 6 fri#5", "at 00:00:00 on the 5th Friday of the month in June"),
+        ("0 0 L * fri", "at 00:00:00 on the last day of the month and also on Fridays"),
+        ("0 0 13 * friL", "at 00:00:00 on day 13 of the month and also on the last Friday of the month"),
+        ("0 0 */2 * friL", (
+            "at 00:00:00 on every 2nd day from 1 to 31 of the month if it is the last Friday of the month"
+        )),
+        ("0 0 */16 * 2,mon#1", (
+            "at 00:00:00 on days 1 and 17 of the month if it is a Tuesday or the 1st Monday of the month"
+        )),
+        ("0 0 *,L * *", "at 00:00:00 every day"),
+        ("0 0 L-3 * 0-6", "at 00:00:00 every day"),
+        ("CRON_TZ=Europe/Berlin 0 3 * * *", "at 03:00:00 every day"),
+        ("TZ=Asia/Tokyo @weekly", "at 00:00:00 on Sundays"),
+        ("@every 90s", "every 1 minute and 30 seconds"),
+        ("@every 26h", "every 26 hours"),
+        ("@every 1h1m1s1ms", "every 1 hour, 1 minute, 1 second and 1 millisecond"),
+        ("@every 100ms", "every 100 milliseconds"),
     ],
-)
+)  # fmt: skip
 def test_an_expression_is_described_in_words(expression: str, words: str) -> None:
     assert describe(expression) == words
+
+
+def test_h_is_described_by_the_values_of_the_id() -> None:
+    assert describe("H 3 * * *", "a") == "at 03:13:00 every day (H: chosen by the job's id)"
+    assert describe("H 3 * * *", "b") == "at 03:45:00 every day (H: chosen by the job's id)"
+    assert describe("TZ=UTC 0 0 ? * H", "b") == "at 00:00:00 on Fridays (H: chosen by the job's id)"
+    with pytest.raises(InvalidInput) as caught:
+        describe("H 3 * * *")
+    assert caught.value.field == "id"
 
 
 def test_an_invalid_expression_cannot_be_described() -> None:
