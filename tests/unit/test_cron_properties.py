@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.triggers.cron import CronTrigger, parse_cron
-from scheduler_core.triggers.cron_days import CalendarDays
+from scheduler_core.triggers.cron_days import CalendarDays, YearlyDays, _yearly_days
+from scheduler_core.triggers.cron_fields import CronFields, read_fields
+from scheduler_core.triggers.cron_hash import hash_of
 from scheduler_core.triggers.zone import DAY, Zone, load_zone, zone_names
 from tests.support.examples import examples, sample
 
@@ -28,8 +30,8 @@ END_OF_2099 = 4_102_444_800_000
 EXPRESSIONS = [
     f"{second} {minute} {hour} {day}"
     for second in ("0", "*", "59", "*/20")
-    for minute in ("*", "0", "30", "*/7", "0,59", "10-50/20")
-    for hour in ("*", "0", "1-3", "*/2", "23", "2")
+    for minute in ("*", "0", "30", "*/7", "0,59", "10-50/20", "50/4", "55-5/3")
+    for hour in ("*", "0", "1-3", "*/2", "23", "2", "22-2/2")
     for day in (
         "* * *",
         "29 2 *",
@@ -39,6 +41,15 @@ EXPRESSIONS = [
         "*/2 * sat",
         "13 6-9 */3",
         "1 1 * 2030-2060/7",
+        "30-2 nov-feb fri-mon",
+        "L * ?",
+        "L-30 * *",
+        "31W 1-3,9,11 ?",
+        "LW,1W * sat#1",
+        "? * friL",
+        "*/2 * mon#1,7L",
+        "? 2 fri#5 2000-2099",
+        "29W 2 * 2024-2072/4",
     )
 ]
 ZONES = sorted(zone_names())
@@ -133,10 +144,23 @@ def test_earlier_queries_do_not_change_an_answer(
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Africa/Casablanca"])
-@pytest.mark.parametrize("expression", [*EXPRESSIONS[::37], "* * * * * *", "0 0 29 2 */7", "30 2 * * *"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *EXPRESSIONS[::67],
+        "* * * * * *",
+        "0 0 29 2 */7",
+        "30 2 * * *",
+        "0 0 31W 1,3,12 *",
+        "0 0 L-30 1-3 ?",
+        "0 0 0 ? 2 fri#5 1970-2099",
+        "0 0 0 */28 2,4 7L",
+        "0 0 0 29W 2 ? 2096",
+    ],
+)
 def test_a_century_of_backlog_is_not_walked(expression: str, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_up = asked = 0
-    segment, ask = Zone.segment, CalendarDays._ask
+    looked_up = asked = years = 0
+    segment, ask, days = Zone.segment, CalendarDays._ask, YearlyDays._days
 
     def count_segment(self: Zone, instant: int) -> object:
         nonlocal looked_up
@@ -148,15 +172,47 @@ def test_a_century_of_backlog_is_not_walked(expression: str, zone: str, monkeypa
         asked += 1
         return ask(self, day, backwards=backwards)  # type: ignore[arg-type]
 
+    def count_year(self: YearlyDays, year: int) -> int:
+        nonlocal years
+        years += 1
+        return days(self, year)
+
     trigger = parse_cron(expression, zone)
     monkeypatch.setattr(Zone, "segment", count_segment)
+    monkeypatch.setattr(YearlyDays, "_days", count_year)
     monkeypatch.setattr(CalendarDays, "_ask", count_ask)
     for until in range(END_OF_2099 // 2, END_OF_2099, END_OF_2099 // 40):
-        looked_up = asked = 0
+        looked_up = asked = years = 0
         trigger.last_in(0, until)
         trigger.next_after(until)
         assert looked_up <= 40
         assert asked <= 40
+        assert years <= 40 + 3 * 130
+
+
+@pytest.mark.parametrize("days", ["30W 2 *", "L-29 2 *", "? 2 fri#5 2023-2027", "*/31 4 1#2"])
+def test_an_expression_that_never_fires_is_refused_after_one_look_at_each_year(
+    days: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _yearly_days.cache_clear()
+    looked_at: list[int] = []
+    made: list[int] = []
+    days_of, make = YearlyDays._days, YearlyDays._make_days
+
+    def look_at(self: YearlyDays, year: int) -> int:
+        looked_at.append(year)
+        return days_of(self, year)
+
+    def make_days(self: YearlyDays, year: int) -> int:
+        made.append(year)
+        return make(self, year)
+
+    monkeypatch.setattr(YearlyDays, "_days", look_at)
+    monkeypatch.setattr(YearlyDays, "_make_days", make_days)
+    with pytest.raises(InvalidInput, match="never fires"):
+        parse_cron(f"0 0 0 {days}")
+    assert len(looked_at) == len(set(looked_at)) <= 130
+    assert len(made) <= 14
 
 
 def test_an_answer_that_does_not_lie_ahead_raises_instead_of_looping(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,13 +340,115 @@ def test_a_fixed_daily_job_fires_once_for_each_local_date_in_a_zone(time_of_day:
 
 
 @settings(max_examples=examples(50), deadline=None)
-@given(text=st.text(max_size=40) | st.text(alphabet="0123456789*/-,@ LW#?RHmonja\t\n", max_size=40))
+@given(
+    text=st.text(max_size=40)
+    | st.text(alphabet="0123456789*/-,@ LW#?RHmonja\t\n", max_size=40)
+    | st.lists(st.text(alphabet="0123456*/-,LW#?H()fri", min_size=1, max_size=6), min_size=5, max_size=7).map(" ".join)
+)
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
-        trigger = parse_cron(text)
+        trigger = parse_cron(text, job_id="a")
     except InvalidInput as error:
         refused_for = error.field
     else:
         refused_for = "cron"
         assert trigger.next_after(0) is not None
     assert refused_for == "cron"
+
+
+# Mutated expressions: valid ones with one character changed, removed or added.
+
+FORMS = [
+    "0/15 * * * *",
+    "5-50/5 22-2/2 ? nov-feb fri-mon",
+    "0 0 L,L-3,15W,LW,1 * fri",
+    "0 0 1W * mon#2,5L,sun",
+    "H H(0-5) H/10 * H(mon-fri)/2",
+    "0 0 12 ? * MON-FRI 2030-2040/2",
+    "TZ=Europe/Berlin 0 3 * * *",
+    "CRON_TZ=UTC @daily",
+]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> str:
+    text = draw(st.sampled_from(FORMS))
+    for _ in range(draw(st.integers(1, 2))):
+        at = draw(st.integers(0, len(text)))
+        sign = draw(st.sampled_from(["", *"0123456789*/-,LW#?H() @=lwhftz"]))
+        text = text[:at] + sign + text[at + draw(st.integers(0, 1)) :]
+    return text
+
+
+@settings(max_examples=examples(150), deadline=None)
+@given(text=mutated())
+def test_a_mutated_expression_is_refused_with_its_text_or_means_what_its_fields_say(text: str) -> None:
+    trigger: CronTrigger | None = None
+    refused_for, detail = None, ""
+    try:
+        trigger = parse_cron(text, job_id="a")
+    except InvalidInput as error:
+        refused_for, detail = error.field, error.detail
+    if trigger is None:
+        assert refused_for == "cron"
+        assert len(detail) < 600
+        return
+    prefix, _, rest = text.strip().partition(" ") if "TZ=" in text else ("", "", text)
+    assert "TZ=" not in rest
+    assert prefix.startswith(("TZ=", "CRON_TZ=")) or not prefix
+    at = trigger.next_after(0)
+    assert at is not None
+    fields = read_fields(rest.strip(), "a")
+    local = (EPOCH + timedelta(milliseconds=at)).astimezone(ZoneInfo(trigger.timezone))
+    assert local.month in fields.month.values
+    assert local.year in fields.year.values
+
+
+# Days that depend on the month.
+
+day_lists = st.lists(st.integers(1, 31), min_size=1, max_size=6, unique=True).map(sorted)
+weekday_lists = st.lists(st.integers(0, 6), min_size=1, max_size=4, unique=True).map(sorted)
+month_lists = st.lists(st.integers(1, 12), min_size=1, max_size=5, unique=True).map(sorted)
+
+
+def listed(values: list[int] | None) -> str:
+    return "*" if values is None else ",".join(map(str, values))
+
+
+@settings(max_examples=examples(80), deadline=None)
+@given(
+    dates=st.none() | day_lists,
+    months=st.none() | month_lists,
+    weekdays=st.none() | weekday_lists,
+    years=st.sampled_from(["*", "1970-2099/9", "2030,2033"]),
+    starts=st.lists(st.integers(-400, 47_500), min_size=1, max_size=5),
+)
+def test_the_days_of_whole_years_are_those_that_croniter_finds(
+    dates: list[int] | None, months: list[int] | None, weekdays: list[int] | None, years: str, starts: list[int]
+) -> None:
+    """Plain fields need no table of years. It gives the same answers there, so croniter checks it."""
+    pattern = f"0 0 0 {listed(dates)} {listed(months)} {listed(weekdays)}"
+    fields = read_fields_or_none(f"{pattern} {years}")
+    if fields is None:
+        return
+    either = fields.either_day
+    ours = YearlyDays(fields.day_of_month, fields.month, fields.day_of_week, fields.year, either_day=either)
+    theirs = CalendarDays(f"{pattern} {listed(list(fields.year.values))}", either_day=either)
+    for start in starts:
+        assert ours.first_from(start) == theirs.first_from(start)
+        assert ours.last_until(start) == theirs.last_until(start)
+
+
+def read_fields_or_none(text: str) -> CronFields | None:
+    try:
+        return read_fields(text)
+    except InvalidInput:
+        return None
+
+
+def test_the_number_of_an_id_is_spread_over_64_bits() -> None:
+    numbers = [hash_of(f"job-{number}", "minute") for number in range(256)]
+    assert len(set(numbers)) == 256
+    assert all(0 <= number < 2**64 for number in numbers)
+    for bit in range(64):
+        assert 80 <= sum(number >> bit & 1 for number in numbers) <= 176
