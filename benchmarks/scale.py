@@ -2,8 +2,8 @@
 
 Everything is linear in what was measured on one core, except the inputs that are marked as a choice or a rule of thumb.
 ``--results FILE`` takes the costs of a fire and the bytes of a job from a run of ``python -m benchmarks``.
-``--measure`` measures in two minutes, on loopback, the bytes on the wire, the size of a record, and the cost of several
-nodes for their Redis. ``--update docs/scale.md`` writes the tables there.
+``--measure`` measures in five minutes, on loopback, the bytes on the wire, the size of a record, and the claims of
+several nodes. ``--update docs/scale.md`` writes the tables there.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.contention import Contention, contention_table, simulate
+from benchmarks.contention import FIRES, NODES, Claims, contention_table, measure, simulate, simulation_table
 from benchmarks.report import Report, as_markdown, as_text, load_report, update
 from benchmarks.scale_model import Measured, Wanted, calculate
-from benchmarks.wire import measure_contention, measure_wire
+from benchmarks.wire import measure_wire
 
 
 def plan_table(m: Measured, w: Wanted) -> list[list[str]]:
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="measure bytes on the wire, sizes of records, and the claims of 1 to 4 nodes",
+        help="measure bytes on the wire, sizes of records, and the claims of 1 to 32 nodes",
     )
     parser.add_argument("--jobs", type=float, default=Wanted().jobs)
     parser.add_argument("--fires", type=float, default=Wanted().fires, help="fires per second, on average")
@@ -143,16 +143,16 @@ def main() -> None:
     if arguments.results is not None:
         measured = from_results(measured, load_report(arguments.results.read_bytes()))
     wanted = Wanted(jobs=arguments.jobs, fires=arguments.fires)
-    found: list[Contention] = []
+    found: list[Claims] = []
     if arguments.measure:
         measured = msgspec.structs.replace(measured, **measure_wire())
-        found = measure_contention()
+        found = measure(NODES, (1,), FIRES)
     n = calculate(measured, wanted)
     there = {
         "inputs": inputs_table(measured, wanted),
         "plan": plan_table(measured, wanted),
         "sizes": sizes_table(measured, wanted),
-        "simulation": contention_table(
+        "simulation": simulation_table(
             [
                 simulate(nodes=nodes, fires_a_shard=fires, redis_us=measured.redis_us)
                 for nodes in (1, 4, 16, int(n["nodes"]))

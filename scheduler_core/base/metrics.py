@@ -58,6 +58,12 @@ class Metrics:
         self.service_faults = Counter(
             "cronpost_service_faults_total", "Unexpected errors in a background service.", ["service"], registry=r
         )
+        self.claims = FastCounter(
+            "cronpost_claims",
+            "Claims by the number of jobs they took: none (empty), fewer than they could (short), or as many (full).",
+            ["result"],
+            r,
+        )
         self.in_flight = Gauge("cronpost_in_flight", "Attempts open now.", registry=r)
         self.not_started = Gauge(
             "cronpost_claimed_not_started",

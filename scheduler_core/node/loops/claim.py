@@ -106,6 +106,7 @@ class Claimer(Service):
         finally:
             slots.release(limit)
         is_full = len(claim.jobs) == most
+        self.metrics.claims.add("full" if is_full else "short" if claim.jobs else "empty")
         self._horizon.claimed(claim, 1000 * (self.clock.monotonic() - began), full=is_full)
         if claim.suspects_waiting and not self._suspects.in_trial and self._begin_trial():
             return  # claim again at once: this claim reported the first waiting suspects
