@@ -60,7 +60,8 @@ class Metrics:
         )
         self.claims = FastCounter(
             "cronpost_claims",
-            "Claims by the number of jobs they took: none (empty), fewer than they could (short), or as many (full).",
+            "Claims by the number of jobs they took: none (empty), fewer than they could (short), or as many (full); "
+            "spared: a look showed that other nodes had taken the jobs.",
             ["result"],
             r,
         )

@@ -51,6 +51,15 @@ class Claim(msgspec.Struct, frozen=True):
     """How many jobs become due at about ``next_wake_ms``, or are due before it."""
 
 
+class Head(msgspec.Struct, frozen=True):
+    """What a claim would find: the beginning of the due set."""
+
+    wake_ms: int | None
+    """The next wake-up of a job that no node holds; None: there is no such job."""
+    suspects: bool
+    """Whether suspects may wait for a trial."""
+
+
 class OwnLease(msgspec.Struct, frozen=True):
     """A lease of a node as it is stored."""
 
@@ -148,6 +157,10 @@ class LoopStore(Protocol):
         in this time. ``trial``: suspects may be claimed (jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a
         row). After StoreUnavailable with ``effect_unknown``, call ``recover``.
         """
+        ...
+
+    async def head(self) -> Head:
+        """Read the beginning of the due set. It takes a tenth of Redis's time for a claim."""
         ...
 
     async def recover(

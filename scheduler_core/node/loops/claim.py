@@ -17,6 +17,7 @@ from scheduler_core.node.dispatch.limiter import SATURATED_WAIT_MS
 from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.loops.horizon import Horizon
 from scheduler_core.node.loops.lease_check import LeaseCheck
+from scheduler_core.node.loops.others import Others
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle import Settler
 from scheduler_core.node.loops.start import Starter
@@ -64,6 +65,7 @@ class Claimer(Service):
         self._starter = starter
         self._limiter = starter.limiter
         self._horizon = Horizon()
+        self._others = Others(node, store, self._horizon, clock)
         self._settler = settler
         self._alarm = alarm
         self._suspects = suspects
@@ -71,6 +73,8 @@ class Claimer(Service):
         self._tokens = itertools.count(1)
         self._lost_token: int | None = None
         """The number of a claim whose reply was lost."""
+        self._is_behind = False
+        """Whether the last claim took as many jobs as it might, and all of them were due."""
         self._claimed_at_ms = 0
         """The time that the latest claim was made with."""
         self._recover_bytes = REPLY_BYTES
@@ -89,6 +93,14 @@ class Claimer(Service):
             await alarm.sleep(self.clock.now_ms() + SATURATED_WAIT_MS)
             return
         room = self._room_ahead()
+        ahead_ms = self._horizon.ahead_ms if room > 0 else 0
+        if self._is_in_order and self._others.may_have_taken_all(room):
+            await self.lease_check.compare_if_due()
+            head = await self._others.nothing_until(self.clock.now_ms() + ahead_ms)
+            if head is not None:
+                self.metrics.claims.add("spared")
+                await self._sleep_until(head.wake_ms, room)
+                return
         # While the Redis of this shard does not answer, use one slot only: the other shards need the rest.
         limit = slots.reserve(limit if self.fault is None else 1, alarm.wake)
         if limit == 0:
@@ -97,7 +109,7 @@ class Claimer(Service):
         try:
             if self._lost_token is None:
                 await self.lease_check.compare_if_due()
-            most, ahead_ms = (max(limit, min(BATCH, room)), self._horizon.ahead_ms) if room > 0 else (limit, 0)
+            most = self._most(limit, room)
             began = self.clock.monotonic()
             claim = await self._claim(most, ahead_ms)
             self._starter.put(claim.jobs)
@@ -106,6 +118,7 @@ class Claimer(Service):
         finally:
             slots.release(limit)
         is_full = len(claim.jobs) == most
+        self._is_behind = is_full and claim.jobs[-1].lease.wake_ms <= self._claimed_at_ms
         self.metrics.claims.add("full" if is_full else "short" if claim.jobs else "empty")
         self._horizon.claimed(claim, 1000 * (self.clock.monotonic() - began), full=is_full)
         if claim.suspects_waiting and not self._suspects.in_trial and self._begin_trial():
@@ -114,11 +127,31 @@ class Claimer(Service):
             await self.clock.sleep(0)  # let the event loop write the requests that were just started
             return
         self._limiter.claimed(most, len(claim.jobs))
-        alarm.lead_ms = self._horizon.lead_ms if room > 0 else 0
-        next_ms = claim.next_wake_ms
-        if next_ms is not None and next_ms > self._claimed_at_ms + ahead_ms:
+        await self._sleep_until(claim.next_wake_ms, room, claimed_until_ms=self._claimed_at_ms + ahead_ms)
+
+    def _most(self, limit: int, room: int) -> int:
+        """Return how many jobs to claim: ``limit`` that are due, or at most ``room`` ahead.
+
+        With several nodes, ``room`` may be the share of this node. A claim cannot tell due jobs from others, so the
+        share applies unless the last claim showed that more jobs are due than it could take.
+        """
+        if room <= 0 or (self._is_behind and room < limit):
+            return limit
+        return min(BATCH, room) if self._slots.live_nodes > 1 else max(limit, min(BATCH, room))
+
+    async def _sleep_until(self, next_ms: int | None, room: int, *, claimed_until_ms: int = 0) -> None:
+        """Sleep until it is time to claim for the wake-up ``next_ms``."""
+        alarm = self._alarm
+        alarm.lead_ms = self._horizon.lead_ms - self._others.delay_ms(next_ms) if room > 0 else 0
+        if next_ms is not None and next_ms > claimed_until_ms:
             next_ms -= alarm.lead_ms  # else it may not be claimed ahead
         await alarm.sleep(next_ms)
+
+    @property
+    def _is_in_order(self) -> bool:
+        """Whether a claim is for nothing but new jobs: no earlier claim failed, and no suspect waits."""
+        suspects = self._suspects
+        return self.fault is None and self._lost_token is None and not suspects.waiting and not suspects.in_trial
 
     def _room_ahead(self) -> int:
         """Return how many jobs to claim ahead of their wake-ups; 0 while clients could not ask for their release."""
@@ -140,6 +173,7 @@ class Claimer(Service):
         suspects = self._suspects
         trial = suspects.waiting > 0 and self._begin_trial()
         token = next(self._tokens)
+        self._others.claimed()
         self._claimed_at_ms = self.clock.now_ms()
         try:
             claim = await self._store.claim(

@@ -27,6 +27,10 @@ class Horizon:
         """The jobs of the claims that followed each other without a pause: now, and at most of late."""
         self._ms_per_job = 0.1
 
+    def needs_all(self, nodes: int) -> bool:
+        """Return whether the coming burst has work for most of ``nodes`` nodes."""
+        return self._burst > SHARE_AT_LEAST * nodes // 2
+
     @property
     def lead_ms(self) -> int:
         """How long before a wake-up the claimer begins to claim."""

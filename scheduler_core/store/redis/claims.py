@@ -8,7 +8,7 @@ from typing import Any
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.lease import SUSPECT_LOSSES
-from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, OwnLease
+from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, Head, OwnLease
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import TAG_BYTES, decode_downtimes, decode_lease
 from scheduler_core.store.redis.documents import decode_rows
@@ -72,6 +72,16 @@ class Claims(RedisShard):
             suspects=int(answer[6]),
             burst=int(answer[7]),
         )
+
+    async def head(self) -> Head:
+        k = self._keys
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zrange(k.due, 0, 0, withscores=True)
+                pipe.hexists(k.meta, "suspects")
+                found, suspects = await pipe.execute()
+        score = found[0][1] if found else scores.CLAIMED
+        return Head(int(max(0.0, score)) if score < scores.CLAIMED else None, bool(suspects))
 
     async def recover(
         self, *, node: str, token: int, claimed_at_ms: int | None = None, reply_bytes: int = REPLY_BYTES
