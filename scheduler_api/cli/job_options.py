@@ -10,11 +10,12 @@ import msgspec
 
 from scheduler_api.cli.client import json_option
 from scheduler_api.cli.definition import Fields
+from scheduler_api.cli.request_options import REQUEST_FIELDS, request_fields, request_options
 from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import POLICY_FIELDS, ROWS
 from scheduler_api.wire.triggers import TRIGGER_FIELDS
 
-UNSET = ("timezone", "retry_already_running", "recovery_check", *POLICY_FIELDS)
+UNSET = ("timezone", "retry_already_running", "recovery_check", *REQUEST_FIELDS, *POLICY_FIELDS)
 
 
 def job_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -26,6 +27,7 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--at", "at", help="The only fire time, instead of --cron: RFC 3339 with its offset, or now."),
         click.option("--on-request", is_flag=True, default=None, help="No fire times: the job runs only on request."),
         click.option("--payload", help="Request body, JSON. @FILE reads it from a file."),
+        request_options,
         click.option("--timezone", help="IANA name. [default: UTC]"),
         click.option("--retry-already-running", type=int, help="Retry this many seconds after a 409."),
         click.option("--recovery-check/--no-recovery-check", default=None, help="Run once after a downtime."),
@@ -67,7 +69,7 @@ def trigger_options(options: dict[str, Any]) -> list[str]:
 
 def given_fields(options: dict[str, Any]) -> Fields:
     """Encode the options as the fields of a job. A payload stays the text that was given."""
-    fields: Fields = {}
+    fields: Fields = request_fields(options)
     for name, value in options.items():
         if value is None:
             continue

@@ -23,6 +23,8 @@ BATCH_LIMIT = 1000
 BATCH_BYTES = 4 << 20
 """One request of an import holds at most this many bytes, or one job."""
 
+SECRET_FIELDS = ("headers", "query", "auth", "sign")
+
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -34,10 +36,10 @@ def export(server: Server, prefix: str | None, jsonl: bool) -> None:
     """Print the definitions of jobs, for cronpost jobs import.
 
     They are sorted by id. Payloads keep their bytes, so a payload with line breaks takes several lines, also with
-    --jsonl. Not exported: fields without a value (null), state (pauses, pending runs, histories) and schedules, which
-    POST /schedules creates.
+    --jsonl. Secrets are printed as "***", which an import into the same server keeps. Not exported: fields without a
+    value (null), state (pauses, pending runs, histories) and schedules, which POST /schedules creates.
     """
-    written = schedules = 0
+    written = schedules = masked = 0
     unreadable: list[str] = []
     for fields in _stored_jobs(server, prefix):
         if is_schedule(fields):
@@ -50,10 +52,17 @@ def export(server: Server, prefix: str | None, jsonl: bool) -> None:
         given = {name: raw for name, raw in definition_of(fields).items() if name == "payload" or bytes(raw) != b"null"}
         click.echo(begin + body_of(given), nl=jsonl)
         written += 1
+        masked += any(b'"***"' in bytes(given[name]) for name in SECRET_FIELDS if name in given)
     if not jsonl:
         click.echo("\n]" if written else "[]")
     if schedules:
         click.echo(f"{schedules} schedule(s) not exported", err=True)
+    if masked:
+        click.echo(
+            f'{masked} job(s) with masked secrets: a server that has none of them stored refuses each "***" until you '
+            "replace it with the secret",
+            err=True,
+        )
     for job_id in unreadable:
         click.echo(f"{printable(job_id)} not exported: its definition cannot be read", err=True)
     if unreadable:

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType, defstruct, field
 
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_api.wire.policies import described_policies
+from scheduler_api.wire.request_fields import REQUEST_ROWS
 from scheduler_api.wire.triggers import LEAST_EVERY_SECONDS, MAX_EVERY_SECONDS
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, MAX_SECONDS, ScheduleType
@@ -50,8 +51,19 @@ IGNORED_FIELDS = ("last_run",)
 """Fields of a job that old clients send back. They are accepted and ignored."""
 
 _JOB_FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-    ("endpoint", Annotated[Url, Meta(description="http or https; requests are sent by POST.")]),
-    ("payload", Annotated[Any, Meta(description="Any JSON value; sent byte for byte as it was received.")]),
+    ("endpoint", Annotated[Url, Meta(description="http or https.")]),
+    (
+        "payload",
+        Annotated[
+            Any,
+            Meta(
+                description="Any JSON value; sent byte for byte as it was received. Required with POST, PUT and PATCH "
+                "unless `body` is given."
+            ),
+        ],
+        UNSET,
+    ),
+    *REQUEST_ROWS,
     (
         "cron",
         Annotated[

@@ -10,8 +10,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from scheduler_api.wire.bodies import IGNORED_FIELDS, MAX_RETRY_SECONDS
-from scheduler_api.wire.jobs import JOB_FIELDS, check_endpoint, check_id, job_of
+from scheduler_api.wire.jobs import JOB_FIELDS, check_id, job_of
 from scheduler_api.wire.json_body import MAX_DEPTH, read_object
+from scheduler_api.wire.request_fields import check_endpoint
 from scheduler_core.model.job import Job
 from scheduler_core.triggers.trigger import CronSpec, read_cron
 

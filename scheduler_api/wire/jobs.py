@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from msgspec.structs import replace
 
@@ -14,9 +13,9 @@ from scheduler_api.wire.bodies import MAX_ID_CHARACTERS, MAX_RETRY_SECONDS, JobB
 from scheduler_api.wire.json_body import Fields, required
 from scheduler_api.wire.policies import check_policies, policies_of
 from scheduler_api.wire.policy_rows import POLICY_FIELDS
+from scheduler_api.wire.request_fields import request_of
 from scheduler_api.wire.triggers import trigger_of_fields
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.job import Job
 
 JOB_FIELDS = names_of(JobBody)
@@ -38,10 +37,8 @@ def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
             raise InvalidInput(
                 "the id in the body differs from the id in the path: send the same id, or none", field="id"
             )
-    url = check_endpoint(required(fields, "endpoint", str, "an absolute http or https URL"))
+    url, payload, request = request_of(fields)
     trigger = trigger_of_fields(fields, job_id)
-    if "payload" not in fields:
-        raise InvalidInput("the field 'payload' is missing: any JSON value, null included", field="payload")
     retry: int | None = None
     if "retry_already_running" in fields:
         expected = f"a whole number of seconds from 0 to {MAX_RETRY_SECONDS}, or null"
@@ -53,20 +50,14 @@ def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
         id=job_id,
         url=url,
         trigger=trigger,
-        payload=bytes(fields["payload"]),
+        payload=payload,
         retry_already_running=retry,
         recovery_check=recovery,
+        request=request,
     )
     if _POLICY_FIELDS.isdisjoint(fields):
         return job
     return check_policies(replace(job, policies=policies_of(fields)), fields)
-
-
-# Cached: many jobs share an endpoint, and the check takes 30 microseconds.
-@lru_cache(maxsize=4096)
-def check_endpoint(url: str) -> str:
-    """Check the endpoint of a job and return it. Raises InvalidInput."""
-    return installed_kinds().check_url(url, field="endpoint")
 
 
 def check_id(job_id: str) -> str:

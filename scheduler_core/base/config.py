@@ -232,6 +232,21 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Targets that may not be called. With *, only the targets in target_allow may be called."),
     ] = ()
+    sign_keys: Annotated[
+        tuple[str, ...],
+        SECRET,
+        Meta(
+            description="Keys that sign each request to sign_origins as Standard Webhooks does, comma-separated, in "
+            "the order of the signatures. A job or target with keys of its own is signed with those."
+        ),
+    ] = ()
+    sign_origins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The targets whose requests sign_keys sign, comma-separated. Name only your own: a signature "
+            "shows a receiver that Cronpost sent the request."
+        ),
+    ] = ()
     public_url: Annotated[
         str | None,
         Meta(

@@ -39,6 +39,11 @@ def check_settings(settings: Settings) -> None:
             f"CRONPOST_DEAD_AFTER_SECONDS={engine.dead_after_seconds:g}: "
             "a pause that is too short for a node to be dead would count as downtime"
         )
+    if bool(engine.sign_keys) != bool(engine.sign_origins):
+        raise ConfigError(
+            "CRONPOST_SIGN_KEYS and CRONPOST_SIGN_ORIGINS go together: the keys sign only requests to these origins. "
+            "Set both or none"
+        )
     if engine.keep_bytes > engine.read_limit_bytes:
         raise ConfigError(
             f"CRONPOST_KEEP_BYTES={engine.keep_bytes} is more than "

@@ -43,7 +43,9 @@ from scheduler_core.base.config_table import ENV_PREFIX, MIN_API_KEY_LENGTH, REN
 from scheduler_core.base.cores import nodes_for, usable_cores
 from scheduler_core.base.errors import ConfigError
 from scheduler_core.base.redis_url import parse_redis_url
+from scheduler_core.base.sign_keys import key_bytes
 from scheduler_core.base.target_rules import parse_target_rule
+from scheduler_core.base.urls import origin_of
 
 _KUBERNETES_NAME = re.compile(
     r"CRONPOST(_[A-Z0-9_]+)?"
@@ -217,6 +219,24 @@ def _parse_target_rules(_: Setting, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parse_target_rule(rule).text for rule in text.split(",")))
 
 
+def _parse_sign_keys(_: Setting, text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(","))
+    for number, key in enumerate(keys, 1):
+        try:
+            key_bytes(key)
+        except ValueError as error:
+            raise ValueError(f"key {number}: {error}") from None
+    return tuple(dict.fromkeys(keys))
+
+
+def _parse_sign_origins(setting: Setting, text: str) -> tuple[str, ...]:
+    urls = [_parse_public_url(setting, url.strip()) for url in text.split(",")]
+    for url in urls:
+        if urlsplit(url).path:
+            raise ValueError(f"{url[:100]!r} has a path")
+    return tuple(dict.fromkeys(map(origin_of, urls)))
+
+
 def _parse_public_url(_: Setting, text: str) -> str:
     try:
         parts = urlsplit(text)
@@ -265,6 +285,8 @@ _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
     "public_url": _parse_public_url,
     "target_allow": _parse_target_rules,
     "target_deny": _parse_target_rules,
+    "sign_keys": _parse_sign_keys,
+    "sign_origins": _parse_sign_origins,
     "api_keys": _parse_api_keys,
     "allowed_hosts": _parse_allowed_hosts,
     "redis_url": _parse_redis_url,

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from scheduler_core.base.redis_url import FORM
+from scheduler_core.base.sign_keys import KEY_FORM
 from scheduler_core.base.target_rules import RULE_FORM
 
 ENV_PREFIX = "CRONPOST_"
@@ -109,6 +110,8 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
         "target_allow": RULE_FORM,
         "target_deny": RULE_FORM,
         "redis_server": "the path of a program",
+        "sign_keys": f"{KEY_FORM}, separated by commas",
+        "sign_origins": "http or https URLs of scheme, host and port only, separated by commas",
         "public_url": "an http or https URL without query, user or fragment",
         "key_prefix": "1 to 32 letters, digits, '_', '-' or '.'",
         "nodes": "a whole number, at least 1 and at most 256, or auto",

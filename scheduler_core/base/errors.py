@@ -2,6 +2,7 @@
 
     CronpostError
     ├── InvalidInput            the caller's input is invalid; names the field
+    │   └── SecretsNeeded       a kept secret would go to another origin
     ├── ConfigError             a setting is unknown or has a bad value
     ├── JobNotFound
     ├── RunConflict             the job has a run that is not settled
@@ -52,6 +53,19 @@ class InvalidInput(CronpostError):
         super().__init__(detail)
         self.detail = detail
         self.field = field
+
+
+class SecretsNeeded(InvalidInput):
+    """A stored secret was to be kept, and would go to another scheme, host or port."""
+
+    code = "secrets_needed"
+
+    def __init__(self, field: str) -> None:
+        super().__init__(
+            f"{field} names another scheme, host or port than before, and stored secrets were to be kept: send the "
+            "secrets again",
+            field=field,
+        )
 
 
 class ConfigError(CronpostError):

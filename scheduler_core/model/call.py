@@ -43,6 +43,10 @@ class Call(msgspec.Struct, frozen=True):
     method: str = "POST"
     headers: Headers = ()
     """The user's own headers. Values may be secrets."""
+    sign_keys: tuple[str, ...] = ()
+    """The keys that sign the request, as ``whsec_`` and base64. Secrets."""
+    secrets: tuple[str, ...] = ()
+    """Values that are masked where an answer repeats them."""
     last_success_ms: int | None = None
     """The fire time of the job's last run that succeeded."""
     callback: Callback | None = None

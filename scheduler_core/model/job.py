@@ -10,6 +10,7 @@ from hashlib import blake2b
 import msgspec
 
 from scheduler_core.model.policies import DEFAULT_POLICIES, Overlap, Policies, Recovery
+from scheduler_core.model.request import RequestSpec
 from scheduler_core.triggers.trigger import AtSpec, EverySpec, TriggerSpec
 
 
@@ -33,6 +34,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """A name for people, unique among those that have one (schedules)."""
     target_id: int | None = msgspec.field(default=None, name="t")
     """The id of a named target, used instead of ``url`` and ``payload``."""
+    request: RequestSpec | None = msgspec.field(default=None, name="h")
+    """What the job adds to its request; None: nothing, its payload is POSTed."""
 
     @property
     def overlap(self) -> Overlap:

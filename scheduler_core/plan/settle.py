@@ -19,7 +19,7 @@ from scheduler_core.plan.backoff import RetryPolicy, retry_delay_ms, with_rule
 from scheduler_core.plan.callback import taken
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, continuations_in
-from scheduler_core.plan.detail import detail_of
+from scheduler_core.plan.detail import answer_shown, detail_of
 from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.passed import account_for_passed, finish_and_account, trigger_was_blocked
 
@@ -281,7 +281,7 @@ def _with_attempt(run: Run, ended: Ended) -> Run:
         attempt=attempt.number,
         attempts=keep_attempts(run.attempts, attempt),
         started_at_ms=ended.started_at_ms if run.started_at_ms is None else run.started_at_ms,
-        excerpt=outcome.body[:EXCERPT_BYTES].decode("utf-8", "replace"),
+        excerpt=answer_shown(call, outcome)[:EXCERPT_BYTES].decode("utf-8", "replace"),
         method=run.method if call is None else call.method,
         url=run.url if call is None else call.url,
         answer_bytes=outcome.body_bytes if outcome.kind is OutcomeKind.RESPONSE else None,

@@ -14,6 +14,7 @@ import msgspec
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import RunNotFound
+from scheduler_core.model.request import with_query
 from scheduler_core.model.run import Run, RunDetail, RunState, run_id_ms
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.store.claim_keys import job_of_claim_key
@@ -285,7 +286,9 @@ def _in_flight(claim_key: str, stored: StoredJob) -> list[Run]:
         return []
     if not run.url and job is not None:
         # Only the planned request of an open attempt is known; for a named target, not even that.
-        inline = job.target_id is None
-        run = msgspec.structs.replace(run, url=job.url if inline else "", method="POST" if inline else "")
+        method, url = ("", "") if job.target_id is not None else ("POST", job.url)
+        if job.request is not None and url:
+            method, url = job.request.method or method, with_query(url, job.request.query)
+        run = msgspec.structs.replace(run, url=url, method=method)
     started_at_ms = run.started_at_ms if run.started_at_ms is not None else lease.first_claimed_at_ms
     return [msgspec.structs.replace(run, state=RunState.OPEN, started_at_ms=started_at_ms)]

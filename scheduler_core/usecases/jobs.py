@@ -27,6 +27,7 @@ from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Replay, Snapshot
+from scheduler_core.model.kept_secrets import has_masks, with_kept_secrets
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Reason, Run, random_run_id
 from scheduler_core.model.transition import Transition, is_finished
@@ -450,7 +451,7 @@ def as_created(job: Job, *, now_ms: int, state: JobState | None = None) -> tuple
     (If the same definition is stored already, it is accepted.) ``state``: its first state, if it is known already.
     """
     job = completed_trigger(job, None, now_ms=now_ms)
-    if state is None:
+    if state is None or has_masks(job):
         try:
             step = step_of_upsert(job, _NOTHING, now_ms)
         except InvalidInput:
@@ -466,9 +467,10 @@ def step_of_upsert(job: Job, stored: StoredJob, now_ms: int, *, restart: bool = 
     that of a job which was deleted when it completed.
 
     ``restart``: if the job is completed, its trigger starts again. Raises InvalidInput if the trigger never fires
-    again.
+    again, or if the job keeps a secret that is not stored or not for its target.
     """
     old, state = stored.snapshot.job, stored.snapshot.state
+    job = with_kept_secrets(job, old)
     if old is None and state is not None and state.digest and not restart and state.digest == job.digest():
         return None
     restart = restart and old is not None and state is not None and is_finished(state)

@@ -13,6 +13,7 @@ import pytest
 
 from scheduler_api.cli import job_changes as cli_job_changes
 from scheduler_api.cli.definition import READ_ONLY, Stored, stored_job
+from scheduler_api.cli.request_options import REQUEST_FIELDS
 from scheduler_api.wire.jobs import JOB_FIELDS
 from tests.api.command_line import KEY, errors_of, jobs
 from tests.api.runner import Runner
@@ -39,7 +40,8 @@ def put_report(server: str) -> None:
 
 def test_the_fields_that_update_sends_back_are_those_of_a_job(cli_server: str) -> None:
     put_report(cli_server)
-    assert set(shown(cli_server).json()) - READ_ONLY == set(JOB_FIELDS) - {"every_seconds", "at"}
+    elsewhere = {"every_seconds", "at", *REQUEST_FIELDS}
+    assert set(shown(cli_server).json()) - READ_ONLY == set(JOB_FIELDS) - elsewhere
 
 
 def test_put_prints_the_changed_fields_and_keeps_a_payload_that_is_not_given(cli_server: str) -> None:

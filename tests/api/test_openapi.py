@@ -100,6 +100,13 @@ async def test_the_description_has_every_field_of_a_job(client: httpx.AsyncClien
         "every_seconds",
         "at",
         "completed_at",
+        "method",
+        "headers",
+        "query",
+        "body",
+        "content_type",
+        "auth",
+        "sign",
         "open_runs",
         "in_flight",
     }

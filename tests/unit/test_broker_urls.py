@@ -9,6 +9,7 @@ import pytest
 
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.secret_names import mask_url
+from scheduler_core.base.urls import origin_of
 from scheduler_core.delivery.amqp.target import AmqpTarget, amqp_target
 from scheduler_core.delivery.broker.url import Broker
 from scheduler_core.delivery.celery.target import CeleryTarget
@@ -17,7 +18,6 @@ from scheduler_core.delivery.celery.target import redis_target as celery_redis
 from scheduler_core.delivery.http.connect import Origin
 from scheduler_core.delivery.redis_stream.target import StreamTarget, stream_target
 from scheduler_core.delivery.registry import BROKERS, TargetKinds
-from scheduler_core.node.dispatch.limits import origin_of
 
 KINDS = TargetKinds(kind() for kind in BROKERS)
 SECRET = "s3cret"

@@ -394,3 +394,20 @@ def test_a_dotenv_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> No
         load_settings(environ={}, dotenv=file)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_settings(environ={}, dotenv=tmp_path)
+
+
+SIGN_KEY = "whsec_" + "a" * 32
+
+
+def test_sign_keys_and_origins_are_read_and_go_together() -> None:
+    settings = load({"CRONPOST_SIGN_KEYS": SIGN_KEY}, sign_origins="https://A.test:443, http://b.test:81/")
+    assert settings.engine.sign_keys == (SIGN_KEY,)
+    assert settings.engine.sign_origins == ("https://a.test", "http://b.test:81")
+    assert "CRONPOST_SIGN_ORIGINS" in refusal({"CRONPOST_SIGN_KEYS": SIGN_KEY})
+    assert "CRONPOST_SIGN_KEYS" in refusal({"CRONPOST_SIGN_ORIGINS": "https://a.test"})
+    assert "has a path" in refusal({"CRONPOST_SIGN_ORIGINS": "https://a.test/hook"})
+    for bad in ("secret", "whsec_!!", "whsec_aaaa"):
+        text = refusal({"CRONPOST_SIGN_KEYS": bad, "CRONPOST_SIGN_ORIGINS": "https://a.test"})
+        assert "key 1" in text
+        assert bad not in text
+    assert SIGN_KEY not in repr(settings.engine)

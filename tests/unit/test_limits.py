@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler_core.base.urls import origin_of
 from scheduler_core.node.dispatch.limits import (
     LONGEST_WAIT_MS,
     RATE_BURST_MS,
@@ -13,7 +14,6 @@ from scheduler_core.node.dispatch.limits import (
     WAIT_PER_JOB_MS,
     Rate,
     RetryQueue,
-    origin_of,
     rates_for,
     slots_for,
 )

@@ -40,7 +40,8 @@ def request(job: Job | None = None, run: Run | None = None, **state: Any) -> Req
 
 
 def test_a_request_has_the_run_headers_and_the_payload_of_its_job() -> None:
-    assert request() == Request("POST", "http://runner.test/", HEADERS, b'{"a": 1}', 5_000)
+    trace = "00-855520d2a5b0b1a64b939e7e30889e2a-0000000000070001-01"
+    assert request() == Request("POST", "http://runner.test/", HEADERS, b'{"a": 1}', 5_000, traceparent=trace)
 
 
 def test_a_run_with_its_own_payload_sends_it() -> None:

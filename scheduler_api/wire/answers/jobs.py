@@ -14,6 +14,7 @@ from scheduler_api.wire.answers.runs import HeldBack, MetInFlight, OpenRun, show
 from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, Yes, instant
 from scheduler_api.wire.policies import described_policies, show_policies
 from scheduler_api.wire.policy_row import seconds
+from scheduler_api.wire.request_fields import REQUEST_ROWS, show_request
 from scheduler_api.wire.triggers import show_trigger
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model import job as model
@@ -87,7 +88,7 @@ class _Definition(Described):
 if TYPE_CHECKING:
     _WithPolicies = _Definition
 else:
-    _WithPolicies = defstruct("_WithPolicies", described_policies(sent=False), bases=(_Definition,))
+    _WithPolicies = defstruct("_WithPolicies", [*REQUEST_ROWS, *described_policies(sent=False)], bases=(_Definition,))
 
 
 class Job(_WithPolicies, kw_only=True):
@@ -224,6 +225,7 @@ def _show_job(view: JobView, *, with_payload: bool) -> Job:
         definition["next_fire_times"] = next_fire_times(job, state)
         if not with_payload:
             definition.pop("payload", None)
+            definition.pop("body", None)
     blocked_by = state.trigger_blocked_by
     counts = job is None or job.overlap is not Overlap.ALLOW  # overlapping runs do not write the job's state
     return Job(
@@ -260,7 +262,7 @@ def show_definition(job: model.Job) -> dict[str, Any]:
     """Return the stored definition of a job under the field names of a request body, and the computed fields."""
     shown: dict[str, Any] = {} if job.name is None else {"name": job.name}
     if job.target_id is None:
-        shown |= {"endpoint": job.url, "payload": Raw(job.payload)}
+        shown |= show_request(job)
     else:
         shown["target_id"] = job.target_id
     shown |= _show_interval(job.trigger) if isinstance(job.trigger, IntervalSpec) else show_trigger(job.trigger)

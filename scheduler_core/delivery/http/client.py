@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import metadata
 from typing import Final, cast
 
@@ -17,6 +17,7 @@ import httpx
 from msgspec.structs import replace
 
 from scheduler_core.base.clock import Clock
+from scheduler_core.base.urls import origin_of
 from scheduler_core.delivery.base import (
     NOT_SENT,
     Attempt,
@@ -36,6 +37,7 @@ from scheduler_core.delivery.http.deadlines import Deadlines
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.request import Request, Written, headers_of, request_of, write_head
 from scheduler_core.delivery.http.resolve import LookupFailed
+from scheduler_core.delivery.http.sign import signature_headers
 from scheduler_core.delivery.http.transport import NotSent, PooledTransport
 from scheduler_core.delivery.http.verdict import FINAL_KINDS, with_verdict
 from scheduler_core.model.outcome import Verdict
@@ -74,8 +76,13 @@ class HttpClient:
         keep_bytes: int = 10240,
         user_agent: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        sign_keys: Sequence[str] = (),
+        sign_origins: Iterable[str] = (),
     ) -> None:
+        """``sign_keys`` sign the requests to ``sign_origins`` whose call has no keys of its own."""
         self._clock = clock
+        self._sign_keys = tuple(sign_keys)
+        self._sign_origins = frozenset(map(origin_of, sign_origins))
         self._read_limit = read_limit_bytes
         self._keep = keep_bytes
         self._user_agent = user_agent if user_agent is not None else default_user_agent()
@@ -94,23 +101,31 @@ class HttpClient:
         return await attempt(lambda done: self.send(request, done, always))
 
     def prepare(self, call: Call, /) -> Call:
-        """Build the request of a call and open a connection for it, as ``Deliverer.prepare`` says."""
-        request = request_of(call)
+        """Build the request of a call and open a connection for it, as ``Deliverer.prepare`` says.
+
+        A signed request is built again by ``start``, because its signature holds the time of the attempt.
+        """
+        request: Request | None = request_of(call)
+        assert request is not None
         try:
             written = write_head(request, self._user_agent)
         except Exception:  # noqa: BLE001 - as in ``send``
             return call
         if self._pool is not None:
             self._pool.expect(written.origin)
+        if self._keys_of(call):
+            request = None
         return replace(call, prepared=(request, written))
 
     def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
         if call.prepared is None:
-            return self.send(request_of(call), done, may_send)
-        request, written = cast("tuple[Request, Written]", call.prepared)
+            return self.send(self._request_of(call), done, may_send)
+        request, written = cast("tuple[Request | None, Written]", call.prepared)
         if self._pool is not None:
             self._pool.expect(written.origin, -1)
+        if request is None:
+            return self.send(self._request_of(call), done, may_send)
         return self.send(request, done, may_send, written)
 
     def start_all(self, starts: Sequence[tuple[Call, Done, MaySend]], /) -> list[Attempt]:
@@ -129,8 +144,8 @@ class HttpClient:
             sent.append(None)
             if call.prepared is None:
                 continue
-            request, written = cast("tuple[Request, Written]", call.prepared)
-            if len(request.body) <= WRITE_PIECE_BYTES and may_send():
+            request, written = cast("tuple[Request | None, Written]", call.prepared)
+            if request is not None and len(request.body) <= WRITE_PIECE_BYTES and may_send():
                 connection = pool.take_idle(written.origin, oldest_usable=oldest_usable)
                 if connection is not None:
                     sent[-1] = connection, monotonic(), connection.write_ahead(written.head + request.body)
@@ -142,9 +157,21 @@ class HttpClient:
             if one is None:
                 attempts.append(self.start(call, done, may_send))
             else:
-                request, written = cast("tuple[Request, Written]", call.prepared)
-                attempts.append(_Direct(self, pool, request, written, done, may_send, *one))
+                request_sent, written = cast("tuple[Request, Written]", call.prepared)
+                attempts.append(_Direct(self, pool, request_sent, written, done, may_send, *one))
         return attempts
+
+    def _request_of(self, call: Call) -> Request:
+        keys = self._keys_of(call)
+        if not keys:
+            return request_of(call)
+        return request_of(call, signature_headers(call.run_id, self._clock.now_ms() // 1000, call.payload, keys))
+
+    def _keys_of(self, call: Call) -> tuple[str, ...]:
+        """Return the keys that sign the request of ``call``; none: it is not signed."""
+        if call.sign_keys or not self._sign_keys:
+            return call.sign_keys
+        return self._sign_keys if origin_of(call.url) in self._sign_origins else ()
 
     def send(self, request: Request, done: Done, may_send: MaySend, written: Written | None = None) -> Attempt:
         """Begin an attempt for a request that is built, with the guarantees of ``Deliverer.start``.

@@ -35,4 +35,6 @@ class HttpKind(TargetKind):
             max_connections=2 * settings.max_in_flight,  # as many for one-off tasks as for jobs
             read_limit_bytes=settings.read_limit_bytes,
             keep_bytes=settings.keep_bytes,
+            sign_keys=settings.sign_keys,
+            sign_origins=settings.sign_origins,
         )

@@ -6,6 +6,7 @@ of header names are computed once and cached. httpx's own request objects would 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -54,12 +55,15 @@ class Request(msgspec.Struct, frozen=True):
     repeatable: bool = True
     """Whether a policy allows another request of this run. If not, the transport must not send this one again once a
     byte of it was sent."""
+    traceparent: str = ""
+    """The header of this name, unless ``headers`` have one; empty: send none."""
 
 
-def request_of(call: Call) -> Request:
-    """Return the HTTP request of ``call``: the user's headers, then those that describe the run."""
+def request_of(call: Call, signature: Headers = ()) -> Request:
+    """Return the HTTP request of ``call``: the user's headers, those that describe the run, and ``signature``."""
     headers = [
         *call.headers,
+        *signature,
         ("Idempotency-Key", call.run_id),
         ("Cronpost-Job-Id", _quoted(call.job_id)),
         ("Cronpost-Fire-Time", rfc3339(call.fire_time_ms)),
@@ -84,7 +88,17 @@ def request_of(call: Call) -> Request:
         call.whole_answer,
         call.retry_statuses,
         not call.is_last_attempt,
+        traceparent_of(call.run_id, call.fence, call.attempt),
     )
+
+
+def traceparent_of(run_id: str, fence: int, attempt: int) -> str:
+    """Return the W3C trace context of an attempt: one trace for each run, one span for each attempt.
+
+    The trace id is the MD5 of the run's id: users can compute it, and samplers find its bits random. A fence is at
+    least 1, so no span id is zero.
+    """
+    return f"00-{_md5(run_id.encode(), usedforsecurity=False).hexdigest()}-{fence << 16 | attempt:016x}-01"
 
 
 @lru_cache(maxsize=1024)
@@ -115,6 +129,8 @@ def write_head(request: Request, user_agent: str) -> Written:
     lines += map(_LINE, request.headers)
     if not names.has_user_agent:
         lines.append(f"User-Agent: {user_agent}")
+    if request.traceparent and not names.has_traceparent:
+        lines.append(f"traceparent: {request.traceparent}")
     lines.append("Accept-Encoding: identity")
     if body or method in _BODY_METHODS:
         lines.append(f"Content-Length: {len(body)}")
@@ -174,8 +190,10 @@ def _start(method: str, url: str) -> _Start:
 class _Names(NamedTuple):
     has_user_agent: bool
     has_idempotency_key: bool
+    has_traceparent: bool
 
 
+_md5 = hashlib.md5
 _FIRST = itemgetter(0)
 _LINE = "%s: %s".__mod__
 
@@ -186,4 +204,4 @@ def _names(names: tuple[str, ...]) -> _Names:
     lower = {name.encode("ascii").decode().lower() for name in names}
     for name in lower & _TRANSPORT_HEADERS:
         raise ValueError(f"only the transport sets the header {name}")
-    return _Names("user-agent" in lower, "idempotency-key" in lower)
+    return _Names("user-agent" in lower, "idempotency-key" in lower, "traceparent" in lower)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from scheduler_core.base.urls import origin_of
 from scheduler_core.node.dispatch.breaker import Breaker, BreakerState
-from scheduler_core.node.dispatch.limits import Rate, RetryQueue, origin_of
+from scheduler_core.node.dispatch.limits import Rate, RetryQueue
 
 KNOWN_URLS = 16_384
 """The maximum number of URLs that are cached with their targets; then the cache is emptied."""

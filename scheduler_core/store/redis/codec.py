@@ -19,6 +19,7 @@ from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import DEFAULT_POLICIES, Policies
+from scheduler_core.model.request import RequestSpec
 from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
 from scheduler_core.store.jobs import Entry
@@ -53,6 +54,7 @@ class _Definition(msgspec.Struct, omit_defaults=True):
     n: str | None = None
     t: int | None = None
     i: str = ""
+    h: RequestSpec | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -82,6 +84,7 @@ def encode_job(job: Job) -> bytes:
             job.policies,
             job.name,
             job.target_id,
+            h=job.request,
         )
     )
 
@@ -96,7 +99,7 @@ def decode_job(job_id: str, stored: bytes) -> Job:
     if trigger is None:
         raise CorruptDocument("its definition cannot be read: it has no trigger")
     updated_ms = one.c if one.m is None else one.m
-    return Job(job_id, one.u, trigger, one.p, one.r, one.q, one.v, one.c, updated_ms, one.o, one.n, one.t)
+    return Job(job_id, one.u, trigger, one.p, one.r, one.q, one.v, one.c, updated_ms, one.o, one.n, one.t, one.h)
 
 
 def encode_state(state: JobState) -> bytes:

@@ -1,0 +1,328 @@
+"""Reads, shows and describes the fields of a job's request: endpoint, method, headers, query, body, auth, sign.
+
+Secrets are shown as ``***``. A body may hold that mask again, which keeps the stored secret: ``kept_secrets`` replaces
+it when the job is stored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec.structs import asdict
+
+from scheduler_api.wire.fields import Described
+from scheduler_api.wire.json_body import Fields, is_given, nested, refuse_repeated, required
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.base.secret_names import MASK, is_secret_header, is_secret_parameter
+from scheduler_core.base.sign_keys import KEY_FORM, key_bytes
+from scheduler_core.delivery.registry import installed_kinds
+from scheduler_core.model.job import Job
+from scheduler_core.model.kept_secrets import mask_password, masked_auth, masked_pairs
+from scheduler_core.model.request import (
+    PLAIN,
+    ApiKeyAuth,
+    Auth,
+    BasicAuth,
+    BearerAuth,
+    Content,
+    Pairs,
+    RequestSpec,
+    auth_header,
+)
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+BODY_REQUIRED = frozenset({"POST", "PUT", "PATCH"})
+MAX_QUERY = 64
+MAX_QUERY_BYTES = 4096
+MAX_KEYS = 2
+MAX_SECRET_CHARACTERS = 4096
+
+_REQUEST_FIELDS = ("method", "headers", "query", "body", "content_type", "auth", "sign")
+_OF_HTTP = ("method", "headers", "query", "auth", "sign")
+_AUTH_TYPES: dict[str, type[Auth]] = {"basic": BasicAuth, "bearer": BearerAuth, "api_key": ApiKeyAuth}
+_AUTH_FORMS = {
+    "basic": "username and password",
+    "bearer": "token",
+    "api_key": "header and value",
+}
+_AUTH_NAMES = {kind: name for name, kind in _AUTH_TYPES.items()}
+_MAY_BE_EMPTY = frozenset({"password"})
+_VISIBLE_ONLY = frozenset({"token", "header"})
+_VISIBLE = re.compile(r"[!-~]+\Z")
+_CONTENT_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*;[ -~]*[!-~])?\Z")
+
+
+def request_of(fields: Fields) -> tuple[str, bytes, RequestSpec | None]:
+    """Read the endpoint, the body and the rest of a job's request; None: nothing but a POST of the payload.
+
+    Raises InvalidInput with the field.
+    """
+    url = check_endpoint(required(fields, "endpoint", str, "an absolute http or https URL"))
+    if not any(name in fields for name in _REQUEST_FIELDS):
+        if "payload" not in fields:
+            raise InvalidInput("the field 'payload' is missing: any JSON value, null included", field="payload")
+        return url, bytes(fields["payload"]), None
+    kind = installed_kinds().kind_of(url, "endpoint")
+    if not kind.supports_request:
+        for name in _OF_HTTP:
+            if is_given(fields, name):
+                raise InvalidInput(f"{name} is only allowed with an http or https endpoint", field=name)
+    method = _method_of(fields)
+    content, body = _body_of(fields, method)
+    headers = _headers_of(fields, url)
+    spec = RequestSpec(
+        method=None if method == "POST" else method,
+        headers=headers,
+        query=_query_of(fields),
+        content=content,
+        content_type=_content_type_of(fields, content, headers),
+        auth=_auth_of(fields, headers, url),
+        sign=_sign_of(fields),
+    )
+    return url, body, None if spec == PLAIN else spec
+
+
+# Cached: many jobs share an endpoint, and the check takes 30 microseconds.
+@lru_cache(maxsize=4096)
+def check_endpoint(url: str) -> str:
+    """Check the endpoint of a job and return it. Raises InvalidInput."""
+    return installed_kinds().check_url(url, field="endpoint")
+
+
+def _method_of(fields: Fields) -> str:
+    if not is_given(fields, "method"):
+        return "POST"
+    expected = f"one of {', '.join(METHODS)}"
+    method = required(fields, "method", str, expected)
+    if method not in METHODS:
+        raise InvalidInput(f"method must be {expected}", field="method")
+    return str(method)
+
+
+def _body_of(fields: Fields, method: str) -> tuple[Content, bytes]:
+    if is_given(fields, "body"):
+        if "payload" in fields:
+            raise InvalidInput("payload and body are both given: send one of them", field="body")
+        return Content.TEXT, str(required(fields, "body", str, "a string")).encode()
+    if "payload" in fields:
+        return Content.PAYLOAD, bytes(fields["payload"])
+    if method in BODY_REQUIRED:
+        raise InvalidInput(
+            f"the field 'payload' is missing: any JSON value, null included. A {method} needs it, or 'body' for text "
+            "that is not JSON",
+            field="payload",
+        )
+    return Content.NONE, b""
+
+
+def _headers_of(fields: Fields, url: str) -> Pairs:
+    sent = _strings(fields, "headers")
+    if not sent:
+        return ()
+    for name in sent:
+        if name.lower() == "traceparent":
+            raise InvalidInput(f"the header {name!r} cannot be set: Cronpost sets it itself", field="headers")
+    return installed_kinds().check_headers(url, sent)
+
+
+def _query_of(fields: Fields) -> Pairs:
+    sent = _strings(fields, "query")
+    if len(sent) > MAX_QUERY:
+        raise InvalidInput(f"query has more than {MAX_QUERY} parameters", field="query")
+    if any(not name for name in sent):
+        raise InvalidInput("query has a parameter without a name", field="query")
+    if sum(len(name.encode()) + len(value.encode()) for name, value in sent.items()) > MAX_QUERY_BYTES:
+        raise InvalidInput(f"query is longer than {MAX_QUERY_BYTES} bytes", field="query")
+    return tuple(sent.items())
+
+
+def _strings(fields: Fields, name: str) -> dict[str, str]:
+    if name not in fields:
+        return {}
+    sent = required(fields, name, dict[str, str] | None, "an object of strings, or null")
+    if sent is None:
+        return {}
+    refuse_repeated(bytes(fields[name]), path=f"{name}.")
+    return dict(sent)
+
+
+def _content_type_of(fields: Fields, content: Content, headers: Pairs) -> str | None:
+    if not is_given(fields, "content_type"):
+        return None
+    expected = "a media type such as text/csv, or null"
+    given = required(fields, "content_type", str | None, expected)
+    if content is Content.NONE:
+        raise InvalidInput("content_type is only allowed with payload or body", field="content_type")
+    if not _CONTENT_TYPE.match(given) or len(given) > 255:
+        raise InvalidInput(f"content_type must be {expected}", field="content_type")
+    if any(name.lower() == "content-type" for name, _ in headers):
+        raise InvalidInput("content_type and the header Content-Type are both given: send one", field="content_type")
+    return None if given == default_type(content) else str(given)
+
+
+def default_type(content: Content) -> str | None:
+    """Return the content type of a body that has none of its own; None: there is no body."""
+    return {Content.PAYLOAD: "application/json", Content.TEXT: "text/plain; charset=utf-8"}.get(content)
+
+
+def _auth_of(fields: Fields, headers: Pairs, url: str) -> Auth | None:
+    if not is_given(fields, "auth"):
+        return None
+    kind = _auth_type(fields["auth"])
+    names = _AUTH_TYPES[kind].__struct_fields__
+    parts = nested(fields["auth"], ("type", *names), path="auth")
+    values = {name: _auth_value(parts, name, kind) for name in names if name in parts or not _optional(kind, name)}
+    auth = _AUTH_TYPES[kind](**values)
+    if isinstance(auth, BasicAuth) and ":" in auth.username:
+        raise InvalidInput("auth.username must not contain a colon", field="auth.username")
+    if isinstance(auth, ApiKeyAuth):
+        _check_key_header(url, auth)
+    name = auth_header(auth) or ""
+    if any(one.lower() == name.lower() for one, _ in headers):
+        raise InvalidInput(f"auth and headers both set {name}: remove one of them", field="auth")
+    return auth
+
+
+def _optional(kind: str, name: str) -> bool:
+    fields = {field.name: field for field in msgspec.structs.fields(_AUTH_TYPES[kind])}
+    return not fields[name].required
+
+
+def _auth_type(raw: Raw) -> str:
+    expected = "an object with a type: " + "; ".join(f"{name} with {form}" for name, form in _AUTH_FORMS.items())
+    try:
+        kind = msgspec.json.decode(raw, type=dict[str, Any]).get("type")
+    except (msgspec.MsgspecError, RecursionError):
+        raise InvalidInput(f"auth must be {expected}", field="auth") from None
+    if not isinstance(kind, str) or kind not in _AUTH_TYPES:
+        raise InvalidInput(f"auth must be {expected}", field="auth.type")
+    return kind
+
+
+def _auth_value(parts: Fields, name: str, kind: str) -> str:
+    value = required(parts, name, str, f"a string; {kind} needs {_AUTH_FORMS[kind]}", path="auth.")
+    least = 0 if name in _MAY_BE_EMPTY else 1
+    if not least <= len(value) <= MAX_SECRET_CHARACTERS:
+        raise InvalidInput(f"auth.{name} must have {least} to {MAX_SECRET_CHARACTERS} characters", field=f"auth.{name}")
+    visible = name in _VISIBLE_ONLY
+    if not (_VISIBLE.match(value) if visible else value.isprintable()):
+        what = "visible ASCII without spaces" if visible else "printable text"
+        raise InvalidInput(f"auth.{name} must be {what}", field=f"auth.{name}")
+    return str(value)
+
+
+def _check_key_header(url: str, auth: ApiKeyAuth) -> None:
+    if auth.header.lower() in {"traceparent", "content-type"}:
+        raise InvalidInput(f"auth.header must not be {auth.header}", field="auth.header")
+    header = "X" if auth.header == MASK else auth.header
+    installed_kinds().check_headers(url, {header: ""}, field="auth.header")
+    installed_kinds().check_headers(url, {header: auth.value}, field="auth.value")
+
+
+def _sign_of(fields: Fields) -> tuple[str, ...]:
+    if not is_given(fields, "sign"):
+        return ()
+    parts = nested(fields["sign"], ("keys",), path="sign")
+    expected = f"an array of 1 to {MAX_KEYS} keys, each {KEY_FORM}"
+    keys = required(parts, "keys", list[str], expected, path="sign.")
+    if not 1 <= len(keys) <= MAX_KEYS:
+        raise InvalidInput(f"sign.keys must be {expected}", field="sign.keys")
+    for place, key in enumerate(keys, 1):
+        if key == MASK:
+            continue
+        try:
+            key_bytes(key)
+        except ValueError as error:
+            raise InvalidInput(f"sign.keys must be {expected}; key {place}: {error}", field="sign.keys") from None
+    if len({key for key in keys if key != MASK}) < len([key for key in keys if key != MASK]):
+        raise InvalidInput("sign.keys has the same key twice", field="sign.keys")
+    return tuple(keys)
+
+
+# ---- shown ----------------------------------------------------------------------------------------------------------
+
+
+def show_request(job: Job) -> dict[str, Any]:
+    """Return the fields of a job's request, secrets masked. Of a plain job, only the endpoint and the payload."""
+    shown: dict[str, Any] = {"endpoint": mask_password(job.url)}
+    spec = job.request
+    if spec is None:
+        shown["payload"] = Raw(job.payload)
+        return shown
+    shown["method"] = spec.method or "POST"
+    if spec.headers:
+        shown["headers"] = dict(masked_pairs(spec.headers, is_secret_header))
+    if spec.query:
+        shown["query"] = dict(masked_pairs(spec.query, is_secret_parameter))
+    if spec.content is Content.PAYLOAD:
+        shown["payload"] = Raw(job.payload)
+    elif spec.content is Content.TEXT:
+        shown["body"] = job.payload.decode("utf-8", "replace")
+    content_type = spec.content_type or default_type(spec.content)
+    if content_type is not None and not any(name.lower() == "content-type" for name, _ in spec.headers):
+        shown["content_type"] = content_type
+    if spec.auth is not None:
+        shown["auth"] = {"type": _AUTH_NAMES[type(spec.auth)], **asdict(masked_auth(spec.auth))}
+    if spec.sign:
+        shown["sign"] = {"keys": [MASK] * len(spec.sign)}
+    return shown
+
+
+# ---- described ------------------------------------------------------------------------------------------------------
+
+
+def _auth_schema(name: str, fields: Iterable[str], optional: frozenset[str]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"type": {"const": name}, **{field: {"type": "string", "minLength": 1} for field in fields}},
+        "required": ["type", *(field for field in fields if field not in optional)],
+        "additionalProperties": False,
+    }
+
+
+_AUTH_SCHEMA = {
+    "anyOf": [
+        *(
+            _auth_schema(
+                name,
+                kind.__struct_fields__,
+                frozenset(field for field in kind.__struct_fields__ if _optional(name, field)),
+            )
+            for name, kind in _AUTH_TYPES.items()
+        ),
+        {"type": "null"},
+    ]
+}
+_KEEPS = f"`{MASK}` keeps a stored secret."
+
+
+class Sign(Described, forbid_unknown_fields=True):
+    """The keys that sign each request, as Standard Webhooks does; two while the receiver changes its key."""
+
+    keys: Annotated[list[str], Meta(min_length=1, max_length=MAX_KEYS, description=f"Each {KEY_FORM}. {_KEEPS}")]
+
+
+_Method = Annotated[str, Meta(extra_json_schema={"enum": list(METHODS)}, description="Default: POST.")]
+_Strings = dict[str, str]
+_Headers = Annotated[_Strings | None, Meta(description=f"Added to each request. {_KEEPS}")]
+_Query = Annotated[_Strings | None, Meta(description=f"Appended to the query of the URL. {_KEEPS}")]
+_Body = Annotated[str | None, Meta(description="Text to send instead of `payload`.")]
+_ContentType = Annotated[
+    str | None, Meta(description="Default: application/json for `payload`, text/plain; charset=utf-8 for `body`.")
+]
+_AnyAuth = Annotated[Any, Meta(description=f"Credentials. {_KEEPS}", extra_json_schema=_AUTH_SCHEMA)]
+REQUEST_ROWS: tuple[tuple[str, Any, Any], ...] = (
+    ("method", _Method | UnsetType | None, UNSET),
+    ("headers", _Headers | UnsetType, UNSET),
+    ("query", _Query | UnsetType, UNSET),
+    ("body", _Body | UnsetType, UNSET),
+    ("content_type", _ContentType | UnsetType, UNSET),
+    ("auth", _AnyAuth, UNSET),
+    ("sign", Sign | UnsetType | None, UNSET),
+)
+"""The optional fields of a request for ``defstruct``, in bodies and in answers."""
