@@ -31,7 +31,7 @@ DEFAULT_BACKFILL = 100
 MAX_TASKS = 1000
 """The maximum number of one-off tasks in one request."""
 
-Url = Annotated[str, Meta(description="http or https.", extra_json_schema={"format": "uri"})]
+Url = Annotated[str, Meta(description="http or https, or another kind of target.", extra_json_schema={"format": "uri"})]
 OwnPayload = Annotated[Any, Meta(description="The body of this run; absent: the job's payload.")]
 Text = Annotated[Maybe[str], Meta(description="For people; cut to 1000 characters.")]
 JobId = Annotated[
