@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from examples.signed_receiver import is_signed
 from scheduler_core.delivery.base import Outcome, always
 from scheduler_core.delivery.http.client import HttpClient
 from scheduler_core.delivery.http.sign import signature_headers
@@ -98,3 +99,18 @@ async def test_a_stored_key_that_cannot_sign_sends_nothing() -> None:
             await send(http, make_call(url=runner.url(), sign_keys=("secret-key",)))
     assert "secret-key" not in str(caught.value)
     assert runner.received == []
+
+
+async def test_the_receiver_of_the_documentation_accepts_only_signed_requests() -> None:
+    async with Runner() as runner, deliverer() as http:
+        await send(http, make_call(url=runner.url(), sign_keys=(KEY, OTHER)))
+    (received,) = runner.received
+    headers = dict(received.headers)
+    now = int(headers["webhook-timestamp"])
+    for key in (KEY, OTHER):
+        assert is_signed(headers, received.body, [THIRD, key], now)
+    assert not is_signed(headers, received.body, [THIRD], now)
+    assert not is_signed(headers, received.body + b" ", [KEY], now)
+    assert not is_signed(headers | {"webhook-id": "other"}, received.body, [KEY], now)
+    assert not is_signed(headers, received.body, [KEY], now + 301)
+    assert not is_signed({}, received.body, [KEY], now)

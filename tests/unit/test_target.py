@@ -108,7 +108,7 @@ def test_the_refusal_of_a_url_does_not_repeat_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "instead"), [("endpoint", "POST /targets"), ("url", "'headers'"), ("webhookUrl", "webhookAuth")]
+    ("field", "instead"), [("endpoint", "'auth'"), ("url", "'headers'"), ("webhookUrl", "webhookAuth")]
 )
 def test_the_refusal_of_a_password_says_what_can_be_used_instead(field: str, instead: str) -> None:
     with pytest.raises(InvalidInput) as caught:

@@ -45,7 +45,7 @@ _DENIED_PREFIXES: Final = {
 }
 
 _INSTEAD: Final = {
-    "endpoint": "; put the URL into a target with an Authorization header (POST /targets) and call it by a schedule",
+    "endpoint": "; use 'auth' with the type basic",
     "url": "; use the Authorization header in 'headers'",
     "webhookUrl": "; use webhookAuth",
 }
