@@ -123,7 +123,9 @@ def compile_trigger(spec: TriggerSpec, job_id: str | None = None) -> Trigger:
     """
     if isinstance(spec, CronSpec):
         trigger = _compile_cron(spec.expression, spec.timezone)
-        return trigger if isinstance(trigger, CronTrigger) else trigger.trigger_of(job_id)
+        if isinstance(trigger, CronTrigger):
+            return trigger
+        return _compile_for_id(spec.expression, spec.timezone, job_id)
     if isinstance(spec, IntervalSpec):
         return IntervalTrigger(spec.every_ms, spec.anchor_ms, spec.end_ms)
     if isinstance(spec, EverySpec):
@@ -178,6 +180,13 @@ class _HashedCron:
 def _compile_cron(expression: str, timezone: str) -> CronTrigger | _HashedCron:
     zone, text = zone_of_expression(expression, timezone)
     return _HashedCron(text, zone) if uses_hash(text) else cron_trigger(text, zone)
+
+
+# A run needs its trigger several times, and the values of an id take ten microseconds.
+@lru_cache(maxsize=16_384)
+def _compile_for_id(expression: str, timezone: str, job_id: str | None) -> CronTrigger:
+    trigger = _compile_cron(expression, timezone)
+    return trigger if isinstance(trigger, CronTrigger) else trigger.trigger_of(job_id)
 
 
 @lru_cache(maxsize=16_384)
