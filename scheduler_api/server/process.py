@@ -75,6 +75,7 @@ class Process:
         self._parent = parent
         self._ports = Ports()
         self._guard = AddressGuard()
+        self._store: Shards[RedisStore] | None = None
         self._redis = ProcessRedis()
         self._stop_signal = StopSignal()
         # A process with a node gives it the API's address if no other is set.
@@ -129,11 +130,15 @@ class Process:
         clock, metrics = RedisClock(), Metrics()
         own = self._own_endpoints(ports)
         self._guard = AddressGuard(
-            allow=self.settings.engine.target_allow, deny=self.settings.engine.target_deny, own=own
+            allow=self.settings.engine.target_allow,
+            deny=self.settings.engine.target_deny,
+            own=own,
+            servers=self._found_servers,
         )
 
         connections = STORE_CONNECTIONS if self._with_api else NODE_CONNECTIONS
         store, self.settings = await self._redis.open_store(self.settings, connections)
+        self._store = store
         self._start_watching_redis(store)
         self.state.services = services = self._build_services(clock, metrics, own)
         services.start_clock(store, clock, metrics)
@@ -168,6 +173,11 @@ class Process:
     def _own_endpoints(self, ports: Ports) -> list[OwnEndpoint]:
         own = own_endpoints(ports.api, ports.metrics, self._redis.url)
         return own if self._parent is None else [*own, *self._parent.own]
+
+    def _found_servers(self) -> list[tuple[str, int]]:
+        """List the servers of Redis that the clients of this process have found by themselves."""
+        stores = (self._store, self.state.services.engine_store)
+        return [server for store in stores if store is not None for server in store.lead.servers()]
 
     def _start_watching_redis(self, store: Shards[RedisStore]) -> None:
         if not self._redis.check.passed():

@@ -63,6 +63,12 @@ async def count(store: RedisStore) -> int:
         return int(await store.client.hincrby(store.keys.meta, "counted", 1))
 
 
+async def test_a_client_knows_all_servers_of_the_cluster(cluster: Cluster, shards: Shards[RedisStore]) -> None:
+    assert shards.lead.servers() == ()
+    await shards.confirm()
+    assert {port for _, port in shards.lead.servers()} == {server.port for server in cluster.servers}
+
+
 async def test_each_shard_finds_its_master_and_follows_it_when_the_slot_moves(
     cluster: Cluster, shards: Shards[RedisStore]
 ) -> None:

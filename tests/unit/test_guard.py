@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_core.base.target_rules import parse_target_rule
-from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint, embedded_v4
+from scheduler_core.delivery.http.guard import BY_RULE, AddressGuard, OwnEndpoint, embedded_v4
 
 METADATA = "169.254.169.254"
 
@@ -218,3 +218,17 @@ def test_hosts_that_are_refused_before_the_lookup(rules: dict[str, Any], host: s
 def test_an_invalid_rule_is_refused_with_its_text(rule: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_target_rule(rule)
+
+
+def test_servers_of_redis_that_were_found_later_are_refused_too() -> None:
+    found: list[tuple[str, int]] = []
+    guard = AddressGuard(servers=lambda: found)
+    assert guard.check("10.0.0.7", "redis.test", 6379) is None
+    found += [("10.0.0.7", 6379), ("replica.test", 6380)]
+    refusal = f"{BY_RULE}: it is the Redis of Cronpost"
+    assert guard.check("10.0.0.7", "redis.test", 6379) == refusal
+    assert guard.check_host("10.0.0.7", 6379) == refusal
+    assert guard.check_host("replica.test", 6380) == refusal
+    assert [own.host for own in guard.own_names(6380)] == ["replica.test"]
+    assert guard.check("10.0.0.7", "redis.test", 6380) is None
+    assert guard.check("10.0.0.8", "redis.test", 6379) is None

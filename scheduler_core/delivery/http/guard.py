@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from scheduler_core.base.target_rules import Address, Network, parse_target_rule, plain_host
@@ -77,14 +77,25 @@ class AddressGuard:
        decides where it leads;
     4. ``deny`` and ``DEFAULT_DENY`` refuse;
     5. everything else is allowed.
+
+    ``servers`` returns the servers of Cronpost's Redis that its client has found so far: members of a Cluster, the
+    master behind Sentinels. They are ``own`` endpoints too.
     """
 
-    def __init__(self, *, allow: Iterable[str] = (), deny: Iterable[str] = (), own: Iterable[OwnEndpoint] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        allow: Iterable[str] = (),
+        deny: Iterable[str] = (),
+        own: Iterable[OwnEndpoint] = (),
+        servers: Callable[[], Iterable[tuple[str, int]]] = tuple,
+    ) -> None:
         self._allow = tuple(parse_target_rule(rule) for rule in allow)
         self._deny = tuple(parse_target_rule(rule) for rule in deny)
         self._own: dict[int, list[OwnEndpoint]] = {}
         for one in own:
             self._own.setdefault(one.port, []).append(one)
+        self._servers = servers
 
     def check(self, address: str, host: str = "", port: int | None = None) -> str | None:
         """Return None if ``address``, found for ``host``, may be connected to on ``port``, else the reason why not.
@@ -104,7 +115,7 @@ class AddressGuard:
         if address is not None:
             return self._check(address, plain_host(host), port)
         plain = plain_host(host)
-        for own in self._own.get(port, ()):
+        for own in self._own_at(port):
             if plain == plain_host(own.host) and not self._allows_own(None, port):
                 return f"{BY_RULE}: it is {own.what}"
         if any(rule.network is not None or rule.matches(None, plain, port) for rule in self._allow):
@@ -113,7 +124,7 @@ class AddressGuard:
 
     def own_names(self, port: int) -> list[OwnEndpoint]:
         """Own endpoints on ``port`` that are known by name. The caller looks them up and calls ``check_own``."""
-        return [own for own in self._own.get(port, ()) if _address(own.host) is None]
+        return [own for own in self._own_at(port) if _address(own.host) is None]
 
     def check_own(self, address: str, own: OwnEndpoint, own_addresses: Iterable[str]) -> str | None:
         """Return why ``address`` is refused if it is one of the addresses of ``own``, else None."""
@@ -124,7 +135,7 @@ class AddressGuard:
         return None
 
     def _check(self, address: Address, host: str, port: int | None) -> str | None:
-        for own in self._own.get(port or 0, ()):
+        for own in self._own_at(port):
             if _leads_to(address, own.host) and not self._allows_own(address, port):
                 return f"{BY_RULE}: it is {own.what}"
         lifted = False
@@ -144,6 +155,10 @@ class AddressGuard:
                 if reason_inside is not None:
                     return f"leads to {inner}: {reason_inside}"
         return None
+
+    def _own_at(self, port: int | None) -> list[OwnEndpoint]:
+        found = [OwnEndpoint(host, one, "the Redis of Cronpost") for host, one in self._servers() if one == port]
+        return [*self._own.get(port or 0, ()), *found]
 
     def _denied(self, address: Address | None, host: str, port: int | None) -> str | None:
         rule = next((rule for rule in self._deny if rule.matches(address, host, port)), None)

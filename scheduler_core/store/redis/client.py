@@ -40,6 +40,11 @@ class UncancelledRedis(Redis):
     treat its effect as unknown.
     """
 
+    @property
+    def servers(self) -> tuple[tuple[str, int], ...]:
+        """The servers that this client has found by itself: none, as its URL names the only one."""
+        return ()
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         return await _carry_through(super().execute_command(*args, **options))  # type: ignore[no-untyped-call]
 

@@ -76,6 +76,11 @@ class Cluster:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
+    @property
+    def servers(self) -> tuple[Address, ...]:
+        """Every server of the latest map, replicas too."""
+        return self._known
+
     def master_of(self, slot: int) -> Address | None:
         """Return the known master of a slot."""
         moved = self._moved.get(slot)
@@ -220,6 +225,11 @@ class ClusterClient(UncancelledRedis):
         super().__init__(connection_pool=cluster.client_at(seed).connection_pool)
         self._cluster = cluster
         self._slot = slot
+
+    @property
+    def servers(self) -> tuple[Address, ...]:
+        """The servers of the Cluster, as far as they are known."""
+        return self._cluster.servers
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         for turn in range(REDIRECTIONS):

@@ -49,6 +49,13 @@ class _SslConnection(_OfMaster, SentinelManagedSSLConnection):
 class SentinelClient(UncancelledRedis):
     """Sends commands to the server that the Sentinels name as the master."""
 
+    @property
+    def servers(self) -> tuple[tuple[str, int], ...]:
+        """The master that the Sentinels named last."""
+        pool = self.connection_pool
+        assert isinstance(pool, SentinelConnectionPool)
+        return () if pool.master_address is None else (tuple(pool.master_address),)
+
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await super().aclose(close_connection_pool)
         pool = self.connection_pool

@@ -11,6 +11,7 @@ from scheduler_core.store.redis.account import Accounts
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.changes import Changes
 from scheduler_core.store.redis.claims import Claims
+from scheduler_core.store.redis.client import UncancelledRedis
 from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.nodes import Nodes
 from scheduler_core.store.redis.reads import Reads
@@ -22,6 +23,11 @@ from scheduler_core.store.redis.tasks import RedisTasks
 
 class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts):
     """One shard on Redis: a ``ShardStore``."""
+
+    def servers(self) -> tuple[tuple[str, int], ...]:
+        """Return the servers that the client has found: members of a Cluster, or the master behind Sentinels."""
+        client = self._client
+        return client.servers if isinstance(client, UncancelledRedis) else ()
 
     def history_store(self) -> RedisHistory:
         return RedisHistory(self)
