@@ -21,6 +21,7 @@ from scheduler_api.server.garbage import tune_garbage_collection
 from scheduler_api.server.load_rest import load_rest
 from scheduler_api.server.node_link import ParentLink
 from scheduler_api.server.node_supervisor import NodeSupervisor
+from scheduler_api.server.open_files import allow_open_files
 from scheduler_api.server.parts import WrapDeliverer, build_engine, build_nodes, open_store, with_shards
 from scheduler_api.server.ports import Ports
 from scheduler_api.server.process_redis import ProcessRedis, keep_running
@@ -110,6 +111,8 @@ class Process:
 
         Raises ConfigError or EmbeddedRedisError if the process cannot start; then nothing is left running.
         """
+        clients = self.settings.api.max_connections if self._with_api else 0
+        allow_open_files(2 * self.settings.engine.max_in_flight + clients)  # attempts of jobs, calls of tasks
         installed_kinds()  # one that cannot be loaded stops the start
         try:
             self._ports.open(self.settings, with_api=self._with_api)

@@ -176,7 +176,7 @@ class EngineSettings(Section, frozen=True, kw_only=True):
             description="Most attempts of jobs that one node has open at the same time. Calls of one-off tasks "
             "are counted separately, with the same limit.",
         ),
-    ] = 1000
+    ] = 2000
     target_max_in_flight: Annotated[
         int | None,
         Meta(

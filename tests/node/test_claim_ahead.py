@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -218,6 +219,13 @@ async def test_each_run_of_a_burst_has_the_time_of_its_own_request(setup: Setup)
     runs = {name: (await setup.runs(name))[0].lateness_ms for name in "abcd"}
     assert [runs[name] for name in written.sent] == [0, 3, 6, 9]
     assert not node.node.in_flight
+
+
+async def test_cycles_are_not_collected_during_a_burst(setup: Setup) -> None:
+    collects: list[bool] = []
+    await at_the_instant(setup, lambda _: collects.append(gc.isenabled()))
+    assert collects == [False] * 4
+    assert gc.isenabled()
 
 
 async def test_a_deliverer_that_fails_for_a_whole_burst_fails_its_attempts(setup: Setup) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from scheduler_core.delivery.base import Deliverer, Environment, TargetKind
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.validate import check_allowed, check_headers, check_url
+
+OTHER_DESCRIPTORS: Final = 256
+"""File descriptors of a node that are no connections to targets."""
+FEWEST_CONNECTIONS: Final = 16
 
 
 class HttpKind(TargetKind):
@@ -32,9 +37,20 @@ class HttpKind(TargetKind):
         return HttpClient(
             clock=environment.clock,
             guard=environment.guard,
-            max_connections=2 * settings.max_in_flight,  # as many for one-off tasks as for jobs
+            max_connections=connections_for(2 * settings.max_in_flight),  # as many for one-off tasks as for jobs
             read_limit_bytes=settings.read_limit_bytes,
             keep_bytes=settings.keep_bytes,
             sign_keys=settings.sign_keys,
             sign_origins=settings.sign_origins,
         )
+
+
+def connections_for(wanted: int) -> int:
+    """Return how many connections a node may open: at most ``wanted``, and what the limit of open files leaves.
+
+    A request beyond that waits for a connection. Without this bound it would fail.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return wanted
+    return min(wanted, max(FEWEST_CONNECTIONS, limit - OTHER_DESCRIPTORS))
