@@ -236,6 +236,7 @@ def test_a_macro_in_any_case_means_its_five_fields(macro: str) -> None:
         ("0 0 H/29 * *", "its step may be 1 to 28"),
         ("0 0 1 H/13 *", "its step may be 1 to 12"),
         ("0 0 * * H/8", "its step may be 1 to 7"),
+        ("0 0 * * H(0-7)/8", "its step may be 1 to 7"),
         ("0 0 0 1 1 * H", "year field 'H' has 'H'; H is allowed in all other fields"),
         ("0 0 0 1 1 * H(2030-2040)", "H is allowed in all other fields"),
         ("0 0 H(30-31) 2 *", "none of its months has the day 'H(30-31)'"),
