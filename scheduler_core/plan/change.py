@@ -211,7 +211,7 @@ def _create(new: Job, state: JobState | None, *, now_ms: int, children: bool) ->
 
 def _keeps(job: Job) -> bool:
     """Return whether the job never completes: a schedule, or a job that runs only on request."""
-    return job.policies.keep or isinstance(job.trigger, OnRequestSpec)
+    return job.policies.keep or type(job.trigger) is OnRequestSpec
 
 
 def _recount(new: Job, state: JobState, *, now_ms: int) -> JobState:

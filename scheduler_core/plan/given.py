@@ -31,8 +31,6 @@ def completed_trigger(new: Job, old: Job | None, *, now_ms: int) -> Job:
     the stored one is the stored one, also if the client wrote ``now`` then.
     """
     trigger = new.trigger
-    if type(trigger) is CronSpec:
-        return new
     stored = None if old is None else old.trigger
     if (
         isinstance(trigger, AtSpec)
@@ -55,12 +53,15 @@ def completed_trigger(new: Job, old: Job | None, *, now_ms: int) -> Job:
 
 def starts_now(job: Job, now_ms: int) -> bool:
     """Return whether the job's trigger is ``now``, and ``now_ms`` is the instant that it stands for."""
-    return isinstance(job.trigger, AtSpec) and job.trigger.now and job.trigger.at_ms == now_ms
+    trigger = job.trigger
+    return type(trigger) is AtSpec and trigger.now and trigger.at_ms == now_ms
 
 
 def first_fire_ms(job: Job, now_ms: int) -> int | None:
     """Return the first fire time of a trigger that an upsert sets at ``now_ms``: a later one, or now for ``now``."""
-    return trigger_of(job).next_after(now_ms - 1 if starts_now(job, now_ms) else now_ms)
+    if type(job.trigger) is AtSpec and starts_now(job, now_ms):
+        now_ms -= 1
+    return trigger_of(job).next_after(now_ms)
 
 
 def check_fires(job: Job, now_ms: int) -> None:
