@@ -81,6 +81,7 @@ class NodeShard:
             wake_at=alarm.wake_at,
             suspects=suspects,
             order=order,
+            in_flight=node.in_flight,
             takes_writes=lambda: self.heartbeat.fault is None,
         )
         catalogue = shards.lead.catalogue_store()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from scheduler_core.node.loops.order import BURST, SETTLE_WAIT_SECONDS, SOON_MS, Order
-from tests.support.factories import make_job, make_state
+from scheduler_core.model.transition import Transition
+from scheduler_core.node.loops.order import BURST, FEW, MORE_SECONDS, SETTLE_WAIT_SECONDS, SOON_MS, Order
+from scheduler_core.plan.settle import plan_settle
+from tests.support.factories import answered, make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
 from tests.support.stores import opened, put, until
@@ -96,3 +99,51 @@ async def test_results_do_not_wait_for_a_later_burst_or_for_few_runs(setup: Setu
     setup.order.writes_done("a", next_ms=setup.clock.now + in_ms, count=count)
     await setup.order.settle_turn(0.0)
     assert setup.clock.waiting == []
+
+
+@pytest.mark.parametrize(
+    ("settlements", "in_flight", "wait"),
+    [(1, BURST, True), (FEW - 1, BURST, True), (FEW, BURST, False), (1, BURST - 1, False), (0, BURST, False)],
+)
+def test_a_small_batch_waits_for_more_while_many_requests_are_open(
+    setup: Setup, settlements: int, in_flight: int, wait: bool
+) -> None:
+    assert setup.order.waits_for_more(settlements, in_flight) is wait
+
+
+async def test_results_that_arrive_while_a_small_batch_waits_are_settled_with_it(redis_url: str) -> None:
+    async with opened(redis_url) as (store, redis):
+        clock = ManualClock()
+        node = SteppedNode(store, clock)
+        await node.start()
+        for name in ("a", "b"):
+            await put(redis, make_job(name), make_state(0))
+        first, second = (await node.claimer._claim(2)).jobs
+        node.settler._in_flight = range(BURST)
+        node.settler.release(first)
+        settling = asyncio.create_task(node.settler.run_once())
+        await until(lambda: len(clock.sleeping) == 1)
+        node.settler.release(second)
+        clock.advance(int(MORE_SECONDS * 1000))
+        await settling
+        assert node.settler.is_idle
+
+
+async def test_a_result_is_planned_when_its_batch_is_sent(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then the node reads answers."""
+    planned = []
+
+    def plan(*args: Any) -> Transition:
+        planned.append(args)
+        return plan_settle(*args)
+
+    monkeypatch.setattr("scheduler_core.node.loops.settle.plan_settle", plan)
+    async with opened(redis_url) as (store, redis):
+        node = SteppedNode(store, ManualClock())
+        await node.start()
+        await put(redis, make_job(), make_state(0))
+        await node.claim()
+        await node.answer(answered(200))
+        assert (node.settler.unsettled, planned) == (1, [])
+        await node.settle()
+        assert (node.settler.unsettled, len(planned)) == (0, 1)

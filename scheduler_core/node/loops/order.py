@@ -12,6 +12,8 @@ answers   the writes of that batch                   one batch of writes, about 
 settles   writes that are left, and those of a       ``SETTLE_WAIT_SECONDS`` in all until everything is settled, far
           burst that comes within ``SOON_MS``        below the time after which a lease expires: under lasting load
                                                      settles do not wait, so none pile up
+settles   ``FEW`` settlements in a batch, while       ``MORE_SECONDS`` for each batch
+          ``BURST`` requests are open
 ========  =========================================  ==================================================================
 
 Writes are left while runs are due and slots are free. When no slot is free, only answers and settles make progress, so
@@ -32,6 +34,11 @@ SOON_MS = 10
 """A batch of settlements takes about this long to encode. None begins so shortly before a burst."""
 BURST = 32
 """Fewer runs than this are no burst: they are written within a millisecond."""
+
+MORE_SECONDS = 0.01
+FEW = 64
+"""While at least ``BURST`` requests are open, a batch of fewer settlements than this waits ``MORE_SECONDS`` for more: a
+call of Redis costs as much as 40 settlements."""
 
 
 class Order:
@@ -60,6 +67,10 @@ class Order:
             self._bursts.pop(writer, None)
         self.has_writes = bool(self._writing or self._bursts)
         self._changed.set()
+
+    def waits_for_more(self, settlements: int, in_flight: int) -> bool:
+        """Return whether these settlements wait for the answers of requests that are open."""
+        return 0 < settlements < FEW and in_flight >= BURST
 
     async def settle_turn(self, waited: float) -> float:
         """Return when a batch may be settled: at once, unless writes are left or a burst is about to come.

@@ -8,7 +8,7 @@ refuses the result because of its fence. ``settle_queue`` decides what is sent n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import partial
 
 import msgspec
@@ -31,7 +31,7 @@ from scheduler_core.model.job_state import HeldBack, JobState
 from scheduler_core.model.lease import LostCause
 from scheduler_core.model.run import Reason, Run, RunState
 from scheduler_core.model.transition import Transition
-from scheduler_core.node.loops.order import Order
+from scheduler_core.node.loops.order import BURST, MORE_SECONDS, Order
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.settle_queue import Refusal, SettleQueue, Unsettled
 from scheduler_core.node.loops.start_queue import LeaseId
@@ -42,7 +42,7 @@ from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold
 from scheduler_core.plan.overlapping import plan_full, plan_spawn
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import job_of_claim_key
-from scheduler_core.store.loop import ClaimedJob, LoopStore, Settled
+from scheduler_core.store.loop import ClaimedJob, LoopStore, Settled, Settlement
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -53,7 +53,8 @@ STATUS_CLASSES = tuple(f"{first}xx" for first in range(10))
 class Settler(Service):
     """Settles in batches, in the order in which attempts end.
 
-    ``wake_at`` receives the next wake-up of each settled job. ``takes_writes`` returns whether Redis accepts other
+    ``wake_at`` receives the next wake-up of each settled job. ``in_flight``: the attempts in flight.
+    ``takes_writes`` returns whether Redis accepts other
     writes (the heartbeat): if not, the fault is not in the refused job.
     """
 
@@ -69,6 +70,7 @@ class Settler(Service):
         wake_at: Callable[[int], None],
         suspects: Suspects,
         order: Order,
+        in_flight: Sized = (),
         takes_writes: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(clock, metrics)
@@ -79,6 +81,7 @@ class Settler(Service):
         self._order = order
         self._waited = 0.0
         """Seconds that settlements have waited for writes since none was left."""
+        self._in_flight = in_flight
         self._takes_writes = takes_writes
         self._queue = SettleQueue()
         self._progress = asyncio.Event()
@@ -107,7 +110,8 @@ class Settler(Service):
         metrics.attempts.add(str(outcome.kind), STATUS_CLASSES[outcome.status // 100] if outcome.status else "")
         if work.run.started_at_ms is None and work.run.reason is Reason.SCHEDULED:
             metrics.lateness.observe(max(0, ended.started_at_ms - work.run.fire_time_ms) / 1000)
-        self._put_planned(claimed, partial(plan_settle, work, ended, self._policy), work, ended)
+        # Planned when its batch is sent: until then answers are read, and their slots become free.
+        self._queue.append(Unsettled(claimed, None, None, work, ended))
 
     def put_transition(self, claimed: ClaimedJob, transition: Transition) -> None:
         """Settle a job that needed no attempt."""
@@ -178,6 +182,8 @@ class Settler(Service):
         queue = self._queue
         if self._order.has_writes:
             self._waited = await self._order.settle_turn(self._waited)
+        if len(self._in_flight) >= BURST:
+            await self._wait_for_more()
         while not queue.advance(self.clock.monotonic):
             queue.arrived.clear()
             retry_at = queue.retry_rejected_at
@@ -185,8 +191,11 @@ class Settler(Service):
             self._waited = 0.0
             if self._order.has_writes:
                 self._waited = await self._order.settle_turn(0.0)
+            if len(self._in_flight) >= BURST:
+                await self._wait_for_more()
+        settlements = [one.settlement or self._planned(one) for one in queue.part]
         try:
-            answers = await self._store.settle([one.settlement for one in queue.part])
+            answers = await self._store.settle(settlements)
         except StoreRefused as error:
             one = queue.part[0]
             if queue.refused(self.clock.monotonic(), takes_writes=self._takes_writes()) is not Refusal.REJECTED:
@@ -198,6 +207,22 @@ class Settler(Service):
             for one, answer in zip(queue.accepted(), answers, strict=True):
                 self._answered(one, answer)
         self._progress.set()
+
+    async def _wait_for_more(self) -> None:
+        if self._order.waits_for_more(self._queue.waiting, len(self._in_flight)):
+            await self.clock.sleep(MORE_SECONDS)
+
+    def _planned(self, one: Unsettled) -> Settlement:
+        """Plan and encode the end of an attempt. A job for which that fails must not stop the others."""
+        assert one.work is not None  # only ``put`` leaves out the settlement
+        assert one.ended is not None
+        try:
+            one.transition = plan_settle(one.work, one.ended, self._policy)
+            one.settlement = self._store.settlement(one.claimed, one.transition)
+        except Exception as error:  # noqa: BLE001 - see above
+            one.transition = self._quarantine(one.claimed, f"it cannot be planned: {type(error).__name__}: {error}")
+            one.settlement = self._store.settlement(one.claimed, one.transition)
+        return one.settlement
 
     async def flush(self, seconds: float) -> bool:
         """Wait until everything is settled, at most ``seconds``; return whether it is."""
@@ -237,14 +262,16 @@ class Settler(Service):
 
     def _report(self, one: Unsettled) -> None:
         """Count and log what Redis accepted, and wake the claimer when the job is due again."""
-        wake_ms = one.settlement.wake_ms
+        settlement = one.settlement
+        assert settlement is not None  # it was sent
+        wake_ms = settlement.wake_ms
         if wake_ms is not None:
             self._wake_at(wake_ms)
         transition = one.transition
         if transition is None:
             log.info(RUN_RELEASED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
             return
-        job_id = one.settlement.job_id
+        job_id = settlement.job_id
         for record in transition.records:
             report_record(self.metrics, job_id, record)
         state = transition.state

@@ -57,8 +57,9 @@ class Unsettled(msgspec.Struct):
 
     claimed: ClaimedJob
     transition: Transition | None
-    """None: release the lease, the run is not finished."""
-    settlement: Settlement
+    """None: release the lease, the run is not finished; or it is not planned yet."""
+    settlement: Settlement | None
+    """None: it is planned from ``work`` and ``ended`` when its batch is sent."""
     work: Work | None = None
     ended: Ended | None = None
     refused: int = 0
@@ -94,6 +95,11 @@ class SettleQueue:
     def is_idle(self) -> bool:
         """Whether everything is settled that Redis accepts."""
         return not self._queue and not self._batch
+
+    @property
+    def waiting(self) -> int:
+        """How many settlements the next batch has so far; 0 while another one is being sent."""
+        return 0 if self._batch else len(self._queue)
 
     def append(self, one: Unsettled) -> None:
         """Settle ``one`` with the next batch."""

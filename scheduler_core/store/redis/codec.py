@@ -134,25 +134,19 @@ def record_args(job_id: str, record: Record, detail: RunDetail | None = None) ->
     The stored record of a run is an array of its job's id and the run.
     """
     if isinstance(record, Miss):
-        return RecordArgs(
-            entry=f"m{record.last_ms}",
-            run_id="",
-            score=record.first_ms,
-            latency="",
-            record=_encoder.encode(record),
-            detail=b"",
-        )
+        return RecordArgs(f"m{record.last_ms}", "", str(record.first_ms), "", _encoder.encode(record), b"")
     # Only settled runs are recorded. If a defect passes an unsettled run, its job must still be settled.
     status = status_of(record) or RunStatus.FAILED
     start_ms = record.started_at_ms if record.started_at_ms is not None else record.ended_at_ms
     last = record.attempts[-1] if record.attempts else None
+    score = record.fire_time_ms if start_ms is None else start_ms
     return RecordArgs(
-        entry=f"{status.letter}{record.fire_time_ms}{record.reason.value[0]}",
-        run_id=record.id,
-        score=record.fire_time_ms if start_ms is None else start_ms,
-        latency="" if last is None or last.outcome is OutcomeKind.LOST else round(last.latency_ms * 1000),
-        record=_encoder.encode((job_id, record)),
-        detail=b"" if detail is None else _encoder.encode(detail),
+        f"{status.letter}{record.fire_time_ms}{record.reason[0]}",
+        record.id,
+        str(score),
+        "" if last is None or last.outcome is OutcomeKind.LOST else round(last.latency_ms * 1000),
+        _encoder.encode((job_id, record)),
+        b"" if detail is None else _encoder.encode(detail),
     )
 
 
@@ -162,15 +156,18 @@ def encode_item(fields: Sequence[Arg]) -> bytes:
     ``cmsgpack`` knows no binary strings, so bytes are encoded as text. A number that the script passes on to Redis
     should be text: Lua formats numbers slowly.
     """
-    return _encoder.encode([_as_text(field) if type(field) is bytes else field for field in fields])
+    packed: list[Arg | msgspec.Raw] = []
+    for field in fields:
+        if type(field) is bytes:
+            size = len(field)
+            packed.append(msgspec.Raw((_TEXT_HEADS[size] if size < 256 else _long_text_head(size)) + field))
+        else:
+            packed.append(field)
+    return _encoder.encode(packed)
 
 
-def _as_text(field: bytes) -> msgspec.Raw:
-    size = len(field)
-    if size < 256:
-        return msgspec.Raw(_TEXT_HEADS[size] + field)
-    head = b"\xda" + size.to_bytes(2, "big") if size < 65_536 else b"\xdb" + size.to_bytes(4, "big")
-    return msgspec.Raw(head + field)
+def _long_text_head(size: int) -> bytes:
+    return b"\xda" + size.to_bytes(2, "big") if size < 65_536 else b"\xdb" + size.to_bytes(4, "big")
 
 
 _TEXT_HEADS = tuple(bytes((0xA0 | size,)) if size < 32 else bytes((0xD9, size)) for size in range(256))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
@@ -29,19 +30,15 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, kee
     job_id = job_of_claim_key(claimed.id)
     operation, state, wake, retrying_since, records = encode_step(claimed.id, job_id, transition)
     count = len(transition.records)
-    extend = 0 if keep_within_ms and count and _ended_lately(claimed.state, transition, keep_within_ms) else 1
+    before, extend = claimed.state, 1
+    if keep_within_ms and count and before is not None and before.last is not None:
+        ended = transition.records[-1]
+        if not isinstance(ended, Miss) and ended.ended_at_ms is not None:
+            extend = int(ended.ended_at_ms // keep_within_ms != before.last.ended_at_ms // keep_within_ms)
     holder = f"{claimed.lease.fence} {claimed.lease.node} "
     item = SettleItem(claimed.id, holder, claimed.tag, operation, state, str(wake), retrying_since, extend, count)
     wake_ms = wake if state and wake < scores.CLAIMED else None
     return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms)
-
-
-def _ended_lately(before: JobState | None, transition: Transition, span_ms: int) -> bool:
-    """Return whether a run of the job ended in the span in which the run of this transition ends, and before it."""
-    record = transition.records[-1]
-    if before is None or before.last is None or isinstance(record, Miss) or record.ended_at_ms is None:
-        return False
-    return before.last.ended_at_ms // span_ms == record.ended_at_ms // span_ms
 
 
 def encode_requeue(claimed: ClaimedJob, wake_ms: int) -> Settlement:
@@ -66,13 +63,14 @@ class Settlements(RedisShard):
     requeue = staticmethod(encode_requeue)
     lost = staticmethod(encode_lost)
 
-    def settlement(self, claimed: ClaimedJob, transition: Transition | None) -> Settlement:
+    @cached_property
+    def settlement(self) -> Callable[[ClaimedJob, Transition | None], Settlement]:
         # lib/record.lua adds this span to the lifetime of lists, so that most settlements can leave it as it is.
-        return encode_settlement(claimed, transition, keep_within_ms=self._retention.after_ms // 64)
+        return partial(encode_settlement, keep_within_ms=self._retention.after_ms // 64)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         kept = self._retention
-        history, failures = self._keys.history(""), self._keys.failures("")
+        history, failures = self._history, self._failures
         keys: list[str] = []
         for one in settlements:
             keys += (history + one.job_id, failures + one.job_id)
