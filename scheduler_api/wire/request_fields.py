@@ -29,6 +29,7 @@ from scheduler_core.model.request import (
     Auth,
     BasicAuth,
     BearerAuth,
+    ClientCredentials,
     Content,
     Pairs,
     RequestSpec,
@@ -45,13 +46,15 @@ MAX_SECRET_CHARACTERS = 4096
 _REQUEST_FIELDS = ("method", "headers", "query", "body", "content_type", "auth", "sign")
 _OF_HTTP = ("method", "headers", "query", "auth", "sign")
 _AUTH_TYPES: dict[str, type[Auth]] = {"basic": BasicAuth, "bearer": BearerAuth, "api_key": ApiKeyAuth}
+_AUTH_TYPES["oauth2_client_credentials"] = ClientCredentials
 _AUTH_FORMS = {
     "basic": "username and password",
     "bearer": "token",
     "api_key": "header and value",
+    "oauth2_client_credentials": "token_url, client_id, client_secret and, if needed, scope",
 }
 _AUTH_NAMES = {kind: name for name, kind in _AUTH_TYPES.items()}
-_MAY_BE_EMPTY = frozenset({"password"})
+_MAY_BE_EMPTY = frozenset({"password", "scope"})
 _VISIBLE_ONLY = frozenset({"token", "header"})
 _VISIBLE = re.compile(r"[!-~]+\Z")
 _CONTENT_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*;[ -~]*[!-~])?\Z")
@@ -182,6 +185,8 @@ def _auth_of(fields: Fields, headers: Pairs, url: str) -> Auth | None:
         raise InvalidInput("auth.username must not contain a colon", field="auth.username")
     if isinstance(auth, ApiKeyAuth):
         _check_key_header(url, auth)
+    if isinstance(auth, ClientCredentials) and auth.token_url != MASK:
+        _check_token_url(auth.token_url)
     name = auth_header(auth) or ""
     if any(one.lower() == name.lower() for one, _ in headers):
         raise InvalidInput(f"auth and headers both set {name}: remove one of them", field="auth")
@@ -214,6 +219,13 @@ def _auth_value(parts: Fields, name: str, kind: str) -> str:
         what = "visible ASCII without spaces" if visible else "printable text"
         raise InvalidInput(f"auth.{name} must be {what}", field=f"auth.{name}")
     return str(value)
+
+
+def _check_token_url(url: str) -> None:
+    kinds = installed_kinds()
+    kinds.check_url(url, field="auth.token_url")
+    if not kinds.kind_of(url, "auth.token_url").supports_request:
+        raise InvalidInput("auth.token_url must be an http or https URL", field="auth.token_url")
 
 
 def _check_key_header(url: str, auth: ApiKeyAuth) -> None:
@@ -279,7 +291,10 @@ def show_request(job: Job) -> dict[str, Any]:
 def _auth_schema(name: str, fields: Iterable[str], optional: frozenset[str]) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {"type": {"const": name}, **{field: {"type": "string", "minLength": 1} for field in fields}},
+        "properties": {
+            "type": {"const": name},
+            **{field: {"type": "string", "minLength": 0 if field in _MAY_BE_EMPTY else 1} for field in fields},
+        },
         "required": ["type", *(field for field in fields if field not in optional)],
         "additionalProperties": False,
     }

@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from scheduler_core.base.errors import ConfigError, CronpostError, InvalidInput
+from scheduler_core.base.secret_names import MASK
 from scheduler_core.delivery.amqp.kind import AmqpKind
 from scheduler_core.delivery.base import (
     Attempt,
@@ -34,6 +35,7 @@ from scheduler_core.delivery.http.kind import HttpKind
 from scheduler_core.delivery.redis_stream.kind import RedisStreamKind
 from scheduler_core.model.job import Job
 from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.request import ClientCredentials
 
 GROUP: Final = "cronpost.targets"
 BROKERS: Final = (RedisStreamKind, AmqpKind, CeleryRedisKind, CeleryAmqpKind)
@@ -109,6 +111,9 @@ class TargetKinds:
                 field="continuations",
             )
         kind.check_payload(job.url, job.payload, field="payload")
+        auth = None if job.request is None else job.request.auth
+        if isinstance(auth, ClientCredentials) and auth.token_url != MASK:
+            self.check_allowed(guard, auth.token_url, field="auth.token_url")
 
     def kind_of(self, url: str, field: str) -> TargetKind:
         """Return the kind of target for ``url``; raise InvalidInput for ``field`` if no kind has its scheme."""

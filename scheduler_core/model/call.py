@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from scheduler_core.model.request import ClientCredentials
 from scheduler_core.model.run import Reason
 
 Headers = tuple[tuple[str, str], ...]
@@ -45,6 +46,8 @@ class Call(msgspec.Struct, frozen=True):
     """The user's own headers. Values may be secrets."""
     sign_keys: tuple[str, ...] = ()
     """The keys that sign the request, as ``whsec_`` and base64. Secrets."""
+    client: ClientCredentials | None = None
+    """The OAuth 2 client whose token authorizes the request."""
     secrets: tuple[str, ...] = ()
     """Values that are masked where an answer repeats them."""
     last_success_ms: int | None = None

@@ -24,6 +24,8 @@ class OutcomeKind(StrEnum):
     """The address guard refused every address of the target. Nothing was sent."""
     PROTOCOL = "protocol"
     """The target's answer is not HTTP, or breaks a limit (header size)."""
+    AUTH = "auth"
+    """No OAuth 2 token could be fetched. Nothing was sent to the target."""
     INTERNAL = "internal"
     """Cronpost itself failed while it made the request: a fault to report. Whether something was sent is unknown."""
     LOST = "lost"

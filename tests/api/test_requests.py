@@ -15,10 +15,25 @@ from tests.api.runner import Runner, running, until
 KEY = "whsec_" + b64encode(b"k" * 24).decode()
 OTHER_KEY = "whsec_" + b64encode(b"o" * 32).decode()
 URL = "http://runner.test/a?b=1"
+OAUTH = {
+    "type": "oauth2_client_credentials",
+    "token_url": "https://auth.test/token",
+    "client_id": "c1",
+    "client_secret": "s3cret-of-client",
+}
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    return job(**{"id": "j", "endpoint": URL, "retry_already_running": ..., "recovery_check": ..., **changes})
+    return job(
+        **{
+            "id": "j",
+            "endpoint": URL,
+            "cron": "0 0 1 1 *",
+            "retry_already_running": ...,
+            "recovery_check": ...,
+            **changes,
+        }
+    )
 
 
 async def put(client: httpx.AsyncClient, **changes: Any) -> httpx.Response:
@@ -76,6 +91,11 @@ async def shown(client: httpx.AsyncClient) -> dict[str, Any]:
         ({"auth": {"type": "bearer", "token": ""}}, "auth.token"),
         ({"auth": {"type": "bearer", "token": "a b"}}, "auth.token"),
         ({"auth": {"type": "bearer", "token": "t", "scope": "s"}}, "auth.scope"),
+        ({"auth": OAUTH | {"token_url": "ftp://a.test/"}}, "auth.token_url"),
+        ({"auth": OAUTH | {"token_url": "http://u:p@a.test/"}}, "auth.token_url"),
+        ({"auth": OAUTH | {"token_url": "http://169.254.169.254/"}}, "auth.token_url"),
+        ({"auth": OAUTH | {"client_secret": ""}}, "auth.client_secret"),
+        ({"auth": {"type": "oauth2_client_credentials", "client_id": "c"}}, "auth.token_url"),
         ({"auth": {"type": "api_key", "header": "Host", "value": "v"}}, "auth.header"),
         ({"auth": {"type": "api_key", "header": "X Y", "value": "v"}}, "auth.header"),
         ({"auth": {"type": "api_key", "header": "X", "value": "v\r\nY: z"}}, "auth.value"),
@@ -264,3 +284,26 @@ async def test_an_answer_that_repeats_secrets_is_masked(client: httpx.AsyncClien
         run = await until(client, f"/runs/{run_id}", lambda answer: answer.get("state") == "failed")
     assert run["response_body"] == "a *** b *** c *** d *** e ***"
     assert "s3cret" not in str([(await client.get(path)).text for path in ("/jobs/j/runs", "/runs", "/jobs/j")])
+
+
+async def test_a_client_secret_stays_with_its_token_server(client: httpx.AsyncClient) -> None:
+    await put(client, auth=OAUTH)
+    masked = dict.fromkeys(OAUTH, "***") | {"type": OAUTH["type"], "scope": ""}
+    assert (await shown(client))["auth"] == masked
+    assert (await put(client, auth=masked)).json()["changed"] is False
+    moved = await put(client, auth=masked | {"token_url": "https://other.test/token"})
+    assert (moved.status_code, moved.json()["code"], moved.json()["field"]) == (400, "secrets_needed", "auth.token_url")
+    assert (await put(client, auth=masked | {"token_url": "https://auth.test/v2"})).json()["changed"] is True
+    assert (await put(client, auth=OAUTH | {"token_url": "https://other.test/token"})).status_code == 202
+
+
+async def test_a_password_may_be_empty_and_then_the_username_is_the_secret(
+    client: httpx.AsyncClient, context: Context
+) -> None:
+    await put(client, auth={"type": "basic", "username": "s3cret-user", "password": ""})
+    assert (await shown(client))["auth"] == {"type": "basic", "username": "***", "password": ""}
+    async with running(context, Runner()) as runner:
+        runner.answers = [(400, b"no s3cret-user")]
+        run_id = (await client.post("/jobs/j/run")).json()["run_id"]
+        run = await until(client, f"/runs/{run_id}", lambda answer: answer.get("state") == "failed")
+    assert run["response_body"] == "no ***"

@@ -17,6 +17,7 @@ import httpx
 from msgspec.structs import replace
 
 from scheduler_core.base.clock import Clock
+from scheduler_core.base.secret_names import MASK
 from scheduler_core.base.urls import origin_of
 from scheduler_core.delivery.base import (
     NOT_SENT,
@@ -38,13 +39,17 @@ from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.request import Request, Written, headers_of, request_of, write_head
 from scheduler_core.delivery.http.resolve import LookupFailed
 from scheduler_core.delivery.http.sign import signature_headers
+from scheduler_core.delivery.http.tokens import TokenFailed, Tokens
 from scheduler_core.delivery.http.transport import NotSent, PooledTransport
 from scheduler_core.delivery.http.verdict import FINAL_KINDS, with_verdict
 from scheduler_core.model.outcome import Verdict
+from scheduler_core.model.request import ClientCredentials
 
 KEPT_HEADERS: Final = 64
 KEPT_HEADER_BYTES: Final = 8192
 """How many bytes of an answer's headers an outcome holds."""
+
+UNAUTHORIZED: Final = 401
 
 _KINDS: Final = (
     # The first match counts, so subclasses come first.
@@ -91,6 +96,7 @@ class HttpClient:
         )
         self._pool = self._transport if isinstance(self._transport, PooledTransport) else None
         self._deadlines = Deadlines()
+        self._tokens = Tokens(clock, self._transport, self._user_agent)
 
     async def deliver(self, request: Request) -> Outcome:
         """Make one attempt and return its outcome. Raises only CancelledError.
@@ -103,8 +109,12 @@ class HttpClient:
     def prepare(self, call: Call, /) -> Call:
         """Build the request of a call and open a connection for it, as ``Deliverer.prepare`` says.
 
-        A signed request is built again by ``start``, because its signature holds the time of the attempt.
+        A signed request is built again by ``start``, because its signature holds the time of the attempt. Of a request
+        with a token, only the token is fetched.
         """
+        if call.client is not None:
+            self._tokens.expect(call.client)
+            return call
         request: Request | None = request_of(call)
         assert request is not None
         try:
@@ -120,6 +130,8 @@ class HttpClient:
     def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
         if call.prepared is None:
+            if call.client is not None:
+                return self._start_with_token(call, call.client, done, may_send)
             return self.send(self._request_of(call), done, may_send)
         request, written = cast("tuple[Request | None, Written]", call.prepared)
         if self._pool is not None:
@@ -160,6 +172,45 @@ class HttpClient:
                 request_sent, written = cast("tuple[Request, Written]", call.prepared)
                 attempts.append(_Direct(self, pool, request_sent, written, done, may_send, *one))
         return attempts
+
+    def _start_with_token(self, call: Call, client: ClientCredentials, done: Done, may_send: MaySend) -> Attempt:
+        token = self._tokens.known(client)
+        if token is None:
+            return TaskAttempt(self._after_token(call, client, may_send), done)
+        request = self._request_of(_authorized(call, token))
+        return self.send(request, lambda outcome: done(self._judged(client, token, outcome)), may_send)
+
+    async def _after_token(self, call: Call, client: ClientCredentials, may_send: MaySend) -> Outcome:
+        """Fetch a token and make the attempt, both within its deadline."""
+        started = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(call.timeout_ms / 1000.0):
+                token = await self._tokens.get(client)
+        except (TimeoutError, TokenFailed) as error:
+            final = isinstance(error, TokenFailed) and error.final
+            message = str(error) or f"no token within {call.timeout_ms} ms from {origin_of(client.token_url)}"
+            latency_ms = (self._clock.monotonic() - started) * 1000.0
+            verdict = Verdict.REFUSED if final else Verdict.RETRY
+            return Outcome(OutcomeKind.AUTH, latency_ms, message=message, verdict=verdict)
+        left_ms = call.timeout_ms - round((self._clock.monotonic() - started) * 1000.0)
+        request = self._request_of(_authorized(replace(call, timeout_ms=max(1, left_ms)), token))
+        outcome = await attempt(lambda ended: self.send(request, ended, may_send))
+        return self._judged(client, token, outcome)
+
+    def _judged(self, client: ClientCredentials, token: str, outcome: Outcome) -> Outcome:
+        """Return the outcome with the token masked, to be retried if another token may help."""
+        if outcome.kind is not OutcomeKind.RESPONSE:
+            return outcome
+        if outcome.status != UNAUTHORIZED:
+            self._tokens.accepted(client)
+        elif self._tokens.rejected(client, token):
+            outcome = replace(outcome, verdict=Verdict.RETRY)
+        if token.encode() in outcome.body:
+            outcome = replace(outcome, body=outcome.body.replace(token.encode(), MASK.encode()))
+        if any(token in value for _, value in outcome.headers):
+            headers = tuple((name, value.replace(token, MASK)) for name, value in outcome.headers)
+            outcome = replace(outcome, headers=headers)
+        return outcome
 
     def _request_of(self, call: Call) -> Request:
         keys = self._keys_of(call)
@@ -304,6 +355,7 @@ class HttpClient:
 
     async def aclose(self) -> None:
         """Close idle and open connections."""
+        await self._tokens.aclose()
         await self._transport.aclose()
 
 
@@ -420,6 +472,10 @@ class _Direct:
         self._released = True
         self._client._deadlines.remove(self, self._request.timeout_ms)
         self._pool.release(self._written.origin, self._connection)
+
+
+def _authorized(call: Call, token: str) -> Call:
+    return replace(call, headers=(*call.headers, ("Authorization", f"Bearer {token}")))
 
 
 def _kept_headers(raw: list[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:

@@ -13,6 +13,7 @@ from scheduler_core.model.request import (
     Auth,
     BasicAuth,
     BearerAuth,
+    ClientCredentials,
     Content,
     Pairs,
     RequestSpec,
@@ -78,6 +79,7 @@ def _with_request(call: Call, spec: RequestSpec, *, own_payload: bool) -> Call:
         method=spec.method or "POST",
         headers=merged(spec.headers, _auth_headers(spec.auth)) if spec.auth is not None else spec.headers,
         sign_keys=spec.sign,
+        client=spec.auth if isinstance(spec.auth, ClientCredentials) else None,
         secrets=tuple(secrets_of(spec)),
     )
 
