@@ -15,7 +15,7 @@ from benchmarks.hot_path import Fire
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-MOST_CALLS = 202
+MOST_CALLS = 216
 STEPS = {
     "node/loops/claim.py",
     "node/loops/start.py",
