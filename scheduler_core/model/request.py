@@ -116,12 +116,14 @@ def secrets_of(spec: RequestSpec) -> Iterator[str]:
     yield from (value for name, value in spec.query if is_secret_parameter(name))
     match spec.auth:
         case BasicAuth():
-            yield spec.auth.password or spec.auth.username
+            yield spec.auth.username
+            yield spec.auth.password
         case BearerAuth():
             yield spec.auth.token
         case ApiKeyAuth():
             yield spec.auth.value
         case ClientCredentials():
+            yield spec.auth.client_id
             yield spec.auth.client_secret
     yield from spec.sign
 

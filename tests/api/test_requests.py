@@ -307,3 +307,31 @@ async def test_a_password_may_be_empty_and_then_the_username_is_the_secret(
         run_id = (await client.post("/jobs/j/run")).json()["run_id"]
         run = await until(client, f"/runs/{run_id}", lambda answer: answer.get("state") == "failed")
     assert run["response_body"] == "no ***"
+
+
+AUTHS: list[dict[str, Any]] = [
+    {"type": "basic", "username": "s3cret-a", "password": "s3cret-b"},
+    {"type": "bearer", "token": "s3cret-c"},
+    {"type": "api_key", "header": "X-Plain", "value": "s3cret-d"},
+    {**OAUTH, "client_id": "s3cret-e"},
+]
+
+
+@pytest.mark.parametrize("auth", AUTHS, ids=lambda auth: str(auth["type"]))
+async def test_no_answer_and_no_log_line_has_a_secret(
+    client: httpx.AsyncClient, context: Context, auth: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    refused = ({"timeout_seconds": -1}, {"sign": {"keys": ["s3cret-key"]}}, {"headers": {"X-Token": "s3cret\n"}})
+    seen = [(await put(client, auth=auth, **bad)).text for bad in refused]
+    seen.append((await put(client, **{**SECRETS, "auth": auth})).text)
+    async with running(context, Runner()) as runner:
+        runner.answers = [(400, b"s3cret-a s3cret-b s3cret-c s3cret-d s3cret-e s3cret-of-client")]
+        run_id = (await client.post("/jobs/j/run")).json()["run_id"]
+        await until(client, f"/runs/{run_id}", lambda answer: answer.get("state") == "failed")
+    kept = {value for name, value in auth.items() if name not in {"type", "header", "token_url"}}
+    paths = ("/jobs/j", "/jobs?view=full", "/jobs/j/runs", "/runs", f"/runs/{run_id}", "/jobs/j/account", "/metrics")
+    seen += [(await client.get(path)).text for path in paths]
+    seen.append((await client.post("/jobs/j/pause")).text)
+    text = "".join(seen) + "".join(capfd.readouterr())
+    own = kept | {"s3cret-of-header", "s3cret-of-query", "s3cret-key", KEY}
+    assert [secret for secret in own if secret in text] == []
