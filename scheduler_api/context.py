@@ -19,6 +19,7 @@ from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService
 from scheduler_core.usecases.history import HistoryService
+from scheduler_core.usecases.job_targets import JobTargets
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.schedules import ScheduleService
 from scheduler_core.usecases.targets import TargetService
@@ -92,7 +93,8 @@ class Context:
         self.breakers = breakers
         self.guard = AddressGuard() if guard is None else guard
         """Refuses forbidden targets when they are stored, as far as their URL shows it."""
-        self.job_services = self.shards.each(lambda one: JobService(one, clock, metrics))
+        self.job_targets = JobTargets(self.shards, clock)
+        self.job_services = self.shards.each(lambda one: JobService(one, clock, metrics, targets=self.job_targets))
         self.jobs = self.job_services.lead
         self.callbacks = CallbackService(self.shards, self.job_services)
         self.schedules = ScheduleService(self.shards, clock, metrics)

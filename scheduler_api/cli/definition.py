@@ -86,7 +86,7 @@ def is_schedule(fields: Fields) -> bool:
 
 def is_unreadable(fields: Fields) -> bool:
     """Return whether the stored document is corrupt, so that the response contains no definition."""
-    return "endpoint" not in fields and not is_schedule(fields)
+    return "endpoint" not in fields and "target" not in fields and not is_schedule(fields)
 
 
 def body_of(fields: Mapping[str, msgspec.Raw]) -> bytes:

@@ -23,7 +23,7 @@ from scheduler_api.cli.definition import (
 from scheduler_api.cli.errors import EXIT_REFUSED, Failed, local_problem
 from scheduler_api.cli.job_options import UNSET, given_fields, job_options, trigger_options
 from scheduler_api.cli.output import in_zone, printable, show_in_flight
-from scheduler_api.cli.request_options import without_old_body
+from scheduler_api.cli.request_options import without_replaced
 
 FIRE_TIMES_SHOWN = 5
 
@@ -54,15 +54,16 @@ def put(server: Server, job_id: str | None, file: str | None, restart: bool, dry
         name = job_id or _text(fields.get("id"))
         before = None if name is None else stored_job(server, name)
     else:
-        if not job_id or not given["endpoint"] or not trigger_options(given):
+        if not job_id or not (given["endpoint"] or given["target"]) or not trigger_options(given):
             raise click.UsageError(
-                "give JOB_ID, --endpoint and --cron (or --every-seconds, --at, --on-request), or --file; cronpost jobs "
-                "update changes single fields"
+                "give JOB_ID, --endpoint (or --target) and --cron (or --every-seconds, --at, --on-request), or --file; "
+                "cronpost jobs update changes single fields"
             )
         name = job_id
         fields = {"id": msgspec.Raw(msgspec.json.encode(job_id))} | given_fields(given)
         before = stored_job(server, job_id)
-        if "payload" not in fields and "body" not in fields and given["method"] not in {"GET", "HEAD", "DELETE"}:
+        needs_body = given["target"] is None and given["method"] not in {"GET", "HEAD", "DELETE"}
+        if needs_body and "payload" not in fields and "body" not in fields:
             if before is None or "payload" not in before.fields:
                 raise click.UsageError("a new job needs --payload (JSON; 'null' if the runner needs none) or --file")
             fields["payload"] = before.fields["payload"]
@@ -110,7 +111,7 @@ def update(server: Server, job_id: str, unset: tuple[str, ...], dry_run: bool, *
     if is_unreadable(before.fields):
         detail = f"the definition of {job_id!r} cannot be read; cronpost jobs put replaces it"
         raise Failed(detail, problem=local_problem("Corrupt", detail, "corrupt_document"))
-    body = body_of(merged(without_old_body(before.fields, fields, dropped), fields, dropped))
+    body = body_of(merged(without_replaced(before.fields, fields, dropped), fields, dropped))
     if dry_run:
         _show_plan(server, job_id, before, body)
         return

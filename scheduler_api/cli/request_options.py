@@ -12,7 +12,7 @@ from scheduler_api.cli.client import json_option, read_input
 from scheduler_api.cli.definition import Fields
 from scheduler_api.wire.request_fields import METHODS
 
-REQUEST_FIELDS = ("method", "headers", "query", "body", "content_type", "auth", "sign")
+REQUEST_FIELDS = ("target", "method", "headers", "query", "body", "content_type", "auth", "sign")
 _OPTIONS = ("header", "query", "body", "auth", "auth_bearer", "auth_basic", "sign_key")
 """The options whose text is not the value of the field with the same name."""
 
@@ -21,6 +21,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options to a command."""
     file = "@FILE reads it from a file, so that no other user of the machine sees it."
     options = (
+        click.option("--target", help="Name of a target, instead of --endpoint."),
         click.option("--method", type=click.Choice(METHODS), help="[default: POST]"),
         click.option("--header", multiple=True, callback=_none, help="NAME: VALUE. Can be repeated."),
         click.option("--query", multiple=True, callback=_none, help="NAME=VALUE, appended to the URL. Repeatable."),
@@ -84,8 +85,10 @@ def _text(option: str, text: str, *, stripped: bool = True) -> str:
     return content.strip() if stripped else content
 
 
-def without_old_body(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
-    """Return the stored fields without those that a new kind of body replaces."""
+def without_replaced(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
+    """Return the stored fields without those that a new kind of body, or a new endpoint or target, replaces."""
+    if "target" in given or "endpoint" in given:
+        stored = {name: raw for name, raw in stored.items() if name not in {"target", "endpoint"}}
     kinds = {"payload", "body"} & (given.keys() | unset)
     if not kinds or kinds <= stored.keys():
         return stored

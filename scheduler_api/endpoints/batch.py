@@ -10,7 +10,14 @@ from starlette.responses import Response
 
 from scheduler_api.answers import json_answer, query, read_body
 from scheduler_api.context import Context, context_of
-from scheduler_api.endpoints.jobs import UPSERT_PARAMETERS, check_callback, reads_restart, shown_upsert
+from scheduler_api.endpoints.jobs import (
+    UPSERT_PARAMETERS,
+    check_callback,
+    names_target,
+    reads_restart,
+    shown_upsert,
+    with_target_id,
+)
 from scheduler_api.openapi.common import BAD, BODY_FAULTS, STORE_FAULTS
 from scheduler_api.openapi.operation import Answer, Operation, described, query_names
 from scheduler_api.problem import fields_of_problem, problem_body
@@ -46,6 +53,8 @@ async def upsert_batch(request: Request) -> Response:
         read += [read_element(bytes(element), longest, context.guard) for element in batch]
         await context.clock.sleep(0)
     read = [_checked(context, one) for one in read]
+    if any(isinstance(one, Job) and names_target(one) for one in read):
+        read = [await _with_target_id(context, one) for one in read]
     jobs = [one for one in read if isinstance(one, Job)]
     stored = iter(await _store(context, jobs, restart=restart) if jobs else ())
     return json_answer([_result(one, next(stored)) if isinstance(one, Job) else one for one in read])
@@ -76,6 +85,16 @@ def _checked(context: Context, one: Read) -> Read:
     return one
 
 
+async def _with_target_id(context: Context, one: Read) -> Read:
+    if not isinstance(one, Job) or not names_target(one):
+        return one
+    try:
+        async with context.store_slot():
+            return await with_target_id(context, one)
+    except CronpostError as error:
+        return _refused(one.id, problem_body(error))
+
+
 def _refused(job_id: str | None, problem: Problem) -> BatchResult:
     return BatchResult(
         job_id, problem.status, title=problem.title, detail=problem.detail, code=problem.code, field=problem.field
@@ -89,7 +108,8 @@ def read_element(element: bytes, longest: int, guard: AddressGuard) -> Read:
         return _refused(_id_of(element), problem)
     try:
         job = read_job(element)
-        installed_kinds().check_job(guard, job)
+        if not names_target(job):
+            installed_kinds().check_job(guard, job)
     except InvalidInput as error:
         return _refused(_id_of(element), problem_body(error))
     return job

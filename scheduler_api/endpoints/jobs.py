@@ -52,6 +52,7 @@ from scheduler_api.wire.bodies import IGNORED_FIELDS, JobBody, JobPutBody
 from scheduler_api.wire.fast_jobs import read_job
 from scheduler_api.wire.jobs import JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import read_object
+from scheduler_api.wire.request_fields import for_target
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.catalogue import schedule_id_of
@@ -126,10 +127,31 @@ def check_callback(context: Context, job: Job) -> None:
 
 async def _store(context: Context, job: Job, *, restart: bool) -> Response:
     check_callback(context, job)
-    installed_kinds().check_job(context.guard, job)
+    named = names_target(job)
+    if not named:
+        installed_kinds().check_job(context.guard, job)
     async with context.store_slot(job.id) as jobs:
+        if named:
+            job = await with_target_id(context, job)
         view, changed = await jobs.upsert(job, restart=restart)
     return json_answer(shown_upsert(job, view, changed), 202)
+
+
+def names_target(job: Job) -> bool:
+    """Return whether the job, as it was read from a body, names a target instead of an endpoint."""
+    return job.request is not None and job.request.target_name is not None
+
+
+async def with_target_id(context: Context, job: Job) -> Job:
+    """Return a job that names a target with the id of that target. Raises InvalidInput."""
+    assert job.request is not None
+    target = await context.job_targets.find(job.request.target_name or "")
+    return for_target(job, target, context.guard)
+
+
+async def shown_with_name(context: Context, view: JobView) -> JobView:
+    """Return the view of a job with the present name of its target."""
+    return (await context.job_targets.named([view]))[0]
 
 
 def shown_upsert(job: Job, view: JobView, changed: bool) -> Upserted:
@@ -168,7 +190,7 @@ async def get(request: Request) -> Response:
     job_id = path_id(request)
     async with context_of(request).read_slot(job_id) as jobs:
         view = await jobs.get(job_id)
-        shown = show_job(view)
+        shown = show_job(await shown_with_name(context_of(request), view))
         if view.job is not None and view.job.overlap is Overlap.ALLOW:
             children = [show_child(child) for child in await jobs.children(job_id)]
             shown.open_runs = [child for child in children if child is not None]
@@ -203,9 +225,10 @@ async def list_jobs(request: Request) -> Response:
             status=status,
             limit=limit,
         )
+        views = await context.job_targets.named(page.jobs)
     following = None if page.cursor is None else _write_cursor(page.cursor)
     headers = None if following is None else next_link(request, params, cursor=following)
-    shown = [show_job(view, with_payload=with_payloads) for view in page.jobs]
+    shown = [show_job(view, with_payload=with_payloads) for view in views]
     return json_answer(JobPage(shown, following), headers=headers)
 
 
@@ -226,8 +249,9 @@ async def pause(request: Request) -> Response:
     await no_fields(request)
     job_id = path_id(request)
     refuse_schedule(job_id, "POST /pause")
-    async with context_of(request).store_slot(job_id) as jobs:
-        return json_answer(show_changed(await jobs.pause(job_id)))
+    context = context_of(request)
+    async with context.store_slot(job_id) as jobs:
+        return json_answer(show_changed(await shown_with_name(context, await jobs.pause(job_id))))
 
 
 async def resume(request: Request) -> Response:
@@ -236,8 +260,9 @@ async def resume(request: Request) -> Response:
     await no_fields(request)
     job_id = path_id(request)
     refuse_schedule(job_id, "POST /resume")
-    async with context_of(request).store_slot(job_id) as jobs:
-        return json_answer(show_changed(await jobs.resume(job_id)))
+    context = context_of(request)
+    async with context.store_slot(job_id) as jobs:
+        return json_answer(show_changed(await shown_with_name(context, await jobs.resume(job_id))))
 
 
 _STORED = {202: Answer("Stored.", Upserted), **BAD, **BODY_FAULTS, **STORE_FAULTS}

@@ -131,8 +131,10 @@ async def revive(request: Request) -> Response:
     await no_fields(request)
     job_id = path_id(request)
     run_id = decoded(request.path_params["run_id"], field="run_id")
-    async with context_of(request).store_slot(job_id) as jobs:
-        return json_answer(show_job(await jobs.revive_pending(job_id, run_id)))
+    context = context_of(request)
+    async with context.store_slot(job_id) as jobs:
+        (view,) = await context.job_targets.named([await jobs.revive_pending(job_id, run_id)])
+        return json_answer(show_job(view))
 
 
 operation = partial(Operation, "Runs on request")

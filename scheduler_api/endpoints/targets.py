@@ -123,6 +123,11 @@ ROUTES = lenient(
         delete,
         "delete_target",
         "Delete a target and its schedules",
-        answers={200: Answer("Deleted.", TargetDeleted, [IGNORED]), **_NONE, **LENIENT_FAULTS},
+        answers={
+            200: Answer("Deleted.", TargetDeleted, [IGNORED]),
+            **_NONE,
+            409: problem("Jobs use the target (`target_in_use`); schedules do not count."),
+            **LENIENT_FAULTS,
+        },
     ),
 )

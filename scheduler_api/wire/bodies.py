@@ -51,7 +51,11 @@ IGNORED_FIELDS = ("last_run",)
 """Fields of a job that old clients send back. They are accepted and ignored."""
 
 _JOB_FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-    ("endpoint", Annotated[Url, Meta(description="http or https.")]),
+    (
+        "endpoint",
+        Annotated[Url | UnsetType | None, Meta(description="http or https. Required unless `target` is given.")],
+        UNSET,
+    ),
     (
         "payload",
         Annotated[

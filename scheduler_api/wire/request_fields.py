@@ -13,14 +13,18 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from scheduler_api.wire.fields import Described
 from scheduler_api.wire.json_body import Fields, is_given, nested, refuse_repeated, required
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.base.secret_names import MASK, is_secret_header, is_secret_parameter
 from scheduler_core.base.sign_keys import KEY_FORM, key_bytes
+from scheduler_core.base.urls import origin_of
+from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.http.validate import check_headers
 from scheduler_core.delivery.registry import installed_kinds
+from scheduler_core.model.catalogue import Target, body_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.kept_secrets import mask_password, masked_auth, masked_pairs
 from scheduler_core.model.request import (
@@ -34,6 +38,7 @@ from scheduler_core.model.request import (
     Pairs,
     RequestSpec,
     auth_header,
+    has_secrets,
 )
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
@@ -63,8 +68,10 @@ _CONTENT_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-
 def request_of(fields: Fields) -> tuple[str, bytes, RequestSpec | None]:
     """Read the endpoint, the body and the rest of a job's request; None: nothing but a POST of the payload.
 
-    Raises InvalidInput with the field.
+    With a named target, the endpoint is empty, and ``for_target`` has to be called. Raises InvalidInput with the field.
     """
+    if is_given(fields, "target"):
+        return _request_to_target(fields)
     url = check_endpoint(required(fields, "endpoint", str, "an absolute http or https URL"))
     if not any(name in fields for name in _REQUEST_FIELDS):
         if "payload" not in fields:
@@ -75,19 +82,58 @@ def request_of(fields: Fields) -> tuple[str, bytes, RequestSpec | None]:
         for name in _OF_HTTP:
             if is_given(fields, name):
                 raise InvalidInput(f"{name} is only allowed with an http or https endpoint", field=name)
-    method = _method_of(fields)
-    content, body = _body_of(fields, method)
-    headers = _headers_of(fields, url)
-    spec = RequestSpec(
-        method=None if method == "POST" else method,
+    method = _method_of(fields) or "POST"
+    content, body = _body_of(fields)
+    if content is Content.NONE and method in BODY_REQUIRED:
+        raise InvalidInput(
+            f"the field 'payload' is missing: any JSON value, null included. A {method} needs it, or 'body' for text "
+            "that is not JSON",
+            field="payload",
+        )
+    spec = _spec_of(fields, content, None if method == "POST" else method)
+    return url, body, None if spec == PLAIN else spec
+
+
+def _request_to_target(fields: Fields) -> tuple[str, bytes, RequestSpec]:
+    if is_given(fields, "endpoint"):
+        raise InvalidInput("endpoint and target are both given: send one of them", field="target")
+    name = required(fields, "target", str, "the name of a target")
+    content, body = _body_of(fields)
+    return "", body, replace(_spec_of(fields, content, _method_of(fields)), target_name=name)
+
+
+def _spec_of(fields: Fields, content: Content, method: str | None) -> RequestSpec:
+    headers = _headers_of(fields)
+    return RequestSpec(
+        method=method,
         headers=headers,
         query=_query_of(fields),
         content=content,
         content_type=_content_type_of(fields, content, headers),
-        auth=_auth_of(fields, headers, url),
+        auth=_auth_of(fields, headers),
         sign=_sign_of(fields),
     )
-    return url, body, None if spec == PLAIN else spec
+
+
+def for_target(job: Job, target: Target, guard: AddressGuard) -> Job:
+    """Return a job that names a target with the id of that target.
+
+    Raises InvalidInput for what the kind of the target does not have.
+    """
+    spec = job.request
+    assert spec is not None
+    kinds = installed_kinds()
+    if not kinds.kind_of(target.url, "target").supports_request:
+        for name in _OF_HTTP:
+            if getattr(spec, name):
+                raise InvalidInput(f"{name} is only allowed with an http or https target", field=name)
+    payload = body_of(target)[1] if spec.content is Content.NONE else job.payload
+    try:
+        kinds.check_job(guard, replace(job, url=target.url, payload=payload))
+    except InvalidInput as error:
+        raise InvalidInput(error.detail, field="target" if error.field == "endpoint" else error.field) from None
+    secrets_for = origin_of(target.url) if has_secrets(spec) else None
+    return replace(job, target_id=target.id, request=replace(spec, target_name=None, secrets_for=secrets_for))
 
 
 # Cached: many jobs share an endpoint, and the check takes 30 microseconds.
@@ -97,9 +143,9 @@ def check_endpoint(url: str) -> str:
     return installed_kinds().check_url(url, field="endpoint")
 
 
-def _method_of(fields: Fields) -> str:
+def _method_of(fields: Fields) -> str | None:
     if not is_given(fields, "method"):
-        return "POST"
+        return None
     expected = f"one of {', '.join(METHODS)}"
     method = required(fields, "method", str, expected)
     if method not in METHODS:
@@ -107,30 +153,24 @@ def _method_of(fields: Fields) -> str:
     return str(method)
 
 
-def _body_of(fields: Fields, method: str) -> tuple[Content, bytes]:
+def _body_of(fields: Fields) -> tuple[Content, bytes]:
     if is_given(fields, "body"):
         if "payload" in fields:
             raise InvalidInput("payload and body are both given: send one of them", field="body")
         return Content.TEXT, str(required(fields, "body", str, "a string")).encode()
     if "payload" in fields:
         return Content.PAYLOAD, bytes(fields["payload"])
-    if method in BODY_REQUIRED:
-        raise InvalidInput(
-            f"the field 'payload' is missing: any JSON value, null included. A {method} needs it, or 'body' for text "
-            "that is not JSON",
-            field="payload",
-        )
     return Content.NONE, b""
 
 
-def _headers_of(fields: Fields, url: str) -> Pairs:
+def _headers_of(fields: Fields) -> Pairs:
     sent = _strings(fields, "headers")
     if not sent:
         return ()
     for name in sent:
         if name.lower() == "traceparent":
             raise InvalidInput(f"the header {name!r} cannot be set: Cronpost sets it itself", field="headers")
-    return installed_kinds().check_headers(url, sent)
+    return check_headers(sent)
 
 
 def _query_of(fields: Fields) -> Pairs:
@@ -173,7 +213,7 @@ def default_type(content: Content) -> str | None:
     return {Content.PAYLOAD: "application/json", Content.TEXT: "text/plain; charset=utf-8"}.get(content)
 
 
-def _auth_of(fields: Fields, headers: Pairs, url: str) -> Auth | None:
+def _auth_of(fields: Fields, headers: Pairs) -> Auth | None:
     if not is_given(fields, "auth"):
         return None
     kind = _auth_type(fields["auth"])
@@ -184,7 +224,7 @@ def _auth_of(fields: Fields, headers: Pairs, url: str) -> Auth | None:
     if isinstance(auth, BasicAuth) and ":" in auth.username:
         raise InvalidInput("auth.username must not contain a colon", field="auth.username")
     if isinstance(auth, ApiKeyAuth):
-        _check_key_header(url, auth)
+        _check_key_header(auth)
     if isinstance(auth, ClientCredentials) and auth.token_url != MASK:
         _check_token_url(auth.token_url)
     name = auth_header(auth) or ""
@@ -228,12 +268,12 @@ def _check_token_url(url: str) -> None:
         raise InvalidInput("auth.token_url must be an http or https URL", field="auth.token_url")
 
 
-def _check_key_header(url: str, auth: ApiKeyAuth) -> None:
+def _check_key_header(auth: ApiKeyAuth) -> None:
     if auth.header.lower() in {"traceparent", "content-type"}:
         raise InvalidInput(f"auth.header must not be {auth.header}", field="auth.header")
     header = "X" if auth.header == MASK else auth.header
-    installed_kinds().check_headers(url, {header: ""}, field="auth.header")
-    installed_kinds().check_headers(url, {header: auth.value}, field="auth.value")
+    check_headers({header: ""}, field="auth.header")
+    check_headers({header: auth.value}, field="auth.value")
 
 
 def _sign_of(fields: Fields) -> tuple[str, ...]:
@@ -261,12 +301,16 @@ def _sign_of(fields: Fields) -> tuple[str, ...]:
 
 def show_request(job: Job) -> dict[str, Any]:
     """Return the fields of a job's request, secrets masked. Of a plain job, only the endpoint and the payload."""
-    shown: dict[str, Any] = {"endpoint": mask_password(job.url)}
     spec = job.request
     if spec is None:
-        shown["payload"] = Raw(job.payload)
-        return shown
-    shown["method"] = spec.method or "POST"
+        return {"endpoint": mask_password(job.url), "payload": Raw(job.payload)}
+    shown: dict[str, Any]
+    if job.target_id is None and spec.target_name is None:
+        shown = {"endpoint": mask_password(job.url), "method": spec.method or "POST"}
+    else:
+        shown = {"target": spec.target_name}
+        if spec.method is not None:
+            shown["method"] = spec.method
     if spec.headers:
         shown["headers"] = dict(masked_pairs(spec.headers, is_secret_header))
     if spec.query:
@@ -331,7 +375,9 @@ _ContentType = Annotated[
     str | None, Meta(description="Default: application/json for `payload`, text/plain; charset=utf-8 for `body`.")
 ]
 _AnyAuth = Annotated[Any, Meta(description=f"Credentials. {_KEEPS}", extra_json_schema=_AUTH_SCHEMA)]
+_Target = Annotated[str | None, Meta(description="The name of a target, instead of `endpoint`.")]
 REQUEST_ROWS: tuple[tuple[str, Any, Any], ...] = (
+    ("target", _Target | UnsetType, UNSET),
     ("method", _Method | UnsetType | None, UNSET),
     ("headers", _Headers | UnsetType, UNSET),
     ("query", _Query | UnsetType, UNSET),

@@ -15,6 +15,7 @@
     ├── RunLost                 the run ended as lost before its runner completed it
     ├── TokenRefused            the token does not belong to the run
     ├── TargetNotFound
+    ├── TargetInUse             jobs use the target, so it cannot be deleted
     ├── ScheduleNotFound
     ├── DuplicateName           a target or a schedule has this name already
     ├── WrongStatus             the schedule's status does not allow this operation
@@ -139,6 +140,19 @@ class TargetNotFound(CronpostError):
 
     def __init__(self, target_id: int) -> None:
         super().__init__(f"no target with id {target_id}")
+
+
+class TargetInUse(CronpostError):
+    """Jobs use the target, so it cannot be deleted."""
+
+    code = "target_in_use"
+
+    def __init__(self, target_id: int, jobs: int) -> None:
+        super().__init__(
+            f"{jobs} job{'' if jobs == 1 else 's'} use{'s' if jobs == 1 else ''} the target {target_id}: change or "
+            "delete them first"
+        )
+        self.jobs = jobs
 
 
 class ScheduleNotFound(CronpostError):

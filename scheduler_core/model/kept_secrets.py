@@ -69,9 +69,16 @@ def with_kept_secrets(job: Job, stored: Job | None) -> Job:
     spec = job.request
     if spec is not None and _has_masks(spec):
         spec = kept_spec(spec, None if stored is None else stored.request)
-        if stored is not None and origin_of(stored.url) != origin_of(url):
-            raise SecretsNeeded("endpoint")
+        if stored is not None and _receiver(stored) != _receiver(job):
+            raise SecretsNeeded("endpoint" if job.target_id is None else "target")
     return replace(job, url=url, request=spec)
+
+
+def _receiver(job: Job) -> str | None:
+    """Return the origin for which the secrets of a job were sent."""
+    if job.target_id is None:
+        return origin_of(job.url)
+    return None if job.request is None else job.request.secrets_for
 
 
 def _kept_password(url: str, stored: str | None) -> str:

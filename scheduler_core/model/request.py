@@ -81,6 +81,10 @@ class RequestSpec(_Secret, frozen=True, omit_defaults=True):
     auth: Auth | None = msgspec.field(default=None, name="a")
     sign: tuple[str, ...] = msgspec.field(default=(), name="s")
     """The keys that sign each request, as ``whsec_`` and base64."""
+    secrets_for: str | None = msgspec.field(default=None, name="o")
+    """The origin of the named target for which the client sent the secrets. They are sent to no other one."""
+    target_name: str | None = msgspec.field(default=None, name="n")
+    """The name of the target, as the client sent it and sees it. Never stored: ``Job.target_id`` is."""
 
 
 PLAIN = RequestSpec()

@@ -81,10 +81,11 @@ def _secrets(secrets: tuple[str, ...]) -> _Secrets:
 
 
 def _credentials(call: Call) -> Iterator[str]:
-    """Yield the encoded user and password of basic authentication."""
+    """Yield the credentials of Authorization headers without their scheme."""
     for name, value in call.headers:
-        if name == "Authorization" and value.startswith("Basic "):
-            yield value.removeprefix("Basic ")
+        _, space, credentials = value.partition(" ")
+        if space and name.lower() == "authorization":
+            yield credentials
 
 
 def _encoded(secrets: Iterable[str]) -> Iterator[str]:

@@ -33,6 +33,22 @@ class Row(msgspec.Struct, frozen=True):
         return f"{self.target_id} {self.name}".encode() if self.unreadable is None else self.unreadable
 
 
+class JobNote(msgspec.Struct, frozen=True):
+    """A note that a job uses a target (``j`` and its id) or is being written to use it (``p``, a token and its id)."""
+
+    text: str
+    made_at_ms: int
+
+    @property
+    def is_pin(self) -> bool:
+        """Whether the job is being written."""
+        return not self.text.startswith("j")
+
+    @property
+    def job_id(self) -> str:
+        return self.text[1 + TOKEN_CHARACTERS :] if self.is_pin else self.text[1:]
+
+
 class CatalogueCounts(msgspec.Struct, frozen=True):
     """The number of targets and schedules, and of schedules by status."""
 
@@ -54,9 +70,12 @@ class Duties(msgspec.Struct, frozen=True):
     """Targets whose deletion was interrupted."""
 
 
+TOKEN_CHARACTERS = 16
+
+
 def draw_token() -> str:
     """Draw a token for one creation, with which it can be repeated after a lost reply."""
-    return secrets.token_hex(8)
+    return secrets.token_hex(TOKEN_CHARACTERS // 2)
 
 
 class TargetReader(Protocol):
@@ -100,7 +119,31 @@ class CatalogueStore(TargetReader, Protocol):
 
     async def drop_target(self, target_id: int, *, name: str, now_ms: int) -> str | list[int]:
         """Delete a target, or continue its deletion: ids of schedules to delete first, or ``done``, ``gone``,
-        ``changed``."""
+        ``changed``, ``used`` (jobs have notes)."""
+        ...
+
+    async def find_target(self, name: str) -> int | None:
+        """Return the id of the target with this name; None: no target has it."""
+        ...
+
+    async def link_job(self, target_id: int, note: str, *, now_ms: int, replaces: str = "") -> bool:
+        """Note that a job uses a target, and remove the note ``replaces``; False: the target is gone."""
+        ...
+
+    async def unlink_job(self, target_id: int, note: JobNote) -> None:
+        """Remove a note, unless it was made again since it was read."""
+        ...
+
+    async def job_note(self, target_id: int, text: str) -> JobNote | None:
+        """Read a note."""
+        ...
+
+    async def job_notes(self, target_id: int, *, first: int, limit: int) -> list[JobNote]:
+        """Read notes, the oldest first, from position ``first`` on."""
+        ...
+
+    async def count_notes(self, target_id: int) -> int:
+        """Count the notes of a target."""
         ...
 
     async def keep(self, target_id: int) -> bool:

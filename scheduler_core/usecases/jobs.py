@@ -5,6 +5,7 @@ Needs no node: an API process and a node share only Redis.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from scheduler_core.base.errors import (
     OutcomeUnknown,
     RunConflict,
     RunNotFound,
+    StoreError,
     StoreUnavailable,
 )
 from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
@@ -54,6 +56,7 @@ from scheduler_core.usecases.job_reads import (
     run_in_flight,
     view_after,
 )
+from scheduler_core.usecases.job_targets import JobTargets, check_in_time
 from scheduler_core.usecases.release import Plan, ReleaseWait, plan_as_of, plan_released
 from scheduler_core.usecases.report import report_record
 
@@ -95,9 +98,11 @@ class JobService(JobReader):
     (``JobStore.write``); or it is stored, but a step that must follow it failed. Repeating the request completes it.
     """
 
-    def __init__(self, store: JobStore, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: JobStore, clock: Clock, metrics: Metrics, *, targets: JobTargets | None = None) -> None:
+        """``targets``: None: no job has a named target."""
         super().__init__(store, clock)
         self._metrics = metrics
+        self._targets = targets
 
     async def upsert(self, job: Job, *, restart: bool = False) -> tuple[JobView, bool]:
         """Store the job under its id; returns the stored job, and whether anything changed.
@@ -105,7 +110,17 @@ class JobService(JobReader):
         ``restart``: if the job is completed, its trigger starts again. Raises InvalidInput if the trigger never fires
         again.
         """
+        if job.target_id is None or self._targets is None:
+            return await self._upsert(job, partial(step_of_upsert, job, restart=restart))
 
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            check_in_time(now_ms, until_ms)
+            return step_of_upsert(job, stored, now_ms, restart=restart)
+
+        async with self._targets.using(job) as until_ms:
+            return await self._upsert(job, plan)
+
+    async def _upsert(self, job: Job, plan: Plan) -> tuple[JobView, bool]:
         # Most jobs are new or unchanged. One command is enough for both.
         found: StoredJob | None = None
         created = as_created(job, now_ms=self._clock.now_ms())
@@ -115,7 +130,7 @@ class JobService(JobReader):
                 log.info(JOB_UPSERTED, job_id=job.id, version=1)
                 return JobView(job.id, *created, None), True
             found = None if answer == "large" else answer
-        stored, transition = await self.change(job.id, partial(step_of_upsert, job, restart=restart), found=found)
+        stored, transition = await self.change(job.id, plan, found=found)
         child = await self.finish_upsert(stored, job.id, unchanged=transition is None)
         view = self._view(job.id, stored, transition, child)
         if transition is None:
@@ -131,6 +146,8 @@ class JobService(JobReader):
         stored it may have failed before this step, so the child runs that it left are cancelled too.
         """
         state = stored.snapshot.state
+        if not unchanged:
+            await self._release_target(job_id, stored.snapshot.job)
         if unchanged and (overlaps(stored) or (state is not None and state.awaits_children)):
             return await self._cancel_children(job_id, "its job was changed", of_others_than=stored.snapshot.job)
         if not unchanged and overlaps(stored):
@@ -152,8 +169,15 @@ class JobService(JobReader):
             child = await self._cancel_children(job_id, "its job was deleted", deleted=True)
         if transition is None:
             raise JobNotFound(job_id)
+        await self._release_target(job_id, stored.snapshot.job)
         log.info(JOB_DELETED, job_id=job_id)
         return run_in_flight(transition.state) or child
+
+    async def _release_target(self, job_id: str, before: Job | None) -> None:
+        """Remove the note of a job's former target, unless the job still uses it."""
+        if before is not None and before.target_id is not None and self._targets is not None:
+            with contextlib.suppress(StoreError):  # the next count or sweep of the target's jobs removes it
+                await self._targets.release(before.target_id, job_id)
 
     async def pause(self, job_id: str) -> JobView:
         """Pause the trigger. A paused job stays paused. Raises JobNotFound."""
@@ -451,6 +475,8 @@ def as_created(job: Job, *, now_ms: int, state: JobState | None = None) -> tuple
 
     (If the same definition is stored already, it is accepted.) ``state``: its first state, if it is known already.
     """
+    if job.target_id is not None:
+        return None  # written while its target is pinned
     if type(job.trigger) is not CronSpec:
         job = completed_trigger(job, None, now_ms=now_ms)
     if state is None or has_masks(job):

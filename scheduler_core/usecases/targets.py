@@ -15,6 +15,7 @@ from scheduler_core.base.errors import (
     DuplicateName,
     StoreError,
     StoreUnavailable,
+    TargetInUse,
     TargetNotFound,
 )
 from scheduler_core.base.events import (
@@ -31,11 +32,14 @@ from scheduler_core.store.catalogue import StoredTarget, draw_token
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.catalogue_steps import TRIES, read_target, repeat_if_unknown
 from scheduler_core.usecases.job_reads import latest_run
+from scheduler_core.usecases.job_targets import JobTargets
 from scheduler_core.usecases.schedules import ScheduleService
 from scheduler_core.usecases.target_copies import TargetCopier
 
 log = get_logger(__name__)
 
+NOTES_OF_TARGETS = 200
+"""Targets in one page of ``sweep_notes``."""
 DELETES_AT_ONCE = 4
 """How many schedules are deleted at the same time: few, because the pool has few connections beyond one per request."""
 
@@ -68,6 +72,7 @@ class TargetService:
         self._schedules = schedules
         self._clock = clock
         self.copies = TargetCopier(shards, self._catalogue)
+        self._users = JobTargets(shards, clock)
 
     async def add(self, target: Target) -> Target:
         """Store a new target and set its id and instants. Raises DuplicateName."""
@@ -148,7 +153,7 @@ class TargetService:
         """Delete a target and, for at most ``seconds``, its schedules.
 
         The target is deleted at once: it accepts no schedules, and no request is sent to it. The sweeper deletes the
-        remaining schedules. Raises TargetNotFound.
+        remaining schedules. Raises TargetNotFound, and TargetInUse while jobs use it.
         """
         until = None if seconds is None else self._clock.monotonic() + seconds
         deleted = 0
@@ -180,9 +185,22 @@ class TargetService:
                 raise TargetNotFound(target_id)
             elif left == "changed":
                 changed += 1
+            elif left == "used":
+                users = await self._users.users(target_id)
+                if users:
+                    raise TargetInUse(target_id, users)
             else:
                 with contextlib.suppress(StoreError):  # no schedule uses them any more
                     async with self.copies.changing(target_id, now_ms=now_ms):
                         pass
                 log.info(TARGET_DELETED, target_id=target_id, schedules=deleted)
                 return DeletedTarget(deleted, True, in_flight)
+
+    async def sweep_notes(self) -> None:
+        """Remove notes of jobs that do not use their target any more. Examines some notes of each target, the oldest
+        first."""
+        after = 0
+        while ids := await self._catalogue.page_targets(after=after, skip=0, limit=NOTES_OF_TARGETS):
+            after = ids[-1]
+            for target_id in ids:
+                await self._users.sweep(target_id)

@@ -61,6 +61,21 @@ def test_update_keeps_secrets_and_replaces_a_body(cli_server: str) -> None:
     assert (refused.exit_code, "--auth and --auth-bearer" in refused.stderr) == (2, True)
 
 
+def test_a_job_changes_between_a_target_and_an_endpoint(cli_server: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        body = {"name": name, "url": "http://runner.test/", "method": "POST", "body_template": "{}"}
+        httpx.post(f"{cli_server}/targets", json=body, headers={"Authorization": f"Bearer {KEY}"})
+    result = jobs(cli_server, "put", "j", "--target", "a", "--cron", "@daily")
+    assert result.exit_code == 0, result.stderr
+    assert jobs(cli_server, "update", "j", "--target", "b").exit_code == 0
+    assert shown(cli_server)["target"] == "b"
+    file = tmp_path / "jobs.json"
+    file.write_text(jobs(cli_server, "export").stdout)
+    assert "1 unchanged" in jobs(cli_server, "import", str(file)).stdout
+    assert jobs(cli_server, "update", "j", "--endpoint", "http://runner.test/", "--payload", "1").exit_code == 0
+    assert "target" not in shown(cli_server)
+
+
 def test_an_export_has_masks_which_only_a_server_with_the_secrets_takes(cli_server: str, tmp_path: Path) -> None:
     jobs(cli_server, *PUT, "--payload", "1", "--auth-bearer", "s3cret-token")
     exported = jobs(cli_server, "export")

@@ -100,6 +100,7 @@ async def test_the_description_has_every_field_of_a_job(client: httpx.AsyncClien
         "every_seconds",
         "at",
         "completed_at",
+        "target",
         "method",
         "headers",
         "query",

@@ -261,7 +261,7 @@ def show_last(last: job_state.LastRun) -> LastRun:
 def show_definition(job: model.Job) -> dict[str, Any]:
     """Return the stored definition of a job under the field names of a request body, and the computed fields."""
     shown: dict[str, Any] = {} if job.name is None else {"name": job.name}
-    if job.target_id is None:
+    if job.target_id is None or job.request is not None:
         shown |= show_request(job)
     else:
         shown["target_id"] = job.target_id

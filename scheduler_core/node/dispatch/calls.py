@@ -6,6 +6,8 @@ from base64 import b64encode
 
 from msgspec.structs import replace
 
+from scheduler_core.base.secret_names import is_secret_header
+from scheduler_core.base.urls import origin_of
 from scheduler_core.model.call import Call, Callback
 from scheduler_core.model.catalogue import Target, body_of
 from scheduler_core.model.request import (
@@ -65,42 +67,80 @@ def call_of(work: Work, *, fence: int, timeout_ms: int) -> Call:
 
 def _with_request(call: Call, spec: RequestSpec, *, own_payload: bool) -> Call:
     """Return ``call`` with what the job adds to its request. ``own_payload``: the payload is the run's own, JSON."""
-    content_type: str | None
-    if own_payload or spec.content is Content.PAYLOAD:
-        content_type = spec.content_type or JSON
-    elif spec.content is Content.TEXT:
-        content_type = spec.content_type or TEXT
-    else:
-        content_type = None
     return replace(
         call,
         url=with_query(call.url, spec.query),
-        content_type=None if _names_content_type(spec.headers) else content_type,
+        content_type=None if _names_content_type(spec.headers) else _content_type(spec, own_payload=own_payload),
         method=spec.method or "POST",
-        headers=merged(spec.headers, _auth_headers(spec.auth)) if spec.auth is not None else spec.headers,
+        headers=_own_headers(spec),
         sign_keys=spec.sign,
         client=spec.auth if isinstance(spec.auth, ClientCredentials) else None,
         secrets=tuple(secrets_of(spec)),
     )
 
 
-def with_target(call: Call, target: Target) -> Call:
-    """Return ``call`` with the URL, method, headers and body of a named target."""
-    content_type, body = body_of(target)
+def with_target(call: Call, target: Target, spec: RequestSpec | None = None, *, own_payload: bool = False) -> Call:
+    """Return ``call`` with the URL, method, headers and body of a named target, and with what the job adds to them.
+
+    ``spec``: None: the job is a schedule. ``own_payload``: the payload is the run's own. Raises SecretsElsewhere if the
+    target has moved to another origin than the one that the job's secrets are for.
+    """
+    if spec is None:
+        content_type, body = body_of(target)
+        return replace(
+            call,
+            url=target.url,
+            payload=body,
+            content_type=content_type,
+            method=target.method,
+            headers=target.headers or (),
+        )
+    if spec.secrets_for is not None and spec.secrets_for != origin_of(target.url):
+        raise SecretsElsewhere(target.name)
+    method, of_target, own = spec.method or target.method, target.headers or (), _own_headers(spec)
+    if own_payload or spec.content is not Content.NONE:
+        content_type, body = _content_type(spec, own_payload=own_payload), call.payload
+        of_target = tuple(header for header in of_target if header[0].lower() != "content-type")
+    else:
+        content_type, body = body_of(replace(target, method=method))
+    headers = merged(of_target, own)
     return replace(
         call,
-        url=target.url,
+        url=with_query(target.url, spec.query),
         payload=body,
-        content_type=content_type,
-        method=target.method,
-        headers=target.headers or (),
+        content_type=None if _names_content_type(headers) else content_type,
+        method=method,
+        headers=headers,
+        sign_keys=spec.sign,
+        client=spec.auth if isinstance(spec.auth, ClientCredentials) else None,
+        secrets=(*secrets_of(spec), *(value for name, value in of_target if is_secret_header(name))),
     )
+
+
+class SecretsElsewhere(Exception):
+    """The named target has another origin than the one that the job's secrets are for."""
+
+    def __init__(self, target_name: str) -> None:
+        super().__init__(
+            f"not sent: the target {target_name!r} has another scheme, host or port than the one that the job's "
+            "secrets were sent for; send the job with its secrets again"
+        )
 
 
 def with_callback(call: Call, base_url: str, token: str) -> Call:
     """Return ``call`` with the URLs below ``base_url`` at which the runner reports how the run ended."""
     base = f"{base_url.rstrip('/')}/runs/{call.run_id}"
     return replace(call, callback=Callback(f"{base}/complete", f"{base}/heartbeat", token))
+
+
+def _content_type(spec: RequestSpec, *, own_payload: bool) -> str | None:
+    if own_payload or spec.content is Content.PAYLOAD:
+        return spec.content_type or JSON
+    return spec.content_type or TEXT if spec.content is Content.TEXT else None
+
+
+def _own_headers(spec: RequestSpec) -> Pairs:
+    return spec.headers if spec.auth is None else merged(spec.headers, _auth_headers(spec.auth))
 
 
 def _names_content_type(headers: Pairs) -> bool:

@@ -23,8 +23,8 @@ from scheduler_core.delivery.base import Prepare, Start, StartAll
 from scheduler_core.model.call import Call
 from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job_state import HeldBack
-from scheduler_core.model.outcome import Outcome, OutcomeKind
-from scheduler_core.node.dispatch.calls import call_of, needs_nothing_else, with_callback, with_target
+from scheduler_core.model.outcome import Outcome, OutcomeKind, Verdict
+from scheduler_core.node.dispatch.calls import SecretsElsewhere, call_of, needs_nothing_else, with_callback, with_target
 from scheduler_core.node.dispatch.in_flight import InFlight, NoOutcome, Result, Results
 from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
 from scheduler_core.node.node import Node
@@ -209,7 +209,10 @@ class Dispatcher:
             if beside.latest_success is not None:
                 latest_ms = beside.latest_success.fire_time_ms
                 work = replace(work, state=replace(work.state, last_success_ms=latest_ms))
-        call = await self._complete_call(claimed, work)
+        try:
+            call = await self._complete_call(claimed, work)
+        except SecretsElsewhere as error:
+            return Outcome(OutcomeKind.BLOCKED, message=str(error), verdict=Verdict.REFUSED)
         if not self._node.holds_lease():
             return NoOutcome.RELEASED  # the look-up took so long that another node may hold this job by now
         hold = None if claimed.state is None else claimed.state.held_back
@@ -226,7 +229,8 @@ class Dispatcher:
             target = await self._targets.get(work.job.target_id)
             if target is None:
                 raise LookupError(f"the target {work.job.target_id} is gone")
-            call = with_target(call, target)
+            own_payload = work.run.payload is not None
+            call = with_target(call, target, work.job.request, own_payload=own_payload)
         if work.job.policies.callback:
             public_url = self._node.settings.public_url
             if public_url is None:

@@ -83,6 +83,7 @@ class CatalogueSweeper(Service):
             repaired += await self._compare_jobs()
             repaired += await self._compare_schedules()
             repaired += await self._targets.copies.compare()
+            await self._targets.sweep_notes()
         if repaired:
             log.warning(SCHEDULES_SWEPT, count=repaired)
         return repaired

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.catalogue import ScheduleStatus, Target
-from scheduler_core.store.catalogue import CatalogueCounts, Duties, Row, StoredTarget
+from scheduler_core.store.catalogue import CatalogueCounts, Duties, JobNote, Row, StoredTarget
 from scheduler_core.store.loop import REPLY_BYTES
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts.catalogue import (
@@ -26,18 +26,24 @@ from scheduler_core.store.redis.scripts.catalogue import (
     COMMIT_SCHEDULE,
     DROP_TARGET,
     DUTIES,
+    LINK_JOB,
     REMOVE_SCHEDULE,
     RESERVE_SCHEDULE,
+    UNLINK_JOB,
     AddTargetArgs,
+    AllOfTargetKeys,
     ChangeScheduleArgs,
     ChangeTargetArgs,
     CommitScheduleArgs,
     DropTargetArgs,
     DutiesArgs,
+    JobsOfTargetKey,
+    LinkJobArgs,
     OldAndNewTargetKeys,
     RemoveScheduleArgs,
     ReserveScheduleArgs,
     TargetKey,
+    UnlinkJobArgs,
 )
 from scheduler_core.store.redis.scripts.script import A, Script
 from scheduler_core.store.redis.shard import RedisShard, is_text
@@ -71,6 +77,7 @@ class RedisCatalogue:
         self._copying = keys.catalogue("copying")
         self._counters = keys.catalogue("counters")
         self._of_prefix = keys.catalogue("of:")
+        self._jobs_of_prefix = keys.catalogue("jobs_of:")
 
     # ---- targets ------------------------------------------------------------------------------------------------
 
@@ -120,13 +127,43 @@ class RedisCatalogue:
 
     async def drop_target(self, target_id: int, *, name: str, now_ms: int) -> str | list[int]:
         args = DropTargetArgs(target_id=str(target_id), name=name, now=now_ms, limit=SCHEDULES_AT_ONCE)
-        answer = await self._write(DROP_TARGET, args, TargetKey(of_target=self._of(target_id)))
+        answer = await self._write(DROP_TARGET, args, AllOfTargetKeys(self._of(target_id), self._jobs_of(target_id)))
         if isinstance(answer, bytes):
             return answer.decode()
         with translated_faults():
             for foreign in [one for one in answer if not _is_id(one)]:
                 await self._client.srem(self._of(target_id), foreign)
         return [int(one) for one in answer if _is_id(one)]
+
+    async def find_target(self, name: str) -> int | None:
+        with translated_faults():
+            owner: Any = await self._client.hget(self._target_names, name)
+        found = (owner or b"").partition(b" ")[0]
+        return int(found) if _is_id(found) else None
+
+    async def link_job(self, target_id: int, note: str, *, now_ms: int, replaces: str = "") -> bool:
+        args = LinkJobArgs(target_id=str(target_id), note=note, now=now_ms, replaces=replaces)
+        return bool(await self._write(LINK_JOB, args, JobsOfTargetKey(self._jobs_of(target_id))))
+
+    async def unlink_job(self, target_id: int, note: JobNote) -> None:
+        args = UnlinkJobArgs(note=note.text, made=note.made_at_ms)
+        await self._write(UNLINK_JOB, args, JobsOfTargetKey(self._jobs_of(target_id)))
+
+    async def job_note(self, target_id: int, text: str) -> JobNote | None:
+        with translated_faults():
+            made = await self._client.zscore(self._jobs_of(target_id), text)
+        return None if made is None else JobNote(text, int(made))
+
+    async def job_notes(self, target_id: int, *, first: int, limit: int) -> list[JobNote]:
+        with translated_faults():
+            rows: list[Any] = await self._client.zrange(
+                self._jobs_of(target_id), first, first + limit - 1, withscores=True
+            )
+        return [JobNote(text.decode(errors="replace"), int(made)) for text, made in rows]
+
+    async def count_notes(self, target_id: int) -> int:
+        with translated_faults():
+            return int(await self._client.zcard(self._jobs_of(target_id)))
 
     async def keep(self, target_id: int) -> bool:
         with translated_faults():
@@ -241,6 +278,9 @@ class RedisCatalogue:
         return Duties(bool(turn), *(tuple(int(one) for one in ids if _is_id(one)) for ids in (reserved, deleting)))
 
     # ---- both ---------------------------------------------------------------------------------------------------
+
+    def _jobs_of(self, target_id: int) -> str:
+        return f"{self._jobs_of_prefix}{target_id}"
 
     def _of(self, target_id: int) -> str:
         return f"{self._of_prefix}{target_id}"

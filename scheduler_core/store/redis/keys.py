@@ -73,6 +73,7 @@ CATALOGUE_PARTS = {
     "copies": "hash",
     "counters": "hash",
     "of:": "",
+    "jobs_of:": "",
 }
 """The Redis types of the keys of targets and schedules; empty: the first part of one key per target."""
 KEY_TYPES = JOB_KEYS | TASK_PARTS | CATALOGUE_PARTS

@@ -17,12 +17,26 @@ from scheduler_core.store.redis.scripts.script import (
 )
 
 Set = Annotated[str, "set"]
+SortedSet = Annotated[str, "sorted set"]
 
 
 class TargetKey(NamedTuple):
     """The ids of the schedules of one target."""
 
     of_target: Set
+
+
+class JobsOfTargetKey(NamedTuple):
+    """The notes of the jobs that use one target."""
+
+    jobs_of: SortedSet
+
+
+class AllOfTargetKeys(NamedTuple):
+    """The schedules of one target, and the notes of the jobs that use it."""
+
+    of_target: Set
+    jobs_of: SortedSet
 
 
 class OldAndNewTargetKeys(NamedTuple):
@@ -72,7 +86,7 @@ DROP_TARGET = Script(
     "catalogue/drop_target",
     keys="targets target_ids target_names deleting meta",
     args=DropTargetArgs,
-    call_keys=TargetKey,
+    call_keys=AllOfTargetKeys,
 )
 
 
@@ -141,3 +155,21 @@ class DutiesArgs(NamedTuple):
 
 
 DUTIES = Script("catalogue/duties", keys="reserved deleting counters", args=DutiesArgs)
+
+
+class LinkJobArgs(NamedTuple):
+    target_id: Text
+    note: Text
+    now: EpochMs
+    replaces: Text
+
+
+LINK_JOB = Script("catalogue/link_job", keys="targets", args=LinkJobArgs, call_keys=JobsOfTargetKey)
+
+
+class UnlinkJobArgs(NamedTuple):
+    note: Text
+    made: EpochMs
+
+
+UNLINK_JOB = Script("catalogue/unlink_job", keys="", args=UnlinkJobArgs, call_keys=JobsOfTargetKey)

@@ -2,7 +2,7 @@
 -- Delete a target, or continue its deletion: return the schedules to delete first, and remove the target when none is
 -- left.
 --
--- Guarantee: from the first call on no schedule can be reserved for the target or committed to it, so the set of its
+-- Guarantee: a target that a job uses is not deleted. From the first call on no schedule can be reserved for the target or committed to it, so the set of its
 -- schedules only shrinks; after the answer 'done', none is left. If the caller dies in between, the target stays in
 -- `deleting`, where a sweeper finds it. The first write frees memory, so that a full Redis accepts it.
 --
@@ -13,6 +13,7 @@
 --   4 deleting      hash: target id -> epoch ms since when it is being deleted
 --   5 meta          hash: version of the targets
 --   6 of_target     set: ids of the target's schedules
+--   7 jobs_of       sorted set: note of a job that uses the target -> when it was made (epoch ms)
 -- ARGV
 --   1 target_id    text
 --   2 name         text: of the target as read; empty: it is no longer stored
@@ -20,14 +21,16 @@
 --   4 limit        count: schedules to return
 --   last deadline  epoch ms or empty: see lib/deadline.lua
 -- Returns
---   'gone' if the target does not exist, 'changed' if it has another name, 'done' if it was removed, else
---   {schedule id, ...}, at most `limit`
--- Cost: O(limit + log(targets)); three to nine commands.
+--   'gone' if the target does not exist, 'changed' if it has another name, 'used' if a job has a note, 'done' if it was
+--   removed, else {schedule id, ...}, at most `limit`
+-- Cost: O(limit + log(targets)); three to ten commands.
 
 local targets, target_ids, target_names, deleting, meta, of_target = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local jobs_of = KEYS[7]
 local id, name, now, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 if redis.call('HEXISTS', targets, id) == 1 then
+  if redis.call('ZCARD', jobs_of) > 0 then return 'used' end
   -- An empty name: the target cannot be read, and no name belongs to it.
   if name ~= '' then
     local owner = redis.call('HGET', target_names, name)
