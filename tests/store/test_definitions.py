@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.model.job import Job
 from scheduler_core.model.policies import Overlap, Policies, RetryRule
+from scheduler_core.model.request import BearerAuth, Content, RequestSpec
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.redis.codec import decode_job, encode_job, encode_states
 from scheduler_core.store.redis.store import RedisStore
@@ -41,6 +42,10 @@ OTHERS: dict[str, list[Any]] = {
     "policies": [Policies(overlap=Overlap.ALLOW, retry=RetryRule(attempts=3))],
     "name": ["a name"],
     "target_id": [3],
+    "request": [
+        RequestSpec("PUT", (("X-A", "1"),), (("q", "\u4e16"),), auth=BearerAuth("t"), sign=("whsec_a", "whsec_b")),
+        RequestSpec(content=Content.TEXT, content_type="text/csv"),
+    ],
 }
 """Other values than those of the usual job, for every field that there is."""
 
