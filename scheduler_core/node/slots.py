@@ -77,6 +77,10 @@ class SlotPool:
         if self._waiting:
             self.freed()
 
+    def is_waiting(self, wake: Callable[[], None]) -> bool:
+        """Return whether the caller is in the queue: until it reserves or cancels, those behind it get no slot."""
+        return wake in self._waiting
+
     def cancel_wait(self, wake: Callable[[], None]) -> None:
         """Leave the queue and wake the next claimer: a slot may be free that was meant for the caller."""
         if wake in self._waiting:

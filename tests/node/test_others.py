@@ -160,6 +160,31 @@ async def test_a_node_claims_while_a_suspect_may_wait(fleet: Fleet) -> None:
     assert not (await fleet.store.head()).suspects  # the claim found none
 
 
+async def test_a_claimer_whose_jobs_were_taken_while_it_waited_for_slots_leaves_them_to_other_shards(
+    fleet: Fleet,
+) -> None:
+    await fleet.start(2)
+    node, other = fleet.nodes
+    slots = node.node.slots
+
+    def wake_other_shard() -> None:
+        pass
+
+    taken = slots.reserve(slots.size, wake_other_shard)
+    await fleet.put(1, seconds=0)
+    node.alarm.wake()
+    await until(lambda: slots.is_waiting(node.alarm.wake))
+    await fleet.asleep()
+    other.alarm.wake()
+    await until(lambda: fleet.count("short") == 1)
+    await fleet.asleep()
+    rounds = fleet.count("empty") + fleet.count("spared")
+    slots.release(taken)
+    await until(lambda: fleet.count("empty") + fleet.count("spared") > rounds)
+    await fleet.asleep()
+    assert slots.reserve(1, wake_other_shard) == 1
+
+
 async def test_the_turns_of_nodes_differ_and_change_with_the_wake_up(fleet: Fleet) -> None:
     await fleet.start(4)
     turns = [[node.claimer._others.delay_ms(at(second)) for second in range(50)] for node in fleet.nodes]

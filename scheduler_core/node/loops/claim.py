@@ -96,7 +96,8 @@ class Claimer(Service):
             return
         room = self._room_ahead()
         ahead_ms = self._horizon.ahead_ms if room > 0 else 0
-        if self._is_in_order and self._others.may_have_taken_all(room):
+        # A claimer in the queue for slots does not look: while it reads or sleeps, the other shards would get no slot.
+        if self._is_in_order and self._others.may_have_taken_all(room) and not slots.is_waiting(alarm.wake):
             await self.lease_check.compare_if_due()
             head = await self._others.nothing_until(self.clock.now_ms() + ahead_ms)
             if head is not None:
