@@ -36,6 +36,7 @@ __all__ = [
     "CoroutineDeliverer",
     "Deliverer",
     "Done",
+    "EndedAttempt",
     "Environment",
     "MaySend",
     "Outcome",
@@ -51,6 +52,7 @@ __all__ = [
     "attempt",
     "fault_text",
     "start_all_of",
+    "start_one",
 ]
 
 MaySend = Callable[[], bool]
@@ -169,7 +171,16 @@ def start_all_of(deliverer: Deliverer) -> StartAll:
     """Return a function that begins many attempts at once by ``deliverer``, whether it can do so or not."""
     if isinstance(deliverer, StartsTogether):
         return deliverer.start_all
-    return lambda starts: [deliverer.start(call, done, may_send) for call, done, may_send in starts]
+    return lambda starts: [start_one(deliverer.start, call, done, may_send) for call, done, may_send in starts]
+
+
+def start_one(start: Start, call: Call, done: Done, may_send: MaySend) -> Attempt:
+    """Begin one of several attempts by ``start``. If that raises, only this attempt fails: the requests of the others
+    may have been sent."""
+    try:
+        return start(call, done, may_send)
+    except Exception as error:  # noqa: BLE001 - as in ``CoroutineDeliverer._run``
+        return EndedAttempt(done, Outcome(OutcomeKind.INTERNAL, message=fault_text(error)))
 
 
 class Attempt(Protocol):
@@ -178,6 +189,16 @@ class Attempt(Protocol):
     def cancel(self) -> None:
         """Stop the attempt. ``done`` is not called afterwards. Does nothing if the attempt has ended."""
         ...
+
+
+class EndedAttempt:
+    """An attempt that ends without a request. It passes its outcome on in the next turn of the event loop."""
+
+    def __init__(self, done: Done, outcome: Outcome) -> None:
+        self._handle = asyncio.get_running_loop().call_soon(done, outcome)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
 
 
 class CoroutineDeliverer(ABC, Generic[C]):

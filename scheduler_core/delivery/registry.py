@@ -6,7 +6,6 @@ The kinds are HTTP, message brokers, and those of installed packages, which regi
 
 from __future__ import annotations
 
-import asyncio
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,11 +21,13 @@ from scheduler_core.delivery.base import (
     Call,
     Deliverer,
     Done,
+    EndedAttempt,
     Environment,
     MaySend,
     Outcome,
     TargetKind,
     start_all_of,
+    start_one,
 )
 from scheduler_core.delivery.broker.kind import BrokerKind
 from scheduler_core.delivery.celery.kind import CeleryAmqpKind, CeleryRedisKind
@@ -148,16 +149,18 @@ class DelivererByScheme:
         deliverer = self._by_scheme.get(scheme_of(url))
         if deliverer is not None:
             return deliverer.start(call, done, may_send)
-        return _Unknown(done, f"this node has no target kind for the URL; it has {', '.join(self._by_scheme)}")
+        # The package of its kind is not installed here, or no longer.
+        message = f"this node has no target kind for the URL; it has {', '.join(self._by_scheme)}"
+        return EndedAttempt(done, Outcome(OutcomeKind.INTERNAL, message=message))
 
     def start_all(self, starts: Sequence[tuple[Call, Done, MaySend]], /) -> list[Attempt]:
         """Begin many attempts, as ``StartsTogether.start_all`` says: those over HTTP together, then the others."""
-        http = [one for one in starts if one[0].url[:5] in ("http:", "https")]
+        http = [one for one in starts if one[0].url[:5] == "http:" or one[0].url[:6] == "https:"]
         attempts = iter(self._start_all_http(http))
         if len(http) == len(starts):
             return list(attempts)
         over_http = set(map(id, http))
-        return [next(attempts) if id(one) in over_http else self.start(*one) for one in starts]
+        return [next(attempts) if id(one) in over_http else start_one(self.start, *one) for one in starts]
 
     def prepare(self, call: Call, /) -> Call:
         """Prepare a call, as ``Deliverer.prepare`` says."""
@@ -195,17 +198,6 @@ class _OnFirstUse:
         if self._deliverer is None:
             self._deliverer = self._kind.open(self._environment)
         return self._deliverer
-
-
-class _Unknown:
-    """An attempt for a URL whose kind this node lacks: its package is not installed here, or no longer."""
-
-    def __init__(self, done: Done, message: str) -> None:
-        outcome = Outcome(OutcomeKind.INTERNAL, message=message)
-        self._handle = asyncio.get_running_loop().call_soon(done, outcome)
-
-    def cancel(self) -> None:
-        self._handle.cancel()
 
 
 def scheme_of(url: str) -> str:

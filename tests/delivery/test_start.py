@@ -9,10 +9,23 @@ from typing import Any
 
 import pytest
 
-from scheduler_core.delivery.base import NOT_SENT, Attempt, Call, CoroutineDeliverer, Outcome, OutcomeKind, always
+from scheduler_core.delivery.base import (
+    NOT_SENT,
+    Attempt,
+    Call,
+    CoroutineDeliverer,
+    Deliverer,
+    Done,
+    MaySend,
+    Outcome,
+    OutcomeKind,
+    always,
+    start_all_of,
+)
 from scheduler_core.delivery.http.client import HttpClient
 from scheduler_core.delivery.http.connection import Connection
 from scheduler_core.delivery.http.deadlines import KEPT_GROUPS, Deadlines
+from scheduler_core.delivery.registry import DelivererByScheme
 from tests.support.delivery import deliverer, request
 from tests.support.factories import make_call
 from tests.support.runners import Runner, answer, hang
@@ -356,3 +369,66 @@ async def test_attempts_that_begin_together_end_at_their_deadlines_and_can_be_ca
         assert outcomes[1][0].kind is OutcomeKind.TIMEOUT
         assert outcomes[0] == []
         assert (await http.deliver(request(runner.url()))).status == 200
+
+
+class Kind(CoroutineDeliverer[None]):
+    """A deliverer that accepts each call."""
+
+    def __init__(self) -> None:
+        self.urls: list[str] = []
+
+    async def send(self, call: Call, _: None, /) -> Outcome:
+        self.urls.append(call.url)
+        return Outcome(OutcomeKind.RESPONSE, 1.0, status=200)
+
+
+class Raising:
+    """A deliverer whose ``start`` raises for some calls, although it must not."""
+
+    def __init__(self) -> None:
+        self.kind = Kind()
+
+    def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
+        if call.run_id == "bad":
+            raise RuntimeError("a secret")
+        return self.kind.start(call, done, may_send)
+
+    def prepare(self, call: Call, /) -> Call:
+        return call
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def started_together(subject: Deliverer, *calls: Call) -> list[Outcome]:
+    outcomes = [list[Outcome]() for _ in calls]
+    start_all_of(subject)([(call, one.append, always) for call, one in zip(calls, outcomes, strict=True)])
+    assert not any(outcomes)
+    await until(lambda: all(outcomes))
+    return [outcome for (outcome,) in outcomes]
+
+
+async def test_a_call_that_cannot_be_started_fails_alone_and_not_those_that_were_sent_with_it() -> None:
+    http, raising = Kind(), Raising()
+    by_scheme = DelivererByScheme({"http": http, "https": http, "other": raising})
+    good, bad = make_call(url="other://a", run_id="good"), make_call(url="other://a", run_id="bad")
+    for one, first in ((by_scheme, make_call(url="http://a/")), (raising, good)):
+        sent, failed, last = await started_together(one, first, bad, good)
+        assert (sent.status, failed.kind, last.status) == (200, OutcomeKind.INTERNAL, 200)
+        assert failed.message.startswith("unexpected RuntimeError in start")
+
+
+async def test_a_signed_request_with_a_broken_key_fails_alone() -> None:
+    async with Runner() as runner, deliverer() as http:
+        (good,) = await prepared(http, runner, 1)
+        bad = http.prepare(make_call(url=runner.url(), run_id="bad", sign_keys=("whsec_",)))
+        _, outcomes = together(http, [good, bad])
+        await until(lambda: all(outcomes))
+        assert (outcomes[0][0].status, outcomes[1][0].kind) == (200, OutcomeKind.INTERNAL)
+
+
+async def test_a_scheme_that_begins_with_https_has_its_own_deliverer() -> None:
+    http, other = Kind(), Kind()
+    by_scheme = DelivererByScheme({"http": http, "https": http, "https+unix": other})
+    await started_together(by_scheme, make_call(url="https://a/"), make_call(url="https+unix://b/"))
+    assert (http.urls, other.urls) == (["https://a/"], ["https+unix://b/"])

@@ -31,6 +31,7 @@ from scheduler_core.delivery.base import (
     always,
     attempt,
     fault_text,
+    start_one,
 )
 from scheduler_core.delivery.http.connect import AddressRefused, Origin, TlsFailed
 from scheduler_core.delivery.http.connection import WRITE_PIECE_BYTES, Connection
@@ -148,7 +149,7 @@ class HttpClient:
         """
         pool, monotonic = self._pool, self._clock.monotonic
         if pool is None:
-            return [self.start(*one) for one in starts]
+            return [start_one(self.start, *one) for one in starts]
         oldest_usable = pool.oldest_usable()
         sent: list[tuple[Connection, float, int | OSError | None] | None] = []
         expected: Counter[Origin] = Counter()
@@ -167,7 +168,7 @@ class HttpClient:
         attempts: list[Attempt] = []
         for (call, done, may_send), one in zip(starts, sent, strict=True):
             if one is None:
-                attempts.append(self.start(call, done, may_send))
+                attempts.append(start_one(self.start, call, done, may_send))
             else:
                 request_sent, written = cast("tuple[Request, Written]", call.prepared)
                 attempts.append(_Direct(self, pool, request_sent, written, done, may_send, *one))
