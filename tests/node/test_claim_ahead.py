@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.base import NOT_SENT, Attempt, Done, MaySend
+from scheduler_core.delivery.base import NOT_SENT, Attempt, Done, MaySend, Outcome, OutcomeKind, Verdict
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.call import Call
 from scheduler_core.model.catalogue import Target
@@ -219,6 +219,28 @@ async def test_each_run_of_a_burst_has_the_time_of_its_own_request(setup: Setup)
     runs = {name: (await setup.runs(name))[0].lateness_ms for name in "abcd"}
     assert [runs[name] for name in written.sent] == [0, 3, 6, 9]
     assert not node.node.in_flight
+
+
+async def test_an_attempt_that_fails_before_it_may_send_begins_at_its_wake_up(setup: Setup) -> None:
+    await setup.put("a")
+    node = await setup.node()
+    ends: list[Done] = []
+
+    def connect(starts: Sequence[tuple[Call, Done, MaySend]]) -> list[Attempt]:
+        ends.extend(done for _, done, _ in starts)
+        return [Nothing() for _ in starts]
+
+    node.dispatcher._start_all = connect
+    setup.clock.advance(600)
+    await node.claim(ahead_ms=AHEAD_MS)
+    setup.clock.advance(400)
+    node.starter.start_due(100)
+    ends[0](Outcome(OutcomeKind.CONNECTION, verdict=Verdict.RETRY))
+    await node.settle()
+    state = (await setup.store.read("a")).snapshot.state
+    assert state is not None
+    assert state.open is not None
+    assert state.open.started_at_ms == at(1)
 
 
 async def test_cycles_are_not_collected_during_a_burst(setup: Setup) -> None:

@@ -124,18 +124,19 @@ class Starter(Service):
         collects = gc.isenabled()
         gc.disable()  # a search for cycles among the objects of a burst takes 2 to 17 ms; it runs after the writes
         try:
-            self._start_taken(self.queue.take_due(now_ms, limit))
+            self._start_taken(self.queue.take_due(now_ms, limit), now_ms)
         finally:
             if collects:
                 gc.enable()
 
-    def _start_taken(self, due: list[Waiting]) -> None:
+    def _start_taken(self, due: list[Waiting], now_ms: int) -> None:
         limiter = self.limiter
         saturated = limiter.saturated
         together: list[InFlight] = []
         for place, one in enumerate(due):
             attempt = one.attempt
             if attempt is not None and limiter.grant(attempt.permit, attempt.work.job):
+                attempt.started_at_ms = now_ms  # if it fails before it may send: it was built ahead of this
                 together.append(attempt)
                 continue
             if together:
