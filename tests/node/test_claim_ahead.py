@@ -553,6 +553,19 @@ async def test_many_runs_without_a_slot_are_held_back_in_batches(setup: Setup, m
     assert len(node.deliverer.seen) == 1
 
 
+async def test_overdue_runs_are_not_held_back_while_slots_are_free(setup: Setup) -> None:
+    """A claim of a backlog takes more of them than it starts, and a node may stand still for longer than that."""
+    await setup.put("a", "b", "c", seconds=0)
+    node = await setup.node(slots=2)
+    setup.clock.advance(2 * PATIENCE_MS)
+    claim = await node.claimer._claim(3)
+    node.starter.put(claim.jobs)
+    await node.starter.run_once()
+    assert len(node.node.in_flight) == 2
+    assert len(node.starter.queue) == 0
+    assert node.settler.unsettled == 1, "the third goes to a node that has a slot"
+
+
 async def test_a_job_that_needs_no_slot_is_not_held_back_for_want_of_one(setup: Setup) -> None:
     await setup.put("first", seconds=0)
     node = await setup.node(slots=1)

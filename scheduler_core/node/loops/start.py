@@ -76,25 +76,22 @@ class Starter(Service):
             self._slots.cancel_wait(alarm.wake)
             await alarm.sleep(wake_ms)
             return
-        if wake_ms <= now_ms - PATIENCE_MS:
+        wanted = self.limiter.batch(WRITES_AT_ONCE, alarm.wake)
+        limit = self._slots.reserve(wanted, alarm.wake, first=True) if wanted else 0
+        is_overdue = wake_ms <= now_ms - PATIENCE_MS
+        if limit:
+            order.writes_left(self)
+            try:
+                self.start_due(limit)
+            finally:
+                self._slots.release(limit)
+        else:
+            order.writes_done(self)
+            if not is_overdue:
+                await alarm.sleep(now_ms + (PATIENCE_MS if wanted else SATURATED_WAIT_MS))
+                return
+        if is_overdue and limit < WRITES_AT_ONCE:  # for those that are left, no slot is free
             self._hold_back_overdue(now_ms)
-            await self.clock.sleep(0)  # let the event loop do other work between two batches
-            return
-        limit = self.limiter.batch(WRITES_AT_ONCE, alarm.wake)
-        if limit == 0:
-            order.writes_done(self)
-            await alarm.sleep(now_ms + SATURATED_WAIT_MS)
-            return
-        limit = self._slots.reserve(limit, alarm.wake, first=True)
-        if limit == 0:
-            order.writes_done(self)
-            await alarm.sleep(now_ms + PATIENCE_MS)
-            return
-        order.writes_left(self)
-        try:
-            self.start_due(limit)
-        finally:
-            self._slots.release(limit)
         await self.clock.sleep(0)  # so that answers are read
 
     async def stop(self) -> None:
