@@ -14,12 +14,13 @@ from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job_state import HeldBack
-from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.outcome import Outcome, OutcomeKind, Verdict
 from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import RunState
 from scheduler_core.node.dispatch import calls
 from scheduler_core.node.dispatch import dispatcher as deliver
 from scheduler_core.node.dispatch.limiter import Permit, TargetLimiter
+from scheduler_core.node.dispatch.targets import TargetRegistry, TargetState
 from scheduler_core.node.loops import settle
 from scheduler_core.plan.settle import plan_settle_changed
 from scheduler_core.store.loop import Claim
@@ -82,6 +83,36 @@ async def test_a_job_whose_limits_fail_does_not_stop_the_others_of_its_batch(
     assert await setup.node.claim() == 3
     assert setup.open() == ["b", "c"]
     assert await setup.retried("a") == "RuntimeError: broken"
+
+
+async def test_a_job_whose_limits_fail_does_not_stop_the_others_of_its_burst(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await setup.start()
+    setup.node.starter.listens(True)
+    setup.clock.now -= 100
+    assert await setup.node.claim(ahead_ms=100) == 3
+    setup.clock.now += 100
+    find = TargetRegistry.of
+
+    def broken(targets: TargetRegistry, url: str) -> TargetState:
+        if url == "http://a.test/run":
+            raise RuntimeError("broken")
+        return find(targets, url)
+
+    monkeypatch.setattr(TargetRegistry, "of", broken)
+    await setup.node.start_due()
+    assert setup.open() == ["b", "c"]
+    assert await setup.retried("a") == "RuntimeError: broken"
+
+
+async def test_a_status_of_a_target_kind_may_be_any_number(setup: Setup) -> None:
+    await setup.start()
+    await setup.node.claim()
+    for status in (1006, -1, 70):
+        await setup.node.answer(Outcome(OutcomeKind.RESPONSE, 1.0, status=status, verdict=Verdict.ACCEPTED))
+    await setup.node.settle()
+    assert await setup.redis.hlen(KEYS.leases) == 0
 
 
 async def test_a_request_that_cannot_be_built_is_a_failed_attempt_and_frees_its_slot(

@@ -107,7 +107,9 @@ class Settler(Service):
         """Settle an attempt that has an outcome."""
         metrics, outcome = self.metrics, ended.outcome
         metrics.duration.observe(outcome.latency_ms / 1000)
-        metrics.attempts.add(str(outcome.kind), STATUS_CLASSES[outcome.status // 100] if outcome.status else "")
+        status = outcome.status
+        # A target kind may return any number as a status.
+        metrics.attempts.add(str(outcome.kind), STATUS_CLASSES[status // 100] if status and 0 < status < 1000 else "")
         if work.run.started_at_ms is None and work.run.reason is Reason.SCHEDULED:
             metrics.lateness.observe(max(0, ended.started_at_ms - work.run.fire_time_ms) / 1000)
         # Planned when its batch is sent: until then answers are read, and their slots become free.

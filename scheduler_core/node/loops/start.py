@@ -132,10 +132,14 @@ class Starter(Service):
         together: list[InFlight] = []
         for place, one in enumerate(due):
             attempt = one.attempt
-            if attempt is not None and limiter.grant(attempt.permit, attempt.work.job):
-                attempt.started_at_ms = now_ms  # if it fails before it may send: it was built ahead of this
-                together.append(attempt)
-                continue
+            if attempt is not None:
+                try:
+                    if limiter.grant(attempt.permit, attempt.work.job):
+                        attempt.started_at_ms = now_ms  # if it fails before it may send: it was built ahead of this
+                        together.append(attempt)
+                        continue
+                except Exception:  # noqa: BLE001 - ``start_run`` meets it again, and ends only this attempt
+                    pass
             if together:
                 self._dispatcher.send_all(together)
                 together = []
