@@ -16,8 +16,7 @@ from scheduler_api.wire.answers.runs import show_in_flight
 from scheduler_api.wire.answers.targets import Target as ShownTarget
 from scheduler_api.wire.answers.targets import TargetDeleted, show_stored, show_target
 from scheduler_api.wire.bodies import TargetBody, TargetChange
-from scheduler_api.wire.targets import TARGET_FIELDS, target_of
-from scheduler_core.delivery.registry import installed_kinds
+from scheduler_api.wire.targets import TARGET_FIELDS, check_allowed, target_of
 from scheduler_core.model.catalogue import Target
 
 DELETE_SECONDS = 20.0
@@ -28,7 +27,7 @@ async def create(request: Request) -> Response:
     """``POST /targets``."""
     context = context_of(request)
     target = target_of(await body_fields(request, TARGET_FIELDS))
-    installed_kinds().check_allowed(context.guard, target.url, field="url")
+    check_allowed(target, context.guard)
     async with context.store_slot():
         stored = await context.targets.add(target)
     return json_answer(show_target(stored), 201, headers={"Location": f"/targets/{stored.id}"})
@@ -58,13 +57,13 @@ async def put(request: Request) -> Response:
 
     def change(old: Target) -> Target:
         target = target_of(fields, old)
-        if target.url != old.url:
-            installed_kinds().check_allowed(context.guard, target.url, field="url")
+        if (target.url, target.auth) != (old.url, old.auth):
+            check_allowed(target, context.guard)
         return target
 
     def anew() -> Target:
         target = target_of(fields)
-        installed_kinds().check_allowed(context.guard, target.url, field="url")
+        check_allowed(target, context.guard)
         return target
 
     context = context_of(request)

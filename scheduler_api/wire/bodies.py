@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType, defstruct, field
 
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_api.wire.policies import described_policies
-from scheduler_api.wire.request_fields import REQUEST_ROWS
+from scheduler_api.wire.request_fields import REQUEST_ROWS, AnyAuth, Sign
 from scheduler_api.wire.triggers import LEAST_EVERY_SECONDS, MAX_EVERY_SECONDS
 from scheduler_core.base.config import BY_NAME
 from scheduler_core.model.catalogue import MAX_NAME_CHARACTERS, MAX_SECONDS, ScheduleType
@@ -254,6 +254,8 @@ class TargetBody(Described):
     method: Annotated[TargetMethod, Meta(extra_json_schema={"default": "GET"})] | UnsetType = UNSET
     headers: Maybe[TargetHeaders] = UNSET
     body_template: Maybe[BodyTemplate] = UNSET
+    auth: AnyAuth = UNSET
+    sign: Maybe[Sign | None] = UNSET
 
     EXAMPLES = ({"name": "stock", "url": "http://localhost:8080/stock", "method": "POST", "body_template": "{}"},)
 
@@ -266,6 +268,8 @@ class TargetChange(Described):
     method: Annotated[Maybe[TargetMethod | None], Unchanged] = UNSET
     headers: Maybe[TargetHeaders] = UNSET
     body_template: Maybe[BodyTemplate] = UNSET
+    auth: AnyAuth = UNSET
+    sign: Maybe[Sign | None] = UNSET
 
     EXAMPLES = ({"url": "http://localhost:8080/stock/2"},)
 

@@ -7,7 +7,7 @@ it when the job is stored.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -110,8 +110,8 @@ def _spec_of(fields: Fields, content: Content, method: str | None) -> RequestSpe
         query=_query_of(fields),
         content=content,
         content_type=_content_type_of(fields, content, headers),
-        auth=_auth_of(fields, headers),
-        sign=_sign_of(fields),
+        auth=auth_of(fields, headers),
+        sign=sign_of(fields),
     )
 
 
@@ -213,7 +213,8 @@ def default_type(content: Content) -> str | None:
     return {Content.PAYLOAD: "application/json", Content.TEXT: "text/plain; charset=utf-8"}.get(content)
 
 
-def _auth_of(fields: Fields, headers: Pairs) -> Auth | None:
+def auth_of(fields: Fields, headers: Pairs) -> Auth | None:
+    """Read the field ``auth`` beside ``headers``. Raises InvalidInput."""
     if not is_given(fields, "auth"):
         return None
     kind = _auth_type(fields["auth"])
@@ -227,10 +228,15 @@ def _auth_of(fields: Fields, headers: Pairs) -> Auth | None:
         _check_key_header(auth)
     if isinstance(auth, ClientCredentials) and auth.token_url != MASK:
         _check_token_url(auth.token_url)
-    name = auth_header(auth) or ""
-    if any(one.lower() == name.lower() for one, _ in headers):
-        raise InvalidInput(f"auth and headers both set {name}: remove one of them", field="auth")
+    refuse_both(auth, headers)
     return auth
+
+
+def refuse_both(auth: Auth | None, headers: Pairs) -> None:
+    """Raise InvalidInput if ``auth`` and ``headers`` set the same header."""
+    name = auth_header(auth)
+    if name is not None and any(one.lower() == name.lower() for one, _ in headers):
+        raise InvalidInput(f"auth and headers both set {name}: remove one of them", field="auth")
 
 
 def _optional(kind: str, name: str) -> bool:
@@ -276,7 +282,8 @@ def _check_key_header(auth: ApiKeyAuth) -> None:
     check_headers({header: auth.value}, field="auth.value")
 
 
-def _sign_of(fields: Fields) -> tuple[str, ...]:
+def sign_of(fields: Fields) -> tuple[str, ...]:
+    """Read the keys of the field ``sign``. Raises InvalidInput."""
     if not is_given(fields, "sign"):
         return ()
     parts = nested(fields["sign"], ("keys",), path="sign")
@@ -322,10 +329,16 @@ def show_request(job: Job) -> dict[str, Any]:
     content_type = spec.content_type or default_type(spec.content)
     if content_type is not None and not any(name.lower() == "content-type" for name, _ in spec.headers):
         shown["content_type"] = content_type
-    if spec.auth is not None:
-        shown["auth"] = {"type": _AUTH_NAMES[type(spec.auth)], **asdict(masked_auth(spec.auth))}
-    if spec.sign:
-        shown["sign"] = {"keys": [MASK] * len(spec.sign)}
+    return shown | show_credentials(spec.auth, spec.sign)
+
+
+def show_credentials(auth: Auth | None, sign: Sequence[str]) -> dict[str, Any]:
+    """Return the fields ``auth`` and ``sign`` with every value masked, where they are set."""
+    shown: dict[str, Any] = {}
+    if auth is not None:
+        shown["auth"] = {"type": _AUTH_NAMES[type(auth)], **asdict(masked_auth(auth))}
+    if sign:
+        shown["sign"] = {"keys": [MASK] * len(sign)}
     return shown
 
 
@@ -374,7 +387,7 @@ _Body = Annotated[str | None, Meta(description="Text to send instead of `payload
 _ContentType = Annotated[
     str | None, Meta(description="Default: application/json for `payload`, text/plain; charset=utf-8 for `body`.")
 ]
-_AnyAuth = Annotated[Any, Meta(description=f"Credentials. {_KEEPS}", extra_json_schema=_AUTH_SCHEMA)]
+AnyAuth = Annotated[Any, Meta(description=f"Credentials. {_KEEPS}", extra_json_schema=_AUTH_SCHEMA)]
 _Target = Annotated[str | None, Meta(description="The name of a target, instead of `endpoint`.")]
 REQUEST_ROWS: tuple[tuple[str, Any, Any], ...] = (
     ("target", _Target | UnsetType, UNSET),
@@ -383,7 +396,7 @@ REQUEST_ROWS: tuple[tuple[str, Any, Any], ...] = (
     ("query", _Query | UnsetType, UNSET),
     ("body", _Body | UnsetType, UNSET),
     ("content_type", _ContentType | UnsetType, UNSET),
-    ("auth", _AnyAuth, UNSET),
+    ("auth", AnyAuth, UNSET),
     ("sign", Sign | UnsetType | None, UNSET),
 )
 """The optional fields of a request for ``defstruct``, in bodies and in answers."""

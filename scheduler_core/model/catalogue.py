@@ -16,6 +16,7 @@ from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
+from scheduler_core.model.request import Auth
 from scheduler_core.triggers.trigger import IntervalSpec
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
@@ -52,6 +53,9 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
     body_template: str | None = msgspec.field(default=None, name="b")
     created_at_ms: int = msgspec.field(default=0, name="c")
     updated_at_ms: int = msgspec.field(default=0, name="t")
+    auth: Auth | None = msgspec.field(default=None, name="a")
+    sign: tuple[str, ...] = msgspec.field(default=(), name="s")
+    """The keys that sign each request, as ``whsec_`` and base64."""
 
     def same_request(self, other: Target) -> bool:
         """Return whether both are the same request, apart from id and instants."""

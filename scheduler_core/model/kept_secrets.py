@@ -46,8 +46,13 @@ def _has_masks(spec: RequestSpec) -> bool:
     return (
         any(value == MASK for _, value in (*spec.headers, *spec.query))
         or MASK in spec.sign
-        or (spec.auth is not None and MASK in msgspec.structs.astuple(spec.auth))
+        or has_masked_values(spec.auth)
     )
+
+
+def has_masked_values(auth: Auth | None) -> bool:
+    """Return whether a client sent a mask for a value of ``auth``."""
+    return auth is not None and MASK in msgspec.structs.astuple(auth)
 
 
 def _has_masked_password(url: str) -> bool:
@@ -101,8 +106,8 @@ def kept_spec(spec: RequestSpec, stored: RequestSpec | None) -> RequestSpec:
         spec,
         headers=_kept_pairs("headers", spec.headers, stored.headers, is_header=True),
         query=_kept_pairs("query", spec.query, stored.query, is_header=False),
-        auth=_kept_auth(spec.auth, stored.auth),
-        sign=_kept_keys(spec.sign, stored.sign),
+        auth=kept_auth(spec.auth, stored.auth),
+        sign=kept_keys(spec.sign, stored.sign),
     )
 
 
@@ -127,7 +132,8 @@ def _key(name: str, is_header: bool) -> str:
     return name.lower() if is_header else name
 
 
-def _kept_auth(auth: Auth | None, stored: Auth | None) -> Auth | None:
+def kept_auth(auth: Auth | None, stored: Auth | None) -> Auth | None:
+    """Return ``auth`` with each mask replaced by the stored value. Raises InvalidInput and SecretsNeeded."""
     if auth is None:
         return None
     masked = [name for name in auth.__struct_fields__ if getattr(auth, name) == MASK]
@@ -146,7 +152,8 @@ def _kept_auth(auth: Auth | None, stored: Auth | None) -> Auth | None:
     return changed
 
 
-def _kept_keys(keys: Sequence[str], stored: Sequence[str]) -> tuple[str, ...]:
+def kept_keys(keys: Sequence[str], stored: Sequence[str]) -> tuple[str, ...]:
+    """Return ``keys`` with the k-th mask replaced by the k-th stored key. Raises InvalidInput."""
     for place, key in enumerate(keys):
         if key == MASK and place >= len(stored):
             raise _nothing_stored("sign.keys", f"key {place + 1}")

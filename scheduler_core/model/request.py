@@ -118,18 +118,23 @@ def secrets_of(spec: RequestSpec) -> Iterator[str]:
     """Yield the secret values of a request, to find them in answers."""
     yield from (value for name, value in spec.headers if is_secret_header(name))
     yield from (value for name, value in spec.query if is_secret_parameter(name))
-    match spec.auth:
-        case BasicAuth():
-            yield spec.auth.username
-            yield spec.auth.password
-        case BearerAuth():
-            yield spec.auth.token
-        case ApiKeyAuth():
-            yield spec.auth.value
-        case ClientCredentials():
-            yield spec.auth.client_id
-            yield spec.auth.client_secret
+    yield from secrets_of_auth(spec.auth)
     yield from spec.sign
+
+
+def secrets_of_auth(auth: Auth | None) -> Iterator[str]:
+    """Yield the secret values of ``auth``, users and client ids too."""
+    match auth:
+        case BasicAuth():
+            yield auth.username
+            yield auth.password
+        case BearerAuth():
+            yield auth.token
+        case ApiKeyAuth():
+            yield auth.value
+        case ClientCredentials():
+            yield auth.client_id
+            yield auth.client_secret
 
 
 def has_secrets(spec: RequestSpec | None) -> bool:

@@ -6,12 +6,19 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from scheduler_api.context import Context
 from scheduler_core.base.errors import StoreUnavailable
+from scheduler_core.delivery.http.request import request_of
+from scheduler_core.model.call import Call
+from scheduler_core.model.catalogue import Target
+from scheduler_core.model.request import BearerAuth, ClientCredentials, Content, RequestSpec
+from scheduler_core.node.dispatch.calls import with_target
 from scheduler_core.usecases import job_targets
 from tests.api.conftest import job
 from tests.api.runner import Runner, running, until
+from tests.support.factories import make_call
 
 BODY: dict[str, Any] = {"id": "j", "target": "stock", "cron": "0 0 1 1 *"}
 TARGET: dict[str, Any] = {
@@ -210,3 +217,76 @@ async def test_an_answer_that_repeats_a_secret_of_the_target_is_masked(
         runner.answers = [(400, b"no s3cret-t")]
         run = await run_once(client, runner)
     assert run["response_body"] == "no ***"
+
+
+# ---- credentials of a target -----------------------------------------------------------------------------------------
+
+AUTH = {"type": "bearer", "token": "s3cret-of-target"}
+MASKED = {"type": "bearer", "token": "***"}
+KEY = "whsec_" + "s3cr" * 8
+SIGN = {"keys": [KEY]}
+
+
+async def test_the_credentials_of_a_target_are_masked_and_kept(client: httpx.AsyncClient) -> None:
+    target = await create(client, headers=None, auth=AUTH, sign=SIGN)
+    path = f"/targets/{target}"
+    shown = (await client.get(path)).json()
+    assert (shown["auth"], shown["sign"]) == (MASKED, {"keys": ["***"]})
+    assert "s3cr" not in (await client.get("/targets")).text
+    assert (await client.put(path, json=shown)).json() == shown
+    moved: dict[str, Any] = {"url": "http://other.test/"}
+    for kept in ({}, {"auth": MASKED, "sign": None}, {"sign": {"keys": ["***"]}, "auth": None}, {"auth": AUTH}):
+        answer = await client.put(path, json={**moved, **kept})
+        assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "secrets_needed", "url")
+    assert (await client.put(path, json={"url": "http://runner.test/x"})).status_code == 200
+    assert (await client.put(path, json={**moved, "auth": AUTH, "sign": SIGN})).status_code == 200
+    assert not {"auth", "sign"} & (await client.put(path, json={"auth": None, "sign": None})).json().keys()
+    refused = await client.put(path, json={"auth": MASKED})
+    assert (refused.status_code, refused.json()["field"]) == (422, "auth.token")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"auth": MASKED}, "auth.token"),
+        ({"sign": {"keys": ["***"]}}, "sign.keys"),
+        ({"auth": {"type": "none"}}, "auth.type"),
+        ({"auth": AUTH, "headers": {"authorization": "x"}}, "auth"),
+        ({"auth": {"type": "oauth2_client_credentials", "token_url": "http://169.254.169.254/", "client_id": "c",
+                   "client_secret": "s"}}, "auth.token_url"),
+    ],
+)  # fmt: skip
+async def test_bad_credentials_of_a_target_are_refused(
+    client: httpx.AsyncClient, change: dict[str, Any], field: str
+) -> None:
+    answer = await client.post("/targets", json={**TARGET, "headers": None, **change})
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    target = await create(client, headers=None)
+    answer = await client.put(f"/targets/{target}", json=change)
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+
+
+def sent_by(call: Call) -> dict[str, str]:
+    return dict(request_of(call).headers)
+
+
+def test_a_call_has_the_credentials_of_its_target_unless_its_job_has_its_own() -> None:
+    target = Target(1, "t", "http://runner.test/", "POST", auth=BearerAuth("of-target"), sign=(KEY,))
+    schedule = with_target(make_call(), target)
+    assert (sent_by(schedule)["Authorization"], schedule.sign_keys) == ("Bearer of-target", (KEY,))
+    assert {"of-target", KEY} <= set(schedule.secrets)
+    inherits = with_target(make_call(), target, RequestSpec(content=Content.NONE))
+    assert (sent_by(inherits)["Authorization"], inherits.sign_keys) == ("Bearer of-target", (KEY,))
+    own = RequestSpec(content=Content.NONE, auth=BearerAuth("own"), sign=("k",))
+    assert sent_by(with_target(make_call(), target, own))["Authorization"] == "Bearer own"
+    assert with_target(make_call(), target, own).sign_keys == ("k",)
+
+    client = ClientCredentials("http://auth.test/", "c", "s")
+    by_token = replace(target, auth=client)
+    assert with_target(make_call(), by_token).client == client
+    assert with_target(make_call(), by_token, RequestSpec()).client == client
+    assert with_target(make_call(), by_token, own).client is None
+    header = RequestSpec(headers=(("authorization", "own"),))
+    assert with_target(make_call(), by_token, header).client is None
+    call = with_target(make_call(), target, RequestSpec(auth=client))
+    assert (call.client, "Authorization" in sent_by(call)) == (client, False)

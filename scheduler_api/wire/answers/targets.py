@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta
 from scheduler_api.wire.answers.runs import MetInFlight
 from scheduler_api.wire.bodies import BodyTemplate, Name, TargetHeaders, TargetMethod, Url
 from scheduler_api.wire.fields import Described, Instant, Maybe
+from scheduler_api.wire.request_fields import AnyAuth, Sign, show_credentials
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model import catalogue as model
 from scheduler_core.store.catalogue import StoredTarget
@@ -27,6 +28,8 @@ class Target(Described):
     updated_at: Maybe[Instant] = UNSET
     status: Annotated[Maybe[Literal["unreadable"]], Meta(description="Absent: the target can be read.")] = UNSET
     detail: Annotated[Maybe[str], Meta(description="Why it cannot be read.")] = UNSET
+    auth: AnyAuth = UNSET
+    sign: Maybe[Sign] = UNSET
 
 
 class TargetDeleted(Described):
@@ -45,7 +48,8 @@ def show_stored(stored: StoredTarget) -> Target:
 
 
 def show_target(target: model.Target) -> Target:
-    """Show a target as it was written. Header values are not masked: clients read a target, change it and PUT it."""
+    """Show a target as it was written. Header values are not masked: clients read a target, change it and PUT it. The
+    values of ``auth`` and ``sign`` are."""
     return Target(
         target.id,
         target.name,
@@ -55,4 +59,5 @@ def show_target(target: model.Target) -> Target:
         target.body_template,
         rfc3339(target.created_at_ms),
         rfc3339(target.updated_at_ms),
+        **show_credentials(target.auth, target.sign),
     )

@@ -21,6 +21,7 @@ from scheduler_core.model.request import (
     RequestSpec,
     merged,
     secrets_of,
+    secrets_of_auth,
     with_query,
 )
 from scheduler_core.plan.claim import Work
@@ -74,7 +75,7 @@ def _with_request(call: Call, spec: RequestSpec, *, own_payload: bool) -> Call:
         method=spec.method or "POST",
         headers=_own_headers(spec),
         sign_keys=spec.sign,
-        client=spec.auth if isinstance(spec.auth, ClientCredentials) else None,
+        client=_client(spec.auth),
         secrets=tuple(secrets_of(spec)),
     )
 
@@ -85,6 +86,14 @@ def with_target(call: Call, target: Target, spec: RequestSpec | None = None, *, 
     ``spec``: None: the job is a schedule. ``own_payload``: the payload is the run's own. Raises SecretsElsewhere if the
     target has moved to another origin than the one that the job's secrets are for.
     """
+    of_target = target.headers or ()
+    if target.auth is not None:
+        of_target = merged(of_target, _auth_headers(target.auth))
+    secrets = (
+        *(value for name, value in of_target if is_secret_header(name)),
+        *secrets_of_auth(target.auth),
+        *target.sign,
+    )
     if spec is None:
         content_type, body = body_of(target)
         return replace(
@@ -93,17 +102,25 @@ def with_target(call: Call, target: Target, spec: RequestSpec | None = None, *, 
             payload=body,
             content_type=content_type,
             method=target.method,
-            headers=target.headers or (),
+            headers=of_target,
+            sign_keys=target.sign,
+            client=_client(target.auth),
+            secrets=secrets,
         )
     if spec.secrets_for is not None and spec.secrets_for != origin_of(target.url):
         raise SecretsElsewhere(target.name)
-    method, of_target, own = spec.method or target.method, target.headers or (), _own_headers(spec)
+    method, own = spec.method or target.method, _own_headers(spec)
     if own_payload or spec.content is not Content.NONE:
         content_type, body = _content_type(spec, own_payload=own_payload), call.payload
         of_target = tuple(header for header in of_target if header[0].lower() != "content-type")
     else:
         content_type, body = body_of(replace(target, method=method))
     headers = merged(of_target, own)
+    client = _client(spec.auth)
+    if spec.auth is None and not any(name.lower() == "authorization" for name, _ in own):
+        client = _client(target.auth)
+    if client is not None:
+        headers = tuple(header for header in headers if header[0].lower() != "authorization")
     return replace(
         call,
         url=with_query(target.url, spec.query),
@@ -111,10 +128,14 @@ def with_target(call: Call, target: Target, spec: RequestSpec | None = None, *, 
         content_type=None if _names_content_type(headers) else content_type,
         method=method,
         headers=headers,
-        sign_keys=spec.sign,
-        client=spec.auth if isinstance(spec.auth, ClientCredentials) else None,
-        secrets=(*secrets_of(spec), *(value for name, value in of_target if is_secret_header(name))),
+        sign_keys=spec.sign or target.sign,
+        client=client,
+        secrets=(*secrets_of(spec), *secrets),
     )
+
+
+def _client(auth: Auth | None) -> ClientCredentials | None:
+    return auth if isinstance(auth, ClientCredentials) else None
 
 
 class SecretsElsewhere(Exception):
