@@ -52,7 +52,7 @@ def export(server: Server, prefix: str | None, jsonl: bool) -> None:
         given = {name: raw for name, raw in definition_of(fields).items() if name == "payload" or bytes(raw) != b"null"}
         click.echo(begin + body_of(given), nl=jsonl)
         written += 1
-        masked += any(b'"***"' in bytes(given[name]) for name in SECRET_FIELDS if name in given)
+        masked += _has_masks(given)
     if not jsonl:
         click.echo("\n]" if written else "[]")
     if schedules:
@@ -67,6 +67,12 @@ def export(server: Server, prefix: str | None, jsonl: bool) -> None:
         click.echo(f"{printable(job_id)} not exported: its definition cannot be read", err=True)
     if unreadable:
         raise click.exceptions.Exit(EXIT_OTHER)
+
+
+def _has_masks(given: Fields) -> bool:
+    """Return whether a secret of the job is masked, also the password of a broker in its endpoint."""
+    in_fields = any(b'"***"' in bytes(given[name]) for name in SECRET_FIELDS if name in given)
+    return in_fields or ("endpoint" in given and b":***@" in bytes(given["endpoint"]))
 
 
 def _stored_jobs(server: Server, prefix: str | None) -> Iterator[Fields]:

@@ -23,7 +23,7 @@ from scheduler_core.base.sign_keys import KEY_FORM, key_bytes
 from scheduler_core.base.urls import origin_of
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.validate import check_headers
-from scheduler_core.delivery.registry import installed_kinds
+from scheduler_core.delivery.registry import installed_kinds, scheme_of
 from scheduler_core.model.catalogue import Target, body_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.kept_secrets import mask_password, masked_auth, masked_pairs
@@ -313,7 +313,9 @@ def show_request(job: Job) -> dict[str, Any]:
         return {"endpoint": mask_password(job.url), "payload": Raw(job.payload)}
     shown: dict[str, Any]
     if job.target_id is None and spec.target_name is None:
-        shown = {"endpoint": mask_password(job.url), "method": spec.method or "POST"}
+        shown = {"endpoint": mask_password(job.url)}
+        if scheme_of(job.url) in {"http", "https"}:
+            shown["method"] = spec.method or "POST"
     else:
         shown = {"target": spec.target_name}
         if spec.method is not None:

@@ -335,3 +335,24 @@ async def test_no_answer_and_no_log_line_has_a_secret(
     text = "".join(seen) + "".join(capfd.readouterr())
     own = kept | {"s3cret-of-header", "s3cret-of-query", "s3cret-key", KEY}
     assert [secret for secret in own if secret in text] == []
+
+
+async def test_the_password_of_a_broker_is_masked_and_stays_with_its_host(client: httpx.AsyncClient) -> None:
+    url = "redis+stream://user:s3cret@broker.test:6379/0/stream"
+    assert (await put(client, endpoint=url)).status_code == 202
+    masked = (await shown(client))["endpoint"]
+    assert masked == "redis+stream://user:***@broker.test:6379/0/stream"
+    assert (await put(client, endpoint=masked)).json()["changed"] is False
+    assert (await put(client, endpoint=masked.removesuffix("stream") + "other")).json()["changed"]
+    for moved, code in ((masked.replace("broker", "other"), "secrets_needed"), (masked.replace("user", "u"), None)):
+        answer = await put(client, endpoint=moved)
+        assert (answer.status_code, answer.json()["code"]) == (400, code or "invalid_input")
+    assert (await put(client, endpoint=url, headers={"X": "1"})).json()["field"] == "headers"
+
+
+async def test_a_text_for_a_broker_can_be_put_back(client: httpx.AsyncClient) -> None:
+    given: dict[str, Any] = {"endpoint": "redis+stream://broker.test/0/stream", "payload": ..., "body": "text"}
+    assert (await put(client, **given)).status_code == 202
+    answer = await shown(client)
+    assert "method" not in answer
+    assert (await put(client, **given, content_type=answer["content_type"])).json()["changed"] is False
