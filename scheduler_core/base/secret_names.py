@@ -25,7 +25,7 @@ _ALONE: Final = frozenset({"code", "sid"})
 """Query parameters that are secrets only under exactly this name: ``code`` is the key of an Azure function."""
 _NO_SECRETS: Final = frozenset({"idempotency-key", "cache-key", "surrogate-key", "x-cache-key"})
 _URL_HEADERS: Final = frozenset({"location", "content-location", "referer"})
-_USER_INFO: Final = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]*:)?//([^/?#@]*)@")
+_USER_INFO: Final = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]*:)?//([^/?#]*)@")
 
 
 @lru_cache(maxsize=4096)

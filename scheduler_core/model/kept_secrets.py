@@ -17,9 +17,9 @@ from scheduler_core.base.errors import InvalidInput, SecretsNeeded
 from scheduler_core.base.secret_names import MASK, is_secret_header, is_secret_parameter
 from scheduler_core.base.urls import origin_of
 from scheduler_core.model.job import Job
-from scheduler_core.model.request import PLAIN, Auth, ClientCredentials, Pairs, RequestSpec
+from scheduler_core.model.request import PLAIN, ApiKeyAuth, Auth, ClientCredentials, Pairs, RequestSpec
 
-_USER_INFO = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]*://[^/?#@:]*:)([^/?#]*)(@)")
+_USER_INFO = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]*://[^/?#:]*:)([^/?#]*)(@)")
 
 
 def mask_password(url: str) -> str:
@@ -143,9 +143,16 @@ def kept_auth(auth: Auth | None, stored: Auth | None) -> Auth | None:
         raise _nothing_stored(f"auth.{masked[0]}", "this type of auth")
     changed = replace(auth, **{name: getattr(stored, name) for name in masked})
     if (
+        isinstance(auth, ApiKeyAuth)
+        and isinstance(stored, ApiKeyAuth)
+        and auth.value == MASK
+        and auth.header.lower() not in {MASK, stored.header.lower()}
+    ):
+        raise _nothing_stored("auth.value", "this header")
+    if (
         isinstance(changed, ClientCredentials)
         and isinstance(stored, ClientCredentials)
-        and "client_secret" in masked
+        and not {"client_id", "client_secret"}.isdisjoint(masked)
         and origin_of(changed.token_url) != origin_of(stored.token_url)
     ):
         raise SecretsNeeded("auth.token_url")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
 from urllib.parse import quote, quote_plus
 
 from scheduler_core.base.secret_names import MASK, mask_headers
@@ -29,8 +27,9 @@ def detail_of(call: Call | None, outcome: Outcome) -> RunDetail:
     their value."""
     sent, received = mask_headers(outcome.sent_headers), mask_headers(outcome.headers)
     if call is not None and call.secrets:
-        pattern = _secrets_of(call).pattern
-        sent, received = _masked(sent, pattern), _masked(received, pattern)
+        forms = _forms_of(call)
+        sent = tuple((name, MASK if value in call.secrets else value) for name, value in sent)  # also short ones
+        sent, received = _masked(sent, forms), _masked(received, forms)
     return RunDetail(
         sent, b"" if call is None else call.payload[:DETAIL_BYTES], received, answer_shown(call, outcome)[:DETAIL_BYTES]
     )
@@ -44,10 +43,10 @@ def answer_shown(call: Call | None, outcome: Outcome) -> bytes:
     body = outcome.body
     if call is None or not call.secrets or not body:
         return body
-    secrets = _secrets_of(call)
-    body = secrets.pattern.sub(_MASK, body)
+    forms = _forms_of(call)
+    body = _without(body, forms)
     if outcome.body_bytes > len(outcome.body) or outcome.truncated:
-        for form in secrets.forms:
+        for form in forms:
             for length in range(min(len(form) - 1, len(body)), LEAST_SECRET - 1, -1):
                 if body.endswith(form[:length]):
                     return body[:-length] + _MASK
@@ -57,27 +56,26 @@ def answer_shown(call: Call | None, outcome: Outcome) -> bytes:
 _MASK = MASK.encode()
 
 
-def _masked(headers: Iterable[tuple[str, str]], pattern: re.Pattern[bytes]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, pattern.sub(_MASK, value.encode()).decode(errors="replace")) for name, value in headers)
+def _masked(headers: Iterable[tuple[str, str]], forms: Iterable[bytes]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, _without(value.encode(), forms).decode(errors="replace")) for name, value in headers)
 
 
-class _Secrets(NamedTuple):
-    """The secrets of a call, to find them in answers."""
+def _without(text: bytes, forms: Iterable[bytes]) -> bytes:
+    # Not a regular expression: compiling one of a hundred kilobytes would block the node for a quarter of a second.
+    for form in forms:
+        text = text.replace(form, _MASK)
+    return text
 
-    forms: tuple[bytes, ...]
-    """In each encoding in which an answer is likely to repeat them, the longest first."""
-    pattern: re.Pattern[bytes]
 
-
-def _secrets_of(call: Call) -> _Secrets:
-    return _secrets((*call.secrets, *_credentials(call)))
+def _forms_of(call: Call) -> tuple[bytes, ...]:
+    """Return the secrets of a call in each encoding in which an answer is likely to repeat them, the longest first."""
+    return _forms((*call.secrets, *_credentials(call)))
 
 
 @lru_cache(maxsize=1024)
-def _secrets(secrets: tuple[str, ...]) -> _Secrets:
+def _forms(secrets: tuple[str, ...]) -> tuple[bytes, ...]:
     encoded = {form.encode() for form in _encoded(secrets) if len(form) >= LEAST_SECRET}
-    forms = tuple(sorted(encoded, key=len, reverse=True))
-    return _Secrets(forms, re.compile(b"|".join(map(re.escape, forms)) or rb"(?!)"))
+    return tuple(sorted(encoded, key=len, reverse=True))
 
 
 def _credentials(call: Call) -> Iterator[str]:

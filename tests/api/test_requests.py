@@ -293,8 +293,19 @@ async def test_a_client_secret_stays_with_its_token_server(client: httpx.AsyncCl
     assert (await put(client, auth=masked)).json()["changed"] is False
     moved = await put(client, auth=masked | {"token_url": "https://other.test/token"})
     assert (moved.status_code, moved.json()["code"], moved.json()["field"]) == (400, "secrets_needed", "auth.token_url")
+    only_id = masked | {"token_url": "https://other.test/token", "client_secret": "new"}
+    assert (await put(client, auth=only_id)).json()["code"] == "secrets_needed"
     assert (await put(client, auth=masked | {"token_url": "https://auth.test/v2"})).json()["changed"] is True
     assert (await put(client, auth=OAUTH | {"token_url": "https://other.test/token"})).status_code == 202
+
+
+async def test_the_value_of_an_api_key_stays_in_its_header(client: httpx.AsyncClient) -> None:
+    await put(client, auth={"type": "api_key", "header": "X-Key", "value": "s3cret"})
+    for header in ("***", "x-key"):
+        assert (await put(client, auth={"type": "api_key", "header": header, "value": "***"})).status_code == 202
+    refused = await put(client, auth={"type": "api_key", "header": "X-Other", "value": "***"})
+    assert (refused.status_code, refused.json()["field"]) == (400, "auth.value")
+    assert (await put(client, auth={"type": "api_key", "header": "***", "value": "new"})).json()["changed"] is True
 
 
 async def test_a_password_may_be_empty_and_then_the_username_is_the_secret(

@@ -53,6 +53,19 @@ def test_the_beginning_of_a_secret_at_the_end_of_a_cut_answer_is_masked(kept: in
     assert answer_shown(call, outcome) == b"no ***"
 
 
+def test_a_short_secret_is_masked_in_the_header_that_sends_it() -> None:
+    call = make_call(secrets=("k1",), headers=(("X-Plain", "k1"), ("X-A", "k1-k1")))
+    outcome = Outcome(OutcomeKind.RESPONSE, status=400, body=b"k1", headers=(("X-B", "k1"),), sent_headers=call.headers)
+    detail = detail_of(call, outcome)
+    assert detail.request_headers == (("X-Plain", "***"), ("X-A", "k1-k1"))
+    assert (detail.response_headers, detail.response_body) == ((("X-B", "k1"),), b"k1")
+
+
+def test_the_longest_secret_is_masked_first() -> None:
+    outcome = Outcome(OutcomeKind.RESPONSE, status=400, body=b"abcdef abc abcde")
+    assert answer_shown(make_call(secrets=("abc", "abcdef")), outcome) == b"*** *** ***de"
+
+
 def test_an_answer_without_secrets_stays_as_it_is() -> None:
     outcome = Outcome(OutcomeKind.RESPONSE, status=400, body=b"\xff plain", body_bytes=500)
     for secrets in ((), ("s3cret",), ("a",)):

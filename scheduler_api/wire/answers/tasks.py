@@ -11,6 +11,7 @@ from scheduler_api.wire.answers.runs import OutcomeName
 from scheduler_api.wire.bodies import TaskSettings
 from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, Yes, instant
 from scheduler_core.base.instants import rfc3339
+from scheduler_core.model.kept_secrets import mask_password
 from scheduler_core.model.run import Attempt
 from scheduler_core.model.task import TaskRules, TaskStatus, task_id
 from scheduler_core.store.tasks import StoredTask
@@ -83,7 +84,7 @@ def show_task(stored: StoredTask) -> Task:
         shown.message = stored.fault or ""
         return shown
     run = task.run
-    shown.webhook_url = task.url
+    shown.webhook_url = mask_password(task.url)
     shown.webhook_auth = None if task.auth is None else "***"
     shown.execute_at = rfc3339(task.execute_at_ms)
     shown.created_at = rfc3339(task.created_at_ms)
