@@ -18,6 +18,7 @@ from scheduler_core.delivery.celery.target import redis_target as celery_redis
 from scheduler_core.delivery.http.connect import Origin
 from scheduler_core.delivery.redis_stream.target import StreamTarget, stream_target
 from scheduler_core.delivery.registry import BROKERS, TargetKinds
+from scheduler_core.model.kept_secrets import mask_password
 
 KINDS = TargetKinds(kind() for kind in BROKERS)
 SECRET = "s3cret"
@@ -71,6 +72,7 @@ def test_an_url_names_a_place_at_a_broker(url: str) -> None:
         ("redis+stream://h/1/a?maxlen=0", "maxlen must be a whole number"),
         ("redis+stream://h/1/a?maxlen=1e3", "maxlen must be a whole number"),
         ("redis+stream://h/1/a?maxlen=" + 30 * "9", "maxlen must be a whole number"),
+        ("redis+stream://h/1/a?maxlen=" + 19 * "0" + "1" + 30 * "9", "maxlen must be a whole number"),
         ("redis+stream://h/1/a?maxlen=1&maxlen=2", "given twice"),
         ("redis+stream://h/1/a?max=1", "known are: maxlen"),
         ("redis+stream://h/1/a?s3cret", "cannot be read"),
@@ -124,6 +126,10 @@ def test_limits_and_breakers_see_one_origin_without_the_account() -> None:
 def test_passwords_are_masked_and_brokers_show_none() -> None:
     for url in (f"redis+stream://:{SECRET}@h/0/a", f"amqp://u:{SECRET}@h/v/e/k", f"celery+redis://u:{SECRET}@h?task=t"):
         assert SECRET not in mask_url(url)
+    for user in (f"u:{SECRET}", f":{SECRET}", f"u@x:{SECRET}", f"u:p@{SECRET}", f"u@x:{SECRET}@{SECRET}"):
+        url = f"amqp://{user}@h:5672/v/e/k"
+        assert mask_password(url) == mask_url(url) == f"amqp://{user.partition(':')[0]}:***@h:5672/v/e/k"
+        assert amqp_target(url).broker.origin.host == "h"
     target = amqp_target(f"amqp://u:{SECRET}@h/v/e/k")
     assert SECRET not in repr(target)
 

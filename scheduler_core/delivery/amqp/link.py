@@ -181,6 +181,8 @@ class AmqpLink(BrokerLink):
         """Numbers of channels whose end the broker has not confirmed yet."""
         self._most_channels = MOST_CHANNELS
         self._logging_in = False
+        self._names_refusals = False
+        """Whether the broker says that it refuses a login, instead of only closing the connection."""
         self.frame_bytes = FRAME_BYTES
 
     # ---- for attempts -----------------------------------------------------------------------------------------------
@@ -300,6 +302,8 @@ class AmqpLink(BrokerLink):
         if "PLAIN" not in str(start.mechanisms).split():
             raise AttemptFailed(refused(401, "the broker has no login with user and password (PLAIN)"))
         self._logging_in = True
+        capabilities = (start.server_properties or {}).get("capabilities")
+        self._names_refusals = isinstance(capabilities, dict) and bool(capabilities.get("authentication_failure_close"))
         answer_ = commands.Connection.StartOk(
             client_properties={"product": "Cronpost", "capabilities": dict(CAPABILITIES)},
             mechanism="PLAIN",
@@ -319,7 +323,7 @@ class AmqpLink(BrokerLink):
 
     def lost(self, error: AttemptFailed) -> None:
         outcome = error.outcome
-        if self._logging_in and outcome.kind is OutcomeKind.CONNECTION:
+        if self._logging_in and not self._names_refusals and outcome.kind is OutcomeKind.CONNECTION:
             outcome = refused(401, "the broker closed the connection at the login: it refused the user or the password")
         if not self._opened.done():
             self._opened.set_exception(AttemptFailed(outcome))

@@ -30,6 +30,6 @@ def stream_target(url: str, field: str = "endpoint") -> StreamTarget:
     number, _, stream = parts.path.removeprefix("/").partition("/")
     broker = redis_broker(parts, number, field=field)
     maxlen = parts.options.get("maxlen", str(DEFAULT_MAXLEN))
-    if not (maxlen.isascii() and maxlen.isdecimal() and 1 <= int(maxlen[:20]) <= MOST_MAXLEN):
+    if not (maxlen.isascii() and maxlen.isdecimal() and 1 <= int(maxlen) <= MOST_MAXLEN):
         raise InvalidInput(f"maxlen must be a whole number from 1 to {MOST_MAXLEN}", field=field)
     return StreamTarget(broker, decoded(stream, "the name of the stream", field=field), int(maxlen))
