@@ -56,10 +56,10 @@ def trigger_of_fields(fields: Fields, job_id: str) -> TriggerSpec:
 def _every(fields: Fields) -> EverySpec:
     expected = f"a number of seconds from {LEAST_EVERY_SECONDS} to {MAX_EVERY_SECONDS} with at most three decimals"
     number = required(fields, "every_seconds", float, expected)
-    every_ms = Decimal(bytes(fields["every_seconds"]).decode()) * 1000
-    if not LEAST_EVERY_SECONDS <= number <= MAX_EVERY_SECONDS or every_ms % 1:
+    exact = Decimal(bytes(fields["every_seconds"]).decode())
+    if not LEAST_EVERY_SECONDS <= number <= MAX_EVERY_SECONDS or exact != round(exact, 3):
         raise InvalidInput(f"every_seconds must be {expected}", field="every_seconds")
-    return EverySpec(int(every_ms))
+    return EverySpec(int(exact * 1000))
 
 
 def _at(fields: Fields) -> AtSpec:

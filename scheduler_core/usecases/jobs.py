@@ -46,7 +46,7 @@ from scheduler_core.plan.given import check_fires, completed_trigger
 from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Answer, JobStore, StoredJob
-from scheduler_core.triggers.trigger import CronSpec
+from scheduler_core.triggers.trigger import AtSpec, CronSpec
 from scheduler_core.usecases.job_reads import (
     JobReader,
     JobView,
@@ -504,7 +504,8 @@ def step_of_upsert(job: Job, stored: StoredJob, now_ms: int, *, restart: bool = 
     restart = restart and old is not None and state is not None and is_finished(state)
     if type(job.trigger) is not CronSpec:
         job = completed_trigger(job, None if restart else old, now_ms=now_ms)
-    if restart or old is None or not same_fire_times(old, job) or state is None or state.next_fire_ms is None:
+    starts = restart or old is None or not same_fire_times(old, job) or state is None or state.next_fire_ms is None
+    if starts or type(job.trigger) is AtSpec:
         if not restart and stored.fault is None and old is not None and old.same_definition(job):
             return None  # unchanged: it is completed, or its last run is not settled yet
         check_fires(job, now_ms)

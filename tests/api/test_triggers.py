@@ -214,6 +214,26 @@ async def test_a_changed_definition_with_the_same_now_is_stored_and_does_not_fir
     assert await setup.work() == 1
 
 
+@pytest.mark.parametrize("number", [b"0.1" + 30 * b"0" + b"1", b"1" + b"." + 30 * b"0" + b"1", b"1e-9999999"])
+async def test_decimals_beyond_the_third_are_refused_however_many(client: httpx.AsyncClient, number: bytes) -> None:
+    content = b'{"id": "a", "endpoint": "http://runner.test/", "payload": 1, "every_seconds": %s}' % number
+    answer = await client.post("/", content=content)
+    assert (answer.status_code, answer.json()["field"]) == (400, "every_seconds")
+    assert (await client.post("/", content=content.replace(number, b"1." + 30 * b"0"))).status_code == 202
+
+
+async def test_a_changed_body_with_an_instant_that_passed_before_it_fired_is_refused(setup: Fired) -> None:
+    sent = body(at=rfc3339(setup.clock.now + 1_000))
+    await setup.client.post("/", json=sent)
+    await setup.client.post("/jobs/a/pause")
+    assert (await setup.client.post("/", json=sent | {"payload": 2})).json()["changed"] is True
+    assert await setup.work(2_000) == 0
+    assert (await setup.client.post("/", json=sent | {"payload": 2})).json()["changed"] is False
+    refused = await setup.client.post("/", json=sent | {"payload": 3})
+    assert (refused.status_code, refused.json()["field"]) == (400, "at")
+    assert (await setup.client.get("/jobs/a")).json()["payload"] == 2
+
+
 async def test_a_job_without_a_trigger_runs_on_request_and_never_completes(setup: Fired) -> None:
     await setup.client.post("/", json=body(cron=None))
     assert await setup.work(60_000) == 0
