@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -50,9 +50,9 @@ def request_fields(options: dict[str, Any]) -> Fields:
         raise click.UsageError(f"give one of {' and '.join(credentials)}")
     values: dict[str, Any] = {}
     if "header" in given:
-        values["headers"] = dict(_pair("--header", text, ":") for text in given["header"])
+        values["headers"] = _pairs("--header", given["header"], ":")
     if "query" in given:
-        values["query"] = dict(_pair("--query", text, "=") for text in given["query"])
+        values["query"] = _pairs("--query", given["query"], "=")
     if "body" in given:
         values["body"] = _text("--body", given["body"], stripped=False)
     if "auth_bearer" in given:
@@ -66,6 +66,14 @@ def request_fields(options: dict[str, Any]) -> Fields:
     if "auth" in given:
         fields["auth"] = msgspec.Raw(json_option("--auth", given["auth"]))
     return fields
+
+
+def _pairs(option: str, texts: Sequence[str], separator: str) -> dict[str, str]:
+    pairs = [_pair(option, text, separator) for text in texts]
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise click.UsageError(f"two of the options {option} have the same name: give each name once")
+    return found
 
 
 def _pair(option: str, text: str, separator: str) -> tuple[str, str]:

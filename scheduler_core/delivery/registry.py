@@ -36,7 +36,7 @@ from scheduler_core.delivery.http.kind import HttpKind
 from scheduler_core.delivery.redis_stream.kind import RedisStreamKind
 from scheduler_core.model.job import Job
 from scheduler_core.model.outcome import OutcomeKind
-from scheduler_core.model.request import ClientCredentials
+from scheduler_core.model.request import ClientCredentials, Content
 
 GROUP: Final = "cronpost.targets"
 BROKERS: Final = (RedisStreamKind, AmqpKind, CeleryRedisKind, CeleryAmqpKind)
@@ -111,7 +111,8 @@ class TargetKinds:
                 "runner; use completion 'callback' to learn how a run ended",
                 field="continuations",
             )
-        kind.check_payload(job.url, job.payload, field="payload")
+        is_text = job.request is not None and job.request.content is Content.TEXT
+        kind.check_payload(job.url, job.payload, field="body" if is_text else "payload")
         auth = None if job.request is None else job.request.auth
         if isinstance(auth, ClientCredentials) and auth.token_url != MASK:
             self.check_allowed(guard, auth.token_url, field="auth.token_url")

@@ -57,6 +57,8 @@ def test_update_keeps_secrets_and_replaces_a_body(cli_server: str) -> None:
     assert answer["auth"] == {"type": "basic", "username": "***", "password": "***"}
     assert jobs(cli_server, "update", "j", "--payload", "2", "--unset", "auth").exit_code == 0
     assert not {"body", "auth"} & shown(cli_server).keys()
+    for option, one, other in (("--header", "X: 1", "X: 2"), ("--query", "a=1", "a=2")):
+        assert jobs(cli_server, "update", "j", option, one, option, other).exit_code == 2
     refused = jobs(cli_server, "update", "j", "--auth-bearer", "a", "--auth", "{}")
     assert (refused.exit_code, "--auth and --auth-bearer" in refused.stderr) == (2, True)
 
@@ -87,3 +89,11 @@ def test_an_export_has_masks_which_only_a_server_with_the_secrets_takes(cli_serv
     jobs(cli_server, "delete", "j", "--yes")
     failed = jobs(cli_server, "import", str(file))
     assert (failed.exit_code, "auth.token" in failed.stderr) == (4, True)
+
+
+def test_an_export_counts_a_masked_password_of_an_endpoint(cli_server: str) -> None:
+    url = "redis+stream://:s3cret@redis.test/0/jobs"
+    assert jobs(cli_server, "put", "r", "--endpoint", url, "--cron", "@daily", "--payload", "1").exit_code == 0
+    exported = jobs(cli_server, "export")
+    assert "s3cret" not in exported.output
+    assert "1 job(s) with masked secrets" in errors_of(exported)
