@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import re
 from base64 import b64encode
 from datetime import UTC, datetime
@@ -114,3 +115,10 @@ async def test_the_receiver_of_the_documentation_accepts_only_signed_requests() 
     assert not is_signed(headers | {"webhook-id": "other"}, received.body, [KEY], now)
     assert not is_signed(headers, received.body, [KEY], now + 301)
     assert not is_signed({}, received.body, [KEY], now)
+
+
+def test_the_receiver_of_the_documentation_has_no_key_that_is_empty() -> None:
+    content = b"id.5.{}"
+    forged = b64encode(hmac.digest(b"", content, "sha256")).decode()
+    headers = {"webhook-id": "id", "webhook-timestamp": "5", "webhook-signature": f"v1,{forged}"}
+    assert not is_signed(headers, b"{}", [KEY, "", "whsec_"], 5)
