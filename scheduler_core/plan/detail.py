@@ -57,7 +57,18 @@ _MASK = MASK.encode()
 
 
 def _masked(headers: Iterable[tuple[str, str]], forms: Iterable[bytes]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, _without(value.encode(), forms).decode(errors="replace")) for name, value in headers)
+    return tuple((name, _masked_value(value, forms)) for name, value in headers)
+
+
+def _masked_value(value: str, forms: Iterable[bytes]) -> str:
+    masked = _without(value.encode(), forms).decode(errors="replace")
+    if masked.isascii():
+        return masked
+    try:
+        sent = masked.encode("latin-1")  # the bytes that arrived: headers of HTTP are read as Latin-1
+    except UnicodeEncodeError:
+        return masked
+    return _without(sent, forms).decode("latin-1")
 
 
 def _without(text: bytes, forms: Iterable[bytes]) -> bytes:

@@ -61,6 +61,13 @@ def test_a_short_secret_is_masked_in_the_header_that_sends_it() -> None:
     assert (detail.response_headers, detail.response_body) == ((("X-B", "k1"),), b"k1")
 
 
+def test_a_secret_that_is_not_ascii_is_masked_in_a_header_that_was_read_as_latin_1() -> None:
+    headers = (("x-echo", "no pässwort".encode().decode("latin-1")), ("x-other", "naïve"), ("x-snow", "pässwort ☃"))
+    outcome = Outcome(OutcomeKind.RESPONSE, status=400, headers=headers)
+    shown = detail_of(make_call(secrets=("pässwort",)), outcome).response_headers
+    assert shown == (("x-echo", "no ***"), ("x-other", "naïve"), ("x-snow", "*** ☃"))
+
+
 def test_the_longest_secret_is_masked_first() -> None:
     outcome = Outcome(OutcomeKind.RESPONSE, status=400, body=b"abcdef abc abcde")
     assert answer_shown(make_call(secrets=("abc", "abcdef")), outcome) == b"*** *** ***de"
