@@ -47,9 +47,11 @@ def answer_shown(call: Call | None, outcome: Outcome) -> bytes:
     body = _without(body, forms)
     if outcome.body_bytes > len(outcome.body) or outcome.truncated:
         for form in forms:
-            for length in range(min(len(form) - 1, len(body)), LEAST_SECRET - 1, -1):
-                if body.endswith(form[:length]):
-                    return body[:-length] + _MASK
+            start = body.find(form[:LEAST_SECRET], max(0, len(body) - len(form) + 1))
+            while start != -1:
+                if form.startswith(body[start:]):
+                    return body[:start] + _MASK
+                start = body.find(form[:LEAST_SECRET], start + 1)
     return body
 
 
