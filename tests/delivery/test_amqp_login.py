@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from pamqp import commands, frame
@@ -29,7 +30,7 @@ class Written(asyncio.Transport):
     ],
 )
 async def test_only_brokers_that_cannot_say_it_refuse_a_login_by_closing(
-    capabilities: dict[str, bool], kind: OutcomeKind, status: int | None, verdict: Verdict
+    capabilities: dict[str, Any], kind: OutcomeKind, status: int | None, verdict: Verdict
 ) -> None:
     link = AmqpLink(Broker(Origin(False, "h", 5672), "u", "p", "/"))
     link.connection_made(Written())
