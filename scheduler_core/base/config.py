@@ -237,7 +237,7 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         SECRET,
         Meta(
             description="Keys that sign each request to sign_origins as Standard Webhooks does, comma-separated, in "
-            "the order of the signatures. A job with keys of its own is signed with those."
+            "the order of the signatures. A job or target with keys of its own is signed with those."
         ),
     ] = ()
     sign_origins: Annotated[
