@@ -299,7 +299,7 @@ def test_the_dates_above_are_those_of_changes() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data())
 def test_around_a_change_fire_times_are_those_of_a_walk_through_every_minute(data: st.DataObject) -> None:
     zone, date = data.draw(st.sampled_from([change for change in CHANGES if change[0] != "Africa/Monrovia"]))
@@ -313,7 +313,7 @@ def test_around_a_change_fire_times_are_those_of_a_walk_through_every_minute(dat
 
 
 @pytest.mark.slow
-@settings(max_examples=examples(15), deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(data=st.data())
 def test_around_a_change_fire_times_are_those_of_a_walk_through_every_second(data: st.DataObject) -> None:
     zone, date = data.draw(st.sampled_from(CHANGES))
