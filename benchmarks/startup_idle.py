@@ -106,6 +106,7 @@ def stored(jobs: int) -> Scenario:
             time.sleep(1.5)
             starts = []
             for _ in range(STARTS):
+                bench.sleep_until(next_second_ms(1) + HALF_A_SECOND_MS)
                 system.kill()
                 time.sleep(2.5)
                 starts.append(_start_again(bench, system))
