@@ -327,7 +327,7 @@ def test_around_a_change_fire_times_are_those_of_a_walk_through_every_second(dat
 
 
 @settings(max_examples=examples(40), deadline=None)
-@given(data=st.data(), day=st.integers(0, 129 * 365))
+@given(data=st.data(), day=st.integers(0, 128 * 365))  # ends before the last day of 2099
 def test_over_a_year_the_days_are_those_of_a_walk_through_every_day(data: st.DataObject, day: int) -> None:
     start = EPOCH + timedelta(days=day)
     pattern = data.draw(patterns(start + timedelta(days=data.draw(st.integers(0, 365))), seconds=False))
