@@ -39,6 +39,8 @@ from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.request import ClientCredentials, Content
 
 GROUP: Final = "cronpost.targets"
+_OVER_HTTP: Final = ("http:", "https:")
+"""How the URLs of almost all calls begin: comparing it takes less than half the time of ``scheme_of``."""
 BROKERS: Final = (RedisStreamKind, AmqpKind, CeleryRedisKind, CeleryAmqpKind)
 MAX_URL_CHARACTERS: Final = 2048
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")  # RFC 3986, 3.1
@@ -145,7 +147,7 @@ class DelivererByScheme:
     def start(self, call: Call, done: Done, may_send: MaySend, /) -> Attempt:
         """Begin one attempt, as ``Deliverer.start`` says."""
         url = call.url
-        if url[:5] == "http:" or url[:6] == "https:":  # almost every call; a tenth of the time of ``scheme_of``
+        if url.startswith(_OVER_HTTP):
             return self._http.start(call, done, may_send)
         deliverer = self._by_scheme.get(scheme_of(url))
         if deliverer is not None:
@@ -156,7 +158,7 @@ class DelivererByScheme:
 
     def start_all(self, starts: Sequence[tuple[Call, Done, MaySend]], /) -> list[Attempt]:
         """Begin many attempts, as ``StartsTogether.start_all`` says: those over HTTP together, then the others."""
-        http = [one for one in starts if one[0].url[:5] == "http:" or one[0].url[:6] == "https:"]
+        http = [one for one in starts if one[0].url.startswith(_OVER_HTTP)]
         attempts = iter(self._start_all_http(http))
         if len(http) == len(starts):
             return list(attempts)
@@ -166,7 +168,7 @@ class DelivererByScheme:
     def prepare(self, call: Call, /) -> Call:
         """Prepare a call, as ``Deliverer.prepare`` says."""
         url = call.url
-        if url[:5] == "http:" or url[:6] == "https:":
+        if url.startswith(_OVER_HTTP):
             return self._http.prepare(call)
         deliverer = self._by_scheme.get(scheme_of(url))
         return call if deliverer is None else deliverer.prepare(call)
