@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from scheduler_core.delivery.base import Attempt, Deliverer, Done, OutcomeKind, Verdict, attempt
 from scheduler_core.delivery.broker import links as broker_links
@@ -20,37 +18,27 @@ from scheduler_core.delivery.redis_stream.kind import RedisStreamKind
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.call import Callback
 from tests.delivery.conformance import PROOFS, QUIET_SECONDS, SECRET, Answer, Proof
-from tests.support.brokers import BrokerSubject, commands_of, environment
+from tests.support.brokers import RedisSubject, commands_of, environment
 from tests.support.factories import make_call
 from tests.support.stores import until
 
 
-class Stream(BrokerSubject):
+class Stream(RedisSubject):
     """The kind of Redis streams."""
 
     bad_url = f"redis+stream://runner:{SECRET}@redis.test/no-database"
     split = staticmethod(commands_of(b"XADD"))
 
+    key = "jobs"
+
     def __init__(self, socket: Path) -> None:
-        super().__init__(RedisStreamKind(), lambda: asyncio.open_unix_connection(socket))
-        self.redis: Any = Redis(unix_socket_path=str(socket))
+        super().__init__(RedisStreamKind(), socket)
 
     def address(self, path: str) -> str:
         return f"redis+stream://runner:{SECRET}@127.0.0.1:{self.port}/{path}"
 
     def impossible(self) -> dict[str, Any]:
         return {"url": self.bad_url}
-
-    @asynccontextmanager
-    async def arranged(self, answer: Answer) -> AsyncIterator[None]:
-        if answer is Answer.RETRY:
-            self.redis.config_set("maxmemory", 1)
-            yield
-            self.redis.config_set("maxmemory", 0)
-        else:
-            self.redis.set("jobs", "text")
-            yield
-            self.redis.delete("jobs")
 
 
 @pytest.fixture

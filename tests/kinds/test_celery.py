@@ -8,19 +8,18 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from scheduler_core.delivery.base import Outcome, OutcomeKind, Verdict, attempt
 from scheduler_core.delivery.celery.kind import CeleryAmqpKind, CeleryRedisKind
 from scheduler_core.delivery.redis_stream.kind import RedisStreamKind
 from scheduler_core.embedded import EmbeddedRedis
-from tests.delivery.conformance import PROOFS, SECRET, Answer, Proof
-from tests.support.brokers import BrokerSubject, commands_of, environment
+from tests.delivery.conformance import PROOFS, SECRET, Proof
+from tests.support.brokers import RedisSubject, commands_of, environment
 from tests.support.factories import make_call
 from tests.support.processes import Child, Processes, eventually
 from tests.support.rabbitmq import RabbitMq
@@ -155,32 +154,22 @@ async def _check(processes: Processes, worker: Worker, url: str) -> None:
 # ---- the protocol -----------------------------------------------------------------------------------------------
 
 
-class CeleryRedis(BrokerSubject):
+class CeleryRedis(RedisSubject):
     """The kind of Celery over Redis."""
 
     bad_url = f"celery+redis://runner:{SECRET}@redis.test/no-database?task=app.report"
     split = staticmethod(commands_of(b"LPUSH"))
 
+    key = "celery"
+
     def __init__(self, socket: Path) -> None:
-        super().__init__(CeleryRedisKind(), lambda: asyncio.open_unix_connection(socket))
-        self.redis: Any = Redis(unix_socket_path=str(socket))
+        super().__init__(CeleryRedisKind(), socket)
 
     def call(self, **fields: Any) -> Any:
         return super().call(**({"payload": b'["%s"]' % SECRET.encode()} | fields))
 
     def impossible(self) -> dict[str, Any]:
         return {"payload": b'"%s"' % SECRET.encode()}
-
-    @asynccontextmanager
-    async def arranged(self, answer: Answer) -> AsyncIterator[None]:
-        if answer is Answer.RETRY:
-            self.redis.config_set("maxmemory", 1)
-            yield
-            self.redis.config_set("maxmemory", 0)
-        else:
-            self.redis.set("celery", "text")
-            yield
-            self.redis.delete("celery")
 
 
 @pytest.fixture

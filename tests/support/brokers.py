@@ -8,11 +8,13 @@ import struct
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import hiredis
 import pytest
+from redis import Redis
 
 from scheduler_core.base.clock import SystemClock
 from scheduler_core.base.config import EngineSettings
@@ -206,3 +208,25 @@ def publications(data: bytes) -> tuple[list[tuple[bytes, bool]], bytes]:
             units.append((data[start:end], False))
         start = end
     return units, data[message - 1 if message else start :]
+
+
+class RedisSubject(BrokerSubject):
+    """A subject whose broker is a Redis: out of memory, or with a value of another type where the kind writes."""
+
+    key: str
+    """The key that the kind writes to."""
+
+    def __init__(self, kind: TargetKind, socket: Path) -> None:
+        super().__init__(kind, lambda: asyncio.open_unix_connection(socket))
+        self.redis: Any = Redis(unix_socket_path=str(socket))
+
+    @asynccontextmanager
+    async def arranged(self, answer: Answer) -> AsyncIterator[None]:
+        if answer is Answer.RETRY:
+            self.redis.config_set("maxmemory", 1)
+            yield
+            self.redis.config_set("maxmemory", 0)
+        else:
+            self.redis.set(self.key, "text")
+            yield
+            self.redis.delete(self.key)
