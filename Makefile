@@ -3,7 +3,7 @@
 VENV ?= .venv
 # Arguments of pytest: four processes, each with its own redis-server. One process: make test TEST_ARGS=
 TEST_ARGS ?= -n 4 --maxschedchunk 1
-# The number of examples of make test-long, as a multiple of that of make test.
+# The number of examples of make test-long, as a multiple (at least 2) of that of make test.
 TIMES ?= 5
 # The tests of the inner loop: those of the core, without the ones marked slow. "make test" runs all.
 TEST_FAST_ARGS ?= -n 3 -m "not slow" tests/unit tests/delivery tests/usecases tests/node
@@ -45,8 +45,8 @@ run: $(VENV)/.runtime ## Start a server, embedded Redis, a demo runner and a job
 test: $(VENV)/.development ## Run all tests; for some: make test TEST_ARGS="tests/unit -k cron"
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
-test-long: $(VENV)/.development ## Run the random tests with 5 times as many examples; 50 times: make test-long TIMES=50
-	TEST_LONG=$(TIMES) $(BIN)/python -m pytest -m "hypothesis or random" $(TEST_ARGS)
+test-long: $(VENV)/.development ## Run the random tests with 5 times as many examples and a new seed; 50 times: make test-long TIMES=50
+	TEST_LONG=$(TIMES) $(BIN)/python -m pytest --randomly-seed=default -m "hypothesis or random" $(TEST_ARGS)
 
 test-fast: $(VENV)/.development ## Test the core (tests/{unit,delivery,usecases,node}) without tests marked slow; under a minute
 	$(BIN)/python -m pytest $(TEST_FAST_ARGS)

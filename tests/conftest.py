@@ -33,8 +33,11 @@ def pytest_report_header() -> str:
 
 # CI keeps no database of failing examples between runs, so each failure prints how to reproduce it. No deadlines: tests
 # do not assert speed.
-# Seeds differ from run to run, also where hypothesis recognises a CI, so that many runs together search widely.
-settings.register_profile("cronpost", print_blob=True, deadline=None, derandomize=False, max_examples=examples(100))
+# "make test" tries the same examples each time, so a test that begins to fail was broken by the change under test.
+# "make test-long" has another seed each time, so many runs together search widely.
+settings.register_profile(
+    "cronpost", print_blob=True, deadline=None, derandomize=TIMES == 1, max_examples=examples(100)
+)
 settings.load_profile("cronpost")
 
 

@@ -1,6 +1,6 @@
 """The size of random tests: a part in ``make test``, ``TEST_LONG`` times as much in ``make test-long``.
 
-Each run has another seed, so many short runs together search as widely as a long one.
+``make test`` has a fixed seed and tries the same examples each time; each run of ``make test-long`` has another seed.
 """
 
 from __future__ import annotations

@@ -209,9 +209,13 @@ class Accounted(Simulation):
         self.bound = bound
         self.kept: list[Record | int] = []
         """A number at the head is the latest fire time that may have been trimmed."""
+        self.recorded_ms = self.now
+        """The latest fire time of the trigger in a record. It may lie ahead: a change of a job that its node has not
+        released is planned as of the fire time."""
 
     def apply(self, claim_key: Stored, transition: Transition) -> None:
         super().apply(claim_key, transition)
+        self.recorded_ms = max([self.recorded_ms, *(self.fire_times(record)[2] for record in transition.records)])
         if not transition.records:
             return
         born = not self.kept
@@ -252,10 +256,11 @@ class Accounted(Simulation):
             store_id=STORE_ID,
             now_ms=self.now,
         )
-        # A node that did not release the job for a change sends the run at its fire time, which may lie ahead.
         state = self.main.state or JobState()
-        held = state.open.fire_time_ms if state.open is not None and state.open.in_flight else 0
-        latest = max(self.now, held)
+        held = 0
+        if state.open is not None and state.open.in_flight and state.open.reason in OF_THE_TRIGGER:
+            held = state.open.fire_time_ms
+        latest = max(self.now, held, self.recorded_ms)
         fire_times = sorted(t for segment in self.segments for t in segment.fire_times(latest + 1) if t <= latest)
         check_shown(shown, fire_times)
 
