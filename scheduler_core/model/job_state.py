@@ -11,6 +11,7 @@ import msgspec
 
 from scheduler_core.model.job import Job
 from scheduler_core.model.lease import Lease
+from scheduler_core.model.pause import Pause, PauseTerms, running_pause
 from scheduler_core.model.run import MissReason, Reason, Run, RunState
 
 
@@ -148,6 +149,8 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     """When the job completed; also set of a job that runs again since. A job is completed while ``is_finished``."""
     digest: bytes = msgspec.field(default=b"", name="i")
     """Of a job that was deleted when it completed (then ``deleted`` is set too): the digest of its definition."""
+    pause: PauseTerms | None = msgspec.field(default=None, name="u")
+    """While paused: the note and the end of the pause, if either was given."""
 
     @property
     def trigger_blocked_by(self) -> MissReason | None:
@@ -169,6 +172,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     job: Job | None
     state: JobState | None
     lease: Lease | None
+    pauses: tuple[Pause, ...] = ()
+    """The pauses of everything, oldest first."""
+
+    def paused_by_all(self, now_ms: int) -> bool:
+        """Return whether a pause of everything holds the job's runs back."""
+        return bool(self.pauses) and running_pause(self.pauses, now_ms) is not None
 
     def is_held_ahead(self, now_ms: int) -> bool:
         """Return whether a node holds the job ahead of its wake-up: it sends the run then, unless it is asked to
@@ -186,7 +195,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         if lease is None or self._has_run_in_flight:
             return self
         unsent = lease.first_claimed_at_ms > now_ms or lease.was_released
-        return Snapshot(self.job, self.state, None) if unsent else self
+        return Snapshot(self.job, self.state, None, self.pauses) if unsent else self
 
     @property
     def _has_run_in_flight(self) -> bool:

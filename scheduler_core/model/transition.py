@@ -75,12 +75,15 @@ def next_wake_ms(state: JobState) -> int | None:
 
     This is the earliest of the trigger's next fire time, the retry of an open run, the pending entries and the replays.
     A run that occupies the runner (taken, or answered 409) blocks all others until its own time; a run that waits for a
-    failing runner is superseded by the next fire time. A held-back run wakes no earlier than its next try.
+    failing runner is superseded by the next fire time. A held-back run wakes no earlier than its next try. A hold
+    without a target, such as a pause of everything, does not apply to runs that clients request.
     """
     if state.quarantine is not None:
         return None
     if state.paused_at_ms is not None:
         trigger_ms = state.ends_at_ms
+        if state.pause is not None:
+            trigger_ms = _earliest(trigger_ms, state.pause.until_ms)
     else:
         trigger_ms = None if state.trigger_blocked_by is not None else state.next_fire_ms
     wake_ms = trigger_ms
@@ -91,9 +94,13 @@ def next_wake_ms(state: JobState) -> int | None:
         on_demand_ms = min((entry.not_before_ms for entry in startable(state)), default=None)
         replay = next_replay(state)
         wake_ms = _earliest(_earliest(trigger_ms, on_demand_ms), None if replay is None else replay.next_ms)
-    if state.held_back is None:
+    held_back = state.held_back
+    if held_back is None:
         return wake_ms
-    return state.held_back.until_ms if wake_ms is None else max(wake_ms, state.held_back.until_ms)
+    wake_ms = held_back.until_ms if wake_ms is None else max(wake_ms, held_back.until_ms)
+    if held_back.target or state.open is not None or not state.pending:
+        return wake_ms
+    return _earliest(wake_ms, min((one.not_before_ms for one in startable(state, paused=True)), default=None))
 
 
 def is_replay(run: Run) -> bool:
@@ -101,12 +108,14 @@ def is_replay(run: Run) -> bool:
     return run.on_demand and run.reason in REPLAYED
 
 
-def startable(state: JobState) -> list[Pending]:
-    """Return the entries that may start when their time has come. A pause blocks all but manual and forced ones."""
+def startable(state: JobState, *, paused: bool = False) -> list[Pending]:
+    """Return the entries that may start when their time has come. A pause, of the job or of everything (``paused``),
+    blocks all but manual and forced ones."""
+    paused = paused or state.paused_at_ms is not None
     return [
         entry
         for entry in state.pending
-        if entry.failed is None and (state.paused_at_ms is None or entry.reason is Reason.MANUAL or entry.forced)
+        if entry.failed is None and (not paused or entry.reason is Reason.MANUAL or entry.forced)
     ]
 
 

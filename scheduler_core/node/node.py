@@ -7,6 +7,7 @@ import secrets
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.pause import Pauses
 from scheduler_core.model.run import random_store_id
 from scheduler_core.node.slots import Occupant, SlotPool
 
@@ -28,6 +29,8 @@ class Node:
         """Proposed with the first heartbeat; then replaced by the store's id."""
         self.downtimes: tuple[Downtime, ...] = ()
         self.downtime_count = -1
+        self.pauses = Pauses()
+        """The pauses of everything, as the latest claim returned them."""
         self.dead_after_ms = int(settings.dead_after_seconds * 1000)
         self.clock = clock
         self.in_flight: set[Occupant] = self.slots.in_flight

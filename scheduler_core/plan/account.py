@@ -24,12 +24,14 @@ import msgspec
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Snapshot
+from scheduler_core.model.pause import Pause, ended_pauses, running_pause
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, MissReason, Reason, Record, Run
 from scheduler_core.model.transition import REPLAYED
 from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.given import starts_now
+from scheduler_core.triggers.trigger import Trigger
 
 COUNTED_STEPS = 16
 """The count of due fire times may cost this many evaluations of the trigger, where it cannot be calculated."""
@@ -119,9 +121,8 @@ def make_account(
     known = {entry.run.id for entry in entries if entry.run is not None}
     entries += [_of_run(run, settled=False) for run in open_runs if run.id not in known and _has_place(run)]
     entries += _replay_entries(position)
-    due, until_ms = (None, now_ms + 1) if job is None else _due(job, position, now_ms)
-    if due is not None:
-        entries.append(due)
+    due, until_ms = ([], now_ms + 1) if job is None else _due(job, position, snapshot.pauses, now_ms)
+    entries += due
     entries.sort(key=lambda entry: entry.key)
     return Account(_begin(job, entries, forgotten_ms, until_ms, now_ms), until_ms, tuple(entries))
 
@@ -157,7 +158,7 @@ def _as_claimed(
         return state, []
     if job.policies.overlap is Overlap.ALLOW:
         return state, []
-    planned = plan_claim(job, state, snapshot.lease, downtimes=downtimes, store_id=store_id)
+    planned = plan_claim(job, state, snapshot.lease, downtimes=downtimes, store_id=store_id, pauses=snapshot.pauses)
     if isinstance(planned, Work):
         after = msgspec.structs.replace(planned.state, open=planned.run)
     else:
@@ -183,20 +184,49 @@ def _replay_entries(state: JobState) -> list[Entry]:
     ]
 
 
-def _due(job: Job, state: JobState, now_ms: int) -> tuple[Entry | None, int]:
-    """Return the undecided fire times up to now, and the first instant that is not accounted for."""
+def _due(job: Job, state: JobState, pauses: Sequence[Pause], now_ms: int) -> tuple[list[Entry], int]:
+    """Return the undecided fire times up to now, and the first instant that is not accounted for.
+
+    They are one range, or two: those up to the end of a pause, which get no run, and those after it.
+    """
     first_ms = state.next_fire_ms
     if first_ms is None:
-        return None, now_ms + 1
+        return [], now_ms + 1
     if first_ms > now_ms:
-        return None, first_ms
-    trigger = trigger_of(job)
-    last_ms = trigger.last_in(first_ms - 1, now_ms)
-    if last_ms is None:
-        # The stored position is a fire time, even if the trigger no longer yields it.
-        last_ms = first_ms
+        return [], first_ms
+    trigger, blocked_by = trigger_of(job), state.trigger_blocked_by
+    paused_until_ms, following_ms = _paused_until(state, pauses, first_ms, now_ms), first_ms
+    found: list[Entry] = []
+    if paused_until_ms is not None:
+        found.append(_undecided(trigger, first_ms, paused_until_ms - 1, MissReason.PAUSED))
+        after_ms = trigger.next_after(found[0].last_ms)
+        if after_ms is None or after_ms > now_ms:
+            return found, first_ms
+        following_ms, blocked_by = after_ms, None if blocked_by is MissReason.PAUSED else blocked_by
+    found.append(_undecided(trigger, following_ms, now_ms, blocked_by))
+    return found, first_ms
+
+
+def _paused_until(state: JobState, pauses: Sequence[Pause], first_ms: int, now_ms: int) -> int | None:
+    """Return the end of the pause that holds undecided fire times from ``first_ms`` on, at most ``now_ms + 1``.
+
+    None: no pause does, or the job is paused without an end, or its trigger is blocked for another reason.
+    """
+    if state.paused_at_ms is not None:
+        until_ms = None if state.pause is None else state.pause.until_ms
+        return until_ms if until_ms is not None and first_ms < until_ms <= now_ms else None
+    if not pauses or state.trigger_blocked_by is not None:
+        return None
+    if running_pause(pauses, now_ms) is not None:
+        return now_ms + 1
+    return max((pause.end_ms or 0 for pause in ended_pauses(pauses, first_ms, now_ms)), default=None)
+
+
+def _undecided(trigger: Trigger, first_ms: int, until_ms: int, reason: MissReason | None) -> Entry:
+    # The stored position is a fire time, even if the trigger no longer yields it.
+    last_ms = trigger.last_in(first_ms - 1, until_ms) or first_ms
     count = trigger.count_in(first_ms - 1, last_ms, COUNTED_STEPS)
-    return Entry(first_ms, last_ms, reason=state.trigger_blocked_by, count=count or None, settled=False), first_ms
+    return Entry(first_ms, last_ms, reason=reason, count=count or None, settled=False)
 
 
 def _nothing_settled(job: Job, entries: Sequence[Entry], now_ms: int) -> bool:

@@ -42,6 +42,7 @@ def plan_cancel_run(
         RunState.CANCELLED,
         now_ms=now_ms,
         downtimes=downtimes,
+        pauses=snapshot.pauses,
         message=why,
         trigger_blocked=trigger_blocked,
     )

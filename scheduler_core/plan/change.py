@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Snapshot
+from scheduler_core.model.pause import PauseTerms
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, is_finished, transition_to
@@ -23,6 +24,7 @@ from scheduler_core.plan.given import first_fire_ms
 from scheduler_core.plan.held_back import drop_hold_back
 from scheduler_core.plan.in_flight import detach, write_in_flight
 from scheduler_core.plan.misses import make_miss, pass_over
+from scheduler_core.plan.paused import recount
 from scheduler_core.triggers.trigger import AtSpec, IntervalSpec, OnRequestSpec
 
 
@@ -51,20 +53,20 @@ def plan_upsert(
         return None
     state, records = detach(old, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was changed")
     if restart or not same_fire_times(old, new):
-        state, misses = pass_over(old, state, MissReason.REPLACED, now_ms=now_ms)
+        state, misses = pass_over(old, state, MissReason.REPLACED, now_ms=now_ms, pauses=snapshot.pauses)
         state, dropped = _drop_replays(old, state, now_ms=now_ms)
         state = replace(state, next_fire_ms=first_fire_ms(new, now_ms), fired=0, held_back=None)
         records = (*records, *misses, *dropped)
     elif old.policies.max_runs != new.policies.max_runs:
-        moved = _recount(new, state, now_ms=now_ms)
+        moved = recount(new, state, now_ms=now_ms)
         if moved.next_fire_ms is None:
-            state, misses = pass_over(old, state, MissReason.REPLACED, now_ms=now_ms)
+            state, misses = pass_over(old, state, MissReason.REPLACED, now_ms=now_ms, pauses=snapshot.pauses)
             records = (*records, *misses)
         state = replace(state, next_fire_ms=moved.next_fire_ms)
     if state.paused_at_ms is not None:
         state = replace(state, ends_at_ms=_end_of(new, now_ms))
     if state.quarantine is not None:
-        state, misses = pass_over(new, state, MissReason.QUARANTINED, now_ms=now_ms)
+        state, misses = pass_over(new, state, MissReason.QUARANTINED, now_ms=now_ms, pauses=snapshot.pauses)
         state = replace(state, quarantine=None)
         records = (*records, *misses)
     if state.held_back is not None:
@@ -88,7 +90,7 @@ def plan_delete(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime
         return None
     why = "its job was deleted"
     state, records = detach(job, state, snapshot, downtimes, store_id, now_ms=now_ms, why=why)
-    state, misses = pass_over(job, state, MissReason.REPLACED, now_ms=now_ms)
+    state, misses = pass_over(job, state, MissReason.REPLACED, now_ms=now_ms, pauses=snapshot.pauses)
     state, dropped = _drop_replays(job, state, now_ms=now_ms)
     cancelled = cancel_entries(job, state.pending, now_ms=now_ms, why=why)
     tombstone = None
@@ -106,18 +108,36 @@ def plan_forget(snapshot: Snapshot) -> Transition | None:
     return None
 
 
-def plan_pause(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str) -> Transition | None:
-    """Pause the trigger. None: it is paused already."""
+def plan_pause(
+    snapshot: Snapshot,
+    *,
+    now_ms: int,
+    downtimes: Sequence[Downtime],
+    store_id: str,
+    note: str = "",
+    until_ms: int | None = None,
+) -> Transition | None:
+    """Pause the trigger. None: it is paused already, with the same note and end.
+
+    ``until_ms``: the job resumes by itself then (``resume_in_time``). A pause of a paused job replaces note and end; it
+    keeps the instant at which the job was paused.
+    """
     job, state = snapshot.job, snapshot.state
-    if job is None or state is None or state.paused_at_ms is not None:
+    if job is None or state is None:
         return None
+    terms = PauseTerms(note, until_ms) if note or until_ms is not None else None
+    if state.paused_at_ms is not None:
+        if state.pause == terms:
+            return None
+        state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
+        return Transition(replace(state, pause=terms), records)
     state, records = detach(job, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was paused")
     if state.trigger_blocked_by is MissReason.HELD:
-        state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
+        state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms, pauses=snapshot.pauses)
         records = (*records, *misses)
-    state, held_back = drop_hold_back(job, state, now_ms=now_ms)
+    state, held_back = drop_hold_back(job, state, now_ms=now_ms, pauses=snapshot.pauses)
     records = (*records, *held_back)
-    return Transition(replace(state, paused_at_ms=now_ms, ends_at_ms=_end_of(job, now_ms)), records)
+    return Transition(replace(state, paused_at_ms=now_ms, ends_at_ms=_end_of(job, now_ms), pause=terms), records)
 
 
 def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
@@ -133,8 +153,9 @@ def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
     # downtimes nor on the store's id.
     state, records = write_in_flight(job, state, snapshot, (), "")
     reason = MissReason.PAUSED if state.paused_at_ms is not None else MissReason.QUARANTINED
-    state, misses = pass_over(job, state, reason, now_ms=now_ms)
-    state = _recount(job, replace(state, paused_at_ms=None, quarantine=None, ends_at_ms=None), now_ms=now_ms)
+    state, misses = pass_over(job, state, reason, now_ms=now_ms, pauses=snapshot.pauses)
+    state = replace(state, paused_at_ms=None, pause=None, quarantine=None, ends_at_ms=None)
+    state = recount(job, state, now_ms=now_ms)
     return transition_to(job, state, (*records, *misses), now_ms=now_ms)
 
 
@@ -212,15 +233,6 @@ def _create(new: Job, state: JobState | None, *, now_ms: int, children: bool) ->
 def _keeps(job: Job) -> bool:
     """Return whether the job never completes: a schedule, or a job that runs only on request."""
     return job.policies.keep or type(job.trigger) is OnRequestSpec
-
-
-def _recount(new: Job, state: JobState, *, now_ms: int) -> JobState:
-    """Return ``state`` with its position recomputed for ``max_runs``, or because the position was lost."""
-    if new.policies.max_runs is not None and state.fired >= new.policies.max_runs:
-        return replace(state, next_fire_ms=None)
-    if state.next_fire_ms is None:
-        return replace(state, next_fire_ms=trigger_of(new).next_after(now_ms))
-    return state
 
 
 def _end_of(job: Job, now_ms: int) -> int | None:

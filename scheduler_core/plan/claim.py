@@ -15,6 +15,7 @@ from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import HeldBack, JobState, Pending, Replay
 from scheduler_core.model.lease import QUARANTINE_AFTER_ALONE, Lease
+from scheduler_core.model.pause import Pause, known_pauses, running_pause
 from scheduler_core.model.policies import Overlap, Recovery
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState, run_id
 from scheduler_core.model.transition import (
@@ -31,6 +32,7 @@ from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.lost_attempts import with_lost_attempts
 from scheduler_core.plan.misses import last_outside, misses_around, pass_over
 from scheduler_core.plan.passed import finish_and_account, trigger_was_blocked
+from scheduler_core.plan.paused import held_entries, hold, is_requested, pass_pauses, resume_in_time
 from scheduler_core.triggers.trigger import Trigger
 
 
@@ -53,11 +55,12 @@ def plan_claim(
     downtimes: Sequence[Downtime],
     store_id: str,
     now_ms: int | None = None,
+    pauses: Sequence[Pause] = (),
 ) -> Work | Transition:
     """Decide what a claimed job does: a run to deliver, or a transition if no run starts.
 
     ``downtimes``: periods without a living node, oldest first. ``now_ms``: the time of this claim, used as the end of
-    runs that end now; the choice of the run does not depend on it.
+    runs that end now; the choice of the run does not depend on it. ``pauses``: pauses of everything, oldest first.
     """
     claimed_at_ms = lease.first_claimed_at_ms
     now_ms = claimed_at_ms if now_ms is None else max(now_ms, claimed_at_ms)
@@ -68,12 +71,20 @@ def plan_claim(
         state = replace(state, held_back=None)
     if state.open is not None and state.open.in_flight:
         run = with_lost_attempts(state.open, lease)
-        decided = _take_over(job, state, run, lease, downtimes, now_ms=now_ms)
+        decided = _take_over(job, state, run, lease, downtimes, pauses, now_ms=now_ms)
     else:
         # A later downtime began with the death of the node that claimed the run. It must not change the decision: the
         # run may have been delivered already.
         known = tuple(filter(lease.knew, downtimes))
-        decided = _decide(job, state, lease, downtimes=known, store_id=store_id, held_back=held_back)
+        decided = _decide(
+            job,
+            state,
+            lease,
+            downtimes=known,
+            store_id=store_id,
+            held_back=held_back,
+            pauses=known_pauses(pauses, lease) if pauses else (),
+        )
         if lease.lost and isinstance(decided, Work):
             decided = replace(decided, run=with_lost_attempts(decided.run, lease))
     # A definition that was changed since the claim has not crashed a node yet.
@@ -110,11 +121,21 @@ def _decide(
     downtimes: Sequence[Downtime],
     store_id: str,
     held_back: HeldBack | None = None,
+    pauses: Sequence[Pause] = (),
 ) -> Work | Transition:
     now_ms = lease.first_claimed_at_ms
     records: tuple[Record, ...] = ()
+    if state.pause is not None:
+        state, records = resume_in_time(job, state, now_ms=now_ms)
     if state.ends_at_ms is not None and state.ends_at_ms <= now_ms:
         state, records = pass_over(job, replace(state, ends_at_ms=None), MissReason.PAUSED, now_ms=now_ms)
+    if pauses:
+        pause = running_pause(pauses, now_ms)
+        if pause is not None:
+            return _during_pause(job, state, records, pause, pauses, downtimes, now_ms=now_ms)
+        if state.trigger_blocked_by is None:
+            state, missed = pass_pauses(job, state, pauses, downtimes, now_ms=now_ms)
+            records = (*records, *missed)
     trigger = trigger_of(job)
     due_ms = None if state.trigger_blocked_by is not None else state.next_fire_ms
     latest_ms = trigger.last_in(due_ms - 1, now_ms) if due_ms is not None and due_ms <= now_ms else None
@@ -127,7 +148,7 @@ def _decide(
             if waiting.retry_at_ms is not None and waiting.retry_at_ms > now_ms:
                 return Transition(state, records)
             if waiting.state is RunState.TAKEN:
-                return _lost(job, state, waiting, records, downtimes, now_ms=now_ms)
+                return _lost(job, state, waiting, records, downtimes, pauses, now_ms=now_ms)
             run = replace(waiting, state=RunState.OPEN, retry_at_ms=None)
             return Work(job, run, replace(state, open=None), records)
         state, ended = end_run(
@@ -174,6 +195,35 @@ def _decide(
     return Work(job, run, state, records)
 
 
+def _during_pause(
+    job: Job,
+    state: JobState,
+    records: tuple[Record, ...],
+    pause: Pause,
+    pauses: Sequence[Pause],
+    downtimes: Sequence[Downtime],
+    *,
+    now_ms: int,
+) -> Work | Transition:
+    """Decide during a pause of everything: requested runs start, a taken run can be lost, all else is held back."""
+    waiting = state.open
+    if waiting is None:
+        held = held_entries(state, pause)
+        entries = [one for one in startable(state) if one not in held and one.not_before_ms <= now_ms]
+        if not entries:
+            return hold(job, state, pause, records, now_ms=now_ms)
+        return _start_entry(job, state, min(entries, key=lambda pending: pending.not_before_ms), records)
+    is_due = waiting.retry_at_ms is None or waiting.retry_at_ms <= now_ms
+    if waiting.state is RunState.TAKEN:
+        if not is_due:
+            return Transition(state, records)
+        return _lost(job, state, waiting, records, downtimes, pauses, now_ms=now_ms)
+    if is_due and is_requested(waiting, pause):
+        run = replace(waiting, state=RunState.OPEN, retry_at_ms=None)
+        return Work(job, run, replace(state, open=None), records)
+    return hold(job, state, pause, records, now_ms=now_ms)
+
+
 def _is_superseded(waiting: Run, job: Job, latest_ms: int, downtimes: Sequence[Downtime]) -> bool:
     """Return whether a due fire time supersedes the waiting run. It does not while the runner is busy with that run,
     unless no node was alive at the fire time and the job has a recovery policy."""
@@ -190,6 +240,7 @@ def _lost(
     run: Run,
     records: tuple[Record, ...],
     downtimes: Sequence[Downtime],
+    pauses: Sequence[Pause],
     *,
     now_ms: int,
 ) -> Transition:
@@ -201,13 +252,28 @@ def _lost(
     why = f"the runner took it: {'no heartbeat in time' if in_time else 'not completed in time'}"
     trigger_blocked = trigger_was_blocked(state, run)
     state, ended = finish_and_account(
-        job, state, run, RunState.LOST, now_ms=now_ms, downtimes=downtimes, trigger_blocked=trigger_blocked, message=why
+        job,
+        state,
+        run,
+        RunState.LOST,
+        now_ms=now_ms,
+        downtimes=downtimes,
+        pauses=pauses,
+        trigger_blocked=trigger_blocked,
+        message=why,
     )
     return transition_to(job, state, (*records, *ended), now_ms=now_ms)
 
 
 def _take_over(
-    job: Job, state: JobState, run: Run, lease: Lease, downtimes: Sequence[Downtime], *, now_ms: int
+    job: Job,
+    state: JobState,
+    run: Run,
+    lease: Lease,
+    downtimes: Sequence[Downtime],
+    pauses: Sequence[Pause],
+    *,
+    now_ms: int,
 ) -> Work | Transition:
     """Continue a run whose node died, after its job was changed or its runner called back."""
     others = replace(state, open=None)
@@ -222,7 +288,15 @@ def _take_over(
         why = "its node died, and the job was changed meanwhile"
     trigger_blocked = trigger_was_blocked(others, run)
     state, records = finish_and_account(
-        job, others, run, final, now_ms=now_ms, downtimes=downtimes, trigger_blocked=trigger_blocked, message=why
+        job,
+        others,
+        run,
+        final,
+        now_ms=now_ms,
+        downtimes=downtimes,
+        pauses=pauses,
+        trigger_blocked=trigger_blocked,
+        message=why,
     )
     return transition_to(job, state, records, now_ms=now_ms)
 

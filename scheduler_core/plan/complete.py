@@ -11,6 +11,7 @@ from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Snapshot
+from scheduler_core.model.pause import Pause
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, transition_to
 from scheduler_core.plan.callback import with_heartbeat
@@ -67,6 +68,7 @@ def plan_complete(
         final,
         now_ms=now_ms,
         downtimes=downtimes,
+        pauses=snapshot.pauses,
         message=message,
         trigger_blocked=trigger_blocked,
     )
@@ -81,6 +83,7 @@ def end_found(
     downtimes: Sequence[Downtime],
     message: str,
     trigger_blocked: bool,
+    pauses: Sequence[Pause] = (),
 ) -> Transition:
     """Return the step that ends a run without an outcome of a request. ``trigger_blocked``: the answer of
     ``trigger_was_blocked`` for the state before continuations were added to it."""
@@ -90,7 +93,15 @@ def end_found(
         return Transition(None, (ended,), remove=True)
     if state.open is None:
         after, records = finish_and_account(
-            job, state, run, final, now_ms=now_ms, downtimes=downtimes, message=message, trigger_blocked=trigger_blocked
+            job,
+            state,
+            run,
+            final,
+            now_ms=now_ms,
+            downtimes=downtimes,
+            pauses=pauses,
+            message=message,
+            trigger_blocked=trigger_blocked,
         )
         return transition_to(job, after, (*found.records, *records), now_ms=now_ms)
     # It waited for its retry in the pending list, and another run is open: that one accounts for passed fire times.
@@ -98,7 +109,7 @@ def end_found(
     after = replace(after, open=state.open)
     misses: tuple[Record, ...] = ()
     if run.reason is Reason.CONTINUATION and after.trigger_blocked_by is None:
-        after, misses = pass_over(job, after, MissReason.HELD, now_ms=now_ms)
+        after, misses = pass_over(job, after, MissReason.HELD, now_ms=now_ms, pauses=pauses)
     return transition_to(job, after, (*found.records, ended, *misses), now_ms=now_ms)
 
 

@@ -9,11 +9,14 @@ misses with the reason of the mark.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import HeldBack, HoldReason, JobState
 from scheduler_core.model.lease import Lease
+from scheduler_core.model.pause import Pause
 from scheduler_core.model.run import Record, RunState
 from scheduler_core.model.transition import Transition, transition_to
 from scheduler_core.plan.claim import Work
@@ -64,9 +67,11 @@ def plan_hold_back_changed(job: Job | None, state: JobState, work: Work, *, now_
     return transition_to(job, after, (ended,), now_ms=now_ms)
 
 
-def drop_hold_back(job: Job, state: JobState, *, now_ms: int) -> tuple[JobState, tuple[Record, ...]]:
+def drop_hold_back(
+    job: Job, state: JobState, *, now_ms: int, pauses: Sequence[Pause] = ()
+) -> tuple[JobState, tuple[Record, ...]]:
     """Remove the mark, for a change that removes its reason. Fire times that have passed are misses for that reason."""
     if state.held_back is None:
         return state, ()
     held_back, state = state.held_back, replace(state, held_back=None)
-    return pass_over(job, state, held_back.miss_reason, now_ms=now_ms)
+    return pass_over(job, state, held_back.miss_reason, now_ms=now_ms, pauses=pauses)

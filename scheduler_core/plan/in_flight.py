@@ -28,7 +28,7 @@ def write_in_flight(
     """
     if snapshot.lease is None or (state.open is not None and state.open.in_flight):
         return state, ()
-    planned = plan_claim(job, state, snapshot.lease, downtimes=downtimes, store_id=store_id)
+    planned = plan_claim(job, state, snapshot.lease, downtimes=downtimes, store_id=store_id, pauses=snapshot.pauses)
     if not isinstance(planned, Work) or is_spawned(planned):
         return state, ()
     return replace(planned.state, open=replace(planned.run, in_flight=True)), planned.records
@@ -57,6 +57,6 @@ def detach(
     state, ended = end_run(job, state, state.open, RunState.CANCELLED, now_ms=now_ms, message=why)
     records = (*records, ended)
     if waited_for_runner and state.trigger_blocked_by is None:
-        state, misses = pass_over(job, state, MissReason.OVERLAP, now_ms=now_ms)
+        state, misses = pass_over(job, state, MissReason.OVERLAP, now_ms=now_ms, pauses=snapshot.pauses)
         records = (*records, *misses)
     return state, records

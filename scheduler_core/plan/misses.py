@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
+from scheduler_core.model.pause import Pause
 from scheduler_core.model.run import Miss, MissReason
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.triggers.trigger import Trigger
@@ -26,16 +27,29 @@ def make_miss(trigger: Trigger, first_ms: int, last_ms: int, reason: MissReason,
     return Miss(reason=reason, first_ms=first_ms, last_ms=last_ms, recorded_at_ms=now_ms, count=count)
 
 
-def pass_over(job: Job, state: JobState, reason: MissReason, *, now_ms: int) -> tuple[JobState, tuple[Miss, ...]]:
-    """Record the undecided fire times up to now as a miss, and move the position past them.
+def pass_over(
+    job: Job,
+    state: JobState,
+    reason: MissReason,
+    *,
+    now_ms: int,
+    pauses: Sequence[Pause] = (),
+    until_ms: int | None = None,
+) -> tuple[JobState, tuple[Miss, ...]]:
+    """Record the undecided fire times up to ``until_ms`` (None: now) as a miss, and move the position past them.
 
-    While the trigger is blocked, the reason of the block replaces ``reason``.
+    While the trigger is blocked, the reason of the block replaces ``reason``. Fire times in a pause of everything have
+    the reason ``paused``.
     """
-    if state.next_fire_ms is None or state.next_fire_ms > now_ms:
+    first_ms, until_ms = state.next_fire_ms, now_ms if until_ms is None else until_ms
+    if first_ms is None or first_ms > until_ms:
         return state, ()
-    trigger = trigger_of(job)
-    misses = miss_through(trigger, state.next_fire_ms, now_ms, state.trigger_blocked_by or reason, now_ms=now_ms)
-    return replace(state, next_fire_ms=trigger.next_after(now_ms)), misses
+    trigger, reason = trigger_of(job), state.trigger_blocked_by or reason
+    if pauses and reason is not MissReason.PAUSED:
+        misses = misses_around(trigger, first_ms, until_ms, None, reason, (), now_ms=now_ms, pauses=pauses)
+    else:
+        misses = miss_through(trigger, first_ms, until_ms, reason, now_ms=now_ms)
+    return replace(state, next_fire_ms=trigger.next_after(until_ms)), misses
 
 
 def miss_through(
@@ -70,11 +84,22 @@ def misses_around(
     downtimes: Sequence[Downtime],
     *,
     now_ms: int,
+    pauses: Sequence[Pause] = (),
 ) -> tuple[Miss, ...]:
-    """Return the misses of all fire times in [first, last] except the chosen one, with a range for each downtime."""
+    """Return the misses of all fire times in [first, last] except the chosen one, with a range for each downtime and
+    for each pause of everything. An instant in both belongs to the pause."""
     if first_ms == last_ms == chosen_ms:
         return ()
     ranges: list[Miss] = []
+    for pause in pauses:
+        end_ms = last_ms if pause.end_ms is None else min(last_ms, pause.end_ms - 1)
+        begin_ms = max(first_ms, pause.from_ms)
+        if begin_ms > end_ms:
+            continue
+        if begin_ms > first_ms:
+            ranges += misses_around(trigger, first_ms, begin_ms - 1, chosen_ms, reason, downtimes, now_ms=now_ms)
+        ranges += _misses_in(trigger, begin_ms - 1, end_ms, chosen_ms, MissReason.PAUSED, now_ms)
+        first_ms = end_ms + 1
     cuts = [(d.after_ms, d.until_ms - 1) for d in downtimes if d.until_ms > first_ms and d.after_ms < last_ms]
     position = first_ms - 1
     for after, until in [*cuts, (last_ms, last_ms)]:

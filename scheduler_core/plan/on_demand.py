@@ -64,15 +64,16 @@ def plan_run_now(
     if not force and (snapshot.lease is not None or state.open is not None or requested):
         raise RunConflict("a run of this job is not settled; use force to queue behind it")
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
-    if bare and not force and state.paused_at_ms is not None and any(one.holds_trigger for one in state.pending):
+    paused = state.paused_at_ms is not None or snapshot.paused_by_all(now_ms)
+    if bare and not force and paused and any(one.holds_trigger for one in state.pending):
         raise RunConflict("the job is paused with continuations waiting; resume it, or say what to run")
-    may_start = startable(state)
+    may_start = startable(state, paused=paused)
     waiting = may_start
     if force:
         waiting = [one for one in state.pending if one not in requested and (one in may_start or one.holds_trigger)]
     if bare and waiting:
         earliest = min(waiting, key=lambda one: one.not_before_ms)
-        paused_continuation = state.paused_at_ms is not None and earliest not in may_start
+        paused_continuation = paused and earliest not in may_start
         if earliest.not_before_ms <= now_ms and not paused_continuation:
             return Started(earliest.run_id, None)
         if not force:
@@ -145,7 +146,7 @@ def plan_replace_pending(
     state = replace(state, pending=(*entries, *belated))
     misses: tuple[Record, ...] = ()
     if was_blocked and not entries:
-        state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
+        state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms, pauses=snapshot.pauses)
     return transition_to(job, state, (*records, *cancelled, *misses), now_ms=now_ms)
 
 

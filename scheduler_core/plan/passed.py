@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
+from scheduler_core.model.pause import Pause
 from scheduler_core.model.policies import Overlap, Recovery
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import is_replay
@@ -16,6 +17,7 @@ from scheduler_core.plan.catch_up import catch_up
 from scheduler_core.plan.finish import end_run
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.misses import misses_around, pass_over
+from scheduler_core.plan.paused import pass_pauses_during_run, resume_in_time
 from scheduler_core.triggers.trigger import Trigger
 
 
@@ -30,6 +32,7 @@ def finish_and_account(
     trigger_blocked: bool,
     message: str = "",
     covers_until_ms: int | None = None,
+    pauses: Sequence[Pause] = (),
 ) -> tuple[JobState, tuple[Record, ...]]:
     """End a run and account for the fire times that passed while it was open.
 
@@ -43,6 +46,7 @@ def finish_and_account(
         now_ms=now_ms,
         downtimes=downtimes,
         covers_until_ms=covers_until_ms,
+        pauses=pauses,
     )
     return state, (ended, *passed)
 
@@ -61,6 +65,7 @@ def account_for_passed(
     now_ms: int,
     downtimes: Sequence[Downtime],
     covers_until_ms: int | None = None,
+    pauses: Sequence[Pause] = (),
 ) -> tuple[JobState, tuple[Record, ...]]:
     """Account for the fire times that passed while ``run``, which just ended, was not settled.
 
@@ -71,27 +76,38 @@ def account_for_passed(
 
     ``trigger_blocked``: continuations blocked the trigger during the run. Nothing is accounted for until the block
     ends; then all these fire times are one miss. While a job is paused or quarantined, nothing is accounted for: the
-    resume does that.
+    resume does that, or the end of the pause if it came during the run. Fire times in a pause of everything are misses
+    for ``paused``; while it lasts, they stay undecided.
     """
-    due_ms = state.next_fire_ms
+    caught: tuple[Record, ...] = ()
+    if state.pause is not None:
+        state, caught = resume_in_time(job, state, now_ms=now_ms)
+        if state.paused_at_ms is None:
+            trigger_blocked = run.reason is Reason.CONTINUATION
+    due_ms, until_ms = state.next_fire_ms, now_ms
     if due_ms is None or due_ms > now_ms or state.trigger_blocked_by in (MissReason.PAUSED, MissReason.QUARANTINED):
-        return state, ()
+        return state, caught
     if trigger_blocked:
         if state.trigger_blocked_by is not None:
-            return state, ()
-        return pass_over(job, state, MissReason.HELD, now_ms=now_ms)
+            return state, caught
+        state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms, pauses=pauses)
+        return state, (*caught, *misses)
+    if pauses:
+        state, misses, until_ms = pass_pauses_during_run(job, state, pauses, downtimes, now_ms=now_ms)
+        caught, due_ms = (*caught, *misses), state.next_fire_ms
+        if due_ms is None or due_ms > until_ms:
+            return state, caught
     trigger = trigger_of(job)
-    latest = trigger.last_in(due_ms - 1, now_ms)
+    latest = trigger.last_in(due_ms - 1, until_ms)
     if latest is None:
-        return state, ()
-    caught: tuple[Record, ...] = ()
+        return state, caught
     gets_run = (job.overlap is Overlap.QUEUE_ONE or is_replay(run)) and not (
         covers_until_ms is not None and latest <= covers_until_ms
     )
     if job.recovery is Recovery.ALL and downtimes:
         found = catch_up(job, state, due_ms, latest, downtimes, reason=MissReason.OVERLAP, now_ms=now_ms)
         if found is not None:
-            state, caught = found.state, found.records
+            state, caught = found.state, (*caught, *found.records)
             if found.rest_ms is None:
                 return state, caught
             due_ms = found.rest_ms

@@ -12,6 +12,7 @@ from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome, OutcomeKind, Verdict
+from scheduler_core.model.pause import Pause
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Attempt, Reason, Record, Run, RunState, keep_attempts
 from scheduler_core.model.transition import Transition, complete, is_finished
@@ -55,6 +56,8 @@ class Ended(msgspec.Struct, frozen=True):
     """Periods without a living node, oldest first. A run that was taken over may have started before one."""
     call: Call | None = None
     """The attempt as it was passed to its target; None if the call could not be built."""
+    pauses: tuple[Pause, ...] = ()
+    """The pauses of everything, oldest first."""
 
 
 def judge(outcome: Outcome, job: Job | None = None) -> RunResult:
@@ -191,6 +194,7 @@ def _settle(
         final,
         now_ms=now_ms,
         downtimes=ended.downtimes,
+        pauses=ended.pauses,
         message=message,
         trigger_blocked=trigger_blocked,
         covers_until_ms=covers_until_ms,
@@ -257,7 +261,13 @@ def _account_for_passed(
 ) -> tuple[JobState, tuple[Record, ...]]:
     """Account for fire times that passed during the request; the run is not over, but others may start."""
     return account_for_passed(
-        job, state, run, trigger_blocked=trigger_blocked, now_ms=ended.ended_at_ms, downtimes=ended.downtimes
+        job,
+        state,
+        run,
+        trigger_blocked=trigger_blocked,
+        now_ms=ended.ended_at_ms,
+        downtimes=ended.downtimes,
+        pauses=ended.pauses,
     )
 
 

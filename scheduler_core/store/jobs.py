@@ -11,6 +11,7 @@ from scheduler_core.base.errors import StoreRefused
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Snapshot
+from scheduler_core.model.pause import PauseEntry, Pauses
 from scheduler_core.model.run import Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition
 
@@ -206,7 +207,24 @@ class JobStore(Protocol):
 
     async def ask_to_release(self, claim_keys: Sequence[str], *, until_ms: int) -> None:
         """Publish that nodes which claimed these jobs ahead of their wake-up are to release them, if the message
-        arrives before ``until_ms``. One message."""
+        arrives before ``until_ms``. One message. Without claim keys, all jobs."""
+        ...
+
+    async def logged_pauses(self) -> Pauses:
+        """Read the pauses of everything, with their entries."""
+        ...
+
+    async def change_pauses(
+        self, known: Pauses, *, now_ms: int, begin: PauseEntry | None, until_ms: int | None = None, by: str = ""
+    ) -> bool:
+        """Begin a pause of everything on this shard, which ends the one that runs; None: only end that.
+
+        ``by`` ends it. Returns whether the pauses are still those that are ``known``; if not, nothing was changed.
+        """
+        ...
+
+    async def held_jobs(self, *, now_ms: int, since_ms: int) -> tuple[int, int]:
+        """Count the jobs that nodes hold, and those that they hold ahead of their wake-ups since ``since_ms``."""
         ...
 
     async def announce_changed_targets(self) -> None:

@@ -12,6 +12,7 @@ from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
+from scheduler_core.model.pause import Pauses
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import Beside
 
@@ -49,6 +50,8 @@ class Claim(msgspec.Struct, frozen=True):
     """Grows with every change of a target; None: unknown."""
     burst: int = 0
     """How many jobs become due at about ``next_wake_ms``, or are due before it."""
+    pauses: Pauses | None = None
+    """The pauses of everything; None: as the caller knows them."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -110,6 +113,7 @@ class Release(msgspec.Struct, frozen=True):
     until_ms: int
     """How long the client waits. After that it changes the jobs as if their runs were open: do not release them."""
     claim_keys: tuple[str, ...]
+    """Empty: all jobs. Everything is paused."""
 
 
 class Sign(Enum):
@@ -150,13 +154,19 @@ class LoopStore(Protocol):
         downtime_count: int,
         trial: bool = True,
         ahead_ms: int = 0,
+        pause_version: int = 0,
     ) -> Claim:
         """Claim up to ``limit`` jobs that become due within ``ahead_ms``, fewer if their documents are large.
 
         ``token`` numbers the claims of this node, from 1. ``recent_ms``: half of the batch goes to jobs that became due
         in this time. ``trial``: suspects may be claimed (jobs whose runs were lost with ``SUSPECT_LOSSES`` nodes in a
-        row). After StoreUnavailable with ``effect_unknown``, call ``recover``.
+        row). ``pause_version``: of the pauses of everything that the node knows. After StoreUnavailable with
+        ``effect_unknown``, call ``recover``.
         """
+        ...
+
+    async def pauses(self) -> Pauses:
+        """Read the pauses of everything."""
         ...
 
     async def head(self) -> Head:

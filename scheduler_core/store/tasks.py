@@ -41,7 +41,7 @@ class Taken(msgspec.Struct, frozen=True):
     fence: int = 0
     rules: TaskRules | None = None
     until_ms: int | None = None
-    """``wait``: the end of the pause. ``empty``: when the next task is due, if any."""
+    """``wait``: the end of the pause, of the batches or of everything. ``empty``: when the next task is due, if any."""
     holder: str = ""
     holder_beats: bool = True
 

@@ -280,7 +280,14 @@ def _in_flight(claim_key: str, stored: StoredJob) -> list[Run]:
     if state.open is not None and state.open.in_flight:
         run = state.open
     elif job is not None:
-        planned = plan_claim(job, state, lease, downtimes=stored.downtimes, store_id=stored.store_id)
+        planned = plan_claim(
+            job,
+            state,
+            lease,
+            downtimes=stored.downtimes,
+            store_id=stored.store_id,
+            pauses=stored.snapshot.pauses,
+        )
         run = planned.run if isinstance(planned, Work) and not is_spawned(planned) else None
     if run is None:
         return []

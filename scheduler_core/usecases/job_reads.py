@@ -16,6 +16,7 @@ from scheduler_core.model.lease import Lease
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, Record, Run, RunState
 from scheduler_core.model.transition import Transition, is_finished
+from scheduler_core.plan.paused import resume_in_time
 from scheduler_core.store.jobs import JobStore, StoredJob
 
 RECORDS_LOOKED_AT = 100
@@ -36,6 +37,8 @@ class JobView(msgspec.Struct, frozen=True):
     fault: str | None = None
     child_in_flight: Run | None = None
     """After a change of a job with ``overlap: allow``: its child run in flight with the latest fire time."""
+    paused_by_all: bool = False
+    """Whether a pause of everything holds its runs back. Its status stays as it is."""
 
     @property
     def in_flight(self) -> Run | None:
@@ -161,7 +164,7 @@ def view_after(
     before = stored.snapshot
     if transition is None:
         return _view(job_id, before, now_ms, stored.fault, child_in_flight)
-    after = Snapshot(transition.job or before.job, transition.state, before.lease)
+    after = Snapshot(transition.job or before.job, transition.state, before.lease, before.pauses)
     return _view(job_id, after, now_ms, child_in_flight=child_in_flight)
 
 
@@ -169,4 +172,7 @@ def _view(
     job_id: str, snapshot: Snapshot, now_ms: int, fault: str | None = None, child_in_flight: Run | None = None
 ) -> JobView:
     seen = snapshot.as_of(now_ms)
-    return JobView(job_id, seen.job, seen.state or JobState(), seen.lease, fault, child_in_flight)
+    job, state = seen.job, seen.state or JobState()
+    if state.pause is not None and job is not None:
+        state = resume_in_time(job, state, now_ms=now_ms)[0]  # its next claim stores the resume
+    return JobView(job_id, job, state, seen.lease, fault, child_in_flight, snapshot.paused_by_all(now_ms))

@@ -25,7 +25,7 @@ from scheduler_core.base.errors import (
     StoreError,
     StoreUnavailable,
 )
-from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger
+from scheduler_core.base.events import JOB_DELETED, JOB_PAUSED, JOB_RESUMED, JOB_UPSERTED, get_logger, instant
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Replay, Snapshot
@@ -179,11 +179,21 @@ class JobService(JobReader):
             with contextlib.suppress(StoreError):  # the next count or sweep of the target's jobs removes it
                 await self._targets.release(before.target_id, job_id)
 
-    async def pause(self, job_id: str) -> JobView:
-        """Pause the trigger. A paused job stays paused. Raises JobNotFound."""
+    async def pause(self, job_id: str, *, note: str = "", until_ms: int | None = None) -> JobView:
+        """Pause the trigger, until ``until_ms`` or until a resume. A paused job stays paused; its note and end are
+        replaced. Raises JobNotFound, and InvalidInput if ``until_ms`` has passed."""
+        if until_ms is not None and until_ms <= self._clock.now_ms():
+            raise InvalidInput("until must lie in the future", field="until")
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
-            return plan_pause(stored.snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
+            return plan_pause(
+                stored.snapshot,
+                now_ms=now_ms,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
+                note=note,
+                until_ms=until_ms,
+            )
 
         view, changed = await self._change_existing(job_id, plan)
         if view.job is not None and view.job.policies.overlap is Overlap.ALLOW:
@@ -191,7 +201,7 @@ class JobService(JobReader):
             child = await self._cancel_children(job_id, "its job was paused")
             view = replace(view, child_in_flight=child)
         if changed:
-            log.info(JOB_PAUSED, job_id=job_id)
+            log.info(JOB_PAUSED, job_id=job_id, detail=note, until=instant(until_ms))
         return view
 
     async def resume(self, job_id: str) -> JobView:

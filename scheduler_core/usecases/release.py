@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from msgspec.structs import replace
 
 from scheduler_core.base.clock import Clock
+from scheduler_core.model.run import Miss
 from scheduler_core.model.transition import Transition
+from scheduler_core.plan.paused import resume_in_time
 from scheduler_core.store.jobs import JobStore, StoredJob
 
 WAIT_SECONDS = 0.25
@@ -66,10 +68,27 @@ class ReleaseWait:
 def plan_as_of(stored: StoredJob, plan: Plan, now_ms: int) -> Transition | None:
     """Plan a change of a job that no node holds ahead, or as if no node did."""
     seen = stored.as_of(now_ms)
-    transition = plan(seen, seen.snapshot.changed_at_ms(now_ms))
+    resumed, misses = _resumed(seen, now_ms)
+    transition = plan(resumed, resumed.snapshot.changed_at_ms(now_ms))
+    if transition is not None and misses:
+        transition = replace(transition, records=(*misses, *transition.records))
     if transition is None or seen is stored:
         return transition
     return replace(transition, revoke=True)  # removes the lease that stays when a node releases a job
+
+
+def _resumed(stored: StoredJob, now_ms: int) -> tuple[StoredJob, tuple[Miss, ...]]:
+    """Return a job whose pause ends at an instant that has come as it is after that, although no node has claimed it
+    since; also the misses of the pause. A job that a node holds is left as it is: its claim or its settle resumes
+    it."""
+    snapshot = stored.snapshot
+    job, state = snapshot.job, snapshot.state
+    if job is None or state is None or state.pause is None or snapshot.lease is not None:
+        return stored, ()
+    resumed, misses = resume_in_time(job, state, now_ms=now_ms)
+    if resumed is state:
+        return stored, ()
+    return replace(stored, snapshot=replace(snapshot, state=resumed)), misses
 
 
 def plan_released(stored: StoredJob, plan: Plan, now_ms: int) -> Transition | None:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 import scheduler_core.store.redis
 from scheduler_core.model.job_state import JobState
+from scheduler_core.model.pause import PauseEntry
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.keys import KEY_TYPES, Keys
 from scheduler_core.store.redis.scripts.job import SpawnArgs
@@ -183,7 +184,7 @@ def test_a_script_counts_the_fields_of_an_item_as_its_header_does(name: str) -> 
 
 
 OF_REDIS_STORE = sorted(
-    name for name in FILES if name.startswith(("job/", "node/")) or name in {"history/read_account"}
+    name for name in FILES if name.startswith(("job/", "node/", "pause/")) or name in {"history/read_account"}
 )
 
 
@@ -220,6 +221,8 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(
     assert (await store.beside("new", "new")).job == "same"
     assert (await store.read_account("new")).exists
     assert await store.repair_due(now_ms=1, first=0) == (0, 0)
+    assert await store.change_pauses(await store.logged_pauses(), now_ms=1, begin=PauseEntry("why", "who"))
+    assert await store.held_jobs(now_ms=1, since_ms=0) == (0, 0)
     await store.leave(node="node", now_ms=1)
     assert sorted(calls) == OF_REDIS_STORE
     for name, seen in calls.items():

@@ -164,7 +164,9 @@ class Dispatcher:
         """Settle the next attempt of ``work.run`` as failed: a fault of this node kept it from starting."""
         node, now_ms = self._node, self._node.clock.now_ms()
         fence, jitter = claimed.lease.fence, random.random()
-        ended = Ended(failure(error), fence, now_ms, now_ms, jitter=jitter, downtimes=node.downtimes)
+        ended = Ended(
+            failure(error), fence, now_ms, now_ms, jitter=jitter, downtimes=node.downtimes, pauses=node.pauses.ranges
+        )
         self._results.put(claimed, work, ended)
 
     def _start(self, attempt: InFlight, work: Work, call: Call | None) -> None:

@@ -151,6 +151,7 @@ class InFlight:
                         jitter=random.random(),
                         downtimes=node.downtimes,
                         call=self.call,
+                        pauses=node.pauses.ranges,
                     )
                     results.put(claimed, self.work, ended)
                 case HeldBack():

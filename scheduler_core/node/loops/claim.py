@@ -168,6 +168,8 @@ class Claimer(Service):
         """Claim once. If an earlier claim took jobs and its reply was lost, return those jobs instead."""
         if self._lost_token is not None:
             found = await self._recover(self._lost_token)
+            if found:  # the lost reply may have contained a pause of everything
+                self._node.pauses = await self._store.pauses()
             self._lost_token = None
             if found:
                 self._targets.saw(None)
@@ -189,6 +191,7 @@ class Claimer(Service):
                 downtime_count=self._node.downtime_count,
                 trial=trial,
                 ahead_ms=ahead_ms,
+                pause_version=self._node.pauses.version,
             )
         except (StoreUnavailable, asyncio.CancelledError) as error:
             if not isinstance(error, StoreUnavailable) or error.effect_unknown:
@@ -199,6 +202,8 @@ class Claimer(Service):
         if claim.downtimes is not None:
             self._node.downtimes = claim.downtimes
             self._node.downtime_count = claim.downtime_count
+        if claim.pauses is not None:
+            self._node.pauses = claim.pauses
         if claim.suspects or suspects.waiting or suspects.in_trial:
             suspects.took(claim)
         return claim

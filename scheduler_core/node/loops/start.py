@@ -168,7 +168,9 @@ class Starter(Service):
     def release(self, asked: Release) -> None:
         """Release those of these jobs whose wake-ups lie ahead, unless the client has given up waiting."""
         now_ms = self.clock.now_ms()
-        if now_ms < asked.until_ms:
+        if not asked.claim_keys:
+            self._release(self.queue.remove_all(after_ms=now_ms))  # everything is paused: also if it arrives late
+        elif now_ms < asked.until_ms:
             self._release(self.queue.remove(asked.claim_keys, after_ms=now_ms))
 
     def cut(self, run_id: str) -> bool:
@@ -254,6 +256,7 @@ class Starter(Service):
                 downtimes=node.downtimes,
                 store_id=node.store_id,
                 now_ms=now_ms,
+                pauses=node.pauses.ranges,
             )
         if state is None:
             return Transition(None, remove=True) if job is None else self._quarantine(claimed, "its state is gone")

@@ -24,7 +24,7 @@ class Accounts(RedisShard):
     """Part of ``RedisStore``; ``JobStore`` documents the methods."""
 
     async def read_account(self, job_id: str) -> StoredAccount:
-        downtimes, store_id, definition, state, lease, positions, rows = await self.run(
+        downtimes, store_id, pauses, definition, state, lease, positions, rows = await self.run(
             READ_ACCOUNT,
             ReadAccountArgs(job_id=job_id, limit=CHILDREN_READ),
             HistoryKey(history=self._keys.history(job_id)),
@@ -35,7 +35,7 @@ class Accounts(RedisShard):
             # No entry has left the list. Of two overlapping runs, the first may end and be recorded after the second.
             known = [*records, *(child.open for child in children if child.open is not None)]
             forgotten_ms = min([forgotten_ms, *(_first_ms(one) - 1 for one in known if _is_of_trigger(one))])
-        stored = read_stored(job_id, definition, state, lease, downtimes, store_id)
+        stored = read_stored(job_id, definition, state, lease, downtimes, store_id, pauses)
         return StoredAccount(stored, records, forgotten_ms, children)
 
     async def settled_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:

@@ -78,13 +78,14 @@ class Changes(RedisShard):
             Item(CreateItem(job_id=job.id, definition=encode_job(job), state=encoded, wake=score(state)))
             for (job, state), encoded in zip(new, encode_states([state for _, state in new]), strict=True)
         ]
-        downtimes, store_id, *rows = await self.write_batch(CREATE, CreateArgs(channel=self._keys.wake), items)
+        answer = await self.write_batch(CREATE, CreateArgs(channel=self._keys.wake), items)
+        downtimes, store_id, pauses, *rows = answer
         return [
             None
             if row == b"ok"
             else "large"
             if row == b"large"
-            else read_stored(job.id, row[0], row[1], row[2], downtimes, store_id, int(row[3]))
+            else read_stored(job.id, row[0], row[1], row[2], downtimes, store_id, pauses, int(row[3]))
             for (job, _), row in zip(new, rows, strict=True)
         ]
 

@@ -10,7 +10,7 @@ from scheduler_core.base.events import ENTRY_REMOVED, get_logger
 from scheduler_core.model.lease import SUSPECT_LOSSES
 from scheduler_core.store.loop import REPLY_BYTES, Claim, ClaimedJob, Head, OwnLease
 from scheduler_core.store.redis import keys as scores
-from scheduler_core.store.redis.codec import TAG_BYTES, decode_downtimes, decode_lease
+from scheduler_core.store.redis.codec import TAG_BYTES, decode_downtimes, decode_lease, decode_pauses
 from scheduler_core.store.redis.documents import decode_rows
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts.job import CLAIM, RECOVER, ClaimArgs, RecoverArgs
@@ -40,6 +40,7 @@ class Claims(RedisShard):
         downtime_count: int,
         trial: bool = True,
         ahead_ms: int = 0,
+        pause_version: int = 0,
     ) -> Claim:
         answer = await self.run(
             CLAIM,
@@ -56,6 +57,7 @@ class Claims(RedisShard):
                 reply_bytes=REPLY_BYTES,
                 horizon=now_ms + ahead_ms,
                 burst=BURST_MS,
+                pauses=pause_version,
             ),
         )
         if answer[0] == b"beat":
@@ -63,7 +65,7 @@ class Claims(RedisShard):
         if answer[0] == b"void":
             return Claim([], now_ms, None, downtime_count)
         return Claim(
-            jobs=await self._claimed_jobs(answer[8:]),
+            jobs=await self._claimed_jobs(answer[9:]),
             next_wake_ms=int(float(answer[1])) if answer[1] else None,
             downtimes=None if answer[3] is None else decode_downtimes(answer[3], int(answer[2])),
             downtime_count=int(answer[2]),
@@ -71,6 +73,7 @@ class Claims(RedisShard):
             suspects_waiting=int(answer[5]),
             suspects=int(answer[6]),
             burst=int(answer[7]),
+            pauses=None if answer[8] is None else decode_pauses(answer[8]),
         )
 
     async def head(self) -> Head:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 from msgspec.structs import replace
@@ -18,6 +19,7 @@ from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
+from scheduler_core.model.pause import Pause, Pauses
 from scheduler_core.model.policies import DEFAULT_POLICIES, Policies
 from scheduler_core.model.request import RequestSpec
 from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail
@@ -261,6 +263,22 @@ def decode_downtimes(stored: bytes, count: int) -> tuple[Downtime, ...]:
         if after.isdigit() and until.isdigit() and max(len(after), len(until)) <= 15:
             found.append(Downtime(int(after), int(until), number))
     return tuple(found)
+
+
+@lru_cache(maxsize=16)
+def decode_pauses(stored: bytes) -> Pauses:
+    """Decode the field ``pauses`` of ``meta``, as ``lua/pause/change.lua`` writes it, without entries. Unreadable
+    ranges are left out."""
+    version, _, rest = stored.partition(b" ")
+    if not version.isdigit() or len(version) > 15:
+        return Pauses()
+    found: list[Pause] = []
+    for text in rest.partition(b" ")[2].split(b","):
+        numbers = text.split(b":")
+        if len(numbers) == 5 and all(one.isdigit() and len(one) <= 16 for one in numbers):
+            from_ms, until_ms, fence, ended_ms, end_fence = map(int, numbers)
+            found.append(Pause(from_ms, until_ms or None, fence, ended_ms or None, end_fence))
+    return Pauses(int(version), tuple(found))
 
 
 def decode_counted_downtimes(stored: bytes) -> tuple[Downtime, ...]:

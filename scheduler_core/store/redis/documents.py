@@ -13,6 +13,7 @@ from scheduler_core.store.redis.codec import (
     decode_counted_downtimes,
     decode_job,
     decode_lease,
+    decode_pauses,
     decode_state,
 )
 
@@ -24,6 +25,7 @@ def read_stored(
     lease: bytes | None,
     downtimes: bytes,
     store_id: bytes | None,
+    pauses: bytes | None = None,
     children: int = 0,
 ) -> StoredJob:
     """Decode a job or a child run from its three rows, and the facts that all jobs share."""
@@ -36,7 +38,7 @@ def read_stored(
     except CorruptDocument as error:
         fault = str(error)
     return StoredJob(
-        Snapshot(job, position, held),
+        Snapshot(job, position, held, () if pauses is None else decode_pauses(pauses).ranges),
         b"" if state is None else state[:TAG_BYTES],
         lease or b"",
         decode_counted_downtimes(downtimes),

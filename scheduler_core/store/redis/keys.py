@@ -32,6 +32,7 @@ JOB_KEYS = {
     "claims": "hash",
     "suspects": "sorted set",
     "meta": "hash",
+    "pauses": "list",
     "children": "sorted set",
     "retrying": "sorted set",
     "answers": "hash",
@@ -134,6 +135,11 @@ class Keys(msgspec.Struct, frozen=True):
     def suspects(self) -> str:
         """Sorted set: claim key of a suspect to its losses; 10^6 is added while it is tried."""
         return f"{self.root}:suspects"
+
+    @property
+    def pauses(self) -> str:
+        """List: who made each pause of everything, and why; the pauses themselves are in ``meta``."""
+        return f"{self.root}:pauses"
 
     @property
     def meta(self) -> str:

@@ -70,9 +70,9 @@ class Reads(RedisShard):
     async def read_some(self, job_ids: Sequence[str], *, reply_bytes: int = REPLY_BYTES) -> list[StoredJob]:
         """Read the first of these jobs that fit into ``reply_bytes``, at least one, in one step."""
         items = [Item(ReadItem(claim_key=job_id)) for job_id in job_ids]
-        downtimes, store_id, *rows = await self.run_batch(READ, ReadArgs(reply_bytes=reply_bytes), items)
+        downtimes, store_id, pauses, *rows = await self.run_batch(READ, ReadArgs(reply_bytes=reply_bytes), items)
         return [
-            read_stored(job_id, definition, state, lease, downtimes, store_id, int(children))
+            read_stored(job_id, definition, state, lease, downtimes, store_id, pauses, int(children))
             for job_id, (definition, state, lease, children) in zip(job_ids, rows, strict=False)
         ]
 

@@ -14,6 +14,7 @@ from scheduler_core.store.redis.claims import Claims
 from scheduler_core.store.redis.client import UncancelledRedis
 from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.nodes import Nodes
+from scheduler_core.store.redis.pauses import PausesOfAll
 from scheduler_core.store.redis.reads import Reads
 from scheduler_core.store.redis.settlements import Settlements
 from scheduler_core.store.redis.signals import Signals
@@ -21,7 +22,7 @@ from scheduler_core.store.redis.target_copies import RedisTargetCopies
 from scheduler_core.store.redis.tasks import RedisTasks
 
 
-class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts):
+class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, PausesOfAll):
     """One shard on Redis: a ``ShardStore``."""
 
     def servers(self) -> tuple[tuple[str, int], ...]:

@@ -40,6 +40,7 @@ class ClaimArgs(NamedTuple):
     reply_bytes: Size
     horizon: EpochMs
     burst: Ms
+    pauses: Count
 
 
 CLAIM = Script("job/claim", keys="due jobs states leases meta nodes claims suspects", args=ClaimArgs)

@@ -14,12 +14,15 @@
 -- first claim; the node sends nothing before it. A job that was released ahead of its wake-up is not claimed ahead
 -- again: a client is about to change it. Neither is a suspect.
 --
+-- During a pause of everything nothing is claimed ahead, so a claim under way decides with the pause as it is. A job
+-- that was released, and for which nothing was sent, is decided anew once everything was ever paused.
+--
 -- KEYS
 --   1 due       sorted set: claim key -> next wake-up
 --   2 jobs      hash: claim key -> definition
 --   3 states    hash: claim key -> state
 --   4 leases    hash: claim key -> lease
---   5 meta      hash: fence counter, downtimes, version of the targets
+--   5 meta      hash: fence counter, downtimes, pauses of everything, version of the targets
 --   6 nodes     sorted set: node id -> last heartbeat
 --   7 claims    hash: node id -> number of its latest claim
 --   8 suspects  sorted set: claim key -> losses while it waits; 10^6 is added while it is tried
@@ -37,10 +40,11 @@
 --                     whatever its size, and jobs that do not fit stay due
 --   11 horizon        epoch ms: at least `now`
 --   12 burst          ms: the jobs that become due within this time of the next wake-up are counted
+--   13 pauses         count: the version of the pauses that the node knows; 0: none
 -- Returns
 --   {'beat'} if the node must send a heartbeat first; {'void'} if a later call of this node came before; else
 --   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, number of waiting suspects,
---   number of all suspects, number of jobs due within `burst` of the next wake-up, row, row, ...}
+--   number of all suspects, number of jobs due within `burst` of the next wake-up, pauses or false, row, row, ...}
 --   where row = {claim key, definition or false, state or false, lease}
 -- Cost: O(limit × log(jobs)); seven commands per batch, two more per 8 jobs, and a few per suspect. Reads at most
 -- `reply_bytes` and 8 documents more, about 1 ms per MiB.
@@ -50,7 +54,7 @@ local suspects = KEYS[8]
 local now, limit, node, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local recent, dead_after, downtime_count = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local may_try, suspect_losses, reply_bytes = ARGV[8] == '1', tonumber(ARGV[9]), tonumber(ARGV[10])
-local horizon, burst = tonumber(ARGV[11]), tonumber(ARGV[12])
+local horizon, burst, known_pauses = tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[13]
 local CLAIMED, PARKED, READ_AT_ONCE = 1e15, 2e15, 8
 local TAKEN = 1e6
 
@@ -69,10 +73,19 @@ if tonumber(token) <= whole(redis.call('HGET', claims, node)) then
 end
 
 -- The field `suspects` exists while there may be a suspect. Usually it does not, and the commands for them are skipped.
-local facts = redis.call('HMGET', meta, 'downtime_count', 'targets_version', 'suspects')
-local reply = {'ok', '', string.format('%.0f', whole(facts[1])), false, string.format('%.0f', whole(facts[2])), 0, 0, 0}
+-- The field `pauses` exists once everything was paused (pause/change.lua).
+local facts = redis.call('HMGET', meta, 'downtime_count', 'targets_version', 'suspects', 'pauses')
+local reply = {
+  'ok', '', string.format('%.0f', whole(facts[1])), false, string.format('%.0f', whole(facts[2])), 0, 0, 0, false,
+}
 if reply[3] ~= downtime_count then
   reply[4] = redis.call('HGET', meta, 'downtimes') or ''
+end
+local pauses = facts[4]
+if pauses or known_pauses ~= '0' then
+  local version, paused_until = string.match(pauses or '', '^(%d+) (%d+) ')
+  if version ~= known_pauses then reply[9] = pauses or '' end
+  if paused_until and tonumber(paused_until) > now then horizon = now end
 end
 
 local ids, scores, trial = {}, {}, {}
@@ -158,6 +171,10 @@ if count > 0 then
     local first_fence, first_claimed, losses, rest
     if held[i] then
       first_fence, first_claimed, losses, rest = string.match(held[i], '^%S+ %S+ (%d+) (%d+) (%d+) %S+ %d+(%S*)$')
+      if pauses and tonumber(scores[i]) <= now and losses == '0' and string.match(held[i], '^%S+ %- [^~]*$') then
+        -- Nothing was sent under it: decide as of now, since a pause may have come in between.
+        first_fence, first_claimed, losses, rest = nil, nil, nil, nil
+      end
     end
     local score, lease = tonumber(scores[i]), nil
     local ahead = not trial[i] and score > now

@@ -10,7 +10,7 @@
 --   3 states    hash: job id -> state
 --   4 leases    hash: job id -> lease
 --   5 ids       sorted set: every job id at score 0
---   6 meta      hash: downtimes and their count, store id
+--   6 meta      hash: downtimes and their count, store id, pauses of everything
 --   7 children  sorted set: the claim key of every child run, at score 0
 -- ARGV
 --   1 channel      text: where nodes listen for earlier wake-ups
@@ -21,9 +21,9 @@
 --   * wake         score: in the due set
 --   last deadline  epoch ms or empty: see lib/deadline.lua
 -- Returns
---   {downtimes, store id or false, row, row, ...} with a row for each job: 'ok' if it was created, else as job/read
---   returns it: {definition or false, state or false, lease or false, number of child runs if there is no definition},
---   or 'large' if the reply already holds 2 MiB of definitions and states
+--   {downtimes, store id or false, pauses or false, row, row, ...} with a row for each job: 'ok' if it was created,
+--   else as job/read returns it: {definition or false, state or false, lease or false, number of child runs if there is
+--   no definition}, or 'large' if the reply already holds 2 MiB of definitions and states
 --   downtimes = how many were ever recorded, a space, and those that are kept
 -- Cost: O(jobs × log(all jobs)); two commands per 8 jobs, ten to twelve commands, and one per new job while child runs
 -- are open.
@@ -34,7 +34,7 @@ local FIELDS, BYTES, READ_AT_ONCE = 4, 2097152, 8
 
 local wanted = {}
 for at = 2, #ARGV, FIELDS do wanted[#wanted + 1] = ARGV[at] end
-local facts = redis.call('HMGET', meta, 'downtimes', 'store_id', 'downtime_count')
+local facts = redis.call('HMGET', meta, 'downtimes', 'store_id', 'downtime_count', 'pauses')
 local definitions, positions, size = {}, {}, 0
 for first = 1, #wanted, READ_AT_ONCE do
   local last = math.min(first + READ_AT_ONCE - 1, #wanted)
@@ -62,7 +62,7 @@ local may_overlap = redis.call('ZCARD', children) > 0
 redis.call('ZCARD', ids)
 redis.call('ZCARD', due)
 
-local reply = {(facts[3] or '0') .. ' ' .. (facts[1] or ''), facts[2]}
+local reply = {(facts[3] or '0') .. ' ' .. (facts[1] or ''), facts[2], facts[4]}
 local new_jobs, new_states, new_ids, new_wakes, wake_of = {}, {}, {}, {}, {}
 local last = 0
 for i, id in ipairs(wanted) do
@@ -71,9 +71,9 @@ for i, id in ipairs(wanted) do
     open = redis.call('ZLEXCOUNT', children, '[' .. id .. '\31', '(' .. id .. '\32')
   end
   if definition == 'large' then
-    reply[2 + i] = 'large'
+    reply[3 + i] = 'large'
   elseif definition or positions[i] or held[i] or open > 0 then
-    reply[2 + i] = {definition, positions[i], held[i], open}
+    reply[3 + i] = {definition, positions[i], held[i], open}
   else
     local at, wake = FIELDS * i - 2, ARGV[FIELDS * i + 1]
     new_jobs[last + 1], new_jobs[last + 2] = id, ARGV[at + 1]
@@ -82,7 +82,7 @@ for i, id in ipairs(wanted) do
     new_wakes[last + 1], new_wakes[last + 2] = wake, id
     wake_of[id] = wake
     last = last + 2
-    reply[2 + i] = 'ok'
+    reply[3 + i] = 'ok'
   end
 end
 

@@ -12,7 +12,7 @@
 --   4 tasks     hash: task -> document
 --   5 batch     hash: node, fence, token, out ('1' or '0'), ended (epoch ms)
 --   6 settings  hash
---   7 meta      hash: fence counter
+--   7 meta      hash: fence counter, pauses of everything
 --   8 nodes     sorted set: node id -> last heartbeat
 -- ARGV
 --   1 now                       epoch ms
@@ -28,7 +28,7 @@
 --   {'beat'}                       the node must send a heartbeat first
 --   {'void'}                       the token is used up: use a new one
 --   {'busy', node, fence, alive}   a batch is out; alive: '1' if that node has a fresh heartbeat
---   {'wait', until}                the pause after the last batch is not over
+--   {'wait', until}                the pause after the last batch is not over, or everything is paused
 --   {'empty', instant or ''}       nothing is due; the instant at which the next task is due
 --   {'ok', fence, the four settings, row, row, ...}
 --   where row = {task, score in `running`, document or false}, in the order in which they are due
@@ -86,6 +86,8 @@ if holder == node and last_token and token <= last_token then
   return {'void'}
 end
 if is_out then return {'busy', holder, fence, beats(holder) and '1' or '0'} end
+local paused_until = string.match(redis.call('HGET', meta, 'pauses') or '', '^%d+ (%d+) ')
+if paused_until and tonumber(paused_until) > now then return {'wait', paused_until} end
 if ended then
   local interval = tonumber(rules[1])
   local due = ended + interval
