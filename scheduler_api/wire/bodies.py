@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType, defstruct, field
 
 from scheduler_api.wire.fields import Described, Instant, Maybe
+from scheduler_api.wire.labels import LABEL_ROWS
 from scheduler_api.wire.policies import described_policies
 from scheduler_api.wire.request_fields import REQUEST_ROWS, AnyAuth, Sign
 from scheduler_api.wire.triggers import LEAST_EVERY_SECONDS, MAX_EVERY_SECONDS
@@ -116,6 +117,7 @@ _JOB_FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [
         Annotated[str, Meta(description="IANA name; only beside `cron`, whose prefix `TZ=` names it too.")],
         "UTC",
     ),
+    *LABEL_ROWS,
     *described_policies(sent=True),
     *(
         (name, Annotated[Any, Meta(description="Accepted and ignored.", extra_json_schema={"deprecated": True})], UNSET)

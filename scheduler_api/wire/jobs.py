@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from scheduler_api.wire.bodies import MAX_ID_CHARACTERS, MAX_RETRY_SECONDS, JobBody, names_of
 from scheduler_api.wire.json_body import Fields, required
+from scheduler_api.wire.labels import LABEL_FIELDS, description_of, labels_of
 from scheduler_api.wire.policies import check_policies, policies_of
 from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_api.wire.request_fields import request_of
@@ -21,6 +22,7 @@ from scheduler_core.model.job import Job
 JOB_FIELDS = names_of(JobBody)
 
 _POLICY_FIELDS = frozenset(POLICY_FIELDS)
+_LABEL_FIELDS = frozenset(LABEL_FIELDS)
 _RESERVED_ID = re.compile(r"(?:schedule|task)_[0-9]+\Z")
 
 
@@ -55,6 +57,8 @@ def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
         recovery_check=recovery,
         request=request,
     )
+    if not _LABEL_FIELDS.isdisjoint(fields):
+        job = replace(job, labels=labels_of(fields), description=description_of(fields))
     if _POLICY_FIELDS.isdisjoint(fields):
         return job
     return check_policies(replace(job, policies=policies_of(fields)), fields)

@@ -36,6 +36,9 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """The id of a named target, used instead of ``url`` and ``payload``."""
     request: RequestSpec | None = msgspec.field(default=None, name="h")
     """What the job adds to its request; None: nothing, its payload is POSTed."""
+    labels: dict[str, str] = msgspec.field(default_factory=dict, name="l")
+    """In the order of their keys, so that equal definitions are stored alike."""
+    description: str = msgspec.field(default="", name="d")
 
     @property
     def overlap(self) -> Overlap:

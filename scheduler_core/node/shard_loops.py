@@ -20,6 +20,7 @@ from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.cut_requests import CutSubscriber
 from scheduler_core.node.loops.heartbeat import ClockSync, Heartbeat
+from scheduler_core.node.loops.index_check import IndexCheck
 from scheduler_core.node.loops.order import Order
 from scheduler_core.node.loops.reap import Reaper
 from scheduler_core.node.loops.service import Service
@@ -104,7 +105,17 @@ class NodeShard:
         self._cutter = CutSubscriber(node, store, self._starter, clock, metrics)
         kept = completed_bounds_of(settings, len(shards))
         self._sweeper = Sweeper(store, bounds_of(settings, len(shards)), kept, clock, metrics)
-        others = (self.heartbeat, self.settler, self._starter, self.reaper, self._listener, self._cutter, self._sweeper)
+        self._index_check = IndexCheck(store, clock, metrics)
+        others = (
+            self.heartbeat,
+            self.settler,
+            self._starter,
+            self.reaper,
+            self._listener,
+            self._cutter,
+            self._sweeper,
+            self._index_check,
+        )
         self.claimer = Claimer(
             node, store, self._starter, self.settler, alarm, suspects, targets, clock, metrics, services=others
         )
@@ -156,6 +167,7 @@ class NodeShard:
         await self._starter.stop()
         self._starter.release_all()
         await self._sweeper.stop()
+        await self._index_check.stop()
         await self.reaper.stop()
 
     async def leave(self) -> bool:

@@ -42,6 +42,8 @@ class Query(msgspec.Struct, frozen=True):
     state: RunState | None = None
     reason: Reason | None = None
     """State and reason have no index: the runs that match the other fields are read and filtered."""
+    is_settled: bool = False
+    """Only settled runs."""
 
     @property
     def looks_at_runs(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.index import IndexWrite
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
@@ -85,6 +86,8 @@ class Settlement(msgspec.Struct, frozen=True):
     """The encoded arguments, which only the store reads."""
     wake_ms: int | None = None
     """When the job is due again; None: only a client can wake it."""
+    index: tuple[IndexWrite, ...] = ()
+    """Writes to the index of jobs, made in the same step."""
 
 
 class Settled(msgspec.Struct, frozen=True):

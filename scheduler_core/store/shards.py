@@ -21,6 +21,7 @@ from scheduler_core.base.redis_url import Topology
 from scheduler_core.model.task import task_number
 from scheduler_core.store.catalogue import CatalogueStore, TargetCopies
 from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.find import FindStore
 from scheduler_core.store.history import HistoryStore
 from scheduler_core.store.jobs import Counts, JobStore, StoredJob
 from scheduler_core.store.loop import LoopStore
@@ -51,6 +52,10 @@ class ShardStore(LoopStore, JobStore, Protocol):
     @property
     def essential_keys(self) -> frozenset[str]:
         """The keys without which no job of the shard fires."""
+        ...
+
+    def find_store(self) -> FindStore:
+        """Return what finds jobs of this shard without reading them."""
         ...
 
     def history_store(self) -> HistoryStore:

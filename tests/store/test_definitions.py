@@ -46,6 +46,8 @@ OTHERS: dict[str, list[Any]] = {
         RequestSpec("PUT", (("X-A", "1"),), (("q", "\u4e16"),), auth=BearerAuth("t"), sign=("whsec_a", "whsec_b")),
         RequestSpec(content=Content.TEXT, content_type="text/csv"),
     ],
+    "labels": [{"team": "billing", "\u4e16": ""}],
+    "description": ["what it does"],
 }
 """Other values than those of the usual job, for every field that there is."""
 

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Raw, defstruct
 from scheduler_api.wire.answers.pending import Pending, Replay, show_pending, show_replay
 from scheduler_api.wire.answers.runs import HeldBack, MetInFlight, OpenRun, show_hold, show_in_flight, show_open
 from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, Yes, instant
+from scheduler_api.wire.labels import show_labels
 from scheduler_api.wire.policies import described_policies, show_policies
 from scheduler_api.wire.policy_row import seconds
 from scheduler_api.wire.request_fields import REQUEST_ROWS, show_request
@@ -83,6 +84,8 @@ class _Definition(Described):
     interval_until: Maybe[Instant | None] = UNSET
     retry_already_running: Maybe[int | None] = UNSET
     recovery_check: Maybe[bool] = UNSET
+    labels: Maybe[dict[str, str]] = UNSET
+    description: Maybe[str] = UNSET
 
 
 if TYPE_CHECKING:
@@ -268,6 +271,7 @@ def show_definition(job: model.Job) -> dict[str, Any]:
     shown |= _show_interval(job.trigger) if isinstance(job.trigger, IntervalSpec) else show_trigger(job.trigger)
     shown["retry_already_running"] = job.retry_already_running
     shown["recovery_check"] = job.recovery_check
+    shown |= show_labels(job)
     shown |= show_policies(job)
     shown["jitter_offset_seconds"] = seconds(jitter_offset_ms(job.id, job.policies.jitter_ms))
     shown["version"] = job.version

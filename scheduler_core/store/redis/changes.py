@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from scheduler_core.base.errors import StoreRefused
+from scheduler_core.model.index import UNREADABLE, IndexWrite, index_writes
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.transition import Transition
-from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.claim_keys import CHILD, job_of_claim_key
 from scheduler_core.store.jobs import Answer, StoredJob
 from scheduler_core.store.redis.codec import (
     encode_job,
@@ -17,6 +18,7 @@ from scheduler_core.store.redis.codec import (
 )
 from scheduler_core.store.redis.documents import read_stored
 from scheduler_core.store.redis.faults import translated_faults
+from scheduler_core.store.redis.index import pack_index
 from scheduler_core.store.redis.scripts.job import CHANGE, CREATE, ChangeArgs, ChangeItem, CreateArgs, CreateItem
 from scheduler_core.store.redis.scripts.script import Item
 from scheduler_core.store.redis.settlements import encode_step, score
@@ -41,6 +43,7 @@ class Changes(RedisShard):
         self, changes: Sequence[tuple[str, StoredJob, Transition]], answer: Answer | None
     ) -> list[bool | StoreRefused]:
         k, kept = self._keys, self._retention
+        index, sets = pack_index(_index_of_changes(changes), k)
         args = ChangeArgs(
             history_kept=kept.entries,
             failures_kept=kept.failures,
@@ -50,8 +53,9 @@ class Changes(RedisShard):
             answer=b"" if answer is None else answer.content,
             now=0 if answer is None else answer.now_ms,
             answer_until=0 if answer is None else answer.until_ms,
+            index_writes=index,
         )
-        answers = await self.write_batch(CHANGE, args, [self._item(*one) for one in changes])
+        answers = await self.write_batch(CHANGE, args, [self._item(*one) for one in changes], last_keys=sets)
         return [
             answer == b"ok" if isinstance(answer, bytes) else _refusal(answer[0].decode(errors="replace"))
             for answer in answers
@@ -78,8 +82,9 @@ class Changes(RedisShard):
             Item(CreateItem(job_id=job.id, definition=encode_job(job), state=encoded, wake=score(state)))
             for (job, state), encoded in zip(new, encode_states([state for _, state in new]), strict=True)
         ]
-        answer = await self.write_batch(CREATE, CreateArgs(channel=self._keys.wake), items)
-        downtimes, store_id, pauses, *rows = answer
+        index, sets = pack_index(_index_of_new(new), self._keys)
+        args = CreateArgs(channel=self._keys.wake, index_writes=index)
+        downtimes, store_id, pauses, *rows = await self.write_batch(CREATE, args, items, last_keys=sets)
         return [
             None
             if row == b"ok"
@@ -100,3 +105,26 @@ class Changes(RedisShard):
 
 def _refusal(text: str) -> StoreRefused:
     return StoreRefused(f"Redis refuses the command: {text}")
+
+
+def _index_of_new(new: Sequence[tuple[Job, JobState]]) -> Iterator[tuple[int, IndexWrite]]:
+    """Yield the writes to the index for new jobs, each with the number of its job, from 1."""
+    for number, (job, state) in enumerate(new, 1):
+        if job.labels or job.target_id is not None:
+            for write in index_writes((None, None), (job, state)):
+                yield number, write
+
+
+def _index_of_changes(
+    changes: Sequence[tuple[str, StoredJob, Transition]],
+) -> Iterator[tuple[int, IndexWrite]]:
+    """Yield the writes to the index for changes of jobs, each with the number of its change, from 1."""
+    for number, (claim_key, stored, step) in enumerate(changes, 1):
+        if CHILD in claim_key:
+            continue
+        before = stored.snapshot
+        if stored.fault is not None:
+            yield number, IndexWrite(UNREADABLE)
+        job = None if step.remove else step.job or before.job
+        for write in index_writes((before.job, before.state), (job, step.state)):
+            yield number, write

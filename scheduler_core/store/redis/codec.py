@@ -30,6 +30,8 @@ from scheduler_core.store.redis.scripts.script import Arg
 from scheduler_core.triggers.trigger import CronSpec, TriggerSpec
 
 TAG_BYTES = 8
+NO_LABELS: dict[str, str] = {}
+"""Shared by all jobs without labels, so that decoding one creates no dictionary. Definitions are never modified."""
 
 
 class _Definition(msgspec.Struct, omit_defaults=True):
@@ -57,6 +59,8 @@ class _Definition(msgspec.Struct, omit_defaults=True):
     t: int | None = None
     i: str = ""
     h: RequestSpec | None = None
+    l: dict[str, str] | None = None  # noqa: E741
+    d: str = ""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -87,6 +91,8 @@ def encode_job(job: Job) -> bytes:
             job.name,
             job.target_id,
             h=job.request,
+            l=job.labels or None,
+            d=job.description,
         )
     )
 
@@ -101,7 +107,23 @@ def decode_job(job_id: str, stored: bytes) -> Job:
     if trigger is None:
         raise CorruptDocument("its definition cannot be read: it has no trigger")
     updated_ms = one.c if one.m is None else one.m
-    return Job(job_id, one.u, trigger, one.p, one.r, one.q, one.v, one.c, updated_ms, one.o, one.n, one.t, one.h)
+    return Job(
+        job_id,
+        one.u,
+        trigger,
+        one.p,
+        one.r,
+        one.q,
+        one.v,
+        one.c,
+        updated_ms,
+        one.o,
+        one.n,
+        one.t,
+        one.h,
+        NO_LABELS if one.l is None else one.l,
+        one.d,
+    )
 
 
 def encode_state(state: JobState) -> bytes:

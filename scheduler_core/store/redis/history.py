@@ -55,7 +55,7 @@ class RedisHistory:
         if high < low:
             return []
         sources: list[tuple[str, int, bool, bool]] = []
-        if query.status is None:
+        if query.status is None and not query.is_settled:
             sources += [(self._keys.due, scores.CLAIMED, False, False), (self._keys.retrying, 0, False, True)]
         letters = LETTERS if query.status is None else query.status.letter
         sources += [(self._keys.runs(letter), 0, True, False) for letter in letters]

@@ -181,6 +181,10 @@ class Keys(msgspec.Struct, frozen=True):
         """Sorted set: claim key to the start (epoch ms) of its run that waits for a retry or a callback."""
         return f"{self.root}:waiting"
 
+    def index(self, name: str) -> str:
+        """Sorted set: the ids of the jobs that ``model.index`` lists under this name, with their scores."""
+        return f"{self.root}:index:{name}"
+
     # ---- history ------------------------------------------------------------------------------------------------
 
     def history(self, job_id: str) -> str:

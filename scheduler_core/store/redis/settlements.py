@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
+from scheduler_core.model.index import NOTHING, IndexWrite, index_writes
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.model.run import Miss, RunState
@@ -14,6 +15,7 @@ from scheduler_core.store.loop import ClaimedJob, Settled, Settlement
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import TAG_BYTES, encode_item, encode_state, join_items, record_args
 from scheduler_core.store.redis.documents import decode_rows
+from scheduler_core.store.redis.index import pack_index
 from scheduler_core.store.redis.scripts.job import SETTLE, SettleArgs, SettleItem, SpawnArgs
 from scheduler_core.store.redis.scripts.script import Arg
 from scheduler_core.store.redis.shard import RedisShard
@@ -38,7 +40,12 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, kee
     holder = f"{claimed.lease.fence} {claimed.lease.node} "
     item = SettleItem(claimed.id, holder, claimed.tag, operation, state, str(wake), retrying_since, extend, count)
     wake_ms = wake if state and wake < scores.CLAIMED else None
-    return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms)
+    index, after = NOTHING, transition.state
+    # For most settlements this check is all that the index costs.
+    touched = transition.remove or before is None or after is None or before.paused_at_ms != after.paused_at_ms
+    if touched and claimed.id == job_id:
+        index = index_writes((claimed.job, before), (None if transition.remove else claimed.job, after))
+    return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms, index)
 
 
 def encode_requeue(claimed: ClaimedJob, wake_ms: int) -> Settlement:
@@ -72,15 +79,20 @@ class Settlements(RedisShard):
         kept = self._retention
         history, failures = self._history, self._failures
         keys: list[str] = []
-        for one in settlements:
+        writes: list[tuple[int, IndexWrite]] = []
+        for number, one in enumerate(settlements, 1):
             keys += (history + one.job_id, failures + one.job_id)
+            if one.index:
+                writes += ((number, write) for write in one.index)
+        index, sets = pack_index(writes, self._keys) if writes else (b"", [])
         args = SettleArgs(
             history_kept=kept.entries,
             failures_kept=kept.failures,
             retention=kept.after_ms,
             settlements=join_items([one.encoded[1] for one in settlements]),
+            index_writes=index,
         )
-        answers = await self.run(SETTLE, args, keys)
+        answers = await self.run(SETTLE, args, keys + sets)
         return [
             _RESULTS[answer] if isinstance(answer, bytes) else _changed(one, answer)
             for one, answer in zip(settlements, answers, strict=True)

@@ -104,9 +104,15 @@ class RedisShard:
             raise await self._fault(error, self._client) from error
 
     async def run_batch(
-        self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]], *, last: Sequence[Arg] = ()
+        self,
+        script: BatchScript[A, G],
+        args: A,
+        items: Iterable[Item[G]],
+        *,
+        last: Sequence[Arg] = (),
+        last_keys: Sequence[str] = (),
     ) -> Any:
-        """Run a script for a batch of items. ``last``: the arguments after the items."""
+        """Run a script for a batch of items. ``last`` and ``last_keys``: the arguments and keys after the items."""
         all_args: list[Arg] = [*args]
         keys: list[str] = []
         for own, own_keys, rest in items:
@@ -114,6 +120,7 @@ class RedisShard:
             all_args += own
             all_args += rest
         all_args += last
+        keys += last_keys
         any_script: Script[Any] = script
         return await self.run(any_script, all_args, keys)
 
@@ -127,10 +134,12 @@ class RedisShard:
         with self._deadline() as deadline:
             return await self.run(any_script, (*args, deadline), keys)
 
-    async def write_batch(self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]]) -> Any:
+    async def write_batch(
+        self, script: BatchScript[A, G], args: A, items: Iterable[Item[G]], *, last_keys: Sequence[str] = ()
+    ) -> Any:
         """Run a script as ``write`` does, for a batch of items."""
         with self._deadline() as deadline:
-            return await self.run_batch(script, args, items, last=(deadline,))
+            return await self.run_batch(script, args, items, last=(deadline,), last_keys=last_keys)
 
     def lists_of(self, job_id: str) -> HistoryKeys:
         """Return the keys of one job's lists. Every settlement needs them, so their common beginning is cached."""

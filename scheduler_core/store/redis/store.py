@@ -12,6 +12,7 @@ from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.changes import Changes
 from scheduler_core.store.redis.claims import Claims
 from scheduler_core.store.redis.client import UncancelledRedis
+from scheduler_core.store.redis.find import RedisFinder
 from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.nodes import Nodes
 from scheduler_core.store.redis.pauses import PausesOfAll
@@ -29,6 +30,9 @@ class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, 
         """Return the servers that the client has found: members of a Cluster, or the master behind Sentinels."""
         client = self._client
         return client.servers if isinstance(client, UncancelledRedis) else ()
+
+    def find_store(self) -> RedisFinder:
+        return RedisFinder(self)
 
     def history_store(self) -> RedisHistory:
         return RedisHistory(self)

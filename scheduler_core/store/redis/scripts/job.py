@@ -62,6 +62,7 @@ class SettleArgs(NamedTuple):
     failures_kept: Count
     retention: Ms
     settlements: Msgpack
+    index_writes: Bytes
 
 
 class SettleItem(NamedTuple):
@@ -105,6 +106,7 @@ class ChangeArgs(NamedTuple):
     answer: Bytes
     now: EpochMs
     answer_until: EpochMs
+    index_writes: Bytes
 
 
 class ChangeItem(NamedTuple):
@@ -130,6 +132,7 @@ CHANGE = BatchScript(
 
 class CreateArgs(NamedTuple):
     channel: Text
+    index_writes: Bytes
 
 
 class CreateItem(NamedTuple):

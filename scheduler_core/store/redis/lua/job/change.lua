@@ -1,4 +1,4 @@
--- needs: deadline record lists
+-- needs: deadline record lists index
 -- Apply clients' changes of jobs and child runs: upsert, delete, pause, resume, run now, callbacks.
 --
 -- Guarantee: nothing of a job is written unless its state and lease are those that the caller planned from; each job
@@ -19,6 +19,8 @@
 --   then for each change
 --   * history    list: of its job
 --   * failures   list: of its job
+--   then the sets of the index that `index_writes` names
+--   ** index     sorted set: job id -> score (model/index.py)
 -- ARGV
 --   1 history_kept    count: entries kept in a history
 --   2 failures_kept   count: entries kept of those that left it and did not succeed
@@ -28,6 +30,7 @@
 --   6 answer          bytes: to store under that key
 --   7 now             epoch ms
 --   8 answer_until    epoch ms: how long the answer is kept, unless there are more than MOST_ANSWERS
+--   9 index_writes  bytes: msgpack: the writes to the index (lib/index.lua); empty: none
 --   then for each change, at most 250, no claim key twice
 --   * claim_key       text
 --   * expected_tag    bytes: the 8-byte tag of the stored state; empty: none stored
@@ -46,7 +49,7 @@
 
 local due, jobs, states, leases, ids, retrying, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local channel = ARGV[4]
-local FIELDS, RECORD, FIRST, LISTS, MOST_ANSWERS = 9, 6, 9, 16, 100000
+local FIELDS, RECORD, FIRST, LISTS, MOST_ANSWERS = 9, 6, 10, 16, 100000
 local answers, answered = KEYS[8], KEYS[9]
 local key, now = ARGV[5], ARGV[7]
 local book = open_book(10, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
@@ -146,6 +149,7 @@ for i, place in ipairs(places) do
   end
 end
 book.flush()
+write_index(ARGV[9], LISTS + 1 + 2 * #places, claim_keys, replies, 0)
 
 -- Drop the lists of removed jobs whose records were all trimmed before.
 for i, place in ipairs(places) do

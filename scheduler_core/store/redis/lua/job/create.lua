@@ -1,4 +1,4 @@
--- needs: deadline
+-- needs: deadline index
 -- Create those of a batch of jobs under whose ids nothing is stored, and return what is stored under the other ids.
 --
 -- Guarantee: a job is created only where there is no definition, no state (not even a tombstone), no lease and no open
@@ -12,8 +12,11 @@
 --   5 ids       sorted set: every job id at score 0
 --   6 meta      hash: downtimes and their count, store id, pauses of everything
 --   7 children  sorted set: the claim key of every child run, at score 0
+--   then the sets of the index that `index_writes` names
+--   ** index    sorted set: job id -> score (model/index.py)
 -- ARGV
 --   1 channel      text: where nodes listen for earlier wake-ups
+--   2 index_writes  bytes: msgpack: the writes to the index (lib/index.lua); empty: none
 --   then for each job, at most 1000, no id twice
 --   * job_id       text
 --   * definition   bytes
@@ -33,7 +36,7 @@ local channel = ARGV[1]
 local FIELDS, BYTES, READ_AT_ONCE = 4, 2097152, 8
 
 local wanted = {}
-for at = 2, #ARGV, FIELDS do wanted[#wanted + 1] = ARGV[at] end
+for at = 3, #ARGV, FIELDS do wanted[#wanted + 1] = ARGV[at] end
 local facts = redis.call('HMGET', meta, 'downtimes', 'store_id', 'downtime_count', 'pauses')
 local definitions, positions, size = {}, {}, 0
 for first = 1, #wanted, READ_AT_ONCE do
@@ -75,7 +78,7 @@ for i, id in ipairs(wanted) do
   elseif definition or positions[i] or held[i] or open > 0 then
     reply[3 + i] = {definition, positions[i], held[i], open}
   else
-    local at, wake = FIELDS * i - 2, ARGV[FIELDS * i + 1]
+    local at, wake = FIELDS * i - 1, ARGV[FIELDS * i + 2]
     new_jobs[last + 1], new_jobs[last + 2] = id, ARGV[at + 1]
     new_states[last + 1], new_states[last + 2] = id, ARGV[at + 2]
     new_ids[last + 1], new_ids[last + 2] = 0, id
@@ -91,6 +94,7 @@ if last > 0 then
   redis.call('HSET', states, unpack(new_states))
   redis.call('ZADD', ids, unpack(new_ids))
   redis.call('ZADD', due, unpack(new_wakes))
+  write_index(ARGV[2], 7, wanted, reply, 3)
   local first = wake_of[redis.call('ZRANGE', due, 0, 0)[1]]
   if first then redis.call('PUBLISH', channel, first) end
 end

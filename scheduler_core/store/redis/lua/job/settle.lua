@@ -1,4 +1,4 @@
--- needs: record lists lease
+-- needs: record lists lease index
 -- Settle a batch of claimed jobs: write the records, set the next wake-up, release the lease.
 --
 -- A claim key is a job's id, or the id of a child run: the job's id, 0x1F and the run's id.
@@ -22,11 +22,14 @@
 --   then for each settlement
 --   * history   list: of its job
 --   * failures  list: of its job
+--   then the sets of the index that `index_writes` names
+--   ** index    sorted set: job id -> score (model/index.py)
 -- ARGV
 --   1 history_kept    count: entries kept in a history
 --   2 failures_kept   count: entries kept of those that left it and did not succeed
 --   3 retention       ms: after the last entry, until both lists expire
 --   4 settlements     msgpack: an array that holds an array for each settlement
+--   5 index_writes  bytes: msgpack: the writes to the index (lib/index.lua); empty: none
 --   then in the array of each settlement
 --   * claim_key       text
 --   * holder          text: fence and node of the lease, each followed by a space
@@ -206,6 +209,7 @@ for i = 1, #items do
   end
 end
 book.flush()
+write_index(ARGV[5], 16 + 2 * #items, claim_keys, replies, 0)
 
 -- Drop the lists of removed jobs whose records were all trimmed before.
 for i = 1, #items do

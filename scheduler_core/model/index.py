@@ -1,0 +1,76 @@
+"""The index of jobs: names the sets in which a job is listed, and computes the writes that a change needs.
+
+The store keeps one sorted set of job ids for each name. A script that changes a job writes them in the same step, so
+the index always equals ``index_entries`` of the stored jobs. Readers still check each job that they find: between two
+reads it may change.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import JobState
+
+PAUSED = "paused"
+FAILING = "failing"
+"""Jobs whose last runs failed; the score is the number of failures in a row."""
+UNREADABLE = "unreadable"
+"""Jobs that the check of the index could not read. Any change of such a job removes it."""
+NOTHING: tuple[IndexWrite, ...] = ()
+
+
+class IndexWrite(msgspec.Struct, frozen=True):
+    """Puts a job into the set ``name`` with ``score``, adds ``add`` to its score there, or (both None) removes it.
+
+    For a child run, the id of its job is written.
+    """
+
+    name: str
+    score: int | None = None
+    add: int | None = None
+
+
+def label_index(key: str, value: str | None = None) -> str:
+    """Return the name of the set of jobs with this label, whatever its value (None), or with this value.
+
+    A key contains no colon, so both names are unique.
+    """
+    return f"label:{key}" if value is None else f"label:{key}:{value}"
+
+
+def target_index(target_id: int) -> str:
+    """Return the name of the set of jobs that use this target."""
+    return f"target:{target_id}"
+
+
+def index_entries(job: Job | None, state: JobState | None) -> dict[str, int]:
+    """Return the sets in which this job is listed, each with its score. A tombstone and a child run are in none.
+
+    Sets with score 0 are read in the order of ids.
+    """
+    if job is None or (state is not None and state.child):
+        return {}
+    found: dict[str, int] = {}
+    for key, value in job.labels.items():
+        found[label_index(key)] = 0
+        found[label_index(key, value)] = 0
+    if job.target_id is not None:
+        found[target_index(job.target_id)] = 0
+    if state is not None and state.paused_at_ms is not None:
+        found[PAUSED] = 0
+    return found
+
+
+def index_writes(
+    before: tuple[Job | None, JobState | None], after: tuple[Job | None, JobState | None]
+) -> tuple[IndexWrite, ...]:
+    """Return the writes that turn the entries of a job ``before`` a change into those ``after`` it; usually none.
+
+    ``before`` without a job: none was stored, or it cannot be read (its entries stay, and readers pass over them).
+    """
+    old, new = index_entries(*before), index_entries(*after)
+    if old == new:
+        return NOTHING
+    written = [IndexWrite(name, score) for name, score in new.items() if old.get(name) != score]
+    return (*written, *(IndexWrite(name) for name in old if name not in new))
