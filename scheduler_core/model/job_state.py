@@ -34,6 +34,30 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
     """The sum over the last attempt of each run."""
 
 
+class Failures(msgspec.Struct, frozen=True, array_like=True):
+    """The failures of a job: how many in a row, and the latest. Runs that end as ``failed``, ``lost`` or ``conflict``
+    count, except backfills and replays (``health.counts``)."""
+
+    count: int
+    """How many runs in a row failed; 0: the last run that counts succeeded."""
+    since_ms: int | None = None
+    """When the first of them ended."""
+    run_id: str = ""
+    """The latest run that failed; empty: none has failed."""
+    at_ms: int = 0
+    """When it ended."""
+    reason: str = ""
+    success_ms: int | None = None
+    """When the latest success before the last run ended. (If the last run succeeded, ``JobState.last`` has it.)"""
+
+
+class CallbackTimes(msgspec.Struct, frozen=True, array_like=True):
+    """How long runners worked on the runs that they completed by callback."""
+
+    runs: int
+    total_ms: int
+
+
 class Pending(msgspec.Struct, frozen=True, omit_defaults=True):
     """An entry of the pending list: a run requested by a client or runner. It waits until its time has come and the job
     is free."""
@@ -151,6 +175,10 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a job that was deleted when it completed (then ``deleted`` is set too): the digest of its definition."""
     pause: PauseTerms | None = msgspec.field(default=None, name="u")
     """While paused: the note and the end of the pause, if either was given."""
+    failures: Failures | None = msgspec.field(default=None, name="x")
+    """None: no run has failed. (Earlier versions did not store it: ``health.failures_of`` reads ``last`` then.)"""
+    callback_times: CallbackTimes | None = msgspec.field(default=None, name="y")
+    """Only of a job whose runs are completed by callback."""
 
     @property
     def trigger_blocked_by(self) -> MissReason | None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from scheduler_core.model.outcome import OutcomeKind
 
+NEXT_FIRE_TIME: Final = "next_fire_time"
+"""``Run.ended_by`` of a run that ended because the next fire time started a new run."""
 ATTEMPTS_KEPT = 10
 """A run's record keeps this many attempts: the first and the latest ones. ``Run.attempt`` counts all."""
 
@@ -45,6 +48,7 @@ class RunState(StrEnum):
     FAILED = "failed"
     CONFLICT = "conflict"
     SUPERSEDED = "superseded"
+    """The next fire time overtook it before any attempt had failed."""
     CANCELLED = "cancelled"
     LOST = "lost"
 
@@ -136,6 +140,14 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
     """Once taken: the longest time without a heartbeat; None: no heartbeat is expected."""
     taken_at_ms: int | None = msgspec.field(default=None, name="ta")
     """When the runner accepted it; None: not accepted yet, or the answer itself completes the run."""
+    ended_by: str = msgspec.field(default="", name="eb")
+    """``NEXT_FIRE_TIME``, or empty: the run ended by itself."""
+
+    @property
+    def has_failed_attempt(self) -> bool:
+        """Whether an attempt of this run, which waits for its next one, failed. A 409 is no failure: the runner was
+        busy."""
+        return self.failures > 0 or (self.attempt > 0 and not self.conflict)
 
     @property
     def is_settled(self) -> bool:

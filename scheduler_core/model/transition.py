@@ -75,7 +75,7 @@ def next_wake_ms(state: JobState) -> int | None:
 
     This is the earliest of the trigger's next fire time, the retry of an open run, the pending entries and the replays.
     A run that occupies the runner (taken, or answered 409) blocks all others until its own time; a run that waits for a
-    failing runner is superseded by the next fire time. A held-back run wakes no earlier than its next try. A hold
+    failing runner ends when the next fire time is due. A held-back run wakes no earlier than its next try. A hold
     without a target, such as a pause of everything, does not apply to runs that clients request.
     """
     if state.quarantine is not None:

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import CallbackTimes, JobState
 from scheduler_core.model.run import Run, RunState
 
 
@@ -32,6 +33,16 @@ def with_heartbeat(run: Run, *, progress: float | None, note: str, now_ms: int) 
     """Return ``run`` after a heartbeat."""
     run = replace(run, heartbeat_at_ms=now_ms, progress=run.progress if progress is None else progress, note=note)
     return replace(run, retry_at_ms=lost_at_ms(run)) if run.state is RunState.TAKEN else run
+
+
+def with_callback_time(state: JobState, run: Run, *, now_ms: int) -> JobState:
+    """Return ``state`` with the time that the runner took for ``run``, which it has just completed; unchanged if it
+    never took it. The mean of these times tells how long a taken run usually lasts."""
+    if run.taken_at_ms is None:
+        return state
+    times = state.callback_times or CallbackTimes(0, 0)
+    took_ms = max(0, now_ms - run.taken_at_ms)
+    return replace(state, callback_times=CallbackTimes(times.runs + 1, times.total_ms + took_ms))
 
 
 def lost_at_ms(run: Run, downtimes: Sequence[Downtime] = ()) -> int:

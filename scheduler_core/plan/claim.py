@@ -17,7 +17,7 @@ from scheduler_core.model.job_state import HeldBack, JobState, Pending, Replay
 from scheduler_core.model.lease import QUARANTINE_AFTER_ALONE, Lease
 from scheduler_core.model.pause import Pause, known_pauses, running_pause
 from scheduler_core.model.policies import Overlap, Recovery
-from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState, run_id
+from scheduler_core.model.run import NEXT_FIRE_TIME, MissReason, Reason, Record, Run, RunState, run_id
 from scheduler_core.model.transition import (
     REPLAYED,
     Transition,
@@ -143,7 +143,7 @@ def _decide(
     waiting = state.open
     passed_reason = MissReason.COALESCED if held_back is None else held_back.miss_reason
     if waiting is not None:
-        taken_over = latest_ms is not None and _is_superseded(waiting, job, latest_ms, downtimes)
+        taken_over = latest_ms is not None and _is_overtaken(waiting, job, latest_ms, downtimes)
         if not taken_over:
             if waiting.retry_at_ms is not None and waiting.retry_at_ms > now_ms:
                 return Transition(state, records)
@@ -151,9 +151,7 @@ def _decide(
                 return _lost(job, state, waiting, records, downtimes, pauses, now_ms=now_ms)
             run = replace(waiting, state=RunState.OPEN, retry_at_ms=None)
             return Work(job, run, replace(state, open=None), records)
-        state, ended = end_run(
-            job, state, waiting, RunState.SUPERSEDED, now_ms=now_ms, message="the next fire time took over"
-        )
+        state, ended = _overtaken(job, state, waiting, now_ms=now_ms)
         records = (*records, ended)
         if held_back is None or not held_back.breaker:
             passed_reason = MissReason.OVERLAP
@@ -224,14 +222,22 @@ def _during_pause(
     return hold(job, state, pause, records, now_ms=now_ms)
 
 
-def _is_superseded(waiting: Run, job: Job, latest_ms: int, downtimes: Sequence[Downtime]) -> bool:
-    """Return whether a due fire time supersedes the waiting run. It does not while the runner is busy with that run,
+def _is_overtaken(waiting: Run, job: Job, latest_ms: int, downtimes: Sequence[Downtime]) -> bool:
+    """Return whether a due fire time overtakes the waiting run. It does not while the runner is busy with that run,
     unless no node was alive at the fire time and the job has a recovery policy."""
     if waiting.state is RunState.TAKEN:
         return False
     if not waiting.conflict:
         return True
     return job.recovery is not Recovery.NONE and any(downtime.covers(latest_ms) for downtime in downtimes)
+
+
+def _overtaken(job: Job, state: JobState, waiting: Run, *, now_ms: int) -> tuple[JobState, Run]:
+    """End a waiting run because a later fire time is due: as failed if one of its attempts failed, so that a runner
+    which refuses every connection does not look healthy; else as superseded."""
+    final = RunState.FAILED if waiting.has_failed_attempt else RunState.SUPERSEDED
+    run = replace(waiting, ended_by=NEXT_FIRE_TIME)
+    return end_run(job, state, run, final, now_ms=now_ms, message="the next fire time took over")
 
 
 def _lost(

@@ -14,7 +14,7 @@ from scheduler_core.model.job_state import JobState, Pending, Snapshot
 from scheduler_core.model.pause import Pause
 from scheduler_core.model.run import MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition, transition_to
-from scheduler_core.plan.callback import with_heartbeat
+from scheduler_core.plan.callback import with_callback_time, with_heartbeat
 from scheduler_core.plan.continuation import PENDING_LIMIT, BadContinuation, read_continuations
 from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.in_flight import write_in_flight
@@ -88,6 +88,8 @@ def end_found(
     """Return the step that ends a run without an outcome of a request. ``trigger_blocked``: the answer of
     ``trigger_was_blocked`` for the state before continuations were added to it."""
     run, state = found.run, found.state
+    if final is RunState.SUCCEEDED:
+        state = with_callback_time(state, run, now_ms=now_ms)
     if job is None or state.deleted:
         _, ended = end_run(None, state, run, final, now_ms=now_ms, message=message)
         return Transition(None, (ended,), remove=True)

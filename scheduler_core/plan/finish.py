@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, LastRun, Pending, Totals
 from scheduler_core.model.run import Reason, Run, RunState
+from scheduler_core.plan.failures import failures_after_failure, failures_after_success, how_it_failed
 
 
 def end_run(
@@ -34,7 +35,7 @@ def end_run(
     )
     state = replace(state, open=None)
     if run.reason is Reason.CONTINUATION and final not in (RunState.SUCCEEDED, RunState.CANCELLED) and not run.detached:
-        why = ended.message or _how_it_failed(ended)
+        why = ended.message or how_it_failed(ended)
         entry = Pending(run.id, now_ms, run.payload, run.reason, failed=why)
         state = replace(state, pending=(*state.pending, entry))
     if job is None or (run.started_at_ms is not None and run.started_at_ms < job.created_at_ms):
@@ -45,7 +46,10 @@ def end_run(
     last = LastRun(ended.id, ended.fire_time_ms, final, now_ms, None if latest is None else latest.status)
     if final is not RunState.SUCCEEDED:
         totals = Totals(totals.runs + 1, totals.succeeded, totals.latency_ms + latency)
-        return replace(state, last=last, totals=totals), ended
+        failures = failures_after_failure(state, ended)
+        return replace(state, last=last, totals=totals, failures=failures), ended
+    if state.failures is not None:
+        state = replace(state, failures=failures_after_success(state.failures, ended))
     totals = Totals(totals.runs + 1, totals.succeeded + 1, totals.latency_ms + latency)
     return replace(
         state,
@@ -54,14 +58,6 @@ def end_run(
         last_success_ms=max(ended.fire_time_ms, state.last_success_ms or 0),
         last_success_start_ms=max(ended.started_at_ms or 0, state.last_success_start_ms or 0),
     ), ended
-
-
-def _how_it_failed(run: Run) -> str:
-    last = run.attempts[-1] if run.attempts else None
-    if last is None:
-        return f"its run ended as {run.state.value}"
-    answer = f"the answer was {last.status}" if last.status is not None else last.message or last.outcome.value
-    return f"after {run.attempt} attempts: {answer}" if run.attempt > 1 else answer
 
 
 def requeue(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> JobState:

@@ -10,8 +10,17 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import (
     JobNotFound,
 )
+from scheduler_core.model.health import (
+    DEFAULT_RULES,
+    PRECEDENCE,
+    Health,
+    HealthRules,
+    failures_of,
+    health_of,
+    last_success_ms,
+)
 from scheduler_core.model.job import Job
-from scheduler_core.model.job_state import JobState, LastRun, Snapshot
+from scheduler_core.model.job_state import Failures, JobState, LastRun, Snapshot
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, Record, Run, RunState
@@ -23,6 +32,32 @@ RECORDS_LOOKED_AT = 100
 ENTRIES_EXAMINED = 2_000
 """A page of a job's runs examines at most this many entries of its history."""
 ENTRIES_READ = 200
+
+
+class ChildFacts(msgspec.Struct, frozen=True):
+    """What the history and the open child runs of a job with ``overlap: allow`` say about its health."""
+
+    failures: Failures
+    """From the kept history: a bounded number of its latest runs."""
+    mean_ms: float | None
+    """The mean run time; None: no such run is kept."""
+    children: tuple[JobView, ...] = ()
+
+    def of_children(self, rules: HealthRules) -> list[Health]:
+        """Return the health of the open child runs that are late or stuck."""
+        found = [
+            health_of(
+                one.job,
+                one.state,
+                one.lease,
+                now_ms=one.read_at_ms,
+                rules=rules,
+                paused=one.paused_by_all,
+                mean_ms=self.mean_ms,
+            )
+            for one in self.children
+        ]
+        return [health for health in found if health in (Health.LATE, Health.STUCK)]
 
 
 class JobView(msgspec.Struct, frozen=True):
@@ -39,6 +74,41 @@ class JobView(msgspec.Struct, frozen=True):
     """After a change of a job with ``overlap: allow``: its child run in flight with the latest fire time."""
     paused_by_all: bool = False
     """Whether a pause of everything holds its runs back. Its status stays as it is."""
+    read_at_ms: int = 0
+    """The instant as of which the job is shown."""
+    child_facts: ChildFacts | None = None
+    """Only of a job with ``overlap: allow``, whose state does not know how its child runs ended."""
+
+    @property
+    def failures(self) -> Failures | None:
+        """The failures in a row and the latest one; None: no run has failed."""
+        return failures_of(self.state) if self.child_facts is None else self.child_facts.failures
+
+    @property
+    def last_success_ms(self) -> int | None:
+        """When the latest successful run ended."""
+        if self.child_facts is None:
+            return last_success_ms(self.state)
+        return self.child_facts.failures.success_ms
+
+    def health(self, rules: HealthRules = DEFAULT_RULES) -> Health:
+        """Return the health of the job; of a job with ``overlap: allow``, also of its child runs if they were read."""
+        facts = self.child_facts
+        if facts is None:
+            return health_of(
+                self.job, self.state, self.lease, now_ms=self.read_at_ms, rules=rules, paused=self.paused_by_all
+            )
+        own = health_of(
+            self.job,
+            self.state,
+            self.lease,
+            now_ms=self.read_at_ms,
+            rules=rules,
+            paused=self.paused_by_all,
+            failures=facts.failures,
+            mean_ms=facts.mean_ms,
+        )
+        return min((own, *facts.of_children(rules)), key=PRECEDENCE.index)
 
     @property
     def in_flight(self) -> Run | None:
@@ -175,4 +245,5 @@ def _view(
     job, state = seen.job, seen.state or JobState()
     if state.pause is not None and job is not None:
         state = resume_in_time(job, state, now_ms=now_ms)[0]  # its next claim stores the resume
-    return JobView(job_id, job, state, seen.lease, fault, child_in_flight, snapshot.paused_by_all(now_ms))
+    paused_by_all = snapshot.paused_by_all(now_ms)
+    return JobView(job_id, job, state, seen.lease, fault, child_in_flight, paused_by_all, now_ms)

@@ -85,6 +85,7 @@ async def test_a_run_has_every_field_with_its_meaning(
         "reason": "scheduled",
         "fire_time": "2026-12-31T23:50:00Z",
         "lateness_ms": 1500,
+        "ended_by": None,
     }
     answer = await client.get("/runs")
     (shown,) = answer.json()

@@ -494,13 +494,13 @@ async def test_fire_times_that_pass_while_the_breaker_is_open_are_misses_and_the
     for _ in range(36):
         setup.clock.advance(SECOND)
         await setup.work(node)
-    # The run of 0 s was superseded, those of 10 and 20 s never were; 30 s waits for the probe, or goes with it.
+    # The run of 0 s failed, those of 10 and 20 s never were; 30 s waits for the probe, or goes with it.
     setup.clock.advance(2 * SECOND)
     await setup.work(node)
     assert [entry.header("Cronpost-Fire-Time")[-3:] for entry in node.deliverer.open] == ["30Z"]
     await node.answer(answered(200))
     await node.settle()
-    assert await setup.records("a") == [("superseded", 0.0), ("breaker", 10.0, 20.0), ("succeeded", 30.0)]
+    assert await setup.records("a") == [("failed", 0.0), ("breaker", 10.0, 20.0), ("succeeded", 30.0)]
 
 
 async def test_a_pause_records_what_the_breaker_held_back(setup: Setup) -> None:

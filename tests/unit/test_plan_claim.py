@@ -214,12 +214,12 @@ def test_a_retry_starts_when_it_is_due() -> None:
 
 def test_the_next_fire_time_takes_over_from_a_retry() -> None:
     planned = work(plan(make_state(10, open=retrying(0, 12)), make_lease(31)))
-    assert ended_runs(planned.records) == [("RUN", RunState.SUPERSEDED)]
+    assert ended_runs(planned.records) == [("RUN", RunState.FAILED)]
     assert misses(planned.records) == [("overlap", 10, 20)]
     assert planned.run.fire_time_ms == at(30)
     assert planned.state.open is None
     assert planned.state.last is not None
-    assert planned.state.last.state is RunState.SUPERSEDED
+    assert planned.state.last.state is RunState.FAILED
 
 
 def test_no_fire_time_takes_over_from_a_run_that_waits_for_its_runner() -> None:
@@ -240,7 +240,7 @@ def test_a_recovery_takes_over_from_a_run_that_waits(conflict: bool) -> None:
             downtimes=[(9.5, 40.5)],
         )
     )
-    assert ended_runs(planned.records) == [("RUN", RunState.SUPERSEDED)]
+    assert ended_runs(planned.records) == [("RUN", RunState.SUPERSEDED if conflict else RunState.FAILED)]
     assert misses(planned.records) == [("downtime", 10, 30)]
     assert (planned.run.reason, planned.run.fire_time_ms) == (Reason.RECOVERY, at(40))
 

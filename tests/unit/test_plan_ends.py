@@ -9,7 +9,17 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, LastRun, Pending, Replay, Snapshot, Totals
+from scheduler_core.model.job_state import (
+    Failures,
+    HeldBack,
+    HoldReason,
+    JobState,
+    LastRun,
+    Pending,
+    Replay,
+    Snapshot,
+    Totals,
+)
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
 from scheduler_core.model.run import Attempt, Miss, MissReason, Reason, Run, RunDetail, RunState, derived_run_id
@@ -72,6 +82,11 @@ def tried(status: int | None, **fields: Any) -> Run:
     return make_run(0, **(values | fields))
 
 
+def once_failed(until: float, reason: str) -> dict[str, Any]:
+    """Return the fields of a state whose only run failed."""
+    return {"failures": Failures(1, at(until), "RUN", at(until), reason), "totals": Totals(1, 0, 12.346)}
+
+
 def detail(body: bytes = b"the answer", *headers: tuple[str, str]) -> RunDetail:
     return RunDetail((("Authorization", "***"), ("X", "1")), b"sent", headers, body)
 
@@ -103,7 +118,7 @@ def test_a_failure_is_recorded_with_its_request_and_answer(status: int, final: R
     run = tried(status, state=final, ended_at_ms=at(13))
     passed = Miss(MissReason.OVERLAP, at(10), at(10), at(13), 1)
     last = LastRun("RUN", at(0), final, at(13), status)
-    state = make_state(20, last=last, totals=Totals(1, 0, 12.346))
+    state = make_state(20, last=last, **once_failed(13, f"the answer was {status}"))
     step = settle(answered(status), until=13)
     assert step == Transition(state, (run, passed), detail=detail(), detail_of="RUN")
 
@@ -224,7 +239,8 @@ def test_a_run_whose_job_was_changed_keeps_the_fields_that_the_change_and_the_ru
     stored_fields = {"message": "m", "progress": 0.5, "note": "n", "heartbeat_at_ms": at(2)}
     stored = make_run(0, in_flight=True, detached=True, list_replaced=True, **stored_fields)
     record = tried(500, state=RunState.FAILED, ended_at_ms=at(3), **stored_fields)
-    state = make_state(10, last=LastRun("RUN", at(0), RunState.FAILED, at(3), 500), totals=Totals(1, 0, 12.346))
+    last = LastRun("RUN", at(0), RunState.FAILED, at(3), 500)
+    state = make_state(10, last=last, **once_failed(3, "the answer was 500"))
     step = changed(stored, answered(500))
     assert step == Transition(state, (record,), detail=detail(), detail_of="RUN")
     done = changed(replace(stored, completed=RunState.SUCCEEDED), answered(500))
@@ -472,7 +488,8 @@ def test_a_lost_taken_run_is_recorded_with_the_reason() -> None:
             run, state=RunState.LOST, ended_at_ms=at(until), retry_at_ms=None, message=f"the runner took it: {why}"
         )
         last = LastRun("RUN", at(0), RunState.LOST, at(until), None)
-        return Transition(make_state(100, last=last, totals=Totals(1, 0, 0.0)), (record,))
+        failures = Failures(1, at(until), "RUN", at(until), f"the runner took it: {why}")
+        return Transition(make_state(100, last=last, totals=Totals(1, 0, 0.0), failures=failures), (record,))
 
     assert claim(21) == lost(21, "no heartbeat in time")
     assert claim(60.999) == lost(60.999, "no heartbeat in time")
@@ -640,8 +657,9 @@ def test_a_continuation_completed_during_an_open_run_frees_the_trigger() -> None
     )
     aside = Pending("RUN", at(25), b"own", Reason.CONTINUATION, failed="said")
     last = LastRun("RUN", at(0), RunState.FAILED, at(25), None)
+    failures = Failures(1, at(25), "RUN", at(25), "said")
     assert complete(make_state(10, open=other, pending=(requeued,))) == Transition(
-        make_state(30, open=other, pending=(aside,), last=last, totals=Totals(1, 0, 0.0)),
+        make_state(30, open=other, pending=(aside,), last=last, totals=Totals(1, 0, 0.0), failures=failures),
         (record, Miss(MissReason.HELD, at(10), at(20), at(25), 2)),
     )
     # Another continuation still holds it, and a run of another kind never held it.

@@ -73,12 +73,12 @@ def test_fire_times_that_passed_while_a_retry_was_held_back_are_missed(breaker: 
     state = make_state(10, open=retrying(0, 1), held_back=held(31, breaker=breaker))
     planned = claim(state, 31)
     assert planned.run.fire_time_ms == at(30)
-    assert planned.records[0] == replace(retrying(0, 1), state=RunState.SUPERSEDED, retry_at_ms=None, **ended_at(31))
+    assert planned.records[0] == replace(retrying(0, 1), state=RunState.FAILED, retry_at_ms=None, **ended_at(31))
     assert misses(planned) == [(reason, 10, 20)]
 
 
 def ended_at(now: float) -> dict[str, object]:
-    return {"ended_at_ms": at(now), "message": "the next fire time took over"}
+    return {"ended_at_ms": at(now), "message": "the next fire time took over", "ended_by": "next_fire_time"}
 
 
 def test_a_held_back_retry_keeps_its_run_and_its_number_of_attempts() -> None:

@@ -9,7 +9,19 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, LastRun, Pending, Replay, Snapshot, Totals
+from scheduler_core.model.health import FAILED
+from scheduler_core.model.job_state import (
+    CallbackTimes,
+    Failures,
+    HeldBack,
+    HoldReason,
+    JobState,
+    LastRun,
+    Pending,
+    Replay,
+    Snapshot,
+    Totals,
+)
 from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies
@@ -74,7 +86,11 @@ def over(run: Run, state: RunState, until: float, message: str) -> Run:
 
 def last(run: Run, state: RunState, until: float, status: int | None = None) -> dict[str, Any]:
     """Return the fields that the end of ``run`` sets in the state of its job."""
-    return {"last": LastRun(run.id, run.fire_time_ms, state, at(until), status)}
+    fields: dict[str, Any] = {"last": LastRun(run.id, run.fire_time_ms, state, at(until), status)}
+    if state in FAILED:
+        reason = run.message if len(run.message) <= 100 else f"{run.message[:97]}..."
+        fields["failures"] = Failures(1, at(until), run.id, at(until), reason)
+    return fields
 
 
 # ---- one-off tasks ---------------------------------------------------------------------------------------------------
@@ -598,6 +614,7 @@ def test_a_completion_of_a_taken_run_ends_it() -> None:
         totals=Totals(1, 1, 0.0),
         last_success_ms=at(0),
         last_success_start_ms=at(1),
+        callback_times=CallbackTimes(1, 4_000),
         **last(record, RunState.SUCCEEDED, 5),
     )
     assert complete(known(make_state(10, open=run)), RunState.SUCCEEDED, "") == Transition(state, (record,))

@@ -20,6 +20,7 @@ from scheduler_api.wire.triggers import show_trigger
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model import job as model
 from scheduler_core.model import job_state
+from scheduler_core.model.health import DEFAULT_RULES, Health, HealthRules
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import RunState
@@ -32,6 +33,19 @@ if TYPE_CHECKING:  # the command line shows jobs without loading the use cases
 FIRE_TIMES_SHOWN = 5
 
 Changed = Annotated[bool, Meta(description="False: the same definition was stored already.")]
+
+
+HealthName = Annotated[
+    str,
+    Meta(
+        extra_json_schema={"enum": [health.value for health in Health]},
+        description="The first of these that applies. `stuck`: a run is taken or waits for a retry for longer than "
+        "10 minutes and than 10 mean run times, or its node has not ended it 30 s after its deadline. `late`: due, "
+        "not paused, and not started for longer than `CRONPOST_LATE_AFTER_SECONDS` and than 10 s. "
+        "`never_succeeded`: runs have failed, none has succeeded. `failing`: the last run failed. `ok`: it "
+        "succeeded. `unknown`: no run has succeeded or failed.",
+    ),
+]
 
 
 class JobStatus(StrEnum):
@@ -56,6 +70,14 @@ class LastRun(Described):
     state: RunState
     status_code: int | None
     ended_at: Instant
+
+
+class LastFailure(Described):
+    """The latest run of a job that failed and counts: no backfill and no replay."""
+
+    run_id: str
+    reason: Annotated[str, Meta(description="At most 100 characters.")]
+    at: Annotated[Instant, Meta(description="When the run ended.")]
 
 
 class RunTotals(Described):
@@ -121,7 +143,15 @@ class Job(_WithPolicies, kw_only=True):
     pending: list[Pending]
     replays: list[Replay]
     last_run: LastRun | None
-    last_success: Instant | None
+    last_success: Annotated[Instant | None, Meta(description="The fire time of the latest run that succeeded.")]
+    health: HealthName
+    consecutive_failures: Annotated[
+        int,
+        Meta(description="Runs in a row that ended as failed, lost or conflict. Backfills and replays do not count."),
+    ]
+    failing_since: Annotated[Instant | None, Meta(description="When the first of these runs ended.")]
+    last_success_at: Annotated[Instant | None, Meta(description="When the latest successful run ended.")]
+    last_failure: LastFailure | None
     totals: Annotated[RunTotals | None, Meta(description="Null with overlap allow: these runs are not counted.")]
     open_runs: Annotated[
         Maybe[list[OpenRun]],
@@ -210,17 +240,17 @@ def next_fire_times(job: model.Job, state: JobState, count: int = FIRE_TIMES_SHO
     return times
 
 
-def show_job(view: JobView, *, with_payload: bool = True) -> Job:
+def show_job(view: JobView, *, with_payload: bool = True, rules: HealthRules = DEFAULT_RULES) -> Job:
     """Show a job as ``GET /jobs/{id}`` answers it. If its document cannot be read, only the state is shown."""
     try:
-        return _show_job(view, with_payload=with_payload)
+        return _show_job(view, with_payload=with_payload, rules=rules)
     except Exception as error:  # noqa: BLE001 - one document with impossible values must not fail the whole list
         fault = f"the job cannot be shown: {type(error).__name__}: {error}"
         bare = msgspec.structs.replace(view, job=None, state=JobState(), lease=None, fault=view.fault or fault)
-        return _show_job(bare, with_payload=with_payload)
+        return _show_job(bare, with_payload=with_payload, rules=rules)
 
 
-def _show_job(view: JobView, *, with_payload: bool) -> Job:
+def _show_job(view: JobView, *, with_payload: bool, rules: HealthRules) -> Job:
     state, job = view.state, view.job
     definition: dict[str, Any] = {}
     if job is not None:
@@ -245,13 +275,29 @@ def _show_job(view: JobView, *, with_payload: bool) -> Job:
         replays=[show_replay(replay) for replay in state.replays],
         last_run=None if state.last is None else show_last(state.last),
         last_success=instant(state.last_success_ms),
+        health=view.health(rules).value,
+        **show_failures(view),
         totals=RunTotals(state.totals.runs, state.totals.succeeded) if counts else None,
     )
 
 
-def show_changed(view: JobView) -> Job:
+def show_failures(view: JobView) -> dict[str, Any]:
+    """Return the fields about failures in a row, the last failure and the last success."""
+    failures = view.failures
+    shown: dict[str, Any] = {
+        "consecutive_failures": 0 if failures is None else failures.count,
+        "failing_since": None if failures is None else instant(failures.since_ms),
+        "last_success_at": instant(view.last_success_ms),
+        "last_failure": None,
+    }
+    if failures is not None and failures.run_id:
+        shown["last_failure"] = LastFailure(failures.run_id, failures.reason, rfc3339(failures.at_ms))
+    return shown
+
+
+def show_changed(view: JobView, rules: HealthRules = DEFAULT_RULES) -> Job:
     """Show a job as the answer to a change of it."""
-    shown = show_job(view)
+    shown = show_job(view, rules=rules)
     shown.in_flight = show_in_flight(view.in_flight)
     return shown
 

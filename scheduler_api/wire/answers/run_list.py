@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 from msgspec import Meta, structs
 
+from scheduler_api.wire.answers.runs import EndedBy
 from scheduler_api.wire.fields import Described, Instant, instant
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.secret_names import mask_headers, mask_url
 from scheduler_core.model import run as model
 from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.outcome import OutcomeKind
-from scheduler_core.model.run import Reason, RunState
+from scheduler_core.model.run import NEXT_FIRE_TIME, Reason, RunState
 from scheduler_core.model.status import RunStatus, attempt_error_type, attempt_status, error_type_of, status_of
 from scheduler_core.usecases.history import FoundRun
 
@@ -57,6 +58,7 @@ class ListedRun(Described):
     lateness_ms: Annotated[
         int | None, Meta(description="From the fire time to the first attempt; null for backfills and recovery.")
     ]
+    ended_by: EndedBy
 
 
 class ListedAttempt(Described):
@@ -105,6 +107,7 @@ def show_found(found: FoundRun) -> ListedRun:
         reason=run.reason,
         fire_time=rfc3339(run.fire_time_ms),
         lateness_ms=run.lateness_ms,
+        ended_by=NEXT_FIRE_TIME if run.ended_by == NEXT_FIRE_TIME else None,
     )
 
 

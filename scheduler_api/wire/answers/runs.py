@@ -12,7 +12,7 @@ from scheduler_core.base.instants import rfc3339
 from scheduler_core.model import run as runs
 from scheduler_core.model.job_state import HoldReason
 from scheduler_core.model.outcome import RECORDED_KINDS
-from scheduler_core.model.run import MissReason, Reason, RunState
+from scheduler_core.model.run import NEXT_FIRE_TIME, MissReason, Reason, RunState
 
 if TYPE_CHECKING:  # the command line shows jobs without loading the use cases
     from scheduler_core.usecases.job_reads import JobView
@@ -26,6 +26,10 @@ Deadline = Annotated[
     Meta(description="When a taken run becomes lost unless its runner sends a heartbeat or a completion before."),
 ]
 Progress = Annotated[float, Meta(ge=0, le=1)]
+EndedBy = Annotated[
+    Literal["next_fire_time"] | None,
+    Meta(description="What ended the run before its retries were over: the next fire time. Null: nothing did."),
+]
 
 
 class Attempt(Described):
@@ -63,6 +67,7 @@ class Run(Described, tag_field="kind", tag="run"):
     deadline: Deadline
     progress: Progress | None
     note: str
+    ended_by: EndedBy
     attempts: KeptAttempts
 
 
@@ -98,6 +103,7 @@ class OpenRun(Described, kw_only=True):
     deadline: Maybe[Deadline] = UNSET
     progress: Maybe[Progress | None] = UNSET
     note: Maybe[str] = UNSET
+    ended_by: Maybe[EndedBy] = UNSET
     attempts: Maybe[KeptAttempts] = UNSET
     node: Annotated[Maybe[str], Meta(description="The node that executes the run; absent: no node does.")] = UNSET
     claimed_at: Maybe[Instant] = UNSET
@@ -212,6 +218,7 @@ def show_run(run: runs.Run) -> Run:
         deadline=instant(run.retry_at_ms) if is_taken else None,
         progress=run.progress,
         note=run.note,
+        ended_by=NEXT_FIRE_TIME if run.ended_by == NEXT_FIRE_TIME else None,
         attempts=[show_attempt(attempt) for attempt in run.attempts],
     )
 
