@@ -11,9 +11,12 @@ from starlette.responses import Response
 
 from scheduler_api.wire.answers.problem import Problem
 from scheduler_core.base.errors import (
+    AlreadyReplayed,
     AlreadySettled,
+    AlreadySucceeded,
     CorruptDocument,
     CronpostError,
+    DefinitionChanged,
     DuplicateName,
     InvalidInput,
     JobNotFound,
@@ -46,6 +49,9 @@ STATUSES: Mapping[type[CronpostError], int] = {
     RunLost: 409,
     RunCancelled: 409,
     AlreadySettled: 409,
+    AlreadyReplayed: 409,
+    AlreadySucceeded: 409,
+    DefinitionChanged: 409,
     RunNotFound: 404,
     TokenRefused: 403,
     TargetInUse: 409,

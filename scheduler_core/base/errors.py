@@ -6,12 +6,16 @@
     ├── ConfigError             a setting is unknown or has a bad value
     ├── JobNotFound
     ├── RunConflict             the job has a run that is not settled
+    │   └── TooManyReplays      too many replays of the job are not settled
     ├── KeyReused               the Idempotency-Key was used with another request before
     ├── TaskNotFound
     ├── TaskNotStale            only a stale one-off task can be revived
     ├── RunNotFound
     ├── RunCancelled            the run was cancelled before its runner completed it
     ├── AlreadySettled          the run has ended, so it cannot be cancelled
+    ├── AlreadyReplayed         the run was replayed before
+    ├── AlreadySucceeded        the run succeeded, so it is not replayed unless forced
+    ├── DefinitionChanged       the job's definition is not the one that the run had
     ├── RunLost                 the run ended as lost before its runner completed it
     ├── TokenRefused            the token does not belong to the run
     ├── TargetNotFound
@@ -91,6 +95,12 @@ class RunConflict(CronpostError):
     code = "run_not_settled"
 
 
+class TooManyReplays(RunConflict):
+    """Too many replays of the job are not settled."""
+
+    code = "too_many_replays"
+
+
 class KeyReused(CronpostError):
     """The Idempotency-Key of this request was used with another body before."""
 
@@ -125,6 +135,37 @@ class AlreadySettled(CronpostError):
 
     def __init__(self, run_id: str, state: str) -> None:
         super().__init__(f"the run {run_id} has ended: {state}")
+
+
+class AlreadyReplayed(CronpostError):
+    """The run was replayed before."""
+
+    code = "already_replayed"
+
+    def __init__(self, run_id: str, replayed_by: str) -> None:
+        super().__init__(f"the run {run_id} was replayed already, by {replayed_by}; to replay it again, use force")
+        self.replayed_by = replayed_by
+
+
+class AlreadySucceeded(CronpostError):
+    """The run succeeded, so it is not replayed unless forced."""
+
+    code = "already_succeeded"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"the run {run_id} succeeded; to replay it nevertheless, use force")
+
+
+class DefinitionChanged(CronpostError):
+    """The job's definition is not the one that the run had."""
+
+    code = "definition_changed"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"the job was changed, or created again, since the run {run_id}; to replay the run with the definition "
+            'that the job has now, send "definition": "current"'
+        )
 
 
 class TokenRefused(CronpostError):

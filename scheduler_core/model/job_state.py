@@ -12,7 +12,7 @@ import msgspec
 from scheduler_core.model.job import Job
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.pause import Pause, PauseTerms, running_pause
-from scheduler_core.model.run import MissReason, Reason, Run, RunState
+from scheduler_core.model.run import MissReason, Original, Reason, Run, RunState
 
 
 class LastRun(msgspec.Struct, frozen=True, array_like=True):
@@ -72,10 +72,17 @@ class Pending(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why its run failed finally. The entry is set aside until a client revives it."""
     forced: bool = msgspec.field(default=False, name="o")
     """A client requested it with ``force``, so it starts although the job is paused."""
+    replay_of: Original | None = msgspec.field(default=None, name="ro")
+    """Of a replay: the run that it runs again."""
 
     @property
     def holds_trigger(self) -> bool:
         return self.reason is Reason.CONTINUATION and self.failed is None
+
+    @property
+    def fire_time_ms(self) -> int:
+        """The fire time of its run: the original one of a replay, otherwise its not-before time."""
+        return self.not_before_ms if self.replay_of is None else self.replay_of.fire_time_ms
 
 
 class Replay(msgspec.Struct, frozen=True, array_like=True):

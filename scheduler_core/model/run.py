@@ -31,6 +31,8 @@ class Reason(StrEnum):
     RECOVERY = "recovery"
     BACKFILL = "backfill"
     """A past fire time that a client requested again."""
+    REPLAY = "replay"
+    """A settled run that a client requested again, with the same fire time."""
 
 
 _IN_TIME = frozenset({Reason.SCHEDULED, Reason.MANUAL, Reason.CONTINUATION})
@@ -84,6 +86,21 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     outcome: OutcomeKind
     status: int | None = None
     message: str = ""
+
+
+class Original(msgspec.Struct, frozen=True, array_like=True):
+    """The settled run that a replay runs again."""
+
+    run_id: str
+    """Empty if the record of the replay was trimmed."""
+    reason: Reason
+    """Its reason; if it was a replay itself, that of the first run of the chain. Never ``replay``."""
+    fire_time_ms: int
+
+    @property
+    def is_of_trigger(self) -> bool:
+        """Whether its fire time is one of the trigger."""
+        return self.reason not in (Reason.MANUAL, Reason.CONTINUATION)
 
 
 class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k"):
@@ -142,6 +159,10 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
     """When the runner accepted it; None: not accepted yet, or the answer itself completes the run."""
     ended_by: str = msgspec.field(default="", name="eb")
     """``NEXT_FIRE_TIME``, or empty: the run ended by itself."""
+    replay_of: Original | None = msgspec.field(default=None, name="ro")
+    """Of a replay: the run that it runs again."""
+    replayed_by: str = msgspec.field(default="", name="rb")
+    """Of a settled run: the id of the latest run that runs it again. The only field that changes after the end."""
 
     @property
     def has_failed_attempt(self) -> bool:
@@ -154,9 +175,15 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="r", tag_field="k
         return self.state not in (RunState.OPEN, RunState.RETRYING, RunState.TAKEN)
 
     @property
+    def is_set_aside_on_failure(self) -> bool:
+        """Whether its pending entry is set aside if it fails for good: a continuation, or the replay of one."""
+        original = self.replay_of
+        return (self.reason if original is None else original.reason) is Reason.CONTINUATION
+
+    @property
     def lateness_ms(self) -> int | None:
-        """The time from the fire time to the start of the first attempt. None for backfills and recoveries: their fire
-        time had passed before the run existed."""
+        """The time from the fire time to the start of the first attempt. None for backfills, recoveries and
+        replays: their fire time had passed before the run existed."""
         if self.started_at_ms is None or self.reason not in _IN_TIME:
             return None
         return self.started_at_ms - self.fire_time_ms
@@ -175,6 +202,8 @@ class RunDetail(msgspec.Struct, frozen=True, array_like=True):
     request_body: bytes = b""
     response_headers: tuple[tuple[str, str], ...] = ()
     response_body: bytes = b""
+    payload: bytes | None = None
+    """The run's own payload, whole; None: it had the payload of the job. Read as ``Run.payload``."""
 
 
 class Miss(msgspec.Struct, frozen=True, omit_defaults=True, tag="m", tag_field="k"):

@@ -9,8 +9,10 @@ from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Replay
 from scheduler_core.model.run import Reason, Record, Run, RunDetail, RunState
 
-REPLAYED = (Reason.BACKFILL, Reason.RECOVERY)
-"""The reasons of runs that come from a replay."""
+OF_RANGES = (Reason.BACKFILL, Reason.RECOVERY)
+"""The reasons of runs that come from a range of fire times (``JobState.replays``)."""
+REPLAYED = (*OF_RANGES, Reason.REPLAY)
+"""The reasons of runs that give way to a fire time that is due."""
 
 
 class Spawn(msgspec.Struct, frozen=True):
@@ -20,7 +22,16 @@ class Spawn(msgspec.Struct, frozen=True):
     limit: int
     """How many child runs the job may have at once. If it has that many, the store refuses the step as ``full``."""
     replay: bool = False
-    """Whether it comes from a replay; a job runs one of these at a time."""
+    """Whether it gives way to fire times (``is_replay``); a job runs one of these at a time."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Notes in the record of a settled run that another run runs it again, in the step that requests that run."""
+
+    run: Run
+    """The settled run, with ``replayed_by``."""
+    stored: bytes
+    """Its record as it was read. If another one is stored, the store applies nothing of the step."""
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -43,6 +54,7 @@ class Transition(msgspec.Struct, frozen=True):
     detail_of: str = ""
     """The id of that run."""
     spawn: Spawn | None = None
+    mark: Mark | None = None
 
     @property
     def wake_ms(self) -> int | None:
@@ -104,7 +116,7 @@ def next_wake_ms(state: JobState) -> int | None:
 
 
 def is_replay(run: Run) -> bool:
-    """Return whether the run comes from a replay: a backfill or a run of ``recovery: all``."""
+    """Return whether the run gives way to fire times: a backfill, a run of ``recovery: all``, or a replay."""
     return run.on_demand and run.reason in REPLAYED
 
 
@@ -124,7 +136,7 @@ def next_replay(state: JobState) -> Replay | None:
     all."""
     if not state.replays or state.paused_at_ms is not None:
         return None
-    if any(entry.reason in REPLAYED for entry in state.pending):
+    if any(entry.reason in OF_RANGES for entry in state.pending):
         return None
     return next((replay for replay in state.replays if replay.reason is Reason.RECOVERY), state.replays[0])
 

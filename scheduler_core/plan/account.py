@@ -11,8 +11,9 @@ Each fire time is in exactly one place:
 * fire times that are due but not decided: the range from the job's position to now;
 * fire times that are caught up one by one (``recovery: all``): the remaining range.
 
-Runs without a fire time (manual ones, continuations) are not part of the account. A backfill runs fire times that are
-already accounted for, or that lie before the job existed; its entries are marked ``again`` and do not count.
+Runs without a fire time (manual ones, continuations, replays of these) are not part of the account. A backfill runs
+fire times that are already accounted for, or that lie before the job existed; a replay runs a fire time that has a run.
+Their entries are marked ``again`` and do not count.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from scheduler_core.model.job_state import JobState, Snapshot
 from scheduler_core.model.pause import Pause, ended_pauses, running_pause
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, MissReason, Reason, Record, Run
-from scheduler_core.model.transition import REPLAYED
+from scheduler_core.model.transition import OF_RANGES
 from scheduler_core.plan.claim import Work, plan_claim
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.given import starts_now
@@ -52,9 +53,11 @@ class Entry(msgspec.Struct, frozen=True):
     settled: bool = True
     """Whether the entry is recorded and final."""
     again: bool = False
-    """Whether it belongs to a backfill: other entries account for these fire times."""
+    """Whether it belongs to a backfill or a replay: other entries account for these fire times."""
     gets_run: bool = False
     """Whether each fire time of the range gets a run, one after the other."""
+    replayed: bool = False
+    """Whether the run to come is a replay."""
     place: str = ""
     """Distinguishes ranges with the same first fire time, which backfills can have."""
 
@@ -75,7 +78,7 @@ class Account(msgspec.Struct, frozen=True):
 
     @property
     def begins_ms(self) -> int:
-        """The first instant that it shows. Backfilled fire times may lie before ``from_ms``."""
+        """The first instant that it shows. Fire times that run again may lie before ``from_ms``."""
         return min([self.from_ms, *(entry.first_ms for entry in self.entries if entry.again)])
 
     def between(self, from_ms: int, to_ms: int, *, after: tuple[int, str] | None, limit: int) -> list[Entry]:
@@ -121,6 +124,7 @@ def make_account(
     known = {entry.run.id for entry in entries if entry.run is not None}
     entries += [_of_run(run, settled=False) for run in open_runs if run.id not in known and _has_place(run)]
     entries += _replay_entries(position)
+    entries += _waiting_replays(position)
     due, until_ms = ([], now_ms + 1) if job is None else _due(job, position, snapshot.pauses, now_ms)
     entries += due
     entries.sort(key=lambda entry: entry.key)
@@ -138,12 +142,15 @@ def _recorded(records: Iterable[Record]) -> list[Entry]:
 
 
 def _has_place(run: Run) -> bool:
-    return run.reason in OF_THE_TRIGGER or run.reason is Reason.BACKFILL
+    return run.reason in OF_THE_TRIGGER or _is_again(run)
+
+
+def _is_again(run: Run) -> bool:
+    return run.reason is Reason.BACKFILL or (run.replay_of is not None and run.replay_of.is_of_trigger)
 
 
 def _of_run(run: Run, *, settled: bool) -> Entry:
-    again = run.reason is Reason.BACKFILL
-    return Entry(run.fire_time_ms, run.fire_time_ms, run=run, settled=settled, again=again)
+    return Entry(run.fire_time_ms, run.fire_time_ms, run=run, settled=settled, again=_is_again(run))
 
 
 def _as_claimed(
@@ -180,7 +187,25 @@ def _replay_entries(state: JobState) -> list[Entry]:
             place=f"replay{number}",
         )
         for number, replay in enumerate(state.replays)
-        if replay.reason in REPLAYED
+        if replay.reason in OF_RANGES
+    ]
+
+
+def _waiting_replays(state: JobState) -> list[Entry]:
+    """Return the fire times whose replay has not started."""
+    return [
+        Entry(
+            entry.fire_time_ms,
+            entry.fire_time_ms,
+            count=1,
+            settled=False,
+            again=True,
+            gets_run=True,
+            replayed=True,
+            place=entry.run_id,
+        )
+        for entry in state.pending
+        if entry.replay_of is not None and entry.replay_of.is_of_trigger and entry.run is None and entry.failed is None
     ]
 
 
@@ -263,6 +288,6 @@ def _begin(job: Job | None, entries: Sequence[Entry], forgotten_ms: int | None, 
             return forgotten_ms + 1
         begin_ms = min(begin_ms, entry.first_ms)
     if begin_ms > now_ms and job is not None and _nothing_settled(job, entries, now_ms):
-        # The history contains only backfills: the trigger has not fired yet.
+        # The history contains only backfills and replays: the trigger has not fired yet.
         return _updated_ms(job) + 1
     return begin_ms

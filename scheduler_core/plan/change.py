@@ -212,8 +212,13 @@ def cancel_entries(job: Job, entries: Sequence[Pending], *, now_ms: int, why: st
         if entry.failed is not None:
             continue
         run = entry.run or Run(
-            id=entry.run_id, fire_time_ms=entry.not_before_ms, reason=entry.reason, job_version=job.version
+            id=entry.run_id,
+            fire_time_ms=entry.fire_time_ms,
+            reason=entry.reason,
+            job_version=job.version,
+            replay_of=entry.replay_of,
         )
+        run = replace(run, payload=entry.payload)
         cancelled.append(end_run(None, JobState(), run, RunState.CANCELLED, now_ms=now_ms, message=why)[1])
     return tuple(cancelled)
 

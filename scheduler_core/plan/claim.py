@@ -107,10 +107,10 @@ def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = 
 def is_spawned(work: Work) -> bool:
     """Return whether the run becomes a child run: its job has ``overlap: allow``, and it is not a child run already.
 
-    Continuations stay with the job, because they come from its pending list and return there.
+    Continuations and replays of them stay with the job, because they come from its pending list and return there.
     """
     allows = work.job.policies.overlap is Overlap.ALLOW
-    return allows and not work.state.child and work.run.reason is not Reason.CONTINUATION
+    return allows and not work.state.child and not work.run.is_set_aside_on_failure
 
 
 def _decide(
@@ -319,8 +319,9 @@ def _quarantine(work: Work, lease: Lease, *, now_ms: int) -> Transition:
 
 
 def _due_entry(state: JobState, now_ms: int) -> Pending | None:
-    entry = min(startable(state), key=lambda pending: pending.not_before_ms, default=None)
-    return entry if entry is not None and entry.not_before_ms <= now_ms else None
+    """Return the entry that starts next: replays after all others, then by their not-before times."""
+    due = [entry for entry in startable(state) if entry.not_before_ms <= now_ms]
+    return min(due, key=lambda entry: (entry.reason is Reason.REPLAY, entry.not_before_ms), default=None)
 
 
 def _start_on_demand(
@@ -332,10 +333,14 @@ def _start_on_demand(
     trigger: Trigger,
     store_id: str,
 ) -> Work | Transition:
-    """Start the due pending entry, or else the next replay, or else nothing. No fire time is due."""
-    if entry is not None:
-        return _start_entry(job, state, entry, records)
+    """Start the due pending entry, or else the next fire time of a range, or else nothing. No fire time is due.
+
+    A recovery goes before a replay, because its fire times are the trigger's.
+    """
     replay = next_replay(state)
+    belated = replay is not None and replay.reason is Reason.RECOVERY
+    if entry is not None and not (belated and entry.reason is Reason.REPLAY):
+        return _start_entry(job, state, entry, records)
     if replay is None:
         return transition_to(job, state, records, now_ms=lease.first_claimed_at_ms)
     run = Run(
@@ -363,11 +368,12 @@ def _start_entry(job: Job, state: JobState, entry: Pending, records: tuple[Recor
     else:
         run = Run(
             id=entry.run_id,
-            fire_time_ms=entry.not_before_ms,
+            fire_time_ms=entry.fire_time_ms,
             reason=entry.reason,
             job_version=job.version,
             payload=entry.payload,
             on_demand=True,
+            replay_of=entry.replay_of,
         )
     return Work(job, run, replace(state, pending=others), records)
 

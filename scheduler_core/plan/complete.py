@@ -29,6 +29,8 @@ class Found(msgspec.Struct, frozen=True):
     run: Run
     state: JobState
     records: tuple[Record, ...]
+    waited: bool = False
+    """Whether it waited for its retry in the pending list. There only a continuation blocks the trigger."""
 
 
 def plan_complete(
@@ -93,7 +95,7 @@ def end_found(
     if job is None or state.deleted:
         _, ended = end_run(None, state, run, final, now_ms=now_ms, message=message)
         return Transition(None, (ended,), remove=True)
-    if state.open is None:
+    if not found.waited:
         after, records = finish_and_account(
             job,
             state,
@@ -106,7 +108,6 @@ def end_found(
             trigger_blocked=trigger_blocked,
         )
         return transition_to(job, after, (*found.records, *records), now_ms=now_ms)
-    # It waited for its retry in the pending list, and another run is open: that one accounts for passed fire times.
     after, ended = end_run(job, state, run, final, now_ms=now_ms, message=message)
     after = replace(after, open=state.open)
     misses: tuple[Record, ...] = ()
@@ -155,7 +156,9 @@ def find_run(snapshot: Snapshot, run_id: str, downtimes: Sequence[Downtime], sto
     for entry in state.pending:
         if entry.run is not None and entry.run.id == run_id:
             others = tuple(other for other in state.pending if other is not entry)
-            return Found(replace(entry.run, payload=entry.payload), replace(state, pending=others), records)
+            return Found(
+                replace(entry.run, payload=entry.payload), replace(state, pending=others), records, waited=True
+            )
     return None
 
 

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, LastRun, Pending, Totals
-from scheduler_core.model.run import Reason, Run, RunState
+from scheduler_core.model.run import Run, RunState
 from scheduler_core.plan.failures import failures_after_failure, failures_after_success, how_it_failed
 
 
@@ -15,8 +15,9 @@ def end_run(
 ) -> tuple[JobState, Run]:
     """Return ``state`` without an open run, and the record of ``run`` with the state ``final`` at ``now_ms``.
 
-    A continuation that did not succeed leaves a pending entry that is set aside: it is listed, can be revived, and does
-    not block the trigger. A run of an earlier job under this id is recorded, but does not count for ``job``.
+    A continuation that did not succeed, or the replay of one, leaves a pending entry that is set aside: it is listed,
+    can be revived, and does not block the trigger. The record keeps the run's own payload, which a replay needs. A run
+    of an earlier job under this id is recorded, but does not count for ``job``.
     """
     ended = replace(
         run,
@@ -29,14 +30,13 @@ def end_run(
         on_demand=False,
         list_replaced=False,
         completed=None,
-        payload=None,
         message=message or run.message,
         excerpt="" if final is RunState.SUCCEEDED else run.excerpt,
     )
     state = replace(state, open=None)
-    if run.reason is Reason.CONTINUATION and final not in (RunState.SUCCEEDED, RunState.CANCELLED) and not run.detached:
+    if final not in (RunState.SUCCEEDED, RunState.CANCELLED) and run.is_set_aside_on_failure and not run.detached:
         why = ended.message or how_it_failed(ended)
-        entry = Pending(run.id, now_ms, run.payload, run.reason, failed=why)
+        entry = Pending(run.id, now_ms, run.payload, run.reason, failed=why, replay_of=run.replay_of)
         state = replace(state, pending=(*state.pending, entry))
     if job is None or (run.started_at_ms is not None and run.started_at_ms < job.created_at_ms):
         return state, ended
@@ -65,5 +65,5 @@ def requeue(state: JobState, run: Run, retry_at_ms: int, *, conflict: bool) -> J
     waiting = replace(
         run, state=RunState.RETRYING, retry_at_ms=retry_at_ms, conflict=conflict, in_flight=False, payload=None
     )
-    entry = Pending(run.id, retry_at_ms, run.payload, run.reason, waiting)
+    entry = Pending(run.id, retry_at_ms, run.payload, run.reason, waiting, replay_of=run.replay_of)
     return replace(state, pending=(*state.pending, entry))

@@ -47,11 +47,11 @@ def plan_run_now(
 ) -> Started | Skipped:
     """Request a run. ``bare``: the request has neither payload nor time, so an entry that waits goes first.
 
-    A bare request starts the earliest pending entry (a client's, too), or the default run if none is pending; not
-    before the entry's time, and the default run not within ``min_interval_ms`` of the last successful start. ``force``
-    ignores both, starts a continuation although the job is paused, and queues behind a run that is not settled. Raises
-    RunConflict if a run of the job is not settled (open, waiting for a retry, or requested before), and if too many
-    entries wait already.
+    A bare request starts the earliest pending entry (a client's, too, but no replay), or the default run if none is
+    pending; not before the entry's time, and the default run not within ``min_interval_ms`` of the last successful
+    start. ``force`` ignores both, starts a continuation although the job is paused, and queues behind a run that is not
+    settled. Raises RunConflict if a run of the job is not settled (open, waiting for a retry, or requested before), and
+    if too many entries wait already.
     """
     job, state = _present(snapshot)
     if state.quarantine is not None:
@@ -67,7 +67,7 @@ def plan_run_now(
     paused = state.paused_at_ms is not None or snapshot.paused_by_all(now_ms)
     if bare and not force and paused and any(one.holds_trigger for one in state.pending):
         raise RunConflict("the job is paused with continuations waiting; resume it, or say what to run")
-    may_start = startable(state, paused=paused)
+    may_start = [one for one in startable(state, paused=paused) if one.reason is not Reason.REPLAY]
     waiting = may_start
     if force:
         waiting = [one for one in state.pending if one not in requested and (one in may_start or one.holds_trigger)]
@@ -131,13 +131,14 @@ def plan_backfill(
 def plan_replace_pending(
     snapshot: Snapshot, entries: Sequence[Pending], *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
 ) -> Transition:
-    """Replace the pending list with ``entries``. The old entries are recorded as cancelled. Continuations in the answer
-    of a run in flight will be dropped, and a run in flight from the old list is not retried."""
+    """Replace the pending list with ``entries``. The old entries are recorded as cancelled, except backfills,
+    recoveries and replays, which stay. Continuations in the answer of a run in flight will be dropped, and a run in
+    flight from the old list is not retried."""
     job, state = _present(snapshot)
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
     was_blocked = state.trigger_blocked_by is MissReason.HELD
-    belated = tuple(one for one in state.pending if one.reason in REPLAYED)
-    replaced = [one for one in state.pending if one.reason not in REPLAYED]
+    belated = tuple(one for one in state.pending if one.reason in REPLAYED and one.failed is None)
+    replaced = [one for one in state.pending if one not in belated]
     cancelled = cancel_entries(job, replaced, now_ms=now_ms, why="the pending list was replaced")
     run = state.open
     if run is not None:
@@ -159,7 +160,7 @@ def plan_revive(
     if failed is None:
         return None
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
-    again = Pending(new_id, now_ms, failed.payload, failed.reason)
+    again = Pending(new_id, now_ms, failed.payload, failed.reason, replay_of=failed.replay_of)
     pending = tuple(again if one is failed else one for one in state.pending)
     return Transition(replace(state, pending=pending), records)
 

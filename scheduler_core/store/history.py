@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from scheduler_core.model.run import Reason, Run, RunDetail, RunState
 from scheduler_core.model.status import RunStatus
+from scheduler_core.model.transition import Mark
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
@@ -66,6 +68,8 @@ class Stored(msgspec.Struct, frozen=True):
     job_id: str
     run: Run
     detail: RunDetail | None = None
+    raw: bytes = b""
+    """The record as it is stored; only of a run that was read alone."""
 
 
 class RunTotals(msgspec.Struct, frozen=True):
@@ -123,6 +127,11 @@ def place_of(run: Run) -> Place:
     return Place(run.fire_time_ms if at_ms is None else at_ms, run.id.encode())
 
 
+def mark_of(settled: Stored, new_id: str) -> Mark:
+    """Return the note in the record of a settled run, which was read alone, that the run ``new_id`` runs it again."""
+    return Mark(replace(settled.run, replayed_by=new_id, payload=None), settled.raw)
+
+
 class HistoryStore(Protocol):
     """Lists and trims the runs of all jobs of a shard. Every method raises StoreUnavailable or StoreRefused."""
 
@@ -138,16 +147,18 @@ class HistoryStore(Protocol):
         ...
 
     async def record(self, run_id: str) -> Stored | None:
-        """Read a settled run with what its last attempt sent and received, as far as that was kept."""
+        """Read a settled run with its own payload, if it had one, and with what its last attempt sent and received, as
+        far as that was kept."""
         ...
 
     async def places_of_job(self, job_id: str, query: Query) -> list[Place]:
         """Return the places of all settled runs of a job that match ``query``, unordered."""
         ...
 
-    async def claim_keys_from(self, at_ms: int, *, limit: int) -> list[Candidate]:
-        """Return claim keys with an unsettled run that started at ``at_ms`` or later: up to ``limit`` claimed ones and
-        ``limit`` waiting ones."""
+    async def claim_keys_from(self, at_ms: int, *, limit: int) -> tuple[list[Candidate], int | None]:
+        """Return claim keys with an unsettled run that started, or was requested, at ``at_ms`` or later: up to
+        ``limit`` of each kind, the earliest ones. Also returns the instant from which to go on; None: there are no
+        more."""
         ...
 
     async def totals(self, *, now_ms: int) -> RunTotals:

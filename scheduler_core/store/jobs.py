@@ -12,8 +12,9 @@ from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Snapshot
 from scheduler_core.model.pause import PauseEntry, Pauses
-from scheduler_core.model.run import Reason, Record, Run, RunState
+from scheduler_core.model.run import Original, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Transition
+from scheduler_core.store.history import Stored
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -60,11 +61,21 @@ class Entry(msgspec.Struct, frozen=True):
     run_id: str
     fire_time_ms: int
     reason: Reason
+    original: Reason | None = None
+    """Of a replay: ``scheduled`` if its fire time is one of the trigger, else ``manual``."""
 
     def bare(self) -> Run:
         """Return the run without its record."""
         state = RunState.SUCCEEDED if self.letter == "S" else RunState.FAILED
-        return Run(self.run_id, self.fire_time_ms, self.reason, state, message="its record was trimmed")
+        original = None if self.original is None else Original("", self.original, self.fire_time_ms)
+        return Run(
+            self.run_id,
+            self.fire_time_ms,
+            self.reason,
+            state,
+            message="its record was trimmed",
+            replay_of=original,
+        )
 
 
 class Beside(msgspec.Struct, frozen=True):
@@ -155,7 +166,8 @@ class JobStore(Protocol):
         """Apply a client's change if the job is still ``stored``; return whether it was applied.
 
         ``job_id`` may be the claim key of a child run. A change spawns no child run. ``answer`` is stored in the same
-        step; if an answer is already stored under its key, nothing is applied.
+        step; if an answer is already stored under its key, nothing is applied. So is the mark of the transition; if the
+        record of that run is not the one that was read, nothing is applied.
         """
         ...
 
@@ -190,6 +202,11 @@ class JobStore(Protocol):
 
     async def settled_run(self, run_id: str) -> Run | None:
         """Read the record of a settled run; None: it was trimmed or never existed. Raises CorruptDocument."""
+        ...
+
+    async def settled_record(self, run_id: str) -> Stored | None:
+        """Read the record of a settled run as it is stored, with the run's own payload; None: it is gone or cannot be
+        read."""
         ...
 
     async def settled_runs(self, run_ids: Sequence[str]) -> dict[str, Run]:

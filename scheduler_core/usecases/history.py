@@ -27,7 +27,9 @@ LOOKED_AT = 5_000
 there."""
 LOOK_AT = 250
 EXAMINED = 1000
-"""The search for an unsettled run examines at most this many claim keys of each kind."""
+"""The search for an unsettled run reads this many claim keys of each kind at once."""
+PARTS_EXAMINED = 10
+"""The search reads at most this many such parts, the earliest ones since the run was claimed or requested."""
 
 
 class FoundRun(msgspec.Struct, frozen=True):
@@ -39,6 +41,8 @@ class FoundRun(msgspec.Struct, frozen=True):
     detail: RunDetail | None = None
     claim_key: str = ""
     """The claim key of an unsettled run; set by ``HistoryService.get``."""
+    raw: bytes = b""
+    """The record of a settled run as it is stored; set by ``HistoryService.get``."""
 
 
 class RunPage(msgspec.Struct, frozen=True):
@@ -119,8 +123,11 @@ class HistoryService:
         return RunPage(found, before, skip)
 
     async def get(self, run_id: str) -> FoundRun:
-        """Return one run, settled or not. Raises RunNotFound. Reads all shards, because a run id does not always tell
-        its shard."""
+        """Return one run, settled or not; a requested run that has not started is ``open`` without a start. Raises
+        RunNotFound.
+
+        Reads all shards, because a run id does not always contain its shard.
+        """
         answers = await asyncio.gather(*(one.get(run_id) for one in self._parts), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, FoundRun):
@@ -166,19 +173,29 @@ class _HistoryOfShard:
         self.history = store.history_store()
 
     async def get(self, run_id: str) -> FoundRun | None:
-        stored = await self.history.record(run_id)
-        if stored is not None:
-            return FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
+        found = await self._settled(run_id)
+        if found is not None:
+            return found
         # The id contains the instant of the claim or request. The run did not start before it.
         at_ms = run_id_ms(run_id)
-        if at_ms is None:
+        for _ in range(PARTS_EXAMINED):
+            if at_ms is None:
+                break
+            candidates, at_ms = await self.history.claim_keys_from(at_ms, limit=EXAMINED)
+            claim_keys = list(dict.fromkeys(one.name for one in candidates))
+            for claim_key, stored in zip(claim_keys, await self._read(claim_keys), strict=True):
+                # Look at all of its runs: since the claim key was found, one may have started or be waiting again.
+                for run in (*_waiting(stored), *_in_flight(claim_key, stored), *_requested(stored)):
+                    if run.id == run_id:
+                        place = Place(run.started_at_ms or 0, run.id.encode())
+                        return FoundRun(job_of_claim_key(claim_key), run, place, claim_key=claim_key)
+        return await self._settled(run_id)  # it may have been settled in between
+
+    async def _settled(self, run_id: str) -> FoundRun | None:
+        stored = await self.history.record(run_id)
+        if stored is None:
             return None
-        candidates = await self.history.claim_keys_from(at_ms, limit=EXAMINED)
-        for one in await self._open(candidates):
-            if one.run.id == run_id:
-                return one
-        stored = await self.history.record(run_id)  # it may have been settled in between
-        return None if stored is None else FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail)
+        return FoundRun(stored.job_id, stored.run, place_of(stored.run), stored.detail, raw=stored.raw)
 
     async def of_job(self, job_id: str, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
         open_: dict[str, FoundRun] = {}
@@ -255,6 +272,26 @@ class _HistoryOfShard:
             found += await self._store.read_many(claim_keys[start : start + EXAMINED])
         now_ms = self._clock.now_ms()
         return [one.as_of(now_ms) for one in found]
+
+
+def _requested(stored: StoredJob) -> list[Run]:
+    """Return the requested runs of a job that have not started. They wait in its pending list."""
+    job, state = stored.snapshot.job, stored.snapshot.state
+    if job is None or state is None:
+        return []
+    return [
+        Run(
+            entry.run_id,
+            entry.fire_time_ms,
+            entry.reason,
+            job_version=job.version,
+            payload=entry.payload,
+            replay_of=entry.replay_of,
+            method="",
+        )
+        for entry in state.pending
+        if entry.run is None and entry.failed is None
+    ]
 
 
 def _waiting(stored: StoredJob) -> list[Run]:

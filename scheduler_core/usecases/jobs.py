@@ -6,19 +6,15 @@ Needs no node: an API process and a node share only Redis.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import (
-    CorruptDocument,
     InvalidInput,
     JobNotFound,
-    KeyReused,
     OutcomeUnknown,
     RunConflict,
     RunNotFound,
@@ -45,7 +41,8 @@ from scheduler_core.plan.fire_times import same_fire_times
 from scheduler_core.plan.given import check_fires, completed_trigger
 from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.store.claim_keys import job_of_claim_key
-from scheduler_core.store.jobs import Answer, JobStore, StoredJob
+from scheduler_core.store.history import Stored, mark_of
+from scheduler_core.store.jobs import JobStore, StoredJob
 from scheduler_core.triggers.trigger import AtSpec, CronSpec
 from scheduler_core.usecases.job_reads import (
     JobReader,
@@ -58,6 +55,7 @@ from scheduler_core.usecases.job_reads import (
 )
 from scheduler_core.usecases.job_targets import JobTargets, check_in_time
 from scheduler_core.usecases.release import Plan, ReleaseWait, plan_as_of, plan_released
+from scheduler_core.usecases.repeats import Repeated, RunNow
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -67,27 +65,6 @@ TRIES = 32
 
 CHILDREN_AT_ONCE = 100
 """How many child runs of a job are read in one step."""
-ANSWERS_KEPT_MS = 86_400_000
-"""How long the answer to a request with an ``Idempotency-Key`` is stored."""
-
-
-class RunNow(msgspec.Struct, frozen=True):
-    """The answer to a run-now request: the run, or why there is none and when it would be possible."""
-
-    run_id: str | None = None
-    skipped: str | None = None
-    next_at_ms: int | None = None
-
-
-class _StoredAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """The stored answer to a request with an ``Idempotency-Key``."""
-
-    request_digest: bytes
-    answer: RunNow
-
-
-_answer_encoder = msgspec.msgpack.Encoder()
-_answer_decoder = msgspec.msgpack.Decoder(_StoredAnswer)
 
 
 class JobService(JobReader):
@@ -259,23 +236,18 @@ class JobService(JobReader):
             return planned.transition
 
         if key is not None:
-            request_digest = hashlib.sha256(
-                f"{force} {not_before_ms} ".encode() + (b"-" if payload is None else payload)
-            ).digest()
-            return await self._once(job_id, key, request_digest, plan, lambda: answer)
+            request = f"{force} {not_before_ms} ".encode() + (b"-" if payload is None else payload)
+            return await self._once(job_id, Repeated(job_id, key, request=request), plan, lambda: answer)
         await self._change_existing(job_id, plan)
         return answer
 
-    async def _once(
-        self, job_id: str, key: str, request_digest: bytes, plan: Plan, answer: Callable[[], RunNow]
-    ) -> RunNow:
-        """Make a change whose request may be repeated under ``key``: the same step stores its answer, which every
+    async def _once(self, job_id: str, repeated: Repeated, plan: Plan, answer: Callable[[], RunNow]) -> RunNow:
+        """Make a change whose request may be repeated under its key: the same step stores its answer, which every
         repetition returns.
 
         An error is not stored: nothing was changed, so a repetition is a new try.
         """
-        name = hashlib.sha256(f"{job_id}\0{key}".encode()).hexdigest()[:32]
-        checked = self._checked(job_id, plan)
+        checked = self.checked(job_id, plan)
         release = ReleaseWait(self._store, self._clock)
 
         def plan_answer(stored: StoredJob, now_ms: int) -> Transition:
@@ -286,22 +258,12 @@ class JobService(JobReader):
 
         for _ in range(TRIES):
             now_ms = self._clock.now_ms()
-            kept = await self._store.answer(name, now_ms=now_ms)
-            if kept is not None:
-                try:
-                    known = _answer_decoder.decode(kept)
-                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                    raise CorruptDocument(
-                        f"the stored answer of this Idempotency-Key is unreadable: {error}"
-                    ) from error
-                if known.request_digest != request_digest:
-                    raise KeyReused
-                return known.answer
-            stored, step = await self._planned(job_id, await self._store.read(job_id), plan_answer, release)
+            known = await repeated.stored(self._store, now_ms=now_ms)
+            if known is not None:
+                return known
+            stored, step = await self.planned(job_id, await self._store.read(job_id), plan_answer, release)
             assert step is not None
-            content = _answer_encoder.encode(_StoredAnswer(request_digest, answer()))
-            kept_until = Answer(name, content, now_ms, now_ms + ANSWERS_KEPT_MS)
-            if await self._store.change(job_id, stored, step, answer=kept_until):
+            if await self._store.change(job_id, stored, step, answer=repeated.answer(answer(), now_ms=now_ms)):
                 self.report(job_id, step)
                 return answer()
         raise StoreUnavailable(f"job {job_id!r} changes too often to be changed now")
@@ -350,22 +312,32 @@ class JobService(JobReader):
         return (await self._change_existing(job_id, plan))[0]
 
     async def revive_pending(self, job_id: str, run_id: str) -> JobView:
-        """Make a pending entry that was set aside due again, now. Raises JobNotFound and RunNotFound."""
+        """Make a pending entry that was set aside due again, now. Raises JobNotFound and RunNotFound.
+
+        The record of its run gets a note of the new run, so that a replay of many runs leaves it out.
+        """
+        settled: Stored | None = None
+
+        async def prepare() -> None:
+            nonlocal settled
+            settled = await self._store.settled_record(run_id)
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            new_id = random_run_id(now_ms)
             transition = plan_revive(
                 stored.snapshot,
                 run_id,
-                random_run_id(now_ms),
+                new_id,
                 now_ms=now_ms,
                 downtimes=stored.downtimes,
                 store_id=stored.store_id,
             )
             if transition is None:
                 raise RunNotFound(f"this job has no pending entry {run_id!r} that was set aside")
-            return transition
+            return transition if settled is None else replace(transition, mark=mark_of(settled, new_id))
 
-        return (await self._change_existing(job_id, plan))[0]
+        stored, transition = await self.change(job_id, self.checked(job_id, plan), prepare=prepare)
+        return self._view(job_id, stored, transition)
 
     async def _cancel_children(
         self, job_id: str, why: str, *, deleted: bool = False, of_others_than: Job | None = None
@@ -418,7 +390,7 @@ class JobService(JobReader):
         return latest_run(run_in_flight(step.state) for step in steps if step is not None)
 
     async def _change_existing(self, job_id: str, plan: Plan) -> tuple[JobView, bool]:
-        stored, transition = await self.change(job_id, self._checked(job_id, plan))
+        stored, transition = await self.change(job_id, self.checked(job_id, plan))
         return self._view(job_id, stored, transition), transition is not None
 
     def _view(
@@ -427,7 +399,7 @@ class JobService(JobReader):
         """Return the view of a job after ``change``."""
         return view_after(job_id, stored, transition, self._clock.now_ms(), child_in_flight)
 
-    def _checked(self, job_id: str, plan: Plan) -> Plan:
+    def checked(self, job_id: str, plan: Plan) -> Plan:
         """Return ``plan`` with a check that the job exists and can be read."""
 
         def checked(stored: StoredJob, now_ms: int) -> Transition | None:
@@ -440,17 +412,25 @@ class JobService(JobReader):
         return checked
 
     async def change(
-        self, job_id: str, plan: Plan, *, found: StoredJob | None = None, release: ReleaseWait | None = None
+        self,
+        job_id: str,
+        plan: Plan,
+        *,
+        found: StoredJob | None = None,
+        release: ReleaseWait | None = None,
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[StoredJob, Transition | None]:
         """Read the job or child run, plan, write; start again if it changed in between.
 
         If a node holds the job ahead of its wake-up, waits until that node releases it (``release``), unless nothing
         changes. Returns the state that was read and the step that was written; step None: no change was needed.
-        ``found``: a state that was read just now.
+        ``found``: a state that was read just now. ``prepare``: reads what else ``plan`` needs, before each try.
         """
         release = release or ReleaseWait(self._store, self._clock)
         for _ in range(TRIES):
-            stored, transition = await self._planned(job_id, found or await self._store.read(job_id), plan, release)
+            if prepare is not None:
+                await prepare()
+            stored, transition = await self.planned(job_id, found or await self._store.read(job_id), plan, release)
             found = None
             if transition is None:
                 return stored, None
@@ -459,7 +439,7 @@ class JobService(JobReader):
                 return stored, transition
         raise StoreUnavailable(f"job {job_id!r} changes too often to be changed now")
 
-    async def _planned(
+    async def planned(
         self, job_id: str, stored: StoredJob, plan: Plan, release: ReleaseWait
     ) -> tuple[StoredJob, Transition | None]:
         """Plan a change; returns the job that it is planned from, and the step."""

@@ -86,6 +86,8 @@ async def test_a_run_has_every_field_with_its_meaning(
         "fire_time": "2026-12-31T23:50:00Z",
         "lateness_ms": 1500,
         "ended_by": None,
+        "replay_of": None,
+        "replayed_by": None,
     }
     answer = await client.get("/runs")
     (shown,) = answer.json()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -86,3 +86,29 @@ def check_account(
     assert not set(found) - set(wanted), (
         f"runs whose fire time the trigger does not yield: {sorted(set(found) - set(wanted))[:5]}"
     )
+
+
+def check_replays(
+    replays: Mapping[str, str],
+    forced: Collection[str],
+    records: Iterable[Record],
+    open_runs: Sequence[Run],
+    position: JobState,
+) -> None:
+    """Assert that each requested replay is one run: recorded, open, or still in the pending list; that it has the fire
+    time of its original, whose record names the latest one; and that only ``forced`` originals have several.
+
+    ``replays``: the id of each replay and of its original, in the order of the requests.
+    """
+    settled = {record.id: record for record in records if isinstance(record, Run)}
+    waiting = [entry for entry in position.pending if entry.failed is None]
+    places = Counter([*settled, *(run.id for run in open_runs), *(entry.run_id for entry in waiting)])
+    fire_times = {run.id: run.fire_time_ms for run in (*settled.values(), *open_runs)}
+    fire_times |= {entry.run_id: entry.fire_time_ms for entry in waiting}
+    for new_id, original_id in replays.items():
+        assert places[new_id] == 1, f"the replay {new_id} is in {places[new_id]} places"
+        assert fire_times[new_id] == settled[original_id].fire_time_ms
+    for original_id, count in Counter(replays.values()).items():
+        assert count == 1 or original_id in forced, f"{original_id} was replayed twice"
+        latest = [new_id for new_id, one in replays.items() if one == original_id][-1]
+        assert settled[original_id].replayed_by == latest

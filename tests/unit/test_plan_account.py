@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from scheduler_core.base.errors import InvalidInput, RunConflict
+from scheduler_core.base.errors import AlreadyReplayed, AlreadySucceeded, DefinitionChanged, InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Pending, Snapshot
@@ -24,8 +24,9 @@ from scheduler_core.model.lease import SUSPECT_LOSSES, Lease, LostCause, LostCla
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
 from scheduler_core.model.run import Reason, Record, Run, RunState
-from scheduler_core.model.transition import Transition, is_finished, next_wake_ms
+from scheduler_core.model.transition import Mark, Transition, is_finished, next_wake_ms
 from scheduler_core.plan.backoff import RetryPolicy
+from scheduler_core.plan.cancel import plan_cancel_run
 from scheduler_core.plan.change import plan_cancel_unit, plan_delete, plan_pause, plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim, plan_claim_tombstone
 from scheduler_core.plan.complete import plan_complete, plan_heartbeat
@@ -34,6 +35,7 @@ from scheduler_core.plan.given import completed_trigger
 from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.on_demand import Started, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.overlapping import plan_full, plan_spawn
+from scheduler_core.plan.replay import plan_replay
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.triggers.trigger import (
@@ -47,7 +49,7 @@ from scheduler_core.triggers.trigger import (
 from tests.support.examples import examples
 from tests.support.factories import STORE_ID, answered, failed, make_job, over_http
 from tests.support.manual_clock import START_MS
-from tests.support.model import Segment, check_account
+from tests.support.model import Segment, check_account, check_replays
 
 TRIGGERS: list[TriggerSpec] = [
     CronSpec("*/10 * * * * *"),
@@ -78,6 +80,7 @@ OUTCOMES = [
     continuing('{"after_seconds": "soon"}'),
 ]
 POLICY = RetryPolicy()
+REFUSALS = (RunConflict, InvalidInput, AlreadyReplayed, AlreadySucceeded, DefinitionChanged)
 
 
 class Claim(msgspec.Struct):
@@ -125,6 +128,10 @@ class Simulation:
         self.segments: list[Segment] = []
         self.claims: dict[int, str] = {}
         self.runs_requested = 0
+        self.replays: dict[str, str] = {}
+        """The original of each replay."""
+        self.forced: set[str] = set()
+        """Runs that were replayed with ``force``."""
 
     def one(self, index: int) -> Stored:
         """Return the job, or one of its runs that overlap."""
@@ -137,6 +144,12 @@ class Simulation:
             self.decided(planned)  # by a change for which its node has not released it
         one.generation += 1
         self.records += transition.records
+        if transition.revoke:
+            one.held = one.ahead = one.lease = None  # a late result is refused
+        if transition.mark is not None:
+            marked = transition.mark.run
+            (place,) = [at for at, run in enumerate(self.records) if isinstance(run, Run) and run.id == marked.id]
+            self.records[place] = replace(self.records[place], replayed_by=marked.replayed_by)
         if transition.spawn is not None:
             run = transition.spawn.run
             born = child_id("job", run.id, replay=transition.spawn.replay)
@@ -210,7 +223,7 @@ class Simulation:
     def change(self, one: Stored, plan: Callable[[], Transition | RunState | None]) -> bool:
         try:
             planned = plan()
-        except (RunConflict, InvalidInput):
+        except REFUSALS:
             return False
         if not isinstance(planned, Transition):
             return False
@@ -320,6 +333,46 @@ class Simulation:
                     store_id=STORE_ID,
                 ),
             )
+
+    def cancel(self, index: int) -> None:
+        """Cancel a run that is not settled, also one that waits in the pending list."""
+        runs = [(one, self.open_run(one)) for one in (self.main, *self.children)]
+        pending = () if self.main.state is None else self.main.state.pending
+        runs += [(self.main, entry.run_id) for entry in pending if entry.failed is None]
+        one, run_id = runs[index % len(runs)]
+        self.change(
+            one,
+            lambda: plan_cancel_run(
+                self.met(one), run_id, now_ms=self.at(one), downtimes=self.downtimes, store_id=STORE_ID
+            ),
+        )
+
+    def replay(self, index: int, current: bool, force: bool) -> None:
+        """Replay one of the latest settled runs."""
+        settled = [record for record in self.records if isinstance(record, Run)][-6:]
+        if self.main.job is None or not settled:
+            return
+        original = settled[index % len(settled)]
+        self.runs_requested += 1
+        new_id = f"REPLAY{self.runs_requested}"
+
+        def plan() -> Transition:
+            step = plan_replay(
+                self.met(self.main),
+                original,
+                new_id,
+                current=current,
+                force=force,
+                now_ms=self.at(self.main),
+                downtimes=self.downtimes,
+                store_id=STORE_ID,
+            )
+            return replace(step, mark=Mark(replace(original, replayed_by=new_id, payload=None), b""))
+
+        if self.change(self.main, plan):
+            self.replays[new_id] = original.id
+            if force:
+                self.forced.add(original.id)
 
     # ---- runners that call back ---------------------------------------------------------------------------------
 
@@ -572,6 +625,7 @@ class Simulation:
             if one.state is not None and one.state.open is not None:
                 open_runs.append(one.state.open)
         check_account(self.segments, records, open_runs, position)
+        check_replays(self.replays, self.forced, records, open_runs, position)
         assert len(position.pending) <= 101 + 1
 
 
@@ -660,6 +714,9 @@ STEPS = st.one_of(
     st.tuples(st.just("revive")),
     st.tuples(st.just("complete"), UNITS, st.booleans(), st.booleans()),
     st.tuples(st.just("heartbeat"), UNITS),
+    st.tuples(st.just("cancel"), st.integers(0, 5)),
+    st.tuples(st.just("replay"), st.integers(0, 5), st.booleans(), st.booleans()),
+    st.tuples(st.just("replay"), st.integers(0, 5), st.just(True), st.just(False)),
 )
 
 

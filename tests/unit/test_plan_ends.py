@@ -653,7 +653,13 @@ def test_a_continuation_completed_during_an_open_run_frees_the_trigger() -> None
     other = make_run(5, id="OTHER", in_flight=True)
     requeued = Pending("RUN", at(60), b"own", Reason.CONTINUATION, waits)
     record = replace(
-        waits, state=RunState.FAILED, ended_at_ms=at(25), retry_at_ms=None, on_demand=False, message="said"
+        waits,
+        state=RunState.FAILED,
+        ended_at_ms=at(25),
+        retry_at_ms=None,
+        on_demand=False,
+        message="said",
+        payload=b"own",
     )
     aside = Pending("RUN", at(25), b"own", Reason.CONTINUATION, failed="said")
     last = LastRun("RUN", at(0), RunState.FAILED, at(25), None)

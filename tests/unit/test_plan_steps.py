@@ -79,7 +79,6 @@ def over(run: Run, state: RunState, until: float, message: str) -> Run:
         in_flight=False,
         detached=False,
         on_demand=False,
-        payload=None,
         completed=None,
     )
 
@@ -201,7 +200,8 @@ def test_cancelling_a_run_of_a_deleted_job_removes_the_tombstone() -> None:
 
 def test_a_run_that_is_not_open_cannot_be_cancelled() -> None:
     assert cancel(known(make_state(10, open=WAITS)), "OTHER") is None
-    assert cancel(known(make_state(10, pending=(entry("RUN", 3),)))) is None
+    set_aside = replace(entry("RUN", 3), failed="why")
+    assert cancel(known(make_state(10, pending=(set_aside,)))) is None
     assert cancel(known(None)) is None
 
 
@@ -316,8 +316,8 @@ def test_a_delete_records_all_runs_and_fire_times_that_it_cancels() -> None:
                 15,
                 "this fire time and later ones are not run again: the job was changed",
             ),
-            cancelled(make_run(20, id="NEW", reason=Reason.MANUAL, job_version=4), 15, why),
-            cancelled(waiting.run, 15, why),
+            cancelled(make_run(20, id="NEW", reason=Reason.MANUAL, job_version=4, payload=b"2"), 15, why),
+            cancelled(replace(waiting.run, payload=b"own"), 15, why),
         ),
         remove=True,
     )
@@ -701,7 +701,9 @@ def test_replacing_the_list_keeps_recovery_runs_and_cancels_the_others() -> None
     step = plan_replace_pending(
         known(state, version=2), [entry("N", 50)], now_ms=at(9), downtimes=(), store_id=STORE_ID
     )
-    record = cancelled(make_run(5, id="A", reason=Reason.MANUAL, job_version=2), 9, "the pending list was replaced")
+    record = cancelled(
+        make_run(5, id="A", reason=Reason.MANUAL, job_version=2, payload=b"2"), 9, "the pending list was replaced"
+    )
     assert step == Transition(make_state(40, pending=(entry("N", 50), belated)), (record,))
 
 

@@ -13,14 +13,14 @@ from scheduler_core.model.run import MissReason, Reason, RunState
 from scheduler_core.plan.account import OF_THE_TRIGGER, Entry
 
 Settled = Annotated[bool, Meta(description="False: not recorded yet; the entry can still change.")]
-Again = Annotated[bool, Meta(description="A backfill: other entries account for these fire times as well.")]
-_RUN_REASONS = [reason.value for reason in (*OF_THE_TRIGGER, Reason.BACKFILL)]
+Again = Annotated[bool, Meta(description="A backfill or a replay: other entries account for these fire times as well.")]
+_RUN_REASONS = [reason.value for reason in (*OF_THE_TRIGGER, Reason.BACKFILL, Reason.REPLAY)]
 RunReason = Annotated[str, Meta(extra_json_schema={"enum": _RUN_REASONS})]
 RangeReason = Annotated[
     str,
     Meta(
-        description="`due`: not decided yet; `recovery` and `backfill`: still to be run, one by one.",
-        extra_json_schema={"enum": [*(reason.value for reason in MissReason), "due", "recovery", "backfill"]},
+        description="`due`: not decided yet; `recovery`, `backfill` and `replay`: still to be run, one by one.",
+        extra_json_schema={"enum": [*(reason.value for reason in MissReason), "due", "recovery", "backfill", "replay"]},
     ),
 ]
 
@@ -82,7 +82,7 @@ def show_entry(entry: Entry, *, trimmed: frozenset[str] = frozenset()) -> Accoun
         return AccountRun(rfc3339(entry.first_ms), entry.settled, entry.again, shown)
     reason = "due" if entry.reason is None else entry.reason.value
     if entry.again:
-        reason = "backfill"
+        reason = "replay" if entry.replayed else "backfill"
     elif entry.gets_run:
         reason = "recovery"
     return AccountRange(

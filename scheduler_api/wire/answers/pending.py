@@ -21,6 +21,8 @@ class Pending(Described):
     not_before: Instant
     attempts: Annotated[int, Meta(description="Attempts that have ended.")]
     failed: Annotated[str | None, Meta(description="Why the run was set aside; null: it was not set aside.")]
+    replay_of: Annotated[Maybe[str], Meta(description="Of a replay: the run that it runs again.")] = UNSET
+    fire_time: Annotated[Maybe[Instant], Meta(description="Of a replay: the fire time of that run.")] = UNSET
     payload: Annotated[
         Maybe[Raw], Meta(description="Absent: the payload of the job. In lists of jobs only with `view=full`.")
     ] = UNSET
@@ -70,6 +72,15 @@ class RunCompleted(Described):
     state: RunState
 
 
+class RunReplayed(Described):
+    """A run that was requested again."""
+
+    run_id: Annotated[str, Meta(description="The new run.")]
+    job_id: str
+    replay_of: Annotated[str, Meta(description="The run that it runs again.")]
+    fire_time: Instant
+
+
 class HeartbeatTaken(Described):
     """A heartbeat that was recorded."""
 
@@ -94,13 +105,16 @@ class RunCancelled(Described):
 
 def show_pending(entry: model.Pending, *, with_payload: bool = True) -> Pending:
     """A pending run."""
+    original = entry.replay_of
     return Pending(
-        entry.run_id,
-        entry.reason,
-        rfc3339(entry.not_before_ms),
-        0 if entry.run is None else entry.run.attempt,
-        entry.failed,
-        UNSET if entry.payload is None or not with_payload else Raw(entry.payload),
+        run_id=entry.run_id,
+        reason=entry.reason,
+        not_before=rfc3339(entry.not_before_ms),
+        attempts=0 if entry.run is None else entry.run.attempt,
+        failed=entry.failed,
+        replay_of=UNSET if original is None else original.run_id,
+        fire_time=UNSET if original is None else rfc3339(original.fire_time_ms),
+        payload=UNSET if entry.payload is None or not with_payload else Raw(entry.payload),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, structs
 
-from scheduler_api.wire.answers.runs import EndedBy
+from scheduler_api.wire.answers.runs import EndedBy, ReplayedBy, ReplayOf, show_replay_of
 from scheduler_api.wire.fields import Described, Instant, instant
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.secret_names import mask_headers, mask_url
@@ -56,9 +56,12 @@ class ListedRun(Described):
     reason: Reason
     fire_time: Instant
     lateness_ms: Annotated[
-        int | None, Meta(description="From the fire time to the first attempt; null for backfills and recovery.")
+        int | None,
+        Meta(description="From the fire time to the first attempt; null for backfills, replays and recovery."),
     ]
     ended_by: EndedBy
+    replay_of: ReplayOf
+    replayed_by: ReplayedBy
 
 
 class ListedAttempt(Described):
@@ -108,6 +111,8 @@ def show_found(found: FoundRun) -> ListedRun:
         fire_time=rfc3339(run.fire_time_ms),
         lateness_ms=run.lateness_ms,
         ended_by=NEXT_FIRE_TIME if run.ended_by == NEXT_FIRE_TIME else None,
+        replay_of=show_replay_of(run),
+        replayed_by=run.replayed_by or None,
     )
 
 

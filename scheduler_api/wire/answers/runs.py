@@ -30,6 +30,8 @@ EndedBy = Annotated[
     Literal["next_fire_time"] | None,
     Meta(description="What ended the run before its retries were over: the next fire time. Null: nothing did."),
 ]
+ReplayOf = Annotated[str | None, Meta(description="Of a replay: the run that it runs again.")]
+ReplayedBy = Annotated[str | None, Meta(description="The latest run that runs this one again.")]
 
 
 class Attempt(Described):
@@ -68,6 +70,8 @@ class Run(Described, tag_field="kind", tag="run"):
     progress: Progress | None
     note: str
     ended_by: EndedBy
+    replay_of: ReplayOf
+    replayed_by: ReplayedBy
     attempts: KeptAttempts
 
 
@@ -104,6 +108,8 @@ class OpenRun(Described, kw_only=True):
     progress: Maybe[Progress | None] = UNSET
     note: Maybe[str] = UNSET
     ended_by: Maybe[EndedBy] = UNSET
+    replay_of: Maybe[ReplayOf] = UNSET
+    replayed_by: Maybe[ReplayedBy] = UNSET
     attempts: Maybe[KeptAttempts] = UNSET
     node: Annotated[Maybe[str], Meta(description="The node that executes the run; absent: no node does.")] = UNSET
     claimed_at: Maybe[Instant] = UNSET
@@ -219,8 +225,15 @@ def show_run(run: runs.Run) -> Run:
         progress=run.progress,
         note=run.note,
         ended_by=NEXT_FIRE_TIME if run.ended_by == NEXT_FIRE_TIME else None,
+        replay_of=show_replay_of(run),
+        replayed_by=run.replayed_by or None,
         attempts=[show_attempt(attempt) for attempt in run.attempts],
     )
+
+
+def show_replay_of(run: runs.Run) -> str | None:
+    """The id of the run that a replay runs again; None: it is no replay, or its record was trimmed."""
+    return None if run.replay_of is None else run.replay_of.run_id or None
 
 
 def show_attempt(attempt: runs.Attempt) -> Attempt:

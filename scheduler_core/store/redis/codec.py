@@ -22,8 +22,9 @@ from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.pause import Pause, Pauses
 from scheduler_core.model.policies import DEFAULT_POLICIES, Policies
 from scheduler_core.model.request import RequestSpec
-from scheduler_core.model.run import Miss, Reason, Record, Run, RunDetail
+from scheduler_core.model.run import Miss, Original, Reason, Record, Run, RunDetail
 from scheduler_core.model.status import LETTERS, RunStatus, status_of
+from scheduler_core.model.transition import Mark
 from scheduler_core.store.jobs import Entry
 from scheduler_core.store.redis.scripts.record import RecordArgs
 from scheduler_core.store.redis.scripts.script import Arg
@@ -155,17 +156,22 @@ def decode_state(stored: bytes) -> JobState:
 def record_args(job_id: str, record: Record, detail: RunDetail | None = None) -> RecordArgs:
     """Encode one record as ``lua/lib/record.lua`` takes it.
 
-    The stored record of a run is an array of its job's id and the run.
+    The stored record of a run is an array of its job's id and the run. The run's own payload is stored in the detail,
+    which lists do not read.
     """
     if isinstance(record, Miss):
         return RecordArgs(f"m{record.last_ms}", "", str(record.first_ms), "", _encoder.encode(record), b"")
     # Only settled runs are recorded. If a defect passes an unsettled run, its job must still be settled.
     status = status_of(record) or RunStatus.FAILED
+    if record.payload is not None:
+        detail = replace(detail or RunDetail(), payload=record.payload)
+        record = replace(record, payload=None)
     start_ms = record.started_at_ms if record.started_at_ms is not None else record.ended_at_ms
     last = record.attempts[-1] if record.attempts else None
     score = record.fire_time_ms if start_ms is None else start_ms
+    reason = record.reason[0] if record.replay_of is None else _letter(record.replay_of)
     return RecordArgs(
-        f"{status.letter}{record.fire_time_ms}{record.reason[0]}",
+        f"{status.letter}{record.fire_time_ms}{reason}",
         record.id,
         str(score),
         "" if last is None or last.outcome is OutcomeKind.LOST else round(last.latency_ms * 1000),
@@ -219,8 +225,23 @@ def decode_detail(stored: bytes) -> RunDetail:
         raise CorruptDocument(f"a run's detail cannot be read: {error}") from error
 
 
-_REASONS = {reason.value[0]: reason for reason in Reason}
-"""Reasons by their first letter, as entries hold it."""
+_REASONS: dict[str, tuple[Reason, Reason | None]] = {
+    **{reason.value[0]: (reason, None) for reason in Reason if reason is not Reason.REPLAY},
+    "p": (Reason.REPLAY, Reason.SCHEDULED),
+    "q": (Reason.REPLAY, Reason.MANUAL),
+}
+"""Reasons by their letter in entries: the first one, except of replays (``r`` is ``recovery``). A replay comes with the
+reason of its original, as far as its letter shows it: ``p`` of a fire time of the trigger, ``q`` of a requested run."""
+
+
+def _letter(original: Original) -> str:
+    return "p" if original.is_of_trigger else "q"
+
+
+def encode_mark(job_id: str, mark: Mark) -> bytes:
+    """Encode a mark as ``job/change`` takes it (``lua/lib/mark.lua``)."""
+    args = record_args(job_id, mark.run)
+    return encode_item((args.run_id, mark.stored, args.record, args.entry))
 
 
 def decode_entry(stored: bytes) -> Entry | Miss:
@@ -231,7 +252,7 @@ def decode_entry(stored: bytes) -> Entry | Miss:
         head, run_id, _size = stored.decode().split(" ")
         if head[:1] not in LETTERS or len(head) > 20:
             raise ValueError("no such status, or no fire time")
-        return Entry(head[:1], run_id, int(head[1:-1]), _REASONS[head[-1:]])
+        return Entry(head[:1], run_id, int(head[1:-1]), *_REASONS[head[-1:]])
     except (msgspec.MsgspecError, ValueError, KeyError) as error:
         raise CorruptDocument(f"a history entry cannot be read: {error}") from error
 

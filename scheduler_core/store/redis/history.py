@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from scheduler_core.base.errors import CorruptDocument
+from scheduler_core.model.run import RunDetail
 from scheduler_core.model.status import LETTERS, RunStatus
 from scheduler_core.store.history import Bounds, Candidate, Place, Query, RunTotals, Stored
 from scheduler_core.store.redis import keys as scores
@@ -128,14 +129,19 @@ class RedisHistory:
                 pipe.hget(k.details, run_id)
                 record, detail = await pipe.execute()
         found = _stored(record)
-        if found is None or detail is None:
-            return found
+        if found is None:
+            return None
+        found = replace(found, raw=record)
         try:
-            return msgspec.structs.replace(found, detail=decode_detail(detail))
+            kept = None if detail is None else decode_detail(detail)
         except CorruptDocument:
             return found
+        if kept is not None and kept.payload is not None:
+            found = replace(found, run=replace(found.run, payload=kept.payload))
+            kept = replace(kept, payload=None)
+        return found if kept is None or kept == RunDetail() else replace(found, detail=kept)
 
-    async def claim_keys_from(self, at_ms: int, *, limit: int) -> list[Candidate]:
+    async def claim_keys_from(self, at_ms: int, *, limit: int) -> tuple[list[Candidate], int | None]:
         k = self._keys
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -144,7 +150,10 @@ class RedisHistory:
                 claimed, waiting = await pipe.execute()
         found = [Candidate(Place(int(score) - scores.CLAIMED, claim_key), False) for claim_key, score in claimed]
         found += [Candidate(Place(int(score), claim_key), False, waits=True) for claim_key, score in waiting]
-        return [one for one in found if is_text(one.place.member)]
+        full = [page for page in (claimed, waiting) if len(page) == limit]
+        ends = [int(page[-1][1]) - (scores.CLAIMED if page is claimed else 0) for page in full]
+        following = max(at_ms + 1, min(ends)) if ends else None
+        return [one for one in found if is_text(one.place.member)], following
 
     async def totals(self, *, now_ms: int) -> RunTotals:
         k = self._keys

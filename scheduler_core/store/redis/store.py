@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from scheduler_core.base.config import TaskSettings
 from scheduler_core.store.catalogue import CatalogueStore
+from scheduler_core.store.history import Stored
 from scheduler_core.store.redis.account import Accounts
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.changes import Changes
@@ -33,6 +34,9 @@ class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, 
 
     def find_store(self) -> RedisFinder:
         return RedisFinder(self)
+
+    async def settled_record(self, run_id: str) -> Stored | None:
+        return await self.history_store().record(run_id)
 
     def history_store(self) -> RedisHistory:
         return RedisHistory(self)
