@@ -21,6 +21,7 @@ from scheduler_core.usecases.cancel import CancelService
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.job_targets import JobTargets
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.pauses import PauseService
 from scheduler_core.usecases.schedules import ScheduleService
 from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
@@ -101,6 +102,7 @@ class Context:
         self.targets = TargetService(self.shards, clock, self.schedules)
         self.tasks = TaskService(self.store.task_store(task_settings), clock, metrics)
         self.history = HistoryService(self.shards, clock)
+        self.pauses = PauseService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)
         self._probing = asyncio.Lock()
         self._probed_at: float | None = None

@@ -9,6 +9,7 @@ import click
 from scheduler_api.cli.client import Server, job_path, with_server
 from scheduler_api.cli.complete_values import complete_job
 from scheduler_api.cli.output import in_zone, printable, show_in_flight
+from scheduler_api.cli.pauses import NOTE_HELP, UNTIL_HELP, pause_body
 
 
 @click.command()
@@ -30,12 +31,15 @@ def delete(server: Server, job_id: str, yes: bool) -> None:
 
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
+@click.option("--until", default=None, help=UNTIL_HELP)
+@click.option("--note", default=None, help=NOTE_HELP)
 @with_server
-def pause(server: Server, job_id: str) -> None:
-    """Pause a job: its trigger fires nothing."""
-    job = server.ask("POST", job_path(job_id, "/pause"))
+def pause(server: Server, job_id: str, until: str | None, note: str | None) -> None:
+    """Pause a job: its trigger fires nothing. A pause of a paused job replaces note and end."""
+    job = server.ask("POST", job_path(job_id, "/pause"), body=pause_body(until, note))
     if not server.as_json:
-        click.echo(f"{printable(job_id)} paused")
+        end = "" if "paused_until" not in job else f" until {in_zone(job['paused_until'], job.get('timezone'))}"
+        click.echo(f"{printable(job_id)} paused{end}")
         show_in_flight(job, job.get("timezone"))
 
 

@@ -36,6 +36,8 @@ COMMANDS = {
     "cron": ("scheduler_api.cli.cron:cron", "Explain a cron EXPRESSION in words and show its next fire times."),
     "jobs": ("scheduler_api.cli.jobs:jobs", "Show and change the jobs of a running server."),
     "runs": ("scheduler_api.cli.runs:runs", "Show and cancel runs of jobs, schedules and tasks."),
+    "pause": ("scheduler_api.cli.pauses:pause", "Pause everything: all jobs, schedules and one-off tasks."),
+    "resume": ("scheduler_api.cli.pauses:resume", "Resume everything."),
     "completion": ("scheduler_api.cli.completion:completion", "Print the completion script of a shell."),
 }
 

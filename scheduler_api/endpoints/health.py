@@ -15,8 +15,10 @@ from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
 from scheduler_api.openapi.common import RETRY_AFTER, STORE_FAULTS
 from scheduler_api.openapi.operation import Answer, Operation, described
+from scheduler_api.wire.answers.pauses import show_paused_since
 from scheduler_api.wire.answers.service import Health, NodeCount, Readiness, Totals
 from scheduler_core.base.errors import StoreError
+from scheduler_core.model.pause import Pause
 from scheduler_core.node.loops.heartbeat import set_clock
 
 TEXT_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")
@@ -47,12 +49,16 @@ async def ready(request: Request) -> Response:
             warnings.append("no node is alive: jobs are stored, and nothing fires them")
     except StoreError as error:
         reasons.append(f"store: {error}")
+    paused = await _pause_of_all(context)
+    if paused is not None:
+        warnings.append("everything is paused: no job, schedule or task runs by itself")
     nodes = context.nodes
     answer = Readiness(
         not reasons,
         reasons,
         warnings or UNSET,
         UNSET if nodes is None else NodeCount(nodes.wanted, nodes.working),
+        UNSET if paused is None else show_paused_since(paused),
     )
     if reasons:
         return json_answer(answer, 503, headers={"Retry-After": "1"})
@@ -117,6 +123,15 @@ async def _totals(context: Context) -> Totals:
         success_rate=totals.success_rate,
         avg_latency_ms=None if latency is None else round(latency, 3),
     )
+
+
+async def _pause_of_all(context: Context) -> Pause | None:
+    """Return the pause of everything that runs. None: none, or Redis does not say, which ``reasons`` names."""
+    try:
+        await context.ensure_clock()
+        return await context.pauses.running()
+    except StoreError:
+        return None
 
 
 async def _nodes_alive(context: Context) -> int:

@@ -48,10 +48,11 @@ from scheduler_api.wire.answers.jobs import (
     Job as ShownJob,
 )
 from scheduler_api.wire.answers.runs import show_child, show_in_flight
-from scheduler_api.wire.bodies import IGNORED_FIELDS, JobBody, JobPutBody
+from scheduler_api.wire.bodies import IGNORED_FIELDS, JobBody, JobPutBody, Pause
 from scheduler_api.wire.fast_jobs import read_job
 from scheduler_api.wire.jobs import JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import read_object
+from scheduler_api.wire.pauses import pause_request_of
 from scheduler_api.wire.request_fields import for_target
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.registry import installed_kinds
@@ -246,12 +247,13 @@ def _read_cursor(cursor: str) -> str:
 async def pause(request: Request) -> Response:
     """``POST /jobs/{id}/pause``: pause the trigger."""
     query(request)
-    await no_fields(request)
+    asked = pause_request_of(await read_body(request))
     job_id = path_id(request)
     refuse_schedule(job_id, "POST /pause")
     context = context_of(request)
     async with context.store_slot(job_id) as jobs:
-        return json_answer(show_changed(await shown_with_name(context, await jobs.pause(job_id))))
+        view = await jobs.pause(job_id, note=asked.note, until_ms=asked.until_ms)
+        return json_answer(show_changed(await shown_with_name(context, view)))
 
 
 async def resume(request: Request) -> Response:
@@ -314,7 +316,10 @@ ROUTES = described(
         pause,
         "pause_job",
         "Pause a job: block its trigger",
-        answers={**_SHOWN, **IS_A_SCHEDULE},
+        description="A pause of a paused job replaces the note and the end.",
+        body=Pause,
+        body_required=False,
+        answers={**_SHOWN, **BODY_FAULTS, **IS_A_SCHEDULE},
     ),
     operation(
         "POST /jobs/{job_id}/resume",

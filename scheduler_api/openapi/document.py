@@ -27,6 +27,7 @@ TAGS = {
     "Targets": "Named requests that schedules share.",
     "Schedules": "Calls of a target at a fixed interval.",
     "One-off tasks": "Single calls at a given time, and their settings.",
+    "Pause of everything": "Hold all jobs, schedules and one-off tasks, and release them.",
     "Monitoring": "For probes, dashboards and Prometheus.",
     "Documentation": "This documentation, for people and for machines.",
 }

@@ -220,6 +220,24 @@ class Heartbeat(Described, forbid_unknown_fields=True):
     note: Text = UNSET
 
 
+MAX_NOTE_CHARACTERS = 1000
+
+
+class Pause(Described, forbid_unknown_fields=True):
+    """A pause. An empty body gives neither a note nor an end."""
+
+    note: Annotated[
+        Maybe[Annotated[str, Meta(max_length=MAX_NOTE_CHARACTERS)] | None],
+        Meta(description="Why, for whoever finds it paused."),
+    ] = UNSET
+    until: Annotated[
+        Maybe[Instant | None],
+        Meta(description="When it ends by itself; a fire time at this instant fires. Without it: with a resume."),
+    ] = UNSET
+
+    EXAMPLES = ({"note": "database upgrade", "until": "2030-01-31T12:00:00Z"},)
+
+
 class TargetMethod(StrEnum):
     """The HTTP method of a target's requests."""
 

@@ -131,6 +131,11 @@ class HeldBack(msgspec.Struct, frozen=True, array_like=True):
     """Whether a circuit breaker held the run back, now or earlier."""
 
     @property
+    def is_pause(self) -> bool:
+        """Whether a pause of everything made the mark: a run that waits for a slot is tried again at once."""
+        return not self.target and self.until_ms > self.since_ms
+
+    @property
     def shown_reason(self) -> HoldReason:
         """The reason as users see it."""
         return self.reason if self.target else HoldReason.SLOTS

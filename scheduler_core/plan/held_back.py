@@ -39,7 +39,7 @@ def without_slot(now_ms: int, wake_ms: int) -> HeldBack:
 def plan_hold_back(before: JobState, held_back: HeldBack) -> Transition:
     """Return the step that holds a job's run back. ``before``: the state at the claim."""
     old = before.held_back
-    if old is not None:
+    if old is not None and not old.is_pause:
         held_back = replace(held_back, since_ms=old.since_ms, breaker=held_back.breaker or old.breaker)
     return Transition(replace(before, held_back=held_back))
 

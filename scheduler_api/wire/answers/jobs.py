@@ -22,8 +22,9 @@ from scheduler_core.model import job as model
 from scheduler_core.model import job_state
 from scheduler_core.model.health import DEFAULT_RULES, Health, HealthRules
 from scheduler_core.model.job_state import JobState
+from scheduler_core.model.pause import PauseTerms
 from scheduler_core.model.policies import Overlap
-from scheduler_core.model.run import RunState
+from scheduler_core.model.run import MissReason, RunState
 from scheduler_core.plan.fire_times import jitter_offset_ms, trigger_of
 from scheduler_core.triggers.trigger import IntervalSpec
 
@@ -137,6 +138,12 @@ class Job(_WithPolicies, kw_only=True):
         HeldBack | None, Meta(description="Why a run that is due is not sent yet; null: it is not held back.")
     ]
     paused_at: Instant | None
+    paused_by: Annotated[
+        Annotated[Maybe[str], Meta(extra_json_schema={"enum": ["job", "all"]})],
+        Meta(description="With held_for `paused`: `all` if everything is paused (`POST /pause`), else `job`."),
+    ] = UNSET
+    paused_until: Annotated[Maybe[Instant], Meta(description="When the paused job resumes by itself.")] = UNSET
+    pause_note: Annotated[Maybe[str], Meta(description="The note of the job's pause.")] = UNSET
     completed_at: Annotated[Maybe[Instant], Meta(description="Only of a completed job.")] = UNSET
     quarantine_reason: str | None
     open_run: OpenRun | None
@@ -255,11 +262,14 @@ def _show_job(view: JobView, *, with_payload: bool, rules: HealthRules) -> Job:
     definition: dict[str, Any] = {}
     if job is not None:
         definition = show_definition(job)
-        definition["next_fire_times"] = next_fire_times(job, state)
+        definition["next_fire_times"] = [] if view.paused_by_all else next_fire_times(job, state)
         if not with_payload:
             definition.pop("payload", None)
             definition.pop("body", None)
-    blocked_by = state.trigger_blocked_by
+    blocked_by, paused_by = state.trigger_blocked_by, "job"
+    if view.paused_by_all and blocked_by is not MissReason.QUARANTINED and view.status != JobStatus.COMPLETED:
+        blocked_by, paused_by = MissReason.PAUSED, "all"
+    terms = state.pause or PauseTerms()
     counts = job is None or job.overlap is not Overlap.ALLOW  # overlapping runs do not write the job's state
     return Job(
         id=view.id,
@@ -268,6 +278,9 @@ def _show_job(view: JobView, *, with_payload: bool, rules: HealthRules) -> Job:
         held_for=None if blocked_by is None else blocked_by.value,
         held_back=None if blocked_by is not None else show_hold(view),
         paused_at=instant(state.paused_at_ms),
+        paused_by=paused_by if blocked_by is MissReason.PAUSED else UNSET,
+        paused_until=UNSET if terms.until_ms is None else rfc3339(terms.until_ms),
+        pause_note=terms.note or UNSET,
         completed_at=rfc3339(state.completed_at_ms or 0) if view.status == JobStatus.COMPLETED else UNSET,
         quarantine_reason=view.fault or state.quarantine,
         open_run=show_open(view),

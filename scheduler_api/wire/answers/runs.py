@@ -156,7 +156,7 @@ def show_hold(view: JobView) -> HeldBack | None:
     if view.lease is not None and view.lease.waits_as_suspect:
         since = rfc3339(view.lease.lost[-1].at_ms) if view.lease.lost else None
         return HeldBack(HoldReason.SUSPECT, None, since, None)
-    if held is None or view.status == "running":
+    if held is None or held.is_pause or view.status == "running":
         return None
     if not held.target:
         return HeldBack(held.shown_reason, None, rfc3339(held.since_ms), None)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta
 
+from scheduler_api.wire.answers.pauses import PausedSince
 from scheduler_api.wire.fields import Described, Instant, Maybe, Yes
 
 
@@ -46,6 +47,7 @@ class Readiness(Described):
     nodes: Annotated[
         Maybe[NodeCount], Meta(description="Absent if all nodes of this server run in its own process.")
     ] = UNSET
+    paused: Annotated[Maybe[PausedSince], Meta(description="Only while everything is paused: `GET /pause`.")] = UNSET
 
 
 class Breaker(Described):
