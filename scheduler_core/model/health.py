@@ -123,7 +123,8 @@ def late_since_ms(
     """
     if paused or state.paused_at_ms is not None or (lease is not None and lease.node != "-"):
         return None
-    due_ms = next_wake_ms(state if state.held_back is None else replace(state, held_back=None))
+    held_back = state.held_back
+    due_ms = next_wake_ms(state if held_back is None or held_back.is_pause else replace(state, held_back=None))
     return due_ms if due_ms is not None and now_ms - due_ms > max(LATE_AFTER_MS, rules.late_after_ms) else None
 
 

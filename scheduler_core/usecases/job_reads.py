@@ -25,7 +25,7 @@ from scheduler_core.model.lease import Lease
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, Record, Run, RunState
 from scheduler_core.model.transition import Transition, is_finished
-from scheduler_core.plan.paused import resume_in_time
+from scheduler_core.plan.paused import pass_pauses, resume_in_time
 from scheduler_core.store.jobs import JobStore, StoredJob
 
 RECORDS_LOOKED_AT = 100
@@ -245,5 +245,8 @@ def _view(
     job, state = seen.job, seen.state or JobState()
     if state.pause is not None and job is not None:
         state = resume_in_time(job, state, now_ms=now_ms)[0]  # its next claim stores the resume
+    if snapshot.pauses and job is not None and state.trigger_blocked_by is None:
+        # The fire times of a pause of everything that is over become misses with the next claim.
+        state = pass_pauses(job, state, snapshot.pauses, (), now_ms=now_ms)[0]
     paused_by_all = snapshot.paused_by_all(now_ms)
     return JobView(job_id, job, state, seen.lease, fault, child_in_flight, paused_by_all, now_ms)

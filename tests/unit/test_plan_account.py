@@ -22,8 +22,9 @@ from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Pending, Snapshot
 from scheduler_core.model.lease import SUSPECT_LOSSES, Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.pause import Pause, running_pause
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
-from scheduler_core.model.run import Reason, Record, Run, RunState
+from scheduler_core.model.run import Miss, MissReason, Reason, Record, Run, RunState
 from scheduler_core.model.transition import Mark, Transition, is_finished, next_wake_ms
 from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.plan.cancel import plan_cancel_run
@@ -35,6 +36,7 @@ from scheduler_core.plan.given import completed_trigger
 from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.on_demand import Started, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.plan.overlapping import plan_full, plan_spawn
+from scheduler_core.plan.paused import LONGEST_STEP_MS
 from scheduler_core.plan.replay import plan_replay
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
 from scheduler_core.store.claim_keys import child_id
@@ -108,10 +110,12 @@ class Stored(msgspec.Struct, eq=False):
     """Whether that node releases it when a client asks."""
     due_ms: int | None = None
     """Its wake-up, where that does not follow from its state."""
+    pauses: tuple[Pause, ...] = ()
+    """The pauses of everything."""
 
     @property
     def snapshot(self) -> Snapshot:
-        return Snapshot(self.job, self.state, self.lease)
+        return Snapshot(self.job, self.state, self.lease, self.pauses)
 
 
 class Simulation:
@@ -124,6 +128,9 @@ class Simulation:
         """The runs of the job that overlap, each until it is over."""
         self.fence = 0
         self.downtimes: tuple[Downtime, ...] = ()
+        self.pauses: tuple[Pause, ...] = ()
+        self.claimed_at = START_MS - 1
+        """When a node claimed last."""
         self.records: list[Record] = []
         self.segments: list[Segment] = []
         self.claims: dict[int, str] = {}
@@ -150,10 +157,11 @@ class Simulation:
             marked = transition.mark.run
             (place,) = [at for at, run in enumerate(self.records) if isinstance(run, Run) and run.id == marked.id]
             self.records[place] = replace(self.records[place], replayed_by=marked.replayed_by)
+        self.check_reasons(transition.records)
         if transition.spawn is not None:
             run = transition.spawn.run
             born = child_id("job", run.id, replay=transition.spawn.replay)
-            self.children.append(Stored(born, one.job, JobState(open=run, child=True)))
+            self.children.append(Stored(born, one.job, JobState(open=run, child=True), pauses=self.pauses))
         if transition.remove:
             one.job, one.state = None, transition.state
             if one is self.main:
@@ -253,14 +261,70 @@ class Simulation:
         if self.change(self.main, plan):
             self.cancel_children()
 
-    def pause(self) -> None:
+    def pause(self, note: str = "", length_ms: int | None = None) -> None:
+        until_ms = None if length_ms is None else self.now + length_ms
+
         def plan() -> Transition | None:
             return plan_pause(
-                self.met(self.main), now_ms=self.at(self.main), downtimes=self.downtimes, store_id=STORE_ID
+                self.met(self.main),
+                now_ms=self.at(self.main),
+                downtimes=self.downtimes,
+                store_id=STORE_ID,
+                note=note,
+                until_ms=until_ms,
             )
 
         if self.change(self.main, plan):
             self.cancel_children()
+
+    def pause_all(self, length_ms: int | None) -> None:
+        """Pause everything. Nodes that can be asked release what they hold ahead."""
+        self.end_pause()
+        at_ms = max(self.now, self.claimed_at + 1)
+        until_ms = None if length_ms is None else at_ms + length_ms
+        self.set_pauses((*self.pauses, Pause(at_ms, until_ms, self.fence)))
+        for one in (self.main, *self.children):
+            if one.releases and one.lease is not None and one.snapshot.is_held_ahead(self.now):
+                one.ahead, one.lease = None, replace(one.lease, node="-")
+
+    def end_pause(self) -> None:
+        at_ms = max(self.now, self.claimed_at + 1)
+        if self.pauses and self.pauses[-1].covers(at_ms):
+            self.set_pauses((*self.pauses[:-1], replace(self.pauses[-1], ended_ms=at_ms, end_fence=self.fence)))
+
+    def set_pauses(self, pauses: tuple[Pause, ...]) -> None:
+        self.pauses = pauses
+        for one in (self.main, *self.children):
+            one.pauses = pauses
+
+    def check_reasons(self, records: tuple[Record, ...]) -> None:
+        """Assert that fire times in a pause of everything are misses for that reason, unless a claim that was made
+        ahead, before the pause, has decided about them."""
+        for record in records:
+            if not isinstance(record, Miss) or record.reason is MissReason.PAUSED:
+                continue
+            for pause in self.pauses:
+                first = max(record.first_ms, pause.from_ms + 501)
+                last = min(record.last_ms, record.last_ms if pause.end_ms is None else pause.end_ms - 1)
+                if first <= last:
+                    found = self.segments[-1].trigger.last_in(first - 1, last)
+                    assert found is None, f"{found} lies in {pause}, and {record} says otherwise"
+
+    def check_run(self, one: Stored, run: Run, lease: Lease) -> None:
+        """Assert that a pause of everything which the claim knew holds all runs but requested ones, and that none of
+        its fire times runs later."""
+        if one.state is not None and one.state.open is not None and one.state.open.in_flight:
+            return  # it was open before
+        known = [pause for pause in self.pauses if pause.fence < lease.first_fence]
+        of_trigger = run.reason in (Reason.SCHEDULED, Reason.RECOVERY)
+        for pause in known:
+            end_ms = pause.end_ms if pause.end_fence < lease.first_fence else pause.until_ms
+            if pause.from_ms <= lease.first_claimed_at_ms and (end_ms is None or lease.first_claimed_at_ms < end_ms):
+                assert run.reason in (Reason.MANUAL, Reason.CONTINUATION), "started during a pause of everything"
+            if of_trigger and not run.attempt and not one.id.partition("\x1f")[1]:
+                assert run.on_demand or not (
+                    pause.from_ms <= run.fire_time_ms and (end_ms is None or run.fire_time_ms < end_ms)
+                )
 
     def resume(self) -> None:
         self.change(self.main, lambda: plan_resume(self.met(self.main), now_ms=self.at(self.main)))
@@ -431,6 +495,7 @@ class Simulation:
             downtimes=self.downtimes,
             store_id=STORE_ID,
             now_ms=self.now,
+            pauses=self.pauses,
         )
 
     def claim(self, index: int = 0) -> None:
@@ -450,10 +515,11 @@ class Simulation:
             return  # released; it waits for its wake-up
         one.due_ms = None
         self.fence += 1
+        self.claimed_at = self.now
         old = one.lease
         one.lease = (
             Lease(self.fence, "node", self.fence, self.now)
-            if old is None
+            if old is None or (self.pauses and old.was_released)
             else replace(old, fence=self.fence, node="node", group=int(old.losses >= SUSPECT_LOSSES))
         )
         self.begin(one, Claim(self.plan(one), self.fence, self.now, one.generation))
@@ -474,7 +540,10 @@ class Simulation:
         if one.held is not None or one.ahead is not None or one.lease is not None or wake is None or wake <= self.now:
             return
         self.now = max(self.now, wake - early_ms)
+        if running_pause(self.pauses, self.now) is not None:
+            return
         self.fence += 1
+        self.claimed_at = self.now
         one.due_ms = None
         one.lease = Lease(self.fence, "node", self.fence, wake, wake_ms=wake)
         one.ahead = Claim(self.plan(one), self.fence, wake, one.generation)
@@ -500,6 +569,7 @@ class Simulation:
             assert planned.run.fire_time_ms <= self.now, "early"
             first = self.claims.setdefault(one.lease.first_fence, planned.run.id)
             assert first == planned.run.id, "who takes over delivers another run"
+            self.check_run(one, planned.run, one.lease)
             if one is self.main and not has_changed:
                 self.decided(planned)
         one.held = claim
@@ -563,7 +633,7 @@ class Simulation:
             return
         assert outcome is not None
         assert isinstance(held.planned, Work)
-        ended = Ended(outcome, held.fence, held.started_at_ms, self.now, 0.0)
+        ended = Ended(outcome, held.fence, held.started_at_ms, self.now, 0.0, pauses=self.pauses)
         one.lease = None
         if held.generation != one.generation:
             self.apply(one, plan_settle_changed(one.job, one.state, held.planned, ended, POLICY))
@@ -701,8 +771,10 @@ STEPS = st.one_of(
     st.tuples(st.just("downtime"), st.sampled_from([0, 700, 1_500]), st.sampled_from([2_500, 31_000, 300_000])),
     st.tuples(st.just("upsert"), JOBS, st.booleans()),
     st.tuples(st.just("delete")),
-    st.tuples(st.just("pause")),
+    st.tuples(st.just("pause"), st.sampled_from(["", "why"]), st.sampled_from([None, 5_000, 30_000, 61_000])),
     st.tuples(st.just("resume")),
+    st.tuples(st.just("pause_all"), st.sampled_from([None, None, 9_500, 30_000])),
+    st.tuples(st.just("end_pause")),
     st.tuples(st.just("run_now"), st.booleans(), st.booleans()),
     st.tuples(
         st.just("backfill"),
@@ -756,7 +828,8 @@ def check_history(first: Job, steps: list[tuple[object, ...]]) -> None:
             getattr(simulation, str(name))(*arguments)
         simulation.check()
     # After any history, live nodes and answering runners must finish all open work.
-    simulation.now += 500  # what is held ahead is due by then
+    simulation.end_pause()
+    simulation.now += 500 + LONGEST_STEP_MS  # what is held ahead, or was held during a pause, is due by then
     for _ in range(60):
         for index in range(1 + len(simulation.children)):
             simulation.claim(index)
