@@ -147,6 +147,10 @@ class JobStore(Protocol):
         bytes."""
         ...
 
+    async def count_ids(self, *, after: str, prefix: str) -> int:
+        """Count the job ids that start with ``prefix`` and follow ``after``."""
+        ...
+
     async def children(self, job_id: str, *, limit: int = 1000) -> list[str]:
         """Return the claim keys of the open child runs of a job, oldest first."""
         ...

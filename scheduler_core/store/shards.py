@@ -25,6 +25,7 @@ from scheduler_core.store.find import FindStore
 from scheduler_core.store.history import HistoryStore
 from scheduler_core.store.jobs import Counts, JobStore, StoredJob
 from scheduler_core.store.loop import LoopStore
+from scheduler_core.store.operations import OperationStore
 from scheduler_core.store.tasks import TaskStore
 
 T_co = TypeVar("T_co", covariant=True)
@@ -65,6 +66,10 @@ class ShardStore(LoopStore, JobStore, Protocol):
     def task_store(self, settings: TaskSettings | None = None) -> TaskStore:
         """Return the one-off tasks, which are on the first shard. ``settings``: how many settled tasks are kept, and
         the initial settings of the store."""
+        ...
+
+    def operation_store(self) -> OperationStore:
+        """Return the store of operations, which are on the first shard."""
         ...
 
     def catalogue_store(self) -> CatalogueStore:

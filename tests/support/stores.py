@@ -48,7 +48,15 @@ def check_keys(content: dict[str, Any]) -> None:
     """Assert that ``Keys`` defines every key."""
     known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.claims, KEYS.meta}
     known |= {KEYS.pauses, KEYS.answers, KEYS.answered, KEYS.suspects, KEYS.retrying, KEYS.children, *KEYS.record_keys}
-    families = (KEYS.history(""), KEYS.failures(""), KEYS.catalogue(""), KEYS.tasks(""), KEYS.index(""))
+    known |= {KEYS.operations, KEYS.open_operations}
+    families = (
+        KEYS.history(""),
+        KEYS.failures(""),
+        KEYS.catalogue(""),
+        KEYS.tasks(""),
+        KEYS.index(""),
+        KEYS.operation(""),
+    )
     strays = [key for key in content if key not in known and not key.startswith(families)]
     assert not strays, f"keys that are not defined: {strays}"
 

@@ -45,8 +45,10 @@ JOB_KEYS = {
     "runs_d": "sorted set",
     "runs_c": "sorted set",
     "counts": "hash",
+    "operations": "sorted set",
+    "open_operations": "sorted set",
 }
-"""The Redis types of the keys of jobs and runs, by the names that the scripts use."""
+"""The Redis types of the keys of jobs, runs and operations, by the names that the scripts use."""
 TASK_PARTS = {
     "fresh": "sorted set",
     "failed": "sorted set",
@@ -218,6 +220,23 @@ class Keys(msgspec.Struct, frozen=True):
     def record_keys(self) -> tuple[str, ...]:
         """The keys that ``lua/lib/record.lua`` writes, in its order."""
         return (self.records, self.details, *(self.runs(letter) for letter in "SFTDC"), self.counts)
+
+    # ---- operations ---------------------------------------------------------------------------------------------
+
+    @property
+    def operations(self) -> str:
+        """Sorted set: operation id to the instant (epoch ms) after which it is not listed; infinite while it is
+        open."""
+        return f"{self.root}:operations"
+
+    @property
+    def open_operations(self) -> str:
+        """Sorted set: id of an open operation to the instant (epoch ms) until which a process carries it."""
+        return f"{self.root}:operations:open"
+
+    def operation(self, operation_id: str) -> str:
+        """Hash: the document of one operation; expires a day after its end."""
+        return f"{self.root}:operation:{operation_id}"
 
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 

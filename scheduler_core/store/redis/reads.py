@@ -48,10 +48,7 @@ class Reads(RedisShard):
         return (await self.read_many([job_id]))[0]
 
     async def page_ids(self, *, after: str, prefix: str, limit: int) -> list[str]:
-        low = b"(" + after.encode() if after > prefix else b"[" + prefix.encode()
-        high = b"(" + prefix.encode() + b"\xff" if prefix else b"+"
-        if not after and not prefix:
-            low = b"-"
+        low, high = _bounds(after, prefix)
         with translated_faults():
             found: list[Any] = await self._client.zrange(self._keys.ids, low, high, bylex=True, offset=0, num=limit)
             for foreign in [one for one in found if not is_text(one)]:
@@ -60,6 +57,11 @@ class Reads(RedisShard):
         if not all(map(is_text, found)):
             return await self.page_ids(after=after, prefix=prefix, limit=limit)
         return [job_id.decode() for job_id in found]
+
+    async def count_ids(self, *, after: str, prefix: str) -> int:
+        low, high = _bounds(after, prefix)
+        with translated_faults():
+            return int(await self._client.zlexcount(self._keys.ids, low, high))
 
     async def read_many(self, job_ids: Sequence[str]) -> list[StoredJob]:
         found: list[StoredJob] = []
@@ -198,3 +200,11 @@ class Reads(RedisShard):
     async def repair_due(self, *, now_ms: int, first: int, page: int = 500) -> tuple[int, int]:
         following, *claim_keys = await self.run(REPAIR_DUE, RepairDueArgs(now=now_ms, first=first, page=page))
         return len(claim_keys), int(following)
+
+
+def _bounds(after: str, prefix: str) -> tuple[bytes, bytes]:
+    """Return the bounds of the ids that start with ``prefix`` and follow ``after``, in the syntax of Redis."""
+    low = b"(" + after.encode() if after > prefix else b"[" + prefix.encode()
+    if not after and not prefix:
+        low = b"-"
+    return low, b"(" + prefix.encode() + b"\xff" if prefix else b"+"

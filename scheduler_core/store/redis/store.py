@@ -16,6 +16,7 @@ from scheduler_core.store.redis.client import UncancelledRedis
 from scheduler_core.store.redis.find import RedisFinder
 from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.nodes import Nodes
+from scheduler_core.store.redis.operations import RedisOperations
 from scheduler_core.store.redis.pauses import PausesOfAll
 from scheduler_core.store.redis.reads import Reads
 from scheduler_core.store.redis.settlements import Settlements
@@ -43,6 +44,9 @@ class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, 
 
     def task_store(self, settings: TaskSettings | None = None) -> RedisTasks:
         return RedisTasks(self, settings)
+
+    def operation_store(self) -> RedisOperations:
+        return RedisOperations(self)
 
     def catalogue_store(self) -> RedisCatalogue:
         return RedisCatalogue(self)
