@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlencode
@@ -14,6 +15,8 @@ from scheduler_api.context import context_of
 from scheduler_api.problem import ApiError
 from scheduler_api.wire.json_body import WHITESPACE, nearest, read_object
 from scheduler_core.base.errors import InvalidInput
+from scheduler_core.model.job import Job
+from scheduler_core.usecases.if_match import ANY
 
 _encoder = msgspec.json.Encoder()
 
@@ -26,6 +29,7 @@ MAX_HISTORY_SKIP = 100_000
 LONGEST_KEY = 255
 MAX_IGNORED = 20
 """Maximum number of names in one ``Cronpost-Ignored`` header."""
+_ENTITY_TAG = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|\Z)')
 
 
 def json_answer(body: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
@@ -97,6 +101,38 @@ def idempotency_key(request: Request) -> str | None:
             field="Idempotency-Key",
         )
     return key
+
+
+def etag_of(job: Job | None) -> dict[str, str] | None:
+    """Build the ``ETag`` header of a job; None if its definition cannot be read."""
+    return None if job is None else {"ETag": f'"{job.etag}"'}
+
+
+def if_match(request: Request) -> frozenset[str] | None:
+    """Read the ETags in the ``If-Match`` header; None without one. Raises InvalidInput.
+
+    A weak ETag (``W/``) matches no job, because this header is compared strongly (RFC 9110, 13.1.1).
+    """
+    given = request.headers.getlist("If-Match")
+    if not given:
+        return None
+    text = ",".join(given).strip()
+    if text == ANY:
+        return frozenset({ANY})
+    found: set[str] = set()
+    place = 0
+    while place < len(text) or not text:
+        tag = _ENTITY_TAG.match(text, place)
+        if tag is None:
+            raise InvalidInput(
+                'If-Match must be the ETag of an earlier answer with its quotation marks, such as "19ab-3", several of '
+                "them, or *",
+                field="If-Match",
+            )
+        if tag[1] is None and tag[2] != ANY:
+            found.add(tag[2])
+        place = tag.end()
+    return frozenset(found)
 
 
 def path_id(request: Request) -> str:

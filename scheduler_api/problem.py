@@ -34,6 +34,7 @@ from scheduler_core.base.errors import (
     TaskNotFound,
     TaskNotStale,
     TokenRefused,
+    VersionMismatch,
     WrongStatus,
 )
 
@@ -44,6 +45,7 @@ client sends one cheap request a second."""
 STATUSES: Mapping[type[CronpostError], int] = {
     InvalidInput: 400,
     JobNotFound: 404,
+    VersionMismatch: 412,
     RunConflict: 409,
     KeyReused: 422,
     RunLost: 409,
@@ -81,7 +83,11 @@ class ApiError(Exception):
 def problem_of(error: CronpostError) -> Response:
     """Build the response for an error of the core."""
     body = problem_body(error)
-    headers = {"Retry-After": str(_retry_after(error))} if body.status == 429 else None
+    headers: dict[str, str] = {}
+    if body.status == 429:
+        headers["Retry-After"] = str(_retry_after(error))
+    elif isinstance(error, VersionMismatch) and error.etag is not None:
+        headers["ETag"] = f'"{error.etag}"'
     return _answer(body, headers)
 
 

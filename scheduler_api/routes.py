@@ -20,6 +20,7 @@ from scheduler_api.endpoints import (
     callbacks,
     cron,
     health,
+    job_patch,
     jobs,
     pauses,
     pending,
@@ -46,6 +47,7 @@ async def openapi(request: Request) -> Response:
 
 ROUTES: list[BaseRoute] = [
     *jobs.ROUTES,
+    *job_patch.ROUTES,
     *batch.ROUTES,
     *pending.ROUTES,
     *callbacks.ROUTES,

@@ -8,18 +8,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scheduler_api.answers import json_answer, query, read_body
+from scheduler_api.answers import json_answer, query, read_body, yes_or_no
 from scheduler_api.context import Context, context_of
 from scheduler_api.endpoints.jobs import (
-    UPSERT_PARAMETERS,
+    RESTART,
     check_callback,
     names_target,
-    reads_restart,
     shown_upsert,
     with_target_id,
 )
 from scheduler_api.openapi.common import BAD, BODY_FAULTS, STORE_FAULTS
-from scheduler_api.openapi.operation import Answer, Operation, described, query_names
+from scheduler_api.openapi.operation import Answer, Operation, described
 from scheduler_api.problem import fields_of_problem, problem_body
 from scheduler_api.wire.answers.jobs import BatchResult
 from scheduler_api.wire.answers.problem import Problem
@@ -43,7 +42,7 @@ Read = Job | BatchResult
 
 async def upsert_batch(request: Request) -> Response:
     """Store each job of the array in the body; answer with an array of results in the same order."""
-    restart = reads_restart(query(request, *query_names(UPSERT_PARAMETERS)))
+    restart = yes_or_no(query(request, RESTART.name), "restart")
     context = context_of(request)
     longest = context.settings.max_body_bytes
     elements = read_array(await read_body(request, limit=BATCH_BODIES * longest), limit=BATCH_LIMIT)
@@ -71,7 +70,7 @@ async def _store(context: Context, jobs: list[Job], *, restart: bool) -> list[Up
 def _result(job: Job, stored: Upserted | CronpostError) -> BatchResult:
     if isinstance(stored, CronpostError):
         return _refused(job.id, problem_body(stored))
-    done = shown_upsert(job, *stored)
+    done = shown_upsert(*stored)
     return BatchResult(job.id, 202, done.changed, done.version, done.next_fire_time, done.in_flight)
 
 
@@ -135,7 +134,7 @@ ROUTES = described(
         "upsert_jobs",
         "Create or replace up to 1000 jobs, each by itself",
         description="The other elements are stored even if some are refused.",
-        parameters=UPSERT_PARAMETERS,
+        parameters=[RESTART],
         body=JobBatch,
         answers={
             200: Answer("One result for each element, in the same order.", list[BatchResult]),

@@ -1,18 +1,23 @@
-"""``POST /``, ``DELETE /`` and ``/jobs``: store, show, list, delete, pause and resume jobs."""
+"""``POST /``, ``DELETE /`` and ``/jobs``: store, show, list, delete, pause and resume jobs. ``job_patch`` has
+``PATCH``."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 from functools import partial
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import (
     DEFAULT_PAGE,
     MAX_PAGE,
+    etag_of,
+    if_match,
     json_answer,
     next_link,
     no_fields,
@@ -20,20 +25,25 @@ from scheduler_api.answers import (
     query,
     read_body,
     whole,
+    yes_or_no,
 )
 from scheduler_api.context import Context, context_of
 from scheduler_api.openapi.common import (
     BAD,
     BODY_FAULTS,
     CURSOR,
+    ETAG,
+    IF_MATCH,
     IS_A_SCHEDULE,
     LIMIT,
     NEXT_PAGE,
     NO_JOB,
+    NOT_MATCHED,
     STORE_FAULTS,
 )
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
 from scheduler_api.problem import ApiError
+from scheduler_api.wire.answers.definition import DryRun, definition_of, show_dry_run
 from scheduler_api.wire.answers.jobs import (
     Deleted,
     JobPage,
@@ -54,21 +64,38 @@ from scheduler_api.wire.jobs import JOB_FIELDS, job_of
 from scheduler_api.wire.json_body import read_object
 from scheduler_api.wire.pauses import pause_request_of
 from scheduler_api.wire.request_fields import for_target
-from scheduler_core.base.errors import InvalidInput
+from scheduler_core.base.errors import CorruptDocument, InvalidInput
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.policies import Overlap
+from scheduler_core.usecases.edits import Preview, preview_upsert
 from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.job_reads import JobView
 
-DELETE_PARAMETERS = (Parameter("job_id", str, "The id.", required=True),)
+DELETE_PARAMETERS = (Parameter("job_id", str, "The id.", required=True), IF_MATCH)
+RESTART = Parameter(
+    "restart",
+    Literal["true", "false"],
+    "`true`: if the job is completed, its trigger starts again, also with the same definition. Each such request "
+    "starts it again.",
+)
 UPSERT_PARAMETERS = (
+    RESTART,
     Parameter(
-        "restart",
+        "dry_run",
         Literal["true", "false"],
-        "`true`: if the job is completed, its trigger starts again, also with the same definition. Each such request "
-        "starts it again.",
+        "`true`: answer 200 with what would change and the next fire times, and store nothing. What would be refused "
+        "is refused.",
+    ),
+    IF_MATCH,
+)
+UPSERT_NAMES = query_names(UPSERT_PARAMETERS)
+GET_PARAMETERS = (
+    Parameter(
+        "view",
+        Literal["definition"],
+        "`definition`: only the body that stores the job as it is, secrets masked. `PUT` of it changes nothing.",
     ),
 )
 LIST_PARAMETERS = (
@@ -81,25 +108,17 @@ LIST_PARAMETERS = (
 
 
 async def upsert(request: Request) -> Response:
-    """``POST /?restart=``: store the job in the body under its id."""
-    restart = reads_restart(query(request, *query_names(UPSERT_PARAMETERS)))
-    return await _store(context_of(request), read_job(await read_body(request)), restart=restart)
+    """``POST /?restart=&dry_run=``: store the job in the body under its id."""
+    params = query(request, *UPSERT_NAMES)
+    return await _store(request, read_job(await read_body(request)), params)
 
 
 async def put(request: Request) -> Response:
-    """``PUT /jobs/{id}?restart=``: store the job in the body under the id in the path."""
-    restart = reads_restart(query(request, *query_names(UPSERT_PARAMETERS)))
+    """``PUT /jobs/{id}?restart=&dry_run=``: store the job in the body under the id in the path."""
+    params = query(request, *UPSERT_NAMES)
     job_id = path_id(request)
     fields = read_object(await read_body(request), JOB_FIELDS, ignored=IGNORED_FIELDS)
-    return await _store(context_of(request), job_of(fields, path_id=job_id), restart=restart)
-
-
-def reads_restart(params: dict[str, str]) -> bool:
-    """Return whether a completed job is to start again. Raises InvalidInput."""
-    restart = params.get("restart", "false")
-    if restart not in {"true", "false"}:
-        raise InvalidInput("restart must be true or false", field="restart")
-    return restart == "true"
+    return await _store(request, job_of(fields, path_id=job_id), params)
 
 
 def refuse_schedule(job_id: str, instead: str, why: str = "this job is a schedule") -> None:
@@ -126,7 +145,9 @@ def check_callback(context: Context, job: Job) -> None:
         )
 
 
-async def _store(context: Context, job: Job, *, restart: bool) -> Response:
+async def _store(request: Request, job: Job, params: dict[str, str]) -> Response:
+    context = context_of(request)
+    restart, dry_run, wanted = yes_or_no(params, "restart"), yes_or_no(params, "dry_run"), if_match(request)
     check_callback(context, job)
     named = names_target(job)
     if not named:
@@ -134,8 +155,24 @@ async def _store(context: Context, job: Job, *, restart: bool) -> Response:
     async with context.store_slot(job.id) as jobs:
         if named:
             job = await with_target_id(context, job)
-        view, changed = await jobs.upsert(job, restart=restart)
-    return json_answer(shown_upsert(job, view, changed), 202)
+        if dry_run:
+            preview = await preview_upsert(jobs, job, restart=restart, if_match=wanted)
+            return await answer_dry_run(context, preview)
+        view, changed = await jobs.upsert(job, restart=restart, if_match=wanted)
+    return answer_upsert(view, changed)
+
+
+def answer_upsert(view: JobView, changed: bool) -> Response:
+    """Answer a stored definition, with its ETag."""
+    return json_answer(shown_upsert(view, changed), 202, headers=etag_of(view.job))
+
+
+async def answer_dry_run(context: Context, preview: Preview) -> Response:
+    """Answer what would be stored, with the ETag of what is stored now."""
+    before, after = await context.job_targets.with_names([preview.before, preview.after])
+    assert after is not None
+    shown = show_dry_run(replace(preview, before=before, after=after))
+    return json_answer(shown, headers=etag_of(before))
 
 
 def names_target(job: Job) -> bool:
@@ -155,11 +192,12 @@ async def shown_with_name(context: Context, view: JobView) -> JobView:
     return (await context.job_targets.named([view]))[0]
 
 
-def shown_upsert(job: Job, view: JobView, changed: bool) -> Upserted:
-    """Build the answer to an accepted upsert."""
-    return Upserted(
-        job.id, changed, (view.job or job).version, next_fire_time(job, view.state), show_in_flight(view.in_flight)
-    )
+def shown_upsert(view: JobView, changed: bool) -> Upserted:
+    """Build the answer to an accepted upsert. Without a definition, the job was deleted when it completed."""
+    version, next_fire = 1, None
+    if view.job is not None:
+        version, next_fire = view.job.version, next_fire_time(view.job, view.state)
+    return Upserted(view.id, changed, version, next_fire, show_in_flight(view.in_flight))
 
 
 async def delete_by_query(request: Request) -> Response:
@@ -168,36 +206,44 @@ async def delete_by_query(request: Request) -> Response:
     await no_fields(request)
     if "job_id" not in params:
         raise InvalidInput("the query parameter job_id is missing", field="job_id")
-    return await _delete(context_of(request), params["job_id"])
+    return await _delete(request, params["job_id"])
 
 
 async def delete(request: Request) -> Response:
     """``DELETE /jobs/{id}``: delete a job."""
     query(request)
     await no_fields(request)
-    return await _delete(context_of(request), path_id(request))
+    return await _delete(request, path_id(request))
 
 
-async def _delete(context: Context, job_id: str) -> Response:
+async def _delete(request: Request, job_id: str) -> Response:
     refuse_schedule(job_id, "DELETE")
-    async with context.store_slot(job_id) as jobs:
-        in_flight = await jobs.delete(job_id)
+    async with context_of(request).store_slot(job_id) as jobs:
+        in_flight = await jobs.delete(job_id, if_match=if_match(request))
     return json_answer(Deleted(job_id, True, show_in_flight(in_flight)))
 
 
 async def get(request: Request) -> Response:
-    """``GET /jobs/{id}``: show a job, with its ``open_runs`` if its runs can overlap."""
-    query(request)
+    """``GET /jobs/{id}?view=``: show a job, with its ``open_runs`` if its runs can overlap."""
+    params = query(request, *query_names(GET_PARAMETERS))
     job_id = path_id(request)
+    if params.get("view", "definition") != "definition":
+        raise InvalidInput("view must be definition, or absent for definition and state", field="view")
+    if "view" in params:
+        refuse_schedule(job_id, "GET", "the definition of a schedule cannot be stored as that of a job")
     async with context_of(request).read_slot(job_id) as jobs:
-        view = await jobs.get(job_id)
-        shown = show_job(await shown_with_name(context_of(request), view))
+        view = await shown_with_name(context_of(request), await jobs.get(job_id))
+        if "view" in params:
+            if view.job is None:
+                raise CorruptDocument(view.fault or "the stored definition cannot be read")
+            return json_answer(definition_of(view.job), headers=etag_of(view.job))
+        shown = show_job(view)
         if view.job is not None and view.job.overlap is Overlap.ALLOW:
             children = [show_child(child) for child in await jobs.children(job_id)]
             shown.open_runs = [child for child in children if child is not None]
             last = await jobs.last_run(job_id)
             shown.last_run = None if last is None else show_last(last)
-    return json_answer(shown)
+    return json_answer(shown, headers=etag_of(view.job))
 
 
 async def list_jobs(request: Request) -> Response:
@@ -252,8 +298,8 @@ async def pause(request: Request) -> Response:
     refuse_schedule(job_id, "POST /pause")
     context = context_of(request)
     async with context.store_slot(job_id) as jobs:
-        view = await jobs.pause(job_id, note=asked.note, until_ms=asked.until_ms)
-        return json_answer(show_changed(await shown_with_name(context, view)))
+        view = await jobs.pause(job_id, note=asked.note, until_ms=asked.until_ms, if_match=if_match(request))
+        return await _answer_change(context, view)
 
 
 async def resume(request: Request) -> Response:
@@ -264,12 +310,28 @@ async def resume(request: Request) -> Response:
     refuse_schedule(job_id, "POST /resume")
     context = context_of(request)
     async with context.store_slot(job_id) as jobs:
-        return json_answer(show_changed(await shown_with_name(context, await jobs.resume(job_id))))
+        return await _answer_change(context, await jobs.resume(job_id, if_match=if_match(request)))
 
 
-_STORED = {202: Answer("Stored.", Upserted), **BAD, **BODY_FAULTS, **STORE_FAULTS}
-_SHOWN = {200: Answer("The job.", ShownJob), **BAD, **NO_JOB, **STORE_FAULTS}
-_DELETED = {200: Answer("Removed.", Deleted), **BAD, **NO_JOB, **IS_A_SCHEDULE, **STORE_FAULTS}
+async def _answer_change(context: Context, view: JobView) -> Response:
+    return json_answer(show_changed(await shown_with_name(context, view)), headers=etag_of(view.job))
+
+
+STORED = {
+    202: Answer("Stored.", Upserted, [ETAG]),
+    200: Answer("With `dry_run`: what would change. The ETag is that of the stored job.", DryRun, [ETAG]),
+    **BAD,
+    **NOT_MATCHED,
+    **BODY_FAULTS,
+    **STORE_FAULTS,
+}
+JobOrDefinition = Annotated[
+    Any,
+    Meta(extra_json_schema={"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Job", "JobBody")]}),
+]
+_SHOWN = {200: Answer("The job.", ShownJob, [ETAG]), **BAD, **NO_JOB, **IS_A_SCHEDULE, **STORE_FAULTS}
+_CHANGED = {**_SHOWN, **NOT_MATCHED}
+_DELETED = {200: Answer("Removed.", Deleted), **BAD, **NO_JOB, **IS_A_SCHEDULE, **NOT_MATCHED, **STORE_FAULTS}
 
 operation = partial(Operation, "Jobs")
 ROUTES = described(
@@ -280,7 +342,7 @@ ROUTES = described(
         "Create or replace a job",
         parameters=UPSERT_PARAMETERS,
         body=JobBody,
-        answers=_STORED,
+        answers=STORED,
     ),
     operation(
         "DELETE /",
@@ -299,7 +361,12 @@ ROUTES = described(
         answers={200: Answer("A page; a short page can have a next one.", JobPage, [NEXT_PAGE]), **BAD, **STORE_FAULTS},
     ),
     operation(
-        "GET /jobs/{job_id}", get, "get_job", "Get a job: definition, state, next fire times, last run", answers=_SHOWN
+        "GET /jobs/{job_id}",
+        get,
+        "get_job",
+        "Get a job: definition, state, next fire times, last run",
+        parameters=GET_PARAMETERS,
+        answers={**_SHOWN, 200: Answer("The job, or its definition.", JobOrDefinition, [ETAG])},
     ),
     operation(
         "PUT /jobs/{job_id}",
@@ -308,24 +375,26 @@ ROUTES = described(
         "Create or replace a job; the id in the body may be absent",
         parameters=UPSERT_PARAMETERS,
         body=JobPutBody,
-        answers=_STORED,
+        answers=STORED,
     ),
-    operation("DELETE /jobs/{job_id}", delete, "delete_job", "Delete a job", answers=_DELETED),
+    operation("DELETE /jobs/{job_id}", delete, "delete_job", "Delete a job", parameters=[IF_MATCH], answers=_DELETED),
     operation(
         "POST /jobs/{job_id}/pause",
         pause,
         "pause_job",
         "Pause a job: block its trigger",
         description="A pause of a paused job replaces the note and the end.",
+        parameters=[IF_MATCH],
         body=Pause,
         body_required=False,
-        answers={**_SHOWN, **BODY_FAULTS, **IS_A_SCHEDULE},
+        answers={**_CHANGED, **BODY_FAULTS},
     ),
     operation(
         "POST /jobs/{job_id}/resume",
         resume,
         "resume_job",
         "Resume a paused or quarantined job; nothing is caught up",
-        answers={**_SHOWN, **IS_A_SCHEDULE},
+        parameters=[IF_MATCH],
+        answers=_CHANGED,
     ),
 )

@@ -14,6 +14,7 @@ from scheduler_api.answers import (
     LONGEST_KEY,
     decoded,
     idempotency_key,
+    if_match,
     json_answer,
     no_fields,
     path_id,
@@ -22,7 +23,15 @@ from scheduler_api.answers import (
 )
 from scheduler_api.context import context_of
 from scheduler_api.endpoints.jobs import refuse_schedule
-from scheduler_api.openapi.common import BAD, BODY_FAULTS, IS_A_SCHEDULE, NO_JOB, STORE_FAULTS
+from scheduler_api.openapi.common import (
+    BAD,
+    BODY_FAULTS,
+    IF_MATCH,
+    IS_A_SCHEDULE,
+    NO_JOB,
+    NOT_MATCHED,
+    STORE_FAULTS,
+)
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, problem
 from scheduler_api.wire import bodies
 from scheduler_api.wire.answers.jobs import Job, show_job
@@ -56,7 +65,12 @@ async def run(request: Request) -> Response:
         if wanted.payload is not None:
             await _check_payloads(jobs, job_id, {"payload": wanted.payload})
         answer = await jobs.run_now(
-            job_id, force=wanted.force, payload=wanted.payload, not_before_ms=wanted.not_before_ms, key=key
+            job_id,
+            force=wanted.force,
+            payload=wanted.payload,
+            not_before_ms=wanted.not_before_ms,
+            key=key,
+            if_match=if_match(request),
         )
     if answer.skipped is not None:
         return json_answer(RunSkipped(answer.skipped, instant(answer.next_at_ms)))
@@ -150,7 +164,8 @@ ROUTES = described(
                 Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY)],
                 "A repetition of the request with the same key within a day gets the first answer.",
                 where="header",
-            )
+            ),
+            IF_MATCH,
         ],
         body=bodies.RunNow,
         body_required=False,
@@ -163,6 +178,7 @@ ROUTES = described(
                 "A run of the job is not settled or its trigger is blocked (`run_not_settled`), or the request "
                 "has a payload for a schedule (`is_a_schedule`)."
             ),
+            **NOT_MATCHED,
             **BODY_FAULTS,
             **STORE_FAULTS,
             422: problem(

@@ -23,9 +23,19 @@ CURSOR = Parameter("cursor", str, "`next` of the previous page.")
 RETRY_AFTER = Header("Retry-After", "Seconds to wait.", int)
 LOCATION = Header("Location", "The path of what was created.")
 NEXT_PAGE = Header("Link", 'The next page, with rel="next" (RFC 8288); absent on the last page.')
+ETAG = Header("ETag", "Names the version of the job's definition; absent if the definition cannot be read.")
 IGNORED = Header("Cronpost-Ignored", "Unknown parameters and fields of the request, which were ignored.")
 
 BAD: Answers = {400: problem("The request is invalid and changes nothing. `field` names the invalid part.")}
+IF_MATCH = Parameter(
+    "If-Match",
+    Annotated[str, Meta(min_length=1)],
+    "The `ETag` of an earlier answer. The request is carried out only if the job still has it.",
+    where="header",
+)
+NOT_MATCHED: Answers = {
+    412: problem("The job does not have the ETag in `If-Match` (`version_mismatch`); nothing was changed.", ETAG)
+}
 NO_JOB: Answers = {404: problem("No such job.")}
 IS_A_SCHEDULE: Answers = {409: problem("The job is a schedule: change it under `/schedules` (`is_a_schedule`).")}
 BODY_FAULTS: Answers = {

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType, defstruct, field
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_api.wire.labels import LABEL_ROWS
 from scheduler_api.wire.policies import described_policies
+from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_api.wire.request_fields import REQUEST_ROWS, AnyAuth, Sign
 from scheduler_api.wire.triggers import LEAST_EVERY_SECONDS, MAX_EVERY_SECONDS
 from scheduler_core.base.config import BY_NAME
@@ -151,6 +152,30 @@ JobPutBody = defstruct(
     namespace={"EXAMPLES": (_EXAMPLE,)},
     forbid_unknown_fields=True,
     kw_only=True,
+)
+_Members = Annotated[
+    dict[str, str | None] | None,
+    Meta(description="Members to set; null removes a member. null instead of the object removes all."),
+]
+_RESET = {
+    "recovery_check": bool | None,
+    "timezone": str | None,
+    **dict.fromkeys(("headers", "query", "labels"), _Members),
+}
+"""The fields that take null, or members that are null, in a patch only."""
+JobPatch = defstruct(
+    "JobPatch",
+    [
+        ("id", SameId, UNSET),
+        *((name, _RESET.get(name, kind), UNSET) for name, kind, *_ in _JOB_FIELDS if name not in POLICY_FIELDS),
+        *described_policies(sent=True, partial=True),
+    ],
+    bases=(Described,),
+    namespace={
+        "__doc__": "Only the fields to change.",
+        "EXAMPLES": ({"timeout_seconds": 60, "headers": {"X-Team": "billing", "X-Old": None}, "retry": None},),
+    },
+    forbid_unknown_fields=True,
 )
 JobBatch = Annotated[list[JobBody], Meta(min_length=1, max_length=BATCH_LIMIT)]  # type: ignore[valid-type]
 

@@ -114,8 +114,11 @@ def show_policies(job: Job) -> dict[str, Any]:
     return shown
 
 
-def described_policies(*, sent: bool) -> list[tuple[str, Any, Any]]:
-    """Return the optional fields of a job for ``defstruct``, as in a body that is ``sent`` or as in an answer."""
+def described_policies(*, sent: bool, partial: bool = False) -> list[tuple[str, Any, Any]]:
+    """Return the optional fields of a job for ``defstruct``, as in a body that is ``sent`` or as in an answer.
+
+    ``partial``: as in a body that has only the fields to change.
+    """
 
     def part(name: str, rows: Sequence[Row], description: str) -> tuple[str, Any, Any]:
         fields = [(row.name, row.described(sent=sent), *((UNSET,) if sent else ())) for row in rows]
@@ -124,7 +127,7 @@ def described_policies(*, sent: bool) -> list[tuple[str, Any, Any]]:
         return name, Annotated[Any, Meta(description=description, extra_json_schema=schema)], UNSET
 
     return [
-        *((row.name, row.described(sent=sent), UNSET) for row in ROWS),
+        *((row.name, row.described(sent=sent, partial=partial), UNSET) for row in ROWS),
         part("retry", RETRY_ROWS, "How a failed run is retried. Parts that are null or absent: the default rule."),
         part("limits", LIMIT_ROWS, "The most that its host receives. Parts that are null or absent: the settings."),
     ]

@@ -85,10 +85,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             return round(value * 1000)
         return tuple(sorted(set(value))) if self.kind == "statuses" else value
 
-    def described(self, *, sent: bool) -> Any:
+    def described(self, *, sent: bool, partial: bool = False) -> Any:
         """Return the type of the field, with its schema, in a body that is ``sent`` or in an answer.
 
-        A field that requires another one has no default: a client that sends defaults would be refused.
+        A field that requires another one has no default: a client that sends defaults would be refused. ``partial``:
+        the body has only the fields to change, so it has no defaults, and null resets a field.
         """
         kind = _JSON_KINDS[self.kind]
         if self.kind == "choice":
@@ -99,15 +100,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             kind = list[Annotated[int, Meta(ge=400, le=599)]]
         elif self.kind != "flag":
             kind = Annotated[kind, Meta(ge=self.low, le=self.high)]
-        if self.takes_null:
+        if self.takes_null or partial:
             kind |= None
         schema: dict[str, Any] = {}
         text, default = self.meaning, self.default_text
         if self.needs is not None:
             text += f" Only with `{self.needs[0]}` `{self.needs[1]}`{'' if sent else '; otherwise null'}."
             default = default or f"{self.default}"
-        elif sent and self.default is not None:
+        elif sent and not partial and self.default is not None:
             schema["default"] = self.default
+        elif partial and self.default is not None:
+            default = f"{self.default}"
         if default:
             text += f" Default: {default}."
         return Annotated[kind, Meta(description=text, extra_json_schema=schema)]

@@ -5,6 +5,7 @@
     │   └── SecretsNeeded       a kept secret would go to another origin
     ├── ConfigError             a setting is unknown or has a bad value
     ├── JobNotFound
+    ├── VersionMismatch         the job has another version than the caller requires
     ├── RunConflict             the job has a run that is not settled
     │   └── TooManyReplays      too many replays of the job are not settled
     ├── KeyReused               the Idempotency-Key was used with another request before
@@ -87,6 +88,20 @@ class JobNotFound(CronpostError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"no job with id {job_id!r}")
         self.job_id = job_id
+
+
+class VersionMismatch(CronpostError):
+    """The job has another version than the caller requires; nothing was changed.
+
+    ``etag``: that of the stored job; None: no job that can be read is stored under the id.
+    """
+
+    code = "version_mismatch"
+
+    def __init__(self, etag: str | None) -> None:
+        stored = "no job that can be read is stored under this id" if etag is None else f'its ETag is "{etag}"'
+        super().__init__(f"the job is not the one that If-Match names: {stored}. Read it again before you change it")
+        self.etag = etag
 
 
 class RunConflict(CronpostError):

@@ -52,6 +52,11 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
             return self.policies.recovery
         return Recovery.LATEST if self.recovery_check or isinstance(self.trigger, AtSpec) else Recovery.NONE
 
+    @property
+    def etag(self) -> str:
+        """An opaque text that names this version: it differs after each change, and if the job is created again."""
+        return f"{self.created_at_ms:x}-{self.version:x}"
+
     def same_version(self, other: Job) -> bool:
         """Return whether both are the same version of the same job; False if it was deleted and created again."""
         return (self.version, self.created_at_ms) == (other.version, other.created_at_ms)

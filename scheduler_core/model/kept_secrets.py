@@ -22,9 +22,15 @@ from scheduler_core.model.request import PLAIN, ApiKeyAuth, Auth, ClientCredenti
 _USER_INFO = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]*://[^/?#:]*:)([^/?#]*)(@)")
 
 
-def mask_password(url: str) -> str:
+def mask_password(url: str, mask: str = MASK) -> str:
     """Return ``url`` with its password masked."""
-    return _USER_INFO.sub(rf"\g<1>{MASK}\g<3>", url) if "@" in url else url
+    return _USER_INFO.sub(rf"\g<1>{mask}\g<3>", url) if "@" in url else url
+
+
+def has_other_password(before: str, after: str) -> bool:
+    """Return whether two URLs name the same user with different passwords."""
+    one, other = _USER_INFO.match(before), _USER_INFO.match(after)
+    return one is not None and other is not None and one[1] == other[1] and one[2] != other[2]
 
 
 def masked_auth(auth: Auth) -> Auth:

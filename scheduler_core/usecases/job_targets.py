@@ -54,20 +54,24 @@ class JobTargets:
 
     async def named(self, views: Sequence[JobView]) -> list[JobView]:
         """Return the views with the present names of the jobs' targets."""
-        jobs = [view.job for view in views if view.job is not None and view.job.request is not None]
-        ids = sorted({job.target_id for job in jobs if job.target_id is not None})
+        jobs = await self.with_names([view.job for view in views])
+        return [view if view.job is job else replace(view, job=job) for view, job in zip(views, jobs, strict=True)]
+
+    async def with_names(self, jobs: Sequence[Job | None]) -> list[Job | None]:
+        """Return the jobs with the present names of their targets."""
+        used = [job.target_id for job in jobs if job is not None and job.request is not None]
+        ids = sorted({target_id for target_id in used if target_id is not None})
         if not ids:
-            return list(views)
+            return list(jobs)
         stored = await self._catalogue.read_targets(ids)
         names = {one.target.id: one.target.name for one in stored if one is not None}
 
-        def with_name(view: JobView) -> JobView:
-            job = view.job
+        def with_name(job: Job | None) -> Job | None:
             if job is None or job.request is None or job.target_id not in names:
-                return view
-            return replace(view, job=replace(job, request=replace(job.request, target_name=names[job.target_id])))
+                return job
+            return replace(job, request=replace(job.request, target_name=names[job.target_id]))
 
-        return [with_name(view) for view in views]
+        return [with_name(job) for job in jobs]
 
     @asynccontextmanager
     async def using(self, job: Job) -> AsyncIterator[int]:

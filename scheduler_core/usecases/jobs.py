@@ -16,7 +16,6 @@ from scheduler_core.base.errors import (
     InvalidInput,
     JobNotFound,
     OutcomeUnknown,
-    RunConflict,
     RunNotFound,
     StoreError,
     StoreUnavailable,
@@ -44,6 +43,7 @@ from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.history import Stored, mark_of
 from scheduler_core.store.jobs import JobStore, StoredJob
 from scheduler_core.triggers.trigger import AtSpec, CronSpec
+from scheduler_core.usecases.if_match import IfMatch, check_etag, check_existing, requiring
 from scheduler_core.usecases.job_reads import (
     JobReader,
     JobView,
@@ -70,6 +70,7 @@ CHILDREN_AT_ONCE = 100
 class JobService(JobReader):
     """Changes and reads jobs.
 
+    With ``if_match``, a change raises VersionMismatch unless the stored job has one of these ETags when it is written.
     Every method raises StoreUnavailable or StoreRefused if Redis does not store the change; nothing is changed then.
     OutcomeUnknown has two meanings: the change may be stored as a whole, but will not be stored later
     (``JobStore.write``); or it is stored, but a step that must follow it failed. Repeating the request completes it.
@@ -81,26 +82,27 @@ class JobService(JobReader):
         self._metrics = metrics
         self._targets = targets
 
-    async def upsert(self, job: Job, *, restart: bool = False) -> tuple[JobView, bool]:
+    async def upsert(self, job: Job, *, restart: bool = False, if_match: IfMatch | None = None) -> tuple[JobView, bool]:
         """Store the job under its id; returns the stored job, and whether anything changed.
 
         ``restart``: if the job is completed, its trigger starts again. Raises InvalidInput if the trigger never fires
         again.
         """
+        plan = requiring(partial(step_of_upsert, job, restart=restart), if_match)
         if job.target_id is None or self._targets is None:
-            return await self._upsert(job, partial(step_of_upsert, job, restart=restart))
+            return await self._upsert(job, plan, creates=if_match is None)
 
-        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+        def plan_in_time(stored: StoredJob, now_ms: int) -> Transition | None:
             check_in_time(now_ms, until_ms)
-            return step_of_upsert(job, stored, now_ms, restart=restart)
+            return plan(stored, now_ms)
 
         async with self._targets.using(job) as until_ms:
-            return await self._upsert(job, plan)
+            return await self._upsert(job, plan_in_time, creates=if_match is None)
 
-    async def _upsert(self, job: Job, plan: Plan) -> tuple[JobView, bool]:
+    async def _upsert(self, job: Job, plan: Plan, *, creates: bool) -> tuple[JobView, bool]:
         # Most jobs are new or unchanged. One command is enough for both.
         found: StoredJob | None = None
-        created = as_created(job, now_ms=self._clock.now_ms())
+        created = as_created(job, now_ms=self._clock.now_ms()) if creates else None
         if created is not None:
             answer = (await self._store.create([created]))[0]
             if answer is None:
@@ -131,10 +133,12 @@ class JobService(JobReader):
             return await self._cancel_children(job_id, "its job was changed")
         return None
 
-    async def delete(self, job_id: str) -> Run | None:
+    async def delete(self, job_id: str, *, if_match: IfMatch | None = None) -> Run | None:
         """Remove the job; returns its run in flight. Raises JobNotFound."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            if exists(stored):
+                check_etag(stored, if_match)
             if stored.fault is not None:
                 return Transition(None, remove=True)
             return plan_delete(stored.snapshot, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id)
@@ -156,7 +160,9 @@ class JobService(JobReader):
             with contextlib.suppress(StoreError):  # the next count or sweep of the target's jobs removes it
                 await self._targets.release(before.target_id, job_id)
 
-    async def pause(self, job_id: str, *, note: str = "", until_ms: int | None = None) -> JobView:
+    async def pause(
+        self, job_id: str, *, note: str = "", until_ms: int | None = None, if_match: IfMatch | None = None
+    ) -> JobView:
         """Pause the trigger, until ``until_ms`` or until a resume. A paused job stays paused; its note and end are
         replaced. Raises JobNotFound, and InvalidInput if ``until_ms`` has passed."""
         if until_ms is not None and until_ms <= self._clock.now_ms():
@@ -172,7 +178,7 @@ class JobService(JobReader):
                 until_ms=until_ms,
             )
 
-        view, changed = await self._change_existing(job_id, plan)
+        view, changed = await self._change_existing(job_id, plan, if_match)
         if view.job is not None and view.job.policies.overlap is Overlap.ALLOW:
             # Also if it was paused already: the request that paused it may have failed before this step.
             child = await self._cancel_children(job_id, "its job was paused")
@@ -181,13 +187,13 @@ class JobService(JobReader):
             log.info(JOB_PAUSED, job_id=job_id, detail=note, until=instant(until_ms))
         return view
 
-    async def resume(self, job_id: str) -> JobView:
+    async def resume(self, job_id: str, *, if_match: IfMatch | None = None) -> JobView:
         """Resume the trigger without catching up, also of a quarantined job. Raises JobNotFound."""
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             return plan_resume(stored.snapshot, now_ms=now_ms)
 
-        view, changed = await self._change_existing(job_id, plan)
+        view, changed = await self._change_existing(job_id, plan, if_match)
         if changed:
             log.info(JOB_RESUMED, job_id=job_id)
         return view
@@ -200,12 +206,13 @@ class JobService(JobReader):
         payload: bytes | None = None,
         not_before_ms: int | None = None,
         key: str | None = None,
+        if_match: IfMatch | None = None,
     ) -> RunNow:
         """Request a run, at once or not before an instant. ``force``: queue it behind a run that is not settled.
 
         Without payload and instant, a pending entry goes first, and the job's minimum interval applies. With ``key``, a
-        repetition of the request within a day returns the first result. Raises JobNotFound, RunConflict and
-        KeyReused.
+        repetition of the request within a day returns the first result, whatever the job's version is then. Raises
+        JobNotFound, RunConflict and KeyReused.
         """
         bare = payload is None and not_before_ms is None
         answer = RunNow()
@@ -237,21 +244,21 @@ class JobService(JobReader):
 
         if key is not None:
             request = f"{force} {not_before_ms} ".encode() + (b"-" if payload is None else payload)
-            return await self._once(job_id, Repeated(job_id, key, request=request), plan, lambda: answer)
-        await self._change_existing(job_id, plan)
+            repeated = Repeated(job_id, key, request=request)
+            return await self._once(job_id, repeated, self.checked(job_id, plan, if_match), lambda: answer)
+        await self._change_existing(job_id, plan, if_match)
         return answer
 
     async def _once(self, job_id: str, repeated: Repeated, plan: Plan, answer: Callable[[], RunNow]) -> RunNow:
-        """Make a change whose request may be repeated under its key: the same step stores its answer, which every
-        repetition returns.
+        """Make a change of an existing job whose request may be repeated under its key: the same step stores its
+        answer, which every repetition returns.
 
         An error is not stored: nothing was changed, so a repetition is a new try.
         """
-        checked = self.checked(job_id, plan)
         release = ReleaseWait(self._store, self._clock)
 
         def plan_answer(stored: StoredJob, now_ms: int) -> Transition:
-            step = checked(stored, now_ms)
+            step = plan(stored, now_ms)
             if step is not None:
                 return step
             return plan_nothing(stored.snapshot, downtimes=stored.downtimes, store_id=stored.store_id)
@@ -389,8 +396,8 @@ class JobService(JobReader):
         ]
         return latest_run(run_in_flight(step.state) for step in steps if step is not None)
 
-    async def _change_existing(self, job_id: str, plan: Plan) -> tuple[JobView, bool]:
-        stored, transition = await self.change(job_id, self.checked(job_id, plan))
+    async def _change_existing(self, job_id: str, plan: Plan, if_match: IfMatch | None = None) -> tuple[JobView, bool]:
+        stored, transition = await self.change(job_id, self.checked(job_id, plan, if_match))
         return self._view(job_id, stored, transition), transition is not None
 
     def _view(
@@ -399,14 +406,11 @@ class JobService(JobReader):
         """Return the view of a job after ``change``."""
         return view_after(job_id, stored, transition, self._clock.now_ms(), child_in_flight)
 
-    def checked(self, job_id: str, plan: Plan) -> Plan:
-        """Return ``plan`` with a check that the job exists and can be read."""
+    def checked(self, job_id: str, plan: Plan, if_match: IfMatch | None = None) -> Plan:
+        """Return ``plan`` with ``check_existing`` before it."""
 
         def checked(stored: StoredJob, now_ms: int) -> Transition | None:
-            if not exists(stored):
-                raise JobNotFound(job_id)
-            if stored.fault is not None:
-                raise RunConflict(f"the stored job cannot be read ({stored.fault}): put it again or delete it")
+            check_existing(job_id, stored, if_match)
             return plan(stored, now_ms)
 
         return checked

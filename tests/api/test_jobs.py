@@ -227,7 +227,7 @@ async def test_a_bad_history_query_is_refused(client: httpx.AsyncClient, query: 
     [
         ("PATCH", "/", {"GET", "HEAD", "POST", "DELETE"}),
         ("PUT", "/", {"GET", "HEAD", "POST", "DELETE"}),
-        ("PATCH", "/jobs/a", {"GET", "HEAD", "PUT", "DELETE"}),
+        ("POST", "/jobs/a", {"GET", "HEAD", "PUT", "PATCH", "DELETE"}),
         ("POST", "/jobs", {"GET", "HEAD"}),
         ("GET", "/jobs/a/run", {"POST"}),
         ("DELETE", "/health", {"GET", "HEAD"}),

@@ -137,7 +137,7 @@ def test_neither_an_answer_nor_a_partial_change_has_a_default() -> None:
         for node in nodes(operation.get("requestBody", {}))
         if "$ref" in node
     }
-    changes = {"TargetChange", "ScheduleChange", "TaskSettingsChange"}
+    changes = {"JobPatch", "TargetChange", "ScheduleChange", "TaskSettingsChange"}
     assert changes < bodies
     for name in {*SCHEMAS} - bodies | changes:
         assert not [node for node in nodes(SCHEMAS[name]) if "default" in node], name

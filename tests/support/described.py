@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 SLASH_MAKES_NO_DIFFERENCE = re.compile(r"/(?:api/v1|targets|schedules|metrics/schedules)/|/runs/(?:[^/]+/)?\Z")
 """Paths that are served, but not described, with a slash at their end."""
-DESCRIBED_HEADERS = re.compile(r"link|location|retry-after|www-authenticate|cronpost-.*")
+DESCRIBED_HEADERS = re.compile(r"link|location|etag|retry-after|www-authenticate|cronpost-.*")
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 
 
