@@ -42,14 +42,20 @@ class Server:
         self._client.close()
 
     def request(
-        self, method: str, path: str, *, params: dict[str, Any] | None = None, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> httpx.Response:
         """Send a request and return its response. Raises Failed if no server answers or the request is refused."""
         import httpx
 
         query = None if params is None else {name: value for name, value in params.items() if value is not None}
         try:
-            answer = self._client.request(method, path, params=query, content=body)
+            answer = self._client.request(method, path, params=query, content=body, headers=headers)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise click.UsageError(f"{self._url} is not a server address: {error}") from None
         except httpx.TransportError as error:
@@ -67,9 +73,17 @@ class Server:
             raise self._not_cronpost(answer.status_code)
         raise refusal(document, answer.status_code)
 
-    def ask(self, method: str, path: str, *, params: dict[str, Any] | None = None, body: bytes | None = None) -> Any:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
         """Send a request and return the JSON of its response; with ``--json``, print it unchanged."""
-        answer = self.request(method, path, params=params, body=body)
+        answer = self.request(method, path, params=params, body=body, headers=headers)
         if self.as_json:
             click.echo(answer.text.rstrip("\n"))
         return answer.json()

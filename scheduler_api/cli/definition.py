@@ -1,11 +1,10 @@
-"""Reads, merges and compares job definitions.
+"""Reads and compares job definitions.
 
 Every value stays the bytes that the server sent, so a payload is sent back byte for byte.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,9 +12,6 @@ import msgspec
 
 from scheduler_api.cli.client import Server, job_path
 from scheduler_api.cli.errors import EXIT_NOT_FOUND, Failed, local_problem
-from scheduler_api.wire.json_body import is_given
-from scheduler_api.wire.policy_rows import BY_NAME, ROWS
-from scheduler_api.wire.triggers import TRIGGER_FIELDS
 
 Fields = dict[str, msgspec.Raw]
 
@@ -54,7 +50,6 @@ keeps or refuses a field that is unknown here; it is never lost silently."""
 
 _decoder = msgspec.json.Decoder(Fields)
 MAX_SHOWN = 200
-_OWN_ZONE = re.compile(r"[ \t]*(?:TZ=|CRON_TZ=|(?i:@every\b))", re.ASCII)
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -108,54 +103,6 @@ def fields_of(body: bytes) -> Fields | None:
         return _decoder.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
-
-
-def merged(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
-    """Replace stored fields by the given ones, and remove the ``unset`` ones.
-
-    A stored field that requires another one (``max_concurrent`` requires ``overlap: allow``) is removed when that other
-    one changes. A given trigger replaces the stored one.
-    """
-    before = stored
-    if any(name in given for name in TRIGGER_FIELDS):
-        replaced = set(TRIGGER_FIELDS) if _has_a_zone(given) else {*TRIGGER_FIELDS, "timezone"}
-        stored = {name: raw for name, raw in stored.items() if name not in replaced}
-    fields = {name: raw for name, raw in (stored | given).items() if name not in unset}
-    for row in ROWS:
-        if row.needs is None or row.name in given or row.name not in fields:
-            continue
-        name, value = row.needs
-        if name in given or name in unset:
-            now = msgspec.json.decode(fields[name]) if name in fields else BY_NAME[name].default
-            if now != value:
-                del fields[row.name]
-    # These follow from other fields unless they were given. Sent back, the old values would contradict a change.
-    for implied, causes in _CAUSES.items():
-        changed = any(cause in given or cause in unset for cause in causes)
-        if changed and implied not in given and _is_implied(before, implied):
-            fields.pop(implied, None)
-    return fields
-
-
-def _has_a_zone(given: Fields) -> bool:
-    """Return whether a stored time zone applies to the given trigger: to a cron expression without a zone of its own
-    that is no interval."""
-    return is_given(given, "cron") and not _OWN_ZONE.match(msgspec.json.decode(given["cron"], type=str))
-
-
-_CAUSES = {"overlap": ("retry_already_running",), "recovery": ("recovery_check", *TRIGGER_FIELDS)}
-"""Fields whose default follows from others."""
-
-
-def _is_implied(stored: Fields, implied: str) -> bool:
-    """Return whether the stored value is the one that follows from other fields, so that it may not have been given."""
-    cause = _CAUSES[implied][0]
-    if implied not in stored or cause not in stored:
-        return False
-    is_set = msgspec.json.decode(stored[cause]) not in {None, False}
-    is_set = is_set or (implied == "recovery" and is_given(stored, "at"))
-    implied_value = {"overlap": ("skip", "queue_one"), "recovery": ("none", "latest")}[implied][is_set]
-    return bool(msgspec.json.decode(stored[implied]) == implied_value)
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import click
 
 from scheduler_api.cli.client import Server, job_path, with_server
 from scheduler_api.cli.complete_values import complete_job
+from scheduler_api.cli.if_match import if_match_option
 from scheduler_api.cli.output import in_zone, printable, show_in_flight
 from scheduler_api.cli.pauses import NOTE_HELP, UNTIL_HELP, pause_body
 
@@ -15,15 +16,16 @@ from scheduler_api.cli.pauses import NOTE_HELP, UNTIL_HELP, pause_body
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@if_match_option
 @with_server
-def delete(server: Server, job_id: str, yes: bool) -> None:
+def delete(server: Server, job_id: str, yes: bool, headers: dict[str, str]) -> None:
     """Remove a job. A request that is open can still end.
 
     On a terminal it asks for confirmation unless --yes is given.
     """
     if not yes and not server.as_json and sys.stdin.isatty() and sys.stdout.isatty():
         click.confirm(f"Delete the job {printable(job_id)}?", abort=True)
-    answer = server.ask("DELETE", job_path(job_id))
+    answer = server.ask("DELETE", job_path(job_id), headers=headers)
     if not server.as_json:
         click.echo(f"{printable(job_id)} deleted")
         show_in_flight(answer)
@@ -33,10 +35,11 @@ def delete(server: Server, job_id: str, yes: bool) -> None:
 @click.argument("job_id", shell_complete=complete_job)
 @click.option("--until", default=None, help=UNTIL_HELP)
 @click.option("--note", default=None, help=NOTE_HELP)
+@if_match_option
 @with_server
-def pause(server: Server, job_id: str, until: str | None, note: str | None) -> None:
+def pause(server: Server, job_id: str, until: str | None, note: str | None, headers: dict[str, str]) -> None:
     """Pause a job: its trigger fires nothing. A pause of a paused job replaces note and end."""
-    job = server.ask("POST", job_path(job_id, "/pause"), body=pause_body(until, note))
+    job = server.ask("POST", job_path(job_id, "/pause"), body=pause_body(until, note), headers=headers)
     if not server.as_json:
         end = "" if "paused_until" not in job else f" until {in_zone(job['paused_until'], job.get('timezone'))}"
         click.echo(f"{printable(job_id)} paused{end}")
@@ -45,10 +48,11 @@ def pause(server: Server, job_id: str, until: str | None, note: str | None) -> N
 
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
+@if_match_option
 @with_server
-def resume(server: Server, job_id: str) -> None:
+def resume(server: Server, job_id: str, headers: dict[str, str]) -> None:
     """Resume a paused or quarantined job."""
-    job = server.ask("POST", job_path(job_id, "/resume"))
+    job = server.ask("POST", job_path(job_id, "/resume"), headers=headers)
     if not server.as_json:
         next_fire = in_zone(next(iter(job.get("next_fire_times", [])), None), job.get("timezone"))
         click.echo(f"{printable(job_id)} resumed, next fire {next_fire}")

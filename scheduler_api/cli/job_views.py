@@ -12,6 +12,7 @@ import msgspec
 
 from scheduler_api.cli.client import Server, job_path, with_server
 from scheduler_api.cli.complete_values import complete_job, complete_status
+from scheduler_api.cli.if_match import etag_of
 from scheduler_api.cli.output import in_zone, paint, printable, table
 
 NAMES_WIDE = 26
@@ -112,12 +113,22 @@ def _last(last: dict[str, Any] | None) -> str:
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
 @click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
+@click.option(
+    "--definition", is_flag=True, help="Print only the JSON that cronpost jobs put --file stores again, unchanged."
+)
+@click.option("--etag", is_flag=True, help="Print only the ETag, for --if-match.")
 @with_server
-def get(server: Server, job_id: str, utc: bool) -> None:
+def get(server: Server, job_id: str, utc: bool, definition: bool, etag: bool) -> None:
     """Show a job."""
-    answer = server.request("GET", job_path(job_id))
-    if server.as_json:
-        click.echo(answer.text.rstrip("\n"))
+    if definition and etag:
+        raise click.UsageError("give either --definition or --etag")
+    answer = server.request("GET", job_path(job_id), params={"view": "definition" if definition else None})
+    if etag:
+        found = etag_of(answer)
+        click.echo(json.dumps({"etag": found}) if server.as_json else found)
+        return
+    if server.as_json or definition:
+        click.echo(answer.content.rstrip(b"\n"))
         return
     fields: Row = _page_decoder.decode(answer.content)
     zone = msgspec.json.decode(fields["timezone"]) if "timezone" in fields and not utc else None

@@ -91,14 +91,3 @@ def _text(option: str, text: str, *, stripped: bool = True) -> str:
     except UnicodeDecodeError:
         raise click.UsageError(f"the file of {option} is not UTF-8") from None
     return content.strip() if stripped else content
-
-
-def without_replaced(stored: Fields, given: Fields, unset: frozenset[str]) -> Fields:
-    """Return the stored fields without those that a new kind of body, or a new endpoint or target, replaces."""
-    if "target" in given or "endpoint" in given:
-        stored = {name: raw for name, raw in stored.items() if name not in {"target", "endpoint"}}
-    kinds = {"payload", "body"} & (given.keys() | unset)
-    if not kinds or kinds <= stored.keys():
-        return stored
-    dropped = {"payload", "body", "content_type"}
-    return {name: raw for name, raw in stored.items() if name not in dropped}

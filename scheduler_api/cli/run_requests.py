@@ -9,6 +9,7 @@ import click
 
 from scheduler_api.cli.client import Server, job_path, json_option, read_input, with_server
 from scheduler_api.cli.complete_values import complete_job
+from scheduler_api.cli.if_match import if_match_option
 from scheduler_api.cli.instants import FUTURE_FORMAT, PAST_FORMAT, instant_option
 from scheduler_api.cli.output import printable, table
 
@@ -76,8 +77,16 @@ def pending(server: Server, job_id: str, file: str | None, run_id: str | None) -
 @click.option("--force", is_flag=True, help="Ignore not_before and min_interval_seconds; wait only for an open run.")
 @click.option("--payload", help="Request body of this run instead of the job's, JSON. @FILE reads it from a file.")
 @click.option("--not-before", default=None, help=f"Earliest start: {FUTURE_FORMAT}.")
+@if_match_option
 @with_server
-def run(server: Server, job_id: str, force: bool, payload: str | None, not_before: str | None) -> None:
+def run(
+    server: Server,
+    job_id: str,
+    force: bool,
+    payload: str | None,
+    not_before: str | None,
+    headers: dict[str, str],
+) -> None:
     """Start a run now: the earliest pending one, else one with the job's payload."""
     fields: dict[str, Any] = {"force": force}
     if not_before is not None:
@@ -85,7 +94,7 @@ def run(server: Server, job_id: str, force: bool, payload: str | None, not_befor
     body = json.dumps(fields).encode()[:-1]
     if payload is not None:
         body += b', "payload": ' + json_option("--payload", payload)
-    answer = server.ask("POST", job_path(job_id, "/run"), body=body + b"}")
+    answer = server.ask("POST", job_path(job_id, "/run"), body=body + b"}", headers=headers)
     if server.as_json:
         return
     if "skipped" in answer:

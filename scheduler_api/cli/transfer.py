@@ -49,7 +49,11 @@ def export(server: Server, prefix: str | None, jsonl: bool) -> None:
             unreadable.append(str(msgspec.json.decode(fields["id"])))
             continue
         begin = b"" if jsonl else b",\n" if written else b"[\n"
-        given = {name: raw for name, raw in definition_of(fields).items() if name == "payload" or bytes(raw) != b"null"}
+        given = {
+            name: raw
+            for name, raw in definition_of(fields).items()
+            if name in {"payload", "cron"} or bytes(raw) != b"null"
+        }
         click.echo(begin + body_of(given), nl=jsonl)
         written += 1
         masked += _has_masks(given)

@@ -229,7 +229,7 @@ def test_a_dry_run_shows_the_changes_and_the_next_fire_times_and_stores_nothing(
     same = jobs(cli_server, "update", "report", "--timeout-seconds", "120", "--dry-run")
     assert same.stdout.startswith("report would stay as it is\n")
     wrong = jobs(cli_server, "update", "report", "--cron", "61 * * * *", "--dry-run")
-    assert wrong.exit_code == 2
+    assert wrong.exit_code == 4
     assert shown(cli_server).text == before
     assert shown(cli_server, "new").status_code == 404
 
