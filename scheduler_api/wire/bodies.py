@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType, defstruct, field
 
 from scheduler_api.wire.fields import Described, Instant, Maybe
-from scheduler_api.wire.labels import LABEL_ROWS
+from scheduler_api.wire.labels import LABEL_ROWS, MAX_DESCRIPTION_CHARACTERS
 from scheduler_api.wire.policies import described_policies
 from scheduler_api.wire.policy_rows import POLICY_FIELDS
 from scheduler_api.wire.request_fields import REQUEST_ROWS, AnyAuth, Sign
@@ -160,6 +160,7 @@ _Members = Annotated[
 _RESET = {
     "recovery_check": bool | None,
     "timezone": str | None,
+    "description": Annotated[str, Meta(max_length=MAX_DESCRIPTION_CHARACTERS)] | None,
     **dict.fromkeys(("headers", "query", "labels"), _Members),
 }
 """The fields that take null, or members that are null, in a patch only."""

@@ -134,3 +134,10 @@ def test_an_account_of_several_pages_is_one_document(cli_server: str, monkeypatc
     monkeypatch.setattr(cli_job_history, "PAGE", 1)
     shown = jobs(cli_server, "account", "a", "--to", "2090-01-01T00:00:00Z", "--limit", "3", "--json")
     assert isinstance(json.loads(shown.stdout)["entries"], list)
+
+
+def test_a_job_that_runs_only_on_request_can_be_imported_again(cli_server: str) -> None:
+    put = ["put", "asked", "--endpoint", "http://h/", "--on-request", "--payload", "1"]
+    assert jobs(cli_server, *put).exit_code == 0
+    exported = jobs(cli_server, "export").stdout_bytes
+    assert jobs(cli_server, "import", "-", stdin=exported).stdout == "0 created, 0 changed, 1 unchanged, 0 failed\n"

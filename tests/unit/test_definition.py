@@ -173,6 +173,8 @@ def test_the_random_jobs_have_every_field() -> None:
         "recovery_check",
         "retry",
         "limits",
+        "labels",
+        "description",
     }
     assert made | elsewhere == set(JOB_FIELDS)
 
