@@ -63,7 +63,7 @@ async def etag(client: httpx.AsyncClient) -> str:
 
 async def stored(client: httpx.AsyncClient) -> str:
     answer = await client.get(JOB)
-    return str(answer.text) + answer.headers.get("etag", "")
+    return f"{answer.text}{answer.headers.get('etag')}"
 
 
 async def test_the_etag_names_creation_and_version(client: httpx.AsyncClient, clock: ManualClock) -> None:
