@@ -237,10 +237,11 @@ class JobStore(Protocol):
 
     async def change_pauses(
         self, known: Pauses, *, now_ms: int, begin: PauseEntry | None, until_ms: int | None = None, by: str = ""
-    ) -> bool:
+    ) -> int | None:
         """Begin a pause of everything on this shard, which ends the one that runs; None: only end that.
 
-        ``by`` ends it. Returns whether the pauses are still those that are ``known``; if not, nothing was changed.
+        ``by`` ends it. Returns the instant of the change, which may lie a millisecond ahead; None: the pauses are not
+        those that are ``known``, and nothing was changed.
         """
         ...
 

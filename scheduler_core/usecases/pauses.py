@@ -51,7 +51,7 @@ class PauseService:
         if until_ms is not None and until_ms <= self._clock.now_ms():
             raise InvalidInput("until must lie in the future", field="until")
 
-        async def pause_one(store: ShardStore) -> bool:
+        async def pause_one(store: ShardStore) -> int | None:
             return await self._pause(store, note=note, until_ms=until_ms, by=by)
 
         changed = await self._on_all(pause_one, "paused")
@@ -63,7 +63,7 @@ class PauseService:
     async def resume(self, *, by: str = "") -> PauseView:
         """Resume everything. The fire times of the pause are misses; nothing is caught up."""
 
-        async def resume_one(store: ShardStore) -> bool:
+        async def resume_one(store: ShardStore) -> int | None:
             return await self._resume(store, by=by)
 
         changed = await self._on_all(resume_one, "resumed")
@@ -90,29 +90,36 @@ class PauseService:
 
     # ---- one shard ----------------------------------------------------------------------------------------------
 
-    async def _pause(self, store: ShardStore, *, note: str, until_ms: int | None, by: str) -> bool:
+    async def _pause(self, store: ShardStore, *, note: str, until_ms: int | None, by: str) -> int | None:
+        """Return as of when the shard is paused; None: it was so already."""
         for _ in range(TRIES):
             known, now_ms = await store.logged_pauses(), self._clock.now_ms()
             if _terms(known.running(now_ms)) == (note, until_ms):
-                return False
+                return None
             begin = PauseEntry(note, by)
-            if await store.change_pauses(known, now_ms=now_ms, begin=begin, until_ms=until_ms, by=by):
-                return True
+            at_ms = await store.change_pauses(known, now_ms=now_ms, begin=begin, until_ms=until_ms, by=by)
+            if at_ms is not None:
+                return at_ms
         raise StoreUnavailable("pauses and resumes of everything follow each other too fast; repeat the request")
 
-    async def _resume(self, store: ShardStore, *, by: str) -> bool:
+    async def _resume(self, store: ShardStore, *, by: str) -> int | None:
+        """Return as of when the shard is resumed; None: it was not paused."""
         for _ in range(TRIES):
             known, now_ms = await store.logged_pauses(), self._clock.now_ms()
             if known.running(now_ms) is None:
-                return False
-            if await store.change_pauses(known, now_ms=now_ms, begin=None, by=by):
-                return True
+                return None
+            at_ms = await store.change_pauses(known, now_ms=now_ms, begin=None, by=by)
+            if at_ms is not None:
+                return at_ms
         raise StoreUnavailable("pauses and resumes of everything follow each other too fast; repeat the request")
 
     # ---- all shards ---------------------------------------------------------------------------------------------
 
-    async def _on_all(self, change: Callable[[ShardStore], Awaitable[bool]], done: str) -> bool:
-        """Change all shards; return whether anything changed. Raises the fault of a shard that was not changed."""
+    async def _on_all(self, change: Callable[[ShardStore], Awaitable[int | None]], done: str) -> bool:
+        """Change all shards; return whether anything changed. Raises the fault of a shard that was not changed.
+
+        Waits until the changes are in force: a shard on which a node claimed in this millisecond changes with the next.
+        """
         answers = await asyncio.gather(*(change(store) for store in self._shards.all), return_exceptions=True)
         faults = [one for one in answers if isinstance(one, BaseException)]
         for fault in faults:
@@ -125,7 +132,10 @@ class PauseService:
             ) from faults[0]
         if faults:
             raise faults[0]
-        return any(one is True for one in answers)
+        instants = [one for one in answers if isinstance(one, int)]
+        while instants and (left_ms := max(instants) - self._clock.now_ms()) > 0:
+            await self._clock.sleep(left_ms / 1000)
+        return bool(instants)
 
     async def _released(self) -> int:
         """Make nodes release what they claimed ahead of its wake-up; return how many jobs nodes hold for runs.

@@ -40,6 +40,7 @@ from scheduler_core.model.catalogue import Target, Timing, job_id_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome
+from scheduler_core.model.pause import Pause, running_pause
 from scheduler_core.model.policies import Overlap
 from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
@@ -57,6 +58,7 @@ from scheduler_core.store.shards import PerShard, Shards
 from scheduler_core.triggers.trigger import AtSpec, EverySpec, OnRequestSpec
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.pauses import PauseService
 from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
 from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
@@ -128,6 +130,7 @@ class History(RuleBasedStateMachine):
         self.store = AskingStore(connect(url), retention=Retention(entries=1_000_000))
         self.store.ask = self.release
         self.jobs = JobService(self.store, self.clock, self.metrics)
+        self.pauses = PauseService(Shards.of_one(self.store), self.clock)
         self.callbacks = CallbackService(Shards.of_one(self.store), PerShard([self.jobs]))
         self.schedule_service = ScheduleService(Shards.of_one(self.store), self.clock, self.metrics)
         self.target_service = TargetService(Shards.of_one(self.store), self.clock, self.schedule_service)
@@ -289,6 +292,24 @@ class History(RuleBasedStateMachine):
             self.end_segment(name)
             self.sent.pop(name, None)
 
+    @rule(name=names, note=st.sampled_from(["", "why"]), seconds=st.sampled_from([2, 15, 70]))
+    def pause_for_a_while(self, name: str, note: str, seconds: int) -> None:
+        self.refused(self.jobs.pause(name, note=note, until_ms=self.clock.now + 1_000 * seconds))
+
+    @rule(resume=st.booleans(), seconds=st.sampled_from([None, None, 2, 20]))
+    def everything(self, resume: bool, seconds: int | None) -> None:
+        if resume:
+            self.run(self.pauses.resume())
+            assert self.paused is None
+        else:
+            until_ms = None if seconds is None else self.clock.now + 1_000 * seconds
+            self.run(self.pauses.pause(note="why", until_ms=until_ms))
+
+    @property
+    def paused(self) -> Pause | None:
+        """The pause of everything that runs now."""
+        return running_pause(self.run(self.store.pauses()).ranges, self.clock.now)
+
     @rule(
         name=names,
         what=st.sampled_from(["run", "run", "backfill", "pending"]),
@@ -393,6 +414,7 @@ class History(RuleBasedStateMachine):
         self.clock.advance(2_000)
         self.beat_all()
         self.run(node.take())
+        assert self.paused is None or not node.has_batch, "a task is called during a pause of everything"
         for entry in self.run(node.answer_all(outcome)):
             self.answered(entry, outcome)
         self.run(node.settle_calls())
@@ -494,6 +516,7 @@ class History(RuleBasedStateMachine):
         """Let the node send requests, and check each of them."""
         seen = len(node.deliverer.seen)
         self.run(operation)
+        pauses = self.run(self.store.pauses()).ranges
         for entry in node.deliverer.seen[seen:]:
             fence = int(entry.header("Cronpost-Fence"))
             # Runs that overlap may have waited for their target, and be claimed together.
@@ -502,6 +525,12 @@ class History(RuleBasedStateMachine):
             self.fences[entry.job_id] = max(fence, self.fences[entry.job_id])
             fire_time = datetime.fromisoformat(entry.header("Cronpost-Fire-Time"))
             assert fire_time <= datetime.fromtimestamp(self.clock.now / 1000, UTC), "early"
+            if entry.header("Cronpost-Reason") in {"scheduled", "recovery"}:
+                for pause in pauses:  # a deaf node holds jobs for up to three seconds
+                    after_ms = fire_time.timestamp() * 1000 - pause.from_ms
+                    end_ms = pause.end_ms
+                    in_it = after_ms > 3_000 and (end_ms is None or after_ms < end_ms - pause.from_ms)
+                    assert not in_it, "started for a fire time in a pause of everything"
             if entry.job_id.startswith("schedule_"):
                 assert entry.request.url == f"http://{self.urls}.test/", "not the target as it is"
 
@@ -606,7 +635,14 @@ class History(RuleBasedStateMachine):
         position = state or JobState()
         open_runs = [] if position.open is None else [position.open]
         if job is not None and state is not None and lease is not None and not (open_runs and open_runs[0].in_flight):
-            planned = plan_claim(job, state, lease, downtimes=stored.downtimes, store_id=stored.store_id)
+            planned = plan_claim(
+                job,
+                state,
+                lease,
+                downtimes=stored.downtimes,
+                store_id=stored.store_id,
+                pauses=stored.snapshot.pauses,
+            )
             records = [*records, *planned.records]
             if isinstance(planned, Work):
                 if is_spawned(planned) and self.is_full(name):

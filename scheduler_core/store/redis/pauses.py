@@ -41,7 +41,7 @@ class PausesOfAll(RedisShard):
 
     async def change_pauses(
         self, known: Pauses, *, now_ms: int, begin: PauseEntry | None, until_ms: int | None = None, by: str = ""
-    ) -> bool:
+    ) -> int | None:
         running = known.running(now_ms)
         last = b""
         if running is not None:
@@ -58,7 +58,7 @@ class PausesOfAll(RedisShard):
                 kept=PAUSES_KEPT,
             ),
         )
-        return bool(answer[0] == b"ok")
+        return int(answer[1]) if answer[0] == b"ok" else None
 
     async def held_jobs(self, *, now_ms: int, since_ms: int) -> tuple[int, int]:
         held, ahead = await self.run(
